@@ -1,0 +1,156 @@
+"""What controllers need of an engine that runs jobs: start, stop, remove, look.
+
+The backend starts what it is told where it is told; it never restarts, retries or places anything.
+All calls are idempotent; `name` is deterministic, so that a crashed controller looks before it creates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar:
+    """`value`, or the secret it comes from (`secret` and `key`): resolved on the node, never stored or logged."""
+
+    name: str
+    value: str = ""
+    secret: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """`source` on the node appears to the job at `target`."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """The lease a workload runs inside: what its environment and supervisor need to know of it."""
+
+    id: str
+    device: int
+    device_id: str
+    device_name: str
+    device_type: str
+    platform_index: int
+    device_index: int
+    memory_bytes: int
+    compute: int
+    token: int
+    expires_at: str
+    enforcement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One replica of one attempt of a job, placed. `name` is unique for ever: it carries the owner's uid."""
+
+    name: str
+    namespace: str
+    job: str
+    job_uid: str
+    attempt: int
+    replica: int
+    replicas: int
+    node: str
+    command: tuple[str, ...]
+    leases: tuple[LeaseRef, ...]
+    image: str = ""
+    working_dir: str = ""
+    env: tuple[EnvVar, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    cpu_millis: int = 0
+    """0: no limit."""
+    memory_bytes: int = 0
+    """Host memory in bytes, 0: no limit."""
+    grace: float = 10.0
+    """Seconds between the stop signal and SIGKILL."""
+    checkpoint_path: str = ""
+
+
+class State(StrEnum):
+    STARTING = "Starting"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def finished(self) -> bool:
+        return self in (State.SUCCEEDED, State.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A workload as the backend sees it. `reason` is one CamelCase word when FAILED: Error, OOMKilled,
+    StartError, LeaseExpired, Stopped, Lost. `exit_code` is 128+N for signal N, None where there was none."""
+
+    name: str
+    job_uid: str
+    namespace: str
+    job: str
+    attempt: int
+    replica: int
+    node: str
+    state: State
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+
+
+class Backend(Protocol):
+    """Raises `BackendError` where trying again may help, `BackendRefused` where it does not."""
+
+    @property
+    def runtime(self) -> str:
+        """`process` or `container`: what the node's status offers and a job's spec asks for."""
+        ...
+
+    def start(self, workload: Workload) -> None:
+        """See that the workload was started, once in its life. A name that was ever started (and stopped,
+        finished or removed) is not started again: that is what keeps an attempt from running twice."""
+        ...
+
+    def stop(self, name: str, grace: float) -> None:
+        """Begin to end it: stop signal now, SIGKILL after `grace` seconds. Returns at once; ignores unknown names."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget a finished workload but keep its log until `purge`. Raises `BackendError` where it still runs."""
+        ...
+
+    def purge(self, job_uid: str) -> None:
+        """Delete logs and files of all workloads of a deleted job. Raises `BackendError` where one still runs."""
+        ...
+
+    def get(self, name: str) -> Observed | None:
+        """None: never started, or removed."""
+        ...
+
+    def list(self) -> Sequence[Observed]:
+        """All workloads not removed, of every job."""
+        ...
+
+    def logs(
+        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """Chunks of what the replica wrote to stdout and stderr, also after `remove`. With `follow` until it ends."""
+        ...
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        """Call `changed(namespace, job)` from any thread whenever a workload of that job may have changed.
+        May come late, twice, or not at all: `list` is the truth."""
+        ...
+
+    def close(self) -> None:
+        """Stop watching. Workloads go on."""
+        ...

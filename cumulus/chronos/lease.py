@@ -1,0 +1,130 @@
+"""What a lease is: plain values and the protocol by which controllers reach a node's leases.
+
+Standard library only. Shares are whole numbers: memory in bytes, compute in thousandths of a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from cumulus.resources.enforcement import Enforcement
+
+FULL_COMPUTE = 1000
+"""Thousandths of a device's compute that make a whole device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as the ledger froze it when it first saw it. `memory_bytes` never changes after."""
+
+    index: int
+    id: str
+    """Stable across reboots: a PCI address or UUID where there is one, else platform/name/ordinal."""
+    name: str
+    vendor: str
+    type: str
+    """gpu, cpu or accelerator."""
+    memory_bytes: int
+    driver: str = ""
+    enforcement: Enforcement = Enforcement.NONE
+    platform_index: int = -1
+    """OpenCL platform and device numbers for selecting it, -1 where it is not an OpenCL device."""
+    device_index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """A share of one device for a time.
+
+    `id` is chosen by the caller and makes the grant idempotent: asking again with the same id returns
+    the same live lease. `memory_bytes` >= 1; `compute` 1..1000 thousandths; `seconds` > 0;
+    `grace` >= 0 seconds between SIGTERM and SIGKILL when it expires.
+    """
+
+    id: str
+    device: int
+    memory_bytes: int
+    compute: int
+    seconds: float
+    user: str = ""
+    grace: float = 10.0
+
+
+class LeaseState(StrEnum):
+    ACTIVE = "Active"
+    ENDING = "Ending"
+    """Expired or released, its processes are being ended; the share is still taken."""
+    ENDED = "Ended"
+
+
+class EndReason(StrEnum):
+    EXPIRED = "expired"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A granted share. `expires_in` counts on the node's monotonic clock, as of when this was read;
+    `granted_at` and `expires_at` are the node's wall clock as RFC 3339, for people."""
+
+    id: str
+    device: int
+    device_id: str
+    memory_bytes: int
+    compute: int
+    user: str
+    grace: float
+    token: int
+    """Fencing token: grows with every grant on that device."""
+    state: LeaseState
+    granted_at: str
+    expires_at: str
+    expires_in: float
+    """Seconds left, 0 or less once expired."""
+    end_reason: EndReason | None = None
+    ended_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What of a device is leased (Active and Ending leases)."""
+
+    memory_bytes: int
+    compute: int
+
+
+class Leases(Protocol):
+    """A node's lease authority, local (the ledger) or remote (SSH). All calls are idempotent.
+
+    Every method may raise `LedgerUnavailable` or, remotely, `NodeUnreachable`.
+    """
+
+    def devices(self) -> Sequence[Device]: ...
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        """The lease for `request.id`, made now or before. A lease that has ended is returned as ENDED, never
+        granted again: an id is used once.
+
+        Raises `NoSuchDevice`, `InsufficientShare`; `ChronosError` where the id lives with another share.
+        """
+        ...
+
+    def renew(self, id: str, seconds: float) -> Lease:
+        """Let the lease end `seconds` from now, if that is later than it would. Raises `NoSuchLease`."""
+        ...
+
+    def release(self, id: str) -> Lease | None:
+        """Begin to end the lease: its processes get SIGTERM, after its grace SIGKILL; the share is free when
+        they are gone. None where no such lease was ever made (or it is forgotten). Asking again is harmless."""
+        ...
+
+    def get(self, id: str) -> Lease | None:
+        """The lease in whatever state; ended ones are remembered for at least a day."""
+        ...
+
+    def list(self, *, ended: bool = False) -> Sequence[Lease]:
+        """Live leases (ACTIVE and ENDING), and with `ended` the remembered ended ones too."""
+        ...

@@ -1,0 +1,79 @@
+"""Where time comes from: everything takes a `Clock`, so that a simulation can own it.
+
+`now` is wall-clock time for people and for status; `monotonic` is for intervals and expiry within one
+process or one boot of a node and never jumps.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks and a way to wait."""
+
+    def now(self) -> datetime:
+        """Wall-clock time, timezone-aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start; never goes back, counts while the machine is suspended."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Block for `seconds` of `monotonic`."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks. `monotonic` is CLOCK_BOOTTIME where the system has it."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.clock_gettime(_BOOTTIME)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class FakeClock:
+    """A clock that moves only when told: for tests and the simulation."""
+
+    def __init__(self, start: datetime | None = None) -> None:
+        self._now = start or datetime(2030, 1, 1, tzinfo=UTC)
+        self._monotonic = 1000.0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` (at least 0) pass on both clocks."""
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as an operator or NTP would; `monotonic` is untouched."""
+        self._now += timedelta(seconds=seconds)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and a `Z`: Kubernetes' MicroTime, the one format objects carry."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_timestamp(text: str) -> datetime:
+    """The inverse of `timestamp`; any RFC 3339 text is read. Raises ValueError."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

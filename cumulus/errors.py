@@ -1,0 +1,90 @@
+"""The one exception tree. Every error a person may see is a `CumulusError` with a one-line message.
+
+Library errors are translated where the library is owned, so that callers need to know this tree only.
+"""
+
+from __future__ import annotations
+
+
+class CumulusError(Exception):
+    """Base of all. `str(error)` is one line fit for a person; `hint` says what would make it right."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(CumulusError):
+    """The caller asked for something malformed (command line: exit code 2)."""
+
+
+class InvalidObject(CumulusError):
+    """An object breaks its schema or an immutable field was changed. `field` is a dotted path or None."""
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+class StoreError(CumulusError):
+    """Base of what a store raises."""
+
+
+class NotFound(StoreError):
+    """No such object (or it has another uid than the precondition demands)."""
+
+
+class AlreadyExists(StoreError):
+    """An object of that kind, namespace and name is there."""
+
+
+class Conflict(StoreError):
+    """The object changed since it was read: read again, plan again, write again."""
+
+
+class Expired(StoreError):
+    """The revision asked for was compacted: list again and watch from the list's revision."""
+
+
+class Fenced(StoreError):
+    """The writer's leadership has passed to another daemon: it must not write any more."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used: full disk, read-only directory, corrupt file, newer schema."""
+
+
+class ChronosError(CumulusError):
+    """Base of what leases raise."""
+
+
+class NoSuchDevice(ChronosError):
+    """The device index or id is not on this node."""
+
+
+class InsufficientShare(ChronosError):
+    """The device has not enough free memory or compute for the lease."""
+
+
+class NoSuchLease(ChronosError):
+    """No live lease has that partition id."""
+
+
+class StaleToken(ChronosError):
+    """The fencing token presented is older than the lease's current one."""
+
+
+class LedgerUnavailable(ChronosError):
+    """The ledger's directory cannot be used: no permission, full disk, damaged, newer version."""
+
+
+class NodeUnreachable(ChronosError):
+    """The node did not answer in time. Its leases may well be live: unreachable is not dead."""
+
+
+class BackendError(CumulusError):
+    """A backend could not do what was asked; trying again may help."""
+
+
+class BackendRefused(BackendError):
+    """A backend will never do what was asked (an impossible workload): trying again does not help."""

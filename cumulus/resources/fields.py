@@ -1,0 +1,100 @@
+"""Pydantic field types over `quantity`: text stays as the person wrote it, checked, with its value beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from cumulus.resources import quantity
+
+
+class Model(BaseModel):
+    """Base of every schema part: camelCase in JSON, unknown fields are errors, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, defer_build=True
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form: camelCase, without fields that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> BeforeValidator:
+    def check(value: Any) -> str:
+        parse(value)
+        is_number = isinstance(value, int | float)
+        return f"{value}{number_suffix}" if is_number else str(value).strip()
+
+    return BeforeValidator(check)
+
+
+def _positive_duration(value: Any) -> None:
+    if quantity.parse_duration(value) <= 0:
+        raise ValueError(f"{value!r} is no time at all; write 90s or 1h30m")
+
+
+Duration = Annotated[
+    str,
+    _checked(_positive_duration, number_suffix="s"),
+    Field(json_schema_extra={"format": "duration"}, examples=["1h30m", "90s"]),
+]
+"""More than 0; read with `quantity.parse_duration`."""
+
+Delay = Annotated[
+    str,
+    _checked(quantity.parse_duration, number_suffix="s"),
+    Field(json_schema_extra={"format": "duration"}, examples=["30s", "0s"]),
+]
+"""At least 0; read with `quantity.parse_duration`."""
+
+MemoryShare = Annotated[str, _checked(quantity.parse_share), Field(examples=["0.5", "50%", "20Gi"])]
+"""Read with `quantity.parse_share`."""
+
+ComputeShare = Annotated[str, _checked(quantity.parse_millis), Field(examples=["25%", "0.25"])]
+"""Read with `quantity.parse_millis`."""
+
+Bytes = Annotated[str, _checked(quantity.parse_bytes), Field(examples=["20Gi", "512Mi"])]
+"""Read with `quantity.parse_bytes`."""
+
+Cpus = Annotated[str, _checked(quantity.parse_cpus), Field(examples=["2", "500m"])]
+"""Read with `quantity.parse_cpus`."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+def check_name(value: str) -> str:
+    """A DNS-1123 subdomain of at most 253 characters, as Kubernetes demands. Raises ValueError."""
+    if len(value) > 253 or not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value[:80]!r} is not a name; use at most 253 lower-case letters, digits, '-' and '.', "
+            "with a letter or digit at both ends"
+        )
+    return value
+
+
+def check_label_key(value: str) -> str:
+    """`name` or `prefix/name`. Raises ValueError."""
+    prefix, slash, name = value.rpartition("/")
+    if slash:
+        check_name(prefix)
+    if not _LABEL_NAME.fullmatch(name):
+        raise ValueError(
+            f"{value[:80]!r} is not a label key; use [prefix/]name, the name of at most 63 of A-Z a-z 0-9 - _ ."
+        )
+    return value
+
+
+def check_label_value(value: str) -> str:
+    """Empty, or at most 63 characters. Raises ValueError."""
+    if value and not _LABEL_NAME.fullmatch(value):
+        raise ValueError(f"{value[:80]!r} is not a label value; use at most 63 letters, digits, '-', '_', '.'")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(lambda v: check_name(v) if isinstance(v, str) else v)]

@@ -1,0 +1,203 @@
+"""GPUJob: a program that runs inside leased shares of GPUs, as one process or a gang of replicas."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, MemoryShare, Model
+from cumulus.resources.meta import Condition, LabelMap, Resource
+
+
+class SecretKeyRef(Model):
+    """One key of a secret kept on the node or the cluster, never in an object."""
+
+    name: str = Field(min_length=1, description="The secret's name.")
+    key: str = Field(min_length=1, description="The key within the secret.")
+
+
+class EnvSource(Model):
+    """Where an environment variable's value comes from."""
+
+    secret_key_ref: SecretKeyRef = Field(description="Take the value from a secret; it is never stored or logged.")
+
+
+class Env(Model):
+    """An environment variable: either a value, or where to take it from."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The variable's name.")
+    value: str | None = Field(None, description="Its value, as text.")
+    value_from: EnvSource | None = Field(None, description="Where its value comes from, instead of `value`.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("has both value and valueFrom; keep one of them")
+        return self
+
+
+class Mount(Model):
+    """A path of the node that the job sees."""
+
+    source: str = Field(pattern=r"^/", description="An absolute path on the node.")
+    target: str = Field(
+        min_length=1, description="Where the job sees it; relative paths start at its working directory."
+    )
+    read_only: bool = Field(False, description="Refuse writes through this mount.")
+
+
+class DeviceSelector(Model):
+    """Which devices will do. Everything given must hold."""
+
+    vendor: str | None = Field(None, description="The vendor, compared without case as a part: nvidia, amd, intel.")
+    name: str | None = Field(None, description="A glob on the device's name: *H100*.")
+    type: Literal["gpu", "cpu", "accelerator"] | None = Field(None, description="The type of device.")
+    min_memory: Bytes | None = Field(None, description="The least memory the whole device must have.")
+    node_labels: LabelMap = Field(default_factory=dict, description="Labels that the node must carry.")
+
+
+class GPU(Model):
+    """The share of a GPU that each replica leases: a size and an end."""
+
+    memory: MemoryShare = Field(
+        description="Memory of each device: a fraction 0.5, a percentage 50% or a quantity 20Gi."
+    )
+    compute: ComputeShare | None = Field(
+        None,
+        description="Compute of each device as a percentage or fraction; as much as the memory's share if left out.",
+    )
+    count: int = Field(1, ge=1, le=64, description="Devices per replica, all on one node, each leased by this share.")
+    duration: Duration = Field(
+        description="How long the lease lasts: 1h30m, or seconds. The job is ended when it is over."
+    )
+    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
+
+
+class HostResources(Model):
+    """Limits on the node's own CPUs and memory for each replica."""
+
+    cpus: Cpus | None = Field(None, description="CPUs: 2, 0.5 or 500m.")
+    memory: Bytes | None = Field(None, description="Main memory: 8Gi.")
+
+
+class RetryPolicy(Model):
+    """What happens when an attempt fails."""
+
+    limit: int = Field(0, ge=0, le=1000, description="How many times a failed attempt is tried again.")
+    backoff: Delay = Field("10s", description="The wait before the first retry; it doubles with each, up to an hour.")
+
+
+class Checkpoint(Model):
+    """How the job keeps its work over the end of a lease."""
+
+    path: str | None = Field(
+        None, description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH."
+    )
+    uri: str | None = Field(
+        None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
+    )
+    grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
+    on_expiry: Literal["Requeue", "Fail"] = Field("Requeue", description="What follows when the lease ends first.")
+
+
+class GPUJobSpec(Model):
+    """What to run, on what share of a GPU, for how long."""
+
+    image: str | None = Field(None, min_length=1, description="Container image; without one the job runs as a process.")
+    command: tuple[str, ...] = Field((), description="The program and its first arguments; required without an image.")
+    args: tuple[str, ...] = Field((), description="Arguments that follow the command.")
+    working_dir: str | None = Field(
+        None, description="Directory to start in; a fresh one for each attempt if left out."
+    )
+    env: tuple[Env, ...] = Field((), description="Environment variables.")
+    mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
+    gpu: GPU = Field(description="The share of a GPU that each replica leases.")
+    min_enforcement: Enforcement = Field(
+        Enforcement.NONE,
+        description="The weakest enforcement of the share that will do: none, guarded or hard.",
+    )
+    replicas: int = Field(1, ge=1, le=1000, description="Size of the gang: all replicas are placed, or none.")
+    resources: HostResources = Field(
+        default_factory=HostResources, description="CPU and memory limits of each replica."
+    )
+    priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(0, description="Higher is placed first.")
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")
+    active_deadline: Duration | None = Field(
+        None, description="Longest time from the first start to the end, over all attempts."
+    )
+    checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work over the end of a lease.")
+    suspend: bool = Field(False, description="Hold the job: nothing is leased or run while this is true.")
+    ttl_after_finished: Delay | None = Field(None, description="Delete the job this long after it finished.")
+
+    @model_validator(mode="after")
+    def _something_to_run(self) -> Self:
+        if self.image is None and not self.command:
+            raise ValueError("has neither image nor command; give a command to run as a process, or an image")
+        names = [e.name for e in self.env]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"sets the environment variable {twice[0]} twice; keep one")
+        return self
+
+
+class JobPhase(StrEnum):
+    PENDING = "Pending"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    CHECKPOINTING = "Checkpointing"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def finished(self) -> bool:
+        return self in (JobPhase.SUCCEEDED, JobPhase.FAILED)
+
+
+class Attempt(Model):
+    """One try at running the job. `reason` is set once it ended: Completed, Error, LeaseExpired, NodeLost,
+    Suspended, Deadline, StartError, …"""
+
+    number: int
+    node: str = ""
+    """The node of replica 0."""
+    nodes: tuple[str, ...] = ()
+    """The nodes of all replicas, in their order, where there are several."""
+    partitions: tuple[str, ...] = ()
+    start_time: str | None = None
+    end_time: str | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+
+
+class GPUJobStatus(Model):
+    """What the controllers saw."""
+
+    observed_generation: int = 0
+    phase: JobPhase = JobPhase.PENDING
+    conditions: tuple[Condition, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """The last 20, oldest first."""
+    attempt_count: int = 0
+    """All attempts ever made."""
+    failures: int = 0
+    """Attempts that count against retry.limit."""
+    start_time: str | None = None
+    completion_time: str | None = None
+
+
+class GPUJob(Resource):
+    """A program that runs inside leased shares of GPUs."""
+
+    KIND: ClassVar[str] = "GPUJob"
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(
+        {"suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished"}
+    )
+
+    kind: Literal["GPUJob"] = "GPUJob"
+    spec: GPUJobSpec
+    status: GPUJobStatus = Field(default_factory=GPUJobStatus)

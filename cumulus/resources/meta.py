@@ -1,0 +1,128 @@
+"""What every object has: metadata, conditions, owner references. Field names are Kubernetes'."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from cumulus.resources.fields import Model, Name, check_label_key, check_label_value
+from cumulus.resources.key import Key
+
+LAST_APPLIED = "cumulus.dev/last-applied-configuration"
+"""Annotation in which `apply` keeps what it applied, for the next three-way merge."""
+
+JOB_LABEL = "cumulus.dev/job"
+ATTEMPT_LABEL = "cumulus.dev/attempt"
+REPLICA_LABEL = "cumulus.dev/replica"
+
+LabelMap = Annotated[
+    dict[
+        Annotated[str, AfterValidator(check_label_key)],
+        Annotated[str, AfterValidator(check_label_value)],
+    ],
+    Field(default_factory=dict),
+]
+
+
+class OwnerReference(Model):
+    """An object that this one belongs to: it is deleted when its owners are gone."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(Model):
+    """Who an object is. uid, generation, resourceVersion and the timestamps are set by the store."""
+
+    name: Name
+    namespace: Name | None = None
+    uid: str | None = None
+    labels: LabelMap
+    annotations: dict[Annotated[str, AfterValidator(check_label_key)], str] = Field(default_factory=dict)
+    generation: int | None = None
+    resource_version: str | None = None
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    finalizers: tuple[str, ...] = ()
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Condition(Model):
+    """One aspect of an object's state, with when and why it last changed."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+    observed_generation: int | None = None
+
+
+class Resource(Model):
+    """Base of every kind. Subclasses fix `kind` and add `spec` and `status`."""
+
+    KIND: ClassVar[str]
+    MUTABLE: ClassVar[frozenset[str]] = frozenset()
+    """Fields of spec that may change after creation; all others are immutable."""
+    NAMESPACED: ClassVar[bool] = True
+
+    api_version: Literal["cumulus.dev/v1alpha1"] = "cumulus.dev/v1alpha1"
+    kind: str
+    metadata: ObjectMeta
+
+    @property
+    def key(self) -> Key:
+        return Key(self.kind, self.metadata.namespace or "", self.metadata.name)
+
+    @property
+    def uid(self) -> str:
+        """The uid the store gave. Raises ValueError on an object that was never stored."""
+        if self.metadata.uid is None:
+            raise ValueError(f"{self.key} was never stored")
+        return self.metadata.uid
+
+    @property
+    def deleting(self) -> bool:
+        return self.metadata.deletion_timestamp is not None
+
+    def owned_by(self) -> OwnerReference:
+        """A controller reference to this object, for what it makes."""
+        return OwnerReference(
+            api_version=self.api_version, kind=self.kind, name=self.metadata.name, uid=self.uid,
+            controller=True, block_owner_deletion=True,
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        json = super().to_json()
+        json["metadata"] = {name: value for name, value in json["metadata"].items() if value not in ({}, [])}
+        return json
+
+    def replace(self, **fields: Any) -> Self:
+        """A copy with top-level fields replaced."""
+        return self.model_copy(update=fields)
+
+
+def condition(conditions: tuple[Condition, ...], type: str) -> Condition | None:
+    """The condition of that type, or None."""
+    return next((c for c in conditions if c.type == type), None)
+
+
+def is_true(conditions: tuple[Condition, ...], type: str) -> bool:
+    found = condition(conditions, type)
+    return found is not None and found.status == "True"
+
+
+def with_condition(conditions: tuple[Condition, ...], new: Condition, now: str) -> tuple[Condition, ...]:
+    """`conditions` with `new` put in; lastTransitionTime moves to `now` only when the status changes."""
+    old = condition(conditions, new.type)
+    since = old.last_transition_time if old is not None and old.status == new.status else now
+    new = new.model_copy(update={"last_transition_time": since})
+    if old is None:
+        return (*conditions, new)
+    return tuple(new if c.type == new.type else c for c in conditions)

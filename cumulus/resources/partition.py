@@ -1,0 +1,110 @@
+"""GPUPartition: one share of one device for a time. Jobs own theirs; people may ask for one alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.fields import ComputeShare, Delay, Duration, MemoryShare, Model
+from cumulus.resources.job import DeviceSelector
+from cumulus.resources.meta import Condition, Resource
+
+
+class Renewal(Model):
+    """Whether the lease is lengthened before its end."""
+
+    policy: Literal["Never", "WhileIdle"] = Field(
+        "Never", description="WhileIdle: renew while nobody waits for the device."
+    )
+    maximum: Duration | None = Field(None, description="The longest the lease may last in all; required for WhileIdle.")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.policy == "WhileIdle" and self.maximum is None:
+            raise ValueError("policy WhileIdle needs a maximum; add maximum: 8h")
+        return self
+
+
+class Gang(Model):
+    """Set by the job controller: partitions of one `name` are bound all together or not at all, those of
+    one `group` to distinct devices of one node."""
+
+    name: str
+    size: int = Field(ge=1)
+    group: int = Field(0, ge=0)
+    since: str = Field(description="When the job was created: its place in the queue.")
+
+
+class GPUPartitionSpec(Model):
+    """What share, of which device, for how long."""
+
+    memory: MemoryShare = Field(
+        description="A fraction 0.5, a percentage 50% or a quantity 20Gi of the device's memory."
+    )
+    compute: ComputeShare | None = Field(None, description="As much as the memory's share if left out.")
+    duration: Duration = Field(description="How long the lease lasts from its grant: 1h30m, or seconds.")
+    grace_period: Delay = Field("10s", description="Time between SIGTERM and SIGKILL when the lease is over.")
+    user: str | None = Field(None, description="Whom the share is for.")
+    node: str | None = Field(None, description="The node to take it from; any that fits if left out.")
+    device: int | None = Field(None, ge=0, description="The device's index on that node; needs `node`.")
+    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
+    min_enforcement: Enforcement = Field(Enforcement.NONE, description="none, guarded or hard.")
+    renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is lengthened before its end.")
+    priority: int = Field(0, ge=-(10**9), le=10**9, description="Higher is placed first.")
+    runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
+    gang: Gang | None = Field(None, description="Set by the job controller.")
+
+    @model_validator(mode="after")
+    def _device_of_a_node(self) -> Self:
+        if self.device is not None and self.node is None:
+            raise ValueError("device is given without node; name the node whose device it is")
+        return self
+
+
+class PartitionPhase(StrEnum):
+    """Only ever moves down this list; the last three are ends."""
+
+    PENDING = "Pending"
+    BOUND = "Bound"
+    ACTIVE = "Active"
+    EXPIRED = "Expired"
+    RELEASED = "Released"
+    FAILED = "Failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (PartitionPhase.EXPIRED, PartitionPhase.RELEASED, PartitionPhase.FAILED)
+
+
+class GPUPartitionStatus(Model):
+    """Where it was bound and what lease it holds."""
+
+    observed_generation: int = 0
+    phase: PartitionPhase = PartitionPhase.PENDING
+    conditions: tuple[Condition, ...] = ()
+    node: str = ""
+    device: int | None = None
+    device_name: str = ""
+    partition_id: str = ""
+    memory_bytes: int = 0
+    compute: int = 0
+    """Thousandths of the device."""
+    enforcement: Enforcement | None = None
+    fencing_token: int = 0
+    activated_at: str | None = None
+    expires_at: str | None = None
+    ended_at: str | None = None
+
+
+class GPUPartition(Resource):
+    """A time-limited share of one device."""
+
+    KIND: ClassVar[str] = "GPUPartition"
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority"})
+
+    kind: Literal["GPUPartition"] = "GPUPartition"
+    spec: GPUPartitionSpec
+    status: GPUPartitionStatus = Field(default_factory=GPUPartitionStatus)

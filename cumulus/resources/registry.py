@@ -1,0 +1,138 @@
+"""Every kind, with its names and table columns. Light: a kind's model is imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cumulus.errors import UsageError
+
+if TYPE_CHECKING:
+    from cumulus.resources.meta import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table column: the dotted path of its value in the object's JSON, and how it is shown.
+
+    `form`: text, age (a timestamp as the time since), until (a timestamp as the time left), bytes, or a
+    name that the command line knows how to compute.
+    """
+
+    title: str
+    path: str
+    form: str = "text"
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of object."""
+
+    name: str
+    plural: str
+    short: tuple[str, ...]
+    namespaced: bool
+    module: str
+    columns: tuple[Column, ...]
+    user_made: bool = True
+    """Whether a manifest may hold it."""
+
+    def model(self) -> type[Resource]:
+        """The pydantic model."""
+        found: type[Resource] = getattr(importlib.import_module(self.module), self.name)
+        return found
+
+    @property
+    def qualified(self) -> str:
+        """As `apply` names it: gpujob.cumulus.dev."""
+        return f"{self.name.lower()}.cumulus.dev"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every word by which a person may call this kind."""
+        return (self.name.lower(), self.plural, *self.short)
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "GPUJob", "gpujobs", ("jobs", "job", "gj"), True, "cumulus.resources.job",
+        (
+            Column("PHASE", "status.phase"),
+            Column("NODE", "", form="job-node"),
+            Column("GPU", "", form="job-gpu"),
+            Column("ATTEMPTS", "status.attemptCount"),
+            Column("LEASE ENDS", "", form="job-lease", wide=True),
+            Column("IMAGE", "spec.image", wide=True),
+            Column("REASON", "", form="job-reason", wide=True),
+            Column("AGE", "metadata.creationTimestamp", form="age"),
+        ),
+    ),
+    Kind(
+        "GPUPartition", "gpupartitions", ("partitions", "partition", "part", "gp"), True, "cumulus.resources.partition",
+        (
+            Column("PHASE", "status.phase"),
+            Column("NODE", "status.node"),
+            Column("DEVICE", "status.device"),
+            Column("MEMORY", "status.memoryBytes", form="bytes"),
+            Column("ENFORCEMENT", "status.enforcement"),
+            Column("ENDS IN", "status.expiresAt", form="until"),
+            Column("COMPUTE", "status.compute", form="millis", wide=True),
+            Column("USER", "spec.user", wide=True),
+            Column("PARTITION-ID", "status.partitionId", wide=True),
+            Column("TOKEN", "status.fencingToken", wide=True),
+            Column("AGE", "metadata.creationTimestamp", form="age"),
+        ),
+    ),
+    Kind(
+        "GPUNode", "gpunodes", ("nodes", "node", "no"), False, "cumulus.resources.node",
+        (
+            Column("STATUS", "", form="node-status"),
+            Column("RUNTIMES", "status.runtimes"),
+            Column("DEVICES", "", form="node-devices"),
+            Column("FREE", "", form="node-free"),
+            Column("HEARTBEAT", "status.heartbeatTime", form="age", wide=True),
+            Column("CHRONOS", "status.chronosVersion", wide=True),
+            Column("AGE", "metadata.creationTimestamp", form="age"),
+        ),
+    ),
+    Kind(
+        "Event", "events", ("ev",), True, "cumulus.resources.event",
+        (
+            Column("LAST SEEN", "lastTimestamp", form="age"),
+            Column("TYPE", "type"),
+            Column("REASON", "reason"),
+            Column("OBJECT", "", form="event-object"),
+            Column("COUNT", "count", wide=True),
+            Column("SOURCE", "source.component", wide=True),
+            Column("MESSAGE", "message"),
+        ),
+        user_made=False,
+    ),
+    Kind(
+        "Lease", "leases", (), False, "cumulus.resources.lease",
+        (
+            Column("HOLDER", "spec.holderIdentity"),
+            Column("TOKEN", "spec.token"),
+            Column("RENEWED", "spec.renewTime", form="age"),
+        ),
+        user_made=False,
+    ),
+)  # fmt: skip
+
+BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}
+_BY_WORD: dict[str, Kind] = {word: kind for kind in KINDS for word in kind.words}
+
+
+def find_kind(word: str) -> Kind:
+    """The kind a person means by GPUJob, gpujobs, jobs, gj or gpujob.cumulus.dev. Raises UsageError."""
+    plain = word.lower().removesuffix(".cumulus.dev")
+    found = _BY_WORD.get(plain)
+    if found is None:
+        close = difflib.get_close_matches(plain, _BY_WORD, n=1)
+        known = ", ".join(kind.plural for kind in KINDS)
+        hint = f"did you mean {close[0]}?" if close else f"the kinds are {known}"
+        raise UsageError(f"there is no kind {word!r}", hint=hint)
+    return found

@@ -1,0 +1,187 @@
+"""The Store protocol: versioned documents, optimistic concurrency, resumable watches.
+
+A *document* is an object's JSON as a plain dict, always a well-formed Kubernetes object. Stores know
+`metadata` and the split of `spec` from `status`, nothing of a kind's schema (`client` adds the types).
+Documents given to and got from a store are never shared: callers may keep them but must not change
+what `get`, `list` or a watch returned.
+
+Contract of every implementation (the conformance suite in tests/store checks it):
+
+* Each write is one revision of one global, gapless sequence; `metadata.resourceVersion` is the decimal
+  revision that last wrote the object.
+* `create` sets uid, creationTimestamp, generation 1, resourceVersion. A new object's status is kept.
+* `update` replaces spec, data and metadata but never status; generation grows by one when anything but
+  metadata and status changed. `update_status` replaces status alone. uid, creationTimestamp,
+  deletionTimestamp and generation are the store's own and are taken from what is stored.
+* Writes that carry a resourceVersion lose with `Conflict` when the object has moved on; without one they win.
+* A write that changes nothing is no write: the stored object is returned and no revision is spent.
+* `delete` of an object with finalizers sets deletionTimestamp; the object goes when an update empties
+  `finalizers`. No finalizer can be added after deletionTimestamp is set.
+* A watch sees every revision after its start exactly once and in order, across processes.
+* What `create`, `update` or `transact` returned is durable: it survives kill -9 and power loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cumulus.resources.key import API_VERSION, Document, Key, key_of
+
+__all__ = [
+    "API_VERSION", "Document", "Documents", "Event", "Fence", "Key", "Page", "Query", "Retention", "Store", "Watch",
+    "Write", "key_of",
+]  # fmt: skip
+
+Documents = list[Document]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One revision as a watch tells it. For DELETED `document` is the last state, at the deleting revision."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED"]
+    revision: int
+    document: Document
+
+    @property
+    def key(self) -> Key:
+        return key_of(self.document)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of leadership, checked in the transaction of the write: the `Lease` object named here must
+    hold `spec.token == token`, else the write raises `Fenced` and nothing is written."""
+
+    namespace: str
+    name: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One operation of a transaction.
+
+    `verb` create/update/status take `document`; delete takes `key`, and optionally `uid` and
+    `resource_version` as preconditions (`NotFound` on another uid, `Conflict` on another version).
+    """
+
+    verb: Literal["create", "update", "status", "delete"]
+    document: Document | None = None
+    key: Key | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: documents sorted by (namespace, name), all as they were at `revision`.
+
+    `continue_token` is "" on the last page. Hand it back to go on at the same revision.
+    """
+
+    items: Documents
+    revision: int
+    continue_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which objects of a kind to list. Selectors are parsed by `store.selectors`.
+
+    `labels`: Kubernetes label selector text (`a=b,c!=d,e in (f,g),h,!i`).
+    `fields`: field selector text (`metadata.name=x,status.phase!=Running`).
+    `owner_uid`: only objects with an ownerReference of that uid.
+    """
+
+    kind: str
+    namespace: str | None = None
+    labels: str = ""
+    fields: str = ""
+    owner_uid: str | None = None
+    limit: int | None = None
+    continue_token: str = ""
+    revision: int | None = None
+
+
+class Watch(Protocol):
+    """A stream of events from one revision on. Not for use by several threads at once, except `close`."""
+
+    def next(self, timeout: float | None = None) -> list[Event]:
+        """The events since the last call, oldest first; waits up to `timeout` seconds (None: for ever).
+
+        An empty list means the time-out passed, or that the watch was closed (`closed` tells).
+        Raises `Expired` when revisions it had yet to deliver were compacted.
+        """
+        ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def close(self) -> None:
+        """End the watch and wake a waiting `next`."""
+        ...
+
+
+class Store(Protocol):
+    """See the module's docstring for the contract. Every method may raise `StoreUnavailable`."""
+
+    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
+        """Raises `AlreadyExists`, `Fenced`."""
+        ...
+
+    def get(self, key: Key) -> Document:
+        """Raises `NotFound`."""
+        ...
+
+    def list(self, query: Query) -> Page:
+        """Raises `Expired` for a compacted revision or continue token, `UsageError` for a bad selector."""
+        ...
+
+    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
+        """Raises `NotFound`, `Conflict`, `Fenced`."""
+        ...
+
+    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
+        """Raises `NotFound`, `Conflict`, `Fenced`."""
+        ...
+
+    def delete(
+        self,
+        key: Key,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        fence: Fence | None = None,
+    ) -> Document:
+        """The object as deleted, or as marked where finalizers hold it. Raises `NotFound`, `Conflict`, `Fenced`."""
+        ...
+
+    def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
+        """All writes in order as one atomic step, or none; each sees those before it. Raises as they do;
+        the exception's `index` attribute tells which write failed."""
+        ...
+
+    def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch:
+        """Events of revisions after `since` (None: every kind). Raises `Expired` where they were compacted."""
+        ...
+
+    def revision(self) -> int:
+        """The newest revision, 0 in an empty store."""
+        ...
+
+    def compact(self, revision: int) -> None:
+        """Forget history before `revision`; current objects stay. Lists and watches from before it raise `Expired`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history a store keeps for watches and lists at a revision."""
+
+    revisions: int = 10_000
+    seconds: float = 600.0
