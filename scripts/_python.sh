@@ -1,0 +1,35 @@
+# Sourced by the other scripts: makes .venv from a Python that is new enough and installs Cumulus into it.
+# Usage: . scripts/_python.sh; make_venv [EXTRAS]   (sets VENV)
+
+VENV=$PWD/.venv
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: Python 3.11 or newer is needed; install it, or name it: PYTHON=/path/to/python3.12 $0" >&2
+  return 1
+}
+
+make_venv() {
+  local extras=${1:-} python stamp wanted
+  stamp=$VENV/.installed
+  # pip is asked again only when what it would install may have changed.
+  wanted="$extras $(cksum <pyproject.toml) $PWD"
+  if [ -x "$VENV/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
+  python=$(find_python) || return 1
+  echo "==> Making .venv with $("$python" --version) and installing Cumulus (a minute or two the first time)" >&2
+  [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" || {
+    echo "error: could not make a virtual environment; on Debian and Ubuntu: sudo apt install python3-venv" >&2
+    return 1
+  }
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras" >&2 || {
+    echo "error: installing failed; the lines above say why" >&2
+    return 1
+  }
+  echo "$wanted" >"$stamp"
+}

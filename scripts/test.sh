@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Sets up .venv with what the tests need and passes every check: style, types, import contracts, tests.
+# Arguments go to pytest: scripts/test.sh tests/store -k conformance
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/_python.sh
+make_venv '[dev]'
+PATH=$VENV/bin:$PATH
+
+if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
+echo "==> ruff" && ruff check . && ruff format --check --quiet .
+echo "==> mypy" && mypy
+echo "==> import contracts" && lint-imports
+echo "==> tests" && exec python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup
