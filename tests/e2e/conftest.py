@@ -1,0 +1,119 @@
+"""The real daemon on the real process backend: each test has its own state directories and cleans up after itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BIN = Path(sys.executable).parent
+CUMULUS = str(BIN / "cumulus")
+CHRONOS_CLI = str(BIN / "chronos_cli")
+
+
+def eventually(check: Callable[[], Any], *, within: float = 30, what: str = "") -> Any:
+    """The first truthy value of `check`, asked again until `within` seconds passed."""
+    deadline = time.monotonic() + within
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within} s: {what or check}")
+        time.sleep(0.05)
+
+
+def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60s", **spec: Any) -> dict[str, Any]:
+    """A job that runs a shell script."""
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1",
+        "kind": "GPUJob",
+        "metadata": {"name": name},
+        "spec": {"command": ["/bin/sh", "-c", script], "gpu": {"memory": memory, "duration": duration}, **spec},
+    }
+
+
+class Machine:
+    """One machine's state directories, and commands on them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.env = {
+            **os.environ,
+            "CUMULUS_HOME": str(directory / "cumulus"),
+            "CHRONOS_HOME": str(directory / "chronos"),
+            "COLUMNS": "160",
+        }
+
+    def run(self, *args: str, input: str | None = None, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [CUMULUS, *args], env=self.env, input=input, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def ok(self, *args: str, input: str | None = None, timeout: float = 90) -> str:
+        done = self.run(*args, input=input, timeout=timeout)
+        assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> str:
+        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        return self.ok("apply", "-f", "-", input=json.dumps(items))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
+        return found
+
+    def items(self, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
+        return found
+
+    def leases(self) -> list[dict[str, Any]]:
+        """Live leases, as chronos_cli lists them."""
+        done = subprocess.run([CHRONOS_CLI, "list", "--json"], env=self.env, capture_output=True, text=True, check=True)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["leases"]
+        return found
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        number = len(self.daemons)
+        self.directory.mkdir(exist_ok=True)
+        with open(self.directory / f"serve-{number}.log", "wb") as log:
+            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
+        self.daemons.append(daemon)
+        return daemon
+
+    def ready(self) -> None:
+        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
+
+    def stop(self) -> None:
+        """End the daemons, then every lease (which ends the jobs), then the monitor."""
+        for daemon in self.daemons:
+            if daemon.poll() is None:
+                daemon.send_signal(signal.SIGTERM)
+        for daemon in self.daemons:
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for lease in self.leases():
+            subprocess.run([CHRONOS_CLI, "release", lease["id"]], env=self.env, capture_output=True, check=False)
+        eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
+        subprocess.run([CHRONOS_CLI, "monitor", "--stop"], env=self.env, capture_output=True, check=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path / "m")
+    try:
+        yield machine
+    finally:
+        machine.stop()

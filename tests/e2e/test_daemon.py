@@ -1,0 +1,208 @@
+"""The daemon's promises on real processes: nothing runs twice, is lost or leaks, whoever is killed when."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import CHRONOS_CLI, Machine, eventually, manifest
+
+pytestmark = pytest.mark.daemon
+
+
+def record(path: Path, then: str) -> str:
+    """A script that writes down each of its starts before it does anything else."""
+    return f'echo "$CUMULUS_JOB $CUMULUS_ATTEMPT $CUMULUS_REPLICA" >> {path}; {then}'
+
+
+def starts(path: Path) -> Counter[str]:
+    return Counter(path.read_text().split("\n")[:-1]) if path.exists() else Counter()
+
+
+def test_a_job_succeeds_and_gives_everything_back(machine: Machine) -> None:
+    machine.serve()
+    machine.ready()
+    assert machine.apply(manifest("hello", "echo hello from $CUMULUS_JOB")) == "gpujob.cumulus.dev/hello created\n"
+    machine.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    job = machine.get("job", "hello")
+    assert job["status"]["phase"] == "Succeeded"
+    [attempt] = job["status"]["attempts"]
+    assert attempt["exitCode"] == 0
+    assert attempt["node"]
+    assert machine.ok("logs", "hello") == "hello from hello\n"
+    eventually(lambda: not machine.leases(), what="lease released")
+    machine.ok("delete", "job", "hello", "--timeout=60s")
+    assert machine.items("jobs") == []
+    eventually(lambda: machine.items("partitions") == [], what="partitions gone")
+
+
+def test_a_failed_job_is_retried_and_wait_gives_up_at_once(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "starts"
+    machine.apply(manifest("bad", record(log, "exit 3"), retry={"limit": 2, "backoff": "100ms"}))
+    waited = machine.run("wait", "gpujob/bad", "--for=condition=Succeeded", "--timeout=80s")
+    assert waited.returncode == 1
+    assert "Failed" in waited.stderr + waited.stdout
+    status = machine.get("job", "bad")["status"]
+    assert status["phase"] == "Failed"
+    assert [a["exitCode"] for a in status["attempts"]] == [3, 3, 3]
+    assert starts(log) == {"bad 1 0": 1, "bad 2 0": 1, "bad 3 0": 1}
+
+
+def test_an_overrun_is_ended_at_the_leases_end(machine: Machine) -> None:
+    machine.serve()
+    machine.ready()
+    machine.apply(manifest("late", "exec sleep 60", duration="2s"))
+    machine.ok("wait", "gpujob/late", "--for=condition=Failed", "--timeout=60s")
+    [attempt] = machine.get("job", "late")["status"]["attempts"]
+    assert attempt["reason"] == "LeaseExpired"
+    eventually(lambda: not machine.leases(), what="lease gone")
+
+
+def test_a_killed_daemon_goes_on_with_its_running_jobs(machine: Machine, tmp_path: Path) -> None:
+    daemon = machine.serve()
+    machine.ready()
+    log, gate = tmp_path / "starts", tmp_path / "gate"
+    wait_for_gate = f"while [ ! -e {gate} ]; do sleep 0.1; done"
+    machine.apply(*[manifest(f"j{i}", record(log, wait_for_gate)) for i in range(5)])
+    eventually(lambda: sum(starts(log).values()) == 5, what="five jobs running")
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    gate.touch()  # The jobs end while nobody looks.
+    machine.serve()
+    for i in range(5):
+        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=60s")
+    assert starts(log) == {f"j{i} 1 0": 1 for i in range(5)}
+    eventually(lambda: not machine.leases(), what="leases released")
+
+
+def test_kill_and_restart_again_and_again_amid_work(machine: Machine, tmp_path: Path) -> None:
+    log = tmp_path / "starts"
+    machine.apply(*[manifest(f"j{i}", record(log, "sleep 0.5"), memory="30%") for i in range(12)])
+    for _ in range(6):
+        daemon = machine.serve()
+        before = sum(starts(log).values())
+        eventually(lambda: sum(starts(log).values()) > before or sum(starts(log).values()) == 12, what="progress")  # noqa: B023
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    machine.serve()
+    for i in range(12):
+        machine.ok("wait", f"gpujob/j{i}", "--for=condition=Succeeded", "--timeout=90s")
+    assert starts(log) == {f"j{i} 1 0": 1 for i in range(12)}
+    eventually(lambda: not machine.leases(), what="leases released")
+
+
+def test_a_standby_takes_over_when_the_leader_is_killed(machine: Machine, tmp_path: Path) -> None:
+    first = machine.serve()
+    machine.ready()
+    holder = machine.get("lease", "cumulus-controller")["spec"]
+    machine.serve()
+    log = tmp_path / "starts"
+    machine.apply(manifest("one", record(log, "sleep 1")))
+    eventually(lambda: starts(log), what="running")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    def taken_over() -> bool:
+        return bool(machine.get("lease", "cumulus-controller")["spec"]["token"] > holder["token"])
+
+    eventually(taken_over, within=10, what="take-over")
+    machine.apply(manifest("two", record(log, "true")))
+    for name in ("one", "two"):
+        machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=60s")
+    assert starts(log) == {"one 1 0": 1, "two 1 0": 1}
+
+
+def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine, tmp_path: Path) -> None:
+    daemon = machine.serve()
+    machine.ready()
+    log = tmp_path / "starts"
+    pids = tmp_path / "pids"
+    stubborn = (
+        f"trap '' TERM; ( setsid sh -c \"trap '' TERM; echo \\$\\$ >> {pids}; while :; do sleep 0.2; done\" & ) ; "
+        f"echo $$ >> {pids}; while :; do sleep 0.2; done"
+    )
+    job = manifest("stubborn", record(log, stubborn), duration="4s", checkpoint={"gracePeriod": "1s", "onExpiry": "Fail"})
+    machine.apply(job)
+    eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, what="both processes")
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+
+    def alive() -> list[str]:
+        return [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
+
+    eventually(lambda: not alive(), within=20, what="processes ended with no controller")
+    assert not machine.leases()
+    machine.serve()
+    machine.ok("wait", "gpujob/stubborn", "--for=condition=Failed", "--timeout=60s")
+    assert starts(log) == {"stubborn 1 0": 1}
+
+
+def test_a_gang_is_placed_whole_or_waits_and_why_says_for_whom(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    gate = tmp_path / "gate"
+    machine.apply(manifest("holder", f"while [ ! -e {gate} ]; do sleep 0.1; done", memory="60%", duration="5m"))
+    machine.ok("wait", "gpujob/holder", "--for=condition=Running", "--timeout=60s")
+    machine.apply(manifest("gang", "true", memory="30%", replicas=2))
+    eventually(lambda: machine.get("job", "gang").get("status", {}).get("conditions"), what="a reason")
+    assert machine.get("job", "gang")["status"]["phase"] == "Pending"
+    why = machine.ok("why", "gang")
+    assert "holder" in why
+    gate.touch()
+    machine.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=60s")
+
+
+def test_suspend_and_resume(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "starts"
+    machine.apply(manifest("s", record(log, 'if [ "$CUMULUS_ATTEMPT" = 1 ]; then exec sleep 60; fi')))
+    eventually(lambda: starts(log), what="running")
+    machine.ok("suspend", "job", "s")
+    machine.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=60s")
+    eventually(lambda: not machine.leases(), what="lease released while suspended")
+    machine.ok("resume", "job", "s")
+    machine.ok("wait", "gpujob/s", "--for=condition=Succeeded", "--timeout=60s")
+    assert starts(log) == {"s 1 0": 1, "s 2 0": 1}
+
+
+def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> None:
+    daemon = machine.serve()
+    machine.ready()
+    gate = tmp_path / "gate"
+    machine.apply(manifest("long", f"while [ ! -e {gate} ]; do sleep 0.1; done"))
+    machine.ok("wait", "gpujob/long", "--for=condition=Running", "--timeout=60s")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(20) == 0
+    assert machine.leases(), "the job's lease outlives the daemon"
+    applied = machine.run("get", "jobs")
+    assert applied.returncode == 0
+    gate.touch()
+    machine.serve()
+    machine.ok("wait", "gpujob/long", "--for=condition=Succeeded", "--timeout=60s")
+
+
+def test_a_partition_alone_and_a_lease_taken_beside_it(machine: Machine) -> None:
+    machine.serve()
+    machine.ready()
+    machine.apply(
+        {
+            "apiVersion": "cumulus.dev/v1alpha1",
+            "kind": "GPUPartition",
+            "metadata": {"name": "mine"},
+            "spec": {"memory": "60%", "duration": "1m", "user": "alice"},
+        }
+    )
+    machine.ok("wait", "gpupartition/mine", "--for=condition=Active", "--timeout=30s")
+    refused = subprocess.run(
+        [CHRONOS_CLI, "create", "0", "0.5", "60"], env=machine.env, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    machine.ok("delete", "partition", "mine", "--timeout=30s")
+    assert not machine.leases()
