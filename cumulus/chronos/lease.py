@@ -51,6 +51,8 @@ class LeaseRequest:
     seconds: float
     user: str = ""
     grace: float = 10.0
+    owner: str = ""
+    """Which control plane asks, in a word that is its own, so that it finds its leases again; "" for people."""
 
 
 class LeaseState(StrEnum):
@@ -86,6 +88,8 @@ class Lease:
     """Seconds left, 0 or less once expired."""
     end_reason: EndReason | None = None
     ended_at: str = ""
+    owner: str = ""
+    """As in the request."""
 
 
 @dataclass(frozen=True, slots=True)
