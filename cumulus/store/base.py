@@ -176,12 +176,19 @@ class Store(Protocol):
         """Forget history before `revision`; current objects stay. Lists and watches from before it raise `Expired`."""
         ...
 
-    def close(self) -> None: ...
+    def retain(self) -> int:
+        """Compact what the store's `Retention` no longer asks for; the oldest revision that is kept."""
+        ...
+
+    def close(self) -> None:
+        """End every watch. Everything but `close` raises `StoreUnavailable` afterwards."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much history a store keeps for watches and lists at a revision."""
+    """How much history a store keeps for watches and lists at a revision: the newest `revisions`, and
+    everything younger than `seconds`."""
 
     revisions: int = 10_000
     seconds: float = 600.0

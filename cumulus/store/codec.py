@@ -1,0 +1,69 @@
+"""Documents as bytes: one canonical form (sorted keys), so that equal objects are equal bytes, and its checksum."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from cumulus.errors import InvalidObject, StoreUnavailable
+from cumulus.resources.key import Document, Key
+from cumulus.store.base import Event
+
+MAX_BYTES = 1_572_864
+"""Largest stored object: etcd's default request limit, so that every object fits there too."""
+
+ADDED, MODIFIED, DELETED = 1, 2, 3
+_EVENT_TYPES = {ADDED: "ADDED", MODIFIED: "MODIFIED", DELETED: "DELETED"}
+
+
+class Row(NamedTuple):
+    """One revision in the log. `previous` is the revision this one replaced, 0 for a new object."""
+
+    revision: int
+    type: int
+    previous: int
+    key: Key
+    document: bytes
+
+
+def encode(document: Document, key: Key) -> bytes:
+    """The canonical JSON. Raises InvalidObject for what JSON cannot say, and for an object too large to store."""
+    blob = canonical(document, key)
+    if len(blob) > MAX_BYTES:
+        raise InvalidObject(
+            f"{key} has {len(blob)} bytes of JSON, more than the {MAX_BYTES} an object may have",
+            hint="keep large data in a file or bucket and refer to it",
+        )
+    return blob
+
+
+def canonical(value: Any, key: Key) -> bytes:
+    """Canonical JSON of any part of an object. Raises InvalidObject."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise InvalidObject(f"{key} cannot be written as JSON: {error}") from error
+
+
+def decode(blob: bytes) -> Document:
+    """The inverse of `encode`. Raises StoreUnavailable where the bytes are damaged."""
+    try:
+        document: Document = orjson.loads(blob)
+    except orjson.JSONDecodeError as error:
+        raise damaged(f"a stored object is not JSON ({error})") from error
+    return document
+
+
+def checksum(blob: bytes) -> int:
+    """CRC-32: SQLite checks its log's frames but not the pages of the main file."""
+    return zlib.crc32(blob)
+
+
+def damaged(what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"the store is damaged: {what}", hint="restore the last backup with `cumulus restore FILE`")
+
+
+def event(row: Row) -> Event:
+    return Event(_EVENT_TYPES[row.type], row.revision, decode(row.document))  # type: ignore[arg-type]

@@ -1,0 +1,111 @@
+"""From a query to a page: selectors, the continue token and the limit, the same for every implementation.
+
+A store calls `parse`, reads the candidates after `Listing.after` in (namespace, name) order as they were at the
+listing's revision, and hands them to `page`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import merge
+
+import orjson
+
+from cumulus.errors import Expired, UsageError
+from cumulus.resources.key import Document
+from cumulus.store import selectors
+from cumulus.store.base import Page, Query
+from cumulus.store.codec import decode
+from cumulus.store.rules import owner_uids
+
+Place = tuple[str, str]
+"""(namespace, name): the order of a list."""
+START: Place = ("", "")
+
+Candidate = tuple[Place, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A query, parsed. `revision` is None for the newest."""
+
+    kind: str
+    namespace: str | None
+    owner_uid: str | None
+    after: Place
+    revision: int | None
+    limit: int | None
+    labels: selectors.LabelSelector
+    fields: selectors.FieldSelector
+
+    def matches(self, document: Document) -> bool:
+        return (
+            self.labels.matches(document)
+            and self.fields.matches(document)
+            and (self.owner_uid is None or self.owner_uid in owner_uids(document))
+        )
+
+
+def parse(query: Query) -> Listing:
+    """Raises UsageError for a bad selector, limit or continue token."""
+    if query.limit is not None and query.limit < 1:
+        raise UsageError(f"a page holds at least 1 object, not {query.limit}")
+    revision, after = query.revision, START
+    if query.continue_token:
+        revision, after = _read_token(query.continue_token)
+    return Listing(
+        query.kind, query.namespace, query.owner_uid, after, revision, query.limit,
+        selectors.parse_labels(query.labels), selectors.parse_fields(query.fields),
+    )  # fmt: skip
+
+
+def check_revision(revision: int, *, compacted: int, newest: int) -> None:
+    """Raises Expired for a revision before `compacted`, and for one after `newest`: only a store that was
+    restored from a backup can be asked for a revision it never had."""
+    if revision < compacted:
+        raise Expired(f"revision {revision} was compacted; the oldest kept is {compacted}", hint="list again")
+    if revision > newest:
+        raise Expired(f"revision {revision} is not in this store; its newest is {newest}", hint="list again")
+
+
+def overlaid(current: Iterable[Candidate], then: Mapping[Place, bytes | None], listing: Listing) -> Iterator[Candidate]:
+    """Today's candidates with those that changed since the listing's revision put back as they were `then`
+    (None: not there then)."""
+    kept = (candidate for candidate in current if candidate[0] not in then)
+    put_back = (
+        (place, document)
+        for place, document in sorted(then.items())
+        if document is not None and place > listing.after and listing.namespace in (None, place[0])
+    )
+    return merge(kept, put_back, key=lambda candidate: candidate[0])  # type: ignore[arg-type, return-value]
+
+
+def page(listing: Listing, revision: int, candidates: Iterable[Candidate]) -> Page:
+    """The first `limit` candidates that match."""
+    items: list[Document] = []
+    last = START
+    for place, blob in candidates:
+        document = decode(blob)
+        if not listing.matches(document):
+            continue
+        if len(items) == listing.limit:
+            return Page(items, revision, _token(revision, last))
+        items.append(document)
+        last = place
+    return Page(items, revision)
+
+
+def _token(revision: int, last: Place) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([revision, *last])).decode()
+
+
+def _read_token(token: str) -> tuple[int, Place]:
+    try:
+        revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(token))
+    except ValueError as error:
+        raise UsageError(f"the continue token {token[:60]!r} was not made by this store", hint="list again") from error
+    if not (isinstance(revision, int) and isinstance(namespace, str) and isinstance(name, str)):
+        raise UsageError(f"the continue token {token[:60]!r} was not made by this store", hint="list again")
+    return revision, (namespace, name)

@@ -1,0 +1,239 @@
+"""What a write does to an object: pure functions that every store implementation shares.
+
+`plan` takes the writes of a transaction and a way to read what is stored, and returns the rows to append and
+the documents to answer with. It reads no clock and writes nowhere, so that a store has only to keep rows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
+from cumulus.resources.key import Document, Key
+from cumulus.store.base import Fence, Write
+from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, encode
+
+LEASE_KIND = "Lease"
+_OWN = frozenset(
+    ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion")
+)
+"""Metadata that only the store sets."""
+
+Read = Callable[[Key], Document | None]
+"""What is stored under a key. The document is never changed by these rules."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """`rows` to append in order; `answers`, one document (as bytes) for each write; `current`, each key's new
+    state (None: gone), which later transactions of the same batch read."""
+
+    rows: list[Row] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
+    current: dict[Key, Document | None] = field(default_factory=dict)
+
+
+def plan(
+    writes: Sequence[Write], fence: Fence | None, read: Read, *, revision: int, now: str, new_uid: Callable[[], str]
+) -> Plan:
+    """The transaction's rows, numbered from `revision` + 1. Raises what `Store.transact` raises, with `index`."""
+    made = Plan()
+
+    def current(key: Key) -> Document | None:
+        return made.current[key] if key in made.current else read(key)
+
+    if fence is not None:
+        check_fence(fence, read)
+    for index, write in enumerate(writes):
+        try:
+            _apply(made, write, current, revision + len(made.rows) + 1, now, new_uid)
+        except CumulusError as error:
+            error.index = index  # type: ignore[attr-defined]
+            raise
+    return made
+
+
+def check_fence(fence: Fence, read: Read) -> None:
+    """Raises Fenced unless the Lease named holds the token."""
+    key = Key(LEASE_KIND, fence.namespace, fence.name)
+    lease = read(key)
+    spec = lease.get("spec") if lease is not None else None
+    held = spec.get("token") if isinstance(spec, dict) else None
+    if held != fence.token:
+        raise Fenced(f"{key} has token {held}, this writer's token {fence.token} is no longer the leader's")
+
+
+def new_uid() -> str:
+    return str(uuid.uuid4())
+
+
+def owner_uids(document: Document) -> frozenset[str]:
+    """The uids in ownerReferences."""
+    return frozenset(reference["uid"] for reference in document["metadata"].get("ownerReferences") or ())
+
+
+def checked_key(document: Any) -> Key:
+    """The key of a document that is well-formed enough to be stored. Raises InvalidObject, naming the field."""
+    if not isinstance(document, dict):
+        raise InvalidObject(f"an object is a JSON object, not {type(document).__name__}")
+    kind = _text(document, "kind", "kind")
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict):
+        raise InvalidObject(f"{kind}: metadata must be an object with a name", field="metadata")
+    name = _text(metadata, "name", "metadata.name")
+    namespace = metadata.get("namespace")
+    if not isinstance(namespace, str | None):
+        raise _wrong(kind, name, "metadata.namespace", "text")
+    for part in ("labels", "annotations"):
+        pairs = metadata.get(part)
+        if pairs is not None and not _is_text_map(pairs):
+            raise _wrong(kind, name, f"metadata.{part}", "a map of text to text")
+    finalizers = metadata.get("finalizers")
+    if finalizers is not None and not _is_list_of(finalizers, str):
+        raise _wrong(kind, name, "metadata.finalizers", "a list of text")
+    _check_owners(kind, name, metadata.get("ownerReferences"))
+    return Key(kind, namespace or "", name)
+
+
+def _check_owners(kind: str, name: str, owners: Any) -> None:
+    if owners is None:
+        return
+    if not _is_list_of(owners, dict) or not all(isinstance(owner.get("uid"), str) for owner in owners):
+        raise _wrong(kind, name, "metadata.ownerReferences", "a list of objects that each have a uid")
+
+
+def _text(part: dict[str, Any], name: str, path: str) -> str:
+    value = part.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidObject(f"an object needs {path}, a text that is not empty", field=path)
+    return value
+
+
+def _wrong(kind: str, name: str, path: str, right: str) -> InvalidObject:
+    return InvalidObject(f"{kind.lower()}/{name}: {path} must be {right}", field=path)
+
+
+def _is_text_map(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, str) for k, v in value.items())
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)
+
+
+def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new_uid: Callable[[], str]) -> None:
+    if write.verb == "delete":
+        if write.key is None:
+            raise InvalidObject("a delete needs a key")
+        key = write.key
+        stored = _found(key, current(key))
+        _check_preconditions(key, stored, write.uid, write.resource_version)
+        kind, document = _deleted(stored, now)
+    else:
+        key = checked_key(write.document)
+        given: Document = write.document  # type: ignore[assignment]
+        if write.verb == "create":
+            if current(key) is not None:
+                raise AlreadyExists(f"{key} is there already")
+            _append(made, Row(revision, ADDED, 0, key, b""), _created(given, now, new_uid()))
+            return
+        stored = _found(key, current(key))
+        metadata = given["metadata"]
+        _check_preconditions(key, stored, write.uid or metadata.get("uid"), write.resource_version)
+        _check_preconditions(key, stored, None, metadata.get("resourceVersion"))
+        if write.verb == "status":
+            kind, document = MODIFIED, _with_status(stored, given.get("status"))
+        else:
+            kind, document = _updated(key, stored, given)
+    blob = encode(document, key)
+    if kind == MODIFIED and blob == encode(stored, key):
+        made.answers.append(blob)
+        return
+    previous = int(stored["metadata"]["resourceVersion"])
+    _append(made, Row(revision, kind, previous, key, b""), document)
+
+
+def _append(made: Plan, row: Row, document: Document) -> None:
+    document["metadata"]["resourceVersion"] = str(row.revision)
+    blob = encode(document, row.key)
+    made.rows.append(row._replace(document=blob))
+    made.answers.append(blob)
+    made.current[row.key] = None if row.type == DELETED else document
+
+
+def _found(key: Key, stored: Document | None) -> Document:
+    if stored is None:
+        raise NotFound(f"{key} is not there")
+    return stored
+
+
+def _check_preconditions(key: Key, stored: Document, uid: str | None, version: str | None) -> None:
+    metadata = stored["metadata"]
+    if uid and uid != metadata["uid"]:
+        raise NotFound(f"{key} with uid {uid} is gone; another object has its name now")
+    if version and version != metadata["resourceVersion"]:
+        raise Conflict(
+            f"{key} changed since it was read: version {version} was given, {metadata['resourceVersion']} is stored",
+            hint="read it again and repeat the change",
+        )
+
+
+def _created(given: Document, now: str, uid: str) -> Document:
+    """The new object: status is kept, so that objects made by controllers need one write."""
+    metadata = _given_metadata(given)
+    metadata |= {"uid": uid, "creationTimestamp": now, "generation": 1}
+    document = {**given, "metadata": metadata}
+    if document.get("status") is None:
+        document.pop("status", None)
+    return document
+
+
+def _updated(key: Key, stored: Document, given: Document) -> tuple[int, Document]:
+    old = stored["metadata"]
+    metadata = _given_metadata(given) | {name: old[name] for name in _OWN if name in old}
+    deleting = "deletionTimestamp" in old
+    if deleting:
+        added = set(metadata.get("finalizers", ())) - set(old.get("finalizers", ()))
+        if added:
+            raise InvalidObject(
+                f"{key} is being deleted: no finalizer can be added ({', '.join(sorted(added))})",
+                field="metadata.finalizers",
+            )
+    document = _with_status({**given, "metadata": metadata}, stored.get("status"))
+    if _body(document, key) != _body(stored, key):
+        metadata["generation"] = old["generation"] + 1
+    gone = deleting and not metadata.get("finalizers")
+    return (DELETED if gone else MODIFIED), document
+
+
+def _deleted(stored: Document, now: str) -> tuple[int, Document]:
+    metadata = dict(stored["metadata"])
+    if not metadata.get("finalizers"):
+        return DELETED, {**stored, "metadata": metadata}
+    if "deletionTimestamp" not in metadata:
+        metadata |= {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0}
+    return MODIFIED, {**stored, "metadata": metadata}
+
+
+def _with_status(document: Document, status: Any) -> Document:
+    changed = {**document, "metadata": dict(document["metadata"])}
+    changed.pop("status", None)
+    if status is not None:
+        changed["status"] = status
+    return changed
+
+
+def _given_metadata(given: Document) -> dict[str, Any]:
+    """What a writer may set, without empty parts: absent and empty labels are the same."""
+    return {
+        name: value
+        for name, value in given["metadata"].items()
+        if name not in _OWN and value is not None and value not in ("", {}, [], ())
+    }
+
+
+def _body(document: Document, key: Key) -> bytes:
+    return canonical({name: value for name, value in document.items() if name not in ("metadata", "status")}, key)

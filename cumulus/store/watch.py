@@ -1,0 +1,202 @@
+"""Watches: one feeder thread a store reads each new piece of the log once and hands it to all watches.
+
+    commit in this process ----------\
+    notification by another process --+-> wake -> feeder reads the log -> each live watch's queue -> next()
+    slow poll (the safety net) ------/
+
+A watch is *live* while the feeder fills its queue. One that starts in the past, or whose reader is so slow
+that its queue is full, is *behind*: it reads the log itself, at its own speed and in its own thread, until
+it has caught up. So a slow watch costs bounded memory, and nothing is lost, repeated or reordered, because
+both ways read the one log, by revision.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cumulus.errors import CumulusError, StoreUnavailable
+from cumulus.store.base import Event
+
+BATCH = 500
+"""Revisions read from the log at once."""
+QUEUE_LIMIT = 2000
+"""Events that may wait for a live watch before it has to read the log itself."""
+POLL_SECONDS = 1.0
+"""How late an event can be when a notification is lost."""
+
+
+class Slice(NamedTuple):
+    """A piece of the log: `events` after the revision asked for, complete up to revision `upto`."""
+
+    events: list[Event]
+    upto: int
+
+
+ReadLog = Callable[[int, int], Slice]
+"""(after, limit) -> the next slice; an empty one where there is nothing new. Raises Expired, StoreUnavailable."""
+
+Kinds = frozenset[str] | None
+
+
+class Hub:
+    """The watches of one store and the thread that feeds them. The thread starts with the first watch."""
+
+    def __init__(self, read: ReadLog, newest: Callable[[], int], *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._read = read
+        self._newest = newest
+        self._poll_seconds = poll_seconds
+        self.lock = threading.Lock()
+        self._watches: set[LogWatch] = set()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self.position = 0
+        """Revision up to which live watches have been fed. Guarded by `lock`."""
+
+    def watch(self, since: int, kinds: Kinds) -> LogWatch:
+        """A watch from `since` on, which the caller has checked to be in the log."""
+        with self.lock:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
+            if self._thread is None:
+                self.position = since
+                self._thread = threading.Thread(target=self._feed, name="store-feeder", daemon=True)
+                self._thread.start()
+            watch = LogWatch(self, self._read, since, kinds)
+            self._watches.add(watch)
+        return watch
+
+    def wake(self) -> None:
+        """There may be something new in the log."""
+        self._wake.set()
+
+    def forget(self, watch: LogWatch) -> None:
+        with self.lock:
+            self._watches.discard(watch)
+
+    def close(self) -> None:
+        """Close every watch and end the thread."""
+        with self.lock:
+            self._closed = True
+            watches, thread = list(self._watches), self._thread
+        for watch in watches:
+            watch.close()
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _feed(self) -> None:
+        while not self._closed:
+            try:
+                piece = self._read(self.position, BATCH)
+            except CumulusError:
+                self._hand_over()
+                piece = Slice([], self.position)
+            if piece.upto > self.position:
+                self._distribute(piece)
+            else:
+                self._wake.wait(self._poll_seconds)
+                self._wake.clear()
+
+    def _distribute(self, piece: Slice) -> None:
+        chosen: dict[Kinds, list[Event]] = {None: piece.events}
+        with self.lock:
+            for watch in self._watches:
+                kinds = watch.kinds
+                if kinds not in chosen:
+                    chosen[kinds] = [event for event in piece.events if event.key.kind in kinds]  # type: ignore[operator]
+                watch.feed(chosen[kinds], self.position, piece.upto)
+            self.position = piece.upto
+
+    def _hand_over(self) -> None:
+        """The log cannot be read from here on: let every watch meet the error itself, in its own thread."""
+        with self.lock:
+            for watch in self._watches:
+                watch.fall_behind(self.position)
+        try:
+            newest = self._newest()
+        except CumulusError:
+            return
+        with self.lock:
+            self.position = newest
+
+
+class LogWatch:
+    """A `Watch` over the log. The hub's lock guards all its state."""
+
+    def __init__(self, hub: Hub, read: ReadLog, since: int, kinds: Kinds) -> None:
+        self.kinds = kinds
+        self._hub = hub
+        self._read = read
+        self._position = since
+        self._queue: deque[Event] = deque()
+        self._behind = True
+        self._closed = False
+        self._changed = threading.Condition(hub.lock)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def next(self, timeout: float | None = None) -> list[Event]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._hub.lock:
+                if self._queue or self._closed:
+                    return self._take()
+                behind = self._behind
+                if not behind:
+                    remaining = None if deadline is None else deadline - time.monotonic()
+                    if remaining is not None and remaining <= 0:
+                        return []
+                    self._changed.wait(remaining)
+                    continue
+            events = self._catch_up()
+            if events:
+                return events
+
+    def close(self) -> None:
+        with self._hub.lock:
+            self._closed = True
+            self._queue.clear()
+            self._changed.notify_all()
+        self._hub.forget(self)
+
+    def feed(self, events: list[Event], before: int, upto: int) -> None:
+        """Take the events of (before, upto]. Called by the hub under its lock."""
+        if self._behind:
+            return
+        if len(self._queue) + len(events) > QUEUE_LIMIT:
+            self.fall_behind(before)
+            return
+        fresh = events if self._position <= before else [e for e in events if e.revision > self._position]
+        self._position = max(self._position, upto)
+        if fresh:
+            self._queue.extend(fresh)
+            self._changed.notify()
+
+    def fall_behind(self, position: int) -> None:
+        """Stop being fed: everything up to `position` is queued or was delivered. Called under the hub's lock."""
+        if not self._behind:
+            self._behind = True
+            self._position = max(self._position, position)
+            self._changed.notify()
+
+    def _take(self) -> list[Event]:
+        events = list(self._queue)
+        self._queue.clear()
+        return events
+
+    def _catch_up(self) -> list[Event]:
+        """Read one slice of the log; join the live watches when there is nothing newer than what they were fed."""
+        piece = self._read(self._position, BATCH)
+        with self._hub.lock:
+            self._position = piece.upto
+            if piece.upto >= self._hub.position:
+                self._behind = False
+        kinds = self.kinds
+        return piece.events if kinds is None else [event for event in piece.events if event.key.kind in kinds]
