@@ -24,6 +24,14 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class FieldError(ValueError):
+    """A rule over several fields is broken: `at` is the path, within the model, of the field to blame."""
+
+    def __init__(self, at: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> BeforeValidator:
     def check(value: Any) -> str:
         parse(value)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, MemoryShare, Model
+from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, FieldError, MemoryShare, Model
 from cumulus.resources.meta import Condition, LabelMap, Resource
 
 
@@ -35,7 +35,7 @@ class Env(Model):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.value is not None and self.value_from is not None:
-            raise ValueError("has both value and valueFrom; keep one of them")
+            raise FieldError(("valueFrom",), "stands beside value; keep one of them")
         return self
 
 
@@ -136,10 +136,24 @@ class GPUJobSpec(Model):
     def _something_to_run(self) -> Self:
         if self.image is None and not self.command:
             raise ValueError("has neither image nor command; give a command to run as a process, or an image")
-        names = [e.name for e in self.env]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"sets the environment variable {twice[0]} twice; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _variables_once(self) -> Self:
+        seen: set[str] = set()
+        for index, variable in enumerate(self.env):
+            if variable.name in seen:
+                raise FieldError(("env", index, "name"), f"sets {variable.name} a second time; keep one")
+            seen.add(variable.name)
+        return self
+
+    @model_validator(mode="after")
+    def _targets_once(self) -> Self:
+        seen: set[str] = set()
+        for index, mount in enumerate(self.mounts):
+            if mount.target in seen:
+                raise FieldError(("mounts", index, "target"), f"mounts at {mount.target} a second time; keep one")
+            seen.add(mount.target)
         return self
 
 
@@ -201,3 +215,12 @@ class GPUJob(Resource):
     kind: Literal["GPUJob"] = "GPUJob"
     spec: GPUJobSpec
     status: GPUJobStatus = Field(default_factory=GPUJobStatus)
+
+    @model_validator(mode="after")
+    def _name_fits_a_label(self) -> Self:
+        if len(self.metadata.name) > 63:
+            message = (
+                f"has {len(self.metadata.name)} characters; at most 63, since a job's partitions carry it as a label"
+            )
+            raise FieldError(("metadata", "name"), message)
+        return self

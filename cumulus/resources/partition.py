@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import ComputeShare, Delay, Duration, MemoryShare, Model
+from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model
 from cumulus.resources.job import DeviceSelector
 from cumulus.resources.meta import Condition, Resource
 
@@ -24,7 +24,7 @@ class Renewal(Model):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         if self.policy == "WhileIdle" and self.maximum is None:
-            raise ValueError("policy WhileIdle needs a maximum; add maximum: 8h")
+            raise FieldError(("maximum",), "is required for policy WhileIdle; add maximum: 8h")
         return self
 
 
@@ -60,7 +60,7 @@ class GPUPartitionSpec(Model):
     @model_validator(mode="after")
     def _device_of_a_node(self) -> Self:
         if self.device is not None and self.node is None:
-            raise ValueError("device is given without node; name the node whose device it is")
+            raise FieldError(("device",), "is given without node; name the node whose device it is")
         return self
 
 

@@ -1,0 +1,14 @@
+"""YAML in, models out; every problem with file:line:column; and YAML out again.
+
+`load` is the way in for whatever people write: text -> nodes with positions (`yaml_nodes`) -> checked objects
+(`check`, with the words of `messages`) -> `cumulus.apply`. No other package imports yaml.
+"""
+
+from cumulus.manifest.check import DEFAULT_NAMESPACE, Manifest
+from cumulus.manifest.dump import dump, dump_all
+from cumulus.manifest.load import load, load_text
+from cumulus.manifest.problem import InvalidManifest, Position, Problem
+
+__all__ = [
+    "DEFAULT_NAMESPACE", "InvalidManifest", "Manifest", "Position", "Problem", "dump", "dump_all", "load", "load_text",
+]  # fmt: skip

@@ -1,0 +1,248 @@
+"""A document's nodes -> a checked `Manifest`, or every problem with it. The second step of loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from cumulus.manifest import rules
+from cumulus.manifest.messages import message_for, suggestion, unknown_kind
+from cumulus.manifest.problem import Path, Position, Problem, path_text
+from cumulus.manifest.yaml_nodes import Node
+from cumulus.resources import registry, schema
+from cumulus.resources.key import API_VERSION, Document, Key
+from cumulus.resources.meta import LAST_APPLIED, Resource
+
+DEFAULT_NAMESPACE = "default"
+
+SERVER_FIELDS = frozenset(
+    {
+        "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",
+        "deletionGracePeriodSeconds", "finalizers", "ownerReferences", "managedFields", "selfLink",
+    }
+)  # fmt: skip
+"""Metadata that belongs to the store and the controllers. A manifest may hold it, as what `get -o yaml` printed
+does, and it is ignored, as `status` is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One object that somebody wants to exist.
+
+    `document` holds what was written and nothing else (no defaults, no server's fields, no status), in normal form:
+    camelCase JSON, durations and quantities as text. `resource` is the same with every default.
+    """
+
+    resource: Resource
+    document: Document
+    kind: registry.Kind
+    file: str
+    node: Node
+    prefix: Path = ()
+    """Where in its document it was found: ("items", 3) within a List."""
+
+    @property
+    def key(self) -> Key:
+        return self.resource.key
+
+    def problem(self, path: Path, message: str) -> Problem:
+        """A problem with the value at `path`, placed at it or at the nearest thing around it that exists."""
+        return Problem(position(self.file, self.node, path), path_text(self.prefix + path), message)
+
+
+def check(node: Node, file: str, namespace: str | None, prefix: Path = ()) -> Iterator[Manifest | Problem]:
+    """The objects in one document (several if it is a List), each checked, or what is wrong with them.
+
+    `namespace`: what the caller asked for; objects that name another are refused. None: as written, or "default".
+    """
+    if not isinstance(node.value, dict):
+        if not node.broken:
+            said = "must be an object with apiVersion, kind, metadata and spec"
+            more = "; separate objects by '---', or make a List of them" if isinstance(node.value, list) else ""
+            yield _problem(file, node, (), prefix, said + more)
+        return
+    if _text_at(node, "kind") == "List":
+        yield from _check_list(node, file, namespace, prefix)
+        return
+    yield from _check_object(node, file, namespace, prefix)
+
+
+def position(file: str, node: Node, path: Path, *, key: bool = False) -> Position:
+    """Where the value at `path` is (or its key), or the nearest thing around it that exists."""
+    found = Position(file, node.line, node.column)
+    for index, step in enumerate(path):
+        if isinstance(node.value, dict) and isinstance(step, str) and step in node.value:
+            at_key = node.keys[step]
+            node = node.value[step]
+            last = index == len(path) - 1
+            is_parent = isinstance(node.value, dict | list) and node.value
+            line, column = at_key if (last and key) or is_parent else (node.line, node.column)
+            found = Position(file, line, column)
+        elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            found = Position(file, node.line, node.column)
+        else:
+            break
+    return found
+
+
+def _check_list(node: Node, file: str, namespace: str | None, prefix: Path) -> Iterator[Manifest | Problem]:
+    assert isinstance(node.value, dict)
+    if _text_at(node, "apiVersion") not in ("v1", API_VERSION):
+        yield _problem(file, node, ("apiVersion",), prefix, "must be v1 for a List")
+    for name in node.value:
+        if name not in ("apiVersion", "kind", "metadata", "items"):
+            message = f"unknown field{suggestion(name, ['items', 'metadata'])}"
+            yield _problem(file, node, (name,), prefix, message, key=True)
+    items = node.value.get("items")
+    if items is None or not isinstance(items.value, list):
+        if items is None or not items.broken:
+            yield _problem(file, node, ("items",), prefix, "must be a list of objects")
+        return
+    for index, item in enumerate(items.value):
+        yield from check(item, file, namespace, (*prefix, "items", index))
+
+
+def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) -> Iterator[Manifest | Problem]:
+    assert isinstance(node.value, dict)
+    problems: list[Problem] = []
+    kind = _kind_of(node, file, prefix, problems)
+    if kind is None or not kind.user_made:
+        yield from problems
+        return
+    document = _as_written(node, kind)
+    document["apiVersion"], document["kind"] = API_VERSION, kind.name
+    problems += _namespace_problems(document, node, kind, file, namespace, prefix)
+    resource: Resource | None = None
+    try:
+        resource = kind.model().model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        problems += _schema_problems(error, document, node, kind, file, prefix)
+    if problems or resource is None:
+        yield from problems
+        return
+    written = resource.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    yield Manifest(resource, written, kind, file, node, prefix)
+
+
+def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> registry.Kind | None:
+    """The kind meant, a likely one where it is misspelt, so that the rest can be checked too."""
+    assert isinstance(node.value, dict)
+    found: registry.Kind | None = None
+    kind_node = node.value.get("kind")
+    if kind_node is None or kind_node.value is None:
+        if kind_node is None or not kind_node.broken:
+            known = " or ".join(kind.name for kind in registry.KINDS if kind.user_made)
+            problems.append(_problem(file, node, ("kind",), prefix, f"is required: {known}"))
+    else:
+        found = registry.BY_NAME.get(kind_node.text)
+        if found is None:
+            message, found = unknown_kind(kind_node)
+            problems.append(_problem(file, node, ("kind",), prefix, message))
+        elif not found.user_made:
+            message = f"{found.name} objects are made by the system; they cannot be applied"
+            problems.append(_problem(file, node, ("kind",), prefix, message))
+    version = node.value.get("apiVersion")
+    if version is None or version.value is None:
+        if version is None or not version.broken:
+            problems.append(_problem(file, node, ("apiVersion",), prefix, f"is required: {API_VERSION}"))
+    elif version.text != API_VERSION:
+        message = f"must be {API_VERSION}, got {version.text[:60]!r}"
+        problems.append(_problem(file, node, ("apiVersion",), prefix, message))
+    return found
+
+
+def _as_written(node: Node, kind: registry.Kind) -> Document:
+    """The document without what is not the writer's: server's fields, status, fields left empty."""
+    document: Document = node.plain_value()
+    document.pop("status", None)
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        for name in SERVER_FIELDS & metadata.keys():
+            del metadata[name]
+        if isinstance(metadata.get("annotations"), dict):
+            metadata["annotations"].pop(LAST_APPLIED, None)
+    _drop_empty(document, schema.root(kind))
+    return document
+
+
+def _drop_empty(value: object, shape: schema.Field) -> None:
+    """A field without a value (`env:`) means the same as none, as in Kubernetes; the keys of maps are not fields."""
+    if isinstance(value, dict) and shape.container != "map":
+        for name in [name for name, below in value.items() if below is None and name in shape.fields]:
+            del value[name]
+        for name, below in value.items():
+            if name in shape.fields:
+                _drop_empty(below, shape.fields[name])
+    elif isinstance(value, list) and shape.container == "list":
+        for item in value:
+            if isinstance(item, dict):
+                _drop_empty(item, shape)
+
+
+def _namespace_problems(
+    document: Document, node: Node, kind: registry.Kind, file: str, wanted: str | None, prefix: Path
+) -> list[Problem]:
+    """Sets the namespace where it was left out. An empty one is none."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict):
+        return []
+    if metadata.get("namespace") == "":
+        del metadata["namespace"]
+    given = metadata.get("namespace")
+    path = ("metadata", "namespace")
+    if not kind.namespaced:
+        if given is None:
+            return []
+        return [_problem(file, node, path, prefix, f"a {kind.name} belongs to no namespace; remove it")]
+    if given is None:
+        metadata["namespace"] = wanted or DEFAULT_NAMESPACE
+    elif wanted is not None and given != wanted:
+        message = f"is {given!r}, but the namespace asked for is {wanted!r}; change one of them"
+        return [_problem(file, node, path, prefix, message)]
+    return []
+
+
+def _schema_problems(
+    error: ValidationError, document: Document, node: Node, kind: registry.Kind, file: str, prefix: Path
+) -> list[Problem]:
+    found: dict[Problem, None] = {}
+    details = error.errors(include_url=False)
+    for detail in details:
+        loc = tuple(detail["loc"])
+        is_key = loc[-1:] == ("[key]",)
+        path = loc[:-1] if is_key else loc
+        if _is_broken(node, path):
+            continue
+        message, more = message_for(detail, node, path, schema.root(kind))
+        key = is_key or detail["type"] == "extra_forbidden"
+        found[_problem(file, node, path + more, prefix, message, key=key)] = None
+    for path, message in rules.broken_rules(kind.model(), document, {tuple(detail["loc"]) for detail in details}):
+        found[_problem(file, node, path, prefix, message)] = None
+    return list(found)
+
+
+def _is_broken(node: Node, path: Path) -> bool:
+    """Whether a problem with the value at `path`, or with one around it, was reported while reading."""
+    for step in path:
+        if node.broken:
+            return True
+        if isinstance(node.value, dict) and step in node.value:
+            node = node.value[str(step)]
+        elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+        else:
+            return False
+    return node.broken
+
+
+def _problem(file: str, node: Node, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:
+    return Problem(position(file, node, path, key=key), path_text(prefix + path), message)
+
+
+def _text_at(node: Node, key: str) -> str | None:
+    value = node.value.get(key) if isinstance(node.value, dict) else None
+    return value.text if value is not None else None

@@ -1,0 +1,150 @@
+"""Files, directories and standard input -> checked manifests. The whole way from a path to models."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from cumulus.manifest.check import Manifest, check
+from cumulus.manifest.problem import InvalidManifest, Position, Problem
+from cumulus.manifest.yaml_nodes import parse
+from cumulus.resources.key import Key
+
+MAX_FILE_BYTES = 4 * 2**20
+MAX_OBJECTS = 10_000
+"""Objects in everything given to one `load`."""
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+def load(
+    sources: Iterable[str | Path],
+    *,
+    recursive: bool = False,
+    namespace: str | None = None,
+    stdin: BinaryIO | None = None,
+) -> list[Manifest]:
+    """The objects in files, directories (their .yaml, .yml and .json files by name, hidden ones left out) and "-",
+    standard input.
+
+    `recursive`: go into subdirectories too. `namespace`: for objects that name none; those that name another are
+    refused. Raises InvalidManifest with every problem of every document.
+    """
+    problems: list[Problem] = []
+    found: list[Manifest] = []
+    for source in sources:
+        for name, file in _files(str(source), recursive, problems):
+            data = _read(name, file, stdin, problems)
+            if data is not None:
+                found += _check_all(data, name, namespace, problems)
+    return _finish(found, problems)
+
+
+def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | None = None) -> list[Manifest]:
+    """The objects in YAML or JSON text; `name` stands for the file in problems. Raises InvalidManifest."""
+    problems: list[Problem] = []
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if len(data) > MAX_FILE_BYTES:
+        problems.append(_too_large(name))
+        return _finish([], problems)
+    return _finish(_check_all(data, name, namespace, problems), problems)
+
+
+def _finish(found: list[Manifest], problems: list[Problem]) -> list[Manifest]:
+    """Refuses doubles and emptiness; nothing is handed out while anything is wrong."""
+    first: dict[Key, Manifest] = {}
+    for manifest in found:
+        other = first.setdefault(manifest.key, manifest)
+        if other is not manifest:
+            there = other.problem(("metadata", "name"), "").position
+            problems.append(manifest.problem(("metadata", "name"), f"{manifest.key} is given already at {there}"))
+    if len(found) > MAX_OBJECTS:
+        problems.append(Problem(Position(found[0].file), "", f"more than {MAX_OBJECTS:,} objects at once; split them"))
+    if not found and not problems:
+        problems.append(Problem(Position("manifest"), "", "holds no objects"))
+    if problems:
+        raise InvalidManifest(problems)
+    return found
+
+
+def _files(source: str, recursive: bool, problems: list[Problem]) -> Iterator[tuple[str, Path | None]]:
+    """Name and path of each file that `source` stands for; the path of standard input is None."""
+    if source == "-":
+        yield "-", None
+        return
+    if source.startswith(("http://", "https://")):
+        problems.append(Problem(Position(source), "", "URLs are not read; download it, or pipe it in with -f -"))
+        return
+    path = Path(source)
+    if not path.is_dir():
+        yield source, path
+        return
+    pattern = "**/*" if recursive else "*"
+    files = sorted(
+        file
+        for file in path.glob(pattern)
+        if file.suffix in SUFFIXES and file.is_file() and not _hidden(file.relative_to(path))
+    )
+    if not files:
+        more = "" if recursive else "; recursive reads its subdirectories"
+        problems.append(Problem(Position(source), "", f"the directory holds no .yaml, .yml or .json file{more}"))
+    for file in files:
+        yield str(file), file
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read(name: str, file: Path | None, stdin: BinaryIO | None, problems: list[Problem]) -> bytes | None:
+    try:
+        if file is None:
+            data = (stdin or sys.stdin.buffer).read(MAX_FILE_BYTES + 1)
+        else:
+            with file.open("rb") as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        problems.append(Problem(Position(name), "", f"cannot be read: {reason}"))
+        return None
+    if len(data) > MAX_FILE_BYTES:
+        problems.append(_too_large(name))
+        return None
+    return data
+
+
+def _check_all(data: bytes, name: str, namespace: str | None, problems: list[Problem]) -> list[Manifest]:
+    text = _decoded(data, name, problems)
+    if text is None:
+        return []
+    documents, found_wrong = parse(text, name)
+    found: list[Manifest] = []
+    for document in documents:
+        for result in check(document, name, namespace):
+            if isinstance(result, Manifest):
+                found.append(result)
+            else:
+                found_wrong.append(result)
+    problems += sorted(found_wrong)
+    return found
+
+
+def _decoded(data: bytes, name: str, problems: list[Problem]) -> str | None:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        problems.append(Problem(Position(name), "", "is UTF-16; save it as UTF-8"))
+        return None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        problems.append(Problem(Position(name, line, column), "", message))
+        return None
+
+
+def _too_large(name: str) -> Problem:
+    return Problem(Position(name), "", f"is larger than {MAX_FILE_BYTES // 2**20} MiB; split it")

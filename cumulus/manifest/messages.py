@@ -1,0 +1,183 @@
+"""What pydantic found, in plain words: what is wrong, what would be right, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cumulus.manifest.problem import Path
+from cumulus.manifest.yaml_nodes import Node
+from cumulus.resources import registry
+from cumulus.resources.fields import FieldError
+from cumulus.resources.schema import Field
+
+
+def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) -> tuple[str, Path]:
+    """The message for one pydantic error of the document `node`, and the rest of the path where a rule knows better."""
+    kind: str = detail["type"]
+    context: Mapping[str, Any] = detail.get("ctx") or {}
+    value = _at(node, path)
+    if kind == "value_error":
+        error = context["error"]
+        return str(error), error.at if isinstance(error, FieldError) else ()
+    if kind == "missing":
+        field = _field_at(root, path)
+        return "is required" + (f": {field.description}" if field and field.description else ""), ()
+    if kind == "extra_forbidden":
+        return _unknown_field(path, root), ()
+    if kind in _BOUNDS:
+        limit = next(context[name] for name in ("ge", "gt", "le", "lt") if name in context)
+        return f"{_BOUNDS[kind]} {limit}, got {_shown(value)}", ()
+    if kind in ("string_too_short", "too_short"):
+        return "must not be empty", ()
+    if kind == "string_pattern_mismatch":
+        wrong = _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+        return f"{wrong}, got {_shown(value)}", ()
+    if kind in ("literal_error", "enum"):
+        return _wrong_choice(value, _field_at(root, path)), ()
+    return _wrong_type(kind, value, _field_at(root, path)) or str(detail["msg"]), ()
+
+
+def suggestion(word: str, candidates: Iterable[str], *, all_of: str = "") -> str:
+    """`; did you mean X?` where one is near, else all of them after `all_of`, else nothing."""
+    known = list(candidates)
+    near = nearest(word, known)
+    if near is not None:
+        return f"; did you mean {near}?"
+    return f"; {all_of} {_joined(known, 'and')}" if all_of and known else ""
+
+
+def nearest(word: str, candidates: Sequence[str]) -> str | None:
+    """The candidate a person most likely meant: the same but for case, '-' and '_', or a near spelling."""
+    plain = {_plain(candidate): candidate for candidate in candidates}
+    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.6)
+    return plain[close[0]] if close else None
+
+
+def unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
+    """What to say about a kind that is none, and the kind that was probably meant."""
+    user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
+    words = {word: kind for kind in user_made.values() for word in kind.words}
+    meant = words.get(node.text.lower()) or user_made.get(nearest(node.text, list(user_made)) or "")
+    known = _joined(list(user_made), "and")
+    if not node.text or isinstance(node.value, list | dict):
+        return f"must be one of {_joined(list(user_made), 'or')}", None
+    if meant is None:
+        return f"there is no kind {node.text[:60]!r}; the kinds are {known}", None
+    return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
+
+
+def _unknown_field(path: Path, root: Field) -> str:
+    name = str(path[-1])
+    parent = _field_at(root, path[:-1])
+    assert parent is not None
+    near = nearest(name, list(parent.fields))
+    if near is not None and _plain(near) == _plain(name):
+        return f"unknown field; did you mean {near}?"
+    elsewhere = [below for below, field in root.walk() if field.name == name and below.startswith(("spec", "metadata"))]
+    if elsewhere:
+        return f"unknown field; did you mean {min(elsewhere, key=len)}?"
+    if near is not None:
+        return f"unknown field; did you mean {near}?"
+    usual = [name for name in parent.fields if name != "status"]
+    return f"unknown field; the fields here are {_joined(usual, 'and')}"
+
+
+def _wrong_choice(value: Node | None, field: Field | None) -> str:
+    choices = list(field.choices) if field is not None else []
+    text = f"must be {_joined(choices, 'or')}, got {_shown(value)}"
+    near = nearest(value.text, choices) if value is not None and value.text else None
+    return f"{text}; did you mean {near}?" if near is not None else text
+
+
+def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | None:
+    got = f"got {_shown(value)}"
+    if kind == "string_type":
+        if value is None or isinstance(value.value, list | dict):
+            return f"must be text, {got}"
+        return f'must be text, {got}; put it in quotes: "{value.text[:40]}"'
+    if kind.startswith("int_"):
+        unquote = value is not None and not value.plain and value.text.strip().lstrip("-").isdecimal()
+        return f"must be a whole number, {got}" + ("; remove the quotes" if unquote else "")
+    if kind.startswith("float_"):
+        return f"must be a number, {got}"
+    if kind.startswith("bool_"):
+        meant = _BOOLEANS.get(value.text.lower()) if value is not None else None
+        return f"must be true or false, {got}" + (f"; write {meant}" if meant else "")
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list, {got}{_as_list(value, field)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        names = f" with {_joined(list(field.fields), 'and')}" if field is not None and field.fields else ""
+        return f"must be a map{names}, {got}"
+    return None
+
+
+def _as_list(value: Node | None, field: Field | None) -> str:
+    if value is None or field is None:
+        return ""
+    if field.type == "[]string" and isinstance(value.value, str):
+        return f"; write [{', '.join(repr(word) for word in value.value.split()[:6])}]"
+    if "name" in field.fields and isinstance(value.value, dict):
+        return "; write each as '- name: …', with its value beside it"
+    return "; begin each item with '- '" if isinstance(value.value, dict) else ""
+
+
+def _shown(value: Node | None) -> str:
+    if value is None or value.value is None:
+        return "nothing"
+    if isinstance(value.value, dict):
+        return "a map"
+    if isinstance(value.value, list):
+        return "a list"
+    text = value.text if len(value.text) <= 60 else value.text[:57] + "..."
+    return repr(text) if isinstance(value.value, str) else text
+
+
+def _at(node: Node, path: Path) -> Node | None:
+    for step in path:
+        if isinstance(node.value, dict) and step in node.value:
+            node = node.value[str(step)]
+        elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+        else:
+            return None
+    return node
+
+
+def _field_at(root: Field, path: Path) -> Field | None:
+    field = root
+    for step in path:
+        if isinstance(step, int):
+            continue
+        if field.container == "map":
+            return field
+        if step not in field.fields:
+            return None
+        field = field.fields[step]
+    return field
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", "").replace("-", "").lower()
+
+
+def _joined(words: Sequence[str], last: str) -> str:
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+_BOUNDS = {
+    "greater_than_equal": "must be at least",
+    "less_than_equal": "must be at most",
+    "greater_than": "must be more than",
+    "less_than": "must be less than",
+}
+_PATTERNS = {
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "must be letters, digits and '_', not beginning with a digit",
+    r"^/": "must be an absolute path, beginning with '/'",
+    r"^(s3|file)://": "must begin with s3:// or file://",
+}
+_BOOLEANS = {
+    "yes": "true", "y": "true", "on": "true", "true": "true", "1": "true",
+    "no": "false", "n": "false", "off": "false", "false": "false", "0": "false",
+}  # fmt: skip

@@ -1,0 +1,60 @@
+"""What is wrong with a manifest, and where: the error that `load` and `apply` raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cumulus.errors import CumulusError
+
+Path = tuple[str | int, ...]
+"""Where in a document a value is: ("spec", "env", 2, "name")."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place in a file, counted from 1. Line 0 means the file as a whole."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong. `field` is the path as the person wrote it (spec.env[2].name), or ""."""
+
+    position: Position
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.position}: {self.field}: {self.message}" if self.field else f"{self.position}: {self.message}"
+
+
+class InvalidManifest(CumulusError):
+    """Everything that is wrong with what was given, in the order it was given; nothing of it was applied.
+
+    `str` has one line a problem.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def path_text(path: Path) -> str:
+    """spec.env[2].name; keys of labels and the like in brackets: metadata.labels[app.example.com/name]."""
+    text = ""
+    for index, step in enumerate(path):
+        if isinstance(step, int) or (index and path[index - 1] in _MAPS):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text
+
+
+_MAPS = frozenset({"labels", "annotations", "nodeLabels"})

@@ -1,0 +1,97 @@
+"""Runs the rules over several fields (`model_validator(mode="after")`) on a document that has other problems.
+
+Pydantic runs them only on models whose fields are all right; a person should hear of everything at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from cumulus.manifest.problem import Path
+from cumulus.resources.fields import FieldError
+
+
+def broken_rules(
+    model: type[BaseModel], value: object, wrong: Collection[Path], path: Path = ()
+) -> Iterator[tuple[Path, str]]:
+    """Every rule that `value` breaks, with the path it speaks of. `wrong` holds the paths of fields known to be wrong:
+    to a rule they are given, but of no known value."""
+    if not isinstance(value, Mapping):
+        return
+    partial = _Partial(model, value, wrong, path)
+    for decorator in model.__pydantic_decorators__.model_validators.values():
+        if decorator.info.mode != "after":
+            continue
+        try:
+            decorator.func(partial)
+        except _UnknownError:
+            continue
+        except ValueError as error:
+            yield path + (error.at if isinstance(error, FieldError) else ()), str(error)
+    for field in model.model_fields.values():
+        alias = field.alias or ""
+        inner = _model_in(field.annotation)
+        below = value.get(alias)
+        if inner is None:
+            continue
+        if isinstance(below, list):
+            for index, item in enumerate(below):
+                yield from broken_rules(inner, item, wrong, (*path, alias, index))
+        else:
+            yield from broken_rules(inner, below, wrong, (*path, alias))
+
+
+class _UnknownError(Exception):
+    """A rule asked for more of a wrong field than whether it is there."""
+
+
+class _Given:
+    """The value of a field that is wrong: it is not None, not empty, and equal to nothing else."""
+
+    def __len__(self) -> int:
+        raise _UnknownError
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        raise _UnknownError
+
+    def __getattr__(self, name: str) -> Any:
+        raise _UnknownError
+
+
+class _Partial:
+    """Stands for a model: gives the fields that are right as they were written, and defaults."""
+
+    def __init__(self, model: type[BaseModel], value: Mapping[str, Any], wrong: Collection[Path], path: Path) -> None:
+        self._model, self._value, self._wrong, self._path = model, value, wrong, path
+
+    def __getattr__(self, name: str) -> Any:
+        field = self._model.model_fields[name]
+        alias = field.alias or ""
+        path = (*self._path, alias)
+        inner = _model_in(field.annotation)
+        if path in self._wrong or (inner is None and any(other[: len(path)] == path for other in self._wrong)):
+            return _Given()
+        value = self._value.get(alias)
+        if value is None:
+            return field.get_default(call_default_factory=True)
+        if inner is None:
+            return value
+        if isinstance(value, list):
+            return [
+                _Partial(inner, item, self._wrong, (*path, index)) if isinstance(item, Mapping) else _Given()
+                for index, item in enumerate(value)
+            ]
+        return _Partial(inner, value, self._wrong, path)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in `M`, `M | None`, `tuple[M, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg)) is not None), None)
