@@ -1,13 +1,28 @@
-"""Placement."""
+"""One placement pass: a snapshot in, bindings and the gangs that go on waiting out. Pure; `now` is the snapshot's.
+
+Controllers write the bindings; `explain` says why a gang waits.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
-from cumulus.scheduling.snapshot import Gang
+from cumulus.scheduling.assign import Seat, assign
+from cumulus.scheduling.board import Board
+from cumulus.scheduling.snapshot import Filter, Gang, Request, Snapshot
+
+RESERVATION_DEPTH = 8
+"""Gangs with the same filters that get a reservation in one pass. One would do against starvation; a few more
+keep those next in line from being overtaken again and again."""
+
+SCANNED_STARTS = 64
+"""Up to so many possible starts are tried one by one, more are bisected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +41,10 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A place that a reservation keeps for one request."""
+class Kept:
+    """A share that a reservation keeps for one request."""
 
-    request: int
-    """Position in the gang's `requests`."""
+    partition: Key
     node: str
     device: int
     memory_bytes: int
@@ -43,7 +57,7 @@ class Reservation:
 
     gang: str
     start: datetime
-    seats: tuple[Seat, ...]
+    seats: tuple[Kept, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +77,124 @@ class Plan:
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Refusal, ...]
+
+
+def place(snapshot: Snapshot) -> Plan:
+    """One pass over the queue: each gang in turn is bound, or waits with a reservation, or only waits.
+
+    EASY backfilling, with more than one reservation: a later gang is bound only where that delays no
+    reservation, so that a stream of small ones never starves a large one (Lifka, "The ANL/IBM SP Scheduling
+    System", 1995).
+    """
+    run = Pass(snapshot)
+    for gang in snapshot.pending:
+        run.consider(gang)
+    return Plan(tuple(run.bindings), tuple(run.refusals))
+
+
+class Pass:
+    """One pass in progress: `place` runs it to the end, `explain` as far as the gang asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.board = Board(snapshot)
+        self.bindings: list[Binding] = []
+        self.refusals: list[Refusal] = []
+        self._position = 0
+        self._refused: set[tuple[object, ...]] = set()
+        self._hopeless: set[tuple[object, ...]] = set()
+        self._not_before: dict[tuple[object, ...], int] = {}
+        self._reserved: Counter[frozenset[Filter]] = Counter()
+
+    def consider(self, gang: Gang) -> None:
+        """Bind the next gang of the queue, or refuse it."""
+        self._position += 1
+        shape = gang.shape
+        if shape not in self._refused:
+            length = microseconds(gang.seconds)
+            seats = assign(self.board, gang, 0, length)
+            if seats is not None:
+                for request, seat in zip(gang.requests, seats, strict=True):
+                    self.board.take(seat.slot, length, seat.memory, seat.compute)
+                    self.bindings.append(_binding(gang, request, seat))
+                return
+            self._refused.add(shape)
+        reservation = None
+        filters = frozenset(request.demand.filter for request in gang.requests)
+        if shape not in self._hopeless and self._reserved[filters] < RESERVATION_DEPTH:
+            reservation = self.reserve(gang)
+            self._reserved[filters] += reservation is not None
+        self.refusals.append(Refusal(gang, self._position, reservation))
+
+    def reserve(self, gang: Gang) -> Reservation | None:
+        """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
+        shape, length = gang.shape, microseconds(gang.seconds)
+        found = self._earliest(gang, shape, length)
+        if found is None:
+            self._hopeless.add(shape)
+            return None
+        start, seats = found
+        for seat in seats:
+            seat.slot.reserve(start, length, seat.memory, seat.compute, gang.name)
+        return Reservation(
+            gang=gang.name,
+            start=self.snapshot.now + timedelta(microseconds=start),
+            seats=tuple(
+                Kept(request.partition, seat.slot.device.node, seat.slot.device.index, seat.memory, seat.compute)
+                for request, seat in zip(gang.requests, seats, strict=True)
+            ),
+        )
+
+    def _earliest(self, gang: Gang, shape: tuple[object, ...], length: int) -> tuple[int, list[Seat]] | None:
+        if len(gang.requests) == 1:
+            demand = gang.requests[0].demand
+            first = self.board.pool(demand.filter).earliest(demand, length)
+            return (first[0], [Seat(first[1].slot, first[1].memory, first[1].compute)]) if first else None
+        least = self._not_before.get(shape, 1)
+        filters = {request.demand.filter for request in gang.requests}
+        starts = sorted({time for wanted in filters for time in self.board.pool(wanted).starts() if time >= least})
+        found = _first_start(starts, lambda start: assign(self.board, gang, start, length))
+        if found is not None:
+            self._not_before[shape] = found[0]
+        return found
+
+
+def microseconds(seconds: float) -> int:
+    """Whole microseconds, rounded up."""
+    return math.ceil(seconds * 1_000_000)
+
+
+def _first_start(starts: list[int], attempt: Callable[[int], list[Seat] | None]) -> tuple[int, list[Seat]] | None:
+    """The first of `starts` at which the attempt works.
+
+    Many starts are bisected: without reservations in the way what is free only grows, so that this is exact for the
+    first gang that waits; for others the result is a start that works, perhaps not the very first.
+    """
+    if len(starts) <= SCANNED_STARTS:
+        for start in starts:
+            seats = attempt(start)
+            if seats is not None:
+                return start, seats
+        return None
+    best = None
+    low, high = 0, len(starts) - 1
+    while low <= high:
+        # The last start is tried first: where the gang does not fit then, it never does.
+        middle = (low + high) // 2 if best else high
+        seats = attempt(starts[middle])
+        if seats is not None:
+            best = (starts[middle], seats)
+            high = middle - 1
+        elif best is None:
+            return None
+        else:
+            low = middle + 1
+    return best
+
+
+def _binding(gang: Gang, request: Request, seat: Seat) -> Binding:
+    device = seat.slot.device
+    return Binding(
+        partition=request.partition, uid=request.uid, gang=gang.name, node=device.node, device=device.index,
+        device_name=device.name, memory_bytes=seat.memory, compute=seat.compute, enforcement=device.enforcement,
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""Finds slots for all requests of a gang at one moment, or says that there are none.
+
+Groups of a gang go to one node each, on distinct devices of it. Gangs of equal requests, the only ones that the
+job controller makes, are solved exactly and fast; any other by a bounded search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.snapshot import Demand, Gang
+
+SEARCH_STEPS = 20_000
+"""Slots that the search for a mixed gang tries before it gives up for this pass."""
+
+
+class Seat(NamedTuple):
+    """The slot and share that one request gets."""
+
+    slot: Slot
+    memory: int
+    compute: int
+
+
+def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | None:
+    """Seats for the gang's requests, in their order, all from `start` for `length`; None where they don't fit."""
+    requests = gang.requests
+    if len(requests) == 1 and start == 0:
+        offer = board.pool(requests[0].demand.filter).best(requests[0].demand, length)
+        return [Seat(offer.slot, offer.memory, offer.compute)] if offer else None
+    groups = _groups(gang)
+    demands = {request.demand for request in requests}
+    sizes = {len(group) for group in groups}
+    if len(demands) == 1 and len(sizes) == 1:
+        demand, size = demands.pop(), sizes.pop()
+        offers = board.pool(demand.filter).offers(demand, start, length)
+        found = uniform(offers, len(groups), size)
+    else:
+        found = _Search(board, gang, groups, start, length).run()
+    if found is None:
+        return None
+    seats: list[Seat | None] = [None] * len(requests)
+    for group, given in zip(groups, found, strict=True):
+        for index, seat in zip(group, given, strict=True):
+            seats[index] = seat
+    return [seat for seat in seats if seat is not None]
+
+
+def uniform(offers: Iterable[Offer], groups: int, size: int) -> list[list[Seat]] | None:
+    """Seats for `groups` groups of `size` equal requests each, from offers in order of preference.
+
+    Takes offers until they suffice. A node whose slots can give the share c1, c2, … times holds g groups just
+    when min(c1, g) + min(c2, g) + … >= g * size (Gale and Ryser).
+    """
+    nodes: dict[str, list[Offer]] = {}
+    room: dict[str, int] = {}
+    missing = groups
+    for offer in offers:
+        node = offer.slot.device.node
+        there = nodes.setdefault(node, [])
+        there.append(offer)
+        if len(there) >= size:
+            most = _groups_held([offer.times for offer in there], size, groups)
+            missing -= most - room.get(node, 0)
+            room[node] = most
+            if missing <= 0:
+                break
+    if missing > 0:
+        return None
+    found: list[list[Seat]] = []
+    for node, most in room.items():
+        found += _spread(nodes[node], min(most, groups - len(found)), size)
+    return found
+
+
+def _groups_held(times: Sequence[int], size: int, most: int) -> int:
+    held = min(sum(min(count, most) for count in times) // size, most)
+    while held and sum(min(count, held) for count in times) < held * size:
+        held -= 1
+    return held
+
+
+def _spread(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
+    """Seats on one node that is known to hold them: on the fewest preferred slots that suffice, each group on
+    those with the most left to give."""
+    if groups == 0:
+        return []
+    chosen: list[Offer] = []
+    for offer in offers:
+        chosen.append(offer)
+        if sum(min(offer.times, groups) for offer in chosen) >= groups * size:
+            break
+    left = [min(offer.times, groups) for offer in chosen]
+    found = []
+    for _ in range(groups):
+        picks = sorted(range(len(chosen)), key=lambda index: (-left[index], index))[:size]
+        for pick in picks:
+            left[pick] -= 1
+        found.append([Seat(chosen[pick].slot, chosen[pick].memory, chosen[pick].compute) for pick in sorted(picks)])
+    return found
+
+
+class _Search:
+    """Depth-first over groups, hardest first, each on every node that is not like one tried before."""
+
+    def __init__(self, board: Board, gang: Gang, groups: list[list[int]], start: int, length: int) -> None:
+        self._gang = gang
+        self._groups = groups
+        self._steps = SEARCH_STEPS
+        self._offers: dict[Demand, dict[str, list[Offer]]] = {}
+        self._free: dict[int, tuple[int, int]] = {}
+        self._wanted_by: dict[int, tuple[Demand, ...]] = {}
+        for demand in dict.fromkeys(request.demand for request in gang.requests):
+            by_node: dict[str, list[Offer]] = {}
+            for offer in board.pool(demand.filter).offers(demand, start, length):
+                slot = offer.slot
+                by_node.setdefault(slot.device.node, []).append(offer)
+                self._free[slot.order] = slot.free(start, length)
+                self._wanted_by[slot.order] = (*self._wanted_by.get(slot.order, ()), demand)
+            self._offers[demand] = by_node
+        self._dead: set[tuple[int, tuple[tuple[int, tuple[int, int]], ...]]] = set()
+        self._touched: dict[int, int] = {}
+
+    def run(self) -> list[list[Seat]] | None:
+        """Seats by group, in the order of `groups`."""
+        order = sorted(range(len(self._groups)), key=self._ease)
+        tries: list[Iterator[list[Seat]]] = []
+        placed: list[list[Seat]] = []
+        while len(placed) < len(order):
+            if len(tries) == len(placed):
+                tries.append(self._placements(self._groups[order[len(placed)]]))
+            state = (len(placed), self._state())
+            seats = next(tries[-1], None) if state not in self._dead and self._steps > 0 else None
+            if seats is not None:
+                self._apply(seats, 1)
+                placed.append(seats)
+                continue
+            self._dead.add(state)
+            tries.pop()
+            if not placed:
+                return None
+            self._apply(placed.pop(), -1)
+        by_group = dict(zip(order, placed, strict=True))
+        return [by_group[index] for index in range(len(self._groups))]
+
+    def _ease(self, index: int) -> tuple[int, int, int]:
+        demands = [self._gang.requests[request].demand for request in self._groups[index]]
+        nodes = min(len(self._offers[demand]) for demand in demands)
+        largest = max((o.memory for d in demands for there in self._offers[d].values() for o in there), default=0)
+        return nodes, -largest * len(demands), index
+
+    def _placements(self, group: list[int]) -> Iterator[list[Seat]]:
+        demands = [self._gang.requests[index].demand for index in group]
+        order = sorted(range(len(demands)), key=lambda index: self._rank(demands[index]))
+        tried: set[tuple[object, ...]] = set()
+        nodes = set.intersection(*(set(self._offers[demand]) for demand in demands))
+        for node in sorted(nodes, key=lambda node: self._preference(node, demands)):
+            likeness = self._likeness(node)
+            if likeness in tried:
+                continue
+            tried.add(likeness)
+            for seats in self._on_node(node, [demands[index] for index in order]):
+                given: list[Seat] = [seats[order.index(index)] for index in range(len(demands))]
+                yield given
+
+    def _on_node(self, node: str, demands: list[Demand]) -> Iterator[list[Seat]]:
+        """Every way to give the demands distinct slots of the node, alike slots only once."""
+        if not demands:
+            yield []
+            return
+        yield from self._choose(node, demands, 0, [])
+
+    def _choose(self, node: str, demands: list[Demand], depth: int, chosen: list[Seat]) -> Iterator[list[Seat]]:
+        if depth == len(demands):
+            yield list(chosen)
+            return
+        demand = demands[depth]
+        used = {seat.slot.order for seat in chosen}
+        tried: set[tuple[object, ...]] = set()
+        for offer in self._by_preference(self._offers[demand][node]):
+            order = offer.slot.order
+            like = (self._free[order], self._wanted_by[order], offer.slot.device.memory_bytes)
+            if order in used or like in tried or not self._has(offer):
+                continue
+            self._steps -= 1
+            if self._steps <= 0:
+                return
+            tried.add(like)
+            chosen.append(Seat(offer.slot, offer.memory, offer.compute))
+            yield from self._choose(node, demands, depth + 1, chosen)
+            chosen.pop()
+
+    def _has(self, offer: Offer) -> bool:
+        memory, compute = self._free[offer.slot.order]
+        return memory >= offer.memory and compute >= offer.compute
+
+    def _by_preference(self, offers: list[Offer]) -> list[Offer]:
+        def left(offer: Offer) -> tuple[bool, int, int, int]:
+            memory, compute = self._free[offer.slot.order]
+            whole = memory == offer.slot.device.memory_bytes
+            return (whole, memory - offer.memory, compute - offer.compute, offer.slot.order)
+
+        return sorted(offers, key=left)
+
+    def _preference(self, node: str, demands: list[Demand]) -> tuple[int, str]:
+        fitting = (self._free[o.slot.order][0] for d in demands for o in self._offers[d][node] if self._has(o))
+        return sum(fitting), node
+
+    def _likeness(self, node: str) -> tuple[object, ...]:
+        orders = {o.slot.order: o for there in self._offers.values() for o in there.get(node, ())}
+        return tuple(
+            sorted(
+                (self._free[order], offer.slot.device.memory_bytes, str(self._wanted_by[order]))
+                for order, offer in orders.items()
+            )
+        )
+
+    def _rank(self, demand: Demand) -> tuple[int, str]:
+        return sum(len(there) for there in self._offers[demand].values()), str(demand)
+
+    def _state(self) -> tuple[tuple[int, tuple[int, int]], ...]:
+        return tuple(sorted((order, self._free[order]) for order, count in self._touched.items() if count))
+
+    def _apply(self, seats: list[Seat], sign: int) -> None:
+        for slot, memory, compute in seats:
+            free = self._free[slot.order]
+            self._free[slot.order] = (free[0] - sign * memory, free[1] - sign * compute)
+            self._touched[slot.order] = self._touched.get(slot.order, 0) + sign
+
+
+def _groups(gang: Gang) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, request in enumerate(gang.requests):
+        groups.setdefault(request.group, []).append(index)
+    return list(groups.values())

@@ -1,0 +1,242 @@
+"""The devices that can take something during one pass, indexed so that the best fit is found without a scan.
+
+`place` takes shares and makes reservations here. Within a pass shares are only ever taken, never given back:
+what did not fit once does not fit later, and the earliest start of anything only moves back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import NamedTuple
+
+from cumulus.scheduling import fit
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Demand, Device, Filter, Snapshot
+from cumulus.scheduling.timeline import Taken, Timeline
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Slot:
+    """One device, and what is taken of it so far in this pass."""
+
+    __slots__ = ("_taken", "_timeline", "compute", "device", "memory", "order", "reserved")
+
+    def __init__(self, order: int, device: Device, taken: list[Taken]) -> None:
+        self.order = order
+        self.device = device
+        self.memory = device.memory_bytes - sum(share[1] for share in taken)
+        """Bytes free now."""
+        self.compute = FULL_COMPUTE - sum(share[2] for share in taken)
+        self.reserved: list[str] = []
+        """Gangs for which something is kept here."""
+        self._taken = taken
+        self._timeline: Timeline | None = None
+
+    @property
+    def timeline(self) -> Timeline:
+        if self._timeline is None:
+            self._timeline = Timeline(self.device.memory_bytes, FULL_COMPUTE, self._taken)
+        return self._timeline
+
+    def free(self, start: int, length: int) -> tuple[int, int]:
+        """The most memory and compute that a share from `start` for `length` may take."""
+        if start == 0 and not self.reserved:
+            return self.memory, self.compute
+        return self.timeline.free(start, length)
+
+    def take(self, length: int, memory: int, compute: int) -> None:
+        self.memory -= memory
+        self.compute -= compute
+        if self._timeline is None:
+            self._taken.append((length, memory, compute))
+        else:
+            self._timeline.take(0, length, memory, compute)
+
+    def reserve(self, start: int, length: int, memory: int, compute: int, gang: str) -> None:
+        self.timeline.take(start, length, memory, compute)
+        self.reserved.append(gang)
+
+
+class Offer(NamedTuple):
+    """A slot with the share that a demand takes of it, and how many such shares it can give."""
+
+    slot: Slot
+    memory: int
+    compute: int
+    times: int
+
+
+class Board:
+    """All slots of ready nodes that are not cordoned, in the order of node names and device indices."""
+
+    def __init__(self, snapshot: Snapshot, *, empty: bool = False) -> None:
+        """With `empty`, the board of all nodes, ready or not, with nothing taken."""
+        self._nodes = {node.name: node for node in snapshot.nodes if empty or fit.unavailable(node) is None}
+        taken: dict[tuple[str, int], list[Taken]] = {}
+        for hold in () if empty else snapshot.holds:
+            share = ((hold.until - snapshot.now) // _MICROSECOND, hold.memory_bytes, hold.compute)
+            taken.setdefault((hold.node, hold.device), []).append(share)
+        self._slots: dict[str, list[Slot]] = {}
+        self.slots: list[Slot] = []
+        for name, node in self._nodes.items():
+            self._slots[name] = []
+            for device in node.devices:
+                slot = Slot(len(self.slots), device, taken.get((name, device.index), []))
+                self.slots.append(slot)
+                self._slots[name].append(slot)
+        self.changes: list[Slot] = []
+        """Every slot from which something was taken, in that order: pools catch up from here."""
+        self._pools: dict[Filter, Pool] = {}
+
+    def pool(self, wanted: Filter) -> Pool:
+        """The slots whose node and device match."""
+        pool = self._pools.get(wanted)
+        if pool is None:
+            pool = self._pools[wanted] = Pool(self, self._matching(wanted))
+        return pool
+
+    def take(self, slot: Slot, length: int, memory: int, compute: int) -> None:
+        """Bind a share from now for `length` microseconds."""
+        slot.take(length, memory, compute)
+        self.changes.append(slot)
+
+    def _matching(self, wanted: Filter) -> Iterator[Slot]:
+        names = [wanted.node] if wanted.node else list(self._nodes)
+        models: dict[tuple[object, ...], bool] = {}
+        by_index = wanted.device >= 0 or bool(wanted.avoid)
+        for name in names:
+            node = self._nodes.get(name)
+            if node is None or fit.node_mismatch(wanted, node) is not None:
+                continue
+            for slot in self._slots[name]:
+                device = slot.device
+                model = (
+                    device.name, device.vendor, device.type, device.memory_bytes, device.enforcement,
+                    device.index if by_index else -1,
+                )  # fmt: skip
+                matches = models.get(model)
+                if matches is None:
+                    matches = models[model] = fit.device_mismatch(wanted, device) is None
+                if matches:
+                    yield slot
+
+
+class Pool:
+    """The slots that match a filter, those with equal capacity in order of what is left of them.
+
+    Best fit is the slot that is in use already rather than a whole one, then the one with the least memory
+    left over, then the least compute, then the first by node and device.
+    """
+
+    def __init__(self, board: Board, slots: Iterable[Slot]) -> None:
+        self.slots = list(slots)
+        self._board = board
+        self._seen = len(board.changes)
+        self._keys: dict[int, tuple[bool, int, int, int]] = {}
+        self._ordered: dict[int, list[tuple[bool, int, int, int]]] = {}
+        for slot in self.slots:
+            self._keys[slot.order] = key = _key(slot)
+            ordered = self._ordered.setdefault(slot.device.memory_bytes, [])
+            if key[1] > 0 and key[2] > 0:
+                ordered.append(key)
+        for ordered in self._ordered.values():
+            ordered.sort()
+        self._first: dict[tuple[Demand, int], list[tuple[int, int, int]]] = {}
+
+    def best(self, demand: Demand, length: int) -> Offer | None:
+        """The best fit for one share from now for `length` microseconds."""
+        self._catch_up()
+        best: tuple[tuple[bool, int, int, int], Offer] | None = None
+        for capacity in self._ordered:
+            found = next(self._walk(capacity, demand, length), None)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+        return best[1] if best else None
+
+    def offers(self, demand: Demand, start: int, length: int) -> Iterator[Offer]:
+        """Every slot that can give the share at least once from `start` for `length`, best fit first."""
+        if start == 0:
+            self._catch_up()
+            walks = [self._walk(capacity, demand, length) for capacity in self._ordered]
+            return (offer for _, offer in (walks[0] if len(walks) == 1 else heapq.merge(*walks)))
+        found = []
+        for slot in self.slots:
+            memory, compute = fit.share_of(demand, slot.device.memory_bytes)
+            if memory <= slot.device.memory_bytes:
+                free = slot.free(start, length)
+                if free[0] >= memory and free[1] >= compute:
+                    times = min(free[0] // memory, free[1] // compute)
+                    key = (_is_whole(slot, *free), free[0] - memory, free[1] - compute, slot.order)
+                    found.append((key, Offer(slot, memory, compute, times)))
+        found.sort()
+        return (offer for _, offer in found)
+
+    def earliest(self, demand: Demand, length: int) -> tuple[int, Offer] | None:
+        """The earliest start of one share, and where. None where no slot could ever give it."""
+        first = self._first.get((demand, length))
+        if first is None:
+            first = [entry for slot in self.slots if (entry := _start(slot, demand, length)) is not None]
+            heapq.heapify(first)
+            self._first[demand, length] = first
+        while first:
+            slot = self._board.slots[first[0][2]]
+            entry = _start(slot, demand, length)
+            if entry is not None and entry[0] == first[0][0]:
+                return entry[0], Offer(slot, *fit.share_of(demand, slot.device.memory_bytes), 1)
+            if entry is None:
+                heapq.heappop(first)
+            else:
+                heapq.heapreplace(first, entry)
+        return None
+
+    def starts(self) -> set[int]:
+        """Every time at which a slot may have more free than before."""
+        return {time for slot in self.slots for time in slot.timeline.times}
+
+    def _walk(self, capacity: int, demand: Demand, length: int) -> Iterator[tuple[tuple[bool, int, int, int], Offer]]:
+        memory, compute = fit.share_of(demand, capacity)
+        ordered = self._ordered[capacity]
+        slots = self._board.slots
+        for index in range(bisect_left(ordered, (False, memory)), len(ordered)):
+            whole, free_memory, free_compute, order = ordered[index]
+            if free_compute < compute or free_memory < memory:
+                continue
+            slot = slots[order]
+            free = (free_memory, free_compute) if not slot.reserved else slot.free(0, length)
+            times = min(free[0] // memory, free[1] // compute)
+            if times > 0:
+                yield (whole, free_memory - memory, free_compute - compute, order), Offer(slot, memory, compute, times)
+
+    def _catch_up(self) -> None:
+        changes = self._board.changes
+        for slot in changes[self._seen :]:
+            old = self._keys.get(slot.order)
+            new = _key(slot)
+            if old is None or old == new:
+                continue
+            ordered = self._ordered[slot.device.memory_bytes]
+            if old[1] > 0 and old[2] > 0:
+                del ordered[bisect_left(ordered, old)]
+            if new[1] > 0 and new[2] > 0:
+                insort(ordered, new)
+            self._keys[slot.order] = new
+        self._seen = len(changes)
+
+
+def _key(slot: Slot) -> tuple[bool, int, int, int]:
+    return (_is_whole(slot, slot.memory, slot.compute), slot.memory, slot.compute, slot.order)
+
+
+def _is_whole(slot: Slot, memory: int, compute: int) -> bool:
+    return memory == slot.device.memory_bytes and compute == FULL_COMPUTE
+
+
+def _start(slot: Slot, demand: Demand, length: int) -> tuple[int, int, int] | None:
+    memory, compute = fit.share_of(demand, slot.device.memory_bytes)
+    start = slot.timeline.earliest(memory, compute, length)
+    if start is None:
+        return None
+    return (start, slot.timeline.free(start, length)[0] - memory, slot.order)

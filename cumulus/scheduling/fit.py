@@ -1,0 +1,96 @@
+"""Whether a device will do, apart from what is free of it, and how large a demand's share of it is.
+
+The one place that says so: placement asks for a yes or no, `explain` for the words.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from cumulus.resources.quantity import format_bytes
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Demand, Device, Filter, Node
+
+# OpenCL names AMD in full; people write the short name.
+_VENDOR_ALIASES = {"amd": ("amd", "advanced micro devices")}
+
+
+class Reason(NamedTuple):
+    """Why something does not fit: one CamelCase word, and a sentence part for people."""
+
+    code: str
+    message: str
+
+
+def unavailable(node: Node) -> Reason | None:
+    """Why this node takes nothing new now."""
+    if not node.ready:
+        return Reason("NodeNotReady", f"the node is not ready: {node.not_ready}")
+    if node.cordoned:
+        return Reason("Cordoned", "the node is cordoned")
+    return None
+
+
+def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
+    """Why this node will never do, whatever its devices."""
+    if wanted.runtime and wanted.runtime not in node.runtimes:
+        offered = ", ".join(node.runtimes) or "none"
+        return Reason("RuntimeMissing", f"needs the runtime {wanted.runtime}, the node offers {offered}")
+    for key, value in wanted.node_labels:
+        if node.labels.get(key) != value:
+            there = f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}"
+            return Reason("LabelMismatch", f"needs the label {key}={value}, the node has {there}")
+    return None
+
+
+def device_mismatch(wanted: Filter, device: Device) -> Reason | None:
+    """Why this device will never do, however empty it is."""
+    if wanted.device >= 0 and device.index != wanted.device:
+        return Reason("NoMatchingDevice", f"needs device {wanted.device}, this is device {device.index}")
+    if device.index in wanted.avoid:
+        return Reason("NoMatchingDevice", f"device {device.index} holds another share of the same replica")
+    if wanted.type and device.type != wanted.type:
+        return Reason("NoMatchingDevice", f"selector type {wanted.type} does not match {device.type}")
+    if wanted.vendor and not _is_vendor(wanted.vendor, device.vendor):
+        return Reason("NoMatchingDevice", f"selector vendor {wanted.vendor} does not match {device.vendor!r}")
+    if wanted.name and not fnmatchcase(device.name, wanted.name):
+        return Reason("NoMatchingDevice", f"selector name {wanted.name} does not match {device.name!r}")
+    if device.memory_bytes < wanted.min_memory:
+        return Reason(
+            "NoMatchingDevice",
+            f"selector minMemory {format_bytes(wanted.min_memory)} is more than {format_bytes(device.memory_bytes)}",
+        )
+    if not device.enforcement.satisfies(wanted.min_enforcement):
+        return Reason(
+            "EnforcementTooWeak",
+            f"needs enforcement {wanted.min_enforcement}, device {device.index} offers {device.enforcement}",
+        )
+    return None
+
+
+def too_large(demand: Demand, device: Device) -> Reason | None:
+    """Why the share is more than the whole device."""
+    memory, _ = share_of(demand, device.memory_bytes)
+    if memory > device.memory_bytes:
+        return Reason(
+            "TooLarge",
+            f"needs {format_bytes(memory)}, device {device.index} has {format_bytes(device.memory_bytes)} in all",
+        )
+    return None
+
+
+def share_of(demand: Demand, capacity: int) -> tuple[int, int]:
+    """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes.
+
+    Compute that is not given is the memory's share, rounded down so that shares which fill the memory
+    never need more than the whole compute, and at least 1.
+    """
+    memory = max(1, demand.memory.of(capacity))
+    if demand.compute is not None:
+        return memory, demand.compute
+    return memory, max(1, min(FULL_COMPUTE, memory * FULL_COMPUTE // max(1, capacity)))
+
+
+def _is_vendor(wanted: str, vendor: str) -> bool:
+    there = vendor.lower()
+    return any(name in there for name in _VENDOR_ALIASES.get(wanted, (wanted,)))
