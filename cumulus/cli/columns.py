@@ -1,0 +1,191 @@
+"""What the columns of `registry` show: from an object's JSON to the text of a cell.
+
+`text`, `age`, `until`, `bytes` and `millis` look at the column's path; the others look at the whole object,
+and a job's at its partitions too, which are read only when such a column is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from cumulus.clock import parse_timestamp
+from cumulus.resources.key import Document
+from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.resources.registry import Column
+
+NOTHING = "-"
+PartitionsOf = Callable[[Document], Sequence[Document]]
+"""The partitions that belong to a job."""
+
+
+class Cells:
+    """Computes cells as of `now`. `partitions_of` is asked for columns about a job's leases alone."""
+
+    def __init__(self, now: datetime, partitions_of: PartitionsOf = lambda _: ()) -> None:
+        self.now = now
+        self.partitions_of = partitions_of
+
+    def row(self, columns: Sequence[Column], document: Document) -> list[str]:
+        return [self.cell(column, document) for column in columns]
+
+    def cell(self, column: Column, document: Document) -> str:
+        """The text of one cell, `-` where there is nothing to show. Never raises on odd objects."""
+        try:
+            whole = _WHOLE.get(column.form)
+            if whole is not None:
+                return whole(document) or NOTHING
+            if column.form == "job-lease":
+                return self._job_lease(document) or NOTHING
+            return self._value(column.form, lookup(document, column.path)) or NOTHING
+        except (TypeError, ValueError, AttributeError, KeyError):
+            return "?"
+
+    def _value(self, form: str, value: Any) -> str:
+        if value is None or value == "":
+            return ""
+        match form:
+            case "age":
+                return age(value, self.now)
+            case "until":
+                return until(value, self.now)
+            case "bytes":
+                return format_bytes(int(value)) if value else ""
+            case "millis":
+                return percent(int(value)) if value else ""
+            case _:
+                return text(value)
+
+    def _job_lease(self, job: Document) -> str:
+        ends = [p["status"]["expiresAt"] for p in self.partitions_of(job) if lookup(p, "status.phase") == "Active"]
+        return f"in {until(min(ends), self.now)}" if ends else ""
+
+
+def lookup(document: Any, path: str) -> Any:
+    """The value at a dotted path, None where it is missing."""
+    for name in path.split("."):
+        if not isinstance(document, Mapping):
+            return None
+        document = document.get(name)
+    return document
+
+
+def text(value: Any) -> str:
+    """A value for a person: lists joined by commas."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(text(item) for item in value)
+    return str(value)
+
+
+def age(moment: str, now: datetime) -> str:
+    """The time since `moment`, as kubectl shows ages; clocks that differ never make it negative."""
+    return format_duration(max(0, int((now - parse_timestamp(moment)).total_seconds())))
+
+
+def until(moment: str, now: datetime) -> str:
+    """The time left until `moment`, `ended` when it is over."""
+    left = int((parse_timestamp(moment) - now).total_seconds())
+    return format_duration(left) if left > 0 else "ended"
+
+
+def percent(millis: int) -> str:
+    """Thousandths of a device: 250 is 25%."""
+    return f"{millis / 10:g}%"
+
+
+def condition(document: Document, type: str) -> Mapping[str, Any]:
+    """The condition of that type, empty where the object has none."""
+    for found in lookup(document, "status.conditions") or ():
+        if found.get("type") == type:
+            return dict(found)
+    return {}
+
+
+def job_node(job: Document) -> str:
+    """The nodes of the last attempt, unless the job only waits for its next."""
+    attempts = lookup(job, "status.attempts") or []
+    if not attempts:
+        return ""
+    last = attempts[-1]
+    if last.get("endTime") and lookup(job, "status.phase") in ("Pending", "Suspended"):
+        return ""
+    nodes = list(dict.fromkeys(last.get("nodes") or [last.get("node", "")]))
+    return ",".join(nodes)
+
+
+def job_gpu(job: Document) -> str:
+    """What a job leases: `0.5 for 1h`, with devices and replicas where there are several: `4x2x 20Gi for 1h`."""
+    gpu = lookup(job, "spec.gpu") or {}
+    counts = [n for n in (lookup(job, "spec.replicas") or 1, gpu.get("count") or 1) if n != 1]
+    times = "".join(f"{n}x" for n in counts) + (" " if counts else "")
+    return f"{times}{gpu.get('memory', '?')} for {duration(gpu.get('duration', ''))}"
+
+
+def duration(value: str) -> str:
+    """A duration as written, plain seconds in larger units."""
+    return format_duration(float(value)) if value.isdigit() else value
+
+
+def job_reason(job: Document) -> str:
+    """Why the job is where it is: the reason of the condition that its phase rests on."""
+    phase = lookup(job, "status.phase") or "Pending"
+    for type in _REASON_OF_PHASE.get(phase, ()):
+        found = condition(job, type)
+        if found.get("reason") and (type == phase) == (found.get("status") == "True"):
+            return str(found["reason"])
+    return ""
+
+
+_REASON_OF_PHASE = {
+    "Pending": ("Scheduled", "PartitionsReady", "Running"),
+    "Scheduled": ("PartitionsReady", "Running"),
+    "Running": ("Running",),
+    "Checkpointing": ("Running",),
+    "Suspended": ("Suspended",),
+    "Succeeded": ("Succeeded",),
+    "Failed": ("Failed",),
+}
+
+
+def node_status(node: Document) -> str:
+    """Ready, NotReady or Unknown, and whether it is cordoned: `Ready,SchedulingDisabled` as kubectl says it."""
+    state = {"True": "Ready", "False": "NotReady"}.get(condition(node, "Ready").get("status", ""), "Unknown")
+    return f"{state},SchedulingDisabled" if lookup(node, "spec.unschedulable") else state
+
+
+def node_devices(node: Document) -> str:
+    """`2x NVIDIA H100 80Gi, 1x cpu 7.6Gi`: devices of one name and size are counted together."""
+    counted: dict[tuple[str, int], int] = {}
+    for device in devices(node):
+        key = (device["name"], device["memoryBytes"])
+        counted[key] = counted.get(key, 0) + 1
+    return ", ".join(f"{count}x {name} {format_bytes(size)}" for (name, size), count in counted.items())
+
+
+def node_free(node: Document) -> str:
+    """What is free of each device, memory and compute: `40Gi 50%, 80Gi 100%`."""
+    return ", ".join(f"{format_bytes(d['freeMemoryBytes'])} {percent(d['freeCompute'])}" for d in devices(node))
+
+
+def devices(node: Document) -> list[Document]:
+    return list(lookup(node, "status.devices") or ())
+
+
+def event_object(event: Document) -> str:
+    """`gpujob/NAME`."""
+    about = event.get("involvedObject") or {}
+    return f"{about.get('kind', '?').lower()}/{about.get('name', '?')}"
+
+
+_WHOLE: dict[str, Callable[[Document], str]] = {
+    "job-node": job_node,
+    "job-gpu": job_gpu,
+    "job-reason": job_reason,
+    "node-status": node_status,
+    "node-devices": node_devices,
+    "node-free": node_free,
+    "event-object": event_object,
+}

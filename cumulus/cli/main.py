@@ -1,0 +1,219 @@
+"""The `cumulus` command: finds the verb, loads its module alone, runs it, and turns errors into exit codes.
+
+Verbs live in `cumulus.cli.verbs`, one module a family. A verb is a function whose typer annotations are the one
+source of its options; it returns its exit code, None for 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cumulus import __version__
+from cumulus.cli import terminal
+from cumulus.errors import CumulusError, UsageError
+
+
+class Verb(NamedTuple):
+    """Where a verb's function is, and what one line of help says of it."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "apply": Verb("apply", "Create or change objects as manifests say."),
+    "diff": Verb("apply", "Show what apply would change."),
+    "get": Verb("get", "Show objects as a table, JSON, YAML or columns."),
+    "describe": Verb("describe", "Show all about an object, with its events."),
+    "why": Verb("why", "Say why a job is not running, and until when at the latest."),
+    "logs": Verb("logs", "Show what a job wrote."),
+    "events": Verb("events", "Show who did what, and why."),
+    "wait": Verb("wait", "Wait until something is true of objects."),
+    "delete": Verb("delete", "Delete objects."),
+    "suspend": Verb("edit", "Hold a job: its lease is given back."),
+    "resume": Verb("edit", "Let a suspended job run again."),
+    "cordon": Verb("edit", "Place nothing new on a node."),
+    "uncordon": Verb("edit", "Place jobs on a node again."),
+    "label": Verb("edit", "Set or remove labels."),
+    "annotate": Verb("edit", "Set or remove annotations."),
+    "explain": Verb("explain", "Describe a kind's fields."),
+    "secret": Verb("secret", "Keep secrets that jobs may use."),
+    "serve": Verb("serve", "Run the daemon that makes objects come true."),
+    "doctor": Verb("doctor", "Check what of this machine is ready, with the fix for what is not."),
+    "backup": Verb("backup", "Write the store to one file, while it is used."),
+    "restore": Verb("backup", "Put a backup in the store's place."),
+    "completion": Verb("shell", "Print the completion script of a shell."),
+    "version": Verb("shell", "Show versions."),
+}
+
+QUIET_INTERRUPT = 130
+BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line. 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return QUIET_INTERRUPT
+    except BrokenPipeError:
+        # The reader of our output has gone; what is still buffered must not be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except UsageError as error:
+        terminal.error(error)
+        return 2
+    except CumulusError as error:
+        terminal.error(error)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    group = typer.main.get_command(_app())
+    if COMPLETE in os.environ:
+        group.main(arguments, prog_name="cumulus", complete_var=COMPLETE)
+    try:
+        with group.make_context("cumulus", arguments) as context:
+            return group.invoke(context) or 0
+    except typer.Exit as request:
+        return request.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except _USAGE as error:
+        context_of = getattr(error, "ctx", None)
+        path = context_of.command_path if context_of is not None else "cumulus"
+        raise UsageError(_sentence(error.format_message()), hint=f"see `{path} --help`") from None
+
+
+def _sentence(message: str) -> str:
+    message = message.strip().rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+class LightCommand(TyperCommand):
+    """A verb whose plain options are read without pydantic."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _light(super().get_params(ctx))
+
+
+class LazyGroup(TyperGroup):
+    """Loads a verb's module when that verb is asked for, so that each starts as fast as it can."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _light(super().get_params(ctx))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load(cmd_name) if cmd_name in VERBS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean `cumulus {close[0]}`?" if close else "see `cumulus --help`"
+            raise UsageError(f"there is no command {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of verbs from the table alone: no verb is loaded for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from typer.core import CompletionItem
+
+        return [CompletionItem(n, help=verb.summary) for n, verb in VERBS.items() if n.startswith(incomplete)]
+
+
+def load(name: str) -> Any:
+    """The command of one verb, or its group where it has verbs of its own (`app` in its module)."""
+    verb = VERBS[name]
+    module = importlib.import_module(f"cumulus.cli.verbs.{verb.module}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=_SETTINGS)(getattr(module, name))
+    command = typer.main.get_command(app)
+    command.name = name
+    return command
+
+
+class _Plain:
+    """Takes text and flags as they are."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        many = param.multiple or param.nargs == -1
+        return () if value is None and many else value
+
+
+def _light(params: Any) -> Any:
+    """Typer builds a pydantic validator for every parameter, whose import would double the start of `get`; text
+    and flags need none. Where a version of typer works otherwise nothing is changed."""
+    for param in params:
+        descriptor = getattr(param, "type_descriptor", None)
+        plain = descriptor is not None and descriptor.annotation in (str, bool, list[str])
+        if plain and getattr(param, "_runtime_param", descriptor) is None:
+            param._runtime_param = _Plain()
+    return params
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        cls=LazyGroup,
+        add_completion=COMPLETE in os.environ,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_SETTINGS,
+    )
+    app.callback(invoke_without_command=True)(_root)
+    return app
+
+
+def _root(
+    ctx: typer.Context,
+    home: Annotated[
+        str, typer.Option(metavar="DIR", help="The state directory, instead of $CUMULUS_HOME.", show_default=False)
+    ] = "",
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """A pool of GPU machines made declarative: every GPU share is a lease with an end.
+
+    \b
+    Begin with:
+      cumulus serve &                     run the daemon
+      cumulus apply -f job.yaml           say what should exist
+      cumulus get jobs                    see what there is
+      cumulus why JOB                     ask why a job is not running
+    """
+    if home:
+        os.environ["CUMULUS_HOME"] = home
+    if version:
+        print(f"cumulus {__version__}")
+        raise typer.Exit(0)
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise typer.Exit(0)
+
+
+COMPLETE = "_CUMULUS_COMPLETE"
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+# Click's class of wrong usage, which typer carries under different names in different versions.
+_USAGE: Any = typer.BadParameter.__bases__[0]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The output forms of `get`: tables, json, yaml, names, custom columns, jsonpath.
+
+`printer` reads `-o` once; the verbs hand it batches of documents of one kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TextIO
+
+from cumulus.cli.columns import NOTHING, Cells
+from cumulus.cli.jsonpath import Path, Template, show
+from cumulus.cli.table import Table
+from cumulus.errors import UsageError
+from cumulus.resources.key import Document
+from cumulus.resources.registry import Column, Kind
+
+FORMS = ("wide", "json", "yaml", "name", "custom-columns=…", "jsonpath=…")
+
+
+class Printer(Protocol):
+    """Writes documents of one kind after another."""
+
+    def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        """Write these, all of one kind."""
+        ...
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=4, ensure_ascii=False)
+
+
+def to_yaml(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)).rstrip("\n")
+
+
+def as_list(documents: Sequence[Document]) -> Document:
+    return {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": list(documents)}
+
+
+class Tables:
+    """A table for each kind. With several kinds the names carry their kind and a blank line parts the tables."""
+
+    def __init__(
+        self,
+        out: TextIO,
+        cells: Callable[[], Cells],
+        *,
+        wide: bool = False,
+        all_namespaces: bool = False,
+        labels: bool = False,
+        heading: bool = True,
+        several: bool = False,
+    ) -> None:
+        self._out = out
+        self._cells = cells
+        self._wide = wide
+        self._all = all_namespaces
+        self._labels = labels
+        self._heading = heading
+        self._several = several
+        self._tables: dict[str, Table] = {}
+
+    def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        if not documents:
+            return
+        columns = [c for c in kind.columns if self._wide or not c.wide]
+        if kind.name not in self._tables:
+            if self._tables:
+                self._out.write("\n")
+            self._tables[kind.name] = Table(self._titles(kind, columns), self._out, heading=self._heading)
+        cells = self._cells()
+        self._tables[kind.name].write([self._row(kind, columns, d, cells) for d in documents])
+
+    def _titles(self, kind: Kind, columns: Sequence[Column]) -> list[str]:
+        titles = ["NAMESPACE"] if self._all and kind.namespaced else []
+        if kind.name != "Event":
+            titles.append("NAME")
+        titles += [c.title for c in columns]
+        return [*titles, "LABELS"] if self._labels else titles
+
+    def _row(self, kind: Kind, columns: Sequence[Column], document: Document, cells: Cells) -> list[str]:
+        metadata = document["metadata"]
+        row = [metadata.get("namespace", "")] if self._all and kind.namespaced else []
+        if kind.name != "Event":
+            row.append(f"{kind.qualified}/{metadata['name']}" if self._several else metadata["name"])
+        row += cells.row(columns, document)
+        return [*row, labels_text(document)] if self._labels else row
+
+
+def labels_text(document: Document) -> str:
+    labels = document["metadata"].get("labels") or {}
+    return ",".join(f"{k}={v}" for k, v in sorted(labels.items())) or "<none>"
+
+
+class Names:
+    """`gpujob.cumulus.dev/NAME`, a line each."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        for document in documents:
+            self._out.write(f"{kind.qualified}/{document['metadata']['name']}\n")
+        self._out.flush()
+
+
+class CustomColumns:
+    """`custom-columns=NAME:.metadata.name,PHASE:.status.phase`."""
+
+    def __init__(self, spec: str, out: TextIO, *, heading: bool) -> None:
+        """Raises UsageError."""
+        self._paths: list[Path] = []
+        titles: list[str] = []
+        for part in split_columns(spec):
+            title, colon, path = part.partition(":")
+            if not title or not colon or not path:
+                raise UsageError(
+                    f"{part!r} is no custom column",
+                    hint="write custom-columns=TITLE:.path,TITLE:.path, as in NAME:.metadata.name",
+                )
+            titles.append(title)
+            self._paths.append(Path(path))
+        self._table = Table(titles, out, heading=heading)
+
+    def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        if documents:
+            self._table.write([[self._cell(path, d) for path in self._paths] for d in documents])
+
+    def _cell(self, path: Path, document: Document) -> str:
+        return ",".join(show(value) for value in path.find(document)) or NOTHING
+
+
+def split_columns(spec: str) -> list[str]:
+    """Split at commas, but not at those inside brackets."""
+    parts, depth, current = [], 0, ""
+    for char in spec:
+        depth += {"[": 1, "]": -1}.get(char, 0)
+        if char == "," and depth <= 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [*parts, current]
+
+
+class Documents:
+    """json, yaml or jsonpath: one document for everything, so it is written at the end, by `finish`.
+
+    A watch (`stream`) writes each object as it comes instead.
+    """
+
+    def __init__(self, form: str, out: TextIO, *, template: Template | None = None, stream: bool = False) -> None:
+        self._form = form
+        self._out = out
+        self._template = template
+        self._stream = stream
+        self._documents: list[Document] = []
+
+    def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        if not self._stream:
+            self._documents.extend(documents)
+            return
+        for document in documents:
+            self._write(document)
+
+    def finish(self, *, single: bool) -> None:
+        """Write what was gathered: the object itself where `single` and there is one, else a List."""
+        if self._stream:
+            return
+        one = single and len(self._documents) == 1
+        self._write(self._documents[0] if one else as_list(self._documents))
+
+    def _write(self, value: Document) -> None:
+        if self._template is not None:
+            self._out.write(self._template.render(value))
+        elif self._form == "yaml":
+            self._out.write(("---\n" if self._stream else "") + to_yaml(value) + "\n")
+        else:
+            self._out.write(to_json(value) + "\n")
+        self._out.flush()
+
+
+def printer(form: str, out: TextIO, tables: Tables, *, heading: bool = True, stream: bool = False) -> Printer:
+    """The printer that `-o FORM` asks for; `tables` serves "" and wide. Raises UsageError."""
+    name, equals, rest = form.partition("=")
+    if form in ("", "wide"):
+        return tables
+    if form == "name":
+        return Names(out)
+    if form in ("json", "yaml"):
+        return Documents(form, out, stream=stream)
+    if name == "custom-columns" and equals:
+        return CustomColumns(rest, out, heading=heading)
+    if name == "jsonpath" and equals:
+        return Documents("jsonpath", out, template=Template(rest), stream=stream)
+    raise UsageError(f"there is no output form {form!r}", hint=f"the forms are {', '.join(FORMS)}")

@@ -1,0 +1,134 @@
+"""What a person names on the command line: kinds, kinds with names, KIND/NAME.
+
+The verbs get `Target`s; `documents` reads them from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cumulus.errors import NotFound, UsageError
+from cumulus.resources.key import Document, Key
+from cumulus.resources.registry import BY_NAME, Kind, find_kind
+from cumulus.store.base import Query, Store
+
+ALL = tuple(BY_NAME[name] for name in ("GPUJob", "GPUPartition", "GPUNode"))
+"""What `get all` shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Objects of one kind: one by its name, or all (`name` None)."""
+
+    kind: Kind
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.name.lower()}/{self.name}" if self.name else self.kind.plural
+
+
+def parse(words: Sequence[str]) -> list[Target]:
+    """`KIND[,KIND]`, `KIND NAME…` or `KIND/NAME…` as targets. Raises UsageError."""
+    if not words:
+        raise UsageError("name a kind, or KIND/NAME", hint="as in: jobs, job/train, nodes")
+    if any("/" in word for word in words):
+        return [_slashed(word) for word in words]
+    kinds, names = _kinds(words[0]), words[1:]
+    if not names:
+        return [Target(kind) for kind in kinds]
+    if len(kinds) > 1:
+        raise UsageError("names cannot follow several kinds", hint="write KIND/NAME for each object")
+    return [Target(kinds[0], _name(name)) for name in names]
+
+
+def parse_one(words: Sequence[str], *, default: str) -> Target:
+    """Exactly one object: `NAME` (of the kind `default`), `KIND NAME` or `KIND/NAME`. Raises UsageError."""
+    if len(words) == 1 and "/" not in words[0]:
+        return Target(BY_NAME[default], _name(words[0]))
+    found = parse(words)
+    if len(found) != 1 or found[0].name is None:
+        raise UsageError("name exactly one object", hint="as NAME, KIND NAME or KIND/NAME")
+    return found[0]
+
+
+def key(target: Target, namespace: str) -> Key:
+    """The key of a named target."""
+    assert target.name is not None
+    return Key(target.kind.name, namespace if target.kind.namespaced else "", target.name)
+
+
+def not_found(target: Target, namespace: str) -> NotFound:
+    """As kubectl words it, with the namespace, since looking in the wrong one is the usual slip."""
+    where = f" in namespace {namespace}" if target.kind.namespaced else ""
+    return NotFound(f"{target.kind.qualified} {target.name!r} not found{where}")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects of a kind: a namespace (None: all), label and field selectors."""
+
+    namespace: str | None = "default"
+    labels: str = ""
+    fields: str = ""
+
+    def query(self, kind: Kind) -> Query:
+        namespace = self.namespace if kind.namespaced else None
+        return Query(kind=kind.name, namespace=namespace, labels=self.labels, fields=self.fields)
+
+    def matcher(self, kind: Kind) -> Matcher:
+        """For a watch, which tells of every object. Raises UsageError for a bad selector."""
+        return Matcher(kind, self)
+
+
+class Matcher:
+    """Whether a document is of the selection."""
+
+    def __init__(self, kind: Kind, selection: Selection) -> None:
+        from cumulus.store import selectors
+
+        self._namespace = selection.namespace if kind.namespaced else None
+        self._selectors = (selectors.parse_labels(selection.labels), selectors.parse_fields(selection.fields))
+
+    def __call__(self, document: Document) -> bool:
+        if self._namespace is not None and document["metadata"].get("namespace") != self._namespace:
+            return False
+        return all(selector.matches(document) for selector in self._selectors)
+
+
+def one(store: Store, target: Target, namespace: str) -> Document:
+    """A named object. Raises NotFound, worded for a person."""
+    try:
+        return store.get(key(target, namespace))
+    except NotFound:
+        raise not_found(target, namespace) from None
+
+
+def documents(store: Store, target: Target, selection: Selection) -> Iterator[Document]:
+    """The objects of a target, in the store's order. Raises NotFound for a name, UsageError for a selector."""
+    if target.name is None:
+        yield from store.list(selection.query(target.kind)).items
+        return
+    if selection.labels or selection.fields:
+        raise UsageError("a name and a selector cannot be given together")
+    yield one(store, target, selection.namespace or "default")
+
+
+def _kinds(word: str) -> list[Kind]:
+    if word == "all":
+        return list(ALL)
+    kinds = [find_kind(part) for part in word.split(",")]
+    return list(dict.fromkeys(kinds))
+
+
+def _slashed(word: str) -> Target:
+    kind, slash, name = word.partition("/")
+    if not slash:
+        raise UsageError(f"{word!r} is no KIND/NAME", hint="do not mix KIND/NAME with kinds and names")
+    return Target(find_kind(kind), _name(name))
+
+
+def _name(text: str) -> str:
+    if not text or "/" in text or text.startswith("-"):
+        raise UsageError(f"{text!r} is not a name")
+    return text

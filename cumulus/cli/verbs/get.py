@@ -1,0 +1,171 @@
+"""`cumulus get`: objects straight from the store as documents; no model is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from cumulus.cli import options, targets, terminal
+from cumulus.cli.columns import Cells, lookup
+from cumulus.cli.context import open_store
+from cumulus.cli.jsonpath import Path
+from cumulus.cli.printers import Documents, Printer, Tables, printer
+from cumulus.cli.targets import Selection, Target
+from cumulus.clock import SystemClock
+from cumulus.errors import Expired, NotFound, UsageError
+from cumulus.resources.key import Document
+from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.store.base import Query, Store
+
+
+def get(
+    words: options.Words = None,
+    output: options.Output = "",
+    selector: options.Labels = "",
+    field_selector: options.Fields = "",
+    namespace: options.Namespace = "default",
+    all_namespaces: options.AllNamespaces = False,
+    watch: options.Watch = False,
+    sort_by: Annotated[
+        str, typer.Option(metavar="PATH", help="Sort by a field, as .metadata.name.", show_default=False)
+    ] = "",
+    show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
+    no_headers: options.NoHeaders = False,
+) -> int:
+    """Show objects as a table, JSON, YAML or columns.
+
+    Kinds have short names: jobs, parts, nodes, ev. `all` means jobs, partitions and nodes.
+
+    \b
+    Examples:
+      cumulus get jobs
+      cumulus get jobs,parts -o wide
+      cumulus get job/train -o yaml
+      cumulus get jobs -l team=vision --sort-by=.spec.priority
+      cumulus get jobs --field-selector status.phase=Running -A
+      cumulus get nodes -o custom-columns=NAME:.metadata.name,GPU:.status.devices[*].name
+      cumulus get job train -o jsonpath='{.status.phase}'
+      cumulus get all -w
+    """
+    found = targets.parse(words or ())
+    selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    with open_store() as store:
+        tables = Tables(
+            sys.stdout,
+            lambda: Cells(SystemClock().now(), partitions_of(store)),
+            wide=output == "wide",
+            all_namespaces=all_namespaces,
+            labels=show_labels,
+            heading=not no_headers,
+            several=len({target.kind for target in found}) > 1,
+        )
+        view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
+        if watch:
+            return _watch(store, found, selection, view)
+        return _get(store, found, selection, view, Path(sort_by) if sort_by else None)
+
+
+def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
+    """The partitions of a job by its uid; all are read at once, when the first is asked for."""
+    by_owner: dict[str, list[Document]] | None = None
+
+    def find(job: Document) -> Sequence[Document]:
+        nonlocal by_owner
+        if by_owner is None:
+            by_owner = {}
+            for partition in store.list(Query(kind="GPUPartition")).items:
+                for owner in partition["metadata"].get("ownerReferences") or ():
+                    by_owner.setdefault(owner["uid"], []).append(partition)
+        return by_owner.get(job["metadata"]["uid"], ())
+
+    return find
+
+
+def _get(store: Store, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
+    code = shown = 0
+    for kind, group in by_kind(found):
+        documents: list[Document] = []
+        for target in group:
+            try:
+                documents.extend(targets.documents(store, target, selection))
+            except NotFound as error:
+                terminal.error(error)
+                code = 1
+        documents = in_order(kind, documents, order)
+        shown += len(documents)
+        view.batch(kind, documents)
+    single = len(found) == 1 and found[0].name is not None
+    if isinstance(view, Documents):
+        if code == 0 or shown:
+            view.finish(single=single)
+    elif not shown and code == 0:
+        terminal.note(_nothing(found, selection))
+    return code
+
+
+def by_kind(found: Sequence[Target]) -> list[tuple[Kind, list[Target]]]:
+    """Targets gathered by kind, in the order the kinds were first named."""
+    groups: dict[str, list[Target]] = {}
+    for target in found:
+        groups.setdefault(target.kind.name, []).append(target)
+    return [(BY_NAME[name], group) for name, group in groups.items()]
+
+
+def in_order(kind: Kind, documents: list[Document], order: Path | None) -> list[Document]:
+    """Sorted by a field where asked, events by when they were last seen, all else as the store has them."""
+    if order is not None:
+        return sorted(documents, key=lambda d: [_rank(value) for value in order.find(d)])
+    if kind.name == "Event":
+        return sorted(documents, key=lambda d: str(lookup(d, "lastTimestamp")))
+    return documents
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Numbers by size, then text; so that mixed values still have an order."""
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def _nothing(found: Sequence[Target], selection: Selection) -> str:
+    scoped = any(target.kind.namespaced for target in found)
+    where = f" in {selection.namespace} namespace" if scoped and selection.namespace is not None else ""
+    what = found[0].kind.plural if len({t.kind.name for t in found}) == 1 else "resources"
+    return f"No {what} found{where}."
+
+
+def _watch(store: Store, found: Sequence[Target], selection: Selection, view: Printer) -> int:
+    """List, then every change, until interrupted. Where the store forgot what came between, list again."""
+    matchers = {kind.name: _wanted(kind, group, selection) for kind, group in by_kind(found)}
+    while True:
+        since = store.revision()
+        for name, matches in matchers.items():
+            documents = store.list(selection.query(BY_NAME[name])).items
+            view.batch(BY_NAME[name], in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
+        try:
+            _follow(store, since, matchers, view)
+        except Expired:
+            terminal.note("The store has forgotten some changes; listing again.")
+
+
+def _follow(store: Store, since: int, matchers: dict[str, Callable[[Document], bool]], view: Printer) -> None:
+    watch = store.watch(since=since, kinds=frozenset(matchers))
+    try:
+        while True:
+            for event in watch.next():
+                kind = event.document["kind"]
+                if matchers[kind](event.document):
+                    view.batch(BY_NAME[kind], [event.document])
+    finally:
+        watch.close()
+
+
+def _wanted(kind: Kind, group: Sequence[Target], selection: Selection) -> Callable[[Document], bool]:
+    names = {target.name for target in group}
+    if None not in names and (selection.labels or selection.fields):
+        raise UsageError("a name and a selector cannot be given together")
+    matches = selection.matcher(kind)
+    return lambda d: (None in names or d["metadata"]["name"] in names) and matches(d)
