@@ -1,0 +1,250 @@
+"""A backend whose workloads run on an injected clock as a script says: for tests and the simulation.
+
+Keeps the contract of `backends.base.Backend` and passes its conformance suite. Workloads run inside the leases of the
+given nodes, and end when those do, as on a real node. They outlive the controllers that started them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cumulus.backends.base import Observed, State, Workload
+from cumulus.chronos.fake import FakeLeases
+from cumulus.chronos.lease import EndReason
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import BackendError, BackendRefused, ChronosError
+from cumulus.faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How a workload behaves. Times in seconds."""
+
+    seconds: float = 1.0
+    """How long it runs if nobody stops it; `math.inf` for ever."""
+    exit_code: int = 0
+    stop_seconds: float = 0.0
+    """How long it goes on after the stop signal; more than its grace, and it is killed."""
+    start_seconds: float = 0.0
+    """How long it is Starting."""
+    refused: str = ""
+    """Why it can never be started."""
+    output: bytes = b""
+
+
+class _Run:
+    """One workload's processes; a `chronos.fake.Holder`."""
+
+    def __init__(self, workload: Workload, script: Script, now: float, wall: datetime) -> None:
+        self.workload = workload
+        self.script = script
+        self.began = now
+        self.wall = wall
+        self.broken = ""
+        """Why it never ran."""
+        self.removed = False
+        self._stop: tuple[float, str] | None = None
+        self._killed_at = math.inf
+
+    def terminate(self, at: float, grace: float, reason: EndReason) -> None:
+        self.signal(at, grace, "LeaseExpired" if reason is EndReason.EXPIRED else "Stopped")
+
+    def signal(self, at: float, grace: float, reason: str) -> None:
+        if self._stop is None:
+            self._stop = (at, reason)
+        self._killed_at = min(self._killed_at, at + grace)
+
+    def ends(self) -> float:
+        if self.broken:
+            return self.began
+        return min(self._natural_end(), self._stopped_end())
+
+    def observe(self, now: float) -> Observed:
+        """The workload as it was at `now`."""
+        ends, runs = self.ends(), self.began + self.script.start_seconds
+        work = self.workload
+        state, code, reason, message = State.RUNNING, None, "", ""
+        if now >= ends:
+            state, code, reason, message = self._outcome()
+        elif now < runs:
+            state = State.STARTING
+        return Observed(
+            name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
+            replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
+            started_at="" if state is State.STARTING else self._wall_at(runs),
+            finished_at=self._wall_at(ends) if state.finished else "",
+        )  # fmt: skip
+
+    def _natural_end(self) -> float:
+        return self.began + self.script.start_seconds + self.script.seconds
+
+    def _stopped_end(self) -> float:
+        if self._stop is None:
+            return math.inf
+        return min(self._stop[0] + self.script.stop_seconds, self._killed_at)
+
+    def _outcome(self) -> tuple[State, int | None, str, str]:
+        if self.broken:
+            return State.FAILED, None, "StartError", self.broken
+        if self._stop is not None and self._stopped_end() < self._natural_end():
+            killed = self._killed_at < self._stop[0] + self.script.stop_seconds
+            return State.FAILED, 137 if killed else 143, self._stop[1], ""
+        if self.script.exit_code:
+            return State.FAILED, self.script.exit_code, "Error", ""
+        return State.SUCCEEDED, 0, "", ""
+
+    def _wall_at(self, moment: float) -> str:
+        return timestamp(self.wall + timedelta(seconds=moment - self.began))
+
+
+class FakeBackend:
+    """Workloads on `nodes`. Without nodes they run in no lease, anywhere."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        runtime: str = "process",
+        nodes: Mapping[str, FakeLeases] | None = None,
+        script: Callable[[Workload], Script] = lambda workload: Script(),
+        lag: Callable[[], float] = lambda: 0.0,
+        faults: Faults | None = None,
+    ) -> None:
+        """`script` tells how each workload behaves; `lag` how many seconds old each report is: one that varies
+        makes reports arrive out of order."""
+        self.faults = faults or Faults()
+        self.script = script
+        self.lag = lag
+        self._clock = clock
+        self._runtime = runtime
+        self._nodes = nodes
+        self._runs: dict[str, _Run] = {}
+        self._purged: set[str] = set()
+        self._subscribers: list[Callable[[str, str], None]] = []
+        self._told: dict[str, State] = {}
+
+    @property
+    def runtime(self) -> str:
+        return self._runtime
+
+    @property
+    def started(self) -> Sequence[str]:
+        """Names of all workloads that ever ran, in order."""
+        return [name for name, run in self._runs.items() if not run.broken]
+
+    def running(self) -> Sequence[Workload]:
+        """What truly runs now, whatever is reported."""
+        self._settle()
+        now = self._clock.monotonic()
+        return [run.workload for run in self._runs.values() if run.ends() > now]
+
+    def start(self, workload: Workload) -> None:
+        with self.faults.around("start", workload.name):
+            self._settle()
+            if workload.name in self._runs:
+                return
+            script = self.script(workload)
+            if script.refused:
+                raise BackendRefused(script.refused)
+            run = _Run(workload, script, self._clock.monotonic(), self._clock.now())
+            self._runs[workload.name] = run
+            self._attach(run)
+
+    def stop(self, name: str, grace: float) -> None:
+        with self.faults.around("stop", name):
+            self._settle()
+            run = self._runs.get(name)
+            if run is not None:
+                run.signal(self._clock.monotonic(), grace, "Stopped")
+
+    def remove(self, name: str) -> None:
+        with self.faults.around("remove", name):
+            self._settle()
+            run = self._runs.get(name)
+            if run is None:
+                return
+            if run.ends() > self._clock.monotonic():
+                raise BackendError(f"{name} still runs")
+            run.removed = True
+
+    def purge(self, job_uid: str) -> None:
+        with self.faults.around("purge", job_uid):
+            self._settle()
+            runs = [run for run in self._runs.values() if run.workload.job_uid == job_uid]
+            if any(run.ends() > self._clock.monotonic() for run in runs):
+                raise BackendError(f"a workload of the job {job_uid} still runs")
+            for run in runs:
+                run.removed = True
+            self._purged.add(job_uid)
+
+    def get(self, name: str) -> Observed | None:
+        with self.faults.around("get", name):
+            self._settle()
+            run = self._runs.get(name)
+            return None if run is None else self._observe(run)
+
+    def list(self) -> Sequence[Observed]:
+        with self.faults.around("list"):
+            self._settle()
+            seen = [self._observe(run) for run in list(self._runs.values())]
+            return [observed for observed in seen if observed is not None]
+
+    def logs(
+        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        for run in list(self._runs.values()):
+            work = run.workload
+            if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):
+                lines = run.script.output.splitlines(keepends=True)
+                if job_uid not in self._purged:
+                    yield b"".join(lines if tail is None else lines[max(0, len(lines) - tail) :])
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        self._subscribers.append(changed)
+
+    def close(self) -> None:
+        self._subscribers.clear()
+
+    def tell(self) -> int:
+        """Tell subscribers of every workload whose state changed since they were last told. Returns how many."""
+        told = 0
+        self._settle()
+        now = self._clock.monotonic()
+        for name, run in self._runs.items():
+            state = run.observe(now).state
+            if self._told.get(name) is not state:
+                self._told[name] = state
+                told += 1
+                for changed in list(self._subscribers):
+                    changed(run.workload.namespace, run.workload.job)
+        return told
+
+    def next_change(self) -> float | None:
+        """When, on the monotonic clock, a workload changes next by itself; None where none does."""
+        now = self._clock.monotonic()
+        times = [run.ends() for run in self._runs.values() if now < run.ends() < math.inf]
+        times += [t for run in self._runs.values() if now < (t := run.began + run.script.start_seconds) < run.ends()]
+        return min(times, default=None)
+
+    def _attach(self, run: _Run) -> None:
+        if self._nodes is None:
+            return
+        node = self._nodes.get(run.workload.node)
+        try:
+            if node is None:
+                raise ChronosError(f"there is no node {run.workload.node}")
+            for lease in run.workload.leases:
+                node.attach(lease.id, lease.token, run)
+        except ChronosError as error:
+            run.broken = str(error)
+
+    def _observe(self, run: _Run) -> Observed | None:
+        then = self._clock.monotonic() - self.lag()
+        return None if run.removed or then < run.began else run.observe(then)
+
+    def _settle(self) -> None:
+        for node in (self._nodes or {}).values():
+            node.settle()

@@ -1,0 +1,202 @@
+"""A node's leases in memory, on an injected clock, with scripted faults: for tests and the simulation.
+
+Keeps the contract of `chronos.lease.Leases` to the letter and passes the ledger's conformance suite. What the
+monitor does on a real node, ending the processes of an expired lease, happens here once the clock has passed its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Protocol
+
+from cumulus.chronos.lease import (
+    FULL_COMPUTE,
+    Device,
+    EndReason,
+    Lease,
+    LeaseRequest,
+    LeaseState,
+)
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import ChronosError, InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease, StaleToken
+from cumulus.faults import Faults
+from cumulus.resources.enforcement import Enforcement
+
+REMEMBERED_SECONDS = 86400.0
+"""How long ended leases are kept, as on a real node."""
+
+
+class Holder(Protocol):
+    """The processes of one workload, as the node sees them. Times are on the node's monotonic clock."""
+
+    def terminate(self, at: float, grace: float, reason: EndReason) -> None:
+        """They got SIGTERM at `at`, and get SIGKILL `grace` seconds later. Asking again changes nothing."""
+        ...
+
+    def ends(self) -> float:
+        """When the last of them is gone, as things stand."""
+        ...
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    ends: float
+    """When it expires, on the monotonic clock."""
+    ended: float = 0.0
+    holders: list[Holder] = field(default_factory=list)
+
+
+class FakeLeases:
+    """One node. It outlives the controllers that use it."""
+
+    def __init__(self, devices: Sequence[Device], clock: Clock, *, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.reachable = True
+        """Set False to cut the node off: its leases go on, and end, while no call gets an answer."""
+        self._devices = {device.index: device for device in devices}
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._tokens = dict.fromkeys(self._devices, 0)
+
+    def devices(self) -> Sequence[Device]:
+        with self.faults.around("devices"):
+            self._reach()
+            return list(self._devices.values())
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        with self.faults.around("grant", request.id):
+            self._reach()
+            held = self._held.get(request.id)
+            if held is None:
+                held = self._held[request.id] = self._granted(request)
+            elif _share(held.lease) != (request.device, request.memory_bytes, request.compute):
+                raise ChronosError(f"lease {request.id} is there with another share")
+            return self._read(held)
+
+    def renew(self, id: str, seconds: float) -> Lease:
+        with self.faults.around("renew", id):
+            self._reach()
+            held = self._active(id)
+            ends = self._clock.monotonic() + seconds
+            if ends > held.ends:
+                held.ends = ends
+                held.lease = replace(held.lease, expires_at=self._wall(seconds))
+            return self._read(held)
+
+    def release(self, id: str) -> Lease | None:
+        with self.faults.around("release", id):
+            self._reach()
+            held = self._held.get(id)
+            if held is None:
+                return None
+            self._end(held, self._clock.monotonic(), EndReason.RELEASED)
+            self.settle()
+            return self._read(held)
+
+    def get(self, id: str) -> Lease | None:
+        with self.faults.around("get", id):
+            self._reach()
+            held = self._held.get(id)
+            return None if held is None else self._read(held)
+
+    def list(self, *, ended: bool = False) -> Sequence[Lease]:
+        with self.faults.around("list"):
+            self._reach()
+            leases = [self._read(held) for held in self._held.values()]
+            return [lease for lease in leases if ended or lease.state is not LeaseState.ENDED]
+
+    def attach(self, id: str, token: int, holder: Holder) -> None:
+        """The workload's processes run inside the lease from now on.
+
+        Raises `NoSuchLease` when it is not active, `StaleToken` when `token` is not its own. Never fails otherwise: it
+        happens on the node itself.
+        """
+        self.settle()
+        held = self._active(id)
+        if token != held.lease.token:
+            raise StaleToken(f"lease {id} has the token {held.lease.token}, not {token}")
+        held.holders.append(holder)
+
+    def settle(self) -> None:
+        """Do what the node's monitor would have done by now."""
+        now = self._clock.monotonic()
+        for id, held in list(self._held.items()):
+            if held.lease.state is LeaseState.ACTIVE and held.ends <= now:
+                self._end(held, held.ends, EndReason.EXPIRED)
+            if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
+                held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=timestamp(self._clock.now()))
+                held.ended = now
+            if held.lease.state is LeaseState.ENDED and held.ended + REMEMBERED_SECONDS < now:
+                del self._held[id]
+
+    def next_change(self) -> float | None:
+        """When, on the monotonic clock, a lease changes next by itself."""
+        times = [held.ends for held in self._held.values() if held.lease.state is LeaseState.ACTIVE]
+        times += [
+            max(holder.ends() for holder in held.holders)
+            for held in self._held.values()
+            if held.lease.state is LeaseState.ENDING and held.holders
+        ]
+        return min(times, default=None)
+
+    def _reach(self) -> None:
+        if not self.reachable:
+            raise NodeUnreachable("the node does not answer")
+        self.settle()
+
+    def _granted(self, request: LeaseRequest) -> _Held:
+        device = self._devices.get(request.device)
+        if device is None:
+            raise NoSuchDevice(f"there is no device {request.device}")
+        taken = [h.lease for h in self._held.values() if h.lease.state is not LeaseState.ENDED]
+        taken = [lease for lease in taken if lease.device == request.device]
+        free_memory = device.memory_bytes - sum(lease.memory_bytes for lease in taken)
+        free_compute = FULL_COMPUTE - sum(lease.compute for lease in taken)
+        if request.memory_bytes > free_memory or request.compute > free_compute:
+            raise InsufficientShare(
+                f"device {request.device} has {free_memory} bytes and {free_compute / 10:g}% of compute free, "
+                f"not {request.memory_bytes} and {request.compute / 10:g}%"
+            )
+        self._tokens[request.device] += 1
+        lease = Lease(
+            id=request.id, device=request.device, device_id=device.id, memory_bytes=request.memory_bytes,
+            compute=request.compute, user=request.user, grace=request.grace, token=self._tokens[request.device],
+            state=LeaseState.ACTIVE, granted_at=self._wall(0), expires_at=self._wall(request.seconds),
+            expires_in=request.seconds, owner=request.owner,
+        )  # fmt: skip
+        return _Held(lease, self._clock.monotonic() + request.seconds)
+
+    def _active(self, id: str) -> _Held:
+        held = self._held.get(id)
+        if held is None or held.lease.state is not LeaseState.ACTIVE:
+            raise NoSuchLease(f"there is no active lease {id}")
+        return held
+
+    def _end(self, held: _Held, at: float, reason: EndReason) -> None:
+        if held.lease.state is LeaseState.ACTIVE:
+            held.lease = replace(held.lease, state=LeaseState.ENDING, end_reason=reason)
+            for holder in held.holders:
+                holder.terminate(at, held.lease.grace, reason)
+
+    def _read(self, held: _Held) -> Lease:
+        return replace(held.lease, expires_in=held.ends - self._clock.monotonic())
+
+    def _wall(self, seconds: float) -> str:
+        return timestamp(self._clock.now() + timedelta(seconds=seconds))
+
+
+def fake_device(
+    index: int = 0, *, memory_bytes: int = 16 * 2**30, enforcement: Enforcement = Enforcement.HARD
+) -> Device:
+    """A GPU that exists nowhere."""
+    return Device(
+        index=index, id=f"fake/{index}", name="Fake GPU", vendor="Cumulus", type="gpu", memory_bytes=memory_bytes,
+        driver="1.0", enforcement=enforcement,
+    )  # fmt: skip
+
+
+def _share(lease: Lease) -> tuple[int, int, int]:
+    return lease.device, lease.memory_bytes, lease.compute

@@ -1,0 +1,130 @@
+"""Event recorder: says who did what to which object and why, without ever failing or flooding anyone.
+
+Loops record into memory; `flush`, stepped by the manager, writes what gathered as one transaction. An event is
+named by a digest of what it says of whom, so that repetitions raise a count, and each object has a token bucket
+(as client-go's spam filter), so that a job that crashes in a loop cannot fill the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import structlog
+
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import CumulusError, Fenced, NotFound
+from cumulus.resources.event import Event, EventSource, ObjectReference
+from cumulus.resources.meta import ObjectMeta, Resource
+from cumulus.store.base import Key, Store, Write
+from cumulus.store.client import Client, decode
+
+log = structlog.get_logger("cumulus.controllers")
+
+BURST = 25
+"""Events of one object before its bucket is empty."""
+REFILL_SECONDS = 60.0
+"""An empty bucket gains one event in this time."""
+REMEMBERED = 4096
+"""Objects whose buckets are kept, and events whose counts are known without asking the store."""
+MESSAGE_LENGTH = 1024
+
+EventType = Literal["Normal", "Warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    about: ObjectReference
+    type: EventType
+    reason: str
+    message: str
+    component: str
+    times: int
+    first: str
+    last: str
+
+
+class Recorder:
+    """Safe for use by several threads."""
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._host = socket.gethostname()
+        self._pending: OrderedDict[str, _Said] = OrderedDict()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def record(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> None:
+        """Say once more that `reason` befell the object. `flush` writes it, unless the object's bucket is empty."""
+        reference = ObjectReference(
+            api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
+            name=about.metadata.name, uid=about.metadata.uid or "",
+        )  # fmt: skip
+        message = message[:MESSAGE_LENGTH]
+        name = _name(reference, type, reason, message, component)
+        now = timestamp(self._clock.now())
+        with self._lock:
+            if not self._spend(reference.uid or name):
+                return
+            said = self._pending.get(name)
+            if said is not None:
+                self._pending[name] = replace(said, times=said.times + 1, last=now)
+            else:
+                self._pending[name] = _Said(reference, type, reason, message, component, 1, now, now)
+
+    def flush(self) -> int:
+        """Write what gathered. Returns how many events were written; what cannot be written is dropped and logged.
+
+        Raises `Fenced` alone: the one thing its caller must know.
+        """
+        with self._lock:
+            pending, self._pending = self._pending, OrderedDict()
+        if not pending:
+            return 0
+        store = self._client.store
+        try:
+            store.transact([self._write(store, name, said) for name, said in pending.items()], fence=self._client.fence)
+        except Fenced:
+            raise
+        except CumulusError as error:
+            log.info("events were dropped", count=len(pending), error=str(error))
+            return 0
+        return len(pending)
+
+    def _write(self, store: Store, name: str, said: _Said) -> Write:
+        namespace = said.about.namespace or "default"
+        try:
+            old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
+        except NotFound:
+            return Write("create", self._event(namespace, name, said).to_json())
+        return Write("update", old.replace(count=old.count + said.times, last_timestamp=said.last).to_json())
+
+    def _event(self, namespace: str, name: str, said: _Said) -> Event:
+        return Event(
+            metadata=ObjectMeta(name=name, namespace=namespace), involved_object=said.about, reason=said.reason,
+            message=said.message, type=said.type, source=EventSource(component=said.component, host=self._host),
+            count=said.times, first_timestamp=said.first, last_timestamp=said.last,
+        )  # fmt: skip
+
+    def _spend(self, uid: str) -> bool:
+        """Take one token of the object's bucket."""
+        now = self._clock.monotonic()
+        tokens, since = self._buckets.pop(uid, (float(BURST), now))
+        tokens = min(float(BURST), tokens + (now - since) / REFILL_SECONDS)
+        enough = tokens >= 1
+        self._buckets[uid] = (tokens - 1 if enough else tokens, now)
+        if len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return enough
+
+
+def _name(about: ObjectReference, type: str, reason: str, message: str, component: str) -> str:
+    """Object's name (what fits) and a digest: unique for what is said of that very object."""
+    text = "\0".join((about.kind, about.namespace, about.name, about.uid, type, reason, message, component))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{about.name[:200].rstrip('.-')}.{digest}"

@@ -1,0 +1,147 @@
+"""Leader election: exactly one daemon acts on a store, and a deposed one cannot write.
+
+The leader renews the one `Lease` object; a standby measures with its own monotonic clock for how long that object
+did not change, so that clocks of different machines are never compared. Each change of holder raises `spec.token`,
+and the store checks the token in the transaction of every controller's write (`Fence`).
+Protocol: client-go's leaderelection, with the fencing tokens it lacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import AlreadyExists, Conflict, Fenced, NotFound, StoreUnavailable
+from cumulus.resources.lease import LEADER, Lease, LeaseSpec
+from cumulus.resources.meta import ObjectMeta
+from cumulus.store.base import Fence, Store
+from cumulus.store.client import Client
+
+log = structlog.get_logger("cumulus.controllers")
+
+LEASE_SECONDS = 6.0
+RENEW_SECONDS = 2.0
+WATCH_SECONDS = 1.0
+"""How often a standby looks: with the lease's length this bounds a takeover, to 8 s after a kill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One time of leading. `revision` is that of the takeover: everything earlier leaders wrote precedes it."""
+
+    fence: Fence
+    revision: int
+    store_id: str
+    """The Lease object's uid: a name for this store that a backup and a restore keep."""
+
+
+class Elector:
+    """Stepped every `interval` seconds, by one thread."""
+
+    def __init__(self, store: Store, identity: str, clock: Clock) -> None:
+        """`identity` must differ between daemons and between starts of one daemon."""
+        self.identity = identity
+        self._client = Client(store)
+        self._clock = clock
+        self._term: Term | None = None
+        self._held: Lease | None = None
+        self._renewed = 0.0
+        self._seen: tuple[str | None, float] = (None, 0.0)
+
+    @property
+    def term(self) -> Term | None:
+        """The present term, None while standing by, and also once this daemon failed to renew in time: it then
+        stops by itself, before anyone else may start."""
+        if self._term is not None and self._clock.monotonic() - self._renewed < LEASE_SECONDS:
+            return self._term
+        return None
+
+    @property
+    def leading(self) -> bool:
+        return self.term is not None
+
+    @property
+    def interval(self) -> float:
+        """Seconds until the next `step` should come."""
+        return RENEW_SECONDS if self.leading else WATCH_SECONDS
+
+    def step(self) -> bool:
+        """Renew, or try to take over. Returns whether this daemon leads. Store faults end no term before its time."""
+        started = self._clock.monotonic()
+        try:
+            if self._held is not None and self.leading:
+                self._renew(self._held, started)
+            else:
+                self._resign()
+                self._campaign(started)
+        except (Conflict, AlreadyExists, NotFound, Fenced):
+            self._lost()
+        except StoreUnavailable as error:
+            log.warning("cannot reach the store to lead", error=str(error))
+        return self.leading
+
+    def release(self) -> None:
+        """Give leadership up, so that a standby need not wait. Harmless where it was lost already."""
+        held = self._held
+        self._resign()
+        if held is None:
+            return
+        spec = held.spec.model_copy(update={"holder_identity": "", "renew_time": timestamp(self._clock.now())})
+        try:
+            self._client.update(held.replace(spec=spec))
+            log.info("gave up leadership", token=spec.token)
+        except (Conflict, NotFound, StoreUnavailable) as error:
+            log.info("leadership had passed on", error=str(error))
+
+    def depose(self) -> None:
+        """A write was refused as fenced: stop at once."""
+        self._lost()
+
+    def _renew(self, held: Lease, started: float) -> None:
+        # Read anew: an earlier renewal may have been written though its answer was lost.
+        found = self._client.get(Lease, "", LEADER)
+        if (found.uid, found.spec.token) != (held.uid, held.spec.token):
+            raise Fenced(f"{found.spec.holder_identity or 'nobody'} leads with token {found.spec.token}")
+        spec = found.spec.model_copy(update={"renew_time": timestamp(self._clock.now())})
+        self._held = self._client.update(found.replace(spec=spec))
+        # Counted from before the write: the standby cannot have seen it any earlier.
+        self._renewed = started
+
+    def _campaign(self, started: float) -> None:
+        try:
+            found = self._client.get(Lease, "", LEADER)
+        except NotFound:
+            self._lead(self._client.create(self._claim(token=1)), started)
+            return
+        version = found.metadata.resource_version
+        if version != self._seen[0]:
+            self._seen = (version, started)
+        free = not found.spec.holder_identity
+        if free or started - self._seen[1] >= found.spec.lease_duration_seconds:
+            claim = self._claim(token=found.spec.token + 1)
+            self._lead(self._client.update(found.replace(spec=claim.spec)), started)
+
+    def _claim(self, token: int) -> Lease:
+        now = timestamp(self._clock.now())
+        spec = LeaseSpec(
+            holder_identity=self.identity, lease_duration_seconds=LEASE_SECONDS, acquire_time=now, renew_time=now,
+            token=token,
+        )  # fmt: skip
+        return Lease(metadata=ObjectMeta(name=LEADER), spec=spec)
+
+    def _lead(self, lease: Lease, started: float) -> None:
+        self._held = lease
+        self._renewed = started
+        fence = Fence(namespace="", name=LEADER, token=lease.spec.token)
+        self._term = Term(fence, int(lease.metadata.resource_version or 0), lease.uid)
+        log.info("leading", identity=self.identity, token=fence.token)
+
+    def _lost(self) -> None:
+        if self._term is not None:
+            log.warning("lost leadership", identity=self.identity, token=self._term.fence.token)
+        self._resign()
+
+    def _resign(self) -> None:
+        self._term = self._held = None

@@ -1,0 +1,86 @@
+"""The one place where a reconcile's outcome becomes a decision about when to look again.
+
+A runner takes a key from its queue, calls the controller, and maps what came of it: `Done`, `After`, `Retry`,
+`Permanent`, a store's `Conflict`, leadership lost (`Fenced`), a node that does not answer, or a defect. Nothing
+else in the controllers catches broadly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+import structlog
+
+from cumulus.controllers.reconcile import After, Controller, Permanent, Request, Retry
+from cumulus.controllers.workqueue import WorkQueue
+from cumulus.errors import (
+    AlreadyExists,
+    BackendError,
+    ChronosError,
+    Conflict,
+    Fenced,
+    InvalidObject,
+    NodeUnreachable,
+    NotFound,
+    StoreUnavailable,
+)
+
+log = structlog.get_logger("cumulus.controllers")
+
+QUIET_FAILURES = 4
+"""A passing fault is not worth a warning before it has come back this often."""
+
+
+class Runner:
+    """Steps one controller over one queue. Several threads may step the same runner."""
+
+    def __init__(self, controller: Controller, queue: WorkQueue, *, fenced: Callable[[], None]) -> None:
+        """`fenced` is called when a write showed that another daemon leads."""
+        self.controller = controller
+        self.queue = queue
+        self._fenced = fenced
+        self._ids = count(1)
+
+    def step(self, timeout: float | None = 0) -> bool:
+        """Reconcile the next key; False when none came within `timeout` seconds or the queue was shut down."""
+        key = self.queue.get(timeout)
+        if key is None:
+            return False
+        try:
+            self._run(key)
+        finally:
+            self.queue.done(key)
+        return True
+
+    def _run(self, key: Request) -> None:
+        bound = log.bind(loop=self.controller.name, key=path(key), reconcile=next(self._ids))
+        try:
+            result = self.controller.reconcile(key)
+        except Fenced:
+            bound.info("leadership lost")
+            self._fenced()
+        except (Conflict, AlreadyExists, NotFound) as error:
+            # What was read was stale; the watch brings the rest, so this says nothing to a person.
+            bound.debug("stale", error=str(error), again_in=self.queue.back_off(key))
+        except (Permanent, InvalidObject) as error:
+            self.queue.forget(key)
+            bound.error("given up until the object changes", error=str(error))
+        except (Retry, NodeUnreachable, BackendError, ChronosError, StoreUnavailable) as error:
+            self._again(bound, key, error)
+        except Exception:
+            bound.exception("defect in reconcile", again_in=self.queue.back_off(key))
+        else:
+            self.queue.forget(key)
+            bound.debug("reconciled", result=repr(result))
+            if isinstance(result, After):
+                self.queue.add_after(key, result.seconds)
+
+    def _again(self, bound: structlog.stdlib.BoundLogger, key: Request, error: Exception) -> None:
+        say = bound.info if self.queue.failures(key) < QUIET_FAILURES else bound.warning
+        say("again later", error=str(error), kind=type(error).__name__, again_in=self.queue.back_off(key))
+
+
+def path(key: Request) -> str:
+    """`namespace/name`, or the name alone, for logs."""
+    return f"{key.namespace}/{key.name}" if key.namespace else key.name
