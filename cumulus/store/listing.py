@@ -79,7 +79,7 @@ def overlaid(current: Iterable[Candidate], then: Mapping[Place, bytes | None], l
         for place, document in sorted(then.items())
         if document is not None and place > listing.after and listing.namespace in (None, place[0])
     )
-    return merge(kept, put_back, key=lambda candidate: candidate[0])  # type: ignore[arg-type, return-value]
+    return merge(kept, put_back, key=lambda candidate: candidate[0])
 
 
 def page(listing: Listing, revision: int, candidates: Iterable[Candidate]) -> Page:

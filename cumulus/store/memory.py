@@ -18,6 +18,8 @@ from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, 
 from cumulus.store.codec import DELETED, Row, decode, event
 from cumulus.store.watch import Hub, Slice
 
+Candidates = list[listing.Candidate]
+
 
 class MemoryStore:
     """See `base.Store`. Safe for use by many threads; gone with the process."""
@@ -133,7 +135,7 @@ class MemoryStore:
         self._log.pop(revision, None)
         self._times.pop(revision, None)
 
-    def _candidates(self, wanted: listing.Listing) -> list[listing.Candidate]:
+    def _candidates(self, wanted: listing.Listing) -> Candidates:
         found = [
             ((key.namespace, key.name), row.document)
             for key, row in self._current.items()

@@ -1,0 +1,152 @@
+"""Connections to the store's file: one that writes, behind a lock, and a pool of those that read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cumulus.errors import StoreUnavailable
+from cumulus.store import schema
+from cumulus.store.trouble import read_only, translated
+
+_IDLE_READERS = 8
+
+
+class Connections:
+    """Opens, lends and closes. While it is open a shared lock on the directory keeps `restore` away."""
+
+    def __init__(self, directory: Path, busy_seconds: float) -> None:
+        self.file = schema.prepare(directory)
+        self._busy_seconds = busy_seconds
+        self._writable = os.access(directory, os.W_OK) and os.access(self.file, os.W_OK)
+        self._directory_lock = _lock_shared(directory)
+        self._write_lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._pool_lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self._inode = self.file.stat().st_ino
+        try:
+            with self.reading() as connection:
+                schema.check_tables(connection, self.file)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction: committed durably when the block ends, rolled back when it raises."""
+        with self._write_lock, translated(self.file):
+            connection = self._open_writer()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one statement."""
+        with translated(self.file):
+            connection, immutable = self._take()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            self._give_back(connection, immutable)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection for several statements that see one state."""
+        with self.reading() as connection:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Wait for the write in progress, then close everything."""
+        with self._write_lock, self._pool_lock:
+            if self._closed:
+                return
+            self._closed = True
+            for connection in [*self._idle, self._writer]:
+                if connection is not None:
+                    connection.close()
+            self._idle.clear()
+            self._writer = None
+            os.close(self._directory_lock)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        self._check_open()
+        if not self._writable:
+            raise read_only(self.file)
+        if self.file.stat().st_ino != self._inode:
+            raise StoreUnavailable(
+                f"{self.file} was replaced while it was in use", hint="start this process again"
+            )  # fmt: skip
+        if self._writer is None:
+            self._writer = schema.connect(self.file, write=True, busy_seconds=self._busy_seconds)
+        return self._writer
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Undo; a connection that cannot even do that is dropped, and the next write opens a fresh one."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._writer = None
+            connection.close()
+
+    def _take(self) -> tuple[sqlite3.Connection, bool]:
+        with self._pool_lock:
+            self._check_open()
+            if self._idle:
+                return self._idle.pop(), False
+        if self._writable:
+            return schema.connect(self.file, write=True, busy_seconds=self._busy_seconds), False
+        return self._open_read_only()
+
+    def _open_read_only(self) -> tuple[sqlite3.Connection, bool]:
+        """SQLite reads a WAL file only with its shared memory. Where that is neither there nor can be made, nobody
+        has the store open, and the file can be read as one that does not change, for one operation."""
+        if self._at_rest():
+            return schema.connect(self.file, write=False, busy_seconds=self._busy_seconds, immutable=True), True
+        return schema.connect(self.file, write=False, busy_seconds=self._busy_seconds), False
+
+    def _at_rest(self) -> bool:
+        log = Path(f"{self.file}-wal")
+        return not log.exists()
+
+    def _give_back(self, connection: sqlite3.Connection, immutable: bool) -> None:
+        with self._pool_lock:
+            if not immutable and not self._closed and len(self._idle) < _IDLE_READERS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+
+def _lock_shared(directory: Path) -> int:
+    """A descriptor that holds a shared lock on the directory. Raises StoreUnavailable during a restore."""
+    with translated(directory / schema.FILE):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StoreUnavailable(f"{directory} is being restored from a backup", hint="try again") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor

@@ -1,0 +1,181 @@
+"""The store's file: its tables, how it is made, opened and checked.
+
+`log` is the append-only sequence of revisions; a row goes only in compaction. `current` maps each object that is
+there to its newest row, `owners` each owner's uid to what it owns. So a write touches two B-trees, and a list
+at an old revision is today's list with the objects that changed since put back (`log.previous`).
+The newest revision is the greater of the log's last and `meta.compacted`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from cumulus.errors import StoreUnavailable
+from cumulus.store.trouble import RESTORE, translated
+
+FILE = "cumulus.db"
+RESTORING = "restoring"
+"""A file that is there while a restore swaps the store: opening is refused then."""
+
+APPLICATION_ID = 0x43554D55
+"""'CUMU' in the SQLite header: this file is ours."""
+VERSION = 1
+"""Of the schema below; in the header as user_version."""
+
+_MAGIC = b"SQLite format 3\0"
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('compacted', 0);
+CREATE TABLE log (
+    revision INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,      -- milliseconds since 1970
+    type INTEGER NOT NULL,      -- 1 added, 2 modified, 3 deleted
+    previous INTEGER NOT NULL,  -- the revision this one replaced, 0 for a new object
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    document BLOB NOT NULL,
+    checksum INTEGER NOT NULL   -- CRC-32 of document
+);
+CREATE TABLE current (
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (kind, namespace, name)
+) WITHOUT ROWID;
+CREATE TABLE owners (
+    uid TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (uid, kind, namespace, name)
+) WITHOUT ROWID;
+"""
+
+
+def prepare(directory: Path) -> Path:
+    """Make the directory (mode 0700) and an empty store in it where there is none, and check the file cheaply.
+
+    Returns the file. Raises StoreUnavailable.
+    """
+    file = directory / FILE
+    with translated(file):
+        if not directory.exists():
+            directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if not directory.is_dir():
+            raise NotADirectoryError(20, "not a directory", str(directory))
+        if (directory / RESTORING).exists():
+            raise StoreUnavailable(f"a restore into {directory} was interrupted", hint="run `cumulus restore` again")
+        if not file.exists():
+            _refuse_orphaned_log(file)
+            _create(file)
+    check_header(file)
+    return file
+
+
+def check_header(file: Path) -> None:
+    """Raises StoreUnavailable where `file` is not an SQLite file, or is empty."""
+    with translated(file), file.open("rb") as opened:
+        magic = opened.read(len(_MAGIC))
+    if not magic:
+        raise StoreUnavailable(f"{file} is empty: it was cut off", hint=RESTORE)
+    if magic != _MAGIC:
+        raise StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
+
+
+def connect(file: Path, *, write: bool, busy_seconds: float, immutable: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode with the store's settings, its header checked. Raises StoreUnavailable."""
+    mode = "rw" if write else "ro"
+    uri = f"{file.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
+    with translated(file):
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+        )  # fmt: skip
+        try:
+            for pragma in ("synchronous = FULL", "cache_size = -16000", "temp_store = MEMORY"):
+                connection.execute(f"PRAGMA {pragma}")
+            if write:
+                connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+            check_version(connection, file)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def check_version(connection: sqlite3.Connection, file: Path) -> None:
+    """Raises StoreUnavailable for another program's file and for a schema that this version cannot read."""
+    application = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    if application != APPLICATION_ID:
+        raise StoreUnavailable(
+            f"{file} is an SQLite file of another program", hint="move it away or set CUMULUS_HOME elsewhere"
+        )
+    if version > VERSION:
+        raise StoreUnavailable(
+            f"{file} has schema {version}; this version of cumulus knows schemas up to {VERSION}",
+            hint="upgrade cumulus, or restore a backup that this version made",
+        )
+    if version < 1:
+        raise StoreUnavailable(f"{file} has schema {version}, which no version of cumulus wrote", hint=RESTORE)
+
+
+def check_tables(connection: sqlite3.Connection, file: Path) -> None:
+    """A cheap look for damage: every table is there, and the ends of the log and of `current` can be read."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    missing = {"meta", "log", "current", "owners"} - tables
+    if missing or connection.execute("SELECT value FROM meta WHERE name = 'compacted'").fetchone() is None:
+        raise StoreUnavailable(f"{file} is damaged: {', '.join(sorted(missing)) or 'meta'} is missing", hint=RESTORE)
+    for query in (
+        "SELECT * FROM log ORDER BY revision DESC LIMIT 1",
+        "SELECT * FROM log ORDER BY revision LIMIT 1",
+        "SELECT * FROM current LIMIT 1",
+    ):
+        connection.execute(query).fetchall()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new files in it durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create(file: Path) -> None:
+    """Make the whole file aside and link it into place, so that no other process ever sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=file.parent)
+    os.close(descriptor)
+    made = Path(name)
+    try:
+        with closing(sqlite3.connect(made, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {_TABLES} COMMIT;"
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+        try:
+            os.link(made, file)
+        except FileExistsError:
+            return
+        sync_directory(file.parent)
+    finally:
+        for leftover in (made, Path(f"{made}-wal"), Path(f"{made}-shm"), Path(f"{made}-journal")):
+            leftover.unlink(missing_ok=True)
+
+
+def _refuse_orphaned_log(file: Path) -> None:
+    """A write-ahead log without its file means that the file was removed: a new store would hide that."""
+    log = Path(f"{file}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StoreUnavailable(f"{file} is gone, but its write-ahead log is there", hint=RESTORE)
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

@@ -1,0 +1,198 @@
+"""The store in one SQLite file: durable, shared by many threads and processes.
+
+transact -> commit (group) -> rules.plan on what is stored -> tables.append -> COMMIT -> signal -> watches
+get, list, watch -> a reader's connection, which sees one snapshot and never waits for a writer
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from cumulus.clock import Clock, SystemClock, timestamp
+from cumulus.errors import CumulusError, NotFound, StoreUnavailable, UsageError
+from cumulus.resources.key import Document, Key
+from cumulus.store import listing, rules, tables
+from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
+from cumulus.store.codec import Row, decode, event
+from cumulus.store.commit import GroupCommit, Job
+from cumulus.store.connections import Connections
+from cumulus.store.notify import Notifier, Signal
+from cumulus.store.watch import Hub, Slice
+
+Jobs = list[Job]
+Rows = list[Row]
+
+COMPACTION_STEP = 1000
+"""Revisions forgotten in one transaction, so that writers never wait long."""
+
+
+class SqliteStore:
+    """See `base.Store`. `directory` is made where it is missing. A directory this user may not write to can be
+    read, as far as SQLite allows it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        clock: Clock | None = None,
+        retention: Retention | None = None,
+        *,
+        busy_seconds: float = 10.0,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._retention = retention or Retention()
+        self._connections = Connections(directory, busy_seconds)
+        self._group = GroupCommit(self._commit)
+        self._signal = Signal(directory)
+        self._hub = Hub(self._read_log, self.revision)
+        self._notifier: Notifier | None = None
+        self._opening = threading.Lock()
+        self._directory = directory
+
+    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("create", document)], fence=fence)[0]
+
+    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("update", document)], fence=fence)[0]
+
+    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("status", document)], fence=fence)[0]
+
+    def delete(
+        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
+    ) -> Document:
+        write = Write("delete", key=key, uid=uid, resource_version=resource_version)
+        return self.transact([write], fence=fence)[0]
+
+    def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
+        return [decode(answer) for answer in self._group.run(writes, fence)]
+
+    def get(self, key: Key) -> Document:
+        with self._connections.reading() as connection:
+            document = tables.stored(connection, key)
+        if document is None:
+            raise NotFound(f"{key} is not there")
+        return document
+
+    def list(self, query: Query) -> Page:
+        wanted = listing.parse(query)
+        with self._connections.snapshot() as connection:
+            compacted, newest = tables.bounds(connection)
+            revision = newest if wanted.revision is None else wanted.revision
+            listing.check_revision(revision, compacted=compacted, newest=newest)
+            then = {} if revision == newest else tables.changed_since(connection, wanted.kind, revision)
+            found = tables.candidates(connection, wanted)
+            return listing.page(wanted, revision, listing.overlaid(found, then, wanted) if then else found)
+
+    def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch:
+        with self._connections.snapshot() as connection:
+            compacted, newest = tables.bounds(connection)
+        listing.check_revision(since, compacted=compacted, newest=newest)
+        with self._opening:
+            if self._notifier is None:
+                self._notifier = Notifier(self._directory, self._hub.wake)
+                self._notifier.start()
+        return self._hub.watch(since, kinds)
+
+    def revision(self) -> int:
+        with self._connections.reading() as connection:
+            return tables.bounds(connection)[1]
+
+    def compact(self, revision: int) -> None:
+        while True:
+            with self._connections.writing() as connection:
+                compacted, newest = tables.bounds(connection)
+                if revision > newest:
+                    raise UsageError(f"cannot compact to revision {revision}: the newest is {newest}")
+                if revision <= compacted:
+                    return
+                tables.forget(connection, compacted, min(revision, compacted + COMPACTION_STEP))
+
+    def retain(self) -> int:
+        oldest = self._clock.now() - timedelta(seconds=self._retention.seconds)
+        with self._connections.snapshot() as connection:
+            compacted, newest = tables.bounds(connection)
+            young = tables.first_younger(connection, compacted, int(oldest.timestamp() * 1000))
+        keep_from = newest if young is None else young - 1
+        revision = max(compacted, min(keep_from, newest - self._retention.revisions))
+        if revision > compacted:
+            self.compact(revision)
+        return revision
+
+    def close(self) -> None:
+        with self._opening:
+            notifier, self._notifier = self._notifier, None
+        if notifier is not None:
+            notifier.close()
+        self._hub.close()
+        self._connections.close()
+        self._signal.close()
+
+    def _commit(self, jobs: Jobs) -> None:
+        """Commit a batch. When the disk fails it, each job gets its own try, so that a large one takes no other
+        with it."""
+        try:
+            wrote = self._commit_together(jobs)
+        except StoreUnavailable:
+            if len(jobs) == 1:
+                raise
+            for job in jobs:
+                try:
+                    self._commit_together([job])
+                except CumulusError as error:
+                    job.error = error
+            wrote = True
+        if wrote:
+            self._hub.wake()
+
+    def _commit_together(self, jobs: Jobs) -> bool:
+        now = self._clock.now()
+        with self._connections.writing() as connection:
+            rows = self._plan(connection, jobs, timestamp(now))
+            if rows:
+                tables.append(connection, rows, int(now.timestamp() * 1000))
+        if rows:
+            self._signal.send()
+        return bool(rows)
+
+    def _plan(self, connection: sqlite3.Connection, jobs: Jobs, now: str) -> Rows:
+        """The rows of all jobs; each sees those before it. A job that breaks a rule gets its error and adds none."""
+        seen: dict[Key, Document | None] = {}
+
+        def read(key: Key) -> Document | None:
+            if key not in seen:
+                seen[key] = tables.stored(connection, key)
+            return seen[key]
+
+        rows: Rows = []
+        revision = tables.bounds(connection)[1]
+        for job in jobs:
+            try:
+                made = rules.plan(
+                    job.writes, job.fence, read, revision=revision + len(rows), now=now, new_uid=rules.new_uid
+                )  # fmt: skip
+            except CumulusError as error:
+                job.error = error
+                continue
+            for key, document in made.current.items():
+                before, after = _owners(seen.get(key)), _owners(document)
+                if before != after:
+                    tables.set_owners(connection, key, before, after)
+            seen |= made.current
+            rows += made.rows
+            job.answers = made.answers
+        return rows
+
+    def _read_log(self, after: int, limit: int) -> Slice:
+        with self._connections.snapshot() as connection:
+            compacted, newest = tables.bounds(connection)
+            listing.check_revision(after, compacted=compacted, newest=newest)
+            rows = tables.rows_after(connection, after, limit) if after < newest else []
+        return Slice([event(row) for row in rows], rows[-1].revision if rows else after)
+
+
+def _owners(document: Document | None) -> frozenset[str]:
+    return rules.owner_uids(document) if document is not None else frozenset()

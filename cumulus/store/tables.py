@@ -1,0 +1,135 @@
+"""The SQL of the store, one function a statement, over a connection in a transaction of the caller's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from cumulus.resources.key import Document, Key
+from cumulus.store.codec import DELETED, Row, checksum, damaged, decode
+from cumulus.store.listing import Candidate, Listing, Place
+
+_BOUNDS = """
+SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM log)
+"""
+_STORED = """
+SELECT log.revision, document, checksum FROM current JOIN log ON log.revision = current.revision
+WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
+"""
+_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_POINT = """
+INSERT INTO current VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET revision = excluded.revision
+"""
+_UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
+_OWN = "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)"
+_DISOWN = "DELETE FROM owners WHERE uid = ? AND kind = ? AND namespace = ? AND name = ?"
+_AFTER = """
+SELECT revision, type, previous, kind, namespace, name, document, checksum FROM log
+WHERE revision > ? ORDER BY revision LIMIT ?
+"""
+_CHANGED = """
+SELECT namespace, name, previous FROM log WHERE revision > ? AND kind = ? ORDER BY revision
+"""
+_DOCUMENT = "SELECT document, checksum FROM log WHERE revision = ?"
+
+
+def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(compacted, newest) revision."""
+    compacted, last = connection.execute(_BOUNDS).fetchone()
+    return compacted, max(compacted, last or 0)
+
+
+def stored(connection: sqlite3.Connection, key: Key) -> Document | None:
+    """The object under the key."""
+    row = connection.execute(_STORED, key).fetchone()
+    return None if row is None else decode(_intact(*row))
+
+
+def append(connection: sqlite3.Connection, rows: Iterable[Row], time: int) -> None:
+    """Write the rows and point `current` at them. `time` is in milliseconds since 1970."""
+    rows = list(rows)
+    connection.executemany(
+        _INSERT,
+        [(r.revision, time, r.type, r.previous, *r.key, r.document, checksum(r.document)) for r in rows],
+    )
+    latest = {row.key: row for row in rows}
+    there = [(*row.key, row.revision) for row in latest.values() if row.type != DELETED]
+    if there:
+        connection.executemany(_POINT, there)
+    gone = [row.key for row in latest.values() if row.type == DELETED]
+    if gone:
+        connection.executemany(_UNPOINT, gone)
+
+
+def set_owners(connection: sqlite3.Connection, key: Key, before: frozenset[str], after: frozenset[str]) -> None:
+    """Bring the owner index of one object from `before` to `after`."""
+    connection.executemany(_DISOWN, [(uid, *key) for uid in before - after])
+    connection.executemany(_OWN, [(uid, *key) for uid in after - before])
+
+
+def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> list[Row]:
+    """The next rows of the log."""
+    return [
+        Row(row[0], row[1], row[2], Key(row[3], row[4], row[5]), _intact(row[0], row[6], row[7]))
+        for row in connection.execute(_AFTER, (revision, limit))
+    ]
+
+
+def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Candidate]:
+    """The current objects of a listing after its start, in order."""
+    source = "current AS c"
+    where = ["c.kind = ?", "(c.namespace, c.name) > (?, ?)"]
+    values: list[str] = [wanted.kind, *wanted.after]
+    if wanted.owner_uid is not None:
+        source = "owners AS o CROSS JOIN current AS c ON (c.kind, c.namespace, c.name) = (o.kind, o.namespace, o.name)"
+        where += ["o.uid = ?", "o.kind = ?"]
+        values += [wanted.owner_uid, wanted.kind]
+    if wanted.namespace is not None:
+        where.append("c.namespace = ?")
+        values.append(wanted.namespace)
+    query = (
+        f"SELECT c.namespace, c.name, log.revision, document, checksum FROM {source} "
+        f"CROSS JOIN log ON log.revision = c.revision WHERE {' AND '.join(where)} ORDER BY c.namespace, c.name"
+    )
+    for namespace, name, revision, document, check in connection.execute(query, values):
+        yield (namespace, name), _intact(revision, document, check)
+
+
+def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> dict[Place, bytes | None]:
+    """The objects of the kind that changed after `revision`, as they were at it (None: not there)."""
+    before: dict[Place, int] = {}
+    for namespace, name, previous in connection.execute(_CHANGED, (revision, kind)):
+        before.setdefault((namespace, name), previous)
+    return {place: _document(connection, previous) if previous else None for place, previous in before.items()}
+
+
+def forget(connection: sqlite3.Connection, after: int, upto: int) -> None:
+    """Drop what the revisions of (after, upto] replaced, and the deletions among them; note `upto` as compacted."""
+    connection.execute(
+        "DELETE FROM log WHERE revision IN (SELECT previous FROM log WHERE revision > ? AND revision <= ?)",
+        (after, upto),
+    )
+    connection.execute("DELETE FROM log WHERE revision > ? AND revision <= ? AND type = ?", (after, upto, DELETED))
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (upto,))
+
+
+def first_younger(connection: sqlite3.Connection, after: int, time: int) -> int | None:
+    """The first revision after `after` that was written later than `time` (milliseconds since 1970)."""
+    row = connection.execute(
+        "SELECT revision FROM log WHERE revision > ? AND time > ? ORDER BY revision LIMIT 1", (after, time)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _document(connection: sqlite3.Connection, revision: int) -> bytes:
+    row = connection.execute(_DOCUMENT, (revision,)).fetchone()
+    if row is None:
+        raise damaged(f"revision {revision} is missing from the log")
+    return _intact(revision, *row)
+
+
+def _intact(revision: int, document: bytes, check: int) -> bytes:
+    if not isinstance(document, bytes) or checksum(document) != check:
+        raise damaged(f"revision {revision} does not match its checksum")
+    return document

@@ -1,0 +1,78 @@
+"""SQLite's and the system's errors as one `StoreUnavailable` line each, with the fix as its hint."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cumulus.errors import StoreUnavailable
+
+_ROOM = 1 << 20
+"""A file system with less free space than this (bytes) counts as full when a write failed."""
+RESTORE = "restore the last backup with `cumulus restore FILE`"
+FREE_SPACE = "free some space and try again; nothing that was acknowledged is lost"
+
+
+@contextmanager
+def translated(file: Path) -> Iterator[None]:
+    """Turn sqlite3 and OS errors about the store `file` into StoreUnavailable."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _from_sqlite(file, error) from error
+    except OSError as error:
+        raise _from_system(file, error) from error
+
+
+def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(file)):
+        return StoreUnavailable(f"the disk of {file} is full", hint=FREE_SPACE)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreUnavailable(
+            f"{file} has been locked by another process for too long",
+            hint=f"see who holds it with `fuser {file}`, and try again",
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return read_only(file)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreUnavailable(
+            f"{file} cannot be opened ({name})", hint=f"check that {file.parent} is there and that you may write to it"
+        )
+    if code == sqlite3.SQLITE_NOTADB:
+        return StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
+    if code == sqlite3.SQLITE_CORRUPT:
+        return StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE)
+    return StoreUnavailable(f"{file} cannot be used: {error} ({name})", hint="check the disk and the system's log")
+
+
+def _from_system(file: Path, error: OSError) -> StoreUnavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreUnavailable(f"the disk of {file} is full", hint=FREE_SPACE)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return read_only(Path(error.filename) if error.filename else file)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StoreUnavailable(
+            f"{error.filename or file.parent} is not a directory", hint="move the file away or set CUMULUS_HOME"
+        )
+    return StoreUnavailable(f"{error.filename or file}: {error.strerror}", hint="check the disk and the system's log")
+
+
+def read_only(file: Path) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{file} may not be written by this user, or its file system is read-only",
+        hint=f"make it writable for uid {os.geteuid()} or set CUMULUS_HOME to a directory of your own",
+    )
+
+
+def _is_full(file: Path) -> bool:
+    try:
+        system = os.statvfs(file.parent)
+    except OSError:
+        return False
+    return system.f_bavail * system.f_frsize < _ROOM
