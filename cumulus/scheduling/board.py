@@ -87,6 +87,7 @@ class Board:
                 slot = Slot(len(self.slots), device, taken.get((name, device.index), []))
                 self.slots.append(slot)
                 self._slots[name].append(slot)
+        self._by_place = {(slot.device.node, slot.device.index): slot for slot in self.slots}
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""
         self._pools: dict[Filter, Pool] = {}
@@ -97,6 +98,14 @@ class Board:
         if pool is None:
             pool = self._pools[wanted] = Pool(self, self._matching(wanted))
         return pool
+
+    def on_node(self, name: str) -> list[Slot]:
+        """The node's slots; none where it takes nothing new."""
+        return self._slots.get(name, [])
+
+    def slot(self, node: str, device: int) -> Slot:
+        """The slot of that device. Raises KeyError."""
+        return self._by_place[node, device]
 
     def take(self, slot: Slot, length: int, memory: int, compute: int) -> None:
         """Bind a share from now for `length` microseconds."""

@@ -15,6 +15,7 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.scheduling.assign import Seat, assign
 from cumulus.scheduling.board import Board
+from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Filter, Gang, Request, Snapshot
 
 RESERVATION_DEPTH = 8
@@ -69,6 +70,15 @@ class Refusal:
     """From 1, in the whole queue."""
     reservation: Reservation | None
     """None where no ready node could hold it, or where it is too far back in the queue."""
+    hopeless: bool
+    """Known to fit on no ready node even with nothing else there."""
+
+    @property
+    def reason(self) -> Reason:
+        """A word and a sentence that stay the same while the gang waits, fit for a condition."""
+        if self.hopeless:
+            return Reason("NoNodeFits", "no ready node could hold it even with nothing else there")
+        return Reason("WaitingForShare", "waits until enough is free on nodes that match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,8 @@ def place(snapshot: Snapshot) -> Plan:
     """
     run = Pass(snapshot)
     for gang in snapshot.pending:
-        run.consider(gang)
+        if not run.bind(gang):
+            run.refuse(gang)
     return Plan(tuple(run.bindings), tuple(run.refusals))
 
 
@@ -96,35 +107,42 @@ class Pass:
     """One pass in progress: `place` runs it to the end, `explain` as far as the gang asked for."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
         self.board = Board(snapshot)
         self.bindings: list[Binding] = []
         self.refusals: list[Refusal] = []
+        self._now = snapshot.now
         self._position = 0
         self._refused: set[tuple[object, ...]] = set()
         self._hopeless: set[tuple[object, ...]] = set()
         self._not_before: dict[tuple[object, ...], int] = {}
         self._reserved: Counter[frozenset[Filter]] = Counter()
 
-    def consider(self, gang: Gang) -> None:
-        """Bind the next gang of the queue, or refuse it."""
+    def bind(self, gang: Gang) -> bool:
+        """Bind the next gang of the queue if it fits now."""
         self._position += 1
         shape = gang.shape
-        if shape not in self._refused:
-            length = microseconds(gang.seconds)
-            seats = assign(self.board, gang, 0, length)
-            if seats is not None:
-                for request, seat in zip(gang.requests, seats, strict=True):
-                    self.board.take(seat.slot, length, seat.memory, seat.compute)
-                    self.bindings.append(_binding(gang, request, seat))
-                return
+        if shape in self._refused:
+            return False
+        length = microseconds(gang.seconds)
+        seats = assign(self.board, gang, 0, length)
+        if seats is None:
             self._refused.add(shape)
+            return False
+        for request, seat in zip(gang.requests, seats, strict=True):
+            self.board.take(seat.slot, length, seat.memory, seat.compute)
+            self.bindings.append(_binding(gang, request, seat))
+        return True
+
+    def refuse(self, gang: Gang) -> Refusal:
+        """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
         reservation = None
         filters = frozenset(request.demand.filter for request in gang.requests)
-        if shape not in self._hopeless and self._reserved[filters] < RESERVATION_DEPTH:
+        if gang.shape not in self._hopeless and self._reserved[filters] < RESERVATION_DEPTH:
             reservation = self.reserve(gang)
             self._reserved[filters] += reservation is not None
-        self.refusals.append(Refusal(gang, self._position, reservation))
+        refusal = Refusal(gang, self._position, reservation, gang.shape in self._hopeless)
+        self.refusals.append(refusal)
+        return refusal
 
     def reserve(self, gang: Gang) -> Reservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
@@ -138,7 +156,7 @@ class Pass:
             seat.slot.reserve(start, length, seat.memory, seat.compute, gang.name)
         return Reservation(
             gang=gang.name,
-            start=self.snapshot.now + timedelta(microseconds=start),
+            start=self._now + timedelta(microseconds=start),
             seats=tuple(
                 Kept(request.partition, seat.slot.device.node, seat.slot.device.index, seat.memory, seat.compute)
                 for request, seat in zip(gang.requests, seats, strict=True)

@@ -1,0 +1,266 @@
+"""Why a gang waits: the reason of each node, who holds what it needs and until when, who is ahead of it.
+
+Computed only for the gang that somebody asks about, from the same pass that places; `why` and `describe` show it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from cumulus.resources.key import Key
+from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.scheduling.assign import assign
+from cumulus.scheduling.board import Board
+from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, microseconds
+from cumulus.scheduling.reasons import NodeReason, node_reasons
+from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot
+
+
+class State(StrEnum):
+    """What becomes of a gang in the queue."""
+
+    FITS = "Fits"
+    """The next pass binds it."""
+    WAITING = "Waiting"
+    """It starts once others' leases are over."""
+    NO_NODE = "NoNode"
+    """Only nodes that are not ready or are cordoned could hold it."""
+    NEVER = "Never"
+    """No node could hold it even with nothing else there."""
+    INCOMPLETE = "Incomplete"
+    """Some of its partitions are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Who holds a share that the gang needs, and until when at the latest."""
+
+    node: str
+    device: int
+    memory_bytes: int
+    compute: int
+    until: datetime
+    partition: Key | None
+    lease: str
+    job: str
+    user: str
+    overdue: bool = False
+
+    @property
+    def holder(self) -> str:
+        """job default/train of alice; partition default/p; lease 1a2b."""
+        if self.job:
+            name = f"job {self.job}"
+        elif self.partition is not None:
+            name = f"partition {self.partition.namespace}/{self.partition.name}"
+        else:
+            name = f"lease {self.lease}, made on the node"
+        return f"{name} of {self.user}" if self.user else name
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All there is to say about a gang in the queue."""
+
+    gang: str
+    state: State
+    now: datetime
+    reasons: tuple[NodeReason, ...] = ()
+    """Why it can't be there now, by node; empty where it fits."""
+    blockers: tuple[Blocker, ...] = ()
+    """In the order in which they end."""
+    earliest: datetime | None = None
+    """The latest time by which it starts if every lease runs to its end."""
+    certain: bool = False
+    """Nobody ahead competes with it, so that only work of a higher priority or a lost node can make it later."""
+    position: int = 0
+    """From 1, in a queue of `queue` gangs."""
+    queue: int = 0
+    ahead: tuple[str, ...] = ()
+    """Gangs that wait before it for some of the same devices."""
+    bindings: tuple[Binding, ...] = ()
+    """Where it goes, when it fits."""
+
+    @property
+    def headline(self) -> str:
+        """One sentence."""
+        return _headline(self)
+
+    def lines(self, limit: int = 10) -> list[str]:
+        """Text for people, at most `limit` nodes, blockers and gangs each."""
+        return list(_lines(self, limit))
+
+
+def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
+    """Why the gang of this partition waits. None where the partition is not in the queue."""
+    gang = snapshot.gang_of(partition)
+    if gang is None:
+        missing = next((g for g in snapshot.incomplete if partition in g.partitions), None)
+        return _incomplete(snapshot, missing) if missing is not None else None
+    run = Pass(snapshot)
+    position = snapshot.pending.index(gang) + 1
+    for other in snapshot.pending[: position - 1]:
+        if not run.bind(other):
+            run.refuse(other)
+    if run.bind(gang):
+        bindings = tuple(run.bindings[-len(gang.requests) :])
+        return Explanation(
+            gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings
+        )
+    reasons = node_reasons(snapshot, run.board, gang)
+    ahead = _competitors(run, gang)
+    reservation = _reservation(run, gang, ahead)
+    return Explanation(
+        gang=gang.name,
+        state=_state(snapshot, gang, reservation),
+        now=snapshot.now,
+        reasons=reasons,
+        blockers=_blockers(snapshot, run, reservation) if reservation else (),
+        earliest=reservation.start if reservation else None,
+        certain=reservation is not None and not ahead,
+        position=position,
+        queue=len(snapshot.pending),
+        ahead=tuple(refusal.gang.name for refusal in ahead),
+    )
+
+
+def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
+    message = f"{len(gang.partitions)} of the gang's {gang.size} partitions are there"
+    reason = NodeReason("", Reason("GangIncomplete", message))
+    return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
+
+
+def _state(snapshot: Snapshot, gang: Gang, reservation: Reservation | None) -> State:
+    if reservation is not None:
+        return State.WAITING
+    empty = Board(snapshot, empty=True)
+    return State.NEVER if assign(empty, gang, 0, microseconds(gang.seconds)) is None else State.NO_NODE
+
+
+def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
+    """Gangs refused before this one that some device of its could serve."""
+    mine = {slot.order for request in gang.requests for slot in run.board.pool(request.demand.filter).slots}
+    overlaps: dict[object, bool] = {}
+
+    def compete(other: Gang) -> bool:
+        for wanted in {request.demand.filter for request in other.requests}:
+            if wanted not in overlaps:
+                overlaps[wanted] = any(slot.order in mine for slot in run.board.pool(wanted).slots)
+            if overlaps[wanted]:
+                return True
+        return False
+
+    return [refusal for refusal in run.refusals if not refusal.hopeless and compete(refusal.gang)]
+
+
+def _reservation(run: Pass, gang: Gang, ahead: list[Refusal]) -> Reservation | None:
+    """The gang's reservation, once all who are ahead have theirs, however far back in the queue it is."""
+    for refusal in ahead:
+        if refusal.reservation is None:
+            run.reserve(refusal.gang)
+    return run.reserve(gang)
+
+
+def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[Blocker, ...]:
+    """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
+    is free."""
+    gangs = {request.partition: gang for gang in snapshot.pending for request in gang.requests}
+    needed: dict[tuple[str, int], tuple[int, int]] = {}
+    for kept in reservation.seats:
+        before = needed.get((kept.node, kept.device), (0, 0))
+        needed[kept.node, kept.device] = (before[0] + kept.memory_bytes, before[1] + kept.compute)
+    holders = [_holder(hold) for hold in snapshot.holds if (hold.node, hold.device) in needed]
+    holders += [
+        _newcomer(snapshot, binding, gangs[binding.partition])
+        for binding in run.bindings
+        if (binding.node, binding.device) in needed
+    ]
+    holders.sort(key=lambda blocker: (blocker.until, blocker.node, blocker.device, str(blocker.partition)))
+    found = []
+    for place, (memory, compute) in needed.items():
+        slot = run.board.slot(*place)
+        memory, compute = memory - slot.memory, compute - slot.compute
+        for blocker in holders:
+            if (blocker.node, blocker.device) == place and (memory > 0 or compute > 0):
+                found.append(blocker)
+                memory, compute = memory - blocker.memory_bytes, compute - blocker.compute
+    return tuple(sorted(found, key=holders.index))
+
+
+def _holder(hold: Hold) -> Blocker:
+    return Blocker(
+        hold.node, hold.device, hold.memory_bytes, hold.compute, hold.until, hold.partition, hold.lease, hold.job,
+        hold.user, hold.overdue,
+    )  # fmt: skip
+
+
+def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang) -> Blocker:
+    until = snapshot.now + timedelta(seconds=gang.seconds)
+    return Blocker(
+        binding.node, binding.device, binding.memory_bytes, binding.compute, until, binding.partition, "", gang.job,
+        gang.user,
+    )  # fmt: skip
+
+
+def _headline(about: Explanation) -> str:
+    match about.state:
+        case State.FITS:
+            where = ", ".join(dict.fromkeys(f"device {b.device} of {b.node}" for b in about.bindings))
+            return f"fits now, on {where}"
+        case State.INCOMPLETE:
+            return f"waits until its gang is complete: {about.reasons[0].reason.message}"
+        case State.NEVER:
+            return f"no node could ever hold it ({_counts(about)})"
+        case State.NO_NODE:
+            return f"no ready node could hold it ({_counts(about)})"
+        case State.WAITING:
+            assert about.earliest is not None
+            wait = format_duration((about.earliest - about.now).total_seconds())
+            when = f"{_utc(about.earliest)} (in {wait})"
+            return f"starts by {when} at the latest" if about.certain else f"is expected to start by {when}"
+
+
+def _counts(about: Explanation) -> str:
+    counts = Counter(reason.reason.code for reason in about.reasons)
+    total = f"of {len(about.reasons)} node{'s' if len(about.reasons) != 1 else ''}"
+    return f"{total}: " + ", ".join(f"{count} {code}" for code, count in counts.most_common()) if counts else "no nodes"
+
+
+def _lines(about: Explanation, limit: int) -> Iterator[str]:
+    yield about.headline
+    if about.position:
+        ahead = f", behind {_some(about.ahead, limit)}" if about.ahead else ""
+        yield f"place {about.position} of {about.queue} in the queue{ahead}"
+    if about.blockers:
+        yield "waits for:"
+        for blocker in about.blockers[:limit]:
+            until = f"{blocker.until:%Y-%m-%d %H:%M:%S}Z"
+            ends = (
+                "its lease is over, its processes are being ended"
+                if blocker.overdue
+                else f"until {until} at the latest"
+            )
+            share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
+            yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
+        if len(about.blockers) > limit:
+            yield f"  and {len(about.blockers) - limit} more"
+    if about.reasons and about.state is not State.INCOMPLETE:
+        yield "nodes:"
+        for reason in about.reasons[:limit]:
+            yield f"  {reason.node}: {reason.reason.code}: {reason.reason.message}"
+        if len(about.reasons) > limit:
+            yield f"  and {len(about.reasons) - limit} more ({_counts(about)})"
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _some(names: tuple[str, ...], limit: int) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

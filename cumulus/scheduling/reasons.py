@@ -1,0 +1,130 @@
+"""The reason why a gang can't be on a node now, one for each node, with the figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cumulus.resources.quantity import format_bytes
+from cumulus.scheduling import fit
+from cumulus.scheduling.assign import uniform
+from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.place import microseconds
+from cumulus.scheduling.snapshot import Demand, Gang, Node, Snapshot
+
+# Of several devices' reasons a node shows the one that came closest to fitting.
+_NEARNESS = ("TooLarge", "EnforcementTooWeak", "NoMatchingDevice")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReason:
+    """`node` is empty where the reason is no node's."""
+
+    node: str
+    reason: Reason
+
+
+def node_reasons(snapshot: Snapshot, board: Board, gang: Gang) -> tuple[NodeReason, ...]:
+    """Why a gang that was just refused is not on any of the nodes, as the pass left them.
+
+    What will never be comes before what may pass: a node that is too small says so even while it is not ready.
+    """
+    parts = _parts(gang)
+    pinned = {demand.filter.node for demand, _, _ in parts}
+    found = []
+    for node in snapshot.nodes:
+        if "" not in pinned and node.name not in pinned:
+            continue
+        reasons = [
+            _never(node, demand, size) or fit.unavailable(node) or _now(board, node, gang, demand, size, groups)
+            for demand, size, groups in parts
+            if demand.filter.node in ("", node.name)
+        ]
+        found.append(NodeReason(node.name, reasons[0] if len(reasons) == 1 else _worst(reasons)))
+    known = {node.name for node in snapshot.nodes}
+    missing = [
+        NodeReason(name, Reason("NoSuchNode", "there is no such node")) for name in sorted(pinned - known - {""})
+    ]
+    return (*found, *missing)
+
+
+def _parts(gang: Gang) -> list[tuple[Demand, int, int]]:
+    """Each demand of the gang, with the most distinct devices a group asks of a node by it, and how many groups do."""
+    counts: dict[Demand, dict[int, int]] = {}
+    for request in gang.requests:
+        groups = counts.setdefault(request.demand, {})
+        groups[request.group] = groups.get(request.group, 0) + 1
+    return [(demand, max(groups.values()), len(groups)) for demand, groups in counts.items()]
+
+
+def _worst(reasons: list[Reason]) -> Reason:
+    return next((reason for reason in reasons if reason.code != "RoomForPart"), reasons[0])
+
+
+def _never(node: Node, demand: Demand, size: int) -> Reason | None:
+    reason = fit.node_mismatch(demand.filter, node)
+    if reason is not None:
+        return reason
+    if not node.devices:
+        return Reason("NoMatchingDevice", "the node has no devices")
+    misfits = [
+        misfit
+        for device in node.devices
+        if (misfit := fit.device_mismatch(demand.filter, device) or fit.too_large(demand, device)) is not None
+    ]
+    fitting = len(node.devices) - len(misfits)
+    if fitting == 0:
+        nearest = min(misfits, key=lambda misfit: _NEARNESS.index(misfit.code))
+        others = len({misfit.message for misfit in misfits}) - 1
+        return nearest if not others else Reason(nearest.code, f"{nearest.message} (and {others} more)")
+    if fitting < size:
+        return Reason("TooLarge", f"needs {_devices(size)} at once, {_devices(fitting)} of the node can do it")
+    return None
+
+
+def _now(board: Board, node: Node, gang: Gang, demand: Demand, size: int, groups: int) -> Reason:
+    slots = [
+        slot
+        for slot in board.on_node(node.name)
+        if fit.device_mismatch(demand.filter, slot.device) is None and fit.too_large(demand, slot.device) is None
+    ]
+    length = microseconds(gang.seconds)
+    shares = [(slot, *fit.share_of(demand, slot.device.memory_bytes)) for slot in slots]
+    offers = [
+        Offer(slot, memory, compute, times)
+        for slot, memory, compute in shares
+        if (times := _times(slot.free(0, length), memory, compute)) > 0
+    ]
+    if len(offers) >= size:
+        room = next(count for count in range(groups, 0, -1) if uniform(offers, count, size) is not None)
+        part = f"{room} of the gang's {groups} replicas" if room < groups else "a part of the gang"
+        return Reason("RoomForPart", f"has room for {part}, not for all of it")
+    free_now = [slot for slot, memory, compute in shares if _times((slot.memory, slot.compute), memory, compute) > 0]
+    if len(free_now) >= size:
+        names = list(dict.fromkeys(name for slot in free_now for name in slot.reserved))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return Reason("Reserved", f"what is free is kept for {', '.join(names[:3])}{more}, ahead in the queue")
+    return _insufficient(shares, size)
+
+
+def _insufficient(shares: list[tuple[Slot, int, int]], size: int) -> Reason:
+    with_memory = [share for share in shares if share[0].memory >= share[1]]
+    each = f" on each of {size} devices" if size > 1 else ""
+    if len(with_memory) >= size:
+        slot, _, compute = max(with_memory, key=lambda share: share[0].compute)
+        free = f"at most {max(0, slot.compute) / 10:g}% is free on device {slot.device.index}"
+        fitting = sum(1 for slot, _, compute in with_memory if slot.compute >= compute)
+        have = f"{_devices(fitting)} of the node can give it" if size > 1 else free
+        return Reason("InsufficientCompute", f"needs {compute / 10:g}% of the compute{each}, {have}")
+    slot, memory, _ = max(shares, key=lambda share: share[0].memory)
+    free = f"at most {format_bytes(max(0, slot.memory))} is free on device {slot.device.index}"
+    have = f"{_devices(len(with_memory))} of the node can give it" if size > 1 else free
+    return Reason("InsufficientMemory", f"needs {format_bytes(memory)}{each}, {have}")
+
+
+def _times(free: tuple[int, int], memory: int, compute: int) -> int:
+    return min(free[0] // memory, free[1] // compute)
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'s' if count != 1 else ''}"
