@@ -60,16 +60,28 @@ Delay = Annotated[
 ]
 """At least 0; read with `quantity.parse_duration`."""
 
-MemoryShare = Annotated[str, _checked(quantity.parse_share), Field(examples=["0.5", "50%", "20Gi"])]
+MemoryShare = Annotated[
+    str,
+    _checked(quantity.parse_share),
+    Field(json_schema_extra={"format": "share"}, examples=["0.5", "50%", "20Gi"]),
+]
 """Read with `quantity.parse_share`."""
 
-ComputeShare = Annotated[str, _checked(quantity.parse_millis), Field(examples=["25%", "0.25"])]
+ComputeShare = Annotated[
+    str,
+    _checked(quantity.parse_millis),
+    Field(json_schema_extra={"format": "percentage"}, examples=["25%", "0.25"]),
+]
 """Read with `quantity.parse_millis`."""
 
-Bytes = Annotated[str, _checked(quantity.parse_bytes), Field(examples=["20Gi", "512Mi"])]
+Bytes = Annotated[
+    str, _checked(quantity.parse_bytes), Field(json_schema_extra={"format": "bytes"}, examples=["20Gi", "512Mi"])
+]
 """Read with `quantity.parse_bytes`."""
 
-Cpus = Annotated[str, _checked(quantity.parse_cpus), Field(examples=["2", "500m"])]
+Cpus = Annotated[
+    str, _checked(quantity.parse_cpus), Field(json_schema_extra={"format": "cpus"}, examples=["2", "500m"])
+]
 """Read with `quantity.parse_cpus`."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")

@@ -1,0 +1,119 @@
+"""Manifests against a store: all of them in one transaction, or none. `cumulus apply` and GitOps come in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cumulus.apply.plan import Result, last_applied, plan
+from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
+from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem
+from cumulus.resources import registry
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.store.base import Fence, Query, Store
+
+ATTEMPTS = 10
+"""How often a plan is made anew when objects changed between reading and writing."""
+FREE_PRUNES = 10
+"""As many objects may always be pruned at once."""
+
+
+class PruneRefused(CumulusError):
+    """More objects would be pruned than is likely meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Delete what was applied before and is in the manifests no more.
+
+    Of every namespaced kind that people make, in the manifests' namespaces: objects that match `selector` (label
+    selector text), were made or changed by `apply`, belong to no other object, and are not among the manifests.
+    `limit`: how many at most; by default 10, or half of the matching ones if that is more.
+    """
+
+    selector: str
+    limit: int | None = None
+
+
+def apply(
+    store: Store,
+    manifests: Sequence[Manifest],
+    *,
+    dry_run: bool = False,
+    prune: Prune | None = None,
+    fence: Fence | None = None,
+) -> list[Result]:
+    """Make it so, and tell what happened to each object, in the manifests' order, pruned ones last.
+
+    One transaction; with `dry_run` nothing is written. Raises InvalidManifest with everything that forbids it,
+    PruneRefused, Conflict if the objects keep changing, and what the store raises.
+    """
+    for _ in range(ATTEMPTS):
+        results = _planned(store, manifests, prune)
+        writes = [write for result in results if (write := result.write()) is not None]
+        if dry_run or not writes:
+            return results
+        try:
+            store.transact(writes, fence=fence)
+        except (AlreadyExists, Conflict, NotFound):
+            continue
+        return results
+    raise Conflict(
+        f"the objects kept changing while they were applied ({ATTEMPTS} attempts); nothing was applied",
+        hint="apply again",
+    )
+
+
+def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None) -> list[Result]:
+    results: list[Result] = []
+    problems: list[Problem] = []
+    for manifest in manifests:
+        planned = plan(manifest, _read(store, manifest.key))
+        if isinstance(planned, Result):
+            results.append(planned)
+        else:
+            problems += planned
+    if problems:
+        raise InvalidManifest(problems)
+    if prune is not None:
+        results += _pruned(store, {manifest.key for manifest in manifests}, prune)
+    return results
+
+
+def _pruned(store: Store, kept: set[Key], prune: Prune) -> list[Result]:
+    if not prune.selector.strip():
+        raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
+    namespaces = sorted({key.namespace for key in kept if key.namespace}) or [DEFAULT_NAMESPACE]
+    matching = list(_applied_before(store, prune.selector, namespaces))
+    pruned = [result for result in matching if result.key not in kept]
+    limit = max(FREE_PRUNES, len(matching) // 2) if prune.limit is None else prune.limit
+    if len(pruned) > limit:
+        raise PruneRefused(
+            f"{len(pruned)} of the {len(matching)} applied objects that match {prune.selector} would be pruned, "
+            f"more than {limit}; nothing was applied",
+            hint=f"if that is meant, allow it with --prune-limit={len(pruned)}",
+        )
+    return pruned
+
+
+def _applied_before(store: Store, selector: str, namespaces: Sequence[str]) -> Iterator[Result]:
+    for kind in registry.KINDS:
+        if not (kind.user_made and kind.namespaced):
+            continue
+        for namespace in namespaces:
+            for document in store.list(Query(kind.name, namespace=namespace, labels=selector)).items:
+                if _is_ours(document):
+                    yield Result("pruned", kind, key_of(document), document, None)
+
+
+def _is_ours(document: Document) -> bool:
+    metadata = document["metadata"]
+    in_the_way = metadata.get("ownerReferences") or metadata.get("deletionTimestamp")
+    return last_applied(document) is not None and not in_the_way
+
+
+def _read(store: Store, key: Key) -> Document | None:
+    try:
+        return store.get(key)
+    except NotFound:
+        return None

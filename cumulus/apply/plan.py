@@ -1,0 +1,189 @@
+"""What applying one manifest would do to one object: created, configured, unchanged, or what forbids it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from cumulus.apply.merge import merge
+from cumulus.manifest import Manifest, Problem
+from cumulus.resources import registry
+from cumulus.resources.key import Document, Key
+from cumulus.resources.meta import LAST_APPLIED, Resource
+from cumulus.resources.schema import Field, root
+from cumulus.resources.values import same_value
+from cumulus.store.base import Write
+
+Action = Literal["created", "configured", "unchanged", "pruned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What happened, or would happen, to one object. `str` is the line that `apply` prints.
+
+    `before` is the object as stored (None: there was none), `after` as it is to be, or is (None: pruned).
+    """
+
+    action: Action
+    kind: registry.Kind
+    key: Key
+    before: Document | None
+    after: Document | None
+
+    def __str__(self) -> str:
+        return f"{self.kind.qualified}/{self.key.name} {self.action}"
+
+    def write(self) -> Write | None:
+        """What makes it so; it loses with `Conflict` or `NotFound` once the object is no more as it was read."""
+        if self.action == "created":
+            return Write("create", self.after)
+        if self.action == "configured":
+            return Write("update", self.after)
+        if self.action == "pruned":
+            assert self.before is not None
+            metadata = self.before["metadata"]
+            return Write("delete", key=self.key, uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+        return None
+
+
+def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
+    """What applying `manifest` does where `live` is stored, or all that forbids it."""
+    if live is None:
+        return _creation(manifest)
+    forbidden = _forbidden(manifest, live)
+    if forbidden is not None:
+        return [forbidden]
+    model = manifest.kind.model()
+    stored = model.model_validate(live)
+    try:
+        wanted = model.model_validate(_merged(manifest, stored))
+    except ValidationError as error:
+        return [_does_not_fit(manifest, error)]
+    # The manifest's word for the same value (60m for 1h) is no change.
+    after = live | {"metadata": live["metadata"] | _user_metadata(wanted)}
+    after["spec"] = _kept_words(_spec(stored), _spec(wanted), root(manifest.kind).fields["spec"])
+    problems = list(_immutable(manifest, model, _spec(stored), after["spec"]))
+    if problems:
+        return problems
+    unchanged = _user_metadata(stored) == _user_metadata(wanted) and _spec(stored) == after["spec"]
+    action: Action = "unchanged" if unchanged else "configured"
+    return Result(action, manifest.kind, manifest.key, live, live if unchanged else after)
+
+
+def last_applied(document: Document) -> Document | None:
+    """What `apply` applied to this object last; None where it never did, or where the note is damaged."""
+    note = (document["metadata"].get("annotations") or {}).get(LAST_APPLIED)
+    try:
+        found = json.loads(note) if note is not None else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _creation(manifest: Manifest) -> Result | list[Problem]:
+    if manifest.kind.name == "GPUNode":
+        message = f"there is no GPUNode {manifest.key.name}; nodes are made by discovery, and only changed by apply"
+        return [manifest.problem(("metadata", "name"), message)]
+    document = manifest.resource.to_json()
+    metadata = document["metadata"]
+    metadata["annotations"] = metadata.get("annotations", {}) | {LAST_APPLIED: _note(manifest)}
+    return Result("created", manifest.kind, manifest.key, None, document)
+
+
+def _forbidden(manifest: Manifest, live: Document) -> Problem | None:
+    since = live["metadata"].get("deletionTimestamp")
+    if since is None:
+        return None
+    word = f"{manifest.kind.name.lower()}/{manifest.key.name}"
+    message = f"is being deleted since {since}; wait until it is gone: cumulus wait {word} --for=delete"
+    return manifest.problem(("metadata", "name"), message)
+
+
+def _merged(manifest: Manifest, stored: Resource) -> Document:
+    """The user's part of the stored object after the merge: labels, annotations and spec."""
+    # Without defaults: a default that nobody set must not look like a value that somebody else set.
+    sparse = stored.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    last = last_applied(sparse) or {}
+    live = _users_part(sparse)
+    live.get("metadata", {}).get("annotations", {}).pop(LAST_APPLIED, None)
+    merged = merge(_users_part(last), _users_part(manifest.document), live)
+    metadata = merged.setdefault("metadata", {})
+    metadata["annotations"] = metadata.get("annotations", {}) | {LAST_APPLIED: _note(manifest)}
+    metadata |= {name: value for name, value in sparse["metadata"].items() if name not in _USERS_METADATA}
+    return merged | {"apiVersion": manifest.resource.api_version, "kind": manifest.kind.name}
+
+
+def _users_part(document: Mapping[str, Any]) -> Document:
+    metadata = document.get("metadata", {})
+    part: Document = {"metadata": {name: dict(metadata[name]) for name in _USERS_METADATA if metadata.get(name)}}
+    if "spec" in document:
+        part["spec"] = document["spec"]
+    return part
+
+
+def _does_not_fit(manifest: Manifest, error: ValidationError) -> Problem:
+    first = error.errors(include_url=False)[0]
+    path = tuple(first["loc"])
+    reason = (first.get("ctx") or {}).get("error") or first["msg"]
+    return manifest.problem(path, f"does not go with what others set on {manifest.key}: {reason}")
+
+
+def _immutable(
+    manifest: Manifest, model: type[Resource], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[Problem]:
+    word = f"{manifest.kind.name.lower()}/{manifest.key.name}"
+    advice = f"delete and apply it again (cumulus delete {word}), or give the new one another name"
+    for name in [*before, *(name for name in after if name not in before)]:
+        if name in model.MUTABLE:
+            continue
+        for path, old, new in _differences(before.get(name), after.get(name), ("spec", name)):
+            change = f"is immutable and cannot change from {_shown(old)} to {_shown(new)}"
+            yield manifest.problem(path, f"{change}; {advice}")
+
+
+def _differences(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The deepest fields that differ; a list is one value."""
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), (*path, key))
+    else:
+        yield path, old, new
+
+
+def _kept_words(old: Any, new: Any, field: Field) -> Any:
+    """`new`, with each value that means the same as the `old` one left as the old one was written."""
+    if isinstance(old, dict) and isinstance(new, dict) and field.container == "" and field.fields:
+        return {
+            key: _kept_words(old[key], value, field.fields[key]) if key in old and key in field.fields else value
+            for key, value in new.items()
+        }
+    return old if field.container == "" and same_value(field.type, old, new) else new
+
+
+def _spec(resource: Resource) -> Document:
+    spec: Document = resource.to_json().get("spec", {})
+    return spec
+
+
+def _user_metadata(resource: Resource) -> Document:
+    return {"labels": dict(resource.metadata.labels), "annotations": dict(resource.metadata.annotations)}
+
+
+def _note(manifest: Manifest) -> str:
+    return json.dumps(manifest.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ({}, [], ()):
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_USERS_METADATA = ("labels", "annotations")
