@@ -1,0 +1,327 @@
+"""`Backend` with runtime `process`: each workload is a local process under a supervisor that outlives the daemon.
+
+All state is in files (see `layout`); what is kept in memory is a cache. So several daemons and a command line may
+use one root at once, and one that was killed between any two steps is continued by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cumulus.backends.base import Observed, Workload
+from cumulus.backends.process import layout
+from cumulus.backends.process.log import read_log
+from cumulus.backends.process.run import MAX_SPAWNS, Run
+from cumulus.backends.process.specification import refuse_impossible, specification
+from cumulus.backends.process.watch import Watcher, signal_process
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import BackendError, BackendRefused
+from cumulus.secrets import SecretStore
+
+FOLLOW_INTERVAL = 0.1
+"""Seconds between looks for new output while a log is followed."""
+
+TOMBSTONE_SECONDS = 30 * 86400.0
+"""How long the uid of a purged job is remembered. After that a late start is still refused by its ended lease."""
+
+
+class ProcessBackend:
+    """Runs workloads below `root`, which is made where missing. `node` is the only node it starts for.
+
+    `chronos_home` is the ledger that supervisors attach to; None for the ledger's default.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        node: str,
+        secrets: SecretStore,
+        chronos_home: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._root = os.path.abspath(root)
+        self._node = node
+        self._secrets = secrets
+        self._chronos_home = None if chronos_home is None else os.path.abspath(chronos_home)
+        self._clock = clock or SystemClock()
+        self._mutex = threading.RLock()
+        self._runs: dict[str, Run] = {}
+        self._subscribers: list[Callable[[str, str], None]] = []
+        self._watcher: Watcher | None = None
+        self._next_sweep = 0.0
+        with _translated("prepare its directory"):
+            for directory in ("", layout.RUNS, layout.JOBS, layout.EVENTS, layout.PURGED):
+                os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
+
+    @property
+    def runtime(self) -> str:
+        return "process"
+
+    def start(self, workload: Workload) -> None:
+        """See `Backend.start`. The run is on the disk before anything is started, and started at most once."""
+        refuse_impossible(workload, self._node)
+        with _translated(f"start {workload.name}"), self._exclusive():
+            if os.path.exists(self._path(layout.PURGED, workload.job_uid)):
+                return
+            directory = self._path(layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
+            if not os.path.exists(directory):
+                self._create(workload, directory)
+            if os.path.exists(os.path.join(directory, layout.REMOVED)):
+                return
+            run = self._run(directory)
+            if run.spec["name"] != workload.name:
+                raise BackendRefused(f"attempt {workload.attempt} of the job already runs as {run.spec['name']}")
+            link = self._path(layout.RUNS, workload.name)
+            if not os.path.lexists(link):
+                os.symlink(os.path.relpath(directory, os.path.dirname(link)), link)
+                layout.sync_directory(os.path.dirname(link))
+            self._settle(run)
+
+    def stop(self, name: str, grace: float) -> None:
+        """See `Backend.stop`. The request is a file, so that it holds though this process dies right after."""
+        run = self._find(name)
+        if run is None or self._observe(run).state.finished:
+            return
+        path = os.path.join(run.directory, layout.STOP)
+        with _translated(f"stop {name}"), self._mutex:
+            earlier = layout.read_document(path)
+            if earlier is None or float(earlier["grace"]) > grace:
+                layout.write_document(path, {"grace": max(0.0, grace)})
+            pid = run.supervisor()
+            if pid:
+                signal_process(pid, signal.SIGUSR1, lambda: run.supervisor() == pid)
+            else:
+                self._settle(run)
+
+    def remove(self, name: str) -> None:
+        """See `Backend.remove`."""
+        run = self._find(name)
+        if run is None:
+            return
+        if not self._observe(run).state.finished:
+            raise BackendError(f"{name} still runs", hint="stop it first")
+        with _translated(f"remove {name}"), self._exclusive():
+            if os.path.isdir(run.directory):
+                layout.write_durably(os.path.join(run.directory, layout.REMOVED), b"")
+            self._forget(name)
+
+    def purge(self, job_uid: str) -> None:
+        """See `Backend.purge`. The job's uid is remembered: nothing of it is started any more."""
+        with _translated(f"purge job {job_uid}"), self._exclusive():
+            tombstone = self._path(layout.PURGED, job_uid)
+            job = self._path(layout.JOBS, job_uid)
+            if os.path.dirname(os.path.abspath(job)) != self._path(layout.JOBS) or not job_uid:
+                raise BackendRefused(f"{job_uid!r} is no job's uid")
+            runs = self._runs_of(job)
+            if not os.path.exists(tombstone):
+                for run in runs:
+                    if not self._observe(run).state.finished:
+                        raise BackendError(f"{run.spec['name']} still runs", hint="stop it first")
+                if not os.path.isdir(job):
+                    return
+                layout.write_durably(tombstone, b"")
+            for run in runs:
+                self._forget(run.spec["name"])
+            if os.path.isdir(job):
+                shutil.rmtree(job, onerror=_open_up)
+            self._drop_old_tombstones()
+
+    def get(self, name: str) -> Observed | None:
+        """See `Backend.get`."""
+        run = self._find(name)
+        return None if run is None else self._observe(run)
+
+    def list(self) -> Sequence[Observed]:
+        """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
+        with _translated("list its workloads"):
+            names = sorted(os.listdir(self._path(layout.RUNS)))
+        present = (self._find(name) for name in names)
+        return [self._observe(run) for run in present if run is not None]
+
+    def logs(
+        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
+        directory = self._path(layout.run_directory(job_uid, attempt, replica))
+        if not os.path.isfile(os.path.join(directory, layout.SPEC)):
+            raise BackendError(f"there is no log of attempt {attempt}, replica {replica} on node {self._node}")
+        run = self._run(directory)
+        return read_log(
+            directory,
+            tail=tail,
+            ended=(lambda: self._observe(run).state.finished) if follow else None,
+            wait=lambda: self._clock.sleep(FOLLOW_INTERVAL),
+        )
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        """See `Backend.subscribe`. A change is told within milliseconds."""
+        self._subscribers.append(changed)
+        self._watching()
+        for observed in self.list():
+            if not observed.state.finished:
+                changed(observed.namespace, observed.job)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        with self._mutex:
+            watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
+
+    def _create(self, workload: Workload, directory: str) -> None:
+        """The run's directory with its specification, there as a whole or not at all."""
+        spec = specification(
+            workload,
+            root=self._root,
+            secrets_root=os.path.abspath(self._secrets.root),
+            chronos_home=self._chronos_home,
+            daemon=os.environ,
+        )
+        job = os.path.dirname(directory)
+        if not os.path.isdir(job):
+            os.mkdir(job, 0o700)
+            layout.sync_directory(os.path.dirname(job))
+        made = f"{directory}.new"
+        shutil.rmtree(made, ignore_errors=True)
+        os.mkdir(made, 0o700)
+        layout.write_document(os.path.join(made, layout.SPEC), spec)
+        os.rename(made, directory)
+        layout.sync_directory(job)
+
+    def _find(self, name: str) -> Run | None:
+        """The run of a workload that was started and not removed."""
+        link = self._path(layout.RUNS, name)
+        try:
+            target = os.readlink(link)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            with self._mutex:
+                self._runs.pop(name, None)
+            return None
+        return self._run(os.path.normpath(os.path.join(os.path.dirname(link), target)), name)
+
+    def _run(self, directory: str, name: str | None = None) -> Run:
+        with self._mutex:
+            run = self._runs.get(name) if name else None
+            if run is None or run.directory != directory:
+                run = Run(directory)
+                self._runs[name or run.spec["name"]] = run
+            return run
+
+    def _observe(self, run: Run) -> Observed:
+        with _translated("read the state of a workload"):
+            observed = run.observe()
+            if not observed.state.finished:
+                self._settle(run)
+            return observed
+
+    def _settle(self, run: Run) -> None:
+        """See that an unfinished run has a supervisor: to start it, or to bury it where its first one died."""
+        with self._mutex:
+            if run.finished:
+                return
+            name = run.spec["name"]
+            pid = run.supervisor()
+            if pid and self._watching().add(name, pid):
+                return
+            if self._watching().watches(name):
+                return  # Spawned a moment ago and not yet at its lock.
+            if run.spawned < MAX_SPAWNS:
+                self._watching().add(name, run.spawn())
+            elif run.give_up(self._clock):
+                self._tell(run)
+
+    def _watching(self) -> Watcher:
+        with self._mutex:
+            if self._watcher is None:
+                self._watcher = Watcher(self._path(layout.EVENTS), self._changed)
+            return self._watcher
+
+    def _changed(self, name: str | None) -> None:
+        """From the watcher's thread."""
+        try:
+            if name is None:
+                for observed in self.list():
+                    self._call(observed.namespace, observed.job)
+                return
+            run = self._find(name)
+            if run is not None:
+                self._observe(run)
+                self._tell(run)
+        except (BackendError, OSError, ValueError, KeyError):
+            return  # Damaged or removed meanwhile: whoever asks for it next is told.
+
+    def _tell(self, run: Run) -> None:
+        self._call(run.spec["namespace"], run.spec["job"])
+
+    def _call(self, namespace: str, job: str) -> None:
+        for subscriber in self._subscribers:
+            subscriber(namespace, job)
+
+    def _runs_of(self, job: str) -> Sequence[Run]:
+        try:
+            names = os.listdir(job)
+        except FileNotFoundError:
+            return []
+        directories = [os.path.join(job, n) for n in names]
+        return [self._run(d) for d in directories if os.path.isfile(os.path.join(d, layout.SPEC))]
+
+    def _forget(self, name: str) -> None:
+        for path in (self._path(layout.RUNS, name), self._path(layout.EVENTS, name)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        layout.sync_directory(self._path(layout.RUNS))
+        with self._mutex:
+            self._runs.pop(name, None)
+
+    def _drop_old_tombstones(self) -> None:
+        now = time.time()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + 3600
+        for entry in os.scandir(self._path(layout.PURGED)):
+            if entry.stat().st_mtime < now - TOMBSTONE_SECONDS:
+                os.unlink(entry.path)
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Held by one thread of one process at a time, and let go by the kernel when it dies."""
+        with self._mutex, open(self._path(layout.ROOT_LOCK), "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _path(self, *parts: str) -> str:
+        return os.path.join(self._root, *parts)
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """OSErrors and damaged files as `BackendError`."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise BackendError(f"the process backend could not {what}: {error.strerror}{where}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackendError(f"the process backend could not {what}: a file of the run is damaged ({error})") from error
+
+
+def _open_up(function: Callable[..., Any], path: str, error: Any) -> None:
+    """For rmtree: jobs may leave directories that even their owner cannot enter."""
+    parent = os.path.dirname(path)
+    for directory in (parent, path):
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            os.chmod(directory, stat.S_IRWXU)
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)

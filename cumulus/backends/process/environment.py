@@ -1,0 +1,101 @@
+"""The environment of a job: a small clean one, its lease, its own variables. Secrets are added by the supervisor.
+
+The daemon's environment may hold credentials, so only the variables named here pass from it to jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from cumulus.backends.base import LeaseRef, Workload
+
+PASSED = frozenset(
+    {
+        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
+        "SSL_CERT_FILE", "SSL_CERT_DIR",
+        "LD_LIBRARY_PATH",
+        "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_VENDOR_PATH",
+        "CUDA_HOME", "CUDA_PATH", "CUDA_CACHE_PATH", "CUDA_DEVICE_ORDER", "CUDA_MPS_PIPE_DIRECTORY",
+        "CUDA_MPS_LOG_DIRECTORY",
+        "ROCM_PATH", "ONEAPI_ROOT",
+    }
+)  # fmt: skip
+"""Passed from the daemon to jobs where set; and LC_* and POCL_*."""
+
+_PASSED_PREFIXES = ("LC_", "POCL_")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def environment(
+    workload: Workload, checkpoint: str, chronos_home: str | None, daemon: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of `workload` except those from secrets.
+
+    `daemon` is the environment to pass from. The job's own variables win over what is passed, and those of the
+    lease win over the job's: CHRONOS_PARTITION_ID is also the mark by which the node finds a lease's processes.
+    """
+    variables = {name: value for name, value in daemon.items() if name in PASSED or name.startswith(_PASSED_PREFIXES)}
+    variables.setdefault("HOME", os.path.expanduser("~"))
+    variables.setdefault("LANG", "C.UTF-8")
+    # `python` is the daemon's own, which has pyopencl: a command `[python, job.py]` works on a fresh machine.
+    path = [os.path.dirname(sys.executable), *daemon.get("PATH", _DEFAULT_PATH).split(":")]
+    variables["PATH"] = ":".join(dict.fromkeys(path))
+    # What a job prints is then in its log at once, and not lost with SIGKILL.
+    variables["PYTHONUNBUFFERED"] = "1"
+    if chronos_home is not None:
+        variables["CHRONOS_HOME"] = chronos_home
+    variables.update({e.name: e.value for e in workload.env if not e.secret})
+    variables.update(_of_the_job(workload, checkpoint))
+    variables.update(_of_the_leases(workload.leases))
+    return variables
+
+
+def _of_the_job(workload: Workload, checkpoint: str) -> dict[str, str]:
+    variables = {
+        "CUMULUS_JOB": workload.job,
+        "CUMULUS_NAMESPACE": workload.namespace,
+        "CUMULUS_ATTEMPT": str(workload.attempt),
+        "CUMULUS_REPLICA": str(workload.replica),
+        "CUMULUS_REPLICAS": str(workload.replicas),
+        "CUMULUS_WORKLOAD": workload.name,
+    }
+    if checkpoint:
+        variables["CUMULUS_CHECKPOINT_PATH"] = checkpoint
+    return variables
+
+
+def _of_the_leases(leases: Sequence[LeaseRef]) -> dict[str, str]:
+    """One value a lease, comma-separated in the leases' order; CHRONOS_EXPIRES_AT is the first to come."""
+    if not leases:
+        return {}
+    variables = {
+        "CHRONOS_PARTITION_ID": ",".join(x.id for x in leases),
+        "CHRONOS_MEMORY_BYTES": ",".join(str(x.memory_bytes) for x in leases),
+        "CHRONOS_COMPUTE_PERCENT": ",".join(f"{x.compute / 10:g}" for x in leases),
+        "CHRONOS_EXPIRES_AT": min(x.expires_at for x in leases),
+        "CHRONOS_DEVICE": ",".join(str(x.device) for x in leases),
+        "CHRONOS_DEVICE_NAME": ",".join(x.device_name for x in leases),
+        "CHRONOS_FENCING_TOKEN": ",".join(str(x.token) for x in leases),
+        "CHRONOS_ENFORCEMENT": min((x.enforcement for x in leases), key=_STRENGTHS.index),
+    }
+    variables.update(_device_selection(leases))
+    return variables
+
+
+_STRENGTHS = ["none", "guarded", "hard"]
+
+
+def _device_selection(leases: Sequence[LeaseRef]) -> dict[str, str]:
+    """What makes OpenCL, CUDA, ROCm and Level Zero programs use the leased devices."""
+    variables = {}
+    platform = leases[0].platform_index
+    if platform >= 0:
+        # pyopencl's syntax: PLATFORM:DEVICE[,DEVICE]; it has none for devices of two platforms.
+        devices = sorted({x.device_index for x in leases if x.platform_index == platform})
+        variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, devices))}"
+    cuda = [x.device_id for x in leases if x.device_id.startswith(("GPU-", "MIG-"))]
+    if cuda:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(cuda))
+    return variables

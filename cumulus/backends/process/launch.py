@@ -1,0 +1,162 @@
+"""Starts a run's command: environment with secrets, limits, directory, then exec. Used by the supervisor only.
+
+The child waits at a gate until the supervisor has made its start durable. Standard library only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from cumulus.secrets import SecretStore, SecretUnavailable
+
+_OOM_SCORE_ADJUST = b"500"
+"""When the machine runs out of memory, the kernel takes the job before its supervisor or the daemon."""
+
+_STEPS = ("limits", "directory", "exec")
+
+
+class StartFailed(Exception):
+    """The command could not be started; the message is for a person."""
+
+
+def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
+    """Variable -> value of those that come from secrets. Raises StartFailed, which names the secret only."""
+    store = SecretStore(spec["secrets_root"])
+    values = {}
+    for variable, name, key in spec["secrets"]:
+        try:
+            values[variable] = store.get(name, key)
+        except SecretUnavailable as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            raise StartFailed(f"environment variable {variable}: {error}{hint}") from None
+    return values
+
+
+def launch(spec: dict[str, Any], secrets: dict[str, str]) -> tuple[int, int, Callable[[], str]]:
+    """Fork the command's process and hold it before exec.
+
+    Returns its pid, the readable end of its output, and what lets it go: that returns "" once it runs, else why it
+    could not. Raises StartFailed where it cannot be started at all.
+    """
+    directory = _prepare_directory(spec)
+    environment = {**spec["env"], **secrets}
+    output, child_output = os.pipe2(os.O_CLOEXEC)
+    gate, opener = os.pipe2(os.O_CLOEXEC)
+    verdict, child_verdict = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(opener)
+        _become(spec, directory, environment, gate, child_output, child_verdict)
+    os.setpgid(pid, pid)
+    os.close(child_output)
+    os.close(child_verdict)
+    os.close(gate)
+    os.set_blocking(output, False)
+
+    def release() -> str:
+        os.write(opener, b"x")
+        os.close(opener)
+        answer = os.read(verdict, 8)
+        os.close(verdict)
+        return _explain(answer, spec["command"][0], directory, environment) if answer else ""
+
+    return pid, output, release
+
+
+def _prepare_directory(spec: dict[str, Any]) -> str:
+    """The working directory, made where it is the run's own, with its mounts linked into it."""
+    directory: str = spec["cwd"]
+    try:
+        if spec["fresh"]:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+        for shared in spec["make"]:
+            os.makedirs(shared, mode=0o755, exist_ok=True)
+        if not os.path.isdir(directory):
+            raise StartFailed(f"working directory {directory} is not a directory on this node")
+        for source, target in spec["links"]:
+            _link(source, os.path.join(directory, target))
+    except OSError as error:
+        raise StartFailed(f"working directory {directory}: {error.strerror}: {error.filename}") from None
+    return directory
+
+
+def _link(source: str, target: str) -> None:
+    if not os.path.exists(source):
+        raise StartFailed(f"mount source {source} is not on this node")
+    if os.path.islink(target) and os.readlink(target) == source:
+        return
+    os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+    try:
+        os.symlink(source, target)
+    except FileExistsError:
+        raise StartFailed(f"mount target {target} is taken by something else; choose another target") from None
+
+
+def _become(
+    spec: dict[str, Any], directory: str, environment: dict[str, str], gate: int, output: int, verdict: int
+) -> NoReturn:
+    """In the child, after fork: everything up to exec. Only ever leaves by exec or _exit."""
+    step = 0
+    try:
+        os.setpgid(0, 0)
+        if not os.read(gate, 1):
+            os._exit(127)  # The supervisor died before the start was durable: nothing was started.
+        _limit(spec)
+        step = 1
+        os.chdir(directory)
+        os.umask(0o022)
+        step = 2
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        for number in (*_RESET, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execvpe(spec["command"][0], spec["command"], environment)
+    except BaseException as error:
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+        os.write(verdict, struct.pack("ii", step, code))
+    finally:
+        os._exit(127)
+
+
+_RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _limit(spec: dict[str, Any]) -> None:
+    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(_OOM_SCORE_ADJUST)
+    if spec["cpus"]:
+        os.sched_setaffinity(0, spec["cpus"])
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+
+
+def _explain(answer: bytes, program: str, directory: str, environment: dict[str, str]) -> str:
+    step, number = struct.unpack("ii", answer)
+    reason = os.strerror(number)
+    if _STEPS[step] == "limits":
+        return f"the CPU limit could not be set: {reason}"
+    if _STEPS[step] == "directory":
+        return f"working directory {directory}: {reason}"
+    if number == errno.ENOENT and "/" not in program:
+        path = environment.get("PATH", os.defpath)
+        return f"command not found: {program}; give its full path, or a program on PATH ({path})"
+    full = os.path.join(directory, program)
+    if number == errno.ENOENT and os.path.exists(full):
+        return f"{program}: its interpreter (the first line of the file) is not on this node"
+    if number == errno.ENOENT:
+        return f"command not found: {full}; give a program that is on this node"
+    if number == errno.EACCES:
+        return f"{program} is not executable; make it so with chmod +x, or name its interpreter in the command"
+    if number == errno.ENOEXEC:
+        return f"{program} is no program of this machine and has no #! line; name its interpreter in the command"
+    if number == errno.E2BIG:
+        return "the command's arguments and environment are too long for this system"
+    return f"{program} could not be started: {reason}"

@@ -1,0 +1,83 @@
+"""The files of a run: what the backend, the supervisor and the log reader agree on. Standard library only.
+
+ROOT/lock                 held while runs are made, removed or purged
+ROOT/runs/NAME            link to the run's directory: everything started and not removed
+ROOT/events/NAME          touched by the supervisor when the run's state changed
+ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more
+ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is never started twice
+    spec.json             what to run; complete before the directory has its name
+    lock                  a record lock, held by the supervisor for its life: at most one, found by its pid
+    started.json          written before the command is let go: from here on, no second start
+    stop.json             a request to end, with its grace
+    exit.json             the end; written once, durable, then never changed
+    removed               the run was removed; only its log counts
+    log.OFFSET            what it wrote, in segments named by the offset of their first byte
+    work/                 its working directory, where the job names none
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+FORMAT = 1
+"""Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
+
+RUNS, JOBS, EVENTS, PURGED, ROOT_LOCK = "runs", "jobs", "events", "purged", "lock"
+SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
+WORK, SUPERVISOR_LOG, LOG_PREFIX = "work", "supervisor.log", "log."
+
+
+def run_directory(job_uid: str, attempt: int, replica: int) -> str:
+    """Where a run lives, relative to the root."""
+    return os.path.join(JOBS, job_uid, f"a{attempt}-r{replica}")
+
+
+def write_durably(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Put `content` at `path`, whole or not at all, also through a power cut. Raises OSError."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def write_document(path: str, document: dict[str, Any]) -> None:
+    """`write_durably` of a JSON object."""
+    write_durably(path, json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+
+
+def read_document(path: str) -> dict[str, Any] | None:
+    """The JSON object at `path`, None where there is no file. Raises ValueError where it is no JSON object."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    document = json.loads(content.decode("utf-8", "surrogateescape"))
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return document
+
+
+def sync_directory(path: str) -> None:
+    """Make names created or renamed in the directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: a run started in another one has no processes left."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,124 @@
+"""One run as the backend sees it: its files, its supervisor, and starting a supervisor where it has none."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import sys
+from functools import cached_property
+from typing import Any
+
+from cumulus.backends.base import Observed, State
+from cumulus.backends.process import layout
+from cumulus.clock import Clock, timestamp
+
+MAX_SPAWNS = 5
+"""A supervisor that ended so often without starting the command will not do better."""
+
+_SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
+_SUPERVISOR_BYTE, _GIVEN_UP_BYTE = 0, 1
+"""Of the lock file. A supervisor holds both; a backend that gives a run up holds the second, which keeps supervisors
+away without making the backend look like one."""
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid."""
+
+_ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "XDG_STATE_HOME", "CHRONOS_HOME")
+"""What a supervisor gets of the daemon's environment: enough to find Python's libraries and the ledger."""
+
+
+class Run:
+    """The run in `directory`. Every method may raise OSError, and ValueError where a file is damaged."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.spawned = 0
+        self._end: Observed | None = None
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """What it runs; never changes."""
+        spec = layout.read_document(self._path(layout.SPEC))
+        if spec is None:
+            raise FileNotFoundError(2, "the run was purged", self.directory)
+        return spec
+
+    def observe(self) -> Observed:
+        """Its state by its files."""
+        if self._end is None:
+            end = layout.read_document(self._path(layout.EXIT))
+            if end is None:
+                started = layout.read_document(self._path(layout.STARTED))
+                state = State.STARTING if started is None else State.RUNNING
+                return self._observed(state, started_at="" if started is None else started["started_at"])
+            self._end = Observed(**{**end, "state": State(end["state"])})
+        return self._end
+
+    @property
+    def finished(self) -> bool:
+        return self.observe().state.finished
+
+    def supervisor(self) -> int:
+        """The pid of its live supervisor, told by the kernel from the lock it holds; 0 where it has none."""
+        try:
+            descriptor = os.open(self._path(layout.LOCK), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SUPERVISOR_BYTE, 1, 0)
+            kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        finally:
+            os.close(descriptor)
+        return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+    def spawn(self) -> int:
+        """Start a supervisor in a session of its own; its pid. Harmless where one is there: it ends at once."""
+        self.spawned += 1
+        log = self._path(layout.SUPERVISOR_LOG)
+        append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-X", "utf8", _SHIM, self.directory],
+            {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
+        )
+
+    def give_up(self, clock: Clock) -> bool:
+        """Record that no supervisor could start the command. False: one is at it after all."""
+        with open(self._path(layout.LOCK), "a+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _GIVEN_UP_BYTE)
+            except BlockingIOError:
+                return False
+            if os.path.exists(self._path(layout.STARTED)) or os.path.exists(self._path(layout.EXIT)):
+                return False
+            message = f"its supervisor ended {self.spawned} times before it could start the command"
+            end = self._observed(State.FAILED, reason="StartError", message=f"{message}: {self._last_words()}")
+            document = {name: getattr(end, name) for name in Observed.__slots__}
+            document["finished_at"] = timestamp(clock.now())
+            layout.write_document(self._path(layout.EXIT), document)
+        return True
+
+    def _observed(self, state: State, **more: Any) -> Observed:
+        names = ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")
+        return Observed(**{n: self.spec[n] for n in names}, state=state, **more)
+
+    def _last_words(self) -> str:
+        try:
+            with open(self._path(layout.SUPERVISOR_LOG), encoding="utf-8", errors="replace") as file:
+                lines = file.read()[-4096:].split("\n")
+        except FileNotFoundError:
+            lines = []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)

@@ -1,0 +1,142 @@
+"""The supervisor of one run, a process of its own: `python -I -S shim.py DIRECTORY`.
+
+It outlives the daemon. Order is all: the run's lock, then the lease checked and attached, then `started.json`,
+and only then the command is let go. A supervisor that finds any of them missing or taken ends without running
+it, so that any number of supervisors may be started for one run. Standard library only, imported by path,
+because each running job pays for it with memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from typing import Any
+
+if __name__ == "__main__":
+    # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
+
+from cumulus.backends.process import layout, tree
+from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
+from cumulus.backends.process.leases import LeaseGuard
+from cumulus.backends.process.log import LogWriter, Redactor
+from cumulus.backends.process.supervise import End, Supervisor
+from cumulus.chronos.lease import EndReason
+from cumulus.clock import SystemClock, timestamp
+
+
+def main(arguments: list[str]) -> int:
+    """Supervise the run in the directory `arguments[0]` to its end."""
+    os.chdir(arguments[0])
+    os.umask(0o077)
+    wake = _catch_signals()
+    lock = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # A record lock belongs to this process alone: the job does not inherit it, and fcntl(F_GETLK) tells its pid.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 2)
+    except BlockingIOError:
+        return 0
+    if os.path.exists(layout.EXIT):
+        return 0
+    spec = layout.read_document(layout.SPEC)
+    if spec is None:
+        return 1
+    run = _Run(spec)
+    try:
+        end = run.to_its_end(wake) if not os.path.exists(layout.STARTED) else run.bury()
+    except Exception as error:  # The last line of defence: whatever went wrong, the run has an end that says so.
+        run.finish(End(None, "Error", f"its supervisor failed: {type(error).__name__}: {error}"))
+        raise
+    run.finish(end)
+    return 0
+
+
+class _Run:
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        self._clock = SystemClock()
+        self._started_at = ""
+
+    def to_its_end(self, wake: int) -> End:
+        spec = self._spec
+        if int(spec["format"]) > layout.FORMAT:
+            return End(None, "StartError", "its specification was written by a newer version of Cumulus")
+        if os.path.exists(layout.STOP):
+            return End(None, "Stopped", "stopped before it started")
+        tree.become_subreaper()
+        leases = LeaseGuard(spec)
+        refusal = leases.attach(os.getpid())
+        if refusal:
+            return refusal
+        try:
+            secrets = resolve_secrets(spec)
+            log, redactor = LogWriter("."), Redactor(list(secrets.values()))
+            pid, output, release = launch(spec, secrets)
+        except StartFailed as error:
+            return End(None, "StartError", str(error))
+        self._started_at = timestamp(self._clock.now())
+        layout.write_document(
+            layout.STARTED,
+            {"started_at": self._started_at, "pid": pid, "supervisor": os.getpid(), "boot_id": layout.boot_id()},
+        )
+        supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
+        failure = release()
+        if failure:
+            supervisor.abandon()
+            return End(None, "StartError", failure)
+        self.announce()
+        return supervisor.run()
+
+    def bury(self) -> End:
+        """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
+        started = layout.read_document(layout.STARTED) or {}
+        self._started_at = started.get("started_at", "")
+        leases = LeaseGuard(self._spec)
+        if started.get("boot_id") != layout.boot_id():
+            return End(None, "Lost", "the machine was restarted while it ran")
+        tree.end_marked(f"CUMULUS_WORKLOAD={self._spec['name']}", float(self._spec["grace"]))
+        if leases.ended() is EndReason.EXPIRED:
+            return End(None, "LeaseExpired", "its lease expired; its supervisor had died before")
+        return End(None, "Lost", "its supervisor died; what it had started was ended")
+
+    def finish(self, end: End) -> None:
+        """Write the end, durable, once."""
+        spec = self._spec
+        layout.write_document(
+            layout.EXIT,
+            {
+                **{k: spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
+                "state": "Succeeded" if end.reason == "" else "Failed",
+                "exit_code": end.code,
+                "reason": end.reason,
+                "message": end.message,
+                "started_at": self._started_at,
+                "finished_at": timestamp(self._clock.now()),
+            },
+        )
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell whoever watches that something changed. They look anyway, later: failing here is harmless."""
+        path = str(self._spec["events"])
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.utime(path)
+        except OSError:
+            return
+
+
+def _catch_signals() -> int:
+    """Handlers before the lock: whoever finds this process by its lock may signal it. Returns the descriptor that
+    becomes readable on each signal."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda *_: None)
+    return readable
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Turns a workload into the specification its supervisor reads, or says why the process runtime cannot run it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cumulus.backends.base import Mount, Workload
+from cumulus.backends.process import layout
+from cumulus.backends.process.environment import environment
+from cumulus.errors import BackendRefused
+
+
+def refuse_impossible(workload: Workload, node: str) -> None:
+    """Raises `BackendRefused` where a local process can never do what the workload asks."""
+    if workload.node != node:
+        raise BackendRefused(f"workload {workload.name} is for node {workload.node}; this is {node}")
+    if workload.image:
+        raise BackendRefused(
+            f"image {workload.image} cannot be run: the process runtime has no containers",
+            hint="leave spec.image out, or use a node with runtime container",
+        )
+    if not workload.command or not workload.command[0]:
+        raise BackendRefused("there is no command to run", hint="give spec.command")
+    if any("\0" in text for text in (*workload.command, *(e.value for e in workload.env))):
+        raise BackendRefused("the command or environment holds a NUL character, which no program can be given")
+    for what, text in (("name", workload.name), ("job uid", workload.job_uid)):
+        if not _NAME.fullmatch(text):
+            raise BackendRefused(f"{text!r} cannot be the {what} of a workload: it names a file here")
+    if workload.working_dir and not os.path.isabs(workload.working_dir):
+        raise BackendRefused(
+            f"working directory {workload.working_dir!r} is relative to nothing",
+            hint="give an absolute path, or leave spec.workingDir out for a fresh directory",
+        )
+    for mount in workload.mounts:
+        _refuse_mount(mount)
+
+
+def specification(
+    workload: Workload, *, root: str, secrets_root: str, chronos_home: str | None, daemon: Mapping[str, str]
+) -> dict[str, Any]:
+    """What spec.json holds. Secrets are in it by name only; `daemon` is the environment that jobs inherit from."""
+    directory = os.path.join(root, layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
+    checkpoint, made = _checkpoint(workload, os.path.dirname(directory))
+    return {
+        "format": layout.FORMAT,
+        "name": workload.name,
+        "job_uid": workload.job_uid,
+        "namespace": workload.namespace,
+        "job": workload.job,
+        "attempt": workload.attempt,
+        "replica": workload.replica,
+        "node": workload.node,
+        "command": list(workload.command),
+        "cwd": workload.working_dir or os.path.join(directory, layout.WORK),
+        "fresh": not workload.working_dir,
+        "make": made,
+        "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
+        "env": environment(workload, checkpoint, chronos_home, daemon),
+        "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
+        "secrets_root": secrets_root,
+        "chronos_home": chronos_home,
+        "leases": [{"id": x.id, "token": x.token} for x in workload.leases],
+        "memory_bytes": workload.memory_bytes,
+        "cpus": _cpus(workload),
+        "grace": workload.grace,
+        "events": os.path.join(root, layout.EVENTS, workload.name),
+    }
+
+
+def _refuse_mount(mount: Mount) -> None:
+    if mount.read_only:
+        raise BackendRefused(
+            f"mount {mount.target} cannot be read-only: a local process writes wherever its user may",
+            hint="leave readOnly out and use the file permissions of the source, or run an image",
+        )
+    if os.path.isabs(mount.target):
+        if os.path.normpath(mount.target) != os.path.normpath(mount.source):
+            raise BackendRefused(
+                f"mount {mount.source} cannot appear at {mount.target}: a local process sees the node's own paths",
+                hint=f"use {mount.source} as the target too, or a path relative to the working directory",
+            )
+    elif os.path.normpath(mount.target).split(os.sep)[0] in ("..", "."):
+        raise BackendRefused(f"mount target {mount.target} is outside the working directory")
+
+
+def _checkpoint(workload: Workload, job_directory: str) -> tuple[str, list[str]]:
+    """The checkpoint's path and the directories to make. A relative one lives with the job, for all its attempts."""
+    path = workload.checkpoint_path
+    if not path or os.path.isabs(path):
+        return path, []
+    path = os.path.normpath(os.path.join(job_directory, "checkpoint", path))
+    if not path.startswith(job_directory + os.sep):
+        raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory")
+    return path, [os.path.dirname(path)]
+
+
+def _cpus(workload: Workload) -> list[int]:
+    """The CPUs to pin to: the limit in whole CPUs, rounded up; empty for no limit.
+
+    Different replicas begin at different CPUs, so that limited jobs do not all share the first."""
+    if not workload.cpu_millis:
+        return []
+    present = sorted(os.sched_getaffinity(0))
+    wanted = min(len(present), math.ceil(workload.cpu_millis / 1000))
+    first = hash_of(workload.name) % len(present)
+    return sorted(present[(first + i) % len(present)] for i in range(wanted))
+
+
+def hash_of(text: str) -> int:
+    """A number that is the same in every process, unlike `hash`."""
+    return int.from_bytes(text.encode()[-8:], "big")
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")

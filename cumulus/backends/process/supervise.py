@@ -1,0 +1,231 @@
+"""Watches over a started command: its output, a request to end, its memory, its end. Used by the supervisor only.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cumulus.backends.process import layout, tree
+from cumulus.backends.process.log import LogWriter, Redactor
+from cumulus.chronos.lease import EndReason
+
+if TYPE_CHECKING:
+    from cumulus.backends.process.leases import LeaseGuard
+
+_LOOK = 1.0
+"""Seconds between looks at the stop file, in case the signal that announces it was lost with a dying daemon."""
+
+_MEMORY_LOOK = 0.1
+"""Seconds between readings of the tree's memory, where it is limited."""
+
+_KILL_AGAIN = 0.05
+_HOLD = 0.05
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended: `code` as a shell counts it (128+N for signal N), `reason` "" where it succeeded."""
+
+    code: int | None
+    reason: str
+    message: str
+
+
+class Supervisor:
+    """One command from exec to its end."""
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        pid: int,
+        output: int,
+        wake: int,
+        log: LogWriter,
+        redactor: Redactor,
+        leases: LeaseGuard,
+    ) -> None:
+        self._spec = spec
+        self._pid = pid
+        self._output = output
+        self._wake = wake
+        self._log = log
+        self._redactor = redactor
+        self._leases = leases
+        self._status: int | None = None
+        self._stopping = False
+        self._kill_at: float | None = None
+        self._out_of_memory = 0
+        self._killed = False
+        self._closed = False
+        self._poll = select.poll()
+        self._poll.register(output, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
+
+    def run(self) -> End:
+        """Until the command and everything it started are gone."""
+        next_look = next_memory = 0.0
+        oom_kills = _kernel_oom_kills()
+        while self._status is None:
+            now = time.monotonic()
+            if now >= next_look:
+                self._look_for_stop()
+                next_look = now + _LOOK
+            if self._spec["memory_bytes"] and now >= next_memory:
+                self._check_memory()
+                next_memory = now + _MEMORY_LOOK
+            if self._kill_at is not None and now >= self._kill_at:
+                self._killed = True
+                tree.kill_all(os.getpid())
+                self._kill_at = now + _KILL_AGAIN
+            wake_at = min(t for t in (next_look, self._kill_at, self._memory_look(next_memory)) if t is not None)
+            if self._wait(max(0.0, wake_at - time.monotonic())):
+                next_look = 0.0
+            self._reap()
+        self.abandon()
+        return self._end(_kernel_oom_kills() > oom_kills)
+
+    def abandon(self) -> None:
+        """End whatever the command left running, and close its log."""
+        while self._reap():
+            tree.kill_all(os.getpid())
+            self._wait(_KILL_AGAIN)
+        # What is left in the pipe. A process outside the tree may hold its other end: never wait for it.
+        while not self._closed and self._copy():
+            pass
+        self._log.write(self._redactor.flush())
+        self._log.close()
+
+    def _memory_look(self, at: float) -> float | None:
+        return at if self._spec["memory_bytes"] else None
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for output or a signal and take it. True where a signal came."""
+        if self._redactor.holding:
+            seconds = min(seconds, _HOLD)
+        signalled = copied = False
+        for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
+            if descriptor == self._wake:
+                signalled = True
+                self._take_signals()
+            else:
+                copied = True
+                self._copy()
+        if not copied:
+            # A pause: what looks like the beginning of a secret must not be held back from its reader for long.
+            self._log.write(self._redactor.flush())
+        return signalled
+
+    def _take_signals(self) -> None:
+        while True:
+            try:
+                numbers = os.read(self._wake, _CHUNK)
+            except BlockingIOError:
+                return
+            if signal.SIGTERM in numbers and not self._stopping:
+                self._terminated()
+
+    def _copy(self) -> bool:
+        """Move a chunk of output to the log. False: there is none now, or none any more."""
+        try:
+            data = os.read(self._output, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._closed = True
+            self._poll.unregister(self._output)
+            return False
+        self._log.write(self._redactor.feed(data))
+        return True
+
+    def _look_for_stop(self) -> None:
+        request = _read_stop()
+        if request is None:
+            return
+        kill_at = time.monotonic() + request
+        # A second request can only bring the end nearer.
+        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+        if not self._stopping:
+            self._stopping = True
+            tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
+
+    def _terminated(self) -> None:
+        """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
+        self._stopping = True
+        self._kill_at = time.monotonic() + float(self._spec["grace"])
+        tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
+
+    def _check_memory(self) -> None:
+        limit = self._spec["memory_bytes"]
+        used = tree.memory_bytes(tree.descendants(os.getpid()), limit)
+        if used > limit and not self._out_of_memory:
+            self._out_of_memory = used
+            self._kill_at = 0.0
+
+    def _reap(self) -> bool:
+        """Collect ended children. False: there are none left at all."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._pid:
+                self._status = os.waitstatus_to_exitcode(status)
+
+    def _end(self, kernel_oom: bool) -> End:
+        status = self._status or 0
+        code = status if status >= 0 else 128 - status
+        how = f"exit code {code}" if status >= 0 else f"signal {_signal_name(-status)}"
+        if self._log.error:
+            how = f"{how}; {self._log.error}"
+        if self._out_of_memory:
+            limit = self._spec["memory_bytes"]
+            return End(code, "OOMKilled", f"used {self._out_of_memory} bytes of memory, its limit is {limit}")
+        lease = self._leases.ended()
+        if lease is EndReason.EXPIRED:
+            return End(code, "LeaseExpired", f"its lease expired, and it ended with {how}")
+        if self._stopping or lease is EndReason.RELEASED:
+            killed = ", killed after its grace period" if self._killed else ""
+            cause = "its lease was released" if lease is EndReason.RELEASED and not self._killed else "stopped"
+            return End(code, "Stopped", f"{cause}, and it ended with {how}{killed}")
+        if status == -signal.SIGKILL and kernel_oom:
+            return End(code, "OOMKilled", "killed by the kernel: the machine ran out of memory")
+        if status != 0:
+            return End(code, "Error", f"ended with {how}")
+        return End(0, "", self._log.error)
+
+
+def _read_stop() -> float | None:
+    """The grace in seconds of a request to end."""
+    try:
+        request = layout.read_document(layout.STOP)
+    except ValueError:
+        return 0.0
+    return None if request is None else float(request["grace"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def _kernel_oom_kills() -> int:
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,105 @@
+"""One thread that wakes when a run changes: supervisors touch a file (inotify), and their ends show on pidfds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+
+from cumulus.backends.process.inotify import Inotify
+
+
+class Watcher:
+    """Calls `changed(name)` from its thread when a run's supervisor told of a change or ended; None: look at all.
+
+    Supervisors that are this process's children are reaped here.
+    """
+
+    def __init__(self, events: str, changed: Callable[[str | None], None]) -> None:
+        self._changed = changed
+        self._mutex = threading.Lock()
+        self._names: dict[int, tuple[str, int]] = {}
+        """pidfd -> (run, pid)"""
+        self._watched: set[tuple[str, int]] = set()
+        self._stop, self._stopper = os.pipe2(os.O_CLOEXEC)
+        self._inotify = Inotify(events)
+        self._poll = select.epoll()
+        self._poll.register(self._stop, select.EPOLLIN)
+        self._poll.register(self._inotify.descriptor, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="process-backend-watch", daemon=True)
+        self._thread.start()
+
+    def add(self, name: str, pid: int) -> bool:
+        """Watch the end of the process `pid`, the supervisor of the run `name`. False where there is no such process.
+
+        The caller makes sure that `pid` still means that process."""
+        with self._mutex:
+            if (name, pid) in self._watched:
+                return True
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return False
+            self._names[descriptor] = (name, pid)
+            self._watched.add((name, pid))
+            self._poll.register(descriptor, select.EPOLLIN)
+            return True
+
+    def watches(self, name: str) -> bool:
+        """Whether a supervisor of that run is known to live."""
+        with self._mutex:
+            return any(run == name for run, _ in self._watched)
+
+    def close(self) -> None:
+        """Stop watching; processes go on."""
+        os.close(self._stopper)
+        self._thread.join()
+        with self._mutex:
+            for descriptor in (*self._names, self._stop):
+                os.close(descriptor)
+            self._names.clear()
+        self._poll.close()
+        self._inotify.close()
+
+    def _run(self) -> None:
+        while True:
+            names: set[str | None] = set()
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._stop:
+                    return
+                if descriptor == self._inotify.descriptor:
+                    found = self._inotify.read()
+                    names.update({None} if found is None else found)
+                else:
+                    names.add(self._ended(descriptor))
+            for name in names:
+                self._changed(name)
+
+    def _ended(self, descriptor: int) -> str:
+        with self._mutex:
+            name, pid = self._names.pop(descriptor)
+            self._watched.discard((name, pid))
+            self._poll.unregister(descriptor)
+            # Started by an earlier daemon, it is init's to reap.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
+            os.close(descriptor)
+        return name
+
+
+def signal_process(pid: int, number: int, still: Callable[[], bool]) -> None:
+    """Signal `pid` if, with a pidfd held so that the number cannot be reused, `still()` says it is the right one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if still():
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
