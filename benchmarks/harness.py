@@ -1,0 +1,118 @@
+"""What every benchmark returns and how it is shown: a row is a ratio taken in one run on one machine, with its goal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured comparison. `ratio` is what `goal` speaks of; `ours` and `peer` are its two sides with units."""
+
+    what: str
+    ours: str
+    peer: str
+    ratio: float
+    goal: str
+    met: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A comparison that could not be run here, and why."""
+
+    what: str
+    why: str
+
+
+Result = Row | LeftOut
+
+
+def at_least(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
+    """A row where more is better: ours/peer must be at least `goal`."""
+    ratio = ours / peer
+    return Row(
+        what, f"{ours:,.0f} {unit}", f"{peer:,.0f} {unit} ({peer_name})", ratio, f"at least {goal:g}", ratio >= goal, note
+    )
+
+
+def at_most(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
+    """A row where less is better: ours/peer must be at most `goal`."""
+    ratio = ours / peer
+    return Row(
+        what, f"{ours:,.3g} {unit}", f"{peer:,.3g} {unit} ({peer_name})", ratio, f"at most {goal:g}", ratio <= goal, note
+    )
+
+
+def limit(what: str, value: float, bound: float, *, unit: str, note: str = "") -> Row:
+    """A row whose peer is a fixed bound: value/bound must be at most 1."""
+    return Row(what, f"{value:,.3g} {unit}", f"{bound:g} {unit} (bound)", value / bound, "at most 1", value <= bound, note)
+
+
+def percentile(values: list[float], fraction: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
+
+
+def median_rate(run: Callable[[], int], *, rounds: int = 3) -> float:
+    """Operations a second of `run`, which returns how many it did: the median of `rounds`."""
+    rates = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        done = run()
+        rates.append(done / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def version_of(*command: str) -> str | None:
+    """The first line that a program prints of its version, or None where it is not there."""
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else None
+
+
+@contextmanager
+def running(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that runs while the block does."""
+    with open(log, "wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def until(check: Callable[[], object], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.01)
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    model = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    when = datetime.now(UTC).date()
+    return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, {when}"
