@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from cumulus.resources.fields import Model
 from cumulus.resources.meta import Resource
 
@@ -11,16 +13,16 @@ from cumulus.resources.meta import Resource
 class ObjectReference(Model):
     """The object an event is about."""
 
-    api_version: str = ""
-    kind: str
-    namespace: str = ""
-    name: str
-    uid: str = ""
+    api_version: str = Field("", description="Its apiVersion.")
+    kind: str = Field(description="Its kind.")
+    namespace: str = Field("", description="Its namespace.")
+    name: str = Field(description="Its name.")
+    uid: str = Field("", description="Its uid.")
 
 
 class EventSource(Model):
-    component: str
-    host: str = ""
+    component: str = Field(description="The controller or program.")
+    host: str = Field("", description="The machine it ran on.")
 
 
 class Event(Resource):
@@ -28,13 +30,12 @@ class Event(Resource):
 
     KIND: ClassVar[str] = "Event"
 
-    kind: Literal["Event"] = "Event"
-    involved_object: ObjectReference
-    reason: str
-    """One CamelCase word."""
-    message: str = ""
-    type: Literal["Normal", "Warning"] = "Normal"
-    source: EventSource
-    count: int = 1
-    first_timestamp: str
-    last_timestamp: str
+    kind: Literal["Event"] = Field("Event", description="Always Event.")
+    involved_object: ObjectReference = Field(description="The object the event is about.")
+    reason: str = Field(description="Why, as one CamelCase word.")
+    message: str = Field("", description="What happened, for people.")
+    type: Literal["Normal", "Warning"] = Field("Normal", description="Normal or Warning.")
+    source: EventSource = Field(description="Who tells.")
+    count: int = Field(1, description="How often it happened.")
+    first_timestamp: str = Field(description="When it happened first.")
+    last_timestamp: str = Field(description="When it happened last.")

@@ -175,33 +175,37 @@ class Attempt(Model):
     """One try at running the job. `reason` is set once it ended: Completed, Error, LeaseExpired, NodeLost,
     Suspended, Deadline, StartError, …"""
 
-    number: int
-    node: str = ""
-    """The node of replica 0."""
-    nodes: tuple[str, ...] = ()
-    """The nodes of all replicas, in their order, where there are several."""
-    partitions: tuple[str, ...] = ()
-    start_time: str | None = None
-    end_time: str | None = None
-    exit_code: int | None = None
-    reason: str = ""
-    message: str = ""
+    number: int = Field(description="Counted from 1.")
+    node: str = Field("", description="The node of replica 0.")
+    nodes: tuple[str, ...] = Field(
+        (), description="The nodes of all replicas, in their order, where there are several."
+    )
+    partitions: tuple[str, ...] = Field((), description="Names of the GPUPartitions it ran in.")
+    start_time: str | None = Field(None, description="When it was started.")
+    end_time: str | None = Field(None, description="When it ended.")
+    exit_code: int | None = Field(
+        None, description="Exit code of the first replica that failed, or 0; 128 + N where signal N ended it."
+    )
+    reason: str = Field(
+        "",
+        description="Set once it ended: Completed, Error, LeaseExpired, NodeLost, Suspended, Deadline, StartError, …",
+    )
+    message: str = Field("", description="What happened, for people.")
 
 
 class GPUJobStatus(Model):
     """What the controllers saw."""
 
-    observed_generation: int = 0
-    phase: JobPhase = JobPhase.PENDING
-    conditions: tuple[Condition, ...] = ()
-    attempts: tuple[Attempt, ...] = ()
-    """The last 20, oldest first."""
-    attempt_count: int = 0
-    """All attempts ever made."""
-    failures: int = 0
-    """Attempts that count against retry.limit."""
-    start_time: str | None = None
-    completion_time: str | None = None
+    observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
+    phase: JobPhase = Field(JobPhase.PENDING, description="Where the job is on its way.")
+    conditions: tuple[Condition, ...] = Field(
+        (), description="Scheduled, PartitionsReady, Running, Succeeded, Failed, Suspended."
+    )
+    attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
+    attempt_count: int = Field(0, description="All attempts ever made.")
+    failures: int = Field(0, description="Attempts that count against retry.limit.")
+    start_time: str | None = Field(None, description="When the first attempt started.")
+    completion_time: str | None = Field(None, description="When the job succeeded or failed for good.")
 
 
 class GPUJob(Resource):
@@ -212,9 +216,11 @@ class GPUJob(Resource):
         {"suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished"}
     )
 
-    kind: Literal["GPUJob"] = "GPUJob"
-    spec: GPUJobSpec
-    status: GPUJobStatus = Field(default_factory=GPUJobStatus)
+    kind: Literal["GPUJob"] = Field("GPUJob", description="Always GPUJob.")
+    spec: GPUJobSpec = Field(description="What to run, on what share of a GPU, for how long.")
+    status: GPUJobStatus = Field(
+        default_factory=GPUJobStatus, description="What the controllers saw. It cannot be applied."
+    )
 
     @model_validator(mode="after")
     def _name_fits_a_label(self) -> Self:

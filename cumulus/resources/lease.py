@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from cumulus.resources.fields import Model
 from cumulus.resources.meta import Resource
 
@@ -15,11 +17,11 @@ class LeaseSpec(Model):
     """`token` grows by one with each change of holder; `renew_time` is wall-clock, for people: a standby
     trusts only its own clock's measure of how long the object did not change."""
 
-    holder_identity: str = ""
-    lease_duration_seconds: float
-    acquire_time: str
-    renew_time: str
-    token: int
+    holder_identity: str = Field("", description="The daemon that leads.")
+    lease_duration_seconds: float = Field(description="How long it leads without a renewal, in seconds.")
+    acquire_time: str = Field(description="When it began to lead.")
+    renew_time: str = Field(description="When it renewed last; for people, since a standby trusts only its own clock.")
+    token: int = Field(description="Grows by one with each change of holder, and fences the writes of a deposed one.")
 
 
 class Lease(Resource):
@@ -29,5 +31,5 @@ class Lease(Resource):
     MUTABLE: ClassVar[frozenset[str]] = frozenset(LeaseSpec.model_fields)
     NAMESPACED: ClassVar[bool] = False
 
-    kind: Literal["Lease"] = "Lease"
-    spec: LeaseSpec
+    kind: Literal["Lease"] = Field("Lease", description="Always Lease.")
+    spec: LeaseSpec = Field(description="Who leads, and since when.")

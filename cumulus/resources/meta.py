@@ -28,40 +28,50 @@ LabelMap = Annotated[
 class OwnerReference(Model):
     """An object that this one belongs to: it is deleted when its owners are gone."""
 
-    api_version: str
-    kind: str
-    name: str
-    uid: str
-    controller: bool | None = None
-    block_owner_deletion: bool | None = None
+    api_version: str = Field(description="The owner's apiVersion.")
+    kind: str = Field(description="The owner's kind.")
+    name: str = Field(description="The owner's name.")
+    uid: str = Field(description="The owner's uid; another object of its name is not the owner.")
+    controller: bool | None = Field(None, description="Whether this owner is the one that manages the object.")
+    block_owner_deletion: bool | None = Field(
+        None, description="Kept for Kubernetes' clients; it changes nothing here."
+    )
 
 
 class ObjectMeta(Model):
     """Who an object is. uid, generation, resourceVersion and the timestamps are set by the store."""
 
-    name: Name
-    namespace: Name | None = None
-    uid: str | None = None
-    labels: LabelMap
-    annotations: dict[Annotated[str, AfterValidator(check_label_key)], str] = Field(default_factory=dict)
-    generation: int | None = None
-    resource_version: str | None = None
-    creation_timestamp: str | None = None
-    deletion_timestamp: str | None = None
-    deletion_grace_period_seconds: int | None = None
-    finalizers: tuple[str, ...] = ()
-    owner_references: tuple[OwnerReference, ...] = ()
+    name: Name = Field(description="Unique within its kind and namespace; lower-case letters, digits, '-' and '.'.")
+    namespace: Name | None = Field(
+        None, description='Where the name is unique; "default" if left out. A GPUNode has none.'
+    )
+    uid: str | None = Field(None, description="Unique for ever. Set by the store.")
+    labels: LabelMap = Field(default_factory=dict, description="Short texts to select objects by: app: training.")
+    annotations: dict[Annotated[str, AfterValidator(check_label_key)], str] = Field(
+        default_factory=dict, description="Texts of any length for people and tools."
+    )
+    generation: int | None = Field(None, description="Grows with each change of spec. Set by the store.")
+    resource_version: str | None = Field(
+        None, description="The revision of the store that wrote the object last. Set by the store."
+    )
+    creation_timestamp: str | None = Field(None, description="When the object was made. Set by the store.")
+    deletion_timestamp: str | None = Field(None, description="When its deletion was asked for. Set by the store.")
+    deletion_grace_period_seconds: int | None = Field(None, description="Kept for Kubernetes' clients; always 0.")
+    finalizers: tuple[str, ...] = Field((), description="Who must clean up before the object goes. Set by controllers.")
+    owner_references: tuple[OwnerReference, ...] = Field(
+        (), description="Whom the object belongs to: it is deleted when they are gone. Set by controllers."
+    )
 
 
 class Condition(Model):
     """One aspect of an object's state, with when and why it last changed."""
 
-    type: str
-    status: Literal["True", "False", "Unknown"]
-    reason: str = ""
-    message: str = ""
-    last_transition_time: str = ""
-    observed_generation: int | None = None
+    type: str = Field(description="Which aspect: Running, Succeeded, Ready.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds: True, False or Unknown.")
+    reason: str = Field("", description="Why, as one CamelCase word.")
+    message: str = Field("", description="Why, for people.")
+    last_transition_time: str = Field("", description="When status changed last.")
+    observed_generation: int | None = Field(None, description="The generation of the spec that this speaks of.")
 
 
 class Resource(Model):
@@ -72,9 +82,11 @@ class Resource(Model):
     """Fields of spec that may change after creation; all others are immutable."""
     NAMESPACED: ClassVar[bool] = True
 
-    api_version: Literal["cumulus.dev/v1alpha1"] = "cumulus.dev/v1alpha1"
-    kind: str
-    metadata: ObjectMeta
+    api_version: Literal["cumulus.dev/v1alpha1"] = Field(
+        "cumulus.dev/v1alpha1", description="The version of this schema."
+    )
+    kind: str = Field(description="The kind of object.")
+    metadata: ObjectMeta = Field(description="Who the object is.")
 
     @property
     def key(self) -> Key:

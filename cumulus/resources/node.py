@@ -20,43 +20,49 @@ class GPUNodeSpec(Model):
 class ForeignLease(Model):
     """A lease on the device that is no GPUPartition's: taken on the node with chronos_cli or the library."""
 
-    partition_id: str
-    memory_bytes: int
-    compute: int
-    expires_at: str
-    grace_seconds: float = 0
-    user: str = ""
+    partition_id: str = Field(description="The id of the lease.")
+    memory_bytes: int = Field(description="The memory leased, in bytes.")
+    compute: int = Field(description="The compute leased, in thousandths of the device.")
+    expires_at: str = Field(description="When the lease ends.")
+    grace_seconds: float = Field(0, description="Time between SIGTERM and SIGKILL, in seconds.")
+    user: str = Field("", description="Whom the share is for.")
 
 
 class DeviceStatus(Model):
     """One device, its capacity and what is free of it. Compute in thousandths of the device."""
 
-    index: int
-    id: str = ""
-    name: str
-    vendor: str = ""
-    type: Literal["gpu", "cpu", "accelerator"] = "gpu"
-    memory_bytes: int
-    driver: str = ""
-    enforcement: Enforcement = Enforcement.NONE
-    free_memory_bytes: int = 0
-    free_compute: int = 0
-    foreign_leases: tuple[ForeignLease, ...] = ()
-    platform_index: int = -1
-    device_index: int = -1
+    index: int = Field(description="The number by which the node's devices are told apart.")
+    id: str = Field("", description="A lasting id of the device.")
+    name: str = Field(description="The device's name.")
+    vendor: str = Field("", description="The device's vendor.")
+    type: Literal["gpu", "cpu", "accelerator"] = Field("gpu", description="gpu, cpu or accelerator.")
+    memory_bytes: int = Field(description="All its memory that can be leased, in bytes.")
+    driver: str = Field("", description="The driver's version.")
+    enforcement: Enforcement = Field(
+        Enforcement.NONE, description="How strongly the node can hold a job to a share of it."
+    )
+    free_memory_bytes: int = Field(0, description="Memory not leased, in bytes.")
+    free_compute: int = Field(0, description="Compute not leased, in thousandths of the device.")
+    foreign_leases: tuple[ForeignLease, ...] = Field(
+        (), description="Leases that are no GPUPartition's: taken on the node itself."
+    )
+    platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
+    device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
 
 
 class GPUNodeStatus(Model):
     """What discovery and heartbeats found."""
 
-    observed_generation: int = 0
-    conditions: tuple[Condition, ...] = ()
-    hostname: str = ""
-    boot_id: str = ""
-    runtimes: tuple[Literal["process", "container"], ...] = ()
-    devices: tuple[DeviceStatus, ...] = ()
-    heartbeat_time: str | None = None
-    chronos_version: str = ""
+    observed_generation: int = Field(0, description="The generation of the spec that the node acted on.")
+    conditions: tuple[Condition, ...] = Field((), description="Ready.")
+    hostname: str = Field("", description="The machine's host name.")
+    boot_id: str = Field("", description="Changes when the machine starts anew.")
+    runtimes: tuple[Literal["process", "container"], ...] = Field(
+        (), description="What can run here: process, container."
+    )
+    devices: tuple[DeviceStatus, ...] = Field((), description="The devices and what is free of them.")
+    heartbeat_time: str | None = Field(None, description="When the node was heard of last.")
+    chronos_version: str = Field("", description="The version of Chronos there.")
 
 
 class GPUNode(Resource):
@@ -66,6 +72,8 @@ class GPUNode(Resource):
     MUTABLE: ClassVar[frozenset[str]] = frozenset(GPUNodeSpec.model_fields)
     NAMESPACED: ClassVar[bool] = False
 
-    kind: Literal["GPUNode"] = "GPUNode"
-    spec: GPUNodeSpec = Field(default_factory=GPUNodeSpec)
-    status: GPUNodeStatus = Field(default_factory=GPUNodeStatus)
+    kind: Literal["GPUNode"] = Field("GPUNode", description="Always GPUNode.")
+    spec: GPUNodeSpec = Field(default_factory=GPUNodeSpec, description="What people decide about the node.")
+    status: GPUNodeStatus = Field(
+        default_factory=GPUNodeStatus, description="What discovery and heartbeats found. It cannot be applied."
+    )

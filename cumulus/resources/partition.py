@@ -32,9 +32,9 @@ class Gang(Model):
     """Set by the job controller: partitions of one `name` are bound all together or not at all, those of
     one `group` to distinct devices of one node."""
 
-    name: str
-    size: int = Field(ge=1)
-    group: int = Field(0, ge=0)
+    name: str = Field(description="Partitions of one name are bound all together or not at all.")
+    size: int = Field(ge=1, description="How many partitions the gang has.")
+    group: int = Field(0, ge=0, description="Partitions of one group go to distinct devices of one node.")
     since: str = Field(description="When the job was created: its place in the queue.")
 
 
@@ -82,21 +82,22 @@ class PartitionPhase(StrEnum):
 class GPUPartitionStatus(Model):
     """Where it was bound and what lease it holds."""
 
-    observed_generation: int = 0
-    phase: PartitionPhase = PartitionPhase.PENDING
-    conditions: tuple[Condition, ...] = ()
-    node: str = ""
-    device: int | None = None
-    device_name: str = ""
-    partition_id: str = ""
-    memory_bytes: int = 0
-    compute: int = 0
-    """Thousandths of the device."""
-    enforcement: Enforcement | None = None
-    fencing_token: int = 0
-    activated_at: str | None = None
-    expires_at: str | None = None
-    ended_at: str | None = None
+    observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
+    phase: PartitionPhase = Field(
+        PartitionPhase.PENDING, description="How far the lease has come; it only ever moves on."
+    )
+    conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended.")
+    node: str = Field("", description="The node it was bound to.")
+    device: int | None = Field(None, description="The index of its device on that node.")
+    device_name: str = Field("", description="The name of its device.")
+    partition_id: str = Field("", description="The id of the lease in the node's ledger.")
+    memory_bytes: int = Field(0, description="The memory leased, in bytes.")
+    compute: int = Field(0, description="The compute leased, in thousandths of the device.")
+    enforcement: Enforcement | None = Field(None, description="How strongly the node holds it to the share.")
+    fencing_token: int = Field(0, description="Grows with each lease on the device; an older holder is refused.")
+    activated_at: str | None = Field(None, description="When the lease began.")
+    expires_at: str | None = Field(None, description="When the lease ends.")
+    ended_at: str | None = Field(None, description="When the share was free again.")
 
 
 class GPUPartition(Resource):
@@ -105,6 +106,9 @@ class GPUPartition(Resource):
     KIND: ClassVar[str] = "GPUPartition"
     MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority"})
 
-    kind: Literal["GPUPartition"] = "GPUPartition"
-    spec: GPUPartitionSpec
-    status: GPUPartitionStatus = Field(default_factory=GPUPartitionStatus)
+    kind: Literal["GPUPartition"] = Field("GPUPartition", description="Always GPUPartition.")
+    spec: GPUPartitionSpec = Field(description="What share, of which device, for how long.")
+    status: GPUPartitionStatus = Field(
+        default_factory=GPUPartitionStatus,
+        description="Where it was bound and what lease it holds. It cannot be applied.",
+    )

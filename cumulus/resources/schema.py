@@ -28,6 +28,8 @@ class Field:
     default: Any
     choices: tuple[str, ...]
     examples: tuple[str, ...]
+    bounds: str
+    """The least and greatest value, "" where neither is set: at least 1, at most 64."""
     container: str
     """"" for one value, "list" or "map" for several of `fields`' type."""
     _properties: Mapping[str, Any]
@@ -72,6 +74,7 @@ def _field(name: str, node: Mapping[str, Any], required: bool, defs: Mapping[str
         default=None if default in (None, "", [], {}) else default,
         choices=tuple(choices),
         examples=tuple(str(example) for example in element.get("examples", ())),
+        bounds=_bounds(element),
         container=container,
         _properties=element.get("properties", {}),
         _required=frozenset(element.get("required", ())),
@@ -87,6 +90,11 @@ def _resolved(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Mapping[str, 
         real = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
         return _resolved(real[0], defs)
     return node
+
+
+def _bounds(node: Mapping[str, Any]) -> str:
+    said = (("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"))
+    return ", ".join(f"{words} {node[name]}" for name, words in said if name in node)
 
 
 def _type_word(node: Mapping[str, Any]) -> str:
