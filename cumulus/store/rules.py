@@ -204,7 +204,7 @@ def _updated(key: Key, stored: Document, given: Document) -> tuple[int, Document
             )
     document = _with_status({**given, "metadata": metadata}, stored.get("status"))
     if _body(document, key) != _body(stored, key):
-        metadata["generation"] = old["generation"] + 1
+        document["metadata"]["generation"] = old["generation"] + 1
     gone = deleting and not metadata.get("finalizers")
     return (DELETED if gone else MODIFIED), document
 
