@@ -1,0 +1,176 @@
+"""Durable writes through the store against raw SQLite commits and against etcd; delivery of watches to other processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from benchmarks.etcd import EtcdClient, server
+from benchmarks.harness import LeftOut, Result, Row, at_least, limit, median_rate, percentile, version_of
+from cumulus.store.base import Document, Key
+from cumulus.store.sqlite import SqliteStore
+
+COUNT = 2000
+WRITERS = 16
+PADDING = "x" * 600
+"""Brings an object's JSON to about 1 KiB."""
+
+
+def run() -> Iterator[Result]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield from _writes(Path(directory))
+    with tempfile.TemporaryDirectory() as directory:
+        yield from _delivery(Path(directory), watchers=100, processes=10, writes=500)
+    with tempfile.TemporaryDirectory() as directory:
+        yield from _delivery(Path(directory), watchers=1000, processes=10, writes=200)
+
+
+def document(name: str) -> Document:
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1",
+        "kind": "GPUJob",
+        "metadata": {"name": name, "namespace": "default", "labels": {"bench": "yes"}},
+        "spec": {"command": ["true"], "gpu": {"memory": "1Gi", "duration": "1h"}, "env": [{"name": "PAD", "value": PADDING}]},
+    }
+
+
+def _writes(directory: Path) -> Iterator[Result]:
+    floors, ours, ours_many = [], [], []
+    store = SqliteStore(directory / "store")
+    try:
+        # In turn, so that a drift of the machine's speed touches both sides of each ratio.
+        for round in range(5):
+            floors.append(_raw_sqlite(directory / f"raw{round}.db"))
+            ours.append(_rate(1, lambda i, j, r=round: store.create(document(f"a{r}-{i}-{j}"))))  # type: ignore[misc]
+            ours_many.append(_rate(WRITERS, lambda i, j, r=round: store.create(document(f"b{r}-{i}-{j}"))))  # type: ignore[misc]
+    finally:
+        store.close()
+    floor, one, many = (statistics.median(rates) for rates in (floors, ours, ours_many))
+    sqlite = f"raw SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL"
+    yield at_least("durable writes of 1 KiB, one writer", one, floor, 0.5, unit="writes/s", peer_name=sqlite)
+    yield at_least("durable writes, 16 writers", many, one, 3, unit="writes/s", peer_name="the store with one writer")
+    if version_of("etcd", "--version") is None:
+        yield LeftOut("durable writes against etcd", "etcd is not installed (Debian: etcd-server)")
+        return
+    version = (version_of("etcd", "--version") or "").removeprefix("etcd Version: ")
+    with server(directory) as address:
+        clients = [EtcdClient(address) for _ in range(WRITERS)]
+        value = str(document("x")).encode()
+        etcd_one = statistics.median(
+            _rate(1, lambda i, j: clients[0].put(b"a%d-%d" % (i, j), value)) for _ in range(3)
+        )
+        etcd_many = statistics.median(
+            _rate(WRITERS, lambda i, j: clients[i].put(b"b%d-%d" % (i, j), value)) for _ in range(3)
+        )
+        for client in clients:
+            client.close()
+    yield at_least("durable writes, one client", one, etcd_one, 2, unit="writes/s", peer_name=f"etcd {version}")
+    yield at_least("durable writes, 16 clients", many, etcd_many, 2, unit="writes/s", peer_name=f"etcd {version}")
+
+
+def _raw_sqlite(path: Path) -> float:
+    """Commits a second of one 1 KiB row each."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE log(revision INTEGER PRIMARY KEY, object BLOB)")
+    row = b"x" * 1024
+
+    def commits() -> int:
+        for _ in range(COUNT):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO log(object) VALUES (?)", (row,))
+            connection.execute("COMMIT")
+        return COUNT
+
+    try:
+        return median_rate(commits, rounds=1)
+    finally:
+        connection.close()
+
+
+def _rate(threads: int, write: Callable[[int, int], object]) -> float:
+    """Writes a second of `threads` threads together; `write` is called with the thread's number and a counter."""
+    each = COUNT // threads
+
+    def work(number: int) -> None:
+        for count in range(each):
+            write(number, count)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return threads * each / (time.perf_counter() - start)
+
+
+def _delivery(directory: Path, *, watchers: int, processes: int, writes: int) -> Iterator[Result]:
+    """One process writes the time into an object; others, `watchers` watches in all, note when they see it."""
+    context = multiprocessing.get_context("spawn")
+    store = SqliteStore(directory / "store")
+    try:
+        made = store.create({**document("tick"), "spec": {"sent": 0.0}})
+        barrier, results = context.Barrier(processes + 1), context.Queue()
+        since = int(made["metadata"]["resourceVersion"])
+        each = watchers // processes
+        arguments = (directory / "store", since, each, writes, barrier, results)
+        readers = [context.Process(target=_watch, args=arguments) for _ in range(processes)]
+        for reader in readers:
+            reader.start()
+        barrier.wait(60)
+        # A pace that leaves the machine time to deliver: this measures delay, not throughput.
+        pause = 0.02 if watchers <= 100 else 0.1
+        for _ in range(writes):
+            made = store.update({**made, "spec": {"sent": time.clock_gettime(time.CLOCK_MONOTONIC)}})
+            time.sleep(pause)
+        outcomes = [results.get(timeout=120) for _ in readers]
+        for reader in readers:
+            reader.join(30)
+    finally:
+        store.close()
+    delays = [delay for found, _ in outcomes for delay in found]
+    wrong = sum(errors for _, errors in outcomes)
+    if watchers <= 100:
+        what = f"commit to delivery in another process, p99 of {len(delays):,}, {watchers} watchers in {processes} processes"
+        yield limit(what, percentile(delays, 0.99) * 1000, 10, unit="ms")
+    exact = wrong == 0 and len(delays) == watchers * writes
+    what = f"events lost, repeated or reordered, {watchers:,} watchers, {watchers * writes:,} deliveries"
+    yield Row(what, str(wrong + watchers * writes - len(delays)), "0 (bound)", 0.0 if exact else 1.0, "0", exact)
+
+
+def _watch(directory: Path, since: int, count: int, writes: int, barrier: Barrier, results: Any) -> None:
+    store = SqliteStore(directory)
+    watches = [store.watch(since=since) for _ in range(count)]
+    delays: list[list[float]] = [[] for _ in watches]
+    errors = [0] * count
+
+    def follow(number: int) -> None:
+        expected = since
+        while len(delays[number]) < writes:
+            events = watches[number].next(timeout=30)
+            seen = time.clock_gettime(time.CLOCK_MONOTONIC)
+            if not events:
+                return
+            for event in events:
+                expected += 1
+                errors[number] += event.revision != expected or event.key != Key("GPUJob", "default", "tick")
+                delays[number].append(seen - event.document["spec"]["sent"])
+
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    barrier.wait(60)
+    for thread in threads:
+        thread.join()
+    results.put(([delay for found in delays for delay in found], sum(errors)))
+    store.close()
