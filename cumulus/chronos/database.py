@@ -1,0 +1,257 @@
+"""The ledger's file: one SQLite database in WAL mode, opened safely by many processes and threads.
+
+Below `ledger`, which gives it meaning. The schema itself refuses more than 100 % of a device: triggers keep the
+sums, CHECK constraints bound them. A commit is on the disk before it returns (`synchronous=FULL`). Writers queue on
+a lock file, since SQLite's own waiting sleeps up to 100 ms between tries.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cumulus.errors import LedgerUnavailable
+
+VERSION = 1
+SYSTEM_HOME = Path("/var/lib/chronos")
+_LOCK_TIMEOUT = 10.0
+_LOCK_NAP = 0.0002
+
+_SCHEMA = """
+CREATE TABLE device (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    present INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    vendor TEXT NOT NULL,
+    type TEXT NOT NULL,
+    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
+    driver TEXT NOT NULL,
+    platform_index INTEGER NOT NULL,
+    device_index INTEGER NOT NULL,
+    token INTEGER NOT NULL DEFAULT 0,
+    used_memory INTEGER NOT NULL DEFAULT 0 CHECK (used_memory BETWEEN 0 AND memory_bytes),
+    used_compute INTEGER NOT NULL DEFAULT 0 CHECK (used_compute BETWEEN 0 AND 1000)
+);
+CREATE TABLE lease (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    device_id TEXT NOT NULL REFERENCES device (id),
+    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
+    compute INTEGER NOT NULL CHECK (compute BETWEEN 1 AND 1000),
+    user TEXT NOT NULL,
+    grace REAL NOT NULL,
+    seconds REAL NOT NULL,
+    token INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('Active', 'Ending', 'Ended')),
+    granted_at TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    deadline REAL NOT NULL,
+    ending_since REAL,
+    end_reason TEXT,
+    ended_at TEXT NOT NULL DEFAULT '',
+    ended_since REAL
+);
+CREATE INDEX live ON lease (state, deadline) WHERE state <> 'Ended';
+CREATE INDEX ended ON lease (ended_since) WHERE state = 'Ended';
+CREATE TABLE process (
+    lease TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('root', 'supervisor', 'holder')),
+    PRIMARY KEY (lease, pid, start)
+) WITHOUT ROWID;
+CREATE TABLE session (
+    lease TEXT NOT NULL,
+    sid INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    PRIMARY KEY (lease, sid)
+) WITHOUT ROWID;
+CREATE TABLE audit (seq INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER taken AFTER INSERT ON lease BEGIN
+    UPDATE device SET used_memory = used_memory + new.memory_bytes, used_compute = used_compute + new.compute,
+        token = max(token, new.token) WHERE id = new.device_id;
+END;
+CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND old.state <> 'Ended' BEGIN
+    UPDATE device SET used_memory = used_memory - old.memory_bytes, used_compute = used_compute - old.compute
+        WHERE id = old.device_id;
+    DELETE FROM process WHERE lease = old.id;
+    DELETE FROM session WHERE lease = old.id;
+END;
+"""
+
+# A connection made before a fork must neither be used nor closed by the child (sqlite.org/howtocorrupt.html, 2.6).
+_inherited: list[sqlite3.Connection | None] = []
+
+
+def default_home() -> Path:
+    """CHRONOS_HOME; else /var/lib/chronos where it is or can be made writable; else the user's state directory."""
+    chosen = os.environ.get("CHRONOS_HOME")
+    if chosen:
+        return Path(chosen).absolute()
+    if os.access(SYSTEM_HOME if SYSTEM_HOME.exists() else SYSTEM_HOME.parent, os.W_OK | os.X_OK):
+        return SYSTEM_HOME
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "chronos"
+
+
+class Database:
+    """Connections to one home. Every method raises `LedgerUnavailable` where the file cannot be used."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "ledger.db"
+        self._pid = -1
+        self._connection: sqlite3.Connection | None = None
+        self._lock_file = -1
+        self._mutex = threading.RLock()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection for single SELECTs, each a consistent snapshot; never waits for a writer."""
+        try:
+            connection = self._open()
+            with self._mutex:
+                yield connection
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that excludes all other writers: durable when the block ends, undone when it raises."""
+        try:
+            connection = self._open()
+            with self._mutex:
+                self._acquire()
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    try:
+                        yield connection
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        if connection.in_transaction:
+                            connection.execute("ROLLBACK")
+                        raise
+                finally:
+                    fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def idle(self) -> bool:
+        """Whether no lease is live."""
+        with self.read() as db:
+            return not db.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state <> 'Ended')").fetchone()[0]
+
+    def close(self) -> None:
+        """Close this process's connection; the next call opens another."""
+        if self._connection is not None and self._pid == os.getpid():
+            with self._mutex:
+                self._connection.close()
+                os.close(self._lock_file)
+        self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._pid == os.getpid():
+            return self._connection
+        if self._pid not in (-1, os.getpid()):
+            _inherited.append(self._connection)
+            self._mutex = threading.RLock()
+            self._connection = None
+        with self._mutex:
+            if self._connection is None:
+                self._connect()
+                self._pid = os.getpid()
+            assert self._connection is not None
+            return self._connection
+
+    def _connect(self) -> None:
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_file = os.open(self.home / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._lock_file = lock_file
+        try:
+            self._acquire()
+            try:
+                self._connection = self._prepare()
+            finally:
+                fcntl.flock(lock_file, fcntl.LOCK_UN)
+        except BaseException:
+            os.close(lock_file)
+            raise
+
+    def _prepare(self) -> sqlite3.Connection:
+        """Under the lock: open the file and make or check its schema."""
+        connection = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > VERSION:
+                raise LedgerUnavailable(
+                    f"{self.path} is of ledger version {found}; this Chronos knows version {VERSION}",
+                    hint="upgrade Chronos on this node, or set CHRONOS_HOME to another directory",
+                )
+            if found == 0:
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise LedgerUnavailable(
+                        f"{self.path} is a database of something else", hint="set CHRONOS_HOME to another directory"
+                    )
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+                self._sync_directory()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _sync_directory(self) -> None:
+        for directory in (self.home, self.home.parent):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _acquire(self) -> None:
+        """Take the writers' lock. It polls: a blocking flock has no time-out, and a stopped holder would hang all."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LedgerUnavailable(
+                        f"{self.home / 'ledger.lock'} has been held by another process for {_LOCK_TIMEOUT:.0f}s",
+                        hint=f"see who holds it with: fuser {self.home / 'ledger.lock'}",
+                    ) from None
+                time.sleep(_LOCK_NAP)
+
+    def _unusable(self, error: OSError) -> LedgerUnavailable:
+        hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
+        return LedgerUnavailable(f"the ledger {self.home} cannot be used: {error.strerror}", hint=hint)
+
+    def _translate(self, error: sqlite3.Error) -> LedgerUnavailable:
+        code = getattr(error, "sqlite_errorname", "") or ""
+        text = f"the ledger {self.path} cannot be used: {error}"
+        if code.startswith("SQLITE_FULL"):
+            return LedgerUnavailable(text, hint=f"free some space on the disk of {self.home}")
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            hint = f"end what runs on the devices, then move {self.home} away: a new ledger is made with no leases"
+            return LedgerUnavailable(f"the ledger {self.path} is damaged: {error}", hint=hint)
+        if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
+            return LedgerUnavailable(
+                text, hint=f"make {self.home} and its files writable for this user, or set CHRONOS_HOME"
+            )
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return LedgerUnavailable(text, hint=f"see who holds it with: fuser {self.path}")
+        return LedgerUnavailable(text, hint=f"check the disk and the permissions of {self.home}")

@@ -1,0 +1,167 @@
+"""Which devices this machine has: NVIDIA's through nvidia-smi, all others through OpenCL. The only user of pyopencl.
+
+Drivers crash, hang, print and keep contexts, so each is asked in a process of its own with a time-out. NVIDIA's
+OpenCL driver is often not registered (no nvidia.icd) where the GPU is in full use through CUDA: hence nvidia-smi.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cumulus.chronos.lease import Device
+
+TIMEOUT = 30.0
+"""Seconds for a driver to answer; a first CUDA initialisation on a big machine takes several."""
+
+_ANSWER = "chronos-devices:"
+_PLATFORMS_ASKED = 64
+
+
+def discover() -> list[Device]:
+    """All devices, GPUs first, then accelerators, then one CPU at most; indices as in this list.
+
+    Empty where no driver answers: `explain_none` says why.
+    """
+    opencl = ask_opencl()
+    nvidia = ask_nvidia()
+    merged = [_joined(gpu, opencl) for gpu in nvidia]
+    taken = {d.id for d in merged} | {(d.platform_index, d.device_index) for d in merged}
+    # The same device may be offered by two drivers; the machine's CPU always is one device.
+    for device in opencl:
+        is_nvidia = bool(nvidia) and "nvidia" in device.vendor.lower()
+        cpu_twice = device.type == "cpu" and any(d.type == "cpu" for d in merged)
+        if not (is_nvidia or cpu_twice or device.id in taken):
+            merged.append(device)
+            taken.add(device.id)
+    order = {"gpu": 0, "accelerator": 1, "cpu": 2}
+    merged.sort(key=lambda d: order[d.type])
+    return [replace(d, index=index) for index, d in enumerate(merged)]
+
+
+def ask_nvidia() -> list[Device]:
+    """NVIDIA's GPUs in the driver's (PCI) order, with their UUIDs. Empty where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = "--query-gpu=uuid,name,memory.total,driver_version,pci.bus_id"
+    output = _run(["nvidia-smi", query, "--format=csv,noheader,nounits"])
+    found = []
+    for line in output.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != 5 or not fields[0].startswith("GPU-") or not fields[2].isdecimal():
+            continue
+        uuid, name, mebibytes, driver, _ = fields
+        found.append(
+            Device(
+                index=len(found),
+                id=uuid,
+                name=name,
+                vendor="NVIDIA",
+                type="gpu",
+                memory_bytes=int(mebibytes) * 2**20,
+                driver=driver,
+            )
+        )
+    return found
+
+
+def ask_opencl() -> list[Device]:
+    """The devices of every OpenCL platform, in the loader's order. Empty where there is no pyopencl or platform."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("OPENCL_LAYERS", "PYOPENCL_CTX")}
+    output = _run([sys.executable, "-c", _PROBE], environment)
+    answers = [line for line in output.splitlines() if line.startswith(_ANSWER)]
+    if not answers:
+        return []
+    rows: list[dict[str, Any]] = json.loads(answers[-1][len(_ANSWER) :])
+    return [Device(index=index, **row) for index, row in enumerate(rows)]
+
+
+def explain_none() -> str:
+    """Why no device was found, and what to do, in one line."""
+    output = _run([sys.executable, "-c", "import pyopencl, sys; sys.stdout.write('there')"])
+    if not output.endswith("there"):
+        return "pyopencl is not installed for this Python: pip install 'pyopencl[pocl]' also brings a CPU device"
+    return "no OpenCL platform has a device: install the GPU's driver, or pip install 'pyopencl[pocl]' for a CPU device"
+
+
+def _joined(gpu: Device, opencl: Sequence[Device]) -> Device:
+    """The GPU with its OpenCL numbers, where OpenCL has it."""
+    same = next((d for d in opencl if d.id == gpu.id), None)
+    if same is None:
+        return gpu
+    return replace(gpu, platform_index=same.platform_index, device_index=same.device_index)
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """What the command printed, "" where it failed, crashed or did not end in time."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            timeout=TIMEOUT,
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+# Runs in a process of its own. Stable ids come from what the driver offers, best first: the UUID of
+# cl_khr_device_uuid (in NVIDIA's notation for its devices), the PCI address, else where it was found.
+_PROBE = f'''
+import json, uuid
+import pyopencl as cl
+
+def ask(device, *names):
+    for name in names:
+        try:
+            value = getattr(device, name)
+        except Exception:
+            continue
+        if value not in (None, ""):
+            return value
+    return None
+
+def identity(platform, device, ordinal):
+    raw = ask(device, "uuid_khr")
+    if raw is not None and any(bytes(raw)):
+        text = str(uuid.UUID(bytes=bytes(raw)))
+        if device.type & cl.device_type.CPU == 0:
+            return ("GPU-" if "nvidia" in device.vendor.lower() else "uuid-") + text
+    bus, slot = ask(device, "pci_bus_id_nv"), ask(device, "pci_slot_id_nv")
+    if bus is not None and slot is not None:
+        return f"pci-{{ask(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot >> 3:02x}}.{{slot & 7}}"
+    topology = ask(device, "topology_amd")
+    if topology is not None:
+        return f"pci-0000:{{topology.bus & 255:02x}}:{{topology.device:02x}}.{{topology.function}}"
+    return f"{{platform.name}}/{{device.name}}/{{ordinal}}".replace(" ", "-")
+
+rows = []
+for p, platform in enumerate(cl.get_platforms()[:{_PLATFORMS_ASKED}]):
+    try:
+        devices = platform.get_devices()
+    except cl.Error:
+        continue
+    for d, device in enumerate(devices):
+        kinds = [("gpu", cl.device_type.GPU), ("accelerator", cl.device_type.ACCELERATOR), ("cpu", cl.device_type.CPU)]
+        kind = next((name for name, bit in kinds if device.type & bit), None)
+        if kind is None or not device.available or device.global_mem_size < 1:
+            continue
+        same = [r for r in rows if (r["platform_index"], r["name"]) == (p, device.name.strip())]
+        rows.append(dict(
+            id=identity(platform, device, len(same)), name=device.name.strip(), vendor=device.vendor.strip(),
+            type=kind, memory_bytes=int(device.global_mem_size), driver=device.driver_version.strip(),
+            platform_index=p, device_index=d,
+        ))
+print("{_ANSWER}" + json.dumps(rows), flush=True)
+'''

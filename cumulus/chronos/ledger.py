@@ -1,0 +1,270 @@
+"""The node's lease authority: who holds which share of which device, and until when.
+
+Every grant and end passes here, from controllers, `chronos_cli`, `Partitioner` and the supervisors of jobs. What is
+answered is on the disk. Expiry counts on CLOCK_BOOTTIME, so that setting the wall clock moves no lease's end; the
+monitor, a process of its own, carries it out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cumulus.chronos import device as discovery
+from cumulus.chronos import processes, records, watchdog
+from cumulus.chronos.database import Database, default_home
+from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos.records import Moment
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, NoSuchLease, StaleToken, UsageError
+from cumulus.resources.quantity import format_bytes
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
+_MAX_SECONDS = 100 * 365 * 86400.0
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: monotonic times and process ids mean nothing in another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Ledger:
+    """`Leases` on this machine's devices, kept in `home` (default: see `database.default_home`).
+
+    Safe between threads, processes and forks. `discover` tells the devices when the ledger needs them first. The
+    monitor is started whenever a lease is live and none runs, unless `start_monitor` is False or the clock is not
+    the machine's, which the monitor could not follow. `boot` names the machine's boot.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        clock: Clock | None = None,
+        discover: Callable[[], Sequence[Device]] = discovery.discover,
+        *,
+        start_monitor: bool = True,
+        boot: str | None = None,
+    ) -> None:
+        self.database = Database((home or default_home()).absolute())
+        self.clock = clock or SystemClock()
+        self._discover = discover
+        self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
+        self._boot = boot or boot_id()
+        self._settled = False
+
+    @property
+    def home(self) -> Path:
+        return self.database.home
+
+    def devices(self) -> Sequence[Device]:
+        """The devices offered, by index, with the capacity they had when first seen. Empty where there is none.
+
+        A CPU device is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it.
+        """
+        return self._offered() or self.rediscover()
+
+    def rediscover(self) -> Sequence[Device]:
+        """Ask the drivers again: devices that came are added, those that went are no longer offered."""
+        found = self._discover()
+        self._settle()
+        with self.database.write() as tx:
+            records.record_devices(tx, found)
+        return self._offered()
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        """See `Leases.grant`. Raises `UsageError` too, where the request is malformed."""
+        _check_request(request)
+        if not self._offered():
+            self.rediscover()
+        self._watch()
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = records.find_lease(tx, request.id, now)
+            if lease is None:
+                lease = self._insert(tx, request, now)
+            else:
+                _check_same(lease, request)
+        self._watch(poke=request.seconds < watchdog.POLL)
+        return lease
+
+    def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        """See `Leases.renew`. With `token`, raises `StaleToken` where it is not the lease's."""
+        _check_seconds(seconds)
+        self._settle()
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = _active(tx, id, token, now)
+            if seconds > lease.expires_in:
+                lease = records.extend(tx, lease, seconds, now)
+        self._watch()
+        return lease
+
+    def attach(self, id: str, pid: int, token: int, *, role: str = "root") -> None:
+        """Register a process of the lease: it and its descendants are ended with the lease.
+
+        `role`: `root`; `supervisor`, whose descendants are ended but not itself; `holder`, a root whose own end
+        releases the lease. Raises `NoSuchLease` where the lease is not ACTIVE, `StaleToken`, and `ChronosError`
+        where no such process runs.
+        """
+        found = processes.read(pid)
+        if found is None:
+            raise ChronosError(f"process {pid} cannot be attached to lease {id}: it does not run")
+        self._settle()
+        with self.database.write() as tx:
+            _active(tx, id, token, Moment.read(self.clock))
+            tx.execute("INSERT OR REPLACE INTO process VALUES (?, ?, ?, ?)", (id, pid, found.start, role))
+        self._watch()
+
+    def detach(self, id: str, pid: int) -> None:
+        """Undo `attach`: the process outlives the lease. Harmless where it is not attached."""
+        with self.database.write() as tx:
+            tx.execute("DELETE FROM process WHERE lease = ? AND pid = ?", (id, pid))
+
+    def release(self, id: str, *, token: int | None = None) -> Lease | None:
+        """See `Leases.release`. A lease to which no process is attached has ENDED when this returns."""
+        self._settle()
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = records.find_lease(tx, id, now)
+            if lease is None or lease.state is not LeaseState.ACTIVE:
+                return lease
+            _check_token(lease, token)
+            lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
+            if not records.processes_of(tx, id):
+                lease = records.finish_end(tx, lease, now)
+        self._watch(poke=lease.state is LeaseState.ENDING)
+        return lease
+
+    def get(self, id: str) -> Lease | None:
+        """See `Leases.get`."""
+        self._settle()
+        with self.database.read() as db:
+            return records.find_lease(db, id, Moment.read(self.clock))
+
+    def list(self, *, ended: bool = False) -> Sequence[Lease]:
+        """See `Leases.list`; in the order they were granted."""
+        self._settle()
+        with self.database.read() as db:
+            return records.leases(db, Moment.read(self.clock), "true" if ended else "state <> 'Ended'")
+
+    def usage(self, index: int) -> Usage:
+        """What of the device is leased. Raises `NoSuchDevice`."""
+        self._settle()
+        with self.database.read() as db:
+            row = db.execute("SELECT used_memory, used_compute FROM device WHERE number = ?", (index,)).fetchone()
+        if row is None:
+            raise _no_device(index, self._offered())
+        return Usage(*row)
+
+    def close(self) -> None:
+        """Close the files; leases live on."""
+        self.database.close()
+
+    def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
+        offered = _offer(records.devices(tx))
+        device = next((d for d in offered if d.index == request.device), None)
+        if device is None:
+            raise _no_device(request.device, offered)
+        memory, compute, token = tx.execute(
+            "SELECT used_memory, used_compute, token FROM device WHERE id = ?", (device.id,)
+        ).fetchone()
+        _check_fits(request, device, Usage(memory, compute))
+        return records.insert_lease(tx, request, device, token + 1, now)
+
+    def _offered(self) -> Sequence[Device]:
+        self._settle()
+        with self.database.read() as db:
+            return _offer(records.devices(db))
+
+    def _settle(self) -> None:
+        """Once a process: see that what an earlier boot left is carried over."""
+        if not self._settled:
+            with self.database.write() as tx:
+                records.settle_boot(tx, self._boot, Moment.read(self.clock))
+            self._settled = True
+
+    def _watch(self, *, poke: bool = False) -> None:
+        """See that a monitor runs; `poke` where it must look at once rather than at its next poll."""
+        if self._start_monitor:
+            watchdog.ensure_running(self.home)
+        if poke:
+            watchdog.poke(self.home)
+
+
+def _offer(present: Sequence[Device]) -> list[Device]:
+    everything = os.environ.get("CHRONOS_OFFER_CPU") == "1" or not any(d.type == "gpu" for d in present)
+    return [d for d in present if everything or d.type != "cpu"]
+
+
+def _active(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:
+    lease = records.find_lease(tx, id, now)
+    if lease is None:
+        raise NoSuchLease(f"there is no lease {id}", hint="see the live ones with: chronos_cli list")
+    if lease.state is not LeaseState.ACTIVE:
+        raise NoSuchLease(f"lease {id} has ended: {lease.end_reason}", hint="ask for a new lease")
+    _check_token(lease, token)
+    return lease
+
+
+def _check_token(lease: Lease, token: int | None) -> None:
+    if token is not None and token != lease.token:
+        raise StaleToken(f"token {token} is not that of lease {lease.id}, which is {lease.token}")
+
+
+def _check_same(lease: Lease, request: LeaseRequest) -> None:
+    if lease.state is LeaseState.ENDED:
+        return
+    asked = (request.device, request.memory_bytes, request.compute)
+    if asked != (lease.device, lease.memory_bytes, lease.compute):
+        raise ChronosError(
+            f"lease {lease.id} lives with another share: device {lease.device}, {format_bytes(lease.memory_bytes)},"
+            f" {lease.compute / 10:g}% compute",
+            hint="ask with another id, or release that lease first",
+        )
+
+
+def _check_fits(request: LeaseRequest, device: Device, used: Usage) -> None:
+    free = device.memory_bytes - used.memory_bytes
+    if request.memory_bytes > free:
+        raise InsufficientShare(
+            f"device {device.index} has {format_bytes(free)} of {format_bytes(device.memory_bytes)} memory free;"
+            f" {format_bytes(request.memory_bytes)} asked for",
+            hint="see who holds it, and until when, with: chronos_cli list",
+        )
+    if request.compute > FULL_COMPUTE - used.compute:
+        raise InsufficientShare(
+            f"device {device.index} has {(FULL_COMPUTE - used.compute) / 10:g}% compute free;"
+            f" {request.compute / 10:g}% asked for",
+            hint="see who holds it, and until when, with: chronos_cli list",
+        )
+
+
+def _check_request(request: LeaseRequest) -> None:
+    if not _ID.fullmatch(request.id):
+        raise UsageError(f"{request.id!r} is not a lease id", hint="use up to 127 letters, digits, '.', '_' and '-'")
+    if request.memory_bytes < 1:
+        raise UsageError(f"{request.memory_bytes} bytes of memory is no share; ask for at least 1")
+    if not 1 <= request.compute <= FULL_COMPUTE:
+        raise UsageError(f"{request.compute / 10:g}% compute is out of range; ask for 0.1% to 100%")
+    if not (math.isfinite(request.grace) and 0 <= request.grace <= _MAX_SECONDS):
+        raise UsageError(f"a grace period of {request.grace}s is out of range; it is at least 0s")
+    _check_seconds(request.seconds)
+
+
+def _check_seconds(seconds: float) -> None:
+    if not (math.isfinite(seconds) and 0 < seconds <= _MAX_SECONDS):
+        raise UsageError(f"a lease of {seconds}s is out of range; it lasts more than 0s and at most 100 years")
+
+
+def _no_device(index: int, offered: Sequence[Device]) -> NoSuchDevice:
+    if not offered:
+        return NoSuchDevice(
+            "this machine offers no device",
+            hint="install a GPU driver with OpenCL, or try without a GPU: pip install 'pyopencl[pocl]'",
+        )
+    there = ", ".join(f"{d.index} ({d.name})" for d in offered)
+    return NoSuchDevice(f"there is no device {index}; there is {there}", hint="see them with: chronos_cli devices")

@@ -1,0 +1,190 @@
+"""The process that ends leases on time, with no controller and no network; one for each ledger.
+
+    ledger (deadlines, attached processes) -> Monitor.step -> SIGTERM, grace, SIGKILL -> ledger (ENDED)
+
+All it must remember is in the ledger: a monitor that is killed is replaced by one that finishes what it began.
+It wakes for the next deadline, for a poke, and every second.
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import sys
+from dataclasses import dataclass, field
+
+from cumulus.chronos import audit, records, watchdog
+from cumulus.chronos.lease import EndReason, Lease, LeaseState
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.members import members, new_sessions
+from cumulus.chronos.processes import Identity, Snapshot, is_alive, send
+from cumulus.chronos.records import Moment
+from cumulus.chronos.watchdog import ensure_running
+from cumulus.clock import timestamp
+
+__all__ = ["Monitor", "ensure_running"]
+
+REMEMBERED = 86400.0
+"""Seconds for which an ended lease is remembered, so that asking again for its id never grants it twice."""
+
+_LOOK_AGAIN = 0.005
+_LOOK_AGAIN_AT_MOST = 0.1
+_HOUSEKEEPING = 5.0
+_FORGET_AT_ONCE = 1000
+_FREEZE_ROUNDS = 50
+
+
+@dataclass
+class _Ending:
+    """What the monitor knows of a lease that ends. Its grace period counts from the monotonic time `since`."""
+
+    lease: Lease
+    since: float
+    terminated: set[Identity] = field(default_factory=set)
+    refused: set[Identity] = field(default_factory=set)
+
+
+class Monitor:
+    """Ends the processes of leases that expired or were released."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._database = ledger.database
+        self._clock = ledger.clock
+        self._endings: dict[str, _Ending] = {}
+        self._look_again = _LOOK_AGAIN
+        self._next_housekeeping = 0.0
+
+    def step(self) -> float:
+        """Do all that is due. Returns the seconds until something is due again, at most `watchdog.POLL`.
+
+        Raises `LedgerUnavailable` and OSError (the audit log). Where the ledger can be read but not written,
+        processes are ended all the same, and the ledger learns of it later.
+        """
+        try:
+            self._take_up()
+        finally:
+            if self._endings:
+                self._end()
+        if self._clock.monotonic() >= self._next_housekeeping:
+            self._keep_house()
+            self._next_housekeeping = self._clock.monotonic() + _HOUSEKEEPING
+        return self._pause()
+
+    def _take_up(self) -> None:
+        """Find what must end: released by others, expired, or its holder is gone."""
+        now = Moment.read(self._clock)
+        with self._database.read() as db:
+            ending = records.endings(db, now)
+            due = records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic)
+            abandoned = _abandoned(db)
+        ids = {lease.id for lease, _ in ending} | {lease.id for lease in due}
+        self._endings = {id: known for id, known in self._endings.items() if id in ids}
+        if ids - self._endings.keys():
+            self._look_again = _LOOK_AGAIN
+        for lease, since in ending:
+            self._endings.setdefault(lease.id, _Ending(lease, since))
+        for lease in due:
+            self._endings.setdefault(lease.id, _Ending(lease, now.monotonic))
+        if due or abandoned:
+            with self._database.write() as tx:
+                now = Moment.read(self._clock)
+                # Looked up again: a lease may have been renewed or released since.
+                for lease in records.leases(tx, now, "state = 'Active' AND deadline <= ?", now.monotonic):
+                    records.begin_end(tx, lease, EndReason.EXPIRED, now)
+                for id in abandoned:
+                    lease = records.find_lease(tx, id, now)
+                    if lease is not None and lease.state is LeaseState.ACTIVE:
+                        self._endings[id] = _Ending(
+                            records.begin_end(tx, lease, EndReason.RELEASED, now), now.monotonic
+                        )
+
+    def _end(self) -> None:
+        """Signal what is left of each ending lease; those of which nothing is left have ENDED."""
+        snapshot = Snapshot()
+        gone = []
+        with self._database.read() as db:
+            left = {id: members(db, id, snapshot) for id in self._endings}
+        for id, processes in left.items():
+            ending = self._endings[id]
+            if not processes:
+                gone.append(id)
+            elif self._clock.monotonic() < ending.since + ending.lease.grace:
+                self._remember_sessions([id], snapshot)
+                self._signal(ending, processes - ending.terminated, signal.SIGTERM)
+                ending.terminated |= processes
+            else:
+                self._kill(ending, processes)
+        if gone:
+            with self._database.write() as tx:
+                now = Moment.read(self._clock)
+                for id in gone:
+                    lease = records.find_lease(tx, id, now)
+                    if lease is not None and lease.state is LeaseState.ENDING:
+                        records.finish_end(tx, lease, now)
+            for id in gone:
+                del self._endings[id]
+
+    def _kill(self, ending: _Ending, processes: set[Identity]) -> None:
+        """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""
+        stopped: set[Identity] = set()
+        for _ in range(_FREEZE_ROUNDS):
+            self._signal(ending, processes - stopped, signal.SIGSTOP)
+            stopped |= processes
+            snapshot = Snapshot()
+            with self._database.read() as db:
+                processes = members(db, ending.lease.id, snapshot)
+            if processes <= stopped:
+                break
+        self._signal(ending, stopped | processes, signal.SIGKILL)
+
+    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> None:
+        for target in targets:
+            try:
+                send(target, number)
+            except PermissionError:
+                if target not in ending.refused:
+                    ending.refused.add(target)
+                    self._say(
+                        f"process {target.pid} of lease {ending.lease.id} is another user's: run as root to end it"
+                    )
+
+    def _remember_sessions(self, ids: list[str], snapshot: Snapshot) -> None:
+        with self._database.read() as db:
+            found = [(id, *session) for id in ids for session in new_sessions(db, id, snapshot)]
+        if found:
+            with self._database.write() as tx:
+                tx.executemany("INSERT OR IGNORE INTO session VALUES (?, ?, ?)", found)
+
+    def _keep_house(self) -> None:
+        with self._database.read() as db:
+            attached = [id for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
+            oldest = db.execute("SELECT min(ended_since) FROM lease WHERE state = 'Ended'").fetchone()[0]
+        if attached:
+            self._remember_sessions(attached, Snapshot())
+        forget_before = self._clock.monotonic() - REMEMBERED
+        if oldest is not None and oldest < forget_before:
+            with self._database.write() as tx:
+                records.forget(tx, forget_before, _FORGET_AT_ONCE)
+        audit.flush(self._database)
+
+    def _pause(self) -> float:
+        now = self._clock.monotonic()
+        with self._database.read() as db:
+            deadline = db.execute("SELECT min(deadline) FROM lease WHERE state = 'Active'").fetchone()[0]
+        times = [now + watchdog.POLL] if deadline is None else [now + watchdog.POLL, deadline]
+        if self._endings:
+            times.append(now + self._look_again)
+            times += [t for e in self._endings.values() if (t := e.since + e.lease.grace) > now]
+            self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
+        return max(0.0, min(times) - now)
+
+    def _say(self, text: str) -> None:
+        print(timestamp(self._clock.now()), text, file=sys.stderr, flush=True)
+
+
+def _abandoned(db: sqlite3.Connection) -> set[str]:
+    """Leases all of whose holders have gone."""
+    left: dict[str, bool] = {}
+    for lease, pid, start in records.holders(db):
+        left[lease] = left.get(lease, False) or is_alive(Identity(pid, start))
+    return {lease for lease, alive in left.items() if not alive}

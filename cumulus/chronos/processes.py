@@ -1,0 +1,139 @@
+"""Processes as /proc shows them, and signals that cannot hit another process. Linux only; below `members`.
+
+Pids are reused, so a process is named by its pid and start time, and signalled through a pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+MARKER = "CHRONOS_PARTITION_ID"
+"""Environment variable that names the leases of a process, separated by commas."""
+
+
+class Proc(NamedTuple):
+    """A line of /proc/PID/stat (proc_pid_stat(5)). `start` is in clock ticks since boot."""
+
+    pid: int
+    parent: int
+    session: int
+    start: int
+    alive: bool
+    """False for a zombie all of whose threads have ended."""
+
+
+class Identity(NamedTuple):
+    """What a pid meant when it was seen."""
+
+    pid: int
+    start: int
+
+
+class Snapshot:
+    """All processes at about one moment. Environments are read when first asked for."""
+
+    def __init__(self) -> None:
+        self.procs: dict[int, Proc] = {}
+        for name in os.listdir("/proc"):
+            if name.isdecimal() and (proc := read(int(name))) is not None:
+                self.procs[proc.pid] = proc
+        self._children: dict[int, list[int]] = {}
+        for proc in self.procs.values():
+            self._children.setdefault(proc.parent, []).append(proc.pid)
+        self._marked: dict[str, set[int]] | None = None
+
+    def has(self, identity: Identity) -> bool:
+        """Whether that very process is alive."""
+        proc = self.procs.get(identity.pid)
+        return proc is not None and proc.start == identity.start and proc.alive
+
+    def below(self, pid: int) -> set[int]:
+        """Descendants of `pid`, without itself."""
+        found: set[int] = set()
+        pending = [pid]
+        while pending:
+            for child in self._children.get(pending.pop(), ()):
+                if child not in found:
+                    found.add(child)
+                    pending.append(child)
+        return found
+
+    def in_session(self, leader: Identity) -> set[int]:
+        """Members of the session, unless another process has taken its leader's pid since."""
+        proc = self.procs.get(leader.pid)
+        if proc is not None and proc.start != leader.start:
+            return set()
+        return {proc.pid for proc in self.procs.values() if proc.session == leader.pid}
+
+    def identities(self, pids: Iterable[int]) -> set[Identity]:
+        """The living among `pids`."""
+        alive = (self.procs[pid] for pid in pids if pid in self.procs)
+        return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
+
+    def marked(self, id: str) -> set[int]:
+        """Processes whose initial environment names the lease, as far as this user may read it."""
+        if self._marked is None:
+            self._marked = {}
+            for pid in self.procs:
+                for lease in _marker(pid):
+                    self._marked.setdefault(lease, set()).add(pid)
+        return self._marked.get(id, set())
+
+
+def read(pid: int) -> Proc | None:
+    """The process now, None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything, parentheses too.
+    fields = line[line.rfind(b")") + 2 :].split()
+    state, parent, session, threads, start = fields[0], fields[1], fields[3], fields[17], fields[19]
+    # A leader that ended before its other threads is a zombie that still runs.
+    alive = state not in (b"Z", b"X", b"x") or int(threads) > 1
+    return Proc(pid, int(parent), int(session), int(start), alive)
+
+
+def send(target: Identity, number: int) -> bool:
+    """Signal that very process, never a later one of the same pid. False where it is gone.
+
+    Raises PermissionError where it is another user's.
+    """
+    try:
+        handle = os.pidfd_open(target.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        now = read(target.pid)
+        if now is None or now.start != target.start:
+            return False
+        signal.pidfd_send_signal(handle, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def is_alive(target: Identity) -> bool:
+    """Whether that very process runs now."""
+    proc = read(target.pid)
+    return proc is not None and proc.start == target.start and proc.alive
+
+
+def _marker(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except OSError:
+        return []
+    wanted = MARKER.encode() + b"="
+    at = 0 if environment.startswith(wanted) else environment.find(b"\0" + wanted) + 1
+    if at == 0 and not environment.startswith(wanted):
+        return []
+    value = environment[at + len(wanted) :].split(b"\0", 1)[0]
+    return value.decode(errors="replace").split(",")

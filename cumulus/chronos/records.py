@@ -1,0 +1,268 @@
+"""Rows of the ledger's database and the values they stand for: what `ledger` and `monitor` do inside a transaction.
+
+Nothing here opens, locks or commits; time is passed in as a `Moment`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.clock import Clock, parse_timestamp, timestamp
+
+_LEASE = (
+    "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
+    " granted_at, expires_at, deadline, end_reason, ended_at FROM lease JOIN device ON device.id = device_id"
+)
+_DEVICE = "SELECT number, id, name, vendor, type, memory_bytes, driver, platform_index, device_index FROM device"
+
+
+class Moment(NamedTuple):
+    """Both clocks, read together."""
+
+    wall: datetime
+    monotonic: float
+
+    @classmethod
+    def read(cls, clock: Clock) -> Moment:
+        return cls(clock.now(), clock.monotonic())
+
+
+class Process(NamedTuple):
+    """A process attached to a lease: `start` (clock ticks since boot) tells it from a later one of the same pid."""
+
+    pid: int
+    start: int
+    role: str
+
+
+def find_lease(db: sqlite3.Connection, id: str, now: Moment) -> Lease | None:
+    row = db.execute(f"{_LEASE} WHERE lease.id = ?", (id,)).fetchone()
+    return None if row is None else _lease(row, now)
+
+
+def leases(db: sqlite3.Connection, now: Moment, where: str = "true", *args: object) -> list[Lease]:
+    """In the order they were granted."""
+    return [_lease(row, now) for row in db.execute(f"{_LEASE} WHERE {where} ORDER BY seq", args)]
+
+
+def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, token: int, now: Moment) -> Lease:
+    """Make an ACTIVE lease. The schema raises IntegrityError where the device has not enough left."""
+    lease = Lease(
+        id=request.id,
+        device=device.index,
+        device_id=device.id,
+        memory_bytes=request.memory_bytes,
+        compute=request.compute,
+        user=request.user,
+        grace=request.grace,
+        token=token,
+        state=LeaseState.ACTIVE,
+        granted_at=timestamp(now.wall),
+        expires_at=timestamp(now.wall + timedelta(seconds=request.seconds)),
+        expires_in=request.seconds,
+    )
+    tx.execute(
+        "INSERT INTO lease (id, device_id, memory_bytes, compute, user, grace, seconds, token, state, granted_at,"
+        " expires_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.grace, request.seconds,
+            lease.token, lease.state, lease.granted_at, lease.expires_at, now.monotonic + request.seconds,
+        ),
+    )  # fmt: skip
+    _audit(tx, "granted", lease, now)
+    return lease
+
+
+def extend(tx: sqlite3.Connection, lease: Lease, seconds: float, now: Moment) -> Lease:
+    """Let the lease end `seconds` from now."""
+    lease = replace(lease, expires_at=timestamp(now.wall + timedelta(seconds=seconds)), expires_in=seconds)
+    tx.execute(
+        "UPDATE lease SET deadline = ?, expires_at = ?, seconds = max(seconds, ?) WHERE id = ?",
+        (now.monotonic + seconds, lease.expires_at, seconds, lease.id),
+    )
+    _audit(tx, "renewed", lease, now)
+    return lease
+
+
+def begin_end(tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Moment) -> Lease:
+    """ACTIVE becomes ENDING, and its grace period starts."""
+    tx.execute(
+        "UPDATE lease SET state = ?, end_reason = ?, ending_since = ? WHERE id = ?",
+        (LeaseState.ENDING, reason, now.monotonic, lease.id),
+    )
+    return replace(lease, state=LeaseState.ENDING, end_reason=reason)
+
+
+def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment) -> Lease:
+    """ENDING becomes ENDED, and its share is free."""
+    lease = replace(lease, state=LeaseState.ENDED, ended_at=timestamp(now.wall))
+    tx.execute(
+        "UPDATE lease SET state = ?, ended_at = ?, ended_since = ? WHERE id = ?",
+        (LeaseState.ENDED, lease.ended_at, now.monotonic, lease.id),
+    )
+    _audit(tx, str(lease.end_reason), lease, now)
+    return lease
+
+
+def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
+    return [Process(*row) for row in db.execute("SELECT pid, start, role FROM process WHERE lease = ?", (id,))]
+
+
+def endings(db: sqlite3.Connection, now: Moment) -> list[tuple[Lease, float]]:
+    """The leases that end, each with the monotonic time since when."""
+    since = dict(db.execute("SELECT id, ending_since FROM lease WHERE state = 'Ending'").fetchall())
+    return [(lease, since[lease.id]) for lease in leases(db, now, "state = 'Ending'") if lease.id in since]
+
+
+def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
+    """(lease, pid, start) of the holders of ACTIVE leases."""
+    return db.execute(
+        "SELECT lease, pid, start FROM process JOIN lease ON lease.id = lease WHERE role = 'holder' AND state = 'Active'"
+    ).fetchall()
+
+
+def devices(db: sqlite3.Connection) -> list[Device]:
+    """The devices present, by index."""
+    return [_device(row) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
+
+
+def record_devices(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
+    """Take over what discovery found, GPUs first.
+
+    A known device keeps its index and the capacity it had when first seen, so that an index never comes to mean
+    another device. One exception: a GPU that appears on a machine where only a CPU was known goes before it, as
+    long as no lease is live there, since people write 0 for the first GPU.
+    """
+    known = {id: number for id, number in tx.execute("SELECT id, number FROM device")}
+    tx.execute("UPDATE device SET present = 0")
+    for device in found:
+        if device.id in known:
+            tx.execute(
+                "UPDATE device SET present = 1, name = ?, driver = ?, platform_index = ?, device_index = ? WHERE id = ?",
+                (device.name, device.driver, device.platform_index, device.device_index, device.id),
+            )
+            continue
+        known[device.id] = max(known.values(), default=-1) + 1
+        tx.execute(
+            "INSERT INTO device (id, number, present, name, vendor, type, memory_bytes, driver, platform_index,"
+            " device_index) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?)",
+            (device.id, known[device.id], device.name, device.vendor, device.type, device.memory_bytes,
+             device.driver, device.platform_index, device.device_index),
+        )  # fmt: skip
+    _gpus_first(tx)
+
+
+def settle_boot(tx: sqlite3.Connection, boot: str, now: Moment) -> None:
+    """Carry the leases of an earlier boot into this one.
+
+    Their processes are gone. A lease whose wall-clock end has passed is over; another lasts until that end, but
+    never longer than it was granted for, whatever the wall clock says after the boot. Ended leases begin their
+    time of remembrance anew, since how long the machine was off cannot be trusted.
+    """
+    row = tx.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+    if row is not None and row[0] == boot:
+        return
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
+    if row is None:
+        return
+    holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
+    tx.execute("DELETE FROM process")
+    tx.execute("DELETE FROM session")
+    tx.execute("UPDATE lease SET ended_since = ? WHERE state = 'Ended'", (now.monotonic,))
+    granted_for = dict(tx.execute("SELECT id, seconds FROM lease WHERE state <> 'Ended'"))
+    tx.execute("UPDATE lease SET deadline = ? + seconds WHERE state = 'Active'", (now.monotonic,))
+    for lease in leases(tx, now, "state <> 'Ended'"):
+        left = min((parse_timestamp(lease.expires_at) - now.wall).total_seconds(), granted_for[lease.id])
+        if lease.state is LeaseState.ENDING:
+            finish_end(tx, lease, now)
+        elif left <= 0:
+            finish_end(tx, begin_end(tx, lease, EndReason.EXPIRED, now), now)
+        elif lease.id in holders:
+            finish_end(tx, begin_end(tx, lease, EndReason.RELEASED, now), now)
+        else:
+            tx.execute("UPDATE lease SET deadline = ? WHERE id = ?", (now.monotonic + left, lease.id))
+
+
+def forget(tx: sqlite3.Connection, before: float, limit: int) -> int:
+    """Delete at most `limit` leases that ended before the monotonic time `before`. Returns how many."""
+    return tx.execute(
+        "DELETE FROM lease WHERE seq IN (SELECT seq FROM lease WHERE state = 'Ended' AND ended_since < ? LIMIT ?)",
+        (before, limit),
+    ).rowcount
+
+
+def _gpus_first(tx: sqlite3.Connection) -> None:
+    rows: Iterable[tuple[str, int, str, int]] = tx.execute(
+        "SELECT id, number, type, EXISTS (SELECT 1 FROM lease WHERE device_id = device.id AND state <> 'Ended')"
+        " FROM device ORDER BY type <> 'gpu', number"
+    ).fetchall()
+    moves = [(wanted, id, live) for wanted, (id, number, _, live) in enumerate(rows) if number != wanted]
+    if any(live for _, _, live in moves):
+        return
+    for wanted, id, _ in moves:
+        tx.execute("UPDATE device SET number = ? WHERE id = ?", (-1 - wanted, id))
+    tx.execute("UPDATE device SET number = -1 - number WHERE number < 0")
+
+
+def _device(row: Any) -> Device:
+    number, id, name, vendor, type_, memory_bytes, driver, platform_index, device_index = row
+    return Device(
+        index=number,
+        id=id,
+        name=name,
+        vendor=vendor,
+        type=type_,
+        memory_bytes=memory_bytes,
+        driver=driver,
+        platform_index=platform_index,
+        device_index=device_index,
+    )
+
+
+def _lease(row: Any, now: Moment) -> Lease:
+    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, deadline, reason, ended = row
+    left = deadline - now.monotonic
+    if state == LeaseState.ACTIVE and left <= 0:
+        # The monitor has not come to it yet, but nobody may count on it any more.
+        state, reason = LeaseState.ENDING, EndReason.EXPIRED
+    return Lease(
+        id=id,
+        device=device,
+        device_id=device_id,
+        memory_bytes=memory,
+        compute=compute,
+        user=user,
+        grace=grace,
+        token=token,
+        state=LeaseState(state),
+        granted_at=granted,
+        expires_at=expires,
+        expires_in=left,
+        end_reason=EndReason(reason) if reason else None,
+        ended_at=ended,
+    )
+
+
+def _audit(tx: sqlite3.Connection, event: str, lease: Lease, now: Moment) -> None:
+    """Queue a line of the audit log in the same transaction; the monitor writes it out, once."""
+    line = {
+        "time": timestamp(now.wall),
+        "event": event,
+        "lease": lease.id,
+        "device": lease.device,
+        "deviceId": lease.device_id,
+        "memoryBytes": lease.memory_bytes,
+        "computePercent": lease.compute / 10,
+        "user": lease.user,
+        "token": lease.token,
+        "expiresAt": lease.expires_at,
+        "uid": os.geteuid(),
+    }
+    tx.execute("INSERT INTO audit (line) VALUES (?)", (json.dumps(line),))

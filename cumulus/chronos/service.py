@@ -1,0 +1,160 @@
+"""Running the monitor as a process: alone on its ledger, detached or in the foreground, until told or idle."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from cumulus.chronos.database import default_home
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.monitor import Monitor
+from cumulus.clock import SystemClock, timestamp
+from cumulus.errors import LedgerUnavailable
+
+IDLE = 30.0
+"""Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""
+
+_LOCK_PATIENCE = 1.0
+_TROUBLE_PAUSE = 0.2
+
+
+class AlreadyRunning(Exception):
+    """Another monitor serves this home."""
+
+
+class Service:
+    """The home's one monitor, in this process, until `stop` (SIGTERM, SIGINT) or `idle` seconds without a lease."""
+
+    def __init__(self, home: Path, idle: float | None) -> None:
+        """Raises `AlreadyRunning`, `LedgerUnavailable`, OSError."""
+        self._clock = SystemClock()
+        self._ledger = Ledger(home, self._clock, start_monitor=False)
+        self._ledger.list()
+        self._idle = idle
+        self._lock = _take_lock(home / "monitor.pid")
+        self._poke = _open_fifo(home / "monitor.poke")
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stopping = False
+
+    def run(self) -> None:
+        """Returns when told to stop, idle for long, or the ledger's directory is gone."""
+        signal.set_wakeup_fd(self._waker)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        monitor = Monitor(self._ledger)
+        busy_at = self._clock.monotonic()
+        said = ""
+        while not self._stopping and self._ledger.database.path.exists():
+            try:
+                pause = monitor.step()
+                said = ""
+                if not self._ledger.database.idle():
+                    busy_at = self._clock.monotonic()
+                elif self._idle is not None and self._clock.monotonic() - busy_at >= self._idle and self._retire():
+                    return
+            except (LedgerUnavailable, OSError) as error:
+                pause = _TROUBLE_PAUSE
+                if str(error) != said:
+                    said = str(error)
+                    print(timestamp(self._clock.now()), error, file=sys.stderr, flush=True)
+            self._wait(pause)
+
+    def _wait(self, seconds: float) -> None:
+        readable, _, _ = select.select([self._poke, self._wake], [], [], seconds)
+        for fd in readable:
+            try:
+                os.read(fd, 65536)
+            except BlockingIOError:
+                continue
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _retire(self) -> bool:
+        """Give up the lock where no lease is live, with writers held off: who grants next finds no monitor."""
+        with self._ledger.database.write() as tx:
+            if tx.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state <> 'Ended')").fetchone()[0]:
+                return False
+            os.close(self._lock)
+            return True
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m cumulus.chronos.service [--detach] [HOME]`: what `ensure_running` starts."""
+    detach = "--detach" in arguments
+    rest = [a for a in arguments if a != "--detach"]
+    home = Path(rest[0]) if rest else default_home()
+    idle = float(os.environ.get("CHRONOS_MONITOR_IDLE", IDLE))
+    return _run_detached(home, idle) if detach else run(home, idle)
+
+
+def run(home: Path, idle: float | None) -> int:
+    """Serve in the foreground. `idle` None: for ever. Returns the exit code."""
+    try:
+        Service(home, idle).run()
+    except AlreadyRunning as error:
+        print(f"chronos monitor: {error}", file=sys.stderr)
+        return 1
+    except (LedgerUnavailable, OSError) as error:
+        print(f"chronos monitor: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run_detached(home: Path, idle: float) -> int:
+    """Fork into the background; the parent returns once the child serves, or another monitor does."""
+    ready, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        return 0 if os.read(ready, 1) == b"1" else 1
+    os.setsid()
+    os.chdir("/")
+    os.close(ready)
+    try:
+        service = Service(home, idle)
+    except AlreadyRunning:
+        os.write(tell, b"1")
+        return 0
+    except (LedgerUnavailable, OSError) as error:
+        print(f"chronos monitor: {error}", file=sys.stderr, flush=True)
+        return 1
+    os.write(tell, b"1")
+    os.close(tell)
+    service.run()
+    return 0
+
+
+def _take_lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            # Who asks whether a monitor runs holds the lock, shared, for a moment.
+            if time.monotonic() > deadline:
+                owner = os.pread(fd, 32, 0).decode().strip()
+                os.close(fd)
+                raise AlreadyRunning(f"a monitor runs already, process {owner or 'unknown'}") from None
+            time.sleep(0.01)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _open_fifo(path: Path) -> int:
+    """Opened for reading and writing, so that it never reports end of file."""
+    if not path.is_fifo():
+        path.unlink(missing_ok=True)
+        os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

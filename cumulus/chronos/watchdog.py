@@ -1,0 +1,96 @@
+"""Seeing that a monitor runs: what every user of the ledger does, without importing the monitor.
+
+A monitor holds a lock on `monitor.pid` for as long as it lives, and listens on a FIFO for pokes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from cumulus.chronos.processes import MARKER
+from cumulus.errors import LedgerUnavailable
+
+POLL = 1.0
+"""Seconds after which the monitor looks at the ledger even if nobody poked it."""
+
+_START_TIMEOUT = 15.0
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_PR_GET_CHILD_SUBREAPER = 37
+
+
+def running(home: Path) -> int | None:
+    """The pid of the home's monitor, None where none runs."""
+    try:
+        fd = os.open(home / "monitor.pid", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(fd, 32, 0) or b"0")
+    finally:
+        os.close(fd)
+    return None
+
+
+def ensure_running(home: Path) -> None:
+    """Start the home's monitor, detached, if none runs; it runs when this returns.
+
+    Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
+    Raises `LedgerUnavailable` where the monitor does not come up.
+    """
+    if running(home) is not None or MARKER in os.environ or _is_subreaper():
+        return
+    import subprocess
+
+    log = home / "monitor.log"
+    command = [sys.executable, "-m", "cumulus.chronos.service", "--detach", str(home)]
+    package_root = str(Path(__file__).resolve().parents[2])
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+    environment.update({k: v for k, v in os.environ.items() if k.startswith("CHRONOS_") and k != "CHRONOS_HOME"})
+    try:
+        with open(log, "ab") as output:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=environment,
+                timeout=_START_TIMEOUT,
+                start_new_session=True,
+                check=False,
+            )
+        failure = "" if done.returncode == 0 else f"it exited with {done.returncode}"
+    except OSError as error:
+        failure = str(error)
+    except subprocess.TimeoutExpired:
+        failure = f"it was not ready within {_START_TIMEOUT:.0f}s"
+    if failure:
+        raise LedgerUnavailable(f"the Chronos monitor did not start: {failure}", hint=f"read {log}")
+
+
+def poke(home: Path) -> None:
+    """Make the monitor look at the ledger now. Lost where none runs: it looks when it starts."""
+    try:
+        fd = os.open(home / "monitor.poke", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b".")
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _is_subreaper() -> bool:
+    import ctypes
+
+    flag = ctypes.c_int()
+    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    return bool(flag.value)
