@@ -89,7 +89,7 @@ class ProcessBackend:
 
     def stop(self, name: str, grace: float) -> None:
         """See `Backend.stop`. The request is a file, so that it holds though this process dies right after."""
-        run = self._find(name)
+        run = self.find(name)
         if run is None or self._observe(run).state.finished:
             return
         path = os.path.join(run.directory, layout.STOP)
@@ -105,7 +105,7 @@ class ProcessBackend:
 
     def remove(self, name: str) -> None:
         """See `Backend.remove`."""
-        run = self._find(name)
+        run = self.find(name)
         if run is None:
             return
         if not self._observe(run).state.finished:
@@ -138,14 +138,14 @@ class ProcessBackend:
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""
-        run = self._find(name)
+        run = self.find(name)
         return None if run is None else self._observe(run)
 
     def list(self) -> Sequence[Observed]:
         """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
         with _translated("list its workloads"):
             names = sorted(os.listdir(self._path(layout.RUNS)))
-        present = (self._find(name) for name in names)
+        present = (self.find(name) for name in names)
         return [self._observe(run) for run in present if run is not None]
 
     def logs(
@@ -198,7 +198,7 @@ class ProcessBackend:
         os.rename(made, directory)
         layout.sync_directory(job)
 
-    def _find(self, name: str) -> Run | None:
+    def find(self, name: str) -> Run | None:
         """The run of a workload that was started and not removed."""
         link = self._path(layout.RUNS, name)
         try:
@@ -253,7 +253,7 @@ class ProcessBackend:
                 for observed in self.list():
                     self._call(observed.namespace, observed.job)
                 return
-            run = self._find(name)
+            run = self.find(name)
             if run is not None:
                 self._observe(run)
                 self._tell(run)

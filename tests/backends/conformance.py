@@ -1,0 +1,195 @@
+"""What every `Backend` must do, run on each: a subclass gives a `Bed`, the tests come from here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from cumulus.backends.base import Backend, Observed, State, Workload
+from cumulus.errors import BackendError
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a workload does: print, go on for `seconds`, exit; and whether it heeds the stop signal."""
+
+    output: str = ""
+    seconds: float = 0.0
+    exit_code: int = 0
+    heeds_stop: bool = True
+
+
+class Bed(ABC):
+    """A backend on test, with ways to make workloads for it and to let time pass."""
+
+    backend: Backend
+
+    @abstractmethod
+    def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
+        """A workload of `job` that behaves so."""
+
+    @abstractmethod
+    def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
+        """Let time pass until `met()` is true; fail after `within` seconds."""
+
+    @abstractmethod
+    def reopen(self) -> None:
+        """Put a new backend on the same state in place of the old, as a restarted daemon would."""
+
+    def start(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
+        workload = self.workload(behaviour, job=job, attempt=attempt, replica=replica)
+        self.backend.start(workload)
+        return workload
+
+    def finish(self, workload: Workload) -> Observed:
+        """Its end."""
+        self.until(lambda: self.seen(workload).state.finished)
+        return self.seen(workload)
+
+    def running(self, workload: Workload) -> None:
+        """Let time pass until it runs and has printed what it prints."""
+        self.until(lambda: self.seen(workload).state is State.RUNNING)
+
+    def seen(self, workload: Workload) -> Observed:
+        observed = self.backend.get(workload.name)
+        assert observed is not None
+        return observed
+
+    def log(self, workload: Workload, tail: int | None = None) -> bytes:
+        return b"".join(self.backend.logs(workload.job_uid, workload.attempt, workload.replica, tail=tail))
+
+
+class BackendConformance:
+    """A subclass provides the fixture `bed`."""
+
+    def test_runs_to_its_end(self, bed: Bed) -> None:
+        end = bed.finish(work := bed.start(Behaviour(output="hello\n")))
+        assert (end.state, end.exit_code, end.reason) == (State.SUCCEEDED, 0, "")
+        assert (end.name, end.job_uid, end.namespace, end.job) == (work.name, work.job_uid, work.namespace, work.job)
+        assert (end.attempt, end.replica, end.node) == (work.attempt, work.replica, work.node)
+        assert "" < end.started_at <= end.finished_at
+
+    def test_failure_carries_its_exit_code(self, bed: Bed) -> None:
+        end = bed.finish(bed.start(Behaviour(exit_code=7)))
+        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 7, "Error")
+
+    def test_starting_a_running_one_again_changes_nothing(self, bed: Bed) -> None:
+        work = bed.start(Behaviour(output="once\n", seconds=30))
+        bed.running(work)
+        before = bed.seen(work)
+        bed.backend.start(work)
+        assert bed.seen(work) == before
+        bed.backend.stop(work.name, 0)
+        bed.finish(work)
+        assert bed.log(work) == b"once\n"
+
+    def test_a_finished_one_is_never_started_again(self, bed: Bed) -> None:
+        work = bed.start(Behaviour(output="once\n"))
+        end = bed.finish(work)
+        bed.backend.start(work)
+        assert bed.seen(work) == end
+        assert bed.log(work) == b"once\n"
+
+    def test_a_removed_one_is_never_started_again(self, bed: Bed) -> None:
+        bed.finish(work := bed.start(Behaviour(output="once\n")))
+        bed.backend.remove(work.name)
+        bed.backend.start(work)
+        assert bed.backend.get(work.name) is None
+        assert bed.log(work) == b"once\n"
+
+    def test_a_purged_one_is_never_started_again(self, bed: Bed) -> None:
+        bed.finish(work := bed.start(Behaviour()))
+        bed.backend.purge(work.job_uid)
+        bed.backend.start(work)
+        assert bed.backend.get(work.name) is None
+        assert list(bed.backend.list()) == []
+
+    def test_unknown_names_are_harmless(self, bed: Bed) -> None:
+        assert bed.backend.get("default.none.0-a1-r0") is None
+        bed.backend.stop("default.none.0-a1-r0", 1)
+        bed.backend.remove("default.none.0-a1-r0")
+        bed.backend.purge("no-such-uid")
+        assert list(bed.backend.list()) == []
+
+    def test_stop_is_heeded(self, bed: Bed) -> None:
+        bed.running(work := bed.start(Behaviour(seconds=60)))
+        bed.backend.stop(work.name, 30)
+        end = bed.finish(work)
+        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 143, "Stopped")
+
+    def test_stop_kills_after_the_grace(self, bed: Bed) -> None:
+        bed.running(work := bed.start(Behaviour(seconds=60, heeds_stop=False)))
+        bed.backend.stop(work.name, 0.3)
+        assert not bed.seen(work).state.finished
+        end = bed.finish(work)
+        assert (end.state, end.exit_code, end.reason) == (State.FAILED, 137, "Stopped")
+
+    def test_a_second_stop_can_only_hurry(self, bed: Bed) -> None:
+        bed.running(work := bed.start(Behaviour(seconds=60, heeds_stop=False)))
+        bed.backend.stop(work.name, 50)
+        bed.backend.stop(work.name, 0.2)
+        bed.backend.stop(work.name, 50)
+        assert bed.finish(work).exit_code == 137
+
+    def test_stop_of_a_finished_one_changes_nothing(self, bed: Bed) -> None:
+        end = bed.finish(work := bed.start(Behaviour()))
+        bed.backend.stop(work.name, 0)
+        assert bed.seen(work) == end
+
+    def test_a_running_one_is_neither_removed_nor_purged(self, bed: Bed) -> None:
+        bed.running(work := bed.start(Behaviour(seconds=60)))
+        with pytest.raises(BackendError):
+            bed.backend.remove(work.name)
+        with pytest.raises(BackendError):
+            bed.backend.purge(work.job_uid)
+        assert bed.seen(work).state is State.RUNNING
+        bed.backend.stop(work.name, 0)
+        bed.finish(work)
+
+    def test_remove_and_purge_may_be_asked_again(self, bed: Bed) -> None:
+        bed.finish(work := bed.start(Behaviour()))
+        for _ in range(2):
+            bed.backend.remove(work.name)
+        for _ in range(2):
+            bed.backend.purge(work.job_uid)
+
+    def test_list_tells_of_all_that_were_not_removed(self, bed: Bed) -> None:
+        works = [bed.start(Behaviour(), job=f"job{n}", replica=r) for n in range(2) for r in range(2)]
+        for work in works:
+            bed.finish(work)
+        bed.backend.remove(works[0].name)
+        assert {o.name for o in bed.backend.list()} == {w.name for w in works[1:]}
+
+    def test_a_restarted_daemon_finds_everything(self, bed: Bed) -> None:
+        bed.finish(done := bed.start(Behaviour(exit_code=3, output="x\n"), attempt=1))
+        bed.running(live := bed.start(Behaviour(seconds=60), attempt=2))
+        before = {o.name: o for o in bed.backend.list()}
+        bed.reopen()
+        assert {o.name: o for o in bed.backend.list()} == before
+        bed.backend.stop(live.name, 0)
+        assert bed.finish(live).reason == "Stopped"
+        assert bed.log(done) == b"x\n"
+
+    def test_logs_are_kept_apart_and_tailed(self, bed: Bed) -> None:
+        first = bed.start(Behaviour(output="a\nb\nc\n"), attempt=1)
+        second = bed.start(Behaviour(output="d\n"), attempt=2)
+        bed.finish(first)
+        bed.finish(second)
+        assert bed.log(first) == b"a\nb\nc\n"
+        assert bed.log(second) == b"d\n"
+        assert bed.log(first, tail=2) == b"b\nc\n"
+        assert bed.log(first, tail=9) == b"a\nb\nc\n"
+        assert bed.log(first, tail=0) == b""
+
+    def test_subscribers_hear_of_the_start_and_of_the_end(self, bed: Bed) -> None:
+        heard: list[tuple[str, str]] = []
+        bed.backend.subscribe(lambda namespace, job: heard.append((namespace, job)))
+        bed.running(work := bed.start(Behaviour(seconds=60), job="told"))
+        bed.until(lambda: heard)
+        assert set(heard) == {(work.namespace, "told")}
+        heard.clear()
+        bed.backend.stop(work.name, 0)
+        bed.until(lambda: heard and bed.seen(work).state.finished)

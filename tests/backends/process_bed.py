@@ -1,0 +1,99 @@
+"""A real process backend in a temporary directory, whose processes are all ended with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cumulus.backends.base import Observed, Workload
+from cumulus.backends.process.backend import ProcessBackend
+from cumulus.secrets import SecretStore
+from tests.backends.conformance import Bed, Behaviour
+
+NODE = "this-node"
+
+
+class ProcessBed(Bed):
+    def __init__(self, directory: Path, chronos_home: Path | None = None) -> None:
+        self.directory = directory
+        self.root = directory / "process"
+        self.secrets = SecretStore(directory / "secrets")
+        self.chronos_home = chronos_home
+        self.backend: ProcessBackend = self.open()
+
+    def open(self) -> ProcessBackend:
+        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home)
+
+    def reopen(self) -> None:
+        self.backend.close()
+        self.backend = self.open()
+
+    def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
+        heed = "" if behaviour.heeds_stop else "trap '' TERM; "
+        sleep = f"sleep {behaviour.seconds}; " if behaviour.seconds else ""
+        script = f'{heed}printf %s "$OUTPUT"; : > ready; {sleep}exit {behaviour.exit_code}'
+        return self.work(
+            "env", f"OUTPUT={behaviour.output}", "sh", "-c", script, job=job, attempt=attempt, replica=replica
+        )
+
+    def work(self, *command: str, job: str = "job", attempt: int = 1, replica: int = 0, **more: Any) -> Workload:
+        """A workload that runs `command`."""
+        fields: dict[str, Any] = {
+            "name": f"default.{job}.0-a{attempt}-r{replica}", "namespace": "default", "job": job,
+            "job_uid": f"uid-{job}", "attempt": attempt, "replica": replica, "replicas": 1, "node": NODE,
+            "command": command, "leases": (), "grace": 2.0,
+        }  # fmt: skip
+        return Workload(**{**fields, **more})
+
+    def run(self, *command: str, **more: Any) -> tuple[Workload, Observed]:
+        """Run `command` to its end."""
+        self.backend.start(work := self.work(*command, **more))
+        return work, self.finish(work)
+
+    def run_directory(self, work: Workload) -> Path:
+        return self.root / "jobs" / work.job_uid / f"a{work.attempt}-r{work.replica}"
+
+    def running(self, workload: Workload) -> None:
+        super().running(workload)
+        self.until(lambda: (self.run_directory(workload) / "work" / "ready").exists())
+
+    def supervisor(self, work: Workload) -> int:
+        """Its supervisor's pid; waits for it."""
+        self.until(lambda: self.backend.find(work.name).supervisor())
+        return self.backend.find(work.name).supervisor()
+
+    def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
+        deadline = time.monotonic() + within
+        while not met():
+            assert time.monotonic() < deadline, f"not within {within} s"
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self.backend.close()
+        for _ in range(200):
+            if not (pids := processes_of(self.directory)):
+                return
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        raise AssertionError(f"processes left: {pids}")
+
+
+def processes_of(directory: Path) -> Sequence[int]:
+    """Live processes that have the directory in their command line, environment or working directory."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            texts = [Path(f"/proc/{name}/{file}").read_bytes() for file in ("cmdline", "environ")]
+            texts.append(os.fsencode(os.readlink(f"/proc/{name}/cwd")))
+            if any(os.fsencode(f"{directory}/") in text for text in texts):
+                found.append(int(name))
+    return found
