@@ -46,6 +46,7 @@ CREATE TABLE lease (
     memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
     compute INTEGER NOT NULL CHECK (compute BETWEEN 1 AND 1000),
     user TEXT NOT NULL,
+    owner TEXT NOT NULL,
     grace REAL NOT NULL,
     seconds REAL NOT NULL,
     token INTEGER NOT NULL,

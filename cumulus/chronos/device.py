@@ -51,7 +51,7 @@ def ask_nvidia() -> list[Device]:
         return []
     query = "--query-gpu=uuid,name,memory.total,driver_version,pci.bus_id"
     output = _run(["nvidia-smi", query, "--format=csv,noheader,nounits"])
-    found = []
+    found: list[Device] = []
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != 5 or not fields[0].startswith("GPU-") or not fields[2].isdecimal():

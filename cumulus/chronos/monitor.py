@@ -92,11 +92,10 @@ class Monitor:
                 for lease in records.leases(tx, now, "state = 'Active' AND deadline <= ?", now.monotonic):
                     records.begin_end(tx, lease, EndReason.EXPIRED, now)
                 for id in abandoned:
-                    lease = records.find_lease(tx, id, now)
-                    if lease is not None and lease.state is LeaseState.ACTIVE:
-                        self._endings[id] = _Ending(
-                            records.begin_end(tx, lease, EndReason.RELEASED, now), now.monotonic
-                        )
+                    held = records.find_lease(tx, id, now)
+                    if held is not None and held.state is LeaseState.ACTIVE:
+                        held = records.begin_end(tx, held, EndReason.RELEASED, now)
+                        self._endings[id] = _Ending(held, now.monotonic)
 
     def _end(self) -> None:
         """Signal what is left of each ending lease; those of which nothing is left have ENDED."""
@@ -144,9 +143,7 @@ class Monitor:
             except PermissionError:
                 if target not in ending.refused:
                     ending.refused.add(target)
-                    self._say(
-                        f"process {target.pid} of lease {ending.lease.id} is another user's: run as root to end it"
-                    )
+                    self._say(f"cannot end process {target.pid} of lease {ending.lease.id}: it is another user's")
 
     def _remember_sessions(self, ids: list[str], snapshot: Snapshot) -> None:
         with self._database.read() as db:

@@ -18,7 +18,7 @@ from cumulus.clock import Clock, parse_timestamp, timestamp
 
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
-    " granted_at, expires_at, deadline, end_reason, ended_at FROM lease JOIN device ON device.id = device_id"
+    " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"
 )
 _DEVICE = "SELECT number, id, name, vendor, type, memory_bytes, driver, platform_index, device_index FROM device"
 
@@ -61,6 +61,7 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, 
         memory_bytes=request.memory_bytes,
         compute=request.compute,
         user=request.user,
+        owner=request.owner,
         grace=request.grace,
         token=token,
         state=LeaseState.ACTIVE,
@@ -69,11 +70,11 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, 
         expires_in=request.seconds,
     )
     tx.execute(
-        "INSERT INTO lease (id, device_id, memory_bytes, compute, user, grace, seconds, token, state, granted_at,"
-        " expires_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO lease (id, device_id, memory_bytes, compute, user, owner, grace, seconds, token, state,"
+        " granted_at, expires_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.grace, request.seconds,
-            lease.token, lease.state, lease.granted_at, lease.expires_at, now.monotonic + request.seconds,
+            lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
+            request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at, now.monotonic + request.seconds,
         ),
     )  # fmt: skip
     _audit(tx, "granted", lease, now)
@@ -123,9 +124,8 @@ def endings(db: sqlite3.Connection, now: Moment) -> list[tuple[Lease, float]]:
 
 def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
     """(lease, pid, start) of the holders of ACTIVE leases."""
-    return db.execute(
-        "SELECT lease, pid, start FROM process JOIN lease ON lease.id = lease WHERE role = 'holder' AND state = 'Active'"
-    ).fetchall()
+    query = "SELECT lease, pid, start FROM process JOIN lease ON id = lease WHERE role = 'holder' AND state = 'Active'"
+    return db.execute(query).fetchall()
 
 
 def devices(db: sqlite3.Connection) -> list[Device]:
@@ -140,12 +140,13 @@ def record_devices(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
     another device. One exception: a GPU that appears on a machine where only a CPU was known goes before it, as
     long as no lease is live there, since people write 0 for the first GPU.
     """
-    known = {id: number for id, number in tx.execute("SELECT id, number FROM device")}
+    known = dict(tx.execute("SELECT id, number FROM device").fetchall())
     tx.execute("UPDATE device SET present = 0")
     for device in found:
         if device.id in known:
             tx.execute(
-                "UPDATE device SET present = 1, name = ?, driver = ?, platform_index = ?, device_index = ? WHERE id = ?",
+                "UPDATE device SET present = 1, name = ?, driver = ?, platform_index = ?, device_index = ?"
+                " WHERE id = ?",
                 (device.name, device.driver, device.platform_index, device.device_index, device.id),
             )
             continue
@@ -227,7 +228,8 @@ def _device(row: Any) -> Device:
 
 
 def _lease(row: Any, now: Moment) -> Lease:
-    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, deadline, reason, ended = row
+    id, device, device_id, memory, compute, user, grace, token, state, *rest = row
+    granted, expires, deadline, reason, ended, owner = rest
     left = deadline - now.monotonic
     if state == LeaseState.ACTIVE and left <= 0:
         # The monitor has not come to it yet, but nobody may count on it any more.
@@ -247,6 +249,7 @@ def _lease(row: Any, now: Moment) -> Lease:
         expires_in=left,
         end_reason=EndReason(reason) if reason else None,
         ended_at=ended,
+        owner=owner,
     )
 
 
@@ -261,6 +264,7 @@ def _audit(tx: sqlite3.Connection, event: str, lease: Lease, now: Moment) -> Non
         "memoryBytes": lease.memory_bytes,
         "computePercent": lease.compute / 10,
         "user": lease.user,
+        "owner": lease.owner,
         "token": lease.token,
         "expiresAt": lease.expires_at,
         "uid": os.geteuid(),
