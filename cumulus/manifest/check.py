@@ -9,23 +9,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from cumulus.manifest import rules
-from cumulus.manifest.messages import message_for, suggestion, unknown_kind
+from cumulus.manifest.messages import joined, meant_field, message_for, suggestion, unknown_kind
 from cumulus.manifest.problem import Path, Position, Problem, path_text
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry, schema
 from cumulus.resources.key import API_VERSION, Document, Key
-from cumulus.resources.meta import LAST_APPLIED, Resource
+from cumulus.resources.meta import LAST_APPLIED, SERVER_FIELDS, Resource
 
 DEFAULT_NAMESPACE = "default"
-
-SERVER_FIELDS = frozenset(
-    {
-        "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",
-        "deletionGracePeriodSeconds", "finalizers", "ownerReferences", "managedFields", "selfLink",
-    }
-)  # fmt: skip
-"""Metadata that belongs to the store and the controllers. A manifest may hold it, as what `get -o yaml` printed
-does, and it is ignored, as `status` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +126,7 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> re
     kind_node = node.value.get("kind")
     if kind_node is None or kind_node.value is None:
         if kind_node is None or not kind_node.broken:
-            known = " or ".join(kind.name for kind in registry.KINDS if kind.user_made)
+            known = joined([kind.name for kind in registry.KINDS if kind.user_made], "or")
             problems.append(_problem(file, node, ("kind",), prefix, f"is required: {known}"))
     else:
         found = registry.BY_NAME.get(kind_node.text)
@@ -156,7 +147,8 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> re
 
 
 def _as_written(node: Node, kind: registry.Kind) -> Document:
-    """The document without what is not the writer's: server's fields, status, fields left empty."""
+    """The document without what is not the writer's, as `get -o yaml` prints it: server's fields, status; and without
+    fields left empty."""
     document: Document = node.plain_value()
     document.pop("status", None)
     metadata = document.get("metadata")
@@ -210,17 +202,22 @@ def _schema_problems(
     error: ValidationError, document: Document, node: Node, kind: registry.Kind, file: str, prefix: Path
 ) -> list[Problem]:
     found: dict[Problem, None] = {}
+    shape = schema.root(kind)
     details = error.errors(include_url=False)
+    unknown = {tuple(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"}
+    # A field that was given under a misspelt name is not also missing.
+    misspelt = {(*path[:-1], meant) for path in unknown if (meant := meant_field(path, shape)) is not None}
     for detail in details:
         loc = tuple(detail["loc"])
         is_key = loc[-1:] == ("[key]",)
         path = loc[:-1] if is_key else loc
-        if _is_broken(node, path):
+        if _is_broken(node, path) or (detail["type"] == "missing" and path in misspelt):
             continue
-        message, more = message_for(detail, node, path, schema.root(kind))
+        message, more = message_for(detail, node, path, shape)
         key = is_key or detail["type"] == "extra_forbidden"
         found[_problem(file, node, path + more, prefix, message, key=key)] = None
-    for path, message in rules.broken_rules(kind.model(), document, {tuple(detail["loc"]) for detail in details}):
+    wrong = {tuple(detail["loc"]) for detail in details} | misspelt | set(_broken_paths(node))
+    for path, message in rules.broken_rules(kind.model(), document, wrong):
         found[_problem(file, node, path, prefix, message)] = None
     return list(found)
 
@@ -237,6 +234,17 @@ def _is_broken(node: Node, path: Path) -> bool:
         else:
             return False
     return node.broken
+
+
+def _broken_paths(node: Node, path: Path = ()) -> Iterator[Path]:
+    if node.broken:
+        yield path
+    if isinstance(node.value, dict):
+        for key, below in node.value.items():
+            yield from _broken_paths(below, (*path, key))
+    elif isinstance(node.value, list):
+        for index, below in enumerate(node.value):
+            yield from _broken_paths(below, (*path, index))
 
 
 def _problem(file: str, node: Node, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:

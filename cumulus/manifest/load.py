@@ -32,6 +32,7 @@ def load(
     `recursive`: go into subdirectories too. `namespace`: for objects that name none; those that name another are
     refused. Raises InvalidManifest with every problem of every document.
     """
+    sources = list(sources)
     problems: list[Problem] = []
     found: list[Manifest] = []
     for source in sources:
@@ -39,7 +40,7 @@ def load(
             data = _read(name, file, stdin, problems)
             if data is not None:
                 found += _check_all(data, name, namespace, problems)
-    return _finish(found, problems)
+    return _finish(found, problems, ", ".join(str(source) for source in sources))
 
 
 def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | None = None) -> list[Manifest]:
@@ -48,11 +49,11 @@ def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | Non
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(data) > MAX_FILE_BYTES:
         problems.append(_too_large(name))
-        return _finish([], problems)
-    return _finish(_check_all(data, name, namespace, problems), problems)
+        return _finish([], problems, name)
+    return _finish(_check_all(data, name, namespace, problems), problems, name)
 
 
-def _finish(found: list[Manifest], problems: list[Problem]) -> list[Manifest]:
+def _finish(found: list[Manifest], problems: list[Problem], given: str) -> list[Manifest]:
     """Refuses doubles and emptiness; nothing is handed out while anything is wrong."""
     first: dict[Key, Manifest] = {}
     for manifest in found:
@@ -63,7 +64,7 @@ def _finish(found: list[Manifest], problems: list[Problem]) -> list[Manifest]:
     if len(found) > MAX_OBJECTS:
         problems.append(Problem(Position(found[0].file), "", f"more than {MAX_OBJECTS:,} objects at once; split them"))
     if not found and not problems:
-        problems.append(Problem(Position("manifest"), "", "holds no objects"))
+        problems.append(Problem(Position(given or "nothing"), "", "holds no objects"))
     if problems:
         raise InvalidManifest(problems)
     return found

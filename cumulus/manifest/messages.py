@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from cumulus.manifest.problem import Path
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry
 from cumulus.resources.fields import FieldError
+from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import Field
 
 
@@ -19,8 +21,7 @@ def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) 
     context: Mapping[str, Any] = detail.get("ctx") or {}
     value = _at(node, path)
     if kind == "value_error":
-        error = context["error"]
-        return str(error), error.at if isinstance(error, FieldError) else ()
+        return _broken_rule(context["error"], value, _field_at(root, path))
     if kind == "missing":
         field = _field_at(root, path)
         return "is required" + (f": {field.description}" if field and field.description else ""), ()
@@ -39,20 +40,29 @@ def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) 
     return _wrong_type(kind, value, _field_at(root, path)) or str(detail["msg"]), ()
 
 
+def meant_field(path: Path, root: Field) -> str | None:
+    """The sibling that was meant where the field at `path` is unknown, or None."""
+    parent = _field_at(root, path[:-1])
+    return nearest(str(path[-1]), list(parent.fields)) if parent is not None else None
+
+
 def suggestion(word: str, candidates: Iterable[str], *, all_of: str = "") -> str:
     """`; did you mean X?` where one is near, else all of them after `all_of`, else nothing."""
     known = list(candidates)
     near = nearest(word, known)
     if near is not None:
         return f"; did you mean {near}?"
-    return f"; {all_of} {_joined(known, 'and')}" if all_of and known else ""
+    return f"; {all_of} {joined(known, 'and')}" if all_of and known else ""
 
 
 def nearest(word: str, candidates: Sequence[str]) -> str | None:
     """The candidate a person most likely meant: the same but for case, '-' and '_', or a near spelling."""
     plain = {_plain(candidate): candidate for candidate in candidates}
-    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.6)
-    return plain[close[0]] if close else None
+    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.7)
+    if close:
+        return plain[close[0]]
+    # Kubernetes says more in some names: priorityClassName.
+    return next((known for start, known in plain.items() if len(start) > 3 and _plain(word).startswith(start)), None)
 
 
 def unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
@@ -60,33 +70,62 @@ def unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
     user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
     words = {word: kind for kind in user_made.values() for word in kind.words}
     meant = words.get(node.text.lower()) or user_made.get(nearest(node.text, list(user_made)) or "")
-    known = _joined(list(user_made), "and")
+    known = joined(list(user_made), "and")
     if not node.text or isinstance(node.value, list | dict):
-        return f"must be one of {_joined(list(user_made), 'or')}", None
+        return f"must be one of {joined(list(user_made), 'or')}", None
     if meant is None:
         return f"there is no kind {node.text[:60]!r}; the kinds are {known}", None
     return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
+
+
+def joined(words: Sequence[str], last: str) -> str:
+    """a, b and c, where `last` is "and"."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def _unknown_field(path: Path, root: Field) -> str:
     name = str(path[-1])
     parent = _field_at(root, path[:-1])
     assert parent is not None
-    near = nearest(name, list(parent.fields))
-    if near is not None and _plain(near) == _plain(name):
+    near = meant_field(path, root)
+    elsewhere = _elsewhere(name, path[:-1], root)
+    if near is not None and (_plain(near) == _plain(name) or elsewhere is None):
         return f"unknown field; did you mean {near}?"
-    elsewhere = [below for below, field in root.walk() if field.name == name and below.startswith(("spec", "metadata"))]
-    if elsewhere:
-        return f"unknown field; did you mean {min(elsewhere, key=len)}?"
-    if near is not None:
-        return f"unknown field; did you mean {near}?"
-    usual = [name for name in parent.fields if name != "status"]
-    return f"unknown field; the fields here are {_joined(usual, 'and')}"
+    if elsewhere is not None:
+        return f"unknown field; did you mean {elsewhere}?"
+    usual = [name for name in parent.fields if name not in SERVER_FIELDS and name != "status"]
+    are = "fields here are" if len(usual) > 1 else "one field here is"
+    return f"unknown field; the {are} {joined(usual, 'and')}"
+
+
+def _elsewhere(name: str, parent: Path, root: Field) -> str | None:
+    """A field of that name further out or further in, or what Kubernetes' name for it is called here."""
+    here = ".".join(str(step) for step in parent if isinstance(step, str))
+    found = []
+    for path, field in root.walk():
+        above = path.rpartition(".")[0]
+        if field.name == name and not path.startswith("status") and (_within(above, here) or _within(here, above)):
+            found.append(path)
+        if path == _KUBERNETES.get(name):
+            return path
+    return min(found, key=len, default=None)
+
+
+def _within(path: str, outer: str) -> bool:
+    return outer == "" or path == outer or path.startswith(outer + ".")
+
+
+def _broken_rule(error: ValueError, value: Node | None, field: Field | None) -> tuple[str, Path]:
+    if isinstance(error, FieldError):
+        return str(error), error.at
+    if field is not None and field.examples and value is not None and isinstance(value.value, list | dict | bool):
+        return f"must be like {joined(list(field.examples), 'or')}, got {_shown(value)}", ()
+    return str(error), ()
 
 
 def _wrong_choice(value: Node | None, field: Field | None) -> str:
     choices = list(field.choices) if field is not None else []
-    text = f"must be {_joined(choices, 'or')}, got {_shown(value)}"
+    text = f"must be {joined(choices, 'or')}, got {_shown(value)}"
     near = nearest(value.text, choices) if value is not None and value.text else None
     return f"{text}; did you mean {near}?" if near is not None else text
 
@@ -99,7 +138,13 @@ def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | Non
         return f'must be text, {got}; put it in quotes: "{value.text[:40]}"'
     if kind.startswith("int_"):
         unquote = value is not None and not value.plain and value.text.strip().lstrip("-").isdecimal()
-        return f"must be a whole number, {got}" + ("; remove the quotes" if unquote else "")
+        if unquote:
+            return f"must be a whole number, {got}; remove the quotes"
+        if value is not None and isinstance(value.value, float) and value.value.is_integer():
+            return f"must be a whole number, {got}; write {int(value.value)}"
+        if value is not None and _LEADING_ZERO.fullmatch(value.text):
+            return f"must be a whole number, {got}; a leading zero makes it text"
+        return f"must be a whole number, {got}"
     if kind.startswith("float_"):
         return f"must be a number, {got}"
     if kind.startswith("bool_"):
@@ -108,8 +153,8 @@ def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | Non
     if kind in ("tuple_type", "list_type"):
         return f"must be a list, {got}{_as_list(value, field)}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        names = f" with {_joined(list(field.fields), 'and')}" if field is not None and field.fields else ""
-        return f"must be a map{names}, {got}"
+        names = [name for name in field.fields if name not in SERVER_FIELDS] if field is not None else []
+        return f"must be a map{' with ' if names else ''}{joined(names, 'and')}, {got}"
     return None
 
 
@@ -162,10 +207,6 @@ def _plain(word: str) -> str:
     return word.replace("_", "").replace("-", "").lower()
 
 
-def _joined(words: Sequence[str], last: str) -> str:
-    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
-
-
 _BOUNDS = {
     "greater_than_equal": "must be at least",
     "less_than_equal": "must be at most",
@@ -177,6 +218,21 @@ _PATTERNS = {
     r"^/": "must be an absolute path, beginning with '/'",
     r"^(s3|file)://": "must begin with s3:// or file://",
 }
+_LEADING_ZERO = re.compile(r"-?0[0-9]+")
+_KUBERNETES = {
+    "backoffLimit": "spec.retry.limit",
+    "parallelism": "spec.replicas",
+    "completions": "spec.replicas",
+    "nodeSelector": "spec.gpu.selector.nodeLabels",
+    "nodeName": "spec.node",
+    "volumes": "spec.mounts",
+    "volumeMounts": "spec.mounts",
+    "mountPath": "spec.mounts.target",
+    "hostPath": "spec.mounts.source",
+    "terminationGracePeriodSeconds": "spec.checkpoint.gracePeriod",
+    "cordon": "spec.unschedulable",
+}
+"""Kubernetes' names -> the fields that do the same here."""
 _BOOLEANS = {
     "yes": "true", "y": "true", "on": "true", "true": "true", "1": "true",
     "no": "false", "n": "false", "off": "false", "false": "false", "0": "false",

@@ -148,6 +148,7 @@ class _Builder:
         expected = "tag:yaml.org,2002:map" if is_map else "tag:yaml.org,2002:seq"
         if event.tag not in (None, "!", expected):
             self._report(node, f"the tag {_tag_text(event.tag)} is not supported; remove it")
+            node.broken = True
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         self.stack.append(_Open(node, event.anchor))
@@ -244,8 +245,10 @@ class _Builder:
             wanted = _SCALAR_TAGS.get(event.tag)
             if wanted is None:
                 self._report(node, f"the tag {_tag_text(event.tag)} is not supported; remove it")
+                node.broken = True
             elif not node.broken and type(node.value) not in wanted:
                 self._report(node, f"{event.value[:40]!r} is not what the tag {_tag_text(event.tag)} says; remove it")
+                node.broken = True
         return node
 
     def _node(self, value: Any, event: Any) -> Node:
@@ -266,7 +269,7 @@ class _Builder:
         for opened in self.stack[:_SHOWN_DEPTH]:
             if isinstance(opened.node.value, list):
                 path += (len(opened.node.value),)
-            elif opened.key is not None:
+            elif opened.key is not None and opened.key.text:
                 path += (opened.key.text[:60],)
         return Problem(Position(self.file, node.line, node.column), path_text(path), message)
 
@@ -282,9 +285,11 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, file: str) -> Proble
         column = shown.index("\t") + 1
     else:
         message = next((better for part, better in _SYNTAX if part in said), f"not valid YAML: {said}")
+        if "mapping values" in said and ":" not in shown[: column - 1]:
+            message = "the line before lacks its ':', or is indented differently"
         context = error.context_mark
         if context is not None and context.line + 1 != line:
-            message += f" (in what begins at line {context.line + 1})"
+            message += f" (within what begins at line {context.line + 1})"
     return Problem(Position(file, line, column), "", message)
 
 
@@ -345,6 +350,9 @@ _SYNTAX = (
     ("block collections are not allowed", "a list or map cannot begin here; put it on a line of its own"),
     ("cannot start any token", "text cannot begin with this character; put it in quotes"),
     ("did not find expected <document start>", "another document begins without a '---' before it"),
+    ("did not find expected node content", "a value is missing here, or a bracket is not closed"),
+    ("did not find expected hexdecimal number", "a '\\x', '\\u' or '\\U' in double quotes lacks its digits; write "
+     "'\\\\' or use single quotes"),
     ("found unknown escape character", "a '\\' in double quotes begins no known escape; write '\\\\' or use single "
      "quotes"),
     ("found undefined tag handle", "tags are not supported; put text that begins with '!' in quotes"),

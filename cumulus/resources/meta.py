@@ -12,6 +12,14 @@ from cumulus.resources.key import Key
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 """Annotation in which `apply` keeps what it applied, for the next three-way merge."""
 
+SERVER_FIELDS = frozenset(
+    {
+        "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",
+        "deletionGracePeriodSeconds", "finalizers", "ownerReferences", "managedFields", "selfLink",
+    }
+)  # fmt: skip
+"""Metadata that belongs to the store and the controllers: what a manifest says of it is ignored, as is its status."""
+
 JOB_LABEL = "cumulus.dev/job"
 ATTEMPT_LABEL = "cumulus.dev/attempt"
 REPLICA_LABEL = "cumulus.dev/replica"
@@ -86,7 +94,7 @@ class Resource(Model):
         "cumulus.dev/v1alpha1", description="The version of this schema."
     )
     kind: str = Field(description="The kind of object.")
-    metadata: ObjectMeta = Field(description="Who the object is.")
+    metadata: ObjectMeta = Field(description="Who the object is: name, namespace, labels.")
 
     @property
     def key(self) -> Key:

@@ -115,8 +115,9 @@ def parse_share(value: str | int | float) -> Share:
             raise ValueError(f"{value!r} is no memory at all; write 0.5, 50% or 20Gi") from None
         return Share(size=size)
     if not number.is_finite() or number <= 0 or 1 < number < _LEAST_PLAIN_BYTES:
+        example = f"{text}Gi" if number > 1 else "20Gi"
         raise ValueError(
-            f"{value!r} is out of range; a fraction lies in (0, 1], and bytes need a unit, as in {text.lstrip('-')}Gi"
+            f"{value!r} is out of range; a fraction lies in (0, 1], and bytes need a unit, as in {example}"
         )
     if number <= 1:
         return Share(fraction=number)
@@ -162,5 +163,5 @@ def _text(value: str | int | float) -> str:
     text = str(value).strip()
     # Decimal reads other scripts' digits, underscores and huge exponents; none belongs in a manifest.
     if (not text.isascii() and "µ" not in text) or len(text) > 40 or "_" in text:
-        raise ValueError(f"{text[:40]!r} is not a quantity")
+        raise ValueError(f"{text[:40]!r} is not a quantity; write plain digits and a unit")
     return text
