@@ -77,10 +77,10 @@ def daemon_pid(home: Path) -> int | None:
     return int(pid) if kind != fcntl.F_UNLCK else None
 
 
-def note_if_no_daemon(effect: str) -> None:
-    """Say on stderr when nothing will act on what was just stored. `effect`: what will wait for a daemon."""
+def note_if_no_daemon(then: str) -> None:
+    """Say on stderr when nothing will act on what was just stored. `then`: what happens once a daemon runs."""
     if daemon_pid(paths.home()) is None:
-        terminal.note(f"No daemon runs on {paths.home()}: {effect} when `cumulus serve` is started.")
+        terminal.note(f"No daemon runs on {paths.home()}; {then} once `cumulus serve` is started.")
 
 
 # Linux's struct flock on 64-bit machines: type, whence, start, len, pid.

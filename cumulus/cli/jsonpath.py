@@ -178,10 +178,7 @@ def _step(step: _Step, value: Any, root: Any, budget: _Budget) -> Iterator[Any]:
                 pending.extend(reversed(list(_children(below))))
         case _Pick(keys):
             for key in keys:
-                if isinstance(key, str) and isinstance(value, dict) and key in value:
-                    yield value[key]
-                elif isinstance(key, int) and isinstance(value, list) and -len(value) <= key < len(value):
-                    yield value[key]
+                yield from _picked(value, key)
         case _Slice(cut):
             if isinstance(value, list):
                 yield from value[cut]
@@ -190,6 +187,14 @@ def _step(step: _Step, value: Any, root: Any, budget: _Budget) -> Iterator[Any]:
                 budget.spend(1)
                 if _holds(step, child, root, budget):
                     yield child
+
+
+def _picked(value: Any, key: int | str) -> Iterator[Any]:
+    if isinstance(key, str):
+        if isinstance(value, dict) and key in value:
+            yield value[key]
+    elif isinstance(value, list) and -len(value) <= key < len(value):
+        yield value[key]
 
 
 def _children(value: Any) -> Iterator[Any]:

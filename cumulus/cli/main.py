@@ -89,9 +89,8 @@ def _run(arguments: list[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except _USAGE as error:
-        context_of = getattr(error, "ctx", None)
-        path = context_of.command_path if context_of is not None else "cumulus"
-        raise UsageError(_sentence(error.format_message()), hint=f"see `{path} --help`") from None
+        verb = next((word for word in arguments if word in VERBS), "")
+        raise UsageError(_sentence(error.format_message()), hint=f"see `{f'cumulus {verb}'.strip()} --help`") from None
 
 
 def _sentence(message: str) -> str:
@@ -135,7 +134,7 @@ class LazyGroup(TyperGroup):
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
-        from typer.core import CompletionItem
+        from typer.core import CompletionItem  # type: ignore[attr-defined]
 
         return [CompletionItem(n, help=verb.summary) for n, verb in VERBS.items() if n.startswith(incomplete)]
 

@@ -17,13 +17,17 @@ Words = Annotated[
         show_default=False,
     ),
 ]
-Job = Annotated[
-    str,
-    typer.Argument(metavar="JOB", help="The job's name, or job/NAME.", autocompletion=completion.jobs),
+JobWords = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="JOB", help="The job: NAME or job/NAME.", autocompletion=completion.jobs, show_default=False
+    ),
 ]
-Node = Annotated[
-    str,
-    typer.Argument(metavar="NODE", help="The node's name, or node/NAME.", autocompletion=completion.nodes),
+NodeWords = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NODE", help="The node: NAME or node/NAME.", autocompletion=completion.nodes, show_default=False
+    ),
 ]
 Namespace = Annotated[
     str, typer.Option("--namespace", "-n", metavar="NAME", help="The namespace to look in.", show_default=True)

@@ -32,9 +32,9 @@ def to_json(value: Any) -> str:
 
 
 def to_yaml(value: Any) -> str:
-    import yaml
+    from cumulus.manifest import dump
 
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)).rstrip("\n")
+    return dump(value).rstrip("\n")
 
 
 def as_list(documents: Sequence[Document]) -> Document:

@@ -41,10 +41,14 @@ def one_line(text: str) -> str:
 
 
 def error(problem: CumulusError | str) -> None:
-    """One line on stderr: what is wrong, and what would make it right."""
+    """One line on stderr: what is wrong, and what would make it right. Each problem of a manifest has its own line."""
     hint = problem.hint if isinstance(problem, CumulusError) else None
     text = f"{problem}; {hint}" if hint else str(problem)
-    print(f"{paint('error:', RED, sys.stderr)} {one_line(text)}", file=sys.stderr)
+    problems = [str(each) for each in getattr(problem, "problems", ())]
+    for line in problems or [text]:
+        print(f"{paint('error:', RED, sys.stderr)} {one_line(line)}", file=sys.stderr)
+    if problems:
+        note("Nothing was changed.")
 
 
 def note(text: str) -> None:

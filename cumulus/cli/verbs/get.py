@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -64,8 +64,8 @@ def get(
         )
         view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
         if watch:
-            return _watch(store, found, selection, view)
-        return _get(store, found, selection, view, Path(sort_by) if sort_by else None)
+            follow(store, found, selection, view)
+        return show(store, found, selection, view, Path(sort_by) if sort_by else None)
 
 
 def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
@@ -84,7 +84,8 @@ def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
     return find
 
 
-def _get(store: Store, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
+def show(store: Store, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
+    """Write what is there; the exit code."""
     code = shown = 0
     for kind, group in by_kind(found):
         documents: list[Document] = []
@@ -137,7 +138,7 @@ def _nothing(found: Sequence[Target], selection: Selection) -> str:
     return f"No {what} found{where}."
 
 
-def _watch(store: Store, found: Sequence[Target], selection: Selection, view: Printer) -> int:
+def follow(store: Store, found: Sequence[Target], selection: Selection, view: Printer) -> NoReturn:
     """List, then every change, until interrupted. Where the store forgot what came between, list again."""
     matchers = {kind.name: _wanted(kind, group, selection) for kind, group in by_kind(found)}
     while True:

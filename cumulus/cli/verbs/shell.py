@@ -62,7 +62,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
       cumulus completion zsh
       cumulus completion fish
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     from cumulus.cli.main import COMPLETE
 

@@ -1,0 +1,49 @@
+"""Progress while waiting, on stderr: a spinner on a terminal, else one plain line for each change."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from cumulus.cli import terminal
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+
+class Progress:
+    """`with Progress() as progress: progress.say(…)`. Saying the same again says nothing."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def say(self, text: str) -> None:
+        """Show `text` as what is being waited for."""
+        text = terminal.one_line(text)
+        if text == self._last:
+            return
+        self._last = text
+        if not sys.stderr.isatty():
+            print(text, file=sys.stderr, flush=True)
+        elif self._status is None:
+            from rich.console import Console
+            from rich.text import Text
+
+            self._status = Console(stderr=True).status(Text(text))
+            self._status.start()
+        else:
+            from rich.text import Text
+
+            self._status.update(Text(text))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -1,0 +1,139 @@
+"""`cumulus apply` and `cumulus diff`: manifests against the store, through `cumulus.apply`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cumulus.cli import context, options, printers, terminal
+from cumulus.errors import CumulusError, UsageError
+
+if TYPE_CHECKING:
+    from cumulus.apply import Prune, Result
+    from cumulus.manifest import Manifest
+
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", metavar="NAME", show_default=False, help="For objects that name none.")
+]
+
+
+def apply(
+    filename: options.Files = None,
+    recursive: options.Recursive = False,
+    dry_run: Annotated[
+        str,
+        typer.Option(
+            "--dry-run", metavar="server|none", show_default=False, help="server: check and merge all, write nothing."
+        ),
+    ] = "none",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what was applied before, matches -l, and is in no file any more.")
+    ] = False,
+    prune_limit: Annotated[
+        str, typer.Option(metavar="N", show_default=False, help="Prune at most N; by default 10, or half if more.")
+    ] = "",
+    selector: options.Labels = "",
+    namespace: Namespace = "",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")
+    ] = "",
+) -> None:
+    """Create or change objects as manifests say.
+
+    All objects are written in one transaction, or none. What others set on an object stays; what was applied
+    before and is gone from the file is removed.
+
+    \b
+    Examples:
+      cumulus apply -f job.yaml
+      cumulus apply -f manifests/ -R
+      cumulus apply -f - < job.yaml
+      cumulus apply -f job.yaml --dry-run=server
+      cumulus apply -f manifests/ --prune -l team=vision
+    """
+    if dry_run not in ("server", "none"):
+        raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
+    if output not in ("", "name", "json", "yaml"):
+        raise UsageError(f"there is no output form {output!r} here", hint="the forms are name, json, yaml")
+    pruning = _prune(prune, prune_limit, selector)
+    manifests = load(filename, recursive, namespace)
+    from cumulus import apply as engine
+
+    dry = dry_run == "server"
+    with context.open_store(create=not dry) as store:
+        results = engine.apply(store, manifests, dry_run=dry, prune=pruning)
+    _show(results, output, " (server dry run)" if dry else "")
+    if not dry and any(result.action != "unchanged" for result in results):
+        context.note_if_no_daemon("this takes effect")
+
+
+def diff(
+    filename: options.Files = None,
+    recursive: options.Recursive = False,
+    namespace: Namespace = "",
+) -> int:
+    """Show what apply would change. Ends with 0 when nothing, 1 when something, above 1 on an error.
+
+    \b
+    Examples:
+      cumulus diff -f job.yaml
+      cumulus diff -f manifests/ -R
+    """
+    try:
+        manifests = load(filename, recursive, namespace)
+        from cumulus import apply as engine
+
+        with context.open_store() as store:
+            text = engine.diff(engine.apply(store, manifests, dry_run=True))
+    except CumulusError as error:
+        terminal.error(error)
+        return 2
+    sys.stdout.write(_painted(text))
+    return 1 if text else 0
+
+
+def load(filename: Sequence[str] | None, recursive: bool, namespace: str) -> list[Manifest]:
+    """The manifests in the files given. Raises UsageError, InvalidManifest."""
+    if not filename:
+        raise UsageError("say what to read", hint="as in -f FILE, -f DIRECTORY or -f - for stdin")
+    from cumulus import manifest
+
+    return manifest.load(filename, recursive=recursive, namespace=namespace or None)
+
+
+def _prune(prune: bool, limit: str, selector: str) -> Prune | None:
+    if not prune:
+        if selector:
+            raise UsageError("-l chooses what to prune", hint="give --prune too, or leave -l out")
+        return None
+    if not selector:
+        raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
+    if limit and not limit.isdigit():
+        raise UsageError(f"--prune-limit takes a number, not {limit!r}")
+    from cumulus.apply import Prune
+    from cumulus.store.selectors import parse_labels
+
+    parse_labels(selector)
+    return Prune(selector, limit=int(limit) if limit else None)
+
+
+def _show(results: Sequence[Result], output: str, suffix: str) -> None:
+    if output in ("json", "yaml"):
+        documents = [result.after or result.before or {} for result in results]
+        value = documents[0] if len(documents) == 1 else printers.as_list(documents)
+        print(printers.to_json(value) if output == "json" else printers.to_yaml(value))
+        return
+    for result in results:
+        print(f"{result.kind.qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
+
+
+def _painted(text: str) -> str:
+    """Removed lines red and added ones green on a terminal."""
+    if not text or not terminal.colours(sys.stdout):
+        return text
+    codes = {"-": terminal.RED, "+": terminal.GREEN, "@": terminal.DIM}
+    lines = text.splitlines(keepends=True)
+    return "".join(terminal.paint(line.rstrip("\n"), codes.get(line[:1], ""), sys.stdout) + "\n" for line in lines)

@@ -1,0 +1,167 @@
+"""`cumulus delete`: marks objects for deletion and waits until the controllers have let go of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import typer
+
+from cumulus import paths
+from cumulus.cli import context, options, targets, terminal
+from cumulus.cli.goals import Deleted, Goal
+from cumulus.cli.progress import Progress
+from cumulus.cli.targets import Selection, Target
+from cumulus.cli.verbs.wait import Waiter, seconds_of
+from cumulus.clock import SystemClock
+from cumulus.errors import Conflict, NotFound, UsageError
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.registry import BY_NAME
+from cumulus.store.base import Query, Store, Write
+
+_ATTEMPTS = 5
+
+
+def delete(
+    words: options.Words = None,
+    filename: options.Files = None,
+    recursive: options.Recursive = False,
+    selector: options.Labels = "",
+    field_selector: options.Fields = "",
+    all: Annotated[bool, typer.Option("--all", help="All objects of the kind in the namespace.")] = False,
+    namespace: options.Namespace = "default",
+    all_namespaces: options.AllNamespaces = False,
+    cascade: Annotated[
+        str,
+        typer.Option(metavar="background|orphan", help="orphan: what belongs to the object stays, owned by nobody."),
+    ] = "background",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is gone.")] = True,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; for ever if left out.")
+    ] = "",
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="What is not there is no error.")
+    ] = False,
+) -> int:
+    """Delete objects.
+
+    A running job is ended and its lease given back before it goes. Without a daemon it is only marked.
+
+    \b
+    Examples:
+      cumulus delete job train
+      cumulus delete job/train partition/mine
+      cumulus delete -f job.yaml
+      cumulus delete jobs -l team=vision
+      cumulus delete jobs --all --timeout=60s
+      cumulus delete job train --no-wait
+    """
+    if cascade not in ("background", "orphan"):
+        raise UsageError(f"there is no cascade {cascade!r}", hint="it is background or orphan")
+    seconds = seconds_of(timeout, "--timeout") if timeout else float("inf")
+    several = bool(all or selector or field_selector)
+    selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    with context.open_store() as store:
+        if filename:
+            if words or several:
+                raise UsageError("give either -f or what to delete, not both")
+            keys, missing = _from_files(store, filename, recursive)
+        else:
+            keys, missing = _named(store, targets.parse(words or ()), selection, several)
+        left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan")]
+        _finish(store, left, wait, seconds, bool(timeout))
+    if ignore_not_found:
+        return 0
+    for error in missing:
+        terminal.error(error)
+    return 1 if missing else 0
+
+
+def _named(
+    store: Store, found: Sequence[Target], selection: Selection, several: bool
+) -> tuple[list[Key], list[NotFound]]:
+    keys: list[Key] = []
+    missing: list[NotFound] = []
+    if several != any(target.name is None for target in found) or (several and any(t.name for t in found)):
+        raise UsageError("name objects, or give a kind with --all or a selector", hint="see `cumulus delete --help`")
+    for target in found:
+        try:
+            keys.extend(key_of(document) for document in targets.documents(store, target, selection))
+        except NotFound as error:
+            missing.append(error)
+    if several and not keys:
+        terminal.note("No resources found.")
+    return keys, missing
+
+
+def _from_files(store: Store, files: Sequence[str], recursive: bool) -> tuple[list[Key], list[NotFound]]:
+    """The objects of the manifests, the last first: what refers to others goes before them."""
+    from cumulus import manifest
+
+    keys: list[Key] = []
+    missing: list[NotFound] = []
+    for loaded in reversed(manifest.load(files, recursive=recursive)):
+        target = Target(BY_NAME[loaded.key.kind], loaded.key.name)
+        try:
+            targets.one(store, target, loaded.key.namespace)
+            keys.append(loaded.key)
+        except NotFound as error:
+            missing.append(error)
+    return keys, missing
+
+
+def _delete(store: Store, key: Key, *, orphan: bool) -> bool:
+    """Ask for it; whether something still holds the object."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            document = store.get(key)
+            writes = list(_disowning(store, document)) if orphan else []
+            uid = document["metadata"]["uid"]
+            marked = store.transact([*writes, Write("delete", key=key, uid=uid)])[-1]
+            break
+        except NotFound:
+            _gone(key)
+            return False
+        except Conflict:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    if marked["metadata"].get("finalizers"):
+        return True
+    _gone(key)
+    return False
+
+
+def _disowning(store: Store, owner: Document) -> Iterator[Write]:
+    """Take the owner out of everything that belongs to it, so that garbage collection leaves that be."""
+    uid = owner["metadata"]["uid"]
+    for kind in BY_NAME:
+        for document in store.list(Query(kind=kind, owner_uid=uid)).items:
+            metadata = document["metadata"]
+            kept = [o for o in metadata["ownerReferences"] if o["uid"] != uid]
+            yield Write("update", {**document, "metadata": {**metadata, "ownerReferences": kept}})
+
+
+def _finish(store: Store, keys: Sequence[Key], wait: bool, seconds: float, insist: bool) -> None:
+    """Wait for what is only marked yet. With no daemon that would be for ever, so only where a time-out is given."""
+    if not keys:
+        return
+    absent = context.daemon_pid(paths.home()) is None
+    if not wait or (absent and not insist):
+        for key in keys:
+            print(f"{_shown(key)} marked for deletion")
+        context.note_if_no_daemon("it is deleted")
+        return
+    context.note_if_no_daemon("it is deleted")
+    with Progress() as progress:
+        for key in keys:
+            target = Target(BY_NAME[key.kind], key.name)
+            goals: dict[str, Goal] = {key.kind: Deleted()}
+            Waiter(store, [target], Selection(key.namespace or None), goals, progress, SystemClock()).run(seconds)
+
+
+def _gone(key: Key) -> None:
+    print(f"{_shown(key)} deleted", flush=True)
+
+
+def _shown(key: Key) -> str:
+    return f"{BY_NAME[key.kind].qualified}/{key.name}"

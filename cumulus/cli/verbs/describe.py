@@ -1,0 +1,330 @@
+"""`cumulus describe`: all about an object in sections for people, its events at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TextIO
+
+from cumulus.cli import options, targets, terminal
+from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
+from cumulus.cli.context import open_store
+from cumulus.cli.table import GAP, cells
+from cumulus.cli.targets import Selection
+from cumulus.clock import Clock, SystemClock, parse_timestamp
+from cumulus.errors import NotFound
+from cumulus.resources.key import Document, key_of
+from cumulus.resources.quantity import format_bytes
+from cumulus.resources.registry import BY_NAME
+from cumulus.store.base import Query, Store
+
+LAST_APPLIED = "cumulus.dev/last-applied-configuration"
+Rows = Sequence[Sequence[str]]
+
+
+def describe(
+    words: options.Words = None,
+    selector: options.Labels = "",
+    namespace: options.Namespace = "default",
+    all_namespaces: options.AllNamespaces = False,
+) -> int:
+    """Show all about an object: what is wanted, how it is, why, and what happened.
+
+    \b
+    Examples:
+      cumulus describe job train
+      cumulus describe job/train node/gpu-3
+      cumulus describe parts -l cumulus.dev/job=train
+    """
+    selection = Selection(None if all_namespaces else namespace, selector)
+    code = shown = 0
+    with open_store() as store:
+        for target in targets.parse(words or ()):
+            try:
+                for document in targets.documents(store, target, selection):
+                    if shown:
+                        print("\n" + "-" * 40 + "\n")
+                    Description(store, document, SystemClock(), sys.stdout).write()
+                    shown += 1
+            except NotFound as error:
+                terminal.error(error)
+                code = 1
+    if not shown and code == 0:
+        terminal.note("No resources found.")
+    return code
+
+
+class Description:
+    """Writes one object."""
+
+    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO) -> None:
+        self._store = store
+        self._document = document
+        self._clock = clock
+        self._now = clock.now()
+        self._out = out
+
+    def write(self) -> None:
+        document = self._document
+        self._fields(_metadata(document, self._now))
+        sections = {"GPUJob": self._job, "GPUPartition": self._partition, "GPUNode": self._node}
+        section = sections.get(document["kind"])
+        if section is not None:
+            section()
+        elif document["kind"] == "Event":
+            self._fields([(n, str(document[n])) for n in ("type", "reason", "message", "count") if n in document])
+        else:
+            self._fields([(_title(name), text(value)) for name, value in (document.get("spec") or {}).items()])
+        self._conditions()
+        self._waiting()
+        self._events()
+
+    def _job(self) -> None:
+        job = self._document
+        self._fields(_job_status(job, self._now))
+        self._fields(_job_spec(job), "Spec")
+        attempts = [_attempt_row(a, self._now) for a in lookup(job, "status.attempts") or ()]
+        self._table("Attempts", ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE"), attempts)
+        owned = self._store.list(Query(kind="GPUPartition", owner_uid=job["metadata"]["uid"])).items
+        self._objects("Partitions", owned)
+
+    def _partition(self) -> None:
+        partition = self._document
+        status = partition.get("status") or {}
+        expires = status.get("expiresAt")
+        self._fields(
+            [
+                ("Phase", status.get("phase", "Pending")),
+                ("Node", status.get("node", "")),
+                ("Device", _device_text(status)),
+                ("Memory", format_bytes(status["memoryBytes"]) if status.get("memoryBytes") else ""),
+                ("Compute", percent(status["compute"]) if status.get("compute") else ""),
+                ("Enforcement", status.get("enforcement", "")),
+                ("Partition ID", status.get("partitionId", "")),
+                ("Fencing token", str(status.get("fencingToken") or "")),
+                ("Active since", _moment(status.get("activatedAt"), self._now)),
+                (
+                    "Ends",
+                    f"{expires} (in {until(expires, self._now)})" if expires and _runs(status) else str(expires or ""),
+                ),
+                ("Ended", _moment(status.get("endedAt"), self._now)),
+            ]
+        )
+        self._fields(_flat(partition.get("spec") or {}), "Spec")
+
+    def _node(self) -> None:
+        node = self._document
+        status = node.get("status") or {}
+        self._fields(
+            [
+                ("Hostname", status.get("hostname", "")),
+                ("Schedulable", "no, it is cordoned" if lookup(node, "spec.unschedulable") else "yes"),
+                ("Runtimes", text(status.get("runtimes") or [])),
+                ("Heartbeat", _moment(status.get("heartbeatTime"), self._now)),
+                ("Boot ID", status.get("bootId", "")),
+                ("Chronos", status.get("chronosVersion", "")),
+            ]
+        )
+        titles = ("DEVICE", "NAME", "VENDOR", "TYPE", "MEMORY", "FREE", "FREE COMPUTE", "ENFORCEMENT", "DRIVER")
+        self._table("Devices", titles, [_device_row(d) for d in devices(node)])
+        foreign = [
+            [str(d["index"]), lease["partitionId"], lease.get("user") or NOTHING, format_bytes(lease["memoryBytes"]),
+             percent(lease["compute"]), until(lease["expiresAt"], self._now)]
+            for d in devices(node)
+            for lease in d.get("foreignLeases") or ()
+        ]  # fmt: skip
+        if foreign:
+            columns = ("DEVICE", "LEASE", "USER", "MEMORY", "COMPUTE", "ENDS IN")
+            self._table("Leases made on the node itself", columns, foreign)
+        taken = self._store.list(Query(kind="GPUPartition", fields=f"status.node={node['metadata']['name']}")).items
+        self._objects("Partitions", [p for p in taken if _runs(p.get("status") or {}) or _bound(p)])
+
+    def _waiting(self) -> None:
+        """For what waits in the queue: when it starts, who is in the way, and each node's reason."""
+        kind, phase = self._document["kind"], lookup(self._document, "status.phase") or "Pending"
+        if kind not in ("GPUJob", "GPUPartition") or phase != "Pending" or lookup(self._document, "spec.suspend"):
+            return
+        from cumulus.cli.verbs.why import waiting
+
+        found = waiting(self._store, self._document, self._clock)
+        if found is not None:
+            self._out.write("Waiting:\n")
+            self._out.writelines(f"  {terminal.one_line(line)}\n" for line in found.lines())
+
+    def _conditions(self) -> None:
+        conditions = lookup(self._document, "status.conditions") or ()
+        rows = [_condition_row(c, self._now) for c in conditions]
+        if rows:
+            self._table("Conditions", ("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+
+    def _events(self) -> None:
+        if self._document["kind"] in ("Event", "Lease"):
+            return
+        key = key_of(self._document)
+        fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
+        found = self._store.list(Query(kind="Event", namespace=key.namespace or None, fields=fields)).items
+        uid = self._document["metadata"]["uid"]
+        mine = [e for e in found if lookup(e, "involvedObject.uid") in ("", None, uid)]
+        mine.sort(key=lambda e: str(e.get("lastTimestamp")))
+        rows = [_event_row(e, self._now) for e in mine]
+        self._table("Events", ("LAST SEEN", "COUNT", "TYPE", "REASON", "MESSAGE"), rows)
+
+    def _objects(self, title: str, documents: Sequence[Document]) -> None:
+        """The table that `get` would show."""
+        kind = BY_NAME["GPUPartition"]
+        columns = [c for c in kind.columns if not c.wide]
+        find = Cells(self._now)
+        rows = [[d["metadata"]["name"], *find.row(columns, d)] for d in documents]
+        self._table(title, ["NAME", *(c.title for c in columns)], rows)
+
+    def _fields(self, fields: Iterable[tuple[str, str]], title: str = "") -> None:
+        shown = [(name, value) for name, value in fields if value]
+        indent = "  " if title else ""
+        if title and shown:
+            self._out.write(f"{title}:\n")
+        width = max((len(name) for name, _ in shown), default=0) + 1
+        width = max(width, 14)
+        for name, value in shown:
+            lines = value.split("\n")
+            self._out.write(f"{indent}{name + ':':<{width}} {terminal.one_line(lines[0])}\n")
+            for line in lines[1:]:
+                self._out.write(f"{indent}{'':<{width}} {terminal.one_line(line)}\n")
+
+    def _table(self, title: str, titles: Sequence[str], rows: Rows) -> None:
+        """Indented, and never cut: a description is read to its end."""
+        if not rows:
+            self._out.write(f"{title}: none\n")
+            return
+        lines = [list(titles), *[[terminal.one_line(c) for c in row] for row in rows]]
+        widths = [max(cells(line[i]) for line in lines) for i in range(len(titles))]
+        self._out.write(f"{title}:\n")
+        for line in lines:
+            padded = (value + " " * (w - cells(value)) for value, w in zip(line, widths, strict=True))
+            self._out.write("  " + GAP.join(padded).rstrip() + "\n")
+
+
+def _metadata(document: Document, now: datetime) -> Iterator[tuple[str, str]]:
+    metadata = document["metadata"]
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != LAST_APPLIED}
+    owners = [f"{o['kind'].lower()}/{o['name']}" for o in metadata.get("ownerReferences") or ()]
+    yield "Name", metadata["name"]
+    yield "Namespace", metadata.get("namespace", "")
+    yield "Labels", "\n".join(f"{k}={v}" for k, v in (metadata.get("labels") or {}).items())
+    yield "Annotations", "\n".join(f"{k}={v}" for k, v in annotations.items())
+    yield "UID", metadata.get("uid", "")
+    yield "Created", _moment(metadata.get("creationTimestamp"), now)
+    yield "Belongs to", ", ".join(owners)
+    if metadata.get("deletionTimestamp"):
+        held = text(metadata.get("finalizers") or [])
+        yield "Deleting", f"{_moment(metadata['deletionTimestamp'], now)}{f', held by {held}' if held else ''}"
+
+
+def _job_status(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
+    status = job.get("status") or {}
+    yield "Phase", status.get("phase", "Pending")
+    yield "Started", _moment(status.get("startTime"), now)
+    yield "Completed", _moment(status.get("completionTime"), now)
+    failures = status.get("failures") or 0
+    yield "Failures", f"{failures} of {lookup(job, 'spec.retry.limit') or 0} that are tried again" if failures else ""
+
+
+def _job_spec(job: Document) -> list[tuple[str, str]]:
+    """The spec as set, with the command on one line."""
+    import shlex
+
+    spec = dict(job.get("spec") or {})
+    command = [*(spec.pop("command", None) or ()), *(spec.pop("args", None) or ())]
+    env = spec.pop("env", None) or ()
+    mounts = spec.pop("mounts", None) or ()
+    fields = [("Command", shlex.join(command))] if command else []
+    fields += _flat(spec)
+    fields += [("Env", "\n".join(_env(e) for e in env))] if env else []
+    if mounts:
+        shown = [f"{m['source']} at {m['target']}{' (read only)' if m.get('readOnly') else ''}" for m in mounts]
+        fields.append(("Mounts", "\n".join(shown)))
+    return fields
+
+
+def _env(env: Document) -> str:
+    reference = lookup(env, "valueFrom.secretKeyRef")
+    if reference:
+        return f"{env['name']} from secret {reference.get('name')}, key {reference.get('key')}"
+    return f"{env['name']}={env.get('value', '')}"
+
+
+def _flat(value: Document, prefix: str = "") -> list[tuple[str, str]]:
+    """A spec as rows of dotted names, without what is empty."""
+    rows: list[tuple[str, str]] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            rows += _flat(item, f"{prefix}{name}.")
+        elif item not in (None, "", [], {}, False):
+            rows.append((f"{prefix}{name}" if prefix else _title(name), text(item)))
+    return rows
+
+
+def _title(name: str) -> str:
+    """minEnforcement -> Min enforcement."""
+    words = "".join(f" {c.lower()}" if c.isupper() else c for c in name)
+    return words[:1].upper() + words[1:]
+
+
+def _attempt_row(attempt: Document, now: datetime) -> list[str]:
+    start, end = attempt.get("startTime"), attempt.get("endTime")
+    nodes = list(dict.fromkeys(attempt.get("nodes") or [attempt.get("node", "")]))
+    lasted = age(start, parse_timestamp(end) if end else now) if start else NOTHING
+    code = attempt.get("exitCode")
+    return [
+        str(attempt.get("number", "?")),
+        ",".join(nodes) or NOTHING,
+        f"{age(start, now)} ago" if start else NOTHING,
+        lasted,
+        NOTHING if code is None else str(code),
+        attempt.get("reason") or NOTHING,
+        attempt.get("message", ""),
+    ]
+
+
+def _device_row(device: Document) -> list[str]:
+    return [
+        str(device.get("index", "?")),
+        device.get("name", ""),
+        device.get("vendor") or NOTHING,
+        device.get("type", ""),
+        format_bytes(device.get("memoryBytes", 0)),
+        format_bytes(device.get("freeMemoryBytes", 0)),
+        percent(device.get("freeCompute", 0)),
+        device.get("enforcement", ""),
+        device.get("driver") or NOTHING,
+    ]
+
+
+def _device_text(status: Document) -> str:
+    if status.get("device") is None:
+        return ""
+    name = status.get("deviceName")
+    return f"{status['device']}, {name}" if name else str(status["device"])
+
+
+def _runs(status: Document) -> bool:
+    return bool(status.get("phase") == "Active")
+
+
+def _bound(partition: Document) -> bool:
+    return bool(lookup(partition, "status.phase") == "Bound")
+
+
+def _moment(moment: str | None, now: datetime) -> str:
+    return f"{moment} ({age(moment, now)} ago)" if moment else ""
+
+
+def _condition_row(found: Document, now: datetime) -> list[str]:
+    moment = found.get("lastTransitionTime")
+    since = age(moment, now) if moment else NOTHING
+    return [found["type"], found["status"], found.get("reason") or NOTHING, since, found.get("message", "")]
+
+
+def _event_row(event: Document, now: datetime) -> list[str]:
+    seen = age(event["lastTimestamp"], now)
+    return [seen, str(event.get("count", 1)), event["type"], event["reason"], event.get("message", "")]

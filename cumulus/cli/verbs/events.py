@@ -1,0 +1,70 @@
+"""`cumulus events`: who did what, and why, the latest last."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cumulus.cli import completion, options, targets
+from cumulus.cli.columns import Cells
+from cumulus.cli.context import open_store
+from cumulus.cli.printers import Tables, printer
+from cumulus.cli.targets import Selection, Target
+from cumulus.cli.verbs import get
+from cumulus.clock import SystemClock
+from cumulus.errors import UsageError
+from cumulus.resources.registry import BY_NAME
+
+
+def events(
+    about: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="KIND/NAME",
+            show_default=False,
+            autocompletion=completion.words,
+            help="Only those about this object.",
+        ),
+    ] = "",
+    types: Annotated[str, typer.Option(metavar="TYPE", show_default=False, help="Only Normal or only Warning.")] = "",
+    output: options.Output = "",
+    namespace: options.Namespace = "default",
+    all_namespaces: options.AllNamespaces = False,
+    watch: options.Watch = False,
+    no_headers: options.NoHeaders = False,
+) -> int:
+    """Show who did what to which object, and why; the latest last.
+
+    \b
+    Examples:
+      cumulus events
+      cumulus events --for job/train
+      cumulus events -A -w
+      cumulus events --types=Warning
+    """  # fmt: skip
+    fields = []
+    if about:
+        target = targets.parse_one([about] if "/" in about else ["job", about], default="GPUJob")
+        fields = [f"involvedObject.kind={target.kind.name}", f"involvedObject.name={target.name}"]
+        all_namespaces = all_namespaces or not target.kind.namespaced
+    if types:
+        if types.capitalize() not in ("Normal", "Warning"):
+            raise UsageError(f"there is no type {types!r} of event", hint="it is Normal or Warning")
+        fields.append(f"type={types.capitalize()}")
+    selection = Selection(None if all_namespaces else namespace, fields=",".join(fields))
+    with open_store() as store:
+        tables = Tables(
+            sys.stdout,
+            lambda: Cells(SystemClock().now()),
+            wide=output == "wide",
+            all_namespaces=all_namespaces,
+            heading=not no_headers,
+        )
+        view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
+        found = [Target(BY_NAME["Event"])]
+        if watch:
+            get.follow(store, found, selection, view)
+        return get.show(store, found, selection, view, None)
