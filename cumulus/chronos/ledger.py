@@ -14,9 +14,9 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cumulus.chronos import device as discovery
 from cumulus.chronos import processes, records, watchdog
 from cumulus.chronos.database import Database, default_home
+from cumulus.chronos.device import discover
 from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
@@ -44,7 +44,7 @@ class Ledger:
         self,
         home: Path | None = None,
         clock: Clock | None = None,
-        discover: Callable[[], Sequence[Device]] = discovery.discover,
+        discover: Callable[[], Sequence[Device]] = discover,
         *,
         start_monitor: bool = True,
         boot: str | None = None,

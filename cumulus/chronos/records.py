@@ -74,7 +74,8 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, 
         " granted_at, expires_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
-            request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at, now.monotonic + request.seconds,
+            request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at,
+            now.monotonic + request.seconds,
         ),
     )  # fmt: skip
     _audit(tx, "granted", lease, now)

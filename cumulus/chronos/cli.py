@@ -1,0 +1,338 @@
+"""`chronos_cli`: the node's leases for people, and, with --json, for controllers that come over SSH.
+
+Standard library only: a worker needs nothing else. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cumulus
+from cumulus.chronos import ask, environment, render
+from cumulus.chronos.lease import Device, Lease, LeaseState
+from cumulus.chronos.ledger import Ledger, boot_id
+from cumulus.chronos.processes import Snapshot
+from cumulus.clock import SystemClock, timestamp
+from cumulus.errors import CumulusError, NoSuchLease, UsageError
+from cumulus.resources.quantity import (
+    format_bytes,
+    format_duration,
+    parse_duration,
+    parse_millis,
+    parse_share,
+)
+
+_EXAMPLES = """\
+examples:
+  chronos_cli stats                                what each device has free
+  chronos_cli create 0 0.5 1h30m                   half of device 0 for an hour and a half
+  chronos_cli create 0 20Gi 3600 --compute 25%     20 GiB and a quarter of its compute for 3600 seconds
+  chronos_cli exec PARTITION -- python train.py    run a program inside the lease; it ends with the lease
+  chronos_cli release PARTITION                    give the share back before its time
+
+Leases are kept in CHRONOS_HOME (default /var/lib/chronos, or the user's state directory). CHRONOS_OFFER_CPU=1
+offers the CPU beside a GPU.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except CumulusError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        if options.json:
+            _print_json(error={"kind": type(error).__name__, "message": str(error), "hint": error.hint})
+        print(f"chronos_cli: {error}{hint}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _stats(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    leases = ledger.list()
+    rows = [(d, ledger.usage(d.index), sum(x.device_id == d.id for x in leases)) for d in _some_devices(ledger)]
+    if options.json:
+        _print_json(node=_node(), devices=[render.usage_json(*row) for row in rows])
+    else:
+        print(render.usage_table(rows))
+    return 0
+
+
+def _devices(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    if options.refresh:
+        ledger.rediscover()
+    devices = ledger.devices() if options.json else _some_devices(ledger)
+    if options.json:
+        _print_json(node=_node(), devices=[render.device_json(d) for d in devices])
+    else:
+        print(render.devices_table(devices))
+    return 0
+
+
+def _create(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    device = ask.choose(ledger.devices(), options.device)
+    lease = ledger.grant(
+        ask.request(
+            device,
+            options.memory,
+            options.duration,
+            compute=options.compute,
+            grace=options.grace,
+            user=options.user,
+            id=options.id,
+            owner=options.owner,
+        )
+    )
+    if lease.state is not LeaseState.ACTIVE and not options.json:
+        raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}", hint="an id is used once; take another")
+    if options.json:
+        _print_json(lease=render.lease_json(lease))
+    elif options.quiet:
+        print(lease.id)
+    else:
+        print(f"partition {lease.id}")
+        print(f"  {_share(lease)} of device {device.index} ({device.name}) for {format_duration(lease.expires_in)}")
+        print(f"  run a program in it with: chronos_cli exec {lease.id} -- COMMAND")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    leases = [x for x in _ledger(options).list(ended=options.all) if options.user in (None, x.user)]
+    if options.json:
+        _print_json(leases=[render.lease_json(x) for x in leases])
+    elif leases:
+        print(render.leases_table(leases))
+    else:
+        print("no leases", file=sys.stderr)
+    return 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    lease = _ledger(options).get(options.partition)
+    if options.json:
+        _print_json(lease=render.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    else:
+        for name, value in render.lease_json(lease).items():
+            print(f"{name}: {'' if value is None else value}")
+    return 0
+
+
+def _renew(options: argparse.Namespace) -> int:
+    lease = _ledger(options).renew(options.partition, options.duration, token=options.token)
+    if options.json:
+        _print_json(lease=render.lease_json(lease))
+    else:
+        print(f"partition {lease.id} ends in {format_duration(lease.expires_in)}")
+    return 0
+
+
+def _release(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.get(options.partition)
+    if lease is not None and lease.state is LeaseState.ACTIVE:
+        _attach_marked(ledger, lease)
+        lease = ledger.release(options.partition, token=options.token)
+    while options.wait and lease is not None and lease.state is LeaseState.ENDING:
+        time.sleep(0.02)
+        lease = ledger.get(options.partition)
+    if options.json:
+        _print_json(lease=render.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    elif lease.state is LeaseState.ENDED:
+        print(f"partition {lease.id} has ended ({lease.end_reason})")
+    else:
+        print(f"partition {lease.id} is ending: its processes have {format_duration(lease.grace)} to stop")
+    return 0
+
+
+def _exec(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise UsageError("exec needs a command", hint="chronos_cli exec PARTITION -- COMMAND")
+    lease = ledger.get(options.partition)
+    if lease is None:
+        raise _unknown(options.partition)
+    device = ask.choose(ledger.devices(), lease.device_id)
+    ledger.attach(lease.id, os.getpid(), lease.token)
+    ledger.close()
+    os.environ.update(environment.of_lease(lease, device))
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise CumulusError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _monitor(options: argparse.Namespace) -> int:
+    from cumulus.chronos import service, watchdog
+    from cumulus.chronos.monitor import Monitor
+
+    home = _ledger(options).home
+    if options.once:
+        Monitor(Ledger(home, start_monitor=False)).step()
+        return 0
+    if options.detach:
+        watchdog.ensure_running(home)
+        return 0
+    return service.run(home, options.idle)
+
+
+def _attach_marked(ledger: Ledger, lease: Lease) -> None:
+    """Processes that only carry the lease's variable are ended with it too, though nobody attached them."""
+    snapshot = Snapshot()
+    for process in snapshot.identities(snapshot.marked(lease.id) - {os.getpid()}):
+        try:
+            ledger.attach(lease.id, process.pid, lease.token)
+        except CumulusError:
+            # It has just gone, or the lease has just ended.
+            continue
+
+
+def _some_devices(ledger: Ledger) -> Sequence[Device]:
+    devices = ledger.devices()
+    if not devices:
+        raise ask.none_offered()
+    return devices
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    return Ledger(Path(options.home) if options.home else None)
+
+
+def _node() -> dict[str, Any]:
+    """What a controller wants to know of the node: its version, its boot, and its clock, to tell the skew."""
+    return {"chronosVersion": cumulus.__version__, "bootId": boot_id(), "time": timestamp(SystemClock().now())}
+
+
+def _share(lease: Lease) -> str:
+    return f"{format_bytes(lease.memory_bytes)} memory and {lease.compute / 10:g}% compute"
+
+
+def _unknown(id: str) -> NoSuchLease:
+    return NoSuchLease(f"there is no lease {id}", hint="see them with: chronos_cli list --all")
+
+
+def _print_json(**fields: Any) -> None:
+    print(json.dumps({"version": render.PROTOCOL, **fields}))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+
+
+def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` as an argparse type: its ValueError is the message."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    """Checks the text at once, and keeps it as written."""
+
+    def check(text: str) -> str:
+        _value(parse)(text)
+        return text
+
+    return check
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON with a protocol version, for programs")
+    common.add_argument("--home", metavar="DIR", help="the ledger's directory (default: CHRONOS_HOME)")
+    parser = _Parser(
+        prog="chronos_cli",
+        description="Shares of this machine's GPUs, each a lease with a size and an end.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"chronos {cumulus.__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, parents=[common], help=help, description=f"{help[0].upper()}{help[1:]}.")
+        added.set_defaults(run=run)
+        return added
+
+    verb("stats", _stats, "what of each device is leased and free")
+    verb("devices", _devices, "the devices offered").add_argument(
+        "--refresh", action="store_true", help="ask the drivers again"
+    )
+    _add_create(verb("create", _create, "lease a share of a device for a time"))
+    listing = verb("list", _list, "live leases")
+    listing.add_argument("--all", action="store_true", help="ended ones of the last day too")
+    listing.add_argument("--user", help="only this user's")
+    verb("get", _get, "one lease").add_argument("partition", help="the partition id")
+    renew = verb("renew", _renew, "let a lease end later than it would")
+    renew.add_argument("partition", help="the partition id")
+    renew.add_argument("duration", type=_value(parse_duration), help="from now: 90s, 1h30m or seconds")
+    renew.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
+    release = verb("release", _release, "end a lease and its processes")
+    release.add_argument("partition", help="the partition id")
+    release.add_argument("--wait", action="store_true", help="until its processes are gone")
+    release.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
+    execute = verb("exec", _exec, "run a command inside a lease; it ends with the lease")
+    execute.add_argument("partition", help="the partition id")
+    execute.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT…]")
+    _add_monitor(verb("monitor", _monitor, "end leases on time, in the foreground (as a service does)"))
+    return parser
+
+
+def _add_create(create: argparse.ArgumentParser) -> None:
+    create.add_argument("device", help="index or id, as `devices` shows it")
+    create.add_argument("memory", type=_checked(parse_share), help="0.5, 50%% or 20Gi")
+    create.add_argument("duration", type=_checked(parse_duration), help="90s, 1h30m or seconds")
+    create.add_argument("--compute", type=_checked(parse_millis), help="0.25 or 25%% (default: as much as memory)")
+    create.add_argument("--user", help="for whom (default: who asks)")
+    create.add_argument("--id", help="your own id for it: asking again with it returns the same lease")
+    create.add_argument("--owner", default="", help="which control plane asks")
+    create.add_argument(
+        "--grace",
+        type=_checked(parse_duration),
+        default=ask.GRACE,
+        help="between SIGTERM and SIGKILL when it ends (default 10s)",
+    )
+    create.add_argument("-q", "--quiet", action="store_true", help="print the partition id alone")
+
+
+def _add_monitor(monitor: argparse.ArgumentParser) -> None:
+    monitor.add_argument("--once", action="store_true", help="do what is due and return")
+    monitor.add_argument("--detach", action="store_true", help="start it in the background if none runs")
+    monitor.add_argument(
+        "--idle", type=_value(parse_duration), help="exit after so long without a lease (default: never)"
+    )
+    monitor.add_argument("--foreground", action="store_true", help="the default")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
