@@ -122,18 +122,19 @@ class ProcessBackend:
             job = self._path(layout.JOBS, job_uid)
             if os.path.dirname(os.path.abspath(job)) != self._path(layout.JOBS) or not job_uid:
                 raise BackendRefused(f"{job_uid!r} is no job's uid")
-            runs = self._runs_of(job)
+            if not os.path.isdir(job):
+                return
+            # Names without a link were removed, or made by a start that got no further: none of them runs.
+            linked = [name for name in self._names_of(job) if self.find(name) is not None]
             if not os.path.exists(tombstone):
-                for run in runs:
-                    if not self._observe(run).state.finished:
-                        raise BackendError(f"{run.spec['name']} still runs", hint="stop it first")
-                if not os.path.isdir(job):
-                    return
+                for name in linked:
+                    run = self.find(name)
+                    if run is not None and not self._observe(run).state.finished:
+                        raise BackendError(f"{name} still runs", hint="stop it first")
                 layout.write_durably(tombstone, b"")
-            for run in runs:
-                self._forget(run.spec["name"])
-            if os.path.isdir(job):
-                shutil.rmtree(job, onerror=_open_up)
+            for name in linked:
+                self._forget(name)
+            shutil.rmtree(job, onerror=_open_up)
             self._drop_old_tombstones()
 
     def get(self, name: str) -> Observed | None:
@@ -145,8 +146,13 @@ class ProcessBackend:
         """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
         with _translated("list its workloads"):
             names = sorted(os.listdir(self._path(layout.RUNS)))
-        present = (self.find(name) for name in names)
-        return [self._observe(run) for run in present if run is not None]
+        observed = []
+        for name in names:
+            # One damaged run must not hide the others; whoever asks for it by name is told.
+            with contextlib.suppress(BackendError):
+                if (run := self.find(name)) is not None:
+                    observed.append(self._observe(run))
+        return observed
 
     def logs(
         self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
@@ -235,8 +241,9 @@ class ProcessBackend:
                 return
             if self._watching().watches(name):
                 return  # Spawned a moment ago and not yet at its lock.
-            if run.spawned < MAX_SPAWNS:
-                self._watching().add(name, run.spawn())
+            if run.spawned < MAX_SPAWNS or run.started:
+                if run.may_spawn(self._clock):
+                    self._watching().add(name, run.spawn(self._clock))
             elif run.give_up(self._clock):
                 self._tell(run)
 
@@ -261,19 +268,17 @@ class ProcessBackend:
             return  # Damaged or removed meanwhile: whoever asks for it next is told.
 
     def _tell(self, run: Run) -> None:
-        self._call(run.spec["namespace"], run.spec["job"])
+        observed = run.observe()
+        self._call(observed.namespace, observed.job)
 
     def _call(self, namespace: str, job: str) -> None:
         for subscriber in self._subscribers:
             subscriber(namespace, job)
 
-    def _runs_of(self, job: str) -> Sequence[Run]:
-        try:
-            names = os.listdir(job)
-        except FileNotFoundError:
-            return []
-        directories = [os.path.join(job, n) for n in names]
-        return [self._run(d) for d in directories if os.path.isfile(os.path.join(d, layout.SPEC))]
+    def _names_of(self, job: str) -> Sequence[str]:
+        """The workloads that have a complete directory below the job's."""
+        specs = (layout.read_document(os.path.join(job, entry, layout.SPEC)) for entry in os.listdir(job))
+        return [spec["name"] for spec in specs if spec is not None]
 
     def _forget(self, name: str) -> None:
         for path in (self._path(layout.RUNS, name), self._path(layout.EVENTS, name)):

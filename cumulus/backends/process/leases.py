@@ -1,47 +1,80 @@
 """What a supervisor asks of the lease ledger: may this run start, and did its lease end it?
 
-Standard library only, and the ledger is imported only where the run has leases.
+Standard library only. The ledger is used in a forked child before the start, and here only at the end: it doubles
+a supervisor's memory, which each running job would hold.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cumulus.backends.process.supervise import End
-from cumulus.chronos.lease import EndReason, Lease, LeaseState
-from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
+
+if TYPE_CHECKING:
+    from cumulus.chronos.ledger import Ledger
 
 LEDGER_PATIENCE = 10.0
 """Seconds for which an unavailable ledger is asked again before the run is given up."""
 
 
-class AttachedLeases(Protocol):
-    """The part of the ledger that supervisors use."""
-
-    def get(self, id: str) -> Lease | None: ...
-
-    def attach(self, id: str, pid: int, token: int, *, role: str) -> None:
-        """Register a process of the lease. Raises `NoSuchLease` where it is not ACTIVE, and `StaleToken`."""
-        ...
-
-
 class LeaseGuard:
-    """The leases of one run."""
+    """The leases of one run, as spec.json names them."""
 
-    def __init__(self, spec: dict[str, Any], ledger: AttachedLeases | None = None) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
         self._leases: list[dict[str, Any]] = spec["leases"]
         self._home: str | None = spec["chronos_home"]
-        self._ledger = ledger
 
     def attach(self, pid: int) -> End | None:
         """Register `pid`, whose descendants end with the leases. The end of the run where a lease is not to be had."""
+        if not self._leases:
+            return None
+        readable, writable = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                end = self._attach(pid)
+                os.write(writable, json.dumps([] if end is None else list(end)).encode())
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(writable)
+        with open(readable, "rb") as answer:
+            verdict = answer.read()
+        os.waitpid(child, 0)
+        if not verdict:
+            return End(None, "StartError", "not started: its leases could not be checked")
+        fields = json.loads(verdict)
+        return End(*fields) if fields else None
+
+    def ended(self) -> str:
+        """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else ""."""
+        if not self._leases:
+            return ""
+        from cumulus.chronos.lease import EndReason, LeaseState
+        from cumulus.errors import ChronosError
+
+        reasons = set()
+        for lease in self._leases:
+            try:
+                found = self._ledger().get(lease["id"])
+            except ChronosError:
+                continue
+            if found is not None and found.state is not LeaseState.ACTIVE:
+                reasons.add(found.end_reason)
+        return next((str(r) for r in (EndReason.EXPIRED, EndReason.RELEASED) if r in reasons), "")
+
+    def _attach(self, pid: int) -> End | None:
+        from cumulus.errors import ChronosError, NoSuchLease, StaleToken
+
         for lease in self._leases:
             try:
                 self._patiently(lease["id"], pid, lease["token"])
             except NoSuchLease as error:
-                if self.ended() is EndReason.EXPIRED:
+                if self.ended() == "expired":
                     return End(None, "LeaseExpired", f"lease {lease['id']} expired before the command was started")
                 return End(None, "StartError", f"not started without its lease: {error}")
             except StaleToken as error:
@@ -50,34 +83,22 @@ class LeaseGuard:
                 return End(None, "StartError", f"not started, the lease ledger refused: {error}")
         return None
 
-    def ended(self) -> EndReason | None:
-        """Why a lease of the run has ended or is ending; expiry before release. None: all are live or unknown."""
-        reasons = []
-        for lease in self._leases:
-            try:
-                found = self._open().get(lease["id"])
-            except ChronosError:
-                continue
-            if found is not None and found.state is not LeaseState.ACTIVE:
-                reasons.append(found.end_reason)
-        if EndReason.EXPIRED in reasons:
-            return EndReason.EXPIRED
-        return EndReason.RELEASED if reasons else None
-
     def _patiently(self, id: str, pid: int, token: int) -> None:
+        from cumulus.errors import LedgerUnavailable
+
         deadline = time.monotonic() + LEDGER_PATIENCE
         while True:
             try:
-                return self._open().attach(id, pid, token, role="supervisor")
+                return self._ledger().attach(id, pid, token, role="supervisor")
             except LedgerUnavailable:
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.2)
 
-    def _open(self) -> AttachedLeases:
-        if self._ledger is None:
-            from cumulus.chronos.ledger import Ledger
+    def _ledger(self) -> Ledger:
+        from pathlib import Path
 
-            # No monitor from here: it would be this subreaper's child and end with the job.
-            self._ledger = Ledger(Path(self._home) if self._home else None, start_monitor=False)
-        return self._ledger
+        from cumulus.chronos.ledger import Ledger
+
+        # No monitor from here: it would be this subreaper's child and end with the job.
+        return Ledger(Path(self._home) if self._home else None, start_monitor=False)

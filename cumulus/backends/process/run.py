@@ -17,6 +17,9 @@ from cumulus.clock import Clock, timestamp
 MAX_SPAWNS = 5
 """A supervisor that ended so often without starting the command will not do better."""
 
+_SPAWN_PAUSE = 10.0
+"""Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
+
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
 _SUPERVISOR_BYTE, _GIVEN_UP_BYTE = 0, 1
 """Of the lock file. A supervisor holds both; a backend that gives a run up holds the second, which keeps supervisors
@@ -35,6 +38,7 @@ class Run:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.spawned = 0
+        self._spawned_at = 0.0
         self._end: Observed | None = None
 
     @cached_property
@@ -54,11 +58,17 @@ class Run:
                 state = State.STARTING if started is None else State.RUNNING
                 return self._observed(state, started_at="" if started is None else started["started_at"])
             self._end = Observed(**{**end, "state": State(end["state"])})
+            self.__dict__.pop("spec", None)  # Not needed any more, and there may be thousands of ended runs.
         return self._end
 
     @property
     def finished(self) -> bool:
         return self.observe().state.finished
+
+    @property
+    def started(self) -> bool:
+        """Whether the command may have run."""
+        return os.path.exists(self._path(layout.STARTED))
 
     def supervisor(self) -> int:
         """The pid of its live supervisor, told by the kernel from the lock it holds; 0 where it has none."""
@@ -73,9 +83,14 @@ class Run:
             os.close(descriptor)
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 
-    def spawn(self) -> int:
+    def may_spawn(self, clock: Clock) -> bool:
+        """Whether it is time for another supervisor."""
+        return self.spawned < MAX_SPAWNS or clock.monotonic() >= self._spawned_at + _SPAWN_PAUSE
+
+    def spawn(self, clock: Clock) -> int:
         """Start a supervisor in a session of its own; its pid. Harmless where one is there: it ends at once."""
         self.spawned += 1
+        self._spawned_at = clock.monotonic()
         log = self._path(layout.SUPERVISOR_LOG)
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
@@ -99,7 +114,7 @@ class Run:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _GIVEN_UP_BYTE)
             except BlockingIOError:
                 return False
-            if os.path.exists(self._path(layout.STARTED)) or os.path.exists(self._path(layout.EXIT)):
+            if self.started or os.path.exists(self._path(layout.EXIT)):
                 return False
             message = f"its supervisor ended {self.spawned} times before it could start the command"
             end = self._observed(State.FAILED, reason="StartError", message=f"{message}: {self._last_words()}")

@@ -8,6 +8,7 @@ because each running job pays for it with memory.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -23,12 +24,14 @@ from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard
 from cumulus.backends.process.log import LogWriter, Redactor
 from cumulus.backends.process.supervise import End, Supervisor
-from cumulus.chronos.lease import EndReason
 from cumulus.clock import SystemClock, timestamp
+
+_DISK_PATIENCE = 1.0
 
 
 def main(arguments: list[str]) -> int:
     """Supervise the run in the directory `arguments[0]` to its end."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.chdir(arguments[0])
     os.umask(0o077)
     wake = _catch_signals()
@@ -74,13 +77,13 @@ class _Run:
             secrets = resolve_secrets(spec)
             log, redactor = LogWriter("."), Redactor(list(secrets.values()))
             pid, output, release = launch(spec, secrets)
+            self._started_at = timestamp(self._clock.now())
+            layout.write_document(layout.STARTED, {"started_at": self._started_at, "boot_id": layout.boot_id()})
         except StartFailed as error:
             return End(None, "StartError", str(error))
-        self._started_at = timestamp(self._clock.now())
-        layout.write_document(
-            layout.STARTED,
-            {"started_at": self._started_at, "pid": pid, "supervisor": os.getpid(), "boot_id": layout.boot_id()},
-        )
+        except OSError as error:
+            # The command waits at its gate and ends with this process.
+            return End(None, "StartError", f"its start could not be recorded: {error.strerror}")
         supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
         failure = release()
         if failure:
@@ -97,25 +100,29 @@ class _Run:
         if started.get("boot_id") != layout.boot_id():
             return End(None, "Lost", "the machine was restarted while it ran")
         tree.end_marked(f"CUMULUS_WORKLOAD={self._spec['name']}", float(self._spec["grace"]))
-        if leases.ended() is EndReason.EXPIRED:
+        if leases.ended() == "expired":
             return End(None, "LeaseExpired", "its lease expired; its supervisor had died before")
         return End(None, "Lost", "its supervisor died; what it had started was ended")
 
     def finish(self, end: End) -> None:
-        """Write the end, durable, once."""
-        spec = self._spec
-        layout.write_document(
-            layout.EXIT,
-            {
-                **{k: spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
-                "state": "Succeeded" if end.reason == "" else "Failed",
-                "exit_code": end.code,
-                "reason": end.reason,
-                "message": end.message,
-                "started_at": self._started_at,
-                "finished_at": timestamp(self._clock.now()),
-            },
-        )
+        """Write the end, durable, once. On a full disk it waits for room: the end is not to be lost."""
+        document = {
+            **{k: self._spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
+            "state": "Succeeded" if end.reason == "" else "Failed",
+            "exit_code": end.code,
+            "reason": end.reason,
+            "message": end.message,
+            "started_at": self._started_at,
+            "finished_at": timestamp(self._clock.now()),
+        }
+        while True:
+            try:
+                layout.write_document(layout.EXIT, document)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise
+                self._clock.sleep(_DISK_PATIENCE)
         self.announce()
 
     def announce(self) -> None:

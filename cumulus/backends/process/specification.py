@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,13 +107,8 @@ def _cpus(workload: Workload) -> list[int]:
         return []
     present = sorted(os.sched_getaffinity(0))
     wanted = min(len(present), math.ceil(workload.cpu_millis / 1000))
-    first = hash_of(workload.name) % len(present)
+    first = zlib.crc32(workload.name.encode()) % len(present)
     return sorted(present[(first + i) % len(present)] for i in range(wanted))
-
-
-def hash_of(text: str) -> int:
-    """A number that is the same in every process, unlike `hash`."""
-    return int.from_bytes(text.encode()[-8:], "big")
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")

@@ -9,12 +9,10 @@ import os
 import select
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cumulus.backends.process import layout, tree
 from cumulus.backends.process.log import LogWriter, Redactor
-from cumulus.chronos.lease import EndReason
 
 if TYPE_CHECKING:
     from cumulus.backends.process.leases import LeaseGuard
@@ -30,8 +28,7 @@ _HOLD = 0.05
 _CHUNK = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a run ended: `code` as a shell counts it (128+N for signal N), `reason` "" where it succeeded."""
 
     code: int | None
@@ -154,7 +151,9 @@ class Supervisor:
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
         if not self._stopping:
             self._stopping = True
-            tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
+            # The monitor signals the tree of an ended lease itself; programs may take a second signal for impatience.
+            if not self._leases.ended():
+                tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
 
     def _terminated(self) -> None:
         """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
@@ -191,11 +190,11 @@ class Supervisor:
             limit = self._spec["memory_bytes"]
             return End(code, "OOMKilled", f"used {self._out_of_memory} bytes of memory, its limit is {limit}")
         lease = self._leases.ended()
-        if lease is EndReason.EXPIRED:
+        if lease == "expired":
             return End(code, "LeaseExpired", f"its lease expired, and it ended with {how}")
-        if self._stopping or lease is EndReason.RELEASED:
+        if self._stopping or lease == "released":
+            cause = "stopped" if self._stopping else "its lease was released"
             killed = ", killed after its grace period" if self._killed else ""
-            cause = "its lease was released" if lease is EndReason.RELEASED and not self._killed else "stopped"
             return End(code, "Stopped", f"{cause}, and it ended with {how}{killed}")
         if status == -signal.SIGKILL and kernel_oom:
             return End(code, "OOMKilled", "killed by the kernel: the machine ran out of memory")
