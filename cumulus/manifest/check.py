@@ -17,6 +17,8 @@ from cumulus.resources.key import API_VERSION, Document, Key
 from cumulus.resources.meta import LAST_APPLIED, SERVER_FIELDS, Resource
 
 DEFAULT_NAMESPACE = "default"
+MAX_PROBLEMS = 1000
+"""Problems with the fields of one object that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,9 @@ def _as_written(node: Node, kind: registry.Kind) -> Document:
     if isinstance(metadata, dict):
         for name in SERVER_FIELDS & metadata.keys():
             del metadata[name]
-        if isinstance(metadata.get("annotations"), dict):
-            metadata["annotations"].pop(LAST_APPLIED, None)
+        annotations = metadata.get("annotations")
+        if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None and not annotations:
+            del metadata["annotations"]
     _drop_empty(document, schema.root(kind))
     return document
 
@@ -204,6 +207,10 @@ def _schema_problems(
     found: dict[Problem, None] = {}
     shape = schema.root(kind)
     details = error.errors(include_url=False)
+    more = len(details) - MAX_PROBLEMS
+    if more > 0:
+        details = details[:MAX_PROBLEMS]
+        found[_problem(file, node, (), prefix, f"has {more:,} problems more than are told here")] = None
     unknown = {tuple(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"}
     # A field that was given under a misspelt name is not also missing.
     misspelt = {(*path[:-1], meant) for path in unknown if (meant := meant_field(path, shape)) is not None}
@@ -213,9 +220,9 @@ def _schema_problems(
         path = loc[:-1] if is_key else loc
         if _is_broken(node, path) or (detail["type"] == "missing" and path in misspelt):
             continue
-        message, more = message_for(detail, node, path, shape)
+        message, at = message_for(detail, node, path, shape)
         key = is_key or detail["type"] == "extra_forbidden"
-        found[_problem(file, node, path + more, prefix, message, key=key)] = None
+        found[_problem(file, node, path + at, prefix, message, key=key)] = None
     wrong = {tuple(detail["loc"]) for detail in details} | misspelt | set(_broken_paths(node))
     for path, message in rules.broken_rules(kind.model(), document, wrong):
         found[_problem(file, node, path, prefix, message)] = None

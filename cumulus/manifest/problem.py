@@ -49,7 +49,8 @@ class InvalidManifest(CumulusError):
 def path_text(path: Path) -> str:
     """spec.env[2].name; keys of labels and the like in brackets: metadata.labels[app.example.com/name]."""
     text = ""
-    for index, step in enumerate(path):
+    for index, given in enumerate(path):
+        step = given if isinstance(given, int) or given.isprintable() else repr(given)
         if isinstance(step, int) or (index and path[index - 1] in _MAPS):
             text += f"[{step}]"
         else:

@@ -5,7 +5,7 @@ Pydantic runs them only on models whose fields are all right; a person should he
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -13,12 +13,19 @@ from pydantic import BaseModel
 from cumulus.manifest.problem import Path
 from cumulus.resources.fields import FieldError
 
+Wrong = Mapping[Path, bool]
+"""Paths of fields that are wrong (True), and of those that hold one (False)."""
 
-def broken_rules(
-    model: type[BaseModel], value: object, wrong: Collection[Path], path: Path = ()
-) -> Iterator[tuple[Path, str]]:
+
+def broken_rules(model: type[BaseModel], value: object, wrong: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Every rule that `value` breaks, with the path it speaks of. `wrong` holds the paths of fields known to be wrong:
     to a rule they are given, but of no known value."""
+    wrong = list(wrong)
+    holders = {path[:length]: False for path in wrong for length in range(1, len(path))}
+    return _broken(model, value, holders | dict.fromkeys(wrong, True), ())
+
+
+def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: Path) -> Iterator[tuple[Path, str]]:
     if not isinstance(value, Mapping):
         return
     partial = _Partial(model, value, wrong, path)
@@ -39,9 +46,9 @@ def broken_rules(
             continue
         if isinstance(below, list):
             for index, item in enumerate(below):
-                yield from broken_rules(inner, item, wrong, (*path, alias, index))
+                yield from _broken(inner, item, wrong, (*path, alias, index))
         else:
-            yield from broken_rules(inner, below, wrong, (*path, alias))
+            yield from _broken(inner, below, wrong, (*path, alias))
 
 
 class _UnknownError(Exception):
@@ -67,7 +74,7 @@ class _Given:
 class _Partial:
     """Stands for a model: gives the fields that are right as they were written, and defaults."""
 
-    def __init__(self, model: type[BaseModel], value: Mapping[str, Any], wrong: Collection[Path], path: Path) -> None:
+    def __init__(self, model: type[BaseModel], value: Mapping[str, Any], wrong: Wrong, path: Path) -> None:
         self._model, self._value, self._wrong, self._path = model, value, wrong, path
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +82,7 @@ class _Partial:
         alias = field.alias or ""
         path = (*self._path, alias)
         inner = _model_in(field.annotation)
-        if path in self._wrong or (inner is None and any(other[: len(path)] == path for other in self._wrong)):
+        if self._wrong.get(path) or (inner is None and path in self._wrong):
             return _Given()
         value = self._value.get(alias)
         if value is None:

@@ -353,7 +353,13 @@ _SYNTAX = (
     ("did not find expected node content", "a value is missing here, or a bracket is not closed"),
     ("did not find expected hexdecimal number", "a '\\x', '\\u' or '\\U' in double quotes lacks its digits; write "
      "'\\\\' or use single quotes"),
+    ("found invalid Unicode character escape code", "half of a '\\u' pair stands alone; it is no character"),
+    ("did not find expected alphabetic or numeric character", "'*' and '&' need a name here; put text that begins with "
+     "one in quotes"),
+    ("exceeded maximum nesting depth", f"is nested more than {MAX_DEPTH} levels deep; a manifest never needs that"),
     ("found unknown escape character", "a '\\' in double quotes begins no known escape; write '\\\\' or use single "
+     "quotes"),
+    ("did not find expected whitespace or line break", "tags are not supported; put text that begins with '!' in "
      "quotes"),
     ("found undefined tag handle", "tags are not supported; put text that begins with '!' in quotes"),
 )  # fmt: skip
