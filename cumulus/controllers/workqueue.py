@@ -61,7 +61,7 @@ class WorkQueue:
         with self._changed:
             failures = self._failures.get(key, 0)
             self._failures[key] = failures + 1
-            whole = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** min(failures, 40))
+            whole = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(failures, 40))
             # Half of the wait is chance, so that keys which failed together do not return together.
             wait = whole * (0.5 + self._rng.random() / 2)
         self.add_after(key, wait)
@@ -109,6 +109,10 @@ class WorkQueue:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
 
     def drain(self, timeout: float) -> bool:
         """Wait until no key is being worked on; False when `timeout` seconds passed first."""

@@ -1,0 +1,17 @@
+"""Small helpers for the conditions of a status."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cumulus.resources.meta import Condition, with_condition
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+def condition_set(
+    conditions: tuple[Condition, ...], now: str, type: str, status: Truth | bool, reason: str, message: str = ""
+) -> tuple[Condition, ...]:
+    """`conditions` with that one put in; its lastTransitionTime moves to `now` only when its status changes."""
+    truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
+    return with_condition(conditions, Condition(type=type, status=truth, reason=reason, message=message), now)

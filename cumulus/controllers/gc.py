@@ -1,0 +1,138 @@
+"""Garbage collection: dependents whose owners are gone, and what controllers left on nodes and backends.
+
+`CollectController` deletes an object when none of its owners is there any more. `SweepController` compares the
+ledgers and backends with the store: a deposed daemon may have asked a node for something just after its last look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from cumulus.backends.base import Backend, Observed
+from cumulus.controllers import job_plan
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.reader import Reader
+from cumulus.controllers.reconcile import After, Done, Request, Result
+from cumulus.errors import BackendError, ChronosError, NotFound
+from cumulus.resources.job import GPUJob
+from cumulus.resources.key import Key
+from cumulus.resources.meta import OwnerReference, Resource
+from cumulus.resources.registry import BY_NAME
+from cumulus.store.client import Client
+
+log = structlog.get_logger("cumulus.controllers")
+
+SWEEP_SECONDS = 60.0
+SWEEP = Request("", "sweep")
+"""The sweep's only key."""
+
+
+class CollectController:
+    """For the dependents of one kind."""
+
+    def __init__(self, model: type[Resource], reader: Reader, client: Client) -> None:
+        self.name = f"gc-{model.KIND.lower()}"
+        self._model = model
+        self._reader = reader
+        self._client = client
+
+    def reconcile(self, request: Request) -> Result:
+        found = self._reader.get(self._model, *request)
+        if found is None or found.deleting or not found.metadata.owner_references:
+            return Done()
+        if not any(self._exists(owner, found) for owner in found.metadata.owner_references):
+            self._client.delete(found)
+        return Done()
+
+    def _exists(self, owner: OwnerReference, dependent: Resource) -> bool:
+        """Asked of the store itself: that something is gone is never believed of a cache."""
+        kind = BY_NAME.get(owner.kind)
+        if kind is None:
+            return True
+        namespace = (dependent.metadata.namespace or "") if kind.namespaced else ""
+        try:
+            document: dict[str, Any] = self._client.store.get(Key(owner.kind, namespace, owner.name))
+        except NotFound:
+            return False
+        return bool(document["metadata"]["uid"] == owner.uid)
+
+
+class SweepController:
+    """`owner` is the mark that this store's controllers put on the leases they ask for."""
+
+    name = "sweep"
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        backends: Mapping[str, Backend],
+        *,
+        owner: str,
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._agents = agents
+        self._backends = backends
+        self._owner = owner
+
+    def reconcile(self, request: Request) -> Result:
+        for agent in self._agents.values():
+            try:
+                self._sweep_leases(agent)
+            except ChronosError as error:
+                log.info("cannot sweep", node=agent.name, error=str(error))
+        for backend in self._backends.values():
+            try:
+                self._sweep_workloads(backend)
+            except BackendError as error:
+                log.info("cannot sweep", runtime=backend.runtime, error=str(error))
+        return After(SWEEP_SECONDS)
+
+    def _sweep_leases(self, agent: NodeAgent) -> None:
+        """Release leases of ours whose partition is gone or has ended."""
+        for lease in agent.leases.list():
+            if lease.owner == self._owner and not self._holds(agent.name, lease.id):
+                log.warning("releasing a lease that no partition holds", node=agent.name, lease=lease.id)
+                agent.leases.release(lease.id)
+
+    def _holds(self, node: str, uid: str) -> bool:
+        return any(p.uid == uid and not p.status.phase.ended for p in self._reader.on_node(node))
+
+    def _sweep_workloads(self, backend: Backend) -> None:
+        """End and forget workloads whose job is gone or whose attempt is over."""
+        gone = set()
+        for observed in backend.list():
+            job = self._job(observed)
+            if job is not None and not _over(job, observed):
+                continue
+            log.warning("ending a workload that no job runs", workload=observed.name)
+            if not observed.state.finished:
+                backend.stop(observed.name, 0)
+                continue
+            backend.remove(observed.name)
+            if job is None:
+                gone.add(observed.job_uid)
+        for uid in sorted(gone):
+            backend.purge(uid)
+
+    def _job(self, observed: Observed) -> GPUJob | None:
+        """The workload's job, as the reader has it or, where it lacks it, as the store does."""
+        job = self._reader.get(GPUJob, observed.namespace, observed.job)
+        if job is None or job.uid != observed.job_uid:
+            try:
+                job = self._client.get(GPUJob, observed.namespace, observed.job)
+            except NotFound:
+                return None
+        return job if job.uid == observed.job_uid else None
+
+
+def _over(job: GPUJob, observed: Observed) -> bool:
+    attempt = job_plan.live_attempt(job.status)
+    if observed.attempt > job.status.attempt_count:
+        return False
+    return attempt is None or attempt.number != observed.attempt

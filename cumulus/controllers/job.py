@@ -1,0 +1,204 @@
+"""The job loop: gives a job its partitions, runs its attempts in them, and writes down what came of it.
+
+One reconcile looks, plans (`job_plan`), starts or stops workloads, looks again, and writes one status. What it starts
+has a name that is used once, so that doing it again after a crash changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cumulus.backends.base import Backend
+from cumulus.clock import Clock
+from cumulus.controllers import job_objects, job_plan
+from cumulus.controllers.events import Recorder
+from cumulus.controllers.job_plan import Plan, RefusedStart, Replica, Unknown, Vanished, View
+from cumulus.controllers.reader import Reader, StoreReader
+from cumulus.controllers.reconcile import After, Done, Request, Result, Retry
+from cumulus.controllers.writes import unversioned
+from cumulus.errors import AlreadyExists, BackendRefused, Conflict, NodeUnreachable
+from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.meta import REPLICA_LABEL, is_true
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.quantity import parse_duration
+from cumulus.store.base import Write
+from cumulus.store.client import Client
+
+NAME = "job"
+FINALIZER = "cumulus.dev/job"
+
+DELETE_POLL = 30.0
+"""Seconds between looks at a job whose partitions are going; their events usually come first."""
+
+
+class JobController:
+    """`backends` by runtime: process, container."""
+
+    name = NAME
+
+    def __init__(
+        self, reader: Reader, client: Client, backends: Mapping[str, Backend], clock: Clock, recorder: Recorder
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._backends = backends
+        self._clock = clock
+        self._recorder = recorder
+
+    def reconcile(self, request: Request) -> Result:
+        job = self._reader.get(GPUJob, *request)
+        if job is None:
+            return Done()
+        if job.deleting:
+            return self._delete(job)
+        partitions = self._partitions(job)
+        replicas = self._observe(job, partitions)
+        plan = self._plan(job, partitions, replicas)
+        if plan.start:
+            replicas = self._start(job, partitions, replicas, plan.start)
+            plan = self._plan(job, partitions, replicas)
+        for replica, grace in plan.stop.items():
+            self._backend(job).stop(self._workload(job, replica), grace)
+        self._write(job, plan)
+        if plan.remove:
+            self._remove(job)
+        for said in plan.says:
+            self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+        return Done() if plan.wake is None else After(plan.wake)
+
+    def _plan(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Plan:
+        names = {p.status.node for p in partitions if p.status.node}
+        return job_plan.plan(View(job, partitions, replicas, self._clock.now(), self._lost(names)))
+
+    def _partitions(self, job: GPUJob) -> list[GPUPartition]:
+        """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
+        found = self._reader.owned(GPUPartition, job.uid)
+        attempt = job_plan.live_attempt(job.status)
+        missing = set(attempt.partitions if attempt else ()) - {p.metadata.name for p in found}
+        store = StoreReader(self._client.store)
+        for name in sorted(missing):
+            partition = store.get(GPUPartition, job.metadata.namespace or "", name)
+            if partition is not None and any(o.uid == job.uid for o in partition.metadata.owner_references):
+                found.append(partition)
+        return found
+
+    def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
+        """The replicas of the running attempt. None was started before all its partitions were Active."""
+        attempt = job_plan.live_attempt(job.status)
+        if attempt is None:
+            return []
+        early = (PartitionPhase.PENDING, PartitionPhase.BOUND)
+        if any(p.metadata.name in attempt.partitions and p.status.phase in early for p in partitions):
+            return [None] * job.spec.replicas
+        return [self._look(job, replica) for replica in range(job.spec.replicas)]
+
+    def _look(self, job: GPUJob, replica: int) -> Replica:
+        try:
+            return self._backend(job).get(self._workload(job, replica))
+        except NodeUnreachable:
+            return Unknown()
+
+    def _start(
+        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], wanted: Sequence[int]
+    ) -> list[Replica]:
+        """Start what is wanted and look again. Raises Conflict where the job is not what it was taken for."""
+        attempt = self._attempt(job)
+        stored = self._client.store.get(job.key)["metadata"]
+        if (stored["uid"], stored["resourceVersion"]) != (job.uid, job.metadata.resource_version):
+            raise Conflict(f"{job.key} changed; nothing was started")
+        held = {r: [p for p in partitions if self._belongs(p, attempt, r)] for r in wanted}
+        nodes = self._nodes({p.status.node for parts in held.values() for p in parts})
+        result = list(replicas)
+        for replica in wanted:
+            workload = job_objects.workload(job, attempt.number, replica, held[replica], nodes)
+            try:
+                self._backend(job).start(workload)
+            except BackendRefused as error:
+                result[replica] = RefusedStart(str(error))
+                break
+            except NodeUnreachable:
+                result[replica] = Unknown()
+            else:
+                # A name that is used up is not started again: what is not there now will never be.
+                result[replica] = self._look(job, replica) or Vanished()
+        return result
+
+    def _belongs(self, partition: GPUPartition, attempt: Attempt, replica: int) -> bool:
+        meta = partition.metadata
+        return meta.name in attempt.partitions and meta.labels.get(REPLICA_LABEL) == str(replica)
+
+    def _write(self, job: GPUJob, plan: Plan) -> None:
+        if plan.create:
+            self._begin(job, plan)
+        elif plan.status != job.status:
+            self._client.update_status(job.replace(status=plan.status))
+
+    def _begin(self, job: GPUJob, plan: Plan) -> None:
+        """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
+        attempt sees its partitions."""
+        writes = [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
+        writes += [Write("create", partition.to_json()) for partition in plan.create]
+        document = job.replace(status=plan.status).to_json()
+        if FINALIZER not in job.metadata.finalizers:
+            metadata = {**document["metadata"], "finalizers": [*job.metadata.finalizers, FINALIZER]}
+            writes.insert(0, Write("update", {**document, "metadata": metadata}))
+            document = unversioned(document)
+        writes.append(Write("status", document))
+        try:
+            self._client.store.transact(writes, fence=self._client.fence)
+        except AlreadyExists as error:
+            raise Retry(f"cannot create the partitions of attempt {plan.status.attempt_count}: {error}") from error
+
+    def _remove(self, job: GPUJob) -> None:
+        for replica in range(job.spec.replicas):
+            self._backend(job).remove(self._workload(job, replica))
+
+    def _delete(self, job: GPUJob) -> Result:
+        """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
+        if FINALIZER not in job.metadata.finalizers:
+            return Done()
+        backend = self._backend(job)
+        alive = [o for o in backend.list() if o.job_uid == job.uid and not o.state.finished]
+        for observed in alive:
+            backend.stop(observed.name, parse_duration(job_objects.grace(job)))
+        if alive:
+            return After(job_plan.STOP_POLL)
+        partitions = StoreReader(self._client.store).owned(GPUPartition, job.uid)
+        for partition in partitions:
+            if not partition.deleting:
+                self._client.delete(partition)
+        if partitions:
+            return After(DELETE_POLL)
+        backend.purge(job.uid)
+        left = tuple(finalizer for finalizer in job.metadata.finalizers if finalizer != FINALIZER)
+        self._client.update(job.replace(metadata=job.metadata.model_copy(update={"finalizers": left})))
+        return Done()
+
+    def _backend(self, job: GPUJob) -> Backend:
+        runtime = job_objects.runtime(job)
+        backend = self._backends.get(runtime)
+        if backend is None:
+            raise Retry(f"this daemon has no backend for runtime {runtime}")
+        return backend
+
+    def _attempt(self, job: GPUJob) -> Attempt:
+        attempt = job_plan.live_attempt(job.status)
+        assert attempt is not None
+        return attempt
+
+    def _workload(self, job: GPUJob, replica: int) -> str:
+        return job_objects.workload_name(job, self._attempt(job).number, replica)
+
+    def _lost(self, names: set[str]) -> frozenset[str]:
+        nodes = {name: self._reader.get(GPUNode, "", name) for name in names}
+        return frozenset(
+            name for name, node in nodes.items() if node is None or not is_true(node.status.conditions, "Ready")
+        )
+
+    def _nodes(self, names: set[str]) -> dict[str, GPUNode]:
+        nodes = {name: self._reader.get(GPUNode, "", name) for name in names}
+        for name, node in nodes.items():
+            if node is None:
+                raise Retry(f"the node {name} is not known")
+        return {name: node for name, node in nodes.items() if node is not None}

@@ -1,0 +1,150 @@
+"""What the end of an attempt means for its job: done, failed, or tried again, and when. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from cumulus.clock import parse_timestamp, timestamp
+from cumulus.controllers.conditions import condition_set
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.quantity import parse_duration
+
+KEPT_ATTEMPTS = 20
+"""How many of the last attempts a status lists."""
+
+LONGEST_BACKOFF = 3600.0
+"""Seconds: the longest wait before a retry; spec.retry.backoff doubles up to it."""
+
+DISRUPTION_BACKOFF = 1.0
+LONGEST_DISRUPTION_BACKOFF = 300.0
+"""Seconds: the first and longest wait after an end that was not the job's fault, doubling with each in a row."""
+
+MOST_LOSSES = 10
+"""A job whose workload was lost this often in a row may well be what kills its nodes: it fails."""
+
+FAULTS = frozenset({"Error", "OOMKilled", "StartError"})
+"""Ends that count against spec.retry.limit; so does any reason not known here."""
+
+_LOSSES = frozenset({"Lost", "NodeLost"})
+_DISRUPTIONS = _LOSSES | {"GrantFailed", "LeaseReleased", "NodeUnreachable", "Stopped"}
+_FINAL = {"StartRefused": "StartRefused", "Deadline": "DeadlineExceeded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an attempt ends; `reason` is one CamelCase word."""
+
+    reason: str
+    message: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An event to record."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> tuple[GPUJobStatus, tuple[Said, ...]]:
+    """The status once the attempt, with its end filled in, is over; each attempt is counted in this one write."""
+    status = job.status.model_copy(update={"attempts": (*job.status.attempts[:-1], attempt)})
+    if attempt.start_time is not None and status.start_time is None:
+        status = status.model_copy(update={"start_time": attempt.start_time})
+    text = _text(attempt)
+    if cause.reason == "Completed":
+        return _succeeded(status, attempt, now), (Said("Normal", "Completed", text),)
+    status = _stopped(status, cause.reason, text, now)
+    if cause.reason in _FINAL:
+        reason = _FINAL[cause.reason]
+        return failed(status, reason, cause.message or text, now), (Said("Warning", reason, cause.message or text),)
+    if cause.reason == "LeaseExpired" and attempt.start_time is not None:
+        if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
+            return status, (Said("Normal", "Requeued", text),)
+        return failed(status, "LeaseExpired", text, now), (Said("Warning", "LeaseExpired", text),)
+    if cause.reason == "Suspended":
+        return status, (Said("Normal", "Suspended", text),)
+    if cause.reason in _DISRUPTIONS or cause.reason == "LeaseExpired":
+        if _in_a_row(status, _LOSSES) >= MOST_LOSSES:
+            return failed(status, cause.reason, f"{text}; so did {MOST_LOSSES} in a row", now), ()
+        return status, (Said("Warning", cause.reason, text),)
+    return _fault(job, status, cause.reason, text, now)
+
+
+def failed(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
+    """The status of a job that is given up."""
+    conditions = condition_set(status.conditions, timestamp(now), "Failed", True, reason, message)
+    return status.model_copy(
+        update={"phase": JobPhase.FAILED, "conditions": conditions, "completion_time": timestamp(now)}
+    )
+
+
+def next_due(job: GPUJob, now: datetime) -> float:
+    """Seconds until the next attempt may begin, 0 or less when it may now."""
+    status = job.status
+    last = status.attempts[-1] if status.attempts else None
+    if last is None or last.end_time is None:
+        return 0.0
+    if last.reason in _DISRUPTIONS:
+        row = _in_a_row(status, _DISRUPTIONS)
+        delay = min(LONGEST_DISRUPTION_BACKOFF, DISRUPTION_BACKOFF * 2.0 ** min(row - 1, 20))
+    elif last.reason in ("Suspended", "LeaseExpired"):
+        delay = 0.0
+    else:
+        delay = min(
+            LONGEST_BACKOFF, parse_duration(job.spec.retry.backoff) * 2.0 ** min(max(0, status.failures - 1), 20)
+        )
+    return delay - (now - parse_timestamp(last.end_time)).total_seconds()
+
+
+def _fault(
+    job: GPUJob, status: GPUJobStatus, reason: str, text: str, now: datetime
+) -> tuple[GPUJobStatus, tuple[Said, ...]]:
+    failures = status.failures + 1
+    status = status.model_copy(update={"failures": failures})
+    if failures <= job.spec.retry.limit:
+        message = f"{text}; retry {failures} of {job.spec.retry.limit}"
+        return status, (Said("Warning", "AttemptFailed", message),)
+    if job.spec.retry.limit:
+        text = f"{text}; that was the last of {job.spec.retry.limit} retries"
+    return failed(status, reason, text, now), (Said("Warning", reason, text),)
+
+
+def _succeeded(status: GPUJobStatus, attempt: Attempt, now: datetime) -> GPUJobStatus:
+    moment = timestamp(now)
+    conditions = condition_set(status.conditions, moment, "Running", False, "Completed")
+    conditions = condition_set(conditions, moment, "Succeeded", True, "Completed", _text(attempt))
+    return status.model_copy(
+        update={"phase": JobPhase.SUCCEEDED, "conditions": conditions, "completion_time": attempt.end_time}
+    )
+
+
+def _stopped(status: GPUJobStatus, reason: str, text: str, now: datetime) -> GPUJobStatus:
+    conditions = status.conditions
+    for type in ("Scheduled", "PartitionsReady", "Running"):
+        conditions = condition_set(conditions, timestamp(now), type, False, reason, text if type == "Running" else "")
+    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
+
+
+def _in_a_row(status: GPUJobStatus, reasons: frozenset[str]) -> int:
+    """How many of the last attempts, without a gap, ended for one of `reasons`."""
+    count = 0
+    for attempt in reversed(status.attempts):
+        if attempt.reason not in reasons:
+            break
+        count += 1
+    return count
+
+
+def _text(attempt: Attempt) -> str:
+    """One line for people: `attempt 2: Error, exit code 3, replica 1`."""
+    parts = [f"attempt {attempt.number}: {attempt.reason}"]
+    if attempt.exit_code:
+        parts.append(f"exit code {attempt.exit_code}")
+    if attempt.message:
+        parts.append(attempt.message)
+    return ", ".join(parts)

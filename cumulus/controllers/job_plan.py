@@ -1,0 +1,385 @@
+"""What follows for one job from its partitions and its workloads: pure, no I/O.
+
+A job goes through attempts. An attempt is recorded in status in the transaction that creates its partitions, so that
+its number is never used again; it ends in one status write, once none of its workloads is left alive; the next
+one begins only when the last one's leases are over. Nothing is written that was not observed.
+`job_outcome` decides what the end of an attempt means for the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cumulus.backends.base import Observed, State
+from cumulus.clock import parse_timestamp, timestamp
+from cumulus.controllers import job_objects, job_outcome
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.job_outcome import Cause, Said
+from cumulus.controllers.partition_plan import over_by_time
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.meta import REPLICA_LABEL, condition
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.quantity import parse_duration
+
+LOST_MARGIN = 60.0
+"""Seconds past a lease's end and grace after which a node that does not answer is taken to have ended it: more than
+clocks differ. Until then, unreachable is not dead."""
+
+STUCK_SECONDS = 60.0
+"""How long an attempt that has not started waits for a node that does not answer."""
+
+OVERRUN_MARGIN = 5.0
+"""Seconds past a lease's end and grace after which a workload that its node should have ended is killed from here."""
+
+STOP_POLL = 1.0
+"""Seconds between looks at workloads that are being ended; the backend's reports usually come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The workload's node does not answer: it may well run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """It was started once, and its backend does not know it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedStart:
+    """The backend will never start it."""
+
+    message: str
+
+
+Replica = Observed | Unknown | Vanished | RefusedStart | None
+"""One replica of the running attempt; None when it was not started as far as is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a plan is made from. `partitions` are all that the job owns, `replicas` those of the running attempt."""
+
+    job: GPUJob
+    partitions: Sequence[GPUPartition]
+    replicas: Sequence[Replica]
+    now: datetime
+    lost_nodes: frozenset[str] = frozenset()
+    """Nodes that are not Ready, or not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order: `start` and `stop` (then look again), or write `status` with what is created and
+    discarded in one transaction, then `remove` the workloads of the attempt that ended."""
+
+    status: GPUJobStatus
+    create: tuple[GPUPartition, ...] = ()
+    discard: tuple[GPUPartition, ...] = ()
+    start: tuple[int, ...] = ()
+    stop: Mapping[int, float] = field(default_factory=dict)
+    """Replica -> seconds of grace."""
+    remove: bool = False
+    wake: float | None = None
+    says: tuple[Said, ...] = ()
+
+
+def live_attempt(status: GPUJobStatus) -> Attempt | None:
+    """The attempt that was begun and has not ended."""
+    last = status.attempts[-1] if status.attempts else None
+    return last if last is not None and last.end_time is None else None
+
+
+def plan(view: View) -> Plan:
+    """The next step of a job that is not being deleted."""
+    job = view.job
+    seen = job.status.model_copy(update={"observed_generation": job.metadata.generation or 0})
+    view = View(job.replace(status=seen), view.partitions, view.replicas, view.now, view.lost_nodes)
+    if seen.phase.finished:
+        return Plan(seen)
+    attempt = live_attempt(seen)
+    if attempt is None:
+        return _between_attempts(view)
+    return _during(view, attempt)
+
+
+def _between_attempts(view: View) -> Plan:
+    job, status = view.job, view.job.status
+    if job.spec.suspend:
+        return _suspended(view)
+    status = _resumed(view)
+    left = _deadline_left(job, view.now)
+    if left is not None and left <= 0:
+        return Plan(job_outcome.failed(status, "DeadlineExceeded", "activeDeadline was over", view.now))
+    wait = job_outcome.next_due(job, view.now)
+    if wait > 0:
+        message = f"attempt {status.attempt_count + 1} waits after {status.attempts[-1].reason}"
+        status = _waiting(status, "BackingOff", message, view.now)
+        return Plan(status, wake=wait if left is None else min(wait, left))
+    if any(_holds(partition, view) for partition in view.partitions):
+        status = _waiting(status, "Releasing", "the last attempt's leases are being given back", view.now)
+        return Plan(status, wake=STOP_POLL * 10)
+    return _begin(view, status)
+
+
+def _begin(view: View, status: GPUJobStatus) -> Plan:
+    job, number = view.job, status.attempt_count + 1
+    attempt = Attempt(number=number, partitions=job_objects.partition_names(job, number))
+    status = _waiting(status, "Queued", "", view.now)
+    status = status.model_copy(
+        update={"attempts": (*status.attempts, attempt)[-job_outcome.KEPT_ATTEMPTS :], "attempt_count": number}
+    )
+    discard = tuple(partition for partition in view.partitions if not partition.deleting)
+    return Plan(status, create=job_objects.partitions(job, number), discard=discard)
+
+
+def _during(view: View, attempt: Attempt) -> Plan:
+    held = [p for p in view.partitions if p.metadata.name in set(attempt.partitions)]
+    attempt = _noted(attempt, held, view.replicas)
+    cause = _cause(view, attempt, held)
+    if cause is None:
+        return _going_on(view, attempt, held)
+    alive = [r for r, replica in enumerate(view.replicas) if _alive(replica) and not _lost(view, held, r)]
+    if alive:
+        return _stopping(view, attempt, alive, held)
+    status, says = job_outcome.end_attempt(view.job, _ended(attempt, cause, view), cause, view.now)
+    return Plan(status, remove=True, says=says, wake=0.0 if not status.phase.finished else None)
+
+
+def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Plan:
+    """Nothing ends the attempt: it waits for its partitions, starts, or runs."""
+    job, now = view.job, timestamp(view.now)
+    status = job.status.model_copy(update={"attempts": (*job.status.attempts[:-1], attempt)})
+    unbound = next((p for p in held if p.status.phase is PartitionPhase.PENDING), None)
+    if unbound is not None:
+        bound = condition(unbound.status.conditions, "Bound")
+        reason, message = (bound.reason, bound.message) if bound is not None else ("Queued", "")
+        return Plan(_waiting(status, reason, message, view.now), wake=_wake(view, held))
+    conditions = condition_set(status.conditions, now, "Scheduled", True, "Bound")
+    active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
+    conditions = condition_set(conditions, now, "PartitionsReady", active, "Active" if active else "Granting")
+    running = active and all(isinstance(r, Observed) and r.state is not State.STARTING for r in view.replicas)
+    conditions = condition_set(conditions, now, "Running", running, "Started" if running else "Starting")
+    phase = JobPhase.RUNNING if running else JobPhase.SCHEDULED
+    if running and any(_ending(p) for p in held):
+        phase = _interrupted(job)
+    update = {"conditions": conditions, "phase": phase}
+    if attempt.start_time is not None and status.start_time is None:
+        update["start_time"] = attempt.start_time
+    status = status.model_copy(update=update)
+    start = tuple(r for r, replica in enumerate(view.replicas) if replica is None) if active else ()
+    says = (Said("Normal", "Started", f"attempt {attempt.number} runs on {attempt.node}"),)
+    began = running and job.status.phase is not JobPhase.RUNNING and phase is JobPhase.RUNNING
+    return Plan(status, start=start, says=says if began else (), wake=_wake(view, held))
+
+
+def _stopping(view: View, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition]) -> Plan:
+    """Some workloads are alive that must not go on: ask for their end, and wait for it."""
+    job = view.job
+    update: dict[str, object] = {"attempts": (*job.status.attempts[:-1], attempt)}
+    if job.status.phase is JobPhase.RUNNING:
+        update["phase"] = _interrupted(job)
+    graces = {r: _stop_grace(view, _of_replica(held, r)) for r in alive if not isinstance(view.replicas[r], Unknown)}
+    stop = {r: grace for r, grace in graces.items() if grace is not None}
+    return Plan(job.status.model_copy(update=update), stop=stop, wake=STOP_POLL)
+
+
+def _stop_grace(view: View, mine: Sequence[GPUPartition]) -> float | None:
+    """Seconds of grace for a workload that must end; None where its node is ending it and it has time left."""
+    if any(over_by_time(partition, view.now, OVERRUN_MARGIN) for partition in mine):
+        return 0.0
+    if any(_ending(partition) for partition in mine):
+        return None
+    return parse_duration(job_objects.grace(view.job))
+
+
+def _cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
+    replicas = view.replicas
+    if replicas and all(isinstance(r, Observed) and r.state is State.SUCCEEDED for r in replicas):
+        return Cause("Completed", exit_code=0)
+    refused = next((r for r in replicas if isinstance(r, RefusedStart)), None)
+    if refused is not None:
+        return Cause("StartRefused", refused.message)
+    failed = _failure(replicas, held)
+    if failed is not None and failed.reason not in ("Stopped", "LeaseReleased"):
+        return failed
+    left = _deadline_left(view.job, view.now)
+    if left is not None and left <= 0:
+        return Cause("Deadline", "activeDeadline was over")
+    if view.job.spec.suspend:
+        return Cause("Suspended", exit_code=failed.exit_code if failed else None)
+    return _lost_share(view, attempt, held) or failed
+
+
+def _failure(replicas: Sequence[Replica], held: Sequence[GPUPartition]) -> Cause | None:
+    """The replica that failed first of its own; one that was ended from outside counts only where there is no other."""
+    failed = [r for r in replicas if isinstance(r, Observed) and r.state is State.FAILED]
+    vanished = any(isinstance(r, Vanished) for r in replicas)
+    causes = [
+        (_OUTSIDE.index(reason) if reason in _OUTSIDE else -1, r.finished_at, r.replica, reason, r)
+        for r in failed
+        for reason in [_refined(r, held)]
+    ]
+    if not causes:
+        return Cause("Lost", "the backend lost it") if vanished else None
+    _, _, number, reason, first = min(causes, key=lambda cause: cause[:3])
+    who = f"replica {number}: " if len(replicas) > 1 else ""
+    return Cause(reason, f"{who}{first.message}" if first.message else who.removesuffix(": "), first.exit_code)
+
+
+_OUTSIDE = ("LeaseExpired", "Lost", "LeaseReleased", "Stopped")
+
+
+def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
+    """The reason of a failed replica, with what is known of its lease: a lease that ended first is the reason."""
+    reason = replica.reason or "Error"
+    if reason in ("Stopped", "StartError"):
+        mine = _of_replica(held, replica.replica)
+        if any(p.status.phase is PartitionPhase.EXPIRED for p in mine):
+            return "LeaseExpired"
+        if any(p.status.phase.ended for p in mine):
+            return "LeaseReleased"
+    return reason
+
+
+def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """What happened to the partitions that the attempt cannot survive."""
+    for partition in held:
+        name, status = partition.metadata.name, partition.status
+        if status.phase is PartitionPhase.FAILED:
+            ended = condition(status.conditions, "Ended")
+            reason = "NodeLost" if ended is not None and ended.reason in ("NodeGone", "LeaseLost") else "GrantFailed"
+            return Cause(reason, f"{name}: {ended.message}" if ended is not None else name)
+        if status.phase is PartitionPhase.EXPIRED:
+            return Cause("LeaseExpired")
+        if status.phase is PartitionPhase.RELEASED or partition.deleting:
+            return Cause("LeaseReleased", f"{name} was released")
+        if over_by_time(partition, view.now, LOST_MARGIN) and status.node in view.lost_nodes:
+            return Cause("NodeLost", f"{status.node} did not answer before the lease was over")
+        if over_by_time(partition, view.now, OVERRUN_MARGIN):
+            return Cause("LeaseExpired")
+        if _stuck(partition, view):
+            return Cause("NodeUnreachable", f"{status.node} does not answer")
+    if len(held) < len(attempt.partitions):
+        return Cause("LeaseReleased", "a partition was deleted")
+    return None
+
+
+def _stuck(partition: GPUPartition, view: View) -> bool:
+    if partition.status.phase is not PartitionPhase.BOUND or partition.status.node not in view.lost_nodes:
+        return False
+    return _stuck_left(partition, view.now) <= 0
+
+
+def _stuck_left(partition: GPUPartition, now: datetime) -> float:
+    bound = condition(partition.status.conditions, "Bound")
+    if bound is None or not bound.last_transition_time:
+        return STUCK_SECONDS
+    return STUCK_SECONDS - (now - parse_timestamp(bound.last_transition_time)).total_seconds()
+
+
+def _alive(replica: Replica) -> bool:
+    return isinstance(replica, Unknown) or (isinstance(replica, Observed) and not replica.state.finished)
+
+
+def _lost(view: View, held: Sequence[GPUPartition], replica: int) -> bool:
+    """Whether the replica's node is gone for good, or silent until long after its leases were over."""
+    mine = _of_replica(held, replica)
+    return bool(mine) and all(
+        p.status.node in view.lost_nodes
+        and (p.status.phase is PartitionPhase.FAILED or over_by_time(p, view.now, LOST_MARGIN))
+        for p in mine
+    )
+
+
+def _of_replica(held: Sequence[GPUPartition], replica: int) -> list[GPUPartition]:
+    return [partition for partition in held if partition.metadata.labels.get(REPLICA_LABEL) == str(replica)]
+
+
+def _holds(partition: GPUPartition, view: View) -> bool:
+    """Whether a workload of an earlier attempt could still run in this partition."""
+    if partition.status.phase.ended or partition.status.phase is PartitionPhase.PENDING:
+        return False
+    if partition.status.phase is PartitionPhase.BOUND and partition.status.node in view.lost_nodes:
+        # Workloads start only once all partitions are Active, and this one never was.
+        return False
+    return not (partition.status.node in view.lost_nodes and over_by_time(partition, view.now, LOST_MARGIN))
+
+
+def _noted(attempt: Attempt, held: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Attempt:
+    """The attempt with what is known by now of where and since when it runs."""
+    update: dict[str, object] = {}
+    by_replica = {p.metadata.labels.get(REPLICA_LABEL): p.status.node for p in held if p.status.node}
+    if by_replica and len(by_replica) == len(replicas):
+        nodes = tuple(by_replica[str(r)] for r in range(len(replicas)))
+        update = {"node": nodes[0], "nodes": nodes if len(nodes) > 1 else ()}
+    started = [r.started_at for r in replicas if isinstance(r, Observed) and r.started_at]
+    if attempt.start_time is None and started:
+        update["start_time"] = min(started)
+    return attempt.model_copy(update=update)
+
+
+def _ended(attempt: Attempt, cause: Cause, view: View) -> Attempt:
+    finished = [r.finished_at for r in view.replicas if isinstance(r, Observed) and r.finished_at]
+    return attempt.model_copy(
+        update={
+            "end_time": max(finished) if finished else timestamp(view.now),
+            "exit_code": cause.exit_code,
+            "reason": cause.reason,
+            "message": cause.message,
+        }
+    )
+
+
+def _suspended(view: View) -> Plan:
+    status, now = view.job.status, timestamp(view.now)
+    conditions = condition_set(status.conditions, now, "Suspended", True, "Suspended", "spec.suspend is true")
+    status = status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions})
+    return Plan(status)
+
+
+def _resumed(view: View) -> GPUJobStatus:
+    status = view.job.status
+    if condition(status.conditions, "Suspended") is None:
+        return status
+    conditions = condition_set(status.conditions, timestamp(view.now), "Suspended", False, "Resumed")
+    return status.model_copy(update={"conditions": conditions})
+
+
+def _waiting(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
+    conditions = condition_set(status.conditions, timestamp(now), "Scheduled", False, reason, message)
+    for type in ("PartitionsReady", "Running"):
+        conditions = condition_set(conditions, timestamp(now), type, False, "Waiting")
+    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
+
+
+def _interrupted(job: GPUJob) -> JobPhase:
+    """The phase between the stop signal and the end."""
+    return JobPhase.CHECKPOINTING if job.spec.checkpoint is not None else job.status.phase
+
+
+def _ending(partition: GPUPartition) -> bool:
+    ended = condition(partition.status.conditions, "Ended")
+    return ended is not None and ended.reason == "Ending"
+
+
+def _deadline_left(job: GPUJob, now: datetime) -> float | None:
+    if job.spec.active_deadline is None or job.status.start_time is None:
+        return None
+    age = (now - parse_timestamp(job.status.start_time)).total_seconds()
+    return parse_duration(job.spec.active_deadline) - age
+
+
+def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
+    """When time alone, without any event, would change the plan."""
+    waits = [left for left in (_deadline_left(view.job, view.now),) if left is not None]
+    for partition in held:
+        if partition.status.expires_at is not None:
+            over = parse_timestamp(partition.status.expires_at) - view.now
+            waits.append(over.total_seconds() + parse_duration(partition.spec.grace_period) + OVERRUN_MARGIN + 1)
+        elif partition.status.phase is PartitionPhase.BOUND and partition.status.node in view.lost_nodes:
+            waits.append(_stuck_left(partition, view.now))
+    return max(0.1, min(waits)) if waits else None

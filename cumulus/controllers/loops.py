@@ -1,0 +1,233 @@
+"""All loops of one term of leadership, put together: who reads what, who is queued by what, and one step of it all.
+
+There are no threads here. The manager steps the runners from threads, tests and the simulation step them one by one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from cumulus.backends.base import Backend
+from cumulus.clock import Clock
+from cumulus.controllers import gc, schedule, ttl
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.events import Recorder
+from cumulus.controllers.gc import CollectController, SweepController
+from cumulus.controllers.informer import Change, Informer
+from cumulus.controllers.job import JobController
+from cumulus.controllers.leader import Term
+from cumulus.controllers.node import NodeController
+from cumulus.controllers.partition import PartitionController
+from cumulus.controllers.reconcile import Controller, Request
+from cumulus.controllers.runner import Runner
+from cumulus.controllers.schedule import ScheduleController
+from cumulus.controllers.ttl import TidyController, TtlController
+from cumulus.controllers.waiters import waited_for
+from cumulus.controllers.workqueue import WorkQueue
+from cumulus.resources.job import GPUJob
+from cumulus.resources.key import Document, Key
+from cumulus.resources.lease import Lease
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.store.base import Retention, Store
+from cumulus.store.client import Client
+
+KINDS = (GPUJob.KIND, GPUPartition.KIND, GPUNode.KIND, Lease.KIND)
+"""What the informer watches. The leader's Lease is among them, so that the view's revision moves with each renewal
+and a new leader can wait until it has seen all that its predecessor wrote."""
+
+NODE_SETTLE_SECONDS = 1.0
+"""After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
+
+_ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
+
+
+class Loops:
+    """Built when leadership begins, from what is in the informer's cache then; closed when it ends."""
+
+    def __init__(
+        self,
+        store: Store,
+        informer: Informer,
+        backends: Sequence[Backend],
+        agents: Sequence[NodeAgent],
+        clock: Clock,
+        term: Term,
+        *,
+        fenced: Callable[[], None],
+        rng: random.Random | None = None,
+        retention: Retention | None = None,
+    ) -> None:
+        """`fenced` is called when a write shows that another daemon leads."""
+        self.informer = informer
+        self._clock = clock
+        self._fenced = fenced
+        self._rng = rng or random.Random()
+        client = Client(store, term.fence)
+        self.recorder = Recorder(client, clock)
+        by_node = {agent.name: agent for agent in agents}
+        by_runtime = {backend.runtime: backend for backend in backends}
+        self._backends = tuple(backends)
+        self._nodes = tuple(by_node)
+        self.runners: dict[str, Runner] = {}
+        self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}", retention or Retention())
+
+    def start(self) -> None:
+        """Queue everything there is, and listen to the informer and the backends from now on."""
+        self.informer.add_handler(self._route)
+        for backend in self._backends:
+            backend.subscribe(self._workload_changed)
+        self.resync()
+
+    def resync(self) -> None:
+        """Look at everything once more: what makes up for a notice that was lost."""
+        cache = self.informer.cache
+        for name in cache.keys(GPUJob.KIND):
+            self._job(Request(*name))
+        for name in cache.keys(GPUPartition.KIND):
+            self._add("partition", Request(*name))
+            self._add("gc-gpupartition", Request(*name))
+        for node in {*self._nodes, *(name for _, name in cache.keys(GPUNode.KIND))}:
+            self._add("node", Request("", node))
+        self._add("schedule", schedule.QUEUE)
+        self._add("sweep", gc.SWEEP)
+        self._add("tidy", ttl.TIDY)
+
+    def close(self) -> None:
+        """Take nothing more from the queues. Workloads and leases go on."""
+        self.informer.remove_handler(self._route)
+        for runner in self.runners.values():
+            runner.queue.shut_down()
+
+    def drain(self, timeout: float) -> bool:
+        """After `close`: wait for the reconciles that run, in all at most `timeout` seconds."""
+        deadline = self._clock.monotonic() + timeout
+        return all(runner.queue.drain(max(0.0, deadline - self._clock.monotonic())) for runner in self.runners.values())
+
+    def next_due(self) -> float | None:
+        """When, on the monotonic clock, some loop has something to do; None where none has."""
+        times = [runner.queue.next_due() for runner in self.runners.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def _build(
+        self,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        backends: Mapping[str, Backend],
+        owner: str,
+        retention: Retention,
+    ) -> None:
+        cache, clock, recorder = self.informer.cache, self._clock, self.recorder
+        controllers: list[Controller] = [
+            JobController(cache, client, backends, clock, recorder),
+            PartitionController(
+                cache, client, agents, clock, recorder, owner=owner,
+                waited_for=lambda partition: waited_for(cache, partition, clock.now()),
+            ),
+            ScheduleController(cache, client, clock),
+            NodeController(cache, client, agents, clock, recorder, changed=self._lease_changed),
+            CollectController(GPUPartition, cache, client),
+            CollectController(GPUJob, cache, client),
+            SweepController(cache, client, agents, backends, owner=owner),
+            TtlController(cache, client, clock),
+            TidyController(client, clock, retention),
+        ]  # fmt: skip
+        for controller in controllers:
+            queue = WorkQueue(controller.name, clock, rng=self._rng)
+            self.runners[controller.name] = Runner(controller, queue, fenced=self._fenced)
+
+    def _add(self, loop: str, request: Request, after: float = 0.0) -> None:
+        self.runners[loop].queue.add_after(request, after)
+
+    def _route(self, change: Change) -> None:
+        match change.key.kind:
+            case GPUJob.KIND:
+                self._route_job(change)
+            case GPUPartition.KIND:
+                self._route_partition(change)
+            case GPUNode.KIND:
+                self._route_node(change)
+
+    def _route_job(self, change: Change) -> None:
+        request = Request(change.key.namespace, change.key.name)
+        owned = self.informer.cache.keys(GPUPartition.KIND, owner=change.new["metadata"]["uid"])
+        if change.type == "DELETED":
+            for name in owned:
+                self._add("gc-gpupartition", Request(*name))
+            return
+        self._job(request)
+        if _live_attempt(change.new) is None:
+            # The attempt is over: its partitions give their leases back.
+            for name in owned:
+                self._add("partition", Request(*name))
+
+    def _job(self, request: Request) -> None:
+        self._add("job", request)
+        self._add("ttl", request)
+        self._add("gc-gpujob", request)
+
+    def _route_partition(self, change: Change) -> None:
+        request = Request(change.key.namespace, change.key.name)
+        owner = _owning_job(change.new)
+        if owner is not None:
+            self._add("job", Request(owner.namespace, owner.name))
+        if change.type != "DELETED":
+            self._add("partition", request)
+        old, new = _phase(change.old), _phase(change.new)
+        if change.type != "MODIFIED" or old != new or _spec(change.old) != _spec(change.new):
+            self._add("schedule", schedule.QUEUE)
+        node = (change.new.get("status") or {}).get("node")
+        if node and old != new and (new == PartitionPhase.ACTIVE or new in _ENDED):
+            self._add("node", Request("", node), NODE_SETTLE_SECONDS)
+
+    def _route_node(self, change: Change) -> None:
+        self._add("node", Request("", change.key.name))
+        if change.old is not None and change.type != "DELETED" and _beats(change.old) == _beats(change.new):
+            return
+        self._add("schedule", schedule.QUEUE)
+        for name in self.informer.cache.keys(GPUPartition.KIND, node=change.key.name):
+            partition = self.informer.cache.document(Key(GPUPartition.KIND, *name))
+            owner = None if partition is None else _owning_job(partition)
+            self._add("partition", Request(*name))
+            if owner is not None:
+                self._add("job", Request(owner.namespace, owner.name))
+
+    def _lease_changed(self, partition: GPUPartition) -> None:
+        self._add("partition", Request(partition.metadata.namespace or "", partition.metadata.name))
+
+    def _workload_changed(self, namespace: str, job: str) -> None:
+        self._add("job", Request(namespace, job))
+
+
+def _phase(document: Document | None) -> str:
+    return str(((document or {}).get("status") or {}).get("phase", PartitionPhase.PENDING))
+
+
+def _spec(document: Document | None) -> object:
+    document = document or {"metadata": {}}
+    return document.get("spec"), document["metadata"].get("deletionTimestamp")
+
+
+def _live_attempt(document: Document) -> object:
+    attempts = (document.get("status") or {}).get("attempts") or ()
+    return attempts[-1] if attempts and not attempts[-1].get("endTime") else None
+
+
+def _owning_job(document: Document) -> Key | None:
+    for owner in document["metadata"].get("ownerReferences", ()):
+        if owner["kind"] == GPUJob.KIND:
+            return Key(GPUJob.KIND, document["metadata"].get("namespace") or "", owner["name"])
+    return None
+
+
+def _beats(document: Document) -> object:
+    """What of a node matters to others: all but when it was last heard, and what is free of its devices, which
+    the partitions tell."""
+    status = {k: v for k, v in (document.get("status") or {}).items() if k not in ("heartbeatTime", "devices")}
+    devices = [
+        {k: v for k, v in device.items() if k not in ("freeMemoryBytes", "freeCompute")}
+        for device in (document.get("status") or {}).get("devices", ())
+    ]
+    meta = document["metadata"]
+    return document.get("spec"), meta.get("labels"), meta.get("deletionTimestamp"), status, devices

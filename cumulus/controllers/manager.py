@@ -1,0 +1,182 @@
+"""The manager: a whole control plane in one process, from election to shutdown.
+
+It keeps an informer warm while standing by, builds the loops when it leads, steps them from a few threads, and
+tears them down when leadership passes on or it is told to stop. Workloads and leases never depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import structlog
+
+from cumulus.backends.base import Backend
+from cumulus.clock import Clock, SystemClock
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.informer import Informer
+from cumulus.controllers.leader import Elector, Term
+from cumulus.controllers.loops import KINDS, Loops
+from cumulus.controllers.runner import Runner
+from cumulus.errors import CumulusError, Fenced
+from cumulus.store.base import Retention, Store
+
+log = structlog.get_logger("cumulus.controllers")
+
+WORKERS = {"job": 4, "partition": 4, "node": 2}
+"""Threads of each loop; one where nothing is said. They mostly wait for nodes and backends."""
+
+RESYNC_SECONDS = 600.0
+FLUSH_SECONDS = 0.5
+"""How often recorded events are written."""
+DRAIN_SECONDS = 20.0
+"""How long a stop waits for the reconciles that run."""
+POLL_SECONDS = 1.0
+"""The longest wait of a thread before it looks whether it is to stop."""
+
+
+class Role(StrEnum):
+    STARTING = "starting"
+    STANDBY = "standby"
+    LEADING = "leading"
+    STOPPED = "stopped"
+
+
+def unique_identity() -> str:
+    """A name for this daemon that no other and no earlier one has: host, process id, chance."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Manager:
+    """`ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon
+    answers from then on."""
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Sequence[Backend],
+        agents: Sequence[NodeAgent],
+        *,
+        clock: Clock | None = None,
+        identity: str | None = None,
+        retention: Retention | None = None,
+        ready: Callable[[Role], None] = lambda role: None,
+    ) -> None:
+        self.role = Role.STARTING
+        self._store = store
+        self._backends = tuple(backends)
+        self._agents = tuple(agents)
+        self._clock = clock or SystemClock()
+        self._retention = retention
+        self._ready = ready
+        self._informer = Informer(store, KINDS)
+        self._elector = Elector(store, identity or unique_identity(), self._clock)
+        self._stop = threading.Event()
+        self._deposed = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set; then finish the reconciles that run and give leadership up."""
+        self._stop = stop
+        threads = [
+            threading.Thread(target=self._feed, name="informer", daemon=True),
+            threading.Thread(target=self._elect, name="election", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not stop.is_set():
+                self._become(Role.STANDBY)
+                term = self._wait_for_term()
+                if term is not None:
+                    self._lead(term)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(POLL_SECONDS * 3)
+            self._elector.release()
+            self._informer.close()
+            self._become(Role.STOPPED)
+
+    def _wait_for_term(self) -> Term | None:
+        """The term, once this daemon leads and its view holds all that earlier leaders wrote."""
+        while not self._stop.is_set():
+            term = self._elector.term
+            if term is not None and self._informer.synced:
+                if self._informer.cache.wait_for(term.revision, POLL_SECONDS):
+                    return term
+            else:
+                self._stop.wait(0.05)
+        return None
+
+    def _lead(self, term: Term) -> None:
+        self._deposed.clear()
+        loops = Loops(
+            self._store, self._informer, self._backends, self._agents, self._clock, term,
+            fenced=self._depose, retention=self._retention,
+        )  # fmt: skip
+        threads = [
+            threading.Thread(target=self._work, args=(runner,), name=f"{name}-{number}", daemon=True)
+            for name, runner in loops.runners.items()
+            for number in range(WORKERS.get(name, 1))
+        ]
+        loops.start()
+        for thread in threads:
+            thread.start()
+        self._become(Role.LEADING)
+        try:
+            self._attend(loops)
+        finally:
+            loops.close()
+            if not loops.drain(DRAIN_SECONDS):
+                log.warning("some reconciles did not finish in time", seconds=DRAIN_SECONDS)
+            self._flush(loops)
+
+    def _attend(self, loops: Loops) -> None:
+        """What the term's own thread does: events, resync, and watching whether the term goes on."""
+        resync = self._clock.monotonic() + RESYNC_SECONDS
+        while not self._deposed.is_set() and self._elector.leading:
+            if self._stop.wait(FLUSH_SECONDS):
+                return
+            self._flush(loops)
+            if self._clock.monotonic() >= resync:
+                resync += RESYNC_SECONDS
+                loops.resync()
+
+    def _flush(self, loops: Loops) -> None:
+        try:
+            loops.recorder.flush()
+        except Fenced:
+            self._depose()
+
+    def _work(self, runner: Runner) -> None:
+        while self._elector.leading and not runner.queue.stopped:
+            runner.step(POLL_SECONDS)
+
+    def _feed(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._informer.poll(POLL_SECONDS)
+            except CumulusError as error:
+                log.warning("cannot watch the store", error=str(error))
+                self._stop.wait(POLL_SECONDS)
+
+    def _elect(self) -> None:
+        while not self._stop.is_set():
+            self._elector.step()
+            self._stop.wait(self._elector.interval)
+
+    def _depose(self) -> None:
+        self._elector.depose()
+        self._deposed.set()
+
+    def _become(self, role: Role) -> None:
+        if role is self.role:
+            return
+        self.role = role
+        log.info("role", role=role.value, identity=self._elector.identity)
+        if role in (Role.STANDBY, Role.LEADING):
+            self._ready(role)

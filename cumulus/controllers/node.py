@@ -1,0 +1,174 @@
+"""The node loop: discovery and heartbeat. Makes each agent's GPUNode, keeps its devices and free shares up to date,
+and says when it stops answering. What changed of leases on the node by itself is passed on to the partition loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.events import Recorder
+from cumulus.controllers.reader import Reader
+from cumulus.controllers.reconcile import After, Done, Request, Result
+from cumulus.errors import AlreadyExists, LedgerUnavailable, NodeUnreachable
+from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.store.client import Client
+
+NAME = "node"
+
+LOOK_SECONDS = 10.0
+"""How often a node is asked."""
+
+HEARTBEAT_SECONDS = 20.0
+"""How often, at most, a heartbeat alone is written."""
+
+SILENT_SECONDS = 40.0
+"""How long a node may be silent before it is not Ready."""
+
+
+class NodeController:
+    """`changed` is told of each partition whose lease is not what its status says."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        changed: Callable[[GPUPartition], None],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._agents = agents
+        self._clock = clock
+        self._recorder = recorder
+        self._changed = changed
+        self._answered: dict[str, float] = {}
+        self._began = clock.monotonic()
+
+    def reconcile(self, request: Request) -> Result:
+        node = self._reader.get(GPUNode, "", request.name)
+        agent = self._agents.get(request.name)
+        if agent is None:
+            return Done() if node is None else self._unattended(node)
+        if node is not None and node.deleting:
+            return After(LOOK_SECONDS)
+        try:
+            devices, leases = agent.leases.devices(), agent.leases.list()
+        except (NodeUnreachable, LedgerUnavailable) as error:
+            return self._silent(node, agent, error)
+        self._answered[agent.name] = self._clock.monotonic()
+        if node is None:
+            node = self._create(agent)
+        partitions = self._reader.on_node(agent.name)
+        self._write(node, observed(node, agent, devices, leases, partitions, self._clock.now()), agent)
+        self._pass_on(partitions, leases)
+        return After(LOOK_SECONDS)
+
+    def _create(self, agent: NodeAgent) -> GPUNode:
+        node = GPUNode(metadata=ObjectMeta(name=agent.name, labels=dict(agent.labels)))
+        try:
+            return self._client.create(node)
+        except AlreadyExists:
+            return self._client.get(GPUNode, "", agent.name)
+
+    def _write(self, node: GPUNode, status: GPUNodeStatus, agent: NodeAgent) -> None:
+        missing = {k: v for k, v in agent.labels.items() if node.metadata.labels.get(k) != v}
+        if missing:
+            labels = {**node.metadata.labels, **missing}
+            node = self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": labels})))
+        if worth_writing(node.status, status):
+            self._client.update_status(node.replace(status=status))
+
+    def _pass_on(self, partitions: Sequence[GPUPartition], leases: Sequence[Lease]) -> None:
+        active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
+        for partition in partitions:
+            if partition.status.phase is PartitionPhase.ACTIVE and partition.uid not in active:
+                self._changed(partition)
+
+    def _silent(self, node: GPUNode | None, agent: NodeAgent, error: Exception) -> Result:
+        since = self._answered.get(agent.name, self._began)
+        if node is not None and self._clock.monotonic() - since >= SILENT_SECONDS:
+            self._not_ready(node, "Unreachable", str(error))
+        return After(LOOK_SECONDS)
+
+    def _unattended(self, node: GPUNode) -> Result:
+        """A node that no agent of this daemon looks after: its heartbeat is all there is."""
+        if node.status.heartbeat_time is None:
+            return Done()
+        age = (self._clock.now() - parse_timestamp(node.status.heartbeat_time)).total_seconds()
+        if age >= SILENT_SECONDS:
+            self._not_ready(node, "NoHeartbeat", "no daemon reports this node")
+            return Done()
+        return After(SILENT_SECONDS - age)
+
+    def _not_ready(self, node: GPUNode, reason: str, message: str) -> None:
+        now = timestamp(self._clock.now())
+        conditions = condition_set(node.status.conditions, now, "Ready", "Unknown", reason, message)
+        if conditions != node.status.conditions:
+            self._client.update_status(node.replace(status=node.status.model_copy(update={"conditions": conditions})))
+            self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
+
+
+def observed(
+    node: GPUNode,
+    agent: NodeAgent,
+    devices: Sequence[Device],
+    leases: Sequence[Lease],
+    partitions: Sequence[GPUPartition],
+    now: datetime,
+) -> GPUNodeStatus:
+    """The status of a node that answered. A lease that is no partition's of this store is foreign."""
+    own = {partition.uid for partition in partitions}
+    moment = timestamp(now)
+    return node.status.model_copy(
+        update={
+            "observed_generation": node.metadata.generation or 0,
+            "conditions": condition_set(node.status.conditions, moment, "Ready", True, "Answers"),
+            "hostname": agent.hostname,
+            "boot_id": agent.boot_id,
+            "runtimes": agent.runtimes,
+            "devices": tuple(_device(device, leases, own) for device in devices),
+            "heartbeat_time": moment,
+            "chronos_version": agent.chronos_version,
+        }
+    )
+
+
+def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
+    """Whether anything but the heartbeat changed, or the heartbeat is old enough to be written alone."""
+    if old.heartbeat_time is None or new.heartbeat_time is None:
+        return True
+    if old.model_copy(update={"heartbeat_time": new.heartbeat_time}) != new:
+        return True
+    age = parse_timestamp(new.heartbeat_time) - parse_timestamp(old.heartbeat_time)
+    return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
+
+
+def _device(device: Device, leases: Sequence[Lease], own: set[str]) -> DeviceStatus:
+    taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
+    foreign = sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id)
+    return DeviceStatus(
+        index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
+        memory_bytes=device.memory_bytes, driver=device.driver, enforcement=device.enforcement,
+        free_memory_bytes=device.memory_bytes - sum(lease.memory_bytes for lease in taken),
+        free_compute=FULL_COMPUTE - sum(lease.compute for lease in taken),
+        foreign_leases=tuple(
+            ForeignLease(
+                partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
+                expires_at=lease.expires_at, grace_seconds=lease.grace, user=lease.user,
+            )
+            for lease in foreign
+        ),
+        platform_index=device.platform_index, device_index=device.device_index,
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""The partition loop: takes bound partitions to their node for a lease, follows the lease, and gives it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cumulus.chronos.lease import Lease
+from cumulus.clock import Clock
+from cumulus.controllers import partition_plan
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.events import Recorder
+from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
+from cumulus.controllers.reader import Reader
+from cumulus.controllers.reconcile import After, Done, Request, Result
+from cumulus.controllers.writes import unversioned
+from cumulus.errors import InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease
+from cumulus.resources.job import GPUJob
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.store.base import Write
+from cumulus.store.client import Client, decode
+
+NAME = "partition"
+
+
+class PartitionController:
+    """`owner` marks the leases that this store's controllers asked for; `waited_for` tells whether somebody
+    waits for the partition's device."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        owner: str,
+        waited_for: Callable[[GPUPartition], bool],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._agents = agents
+        self._clock = clock
+        self._recorder = recorder
+        self._owner = owner
+        self._waited_for = waited_for
+
+    def reconcile(self, request: Request) -> Result:
+        partition = self._reader.get(GPUPartition, *request)
+        if partition is None:
+            return Done()
+        releasing = self._releasing(partition)
+        if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
+            plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
+            return self._apply(partition, plan)
+        if partition.status.phase is PartitionPhase.BOUND:
+            # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
+            partition = self._fresh(partition)
+            if partition.status.phase is not PartitionPhase.BOUND:
+                return Done()
+            releasing = self._releasing(partition)
+        try:
+            answer = self._ask(partition, releasing)
+        except NodeUnreachable as error:
+            self._apply(partition, self._plan(partition, Unreachable(str(error)), releasing))
+            raise
+        result = self._apply(partition, self._plan(partition, answer, releasing))
+        if isinstance(answer, Lease) and not releasing and partition.status.phase is PartitionPhase.ACTIVE:
+            return self._renew(partition, answer, result)
+        return result
+
+    def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool) -> Plan:
+        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now())
+
+    def _ask(self, partition: GPUPartition, releasing: bool) -> Answer:
+        agent = self._agents.get(partition.status.node)
+        if agent is None:
+            if self._reader.get(GPUNode, "", partition.status.node) is None:
+                return Gone()
+            raise NodeUnreachable(f"this daemon does not look after the node {partition.status.node}")
+        if releasing:
+            return agent.leases.release(partition.uid)
+        if partition.status.phase is PartitionPhase.ACTIVE:
+            return agent.leases.get(partition.uid)
+        try:
+            return agent.leases.grant(partition_plan.lease_request(partition, self._owner))
+        except (InsufficientShare, NoSuchDevice) as error:
+            return Refused(type(error).__name__, str(error))
+
+    def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
+        due = partition_plan.renewal(partition, lease, self._clock.now())
+        if due is None:
+            return result
+        wait, seconds = due
+        if wait > 0:
+            return After(wait)
+        if self._waited_for(partition):
+            return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
+        try:
+            renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
+        except NoSuchLease:
+            return After(partition_plan.ENDING_POLL)
+        self._recorder.record(partition, "Normal", "Renewed", "nobody waits for the device", component=NAME)
+        return self._apply(partition, self._plan(partition, renewed, False))
+
+    def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
+        """Write status and finalizer where they changed, both at once; then say when to look again."""
+        changed = plan.status != partition.status
+        finish = plan.finish and FINALIZER in partition.metadata.finalizers
+        if finish:
+            left = tuple(f for f in partition.metadata.finalizers if f != FINALIZER)
+            metadata = partition.metadata.model_copy(update={"finalizers": left})
+            document = partition.replace(metadata=metadata).to_json()
+            writes = [Write("update", document)]
+            if changed:
+                status = Write("status", partition.replace(status=plan.status).to_json())
+                writes = [status, Write("update", unversioned(document))]
+            self._client.store.transact(writes, fence=self._client.fence)
+        elif changed:
+            self._client.update_status(partition.replace(status=plan.status))
+        if changed and plan.status.phase is not partition.status.phase:
+            self._say(partition, plan)
+        return Done() if plan.wake is None or finish else After(plan.wake)
+
+    def _say(self, partition: GPUPartition, plan: Plan) -> None:
+        status = plan.status
+        match status.phase:
+            case PartitionPhase.ACTIVE:
+                message = f"leased {status.device_name or 'device'} {status.device} of {status.node}"
+                self._recorder.record(partition, "Normal", "Leased", message, component=NAME)
+            case PartitionPhase.EXPIRED:
+                self._recorder.record(partition, "Normal", "Expired", "the lease's time was over", component=NAME)
+            case PartitionPhase.FAILED:
+                ended = next((c for c in status.conditions if c.type == "Ended"), None)
+                reason, message = (ended.reason, ended.message) if ended else ("Failed", "")
+                self._recorder.record(partition, "Warning", reason, message, component=NAME)
+
+    def _releasing(self, partition: GPUPartition) -> bool:
+        return partition_plan.releasing(partition, owning_job(self._reader, partition))
+
+    def _fresh(self, partition: GPUPartition) -> GPUPartition:
+        return decode(GPUPartition, self._client.store.get(partition.key))
+
+
+def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
+    """The job that owns the partition, as the reader knows it."""
+    for owner in partition.metadata.owner_references:
+        if owner.kind == GPUJob.KIND:
+            job = reader.get(GPUJob, partition.metadata.namespace or "", owner.name)
+            if job is not None and job.uid == owner.uid:
+                return job
+    return None

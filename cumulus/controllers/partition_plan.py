@@ -1,0 +1,206 @@
+"""What follows for one partition from what its node says: pure, no I/O.
+
+Pending -> Bound (schedule) -> Active -> Expired | Released | Failed. Phases never go back, and an ended phase is
+written only when the node has confirmed that the share is free, or when a person removed the node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.clock import parse_timestamp, timestamp
+from cumulus.controllers.conditions import Truth, condition_set
+from cumulus.resources.job import GPUJob
+from cumulus.resources.meta import ATTEMPT_LABEL
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
+from cumulus.resources.quantity import parse_duration
+
+FINALIZER = "cumulus.dev/partition"
+
+ENDING_POLL = 0.25
+"""Seconds between looks at a lease whose processes are being ended."""
+
+RENEW_FRACTION = 0.25
+"""A lease that is renewed while idle is renewed when this part of its duration is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The node would not grant the lease; `reason` is one CamelCase word."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The node did not answer: nothing is known, and nothing follows but a condition."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A person deleted the GPUNode: it is not coming back with that lease."""
+
+
+Answer = Lease | None | Refused | Unreachable | Gone
+"""What the node said when it was asked to grant, show or release the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`status` to write where it differs; whether the finalizer goes with it; when to look again."""
+
+    status: GPUPartitionStatus
+    finish: bool = False
+    wake: float | None = None
+
+
+def releasing(partition: GPUPartition, owner: GPUJob | None) -> bool:
+    """Whether the lease is to end now: the partition is being deleted, or the attempt it was made for is over."""
+    return partition.deleting or (owner is not None and attempt_over(partition, owner))
+
+
+def attempt_over(partition: GPUPartition, job: GPUJob) -> bool:
+    """Whether the job's attempt that this partition was made for has ended."""
+    number = int(partition.metadata.labels.get(ATTEMPT_LABEL, "0"))
+    if number < job.status.attempt_count:
+        return True
+    return any(attempt.number == number and attempt.end_time is not None for attempt in job.status.attempts)
+
+
+def lease_request(partition: GPUPartition, owner: str) -> LeaseRequest:
+    """The lease that a bound partition asks its node for. Its id is the partition's uid: an id is used once."""
+    spec, status = partition.spec, partition.status
+    assert status.device is not None
+    return LeaseRequest(
+        id=partition.uid, device=status.device, memory_bytes=status.memory_bytes, compute=status.compute,
+        seconds=parse_duration(spec.duration), user=spec.user or _job(partition),
+        grace=parse_duration(spec.grace_period), owner=owner,
+    )  # fmt: skip
+
+
+def plan(partition: GPUPartition, answer: Answer, *, releasing: bool, now: datetime) -> Plan:
+    """The next state of a partition that is Bound or Active, from what its node answered."""
+    match answer:
+        case Unreachable(message):
+            return Plan(_unreachable(partition, message, now))
+        case Gone():
+            return _end(partition, PartitionPhase.FAILED, "NodeGone", "its node was deleted", now)
+        case Refused(reason, message):
+            return _end(partition, PartitionPhase.FAILED, reason, message, now)
+        case None if releasing:
+            return _end(partition, PartitionPhase.RELEASED, "Released", "no lease was made", now)
+        case None:
+            return _end(partition, PartitionPhase.FAILED, "LeaseLost", "the node does not know the lease", now)
+        case Lease(state=LeaseState.ENDED):
+            return _ended(partition, answer, now)
+        case Lease(state=LeaseState.ENDING):
+            return Plan(_ending(partition, answer, now), wake=ENDING_POLL)
+        case Lease():
+            return Plan(_active(partition, answer, now), wake=max(0.0, answer.expires_in) + ENDING_POLL)
+
+
+def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> Plan:
+    """The next state of a partition that holds no lease: Pending, or ended."""
+    if partition.status.phase is PartitionPhase.PENDING and releasing and not partition.deleting:
+        return _end(partition, PartitionPhase.RELEASED, "Released", "no lease was made", now)
+    return Plan(partition.status, finish=partition.deleting)
+
+
+def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float, float] | None:
+    """For a lease that is renewed while nobody waits: (seconds until it is time, seconds to renew it for then).
+
+    None where it is never renewed, or has reached the maximum.
+    """
+    spec = partition.spec.renewal
+    if spec.policy != "WhileIdle" or spec.maximum is None or lease.state is not LeaseState.ACTIVE:
+        return None
+    duration = parse_duration(partition.spec.duration)
+    age = (now - parse_timestamp(lease.granted_at)).total_seconds()
+    left = parse_duration(spec.maximum) - age
+    if left <= lease.expires_in + 1:
+        return None
+    wait = max(0.0, lease.expires_in - RENEW_FRACTION * duration)
+    return wait, min(duration, left - wait)
+
+
+def _active(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
+    moment = timestamp(now)
+    conditions = condition_set(partition.status.conditions, moment, "Active", True, "LeaseGranted")
+    return _granted(partition, lease).model_copy(
+        update={
+            "phase": PartitionPhase.ACTIVE,
+            "conditions": condition_set(conditions, moment, "Ended", False, "LeaseLives"),
+        }
+    )
+
+
+def _ending(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
+    """The phase stays: the share is still taken."""
+    conditions = condition_set(partition.status.conditions, timestamp(now), "Ended", False, "Ending", _why(lease))
+    return _granted(partition, lease).model_copy(update={"conditions": conditions})
+
+
+def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> Plan:
+    expired = lease.end_reason is EndReason.EXPIRED
+    phase = PartitionPhase.EXPIRED if expired else PartitionPhase.RELEASED
+    known = partition.replace(status=_granted(partition, lease))
+    return _end(known, phase, phase.value, _why(lease), now)
+
+
+def _end(partition: GPUPartition, phase: PartitionPhase, reason: str, message: str, now: datetime) -> Plan:
+    moment = timestamp(now)
+    conditions = condition_set(partition.status.conditions, moment, "Active", False, reason, message)
+    status = partition.status.model_copy(
+        update={
+            "observed_generation": partition.metadata.generation or 0,
+            "phase": phase,
+            "conditions": condition_set(conditions, moment, "Ended", True, reason, message),
+            "ended_at": moment,
+        }
+    )
+    return Plan(status, finish=partition.deleting)
+
+
+def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
+    return partition.status.model_copy(
+        update={
+            "observed_generation": partition.metadata.generation or 0,
+            "partition_id": lease.id,
+            "memory_bytes": lease.memory_bytes,
+            "compute": lease.compute,
+            "fencing_token": lease.token,
+            "activated_at": lease.granted_at,
+            "expires_at": lease.expires_at,
+        }
+    )
+
+
+def _unreachable(partition: GPUPartition, message: str, now: datetime) -> GPUPartitionStatus:
+    truth: Truth = "Unknown" if partition.status.phase is PartitionPhase.ACTIVE else "False"
+    conditions = condition_set(partition.status.conditions, timestamp(now), "Active", truth, "NodeUnreachable", message)
+    return partition.status.model_copy(update={"conditions": conditions})
+
+
+def _job(partition: GPUPartition) -> str:
+    """namespace/name of the job it belongs to: whom the lease is for where the spec names nobody."""
+    name = next((owner.name for owner in partition.metadata.owner_references if owner.kind == GPUJob.KIND), "")
+    return f"{partition.metadata.namespace}/{name}" if name else ""
+
+
+def _why(lease: Lease) -> str:
+    return "its time was over" if lease.end_reason is EndReason.EXPIRED else "it was given back"
+
+
+def over_by_time(partition: GPUPartition, now: datetime, margin: float) -> bool:
+    """Whether the lease and its grace are over by the clock, with `margin` seconds to spare, whatever the node says:
+    the node ends its leases alone, also when cut off. False for a lease whose end is not known."""
+    expires_at = partition.status.expires_at
+    if expires_at is None:
+        return False
+    end = parse_timestamp(expires_at) + timedelta(seconds=parse_duration(partition.spec.grace_period) + margin)
+    return now > end

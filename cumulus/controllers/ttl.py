@@ -1,0 +1,98 @@
+"""Things that go by themselves with time: finished jobs, events, and the store's history."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.reader import Reader
+from cumulus.controllers.reconcile import After, Done, Request, Result
+from cumulus.errors import Conflict, NotFound
+from cumulus.resources.event import Event
+from cumulus.resources.job import GPUJob
+from cumulus.resources.key import key_of
+from cumulus.resources.quantity import parse_duration
+from cumulus.store.base import Query, Retention, Write
+from cumulus.store.client import Client
+
+EVENT_SECONDS = 3600.0
+"""How long an event is kept after it was last seen."""
+
+TIDY = Request("", "tidy")
+"""The tidy loop's only key."""
+TIDY_SECONDS = 60.0
+PAGE = 500
+
+
+class TtlController:
+    """Deletes finished jobs once their spec.ttlAfterFinished has passed."""
+
+    name = "ttl"
+
+    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+        self._reader = reader
+        self._client = client
+        self._clock = clock
+
+    def reconcile(self, request: Request) -> Result:
+        job = self._reader.get(GPUJob, *request)
+        if job is None or job.deleting or not job.status.phase.finished:
+            return Done()
+        if job.spec.ttl_after_finished is None or job.status.completion_time is None:
+            return Done()
+        age = (self._clock.now() - parse_timestamp(job.status.completion_time)).total_seconds()
+        left = parse_duration(job.spec.ttl_after_finished) - age
+        if left > 0:
+            return After(left)
+        self._client.store.delete(
+            job.key, uid=job.uid, resource_version=job.metadata.resource_version, fence=self._client.fence
+        )
+        return Done()
+
+
+class TidyController:
+    """Deletes old events and forgets old history."""
+
+    name = "tidy"
+
+    def __init__(self, client: Client, clock: Clock, retention: Retention) -> None:
+        self._client = client
+        self._clock = clock
+        self._retention = retention
+        self._past: deque[tuple[float, int]] = deque()
+
+    def reconcile(self, request: Request) -> Result:
+        self._expire_events()
+        self._compact()
+        return After(TIDY_SECONDS)
+
+    def _expire_events(self) -> None:
+        store, token = self._client.store, ""
+        oldest = timestamp(self._clock.now() - timedelta(seconds=EVENT_SECONDS))
+        while True:
+            page = store.list(Query(Event.KIND, limit=PAGE, continue_token=token))
+            old = [item for item in page.items if item.get("lastTimestamp", "") < oldest]
+            writes = [Write("delete", key=key_of(item), uid=item["metadata"]["uid"]) for item in old]
+            if writes:
+                try:
+                    store.transact(writes, fence=self._client.fence)
+                except (Conflict, NotFound):
+                    return
+            token = page.continue_token
+            if not token:
+                return
+
+    def _compact(self) -> None:
+        """Keep as many revisions, and revisions as old, as the retention says."""
+        store, now = self._client.store, self._clock.monotonic()
+        revision = store.revision()
+        self._past.append((now, revision))
+        reached = 0
+        while self._past and self._past[0][0] <= now - self._retention.seconds:
+            reached = self._past.popleft()[1]
+        if reached:
+            self._past.appendleft((now - self._retention.seconds, reached))
+        oldest = min(reached, revision - self._retention.revisions)
+        if oldest > 0:
+            store.compact(oldest)
