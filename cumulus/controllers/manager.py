@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 import structlog
@@ -53,7 +53,7 @@ def unique_identity() -> str:
 
 class Manager:
     """`ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon
-    answers from then on."""
+    answers from then on. `workers`: threads of each loop, instead of `WORKERS`."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Manager:
         identity: str | None = None,
         retention: Retention | None = None,
         ready: Callable[[Role], None] = lambda role: None,
+        workers: Mapping[str, int] | None = None,
     ) -> None:
         self.role = Role.STARTING
         self._store = store
@@ -73,6 +74,7 @@ class Manager:
         self._clock = clock or SystemClock()
         self._retention = retention
         self._ready = ready
+        self._workers = WORKERS if workers is None else workers
         self._informer = Informer(store, KINDS)
         self._elector = Elector(store, identity or unique_identity(), self._clock)
         self._stop = threading.Event()
@@ -121,7 +123,7 @@ class Manager:
         threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"{name}-{number}", daemon=True)
             for name, runner in loops.runners.items()
-            for number in range(WORKERS.get(name, 1))
+            for number in range(self._workers.get(name, 1))
         ]
         loops.start()
         for thread in threads:
