@@ -30,7 +30,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.lease import Lease
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.store.base import Retention, Store
+from cumulus.store.base import Store
 from cumulus.store.client import Client
 
 KINDS = (GPUJob.KIND, GPUPartition.KIND, GPUNode.KIND, Lease.KIND)
@@ -57,7 +57,6 @@ class Loops:
         *,
         fenced: Callable[[], None],
         rng: random.Random | None = None,
-        retention: Retention | None = None,
     ) -> None:
         """`fenced` is called when a write shows that another daemon leads."""
         self.informer = informer
@@ -71,7 +70,7 @@ class Loops:
         self._backends = tuple(backends)
         self._nodes = tuple(by_node)
         self.runners: dict[str, Runner] = {}
-        self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}", retention or Retention())
+        self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}")
 
     def start(self) -> None:
         """Queue everything there is, and listen to the informer and the backends from now on."""
@@ -116,7 +115,6 @@ class Loops:
         agents: Mapping[str, NodeAgent],
         backends: Mapping[str, Backend],
         owner: str,
-        retention: Retention,
     ) -> None:
         cache, clock, recorder = self.informer.cache, self._clock, self.recorder
         controllers: list[Controller] = [
@@ -131,7 +129,7 @@ class Loops:
             CollectController(GPUJob, cache, client),
             SweepController(cache, client, agents, backends, owner=owner),
             TtlController(cache, client, clock),
-            TidyController(client, clock, retention),
+            TidyController(client, clock),
         ]  # fmt: skip
         for controller in controllers:
             queue = WorkQueue(controller.name, clock, rng=self._rng)

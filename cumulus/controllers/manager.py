@@ -23,7 +23,7 @@ from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
 from cumulus.controllers.runner import Runner
 from cumulus.errors import CumulusError, Fenced
-from cumulus.store.base import Retention, Store
+from cumulus.store.base import Store
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -63,7 +63,6 @@ class Manager:
         *,
         clock: Clock | None = None,
         identity: str | None = None,
-        retention: Retention | None = None,
         ready: Callable[[Role], None] = lambda role: None,
         workers: Mapping[str, int] | None = None,
     ) -> None:
@@ -72,7 +71,6 @@ class Manager:
         self._backends = tuple(backends)
         self._agents = tuple(agents)
         self._clock = clock or SystemClock()
-        self._retention = retention
         self._ready = ready
         self._workers = WORKERS if workers is None else workers
         self._informer = Informer(store, KINDS)
@@ -118,7 +116,7 @@ class Manager:
         self._deposed.clear()
         loops = Loops(
             self._store, self._informer, self._backends, self._agents, self._clock, term,
-            fenced=self._depose, retention=self._retention,
+            fenced=self._depose,
         )  # fmt: skip
         threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"{name}-{number}", daemon=True)

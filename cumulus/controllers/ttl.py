@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import timedelta
 
 from cumulus.clock import Clock, parse_timestamp, timestamp
@@ -13,7 +12,7 @@ from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import key_of
 from cumulus.resources.quantity import parse_duration
-from cumulus.store.base import Query, Retention, Write
+from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
 
 EVENT_SECONDS = 3600.0
@@ -52,19 +51,17 @@ class TtlController:
 
 
 class TidyController:
-    """Deletes old events and forgets old history."""
+    """Deletes old events, and lets the store forget old history."""
 
     name = "tidy"
 
-    def __init__(self, client: Client, clock: Clock, retention: Retention) -> None:
+    def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._retention = retention
-        self._past: deque[tuple[float, int]] = deque()
 
     def reconcile(self, request: Request) -> Result:
         self._expire_events()
-        self._compact()
+        self._client.store.retain()
         return After(TIDY_SECONDS)
 
     def _expire_events(self) -> None:
@@ -82,17 +79,3 @@ class TidyController:
             token = page.continue_token
             if not token:
                 return
-
-    def _compact(self) -> None:
-        """Keep as many revisions, and revisions as old, as the retention says."""
-        store, now = self._client.store, self._clock.monotonic()
-        revision = store.revision()
-        self._past.append((now, revision))
-        reached = 0
-        while self._past and self._past[0][0] <= now - self._retention.seconds:
-            reached = self._past.popleft()[1]
-        if reached:
-            self._past.appendleft((now - self._retention.seconds, reached))
-        oldest = min(reached, revision - self._retention.revisions)
-        if oldest > 0:
-            store.compact(oldest)
