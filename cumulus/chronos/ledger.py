@@ -78,16 +78,14 @@ class Ledger:
     def grant(self, request: LeaseRequest) -> Lease:
         """See `Leases.grant`. Raises `UsageError` too, where the request is malformed."""
         _check_request(request)
-        if not self._offered():
-            self.rediscover()
+        self._settle()
         self._watch()
-        with self.database.write() as tx:
-            now = Moment.read(self.clock)
-            lease = records.find_lease(tx, request.id, now)
-            if lease is None:
-                lease = self._insert(tx, request, now)
-            else:
-                _check_same(lease, request)
+        try:
+            lease = self._grant(request)
+        except NoSuchDevice:
+            if self._offered() or not self.rediscover():
+                raise
+            lease = self._grant(request)
         self._watch(poke=request.seconds < watchdog.POLL)
         return lease
 
@@ -149,7 +147,7 @@ class Ledger:
         """See `Leases.list`; in the order they were granted."""
         self._settle()
         with self.database.read() as db:
-            return records.leases(db, Moment.read(self.clock), "true" if ended else "state <> 'Ended'")
+            return records.leases(db, Moment.read(self.clock), "true" if ended else records.LIVE)
 
     def usage(self, index: int) -> Usage:
         """What of the device is leased. Raises `NoSuchDevice`."""
@@ -163,6 +161,15 @@ class Ledger:
     def close(self) -> None:
         """Close the files; leases live on."""
         self.database.close()
+
+    def _grant(self, request: LeaseRequest) -> Lease:
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = records.find_lease(tx, request.id, now)
+            if lease is None:
+                return self._insert(tx, request, now)
+            _check_same(lease, request)
+            return lease
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
         offered = _offer(records.devices(tx))

@@ -152,7 +152,7 @@ class Partitioner:
         leases = self.ledger.list()
         with self.ledger.database.read() as db:
             processes = {lease.id: records.processes_of(db, lease.id) for lease in leases}
-            seconds = dict(db.execute("SELECT id, seconds FROM lease WHERE state <> 'Ended'").fetchall())
+            seconds = dict(db.execute(f"SELECT id, seconds FROM lease WHERE {records.LIVE}").fetchall())
         return [
             PartitionInfo(
                 partition_id=lease.id,

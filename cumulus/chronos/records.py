@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 
+LIVE = "state IN ('Active', 'Ending')"
+
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
     " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"
@@ -49,7 +51,7 @@ def find_lease(db: sqlite3.Connection, id: str, now: Moment) -> Lease | None:
 
 def leases(db: sqlite3.Connection, now: Moment, where: str = "true", *args: object) -> list[Lease]:
     """In the order they were granted."""
-    return [_lease(row, now) for row in db.execute(f"{_LEASE} WHERE {where} ORDER BY seq", args)]
+    return [_lease(row, now) for row in db.execute(f"{_LEASE} WHERE {where} ORDER BY +seq", args)]
 
 
 def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, token: int, now: Moment) -> Lease:
@@ -178,9 +180,9 @@ def settle_boot(tx: sqlite3.Connection, boot: str, now: Moment) -> None:
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("UPDATE lease SET ended_since = ? WHERE state = 'Ended'", (now.monotonic,))
-    granted_for = dict(tx.execute("SELECT id, seconds FROM lease WHERE state <> 'Ended'"))
+    granted_for = dict(tx.execute(f"SELECT id, seconds FROM lease WHERE {LIVE}"))
     tx.execute("UPDATE lease SET deadline = ? + seconds WHERE state = 'Active'", (now.monotonic,))
-    for lease in leases(tx, now, "state <> 'Ended'"):
+    for lease in leases(tx, now, LIVE):
         left = min((parse_timestamp(lease.expires_at) - now.wall).total_seconds(), granted_for[lease.id])
         if lease.state is LeaseState.ENDING:
             finish_end(tx, lease, now)
@@ -202,8 +204,7 @@ def forget(tx: sqlite3.Connection, before: float, limit: int) -> int:
 
 def _gpus_first(tx: sqlite3.Connection) -> None:
     rows: Iterable[tuple[str, int, str, int]] = tx.execute(
-        "SELECT id, number, type, EXISTS (SELECT 1 FROM lease WHERE device_id = device.id AND state <> 'Ended')"
-        " FROM device ORDER BY type <> 'gpu', number"
+        "SELECT id, number, type, used_memory > 0 FROM device ORDER BY type <> 'gpu', number"
     ).fetchall()
     moves = [(wanted, id, live) for wanted, (id, number, _, live) in enumerate(rows) if number != wanted]
     if any(live for _, _, live in moves):

@@ -78,7 +78,7 @@ class Service:
     def _retire(self) -> bool:
         """Give up the lock where no lease is live, with writers held off: who grants next finds no monitor."""
         with self._ledger.database.write() as tx:
-            if tx.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state <> 'Ended')").fetchone()[0]:
+            if tx.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state IN ('Active', 'Ending'))").fetchone()[0]:
                 return False
             os.close(self._lock)
             return True

@@ -1,0 +1,106 @@
+"""A ledger on a machine with two GPUs and a CPU, and processes that are gone when the test is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import watchdog
+from cumulus.chronos.lease import Device, LeaseRequest
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.processes import MARKER
+from cumulus.clock import Clock, FakeClock
+
+GIB = 2**30
+GPUS = [
+    Device(index=0, id="GPU-a", name="H100", vendor="NVIDIA", type="gpu", memory_bytes=80 * GIB),
+    Device(index=1, id="GPU-b", name="H100", vendor="NVIDIA", type="gpu", memory_bytes=80 * GIB),
+]
+CPU = Device(index=2, id="cpu", name="EPYC", vendor="AMD", type="cpu", memory_bytes=16 * GIB)
+
+
+def request(id: str = "a", **fields: object) -> LeaseRequest:
+    """A quarter of device 0 for a minute, unless said otherwise."""
+    defaults: dict[str, object] = {"device": 0, "memory_bytes": 20 * GIB, "compute": 250, "seconds": 60.0, "grace": 0.2}
+    return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until it is true, and fail the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A ledger's directory. Its monitor, if the test started one, is ended."""
+    monkeypatch.setenv("CHRONOS_HOME", str(tmp_path / "chronos"))
+    monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "30")
+    monkeypatch.delenv("CHRONOS_OFFER_CPU", raising=False)
+    monkeypatch.delenv(MARKER, raising=False)
+    yield tmp_path / "chronos"
+    end_monitor(tmp_path / "chronos")
+
+
+def end_monitor(home: Path) -> None:
+    pid = watchdog.running(home)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: watchdog.running(home) is None)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(home: Path, clock: FakeClock) -> Iterator[Ledger]:
+    """On a fake clock, hence with no monitor of its own."""
+    ledger = open_ledger(home, clock)
+    yield ledger
+    ledger.close()
+
+
+def open_ledger(home: Path, clock: Clock | None = None, boot: str | None = None) -> Ledger:
+    return Ledger(home, clock, lambda: [*GPUS, CPU], boot=boot)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start Python programs; they and all they leave behind, known by a marker of the test, are killed at its end."""
+    mark = f"TEST_OF_CHRONOS={tmp_path}"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(program: str, **environment: str) -> subprocess.Popen[bytes]:
+        name, value = mark.split("=", 1)
+        # -S: without the site module Python starts in a third of the time.
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", program],
+            env={name: value, "OUT": str(tmp_path), **environment},
+            stdout=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdecimal() and mark.encode() in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                os.kill(int(name), signal.SIGKILL)
+        except OSError:
+            continue
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
