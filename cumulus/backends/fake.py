@@ -242,8 +242,8 @@ class FakeBackend:
             run.broken = str(error)
 
     def _observe(self, run: _Run) -> Observed | None:
-        then = self._clock.monotonic() - self.lag()
-        return None if run.removed or then < run.began else run.observe(then)
+        then = max(run.began, self._clock.monotonic() - self.lag())
+        return None if run.removed else run.observe(then)
 
     def _settle(self) -> None:
         for node in (self._nodes or {}).values():

@@ -137,7 +137,7 @@ def drive(
         if until():
             return
         world.backend.tell()
-        if any([daemon.step() for daemon in daemons]):
+        if sum(daemon.step() for daemon in daemons):
             continue
         now = world.clock.monotonic()
         assert now < deadline, f"the condition did not come true within {within} s"
@@ -150,7 +150,7 @@ def settle(world: World, *daemons: Daemon, seconds: float = 0.0) -> None:
     end = world.clock.monotonic() + seconds
     for _ in range(STEPS):
         world.backend.tell()
-        if any([daemon.step() for daemon in daemons]):
+        if sum(daemon.step() for daemon in daemons):
             continue
         now = world.clock.monotonic()
         if now >= end:
