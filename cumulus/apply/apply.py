@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cumulus.apply.plan import Result, last_applied, plan
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
@@ -54,14 +54,18 @@ def apply(
         if dry_run or not writes:
             return results
         try:
-            store.transact(writes, fence=fence)
+            written = iter(store.transact(writes, fence=fence))
         except (AlreadyExists, Conflict, NotFound):
             continue
-        return results
+        return [_written(result, next(written)) if result.write() is not None else result for result in results]
     raise Conflict(
         f"the objects kept changing while they were applied ({ATTEMPTS} attempts); nothing was applied",
         hint="apply again",
     )
+
+
+def _written(result: Result, document: Document) -> Result:
+    return result if result.action == "pruned" else replace(result, after=document)
 
 
 def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None) -> list[Result]:

@@ -33,9 +33,7 @@ def merge(last: Mapping[str, Any], new: Mapping[str, Any], live: Mapping[str, An
 def _merge_maps(last: Mapping[str, Any], new: Mapping[str, Any], live: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     merged: dict[str, Any] = {}
     for key in [*live, *(key for key in new if key not in live)]:
-        value = _merge_values(
-            last.get(key, _GONE), new.get(key, _GONE), live.get(key, _GONE), (*path, key)
-        )  # fmt: skip
+        value = _merge_values(last.get(key, _GONE), new.get(key, _GONE), live.get(key, _GONE), (*path, key))
         if value is not _GONE:
             merged[key] = value
     return merged
@@ -65,10 +63,14 @@ def _without(last: Any, live: Any, path: tuple[str, ...]) -> Any:
 
 def _merge_items(last: list[Any], new: list[Any], live: list[Any], path: tuple[str, ...]) -> list[Any]:
     name = KEYED_LISTS[path]
-    before, wanted, there = ({item[name]: item for item in items} for items in (last, new, live))
+    before, wanted, there = (_by_name(items, name) for items in (last, new, live))
     merged = [_merge_maps(_map(before.get(key)), item, _map(there.get(key)), path) for key, item in wanted.items()]
     others = [item for key, item in there.items() if key not in wanted and key not in before]
     return merged + others
+
+
+def _by_name(items: list[Any], name: str) -> dict[Any, Any]:
+    return {item[name]: item for item in items if isinstance(item, Mapping) and isinstance(item.get(name), str)}
 
 
 def _map(value: Any) -> Mapping[str, Any]:

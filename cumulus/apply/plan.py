@@ -17,6 +17,7 @@ from cumulus.resources.meta import LAST_APPLIED, Resource
 from cumulus.resources.schema import Field, root
 from cumulus.resources.values import same_value
 from cumulus.store.base import Write
+from cumulus.store.client import decode
 
 Action = Literal["created", "configured", "unchanged", "pruned"]
 
@@ -51,22 +52,23 @@ class Result:
 
 
 def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
-    """What applying `manifest` does where `live` is stored, or all that forbids it."""
+    """What applying `manifest` does where `live` is stored, or all that forbids it. Raises InvalidObject where what
+    is stored is damaged."""
     if live is None:
         return _creation(manifest)
     forbidden = _forbidden(manifest, live)
     if forbidden is not None:
         return [forbidden]
     model = manifest.kind.model()
-    stored = model.model_validate(live)
+    stored = decode(model, live)
     try:
         wanted = model.model_validate(_merged(manifest, stored))
     except ValidationError as error:
         return [_does_not_fit(manifest, error)]
     # The manifest's word for the same value (60m for 1h) is no change.
-    after = live | {"metadata": live["metadata"] | _user_metadata(wanted)}
+    after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
     after["spec"] = _kept_words(_spec(stored), _spec(wanted), root(manifest.kind).fields["spec"])
-    problems = list(_immutable(manifest, model, _spec(stored), after["spec"]))
+    problems = sorted(_immutable(manifest, model, _spec(stored), after["spec"]))
     if problems:
         return problems
     unchanged = _user_metadata(stored) == _user_metadata(wanted) and _spec(stored) == after["spec"]
@@ -113,14 +115,16 @@ def _merged(manifest: Manifest, stored: Resource) -> Document:
     merged = merge(_users_part(last), _users_part(manifest.document), live)
     metadata = merged.setdefault("metadata", {})
     metadata["annotations"] = metadata.get("annotations", {}) | {LAST_APPLIED: _note(manifest)}
-    metadata |= {name: value for name, value in sparse["metadata"].items() if name not in _USERS_METADATA}
+    metadata |= _others_metadata(sparse["metadata"])
     return merged | {"apiVersion": manifest.resource.api_version, "kind": manifest.kind.name}
 
 
 def _users_part(document: Mapping[str, Any]) -> Document:
-    metadata = document.get("metadata", {})
-    part: Document = {"metadata": {name: dict(metadata[name]) for name in _USERS_METADATA if metadata.get(name)}}
-    if "spec" in document:
+    """Labels, annotations and spec, as far as they are maps; a note that somebody damaged may hold anything."""
+    metadata = document.get("metadata")
+    maps = {name: metadata.get(name) for name in _USERS_METADATA} if isinstance(metadata, Mapping) else {}
+    part: Document = {"metadata": {name: dict(value) for name, value in maps.items() if isinstance(value, Mapping)}}
+    if isinstance(document.get("spec"), Mapping):
         part["spec"] = document["spec"]
     return part
 
@@ -172,7 +176,12 @@ def _spec(resource: Resource) -> Document:
 
 
 def _user_metadata(resource: Resource) -> Document:
-    return {"labels": dict(resource.metadata.labels), "annotations": dict(resource.metadata.annotations)}
+    metadata = resource.to_json()["metadata"]
+    return {name: metadata[name] for name in _USERS_METADATA if name in metadata}
+
+
+def _others_metadata(metadata: Document) -> Document:
+    return {name: value for name, value in metadata.items() if name not in _USERS_METADATA}
 
 
 def _note(manifest: Manifest) -> str:

@@ -1,0 +1,420 @@
+"""Manifests against the store in memory: what each apply prints, writes, refuses and prunes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cumulus.apply import Prune, PruneRefused, apply, diff
+from cumulus.clock import FakeClock
+from cumulus.errors import Conflict, Fenced, InvalidObject, UsageError
+from cumulus.manifest import InvalidManifest, Manifest, dump, load_text
+from cumulus.resources.key import Document, Key
+from cumulus.resources.meta import LAST_APPLIED
+from cumulus.store.base import Fence, Query, Write
+from cumulus.store.memory import MemoryStore
+
+KEY = Key("GPUJob", "default", "train")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(FakeClock())
+
+
+def job(spec: str = "", *, name: str = "train", labels: str = "app: x", gpu: str = "memory: 0.5, duration: 1h") -> str:
+    text = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUJob\n"
+    text += f"metadata: {{name: {name}, labels: {{{labels}}}}}\nspec:\n  command: [python]\n  gpu: {{{gpu}}}\n"
+    return text + "".join(f"  {line}\n" for line in spec.splitlines())
+
+
+def applied(store: MemoryStore, *texts: str, **options: Any) -> list[str]:
+    return [str(result) for result in apply(store, load_text("---\n".join(texts)), **options)]
+
+
+def refused(store: MemoryStore, *texts: str, **options: Any) -> list[str]:
+    revision = store.revision()
+    with pytest.raises(InvalidManifest) as caught:
+        applied(store, *texts, **options)
+    assert store.revision() == revision
+    return str(caught.value).splitlines()
+
+
+def edit(store: MemoryStore, change: Callable[[Document], None], key: Key = KEY) -> None:
+    document = store.get(key)
+    change(document)
+    store.update(document)
+
+
+def names(store: MemoryStore, kind: str = "GPUJob") -> list[str]:
+    return [item["metadata"]["name"] for item in store.list(Query(kind)).items]
+
+
+# What is done
+
+
+def test_created_then_unchanged_then_configured(store: MemoryStore) -> None:
+    assert applied(store, job()) == ["gpujob.cumulus.dev/train created"]
+    revision = store.revision()
+    assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
+    assert store.revision() == revision
+    assert applied(store, job("priority: 5")) == ["gpujob.cumulus.dev/train configured"]
+    stored = store.get(KEY)
+    assert stored["spec"]["priority"] == 5
+    assert stored["metadata"]["generation"] == 2
+    assert stored["spec"]["replicas"] == 1
+
+
+def test_the_result_holds_what_is_stored(store: MemoryStore) -> None:
+    (created,) = apply(store, load_text(job()))
+    assert (created.before, created.after) == (None, store.get(KEY))
+    (configured,) = apply(store, load_text(job("priority: 5")))
+    assert (configured.before, configured.after) == (created.after, store.get(KEY))
+    (unchanged,) = apply(store, load_text(job("priority: 5")))
+    assert unchanged.after == store.get(KEY)
+
+
+def test_all_are_written_in_one_transaction(store: MemoryStore) -> None:
+    lines = applied(store, job(name="a"), job(name="b"), job(name="c"))
+    assert lines == [f"gpujob.cumulus.dev/{name} created" for name in "abc"]
+    # Gapless revisions: three writes, one each.
+    assert store.revision() == 3
+
+
+def test_a_dry_run_writes_nothing(store: MemoryStore) -> None:
+    assert applied(store, job(), dry_run=True) == ["gpujob.cumulus.dev/train created"]
+    assert store.revision() == 0
+
+
+def test_another_word_for_the_same_value_changes_no_spec(store: MemoryStore) -> None:
+    applied(store, job(gpu="memory: 0.5, compute: 50%, duration: 1h, selector: {minMemory: 1Gi}"))
+    spec = store.get(KEY)["spec"]
+    again = job(gpu="memory: 50%, compute: 0.5, duration: 60m, selector: {minMemory: 1024Mi}")
+    assert applied(store, again) == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["spec"] == spec
+    assert store.get(KEY)["metadata"]["generation"] == 1
+    assert applied(store, again) == ["gpujob.cumulus.dev/train unchanged"]
+
+
+def test_a_default_written_out_changes_no_spec(store: MemoryStore) -> None:
+    applied(store, job())
+    assert applied(store, job("replicas: 1\nsuspend: false\nenv: []")) == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["metadata"]["generation"] == 1
+
+
+def test_what_others_set_survives_and_what_was_removed_goes(store: MemoryStore) -> None:
+    applied(store, job("priority: 3\nretry: {limit: 2}", labels="app: x, team: a"))
+
+    def others(document: Document) -> None:
+        document["spec"]["suspend"] = True
+        document["metadata"]["labels"]["seen"] = "yes"
+        document["metadata"]["annotations"]["note"] = "hello"
+        document["metadata"]["finalizers"] = ["cumulus.dev/job"]
+        document["metadata"]["ownerReferences"] = [
+            {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "o", "uid": "1"}
+        ]
+
+    edit(store, others)
+    stored = store.get(KEY)
+    store.update_status(stored | {"status": stored["status"] | {"phase": "Running"}})
+    assert applied(store, job("ttlAfterFinished: 1h")) == ["gpujob.cumulus.dev/train configured"]
+    stored = store.get(KEY)
+    assert stored["spec"] | {"suspend": True, "priority": 0, "ttlAfterFinished": "1h"} == stored["spec"]
+    assert stored["spec"]["retry"]["limit"] == 0
+    assert stored["metadata"]["labels"] == {"app": "x", "seen": "yes"}
+    assert stored["metadata"]["annotations"]["note"] == "hello"
+    assert stored["metadata"]["finalizers"] == ["cumulus.dev/job"]
+    assert stored["metadata"]["ownerReferences"][0]["name"] == "o"
+    assert stored["status"]["phase"] == "Running"
+    assert applied(store, job("ttlAfterFinished: 1h")) == ["gpujob.cumulus.dev/train unchanged"]
+
+
+def test_an_object_that_was_never_applied_loses_nothing(store: MemoryStore) -> None:
+    document = load_text(job("priority: 3", labels="made: byhand"))[0].resource.to_json()
+    store.create(document)
+    assert applied(store, job()) == ["gpujob.cumulus.dev/train configured"]
+    stored = store.get(KEY)
+    assert stored["spec"]["priority"] == 3
+    assert stored["metadata"]["labels"] == {"made": "byhand", "app": "x"}
+
+
+@pytest.mark.parametrize("note", ["{", "[]", "null", '{"metadata": 3, "spec": []}', '{"spec": {"env": 1, "retry": 2}}'])
+def test_a_damaged_note_counts_as_none(store: MemoryStore, note: str) -> None:
+    applied(store, job("priority: 3"))
+    edit(store, lambda document: document["metadata"]["annotations"].update({LAST_APPLIED: note}))
+    assert applied(store, job()) == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["spec"]["priority"] == 3
+    assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
+
+
+def test_what_get_prints_applies_without_a_new_generation(store: MemoryStore) -> None:
+    applied(store, job("priority: 3"))
+    edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
+    printed = dump({"apiVersion": "v1", "kind": "List", "items": [store.get(KEY)]})
+    applied(store, printed)
+    assert applied(store, printed) == ["gpujob.cumulus.dev/train unchanged"]
+    stored = store.get(KEY)
+    assert stored["metadata"]["generation"] == 1
+    assert stored["metadata"]["finalizers"] == ["cumulus.dev/job"]
+    # The first manifest again takes nothing away that it does not know.
+    assert applied(store, job("priority: 3")) == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["metadata"]["finalizers"] == ["cumulus.dev/job"]
+
+
+def test_a_block_taken_out_of_the_manifest_goes_with_its_defaults(store: MemoryStore) -> None:
+    partition = (
+        "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p}\nspec: {memory: 0.5, duration: 1h"
+    )
+    applied(store, partition + ", renewal: {policy: WhileIdle, maximum: 8h}}\n")
+    assert applied(store, partition + "}\n") == ["gpupartition.cumulus.dev/p configured"]
+    assert store.get(Key("GPUPartition", "default", "p"))["spec"]["renewal"] == {"policy": "Never"}
+
+
+# What is refused
+
+
+def test_immutable_fields_say_so_each_at_its_place(store: MemoryStore) -> None:
+    applied(store, job())
+    other = job("replicas: 2\nenv: [{name: A, value: '1'}]\npriority: 4", gpu="memory: 0.25, duration: 1h")
+    advice = "; delete and apply it again (cumulus delete gpujob/train), or give the new one another name"
+    assert refused(store, other) == [
+        'manifest:6:17: spec.gpu.memory: is immutable and cannot change from "0.5" to "0.25"' + advice,
+        "manifest:7:13: spec.replicas: is immutable and cannot change from 1 to 2" + advice,
+        'manifest:8:3: spec.env: is immutable and cannot change from nothing to [{"name": "A", "value": "1"}]' + advice,
+    ]
+    assert store.get(KEY)["spec"]["priority"] == 0
+
+
+def test_an_immutable_field_cannot_be_taken_out(store: MemoryStore) -> None:
+    applied(store, job("replicas: 2\nworkingDir: /x"))
+    assert [line.split(";")[0] for line in refused(store, job())] == [
+        "manifest:4:1: spec.replicas: is immutable and cannot change from 2 to 1",
+        'manifest:4:1: spec.workingDir: is immutable and cannot change from "/x" to nothing',
+    ]
+
+
+def test_one_refused_object_holds_back_all(store: MemoryStore) -> None:
+    applied(store, job(name="a"), job(name="b"))
+    problems = refused(store, job("replicas: 2", name="a"), job(name="new"), job("replicas: 3", name="b"))
+    assert [line.split(": ")[0] for line in problems] == ["manifest:7:13", "manifest:22:13"]
+    assert names(store) == ["a", "b"]
+
+
+def test_an_object_that_is_being_deleted_is_refused(store: MemoryStore) -> None:
+    applied(store, job())
+    edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
+    store.delete(KEY)
+    assert refused(store, job()) == [
+        "manifest:3:18: metadata.name: is being deleted since 2030-01-01T00:00:00.000000Z; "
+        "wait until it is gone: cumulus wait gpujob/train --for=delete"
+    ]
+
+
+def test_nodes_are_changed_but_never_made(store: MemoryStore) -> None:
+    node = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUNode\nmetadata: {name: n1, labels: {zone: a}}\n"
+    node += "spec: {unschedulable: true}\n"
+    assert refused(store, node) == [
+        "manifest:3:18: metadata.name: there is no GPUNode n1; nodes are made by discovery, and only changed by apply"
+    ]
+    store.create({"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": "n1"}, "spec": {}})
+    assert applied(store, node) == ["gpunode.cumulus.dev/n1 configured"]
+    assert store.get(Key("GPUNode", "", "n1"))["spec"] == {"unschedulable": True}
+
+
+def test_a_merge_that_gives_an_invalid_object_is_refused(store: MemoryStore) -> None:
+    text = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p}\nspec:\n  memory: 0.5\n"
+    text += "  duration: 1h\n  renewal: {maximum: 8h}\n"
+    applied(store, text)
+    key = Key("GPUPartition", "default", "p")
+    edit(store, lambda document: document["spec"]["renewal"].update(policy="WhileIdle"), key)
+    assert refused(store, text[: text.index("  renewal")]) == [
+        "manifest:4:1: spec.renewal: does not go with what others set on gpupartition/default/p: "
+        "is required for policy WhileIdle; add maximum: 8h"
+    ]
+
+
+def test_a_damaged_object_is_told(store: MemoryStore) -> None:
+    store.create(
+        {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": {"name": "train", "namespace": "default"}}
+    )
+    with pytest.raises(InvalidObject, match="as stored is not a valid GPUJob"):
+        applied(store, job())
+
+
+# Racing with others
+
+
+class Racing(MemoryStore):
+    """Lets `interfere` act just before a transaction, as often as `times` says."""
+
+    def __init__(self, interfere: Callable[[MemoryStore], None], times: int) -> None:
+        super().__init__(FakeClock())
+        self.interfere, self.times, self.racing = interfere, 0, times
+
+    def transact(self, writes: Any, *, fence: Fence | None = None) -> Any:
+        if self.times < self.racing and any(write.document is None or write.verb != "status" for write in writes):
+            self.times += 1
+            self.racing, racing = 0, self.racing
+            self.interfere(self)
+            self.racing = racing
+        return super().transact(writes, fence=fence)
+
+
+def bump(store: MemoryStore) -> None:
+    edit(store, lambda document: document["metadata"]["labels"].update(seen=str(store.revision())))
+
+
+def test_an_apply_that_lost_a_race_reads_again(store: MemoryStore) -> None:
+    racing = Racing(bump, 0)
+    applied(racing, job())
+    racing.racing = 3
+    assert applied(racing, job("priority: 1"), job(name="other")) == [
+        "gpujob.cumulus.dev/train configured",
+        "gpujob.cumulus.dev/other created",
+    ]
+    assert racing.times == 3
+    stored = racing.get(KEY)
+    assert stored["spec"]["priority"] == 1
+    assert stored["metadata"]["labels"]["seen"]
+
+
+def test_an_object_made_meanwhile_is_merged_with(store: MemoryStore) -> None:
+    racing = Racing(lambda store: applied(store, job(labels="made: first")) and None, 1)
+    assert applied(racing, job()) == ["gpujob.cumulus.dev/train configured"]
+    # It was applied by the other before: its label is not in this manifest, so it goes.
+    assert racing.get(KEY)["metadata"]["labels"] == {"app": "x"}
+
+
+def test_an_object_deleted_meanwhile_is_made_again() -> None:
+    racing = Racing(lambda store: store.delete(KEY) and None, 0)
+    applied(racing, job())
+    racing.racing = 1
+    assert applied(racing, job("priority: 1")) == ["gpujob.cumulus.dev/train created"]
+
+
+def test_an_endless_race_ends_with_conflict() -> None:
+    racing = Racing(bump, 0)
+    applied(racing, job())
+    racing.racing = 1000
+    with pytest.raises(Conflict, match="kept changing"):
+        applied(racing, job("priority: 1"))
+    assert racing.times == 10
+    assert racing.get(KEY)["spec"]["priority"] == 0
+
+
+def test_a_fence_holds(store: MemoryStore) -> None:
+    with pytest.raises(Fenced):
+        applied(store, job(), fence=Fence("", "cumulus-controller", 3))
+    assert names(store) == []
+
+
+# Pruning
+
+
+def jobs(count: int, labels: str = "app: x") -> str:
+    return "---\n".join(job(name=f"j{number:02}", labels=labels) for number in range(count))
+
+
+def test_prune_deletes_what_is_not_in_the_set(store: MemoryStore) -> None:
+    applied(store, jobs(3))
+    applied(store, job(name="elsewhere", labels="app: y"))
+    store.create(load_text(job(name="by-hand"))[0].resource.to_json())
+    assert applied(store, jobs(1), prune=Prune("app=x")) == [
+        "gpujob.cumulus.dev/j00 unchanged",
+        "gpujob.cumulus.dev/j01 pruned",
+        "gpujob.cumulus.dev/j02 pruned",
+    ]
+    assert names(store) == ["by-hand", "elsewhere", "j00"]
+
+
+def test_prune_looks_at_every_kind_in_the_manifests_namespaces(store: MemoryStore) -> None:
+    partition = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p, labels: {app: x}}\n"
+    partition += "spec: {memory: 0.5, duration: 1h}\n"
+    applied(store, jobs(1), partition)
+    apply(store, load_text(jobs(1), namespace="other"))
+    assert applied(store, job(name="new"), prune=Prune("app=x")) == [
+        "gpujob.cumulus.dev/new created",
+        "gpujob.cumulus.dev/j00 pruned",
+        "gpupartition.cumulus.dev/p pruned",
+    ]
+    assert [item["metadata"]["namespace"] for item in store.list(Query("GPUJob")).items] == ["default", "other"]
+
+
+def test_prune_leaves_alone_what_others_own_or_delete(store: MemoryStore) -> None:
+    applied(store, jobs(3))
+    owner = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "o", "uid": "1"}
+    edit(store, lambda d: d["metadata"].update(ownerReferences=[owner]), Key("GPUJob", "default", "j01"))
+    edit(store, lambda d: d["metadata"].update(finalizers=["x/y"]), Key("GPUJob", "default", "j02"))
+    store.delete(Key("GPUJob", "default", "j02"))
+    assert applied(store, jobs(1), prune=Prune("app=x")) == ["gpujob.cumulus.dev/j00 unchanged"]
+
+
+def test_a_dry_run_tells_what_would_be_pruned(store: MemoryStore) -> None:
+    applied(store, jobs(2))
+    assert applied(store, jobs(1), prune=Prune("app=x"), dry_run=True)[1] == "gpujob.cumulus.dev/j01 pruned"
+    assert len(names(store)) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "limit", "allowed"),
+    [(11, 1, None, True), (12, 1, None, False), (30, 15, None, True), (30, 14, None, False), (30, 14, 16, True),
+     (30, 14, 15, False), (3, 1, 1, False)],
+)  # fmt: skip
+def test_prune_is_capped(store: MemoryStore, before: int, after: int, limit: int | None, allowed: bool) -> None:
+    applied(store, jobs(before))
+    prune = Prune("app=x", limit)
+    if allowed:
+        applied(store, jobs(after), prune=prune)
+        assert len(names(store)) == after
+    else:
+        with pytest.raises(PruneRefused) as caught:
+            applied(store, jobs(after), job(name="new"), prune=prune)
+        assert f"{before - after} of the {before} applied objects that match app=x would be pruned" in str(caught.value)
+        assert caught.value.hint == f"if that is meant, allow it with --prune-limit={before - after}"
+        assert len(names(store)) == before
+
+
+def test_prune_needs_a_selector(store: MemoryStore) -> None:
+    with pytest.raises(UsageError, match="needs a label selector"):
+        applied(store, job(), prune=Prune(" "))
+
+
+def test_pruning_loses_a_race_with_a_change() -> None:
+    racing = Racing(lambda store: edit(store, lambda d: d["metadata"].update(labels={}), KEY), 0)
+    applied(racing, job(), job(name="kept"))
+    racing.racing = 1
+    # Its label was taken off meanwhile: it is not ours to prune any more.
+    assert applied(racing, job(name="kept"), prune=Prune("app=x")) == ["gpujob.cumulus.dev/kept unchanged"]
+    assert names(racing) == ["kept", "train"]
+
+
+# Differences
+
+
+def test_diff_shows_what_would_change_and_nothing_else(store: MemoryStore) -> None:
+    manifests = load_text(job("priority: 1"))
+    assert diff(apply(store, manifests, dry_run=True)).startswith(
+        "--- live/gpujob/default/train\n+++ merged/gpujob/default/train\n@@ -0,0 +1,"
+    )
+    apply(store, manifests)
+    assert diff(apply(store, manifests, dry_run=True)) == ""
+    changed = diff(apply(store, load_text(job("priority: 2")), dry_run=True)).splitlines()
+    assert [line for line in changed[2:] if line[0] in "+-"] == ["-  priority: 1", "+  priority: 2"]
+    pruned = diff(apply(store, load_text(job(name="new")), dry_run=True, prune=Prune("app=x"))).splitlines()
+    assert "-  name: train" in pruned
+
+
+def manifest_of(text: str) -> Manifest:
+    (manifest,) = load_text(text)
+    return manifest
+
+
+def test_writes_carry_what_they_read(store: MemoryStore) -> None:
+    applied(store, job())
+    (result,) = apply(store, [manifest_of(job("priority: 1"))], dry_run=True)
+    write = result.write()
+    assert isinstance(write, Write)
+    assert write.document is not None
+    assert write.document["metadata"]["resourceVersion"] == store.get(KEY)["metadata"]["resourceVersion"]
