@@ -8,6 +8,7 @@ commit did.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._waiting: list[Job] = []
         self._busy = False
+        self._last = 1
 
     def run(self, writes: Sequence[Write], fence: Fence | None) -> list[bytes]:
         """Commit one transaction; returns its answers or raises its error."""
@@ -73,9 +75,11 @@ class GroupCommit:
                 self._pass_on()
 
     def _lead(self, job: Job) -> None:
+        self._gather()
         with self._mutex:
             batch = self._waiting[:BATCH]
             del self._waiting[:BATCH]
+            self._last = len(batch)
         try:
             self._commit(batch)
         except BaseException as error:
@@ -90,6 +94,14 @@ class GroupCommit:
                     each.turn.release()
             with self._mutex:
                 self._pass_on()
+
+    def _gather(self) -> None:
+        """Those whom the last commit released are about to come back: let them run while each turn brings more,
+        else every other commit would be the leader's alone."""
+        before = 0
+        while before < len(self._waiting) < self._last:
+            before = len(self._waiting)
+            time.sleep(0)
 
     def _pass_on(self) -> None:
         if self._waiting:

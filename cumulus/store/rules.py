@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,15 @@ def plan(
             error.index = index  # type: ignore[attr-defined]
             raise
     return made
+
+
+def keys(writes: Sequence[Write]) -> list[Key]:
+    """The keys that well-formed writes name, to read ahead."""
+    found = []
+    for write in writes:
+        with suppress(InvalidObject):
+            found.append(write.key if write.key is not None else checked_key(write.document))
+    return found
 
 
 def check_fence(fence: Fence, read: Read) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from cumulus.resources.key import Document, Key
 from cumulus.store.codec import DELETED, Row, checksum, damaged, decode
@@ -16,11 +17,9 @@ _STORED = """
 SELECT log.revision, document, checksum FROM current JOIN log ON log.revision = current.revision
 WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
 """
-_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_POINT = """
-INSERT INTO current VALUES (?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET revision = excluded.revision
-"""
+_ROWS_AT_ONCE = 32
+_INSERT = "INSERT INTO log VALUES"
+_POINT = "INSERT OR REPLACE INTO current VALUES"
 _UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
 _OWN = "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)"
 _DISOWN = "DELETE FROM owners WHERE uid = ? AND kind = ? AND namespace = ? AND name = ?"
@@ -46,17 +45,25 @@ def stored(connection: sqlite3.Connection, key: Key) -> Document | None:
     return None if row is None else decode(_intact(*row))
 
 
+def stored_many(connection: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Document | None]:
+    """The objects under the keys (at most a few hundred), in one statement."""
+    slots = 1 << (len(keys) - 1).bit_length()
+    padded = [*keys, *[keys[-1]] * (slots - len(keys))]
+    found = connection.execute(_stored_many(slots), [part for key in padded for part in key])
+    there = {Key(row[0], row[1], row[2]): decode(_intact(*row[3:])) for row in found}
+    return {key: there.get(key) for key in keys}
+
+
 def append(connection: sqlite3.Connection, rows: Iterable[Row], time: int) -> None:
     """Write the rows and point `current` at them. `time` is in milliseconds since 1970."""
     rows = list(rows)
-    connection.executemany(
+    _insert(
+        connection,
         _INSERT,
         [(r.revision, time, r.type, r.previous, *r.key, r.document, checksum(r.document)) for r in rows],
     )
     latest = {row.key: row for row in rows}
-    there = [(*row.key, row.revision) for row in latest.values() if row.type != DELETED]
-    if there:
-        connection.executemany(_POINT, there)
+    _insert(connection, _POINT, [(*row.key, row.revision) for row in latest.values() if row.type != DELETED])
     gone = [row.key for row in latest.values() if row.type == DELETED]
     if gone:
         connection.executemany(_UNPOINT, gone)
@@ -102,6 +109,36 @@ def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> d
     for namespace, name, previous in connection.execute(_CHANGED, (revision, kind)):
         before.setdefault((namespace, name), previous)
     return {place: _document(connection, previous) if previous else None for place, previous in before.items()}
+
+
+def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Many rows a statement: between two statements other threads may take the interpreter for a while."""
+    start = 0
+    while start < len(rows):
+        count = min(_ROWS_AT_ONCE, 1 << ((len(rows) - start).bit_length() - 1))
+        piece = rows[start : start + count]
+        connection.execute(_insert_text(into, count, len(piece[0])), [value for row in piece for value in row])
+        start += count
+
+
+@cache
+def _insert_text(into: str, rows: int, columns: int) -> str:
+    """One text for each power of two, so that SQLite's prepared statements are used again."""
+    return f"{into} {_tuples(rows, columns)}"
+
+
+def _tuples(rows: int, columns: int) -> str:
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
+
+
+@cache
+def _stored_many(slots: int) -> str:
+    return (
+        f"WITH wanted (kind, namespace, name) AS (VALUES {_tuples(slots, 3)}) "
+        "SELECT c.kind, c.namespace, c.name, log.revision, document, checksum FROM wanted AS w "
+        "CROSS JOIN current AS c ON (c.kind, c.namespace, c.name) = (w.kind, w.namespace, w.name) "
+        "CROSS JOIN log ON log.revision = c.revision"
+    )
 
 
 def forget(connection: sqlite3.Connection, after: int, upto: int) -> None:

@@ -508,7 +508,8 @@ class TestWatch:
         watches.append(store.watch(since=middle))
         for thread in threads:
             thread.join()
-        sequences = [[(e.revision, e.key) for e in collect(w, 100 - s)] for w, s in zip(watches, (0, 0, 0, middle))]
+        starts = (0, 0, 0, middle)
+        sequences = [[(e.revision, e.key) for e in collect(w, 100 - s)] for w, s in zip(watches, starts, strict=True)]
         assert [r for r, _ in sequences[0]] == list(range(1, 101))
         assert all(s == sequences[0][-len(s) :] for s in sequences[1:] if s)
 
@@ -574,8 +575,7 @@ class TestCompaction:
         store.compact(20)
         seen: list[int] = []
         with pytest.raises(Expired):
-            while True:
-                seen += [e.revision for e in watch.next(5)]
+            seen.extend(e.revision for _ in range(100) for e in watch.next(5))
         assert seen == list(range(1, len(seen) + 1))
         assert len(seen) < 20
 
