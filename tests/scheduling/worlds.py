@@ -1,0 +1,163 @@
+"""Small random clusters for property tests, and what is true of them by definition."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from hypothesis import strategies as st
+
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.key import Key
+from cumulus.resources.quantity import Share
+from cumulus.scheduling import fit
+from cumulus.scheduling.place import Plan
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Demand, Device, Filter, Gang, Hold, Node, Request, Snapshot
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+_names = st.sampled_from(("A100", "H100"))
+_sizes = st.sampled_from((4, 4, 8, 2))
+
+
+@st.composite
+def nodes(draw: st.DrawFn, *, most: int = 3) -> tuple[Node, ...]:
+    """Up to `most` nodes of one to three devices of 2 to 8 bytes."""
+    found = []
+    for number in range(draw(st.integers(1, most))):
+        name = f"n{number}"
+        devices = tuple(
+            Device(name, index, draw(_names), "NVIDIA", "gpu", draw(_sizes), Enforcement.NONE)
+            for index in range(draw(st.integers(1, 3)))
+        )  # fmt: skip
+        ready = draw(st.sampled_from((True, True, True, False)))
+        found.append(Node(name, ready, "" if ready else "lost", False, {}, ("process",), devices))
+    return tuple(found)
+
+
+@st.composite
+def holds(draw: st.DrawFn, there: tuple[Node, ...]) -> tuple[Hold, ...]:
+    """Shares that are taken, never more than a device has."""
+    found = []
+    for node in there:
+        for device in node.devices:
+            memory, compute = device.memory_bytes, FULL_COMPUTE
+            for number in range(draw(st.integers(0, 3))):
+                took = draw(st.integers(1, 4))
+                millis = draw(st.sampled_from((100, 250, 500)))
+                if took > memory or millis > compute:
+                    break
+                memory, compute = memory - took, compute - millis
+                until = NOW + timedelta(seconds=draw(st.integers(1, 12)))
+                key = Key("GPUPartition", "busy", f"{node.name}-{device.index}-{number}")
+                found.append(Hold(node.name, device.index, took, millis, until, key, "", "", "", False))
+    return tuple(found)
+
+
+demands = st.builds(
+    Demand,
+    filter=st.builds(Filter, name=st.sampled_from(("", "", "H100", "A*")), node=st.sampled_from(("", "", "", "n0"))),
+    memory=st.one_of(
+        st.builds(Share, size=st.integers(1, 5)),
+        st.builds(Share, fraction=st.sampled_from((Decimal("0.25"), Decimal("0.5"), Decimal(1)))),
+    ),
+    compute=st.sampled_from((None, None, 100, 600)),
+)
+
+
+@st.composite
+def gangs(draw: st.DrawFn, number: int = 0, *, largest: int = 3) -> Gang:
+    """A gang of up to `largest` groups of one or two requests, of equal or of different demands."""
+    name = f"g{number:02}"
+    equal = draw(st.booleans())
+    first = draw(demands)
+    size = draw(st.sampled_from((1, 1, 2)))
+    requests = tuple(
+        Request(Key("GPUPartition", "default", f"{name}-{group}-{index}"), "", first if equal else draw(demands), group)
+        for group in range(draw(st.integers(1, largest)))
+        for index in range(size)
+    )
+    since = NOW + timedelta(seconds=number)
+    return Gang(name, requests, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "")
+
+
+@st.composite
+def snapshots(draw: st.DrawFn, *, queue: int = 6, most: int = 3, largest: int = 3) -> Snapshot:
+    there = draw(nodes(most=most))
+    taken = draw(holds(there))
+    return queued(
+        Snapshot(NOW, there, taken, ()), [draw(gangs(n, largest=largest)) for n in range(draw(st.integers(1, queue)))]
+    )
+
+
+def queued(snapshot: Snapshot, pending: Iterable[Gang]) -> Snapshot:
+    """The snapshot with that queue, in its order."""
+    return replace(snapshot, pending=tuple(sorted(pending, key=lambda g: (-g.priority, g.since, g.name))))
+
+
+def free_at(snapshot: Snapshot, moment: datetime) -> dict[tuple[str, int], tuple[int, int]]:
+    """Free memory and compute of every device of a ready node, from the holds alone."""
+    free = {(d.node, d.index): (d.memory_bytes, FULL_COMPUTE) for n in snapshot.nodes if n.ready for d in n.devices}
+    for hold in snapshot.holds:
+        if hold.until > moment and (hold.node, hold.device) in free:
+            memory, compute = free[hold.node, hold.device]
+            free[hold.node, hold.device] = (memory - hold.memory_bytes, compute - hold.compute)
+    return free
+
+
+def fits_by_brute_force(snapshot: Snapshot, gang: Gang, moment: datetime) -> bool:
+    """Whether any way to put the gang's requests on devices works, by trying every one."""
+    free = free_at(snapshot, moment)
+    devices = {(d.node, d.index): d for n in snapshot.nodes if n.ready for d in n.devices}
+    options = [
+        [place for place, device in devices.items() if _serves(request.demand, device)] for request in gang.requests
+    ]
+    return any(_is_allowed(gang, places, free, devices) for places in itertools.product(*options))
+
+
+def _serves(demand: Demand, device: Device) -> bool:
+    wanted = demand.filter
+    return wanted.node in ("", device.node) and fit.device_mismatch(wanted, device) is None
+
+
+def _is_allowed(
+    gang: Gang, places: tuple[tuple[str, int], ...], free: dict[tuple[str, int], tuple[int, int]],
+    devices: dict[tuple[str, int], Device],
+) -> bool:  # fmt: skip
+    groups: dict[int, list[tuple[str, int]]] = {}
+    left = dict(free)
+    for request, place in zip(gang.requests, places, strict=True):
+        groups.setdefault(request.group, []).append(place)
+        memory, compute = fit.share_of(request.demand, devices[place].memory_bytes)
+        left[place] = (left[place][0] - memory, left[place][1] - compute)
+        if min(left[place]) < 0:
+            return False
+    return all(len(set(group)) == len(group) and len({n for n, _ in group}) == 1 for group in groups.values())
+
+
+def bound(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """The snapshot after the plan's bindings were written: they hold their shares, and left the queue."""
+    gangs = {gang.name: gang for gang in snapshot.pending}
+    new = tuple(
+        Hold(
+            b.node, b.device, b.memory_bytes, b.compute, snapshot.now + timedelta(seconds=gangs[b.gang].seconds),
+            b.partition, "", b.gang, "", False,
+        )
+        for b in plan.bindings
+    )  # fmt: skip
+    placed = {b.gang for b in plan.bindings}
+    return replace(
+        snapshot, holds=snapshot.holds + new, pending=tuple(g for g in snapshot.pending if g.name not in placed)
+    )
+
+
+def advanced(snapshot: Snapshot, moment: datetime) -> Snapshot:
+    """The snapshot at that later moment, every lease having run to its end."""
+    return replace(snapshot, now=moment, holds=tuple(hold for hold in snapshot.holds if hold.until > moment))
+
+
+def ends(snapshot: Snapshot) -> Iterator[datetime]:
+    return iter(sorted({hold.until for hold in snapshot.holds}))
