@@ -20,6 +20,9 @@ PartitionsOf = Callable[[Document], Sequence[Document]]
 """The partitions that belong to a job."""
 
 
+_ENDED = ("Expired", "Released", "Failed")
+
+
 class Cells:
     """Computes cells as of `now`. `partitions_of` is asked for columns about a job's leases alone."""
 
@@ -38,6 +41,8 @@ class Cells:
                 return whole(document) or NOTHING
             if column.form == "job-lease":
                 return self._job_lease(document) or NOTHING
+            if column.form == "until" and lookup(document, "status.phase") in _ENDED:
+                return "ended"
             return self._value(column.form, lookup(document, column.path)) or NOTHING
         except (TypeError, ValueError, AttributeError, KeyError):
             return "?"

@@ -24,7 +24,7 @@ _FINAL = {
 
 
 class Goal(Protocol):
-    """`document` is None when the object is not there."""
+    """`document` is None when the object is not there. `str` is the goal as it is written."""
 
     def met(self, document: Document | None) -> bool: ...
 
@@ -39,6 +39,9 @@ class HasCondition:
 
     type: str
     status: str = "True"
+
+    def __str__(self) -> str:
+        return f"condition={self.type}" + (f"={self.status}" if self.status != "True" else "")
 
     def met(self, document: Document | None) -> bool:
         if document is None:
@@ -55,6 +58,9 @@ class HasValue:
 
     path: Path
     value: str | None
+
+    def __str__(self) -> str:
+        return "the jsonpath" + (f"={self.value}" if self.value is not None else "")
 
     def met(self, document: Document | None) -> bool:
         if document is None:
@@ -132,7 +138,7 @@ def _over(document: Document | None) -> str:
     phase = lookup(document, "status.phase")
     if phase not in _FINAL.get(document["kind"], ()):
         return ""
-    return f"it is over: {summary(document)}"
+    return summary(document)
 
 
 def summary(document: Document) -> str:
@@ -156,5 +162,6 @@ def detail(found: object) -> str:
     """Reason and message of a condition in brackets."""
     if not isinstance(found, dict):
         return ""
-    parts = [part for part in (found.get("reason"), found.get("message")) if part]
-    return f" ({': '.join(parts)})" if parts else ""
+    reason, message = str(found.get("reason") or ""), str(found.get("message") or "")
+    parts = [message] if reason in message else [part for part in (reason, message) if part]
+    return f" ({': '.join(parts)})" if any(parts) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -226,24 +227,28 @@ def _job_status(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
     yield "Started", _moment(status.get("startTime"), now)
     yield "Completed", _moment(status.get("completionTime"), now)
     failures = status.get("failures") or 0
-    yield "Failures", f"{failures} of {lookup(job, 'spec.retry.limit') or 0} that are tried again" if failures else ""
+    yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
 
 
 def _job_spec(job: Document) -> list[tuple[str, str]]:
     """The spec as set, with the command on one line."""
-    import shlex
-
     spec = dict(job.get("spec") or {})
     command = [*(spec.pop("command", None) or ()), *(spec.pop("args", None) or ())]
     env = spec.pop("env", None) or ()
     mounts = spec.pop("mounts", None) or ()
-    fields = [("Command", shlex.join(command))] if command else []
+    fields = [("Command", " ".join(_word(word) for word in command))] if command else []
     fields += _flat(spec)
     fields += [("Env", "\n".join(_env(e) for e in env))] if env else []
     if mounts:
         shown = [f"{m['source']} at {m['target']}{' (read only)' if m.get('readOnly') else ''}" for m in mounts]
         fields.append(("Mounts", "\n".join(shown)))
     return fields
+
+
+def _word(word: str) -> str:
+    """As a shell would take it; a script in several lines by its length alone."""
+    lines = word.strip().splitlines()
+    return shlex.quote(word) if len(lines) <= 1 else f"<script of {len(lines)} lines>"
 
 
 def _env(env: Document) -> str:

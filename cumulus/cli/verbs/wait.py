@@ -18,6 +18,8 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Store
 
 _LONGEST = 3600.0
+_PATIENCE = 2.0
+"""Seconds of waiting after which a missing daemon is worth a word: one may just be starting."""
 
 
 class TimedOut(CumulusError):
@@ -70,7 +72,6 @@ def wait(
     seconds = seconds_of(timeout, "--timeout")
     selection = Selection(None if all_namespaces else namespace, selector, field_selector)
     with context.open_store(create=True) as store, Progress() as progress:
-        context.note_if_no_daemon("things change")
         Waiter(store, found, selection, goals, progress, SystemClock()).run(seconds)
 
 
@@ -104,10 +105,12 @@ class Waiter:
         self._matchers = {t.kind.name: selection.matcher(t.kind) for t in found}
         self._open: dict[Key, Document | None] = {}
         self._met: set[Key] = set()
+        self._ask_at = 0.0
 
     def run(self, seconds: float) -> None:
         """Print a line for each object as it gets there. Raises TimedOut, Hopeless, NotFound."""
         deadline = self._clock.monotonic() + seconds
+        self._ask_at = min(self._clock.monotonic() + _PATIENCE, deadline)
         while True:
             since = self._store.revision()
             self._look()
@@ -141,10 +144,14 @@ class Waiter:
         try:
             while not self._done():
                 self._progress.say(self._waiting())
-                left = deadline - self._clock.monotonic()
+                now = self._clock.monotonic()
+                left = deadline - now
+                if now >= self._ask_at:
+                    context.note_if_no_daemon("things change")
+                    self._ask_at = float("inf")
                 if left <= 0:
                     raise TimedOut(f"timed out: {self._waiting()}")
-                for event in watch.next(timeout=min(left, _LONGEST)):
+                for event in watch.next(timeout=min(left, max(0.0, self._ask_at - now), _LONGEST)):
                     if self._wanted(event.key, event.document):
                         self._see(event.key, None if event.type == "DELETED" else event.document)
         finally:
@@ -168,7 +175,7 @@ class Waiter:
             return
         reason = goal.hopeless(document)
         if reason:
-            raise Hopeless(f"{key.kind.lower()}/{key.name} can't come to that any more, {reason}")
+            raise Hopeless(f"{key.kind.lower()}/{key.name} can't meet {goal} any more: {reason}")
         self._open[key] = document
 
     def _done(self) -> bool:

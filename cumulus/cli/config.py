@@ -1,0 +1,158 @@
+"""The daemon's configuration file: few keys, each checked, an unknown one is an error at its line.
+
+    node:
+      name: gpu-3              # the GPUNode's name; the host's name if left out
+      labels: {rack: "7"}      # put on the node
+    chronos:
+      offerCPU: true           # lease the CPU beside a GPU too
+    workers: 4                 # threads for each of the job and partition loops
+
+Taken from --config, else $ORCHESTRATOR_CONFIG, else ./config.yaml where that is there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cumulus.errors import UsageError
+from cumulus.manifest.yaml_nodes import Node, parse
+from cumulus.resources.fields import check_label_key, check_label_value, check_name
+
+DEFAULT = "config.yaml"
+KEYS = {"node": ("name", "labels"), "chronos": ("offerCPU",), "workers": ()}
+MOST_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the file says; empty values leave the default."""
+
+    node_name: str = ""
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    offer_cpu: bool = False
+    workers: int = 0
+
+
+def find(given: str) -> Path | None:
+    """The file to read, None where there is none. Raises UsageError where one was named and is not there."""
+    named = given or os.environ.get("ORCHESTRATOR_CONFIG", "")
+    if named:
+        if not Path(named).is_file():
+            source = "--config" if given else "ORCHESTRATOR_CONFIG"
+            raise UsageError(f"the configuration file {named} is not there", hint=f"it is named by {source}")
+        return Path(named)
+    return Path(DEFAULT) if Path(DEFAULT).is_file() else None
+
+
+def load(path: Path | None) -> Config:
+    """Read the file. Raises UsageError, with file, line and what would be right."""
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    documents, problems = parse(text, str(path))
+    if problems:
+        raise UsageError(str(problems[0]))
+    if len(documents) > 1:
+        raise UsageError(f"{path}: holds {len(documents)} documents; keep one")
+    if not documents or documents[0].value is None:
+        return Config()
+    root = _Section(path, documents[0], "")
+    root.check_keys(tuple(KEYS))
+    node, chronos = root.section("node"), root.section("chronos")
+    return Config(
+        node_name=node.text("name") if node else "",
+        node_labels=node.labels("labels") if node else {},
+        offer_cpu=chronos.flag("offerCPU") if chronos else False,
+        workers=root.count("workers"),
+    )
+
+
+class _Section:
+    """A map of the file, with the name of its key and the place of each of its own."""
+
+    def __init__(self, path: Path, node: Node, name: str) -> None:
+        self._path = path
+        self._node = node
+        self._name = name
+        if not isinstance(node.value, dict):
+            raise self._wrong(node, name or "the file", "must be a map of keys to values")
+        self._values: dict[str, Node] = node.value
+
+    def section(self, key: str) -> _Section | None:
+        node = self._values.get(key)
+        if node is None or node.value is None:
+            return None
+        found = _Section(self._path, node, key)
+        found.check_keys(KEYS[key])
+        return found
+
+    def check_keys(self, known: tuple[str, ...]) -> None:
+        for key in self._values:
+            if key not in known:
+                line, column = self._node.keys.get(key, (self._node.line, self._node.column))
+                close = difflib.get_close_matches(key.lower(), {k.lower(): k for k in known}, n=1)
+                meant = next((k for k in known if close and k.lower() == close[0]), "")
+                right = f"did you mean {self._path_of(meant)}?" if meant else f"the keys here are {', '.join(known)}"
+                place = f"{self._path}:{line}:{column}"
+                raise UsageError(f"{place}: {self._path_of(key)}: unknown key; {right}", hint=_NOT_MEANT)
+
+    def text(self, key: str) -> str:
+        node, value = self._value(key)
+        if node is None:
+            return ""
+        if not isinstance(value, str):
+            raise self._wrong(node, key, "must be text")
+        try:
+            return check_name(value)
+        except ValueError as error:
+            raise self._wrong(node, key, str(error)) from None
+
+    def labels(self, key: str) -> dict[str, str]:
+        node, value = self._value(key)
+        if node is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise self._wrong(node, key, 'must be a map of text to text; put numbers in quotes, as in rack: "7"')
+        try:
+            return {check_label_key(k): check_label_value(v) for k, v in value.items()}
+        except ValueError as error:
+            raise self._wrong(node, key, str(error)) from None
+
+    def flag(self, key: str) -> bool:
+        node, value = self._value(key)
+        if node is None:
+            return False
+        if not isinstance(value, bool):
+            raise self._wrong(node, key, "must be true or false")
+        return value
+
+    def count(self, key: str) -> int:
+        node, value = self._value(key)
+        if node is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_WORKERS:
+            raise self._wrong(node, key, f"must be a whole number from 1 to {MOST_WORKERS}")
+        return value
+
+    def _value(self, key: str) -> tuple[Node | None, Any]:
+        node = self._values.get(key)
+        if node is None or node.value is None:
+            return None, None
+        return node, node.plain_value()
+
+    def _wrong(self, node: Node, key: str, problem: str) -> UsageError:
+        return UsageError(f"{self._path}:{node.line}:{node.column}: {self._path_of(key)}: {problem}", hint=_NOT_MEANT)
+
+    def _path_of(self, key: str) -> str:
+        return f"{self._name}.{key}" if self._name else key
+
+
+_NOT_MEANT = "name another file with --config or ORCHESTRATOR_CONFIG if this one is not for cumulus"

@@ -1,0 +1,79 @@
+"""`cumulus doctor`: what of this machine is ready, with the fix for what is not. All checks run at once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cumulus.cli import terminal
+from cumulus.cli.checks import CHECKS, Finding, guarded
+from cumulus.cli.printers import to_json
+from cumulus.cli.progress import Progress
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import UsageError
+
+PATIENCE = 60.0
+"""Seconds after which a check that has not answered is given up."""
+
+
+def doctor(
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json for programs.")
+    ] = "",
+) -> int:
+    """Check what of this machine is ready: state, store, daemon, leases, devices, enforcement, Docker, SSH.
+
+    Ends with 1 where something fails that Cumulus needs; a warning is about what it can do without.
+
+    \b
+    Examples:
+      cumulus doctor
+      cumulus doctor -o json
+    """
+    if output not in ("", "json"):
+        raise UsageError(f"there is no output form {output!r} here", hint="the form is json")
+    with Progress() as progress:
+        if sys.stderr.isatty():
+            progress.say("looking at this machine")
+        findings = list(examine(CHECKS, SystemClock(), PATIENCE))
+    if output:
+        print(to_json([asdict(finding) for finding in findings]))
+    else:
+        show(findings)
+    return 1 if any(finding.level == "FAIL" for finding in findings) else 0
+
+
+def examine(checks: Sequence[Callable[[], Iterator[Finding]]], clock: Clock, patience: float) -> Iterator[Finding]:
+    """What each check found, in their order. One that hangs is left behind: its thread ends with the process."""
+    found: dict[str, list[Finding]] = {}
+    threads = {
+        check.__name__: threading.Thread(target=_into, args=(found, check), name=check.__name__, daemon=True)
+        for check in checks
+    }
+    for thread in threads.values():
+        thread.start()
+    deadline = clock.monotonic() + patience
+    for name, thread in threads.items():
+        thread.join(max(0.0, deadline - clock.monotonic()))
+        late = Finding("FAIL", name, f"no answer within {patience:g} s", "look for a hanging driver or disk")
+        yield from found.get(name, [late])
+
+
+def _into(found: dict[str, list[Finding]], check: Callable[[], Iterator[Finding]]) -> None:
+    found[check.__name__] = guarded(check)
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """A line for each finding, the fix below it."""
+    colours = {"OK": terminal.GREEN, "WARN": terminal.YELLOW, "FAIL": terminal.RED}
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        level = terminal.paint(f"{finding.level:<4}", colours[finding.level], sys.stdout)
+        print(f"{level}  {finding.what:<{width}}  {terminal.one_line(finding.text)}")
+        if finding.fix:
+            print(f"{'':<{width + 8}}fix: {terminal.one_line(finding.fix)}")

@@ -1,0 +1,179 @@
+"""`cumulus serve`: puts the whole control plane together on embedded defaults, and runs it.
+
+SQLite in CUMULUS_HOME/store, the process backend in CUMULUS_HOME/process, this machine's ledger, one manager.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from cumulus import __version__, log, paths
+from cumulus.backends.process.backend import ProcessBackend
+from cumulus.chronos.ledger import Ledger, boot_id
+from cumulus.chronos.monitor import ensure_running
+from cumulus.cli import config
+from cumulus.cli.context import DaemonLock
+from cumulus.cli.systemd import notify
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.manager import WORKERS, Manager, Role
+from cumulus.errors import LedgerUnavailable, StoreError, StoreUnavailable, UsageError
+from cumulus.resources.key import Key
+from cumulus.resources.lease import LEADER
+from cumulus.secrets import SecretStore
+from cumulus.store.base import Store
+from cumulus.store.sqlite import SqliteStore
+
+_log = structlog.get_logger("cumulus.serve")
+
+
+def serve(
+    home: Annotated[
+        str, typer.Option(metavar="DIR", show_default=False, help="The state directory, instead of $CUMULUS_HOME.")
+    ] = "",
+    config_file: Annotated[
+        str,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            show_default=False,
+            help="Configuration; else $ORCHESTRATOR_CONFIG, else ./config.yaml where it is there.",
+        ),
+    ] = "",
+    workers: Annotated[
+        str, typer.Option(metavar="N", show_default=False, help="Threads for each of the job and partition loops.")
+    ] = "",
+    log_format: Annotated[
+        str, typer.Option(metavar="auto|json|console", help="auto: readable on a terminal, JSON otherwise.")
+    ] = "auto",
+    log_level: Annotated[
+        str, typer.Option(metavar="debug|info|warning|error", help="The least that is logged.")
+    ] = "info",
+) -> int:
+    """Run the daemon that makes objects come true, in the foreground.
+
+    It needs nothing else: its store is a file in the state directory, jobs are processes of this machine. Several
+    may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
+
+    \b
+    Examples:
+      cumulus serve
+      cumulus serve --home /var/lib/cumulus --log-format json
+      cumulus serve --config config.yaml --workers 8
+    """  # fmt: skip
+    log.configure(format=log_format, level=log_level)
+    if home:
+        os.environ["CUMULUS_HOME"] = home
+    settings = config.load(config.find(config_file))
+    threads = _workers(workers) or settings.workers
+    if settings.offer_cpu:
+        os.environ["CHRONOS_OFFER_CPU"] = "1"
+    return run(paths.home(), settings, threads)
+
+
+def _workers(text: str) -> int:
+    if text and not (text.isdigit() and 1 <= int(text) <= config.MOST_WORKERS):
+        raise UsageError(f"--workers takes a number from 1 to {config.MOST_WORKERS}, not {text!r}")
+    return int(text or 0)
+
+
+def run(home: Path, settings: config.Config, workers: int) -> int:
+    """Serve until SIGTERM or SIGINT; 0 then. Raises StoreUnavailable where the store can't be used."""
+    stop = threading.Event()
+    _on_signals(stop)
+    store, lock = _opened(home)
+    try:
+        ledger = Ledger()
+        name = settings.node_name or node_name()
+        backend = ProcessBackend(
+            paths.process_dir(home), name, SecretStore(paths.secrets_dir(home)), chronos_home=ledger.home
+        )
+        agent = NodeAgent(
+            name, ledger, labels=settings.node_labels, hostname=socket.gethostname(), boot_id=boot_id(),
+            chronos_version=__version__,
+        )  # fmt: skip
+        _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
+        _start_monitor(ledger)
+        Manager(store, [backend], [agent], ready=_report(home, store), workers=_threads(workers)).run(stop)
+        backend.close()
+        _log.info("stopped")
+        return 0
+    finally:
+        store.close()
+        lock.close()
+
+
+def _threads(workers: int) -> dict[str, int] | None:
+    return {**WORKERS, "job": workers, "partition": workers} if workers else None
+
+
+def _opened(home: Path) -> tuple[SqliteStore, DaemonLock]:
+    try:
+        lock = DaemonLock(home)
+        store = SqliteStore(paths.store_dir(home))
+        store.revision()
+        return store, lock
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the state directory {home} cannot be used: {error.strerror}",
+            hint="set CUMULUS_HOME to a directory that you may write",
+        ) from None
+
+
+def _on_signals(stop: threading.Event) -> None:
+    def on_stop(number: int, _frame: object) -> None:
+        if stop.is_set():
+            # Asked a second time: whoever asks does not want to wait for the drain.
+            os._exit(128 + number)
+        notify(STOPPING="1", STATUS="draining: jobs go on, the reconciles that run are finished")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _start_monitor(ledger: Ledger) -> None:
+    """Its absence keeps nothing from starting: the node says that it is not ready, and a grant tries again."""
+    try:
+        ledger.list()  # makes the ledger where there is none
+        ensure_running(ledger.home)
+    except (LedgerUnavailable, OSError) as error:
+        _log.warning("the monitor of leases does not start", error=str(error))
+
+
+def _report(home: Path, store: Store) -> Callable[[Role], None]:
+    def ready(role: Role) -> None:
+        leader = holder(store)
+        if role is Role.LEADING:
+            notify(READY="1", STATUS=f"leads on {home}")
+            _log.info("leading: objects are made to come true", home=str(home))
+        else:
+            notify(READY="1", STATUS=f"stands by on {home} for {leader}")
+            if leader:
+                _log.info("standing by: takes over when the leader is gone", leader=leader)
+
+    return ready
+
+
+def holder(store: Store) -> str:
+    """Who leads, or led last; "" where nobody does."""
+    try:
+        return str(store.get(Key("Lease", "", LEADER))["spec"].get("holderIdentity", ""))
+    except StoreError:
+        return ""
+
+
+def node_name() -> str:
+    """The host's name as an object's name: lower case, what does not belong there replaced by '-'."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip("-.")
+    return re.sub(r"-*\.[-.]*", ".", name)[:253] or "node"
