@@ -71,7 +71,7 @@ KINDS: tuple[Kind, ...] = (
         ),
     ),
     Kind(
-        "GPUPartition", "gpupartitions", ("partitions", "partition", "part", "gp"), True, "cumulus.resources.partition",
+        "GPUPartition", "gpupartitions", ("partitions", "partition", "parts", "part", "gp"), True, "cumulus.resources.partition",
         (
             Column("PHASE", "status.phase"),
             Column("NODE", "status.node"),
