@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.shape import groups_of, uniform_shape
 from cumulus.scheduling.snapshot import Demand, Gang
 
 SEARCH_STEPS = 20_000
@@ -30,13 +31,10 @@ def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | No
     if len(requests) == 1 and start == 0:
         offer = board.pool(requests[0].demand.filter).best(requests[0].demand, length)
         return [Seat(offer.slot, offer.memory, offer.compute)] if offer else None
-    groups = _groups(gang)
-    demands = {request.demand for request in requests}
-    sizes = {len(group) for group in groups}
-    if len(demands) == 1 and len(sizes) == 1:
-        demand, size = demands.pop(), sizes.pop()
-        offers = board.pool(demand.filter).offers(demand, start, length)
-        found = uniform(offers, len(groups), size)
+    groups, shape = groups_of(gang), uniform_shape(gang)
+    if shape is not None:
+        offers = board.pool(shape.demand.filter).offers(shape.demand, start, length)
+        found = uniform(offers, shape.groups, shape.size)
     else:
         found = _Search(board, gang, groups, start, length).run()
     if found is None:
@@ -228,10 +226,3 @@ class _Search:
             free = self._free[slot.order]
             self._free[slot.order] = (free[0] - sign * memory, free[1] - sign * compute)
             self._touched[slot.order] = self._touched.get(slot.order, 0) + sign
-
-
-def _groups(gang: Gang) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for index, request in enumerate(gang.requests):
-        groups.setdefault(request.group, []).append(index)
-    return list(groups.values())

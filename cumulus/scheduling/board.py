@@ -90,6 +90,8 @@ class Board:
         self._by_place = {(slot.device.node, slot.device.index): slot for slot in self.slots}
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""
+        self.work = 0
+        """Slots looked at one by one so far: the measure of what a pass has cost, the same on every machine."""
         self._pools: dict[Filter, Pool] = {}
 
     def pool(self, wanted: Filter) -> Pool:
@@ -153,7 +155,7 @@ class Pool:
                 ordered.append(key)
         for ordered in self._ordered.values():
             ordered.sort()
-        self._first: dict[tuple[Demand, int], list[tuple[int, int, int]]] = {}
+        self._first: dict[tuple[Demand, int], list[tuple[int, int]]] = {}
 
     def best(self, demand: Demand, length: int) -> Offer | None:
         """The best fit for one share from now for `length` microseconds."""
@@ -172,38 +174,71 @@ class Pool:
             walks = [self._walk(capacity, demand, length) for capacity in self._ordered]
             return (offer for _, offer in (walks[0] if len(walks) == 1 else heapq.merge(*walks)))
         found = []
-        for slot in self.slots:
-            memory, compute = fit.share_of(demand, slot.device.memory_bytes)
-            if memory <= slot.device.memory_bytes:
-                free = slot.free(start, length)
-                if free[0] >= memory and free[1] >= compute:
-                    times = min(free[0] // memory, free[1] // compute)
-                    key = (_is_whole(slot, *free), free[0] - memory, free[1] - compute, slot.order)
-                    found.append((key, Offer(slot, memory, compute, times)))
+        for slot, memory, compute in self._shares(demand):
+            free = slot.free(start, length)
+            if free[0] >= memory and free[1] >= compute:
+                times = min(free[0] // memory, free[1] // compute)
+                key = (_is_whole(slot, *free), free[0] - memory, free[1] - compute, slot.order)
+                found.append((key, Offer(slot, memory, compute, times)))
         found.sort()
         return (offer for _, offer in found)
 
     def earliest(self, demand: Demand, length: int) -> tuple[int, Offer] | None:
-        """The earliest start of one share, and where. None where no slot could ever give it."""
-        first = self._first.get((demand, length))
-        if first is None:
-            first = [entry for slot in self.slots if (entry := _start(slot, demand, length)) is not None]
-            heapq.heapify(first)
-            self._first[demand, length] = first
-        while first:
-            slot = self._board.slots[first[0][2]]
-            entry = _start(slot, demand, length)
-            if entry is not None and entry[0] == first[0][0]:
-                return entry[0], Offer(slot, *fit.share_of(demand, slot.device.memory_bytes), 1)
-            if entry is None:
-                heapq.heappop(first)
-            else:
-                heapq.heapreplace(first, entry)
-        return None
+        """The earliest start of one share, and where. None where no slot could ever give it.
+
+        Slots wait in a heap by a start that is known to be no later than theirs: the one of a share of the same
+        size for the next smaller power of two, which serves all lengths up to its double.
+        """
+        least = 1 << (length.bit_length() - 1)
+        heap = self._first.get((demand, least))
+        if heap is None:
+            starts = ((slot.timeline.earliest(m, c, least), slot.order) for slot, m, c in self._shares(demand))
+            heap = [(start, order) for start, order in starts if start is not None]
+            heapq.heapify(heap)
+            self._first[demand, least] = heap
+        best: tuple[int, Offer] | None = None
+        seen = []
+        while heap and (best is None or heap[0][0] < best[0]):
+            slot = self._board.slots[heapq.heappop(heap)[1]]
+            self._board.work += 1
+            memory, compute = fit.share_of(demand, slot.device.memory_bytes)
+            bound = slot.timeline.earliest(memory, compute, least)
+            start = bound if least == length else slot.timeline.earliest(memory, compute, length)
+            if bound is not None and start is not None:
+                seen.append((bound, slot.order))
+                if best is None or (start, slot.order) < (best[0], best[1].slot.order):
+                    best = (start, Offer(slot, memory, compute, 1))
+        for entry in seen:
+            heapq.heappush(heap, entry)
+        return best
+
+    def arrivals(self, demand: Demand, length: int) -> list[tuple[int, Offer]]:
+        """The earliest start of one share on each slot, in order, with how many such the whole device can give."""
+        found = []
+        for slot, memory, compute in self._shares(demand):
+            start = slot.timeline.earliest(memory, compute, length)
+            if start is not None:
+                times = min(slot.device.memory_bytes // memory, FULL_COMPUTE // compute)
+                found.append((start, Offer(slot, memory, compute, times)))
+        found.sort(key=lambda arrival: (arrival[0], arrival[1].slot.order))
+        return found
+
+    def could_hold(self, demand: Demand) -> bool:
+        """Whether some device is large enough for the share."""
+        return any(fit.share_of(demand, capacity)[0] <= capacity for capacity in self._ordered)
 
     def starts(self) -> set[int]:
         """Every time at which a slot may have more free than before."""
         return {time for slot in self.slots for time in slot.timeline.times}
+
+    def _shares(self, demand: Demand) -> Iterator[tuple[Slot, int, int]]:
+        """The slots that are large enough, with the share's memory and compute on each."""
+        self._board.work += len(self.slots)
+        shares = {capacity: fit.share_of(demand, capacity) for capacity in self._ordered}
+        for slot in self.slots:
+            memory, compute = shares[slot.device.memory_bytes]
+            if memory <= slot.device.memory_bytes:
+                yield slot, memory, compute
 
     def _walk(self, capacity: int, demand: Demand, length: int) -> Iterator[tuple[tuple[bool, int, int, int], Offer]]:
         memory, compute = fit.share_of(demand, capacity)
@@ -241,11 +276,3 @@ def _key(slot: Slot) -> tuple[bool, int, int, int]:
 
 def _is_whole(slot: Slot, memory: int, compute: int) -> bool:
     return memory == slot.device.memory_bytes and compute == FULL_COMPUTE
-
-
-def _start(slot: Slot, demand: Demand, length: int) -> tuple[int, int, int] | None:
-    memory, compute = fit.share_of(demand, slot.device.memory_bytes)
-    start = slot.timeline.earliest(memory, compute, length)
-    if start is None:
-        return None
-    return (start, slot.timeline.free(start, length)[0] - memory, slot.order)

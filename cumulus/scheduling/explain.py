@@ -20,6 +20,9 @@ from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, micros
 from cumulus.scheduling.reasons import NodeReason, node_reasons
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot
 
+EXPLAIN_WORK = 2_000_000
+"""Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
+
 
 class State(StrEnum):
     """What becomes of a gang in the queue."""
@@ -75,7 +78,8 @@ class Explanation:
     blockers: tuple[Blocker, ...] = ()
     """In the order in which they end."""
     earliest: datetime | None = None
-    """The latest time by which it starts if every lease runs to its end."""
+    """The latest time by which it starts if every lease runs to its end. None where nobody can say: no ready node
+    could hold it, or too many are ahead."""
     certain: bool = False
     """Nobody ahead competes with it, so that only work of a higher priority or a lost node can make it later."""
     position: int = 0
@@ -117,7 +121,7 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
     reservation = _reservation(run, gang, ahead)
     return Explanation(
         gang=gang.name,
-        state=_state(snapshot, gang, reservation),
+        state=_state(snapshot, run, gang, reservation),
         now=snapshot.now,
         reasons=reasons,
         blockers=_blockers(snapshot, run, reservation) if reservation else (),
@@ -135,8 +139,8 @@ def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
     return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
 
 
-def _state(snapshot: Snapshot, gang: Gang, reservation: Reservation | None) -> State:
-    if reservation is not None:
+def _state(snapshot: Snapshot, run: Pass, gang: Gang, reservation: Reservation | None) -> State:
+    if reservation is not None or run.board.work > EXPLAIN_WORK:
         return State.WAITING
     empty = Board(snapshot, empty=True)
     return State.NEVER if assign(empty, gang, 0, microseconds(gang.seconds)) is None else State.NO_NODE
@@ -159,8 +163,10 @@ def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
 
 
 def _reservation(run: Pass, gang: Gang, ahead: list[Refusal]) -> Reservation | None:
-    """The gang's reservation, once all who are ahead have theirs, however far back in the queue it is."""
+    """The gang's reservation, once all who are ahead have theirs; None too if that is more work than EXPLAIN_WORK."""
     for refusal in ahead:
+        if run.board.work > EXPLAIN_WORK:
+            return None
         if refusal.reservation is None:
             run.reserve(refusal.gang)
     return run.reserve(gang)
@@ -219,7 +225,8 @@ def _headline(about: Explanation) -> str:
         case State.NO_NODE:
             return f"no ready node could hold it ({_counts(about)})"
         case State.WAITING:
-            assert about.earliest is not None
+            if about.earliest is None:
+                return "waits, too far back in the queue to say until when"
             wait = format_duration((about.earliest - about.now).total_seconds())
             when = f"{_utc(about.earliest)} (in {wait})"
             return f"starts by {when} at the latest" if about.certain else f"is expected to start by {when}"
@@ -233,7 +240,7 @@ def _counts(about: Explanation) -> str:
 
 def _lines(about: Explanation, limit: int) -> Iterator[str]:
     yield about.headline
-    if about.position:
+    if about.state in (State.FITS, State.WAITING):
         ahead = f", behind {_some(about.ahead, limit)}" if about.ahead else ""
         yield f"place {about.position} of {about.queue} in the queue{ahead}"
     if about.blockers:

@@ -6,21 +6,26 @@ Controllers write the bindings; `explain` says why a gang waits.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
-from cumulus.scheduling.assign import Seat, assign
-from cumulus.scheduling.board import Board
+from cumulus.scheduling.assign import Seat, assign, uniform
+from cumulus.scheduling.board import Board, Offer, Pool
 from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.shape import Refused, Uniform, uniform_shape
 from cumulus.scheduling.snapshot import Filter, Gang, Request, Snapshot
 
 RESERVATION_DEPTH = 8
 """Gangs with the same filters that get a reservation in one pass. One would do against starvation; a few more
 keep those next in line from being overtaken again and again."""
+
+RESERVATION_WORK = 400_000
+"""Once a pass has looked at so many devices one by one, only the first gang of each kind still gets one."""
 
 SCANNED_STARTS = 64
 """Up to so many possible starts are tried one by one, more are bisected."""
@@ -112,21 +117,20 @@ class Pass:
         self.refusals: list[Refusal] = []
         self._now = snapshot.now
         self._position = 0
-        self._refused: set[tuple[object, ...]] = set()
-        self._hopeless: set[tuple[object, ...]] = set()
-        self._not_before: dict[tuple[object, ...], int] = {}
+        self._refused = Refused()
+        self._hopeless = Refused()
+        self._not_before: dict[tuple[Uniform, int], int] = {}
         self._reserved: Counter[frozenset[Filter]] = Counter()
 
     def bind(self, gang: Gang) -> bool:
         """Bind the next gang of the queue if it fits now."""
         self._position += 1
-        shape = gang.shape
-        if shape in self._refused:
-            return False
         length = microseconds(gang.seconds)
+        if self._refused.covers(gang, length):
+            return False
         seats = assign(self.board, gang, 0, length)
         if seats is None:
-            self._refused.add(shape)
+            self._refused.add(gang, length)
             return False
         for request, seat in zip(gang.requests, seats, strict=True):
             self.board.take(seat.slot, length, seat.memory, seat.compute)
@@ -137,19 +141,20 @@ class Pass:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
         reservation = None
         filters = frozenset(request.demand.filter for request in gang.requests)
-        if gang.shape not in self._hopeless and self._reserved[filters] < RESERVATION_DEPTH:
+        depth = RESERVATION_DEPTH if self.board.work < RESERVATION_WORK else 1
+        if self._reserved[filters] < depth and not self._hopeless.covers(gang, 0):
             reservation = self.reserve(gang)
             self._reserved[filters] += reservation is not None
-        refusal = Refusal(gang, self._position, reservation, gang.shape in self._hopeless)
+        refusal = Refusal(gang, self._position, reservation, self._hopeless.covers(gang, 0))
         self.refusals.append(refusal)
         return refusal
 
     def reserve(self, gang: Gang) -> Reservation | None:
         """Keep the earliest start that the gang can have; None where no ready node could ever hold it."""
-        shape, length = gang.shape, microseconds(gang.seconds)
-        found = self._earliest(gang, shape, length)
+        length = microseconds(gang.seconds)
+        found = self._earliest(gang, length)
         if found is None:
-            self._hopeless.add(shape)
+            self._hopeless.add(gang, 0)
             return None
         start, seats = found
         for seat in seats:
@@ -163,17 +168,24 @@ class Pass:
             ),
         )
 
-    def _earliest(self, gang: Gang, shape: tuple[object, ...], length: int) -> tuple[int, list[Seat]] | None:
-        if len(gang.requests) == 1:
-            demand = gang.requests[0].demand
-            first = self.board.pool(demand.filter).earliest(demand, length)
+    def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
+        pools = {self.board.pool(request.demand.filter) for request in gang.requests}
+        if not all(self.board.pool(r.demand.filter).could_hold(r.demand) for r in gang.requests):
+            return None
+        shape = uniform_shape(gang)
+        if shape == (gang.requests[0].demand, 1, 1):
+            first = self.board.pool(shape.demand.filter).earliest(shape.demand, length)
             return (first[0], [Seat(first[1].slot, first[1].memory, first[1].compute)]) if first else None
-        least = self._not_before.get(shape, 1)
-        filters = {request.demand.filter for request in gang.requests}
-        starts = sorted({time for wanted in filters for time in self.board.pool(wanted).starts() if time >= least})
-        found = _first_start(starts, lambda start: assign(self.board, gang, start, length))
-        if found is not None:
-            self._not_before[shape] = found[0]
+        low, guess = 1, None
+        if shape is not None:
+            bounds = _bounds(self.board.pool(shape.demand.filter), shape, length)
+            if bounds is None:
+                return None
+            low, guess = max(bounds[0], self._not_before.get((shape, length), 1)), bounds[1]
+        starts = sorted({time for pool in pools for time in pool.starts() if time >= low})
+        found = _first_start(starts, guess, lambda start: assign(self.board, gang, start, length))
+        if found is not None and shape is not None:
+            self._not_before[shape, length] = found[0]
         return found
 
 
@@ -182,11 +194,35 @@ def microseconds(seconds: float) -> int:
     return math.ceil(seconds * 1_000_000)
 
 
-def _first_start(starts: list[int], attempt: Callable[[int], list[Seat] | None]) -> tuple[int, list[Seat]] | None:
-    """The first of `starts` at which the attempt works.
+def _bounds(pool: Pool, shape: Uniform, length: int) -> tuple[int, int | None] | None:
+    """A time before which the gang can't start, and one at which it can where no reservation is in the way.
 
-    Many starts are bisected: without reservations in the way what is free only grows, so that this is exact for the
-    first gang that waits; for others the result is a start that works, perhaps not the very first.
+    Counted from when each device can give its first share: at the least all that it ever could, at the most that
+    one. None where even whole devices do not suffice; no second bound where one share of each does not.
+    """
+    reached = 0
+
+    def in_order(*, one_each: bool) -> Iterator[Offer]:
+        nonlocal reached
+        for start, offer in arrivals:
+            reached = start
+            yield offer._replace(times=1) if one_each else offer
+
+    arrivals = pool.arrivals(shape.demand, length)
+    if uniform(in_order(one_each=False), shape.groups, shape.size) is None:
+        return None
+    low = reached
+    one_each = uniform(in_order(one_each=True), shape.groups, shape.size)
+    return low, None if one_each is None else reached
+
+
+def _first_start(
+    starts: list[int], guess: int | None, attempt: Callable[[int], list[Seat] | None]
+) -> tuple[int, list[Seat]] | None:
+    """The first of the sorted `starts` at which the attempt works, looked for up to `guess` first.
+
+    Many starts are bisected: without reservations in the way what is free only grows, so that this is exact for
+    the first gang that waits; for others the result is a start that works, perhaps not the very first.
     """
     if len(starts) <= SCANNED_STARTS:
         for start in starts:
@@ -194,17 +230,21 @@ def _first_start(starts: list[int], attempt: Callable[[int], list[Seat] | None])
             if seats is not None:
                 return start, seats
         return None
+    for last in sorted({bisect_left(starts, guess) if guess is not None else len(starts) - 1, len(starts) - 1}):
+        seats = attempt(starts[last])
+        if seats is not None:
+            return _bisected(starts[:last], attempt) or (starts[last], seats)
+    return None
+
+
+def _bisected(starts: list[int], attempt: Callable[[int], list[Seat] | None]) -> tuple[int, list[Seat]] | None:
     best = None
-    low, high = 0, len(starts) - 1
-    while low <= high:
-        # The last start is tried first: where the gang does not fit then, it never does.
-        middle = (low + high) // 2 if best else high
+    low, high = 0, len(starts)
+    while low < high:
+        middle = (low + high) // 2
         seats = attempt(starts[middle])
         if seats is not None:
-            best = (starts[middle], seats)
-            high = middle - 1
-        elif best is None:
-            return None
+            best, high = (starts[middle], seats), middle
         else:
             low = middle + 1
     return best

@@ -12,7 +12,7 @@ from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.place import microseconds
 from cumulus.scheduling.snapshot import Demand, Gang, Node, Snapshot
 
-# Of several devices' reasons a node shows the one that came closest to fitting.
+# Of several devices' reasons a node shows the one that came closest to fitting, of the largest device.
 _NEARNESS = ("TooLarge", "EnforcementTooWeak", "NoMatchingDevice")
 
 
@@ -69,14 +69,12 @@ def _never(node: Node, demand: Demand, size: int) -> Reason | None:
         return Reason("NoMatchingDevice", "the node has no devices")
     misfits = [
         misfit
-        for device in node.devices
+        for device in sorted(node.devices, key=lambda device: -device.memory_bytes)
         if (misfit := fit.device_mismatch(demand.filter, device) or fit.too_large(demand, device)) is not None
     ]
     fitting = len(node.devices) - len(misfits)
     if fitting == 0:
-        nearest = min(misfits, key=lambda misfit: _NEARNESS.index(misfit.code))
-        others = len({misfit.message for misfit in misfits}) - 1
-        return nearest if not others else Reason(nearest.code, f"{nearest.message} (and {others} more)")
+        return min(misfits, key=lambda misfit: _NEARNESS.index(misfit.code))
     if fitting < size:
         return Reason("TooLarge", f"needs {_devices(size)} at once, {_devices(fitting)} of the node can do it")
     return None

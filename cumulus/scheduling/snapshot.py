@@ -128,13 +128,6 @@ class Gang:
     started: bool = False
     """Some members are bound already, as after a crash amid the writing: the rest goes first."""
 
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """Equal for gangs that are interchangeable: where one does not fit, the other does not either."""
-        if len(self.requests) == 1:
-            return (self.seconds, self.requests[0].demand)
-        return (self.seconds, tuple((request.group, request.demand) for request in self.requests))
-
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
