@@ -1,0 +1,94 @@
+"""Holding jobs to their leases on a device, and saying honestly how strongly. Standard library only.
+
+The way of it: `strength` goes into a device's status; a lease is granted; `environment` prepares what stands behind
+it and gives the job's supervisor the variables to `merge` into the job's own; `update` when the lease is renewed or
+begins to end; `forget` when its processes are gone; `health` now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cumulus.chronos.enforce.amd import ComputeUnitMask
+from cumulus.chronos.enforce.base import Enforcer, Health, Report
+from cumulus.chronos.enforce.frameworks import Frameworks
+from cumulus.chronos.enforce.intel import LevelZero
+from cumulus.chronos.enforce.mps import Mps
+from cumulus.chronos.enforce.opencl_layer import OpenClLayer
+from cumulus.chronos.lease import Device, Lease
+from cumulus.resources.enforcement import Enforcement
+
+__all__ = ["Enforcer", "Health", "Report", "environment", "forget", "health", "merge", "select", "strength", "update"]
+
+_LISTS = {"PYTHONPATH": ":", "OPENCL_LAYERS": ":", "CHRONOS_ACCOUNT": ":", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ","}
+"""Variables that hold several values and what is between them: ours go before those of the job."""
+
+
+def select(device: Device) -> Sequence[Enforcer]:
+    """The enforcers that act on the device."""
+    vendor = device.vendor.lower()
+    chosen: list[Enforcer] = [OpenClLayer()]
+    if device.type == "gpu" and "nvidia" in vendor:
+        chosen.append(Mps())
+    if device.type == "gpu" and ("amd" in vendor or "advanced micro" in vendor):
+        chosen.append(ComputeUnitMask())
+    if device.type == "gpu" and "intel" in vendor:
+        chosen.append(LevelZero())
+    return [*chosen, Frameworks()]
+
+
+def strength(device: Device, home: Path | None = None) -> Report:
+    """How strongly jobs are held on the device: as strongly as on the weakest of the ways that lead to it.
+
+    An NVIDIA GPU is reached by CUDA and by OpenCL: with the layer and without MPS it is `none`, and the reverse.
+    """
+    ways = [(e.name, e.strength(device, home or Path())) for e in select(device) if e.covers(device)]
+    weakest = min((report.enforcement for _, report in ways), key=list(Enforcement).index)
+    binding = [(name, report) for name, report in ways if report.enforcement is weakest]
+    reason = "; ".join(f"{name}: {report.reason}" for name, report in binding)
+    return Report(weakest, reason, " ".join(report.remedy for _, report in binding if report.remedy))
+
+
+def environment(lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    """Prepare to hold a job to the lease, and what the job needs in its environment for that. Idempotent.
+
+    Raises `ChronosError` where what `strength` promises can't be set up: the job must not start then.
+    """
+    variables: dict[str, str] = {}
+    for enforcer in select(device):
+        variables = merge(variables, enforcer.environment(lease, device, home))
+    return variables
+
+
+def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The job's variables with an enforcer's or another lease's: lists are joined, everything else is replaced."""
+    merged = dict(job)
+    for name, value in ours.items():
+        separator = _LISTS.get(name)
+        if separator and merged.get(name):
+            value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))
+        merged[name] = value
+    return merged
+
+
+def update(lease: Lease, device: Device, home: Path) -> None:
+    """The lease was renewed or is ending: hold its running jobs to that from now on."""
+    for enforcer in select(device):
+        enforcer.update(lease, home)
+
+
+def forget(lease_id: str, device: Device, home: Path) -> None:
+    """The lease has ended and its processes are gone: remove what was made for it."""
+    for enforcer in select(device):
+        enforcer.forget(lease_id, home)
+
+
+def health(devices: Sequence[Device], home: Path) -> Sequence[Health]:
+    """Conditions of the node's enforcement, one a type; what is down and can be started again is."""
+    conditions: dict[str, Health] = {}
+    for device in devices:
+        for enforcer in select(device):
+            for condition in enforcer.health(devices, home):
+                conditions.setdefault(condition.type, condition)
+    return tuple(conditions.values())

@@ -1,0 +1,97 @@
+"""The account of a lease on disk: Chronos writes its size and end, the OpenCL layer in its processes what they use.
+
+The layouts are those of opencl/account.h. The end is a CLOCK_BOOTTIME deadline in a file that the layer maps
+read-only, so that a renewal reaches running jobs, and a job of another user cannot move it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import urllib.parse
+from pathlib import Path
+
+from cumulus.chronos.lease import Device, Lease, LeaseState
+from cumulus.chronos.processes import Identity, is_alive
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import LedgerUnavailable
+
+_LIMITS = struct.Struct("=8sQQii")
+_LIMITS_MAGIC = b"CHRLIM1\0"
+_SHARES = struct.Struct("=QQ")
+_SHARES_AT = 8
+
+_USAGE_MAGIC = b"CHRUSE1\0"
+_SLOTS_AT = 128
+_SLOT = struct.Struct("=iIQQQQ")
+
+
+def directory(home: Path, lease_id: str) -> Path:
+    """Where the account of that lease is. Any id gives a safe name without colons, which separate accounts."""
+    return home / "accounts" / urllib.parse.quote(lease_id, safe="").replace(".", "%2E")
+
+
+def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None = None) -> Path:
+    """Make the lease's account, or bring it up to date, and return its directory. Raises `LedgerUnavailable`."""
+    place = directory(home, lease.id)
+    try:
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.close(os.open(place / "usage", os.O_RDWR | os.O_CREAT, 0o600))
+        if not (place / "limits").exists():
+            shares = _shares(lease, clock)
+            fresh = place / f"limits.{os.getpid()}"
+            fresh.write_bytes(_LIMITS.pack(_LIMITS_MAGIC, *shares, device.platform_index, device.device_index))
+            fresh.rename(place / "limits")
+    except OSError as error:
+        raise LedgerUnavailable(f"{place}: {error.strerror}", hint="The lease's account could not be made.") from error
+    update(lease, home, clock)
+    return place
+
+
+def update(lease: Lease, home: Path, clock: Clock | None = None) -> None:
+    """Tell running jobs the lease's size and end, where it has an account. Raises `LedgerUnavailable`."""
+    path = directory(home, lease.id) / "limits"
+    try:
+        # In place: the layer has the file mapped.
+        with open(path, "r+b") as file:
+            file.seek(_SHARES_AT)
+            file.write(_SHARES.pack(*_shares(lease, clock)))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LedgerUnavailable(f"{path}: {error.strerror}", hint="The lease's end could not be written.") from error
+
+
+def close_account(lease_id: str, home: Path) -> None:
+    """Remove the account of a lease whose processes are gone."""
+    shutil.rmtree(directory(home, lease_id), ignore_errors=True)
+
+
+def used(lease_id: str, home: Path) -> dict[int, int]:
+    """Bytes of OpenCL memory that each living process of the lease holds. Empty where none took any."""
+    try:
+        content = (directory(home, lease_id) / "usage").read_bytes()
+    except OSError:
+        return {}
+    if not content.startswith(_USAGE_MAGIC):
+        return {}
+    (slots,) = struct.unpack_from("=I", content, len(_USAGE_MAGIC))
+    found: dict[int, int] = {}
+    for at in range(_SLOTS_AT, min(_SLOTS_AT + slots * _SLOT.size, len(content) - _SLOT.size + 1), _SLOT.size):
+        pid, _, start, namespace, _, size = _SLOT.unpack_from(content, at)
+        # What a process of another PID namespace (a container) is called here is not known: it is taken at its word.
+        if pid and (namespace != _namespace() or is_alive(Identity(pid, start))):
+            found[pid] = found.get(pid, 0) + size
+    return found
+
+
+def _shares(lease: Lease, clock: Clock | None) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the clock at which the lease ends: now, where it is ending."""
+    left = lease.expires_in if lease.state is LeaseState.ACTIVE else min(lease.expires_in, 0.0)
+    deadline = (clock or SystemClock()).monotonic() + left
+    return lease.memory_bytes, max(int(deadline * 1e9), 1)
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino

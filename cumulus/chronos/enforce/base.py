@@ -1,0 +1,67 @@
+"""What an enforcer is: one way of holding jobs to their leases on a device. Between the ledger and a job's environment.
+
+Standard library only and light, as everything that a job's supervisor may import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cumulus.chronos.lease import Device, Lease
+from cumulus.resources.enforcement import Enforcement
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How strongly something holds jobs to their leases. `remedy` says how to get more, "" where nothing would."""
+
+    enforcement: Enforcement
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A condition of the node, as in Kubernetes: `type` and `reason` are CamelCase words, `message` a sentence."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+class Enforcer(Protocol):
+    """All calls are idempotent and take effect for jobs that start after them, if not said otherwise."""
+
+    @property
+    def name(self) -> str: ...
+
+    def covers(self, device: Device) -> bool:
+        """Whether jobs can reach the device in the way that this enforcer limits, built or not."""
+        ...
+
+    def strength(self, device: Device, home: Path) -> Report:
+        """What it can do on the device now. Never raises: what is missing is the report's reason."""
+        ...
+
+    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+        """What a job inside the lease needs in its environment; prepares what stands behind it.
+
+        Empty where it can't act. Raises `LedgerUnavailable` where `home` can't be written.
+        """
+        ...
+
+    def update(self, lease: Lease, home: Path) -> None:
+        """The lease was renewed or is ending: running jobs are held to that from now on."""
+        ...
+
+    def forget(self, lease_id: str, home: Path) -> None:
+        """The lease has ended and its processes are gone: remove what was made for it."""
+        ...
+
+    def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
+        """Conditions worth showing; mends what it can."""
+        ...

@@ -1,0 +1,171 @@
+"""One MPS control daemon: start it, ask it, end it. Below `mps`.
+
+NVIDIA's Multi-Process Service: `nvidia-cuda-mps-control -d` listens in CUDA_MPS_PIPE_DIRECTORY and starts a server,
+which owns the GPU's context, when the first client comes. See nvidia-cuda-mps-control(1).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cumulus.chronos.processes import Identity, Snapshot, is_alive, read, send
+from cumulus.clock import SystemClock
+from cumulus.errors import ChronosError
+
+CONTROL = "nvidia-cuda-mps-control"
+
+ANSWER_SECONDS = 5.0
+"""A control daemon answers within milliseconds; one that waits for a server that never comes up does not answer."""
+
+_PASSED = ("PATH", "HOME", "LD_LIBRARY_PATH")
+_END_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The control daemon of one directory, running or not."""
+
+    place: Path
+    devices: str = ""
+    """CUDA_VISIBLE_DEVICES for it, "" for all."""
+
+    @property
+    def pipe(self) -> Path:
+        return self.place / "pipe"
+
+    @property
+    def log(self) -> Path:
+        return self.place / "log"
+
+    def ensure(self, *defaults: str) -> bool:
+        """See that it runs and answers; `defaults` are commands given to a fresh one. True if it was started now.
+
+        Raises `ChronosError` where it does not start.
+        """
+        with self._locked():
+            if self.answers():
+                return False
+            self._end()
+            self._start()
+            for command in defaults:
+                self.ask(command)
+            return True
+
+    def answers(self) -> bool:
+        """Whether it runs and is not stuck."""
+        return self.pid() is not None and self.ask("get_server_list") is not None
+
+    def was_started(self) -> bool:
+        """Whether somebody wanted it to run: it has been started and not stopped since."""
+        return self.pipe.is_dir()
+
+    def pid(self) -> int | None:
+        try:
+            pid = int((self.pipe / f"{CONTROL}.pid").read_text())
+            name = Path(f"/proc/{pid}/comm").read_text()
+        except (OSError, ValueError):
+            return None
+        return pid if name.startswith("nvidia-cuda-mps") else None
+
+    def ask(self, command: str) -> str | None:
+        """What the daemon answers to a command of nvidia-cuda-mps-control(1), None where it does not."""
+        try:
+            done = subprocess.run(
+                [CONTROL], input=f"{command}\n", env=self._environment(), timeout=ANSWER_SECONDS,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def stop(self) -> None:
+        """End it and its servers, whatever state they are in, and with them every client's work."""
+        if not self.place.is_dir():
+            return
+        with self._locked():
+            self._end()
+            shutil.rmtree(self.pipe, ignore_errors=True)
+
+    def _start(self) -> None:
+        for directory in (self.pipe, self.log):
+            directory.mkdir(mode=0o755, exist_ok=True)
+        # As root it serves jobs of every user at once. Without this option a client of a second user waits until the
+        # first one's are gone, and one that gives up meanwhile leaves the daemon stuck.
+        users = ["-multiuser-server"] if os.geteuid() == 0 else []
+        try:
+            done = subprocess.run(
+                [CONTROL, "-d", *users], env=self._environment(), timeout=_END_SECONDS, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, start_new_session=True,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ChronosError(f"{CONTROL} did not start: {error}", hint=f"See {self.log}/control.log.") from error
+        if done.returncode != 0 or not self.answers():
+            said = " ".join(done.stdout.split()) or "it does not answer"
+            raise ChronosError(f"{CONTROL} did not start: {said}", hint=f"See {self.log}/control.log.")
+
+    def _end(self) -> None:
+        pid = self.pid()
+        proc = read(pid) if pid is not None else None
+        if pid is None or proc is None:
+            return
+        snapshot = Snapshot()
+        family = snapshot.identities({pid} | snapshot.below(pid))
+        self.ask("quit")
+        clock = SystemClock()
+        deadline = clock.monotonic() + _END_SECONDS
+        while any(is_alive(one) for one in family):
+            number = signal.SIGTERM if clock.monotonic() < deadline else signal.SIGKILL
+            for one in family:
+                _end_mps(one, number)
+            clock.sleep(0.05)
+
+    def _environment(self) -> dict[str, str]:
+        """Of its own: a daemon started amid a job must not carry that job's lease or visible devices."""
+        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        if self.devices:
+            passed["CUDA_VISIBLE_DEVICES"] = self.devices
+        return passed | {"CUDA_MPS_PIPE_DIRECTORY": str(self.pipe), "CUDA_MPS_LOG_DIRECTORY": str(self.log)}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def runtime_directory(home: Path) -> Path:
+    """A short directory for sockets (a path of 107 bytes at most, unix(7)), which jobs of other users can enter.
+
+    Raises `ChronosError` where somebody else holds its name.
+    """
+    uid = os.geteuid()
+    base = Path("/run") if uid == 0 else Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    place = base / f"chronos-{uid}-{hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:8]}"
+    place.mkdir(mode=0o755, exist_ok=True)
+    found = place.lstat()
+    if place.is_symlink() or found.st_uid != uid:
+        raise ChronosError(f"{place} is not this user's directory", hint=f"Remove {place}.")
+    return place
+
+
+def _end_mps(one: Identity, number: signal.Signals) -> None:
+    """Signal that process, if it still is an MPS process."""
+    try:
+        name = Path(f"/proc/{one.pid}/comm").read_text()
+    except OSError:
+        return
+    if name.startswith("nvidia-cuda-mps"):
+        send(one, number)

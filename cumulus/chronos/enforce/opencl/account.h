@@ -1,0 +1,52 @@
+/*
+ * The account of a lease: how much of its memory is in use, over all of the lease's processes.
+ *
+ * Two files in one directory per lease (CHRONOS_ACCOUNT names the directories, separated by colons):
+ *   limits  written by Chronos alone, mapped read-only: size, end, device. Renewing a lease rewrites it in place.
+ *   usage   shared by the lease's processes: one slot each, guarded by a robust mutex.
+ *
+ * What is in use is the sum over the slots, never a running total: clearing a dead process's slot gives back
+ * exactly what it had. Both layouts are read by cumulus/chronos/enforce/account.py as well.
+ */
+#ifndef CHRONOS_ACCOUNT_H
+#define CHRONOS_ACCOUNT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MAX_LEASES 16
+
+/* A set of the process's leases: bit i is lease i. */
+typedef uint32_t lease_set;
+
+/* What one allocation took, for giving exactly that back. */
+typedef struct {
+    lease_set leases;
+    uint32_t generation;
+    uint64_t bytes;
+} charge;
+
+/* Opens the accounts that CHRONOS_ACCOUNT names, once. An account that can't be used refuses everything. */
+void accounts_open(void);
+
+unsigned accounts_count(void);
+
+/* The OpenCL platform and device numbers of lease `index`, -1 where Chronos does not know them. */
+void account_device(unsigned index, int *platform, int *device);
+
+uint64_t account_limit(unsigned index);
+uint64_t account_used(unsigned index);
+
+/* Whether any lease of this process is past its end (CLOCK_BOOTTIME). */
+bool accounts_expired(void);
+
+/* Takes `bytes` of every lease in the set, or nothing. False when one has not so much left or is past its end. */
+bool account_take(lease_set leases, uint64_t bytes, charge *taken);
+
+/* Gives back what was taken by this process; what a parent took before a fork is the parent's and is left alone. */
+void account_give(const charge *taken);
+
+/* Says once per process and reason on stderr why something was refused: OpenCL's error codes say little. */
+void account_explain_expiry(const char *what);
+
+#endif

@@ -1,0 +1,81 @@
+"""The OpenCL layer as an enforcer: finds the built library and loads it into jobs through OPENCL_LAYERS."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cumulus.chronos.enforce import account
+from cumulus.chronos.enforce.base import Health, Report
+from cumulus.chronos.lease import Device, Lease
+from cumulus.resources.enforcement import Enforcement
+
+LIBRARY = "libchronos_opencl_layer.so"
+VARIABLE = "CUMULUS_OPENCL_LAYER"
+
+REMEDY = (
+    "Build the OpenCL layer: apt install cmake gcc opencl-headers, then scripts/build-opencl-layer.sh; "
+    f"or set {VARIABLE} to a built {LIBRARY}."
+)
+
+PLACES = (Path(__file__).parent / "lib", Path("/usr/local/lib/cumulus"), Path("/usr/lib/cumulus"))
+"""Where the library is looked for when `CUMULUS_OPENCL_LAYER` is not set: in the package first."""
+
+
+class OpenClLayer:
+    """Counts and refuses OpenCL memory over the lease, in all of its processes together; refuses work after its end.
+
+    Guarded and never hard: a job that unsets OPENCL_LAYERS, or calls the driver without the loader, is not seen.
+    """
+
+    name = "opencl-layer"
+
+    def covers(self, device: Device) -> bool:
+        """OpenCL reaches every device: also a GPU whose driver is not registered, since a job can register it."""
+        return True
+
+    def strength(self, device: Device, home: Path) -> Report:
+        library, trouble = find()
+        if library is None:
+            return Report(Enforcement.NONE, trouble, REMEDY)
+        return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
+
+    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+        library, _ = find()
+        if library is None:
+            return {}
+        place = account.open_account(lease, device, home)
+        return {"OPENCL_LAYERS": str(library), "CHRONOS_ACCOUNT": str(place)}
+
+    def update(self, lease: Lease, home: Path) -> None:
+        account.update(lease, home)
+
+    def forget(self, lease_id: str, home: Path) -> None:
+        account.close_account(lease_id, home)
+
+    def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
+        library, trouble = find()
+        if library is None:
+            return (Health("OpenCLLayer", False, "NotBuilt", f"{trouble}. {REMEDY}"),)
+        return (Health("OpenCLLayer", True, "Found", str(library)),)
+
+
+def find() -> tuple[Path | None, str]:
+    """The library, or None and why. A library that this machine can't load (an older libc, say) is not taken."""
+    named = os.environ.get(VARIABLE)
+    candidates = [Path(named)] if named else [place / LIBRARY for place in PLACES]
+    for path in candidates:
+        if path.is_file():
+            trouble = _load(path)
+            return (None, trouble) if trouble else (path.absolute(), "")
+    return None, f"{named} is not there" if named else "the OpenCL layer is not built"
+
+
+def _load(path: Path) -> str:
+    try:
+        library = ctypes.CDLL(str(path.absolute()))
+    except OSError as error:
+        return f"the OpenCL layer can't be loaded: {error}"
+    return "" if hasattr(library, "clInitLayer") else f"{path} is no OpenCL layer"
