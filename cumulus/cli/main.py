@@ -99,10 +99,15 @@ def _sentence(message: str) -> str:
 
 
 class LightCommand(TyperCommand):
-    """A verb whose plain options are read without pydantic."""
+    """A verb whose plain options are read without pydantic, and whose flags may be written --flag=false."""
 
     def get_params(self, ctx: Any) -> Any:
         return _light(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {name: p for p in self.get_params(ctx) if getattr(p, "is_flag", False) for name in p.opts}
+        parsed: list[str] = super().parse_args(ctx, [arg for given in args for arg in _plain_flag(given, flags)])
+        return parsed
 
 
 class LazyGroup(TyperGroup):
@@ -150,6 +155,16 @@ def load(name: str) -> Any:
     command = typer.main.get_command(app)
     command.name = name
     return command
+
+
+def _plain_flag(arg: str, flags: dict[str, Any]) -> list[str]:
+    """kubectl's --wait=false and --all=true as click knows them: --no-wait, --all."""
+    name, _, value = arg.partition("=")
+    if name not in flags or value not in ("true", "false"):
+        return [arg]
+    if value == "true":
+        return [name]
+    return list(flags[name].secondary_opts[:1])
 
 
 class _Plain:
