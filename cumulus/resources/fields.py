@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,8 +36,10 @@ class FieldError(ValueError):
 def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> BeforeValidator:
     def check(value: Any) -> str:
         parse(value)
-        is_number = isinstance(value, int | float)
-        return f"{value}{number_suffix}" if is_number else str(value).strip()
+        if isinstance(value, int | float):
+            # Plain digits: 1e-05 is how Python writes a float, not how anybody writes a duration.
+            return f"{Decimal(str(value)):f}{number_suffix}"
+        return str(value).strip()
 
     return BeforeValidator(check)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from cumulus.resources.fields import Model
 from cumulus.resources.meta import Resource
@@ -28,7 +29,7 @@ class Lease(Resource):
     """Who leads."""
 
     KIND: ClassVar[str] = "Lease"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(LeaseSpec.model_fields)
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(to_camel(name) for name in LeaseSpec.model_fields)
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["Lease"] = Field("Lease", description="Always Lease.")

@@ -23,6 +23,8 @@ _MAX_BYTES = 2**63 - 1
 _MAX_SECONDS = 100 * 365 * 86400
 # A plain number between 1 and this is surely a slip for a fraction or a unit, not a number of bytes.
 _LEAST_PLAIN_BYTES = 2**20
+# So that a share of a real device is never zero bytes.
+_LEAST_FRACTION = Decimal("0.0001")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ def parse_bytes(value: str | int | float) -> int:
     if match is None:
         raise ValueError(f"{value!r} is not a quantity; write bytes as 20Gi, 512Mi or 1500M")
     number, suffix = match.groups()
-    if suffix[:1] in ("e", "E") and len(suffix) > 1:
-        result = Decimal(number) * Decimal(10) ** int(suffix[1:])
-    elif suffix in _SUFFIXES:
+    if suffix in _SUFFIXES:
         result = Decimal(number) * _SUFFIXES[suffix]
+    elif suffix[-1].isdigit():
+        result = Decimal(number) * Decimal(10) ** int(suffix[1:])
     else:
         raise ValueError(f"{value!r} has the unknown unit {suffix!r}; units are Ki Mi Gi Ti Pi Ei or k M G T P E")
     if not 0 <= result <= _MAX_BYTES:
@@ -77,7 +79,7 @@ def parse_cpus(value: str | int | float) -> int:
         millis = Decimal(text[:-1]) if text.endswith("m") else Decimal(text) * 1000
     except InvalidOperation:
         raise ValueError(f"{value!r} is not a number of CPUs; write 2, 0.5 or 500m") from None
-    if not 1 <= millis <= 10**7:
+    if not millis.is_finite() or not 1 <= millis <= 10**7:
         raise ValueError(f"{value!r} CPUs is out of range; write 2, 0.5 or 500m")
     return int(millis)
 
@@ -106,7 +108,7 @@ def parse_share(value: str | int | float) -> Share:
     """A share of memory: a fraction 0.5, a percentage 50% or a quantity 20Gi. Raises ValueError."""
     text = _text(value)
     if text.endswith("%"):
-        return Share(fraction=parse_fraction(text))
+        return Share(fraction=_not_tiny(value, parse_fraction(text)))
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -115,12 +117,12 @@ def parse_share(value: str | int | float) -> Share:
             raise ValueError(f"{value!r} is no memory at all; write 0.5, 50% or 20Gi") from None
         return Share(size=size)
     if not number.is_finite() or number <= 0 or 1 < number < _LEAST_PLAIN_BYTES:
-        example = f"{text}Gi" if number > 1 else "20Gi"
+        example = f"{text}Gi" if number.is_finite() and number > 1 else "20Gi"
         raise ValueError(
             f"{value!r} is out of range; a fraction lies in (0, 1], and bytes need a unit, as in {example}"
         )
     if number <= 1:
-        return Share(fraction=number)
+        return Share(fraction=_not_tiny(value, number))
     return Share(size=parse_bytes(text))
 
 
@@ -153,6 +155,12 @@ def format_duration(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts[:2]) or "0s"
+
+
+def _not_tiny(value: str | int | float, fraction: Decimal) -> Decimal:
+    if fraction < _LEAST_FRACTION:
+        raise ValueError(f"{value!r} is too small; the least share of memory is 0.01%")
+    return fraction
 
 
 def _text(value: str | int | float) -> str:

@@ -71,7 +71,8 @@ KINDS: tuple[Kind, ...] = (
         ),
     ),
     Kind(
-        "GPUPartition", "gpupartitions", ("partitions", "partition", "parts", "part", "gp"), True, "cumulus.resources.partition",
+        "GPUPartition", "gpupartitions", ("partitions", "partition", "parts", "part", "gp"), True,
+        "cumulus.resources.partition",
         (
             Column("PHASE", "status.phase"),
             Column("NODE", "status.node"),

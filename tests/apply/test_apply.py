@@ -195,6 +195,14 @@ def test_an_immutable_field_cannot_be_taken_out(store: MemoryStore) -> None:
     ]
 
 
+def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: MemoryStore) -> None:
+    applied(store, job("checkpoint: {path: /x}"))
+    assert [line.split(";")[0] for line in refused(store, job())] == [
+        "manifest:4:1: spec.checkpoint: is immutable and cannot change from "
+        '{"path": "/x", "gracePeriod": "30s", "onExpiry": "Requeue"} to nothing'
+    ]
+
+
 def test_one_refused_object_holds_back_all(store: MemoryStore) -> None:
     applied(store, job(name="a"), job(name="b"))
     problems = refused(store, job("replicas: 2", name="a"), job(name="new"), job("replicas: 3", name="b"))
