@@ -160,11 +160,9 @@ class SqliteStore:
 
     def _plan(self, connection: sqlite3.Connection, jobs: Jobs, now: str) -> Rows:
         """The rows of all jobs; each sees those before it. A job that breaks a rule gets its error and adds none."""
-        seen = (
-            tables.stored_many(connection, [key for job in jobs for key in rules.keys(job.writes)])
-            if len(jobs) > 1
-            else {}
-        )
+        seen: dict[Key, Document | None] = {}
+        if len(jobs) > 1:
+            seen = tables.stored_many(connection, [key for job in jobs for key in rules.keys(job.writes)])
 
         def read(key: Key) -> Document | None:
             if key not in seen:

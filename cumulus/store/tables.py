@@ -18,6 +18,7 @@ SELECT log.revision, document, checksum FROM current JOIN log ON log.revision = 
 WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
 """
 _ROWS_AT_ONCE = 32
+_KEYS_AT_ONCE = 256
 _INSERT = "INSERT INTO log VALUES"
 _POINT = "INSERT OR REPLACE INTO current VALUES"
 _UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
@@ -46,7 +47,10 @@ def stored(connection: sqlite3.Connection, key: Key) -> Document | None:
 
 
 def stored_many(connection: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Document | None]:
-    """The objects under the keys (at most a few hundred), in one statement."""
+    """The objects under the first of the keys, in one statement."""
+    keys = keys[:_KEYS_AT_ONCE]
+    if not keys:
+        return {}
     slots = 1 << (len(keys) - 1).bit_length()
     padded = [*keys, *[keys[-1]] * (slots - len(keys))]
     found = connection.execute(_stored_many(slots), [part for key in padded for part in key])
