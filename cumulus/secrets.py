@@ -7,6 +7,7 @@ user (/proc/PID/environ): that is as far as an environment variable can be kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -72,6 +73,8 @@ class SecretStore:
                 os.fsync(descriptor)
             os.rename(temporary, path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise SecretUnavailable(f"secret {name}, key {key} cannot be written: {error.strerror}") from None
 
     def list(self) -> Sequence[tuple[str, str]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from cumulus.backends.base import Observed, Workload
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.process.run import Run
+from cumulus.clock import SystemClock
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
 
@@ -24,6 +26,7 @@ class ProcessBed(Bed):
         self.root = directory / "process"
         self.secrets = SecretStore(directory / "secrets")
         self.chronos_home = chronos_home
+        self.clock = SystemClock()
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
@@ -64,8 +67,14 @@ class ProcessBed(Bed):
 
     def supervisor(self, work: Workload) -> int:
         """Its supervisor's pid; waits for it."""
-        self.until(lambda: self.backend.find(work.name).supervisor())
-        return self.backend.find(work.name).supervisor()
+        run = self.found(work)
+        self.until(run.supervisor)
+        return run.supervisor()
+
+    def found(self, work: Workload) -> Run:
+        run = self.backend.find(work.name)
+        assert run is not None
+        return run
 
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
         deadline = time.monotonic() + within

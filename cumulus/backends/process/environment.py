@@ -28,14 +28,8 @@ _PASSED_PREFIXES = ("LC_", "POCL_")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def environment(
-    workload: Workload, checkpoint: str, chronos_home: str | None, daemon: Mapping[str, str]
-) -> dict[str, str]:
-    """The variables of `workload` except those from secrets.
-
-    `daemon` is the environment to pass from. The job's own variables win over what is passed, and those of the
-    lease win over the job's: CHRONOS_PARTITION_ID is also the mark by which the node finds a lease's processes.
-    """
+def own_environment(workload: Workload, daemon: Mapping[str, str]) -> dict[str, str]:
+    """What passes from the daemon's environment, and over it the job's own variables except those from secrets."""
     variables = {name: value for name, value in daemon.items() if name in PASSED or name.startswith(_PASSED_PREFIXES)}
     variables.setdefault("HOME", os.path.expanduser("~"))
     variables.setdefault("LANG", "C.UTF-8")
@@ -44,15 +38,15 @@ def environment(
     variables["PATH"] = ":".join(dict.fromkeys(path))
     # What a job prints is then in its log at once, and not lost with SIGKILL.
     variables["PYTHONUNBUFFERED"] = "1"
-    if chronos_home is not None:
-        variables["CHRONOS_HOME"] = chronos_home
     variables.update({e.name: e.value for e in workload.env if not e.secret})
-    variables.update(_of_the_job(workload, checkpoint))
-    variables.update(_of_the_leases(workload.leases))
     return variables
 
 
-def _of_the_job(workload: Workload, checkpoint: str) -> dict[str, str]:
+def fixed_environment(workload: Workload, checkpoint: str, chronos_home: str | None) -> dict[str, str]:
+    """What says who the job is and what it leased: wins over all else, secrets too.
+
+    CUMULUS_WORKLOAD and CHRONOS_PARTITION_ID are also the marks by which the node finds processes to end.
+    """
     variables = {
         "CUMULUS_JOB": workload.job,
         "CUMULUS_NAMESPACE": workload.namespace,
@@ -63,6 +57,9 @@ def _of_the_job(workload: Workload, checkpoint: str) -> dict[str, str]:
     }
     if checkpoint:
         variables["CUMULUS_CHECKPOINT_PATH"] = checkpoint
+    if chronos_home is not None:
+        variables["CHRONOS_HOME"] = chronos_home
+    variables.update(_of_the_leases(workload.leases))
     return variables
 
 
@@ -90,12 +87,14 @@ _STRENGTHS = ["none", "guarded", "hard"]
 def _device_selection(leases: Sequence[LeaseRef]) -> dict[str, str]:
     """What makes OpenCL, CUDA, ROCm and Level Zero programs use the leased devices."""
     variables = {}
+    cuda = list(dict.fromkeys(x.device_id for x in leases if x.device_id.startswith(("GPU-", "MIG-"))))
+    if cuda:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(cuda)
     platform = leases[0].platform_index
     if platform >= 0:
-        # pyopencl's syntax: PLATFORM:DEVICE[,DEVICE]; it has none for devices of two platforms.
-        devices = sorted({x.device_index for x in leases if x.platform_index == platform})
-        variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, devices))}"
-    cuda = [x.device_id for x in leases if x.device_id.startswith(("GPU-", "MIG-"))]
-    if cuda:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(cuda))
+        # pyopencl's syntax: PLATFORM:DEVICE[,DEVICE]; it has none for devices of two platforms. NVIDIA's OpenCL too
+        # shows only the devices of CUDA_VISIBLE_DEVICES, counted from 0 in that order (seen with driver 580).
+        same = [x for x in leases if x.platform_index == platform]
+        devices = [cuda.index(x.device_id) if x.device_id in cuda else x.device_index for x in same]
+        variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, dict.fromkeys(devices)))}"
     return variables

@@ -38,14 +38,16 @@ def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
     return values
 
 
-def launch(spec: dict[str, Any], secrets: dict[str, str]) -> tuple[int, int, Callable[[], str]]:
-    """Fork the command's process and hold it before exec.
+def launch(
+    spec: dict[str, Any], secrets: dict[str, str], enforcement: dict[str, str]
+) -> tuple[int, int, Callable[[], str]]:
+    """Fork the command's process, with the variables by which its leases are enforced, and hold it before exec.
 
     Returns its pid, the readable end of its output, and what lets it go: that returns "" once it runs, else why it
     could not. Raises StartFailed where it cannot be started at all.
     """
     directory = _prepare_directory(spec)
-    environment = {**spec["env"], **secrets}
+    environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
     output, child_output = os.pipe2(os.O_CLOEXEC)
     gate, opener = os.pipe2(os.O_CLOEXEC)
     verdict, child_verdict = os.pipe2(os.O_CLOEXEC)

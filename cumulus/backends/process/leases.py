@@ -20,24 +20,35 @@ LEDGER_PATIENCE = 10.0
 """Seconds for which an unavailable ledger is asked again before the run is given up."""
 
 
+class LeaseRefused(Exception):
+    """The command must not be started; `end` says why."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.message)
+        self.end = end
+
+
 class LeaseGuard:
     """The leases of one run, as spec.json names them."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._leases: list[dict[str, Any]] = spec["leases"]
+        self._own: dict[str, str] = spec["env"]
         self._home: str | None = spec["chronos_home"]
 
-    def attach(self, pid: int) -> End | None:
-        """Register `pid`, whose descendants end with the leases. The end of the run where a lease is not to be had."""
+    def attach(self, pid: int) -> dict[str, str]:
+        """Register `pid`, whose descendants end with the leases; the variables by which its job is held to them.
+
+        Raises `LeaseRefused` where a lease is not to be had, or cannot be enforced as it promises."""
         if not self._leases:
-            return None
+            return {}
         readable, writable = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                end = self._attach(pid)
-                os.write(writable, json.dumps([] if end is None else list(end)).encode())
+                with open(writable, "wb") as answer:
+                    answer.write(json.dumps(self._attach(pid)).encode())
                 status = 0
             finally:
                 os._exit(status)
@@ -45,10 +56,10 @@ class LeaseGuard:
         with open(readable, "rb") as answer:
             verdict = answer.read()
         os.waitpid(child, 0)
-        if not verdict:
-            return End(None, "StartError", "not started: its leases could not be checked")
-        fields = json.loads(verdict)
-        return End(*fields) if fields else None
+        end, variables = json.loads(verdict or '[[null, "StartError", "its leases could not be checked"], {}]')
+        if end:
+            raise LeaseRefused(End(*end))
+        return dict(variables)
 
     def ended(self) -> str:
         """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else ""."""
@@ -67,21 +78,38 @@ class LeaseGuard:
                 reasons.add(found.end_reason)
         return next((str(r) for r in (EndReason.EXPIRED, EndReason.RELEASED) if r in reasons), "")
 
-    def _attach(self, pid: int) -> End | None:
+    def _attach(self, pid: int) -> tuple[End | None, dict[str, str]]:
+        """In the child: the run's end where it must not start, else the variables."""
         from cumulus.errors import ChronosError, NoSuchLease, StaleToken
 
+        variables: dict[str, str] = {}
         for lease in self._leases:
             try:
                 self._patiently(lease["id"], pid, lease["token"])
+                variables = self._enforced(variables, lease["id"])
             except NoSuchLease as error:
                 if self.ended() == "expired":
-                    return End(None, "LeaseExpired", f"lease {lease['id']} expired before the command was started")
-                return End(None, "StartError", f"not started without its lease: {error}")
+                    return End(None, "LeaseExpired", f"lease {lease['id']} expired before the command was started"), {}
+                return End(None, "StartError", f"not started without its lease: {error}"), {}
             except StaleToken as error:
-                return End(None, "StartError", f"not started, its lease was granted to another holder: {error}")
+                return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), {}
             except ChronosError as error:
-                return End(None, "StartError", f"not started, the lease ledger refused: {error}")
-        return None
+                return End(None, "StartError", f"not started: {error}"), {}
+        return None, variables
+
+    def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
+        from cumulus.chronos import enforce
+        from cumulus.errors import NoSuchLease
+
+        ledger = self._ledger()
+        lease = ledger.get(id)
+        device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
+        if lease is None or device is None:
+            raise NoSuchLease(f"the device of lease {id} is not on this node any more")
+        ours = enforce.merge(variables, enforce.environment(lease, device, ledger.home))
+        # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
+        merged = enforce.merge(self._own, ours)
+        return {name: merged[name] for name in ours}
 
     def _patiently(self, id: str, pid: int, token: int) -> None:
         from cumulus.errors import LedgerUnavailable

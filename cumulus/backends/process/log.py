@@ -43,7 +43,7 @@ class LogWriter:
                 self._left -= written
                 self._next += written
         except OSError as error:
-            self.error = f"its log could not be written: {error.strerror}"
+            self._lost(error)
 
     def close(self) -> None:
         """Make the last segment durable."""
@@ -51,9 +51,12 @@ class LogWriter:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:
-                self.error = f"its log could not be written: {error.strerror}"
+                self._lost(error)
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _lost(self, error: OSError) -> None:
+        self.error = self.error or f"its log could not be written: {error.strerror}"
 
     def _open(self) -> None:
         path = os.path.join(self._directory, f"{LOG_PREFIX}{self._next:015d}")

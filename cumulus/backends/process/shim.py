@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 from cumulus.backends.process import layout, tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
-from cumulus.backends.process.leases import LeaseGuard
+from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
 from cumulus.backends.process.log import LogWriter, Redactor
 from cumulus.backends.process.supervise import End, Supervisor
 from cumulus.clock import SystemClock, timestamp
@@ -68,17 +68,18 @@ class _Run:
             return End(None, "StartError", "its specification was written by a newer version of Cumulus")
         if os.path.exists(layout.STOP):
             return End(None, "Stopped", "stopped before it started")
-        tree.become_subreaper()
         leases = LeaseGuard(spec)
-        refusal = leases.attach(os.getpid())
-        if refusal:
-            return refusal
         try:
+            enforcement = leases.attach(os.getpid())
+            # Not before: what the enforcement started for the node is not to end with this job.
+            tree.become_subreaper()
             secrets = resolve_secrets(spec)
             log, redactor = LogWriter("."), Redactor(list(secrets.values()))
-            pid, output, release = launch(spec, secrets)
+            pid, output, release = launch(spec, secrets, enforcement)
             self._started_at = timestamp(self._clock.now())
             layout.write_document(layout.STARTED, {"started_at": self._started_at, "boot_id": layout.boot_id()})
+        except LeaseRefused as error:
+            return error.end
         except StartFailed as error:
             return End(None, "StartError", str(error))
         except OSError as error:

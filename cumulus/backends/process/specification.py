@@ -11,7 +11,7 @@ from typing import Any
 
 from cumulus.backends.base import Mount, Workload
 from cumulus.backends.process import layout
-from cumulus.backends.process.environment import environment
+from cumulus.backends.process.environment import fixed_environment, own_environment
 from cumulus.errors import BackendRefused
 
 
@@ -60,7 +60,8 @@ def specification(
         "fresh": not workload.working_dir,
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
-        "env": environment(workload, checkpoint, chronos_home, daemon),
+        "env": own_environment(workload, daemon),
+        "fixed_env": fixed_environment(workload, checkpoint, chronos_home),
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
         "chronos_home": chronos_home,

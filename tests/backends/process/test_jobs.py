@@ -1,0 +1,371 @@
+"""What a job sees and what is told of its end: real commands under real supervisors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import EnvVar, Mount, State
+from cumulus.backends.process import log as log_module
+from cumulus.errors import BackendError, BackendRefused
+from tests.backends.process_bed import ProcessBed, processes_of
+
+PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+class TestCommand:
+    def test_output_is_kept_in_order(self, bed: ProcessBed) -> None:
+        script = "for i in 1 2 3; do echo out$i; echo err$i >&2; done"
+        work, _ = bed.run("sh", "-c", script)
+        assert bed.log(work) == b"out1\nerr1\nout2\nerr2\nout3\nerr3\n"
+
+    def test_bytes_that_are_no_text_and_arguments_that_are_not_ascii(self, bed: ProcessBed) -> None:
+        work, _ = bed.run("printf", "%b", r"\0377\0000né日本\n", env=(EnvVar("Ü", "ß"),))
+        assert bed.log(work) == b"\xff\0" + "né日本\n".encode()
+
+    def test_each_attempt_has_a_directory_of_its_own(self, bed: ProcessBed) -> None:
+        for attempt in (1, 2):
+            work, _ = bed.run("sh", "-c", "ls; pwd; touch was-here; umask", attempt=attempt)
+            assert bed.log(work).decode() == f"{bed.run_directory(work)}/work\n0022\n"
+
+    def test_runs_in_the_directory_it_names(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "a dir").mkdir()
+        work, _ = bed.run("pwd", working_dir=str(tmp_path / "a dir"))
+        assert bed.log(work).decode() == f"{tmp_path}/a dir\n"
+
+    def test_standard_input_is_empty_and_no_descriptor_leaks(self, bed: ProcessBed) -> None:
+        leaked = os.open("/dev/zero", os.O_RDONLY)
+        os.set_inheritable(leaked, True)
+        try:
+            work, _ = bed.run("sh", "-c", "cat; ls -l /proc/$$/fd | grep -c -e zero -e lock")
+        finally:
+            os.close(leaked)
+        assert bed.log(work) == b"0\n"
+
+    def test_has_its_signals_at_their_defaults(self, bed: ProcessBed) -> None:
+        work, _ = bed.run("cat", "/proc/self/status")
+        status = dict(line.split(":\t") for line in bed.log(work).decode().splitlines())
+        standard = (1 << 31) - 1  # The C library's own two come after them.
+        assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) & standard == 0
+
+    def test_is_in_a_group_of_its_own_and_outside_the_daemon_session(self, bed: ProcessBed) -> None:
+        script = "import os; print(os.getpid() == os.getpgrp(), os.getsid(0))"
+        work, _ = bed.run(sys.executable, "-c", script)
+        own, session = bed.log(work).split()
+        assert own == b"True"
+        assert int(session) != os.getsid(0)
+
+    def test_background_processes_end_with_the_command(self, bed: ProcessBed) -> None:
+        work, end = bed.run("sh", "-c", "setsid sh -c 'setsid sleep 100 & sleep 100' & echo started")
+        assert end.state is State.SUCCEEDED
+        assert processes_of(bed.run_directory(work)) == []
+
+    def test_a_signal_is_told_as_a_shell_would(self, bed: ProcessBed) -> None:
+        _, end = bed.run("sh", "-c", "kill -SEGV $$")
+        assert (end.exit_code, end.reason, end.message) == (139, "Error", "ended with signal SIGSEGV")
+
+
+class TestStartErrors:
+    def told(self, bed: ProcessBed, *command: str, **more: Any) -> str:
+        _, end = bed.run(*command, **more)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "StartError", None)
+        return end.message
+
+    def test_unknown_command(self, bed: ProcessBed) -> None:
+        message = self.told(bed, "no-such-program", env=(EnvVar("PATH", "/bin:/usr/bin"),))
+        assert message == (
+            "command not found: no-such-program; give its full path, or a program on PATH (/bin:/usr/bin)"
+        )
+
+    def test_unknown_path(self, bed: ProcessBed) -> None:
+        assert self.told(bed, "/no/such") == "command not found: /no/such; give a program that is on this node"
+
+    def test_a_directory_as_command(self, bed: ProcessBed) -> None:
+        assert "not executable" in self.told(bed, "/tmp")
+
+    def test_not_executable(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "job.py").write_text("print()")
+        assert "is not executable; make it so with chmod +x" in self.told(bed, str(tmp_path / "job.py"))
+
+    def test_missing_interpreter(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "job").write_text("#!/no/such/python\n")
+        (tmp_path / "job").chmod(0o755)
+        assert "its interpreter (the first line of the file) is not on this node" in self.told(
+            bed, str(tmp_path / "job")
+        )
+
+    def test_no_program(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "job").write_text("print()\n")
+        (tmp_path / "job").chmod(0o755)
+        assert "has no #! line" in self.told(bed, str(tmp_path / "job"))
+
+    def test_working_directory(self, bed: ProcessBed) -> None:
+        message = self.told(bed, "true", working_dir="/no/such")
+        assert message == "working directory /no/such is not a directory on this node"
+
+    def test_too_many_arguments(self, bed: ProcessBed) -> None:
+        assert "too long for this system" in self.told(bed, "echo", "x" * 200_000)
+
+    def test_missing_mount(self, bed: ProcessBed) -> None:
+        message = self.told(bed, "true", mounts=(Mount("/no/such", "data"),))
+        assert message == "mount source /no/such is not on this node"
+
+    def test_taken_mount_target(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "data").write_text("mine")
+        message = self.told(bed, "true", working_dir=str(tmp_path), mounts=(Mount("/usr", "data"),))
+        assert "is taken by something else" in message
+
+
+class TestMounts:
+    def test_relative_target_appears_in_the_working_directory(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "weights").write_text("w")
+        mounts = (Mount(str(tmp_path), "in/data"), Mount("/usr", "/usr"))
+        work, end = bed.run("cat", "in/data/weights", mounts=mounts)
+        assert (bed.log(work), end.state) == (b"w", State.SUCCEEDED)
+
+    @pytest.mark.parametrize(
+        ("mount", "told"),
+        [
+            (Mount("/data", "/elsewhere"), "cannot appear at /elsewhere"),
+            (Mount("/data", "../up"), "outside the working directory"),
+            (Mount("/data", "a/../.."), "outside the working directory"),
+            (Mount("/data", "."), "outside the working directory"),
+            (Mount("/data", "data", read_only=True), "cannot be read-only"),
+        ],
+    )
+    def test_impossible_ones_are_refused(self, bed: ProcessBed, mount: Mount, told: str) -> None:
+        with pytest.raises(BackendRefused, match=told):
+            bed.backend.start(bed.work("true", mounts=(mount,)))
+        assert list(bed.backend.list()) == []
+
+    def test_purge_leaves_what_was_mounted(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "kept").mkdir()
+        (tmp_path / "kept" / "file").write_text("x")
+        work, _ = bed.run(
+            "sh", "-c", "mkdir shut; touch shut/f; chmod 0 shut", mounts=(Mount(f"{tmp_path}/kept", "k"),)
+        )
+        bed.backend.purge(work.job_uid)
+        assert (tmp_path / "kept" / "file").read_text() == "x"
+        assert not bed.run_directory(work).parent.exists()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("fields", "told"),
+        [
+            ({"image": "busybox"}, "has no containers"),
+            ({"node": "other"}, "is for node other"),
+            ({"command": ()}, "no command"),
+            ({"command": ("a\0b",)}, "NUL"),
+            ({"working_dir": "relative"}, "relative to nothing"),
+            ({"name": "../x"}, "cannot be the name"),
+            ({"job_uid": ".."}, "cannot be the job uid"),
+            ({"checkpoint_path": "../../x"}, "leaves the job's directory"),
+        ],
+    )
+    def test_what_a_process_can_never_do(self, bed: ProcessBed, fields: dict[str, Any], told: str) -> None:
+        with pytest.raises(BackendRefused, match=told):
+            bed.backend.start(bed.work(**{"command": ("true",), **fields}))
+
+
+class TestEnvironment:
+    def environment(self, bed: ProcessBed, **more: Any) -> dict[str, str]:
+        work, _ = bed.run(sys.executable, "-c", PRINT_ENVIRONMENT, **more)
+        return dict(json.loads(bed.log(work)))
+
+    def test_is_small_and_free_of_the_daemons_credentials(
+        self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "daemon-only")
+        monkeypatch.setenv("OCL_ICD_VENDORS", "/somewhere")
+        seen = self.environment(bed)
+        assert "daemon-only" not in str(seen)
+        assert seen["OCL_ICD_VENDORS"] == "/somewhere"
+        assert seen["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+        assert (seen["CUMULUS_JOB"], seen["CUMULUS_NAMESPACE"]) == ("job", "default")
+        assert (seen["CUMULUS_ATTEMPT"], seen["CUMULUS_REPLICA"], seen["CUMULUS_REPLICAS"]) == ("1", "0", "1")
+
+    def test_python_is_the_one_that_runs_cumulus(self, bed: ProcessBed) -> None:
+        work, _ = bed.run("python", "-c", "import sys; print(sys.prefix)")
+        assert bed.log(work).decode().strip() == sys.prefix
+
+    def test_own_variables_win_but_not_over_the_lease_mark(self, bed: ProcessBed) -> None:
+        seen = self.environment(bed, env=(EnvVar("HOME", "/mine"), EnvVar("CUMULUS_WORKLOAD", "fake"), EnvVar("E", "")))
+        assert (seen["HOME"], seen["CUMULUS_WORKLOAD"], seen["E"]) == ("/mine", "default.job.0-a1-r0", "")
+
+    def test_a_relative_checkpoint_path_is_kept_over_attempts(self, bed: ProcessBed) -> None:
+        script = 'cat "$CUMULUS_CHECKPOINT_PATH" 2>/dev/null || echo none; echo one >> "$CUMULUS_CHECKPOINT_PATH"'
+        logs = [bed.log(bed.run("sh", "-c", script, attempt=a, checkpoint_path="state/last.ckpt")[0]) for a in (1, 2)]
+        assert logs == [b"none\n", b"one\n"]
+
+
+class TestSecrets:
+    VALUE = "s3cr3t-of-the-test"
+
+    def start(self, bed: ProcessBed, script: str) -> tuple[object, bytes]:
+        bed.secrets.set("db", "password", self.VALUE)
+        work, _ = bed.run("sh", "-c", script, env=(EnvVar("PASSWORD", secret="db", key="password"),))
+        return work, bed.log(work)
+
+    def test_reach_the_job(self, bed: ProcessBed) -> None:
+        _, log = self.start(bed, f'test "$PASSWORD" = {self.VALUE[:6]}"{self.VALUE[6:]}" && echo same')
+        assert log == b"same\n"
+
+    def test_are_replaced_where_the_job_prints_them(self, bed: ProcessBed) -> None:
+        _, log = self.start(bed, 'echo "<$PASSWORD>"; printf %s "$PASSWORD"')
+        assert log == b"<[secret]>\n[secret]"
+
+    def test_are_in_no_file_and_no_command_line(self, bed: ProcessBed) -> None:
+        bed.secrets.set("db", "password", self.VALUE)
+        script = 'echo "$PASSWORD"; env; : > ready; sleep 60'
+        bed.backend.start(work := bed.work("sh", "-c", script, env=(EnvVar("PASSWORD", secret="db", key="password"),)))
+        bed.running(work)
+        bed.until(lambda: bed.log(work).count(b"[secret]") == 2)
+        value = self.VALUE.encode()
+        supervisor = bed.supervisor(work)
+        for pid in processes_of(bed.directory):
+            assert value not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert value not in Path(f"/proc/{supervisor}/environ").read_bytes()
+        bed.backend.stop(work.name, 0)
+        end = bed.finish(work)
+        assert self.VALUE not in str(end)
+        holders = [p for p in bed.root.rglob("*") if p.is_file() and value in p.read_bytes()]
+        assert holders == []
+
+    def test_a_missing_one_is_named_and_nothing_is_run(self, bed: ProcessBed) -> None:
+        work, end = bed.run("touch", "ran", env=(EnvVar("TOKEN", secret="hub", key="token"),))
+        assert end.reason == "StartError"
+        assert end.message.startswith("environment variable TOKEN: secret hub has no key token on this node (write it")
+        assert not (bed.run_directory(work) / "work" / "ran").exists()
+
+    def test_one_that_others_can_read_is_not_used(self, bed: ProcessBed) -> None:
+        bed.secrets.set("hub", "token", self.VALUE)
+        os.chmod(Path(bed.secrets.root) / "hub" / "token", 0o644)
+        _, end = bed.run("true", env=(EnvVar("TOKEN", secret="hub", key="token"),))
+        assert end.reason == "StartError"
+        assert "can be read by other users (mode 0644) (run: chmod 0600" in end.message
+        assert self.VALUE not in end.message
+
+
+class TestLimits:
+    def test_memory(self, bed: ProcessBed) -> None:
+        hog = "x = bytearray(300 << 20); print('allocated', flush=True); import time; time.sleep(60)"
+        _, end = bed.run(sys.executable, "-c", hog, memory_bytes=100 << 20)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "OOMKilled", 137)
+        assert "its limit is 104857600" in end.message
+
+    def test_memory_is_that_of_all_processes_together(self, bed: ProcessBed) -> None:
+        hog = "import os, time; [os.fork() for _ in range(2)]; x = bytearray(40 << 20); time.sleep(60)"
+        _, end = bed.run(sys.executable, "-c", hog, memory_bytes=120 << 20)
+        assert end.reason == "OOMKilled"
+
+    def test_memory_shared_after_fork_counts_once(self, bed: ProcessBed) -> None:
+        share = "import os, time; x = bytearray(80 << 20); [os.fork() for _ in range(2)]; time.sleep(0.5)"
+        _, end = bed.run(sys.executable, "-c", share, memory_bytes=160 << 20)
+        assert end.state is State.SUCCEEDED, end
+
+    def test_address_space_is_not_limited(self, bed: ProcessBed) -> None:
+        """OpenCL and CUDA reserve far more addresses than they use."""
+        reserve = "import mmap; m = mmap.mmap(-1, 64 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)"
+        _, end = bed.run(sys.executable, "-c", reserve, memory_bytes=100 << 20)
+        assert end.state is State.SUCCEEDED, end
+
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+    def test_cpus(self, bed: ProcessBed) -> None:
+        count = "import os; print(len(os.sched_getaffinity(0)))"
+        for millis, expected in ((500, 1), (1000, 1), (1001, 2), (0, len(os.sched_getaffinity(0)))):
+            work, _ = bed.run(sys.executable, "-c", count, cpu_millis=millis, job=f"cpu{millis}")
+            assert int(bed.log(work)) == expected
+
+
+class TestStop:
+    def test_ends_what_forked_twice_and_ignores_the_signal(self, bed: ProcessBed) -> None:
+        script = (
+            "trap '' TERM; setsid sh -c 'setsid sh -c \"sleep 100; true\" & sleep 100' & : > ready; wait; sleep 100"
+        )
+        bed.backend.start(work := bed.work("sh", "-c", script))
+        bed.running(work)
+        bed.backend.stop(work.name, 0.2)
+        end = bed.finish(work)
+        assert (end.reason, end.exit_code) == ("Stopped", 137)
+        assert processes_of(bed.run_directory(work)) == []
+
+    def test_ends_processes_that_keep_forking(self, bed: ProcessBed) -> None:
+        """Each child forks the next and ends: no process is there for long."""
+        relay = (
+            "import os, signal\nsignal.alarm(20)\nopen('ready', 'w')\nos.fork()\n"
+            "while True:\n  if os.fork(): os._exit(0)\n  os.setsid()"
+        )
+        keeper = f"trap '' TERM; {sys.executable} -c \"{relay}\"; sleep 60"
+        bed.backend.start(work := bed.work("sh", "-c", keeper))
+        bed.running(work)
+        bed.backend.stop(work.name, 0)
+        bed.finish(work)
+        assert processes_of(bed.run_directory(work)) == []
+
+    def test_exit_by_itself_after_the_signal_is_still_a_stop(self, bed: ProcessBed) -> None:
+        script = "trap 'echo saved; exit 0' TERM; : > ready; while :; do sleep 0.05; done"
+        bed.backend.start(work := bed.work("sh", "-c", script))
+        bed.running(work)
+        bed.backend.stop(work.name, 20)
+        end = bed.finish(work)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", 0)
+        assert bed.log(work).endswith(b"saved\n")
+
+    def test_before_the_start_nothing_is_run(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+        from cumulus.backends.process.run import Run
+
+        spawn = Run.spawn
+        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        bed.backend.start(work := bed.work("touch", "ran"))
+        bed.backend.stop(work.name, 5)
+        monkeypatch.setattr(Run, "spawn", spawn)
+        bed.reopen()
+        assert bed.finish(work).message == "stopped before it started"
+        assert not (bed.run_directory(work) / "work").exists()
+
+    def test_a_request_whose_signal_was_lost_is_seen(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cumulus.backends.process.backend.signal_process", lambda *_: None)
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 60"))
+        bed.running(work)
+        bed.backend.stop(work.name, 20)
+        assert bed.finish(work).reason == "Stopped"
+
+    def test_sigterm_to_the_supervisor_stops_the_job(self, bed: ProcessBed) -> None:
+        bed.backend.start(work := bed.work("sh", "-c", "trap '' TERM; : > ready; sleep 60; sleep 60", grace=0.2))
+        bed.running(work)
+        os.kill(bed.supervisor(work), signal.SIGTERM)
+        end = bed.finish(work)
+        assert (end.reason, end.exit_code) == ("Stopped", 137)
+
+
+class TestLogs:
+    def test_a_flood_is_cut_in_the_middle(self, bed: ProcessBed) -> None:
+        size = log_module.LIMIT_BYTES + (16 << 20)
+        script = f"echo first; yes 0123456789abcde | head -c {size}; echo last"
+        work, end = bed.run("sh", "-c", script)
+        assert end.state is State.SUCCEEDED
+        log = bed.log(work)
+        assert log.startswith(b"first\n")
+        assert log.endswith(b"last\n")
+        assert b"bytes of the log were dropped here" in log
+        assert len(log) < log_module.LIMIT_BYTES + 1000
+
+    def test_follow_ends_with_the_job(self, bed: ProcessBed) -> None:
+        script = "echo one; sleep 0.3; echo two; sleep 0.3; echo three"
+        bed.backend.start(work := bed.work("sh", "-c", script))
+        began = time.monotonic()
+        chunks = [(time.monotonic() - began, c) for c in bed.backend.logs(work.job_uid, 1, 0, follow=True)]
+        assert b"".join(c for _, c in chunks) == b"one\ntwo\nthree\n"
+        assert len(chunks) >= 3
+
+    def test_unknown_ones_are_an_error(self, bed: ProcessBed) -> None:
+        with pytest.raises(BackendError, match="no log of attempt 3, replica 1"):
+            bed.backend.logs("nobody", 3, 1)

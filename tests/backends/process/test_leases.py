@@ -1,0 +1,211 @@
+"""Jobs inside leases of a real ledger, with the real monitor stepped by the test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.backends.base import LeaseRef, State
+from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.monitor import Monitor
+from tests.backends.process_bed import ProcessBed, processes_of
+
+DEVICES = [
+    Device(0, "GPU-11111111-2222", "Big One", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=0),
+    Device(1, "GPU-33333333-4444", "Big Two", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=1),
+]
+
+
+class Node:
+    """A ledger and its monitor beside a backend."""
+
+    def __init__(self, directory: Path) -> None:
+        home = directory / "chronos"
+        self.ledger = Ledger(home, discover=lambda: DEVICES, start_monitor=False)
+        self.monitor = Monitor(self.ledger)
+        self.bed = ProcessBed(directory, home)
+
+    def lease(self, id: str = "lease-1", *, device: int = 0, seconds: float = 60.0, grace: float = 0.3) -> LeaseRef:
+        return reference(self.ledger.grant(LeaseRequest(id, device, 1 << 20, 250, seconds, grace=grace)))
+
+    def state(self, id: str = "lease-1") -> LeaseState:
+        lease = self.ledger.get(id)
+        assert lease is not None
+        return lease.state
+
+    def stepping(self, met: object) -> bool:
+        self.monitor.step()
+        return bool(met)
+
+
+def reference(lease: Lease) -> LeaseRef:
+    device = DEVICES[lease.device]
+    return LeaseRef(
+        id=lease.id, device=lease.device, device_id=lease.device_id, device_name=device.name,
+        device_type=device.type, platform_index=device.platform_index, device_index=device.device_index,
+        memory_bytes=lease.memory_bytes, compute=lease.compute, token=lease.token, expires_at=lease.expires_at,
+        enforcement="guarded",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    try:
+        yield node
+    finally:
+        node.bed.close()
+        node.ledger.close()
+
+
+def test_a_job_runs_inside_its_live_lease(node: Node) -> None:
+    script = "import json, os; print(json.dumps(dict(os.environ)))"
+    lease = node.lease()
+    work, end = node.bed.run(sys.executable, "-c", script, leases=(lease,))
+    assert end.state is State.SUCCEEDED, end
+    seen = json.loads(node.bed.log(work))
+    assert (
+        seen.items()
+        >= {
+            "CHRONOS_HOME": str(node.ledger.home),
+            "CHRONOS_PARTITION_ID": "lease-1",
+            "CHRONOS_MEMORY_BYTES": "1048576",
+            "CHRONOS_COMPUTE_PERCENT": "25",
+            "CHRONOS_EXPIRES_AT": lease.expires_at,
+            "CHRONOS_DEVICE": "0",
+            "CHRONOS_DEVICE_NAME": "Big One",
+            "CHRONOS_FENCING_TOKEN": str(lease.token),
+            "CHRONOS_ENFORCEMENT": "guarded",
+            "PYOPENCL_CTX": "1:0",
+            "CUDA_VISIBLE_DEVICES": "GPU-11111111-2222",
+        }.items()
+    )
+
+
+def test_several_leases_are_told_in_their_order(node: Node) -> None:
+    leases = (node.lease("b", device=1), node.lease("a", device=0))
+    script = 'echo "$CHRONOS_PARTITION_ID $CHRONOS_DEVICE $CHRONOS_MEMORY_BYTES $PYOPENCL_CTX $CUDA_VISIBLE_DEVICES"'
+    work, _ = node.bed.run("sh", "-c", script, leases=leases)
+    assert node.bed.log(work) == b"b,a 1,0 1048576,1048576 1:0,1 GPU-33333333-4444,GPU-11111111-2222\n"
+
+
+class TestNoLeaseNoStart:
+    def refused(self, node: Node, lease: LeaseRef) -> tuple[str, str]:
+        work, end = node.bed.run("touch", "ran", leases=(lease,))
+        assert end.state is State.FAILED
+        assert not (node.bed.run_directory(work) / "work").exists()
+        return end.reason, end.message
+
+    def test_unknown(self, node: Node) -> None:
+        lease = dataclasses.replace(node.lease(), id="another")
+        assert self.refused(node, lease) == ("StartError", "not started without its lease: there is no lease another")
+
+    def test_released(self, node: Node) -> None:
+        lease = node.lease()
+        node.ledger.release("lease-1")
+        reason, message = self.refused(node, lease)
+        assert reason == "StartError"
+        assert "lease-1 has ended: released" in message
+
+    def test_expired(self, node: Node) -> None:
+        lease = node.lease(seconds=0.05)
+        node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
+        assert self.refused(node, lease) == ("LeaseExpired", "lease lease-1 expired before the command was started")
+
+    @pytest.mark.parametrize("difference", [-1, 1])
+    def test_another_token(self, node: Node, difference: int) -> None:
+        lease = node.lease()
+        reason, message = self.refused(node, dataclasses.replace(lease, token=lease.token + difference))
+        assert reason == "StartError"
+        assert message.startswith("not started, its lease was granted to another holder")
+
+    def test_one_of_two(self, node: Node) -> None:
+        leases = (node.lease("a"), dataclasses.replace(node.lease("b", device=1), token=99))
+        work, end = node.bed.run("touch", "ran", leases=leases)
+        assert end.reason == "StartError"
+        assert not (node.bed.run_directory(work) / "work").exists()
+
+    def test_ledger_that_cannot_be_used(self, node: Node, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        bed = ProcessBed(tmp_path, tmp_path / "file")
+        bed.backend.start(work := bed.work("touch", "ran", leases=(node.lease(),)))
+        # It is asked again for a while before it is given up: a stop ends that.
+        bed.backend.stop(work.name, 0)
+        end = bed.finish(work)
+        assert (end.state, end.reason) == (State.FAILED, "Stopped")
+        bed.close()
+
+
+class TestExpiry:
+    def test_ends_the_job_and_is_its_reason(self, node: Node) -> None:
+        script = "trap 'echo saved; exit 0' TERM; while :; do sleep 0.02; done"
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(seconds=0.6, grace=5.0),)))
+        node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
+        end = node.bed.seen(work)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 0)
+        assert node.bed.log(work).endswith(b"saved\n")
+
+    def test_kills_what_does_not_heed_it_and_the_supervisor_tells(self, node: Node) -> None:
+        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        lease = node.lease(seconds=0.6, grace=0.2)
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
+        node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
+        end = node.bed.seen(work)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 137)
+        assert processes_of(node.bed.run_directory(work)) == []
+        node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
+
+    def test_the_share_stays_taken_while_a_process_is_left(self, node: Node) -> None:
+        script = "trap '' TERM; : > ready; sleep 100; sleep 100"
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(grace=30.0),)))
+        node.bed.running(work)
+        node.ledger.release("lease-1")
+        node.monitor.step()
+        assert node.state() is LeaseState.ENDING
+        assert node.ledger.usage(0).memory_bytes == 1 << 20
+        node.bed.backend.stop(work.name, 0)
+        assert node.bed.finish(work).reason == "Stopped"
+        node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
+
+    def test_release_ends_the_job(self, node: Node) -> None:
+        node.bed.backend.start(work := node.bed.work("sh", "-c", ": > ready; sleep 100", leases=(node.lease(),)))
+        node.bed.running(work)
+        node.ledger.release("lease-1")
+        node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
+        end = node.bed.seen(work)
+        assert (end.reason, end.message) == ("Stopped", "its lease was released, and it ended with signal SIGTERM")
+
+    def test_a_job_is_signalled_once_by_stop_and_expiry_together(self, node: Node) -> None:
+        script = (
+            "import signal, time\nn = []\nsignal.signal(signal.SIGTERM, lambda *_: n.append(1))\n"
+            "open('ready', 'w')\nwhile not n: time.sleep(0.01)\ntime.sleep(0.5)\nprint(len(n))"
+        )
+        lease = node.lease(grace=20.0)
+        node.bed.backend.start(work := node.bed.work(sys.executable, "-c", script, leases=(lease,)))
+        node.bed.running(work)
+        node.ledger.release("lease-1")
+        node.bed.backend.stop(work.name, 20)
+        node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
+        assert node.bed.log(work) == b"1\n"
+
+    def test_without_its_supervisor_too(self, node: Node) -> None:
+        """The daemon is not there, the supervisor was killed: the lease ends what is left, and that is told later."""
+        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        lease = node.lease(seconds=0.8, grace=0.1)
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
+        node.bed.running(work)
+        supervisor = node.bed.supervisor(work)
+        node.bed.backend.close()
+        os.kill(supervisor, signal.SIGKILL)
+        node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
+        assert processes_of(node.bed.run_directory(work)) == []
+        node.bed.reopen()
+        assert node.bed.finish(work).reason == "LeaseExpired"

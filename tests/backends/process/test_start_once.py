@@ -1,0 +1,212 @@
+"""Started once, whatever dies when: daemons and supervisors killed between any two steps, daemons that race.
+
+Each job appends a line to a file outside its run, so that what counts is what ran, not what is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import State, Workload
+from cumulus.backends.process import layout, shim
+from cumulus.backends.process.run import MAX_SPAWNS, Run
+from tests.backends.process_bed import ProcessBed, processes_of
+
+STEPS = ("mkdir", "open", "rename", "fsync", "symlink", "posix_spawn", "fork", "pipe2", "write")
+"""Calls that change something; a process is killed right after each of them in turn."""
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """Where jobs write that they ran."""
+    return tmp_path / "ran"
+
+
+def job(bed: ProcessBed, ran: Path, number: int = 0, seconds: float = 0.0) -> Workload:
+    script = f"echo $$ >> {ran}.{number}; sleep {seconds}"
+    return bed.work("sh", "-c", script, job=f"job{number}")
+
+
+def times(ran: Path, number: int = 0) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return len(Path(f"{ran}.{number}").read_text().splitlines())
+    return 0
+
+
+def killed_after(step: int, action: Callable[[], object]) -> bool:
+    """Run `action` in a child that is killed after its `step`th call. False: it came to its end before."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            _arm(step)
+            action()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def _arm(step: int) -> None:
+    armed, calls = os.getpid(), 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            result = real(*args, **more)
+            if os.getpid() == armed:
+                calls += 1
+                if calls == step:
+                    os.kill(armed, signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in STEPS:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def test_a_daemon_killed_at_any_step_of_start(bed: ProcessBed, ran: Path) -> None:
+    killed, step = True, 0
+    while killed:
+        step += 1
+        work = job(bed, ran, step)
+        killed = killed_after(step, partial(_start, bed, work))
+        bed.reopen()
+        bed.backend.start(work)
+        assert bed.finish(work).state is State.SUCCEEDED
+        assert times(ran, step) == 1, f"step {step}"
+    assert step > 15
+
+
+def test_a_daemon_killed_at_any_step_and_then_only_looked_at(bed: ProcessBed, ran: Path) -> None:
+    """What `get` knows comes to its end by itself; what it does not know was never run, and is purged."""
+    killed, step = True, 0
+    while killed:
+        step += 1
+        work = job(bed, ran, step)
+        killed = killed_after(step, partial(_start, bed, work))
+        bed.reopen()
+        if bed.backend.get(work.name) is not None:
+            bed.finish(work)
+            assert times(ran, step) == 1, f"step {step}"
+        else:
+            assert times(ran, step) == 0, f"step {step}"
+        bed.backend.purge(work.job_uid)
+        assert not bed.run_directory(work).parent.exists()
+    assert times(ran, step) == 1
+
+
+def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command runs at most once, and the run always comes to an end that is true."""
+    spawn, ends = Run.spawn, set()
+    killed, step = True, 0
+    while killed:
+        step += 1
+        work = job(bed, ran, step)
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "spawn", lambda self, clock: os.getpid())
+            bed.backend.start(work)
+        bed.backend.close()  # It would reap the supervisor, a child of this process, before the test does.
+        killed = killed_after(step, partial(_supervise, str(bed.run_directory(work))))
+        bed.reopen()
+        end = bed.finish(work)
+        ends.add(end.reason)
+        assert end.reason in ("", "Lost"), end
+        assert times(ran, step) == 1 if end.state is State.SUCCEEDED else times(ran, step) <= 1
+    assert Run.spawn is spawn
+    assert step > 15
+    assert ends == {"", "Lost"}
+
+
+def _start(bed: ProcessBed, work: Workload) -> None:
+    bed.open().start(work)
+
+
+def _supervise(directory: str) -> None:
+    os.setsid()
+    shim.main([directory])
+
+
+def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:
+    works = [job(bed, ran, number) for number in range(8)]
+    ready, go = os.pipe()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                backend = bed.open()
+                os.close(go)
+                os.read(ready, 1)
+                for work in works:
+                    backend.start(work)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(ready)
+    os.close(go)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    for number, work in enumerate(works):
+        assert bed.finish(work).state is State.SUCCEEDED
+        assert times(ran, number) == 1
+
+
+def test_supervisors_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:
+    bed.backend.start(work := job(bed, ran, seconds=0.3))
+    run = bed.found(work)
+    others = [run.spawn(bed.clock) for _ in range(5)]
+    assert bed.finish(work).state is State.SUCCEEDED
+    for pid in others:
+        with contextlib.suppress(ChildProcessError):  # The one that was first was the backend's to reap.
+            os.waitpid(pid, 0)
+    assert times(ran) == 1
+
+
+class TestLost:
+    def test_what_a_killed_supervisor_left_is_ended(self, bed: ProcessBed) -> None:
+        script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
+        bed.backend.start(work := bed.work("sh", "-c", script, grace=0.3))
+        bed.running(work)
+        os.kill(bed.supervisor(work), signal.SIGKILL)
+        end = bed.finish(work)
+        assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Lost", None)
+        assert end.started_at
+        assert processes_of(bed.run_directory(work)) == []
+
+    def test_it_is_seen_without_looking(self, bed: ProcessBed) -> None:
+        heard: list[float] = []
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 100", grace=0.0))
+        bed.running(work)
+        bed.backend.subscribe(lambda *_: heard.append(time.monotonic()))
+        heard.clear()
+        os.kill(bed.supervisor(work), signal.SIGKILL)
+        bed.until(lambda: heard and (bed.run_directory(work) / layout.EXIT).exists())
+
+    def test_one_of_an_earlier_boot_is_told_as_such(self, bed: ProcessBed, ran: Path) -> None:
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 100"))
+        bed.running(work)
+        (bed.run_directory(work) / layout.STARTED).write_text(
+            '{"started_at": "2026-01-01T00:00:00.000000Z", "boot_id": "x"}'
+        )
+        os.kill(bed.supervisor(work), signal.SIGKILL)
+        end = bed.finish(work)
+        assert (end.reason, end.message) == ("Lost", "the machine was restarted while it ran")
+
+    def test_a_supervisor_that_never_gets_there_is_given_up(
+        self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cumulus.backends.process.run._SHIM", "/no/such/shim.py")
+        _, end = bed.run("true")
+        assert (end.state, end.reason) == (State.FAILED, "StartError")
+        assert f"ended {MAX_SPAWNS} times before it could start the command" in end.message
+        assert "/no/such/shim.py" in end.message
