@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from cumulus.backends.base import Observed, Workload
 from cumulus.backends.process import layout
 from cumulus.backends.process.log import read_log
@@ -27,6 +29,8 @@ from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.secrets import SecretStore
+
+log = structlog.get_logger("cumulus.backends")
 
 FOLLOW_INTERVAL = 0.1
 """Seconds between looks for new output while a log is followed."""
@@ -273,7 +277,11 @@ class ProcessBackend:
 
     def _call(self, namespace: str, job: str) -> None:
         for subscriber in self._subscribers:
-            subscriber(namespace, job)
+            try:
+                subscriber(namespace, job)
+            except Exception:
+                # Its bug must not end the thread that tells the others and reaps supervisors.
+                log.exception("a subscriber failed", namespace=namespace, job=job)
 
     def _names_of(self, job: str) -> Sequence[str]:
         """The workloads that have a complete directory below the job's."""

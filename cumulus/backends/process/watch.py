@@ -9,7 +9,11 @@ import signal
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from cumulus.backends.process.inotify import Inotify
+
+log = structlog.get_logger("cumulus.backends")
 
 
 class Watcher:
@@ -25,10 +29,15 @@ class Watcher:
         """pidfd -> (run, pid)"""
         self._watched: set[tuple[str, int]] = set()
         self._stop, self._stopper = os.pipe2(os.O_CLOEXEC)
-        self._inotify = Inotify(events)
         self._poll = select.epoll()
         self._poll.register(self._stop, select.EPOLLIN)
-        self._poll.register(self._inotify.descriptor, select.EPOLLIN)
+        self._inotify: Inotify | None = None
+        try:
+            self._inotify = Inotify(events)
+            self._poll.register(self._inotify.descriptor, select.EPOLLIN)
+        except OSError as error:
+            # The user's inotify instances are used up. Ends still show on the pidfds, starts when somebody looks.
+            log.warning("changes of workloads are seen late", error=str(error))
         self._thread = threading.Thread(target=self._run, name="process-backend-watch", daemon=True)
         self._thread.start()
 
@@ -62,7 +71,8 @@ class Watcher:
                 os.close(descriptor)
             self._names.clear()
         self._poll.close()
-        self._inotify.close()
+        if self._inotify is not None:
+            self._inotify.close()
 
     def _run(self) -> None:
         while True:
@@ -70,7 +80,7 @@ class Watcher:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._stop:
                     return
-                if descriptor == self._inotify.descriptor:
+                if self._inotify is not None and descriptor == self._inotify.descriptor:
                     found = self._inotify.read()
                     names.update({None} if found is None else found)
                 else:

@@ -1,0 +1,173 @@
+"""The backend as a whole: many runs, several daemons, what it tells and when, damage and repair."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cumulus.backends.process import layout
+from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
+from cumulus.backends.process.inotify import Inotify
+from cumulus.errors import BackendError, BackendRefused
+from tests.backends.process_bed import ProcessBed, processes_of
+
+
+def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
+    told = threading.Event()
+    work = bed.work("sh", "-c", "mkfifo go; : > ready; read line < go")
+    bed.backend.start(work)
+    bed.running(work)
+    bed.backend.subscribe(lambda *_: told.set())
+    told.clear()
+    (bed.run_directory(work) / "work" / "go").write_text("on\n")
+    began = time.monotonic()
+    while True:
+        assert told.wait(5)
+        told.clear()
+        if bed.seen(work).state.finished:
+            break
+    assert time.monotonic() - began < 1.0
+
+
+def test_two_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: Path) -> None:
+    ended: Counter[str] = Counter()
+    script = f"echo $CUMULUS_JOB >> {tmp_path}/ran; exit $((${{CUMULUS_JOB#job}} % 3))"
+    works = [bed.work("sh", "-c", script, job=f"job{n}") for n in range(200)]
+    bed.backend.subscribe(lambda _, job: ended.update([job]))
+    for work in works:
+        bed.backend.start(work)
+    bed.until(lambda: all(o.state.finished for o in bed.backend.list()), within=60)
+    seen = {o.job: o.exit_code for o in bed.backend.list()}
+    assert seen == {f"job{n}": n % 3 for n in range(200)}
+    assert Counter((tmp_path / "ran").read_text().split()) == Counter(seen.keys())
+    assert set(ended) == set(seen)
+    assert processes_of(bed.root / "jobs") == []
+    open_files = len(os.listdir("/proc/self/fd"))
+    assert open_files < 100, "descriptors leak"
+
+
+def test_list_reads_ended_runs_once(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(3):
+        bed.run("true", job=f"job{n}")
+    bed.reopen()
+    assert len(bed.backend.list()) == 3
+    monkeypatch.setattr(layout, "read_document", lambda path: pytest.fail(f"read {path} again"))
+    assert len(bed.backend.list()) == 3
+
+
+def test_what_another_daemon_removed_is_gone_here_too(bed: ProcessBed) -> None:
+    work, _ = bed.run("true")
+    other = bed.open()
+    other.remove(work.name)
+    assert bed.backend.get(work.name) is None
+    assert list(bed.backend.list()) == []
+    other.purge(work.job_uid)
+    with pytest.raises(BackendError):
+        bed.log(work)
+    other.close()
+
+
+def test_one_workload_of_another_daemon_is_watched_to_its_end(bed: ProcessBed) -> None:
+    heard: list[str] = []
+    bed.backend.subscribe(lambda _, job: heard.append(job))
+    other = bed.open()
+    other.start(work := bed.work("true"))
+    bed.until(lambda: heard and bed.seen(work).state.finished)
+    other.close()
+
+
+def test_the_same_attempt_under_another_name_is_refused(bed: ProcessBed) -> None:
+    bed.run("true")
+    with pytest.raises(BackendRefused, match=r"already runs as default\.job\.0-a1-r0"):
+        bed.backend.start(bed.work("true", name="another"))
+
+
+def test_a_damaged_run_does_not_hide_the_others(bed: ProcessBed) -> None:
+    broken, _ = bed.run("true", job="broken")
+    whole, _ = bed.run("true", job="whole")
+    (bed.run_directory(broken) / layout.EXIT).write_bytes(b"{")
+    bed.reopen()
+    assert [o.name for o in bed.backend.list()] == [whole.name]
+    with pytest.raises(BackendError, match="damaged"):
+        bed.backend.get(broken.name)
+
+
+def test_files_are_private(bed: ProcessBed) -> None:
+    work, _ = bed.run("true")
+    directory = bed.run_directory(work)
+    assert bed.root.stat().st_mode & 0o777 == 0o700
+    for name in (layout.SPEC, layout.EXIT, layout.STARTED, layout.LOCK):
+        assert (directory / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_an_unusable_root_is_told_in_one_line(tmp_path: Path, bed: ProcessBed) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BackendError, match="could not prepare its directory: Not a directory"):
+        ProcessBackend(tmp_path / "file" / "process", "n", bed.secrets)
+
+
+def test_purge_that_was_cut_short_is_finished_by_the_next(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, _ = bed.run("true")
+
+    def cut(*args: object, **more: object) -> None:
+        (bed.run_directory(work) / layout.EXIT).unlink()
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", cut)
+        with pytest.raises(BackendError):
+            bed.backend.purge(work.job_uid)
+    bed.reopen()
+    assert bed.backend.get(work.name) is None
+    bed.backend.purge(work.job_uid)
+    assert not bed.run_directory(work).parent.exists()
+    bed.backend.start(work)
+    assert bed.backend.get(work.name) is None
+
+
+def test_tombstones_are_dropped_in_time(bed: ProcessBed) -> None:
+    for n in range(2):
+        work, _ = bed.run("true", job=f"job{n}")
+        bed.backend.purge(work.job_uid)
+        path = bed.root / layout.PURGED / work.job_uid
+        assert path.exists()
+        os.utime(path, (0, time.time() - TOMBSTONE_SECONDS - 1))
+        bed.reopen()
+    assert not (bed.root / layout.PURGED / "uid-job0").exists()
+
+
+def test_a_subscriber_that_fails_does_not_end_the_watch(bed: ProcessBed) -> None:
+    heard: list[str] = []
+
+    def fail(namespace: str, job: str) -> None:
+        raise RuntimeError("a bug in a subscriber")
+
+    bed.backend.subscribe(fail)
+    bed.backend.subscribe(lambda _, job: heard.append(job))
+    for n in range(2):
+        bed.run("true", job=f"job{n}")
+    bed.until(lambda: {"job0", "job1"} <= set(heard))
+
+
+def test_without_inotify_the_end_is_still_told(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(self: Inotify, directory: str) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Inotify, "__init__", none_left)
+    heard: list[str] = []
+    bed.backend.subscribe(lambda _, job: heard.append(job))
+    bed.run("true")
+    bed.until(lambda: heard)
+
+
+def test_the_supervisor_is_small(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 60"))
+    bed.running(work)
+    status = Path(f"/proc/{bed.supervisor(work)}/status").read_text()
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    assert kib < 18 * 1024
