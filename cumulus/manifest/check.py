@@ -108,7 +108,7 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
         return
     document = _as_written(node, kind)
     document["apiVersion"], document["kind"] = API_VERSION, kind.name
-    problems += _namespace_problems(document, node, kind, file, namespace, prefix)
+    problems += _set_namespace(document, node, kind, file, namespace, prefix)
     resource: Resource | None = None
     try:
         resource = kind.model().model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
@@ -178,10 +178,10 @@ def _drop_empty(value: object, shape: schema.Field) -> None:
                 _drop_empty(item, shape)
 
 
-def _namespace_problems(
+def _set_namespace(
     document: Document, node: Node, kind: registry.Kind, file: str, wanted: str | None, prefix: Path
 ) -> list[Problem]:
-    """Sets the namespace where it was left out. An empty one is none."""
+    """Puts the namespace into `document` where it was left out (an empty one is none), or says why it is wrong."""
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
         return []

@@ -79,15 +79,14 @@ def _files(source: str, recursive: bool, problems: list[Problem]) -> Iterator[tu
         problems.append(Problem(Position(source), "", "URLs are not read; download it, or pipe it in with -f -"))
         return
     path = Path(source)
-    if not path.is_dir():
+    try:
+        files = _files_in(path, recursive) if path.is_dir() else None
+    except OSError as error:
+        problems.append(_unreadable(source, error))
+        return
+    if files is None:
         yield source, path
         return
-    pattern = "**/*" if recursive else "*"
-    files = sorted(
-        file
-        for file in path.glob(pattern)
-        if file.suffix in SUFFIXES and file.is_file() and not _hidden(file.relative_to(path))
-    )
     if not files:
         more = "" if recursive else "; recursive reads its subdirectories"
         problems.append(Problem(Position(source), "", f"the directory holds no .yaml, .yml or .json file{more}"))
@@ -95,8 +94,17 @@ def _files(source: str, recursive: bool, problems: list[Problem]) -> Iterator[tu
         yield str(file), file
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files_in(directory: Path, recursive: bool) -> list[Path]:
+    found: list[Path] = []
+    # A listing says when it may not read; a glob leaves out what it may not read.
+    for path in sorted(directory.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found += _files_in(path, recursive) if recursive and not path.is_symlink() else []
+        elif path.suffix in SUFFIXES:
+            found.append(path)
+    return found
 
 
 def _read(name: str, file: Path | None, stdin: BinaryIO | None, problems: list[Problem]) -> bytes | None:
@@ -106,9 +114,8 @@ def _read(name: str, file: Path | None, stdin: BinaryIO | None, problems: list[P
         else:
             with file.open("rb") as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        problems.append(Problem(Position(name), "", f"cannot be read: {reason}"))
+    except (OSError, ValueError) as error:
+        problems.append(_unreadable(name, error))
         return None
     if len(data) > MAX_FILE_BYTES:
         problems.append(_too_large(name))
@@ -145,6 +152,11 @@ def _decoded(data: bytes, name: str, problems: list[Problem]) -> str | None:
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         problems.append(Problem(Position(name, line, column), "", message))
         return None
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> Problem:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return Problem(Position(name), "", f"cannot be read: {reason.lower()}")
 
 
 def _too_large(name: str) -> Problem:

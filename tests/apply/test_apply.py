@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,22 @@ from cumulus.errors import Conflict, Fenced, InvalidObject, UsageError
 from cumulus.manifest import InvalidManifest, Manifest, dump, load_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import LAST_APPLIED
-from cumulus.store.base import Fence, Query, Write
+from cumulus.store.base import Fence, Query, Store, Write
 from cumulus.store.memory import MemoryStore
+from cumulus.store.sqlite import SqliteStore
 
 KEY = Key("GPUJob", "default", "train")
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore(FakeClock())
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store: Store
+    if request.param == "memory":
+        store = MemoryStore(FakeClock())
+    else:
+        store = SqliteStore(tmp_path, FakeClock())
+    yield store
+    store.close()
 
 
 def job(spec: str = "", *, name: str = "train", labels: str = "app: x", gpu: str = "memory: 0.5, duration: 1h") -> str:
@@ -30,11 +38,11 @@ def job(spec: str = "", *, name: str = "train", labels: str = "app: x", gpu: str
     return text + "".join(f"  {line}\n" for line in spec.splitlines())
 
 
-def applied(store: MemoryStore, *texts: str, **options: Any) -> list[str]:
+def applied(store: Store, *texts: str, **options: Any) -> list[str]:
     return [str(result) for result in apply(store, load_text("---\n".join(texts)), **options)]
 
 
-def refused(store: MemoryStore, *texts: str, **options: Any) -> list[str]:
+def refused(store: Store, *texts: str, **options: Any) -> list[str]:
     revision = store.revision()
     with pytest.raises(InvalidManifest) as caught:
         applied(store, *texts, **options)
@@ -42,20 +50,20 @@ def refused(store: MemoryStore, *texts: str, **options: Any) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def edit(store: MemoryStore, change: Callable[[Document], None], key: Key = KEY) -> None:
+def edit(store: Store, change: Callable[[Document], None], key: Key = KEY) -> None:
     document = store.get(key)
     change(document)
     store.update(document)
 
 
-def names(store: MemoryStore, kind: str = "GPUJob") -> list[str]:
+def names(store: Store, kind: str = "GPUJob") -> list[str]:
     return [item["metadata"]["name"] for item in store.list(Query(kind)).items]
 
 
 # What is done
 
 
-def test_created_then_unchanged_then_configured(store: MemoryStore) -> None:
+def test_created_then_unchanged_then_configured(store: Store) -> None:
     assert applied(store, job()) == ["gpujob.cumulus.dev/train created"]
     revision = store.revision()
     assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
@@ -67,7 +75,7 @@ def test_created_then_unchanged_then_configured(store: MemoryStore) -> None:
     assert stored["spec"]["replicas"] == 1
 
 
-def test_the_result_holds_what_is_stored(store: MemoryStore) -> None:
+def test_the_result_holds_what_is_stored(store: Store) -> None:
     (created,) = apply(store, load_text(job()))
     assert (created.before, created.after) == (None, store.get(KEY))
     (configured,) = apply(store, load_text(job("priority: 5")))
@@ -76,19 +84,19 @@ def test_the_result_holds_what_is_stored(store: MemoryStore) -> None:
     assert unchanged.after == store.get(KEY)
 
 
-def test_all_are_written_in_one_transaction(store: MemoryStore) -> None:
+def test_all_are_written_in_one_transaction(store: Store) -> None:
     lines = applied(store, job(name="a"), job(name="b"), job(name="c"))
     assert lines == [f"gpujob.cumulus.dev/{name} created" for name in "abc"]
     # Gapless revisions: three writes, one each.
     assert store.revision() == 3
 
 
-def test_a_dry_run_writes_nothing(store: MemoryStore) -> None:
+def test_a_dry_run_writes_nothing(store: Store) -> None:
     assert applied(store, job(), dry_run=True) == ["gpujob.cumulus.dev/train created"]
     assert store.revision() == 0
 
 
-def test_another_word_for_the_same_value_changes_no_spec(store: MemoryStore) -> None:
+def test_another_word_for_the_same_value_changes_no_spec(store: Store) -> None:
     applied(store, job(gpu="memory: 0.5, compute: 50%, duration: 1h, selector: {minMemory: 1Gi}"))
     spec = store.get(KEY)["spec"]
     again = job(gpu="memory: 50%, compute: 0.5, duration: 60m, selector: {minMemory: 1024Mi}")
@@ -98,13 +106,13 @@ def test_another_word_for_the_same_value_changes_no_spec(store: MemoryStore) -> 
     assert applied(store, again) == ["gpujob.cumulus.dev/train unchanged"]
 
 
-def test_a_default_written_out_changes_no_spec(store: MemoryStore) -> None:
+def test_a_default_written_out_changes_no_spec(store: Store) -> None:
     applied(store, job())
     assert applied(store, job("replicas: 1\nsuspend: false\nenv: []")) == ["gpujob.cumulus.dev/train configured"]
     assert store.get(KEY)["metadata"]["generation"] == 1
 
 
-def test_what_others_set_survives_and_what_was_removed_goes(store: MemoryStore) -> None:
+def test_what_others_set_survives_and_what_was_removed_goes(store: Store) -> None:
     applied(store, job("priority: 3\nretry: {limit: 2}", labels="app: x, team: a"))
 
     def others(document: Document) -> None:
@@ -131,7 +139,7 @@ def test_what_others_set_survives_and_what_was_removed_goes(store: MemoryStore) 
     assert applied(store, job("ttlAfterFinished: 1h")) == ["gpujob.cumulus.dev/train unchanged"]
 
 
-def test_an_object_that_was_never_applied_loses_nothing(store: MemoryStore) -> None:
+def test_an_object_that_was_never_applied_loses_nothing(store: Store) -> None:
     document = load_text(job("priority: 3", labels="made: byhand"))[0].resource.to_json()
     store.create(document)
     assert applied(store, job()) == ["gpujob.cumulus.dev/train configured"]
@@ -141,7 +149,7 @@ def test_an_object_that_was_never_applied_loses_nothing(store: MemoryStore) -> N
 
 
 @pytest.mark.parametrize("note", ["{", "[]", "null", '{"metadata": 3, "spec": []}', '{"spec": {"env": 1, "retry": 2}}'])
-def test_a_damaged_note_counts_as_none(store: MemoryStore, note: str) -> None:
+def test_a_damaged_note_counts_as_none(store: Store, note: str) -> None:
     applied(store, job("priority: 3"))
     edit(store, lambda document: document["metadata"]["annotations"].update({LAST_APPLIED: note}))
     assert applied(store, job()) == ["gpujob.cumulus.dev/train configured"]
@@ -149,7 +157,7 @@ def test_a_damaged_note_counts_as_none(store: MemoryStore, note: str) -> None:
     assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
 
 
-def test_what_get_prints_applies_without_a_new_generation(store: MemoryStore) -> None:
+def test_what_get_prints_applies_without_a_new_generation(store: Store) -> None:
     applied(store, job("priority: 3"))
     edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
     printed = dump({"apiVersion": "v1", "kind": "List", "items": [store.get(KEY)]})
@@ -163,7 +171,7 @@ def test_what_get_prints_applies_without_a_new_generation(store: MemoryStore) ->
     assert store.get(KEY)["metadata"]["finalizers"] == ["cumulus.dev/job"]
 
 
-def test_a_block_taken_out_of_the_manifest_goes_with_its_defaults(store: MemoryStore) -> None:
+def test_a_block_taken_out_of_the_manifest_goes_with_its_defaults(store: Store) -> None:
     partition = (
         "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p}\nspec: {memory: 0.5, duration: 1h"
     )
@@ -175,7 +183,7 @@ def test_a_block_taken_out_of_the_manifest_goes_with_its_defaults(store: MemoryS
 # What is refused
 
 
-def test_immutable_fields_say_so_each_at_its_place(store: MemoryStore) -> None:
+def test_immutable_fields_say_so_each_at_its_place(store: Store) -> None:
     applied(store, job())
     other = job("replicas: 2\nenv: [{name: A, value: '1'}]\npriority: 4", gpu="memory: 0.25, duration: 1h")
     advice = "; delete and apply it again (cumulus delete gpujob/train), or give the new one another name"
@@ -187,7 +195,7 @@ def test_immutable_fields_say_so_each_at_its_place(store: MemoryStore) -> None:
     assert store.get(KEY)["spec"]["priority"] == 0
 
 
-def test_an_immutable_field_cannot_be_taken_out(store: MemoryStore) -> None:
+def test_an_immutable_field_cannot_be_taken_out(store: Store) -> None:
     applied(store, job("replicas: 2\nworkingDir: /x"))
     assert [line.split(";")[0] for line in refused(store, job())] == [
         "manifest:4:1: spec.replicas: is immutable and cannot change from 2 to 1",
@@ -195,7 +203,7 @@ def test_an_immutable_field_cannot_be_taken_out(store: MemoryStore) -> None:
     ]
 
 
-def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: MemoryStore) -> None:
+def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: Store) -> None:
     applied(store, job("checkpoint: {path: /x}"))
     assert [line.split(";")[0] for line in refused(store, job())] == [
         "manifest:4:1: spec.checkpoint: is immutable and cannot change from "
@@ -203,14 +211,14 @@ def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: Memory
     ]
 
 
-def test_one_refused_object_holds_back_all(store: MemoryStore) -> None:
+def test_one_refused_object_holds_back_all(store: Store) -> None:
     applied(store, job(name="a"), job(name="b"))
     problems = refused(store, job("replicas: 2", name="a"), job(name="new"), job("replicas: 3", name="b"))
     assert [line.split(": ")[0] for line in problems] == ["manifest:7:13", "manifest:22:13"]
     assert names(store) == ["a", "b"]
 
 
-def test_an_object_that_is_being_deleted_is_refused(store: MemoryStore) -> None:
+def test_an_object_that_is_being_deleted_is_refused(store: Store) -> None:
     applied(store, job())
     edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
     store.delete(KEY)
@@ -220,7 +228,7 @@ def test_an_object_that_is_being_deleted_is_refused(store: MemoryStore) -> None:
     ]
 
 
-def test_nodes_are_changed_but_never_made(store: MemoryStore) -> None:
+def test_nodes_are_changed_but_never_made(store: Store) -> None:
     node = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUNode\nmetadata: {name: n1, labels: {zone: a}}\n"
     node += "spec: {unschedulable: true}\n"
     assert refused(store, node) == [
@@ -231,7 +239,7 @@ def test_nodes_are_changed_but_never_made(store: MemoryStore) -> None:
     assert store.get(Key("GPUNode", "", "n1"))["spec"] == {"unschedulable": True}
 
 
-def test_a_merge_that_gives_an_invalid_object_is_refused(store: MemoryStore) -> None:
+def test_a_merge_that_gives_an_invalid_object_is_refused(store: Store) -> None:
     text = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p}\nspec:\n  memory: 0.5\n"
     text += "  duration: 1h\n  renewal: {maximum: 8h}\n"
     applied(store, text)
@@ -243,7 +251,7 @@ def test_a_merge_that_gives_an_invalid_object_is_refused(store: MemoryStore) -> 
     ]
 
 
-def test_a_damaged_object_is_told(store: MemoryStore) -> None:
+def test_a_damaged_object_is_told(store: Store) -> None:
     store.create(
         {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": {"name": "train", "namespace": "default"}}
     )
@@ -257,7 +265,7 @@ def test_a_damaged_object_is_told(store: MemoryStore) -> None:
 class Racing(MemoryStore):
     """Lets `interfere` act just before a transaction, as often as `times` says."""
 
-    def __init__(self, interfere: Callable[[MemoryStore], None], times: int) -> None:
+    def __init__(self, interfere: Callable[[Store], None], times: int) -> None:
         super().__init__(FakeClock())
         self.interfere, self.times, self.racing = interfere, 0, times
 
@@ -270,11 +278,11 @@ class Racing(MemoryStore):
         return super().transact(writes, fence=fence)
 
 
-def bump(store: MemoryStore) -> None:
+def bump(store: Store) -> None:
     edit(store, lambda document: document["metadata"]["labels"].update(seen=str(store.revision())))
 
 
-def test_an_apply_that_lost_a_race_reads_again(store: MemoryStore) -> None:
+def test_an_apply_that_lost_a_race_reads_again() -> None:
     racing = Racing(bump, 0)
     applied(racing, job())
     racing.racing = 3
@@ -288,7 +296,7 @@ def test_an_apply_that_lost_a_race_reads_again(store: MemoryStore) -> None:
     assert stored["metadata"]["labels"]["seen"]
 
 
-def test_an_object_made_meanwhile_is_merged_with(store: MemoryStore) -> None:
+def test_an_object_made_meanwhile_is_merged_with() -> None:
     racing = Racing(lambda store: applied(store, job(labels="made: first")) and None, 1)
     assert applied(racing, job()) == ["gpujob.cumulus.dev/train configured"]
     # It was applied by the other before: its label is not in this manifest, so it goes.
@@ -312,7 +320,7 @@ def test_an_endless_race_ends_with_conflict() -> None:
     assert racing.get(KEY)["spec"]["priority"] == 0
 
 
-def test_a_fence_holds(store: MemoryStore) -> None:
+def test_a_fence_holds(store: Store) -> None:
     with pytest.raises(Fenced):
         applied(store, job(), fence=Fence("", "cumulus-controller", 3))
     assert names(store) == []
@@ -325,7 +333,7 @@ def jobs(count: int, labels: str = "app: x") -> str:
     return "---\n".join(job(name=f"j{number:02}", labels=labels) for number in range(count))
 
 
-def test_prune_deletes_what_is_not_in_the_set(store: MemoryStore) -> None:
+def test_prune_deletes_what_is_not_in_the_set(store: Store) -> None:
     applied(store, jobs(3))
     applied(store, job(name="elsewhere", labels="app: y"))
     store.create(load_text(job(name="by-hand"))[0].resource.to_json())
@@ -337,7 +345,7 @@ def test_prune_deletes_what_is_not_in_the_set(store: MemoryStore) -> None:
     assert names(store) == ["by-hand", "elsewhere", "j00"]
 
 
-def test_prune_looks_at_every_kind_in_the_manifests_namespaces(store: MemoryStore) -> None:
+def test_prune_looks_at_every_kind_in_the_manifests_namespaces(store: Store) -> None:
     partition = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p, labels: {app: x}}\n"
     partition += "spec: {memory: 0.5, duration: 1h}\n"
     applied(store, jobs(1), partition)
@@ -350,7 +358,7 @@ def test_prune_looks_at_every_kind_in_the_manifests_namespaces(store: MemoryStor
     assert [item["metadata"]["namespace"] for item in store.list(Query("GPUJob")).items] == ["default", "other"]
 
 
-def test_prune_leaves_alone_what_others_own_or_delete(store: MemoryStore) -> None:
+def test_prune_leaves_alone_what_others_own_or_delete(store: Store) -> None:
     applied(store, jobs(3))
     owner = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "o", "uid": "1"}
     edit(store, lambda d: d["metadata"].update(ownerReferences=[owner]), Key("GPUJob", "default", "j01"))
@@ -359,7 +367,7 @@ def test_prune_leaves_alone_what_others_own_or_delete(store: MemoryStore) -> Non
     assert applied(store, jobs(1), prune=Prune("app=x")) == ["gpujob.cumulus.dev/j00 unchanged"]
 
 
-def test_a_dry_run_tells_what_would_be_pruned(store: MemoryStore) -> None:
+def test_a_dry_run_tells_what_would_be_pruned(store: Store) -> None:
     applied(store, jobs(2))
     assert applied(store, jobs(1), prune=Prune("app=x"), dry_run=True)[1] == "gpujob.cumulus.dev/j01 pruned"
     assert len(names(store)) == 2
@@ -370,7 +378,7 @@ def test_a_dry_run_tells_what_would_be_pruned(store: MemoryStore) -> None:
     [(11, 1, None, True), (12, 1, None, False), (30, 15, None, True), (30, 14, None, False), (30, 14, 16, True),
      (30, 14, 15, False), (3, 1, 1, False)],
 )  # fmt: skip
-def test_prune_is_capped(store: MemoryStore, before: int, after: int, limit: int | None, allowed: bool) -> None:
+def test_prune_is_capped(store: Store, before: int, after: int, limit: int | None, allowed: bool) -> None:
     applied(store, jobs(before))
     prune = Prune("app=x", limit)
     if allowed:
@@ -384,7 +392,7 @@ def test_prune_is_capped(store: MemoryStore, before: int, after: int, limit: int
         assert len(names(store)) == before
 
 
-def test_prune_needs_a_selector(store: MemoryStore) -> None:
+def test_prune_needs_a_selector(store: Store) -> None:
     with pytest.raises(UsageError, match="needs a label selector"):
         applied(store, job(), prune=Prune(" "))
 
@@ -401,7 +409,7 @@ def test_pruning_loses_a_race_with_a_change() -> None:
 # Differences
 
 
-def test_diff_shows_what_would_change_and_nothing_else(store: MemoryStore) -> None:
+def test_diff_shows_what_would_change_and_nothing_else(store: Store) -> None:
     manifests = load_text(job("priority: 1"))
     assert diff(apply(store, manifests, dry_run=True)).startswith(
         "--- live/gpujob/default/train\n+++ merged/gpujob/default/train\n@@ -0,0 +1,"
@@ -419,7 +427,7 @@ def manifest_of(text: str) -> Manifest:
     return manifest
 
 
-def test_writes_carry_what_they_read(store: MemoryStore) -> None:
+def test_writes_carry_what_they_read(store: Store) -> None:
     applied(store, job())
     (result,) = apply(store, [manifest_of(job("priority: 1"))], dry_run=True)
     write = result.write()

@@ -82,13 +82,34 @@ def test_what_cannot_be_read_is_told_with_all_else(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(job("Bad"))
     (tmp_path / "empty").mkdir()
     problems = refused(lambda: load([tmp_path / "none.yaml", tmp_path / "bad.yaml", tmp_path / "empty", "https://x/y"]))
+    assert len(problems) == 4
     assert problems[0] == f"{tmp_path}/none.yaml: cannot be read: no such file or directory"
     assert problems[1].startswith(f"{tmp_path}/bad.yaml:4:9: metadata.name: 'Bad' is not a name")
     assert problems[2] == (
         f"{tmp_path}/empty: the directory holds no .yaml, .yml or .json file; recursive reads its subdirectories"
     )
     assert problems[3] == "https://x/y: URLs are not read; download it, or pipe it in with -f -"
-    assert len(problems) == 4
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "/proc/self/mem"])
+def test_a_path_that_cannot_be_read_says_so(name: str) -> None:
+    (problem,) = refused(lambda: load([name]))
+    assert ": cannot be read: " in problem
+
+
+def test_a_directory_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Root, as tests may run, is denied nothing.
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert refused(lambda: load([tmp_path])) == [f"{tmp_path}: cannot be read: permission denied"]
+
+
+def test_a_link_to_a_directory_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(job("a"))
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert names(load([tmp_path], recursive=True)) == ["a"]
 
 
 def test_endless_and_large_files_are_refused() -> None:
