@@ -141,6 +141,12 @@ class FakeBackend:
         now = self._clock.monotonic()
         return [run.workload for run in self._runs.values() if run.ends() > now]
 
+    def peek(self) -> Sequence[Observed]:
+        """All that is not removed, as it truly is, past all faults: for oracles."""
+        self._settle()
+        now = self._clock.monotonic()
+        return [run.observe(now) for run in self._runs.values() if not run.removed]
+
     def start(self, workload: Workload) -> None:
         with self.faults.around("start", workload.name):
             self._settle()

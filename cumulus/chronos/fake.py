@@ -108,6 +108,16 @@ class FakeLeases:
             leases = [self._read(held) for held in self._held.values()]
             return [lease for lease in leases if ended or lease.state is not LeaseState.ENDED]
 
+    def capacity(self, device: int) -> int:
+        """Bytes of a device, past all faults."""
+        return self._devices[device].memory_bytes
+
+    def peek(self) -> Sequence[Lease]:
+        """The live leases, past all faults: for oracles."""
+        self.settle()
+        leases = [self._read(held) for held in self._held.values()]
+        return [lease for lease in leases if lease.state is not LeaseState.ENDED]
+
     def attach(self, id: str, token: int, holder: Holder) -> None:
         """The workload's processes run inside the lease from now on.
 

@@ -6,7 +6,7 @@ ledgers and backends with the store: a deposed daemon may have asked a node for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -17,7 +17,7 @@ from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.errors import BackendError, ChronosError, NotFound
-from cumulus.resources.job import GPUJob
+from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource
 from cumulus.resources.registry import BY_NAME
@@ -26,6 +26,8 @@ from cumulus.store.client import Client
 log = structlog.get_logger("cumulus.controllers")
 
 SWEEP_SECONDS = 60.0
+AGAIN_SECONDS = 5.0
+"""Seconds until the next sweep where this one had to stop something that is to be removed then."""
 SWEEP = Request("", "sweep")
 """The sweep's only key."""
 
@@ -61,7 +63,8 @@ class CollectController:
 
 
 class SweepController:
-    """`owner` is the mark that this store's controllers put on the leases they ask for."""
+    """`owner` is the mark that this store's controllers put on the leases they ask for; `changed` is told the
+    namespace and name of each job whose status is not what its backend reports: a report may have been lost."""
 
     name = "sweep"
 
@@ -73,14 +76,18 @@ class SweepController:
         backends: Mapping[str, Backend],
         *,
         owner: str,
+        changed: Callable[[str, str], None],
     ) -> None:
         self._reader = reader
         self._client = client
         self._agents = agents
         self._backends = backends
         self._owner = owner
+        self._changed = changed
+        self._again = False
 
     def reconcile(self, request: Request) -> Result:
+        self._again = False
         for agent in self._agents.values():
             try:
                 self._sweep_leases(agent)
@@ -91,7 +98,7 @@ class SweepController:
                 self._sweep_workloads(backend)
             except BackendError as error:
                 log.info("cannot sweep", runtime=backend.runtime, error=str(error))
-        return After(SWEEP_SECONDS)
+        return After(AGAIN_SECONDS if self._again else SWEEP_SECONDS)
 
     def _sweep_leases(self, agent: NodeAgent) -> None:
         """Release leases of ours whose partition is gone or has ended."""
@@ -109,10 +116,13 @@ class SweepController:
         for observed in backend.list():
             job = self._job(observed)
             if job is not None and not _over(job, observed):
+                if observed.state.finished or job.status.phase is JobPhase.SCHEDULED:
+                    self._changed(observed.namespace, observed.job)
                 continue
             log.warning("ending a workload that no job runs", workload=observed.name)
             if not observed.state.finished:
                 backend.stop(observed.name, 0)
+                self._again = True
                 continue
             backend.remove(observed.name)
             if job is None:

@@ -40,6 +40,9 @@ and a new leader can wait until it has seen all that its predecessor wrote."""
 NODE_SETTLE_SECONDS = 1.0
 """After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
 
+RESYNC_SECONDS = 600.0
+"""How often everything is looked at once more."""
+
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
 
 
@@ -62,6 +65,7 @@ class Loops:
         self.informer = informer
         self._clock = clock
         self._fenced = fenced
+        self._next_resync = clock.monotonic() + RESYNC_SECONDS
         self._rng = rng or random.Random()
         client = Client(store, term.fence)
         self.recorder = Recorder(client, clock)
@@ -93,6 +97,16 @@ class Loops:
         self._add("sweep", gc.SWEEP)
         self._add("tidy", ttl.TIDY)
 
+    def attend(self) -> int:
+        """To be called now and then, by one thread: writes recorded events, and resyncs when it is time.
+
+        Returns how many events were written. Raises Fenced.
+        """
+        if self._clock.monotonic() >= self._next_resync:
+            self._next_resync += RESYNC_SECONDS
+            self.resync()
+        return self.recorder.flush()
+
     def close(self) -> None:
         """Take nothing more from the queues. Workloads and leases go on."""
         self.informer.remove_handler(self._route)
@@ -104,10 +118,10 @@ class Loops:
         deadline = self._clock.monotonic() + timeout
         return all(runner.queue.drain(max(0.0, deadline - self._clock.monotonic())) for runner in self.runners.values())
 
-    def next_due(self) -> float | None:
-        """When, on the monotonic clock, some loop has something to do; None where none has."""
+    def next_due(self) -> float:
+        """When, on the monotonic clock, some loop next has something to do."""
         times = [runner.queue.next_due() for runner in self.runners.values()]
-        return min((time for time in times if time is not None), default=None)
+        return min((time for time in times if time is not None), default=self._next_resync)
 
     def _build(
         self,
@@ -127,7 +141,7 @@ class Loops:
             NodeController(cache, client, agents, clock, recorder, changed=self._lease_changed),
             CollectController(GPUPartition, cache, client),
             CollectController(GPUJob, cache, client),
-            SweepController(cache, client, agents, backends, owner=owner),
+            SweepController(cache, client, agents, backends, owner=owner, changed=self._workload_changed),
             TtlController(cache, client, clock),
             TidyController(client, clock),
         ]  # fmt: skip

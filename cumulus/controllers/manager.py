@@ -30,8 +30,7 @@ log = structlog.get_logger("cumulus.controllers")
 WORKERS = {"job": 4, "partition": 4, "node": 2}
 """Threads of each loop; one where nothing is said. They mostly wait for nodes and backends."""
 
-RESYNC_SECONDS = 600.0
-FLUSH_SECONDS = 0.5
+ATTEND_SECONDS = 0.5
 """How often recorded events are written."""
 DRAIN_SECONDS = 20.0
 """How long a stop waits for the reconciles that run."""
@@ -133,22 +132,18 @@ class Manager:
             loops.close()
             if not loops.drain(DRAIN_SECONDS):
                 log.warning("some reconciles did not finish in time", seconds=DRAIN_SECONDS)
-            self._flush(loops)
+            self._once(loops)
 
     def _attend(self, loops: Loops) -> None:
         """What the term's own thread does: events, resync, and watching whether the term goes on."""
-        resync = self._clock.monotonic() + RESYNC_SECONDS
         while not self._deposed.is_set() and self._elector.leading:
-            if self._stop.wait(FLUSH_SECONDS):
+            if self._stop.wait(ATTEND_SECONDS):
                 return
-            self._flush(loops)
-            if self._clock.monotonic() >= resync:
-                resync += RESYNC_SECONDS
-                loops.resync()
+            self._once(loops)
 
-    def _flush(self, loops: Loops) -> None:
+    def _once(self, loops: Loops) -> None:
         try:
-            loops.recorder.flush()
+            loops.attend()
         except Fenced:
             self._depose()
 

@@ -18,6 +18,7 @@ from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector
 from cumulus.controllers.loops import KINDS, Loops
+from cumulus.errors import Fenced
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
@@ -74,10 +75,12 @@ class World:
 class Daemon:
     """One daemon on a world, stepped by hand. Crash it by dropping it; what it did stays."""
 
-    def __init__(self, world: World, identity: str = "a", *, seed: int = 0) -> None:
+    def __init__(self, world: World, identity: str = "a", *, seed: int = 0, store: Store | None = None) -> None:
+        """`store` is what the daemon sees of the world's store, where that is not the store itself."""
         self.world = world
-        self.informer = Informer(world.store, KINDS)
-        self.elector = Elector(world.store, identity, world.clock)
+        self.store = store or world.store
+        self.informer = Informer(self.store, KINDS)
+        self.elector = Elector(self.store, identity, world.clock)
         self.loops: Loops | None = None
         self._rng = random.Random(seed)
         self._next_election = world.clock.monotonic()
@@ -96,12 +99,15 @@ class Daemon:
         self._follow()
         if self.loops is None:
             return False
-        return any(runner.step(0) for runner in self._shuffled(self.loops)) or self.loops.recorder.flush() > 0
+        try:
+            return any(runner.step(0) for runner in self._shuffled(self.loops)) or self.loops.attend() > 0
+        except Fenced:
+            self.elector.depose()
+            return True
 
     def next_due(self) -> float:
         """When, on the monotonic clock, this daemon next has something to do."""
-        due = self.loops.next_due() if self.loops is not None else None
-        return self._next_election if due is None else min(due, self._next_election)
+        return self._next_election if self.loops is None else min(self.loops.next_due(), self._next_election)
 
     def _follow(self) -> None:
         """Build or drop the loops as leadership comes and goes."""
@@ -113,7 +119,7 @@ class Daemon:
         elif self.loops is None and self.informer.synced and self.informer.cache.revision >= term.revision:
             world = self.world
             self.loops = Loops(
-                world.store, self.informer, [world.backend], world.agents, world.clock, term,
+                self.store, self.informer, [world.backend], world.agents, world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
             )  # fmt: skip
             self.loops.start()
