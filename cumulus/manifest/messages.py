@@ -120,7 +120,11 @@ def _broken_rule(error: ValueError, value: Node | None, field: Field | None) -> 
         return str(error), error.at
     if field is not None and field.examples and value is not None and isinstance(value.value, list | dict | bool):
         return f"must be like {joined(list(field.examples), 'or')}, got {_shown(value)}", ()
-    return str(error), ()
+    said = str(error)
+    if value is not None and isinstance(value.value, float):
+        # As it was written: Python says 1e-05 for 0.00001.
+        said = said.replace(repr(value.value), value.text, 1)
+    return said, ()
 
 
 def _wrong_choice(value: Node | None, field: Field | None) -> str:
