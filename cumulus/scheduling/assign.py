@@ -13,7 +13,7 @@ from cumulus.scheduling.board import Board, Offer, Slot
 from cumulus.scheduling.shape import groups_of, uniform_shape
 from cumulus.scheduling.snapshot import Demand, Gang
 
-SEARCH_STEPS = 20_000
+SEARCH_STEPS = 5_000
 """Slots that the search for a mixed gang tries before it gives up for this pass."""
 
 
@@ -101,7 +101,8 @@ def _spread(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
 
 
 class _Search:
-    """Depth-first over groups, hardest first, each on every node that is not like one tried before."""
+    """Depth-first over groups, hardest first, each on every node that is not like one tried before; the largest set
+    of equal groups comes last and is solved exactly."""
 
     def __init__(self, board: Board, gang: Gang, groups: list[list[int]], start: int, length: int) -> None:
         self._gang = gang
@@ -123,25 +124,53 @@ class _Search:
 
     def run(self) -> list[list[Seat]] | None:
         """Seats by group, in the order of `groups`."""
-        order = sorted(range(len(self._groups)), key=self._ease)
+        alike = self._most_alike()
+        order = sorted((index for index in range(len(self._groups)) if index not in alike), key=self._ease)
         tries: list[Iterator[list[Seat]]] = []
         placed: list[list[Seat]] = []
-        while len(placed) < len(order):
-            if len(tries) == len(placed):
+        while True:
+            if len(placed) == len(order):
+                rest = self._seat_alike(alike)
+                if rest is not None:
+                    by_group = dict(zip((*order, *alike), (*placed, *rest), strict=True))
+                    return [by_group[index] for index in range(len(self._groups))]
+            elif len(tries) == len(placed):
                 tries.append(self._placements(self._groups[order[len(placed)]]))
             state = (len(placed), self._state())
-            seats = next(tries[-1], None) if state not in self._dead and self._steps > 0 else None
+            alive = len(placed) < len(order) and state not in self._dead and self._steps > 0
+            seats = next(tries[-1], None) if alive else None
             if seats is not None:
                 self._apply(seats, 1)
                 placed.append(seats)
                 continue
             self._dead.add(state)
-            tries.pop()
+            del tries[len(placed) :]
             if not placed:
                 return None
             self._apply(placed.pop(), -1)
-        by_group = dict(zip(order, placed, strict=True))
-        return [by_group[index] for index in range(len(self._groups))]
+
+    def _most_alike(self) -> list[int]:
+        """The largest set of equal groups of equal requests: they come last and need no search."""
+        kinds: dict[tuple[Demand, ...], list[int]] = {}
+        for index, group in enumerate(self._groups):
+            demands = tuple(self._gang.requests[request].demand for request in group)
+            if len(set(demands)) == 1:
+                kinds.setdefault(demands, []).append(index)
+        return max(kinds.values(), key=len, default=[])
+
+    def _seat_alike(self, groups: list[int]) -> list[list[Seat]] | None:
+        if not groups:
+            return []
+        requests = self._groups[groups[0]]
+        offers = []
+        for offer in self._by_preference(
+            [o for there in self._offers[self._gang.requests[requests[0]].demand].values() for o in there]
+        ):
+            memory, compute = self._free[offer.slot.order]
+            times = min(memory // offer.memory, compute // offer.compute)
+            if times > 0:
+                offers.append(offer._replace(times=times))
+        return uniform(offers, len(groups), len(requests))
 
     def _ease(self, index: int) -> tuple[int, int, int]:
         demands = [self._gang.requests[request].demand for request in self._groups[index]]

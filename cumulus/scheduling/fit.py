@@ -33,6 +33,8 @@ def unavailable(node: Node) -> Reason | None:
 
 def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
     """Why this node will never do, whatever its devices."""
+    if wanted.node and node.name != wanted.node:
+        return Reason("OtherNode", f"is asked of the node {wanted.node}")
     if wanted.runtime and wanted.runtime not in node.runtimes:
         offered = ", ".join(node.runtimes) or "none"
         return Reason("RuntimeMissing", f"needs the runtime {wanted.runtime}, the node offers {offered}")
