@@ -21,17 +21,19 @@ class Connections:
     """Opens, lends and closes. While it is open a shared lock on the directory keeps `restore` away."""
 
     def __init__(self, directory: Path, busy_seconds: float) -> None:
-        self.file = schema.prepare(directory)
+        self.file = directory / schema.FILE
         self._busy_seconds = busy_seconds
-        self._writable = os.access(directory, os.W_OK) and os.access(self.file, os.W_OK)
-        self._directory_lock = _lock_shared(directory)
         self._write_lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
-        self._inode = self.file.stat().st_ino
+        schema.make_directory(directory)
+        self._directory_lock = _lock_shared(directory)
         try:
+            schema.prepare(directory)
+            self._writable = os.access(directory, os.W_OK) and os.access(self.file, os.W_OK)
+            self._inode = self.file.stat().st_ino
             with self.reading() as connection:
                 schema.check_tables(connection, self.file)
         except BaseException:

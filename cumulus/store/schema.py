@@ -8,6 +8,7 @@ The newest revision is the greater of the log's last and `meta.compacted`.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -58,17 +59,19 @@ CREATE TABLE owners (
 """
 
 
-def prepare(directory: Path) -> Path:
-    """Make the directory (mode 0700) and an empty store in it where there is none, and check the file cheaply.
-
-    Returns the file. Raises StoreUnavailable.
-    """
-    file = directory / FILE
-    with translated(file):
+def make_directory(directory: Path) -> None:
+    """Make the directory (mode 0700) where it is missing. Raises StoreUnavailable."""
+    with translated(directory):
         if not directory.exists():
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         if not directory.is_dir():
-            raise NotADirectoryError(20, "not a directory", str(directory))
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
+
+
+def prepare(directory: Path) -> Path:
+    """The store's file, made where there is none, its header checked. Raises StoreUnavailable."""
+    file = directory / FILE
+    with translated(file):
         if (directory / RESTORING).exists():
             raise StoreUnavailable(f"a restore into {directory} was interrupted", hint="run `cumulus restore` again")
         if not file.exists():

@@ -31,6 +31,15 @@ WHERE revision > ? ORDER BY revision LIMIT ?
 _CHANGED = """
 SELECT namespace, name, previous FROM log WHERE revision > ? AND kind = ? ORDER BY revision
 """
+_DANGLING = """
+SELECT c.kind, c.namespace, c.name, c.revision FROM current AS c LEFT JOIN log AS l ON l.revision = c.revision
+WHERE (l.kind, l.namespace, l.name) IS NOT (c.kind, c.namespace, c.name) OR l.type = 3 LIMIT 1
+"""
+_UNPOINTED = """
+SELECT l.kind, l.namespace, l.name, l.revision FROM log AS l LEFT JOIN current AS c
+ON (c.kind, c.namespace, c.name) = (l.kind, l.namespace, l.name)
+WHERE l.type <> 3 AND l.revision NOT IN (SELECT previous FROM log) AND c.revision IS NOT l.revision LIMIT 1
+"""
 _DOCUMENT = "SELECT document, checksum FROM log WHERE revision = ?"
 
 
@@ -152,7 +161,25 @@ def forget(connection: sqlite3.Connection, after: int, upto: int) -> None:
         (after, upto),
     )
     connection.execute("DELETE FROM log WHERE revision > ? AND revision <= ? AND type = ?", (after, upto, DELETED))
-    connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (upto,))
+    mark_compacted(connection, upto)
+
+
+def mark_compacted(connection: sqlite3.Connection, revision: int) -> None:
+    """History begins at `revision` from now on."""
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (revision,))
+
+
+def verify(connection: sqlite3.Connection) -> None:
+    """Read everything, as long as that takes. Raises StoreUnavailable, or sqlite3's error, for any damage."""
+    (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if result != "ok":
+        raise damaged(result)
+    for revision, document, check in connection.execute("SELECT revision, document, checksum FROM log"):
+        _intact(revision, document, check)
+    for query in (_DANGLING, _UNPOINTED):
+        found = connection.execute(query).fetchone()
+        if found is not None:
+            raise damaged(f"{found[0].lower()}/{found[1]}/{found[2]} and its revision {found[3]} do not match")
 
 
 def first_younger(connection: sqlite3.Connection, after: int, time: int) -> int | None:
