@@ -65,13 +65,14 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
         wanted = model.model_validate(_merged(manifest, stored))
     except ValidationError as error:
         return [_does_not_fit(manifest, error)]
-    # The manifest's word for the same value (60m for 1h) is no change.
     after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
+    # The manifest's word for the same value (60m for 1h) is no change.
     after["spec"] = _kept_words(_spec(stored), _spec(wanted), root(manifest.kind).fields["spec"])
     problems = sorted(_immutable(manifest, model, _spec(stored), after["spec"]))
     if problems:
         return problems
-    unchanged = _user_metadata(stored) == _user_metadata(wanted) and _spec(stored) == after["spec"]
+    same_spec = _spec(stored) == after["spec"]
+    unchanged = same_spec and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
     action: Action = "unchanged" if unchanged else "configured"
     return Result(action, manifest.kind, manifest.key, live, live if unchanged else after)
 
@@ -178,6 +179,19 @@ def _spec(resource: Resource) -> Document:
 def _user_metadata(resource: Resource) -> Document:
     metadata = resource.to_json()["metadata"]
     return {name: metadata[name] for name in _USERS_METADATA if name in metadata}
+
+
+def _same_metadata(manifest: Manifest, before: Document, after: Document) -> bool:
+    """Whether labels and annotations are the same. An object as `get -o yaml` printed it asks for no change, so its
+    note of what was applied stays as it was: defaults and others' fields do not become the user's."""
+    if not manifest.printed or LAST_APPLIED not in before.get("annotations", {}):
+        return before == after
+    return _without_note(before) == _without_note(after)
+
+
+def _without_note(metadata: Document) -> Document:
+    annotations = {key: value for key, value in metadata["annotations"].items() if key != LAST_APPLIED}
+    return metadata | {"annotations": annotations}
 
 
 def _others_metadata(metadata: Document) -> Document:

@@ -36,6 +36,8 @@ class Manifest:
     node: Node
     prefix: Path = ()
     """Where in its document it was found: ("items", 3) within a List."""
+    printed: bool = False
+    """It carries the note of an earlier apply, as what `get -o yaml` prints does."""
 
     @property
     def key(self) -> Key:
@@ -106,7 +108,7 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
     if kind is None or not kind.user_made:
         yield from problems
         return
-    document = _as_written(node, kind)
+    document, printed = _as_written(node, kind)
     document["apiVersion"], document["kind"] = API_VERSION, kind.name
     problems += _set_namespace(document, node, kind, file, namespace, prefix)
     resource: Resource | None = None
@@ -118,7 +120,7 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
         yield from problems
         return
     written = resource.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    yield Manifest(resource, written, kind, file, node, prefix)
+    yield Manifest(resource, written, kind, file, node, prefix, printed)
 
 
 def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> registry.Kind | None:
@@ -148,20 +150,22 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> re
     return found
 
 
-def _as_written(node: Node, kind: registry.Kind) -> Document:
-    """The document without what is not the writer's, as `get -o yaml` prints it: server's fields, status; and without
-    fields left empty."""
+def _as_written(node: Node, kind: registry.Kind) -> tuple[Document, bool]:
+    """The document without what is not the writer's, as `get -o yaml` prints it (server's fields, status, the note of
+    the last apply), and without fields left empty; and whether the note was there."""
     document: Document = node.plain_value()
+    printed = False
     document.pop("status", None)
     metadata = document.get("metadata")
     if isinstance(metadata, dict):
         for name in SERVER_FIELDS & metadata.keys():
             del metadata[name]
         annotations = metadata.get("annotations")
-        if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None and not annotations:
-            del metadata["annotations"]
+        if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None:
+            printed = True
+            metadata["annotations"] = annotations or None
     _drop_empty(document, schema.root(kind))
-    return document
+    return document, printed
 
 
 def _drop_empty(value: object, shape: schema.Field) -> None:

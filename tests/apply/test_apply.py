@@ -157,18 +157,36 @@ def test_a_damaged_note_counts_as_none(store: Store, note: str) -> None:
     assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
 
 
-def test_what_get_prints_applies_without_a_new_generation(store: Store) -> None:
+def test_what_get_prints_applies_as_unchanged(store: Store) -> None:
     applied(store, job("priority: 3"))
     edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
+    edit(store, lambda document: document["spec"].update(suspend=True))
+    revision = store.revision()
     printed = dump({"apiVersion": "v1", "kind": "List", "items": [store.get(KEY)]})
-    applied(store, printed)
     assert applied(store, printed) == ["gpujob.cumulus.dev/train unchanged"]
+    assert store.revision() == revision
+    # Nothing became the user's by that: the first manifest takes nothing away.
+    assert applied(store, job("priority: 3")) == ["gpujob.cumulus.dev/train unchanged"]
+    assert store.get(KEY)["spec"]["suspend"] is True
+
+
+def test_what_get_printed_can_be_edited_and_applied(store: Store) -> None:
+    applied(store, job("priority: 3"))
+    edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
+    printed = dump(store.get(KEY)).replace("priority: 3", "priority: 4").replace("app: x", "app: z")
+    assert applied(store, printed) == ["gpujob.cumulus.dev/train configured"]
     stored = store.get(KEY)
-    assert stored["metadata"]["generation"] == 1
-    assert stored["metadata"]["finalizers"] == ["cumulus.dev/job"]
-    # The first manifest again takes nothing away that it does not know.
+    assert (stored["spec"]["priority"], stored["metadata"]["labels"]) == (4, {"app": "z"})
     assert applied(store, job("priority: 3")) == ["gpujob.cumulus.dev/train configured"]
     assert store.get(KEY)["metadata"]["finalizers"] == ["cumulus.dev/job"]
+
+
+def test_what_get_printed_makes_a_deleted_object_again(store: Store) -> None:
+    applied(store, job("priority: 3"))
+    printed = dump(store.get(KEY))
+    store.delete(KEY)
+    assert applied(store, printed) == ["gpujob.cumulus.dev/train created"]
+    assert store.get(KEY)["spec"]["priority"] == 3
 
 
 def test_a_block_taken_out_of_the_manifest_goes_with_its_defaults(store: Store) -> None:
