@@ -1,0 +1,159 @@
+"""Two contenders on one store, each with its own clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.controllers.leader import LEASE_SECONDS, Elector
+from cumulus.errors import Fenced, StoreUnavailable
+from cumulus.faults import Faults
+from cumulus.resources.lease import LEADER, Lease
+from cumulus.store.client import Client
+from cumulus.store.memory import MemoryStore
+from tests.controllers.faulty import FaultyStore
+from tests.controllers.objects import a_job
+
+
+class Pair:
+    """A and B, stepped together in real intervals; the clocks need not agree on the hour."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore(clock=FakeClock())
+        self.clocks = {"a": FakeClock(), "b": FakeClock()}
+        self.clocks["b"].jump(-86400)
+        self.faults = Faults()
+        faulty = FaultyStore(self.store, self.faults)
+        self.a = Elector(faulty, "a", self.clocks["a"])  # type: ignore[arg-type]
+        self.b = Elector(self.store, "b", self.clocks["b"])
+
+    def advance(self, seconds: float) -> None:
+        for clock in self.clocks.values():
+            clock.advance(seconds)
+
+    def lease(self) -> Lease:
+        return Client(self.store).get(Lease, "", LEADER)
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+def test_the_first_leads_and_the_second_stands_by(pair: Pair) -> None:
+    assert pair.a.step()
+    for _ in range(60):
+        assert not pair.b.step()
+        pair.advance(1)
+        assert pair.a.step()
+    assert pair.lease().spec.token == 1
+    assert pair.lease().spec.holder_identity == "a"
+
+
+def test_a_killed_leader_is_followed_within_ten_seconds(pair: Pair) -> None:
+    pair.a.step()
+    pair.b.step()
+    pair.advance(2)
+    pair.a.step()
+    seconds = 0.0
+    while not pair.b.step():
+        pair.advance(pair.b.interval)
+        seconds += pair.b.interval
+    assert LEASE_SECONDS <= seconds <= 10
+    assert pair.lease().spec.token == 2
+
+
+def test_a_leader_that_cannot_renew_stops_before_another_starts(pair: Pair) -> None:
+    pair.a.step()
+    pair.b.step()
+    pair.faults.fail("write", StoreUnavailable("no answer"), times=100)
+    for _ in range(100):
+        pair.advance(0.25)
+        pair.a.step()
+        if pair.b.step():
+            break
+        assert not (pair.a.leading and pair.b.leading)
+    assert pair.b.leading
+    assert not pair.a.leading
+
+
+def test_a_passing_fault_costs_no_leadership(pair: Pair) -> None:
+    pair.a.step()
+    pair.faults.fail("write", StoreUnavailable("no answer"), times=2)
+    for _ in range(2):
+        pair.advance(2)
+        assert pair.a.step()
+    pair.advance(1)
+    assert pair.a.step()
+    assert pair.lease().spec.token == 1
+
+
+def test_a_renewal_whose_answer_was_lost_is_still_ours(pair: Pair) -> None:
+    pair.a.step()
+    pair.faults.fail("write", StoreUnavailable("no answer"), when="after")
+    pair.advance(2)
+    pair.a.step()
+    pair.advance(2)
+    assert pair.a.step()
+    assert pair.lease().spec.token == 1
+
+
+def test_a_clean_stop_lets_the_standby_in_at_once(pair: Pair) -> None:
+    pair.a.step()
+    pair.b.step()
+    pair.a.release()
+    assert not pair.a.leading
+    assert pair.b.step()
+    assert pair.lease().spec.token == 2
+
+
+def test_release_takes_nothing_from_a_successor(pair: Pair) -> None:
+    pair.a.step()
+    pair.b.step()
+    pair.advance(LEASE_SECONDS + 1)
+    assert pair.b.step()
+    pair.a.release()
+    assert pair.lease().spec.holder_identity == "b"
+
+
+def test_a_deposed_leader_notices_when_it_renews(pair: Pair) -> None:
+    pair.a.step()
+    pair.b.step()
+    # B's clock runs ahead while A was held up between two instructions.
+    pair.clocks["b"].advance(LEASE_SECONDS + 1)
+    assert pair.b.step()
+    assert not pair.a.step()
+    assert pair.a.term is None
+
+
+def test_the_fence_refuses_a_deposed_leaders_writes(pair: Pair) -> None:
+    pair.a.step()
+    term = pair.a.term
+    assert term is not None
+    client = Client(pair.store, term.fence)
+    client.create(a_job("before"))
+    pair.b.step()
+    pair.clocks["b"].advance(LEASE_SECONDS + 1)
+    pair.b.step()
+    with pytest.raises(Fenced):
+        client.create(a_job("after"))
+
+
+def test_a_term_names_the_store_and_the_moment(pair: Pair) -> None:
+    pair.a.step()
+    first = pair.a.term
+    pair.a.release()
+    pair.b.step()
+    second = pair.b.term
+    assert first is not None
+    assert second is not None
+    assert first.store_id == second.store_id == pair.lease().uid
+    assert second.revision > first.revision
+    assert second.fence.token == first.fence.token + 1
+
+
+def test_two_that_claim_at_once_get_one_leader(pair: Pair) -> None:
+    pair.a.step()
+    pair.a.release()
+    wins = [pair.b.step(), pair.a.step()]
+    assert wins == [True, False]
