@@ -32,7 +32,7 @@ class State(StrEnum):
     WAITING = "Waiting"
     """It starts once others' leases are over."""
     NO_NODE = "NoNode"
-    """Only nodes that are not ready or are cordoned could hold it."""
+    """No ready node could hold it, but one that is away, cordoned or not there yet may."""
     NEVER = "Never"
     """No node could hold it even with nothing else there."""
     INCOMPLETE = "Incomplete"
@@ -121,7 +121,7 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
     reservation = _reservation(run, gang, ahead)
     return Explanation(
         gang=gang.name,
-        state=_state(snapshot, run, gang, reservation),
+        state=_state(snapshot, run, gang, reasons, reservation),
         now=snapshot.now,
         reasons=reasons,
         blockers=_blockers(snapshot, run, reservation) if reservation else (),
@@ -139,9 +139,13 @@ def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
     return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
 
 
-def _state(snapshot: Snapshot, run: Pass, gang: Gang, reservation: Reservation | None) -> State:
+def _state(
+    snapshot: Snapshot, run: Pass, gang: Gang, reasons: tuple[NodeReason, ...], reservation: Reservation | None
+) -> State:
     if reservation is not None or run.board.work > EXPLAIN_WORK:
         return State.WAITING
+    if not snapshot.nodes or any(reason.reason.code == "NoSuchNode" for reason in reasons):
+        return State.NO_NODE
     empty = Board(snapshot, empty=True)
     return State.NEVER if assign(empty, gang, 0, microseconds(gang.seconds)) is None else State.NO_NODE
 
@@ -233,9 +237,11 @@ def _headline(about: Explanation) -> str:
 
 
 def _counts(about: Explanation) -> str:
+    if not about.reasons:
+        return "there are no nodes"
     counts = Counter(reason.reason.code for reason in about.reasons)
     total = f"of {len(about.reasons)} node{'s' if len(about.reasons) != 1 else ''}"
-    return f"{total}: " + ", ".join(f"{count} {code}" for code, count in counts.most_common()) if counts else "no nodes"
+    return f"{total}: " + ", ".join(f"{count} {code}" for code, count in counts.most_common())
 
 
 def _lines(about: Explanation, limit: int) -> Iterator[str]:

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+import pytest
+
+from cumulus.resources.meta import JOB_LABEL
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition
+from cumulus.scheduling import explain as explaining
+from cumulus.scheduling.explain import Explanation, State, explain
+from cumulus.scheduling.snapshot import build
+from tests.scheduling.build import NOW, device, foreign, gang, held, node, pending
+
+
+def told(nodes: Iterable[GPUNode], asked: GPUPartition, *others: GPUPartition) -> Explanation:
+    found = explain(build(nodes, [*others, asked], NOW), asked.key)
+    assert found is not None
+    return found
+
+
+def of_job(partition: GPUPartition, job: str) -> GPUPartition:
+    labels = {JOB_LABEL: job}
+    return partition.replace(metadata=partition.metadata.model_copy(update={"labels": labels}))
+
+
+FULL = held(pending("full", user="ann"), memory=70, compute=700)
+
+REASONS = [
+    (node(ready=False), [pending("p")], "NodeNotReady", "the node is not ready: no heartbeat for 40s"),
+    (node(cordoned=True), [pending("p")], "Cordoned", "the node is cordoned"),
+    (node(), [pending("p", runtime="container")],
+     "RuntimeMissing", "needs the runtime container, the node offers process"),
+    (node(labels={"zone": "b"}), [pending("p", selector={"node_labels": {"zone": "a"}})],
+     "LabelMismatch", "needs the label zone=a, the node has zone=b"),
+    (node(), [pending("p", selector={"name": "A100"})],
+     "NoMatchingDevice", "selector name A100 does not match 'NVIDIA H100'"),
+    (node(), [pending("p", node="n1", device=3)], "NoMatchingDevice", "needs device 3, this is device 0"),
+    (node("n1", device(enforcement="none")), [pending("p", min_enforcement="hard")],
+     "EnforcementTooWeak", "needs enforcement hard, device 0 offers none"),
+    (node("n1", device(0, 24), device(1, 40)), [pending("p", "41Gi")],
+     "TooLarge", "needs 41Gi, device 1 has 40Gi in all"),
+    (node(), gang("p", 1, 2), "TooLarge", "needs 2 devices at once, 1 device of the node can do it"),
+    (node(), [pending("p", "80Gi")], "InsufficientMemory", "needs 80Gi, at most 10Gi is free on device 0"),
+    (node(), [pending("p", "5Gi", compute="50%")],
+     "InsufficientCompute", "needs 50% of the compute, at most 30% is free on device 0"),
+    (node("n1", device(0), device(1)), gang("p", 1, 2),
+     "InsufficientMemory", "needs 20Gi on each of 2 devices, 1 device of the node can give it"),
+    (node("n1", device(0), device(1)), gang("p", 1, 2, memory="5Gi", compute="50%"),
+     "InsufficientCompute", "needs 50% of the compute on each of 2 devices, 1 device of the node can give it"),
+    (node(), gang("p", 3, memory="5Gi"),
+     "RoomForPart", "has room for 2 of the gang's 3 replicas, not for all of it"),
+    (node(), [pending("p", node="n9")], "NoSuchNode", "there is no such node"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("there", "asked", "code", "words"), REASONS)
+def test_each_node_has_its_reason_with_the_figures(
+    there: GPUNode, asked: list[GPUPartition], code: str, words: str
+) -> None:
+    (reason,) = told([there], asked[0], FULL, *asked[1:]).reasons
+    assert reason.reason == (code, words)
+
+
+def test_what_will_never_be_is_said_before_what_may_pass() -> None:
+    (reason,) = told([node("n1", device(0, 10), ready=False)], pending("p")).reasons
+    assert reason.reason.code == "TooLarge"
+
+
+def test_who_holds_it_until_when_and_when_it_starts() -> None:
+    holder = of_job(FULL, "train")
+    found = told([node()], pending("p", "80Gi"), holder)
+    assert (found.state, found.earliest, found.certain) == (State.WAITING, NOW + timedelta(seconds=600), True)
+    (blocker,) = found.blockers
+    assert (blocker.holder, blocker.until, blocker.node) == (
+        "job default/train of ann",
+        NOW + timedelta(seconds=600),
+        "n1",
+    )
+    assert found.lines() == [
+        "starts by 2030-01-01 12:10:00Z (in 10m) at the latest",
+        "place 1 of 1 in the queue",
+        "waits for:",
+        "  job default/train of ann: 70Gi and 70% of device 0 of n1, until 2030-01-01 12:10:00Z at the latest",
+        "nodes:",
+        "  n1: InsufficientMemory: needs 80Gi, at most 10Gi is free on device 0",
+    ]
+
+
+def test_only_the_shares_that_must_end_first_are_named() -> None:
+    ends = {"soon": 60.0, "later": 120.0, "last": 180.0}
+    holders = [held(pending(name), memory=20, compute=200, ends=end) for name, end in ends.items()]
+    found = told([node()], pending("p", "60Gi"), *holders)
+    assert [blocker.partition.name for blocker in found.blockers if blocker.partition] == ["soon", "later"]
+    assert found.earliest == NOW + timedelta(seconds=120)
+
+
+def test_a_lease_made_on_the_node_is_named_by_its_id() -> None:
+    found = told([node("n1", device(foreign_leases=(foreign(70, 60),)))], pending("p"))
+    assert found.blockers[0].holder == "lease made-by-hand, made on the node of eve"
+
+
+def test_an_overdue_lease_says_so() -> None:
+    found = told([node()], pending("p"), held(pending("h"), memory=70, ends=-5))
+    assert "its lease is over, its processes are being ended" in "\n".join(found.lines())
+
+
+def test_a_gang_bound_in_the_same_pass_is_in_the_way_too() -> None:
+    found = told([node()], pending("p", "80Gi"), pending("first", "80Gi", age=9, user="ann"))
+    assert [blocker.holder for blocker in found.blockers] == ["partition default/first of ann"]
+    assert (found.position, found.queue, found.ahead) == (2, 2, ())
+
+
+def test_who_is_ahead_is_named_and_the_time_is_then_only_expected() -> None:
+    found = told([node()], pending("p", "80Gi"), FULL, pending("first", "80Gi", age=9))
+    assert found.ahead == ("default/first",)
+    assert not found.certain
+    assert found.earliest == NOW + timedelta(seconds=600 + 3600)
+    assert found.headline == "is expected to start by 2030-01-01 13:10:00Z (in 1h10m)"
+
+
+def test_those_who_wait_for_other_devices_are_not_ahead() -> None:
+    nodes = [node("a", device(name="A100")), node("n1")]
+    other = [held(pending("h"), "a", memory=80), pending("first", age=9, selector={"name": "A100"})]
+    found = told(nodes, pending("p", selector={"name": "*H100"}), FULL, *other)
+    assert (found.ahead, found.certain) == ((), True)
+
+
+def test_what_is_kept_for_another_is_said_with_its_name() -> None:
+    half = held(pending("h"), memory=40, compute=500)
+    found = told([node()], pending("p", duration="9h"), half, pending("big", "80Gi", age=9))
+    (reason,) = found.reasons
+    assert reason.reason == ("Reserved", "what is free is kept for default/big, ahead in the queue")
+
+
+def test_one_far_back_still_gets_its_time() -> None:
+    ahead = [pending(f"q{n:03}", "80Gi", age=500 - n) for n in range(100)]
+    found = told([node()], pending("p", "80Gi"), FULL, *ahead)
+    assert found.earliest == NOW + timedelta(seconds=600 + 100 * 3600)
+    assert len(found.lines(limit=3)) < 20
+    assert "and 97 more" in found.lines(limit=3)[1]
+
+
+def test_one_too_far_back_is_told_that_nobody_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explaining, "EXPLAIN_WORK", 0)
+    found = told([node()], pending("p", "80Gi"), FULL, *(pending(f"q{n}", "80Gi", age=9) for n in range(20)))
+    assert (found.state, found.earliest) == (State.WAITING, None)
+    assert found.headline == "waits, too far back in the queue to say until when"
+
+
+def test_never_is_told_apart_from_not_now() -> None:
+    nodes = [node("n1", device(0, 10)), node("n2", ready=False), node("n3", cordoned=True)]
+    waits = told(nodes, pending("p", "60Gi"))
+    assert (waits.state, waits.earliest) == (State.NO_NODE, None)
+    assert waits.headline == "no ready node could hold it (of 3 nodes: 1 TooLarge, 1 NodeNotReady, 1 Cordoned)"
+    never = told(nodes, pending("p", "90Gi"))
+    assert never.state is State.NEVER
+    assert never.headline == "no node could ever hold it (of 3 nodes: 3 TooLarge)"
+    assert told([], pending("p")).headline == "no ready node could hold it (there are no nodes)"
+    assert told(nodes, pending("p", node="n9")).state is State.NO_NODE
+
+
+def test_one_that_fits_says_where() -> None:
+    found = told([node()], pending("p"))
+    assert (found.state, found.headline) == (State.FITS, "fits now, on device 0 of n1")
+    assert found.reasons == ()
+
+
+def test_an_incomplete_gang_says_what_is_missing() -> None:
+    found = told([node()], gang("g", 3)[0])
+    assert found.state is State.INCOMPLETE
+    assert found.lines() == ["waits until its gang is complete: 1 of the gang's 3 partitions are there"]
+
+
+def test_what_is_not_in_the_queue_has_no_explanation() -> None:
+    bound = held(pending("p"))
+    assert explain(build([node()], [bound], NOW), bound.key) is None
+
+
+def test_a_pinned_partition_hears_of_its_node_only() -> None:
+    found = told([node("n1"), node("n2")], pending("p", "80Gi", node="n1"), FULL)
+    assert [reason.node for reason in found.reasons] == ["n1"]
