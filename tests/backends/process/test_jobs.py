@@ -239,6 +239,12 @@ class TestSecrets:
         holders = [p for p in bed.root.rglob("*") if p.is_file() and value in p.read_bytes()]
         assert holders == []
 
+    def test_take_no_mark_of_the_run_away(self, bed: ProcessBed) -> None:
+        bed.secrets.set("evil", "name", "other-run")
+        variable = EnvVar("CUMULUS_WORKLOAD", secret="evil", key="name")
+        work, _ = bed.run("sh", "-c", 'echo "$CUMULUS_WORKLOAD"', env=(variable,))
+        assert bed.log(work).decode() == f"{work.name}\n"
+
     def test_a_missing_one_is_named_and_nothing_is_run(self, bed: ProcessBed) -> None:
         work, end = bed.run("touch", "ran", env=(EnvVar("TOKEN", secret="hub", key="token"),))
         assert end.reason == "StartError"
@@ -309,6 +315,15 @@ class TestStop:
         bed.backend.stop(work.name, 0)
         bed.finish(work)
         assert processes_of(bed.run_directory(work)) == []
+
+    def test_the_grace_counts_from_the_first_look(self, bed: ProcessBed) -> None:
+        """The supervisor looks at the request every second; that must not put the end off."""
+        bed.backend.start(work := bed.work("sh", "-c", "trap '' TERM; : > ready; sleep 60; sleep 60"))
+        bed.running(work)
+        began = time.monotonic()
+        bed.backend.stop(work.name, 1.3)
+        assert bed.finish(work).exit_code == 137
+        assert time.monotonic() - began > 1.2
 
     def test_exit_by_itself_after_the_signal_is_still_a_stop(self, bed: ProcessBed) -> None:
         script = "trap 'echo saved; exit 0' TERM; : > ready; while :; do sleep 0.05; done"

@@ -176,7 +176,7 @@ class TestExpiry:
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
 
     def test_release_ends_the_job(self, node: Node) -> None:
-        node.bed.backend.start(work := node.bed.work("sh", "-c", ": > ready; sleep 100", leases=(node.lease(),)))
+        node.bed.backend.start(work := node.bed.work("sh", "-c", ": > ready; exec sleep 100", leases=(node.lease(),)))
         node.bed.running(work)
         node.ledger.release("lease-1")
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))

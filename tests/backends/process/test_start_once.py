@@ -202,6 +202,17 @@ class TestLost:
         end = bed.finish(work)
         assert (end.reason, end.message) == ("Lost", "the machine was restarted while it ran")
 
+    def test_what_has_started_or_ended_is_not_given_up(self, bed: ProcessBed) -> None:
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 60"))
+        bed.running(work)
+        assert not bed.found(work).give_up(bed.clock)
+        bed.backend.stop(work.name, 0)
+        run, end = bed.found(work), bed.finish(work)
+        bed.until(lambda: not run.supervisor())
+        assert not Run(str(bed.run_directory(work))).give_up(bed.clock)
+        bed.reopen()
+        assert bed.seen(work) == end
+
     def test_a_supervisor_that_never_gets_there_is_given_up(
         self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
