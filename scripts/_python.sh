@@ -31,5 +31,11 @@ make_venv() {
     echo "error: installing failed; the lines above say why" >&2
     return 1
   }
+  if ! "$VENV/bin/python" -c 'import sys; from cumulus.chronos.device import discover; sys.exit(not discover())'; then
+    echo "==> PoCL knows no CPU as new as this one: adding Intel's OpenCL runtime (several hundred MB)" >&2
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[intel-cpu]' >&2 || {
+      echo "warning: that failed; without a GPU there is no device to lease" >&2
+    }
+  fi
   echo "$wanted" >"$stamp"
 }

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cumulus.chronos.environment import loader_environment
 from cumulus.chronos.lease import Device
 
 TIMEOUT = 30.0
@@ -73,12 +74,7 @@ def ask_nvidia() -> list[Device]:
 
 def ask_opencl() -> list[Device]:
     """The devices of every OpenCL platform, in the loader's order. Empty where there is no pyopencl or platform."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("OPENCL_LAYERS", "PYOPENCL_CTX")}
-    output = _run([sys.executable, "-c", _PROBE], environment)
-    answers = [line for line in output.splitlines() if line.startswith(_ANSWER)]
-    if not answers:
-        return []
-    rows: list[dict[str, Any]] = json.loads(answers[-1][len(_ANSWER) :])
+    rows = _probe()["devices"]
     return [Device(index=index, **row) for index, row in enumerate(rows)]
 
 
@@ -87,7 +83,20 @@ def explain_none() -> str:
     output = _run([sys.executable, "-c", "import pyopencl, sys; sys.stdout.write('there')"])
     if not output.endswith("there"):
         return "pyopencl is not installed for this Python: pip install 'pyopencl[pocl]' also brings a CPU device"
+    for unusable in _probe()["unusable"]:
+        return f"{unusable} cannot compile for this CPU: pip install 'cumulus-gpu[intel-cpu]' brings a runtime that can"
     return "no OpenCL platform has a device: install the GPU's driver, or pip install 'pyopencl[pocl]' for a CPU device"
+
+
+def _probe() -> dict[str, list[Any]]:
+    """What the probe found: the devices, and the names of CPU devices that are there but of no use."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("OPENCL_LAYERS", "PYOPENCL_CTX")}
+    output = _run([sys.executable, "-c", _PROBE], {**environment, **loader_environment()})
+    answers = [line for line in output.splitlines() if line.startswith(_ANSWER)]
+    if not answers:
+        return {"devices": [], "unusable": []}
+    found: dict[str, list[Any]] = json.loads(answers[-1][len(_ANSWER) :])
+    return found
 
 
 def _joined(gpu: Device, opencl: Sequence[Device]) -> Device:
@@ -146,7 +155,15 @@ def identity(platform, device, ordinal):
         return f"pci-0000:{{topology.bus & 255:02x}}:{{topology.device:02x}}.{{topology.function}}"
     return f"{{platform.name}}/{{device.name}}/{{ordinal}}".replace(" ", "-")
 
-rows = []
+def compiles(device):
+    # PoCL's LLVM refuses CPUs that are newer than itself: "unknown target CPU 'generic'" (pocl#1049).
+    try:
+        cl.Program(cl.Context([device]), "kernel void probe(global int *a) {{ a[0] = 1; }}").build(cache_dir=False)
+    except Exception:
+        return False
+    return True
+
+rows, unusable = [], []
 for p, platform in enumerate(cl.get_platforms()[:{_PLATFORMS_ASKED}]):
     try:
         devices = platform.get_devices()
@@ -157,11 +174,14 @@ for p, platform in enumerate(cl.get_platforms()[:{_PLATFORMS_ASKED}]):
         kind = next((name for name, bit in kinds if device.type & bit), None)
         if kind is None or not device.available or device.global_mem_size < 1:
             continue
+        if kind == "cpu" and not compiles(device):
+            unusable.append(f"{{platform.name}} ({{device.name.strip()}})")
+            continue
         same = [r for r in rows if (r["platform_index"], r["name"]) == (p, device.name.strip())]
         rows.append(dict(
             id=identity(platform, device, len(same)), name=device.name.strip(), vendor=device.vendor.strip(),
             type=kind, memory_bytes=int(device.global_mem_size), driver=device.driver_version.strip(),
             platform_index=p, device_index=d,
         ))
-print("{_ANSWER}" + json.dumps(rows), flush=True)
+print("{_ANSWER}" + json.dumps(dict(devices=rows, unusable=unusable)), flush=True)
 '''

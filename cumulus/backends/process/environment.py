@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cumulus.backends.base import LeaseRef, Workload
+from cumulus.chronos.environment import loader_environment
 
 PASSED = frozenset(
     {
@@ -97,4 +98,5 @@ def _device_selection(leases: Sequence[LeaseRef]) -> dict[str, str]:
         same = [x for x in leases if x.platform_index == platform]
         devices = [cuda.index(x.device_id) if x.device_id in cuda else x.device_index for x in same]
         variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, dict.fromkeys(devices)))}"
+        variables |= loader_environment()
     return variables
