@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,7 +121,7 @@ def _condition_type(given: str, kind: Kind) -> str:
 
 def _value(text: str) -> HasValue:
     """`{.path}=VALUE`: the path ends at its closing brace, since filters hold `=` too."""
-    text = text.strip("'\"") if text[:1] in "'\"" and text[-1:] == text[:1] else text
+    text = re.sub(r"""^(['"])(\{.*\})\1""", r"\2", text)
     brace = text.rfind("}") if text.startswith("{") else -1
     if brace >= 0:
         path, rest = text[: brace + 1], text[brace + 1 :]

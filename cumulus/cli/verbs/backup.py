@@ -35,7 +35,7 @@ def backup(file: Annotated[str, typer.Argument(metavar="FILE", help="Where to wr
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that `cumulus backup` wrote.")],
 ) -> None:
-    """Put a backup in the store's place, in a state directory that has no store.
+    """Put a backup in the store's place, while no daemon runs. What was there is kept beside it until the next time.
 
     \b
     Examples:

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.cli.context import DaemonLock
+from cumulus.cli.goals import Deleted, HasCondition, HasValue, parse_goal
+from cumulus.errors import UsageError
+from cumulus.resources.registry import BY_NAME
+from cumulus.store.base import Document, Key
+from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import Run, active, condition, failed, job, node, partition, running
+
+JOB = Key("GPUJob", "default", "train")
+
+
+@contextmanager
+def waiting(*arguments: str) -> Iterator[Callable[[], tuple[int, str, str]]]:
+    """`cumulus wait` in another process; calling gives its exit code and output."""
+    command = [sys.executable, "-m", "cumulus.cli.main", "wait", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    seen: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: seen.extend(iter(process.stderr.readline, "")))  # type: ignore[union-attr]
+    reader.start()
+
+    def finish() -> tuple[int, str, str]:
+        assert process.stdout is not None
+        code = process.wait(20)
+        reader.join()
+        return code, process.stdout.read(), "".join(seen)
+
+    try:
+        deadline = time.monotonic() + 20
+        while not any("waiting for" in line for line in seen) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield finish
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stderr.close()
+
+
+def succeeded(document: Document) -> Document:
+    status = {**document["status"], "phase": "Succeeded", "conditions": [condition("Succeeded", True, "Completed")]}
+    return {**document, "status": status}
+
+
+def test_what_is_true_already_needs_no_waiting(store: SqliteStore, run: Run) -> None:
+    store.create(succeeded(job("train")))
+    done = run("wait", "gpujob/train", "--for=condition=Succeeded", "--timeout=0")
+    assert done == (0, "gpujob.cumulus.dev/train condition met\n", "")
+
+
+def test_it_comes_true_by_another_process(store: SqliteStore) -> None:
+    made = store.create(running("train"))
+    with waiting("gpujob/train", "--for=condition=Succeeded", "--timeout=20s") as finish:
+        store.update_status(succeeded(made))
+        code, out, err = finish()
+    assert (code, out) == (0, "gpujob.cumulus.dev/train condition met\n")
+    assert err == "waiting for gpujob/train: Running (Started)\n"
+
+
+def test_time_is_up(store: SqliteStore, run: Run, home: Path) -> None:
+    store.create(running("train"))
+    lock = DaemonLock(home)
+    done = run("wait", "job/train", "--for=condition=Succeeded", "--timeout=0.05s")
+    lock.close()
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == "error: timed out: waiting for gpujob/train: Running (Started)"
+
+
+def test_it_says_that_no_daemon_runs(store: SqliteStore, run: Run, home: Path) -> None:
+    store.create(running("train"))
+    done = run("wait", "job/train", "--for=condition=Succeeded", "--timeout=0.05s")
+    assert f"No daemon runs on {home}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("document", "goal", "said"),
+    [
+        (failed("train"), "condition=Succeeded", "Failed (Error: attempt 1 ended with exit code 3)"),
+        (failed("train"), "condition=Running", "Failed"),
+        (failed("train"), "jsonpath={.status.phase}=Succeeded", "Failed"),
+        (succeeded(job("train")), "condition=Failed", "Succeeded (Completed)"),
+        (partition("train", status={"phase": "Expired"}), "condition=Active", "Expired"),
+    ],
+)
+def test_what_can_not_come_true_any_more_ends_at_once(
+    store: SqliteStore, run: Run, document: Document, goal: str, said: str
+) -> None:
+    store.create(document)
+    began = time.monotonic()
+    done = run("wait", f"{document['kind']}/train", f"--for={goal}", "--timeout=30s")
+    assert time.monotonic() - began < 5
+    assert done.code == 1
+    assert "can't meet" in done.err
+    assert said in done.err
+
+
+def test_a_job_that_fails_while_it_is_waited_for(store: SqliteStore) -> None:
+    made = store.create(running("train"))
+    with waiting("gpujob/train", "--for=condition=Succeeded", "--timeout=20s") as finish:
+        store.update_status({**made, "status": failed("train")["status"]})
+        code, _, err = finish()
+    assert code == 1
+    assert "can't meet condition=Succeeded any more: Failed (Error" in err
+
+
+def test_a_job_that_is_deleted_while_it_is_waited_for(store: SqliteStore) -> None:
+    store.create(running("train"))
+    with waiting("gpujob/train", "--for=condition=Succeeded", "--timeout=20s") as finish:
+        store.delete(JOB)
+        code, _, err = finish()
+    assert code == 1
+    assert "any more: it is gone" in err
+
+
+def test_deletion(store: SqliteStore, run: Run) -> None:
+    made = store.create({**job("train"), "metadata": {**job("train")["metadata"], "finalizers": ["a.b/c"]}})
+    store.delete(JOB)
+    with waiting("gpujob/train", "--for=delete", "--timeout=20s") as finish:
+        now = store.get(JOB)
+        store.update({**now, "metadata": {**now["metadata"], "finalizers": []}})
+        code, out, _ = finish()
+    assert (code, out) == (0, "gpujob.cumulus.dev/train deleted\n")
+    assert made["metadata"]["uid"]
+    assert run("wait", "job/train", "--for=delete").code == 0
+    assert run("wait", "jobs", "--all", "--for=delete").code == 0
+
+
+def test_creation(store: SqliteStore) -> None:
+    with waiting("job/train", "--for=create", "--timeout=20s") as finish:
+        store.create(job("train"))
+        assert finish()[0] == 0
+
+
+def test_all_of_a_kind_waits_for_the_first_and_for_each(store: SqliteStore) -> None:
+    with waiting("node", "--all", "--for=condition=Ready", "--timeout=20s") as finish:
+        store.create(node("n1", ready=True))
+        code, out, err = finish()
+    assert (code, out) == (0, "gpunode.cumulus.dev/n1 condition met\n")
+    assert "there is none yet" in err
+    second = store.create(node("n2", ready=False))
+    with waiting("nodes", "--all", "--for=condition=Ready", "--timeout=20s") as finish:
+        store.update_status({**second, "status": node("n2")["status"]})
+        assert finish()[1].count("condition met") == 2
+
+
+def test_a_selector_chooses(store: SqliteStore, run: Run) -> None:
+    store.create(running("a", labels={"team": "x"}))
+    store.create(failed("b", labels={"team": "y"}))
+    assert run("wait", "jobs", "-l", "team=x", "--for=condition=Running", "--timeout=0").code == 0
+    assert run("wait", "jobs", "-l", "team=y", "--for=condition=Running", "--timeout=0").code == 1
+
+
+def test_jsonpath(store: SqliteStore, run: Run) -> None:
+    store.create(active("p"))
+    for goal in ("{.status.phase}=Active", "'{.status.phase}'=Active", ".status.fencingToken=7", "{.status.node}"):
+        assert run("wait", "part/p", f"--for=jsonpath={goal}", "--timeout=0").code == 0, goal
+    assert run("wait", "part/p", "--for=jsonpath={.status.nope}", "--timeout=0").code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["job/nope", "--for=condition=Running"], 1, "gpujob.cumulus.dev 'nope' not found in namespace default"),
+        (["job/nope"], 2, "say what to wait for"),
+        (["jobs", "--for=condition=Running"], 2, "name an object, or give --all or a selector"),
+        (["job/a", "--all", "--for=delete"], 2, "names cannot be given together with --all"),
+        (["job/a", "--for=condition=Succedded"], 2, "a GPUJob has no condition 'Succedded'; did you mean Succeeded?"),
+        (["event/a", "--for=condition=X"], 2, "a Event has no conditions"),
+        (["job/a", "--for=happiness"], 2, "'happiness' is nothing to wait for"),
+        (["job/a", "--for=jsonpath={.a"], 2, "jsonpath"),
+        (["job/a", "--for=jsonpath={.a}x"], 2, "after the path"),
+        (["job/a", "--for=delete", "--timeout=soon"], 2, "--timeout: 'soon' is not a duration"),
+    ],
+)
+def test_wrong_usage(store: SqliteStore, run: Run, arguments: list[str], code: int, problem: str) -> None:
+    done = run("wait", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert problem in done.err
+
+
+def test_the_words_of_a_goal() -> None:
+    kind = BY_NAME["GPUJob"]
+    assert parse_goal("condition=succeeded", kind) == HasCondition("Succeeded")
+    assert parse_goal("condition=Ready=false", BY_NAME["GPUNode"]) == HasCondition("Ready", "false")
+    assert isinstance(parse_goal("delete", kind), Deleted)
+    found: Any = parse_goal('jsonpath={.a[?(@.b=="c")].d}=e', kind)
+    assert isinstance(found, HasValue)
+    assert found.value == "e"
+    with pytest.raises(UsageError):
+        parse_goal("condition=", kind)
+
+
+def test_a_condition_that_is_not_there_is_unknown() -> None:
+    assert HasCondition("Running", "Unknown").met(job("x"))
+    assert not HasCondition("Running", "False").met(job("x"))

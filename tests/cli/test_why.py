@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cumulus.cli.targets import parse_one
+from cumulus.cli.verbs.why import answer
+from cumulus.clock import FakeClock
+from cumulus.store.base import Document
+from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, node, partition, running
+
+
+def why(store: SqliteStore, *words: str, daemon: bool = True) -> str:
+    target = parse_one(words, default="GPUJob")
+    return "\n".join(answer(store, target, "default", FakeClock(NOW), daemon=daemon))
+
+
+@pytest.fixture
+def full(store: SqliteStore) -> SqliteStore:
+    """One node, half of it held until 55 minutes from now."""
+    holder = store.create(running("holder"))
+    store.create(active("holder-a1-r0-d0", owner=holder, user="alice"))
+    store.create(node("gpu-1"))
+    return store
+
+
+def test_it_waits_for_a_lease_and_says_until_when(full: SqliteStore) -> None:
+    full.create(job("train", gpu={"memory": "60Gi"}))
+    said = why(full, "train")
+    assert said.startswith("gpujob/train starts by 2030-01-01 12:55")
+    assert "at the latest" in said
+    assert "job default/holder of alice: 40Gi and 50% of device 0 of gpu-1" in said
+    assert "gpu-1: InsufficientMemory" in said
+
+
+def test_others_are_ahead(full: SqliteStore) -> None:
+    for name in ("first", "second"):
+        made = full.create(job(name, gpu={"memory": "60Gi"}))
+        full.create(partition(f"{name}-a1-r0-d0", owner=made, memory="60Gi", status={"phase": "Pending"}))
+    assert "place 2 of 2 in the queue, behind default/first" in why(full, "second")
+
+
+def test_it_will_never_fit(full: SqliteStore) -> None:
+    full.create(job("train", gpu={"memory": "200Gi"}))
+    assert "no node could ever hold it" in why(full, "train")
+
+
+def test_it_fits_and_only_a_daemon_is_missing(full: SqliteStore, home: Path) -> None:
+    full.create(job("train", gpu={"memory": "10Gi"}))
+    said = why(full, "train", daemon=False)
+    assert said == (
+        "gpujob/train would start: it fits now, on device 0 of gpu-1.\nplace 1 of 1 in the queue\n"
+        f"No daemon runs on {home}: nothing happens until `cumulus serve` is started."
+    )
+
+
+def test_no_node_is_known(store: SqliteStore) -> None:
+    store.create(job("train"))
+    assert why(store, "train").startswith("gpujob/train waits for a node: none is known.")
+
+
+def test_a_partition_waits_too(full: SqliteStore) -> None:
+    full.create(partition("mine", memory="60Gi", status={"phase": "Pending"}))
+    assert "job default/holder" in why(full, "partition", "mine")
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (running("train"), "gpujob/train is running on gpu-1, 5m ago."),
+        (
+            failed("train"),
+            "gpujob/train is over: Failed (Error: attempt 1 ended with exit code 3), 4m ago.\n"
+            "Attempt 1 ended with Error, exit code 3: ended with exit code 3.",
+        ),
+        (job("train", suspend=True), "gpujob/train is suspended: spec.suspend is true."),
+        (
+            job("train", status={"phase": "Scheduled", "conditions": [condition("Scheduled", True, "Bound")]}),
+            "gpujob/train has its place; its leases are being granted.",
+        ),
+        (
+            job(
+                "train",
+                status={
+                    "phase": "Pending",
+                    "conditions": [condition("Scheduled", False, "BackingOff", "attempt 2 waits after Error")],
+                    "attempts": [{"number": 1, "endTime": ago(seconds=3), "exitCode": 3, "reason": "Error"}],
+                },
+            ),
+            "gpujob/train is between attempts: attempt 2 waits after Error.\nAttempt 1 ended with Error, exit code 3.",
+        ),
+        (active("train"), "gpupartition/train is active on gpu-1; its lease ends in 55m."),
+        (
+            partition("train", status={"phase": "Expired", "endedAt": ago(minutes=2)}),
+            "gpupartition/train is over: Expired",
+        ),
+    ],
+)
+def test_every_state_has_an_answer(store: SqliteStore, document: Document, said: str) -> None:
+    store.create(document)
+    assert why(store, document["kind"], "train").startswith(said)
+
+
+def test_the_command(full: SqliteStore, run: Run, home: Path) -> None:
+    full.create(job("train", gpu={"memory": "60Gi"}))
+    done = run("why", "train")
+    assert done.code == 0
+    assert "holder" in done.out
+    assert f"No daemon runs on {home}" in done.out
+    assert run("why", "nope").code == 1
+    assert run("why", "node/gpu-1").code == 2
