@@ -77,6 +77,11 @@ CREATE TABLE session (
     start INTEGER NOT NULL,
     PRIMARY KEY (lease, sid)
 ) WITHOUT ROWID;
+CREATE TABLE cgroup (
+    lease TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    PRIMARY KEY (lease, directory)
+) WITHOUT ROWID;
 CREATE TABLE audit (seq INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TRIGGER taken AFTER INSERT ON lease BEGIN
@@ -88,6 +93,7 @@ CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND
         WHERE id = old.device_id;
     DELETE FROM process WHERE lease = old.id;
     DELETE FROM session WHERE lease = old.id;
+    DELETE FROM cgroup WHERE lease = old.id;
 END;
 """
 

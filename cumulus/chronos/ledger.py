@@ -12,15 +12,24 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import processes, records, watchdog
+from cumulus.chronos import cgroup, processes, records, watchdog
 from cumulus.chronos.database import Database, default_home
 from cumulus.chronos.device import discover
 from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, NoSuchLease, StaleToken, UsageError
+from cumulus.errors import (
+    ChronosError,
+    InsufficientShare,
+    LedgerUnavailable,
+    NoSuchDevice,
+    NoSuchLease,
+    StaleToken,
+    UsageError,
+)
 from cumulus.resources.quantity import format_bytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
@@ -109,12 +118,14 @@ class Ledger:
         where no such process runs.
         """
         found = processes.read(pid)
-        if found is None:
+        if found is None or not found.alive:
             raise ChronosError(f"process {pid} cannot be attached to lease {id}: it does not run")
         self._settle()
         with self.database.write() as tx:
             _active(tx, id, token, Moment.read(self.clock))
             tx.execute("INSERT OR REPLACE INTO process VALUES (?, ?, ?, ?)", (id, pid, found.start, role))
+            if role == "root" and (directory := cgroup.enclose(pid, self._cgroup(id))):
+                tx.execute("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", (id, directory))
         self._watch()
 
     def detach(self, id: str, pid: int) -> None:
@@ -141,13 +152,17 @@ class Ledger:
         """See `Leases.get`."""
         self._settle()
         with self.database.read() as db:
-            return records.find_lease(db, id, Moment.read(self.clock))
+            lease = records.find_lease(db, id, Moment.read(self.clock))
+        self._look_after([lease] if lease else [])
+        return lease
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
         """See `Leases.list`; in the order they were granted."""
         self._settle()
         with self.database.read() as db:
-            return records.leases(db, Moment.read(self.clock), "true" if ended else records.LIVE)
+            leases = records.leases(db, Moment.read(self.clock), "true" if ended else records.LIVE)
+        self._look_after(leases)
+        return leases
 
     def usage(self, index: int) -> Usage:
         """What of the device is leased. Raises `NoSuchDevice`."""
@@ -161,6 +176,10 @@ class Ledger:
     def close(self) -> None:
         """Close the files; leases live on."""
         self.database.close()
+
+    def _cgroup(self, id: str) -> str:
+        # Two ledgers of one machine may have leases of the same id.
+        return f"{self.home.stat().st_ino:x}-{id}"
 
     def _grant(self, request: LeaseRequest) -> Lease:
         with self.database.write() as tx:
@@ -193,6 +212,12 @@ class Ledger:
             with self.database.write() as tx:
                 records.settle_boot(tx, self._boot, Moment.read(self.clock))
             self._settled = True
+
+    def _look_after(self, found: Sequence[Lease]) -> None:
+        """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""
+        if any(lease.state is not LeaseState.ENDED for lease in found):
+            with suppress(LedgerUnavailable):
+                self._watch()
 
     def _watch(self, *, poke: bool = False) -> None:
         """See that a monitor runs; `poke` where it must look at once rather than at its next poll."""

@@ -1,38 +1,78 @@
 """Which processes belong to a lease, as the ledger remembers and as /proc shows; between `processes` and `monitor`.
 
 A process belongs to a lease when it is attached, descends from an attached one (orphans come to the supervisor of
-a job, which is their subreaper), is in a session that the lease's processes made, or was started with
-CHRONOS_PARTITION_ID naming the lease.
+a job, which is their subreaper), is in a session that the lease's processes made, is in the lease's cgroup, or was
+started with CHRONOS_PARTITION_ID naming the lease.
+
+What escapes where no cgroup can be made (without root): a process that has left its session and whose parents have
+all gone, no supervisor among them, and that was started with an environment without that variable.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from cumulus.chronos import records
-from cumulus.chronos.processes import Identity, Snapshot
-
-
-def members(db: sqlite3.Connection, id: str, snapshot: Snapshot) -> set[Identity]:
-    """The living processes that end with the lease. Never the monitor itself, init, or a supervisor of jobs."""
-    attached = [p for p in records.processes_of(db, id) if snapshot.has(Identity(p.pid, p.start))]
-    seeds = {p.pid for p in attached} | snapshot.marked(id)
-    for sid, start in db.execute("SELECT sid, start FROM session WHERE lease = ?", (id,)):
-        seeds |= snapshot.in_session(Identity(sid, start))
-    spared = {os.getpid(), 1} | {p.pid for p in attached if p.role == "supervisor"}
-    found = seeds.union(*(snapshot.below(pid) for pid in seeds - {os.getpid(), 1}))
-    return snapshot.identities(found - spared)
+from cumulus.chronos import cgroup, processes, records
+from cumulus.chronos.processes import Identity, Proc, Snapshot
 
 
-def new_sessions(db: sqlite3.Connection, id: str, snapshot: Snapshot) -> list[Identity]:
-    """Sessions that descendants of the lease's attached processes have made, not yet remembered.
+@dataclass(frozen=True)
+class Membership:
+    """What the ledger knows of one lease's processes."""
 
-    The session in which an attached process was started by someone else, a terminal's say, is not the lease's.
-    """
-    attached = [p.pid for p in records.processes_of(db, id) if snapshot.has(Identity(p.pid, p.start))]
-    foreign = {snapshot.procs[pid].session for pid in attached} - set(attached)
-    known = {sid for (sid,) in db.execute("SELECT sid FROM session WHERE lease = ?", (id,))}
-    inside = set(attached).union(*(snapshot.below(pid) for pid in attached))
-    sessions = {snapshot.procs[pid].session for pid in inside} - foreign - known - {0}
-    return [Identity(sid, snapshot.procs[sid].start if sid in snapshot.procs else 0) for sid in sessions]
+    id: str
+    attached: tuple[records.Process, ...]
+    sessions: tuple[Identity, ...]
+    """By their leaders."""
+    cgroups: tuple[str, ...]
+
+    @classmethod
+    def load(cls, db: sqlite3.Connection, id: str) -> Membership:
+        sessions = db.execute("SELECT sid, start FROM session WHERE lease = ?", (id,))
+        cgroups = db.execute("SELECT directory FROM cgroup WHERE lease = ?", (id,))
+        return cls(
+            id=id,
+            attached=tuple(records.processes_of(db, id)),
+            sessions=tuple(Identity(sid, start) for sid, start in sessions),
+            cgroups=tuple(directory for (directory,) in cgroups),
+        )
+
+    def members(self, snapshot: Snapshot) -> set[Identity]:
+        """The living processes that end with the lease: never this one, init, or a supervisor of jobs."""
+        alive = [p for p in self.attached if snapshot.has(Identity(p.pid, p.start))]
+        seeds = {p.pid for p in alive}.union(
+            snapshot.marked(self.id),
+            *(snapshot.in_session(leader) for leader in self.sessions),
+            *(cgroup.members(directory) for directory in self.cgroups),
+        ) - _UNTOUCHABLE
+        found = seeds.union(*(snapshot.below(pid) for pid in seeds)) - _UNTOUCHABLE - {os.getpid()}
+        return snapshot.identities(found - {p.pid for p in alive if p.role == "supervisor"})
+
+    def populated(self) -> bool:
+        """Whether a process lives in one of the lease's cgroups, even one too quick for a snapshot."""
+        return any(cgroup.populated(directory) for directory in self.cgroups)
+
+    def new_sessions(self, snapshot: Snapshot) -> set[Identity]:
+        """Sessions that descendants of the attached processes have made, not yet remembered.
+
+        The session in which an attached process was started by someone else, a terminal's say, is not the lease's.
+        """
+        alive = {p.pid for p in self.attached if snapshot.has(Identity(p.pid, p.start))}
+        foreign = {snapshot.procs[pid].session for pid in alive} - alive
+        inside = alive.union(*(snapshot.below(pid) for pid in alive)) - {os.getpid()}
+        sids = {snapshot.procs[pid].session for pid in inside} - foreign - {leader.pid for leader in self.sessions}
+        return {Identity(sid, snapshot.procs[sid].start if sid in snapshot.procs else 0) for sid in sids - {0}}
+
+    def claims(self, proc: Proc, known: Iterable[Identity]) -> bool:
+        """Whether a process that has just appeared belongs to the lease, of which `known` are members."""
+        if proc.pid == os.getpid():
+            return False
+        parents = {p.pid for p in self.attached} | {identity.pid for identity in known}
+        sessions = {leader.pid for leader in self.sessions}
+        return proc.parent in parents or proc.session in sessions or self.id in processes.markers(proc.pid)
+
+
+_UNTOUCHABLE = {0, 1}

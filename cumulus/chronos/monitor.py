@@ -13,11 +13,11 @@ import sqlite3
 import sys
 from dataclasses import dataclass, field
 
-from cumulus.chronos import audit, records, watchdog
+from cumulus.chronos import audit, cgroup, records, watchdog
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.members import members, new_sessions
-from cumulus.chronos.processes import Identity, Snapshot, is_alive, send
+from cumulus.chronos.members import Membership
+from cumulus.chronos.processes import Identity, Snapshot, is_alive, send, strike
 from cumulus.chronos.records import Moment
 from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
@@ -32,6 +32,9 @@ _LOOK_AGAIN_AT_MOST = 0.1
 _HOUSEKEEPING = 5.0
 _FORGET_AT_ONCE = 1000
 _FREEZE_ROUNDS = 50
+_STRIKE_SECONDS = 0.2
+_LOOKS_ON_A_BUSY_MACHINE = 5
+"""Looks that must find nothing left, where processes are started all the time, so that no look can be complete."""
 
 
 @dataclass
@@ -42,6 +45,7 @@ class _Ending:
     since: float
     terminated: set[Identity] = field(default_factory=set)
     refused: set[Identity] = field(default_factory=set)
+    empty_looks: int = 0
 
 
 class Monitor:
@@ -51,7 +55,9 @@ class Monitor:
         self._database = ledger.database
         self._clock = ledger.clock
         self._endings: dict[str, _Ending] = {}
+        self._emptied: set[str] = set()
         self._look_again = _LOOK_AGAIN
+        self._next_flush = 0.0
         self._next_housekeeping = 0.0
 
     def step(self) -> float:
@@ -65,9 +71,14 @@ class Monitor:
         finally:
             if self._endings:
                 self._end()
-        if self._clock.monotonic() >= self._next_housekeeping:
+        now = self._clock.monotonic()
+        if now >= self._next_flush:
+            self._next_flush = now + watchdog.POLL / 2
+            self._emptied = {directory for directory in self._emptied if not cgroup.remove(directory)}
+            audit.flush(self._database)
+        if now >= self._next_housekeeping:
+            self._next_housekeeping = now + _HOUSEKEEPING
             self._keep_house()
-            self._next_housekeeping = self._clock.monotonic() + _HOUSEKEEPING
         return self._pause()
 
     def _take_up(self) -> None:
@@ -100,41 +111,52 @@ class Monitor:
     def _end(self) -> None:
         """Signal what is left of each ending lease; those of which nothing is left have ENDED."""
         snapshot = Snapshot()
-        gone = []
         with self._database.read() as db:
-            left = {id: members(db, id, snapshot) for id in self._endings}
-        for id, processes in left.items():
-            ending = self._endings[id]
-            if not processes:
-                gone.append(id)
-            elif self._clock.monotonic() < ending.since + ending.lease.grace:
-                self._remember_sessions([id], snapshot)
+            memberships = [Membership.load(db, id) for id in self._endings]
+        gone = []
+        for lease in memberships:
+            ending = self._endings[lease.id]
+            processes = lease.members(snapshot)
+            live = bool(processes) or lease.populated()
+            ending.empty_looks = 0 if live else ending.empty_looks + 1
+            if live and self._clock.monotonic() >= ending.since + ending.lease.grace:
+                self._kill(ending, lease, processes)
+            elif live:
+                self._remember_sessions([lease], snapshot)
                 self._signal(ending, processes - ending.terminated, signal.SIGTERM)
                 ending.terminated |= processes
-            else:
-                self._kill(ending, processes)
+            elif snapshot.complete or ending.empty_looks >= _LOOKS_ON_A_BUSY_MACHINE:
+                gone.append(lease)
         if gone:
-            with self._database.write() as tx:
-                now = Moment.read(self._clock)
-                for id in gone:
-                    lease = records.find_lease(tx, id, now)
-                    if lease is not None and lease.state is LeaseState.ENDING:
-                        records.finish_end(tx, lease, now)
-            for id in gone:
-                del self._endings[id]
+            self._finish(gone)
 
-    def _kill(self, ending: _Ending, processes: set[Identity]) -> None:
+    def _finish(self, gone: list[Membership]) -> None:
+        with self._database.write() as tx:
+            now = Moment.read(self._clock)
+            for id in [lease.id for lease in gone]:
+                lease = records.find_lease(tx, id, now)
+                if lease is not None and lease.state is LeaseState.ENDING:
+                    records.finish_end(tx, lease, now)
+        for ended in gone:
+            del self._endings[ended.id]
+            self._emptied.update(ended.cgroups)
+
+    def _kill(self, ending: _Ending, lease: Membership, processes: set[Identity]) -> None:
         """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""
+        for directory in lease.cgroups:
+            cgroup.kill(directory)
         stopped: set[Identity] = set()
         for _ in range(_FREEZE_ROUNDS):
             self._signal(ending, processes - stopped, signal.SIGSTOP)
             stopped |= processes
             snapshot = Snapshot()
-            with self._database.read() as db:
-                processes = members(db, ending.lease.id, snapshot)
+            processes = lease.members(snapshot)
             if processes <= stopped:
                 break
         self._signal(ending, stopped | processes, signal.SIGKILL)
+        ending.terminated |= stopped | processes
+        if not snapshot.complete:
+            strike(lambda proc: lease.claims(proc, stopped), _STRIKE_SECONDS)
 
     def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> None:
         for target in targets:
@@ -145,16 +167,15 @@ class Monitor:
                     ending.refused.add(target)
                     self._say(f"cannot end process {target.pid} of lease {ending.lease.id}: it is another user's")
 
-    def _remember_sessions(self, ids: list[str], snapshot: Snapshot) -> None:
-        with self._database.read() as db:
-            found = [(id, *session) for id in ids for session in new_sessions(db, id, snapshot)]
+    def _remember_sessions(self, leases: list[Membership], snapshot: Snapshot) -> None:
+        found = [(lease.id, *session) for lease in leases for session in lease.new_sessions(snapshot)]
         if found:
             with self._database.write() as tx:
                 tx.executemany("INSERT OR IGNORE INTO session VALUES (?, ?, ?)", found)
 
     def _keep_house(self) -> None:
         with self._database.read() as db:
-            attached = [id for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
+            attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
             oldest = db.execute("SELECT min(ended_since) FROM lease WHERE state = 'Ended'").fetchone()[0]
         if attached:
             self._remember_sessions(attached, Snapshot())
@@ -162,7 +183,6 @@ class Monitor:
         if oldest is not None and oldest < forget_before:
             with self._database.write() as tx:
                 records.forget(tx, forget_before, _FORGET_AT_ONCE)
-        audit.flush(self._database)
 
     def _pause(self) -> float:
         now = self._clock.monotonic()

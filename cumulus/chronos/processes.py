@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
+
+_CHASES = 20
+_QUIET = 200
 
 MARKER = "CHRONOS_PARTITION_ID"
 """Environment variable that names the leases of a process, separated by commas."""
@@ -33,13 +38,14 @@ class Identity(NamedTuple):
 
 
 class Snapshot:
-    """All processes at about one moment. Environments are read when first asked for."""
+    """All processes at about one moment."""
 
     def __init__(self) -> None:
         self.procs: dict[int, Proc] = {}
-        for name in os.listdir("/proc"):
-            if name.isdecimal() and (proc := read(int(name))) is not None:
-                self.procs[proc.pid] = proc
+        self.complete = False
+        """Whether no process was started while this was taken: only then can none have slipped through."""
+        self._marks: dict[int, list[str]] = {}
+        self._take()
         self._children: dict[int, list[int]] = {}
         for proc in self.procs.values():
             self._children.setdefault(proc.parent, []).append(proc.pid)
@@ -73,12 +79,33 @@ class Snapshot:
         alive = (self.procs[pid] for pid in pids if pid in self.procs)
         return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
 
+    def _take(self) -> None:
+        last = last_pid()
+        # Newest first: what forks and exits all the time is caught best by looking at once.
+        for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True):
+            self._add(pid)
+        for _ in range(_CHASES):
+            newest = last_pid()
+            if newest == last:
+                self.complete = True
+                return
+            for pid in _between(last, newest):
+                self._add(pid)
+                # Now, since it may be gone when it is asked for. Whoever it forked before is looked at next.
+                self._marks[pid] = markers(pid)
+            last = newest
+
+    def _add(self, pid: int) -> None:
+        proc = read(pid)
+        if proc is not None:
+            self.procs[pid] = proc
+
     def marked(self, id: str) -> set[int]:
         """Processes whose initial environment names the lease, as far as this user may read it."""
         if self._marked is None:
             self._marked = {}
             for pid in self.procs:
-                for lease in _marker(pid):
+                for lease in self._marks[pid] if pid in self._marks else markers(pid):
                     self._marked.setdefault(lease, set()).add(pid)
         return self._marked.get(id, set())
 
@@ -119,13 +146,47 @@ def send(target: Identity, number: int) -> bool:
         os.close(handle)
 
 
+def strike(belongs: Callable[[Proc], bool], seconds: float) -> None:
+    """SIGKILL processes that `belongs` knows as they appear, until none has appeared for a moment, or `seconds` passed.
+
+    For those that fork and exit faster than a snapshot is taken.
+    """
+    end = time.monotonic() + seconds
+    last, quiet = last_pid(), 0
+    while quiet < _QUIET and time.monotonic() < end:
+        newest = last_pid()
+        quiet = quiet + 1 if newest == last else 0
+        for pid in _between(last, newest):
+            with suppress(OSError):
+                handle = os.pidfd_open(pid)
+                try:
+                    proc = read(pid)
+                    if proc is not None and belongs(proc):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)
+        last = newest
+
+
+def last_pid() -> int:
+    """The pid that was given out last in this pid namespace (proc_loadavg(5))."""
+    with open("/proc/loadavg", "rb") as file:
+        return int(file.read().split()[4])
+
+
+def _between(last: int, newest: int) -> range:
+    """The pids given out after `last`, the newest first. Where they have wrapped around, those since."""
+    return range(newest, last if newest >= last else 1, -1)
+
+
 def is_alive(target: Identity) -> bool:
     """Whether that very process runs now."""
     proc = read(target.pid)
     return proc is not None and proc.start == target.start and proc.alive
 
 
-def _marker(pid: int) -> list[str]:
+def markers(pid: int) -> list[str]:
+    """The leases that the process's initial environment names, as far as this user may read it."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()

@@ -179,6 +179,7 @@ def settle_boot(tx: sqlite3.Connection, boot: str, now: Moment) -> None:
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
+    tx.execute("DELETE FROM cgroup")
     tx.execute("UPDATE lease SET ended_since = ? WHERE state = 'Ended'", (now.monotonic,))
     granted_for = dict(tx.execute(f"SELECT id, seconds FROM lease WHERE {LIVE}"))
     tx.execute("UPDATE lease SET deadline = ? + seconds WHERE state = 'Active'", (now.monotonic,))

@@ -42,7 +42,7 @@ def ensure_running(home: Path) -> None:
     Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
     Raises `LedgerUnavailable` where the monitor does not come up.
     """
-    if running(home) is not None or MARKER in os.environ or _is_subreaper():
+    if MARKER in os.environ or running(home) is not None or _is_subreaper():
         return
     import subprocess
 

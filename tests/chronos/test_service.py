@@ -1,0 +1,353 @@
+"""The real monitor on real processes, with leases of a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import cgroup, watchdog
+from cumulus.chronos.lease import EndReason, LeaseState
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.processes import MARKER
+from cumulus.clock import SystemClock
+from tests.chronos.conftest import end_monitor, open_ledger, request, until
+
+Run = Callable[..., subprocess.Popen[bytes]]
+
+SLEEP = "import time; time.sleep(60)"
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+# Forks twice, into a session of its own, ignores SIGTERM, and has nothing of its lease in its environment.
+DAEMON = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open(os.environ["OUT"] + "/daemon", "w").write(str(os.getpid()))
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+STARTER = """
+import pathlib, sys
+from cumulus.chronos.watchdog import ensure_running
+ensure_running(pathlib.Path(sys.argv[1]))
+"""
+# Each process lives for the fraction of a millisecond that it takes to fork the next and exit.
+HOPPER = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+end = time.monotonic() + 15
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+"""
+BOMB = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+end = time.monotonic() + 15
+while time.monotonic() < end:
+    if os.fork() == 0:
+        time.sleep(0.03)
+        os._exit(0)
+"""
+
+
+@pytest.fixture
+def real(home: Path) -> Ledger:
+    """On the machine's clock, hence with a monitor."""
+    return open_ledger(home)
+
+
+@pytest.fixture(params=["cgroup", "scan"])
+def either(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """A ledger that can put processes into cgroups, and one that must find them without."""
+    ledger = open_ledger(home)
+    if request.param == "scan":
+        monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
+    elif not can_make_cgroups():
+        pytest.skip("no cgroup can be made here")
+    yield ledger
+    until(lambda: not strays(home))
+
+
+def state(ledger: Ledger, id: str) -> tuple[LeaseState, EndReason | None]:
+    lease = ledger.get(id)
+    assert lease is not None
+    return lease.state, lease.end_reason
+
+
+def ended(ledger: Ledger, id: str) -> bool:
+    return state(ledger, id)[0] is LeaseState.ENDED
+
+
+def daemon_pid(tmp_path: Path) -> int:
+    until(lambda: (tmp_path / "daemon").exists() and (tmp_path / "daemon").read_text())
+    return int((tmp_path / "daemon").read_text())
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_expired_lease_ends_its_process_on_time_and_frees_the_share(real: Ledger, run: Run) -> None:
+    process = run(SLEEP)
+    lease = real.grant(request(seconds=0.4))
+    started = time.monotonic()
+    real.attach("a", process.pid, lease.token)
+    assert process.wait(5) == -signal.SIGTERM
+    assert 0.39 < time.monotonic() - started < 0.8
+    until(lambda: ended(real, "a"))
+    assert state(real, "a") == (LeaseState.ENDED, EndReason.EXPIRED)
+    assert real.usage(0).memory_bytes == 0
+
+
+def test_what_ignores_sigterm_is_killed_after_the_grace_period(real: Ledger, run: Run) -> None:
+    process = run(STUBBORN)
+    lease = real.grant(request(seconds=0.3, grace=0.4))
+    real.attach("a", process.pid, lease.token)
+    until(lambda: state(real, "a")[0] is LeaseState.ENDING)
+    ending = time.monotonic()
+    assert real.usage(0).memory_bytes > 0
+    assert process.wait(5) == -signal.SIGKILL
+    assert 0.3 < time.monotonic() - ending < 1.0
+    until(lambda: ended(real, "a"))
+
+
+def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run) -> None:
+    process = run(SLEEP)
+    lease = real.grant(request(seconds=60.0))
+    real.attach("a", process.pid, lease.token)
+    started = time.monotonic()
+    real.release("a")
+    assert process.wait(5) == -signal.SIGTERM
+    assert time.monotonic() - started < 0.5
+    until(lambda: ended(real, "a"))
+    assert state(real, "a") == (LeaseState.ENDED, EndReason.RELEASED)
+
+
+def test_a_daemon_that_left_its_session_is_ended(either: Ledger, run: Run, tmp_path: Path) -> None:
+    lease = either.grant(request(seconds=0.6))
+    process = run(DAEMON)
+    either.attach("a", process.pid, lease.token)
+    pid = daemon_pid(tmp_path)
+    assert process.wait(5) == -signal.SIGKILL
+    until(lambda: ended(either, "a"))
+    assert not runs(pid)
+
+
+def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run, tmp_path: Path) -> None:
+    lease = either.grant(request(seconds=0.8))
+    process = run(DAEMON.removesuffix("time.sleep(60)\n") + "time.sleep(0.2)\n", **{MARKER: "other,a"})
+    either.attach("a", process.pid, lease.token)
+    pid = daemon_pid(tmp_path)
+    assert process.wait(5) == 0
+    assert runs(pid)
+    until(lambda: ended(either, "a"))
+    assert not runs(pid)
+
+
+@pytest.mark.parametrize("storm", [HOPPER, BOMB], ids=["hopper", "bomb"])
+def test_what_forks_faster_than_it_can_be_seen_is_ended(either: Ledger, run: Run, tmp_path: Path, storm: str) -> None:
+    id = f"storm-{os.getpid()}-{tmp_path.name}"
+    lease = either.grant(request(id, seconds=0.4, grace=0.1))
+    process = run(f"import time; time.sleep(0.2)\n{storm}", **{MARKER: id})
+    either.attach(id, process.pid, lease.token)
+    until(lambda: ended(either, id))
+    assert alive_with(f"{MARKER}={id}") == 0
+
+
+def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> None:
+    process = run(SLEEP, **{MARKER: "a"})
+    bystander = run(SLEEP, **{MARKER: "aa", "NOT_" + MARKER: "a"})
+    real.grant(request(seconds=0.3))
+    assert process.wait(5) == -signal.SIGTERM
+    until(lambda: ended(real, "a"))
+    assert bystander.poll() is None
+
+
+def test_the_supervisor_of_a_job_is_left_alone(real: Ledger, run: Run, tmp_path: Path) -> None:
+    process = run(
+        "import os, time\n"
+        "child = os.fork()\n"
+        "if child == 0: time.sleep(60)\n"
+        "print(os.waitpid(child, 0)[1], flush=True)\n"
+        "time.sleep(60)",
+        **{MARKER: "a"},
+    )
+    lease = real.grant(request(seconds=0.4))
+    real.attach("a", process.pid, lease.token, role="supervisor")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"15\n"
+    until(lambda: ended(real, "a"))
+    assert process.poll() is None
+
+
+def test_a_lease_is_released_when_its_holder_has_gone(real: Ledger, run: Run) -> None:
+    holder = run(SLEEP)
+    lease = real.grant(request(seconds=60.0))
+    real.attach("a", holder.pid, lease.token, role="holder")
+    holder.kill()
+    holder.wait()
+    until(lambda: ended(real, "a"))
+    assert state(real, "a") == (LeaseState.ENDED, EndReason.RELEASED)
+
+
+def test_renewing_keeps_the_process_alive(real: Ledger, run: Run) -> None:
+    process = run(SLEEP)
+    lease = real.grant(request(seconds=0.4))
+    real.attach("a", process.pid, lease.token)
+    real.renew("a", 60)
+    time.sleep(0.6)
+    assert process.poll() is None
+    assert state(real, "a") == (LeaseState.ACTIVE, None)
+
+
+def test_a_killed_monitor_is_replaced_and_what_it_left_is_ended(real: Ledger, run: Run, home: Path) -> None:
+    process = run(STUBBORN)
+    lease = real.grant(request(seconds=0.3, grace=0.3))
+    real.attach("a", process.pid, lease.token)
+    end_monitor(home)
+    time.sleep(0.5)
+    assert process.poll() is None
+    assert state(real, "a") == (LeaseState.ENDING, EndReason.EXPIRED)
+    watchdog.ensure_running(home)
+    assert process.wait(5) == -signal.SIGKILL
+    until(lambda: ended(real, "a"))
+
+
+def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, run: Run, home: Path) -> None:
+    process = run(SLEEP)
+    lease = real.grant(request(seconds=0.3))
+    real.attach("a", process.pid, lease.token)
+    end_monitor(home)
+    real.list()
+    assert watchdog.running(home)
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_there_is_one_monitor_however_many_start_it(home: Path) -> None:
+    home.mkdir()
+    starters = [subprocess.Popen([sys.executable, "-c", STARTER, str(home)]) for _ in range(4)]
+    assert [starter.wait(20) for starter in starters] == [0] * 4
+    pid = watchdog.running(home)
+    until(lambda: _monitors(home) == [pid])
+
+
+def test_the_monitor_survives_who_started_it_and_keeps_nothing_of_it(home: Path) -> None:
+    home.mkdir()
+    subprocess.run([sys.executable, "-c", STARTER, str(home)], check=True, env={**os.environ, "SECRET": "1"})
+    pid = watchdog.running(home)
+    assert pid
+    assert os.getsid(pid) == pid or os.getsid(pid) != os.getsid(0)
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert {os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) for fd in (0, 1, 2)} == {"null", "monitor.log"}
+
+
+def test_an_idle_monitor_exits_and_leaves_no_lease_unwatched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "0.1")
+    ledger = open_ledger(home)
+    ledger.grant(request("a", seconds=0.2))
+    until(lambda: watchdog.running(home) is None)
+    assert ended(ledger, "a")
+    ledger.grant(request("b", seconds=60.0))
+    time.sleep(0.5)
+    assert watchdog.running(home)
+
+
+def test_the_monitor_leaves_when_the_ledger_is_deleted(home: Path) -> None:
+    ledger = open_ledger(home)
+    ledger.grant(request(seconds=0.2))
+    pid = watchdog.running(home)
+    assert pid
+    for file in home.iterdir():
+        file.unlink()
+    until(lambda: not runs(pid))
+
+
+def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path) -> None:
+    real.grant(request(seconds=60.0))
+    pid = watchdog.running(home)
+    assert pid
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: watchdog.running(home) is None)
+    assert state(real, "a")[0] is LeaseState.ACTIVE
+
+
+def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) -> None:
+    for number in range(3):
+        real.grant(request(f"a{number}", seconds=0.2, user="ada"))
+    real.release("a2")
+    log = home / "audit.log"
+    until(lambda: log.exists() and len(log.read_text().splitlines()) == 6)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["seq"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert sorted((line["event"], line["lease"], line["user"]) for line in lines) == [
+        ("expired", "a0", "ada"),
+        ("expired", "a1", "ada"),
+        ("granted", "a0", "ada"),
+        ("granted", "a1", "ada"),
+        ("granted", "a2", "ada"),
+        ("released", "a2", "ada"),
+    ]
+
+
+def test_no_monitor_is_started_inside_a_lease(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARKER, "a")
+    open_ledger(home, SystemClock()).grant(request(seconds=60.0))
+    assert watchdog.running(home) is None
+
+
+def alive_with(variable: str) -> int:
+    """How many processes have it in their environment."""
+    count = 0
+    for _ in range(5):
+        for name in os.listdir("/proc"):
+            try:
+                if name.isdecimal() and variable.encode() in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                    count += 1
+            except OSError:
+                continue
+    return count
+
+
+def can_make_cgroups() -> bool:
+    process = subprocess.Popen(["sleep", "10"])
+    directory = cgroup.enclose(process.pid, f"test-{process.pid}")
+    process.kill()
+    process.wait()
+    if directory is not None:
+        until(lambda: cgroup.remove(directory))
+    return directory is not None
+
+
+def strays(home: Path) -> list[str]:
+    """Cgroups of the home's leases that are still there."""
+    mark = f"chronos-{home.stat().st_ino:x}-"
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]
+
+
+def _monitors(home: Path) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                command = Path(f"/proc/{name}/cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"cumulus.chronos.service" in command and str(home).encode() in command:
+                found.append(int(name))
+    return found
