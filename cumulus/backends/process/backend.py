@@ -86,6 +86,7 @@ class ProcessBackend:
             if run.spec["name"] != workload.name:
                 raise BackendRefused(f"attempt {workload.attempt} of the job already runs as {run.spec['name']}")
             link = self._path(layout.RUNS, workload.name)
+            os.close(os.open(self._path(layout.EVENTS, workload.name), os.O_CREAT | os.O_CLOEXEC, 0o600))
             if not os.path.lexists(link):
                 os.symlink(os.path.relpath(directory, os.path.dirname(link)), link)
                 layout.sync_directory(os.path.dirname(link))
@@ -212,8 +213,11 @@ class ProcessBackend:
         """The run of a workload that was started and not removed."""
         link = self._path(layout.RUNS, name)
         try:
-            target = os.readlink(link)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            with _translated(f"find {name}"):
+                target = os.readlink(link)
+        except BackendError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             with self._mutex:
                 self._runs.pop(name, None)
             return None

@@ -5,9 +5,9 @@ The child waits at a gate until the supervisor has made its start durable. Stand
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import resource
 import signal
 import struct
 from collections.abc import Callable
@@ -132,12 +132,10 @@ _RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.
 
 
 def _limit(spec: dict[str, Any]) -> None:
-    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
         file.write(_OOM_SCORE_ADJUST)
     if spec["cpus"]:
         os.sched_setaffinity(0, spec["cpus"])
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _explain(answer: bytes, program: str, directory: str, environment: dict[str, str]) -> str:

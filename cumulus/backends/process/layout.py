@@ -2,7 +2,7 @@
 
 ROOT/lock                 held while runs are made, removed or purged
 ROOT/runs/NAME            link to the run's directory: everything started and not removed
-ROOT/events/NAME          touched by the supervisor when the run's state changed
+ROOT/events/NAME          its times are set by the supervisor when the run's state changed
 ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more
 ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is never started twice
     spec.json             what to run; complete before the directory has its name

@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from cumulus.backends.process import layout
 from cumulus.backends.process.supervise import End
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class LeaseGuard:
         self._leases: list[dict[str, Any]] = spec["leases"]
         self._own: dict[str, str] = spec["env"]
         self._home: str | None = spec["chronos_home"]
+        self._opened: Ledger | None = None
 
     def attach(self, pid: int) -> dict[str, str]:
         """Register `pid`, whose descendants end with the leases; the variables by which its job is held to them.
@@ -119,14 +121,16 @@ class LeaseGuard:
             try:
                 return self._ledger().attach(id, pid, token, role="supervisor")
             except LedgerUnavailable:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or os.path.exists(layout.STOP):
                     raise
                 time.sleep(0.2)
 
     def _ledger(self) -> Ledger:
-        from pathlib import Path
+        if self._opened is None:
+            from pathlib import Path
 
-        from cumulus.chronos.ledger import Ledger
+            from cumulus.chronos.ledger import Ledger
 
-        # No monitor from here: it would be this subreaper's child and end with the job.
-        return Ledger(Path(self._home) if self._home else None, start_monitor=False)
+            # No monitor from here: it would be this subreaper's child and end with the job.
+            self._opened = Ledger(Path(self._home) if self._home else None, start_monitor=False)
+        return self._opened

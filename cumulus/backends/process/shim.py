@@ -8,6 +8,7 @@ because each running job pays for it with memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -27,6 +28,7 @@ from cumulus.backends.process.supervise import End, Supervisor
 from cumulus.clock import SystemClock, timestamp
 
 _DISK_PATIENCE = 1.0
+_STOPPED = End(None, "Stopped", "stopped before it started")
 
 
 def main(arguments: list[str]) -> int:
@@ -66,11 +68,11 @@ class _Run:
         spec = self._spec
         if int(spec["format"]) > layout.FORMAT:
             return End(None, "StartError", "its specification was written by a newer version of Cumulus")
-        if os.path.exists(layout.STOP):
-            return End(None, "Stopped", "stopped before it started")
         leases = LeaseGuard(spec)
         try:
             enforcement = leases.attach(os.getpid())
+            if os.path.exists(layout.STOP):
+                return _STOPPED
             # Not before: what the enforcement started for the node is not to end with this job.
             tree.become_subreaper()
             secrets = resolve_secrets(spec)
@@ -79,7 +81,7 @@ class _Run:
             self._started_at = timestamp(self._clock.now())
             layout.write_document(layout.STARTED, {"started_at": self._started_at, "boot_id": layout.boot_id()})
         except LeaseRefused as error:
-            return error.end
+            return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
             return End(None, "StartError", str(error))
         except OSError as error:
@@ -128,12 +130,8 @@ class _Run:
 
     def announce(self) -> None:
         """Tell whoever watches that something changed. They look anyway, later: failing here is harmless."""
-        path = str(self._spec["events"])
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            os.utime(path)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            os.utime(self._spec["events"])
 
 
 def _catch_signals() -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,7 +17,7 @@ from cumulus.backends.process import layout
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
 from cumulus.backends.process.inotify import Inotify
 from cumulus.errors import BackendError, BackendRefused
-from tests.backends.process_bed import ProcessBed, processes_of
+from tests.backends.process_bed import job_processes, ProcessBed
 
 
 def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
@@ -46,9 +49,36 @@ def test_two_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: P
     assert seen == {f"job{n}": n % 3 for n in range(200)}
     assert Counter((tmp_path / "ran").read_text().split()) == Counter(seen.keys())
     assert set(ended) == set(seen)
-    assert processes_of(bed.root / "jobs") == []
+    assert job_processes(bed.root / "jobs") == []
     open_files = len(os.listdir("/proc/self/fd"))
     assert open_files < 100, "descriptors leak"
+
+
+def test_jobs_outlive_the_daemon_that_started_them(bed: ProcessBed, tmp_path: Path) -> None:
+    """The daemon and its whole process group are killed while the job runs and one waits to be stopped."""
+    daemon = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from tests.backends.process_bed import job_processes, ProcessBed
+        "bed = ProcessBed(Path(sys.argv[1])); bed.backend.subscribe(lambda *_: None)\n"
+        "bed.backend.start(bed.work('sh', '-c', 'mkfifo go; read line < go; echo $line; exit 5', job='going'))\n"
+        "bed.backend.start(work := bed.work('sh', '-c', 'trap \"\" TERM; : > ready; sleep 60', job='ending'))\n"
+        "bed.running(work); bed.backend.stop(work.name, 1.0); print('up', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", daemon, str(tmp_path), str(Path(__file__).parents[3])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    going, ending = bed.work(job="going"), bed.work(job="ending")
+    # Nothing is looked at until both have ended: only their supervisors can have done it.
+    bed.until(lambda: (bed.run_directory(ending) / layout.EXIT).exists())
+    (bed.run_directory(going) / "work" / "go").write_text("went on\n")
+    bed.until(lambda: (bed.run_directory(going) / layout.EXIT).exists())
+    assert (bed.seen(ending).reason, bed.seen(ending).exit_code) == ("Stopped", 137)
+    assert (bed.seen(going).exit_code, bed.log(going)) == (5, b"went on\n")
 
 
 def test_list_reads_ended_runs_once(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:

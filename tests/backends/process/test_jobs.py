@@ -15,7 +15,7 @@ import pytest
 from cumulus.backends.base import EnvVar, Mount, State
 from cumulus.backends.process import log as log_module
 from cumulus.errors import BackendError, BackendRefused
-from tests.backends.process_bed import ProcessBed, processes_of
+from tests.backends.process_bed import ProcessBed, job_processes, processes_of
 
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
@@ -65,7 +65,7 @@ class TestCommand:
     def test_background_processes_end_with_the_command(self, bed: ProcessBed) -> None:
         work, end = bed.run("sh", "-c", "setsid sh -c 'setsid sleep 100 & sleep 100' & echo started")
         assert end.state is State.SUCCEEDED
-        assert processes_of(bed.run_directory(work)) == []
+        assert job_processes(bed.run_directory(work)) == []
 
     def test_a_signal_is_told_as_a_shell_would(self, bed: ProcessBed) -> None:
         _, end = bed.run("sh", "-c", "kill -SEGV $$")
@@ -301,7 +301,7 @@ class TestStop:
         bed.backend.stop(work.name, 0.2)
         end = bed.finish(work)
         assert (end.reason, end.exit_code) == ("Stopped", 137)
-        assert processes_of(bed.run_directory(work)) == []
+        assert job_processes(bed.run_directory(work)) == []
 
     def test_ends_processes_that_keep_forking(self, bed: ProcessBed) -> None:
         """Each child forks the next and ends: no process is there for long."""
@@ -314,7 +314,7 @@ class TestStop:
         bed.running(work)
         bed.backend.stop(work.name, 0)
         bed.finish(work)
-        assert processes_of(bed.run_directory(work)) == []
+        assert job_processes(bed.run_directory(work)) == []
 
     def test_the_grace_counts_from_the_first_look(self, bed: ProcessBed) -> None:
         """The supervisor looks at the request every second; that must not put the end off."""

@@ -16,7 +16,7 @@ from cumulus.backends.base import LeaseRef, State
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
-from tests.backends.process_bed import ProcessBed, processes_of
+from tests.backends.process_bed import ProcessBed, job_processes
 
 DEVICES = [
     Device(0, "GPU-11111111-2222", "Big One", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=0),
@@ -137,11 +137,14 @@ class TestNoLeaseNoStart:
         (tmp_path / "file").write_text("x")
         bed = ProcessBed(tmp_path, tmp_path / "file")
         bed.backend.start(work := bed.work("touch", "ran", leases=(node.lease(),)))
-        # It is asked again for a while before it is given up: a stop ends that.
-        bed.backend.stop(work.name, 0)
-        end = bed.finish(work)
-        assert (end.state, end.reason) == (State.FAILED, "Stopped")
-        bed.close()
+        try:
+            bed.supervisor(work)  # It asks again for a while before it gives up: a stop ends that.
+            assert not bed.seen(work).state.finished
+            bed.backend.stop(work.name, 0)
+            end = bed.finish(work)
+            assert (end.state, end.reason) == (State.FAILED, "Stopped")
+        finally:
+            bed.close()
 
 
 class TestExpiry:
@@ -160,7 +163,7 @@ class TestExpiry:
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 137)
-        assert processes_of(node.bed.run_directory(work)) == []
+        assert job_processes(node.bed.run_directory(work)) == []
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
 
     def test_the_share_stays_taken_while_a_process_is_left(self, node: Node) -> None:
@@ -206,6 +209,6 @@ class TestExpiry:
         node.bed.backend.close()
         os.kill(supervisor, signal.SIGKILL)
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
-        assert processes_of(node.bed.run_directory(work)) == []
+        assert job_processes(node.bed.run_directory(work)) == []
         node.bed.reopen()
         assert node.bed.finish(work).reason == "LeaseExpired"

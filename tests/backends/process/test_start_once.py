@@ -19,7 +19,7 @@ import pytest
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process import layout, shim
 from cumulus.backends.process.run import MAX_SPAWNS, Run
-from tests.backends.process_bed import ProcessBed, processes_of
+from tests.backends.process_bed import ProcessBed, job_processes
 
 STEPS = ("mkdir", "open", "rename", "fsync", "symlink", "posix_spawn", "fork", "pipe2", "write")
 """Calls that change something; a process is killed right after each of them in turn."""
@@ -181,7 +181,7 @@ class TestLost:
         end = bed.finish(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Lost", None)
         assert end.started_at
-        assert processes_of(bed.run_directory(work)) == []
+        assert job_processes(bed.run_directory(work)) == []
 
     def test_it_is_seen_without_looking(self, bed: ProcessBed) -> None:
         heard: list[float] = []
