@@ -83,7 +83,8 @@ class _Section:
         self._node = node
         self._name = name
         if not isinstance(node.value, dict):
-            raise self._wrong(node, name or "the file", "must be a map of keys to values")
+            place = f"{path}:{node.line}:{node.column}: {name or 'the file'}"
+            raise UsageError(f"{place}: must be a map of keys to values", hint=_NOT_MEANT)
         self._values: dict[str, Node] = node.value
 
     def section(self, key: str) -> _Section | None:

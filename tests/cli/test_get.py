@@ -113,8 +113,8 @@ def test_labels_and_headings(filled: SqliteStore, run: Run) -> None:
 def test_sorting(filled: SqliteStore, run: Run) -> None:
     names = run("get", "jobs", "--sort-by=.spec.priority", "-o", "name").out.split()
     assert names[-1] == "gpujob.cumulus.dev/queued"
-    names = run("get", "jobs", "--sort-by={.status.phase}", "-o", "custom-columns=N:.metadata.name", "--no-headers").out
-    assert names.split() == ["broken", "queued", "train"]
+    by_phase = run("get", "jobs", "--sort-by={.status.phase}", "-o", "custom-columns=N:.metadata.name", "--no-headers")
+    assert by_phase.out.split() == ["broken", "queued", "train"]
 
 
 def test_custom_columns(filled: SqliteStore, run: Run) -> None:

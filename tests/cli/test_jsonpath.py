@@ -111,7 +111,7 @@ def test_a_path_takes_no_text_after_it() -> None:
 
 
 def test_nested_ranges_end_in_bounded_time() -> None:
-    wide = {"x": {str(n): {} for n in range(200)}}
+    wide: Any = {"x": {str(n): {} for n in range(200)}}
     bomb = "{range $.x.*}" * 8 + "x" + "{end}" * 8
     with pytest.raises(UsageError, match="visits too many values"):
         Template(bomb).render(wide)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cumulus.cli import columns
+from cumulus.cli.columns import Cells
+from cumulus.resources.registry import KINDS, Column
+from tests.cli.conftest import NOW, ago, ahead, failed, job, node, running
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        ("age", ago(seconds=0), "0s"),
+        ("age", ago(seconds=59.9), "59s"),
+        ("age", ago(hours=3, minutes=5, seconds=6), "3h5m"),
+        ("age", ahead(minutes=1), "0s"),
+        ("until", ahead(minutes=90), "1h30m"),
+        ("until", ago(seconds=1), "ended"),
+        ("bytes", 40 * 2**30, "40Gi"),
+        ("bytes", 0, "-"),
+        ("millis", 250, "25%"),
+        ("millis", 1, "0.1%"),
+        ("text", ["process", "container"], "process,container"),
+        ("text", True, "true"),
+        ("text", None, "-"),
+        ("text", 0, "0"),
+        ("age", "yesterday", "?"),
+    ],
+)
+def test_forms(form: str, value: object, text: str) -> None:
+    assert Cells(NOW).cell(Column("X", "status.x", form), {"status": {"x": value}}) == text
+
+
+def test_what_a_job_leases() -> None:
+    assert columns.job_gpu(job("a")) == "50% for 1h"
+    assert columns.job_gpu(job("a", gpu={"memory": "20Gi", "count": 2, "duration": "90"})) == "2x 20Gi for 1m30s"
+    assert columns.job_gpu(job("a", gpu={"count": 2}, replicas=4)) == "4x2x 50% for 1h"
+
+
+def test_where_a_job_is() -> None:
+    assert columns.job_node(running("a")) == "gpu-1"
+    gang = running("a")
+    gang["status"]["attempts"][0]["nodes"] = ["gpu-1", "gpu-2", "gpu-1"]
+    assert columns.job_node(gang) == "gpu-1,gpu-2"
+    between = failed("a")
+    between["status"]["phase"] = "Pending"
+    assert columns.job_node(between) == ""
+
+
+def test_how_a_node_is() -> None:
+    assert columns.node_status(node("a")) == "Ready"
+    assert columns.node_status(node("a", ready=False)) == "NotReady"
+    assert columns.node_status({"kind": "GPUNode"}) == "Unknown"
+
+
+def test_equal_devices_are_counted_together() -> None:
+    machine = node("a")
+    machine["status"]["devices"] *= 8
+    assert columns.node_devices(machine) == "8x H100 80Gi"
+
+
+_FIELDS = [
+    "status", "spec", "phase", "attempts", "conditions", "devices", "gpu", "memory",
+    "duration", "node", "nodes", "type", "expiresAt", "metadata", "creationTimestamp", "involvedObject",
+    "kind", "endTime", "replicas", "freeCompute", "name",
+]  # fmt: skip
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_FIELDS), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.dictionaries(st.sampled_from(_FIELDS), _json))
+def test_no_object_is_too_odd_to_show(document: dict[str, object]) -> None:
+    cells = Cells(NOW + timedelta(0), lambda job: [document])
+    for kind in KINDS:
+        assert all(isinstance(cell, str) for cell in cells.row(kind.columns, document))

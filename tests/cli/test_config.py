@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cumulus.cli import config
+from cumulus.errors import UsageError
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return config.load(file)
+
+
+def test_everything(tmp_path: Path) -> None:
+    text = 'node: {name: gpu-3, labels: {rack: "7"}}\nchronos: {offerCPU: true}\nworkers: 8\n'
+    assert load(tmp_path, text) == config.Config("gpu-3", {"rack": "7"}, True, 8)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "node:\nchronos:\nworkers:\n", "{}"])
+def test_nothing(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text) == config.Config()
+    assert config.load(None) == config.Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nodes: {}", "config.yaml:1:1: nodes: unknown key; did you mean node?"),
+        ("chronos:\n  offerCpu: true", "config.yaml:2:3: chronos.offerCpu: unknown key; did you mean chronos.offerCPU"),
+        ("chronos:\n  x: 1", "chronos.x: unknown key; the keys here are offerCPU"),
+        ("workers: many", "config.yaml:1:10: workers: must be a whole number from 1 to 64"),
+        ("workers: true", "workers: must be a whole number"),
+        ("workers: 65", "workers: must be a whole number"),
+        ("chronos: {offerCPU: 1}", "chronos.offerCPU: must be true or false"),
+        ("node: {name: GPU 3}", "node.name: 'GPU 3' is not a name"),
+        ("node: {name: 3}", "node.name: must be text"),
+        ("node: {labels: {rack: 7}}", 'node.labels: must be a map of text to text; put numbers in quotes, as in rack:'),
+        ("node: {labels: {-a: b}}", "node.labels: '-a' is not a label key"),
+        ("node: 3", "config.yaml:1:7: node: must be a map"),
+        ("- a", "the file: must be a map"),
+        ("a: [", "config.yaml:2:1: a value is missing here"),
+        ("workers: 1\n---\nworkers: 2", "holds 2 documents"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    assert config.find("") is None
+    Path("config.yaml").touch()
+    assert config.find("") == Path("config.yaml")
+    Path("other.yaml").touch()
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "other.yaml")
+    assert config.find("") == Path("other.yaml")
+    assert config.find("config.yaml") == Path("config.yaml")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "missing.yaml")
+    with pytest.raises(UsageError, match=r"missing.yaml is not there"):
+        config.find("")
