@@ -93,7 +93,6 @@ CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND
         WHERE id = old.device_id;
     DELETE FROM process WHERE lease = old.id;
     DELETE FROM session WHERE lease = old.id;
-    DELETE FROM cgroup WHERE lease = old.id;
 END;
 """
 

@@ -64,6 +64,7 @@ class Ledger:
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
         self._boot = boot or boot_id()
         self._settled = False
+        self._devices_known = False
 
     @property
     def home(self) -> Path:
@@ -89,12 +90,15 @@ class Ledger:
         _check_request(request)
         self._settle()
         self._watch()
-        try:
-            lease = self._grant(request)
-        except NoSuchDevice:
-            if self._offered() or not self.rediscover():
-                raise
-            lease = self._grant(request)
+        if not self._devices_known:
+            self._devices_known = bool(self.devices())
+        with self.database.write() as tx:
+            now = Moment.read(self.clock)
+            lease = records.find_lease(tx, request.id, now)
+            if lease is None:
+                lease = self._insert(tx, request, now)
+            else:
+                _check_same(lease, request)
         self._watch(poke=request.seconds < watchdog.POLL)
         return lease
 
@@ -180,15 +184,6 @@ class Ledger:
     def _cgroup(self, id: str) -> str:
         # Two ledgers of one machine may have leases of the same id.
         return f"{self.home.stat().st_ino:x}-{id}"
-
-    def _grant(self, request: LeaseRequest) -> Lease:
-        with self.database.write() as tx:
-            now = Moment.read(self.clock)
-            lease = records.find_lease(tx, request.id, now)
-            if lease is None:
-                return self._insert(tx, request, now)
-            _check_same(lease, request)
-            return lease
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
         offered = _offer(records.devices(tx))

@@ -55,7 +55,6 @@ class Monitor:
         self._database = ledger.database
         self._clock = ledger.clock
         self._endings: dict[str, _Ending] = {}
-        self._emptied: set[str] = set()
         self._look_again = _LOOK_AGAIN
         self._next_flush = 0.0
         self._next_housekeeping = 0.0
@@ -74,7 +73,7 @@ class Monitor:
         now = self._clock.monotonic()
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
-            self._emptied = {directory for directory in self._emptied if not cgroup.remove(directory)}
+            self._remove_cgroups()
             audit.flush(self._database)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + _HOUSEKEEPING
@@ -139,7 +138,6 @@ class Monitor:
                     records.finish_end(tx, lease, now)
         for ended in gone:
             del self._endings[ended.id]
-            self._emptied.update(ended.cgroups)
 
     def _kill(self, ending: _Ending, lease: Membership, processes: set[Identity]) -> None:
         """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""
@@ -172,6 +170,15 @@ class Monitor:
         if found:
             with self._database.write() as tx:
                 tx.executemany("INSERT OR IGNORE INTO session VALUES (?, ?, ?)", found)
+
+    def _remove_cgroups(self) -> None:
+        """Of ended leases. Here and not when they end, since a cgroup stays until its last zombie is reaped."""
+        with self._database.read() as db:
+            query = "SELECT directory FROM cgroup JOIN lease ON lease.id = lease WHERE state = 'Ended'"
+            removed = [row for row in db.execute(query) if cgroup.remove(row[0])]
+        if removed:
+            with self._database.write() as tx:
+                tx.executemany("DELETE FROM cgroup WHERE directory = ?", removed)
 
     def _keep_house(self) -> None:
         with self._database.read() as db:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import cgroup, watchdog
 from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import MARKER
@@ -49,6 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv(MARKER, raising=False)
     yield tmp_path / "chronos"
     end_monitor(tmp_path / "chronos")
+    remove_cgroups(tmp_path / "chronos")
 
 
 def end_monitor(home: Path) -> None:
@@ -56,6 +57,21 @@ def end_monitor(home: Path) -> None:
     if pid:
         os.kill(pid, signal.SIGKILL)
         until(lambda: watchdog.running(home) is None)
+
+
+def cgroups_of(home: Path) -> list[str]:
+    """Cgroups of the home's leases that are still there."""
+    if not home.exists():
+        return []
+    mark = f"chronos-{home.stat().st_ino:x}-"
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]
+
+
+def remove_cgroups(home: Path) -> None:
+    """Those that a test without a monitor has left, with what is still in them."""
+    for directory in cgroups_of(home):
+        cgroup.kill(directory)
+    until(lambda: all(cgroup.remove(directory) for directory in cgroups_of(home)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from cumulus.chronos.lease import EndReason, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import MARKER
 from cumulus.clock import SystemClock
-from tests.chronos.conftest import end_monitor, open_ledger, request, until
+from tests.chronos.conftest import cgroups_of, end_monitor, open_ledger, request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -74,10 +74,10 @@ def either(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     ledger = open_ledger(home)
     if request.param == "scan":
         monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
-    elif not can_make_cgroups():
+    elif not _can_make_cgroups():
         pytest.skip("no cgroup can be made here")
     yield ledger
-    until(lambda: not strays(home))
+    until(lambda: not cgroups_of(home))
 
 
 def state(ledger: Ledger, id: str) -> tuple[LeaseState, EndReason | None]:
@@ -166,7 +166,7 @@ def test_what_forks_faster_than_it_can_be_seen_is_ended(either: Ledger, run: Run
     process = run(f"import time; time.sleep(0.2)\n{storm}", **{MARKER: id})
     either.attach(id, process.pid, lease.token)
     until(lambda: ended(either, id))
-    assert alive_with(f"{MARKER}={id}") == 0
+    assert _alive_with(f"{MARKER}={id}") == 0
 
 
 def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> None:
@@ -311,7 +311,7 @@ def test_no_monitor_is_started_inside_a_lease(home: Path, monkeypatch: pytest.Mo
     assert watchdog.running(home) is None
 
 
-def alive_with(variable: str) -> int:
+def _alive_with(variable: str) -> int:
     """How many processes have it in their environment."""
     count = 0
     for _ in range(5):
@@ -324,7 +324,7 @@ def alive_with(variable: str) -> int:
     return count
 
 
-def can_make_cgroups() -> bool:
+def _can_make_cgroups() -> bool:
     process = subprocess.Popen(["sleep", "10"])
     directory = cgroup.enclose(process.pid, f"test-{process.pid}")
     process.kill()
@@ -332,12 +332,6 @@ def can_make_cgroups() -> bool:
     if directory is not None:
         until(lambda: cgroup.remove(directory))
     return directory is not None
-
-
-def strays(home: Path) -> list[str]:
-    """Cgroups of the home's leases that are still there."""
-    mark = f"chronos-{home.stat().st_ino:x}-"
-    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]
 
 
 def _monitors(home: Path) -> list[int]:

@@ -1,0 +1,262 @@
+"""The ledger's files after crashes, torn writes and damage: what was answered is there, or an error says why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos.lease import LeaseState, Usage
+from cumulus.chronos.ledger import Ledger
+from cumulus.clock import FakeClock
+from cumulus.errors import LedgerUnavailable
+from tests.chronos.conftest import GIB, open_ledger, request, until
+
+
+def disk(home: Path, target: Path) -> Path:
+    """The files as a power cut would leave them: without the index of the log, which is shared memory."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in ("ledger.db", "ledger.db-wal"):
+        shutil.copy(home / name, target / name)
+    return target
+
+
+def grant(ledger: Ledger) -> None:
+    ledger.grant(request("new", memory_bytes=GIB))
+
+
+def release(ledger: Ledger) -> None:
+    ledger.release("old")
+
+
+def renew(ledger: Ledger) -> None:
+    ledger.renew("old", 600)
+
+
+@pytest.mark.parametrize("act", [grant, release, renew])
+def test_a_torn_last_write_is_all_or_nothing(
+    ledger: Ledger, home: Path, clock: FakeClock, tmp_path: Path, act: Callable[[Ledger], None]
+) -> None:
+    ledger.grant(request("old"))
+    before = (home / "ledger.db-wal").stat().st_size
+    state_before = ledger.list(ended=True), ledger.usage(0)
+    act(ledger)
+    state_after = ledger.list(ended=True), ledger.usage(0)
+    after = (home / "ledger.db-wal").stat().st_size
+    assert after > before
+    outcomes = []
+    for size in _cuts(before, after):
+        copy = disk(home, tmp_path / "copy")
+        os.truncate(copy / "ledger.db-wal", size)
+        cut = open_ledger(copy, clock)
+        found = cut.list(ended=True), cut.usage(0)
+        assert found in (state_before, state_after)
+        outcomes.append(found == state_after)
+        # What was lost was never answered, so that it may be asked again.
+        act(cut)
+        assert (cut.list(ended=True), cut.usage(0)) == state_after
+        cut.close()
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] is False
+    assert outcomes[-1] is True
+
+
+def _cuts(before: int, after: int) -> Iterator[int]:
+    """Around each frame's header, and some in the pages between; the whole at last."""
+    frame = 4096 + 24
+    yield from (size for size in range(before, after) if (size - before) % frame in (0, 1, 8, 23, 24, 25, 1000, 4119))
+    yield after
+
+
+def test_garbage_at_the_end_of_the_log_is_ignored(ledger: Ledger, home: Path, clock: FakeClock, tmp_path: Path) -> None:
+    ledger.grant(request("a"))
+    copy = disk(home, tmp_path / "copy")
+    with open(copy / "ledger.db-wal", "ab") as file:
+        file.write(os.urandom(10000))
+    assert open_ledger(copy, clock).list() == ledger.list()
+
+
+def test_what_was_answered_is_in_the_log_before_the_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+
+    def spy(fd: int) -> None:
+        synced.append(os.stat(f"/proc/self/fd/{fd}").st_ino)
+        real(fd)
+
+    ledger.list()
+    log = (ledger.home / "ledger.db-wal").stat().st_ino
+    monkeypatch.setattr(os, "fdatasync", spy)
+    ledger.grant(request("a"))
+    assert synced[-1:] == [log]
+    del synced[:]
+    # Asked again it is synced again: the first caller may have been killed before it was.
+    ledger.grant(request("a"))
+    assert synced == [log]
+
+
+def test_a_failed_sync_is_no_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.list()
+
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(LedgerUnavailable, match="Input/output error"):
+            ledger.grant(request("a"))
+    assert ledger.grant(request("a")).state is LeaseState.ACTIVE
+
+
+HAMMER = """
+import sys
+from pathlib import Path
+from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.ledger import Ledger
+from cumulus.errors import InsufficientShare
+from tests.chronos.conftest import CPU, GIB, GPUS
+ledger = Ledger(Path(sys.argv[1]), None, lambda: [*GPUS, CPU], start_monitor=False)
+name, turns, memory, leak = sys.argv[2], *map(int, sys.argv[3:])
+for turn in range(turns):
+    id = f"{name}-{turn}"
+    try:
+        lease = ledger.grant(LeaseRequest(id=id, device=0, memory_bytes=memory * GIB, compute=1, seconds=600))
+        print("granted", id, lease.token, flush=True)
+    except InsufficientShare:
+        continue
+    if not leak or turn % leak:
+        ledger.release(id)
+        print("released", id, flush=True)
+"""
+
+
+def hammer(home: Path, name: str, turns: int, memory: int, leak: int) -> subprocess.Popen[str]:
+    """A process that grants and releases `memory` GiB, but for every `leak`-th lease."""
+    arguments = [str(home), name, str(turns), str(memory), str(leak)]
+    return subprocess.Popen([sys.executable, "-c", HAMMER, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def check(ledger: Ledger) -> None:
+    """The books balance, and nothing is over-allocated."""
+    with ledger.database.read() as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    for device in ledger.devices():
+        live = [lease for lease in ledger.list() if lease.device_id == device.id]
+        used = Usage(sum(x.memory_bytes for x in live), sum(x.compute for x in live))
+        assert ledger.usage(device.index) == used
+        assert used.memory_bytes <= device.memory_bytes
+
+
+def test_nothing_answered_is_lost_when_writers_are_killed(home: Path) -> None:
+    answered: dict[str, str] = {}
+    tokens: list[int] = []
+    for turn in range(3):
+        writers = [hammer(home, f"{turn}-{number}", 10000, 1, 20) for number in range(2)]
+        outputs = [_first_lines(writer, 25) for writer in writers]
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+        for writer, output in zip(writers, outputs, strict=True):
+            assert writer.stdout is not None
+            rest = writer.stdout.read()
+            writer.wait()
+            writer.stdout.close()
+            for line in (output + rest).splitlines(keepends=True):
+                if line.endswith("\n"):
+                    word, id, *token = line.split()
+                    answered[id] = word
+                    tokens += map(int, token)
+    ledger = open_ledger(home, None)
+    ledger._start_monitor = False
+    found = {lease.id: lease for lease in ledger.list(ended=True)}
+    for id, word in answered.items():
+        # A lease of which the grant was answered may have been released by what was not answered any more.
+        assert id in found
+        assert word == "granted" or found[id].state is LeaseState.ENDED
+    assert len(set(tokens)) == len(tokens)
+    assert sorted(lease.token for lease in found.values()) == sorted({lease.token for lease in found.values()})
+    check(ledger)
+
+
+def _first_lines(writer: subprocess.Popen[str], count: int) -> str:
+    assert writer.stdout is not None
+    return "".join(writer.stdout.readline() for _ in range(count))
+
+
+def test_processes_that_race_never_lease_more_than_all(home: Path) -> None:
+    writers = [hammer(home, str(number), 60, 30, 0) for number in range(3)]
+    ledger = Ledger(home, start_monitor=False)
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        with ledger.database.read() as db:
+            rows = db.execute(
+                "SELECT used_memory, used_compute, (SELECT coalesce(sum(memory_bytes), 0) FROM lease"
+                " WHERE device_id = device.id AND state <> 'Ended') FROM device"
+            ).fetchall()
+        for memory, compute, counted in rows:
+            assert memory == counted <= 80 * GIB
+            assert compute <= 1000
+        looks += 1
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.close()
+        assert writer.returncode == 0
+    assert looks > 3
+    check(ledger)
+
+
+def test_a_newer_ledger_is_refused(ledger: Ledger, home: Path) -> None:
+    with ledger.database.write() as tx:
+        tx.execute("PRAGMA user_version=99")
+    with pytest.raises(LedgerUnavailable, match="is of ledger version 99; this Chronos knows version 1") as caught:
+        open_ledger(home, FakeClock()).list()
+    assert "upgrade" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 400, b"\0" * 8192])
+def test_a_damaged_file_is_refused_and_left_as_it_is(home: Path, content: bytes) -> None:
+    home.mkdir()
+    (home / "ledger.db").write_bytes(content)
+    with pytest.raises(LedgerUnavailable, match=r"ledger\.db is damaged") as caught:
+        open_ledger(home, FakeClock()).list()
+    assert "move" in (caught.value.hint or "")
+    assert (home / "ledger.db").read_bytes() == content
+
+
+def test_a_database_of_something_else_is_refused(home: Path) -> None:
+    home.mkdir()
+    with sqlite3.connect(home / "ledger.db") as other:
+        other.execute("CREATE TABLE cats (name)")
+    with pytest.raises(LedgerUnavailable, match="is a database of something else"):
+        open_ledger(home, FakeClock()).list()
+
+
+def test_a_home_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerUnavailable, match=r"the ledger .*/file/chronos cannot be used: Not a directory"):
+        open_ledger(tmp_path / "file" / "chronos", FakeClock()).list()
+
+
+def test_a_lock_that_is_never_let_go_is_an_error(ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.chronos.database._LOCK_TIMEOUT", 0.2)
+    ledger.list()
+    program = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-S", "-c", program, str(home / "ledger.lock")], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        holder.stdout.readline()
+        with pytest.raises(LedgerUnavailable, match=r"ledger\.lock has been held by another process"):
+            ledger.grant(request("a"))
+        assert ledger.list() == []
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    until(lambda: ledger.grant(request("a")))
