@@ -46,4 +46,6 @@ def run() -> Iterator[Result]:
     if kubectl is None:
         yield LeftOut(f"{what} against kubectl", "kubectl is not installed")
         return
-    yield at_most(what, medians["cumulus"], medians["kubectl"], 8, unit="ms", peer_name=f"kubectl {kubectl}, version --client")
+    yield at_most(
+        what, medians["cumulus"], medians["kubectl"], 8, unit="ms", peer_name=f"kubectl {kubectl}, version --client"
+    )

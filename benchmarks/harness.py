@@ -43,7 +43,13 @@ def at_least(what: str, ours: float, peer: float, goal: float, *, unit: str, pee
     """A row where more is better: ours/peer must be at least `goal`."""
     ratio = ours / peer
     return Row(
-        what, f"{ours:,.0f} {unit}", f"{peer:,.0f} {unit} ({peer_name})", ratio, f"at least {goal:g}", ratio >= goal, note
+        what,
+        f"{ours:,.0f} {unit}",
+        f"{peer:,.0f} {unit} ({peer_name})",
+        ratio,
+        f"at least {goal:g}",
+        ratio >= goal,
+        note,
     )
 
 
@@ -51,13 +57,21 @@ def at_most(what: str, ours: float, peer: float, goal: float, *, unit: str, peer
     """A row where less is better: ours/peer must be at most `goal`."""
     ratio = ours / peer
     return Row(
-        what, f"{ours:,.3g} {unit}", f"{peer:,.3g} {unit} ({peer_name})", ratio, f"at most {goal:g}", ratio <= goal, note
+        what,
+        f"{ours:,.3g} {unit}",
+        f"{peer:,.3g} {unit} ({peer_name})",
+        ratio,
+        f"at most {goal:g}",
+        ratio <= goal,
+        note,
     )
 
 
 def limit(what: str, value: float, bound: float, *, unit: str, note: str = "") -> Row:
     """A row whose peer is a fixed bound: value/bound must be at most 1."""
-    return Row(what, f"{value:,.3g} {unit}", f"{bound:g} {unit} (bound)", value / bound, "at most 1", value <= bound, note)
+    return Row(
+        what, f"{value:,.3g} {unit}", f"{bound:g} {unit} (bound)", value / bound, "at most 1", value <= bound, note
+    )
 
 
 def percentile(values: list[float], fraction: float) -> float:
@@ -111,7 +125,11 @@ def until(check: Callable[[], object], *, seconds: float, what: str) -> None:
 def machine() -> str:
     """What the figures were taken on."""
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     when = datetime.now(UTC).date()

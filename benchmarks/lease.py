@@ -53,7 +53,9 @@ def _create_and_release(directory: Path) -> Iterator[Result]:
     medians = {name: statistics.median(found) for name, found in times.items()}
     for verb in ("create", "release"):
         what = f"lease {verb}, synced to disk, median of {COUNT}"
-        yield at_most(what, medians[verb], medians["floor"], 3, unit="ms", peer_name="bare write and fsync of 256 bytes")
+        yield at_most(
+            what, medians[verb], medians["floor"], 3, unit="ms", peer_name="bare write and fsync of 256 bytes"
+        )
 
 
 def _expiry(directory: Path) -> Iterator[Result]:

@@ -72,7 +72,8 @@ def cluster(nodes: int, leases: int, pending: list[Gang]) -> Snapshot:
     holds = tuple(
         Hold(
             node.name, device.index, device.memory_bytes * 3 // 4 // per_device, 700 // per_device,
-            NOW + timedelta(seconds=dice.randrange(60, 86_400)), Key("GPUPartition", "busy", f"{node.name}-{device.index}-{n}"),
+            NOW + timedelta(seconds=dice.randrange(60, 86_400)),
+            Key("GPUPartition", "busy", f"{node.name}-{device.index}-{n}"),
             "", "busy/job", "alice", False,
         )
         for node in made

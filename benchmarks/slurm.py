@@ -75,8 +75,12 @@ def cluster() -> Iterator[dict[str, str]]:
         env = {"SLURM_CONF": str(config)}
         stack.enter_context(running(munge, log=directory / "munged.log"))
         until((directory / "munge" / "socket").exists, seconds=10, what="munged listens")
-        stack.enter_context(running(["slurmctld", "-D", "-c", "-f", str(config)], log=directory / "slurmctld.log", env=env))
-        stack.enter_context(running(["slurmd", "-D", "-f", str(config), "-N", host], log=directory / "slurmd.log", env=env))
+        stack.enter_context(
+            running(["slurmctld", "-D", "-c", "-f", str(config)], log=directory / "slurmctld.log", env=env)
+        )
+        stack.enter_context(
+            running(["slurmd", "-D", "-f", str(config), "-N", host], log=directory / "slurmd.log", env=env)
+        )
         environment = {**os.environ, **env}
         until(lambda: "idle" in _call(["sinfo", "-h", "-o", "%T"], environment), seconds=30, what="slurmd is idle")
         yield environment

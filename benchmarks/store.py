@@ -38,7 +38,11 @@ def document(name: str) -> Document:
         "apiVersion": "cumulus.dev/v1alpha1",
         "kind": "GPUJob",
         "metadata": {"name": name, "namespace": "default", "labels": {"bench": "yes"}},
-        "spec": {"command": ["true"], "gpu": {"memory": "1Gi", "duration": "1h"}, "env": [{"name": "PAD", "value": PADDING}]},
+        "spec": {
+            "command": ["true"],
+            "gpu": {"memory": "1Gi", "duration": "1h"},
+            "env": [{"name": "PAD", "value": PADDING}],
+        },
     }
 
 
@@ -64,9 +68,7 @@ def _writes(directory: Path) -> Iterator[Result]:
     with server(directory) as address:
         clients = [EtcdClient(address) for _ in range(WRITERS)]
         value = str(document("x")).encode()
-        etcd_one = statistics.median(
-            _rate(1, lambda i, j: clients[0].put(b"a%d-%d" % (i, j), value)) for _ in range(3)
-        )
+        etcd_one = statistics.median(_rate(1, lambda i, j: clients[0].put(b"a%d-%d" % (i, j), value)) for _ in range(3))
         etcd_many = statistics.median(
             _rate(WRITERS, lambda i, j: clients[i].put(b"b%d-%d" % (i, j), value)) for _ in range(3)
         )

@@ -105,7 +105,9 @@ class Machine:
                 daemon.kill()
                 daemon.wait()
         for lease in self.leases():
-            subprocess.run([CHRONOS_CLI, "release", lease["id"]], env=self.env, capture_output=True, check=False)
+            subprocess.run(
+                [CHRONOS_CLI, "release", lease["partitionId"]], env=self.env, capture_output=True, check=False
+            )
         eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
         subprocess.run([CHRONOS_CLI, "monitor", "--stop"], env=self.env, capture_output=True, check=False)
 

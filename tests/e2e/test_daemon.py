@@ -126,7 +126,9 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
         f"trap '' TERM; ( setsid sh -c \"trap '' TERM; echo \\$\\$ >> {pids}; while :; do sleep 0.2; done\" & ) ; "
         f"echo $$ >> {pids}; while :; do sleep 0.2; done"
     )
-    job = manifest("stubborn", record(log, stubborn), duration="4s", checkpoint={"gracePeriod": "1s", "onExpiry": "Fail"})
+    job = manifest(
+        "stubborn", record(log, stubborn), duration="4s", checkpoint={"gracePeriod": "1s", "onExpiry": "Fail"}
+    )
     machine.apply(job)
     eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, what="both processes")
     daemon.send_signal(signal.SIGKILL)
@@ -136,7 +138,7 @@ def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine,
         return [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
 
     eventually(lambda: not alive(), within=20, what="processes ended with no controller")
-    assert not machine.leases()
+    eventually(lambda: not machine.leases(), what="share given back")
     machine.serve()
     machine.ok("wait", "gpujob/stubborn", "--for=condition=Failed", "--timeout=60s")
     assert starts(log) == {"stubborn 1 0": 1}
@@ -203,6 +205,6 @@ def test_a_partition_alone_and_a_lease_taken_beside_it(machine: Machine) -> None
         [CHRONOS_CLI, "create", "0", "0.5", "60"], env=machine.env, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ")
+    assert "memory free" in refused.stderr
     machine.ok("delete", "partition", "mine", "--timeout=30s")
     assert not machine.leases()
