@@ -56,9 +56,9 @@ def decode(blob: bytes) -> Document:
     return document
 
 
-def checksum(blob: bytes) -> int:
-    """CRC-32: SQLite checks its log's frames but not the pages of the main file."""
-    return zlib.crc32(blob)
+def checksum(revision: int, type: int, previous: int, blob: bytes) -> int:
+    """CRC-32 of a row: SQLite checks its write-ahead log's frames but not the pages of the main file."""
+    return zlib.crc32(blob, zlib.crc32(f"{revision} {type} {previous}".encode()))
 
 
 def damaged(what: str) -> StoreUnavailable:

@@ -40,7 +40,7 @@ CREATE TABLE log (
     namespace TEXT NOT NULL,
     name TEXT NOT NULL,
     document BLOB NOT NULL,
-    checksum INTEGER NOT NULL   -- CRC-32 of document
+    checksum INTEGER NOT NULL   -- CRC-32 of revision, type, previous and document
 );
 CREATE TABLE current (
     kind TEXT NOT NULL,

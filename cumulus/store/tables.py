@@ -14,7 +14,7 @@ _BOUNDS = """
 SELECT (SELECT value FROM meta WHERE name = 'compacted'), (SELECT max(revision) FROM log)
 """
 _STORED = """
-SELECT log.revision, document, checksum FROM current JOIN log ON log.revision = current.revision
+SELECT log.revision, type, previous, document, checksum FROM current JOIN log ON log.revision = current.revision
 WHERE current.kind = ? AND current.namespace = ? AND current.name = ?
 """
 _ROWS_AT_ONCE = 32
@@ -25,7 +25,7 @@ _UNPOINT = "DELETE FROM current WHERE kind = ? AND namespace = ? AND name = ?"
 _OWN = "INSERT OR IGNORE INTO owners VALUES (?, ?, ?, ?)"
 _DISOWN = "DELETE FROM owners WHERE uid = ? AND kind = ? AND namespace = ? AND name = ?"
 _AFTER = """
-SELECT revision, type, previous, kind, namespace, name, document, checksum FROM log
+SELECT kind, namespace, name, revision, type, previous, document, checksum FROM log
 WHERE revision > ? ORDER BY revision LIMIT ?
 """
 _CHANGED = """
@@ -40,12 +40,17 @@ SELECT l.kind, l.namespace, l.name, l.revision FROM log AS l LEFT JOIN current A
 ON (c.kind, c.namespace, c.name) = (l.kind, l.namespace, l.name)
 WHERE l.type <> 3 AND l.revision NOT IN (SELECT previous FROM log) AND c.revision IS NOT l.revision LIMIT 1
 """
-_DOCUMENT = "SELECT document, checksum FROM log WHERE revision = ?"
+_DOCUMENT = """
+SELECT revision, type, previous, document, checksum FROM log
+WHERE revision = ? AND kind = ? AND namespace = ? AND name = ?
+"""
 
 
 def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
     """(compacted, newest) revision."""
     compacted, last = connection.execute(_BOUNDS).fetchone()
+    if not (isinstance(compacted, int) and isinstance(last, int | None)):
+        raise damaged("a revision is not a number")
     return compacted, max(compacted, last or 0)
 
 
@@ -73,7 +78,18 @@ def append(connection: sqlite3.Connection, rows: Iterable[Row], time: int) -> No
     _insert(
         connection,
         _INSERT,
-        [(r.revision, time, r.type, r.previous, *r.key, r.document, checksum(r.document)) for r in rows],
+        [
+            (
+                r.revision,
+                time,
+                r.type,
+                r.previous,
+                *r.key,
+                r.document,
+                checksum(r.revision, r.type, r.previous, r.document),
+            )
+            for r in rows
+        ],
     )
     latest = {row.key: row for row in rows}
     _insert(connection, _POINT, [(*row.key, row.revision) for row in latest.values() if row.type != DELETED])
@@ -91,7 +107,7 @@ def set_owners(connection: sqlite3.Connection, key: Key, before: frozenset[str],
 def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> list[Row]:
     """The next rows of the log."""
     return [
-        Row(row[0], row[1], row[2], Key(row[3], row[4], row[5]), _intact(row[0], row[6], row[7]))
+        Row(row[3], row[4], row[5], Key(row[0], row[1], row[2]), _intact(*row[3:]))
         for row in connection.execute(_AFTER, (revision, limit))
     ]
 
@@ -109,19 +125,22 @@ def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Cand
         where.append("c.namespace = ?")
         values.append(wanted.namespace)
     query = (
-        f"SELECT c.namespace, c.name, log.revision, document, checksum FROM {source} "
+        f"SELECT c.namespace, c.name, log.revision, type, previous, document, checksum FROM {source} "
         f"CROSS JOIN log ON log.revision = c.revision WHERE {' AND '.join(where)} ORDER BY c.namespace, c.name"
     )
-    for namespace, name, revision, document, check in connection.execute(query, values):
-        yield (namespace, name), _intact(revision, document, check)
+    for namespace, name, *row in connection.execute(query, values):
+        yield _place(namespace, name), _intact(*row)
 
 
 def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> dict[Place, bytes | None]:
     """The objects of the kind that changed after `revision`, as they were at it (None: not there)."""
     before: dict[Place, int] = {}
     for namespace, name, previous in connection.execute(_CHANGED, (revision, kind)):
-        before.setdefault((namespace, name), previous)
-    return {place: _document(connection, previous) if previous else None for place, previous in before.items()}
+        before.setdefault(_place(namespace, name), previous)
+    return {
+        place: _document(connection, previous, Key(kind, *place)) if previous else None
+        for place, previous in before.items()
+    }
 
 
 def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -148,7 +167,7 @@ def _tuples(rows: int, columns: int) -> str:
 def _stored_many(slots: int) -> str:
     return (
         f"WITH wanted (kind, namespace, name) AS (VALUES {_tuples(slots, 3)}) "
-        "SELECT c.kind, c.namespace, c.name, log.revision, document, checksum FROM wanted AS w "
+        "SELECT c.kind, c.namespace, c.name, log.revision, type, previous, document, checksum FROM wanted AS w "
         "CROSS JOIN current AS c ON (c.kind, c.namespace, c.name) = (w.kind, w.namespace, w.name) "
         "CROSS JOIN log ON log.revision = c.revision"
     )
@@ -174,8 +193,8 @@ def verify(connection: sqlite3.Connection) -> None:
     (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if result != "ok":
         raise damaged(result)
-    for revision, document, check in connection.execute("SELECT revision, document, checksum FROM log"):
-        _intact(revision, document, check)
+    for row in connection.execute("SELECT revision, type, previous, document, checksum FROM log"):
+        _intact(*row)
     for query in (_DANGLING, _UNPOINTED):
         found = connection.execute(query).fetchone()
         if found is not None:
@@ -190,14 +209,21 @@ def first_younger(connection: sqlite3.Connection, after: int, time: int) -> int 
     return None if row is None else int(row[0])
 
 
-def _document(connection: sqlite3.Connection, revision: int) -> bytes:
-    row = connection.execute(_DOCUMENT, (revision,)).fetchone()
+def _document(connection: sqlite3.Connection, revision: int, key: Key) -> bytes:
+    row = connection.execute(_DOCUMENT, (revision, *key)).fetchone()
     if row is None:
-        raise damaged(f"revision {revision} is missing from the log")
-    return _intact(revision, *row)
+        raise damaged(f"{key} has no revision {revision} in the log")
+    return _intact(*row)
 
 
-def _intact(revision: int, document: bytes, check: int) -> bytes:
-    if not isinstance(document, bytes) or checksum(document) != check:
+def _place(namespace: str, name: str) -> Place:
+    """Columns of a damaged file can hold values of any type."""
+    if not (isinstance(namespace, str) and isinstance(name, str)):
+        raise damaged("a name is not text")
+    return namespace, name
+
+
+def _intact(revision: int, type: int, previous: int, document: bytes, check: int) -> bytes:
+    if not isinstance(document, bytes) or checksum(revision, type, previous, document) != check:
         raise damaged(f"revision {revision} does not match its checksum")
     return document

@@ -26,6 +26,9 @@ def translated(file: Path) -> Iterator[None]:
         raise _from_sqlite(file, error) from error
     except OSError as error:
         raise _from_system(file, error) from error
+    except UnicodeDecodeError as error:
+        # How sqlite3 meets damaged text.
+        raise StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE) from error
 
 
 def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cumulus.errors import CumulusError, StoreUnavailable
+from cumulus.errors import StoreUnavailable
 from cumulus.store.base import Event
 
 BATCH = 500
@@ -93,7 +93,7 @@ class Hub:
         while not self._closed:
             try:
                 piece = self._read(self.position, BATCH)
-            except CumulusError:
+            except Exception:
                 self._hand_over()
                 piece = Slice([], self.position)
             if piece.upto > self.position:
@@ -119,7 +119,7 @@ class Hub:
                 watch.fall_behind(self.position)
         try:
             newest = self._newest()
-        except CumulusError:
+        except Exception:
             return
         with self.lock:
             self.position = newest
