@@ -17,7 +17,7 @@ from cumulus.backends.process import layout
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
 from cumulus.backends.process.inotify import Inotify
 from cumulus.errors import BackendError, BackendRefused
-from tests.backends.process_bed import job_processes, ProcessBed
+from tests.backends.process_bed import ProcessBed, job_processes
 
 
 def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
@@ -58,7 +58,7 @@ def test_jobs_outlive_the_daemon_that_started_them(bed: ProcessBed, tmp_path: Pa
     """The daemon and its whole process group are killed while the job runs and one waits to be stopped."""
     daemon = (
         "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
-        "from tests.backends.process_bed import job_processes, ProcessBed
+        "from tests.backends.process_bed import ProcessBed\n"
         "bed = ProcessBed(Path(sys.argv[1])); bed.backend.subscribe(lambda *_: None)\n"
         "bed.backend.start(bed.work('sh', '-c', 'mkfifo go; read line < go; echo $line; exit 5', job='going'))\n"
         "bed.backend.start(work := bed.work('sh', '-c', 'trap \"\" TERM; : > ready; sleep 60', job='ending'))\n"
