@@ -1,1 +1,1 @@
-"""Benchmarks against peers and floors: `python -m benchmarks`. Never a timed test: only ratios within one run mean anything."""
+"""Benchmarks against peers and floors: `python -m benchmarks`. Only ratios within one run mean anything."""

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.conftest import CHRONOS_CLI, Machine, eventually, manifest
 
 pytestmark = pytest.mark.daemon
