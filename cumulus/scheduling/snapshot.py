@@ -306,7 +306,7 @@ def _request(partition: GPUPartition, places: list[tuple[str, int]]) -> Request:
 
 
 def _hold_order(hold: Hold) -> tuple[object, ...]:
-    return (hold.node, hold.device, hold.until, hold.lease, str(hold.partition))
+    return (hold.node, hold.device, hold.until, hold.lease, hold.partition or ())
 
 
 def _queue_order(gang: Gang) -> tuple[object, ...]:

@@ -102,8 +102,8 @@ def _snapshot(*nodes: list[int]) -> Snapshot:
     )  # fmt: skip
 
 
-def _take(size: int, **wanted: object) -> Demand:
-    return Demand(Filter(**wanted), Share(size=size), 1)  # type: ignore[arg-type]
+def _take(size: int, compute: int = 100, **wanted: object) -> Demand:
+    return Demand(Filter(**wanted), Share(size=size), compute)  # type: ignore[arg-type]
 
 
 def test_a_mixed_gang_goes_back_on_a_first_choice_that_leaves_no_place() -> None:
@@ -142,6 +142,7 @@ def test_what_was_refused_refuses_all_that_ask_for_as_much() -> None:
     assert refused.covers(_gang([_take(4)], [_take(4)], [_take(4)]), 11)
     assert not refused.covers(_gang([_take(3)], [_take(3)]), 9)
     assert not refused.covers(_gang([_take(2)], [_take(2)]), 10)
+    assert not refused.covers(_gang([_take(3, 99)], [_take(3, 99)]), 10)
     assert not refused.covers(_gang([_take(3)]), 10)
     assert not refused.covers(_gang([_take(3), _take(3)]), 10)
     assert not refused.covers(_gang([_take(3, name="y")], [_take(3, name="y")]), 10)
