@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,37 +41,30 @@ Result = Row | LeftOut
 
 def at_least(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
     """A row where more is better: ours/peer must be at least `goal`."""
-    ratio = ours / peer
-    return Row(
-        what,
-        f"{ours:,.0f} {unit}",
-        f"{peer:,.0f} {unit} ({peer_name})",
-        ratio,
-        f"at least {goal:g}",
-        ratio >= goal,
-        note,
-    )
+    row = reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note)
+    return replace(row, goal=f"at least {goal:g}", met=row.ratio >= goal)
 
 
 def at_most(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
     """A row where less is better: ours/peer must be at most `goal`."""
-    ratio = ours / peer
-    return Row(
-        what,
-        f"{ours:,.3g} {unit}",
-        f"{peer:,.3g} {unit} ({peer_name})",
-        ratio,
-        f"at most {goal:g}",
-        ratio <= goal,
-        note,
-    )
+    row = reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note)
+    return replace(row, goal=f"at most {goal:g}", met=row.ratio <= goal)
 
 
 def limit(what: str, value: float, bound: float, *, unit: str, note: str = "") -> Row:
     """A row whose peer is a fixed bound: value/bound must be at most 1."""
+    return at_most(what, value, bound, 1, unit=unit, peer_name="bound", note=note)
+
+
+def reported(what: str, ours: float, peer: float, *, unit: str, peer_name: str, note: str = "") -> Row:
+    """A row without a goal."""
     return Row(
-        what, f"{value:,.3g} {unit}", f"{bound:g} {unit} (bound)", value / bound, "at most 1", value <= bound, note
+        what, f"{_figure(ours)} {unit}", f"{_figure(peer)} {unit} ({peer_name})", ours / peer, "none", True, note
     )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def percentile(values: list[float], fraction: float) -> float:

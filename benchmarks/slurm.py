@@ -70,7 +70,8 @@ def cluster() -> Iterator[dict[str, str]]:
         config.write_text(CONFIG.format(directory=directory, host=host, controller=free_port(), node=free_port()))
         munge = [
             "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={directory}/munge/socket",
-            f"--pid-file={directory}/munge/pid", f"--log-file={directory}/munge/log", f"--seed-file={directory}/munge/seed",
+            f"--pid-file={directory}/munge/pid", f"--log-file={directory}/munge/log",
+            f"--seed-file={directory}/munge/seed",
         ]  # fmt: skip
         env = {"SLURM_CONF": str(config)}
         stack.enter_context(running(munge, log=directory / "munged.log"))

@@ -105,9 +105,8 @@ class Machine:
                 daemon.kill()
                 daemon.wait()
         for lease in self.leases():
-            subprocess.run(
-                [CHRONOS_CLI, "release", lease["partitionId"]], env=self.env, capture_output=True, check=False
-            )
+            release = [CHRONOS_CLI, "release", lease["partitionId"]]
+            subprocess.run(release, env=self.env, capture_output=True, check=False)
         eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
         subprocess.run([CHRONOS_CLI, "monitor", "--stop"], env=self.env, capture_output=True, check=False)
 
