@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import random
+import signal
 import sys
 from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from typing import Any
@@ -175,7 +176,7 @@ class Job:
         return {"error": error.value}
 
     def do_kernel(self, id: int = 0) -> dict[str, Any]:
-        """Run a kernel on buffer `id`; without one, none: for a lease that has ended, where PoCL is not asked at all."""
+        """Run a kernel on buffer `id`; without one, none: for a lease that has ended, where PoCL is not asked."""
         kernel = self.build(id) if id else None
         code = self.cl.clEnqueueNDRangeKernel(
             c_void_p(self.queue), kernel, 1, None, byref(c_size_t(16)), None, 0, None, None
@@ -233,7 +234,7 @@ class Job:
     # ---- whole programs ----
 
     def do_fork(self, size: int, frees: int = 0) -> dict[str, Any]:
-        """A child that lets go of the parent's object `frees`, takes `size` and ends without giving it back."""
+        """A child that lets go of the parent's object `frees`, takes `size` and holds it until `wait` ends it."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -241,8 +242,7 @@ class Job:
                 self.do_release(frees)
             os.write(writing, json.dumps(self.do_buffer(size)).encode())
             os.close(writing)
-            os.read(0, 1)
-            os._exit(0)
+            signal.pause()
         os.close(writing)
         answer = os.read(reading, 4096)
         os.close(reading)

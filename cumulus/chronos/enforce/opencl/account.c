@@ -106,7 +106,8 @@ static usage_file *open_usage(const char *directory) {
         memcpy(usage->magic, USAGE_MAGIC, sizeof USAGE_MAGIC);
         usable = true;
     }
-    close(fd); /* and with it the flock */
+    flock(fd, LOCK_UN); /* closing alone would not do: the mapping keeps the open file, and it the lock */
+    close(fd);
     if (!usable) munmap(usage, sizeof *usage);
     return usable ? usage : NULL;
 }
@@ -282,13 +283,13 @@ void account_explain_expiry(const char *what) {
 
 static bool take_one(account *from, uint64_t bytes) {
     if (!from->limits || !lock(from->usage)) return false;
+    if (!from->mine) from->mine = take_slot(from->usage);
     uint64_t limit = atomic_load(&from->limits->memory_bytes), used = sum(from->usage);
     if (used > limit || bytes > limit - used) {
         reap(from->usage);
         used = sum(from->usage);
     }
     bool fits = used <= limit && bytes <= limit - used;
-    if (fits && !from->mine) from->mine = take_slot(from->usage);
     bool taken = fits && from->mine;
     if (taken) atomic_fetch_add(&from->mine->used, bytes);
     pthread_mutex_unlock(&from->usage->lock.mutex);
