@@ -219,7 +219,7 @@ class FakeBackend:
         told = 0
         self._settle()
         now = self._clock.monotonic()
-        for name, run in self._runs.items():
+        for name, run in list(self._runs.items()):
             state = run.observe(now).state
             if self._told.get(name) is not state:
                 self._told[name] = state
