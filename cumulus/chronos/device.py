@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +41,9 @@ def discover() -> list[Device]:
             merged.append(device)
             taken.add(device.id)
     order = {"gpu": 0, "accelerator": 1, "cpu": 2}
+    if _nvidia_driver_has_gpus() and not any(d.type == "gpu" for d in merged):
+        # There is a GPU, only its tools fail: the CPU must not take its place as device 0.
+        merged = [d for d in merged if d.type != "cpu"]
     merged.sort(key=lambda d: order[d.type])
     return [replace(d, index=index) for index, d in enumerate(merged)]
 
@@ -80,6 +82,8 @@ def ask_opencl() -> list[Device]:
 
 def explain_none() -> str:
     """Why no device was found, and what to do, in one line."""
+    if _nvidia_driver_has_gpus():
+        return "the NVIDIA driver has a GPU, but neither nvidia-smi nor OpenCL reports it: see what nvidia-smi says"
     output = _run([sys.executable, "-c", "import pyopencl, sys; sys.stdout.write('there')"])
     if not output.endswith("there"):
         return "pyopencl is not installed for this Python: pip install 'pyopencl[pocl]' also brings a CPU device"
@@ -99,6 +103,14 @@ def _probe() -> dict[str, list[Any]]:
     return found
 
 
+def _nvidia_driver_has_gpus() -> bool:
+    """As the kernel's part of the driver says."""
+    try:
+        return bool(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return False
+
+
 def _joined(gpu: Device, opencl: Sequence[Device]) -> Device:
     """The GPU with its OpenCL numbers, where OpenCL has it."""
     same = next((d for d in opencl if d.id == gpu.id), None)
@@ -109,6 +121,8 @@ def _joined(gpu: Device, opencl: Sequence[Device]) -> Device:
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     """What the command printed, "" where it failed, crashed or did not end in time."""
+    import subprocess
+
     try:
         done = subprocess.run(
             command,
@@ -122,7 +136,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.decode(errors="replace")
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
 
 
 # Runs in a process of its own. Stable ids come from what the driver offers, best first: the UUID of

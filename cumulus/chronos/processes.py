@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 _CHASES = 20
-_QUIET = 200
+_QUIET = 0.02
 
 MARKER = "CHRONOS_PARTITION_ID"
 """Environment variable that names the leases of a process, separated by commas."""
@@ -151,11 +151,15 @@ def strike(belongs: Callable[[Proc], bool], seconds: float) -> None:
 
     For those that fork and exit faster than a snapshot is taken.
     """
-    end = time.monotonic() + seconds
-    last, quiet = last_pid(), 0
-    while quiet < _QUIET and time.monotonic() < end:
+    now = time.monotonic()
+    end, quiet_until = now + seconds, now + _QUIET
+    last = last_pid()
+    while time.monotonic() < min(end, quiet_until):
         newest = last_pid()
-        quiet = quiet + 1 if newest == last else 0
+        if newest == last:
+            os.sched_yield()
+            continue
+        quiet_until = time.monotonic() + _QUIET
         for pid in _between(last, newest):
             with suppress(OSError):
                 handle = os.pidfd_open(pid)

@@ -1,0 +1,120 @@
+"""Processes from /proc, against real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cumulus.chronos import processes
+from cumulus.chronos.processes import MARKER, Identity, Snapshot
+from tests.chronos.conftest import until
+
+Run = Callable[..., subprocess.Popen[bytes]]
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def up(process: subprocess.Popen[bytes]) -> Identity:
+    assert process.stdout is not None
+    process.stdout.readline()
+    proc = processes.read(process.pid)
+    assert proc is not None
+    return Identity(proc.pid, proc.start)
+
+
+def test_read_knows_parent_session_and_start() -> None:
+    proc = processes.read(os.getpid())
+    assert proc is not None
+    assert (proc.parent, proc.session, proc.alive) == (os.getppid(), os.getsid(0), True)
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert 0 < time.clock_gettime(time.CLOCK_BOOTTIME) - proc.start / ticks < 3600
+
+
+def test_a_name_with_parentheses_does_not_confuse(run: Run) -> None:
+    process = run("open('/proc/self/comm', 'w').write(') Z 1 ('); " + SLEEP)
+    assert up(process).pid == process.pid
+    proc = processes.read(process.pid)
+    assert proc is not None
+    assert (proc.parent, proc.alive) == (os.getpid(), True)
+
+
+def test_a_process_that_is_gone_is_none(run: Run) -> None:
+    process = run("")
+    process.wait()
+    assert processes.read(process.pid) is None
+
+
+def test_a_zombie_is_not_alive_but_one_whose_threads_run_is(run: Run) -> None:
+    zombie = run("")
+    until(lambda: (proc := processes.read(zombie.pid)) is not None and not proc.alive)
+    threaded = run(
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print('up', flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    identity = up(threaded)
+    until(lambda: Path(f"/proc/{threaded.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    assert processes.is_alive(identity)
+
+
+def test_a_signal_does_not_hit_a_later_process_of_the_same_pid(run: Run) -> None:
+    process = run(SLEEP)
+    identity = up(process)
+    assert processes.send(identity._replace(start=identity.start - 1), signal.SIGKILL) is False
+    assert process.poll() is None
+    assert processes.send(identity, signal.SIGKILL) is True
+    assert process.wait(5) == -signal.SIGKILL
+    assert processes.send(identity, signal.SIGKILL) is False
+
+
+def test_a_snapshot_knows_descendants_and_sessions(run: Run) -> None:
+    process = run(
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    os.fork()\n"
+        "    print('up', flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = up(process)
+    up(process)
+    snapshot = Snapshot()
+    below = snapshot.below(parent.pid)
+    assert len(below) == 2
+    leader = next(pid for pid in below if snapshot.procs[pid].session == pid)
+    identity = Identity(leader, snapshot.procs[leader].start)
+    assert snapshot.in_session(identity) == below
+    assert snapshot.in_session(identity._replace(start=identity.start - 1)) == set()
+    assert snapshot.has(parent)
+    assert not snapshot.has(parent._replace(start=parent.start - 1))
+
+
+def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
+    first = up(run(SLEEP, **{MARKER: "a,b"}))
+    second = up(run(SLEEP, **{"A": "1", "X" + MARKER: "a", MARKER: "ab"}))
+    third = up(run(SLEEP, NOTHING=f"{MARKER}=a"))
+    snapshot = Snapshot()
+    assert first.pid in snapshot.marked("a")
+    assert first.pid in snapshot.marked("b")
+    assert second.pid in snapshot.marked("ab")
+    assert not {second.pid, third.pid} & snapshot.marked("a")
+    assert processes.markers(first.pid) == ["a", "b"]
+    assert processes.markers(third.pid) == []
+
+
+def test_strike_ends_what_appears_and_belongs(run: Run) -> None:
+    hopper = run(
+        "import os, time\nend = time.monotonic() + 10\nwhile time.monotonic() < end:\n    if os.fork(): os._exit(0)",
+        **{MARKER: f"strike-{os.getpid()}"},
+    )
+    hopper.wait(5)
+    bystander = run(SLEEP)
+    up(bystander)
+    processes.strike(lambda proc: processes.markers(proc.pid) == [f"strike-{os.getpid()}"], 5)
+    assert not any(Snapshot().marked(f"strike-{os.getpid()}") for _ in range(3))
+    assert bystander.poll() is None
