@@ -2,8 +2,8 @@
 
     python benchmarks/placement.py [--nodes 1000] [--leases 50000] [--pending 10000]
 
-Prints decisions per second of processor time (a decision binds or refuses one gang) and, for a cluster a quarter of the size, the ratio by
-which the time for a decision grew. No files, no processes; the inputs are the same at each run.
+Prints decisions per second of processor time (a decision binds or refuses one gang) and the ratio by which the
+time for a decision grew from a cluster and queue a quarter of the size. The inputs are the same at each run.
 """
 
 from __future__ import annotations

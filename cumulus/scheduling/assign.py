@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.board import Board, Offer, Slot, is_whole
 from cumulus.scheduling.shape import groups_of, uniform_shape
 from cumulus.scheduling.snapshot import Demand, Gang
 
@@ -162,10 +162,9 @@ class _Search:
         if not groups:
             return []
         requests = self._groups[groups[0]]
+        demand = self._gang.requests[requests[0]].demand
         offers = []
-        for offer in self._by_preference(
-            [o for there in self._offers[self._gang.requests[requests[0]].demand].values() for o in there]
-        ):
+        for offer in self._by_preference([offer for there in self._offers[demand].values() for offer in there]):
             memory, compute = self._free[offer.slot.order]
             times = min(memory // offer.memory, compute // offer.compute)
             if times > 0:
@@ -188,22 +187,15 @@ class _Search:
             if likeness in tried:
                 continue
             tried.add(likeness)
-            for seats in self._on_node(node, [demands[index] for index in order]):
-                given: list[Seat] = [seats[order.index(index)] for index in range(len(demands))]
-                yield given
+            for seats in self._choose(node, [demands[index] for index in order], []):
+                yield [seats[order.index(index)] for index in range(len(demands))]
 
-    def _on_node(self, node: str, demands: list[Demand]) -> Iterator[list[Seat]]:
+    def _choose(self, node: str, demands: list[Demand], chosen: list[Seat]) -> Iterator[list[Seat]]:
         """Every way to give the demands distinct slots of the node, alike slots only once."""
-        if not demands:
-            yield []
-            return
-        yield from self._choose(node, demands, 0, [])
-
-    def _choose(self, node: str, demands: list[Demand], depth: int, chosen: list[Seat]) -> Iterator[list[Seat]]:
-        if depth == len(demands):
+        if len(chosen) == len(demands):
             yield list(chosen)
             return
-        demand = demands[depth]
+        demand = demands[len(chosen)]
         used = {seat.slot.order for seat in chosen}
         tried: set[tuple[object, ...]] = set()
         for offer in self._by_preference(self._offers[demand][node]):
@@ -216,7 +208,7 @@ class _Search:
                 return
             tried.add(like)
             chosen.append(Seat(offer.slot, offer.memory, offer.compute))
-            yield from self._choose(node, demands, depth + 1, chosen)
+            yield from self._choose(node, demands, chosen)
             chosen.pop()
 
     def _has(self, offer: Offer) -> bool:
@@ -226,8 +218,12 @@ class _Search:
     def _by_preference(self, offers: list[Offer]) -> list[Offer]:
         def left(offer: Offer) -> tuple[bool, int, int, int]:
             memory, compute = self._free[offer.slot.order]
-            whole = memory == offer.slot.device.memory_bytes
-            return (whole, memory - offer.memory, compute - offer.compute, offer.slot.order)
+            return (
+                is_whole(offer.slot, memory, compute),
+                memory - offer.memory,
+                compute - offer.compute,
+                offer.slot.order,
+            )
 
         return sorted(offers, key=left)
 

@@ -178,7 +178,7 @@ class Pool:
             free = slot.free(start, length)
             if free[0] >= memory and free[1] >= compute:
                 times = min(free[0] // memory, free[1] // compute)
-                key = (_is_whole(slot, *free), free[0] - memory, free[1] - compute, slot.order)
+                key = (is_whole(slot, *free), free[0] - memory, free[1] - compute, slot.order)
                 found.append((key, Offer(slot, memory, compute, times)))
         found.sort()
         return (offer for _, offer in found)
@@ -270,9 +270,10 @@ class Pool:
         self._seen = len(changes)
 
 
-def _key(slot: Slot) -> tuple[bool, int, int, int]:
-    return (_is_whole(slot, slot.memory, slot.compute), slot.memory, slot.compute, slot.order)
-
-
-def _is_whole(slot: Slot, memory: int, compute: int) -> bool:
+def is_whole(slot: Slot, memory: int, compute: int) -> bool:
+    """Whether what is free is the whole device."""
     return memory == slot.device.memory_bytes and compute == FULL_COMPUTE
+
+
+def _key(slot: Slot) -> tuple[bool, int, int, int]:
+    return (is_whole(slot, slot.memory, slot.compute), slot.memory, slot.compute, slot.order)

@@ -20,7 +20,7 @@ from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, micros
 from cumulus.scheduling.reasons import NodeReason, node_reasons
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot
 
-EXPLAIN_WORK = 2_000_000
+EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
 
 
@@ -118,10 +118,11 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
         )
     reasons = node_reasons(snapshot, run.board, gang)
     ahead = _competitors(run, gang)
-    reservation = _reservation(run, gang, ahead)
+    reservation, far_back = _reserve_in_turn(run, gang, ahead)
+    state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
     return Explanation(
         gang=gang.name,
-        state=_state(snapshot, run, gang, reasons, reservation),
+        state=state,
         now=snapshot.now,
         reasons=reasons,
         blockers=_blockers(snapshot, run, reservation) if reservation else (),
@@ -139,15 +140,12 @@ def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
     return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
 
 
-def _state(
-    snapshot: Snapshot, run: Pass, gang: Gang, reasons: tuple[NodeReason, ...], reservation: Reservation | None
-) -> State:
-    if reservation is not None or run.board.work > EXPLAIN_WORK:
-        return State.WAITING
+def _state_without_start(snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReason, ...], *, far_back: bool) -> State:
     if not snapshot.nodes or any(reason.reason.code == "NoSuchNode" for reason in reasons):
         return State.NO_NODE
-    empty = Board(snapshot, empty=True)
-    return State.NEVER if assign(empty, gang, 0, microseconds(gang.seconds)) is None else State.NO_NODE
+    if assign(Board(snapshot, empty=True), gang, 0, microseconds(gang.seconds)) is None:
+        return State.NEVER
+    return State.WAITING if far_back else State.NO_NODE
 
 
 def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
@@ -166,14 +164,14 @@ def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
     return [refusal for refusal in run.refusals if not refusal.hopeless and compete(refusal.gang)]
 
 
-def _reservation(run: Pass, gang: Gang, ahead: list[Refusal]) -> Reservation | None:
-    """The gang's reservation, once all who are ahead have theirs; None too if that is more work than EXPLAIN_WORK."""
+def _reserve_in_turn(run: Pass, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
+    """The gang's reservation once all who are ahead have theirs; whether it is too far back to work that out."""
     for refusal in ahead:
         if run.board.work > EXPLAIN_WORK:
-            return None
+            return None, True
         if refusal.reservation is None:
             run.reserve(refusal.gang)
-    return run.reserve(gang)
+    return run.reserve(gang), False
 
 
 def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[Blocker, ...]:
@@ -190,7 +188,7 @@ def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[
         for binding in run.bindings
         if (binding.node, binding.device) in needed
     ]
-    holders.sort(key=lambda blocker: (blocker.until, blocker.node, blocker.device, str(blocker.partition)))
+    holders.sort(key=_by_end)
     found = []
     for place, (memory, compute) in needed.items():
         slot = run.board.slot(*place)
@@ -199,7 +197,7 @@ def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[
             if (blocker.node, blocker.device) == place and (memory > 0 or compute > 0):
                 found.append(blocker)
                 memory, compute = memory - blocker.memory_bytes, compute - blocker.compute
-    return tuple(sorted(found, key=holders.index))
+    return tuple(sorted(found, key=_by_end))
 
 
 def _holder(hold: Hold) -> Blocker:
@@ -215,6 +213,10 @@ def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang) -> Blocker:
         binding.node, binding.device, binding.memory_bytes, binding.compute, until, binding.partition, "", gang.job,
         gang.user,
     )  # fmt: skip
+
+
+def _by_end(blocker: Blocker) -> tuple[object, ...]:
+    return (blocker.until, blocker.node, blocker.device, blocker.lease, blocker.partition or ())
 
 
 def _headline(about: Explanation) -> str:
@@ -252,12 +254,8 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:
-            until = f"{blocker.until:%Y-%m-%d %H:%M:%S}Z"
-            ends = (
-                "its lease is over, its processes are being ended"
-                if blocker.overdue
-                else f"until {until} at the latest"
-            )
+            until = f"until {_utc(blocker.until)} at the latest"
+            ends = "its lease is over, its processes are being ended" if blocker.overdue else until
             share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
             yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
         if len(about.blockers) > limit:

@@ -23,7 +23,8 @@ FULL_COMPUTE = 1000
 """Thousandths of a device's compute that make a whole device."""
 
 OVERDUE = timedelta(seconds=10)
-"""A share still taken after its lease's end is expected back within this: its processes are being ended."""
+"""A share still taken after its lease's end is expected back within this, for its processes are being ended; if it is
+overdue for longer already, then within as long again, so that nobody waits for a stuck one for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +212,17 @@ def _hold(partition: GPUPartition, now: datetime) -> Hold:
         device=-1 if status.device is None else status.device,
         memory_bytes=status.memory_bytes,
         compute=status.compute,
-        until=until if until > now else now + OVERDUE,
+        until=_expected(until, now),
         partition=partition.key,
         lease=status.partition_id,
         job=_job(partition),
         user=spec.user or "",
         overdue=until <= now,
     )
+
+
+def _expected(end: datetime, now: datetime) -> datetime:
+    return end if end > now else now + max(OVERDUE, now - end)
 
 
 def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: datetime) -> Iterable[Hold]:
@@ -229,7 +234,7 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
                 until = _moment(lease.expires_at) + timedelta(seconds=lease.grace_seconds)
                 yield Hold(
                     node=node.metadata.name, device=device.index, memory_bytes=lease.memory_bytes,
-                    compute=lease.compute, until=until if until > now else now + OVERDUE, partition=None,
+                    compute=lease.compute, until=_expected(until, now), partition=None,
                     lease=lease.partition_id, job="", user=lease.user, overdue=until <= now,
                 )  # fmt: skip
 

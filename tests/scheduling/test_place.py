@@ -276,3 +276,12 @@ def test_a_stream_of_small_ones_does_not_starve_a_large_one() -> None:
             small.remove(started)
             there.append(held(started, memory=20, compute=250, ends=600 * step + 3600))
     raise AssertionError("the large one never started")
+
+
+def test_a_stuck_share_does_not_keep_the_head_from_reserving_elsewhere() -> None:
+    nodes = [node("n1", device(0), device(1))]
+    stuck = held(pending("stuck"), device=0, ends=-7200)
+    taken = held(pending("h"), device=1, memory=40, compute=500, ends=3600)
+    plan = planned(nodes, stuck, taken, pending("big", "80Gi", age=9), pending("long", "40Gi", duration="3h"))
+    assert reserved(plan)["default/big"] == 3600
+    assert places(plan) == {"long": "n1/0"}

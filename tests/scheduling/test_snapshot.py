@@ -7,7 +7,7 @@ import pytest
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.scheduling.snapshot import OVERDUE, build
+from cumulus.scheduling.snapshot import build
 from tests.scheduling.build import GI, NOW, at, device, foreign, gang, held, node, pending
 
 
@@ -63,10 +63,14 @@ def test_a_share_without_a_lease_yet_is_held_for_its_duration_and_grace() -> Non
     assert hold.until == NOW + timedelta(seconds=3660)
 
 
-def test_an_overdue_share_is_expected_back_soon_and_says_so() -> None:
-    (hold,) = build([node()], [held(pending("p"), ends=-100)], NOW).holds
-    assert hold.until == NOW + OVERDUE
-    assert hold.overdue
+@pytest.mark.parametrize(("overdue", "expected"), [(0, 10), (3, 10), (100, 100)])
+def test_an_overdue_share_is_expected_back_soon_the_later_the_longer_it_is_so(overdue: float, expected: float) -> None:
+    lease = foreign(1, -overdue)
+    for nodes, partitions in (([node()], [held(pending("p", grace_period="0s"), ends=-overdue)]),
+                              ([node("n1", device(foreign_leases=(lease,)))], [])):  # fmt: skip
+        (hold,) = build(nodes, partitions, NOW).holds
+        assert hold.until == NOW + timedelta(seconds=expected)
+        assert hold.overdue
 
 
 def test_a_deleted_partition_leaves_the_queue_but_holds_its_share_until_it_ended() -> None:
