@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cumulus.cli.columns import NOTHING, Cells
-from cumulus.cli.jsonpath import Path, Template, show
 from cumulus.cli.table import Table
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
+
+if TYPE_CHECKING:
+    from cumulus.cli.jsonpath import Path, Template
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=…", "jsonpath=…")
 
@@ -113,6 +115,9 @@ class CustomColumns:
 
     def __init__(self, spec: str, out: TextIO, *, heading: bool) -> None:
         """Raises UsageError."""
+        from cumulus.cli.jsonpath import Path, show
+
+        self._show = show
         self._paths: list[Path] = []
         titles: list[str] = []
         for part in split_columns(spec):
@@ -131,7 +136,7 @@ class CustomColumns:
             self._table.write([[self._cell(path, d) for path in self._paths] for d in documents])
 
     def _cell(self, path: Path, document: Document) -> str:
-        return ",".join(show(value) for value in path.find(document)) or NOTHING
+        return ",".join(self._show(value) for value in path.find(document)) or NOTHING
 
 
 def split_columns(spec: str) -> list[str]:
@@ -196,5 +201,7 @@ def printer(form: str, out: TextIO, tables: Tables, *, heading: bool = True, str
     if name == "custom-columns" and equals:
         return CustomColumns(rest, out, heading=heading)
     if name == "jsonpath" and equals:
+        from cumulus.cli.jsonpath import Template
+
         return Documents("jsonpath", out, template=Template(rest), stream=stream)
     raise UsageError(f"there is no output form {form!r}", hint=f"the forms are {', '.join(FORMS)}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from cumulus.cli import options, targets, terminal
 from cumulus.cli.columns import Cells, lookup
 from cumulus.cli.context import open_store
-from cumulus.cli.jsonpath import Path
 from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
@@ -19,6 +18,9 @@ from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import BY_NAME, Kind
 from cumulus.store.base import Query, Store
+
+if TYPE_CHECKING:
+    from cumulus.cli.jsonpath import Path
 
 
 def get(
@@ -65,7 +67,16 @@ def get(
         view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
         if watch:
             follow(store, found, selection, view)
-        return show(store, found, selection, view, Path(sort_by) if sort_by else None)
+        return show(store, found, selection, view, order_of(sort_by))
+
+
+def order_of(path: str) -> Path | None:
+    """The field to sort by. Raises UsageError."""
+    if not path:
+        return None
+    from cumulus.cli.jsonpath import Path
+
+    return Path(path)
 
 
 def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
