@@ -79,7 +79,9 @@ class Cuda:
         if kind == "device":
             code = self.status("cuMemAlloc_v2", ctypes.byref(pointer), bytes_)
         elif kind == "async":
-            code = self.status("cuMemAllocAsync", ctypes.byref(pointer), bytes_, None) or self.status("cuCtxSynchronize")
+            code = self.status("cuMemAllocAsync", ctypes.byref(pointer), bytes_, None) or self.status(
+                "cuCtxSynchronize"
+            )
         elif kind == "managed":
             code = self.status("cuMemAllocManaged", ctypes.byref(pointer), bytes_, 1)
             code = code or self.status("cuMemsetD8_v2", pointer, 1, bytes_) or self.status("cuCtxSynchronize")

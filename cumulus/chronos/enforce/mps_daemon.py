@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cumulus.chronos.processes import Identity, Snapshot, is_alive, read, send
+from cumulus.chronos.processes import Snapshot, is_alive, read, send
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
 
@@ -72,10 +72,10 @@ class Daemon:
     def pid(self) -> int | None:
         try:
             pid = int((self.pipe / f"{CONTROL}.pid").read_text())
-            name = Path(f"/proc/{pid}/comm").read_text()
         except (OSError, ValueError):
             return None
-        return pid if name.startswith("nvidia-cuda-mps") else None
+        proc = read(pid)
+        return pid if proc is not None and proc.alive and _is_mps(pid) else None
 
     def ask(self, command: str) -> str | None:
         """What the daemon answers to a command of nvidia-cuda-mps-control(1), None where it does not."""
@@ -86,7 +86,8 @@ class Daemon:
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        missing = done.returncode != 0 or done.stdout.startswith("Cannot find MPS control daemon")
+        return None if missing else done.stdout.strip()
 
     def stop(self) -> None:
         """End it and its servers, whatever state they are in, and with them every client's work."""
@@ -115,8 +116,7 @@ class Daemon:
 
     def _end(self) -> None:
         pid = self.pid()
-        proc = read(pid) if pid is not None else None
-        if pid is None or proc is None:
+        if pid is None:
             return
         snapshot = Snapshot()
         family = snapshot.identities({pid} | snapshot.below(pid))
@@ -126,7 +126,8 @@ class Daemon:
         while any(is_alive(one) for one in family):
             number = signal.SIGTERM if clock.monotonic() < deadline else signal.SIGKILL
             for one in family:
-                _end_mps(one, number)
+                if _is_mps(one.pid):
+                    send(one, number)
             clock.sleep(0.05)
 
     def _environment(self) -> dict[str, str]:
@@ -161,11 +162,9 @@ def runtime_directory(home: Path) -> Path:
     return place
 
 
-def _end_mps(one: Identity, number: signal.Signals) -> None:
-    """Signal that process, if it still is an MPS process."""
+def _is_mps(pid: int) -> bool:
+    """Whether that process is of MPS now, and not a later one of the same number."""
     try:
-        name = Path(f"/proc/{one.pid}/comm").read_text()
+        return Path(f"/proc/{pid}/comm").read_text().startswith("nvidia-cuda-mps")
     except OSError:
-        return
-    if name.startswith("nvidia-cuda-mps"):
-        send(one, number)
+        return False

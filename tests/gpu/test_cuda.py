@@ -1,0 +1,142 @@
+"""CUDA jobs inside leases, held by MPS and the frameworks' own limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cumulus.chronos.enforce import strength
+from cumulus.chronos.enforce.mps import MODE
+from cumulus.chronos.lease import Device
+from cumulus.resources.enforcement import Enforcement
+
+from .conftest import GIB, Node, memory_used, until
+
+Measured = Callable[[str, object], None]
+REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
+
+TRY = """
+import json
+def attempt(size):
+    try:
+        {allocate}
+        return "ok"
+    except Exception as error:
+        refused = any(text in str(error) + type(error).__name__ for text in ("OutOfMemory", "RESOURCE_EXHAUSTED"))
+        return "refused" if refused else repr(error)
+{imports}
+print(json.dumps([attempt(20 * 2**30), attempt(2 * 2**30)]))
+"""
+TORCH = TRY.format(imports="import torch", allocate="torch.empty(size, dtype=torch.uint8, device='cuda')")
+JAX = TRY.format(imports="import jax.numpy", allocate="jax.numpy.zeros(size, jax.numpy.uint8).block_until_ready()")
+CUPY = TRY.format(imports="import cupy", allocate="cupy.empty(size, dtype=cupy.uint8)")
+MATRIX = """
+import json, torch
+a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+x = torch.randn(2**28, device="cuda")
+def rate(work, amount):
+    for _ in range(5):
+        work()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in "se")
+    start.record()
+    for _ in range(40):
+        work()
+    end.record()
+    torch.cuda.synchronize()
+    return 40 * amount / start.elapsed_time(end) * 1e3
+best = lambda *arguments: max(rate(*arguments) for _ in range(5))
+product = best(lambda: torch.matmul(a, b), 2 * 8192**3 / 1e12)
+print(json.dumps([product, best(lambda: x.add_(1.0), 2 * 4 * 2**28 / 1e12)]))
+"""
+
+
+def test_the_node_reports_guarded_with_mps_and_the_layer(node: Node) -> None:
+    report = strength(node.gpu, node.home)
+    assert report.enforcement is Enforcement.GUARDED, report
+
+
+@pytest.mark.parametrize("kind", ["device", "async", "vmm", "managed"])
+def test_20_gib_in_a_lease_of_5_percent_is_refused(node: Node, kind: str) -> None:
+    lease = node.lease("small", 0.05)
+    assert node.outcome(kind, 20 * GIB, **lease) == REFUSED
+    assert node.outcome(kind, 2 * GIB, **lease) == "ok"
+
+
+def test_20_gib_in_a_lease_of_5_percent_is_refused_under_pytorch(node: Node) -> None:
+    lease = node.lease("small", 0.05)
+    del lease["PYTHONPATH"]  # by MPS, without the hook
+    assert node.python(TORCH, **lease).line() == ["refused", "ok"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("torch", TORCH), ("jax", JAX), ("cupy", CUPY)])
+def test_the_frameworks_keep_within_the_lease_without_mps(node: Node, name: str, code: str) -> None:
+    pytest.importorskip(name)
+    lease = node.lease("small", 0.05)
+    second_line = ("CHRONOS_MEMORY_BYTES", "PYTHONPATH", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUPY_GPU_MEMORY_LIMIT")
+    assert node.python(code, **{name: lease[name] for name in second_line}).line() == ["refused", "ok"]
+
+
+def test_without_a_lease_20_gib_are_granted(node: Node) -> None:
+    """The other side of the tests above: it is the lease that refuses."""
+    assert node.outcome("device", 20 * GIB) == "ok"
+
+
+def test_two_leases_of_50_percent_run_at_once_without_touching_each_other(
+    node: Node, full_rate: float, measured: Measured
+) -> None:
+    one, other = node.lease("one", 0.5), node.lease("other", 0.5)
+    size = int(node.gpu.memory_bytes * 0.45)
+    held = [node.cuda("alloc", "device", size, "device", size, **lease) for lease in (one, other)]
+    assert [[program.line()["outcome"] for _ in "12"] for program in held] == [["ok", REFUSED]] * 2
+    for program in held:
+        assert program.finish() == {"alive": True}
+    rates = node.rates(one, other)
+    measured("two leases of 50 % at once, part of the GPU's rate", [f"{rate / full_rate:.3f}" for rate in rates])
+    for rate in rates:
+        assert rate == pytest.approx(full_rate / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75, 1.0])
+def test_the_compute_share_is_within_15_percent_of_the_ask(
+    node: Node, full_rate: float, share: float, measured: Measured
+) -> None:
+    (rate,) = node.rates(node.lease("part", share))
+    measured(f"lease of {share:.0%} alone, part of the GPU's rate", f"{rate / full_rate:.3f}")
+    assert rate == pytest.approx(full_rate * share, rel=0.15)
+
+
+def test_unequal_leases_get_unequal_parts_at_once(node: Node, full_rate: float, measured: Measured) -> None:
+    large, small = node.rates(node.lease("large", 0.75), node.lease("small", 0.25))
+    measured("leases of 75 % and 25 % at once", f"{large / full_rate:.3f} {small / full_rate:.3f}")
+    assert large == pytest.approx(full_rate * 0.75, rel=0.15)
+    assert small == pytest.approx(full_rate * 0.25, rel=0.15)
+
+
+def test_a_lease_of_the_whole_gpu_costs_next_to_nothing(node: Node, measured: Measured) -> None:
+    matrix, memory = node.python(MATRIX).line()
+    leased_matrix, leased_memory = node.python(MATRIX, **node.lease("all", 1.0)).line()
+    measured("bf16 matrix product, TFLOP/s without and with a lease", f"{matrix:.0f} {leased_matrix:.0f}")
+    measured("memory-bound kernel, TB/s without and with a lease", f"{memory:.3f} {leased_memory:.3f}")
+    assert leased_matrix > 0.97 * matrix
+    assert leased_memory > 0.97 * memory
+
+
+def test_memory_is_free_again_when_a_job_is_killed(node: Node, measured: Measured) -> None:
+    program = node.cuda("alloc", "device", 20 * GIB, **node.lease("half", 0.5))
+    assert program.line()["outcome"] == "ok"
+    assert memory_used(node.gpu) > 20 * GIB
+    program.process.kill()
+    took = until(lambda: memory_used(node.gpu) < GIB, 5.0)
+    measured("SIGKILL to memory free, s", f"{took:.3f}")
+
+
+def test_the_gpu_is_device_0(gpu: Device) -> None:
+    assert gpu.index == 0
+
+
+def test_isolated_leases_are_limited_and_bound_by_the_daemon(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MODE, "isolated")
+    lease = node.lease("isolated", 0.05)
+    assert node.outcome("device", 20 * GIB, **lease) == REFUSED
+    assert node.outcome("device", 2 * GIB, **lease) == "ok"

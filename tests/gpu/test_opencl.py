@@ -1,0 +1,91 @@
+"""OpenCL jobs inside leases, held by the layer, on NVIDIA's driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cumulus.chronos.enforce import account
+from cumulus.chronos.lease import Lease, LeaseState
+
+from .conftest import GIB, Node, Program, until
+
+REFUSED, OUT_OF_RESOURCES, NOT_AVAILABLE = -4, -5, -2
+
+
+def do(job: Program, verb: str, **arguments: Any) -> Any:
+    job.tell(json.dumps({"do": verb, **arguments}))
+    return job.line()
+
+
+def start(node: Node, *variables: dict[str, str]) -> Program:
+    job = node.opencl(**{name: value for some in variables for name, value in some.items()})
+    assert job.line()["error"] == 0
+    return job
+
+
+def test_20_gib_in_a_lease_of_5_percent_are_refused(node: Node, nvidia_opencl: dict[str, str]) -> None:
+    lease = node.lease("small", 0.05)
+    job = start(node, lease, nvidia_opencl)
+    limit = int(lease["CHRONOS_MEMORY_BYTES"])
+    assert do(job, "info") == {"error": 0, "global": limit, "largest": limit}
+    assert do(job, "buffer", size=20 * GIB)["error"] == REFUSED
+    assert do(job, "image", type=0x10F1, width=16384, height=32768)["error"] == REFUSED
+    held = do(job, "buffer", size=2 * GIB)
+    assert held["error"] == 0
+    assert do(job, "svm", size=3 * GIB)["error"] == "NULL"
+    assert do(job, "svm", size=GIB)["error"] == 0
+    assert do(job, "kernel", id=held["id"])["error"] == 0
+    assert do(job, "read", id=held["id"], size=8)["data"] == "07000000" * 2
+
+
+def test_processes_of_a_lease_share_its_limit_and_a_crash_gives_back(node: Node, nvidia_opencl: dict[str, str]) -> None:
+    lease = node.lease("small", 0.05)
+    one, other = start(node, lease, nvidia_opencl), start(node, lease, nvidia_opencl)
+    assert do(one, "buffer", size=3 * GIB)["error"] == 0
+    assert do(other, "buffer", size=3 * GIB)["error"] == REFUSED
+    one.process.kill()
+    until(lambda: do(other, "buffer", size=3 * GIB)["error"] == 0)
+
+
+def test_two_leases_of_50_percent_do_not_touch_each_other(node: Node, nvidia_opencl: dict[str, str]) -> None:
+    jobs = [start(node, node.lease(id, 0.5), nvidia_opencl) for id in ("one", "other")]
+    quarter = int(node.gpu.memory_bytes * 0.22)
+    for job in jobs:
+        buffers = [do(job, "buffer", size=quarter) for _ in "12"]
+        assert [buffer["error"] for buffer in buffers] == [0, 0]
+        assert [do(job, "fill", id=buffer["id"])["error"] for buffer in buffers] == [0, 0]
+        assert do(job, "buffer", size=quarter)["error"] == REFUSED
+
+
+def test_after_its_end_new_work_is_refused_and_results_can_be_read(node: Node, nvidia_opencl: dict[str, str]) -> None:
+    variables = node.lease("ends", 0.05)
+    job = start(node, variables, nvidia_opencl)
+    buffer = do(job, "buffer", size=4096)
+    assert do(job, "kernel", id=buffer["id"])["error"] == 0
+    size = int(variables["CHRONOS_MEMORY_BYTES"])
+    lease = Lease("ends", 0, node.gpu.id, size, 50, "", 1.0, 1, LeaseState.ACTIVE, "", "", 600.0)
+    account.update(replace(lease, expires_in=0.0), node.home)
+    assert do(job, "kernel", id=buffer["id"])["error"] == OUT_OF_RESOURCES
+    assert do(job, "buffer", size=64)["error"] == REFUSED
+    assert do(job, "context")["error"] == NOT_AVAILABLE
+    assert do(job, "read", id=buffer["id"], size=8) == {"error": 0, "data": "07000000" * 2}
+
+
+def test_random_calls_agree_with_the_model(node: Node, nvidia_opencl: dict[str, str]) -> None:
+    variables = node.lease("small", 0.05)
+    limit = int(variables["CHRONOS_MEMORY_BYTES"])
+    assert do(start(node, variables, nvidia_opencl), "fuzz", seed=1, steps=600, limit=limit)["error"] == 0
+
+
+def test_evasion_unsetting_the_layer_works(
+    node: Node, nvidia_opencl: dict[str, str], measured: Callable[[str, object], None]
+) -> None:
+    """Also shows that MPS does not hold OpenCL: the lease's MPS limit is set all the while."""
+    job = start(node, node.lease("small", 0.05), nvidia_opencl, {"OPENCL_LAYERS": ""})
+    buffer = do(job, "buffer", size=18 * GIB)
+    touched = do(job, "fill", id=buffer["id"])["error"] if "id" in buffer else None
+    measured("OpenCL 18 GiB without the layer under MPS (created, touched)", (buffer["error"], touched))
+    assert (buffer["error"], touched) == (0, 0)
