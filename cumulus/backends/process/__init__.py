@@ -1,0 +1,17 @@
+"""The embedded backend: jobs as local processes, each under a supervisor that outlives the daemon.
+
+    controller -> backend.ProcessBackend -> spec.json -> shim (lock, lease, started.json) -> the command
+    the command -> supervise -> log, exit.json -> inotify and pidfd -> backend -> controller
+
+What it does not do, for it needs no root:
+- A job is a process of the daemon's user: it sees the node's files and that user's other processes, can read their
+  environments (/proc/PID/environ, secrets too) and could end its own supervisor. Mounts are symbolic links, and
+  read-only ones are refused.
+- The memory limit is a watch ten times a second over all processes of the job, which ends it with OOMKilled: what
+  is allocated and used within a tenth of a second is not stopped before. Device memory is the lease's matter.
+- The CPU limit pins to that many CPUs, rounded up: half a CPU is a whole one, and jobs may share theirs.
+- A log keeps its first 8 and its last 56 MiB. Secrets that a job prints as they are do not get into it; shorter ones
+  than 4 characters, or encoded ones, do.
+- A process that changes its user (setuid) may refuse the signals of an unprivileged supervisor; the run then goes on
+  until that process ends, and its lease's share stays taken.
+"""

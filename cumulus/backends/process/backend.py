@@ -13,10 +13,8 @@ import shutil
 import signal
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -24,7 +22,7 @@ from cumulus.backends.base import Observed, Workload
 from cumulus.backends.process import layout
 from cumulus.backends.process.log import read_log
 from cumulus.backends.process.run import MAX_SPAWNS, Run
-from cumulus.backends.process.specification import refuse_impossible, specification
+from cumulus.backends.process.specification import is_name, refuse_impossible, specification
 from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
@@ -125,9 +123,7 @@ class ProcessBackend:
         with _translated(f"purge job {job_uid}"), self._exclusive():
             tombstone = self._path(layout.PURGED, job_uid)
             job = self._path(layout.JOBS, job_uid)
-            if os.path.dirname(os.path.abspath(job)) != self._path(layout.JOBS) or not job_uid:
-                raise BackendRefused(f"{job_uid!r} is no job's uid")
-            if not os.path.isdir(job):
+            if not is_name(job_uid) or not os.path.isdir(job):
                 return
             # Names without a link were removed, or made by a start that got no further: none of them runs.
             linked = [name for name in self._names_of(job) if self.find(name) is not None]
@@ -139,7 +135,7 @@ class ProcessBackend:
                 layout.write_durably(tombstone, b"")
             for name in linked:
                 self._forget(name)
-            shutil.rmtree(job, onerror=_open_up)
+            _delete(job)
             self._drop_old_tombstones()
 
     def get(self, name: str) -> Observed | None:
@@ -170,7 +166,7 @@ class ProcessBackend:
         return read_log(
             directory,
             tail=tail,
-            ended=(lambda: self._observe(run).state.finished) if follow else None,
+            ended=(lambda: run.finished) if follow else None,
             wait=lambda: self._clock.sleep(FOLLOW_INTERVAL),
         )
 
@@ -181,6 +177,18 @@ class ProcessBackend:
         for observed in self.list():
             if not observed.state.finished:
                 changed(observed.namespace, observed.job)
+
+    def find(self, name: str) -> Run | None:
+        """The run of a workload that was started and not removed."""
+        link = self._path(layout.RUNS, name)
+        with _translated(f"find {name}"):
+            try:
+                target = os.readlink(link)
+            except FileNotFoundError:
+                with self._mutex:
+                    self._runs.pop(name, None)
+                return None
+        return self._run(os.path.normpath(os.path.join(os.path.dirname(link), target)), name)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -208,20 +216,6 @@ class ProcessBackend:
         layout.write_document(os.path.join(made, layout.SPEC), spec)
         os.rename(made, directory)
         layout.sync_directory(job)
-
-    def find(self, name: str) -> Run | None:
-        """The run of a workload that was started and not removed."""
-        link = self._path(layout.RUNS, name)
-        try:
-            with _translated(f"find {name}"):
-                target = os.readlink(link)
-        except BackendError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            with self._mutex:
-                self._runs.pop(name, None)
-            return None
-        return self._run(os.path.normpath(os.path.join(os.path.dirname(link), target)), name)
 
     def _run(self, directory: str, name: str | None = None) -> Run:
         with self._mutex:
@@ -301,7 +295,7 @@ class ProcessBackend:
             self._runs.pop(name, None)
 
     def _drop_old_tombstones(self) -> None:
-        now = time.time()
+        now = self._clock.now().timestamp()
         if now < self._next_sweep:
             return
         self._next_sweep = now + 3600
@@ -332,13 +326,14 @@ def _translated(what: str) -> Iterator[None]:
         raise BackendError(f"the process backend could not {what}: a file of the run is damaged ({error})") from error
 
 
-def _open_up(function: Callable[..., Any], path: str, error: Any) -> None:
-    """For rmtree: jobs may leave directories that even their owner cannot enter."""
-    parent = os.path.dirname(path)
-    for directory in (parent, path):
-        if os.path.isdir(directory) and not os.path.islink(directory):
-            os.chmod(directory, stat.S_IRWXU)
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
+def _delete(directory: str) -> None:
+    """With everything below: jobs may leave directories that even their owner cannot enter or change."""
+    try:
+        shutil.rmtree(directory)
+    except PermissionError:
+        for parent, names, _ in os.walk(directory):
+            for name in names:
+                path = os.path.join(parent, name)
+                if not os.path.islink(path):
+                    os.chmod(path, stat.S_IRWXU)
+        shutil.rmtree(directory)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +48,20 @@ class LeaseGuard:
         readable, writable = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
-            status = 1
             try:
                 with open(writable, "wb") as answer:
                     answer.write(json.dumps(self._attach(pid)).encode())
-                status = 0
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
             finally:
-                os._exit(status)
+                os._exit(0)
         os.close(writable)
         with open(readable, "rb") as answer:
             verdict = answer.read()
         os.waitpid(child, 0)
-        end, variables = json.loads(verdict or '[[null, "StartError", "its leases could not be checked"], {}]')
+        if not verdict:
+            raise LeaseRefused(End(None, "StartError", "not started: its leases could not be checked"))
+        end, variables = json.loads(verdict)
         if end:
             raise LeaseRefused(End(*end))
         return dict(variables)

@@ -186,7 +186,11 @@ def _size(path: str) -> int:
 
 def _segments(directory: str) -> list[tuple[int, str]]:
     """(offset, path) of the segments, in order."""
-    names = [n for n in os.listdir(directory) if n.startswith(LOG_PREFIX) and n[len(LOG_PREFIX) :].isdigit()]
+    try:
+        entries = os.listdir(directory)
+    except FileNotFoundError:
+        entries = []  # Purged meanwhile.
+    names = [n for n in entries if n.startswith(LOG_PREFIX) and n[len(LOG_PREFIX) :].isdigit()]
     return sorted((int(n[len(LOG_PREFIX) :]), os.path.join(directory, n)) for n in names)
 
 

@@ -63,7 +63,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.observe().state.finished
+        """Whether it has ended; also where it was purged meanwhile."""
+        try:
+            return self.observe().state.finished
+        except FileNotFoundError:
+            return True
 
     @property
     def started(self) -> bool:

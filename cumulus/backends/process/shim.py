@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
     run = _Run(spec)
     try:
         end = run.to_its_end(wake) if not os.path.exists(layout.STARTED) else run.bury()
-    except Exception as error:  # The last line of defence: whatever went wrong, the run has an end that says so.
+    except Exception as error:
+        # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
+        tree.end_children()
         run.finish(End(None, "Error", f"its supervisor failed: {type(error).__name__}: {error}"))
         raise
     run.finish(end)
@@ -79,14 +81,17 @@ class _Run:
             log, redactor = LogWriter("."), Redactor(list(secrets.values()))
             pid, output, release = launch(spec, secrets, enforcement)
             self._started_at = timestamp(self._clock.now())
-            layout.write_document(layout.STARTED, {"started_at": self._started_at, "boot_id": layout.boot_id()})
+            layout.write_document(
+                layout.STARTED,
+                {"started_at": self._started_at, "boot_id": layout.boot_id(), "session": os.getsid(0)},
+            )
         except LeaseRefused as error:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
             return End(None, "StartError", str(error))
         except OSError as error:
             # The command waits at its gate and ends with this process.
-            return End(None, "StartError", f"its start could not be recorded: {error.strerror}")
+            return End(None, "StartError", f"it could not be started: {error.strerror}")
         supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
         failure = release()
         if failure:
@@ -102,7 +107,8 @@ class _Run:
         leases = LeaseGuard(self._spec)
         if started.get("boot_id") != layout.boot_id():
             return End(None, "Lost", "the machine was restarted while it ran")
-        tree.end_marked(f"CUMULUS_WORKLOAD={self._spec['name']}", float(self._spec["grace"]))
+        mark = f"CUMULUS_WORKLOAD={self._spec['name']}"
+        tree.end_strays(mark, started["session"], float(self._spec["grace"]))
         if leases.ended() == "expired":
             return End(None, "LeaseExpired", "its lease expired; its supervisor had died before")
         return End(None, "Lost", "its supervisor died; what it had started was ended")

@@ -29,7 +29,7 @@ def refuse_impossible(workload: Workload, node: str) -> None:
     if any("\0" in text for text in (*workload.command, *(e.value for e in workload.env))):
         raise BackendRefused("the command or environment holds a NUL character, which no program can be given")
     for what, text in (("name", workload.name), ("job uid", workload.job_uid)):
-        if not _NAME.fullmatch(text):
+        if not is_name(text):
             raise BackendRefused(f"{text!r} cannot be the {what} of a workload: it names a file here")
     if workload.working_dir and not os.path.isabs(workload.working_dir):
         raise BackendRefused(
@@ -71,6 +71,11 @@ def specification(
         "grace": workload.grace,
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
+
+
+def is_name(text: str) -> bool:
+    """Whether it can name a workload or a job here: it names a file."""
+    return _NAME.fullmatch(text) is not None
 
 
 def _refuse_mount(mount: Mount) -> None:

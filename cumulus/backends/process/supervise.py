@@ -23,6 +23,7 @@ _LOOK = 1.0
 _MEMORY_LOOK = 0.1
 """Seconds between readings of the tree's memory, where it is limited."""
 
+_MONITOR_FIRST = 1.0
 _KILL_AGAIN = 0.05
 _HOLD = 0.05
 _CHUNK = 64 * 1024
@@ -70,7 +71,7 @@ class Supervisor:
         """Until the command and everything it started are gone."""
         next_look = next_memory = 0.0
         oom_kills = _kernel_oom_kills()
-        while self._status is None:
+        while self._reap() and (self._status is None or self._is_ending()):
             now = time.monotonic()
             if now >= next_look:
                 self._look_for_stop()
@@ -85,7 +86,6 @@ class Supervisor:
             wake_at = min(t for t in (next_look, self._kill_at, self._memory_look(next_memory)) if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
                 next_look = 0.0
-            self._reap()
         self.abandon()
         return self._end(_kernel_oom_kills() > oom_kills)
 
@@ -161,6 +161,15 @@ class Supervisor:
         self._kill_at = time.monotonic() + float(self._spec["grace"])
         tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
 
+    def _is_ending(self) -> bool:
+        """The command is gone: whether what it left may use the grace period, to write a checkpoint perhaps.
+
+        A shell does not wait for its children when it is told to end. A command that ends by itself takes all along."""
+        if self._kill_at is None and self._leases.ended():
+            # The monitor kills after the lease's grace: this is for the case that there is none.
+            self._kill_at = time.monotonic() + float(self._spec["grace"]) + _MONITOR_FIRST
+        return self._kill_at is not None
+
     def _check_memory(self) -> None:
         limit = self._spec["memory_bytes"]
         used = tree.memory_bytes(tree.descendants(os.getpid()), limit)
@@ -187,8 +196,8 @@ class Supervisor:
         if self._log.error:
             how = f"{how}; {self._log.error}"
         if self._out_of_memory:
-            limit = self._spec["memory_bytes"]
-            return End(code, "OOMKilled", f"used {self._out_of_memory} bytes of memory, its limit is {limit}")
+            used, limit = (n / 2**20 for n in (self._out_of_memory, self._spec["memory_bytes"]))
+            return End(code, "OOMKilled", f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB")
         lease = self._leases.ended()
         if lease == "expired":
             return End(code, "LeaseExpired", f"its lease expired, and it ended with {how}")

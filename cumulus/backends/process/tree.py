@@ -53,13 +53,26 @@ def kill_all(pid: int) -> bool:
     return bool(seen)
 
 
-def end_marked(mark: str, grace: float) -> None:
-    """End every process whose environment holds `mark`, and what is below them: SIGTERM, `grace` seconds, SIGKILL.
+def end_children() -> None:
+    """Kill and reap everything below this process. Returns when none is left."""
+    while True:
+        kill_all(os.getpid())
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(_LOOK_AGAIN)
 
-    Returns when none is left. For processes that have lost their supervisor."""
+
+def end_strays(mark: str, session: int, grace: float) -> None:
+    """End what lost its supervisor: SIGTERM, `grace` seconds, SIGKILL. Returns when none is left.
+
+    That is every process whose environment holds `mark`, those still in the supervisor's `session`, and what is below
+    them. While a session has members, its number is not used for another process."""
     deadline = time.monotonic() + grace
     terminated: set[int] = set()
-    while left := _with_descendants(marked(mark)):
+    while left := _with_descendants([*marked(mark), *in_session(session)]):
         if time.monotonic() >= deadline:
             send(left, signal.SIGKILL)
         else:
@@ -81,6 +94,13 @@ def marked(mark: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def in_session(session: int) -> list[int]:
+    """The processes of a session whose leader has ended; none where there is a leader, which is another's then."""
+    if os.path.exists(f"/proc/{session}"):
+        return []
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(pid)[3:4] == [str(session)]]
 
 
 def memory_bytes(pids: list[int], limit: int) -> int:
@@ -119,15 +139,16 @@ def _children(pid: int) -> list[int]:
 
 def _children_by_scan(pid: int) -> list[int]:
     """For kernels without CONFIG_PROC_CHILDREN."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == pid]
+    return [child for child in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(child)[1:2] == [str(pid)]]
 
 
-def _parent(pid: str) -> int:
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name: state, parent, group, session. Empty where it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _private(pid: int) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.process import layout
-from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
+from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
 from cumulus.backends.process.inotify import Inotify
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import ProcessBed, job_processes
@@ -201,3 +202,35 @@ def test_the_supervisor_is_small(bed: ProcessBed) -> None:
     status = Path(f"/proc/{bed.supervisor(work)}/status").read_text()
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     assert kib < 18 * 1024
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_purge_deletes_what_its_owner_may_not_enter() -> None:
+    """As another user than root, who may enter everything."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                (job := Path(name) / "job" / "a" / "b").mkdir(parents=True)
+                (job / "file").write_text("x")
+                for path in (Path(name), *Path(name).rglob("*")):
+                    os.chown(path, 65534, 65534)
+                job.chmod(0)
+                job.parent.chmod(0o500)
+                os.seteuid(65534)
+                _delete(str(Path(name) / "job"))
+                status = int((Path(name) / "job").exists())
+                os.seteuid(0)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_supervisor_loads_no_more_than_it_needs() -> None:
+    """Each running job holds its supervisor's memory."""
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import cumulus.backends.process.shim; print(*sys.modules)"
+    root = str(Path(__file__).parents[3])
+    loaded = subprocess.check_output([sys.executable, "-I", "-S", "-c", script, root], text=True).split()
+    assert "cumulus.backends.process.supervise" in loaded
+    assert {"dataclasses", "sqlite3", "subprocess", "logging", "asyncio", "cumulus.chronos.ledger"} & {*loaded} == set()

@@ -265,7 +265,7 @@ class TestLimits:
         hog = "x = bytearray(300 << 20); print('allocated', flush=True); import time; time.sleep(60)"
         _, end = bed.run(sys.executable, "-c", hog, memory_bytes=100 << 20)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "OOMKilled", 137)
-        assert "its limit is 104857600" in end.message
+        assert "its limit is 100 MiB" in end.message
 
     def test_memory_is_that_of_all_processes_together(self, bed: ProcessBed) -> None:
         hog = "import os, time; [os.fork() for _ in range(2)]; x = bytearray(40 << 20); time.sleep(60)"
@@ -352,6 +352,16 @@ class TestStop:
         bed.running(work)
         bed.backend.stop(work.name, 20)
         assert bed.finish(work).reason == "Stopped"
+
+    def test_what_the_command_left_has_the_grace_too(self, bed: ProcessBed) -> None:
+        """A shell ends at once and does not wait for the program that saves its work."""
+        saver = "trap 'sleep 0.4; echo saved; exit' TERM; : > ready; while :; do sleep 0.02; done"
+        bed.backend.start(work := bed.work("sh", "-c", f'sh -c "{saver}" & sleep 100'))
+        bed.running(work)
+        bed.backend.stop(work.name, 20)
+        end = bed.finish(work)
+        assert (end.reason, end.exit_code) == ("Stopped", 143)
+        assert bed.log(work) == b"saved\n"
 
     def test_sigterm_to_the_supervisor_stops_the_job(self, bed: ProcessBed) -> None:
         bed.backend.start(work := bed.work("sh", "-c", "trap '' TERM; : > ready; sleep 60; sleep 60", grace=0.2))

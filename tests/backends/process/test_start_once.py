@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import State, Workload
-from cumulus.backends.process import layout, shim
+from cumulus.backends.process import layout, shim, tree
 from cumulus.backends.process.run import MAX_SPAWNS, Run
+from cumulus.backends.process.supervise import Supervisor
 from tests.backends.process_bed import ProcessBed, job_processes
 
 STEPS = ("mkdir", "open", "rename", "fsync", "symlink", "posix_spawn", "fork", "pipe2", "write")
@@ -173,6 +174,36 @@ def test_supervisors_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> 
 
 
 class TestLost:
+    def test_a_supervisor_that_fails_leaves_nothing_running(
+        self, bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: Supervisor) -> None:
+            deadline = time.monotonic() + 10
+            while not times(ran) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(Supervisor, "run", fail)
+        bed.backend.start(work := job(bed, ran, seconds=60))
+        bed.backend.close()
+        assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
+        assert job_processes(bed.run_directory(work)) == []
+        bed.reopen()
+        end = bed.seen(work)
+        assert (end.reason, end.message) == ("Error", "its supervisor failed: RuntimeError: a bug")
+        assert times(ran) == 1
+
+    def test_strays_without_the_mark_are_found_by_their_session(self, bed: ProcessBed) -> None:
+        bed.backend.start(work := bed.work("sh", "-c", ": > ready; env -i sleep 1000 & sleep 1000", grace=0.0))
+        bed.running(work)
+        supervisor = bed.supervisor(work)
+        bed.until(lambda: len(tree.descendants(supervisor)) == 3)
+        strays = tree.descendants(supervisor)
+        os.kill(supervisor, signal.SIGKILL)
+        assert bed.finish(work).reason == "Lost"
+        assert [pid for pid in strays if Path(f"/proc/{pid}/cwd").exists()] == []
+
     def test_what_a_killed_supervisor_left_is_ended(self, bed: ProcessBed) -> None:
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
         bed.backend.start(work := bed.work("sh", "-c", script, grace=0.3))
@@ -196,7 +227,7 @@ class TestLost:
         bed.backend.start(work := bed.work("sh", "-c", ": > ready; sleep 100"))
         bed.running(work)
         (bed.run_directory(work) / layout.STARTED).write_text(
-            '{"started_at": "2026-01-01T00:00:00.000000Z", "boot_id": "x"}'
+            '{"started_at": "2026-01-01T00:00:00.000000Z", "boot_id": "x", "session": 1}'
         )
         os.kill(bed.supervisor(work), signal.SIGKILL)
         end = bed.finish(work)
