@@ -88,7 +88,7 @@ class Tables:
         metadata = document["metadata"]
         row = [metadata.get("namespace", "")] if self._all and kind.namespaced else []
         if kind.name != "Event":
-            row.append(f"{kind.qualified}/{metadata['name']}" if self._several else metadata["name"])
+            row.append(f"{kind.name.lower()}/{metadata['name']}" if self._several else metadata["name"])
         row += cells.row(columns, document)
         return [*row, labels_text(document)] if self._labels else row
 

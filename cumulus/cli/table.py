@@ -18,10 +18,12 @@ class Table:
     """Rows written as they come. Widths are kept between batches, so that a watch's rows line up."""
 
     def __init__(self, titles: Sequence[str], out: TextIO, *, heading: bool = True) -> None:
+        """A column titled NAME is never cut: people copy names."""
         self._titles = list(titles)
         self._out = out
         self._heading = heading
         self._widths = [0] * len(self._titles)
+        self._whole = frozenset(i for i, title in enumerate(self._titles) if title in ("NAME", "NAMESPACE"))
 
     def write(self, rows: Sequence[Sequence[str]]) -> None:
         """Write rows; the heading goes before the first."""
@@ -30,7 +32,7 @@ class Table:
         for line in lines:
             self._widths = [max(w, cells(text)) for w, text in zip(self._widths, line, strict=True)]
         limit = terminal.width(self._out)
-        widths = fit(self._widths, limit)
+        widths = fit(self._widths, limit, self._whole)
         for number, line in enumerate(lines):
             style = self._heading and number == 0
             self._out.write(self._line(line, widths, limit, bold=style) + "\n")
@@ -61,14 +63,16 @@ def clip(text: str, limit: int) -> str:
     return text + "…"
 
 
-def fit(widths: Sequence[int], limit: int | None) -> list[int]:
-    """Widths that fit `limit` columns: the widest gives way first, none below eight."""
+def fit(widths: Sequence[int], limit: int | None, whole: frozenset[int] = frozenset()) -> list[int]:
+    """Widths that fit `limit` columns as far as they can: the widest gives way first, none below eight, those in
+    `whole` never."""
     fitted = list(widths)
-    if limit is None or not fitted:
+    yielding = [i for i in range(len(fitted)) if i not in whole]
+    if limit is None or not yielding:
         return fitted
     over = sum(fitted) + len(GAP) * (len(fitted) - 1) - limit
     while over > 0:
-        widest = max(range(len(fitted)), key=lambda i: fitted[i])
+        widest = max(yielding, key=lambda i: fitted[i])
         if fitted[widest] <= 8:
             break
         fitted[widest] -= 1

@@ -79,12 +79,12 @@ def test_events_are_in_the_order_in_which_they_were_seen(filled: SqliteStore, ru
 
 def test_several_kinds_at_once(filled: SqliteStore, run: Run) -> None:
     lines = run("get", "jobs,parts").out.splitlines()
-    assert lines[1].startswith("gpujob.cumulus.dev/broken ")
+    assert lines[1].startswith("gpujob/broken ")
     assert lines[4] == ""
-    assert lines[6].startswith("gpupartition.cumulus.dev/mine ")
+    assert lines[6].startswith("gpupartition/mine ")
     everything = run("get", "all", "-A").out
-    assert "gpunode.cumulus.dev/gpu-1" in everything
-    assert "research    gpujob.cumulus.dev/other" in everything
+    assert "gpunode/gpu-1" in everything
+    assert "research    gpujob/other" in everything
 
 
 def test_names_and_slashes(filled: SqliteStore, run: Run) -> None:

@@ -38,6 +38,7 @@ def test_the_widest_column_gives_way() -> None:
     assert table.fit([5, 40, 10], None) == [5, 40, 10]
     assert table.fit([5, 40, 10], 41) == [5, 20, 10]
     assert table.fit([5, 40, 10], 5) == [5, 8, 8]
+    assert table.fit([40, 20, 10], 50, frozenset({0})) == [40, 8, 8]
 
 
 def on_terminal(columns: int, *arguments: str, **environment: str) -> str:

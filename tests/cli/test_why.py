@@ -29,7 +29,7 @@ def full(store: SqliteStore) -> SqliteStore:
 def test_it_waits_for_a_lease_and_says_until_when(full: SqliteStore) -> None:
     full.create(job("train", gpu={"memory": "60Gi"}))
     said = why(full, "train")
-    assert said.startswith("gpujob/train starts by 2030-01-01 12:55")
+    assert said.startswith("gpujob/train: starts by 2030-01-01 12:55")
     assert "at the latest" in said
     assert "job default/holder of alice: 40Gi and 50% of device 0 of gpu-1" in said
     assert "gpu-1: InsufficientMemory" in said
@@ -51,7 +51,7 @@ def test_it_fits_and_only_a_daemon_is_missing(full: SqliteStore, home: Path) -> 
     full.create(job("train", gpu={"memory": "10Gi"}))
     said = why(full, "train", daemon=False)
     assert said == (
-        "gpujob/train would start: it fits now, on device 0 of gpu-1.\nplace 1 of 1 in the queue\n"
+        "gpujob/train: fits now, on device 0 of gpu-1.\nplace 1 of 1 in the queue\n"
         f"No daemon runs on {home}: nothing happens until `cumulus serve` is started."
     )
 
@@ -86,10 +86,12 @@ def test_a_partition_waits_too(full: SqliteStore) -> None:
                 status={
                     "phase": "Pending",
                     "conditions": [condition("Scheduled", False, "BackingOff", "attempt 2 waits after Error")],
+                    "failures": 1,
                     "attempts": [{"number": 1, "endTime": ago(seconds=3), "exitCode": 3, "reason": "Error"}],
                 },
             ),
-            "gpujob/train is between attempts: attempt 2 waits after Error.\nAttempt 1 ended with Error, exit code 3.",
+            "gpujob/train is between attempts: attempt 2 waits after Error. The next begins in 7s.\n"
+            "Attempt 1 ended with Error, exit code 3.",
         ),
         (active("train"), "gpupartition/train is active on gpu-1; its lease ends in 55m."),
         (

@@ -19,6 +19,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.quantity import format_duration
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.snapshot import build
 from cumulus.store.base import Query, Store, key_of
@@ -53,7 +54,7 @@ def answer(store: Store, target: Target, namespace: str, clock: Clock, *, daemon
     if document["metadata"].get("deletionTimestamp"):
         yield f"{title} is being deleted."
     elif target.kind.name == "GPUJob":
-        yield from _job(store, document, title, clock, daemon=daemon)
+        yield from _job(store, document, title, clock)
     else:
         yield from _partition(store, document, title, clock)
     if not daemon and not _over(document):
@@ -91,7 +92,7 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
     ]
 
 
-def _job(store: Store, job: Document, title: str, clock: Clock, *, daemon: bool) -> Iterator[str]:
+def _job(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
     now = clock.now()
     phase = lookup(job, "status.phase") or "Pending"
     if _over(job):
@@ -111,19 +112,26 @@ def _job(store: Store, job: Document, title: str, clock: Clock, *, daemon: bool)
         step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
         yield f"{title} has its place{_place(job)}; {step}."
         return
-    yield from _pending(store, job, title, clock, daemon=daemon)
+    yield from _pending(store, job, title, clock)
 
 
-def _pending(store: Store, job: Document, title: str, clock: Clock, *, daemon: bool) -> Iterator[str]:
+def _pending(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
     waits = condition(job, "Scheduled")
     if waits.get("reason") in ("BackingOff", "Releasing"):
-        yield f"{title} is between attempts: {waits.get('message')}."
+        yield f"{title} is between attempts: {waits.get('message')}.{_due(job, clock)}"
         yield from _last_attempt(job)
-    found = waiting(store, job, clock)
-    yield from _explained(store, found, title, daemon=daemon)
+        return
+    yield from _explained(store, waiting(store, job, clock), title)
 
 
-def _explained(store: Store, found: Explanation | None, title: str, *, daemon: bool = True) -> Iterator[str]:
+def _due(job: Document, clock: Clock) -> str:
+    from cumulus.controllers import job_outcome
+
+    left = job_outcome.next_due(decode(GPUJob, job), clock.now())
+    return f" The next begins in {format_duration(left)}." if left > 0 else ""
+
+
+def _explained(store: Store, found: Explanation | None, title: str) -> Iterator[str]:
     if not store.list(Query(kind="GPUNode", limit=1)).items:
         yield f"{title} waits for a node: none is known. `cumulus serve` makes this machine one."
         return
@@ -131,7 +139,7 @@ def _explained(store: Store, found: Explanation | None, title: str, *, daemon: b
         yield f"{title} has its place; its leases are being granted."
         return
     headline, *rest = found.lines()
-    yield f"{title} {'would start: it ' if not daemon and found.state == 'Fits' else ''}{headline}."
+    yield f"{title}: {headline}."
     yield from rest
 
 
