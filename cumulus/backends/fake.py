@@ -125,6 +125,7 @@ class FakeBackend:
         self._purged: set[str] = set()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._told: dict[str, State] = {}
+        self._untold: dict[str, _Run] = {}
 
     @property
     def runtime(self) -> str:
@@ -156,7 +157,7 @@ class FakeBackend:
             if script.refused:
                 raise BackendRefused(script.refused)
             run = _Run(workload, script, self._clock.monotonic(), self._clock.now())
-            self._runs[workload.name] = run
+            self._runs[workload.name] = self._untold[workload.name] = run
             self._attach(run)
 
     def stop(self, name: str, grace: float) -> None:
@@ -219,11 +220,13 @@ class FakeBackend:
         told = 0
         self._settle()
         now = self._clock.monotonic()
-        for name, run in list(self._runs.items()):
+        for name, run in list(self._untold.items()):
             state = run.observe(now).state
             if self._told.get(name) is not state:
                 self._told[name] = state
                 told += 1
+                if state.finished:
+                    del self._untold[name]
                 for changed in list(self._subscribers):
                     changed(run.workload.namespace, run.workload.job)
         return told

@@ -6,6 +6,7 @@ monitor does on a real node, ending the processes of an expired lease, happens h
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -59,6 +60,10 @@ class FakeLeases:
         self._devices = {device.index: device for device in devices}
         self._clock = clock
         self._held: dict[str, _Held] = {}
+        self._live: dict[str, _Held] = {}
+        """Those of `_held` that have not ended."""
+        self._ended: deque[str] = deque()
+        """The others, in the order of their ends."""
         self._tokens = dict.fromkeys(self._devices, 0)
 
     def devices(self) -> Sequence[Device]:
@@ -71,7 +76,7 @@ class FakeLeases:
             self._reach()
             held = self._held.get(request.id)
             if held is None:
-                held = self._held[request.id] = self._granted(request)
+                held = self._held[request.id] = self._live[request.id] = self._granted(request)
             elif _share(held.lease) != (request.device, request.memory_bytes, request.compute):
                 raise ChronosError(f"lease {request.id} is there with another share")
             return self._read(held)
@@ -105,8 +110,7 @@ class FakeLeases:
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
         with self.faults.around("list"):
             self._reach()
-            leases = [self._read(held) for held in self._held.values()]
-            return [lease for lease in leases if ended or lease.state is not LeaseState.ENDED]
+            return [self._read(held) for held in list((self._held if ended else self._live).values())]
 
     def capacity(self, device: int) -> int:
         """Bytes of a device, past all faults."""
@@ -115,8 +119,7 @@ class FakeLeases:
     def peek(self) -> Sequence[Lease]:
         """The live leases, past all faults: for oracles."""
         self.settle()
-        leases = [self._read(held) for held in self._held.values()]
-        return [lease for lease in leases if lease.state is not LeaseState.ENDED]
+        return [self._read(held) for held in self._live.values()]
 
     def attach(self, id: str, token: int, holder: Holder) -> None:
         """The workload's processes run inside the lease from now on.
@@ -133,21 +136,23 @@ class FakeLeases:
     def settle(self) -> None:
         """Do what the node's monitor would have done by now."""
         now = self._clock.monotonic()
-        for id, held in list(self._held.items()):
+        for id, held in list(self._live.items()):
             if held.lease.state is LeaseState.ACTIVE and held.ends <= now:
                 self._end(held, held.ends, EndReason.EXPIRED)
             if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
                 held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=timestamp(self._clock.now()))
                 held.ended = now
-            if held.lease.state is LeaseState.ENDED and held.ended + REMEMBERED_SECONDS < now:
-                del self._held[id]
+                del self._live[id]
+                self._ended.append(id)
+        while self._ended and self._held[self._ended[0]].ended + REMEMBERED_SECONDS < now:
+            del self._held[self._ended.popleft()]
 
     def next_change(self) -> float | None:
         """When, on the monotonic clock, a lease changes next by itself."""
-        times = [held.ends for held in self._held.values() if held.lease.state is LeaseState.ACTIVE]
+        times = [held.ends for held in self._live.values() if held.lease.state is LeaseState.ACTIVE]
         times += [
             max(holder.ends() for holder in held.holders)
-            for held in self._held.values()
+            for held in self._live.values()
             if held.lease.state is LeaseState.ENDING and held.holders
         ]
         return min(times, default=None)
@@ -161,8 +166,7 @@ class FakeLeases:
         device = self._devices.get(request.device)
         if device is None:
             raise NoSuchDevice(f"there is no device {request.device}")
-        taken = [h.lease for h in self._held.values() if h.lease.state is not LeaseState.ENDED]
-        taken = [lease for lease in taken if lease.device == request.device]
+        taken = [held.lease for held in list(self._live.values()) if held.lease.device == request.device]
         free_memory = device.memory_bytes - sum(lease.memory_bytes for lease in taken)
         free_compute = FULL_COMPUTE - sum(lease.compute for lease in taken)
         if request.memory_bytes > free_memory or request.compute > free_compute:
