@@ -167,6 +167,8 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _exec(options: argparse.Namespace) -> int:
+    from cumulus.chronos import enforce
+
     ledger = _ledger(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
@@ -176,8 +178,9 @@ def _exec(options: argparse.Namespace) -> int:
         raise _unknown(options.partition)
     device = ask.choose(ledger.devices(), lease.device_id)
     ledger.attach(lease.id, os.getpid(), lease.token)
+    ours = environment.of_lease(lease, device) | enforce.environment(lease, device, ledger.home)
     ledger.close()
-    os.environ.update(environment.of_lease(lease, device))
+    os.environ.update(enforce.merge(os.environ, ours))
     try:
         os.execvp(command[0], command)
     except OSError as error:
@@ -195,7 +198,7 @@ def _monitor(options: argparse.Namespace) -> int:
     if options.detach:
         watchdog.ensure_running(home)
         return 0
-    return service.run(home, options.idle)
+    return service.run(home, options.idle, take_over=options.take_over)
 
 
 def _attach_marked(ledger: Ledger, lease: Lease) -> None:
@@ -332,6 +335,7 @@ def _add_monitor(monitor: argparse.ArgumentParser) -> None:
         "--idle", type=_value(parse_duration), help="exit after so long without a lease (default: never)"
     )
     monitor.add_argument("--foreground", action="store_true", help="the default")
+    monitor.add_argument("--take-over", action="store_true", help="stop a monitor that runs already, and be it")
 
 
 if __name__ == "__main__":

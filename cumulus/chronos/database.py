@@ -38,6 +38,7 @@ CREATE TABLE device (
     driver TEXT NOT NULL,
     platform_index INTEGER NOT NULL,
     device_index INTEGER NOT NULL,
+    enforcement TEXT NOT NULL DEFAULT 'none',
     token INTEGER NOT NULL DEFAULT 0,
     used_memory INTEGER NOT NULL DEFAULT 0 CHECK (used_memory BETWEEN 0 AND memory_bytes),
     used_compute INTEGER NOT NULL DEFAULT 0 CHECK (used_compute BETWEEN 0 AND 1000)

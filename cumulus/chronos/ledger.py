@@ -33,6 +33,9 @@ from cumulus.errors import (
 from cumulus.resources.quantity import format_bytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
+_ENFORCEMENT_SECONDS = 30.0
+"""For so long what is known of a device's enforcement holds: asking runs programs of the driver."""
+
 _MAX_SECONDS = 100 * 365 * 86400.0
 
 
@@ -75,7 +78,10 @@ class Ledger:
 
         A CPU device is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it.
         """
-        return self._offered() or self.rediscover()
+        offered = self._offered() or self.rediscover()
+        with self.database.read() as db:
+            age = records.enforcement_age(db, Moment.read(self.clock))
+        return self._offered() if age > _ENFORCEMENT_SECONDS and self._judge(offered) else offered
 
     def rediscover(self) -> Sequence[Device]:
         """Ask the drivers again: devices that came are added, those that went are no longer offered."""
@@ -83,6 +89,7 @@ class Ledger:
         self._settle()
         with self.database.write() as tx:
             records.record_devices(tx, found)
+        self._judge(self._offered())
         return self._offered()
 
     def grant(self, request: LeaseRequest) -> Lease:
@@ -111,7 +118,12 @@ class Ledger:
             lease = _active(tx, id, token, now)
             if seconds > lease.expires_in:
                 lease = records.extend(tx, lease, seconds, now)
+            device = records.find_device(tx, lease.device_id)
         self._watch()
+        if device is not None:
+            from cumulus.chronos import enforce
+
+            enforce.update(lease, device, self.home)
         return lease
 
     def attach(self, id: str, pid: int, token: int, *, role: str = "root") -> None:
@@ -195,6 +207,15 @@ class Ledger:
         ).fetchone()
         _check_fits(request, device, Usage(memory, compute))
         return records.insert_lease(tx, request, device, token + 1, now)
+
+    def _judge(self, devices: Sequence[Device]) -> bool:
+        """Record how strongly jobs are held to their leases on each device. Returns True."""
+        from cumulus.chronos import enforce
+
+        found = {device.id: enforce.strength(device, self.home).enforcement for device in devices}
+        with self.database.write() as tx:
+            records.record_enforcement(tx, found, Moment.read(self.clock))
+        return True
 
     def _offered(self) -> Sequence[Device]:
         self._settle()

@@ -21,6 +21,7 @@ from cumulus.chronos.processes import Identity, Snapshot, is_alive, send, strike
 from cumulus.chronos.records import Moment
 from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
+from cumulus.errors import ChronosError
 
 __all__ = ["Monitor", "ensure_running"]
 
@@ -121,6 +122,8 @@ class Monitor:
             if live and self._clock.monotonic() >= ending.since + ending.lease.grace:
                 self._kill(ending, lease, processes)
             elif live:
+                if not ending.terminated:
+                    self._hold(ending.lease, ended=False)
                 self._remember_sessions([lease], snapshot)
                 self._signal(ending, processes - ending.terminated, signal.SIGTERM)
                 ending.terminated |= processes
@@ -137,7 +140,23 @@ class Monitor:
                 if lease is not None and lease.state is LeaseState.ENDING:
                     records.finish_end(tx, lease, now)
         for ended in gone:
-            del self._endings[ended.id]
+            self._hold(self._endings.pop(ended.id).lease, ended=True)
+
+    def _hold(self, lease: Lease, *, ended: bool) -> None:
+        """Tell what holds jobs to the lease that it is ending, or has ended."""
+        from cumulus.chronos import enforce
+
+        with self._database.read() as db:
+            device = records.find_device(db, lease.device_id)
+        if device is None:
+            return
+        try:
+            if ended:
+                enforce.forget(lease.id, device, self._database.home)
+            else:
+                enforce.update(lease, device, self._database.home)
+        except (ChronosError, OSError) as error:
+            self._say(f"lease {lease.id}: {error}")
 
     def _kill(self, ending: _Ending, lease: Membership, processes: set[Identity]) -> None:
         """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""

@@ -6,15 +6,17 @@ Nothing here opens, locks or commits; time is passed in as a `Moment`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.resources.enforcement import Enforcement
 
 LIVE = "state IN ('Active', 'Ending')"
 
@@ -22,7 +24,9 @@ _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
     " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"
 )
-_DEVICE = "SELECT number, id, name, vendor, type, memory_bytes, driver, platform_index, device_index FROM device"
+_DEVICE = (
+    "SELECT number, id, name, vendor, type, memory_bytes, driver, enforcement, platform_index, device_index FROM device"
+)
 
 
 class Moment(NamedTuple):
@@ -136,6 +140,25 @@ def devices(db: sqlite3.Connection) -> list[Device]:
     return [_device(row) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
 
 
+def find_device(db: sqlite3.Connection, id: str) -> Device | None:
+    """The device of a lease, present or not."""
+    row = db.execute(f"{_DEVICE} WHERE id = ?", (id,)).fetchone()
+    return None if row is None else _device(row)
+
+
+def enforcement_age(db: sqlite3.Connection, now: Moment) -> float:
+    """Seconds since `record_enforcement`, infinite where it never was in this boot."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'enforcement'").fetchone()
+    age = now.monotonic - float(row[0]) if row else -1.0
+    return age if age >= 0 else math.inf
+
+
+def record_enforcement(tx: sqlite3.Connection, found: Mapping[str, Enforcement], now: Moment) -> None:
+    """By device id: how strongly jobs are held to their leases there."""
+    tx.executemany("UPDATE device SET enforcement = ? WHERE id = ?", [(e.value, id) for id, e in found.items()])
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('enforcement', ?)", (str(now.monotonic),))
+
+
 def record_devices(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
     """Take over what discovery found, GPUs first.
 
@@ -177,6 +200,7 @@ def settle_boot(tx: sqlite3.Connection, boot: str, now: Moment) -> None:
     if row is None:
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
+    tx.execute("DELETE FROM meta WHERE key = 'enforcement'")
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")
@@ -216,7 +240,7 @@ def _gpus_first(tx: sqlite3.Connection) -> None:
 
 
 def _device(row: Any) -> Device:
-    number, id, name, vendor, type_, memory_bytes, driver, platform_index, device_index = row
+    number, id, name, vendor, type_, memory_bytes, driver, enforcement, platform_index, device_index = row
     return Device(
         index=number,
         id=id,
@@ -225,6 +249,7 @@ def _device(row: Any) -> Device:
         type=type_,
         memory_bytes=memory_bytes,
         driver=driver,
+        enforcement=Enforcement(enforcement),
         platform_index=platform_index,
         device_index=device_index,
     )

@@ -8,8 +8,10 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from cumulus.chronos import watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
@@ -21,6 +23,7 @@ IDLE = 30.0
 
 _LOCK_PATIENCE = 1.0
 _TROUBLE_PAUSE = 0.2
+_TAKE_OVERS = 5
 
 
 class AlreadyRunning(Exception):
@@ -30,13 +33,13 @@ class AlreadyRunning(Exception):
 class Service:
     """The home's one monitor, in this process, until `stop` (SIGTERM, SIGINT) or `idle` seconds without a lease."""
 
-    def __init__(self, home: Path, idle: float | None) -> None:
-        """Raises `AlreadyRunning`, `LedgerUnavailable`, OSError."""
+    def __init__(self, home: Path, idle: float | None, *, take_over: bool = False) -> None:
+        """With `take_over` one that runs is told to stop. Raises `AlreadyRunning`, `LedgerUnavailable`, OSError."""
         self._clock = SystemClock()
         self._ledger = Ledger(home, self._clock, start_monitor=False)
         self._ledger.list()
         self._idle = idle
-        self._lock = _take_lock(home / "monitor.pid")
+        self._lock = _take_over(home / "monitor.pid") if take_over else _take_lock(home / "monitor.pid")
         self._poke = _open_fifo(home / "monitor.poke")
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
@@ -47,6 +50,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         monitor = Monitor(self._ledger)
+        _tell_systemd("READY=1")
         busy_at = self._clock.monotonic()
         said = ""
         while not self._stopping and self._ledger.database.path.exists():
@@ -62,7 +66,9 @@ class Service:
                 if str(error) != said:
                     said = str(error)
                     print(timestamp(self._clock.now()), error, file=sys.stderr, flush=True)
+            _tell_systemd("WATCHDOG=1")
             self._wait(pause)
+        _tell_systemd("STOPPING=1")
 
     def _wait(self, seconds: float) -> None:
         readable, _, _ = select.select([self._poke, self._wake], [], [], seconds)
@@ -93,14 +99,11 @@ def main(arguments: list[str]) -> int:
     return _run_detached(home, idle) if detach else run(home, idle)
 
 
-def run(home: Path, idle: float | None) -> int:
+def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     """Serve in the foreground. `idle` None: for ever. Returns the exit code."""
     try:
-        Service(home, idle).run()
-    except AlreadyRunning as error:
-        print(f"chronos monitor: {error}", file=sys.stderr)
-        return 1
-    except (LedgerUnavailable, OSError) as error:
+        Service(home, idle, take_over=take_over).run()
+    except (AlreadyRunning, LedgerUnavailable, OSError) as error:
         print(f"chronos monitor: {error}", file=sys.stderr)
         return 1
     return 0
@@ -146,6 +149,29 @@ def _take_lock(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _take_over(path: Path) -> int:
+    """Take the lock from a monitor that runs, and from those that are started until we have it."""
+    for _ in range(_TAKE_OVERS):
+        pid = watchdog.running(path.parent)
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        with suppress(AlreadyRunning):
+            return _take_lock(path)
+    return _take_lock(path)
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3), where a service manager listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    import socket
+
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        out.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _open_fifo(path: Path) -> int:

@@ -18,6 +18,7 @@ POLL = 1.0
 
 _START_TIMEOUT = 15.0
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+_LOG_BYTES = 2**20
 _PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -47,6 +48,7 @@ def ensure_running(home: Path) -> None:
     import subprocess
 
     log = home / "monitor.log"
+    _prepare(log)
     command = [sys.executable, "-m", "cumulus.chronos.service", "--detach", str(home)]
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -72,6 +74,16 @@ def ensure_running(home: Path) -> None:
         failure = f"it was not ready within {_START_TIMEOUT:.0f}s"
     if failure:
         raise LedgerUnavailable(f"the Chronos monitor did not start: {failure}", hint=f"read {log}")
+
+
+def _prepare(log: Path) -> None:
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > _LOG_BYTES:
+            os.replace(log, log.with_name("monitor.log.1"))
+    except OSError as error:
+        hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
+        raise LedgerUnavailable(f"{log.parent} cannot be used: {error.strerror}", hint=hint) from error
 
 
 def poke(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -285,6 +286,25 @@ def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path)
     os.kill(pid, signal.SIGTERM)
     until(lambda: watchdog.running(home) is None)
     assert state(real, "a")[0] is LeaseState.ACTIVE
+
+
+def test_a_service_takes_over_from_the_monitor_that_runs(real: Ledger, home: Path, tmp_path: Path) -> None:
+    real.grant(request(seconds=60.0))
+    first = watchdog.running(home)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        service = subprocess.Popen(
+            [sys.executable, "-m", "cumulus.chronos", "monitor", "--take-over"],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        try:
+            assert systemd.recv(100) == b"READY=1"
+            assert watchdog.running(home) == service.pid != first
+            assert systemd.recv(100) == b"WATCHDOG=1"
+        finally:
+            service.terminate()
+            assert service.wait(10) == 0
 
 
 def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) -> None:

@@ -1,0 +1,286 @@
+"""`chronos_cli` as people and controllers call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.chronos import cli, ledger, watchdog
+from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.processes import MARKER
+from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request, until
+
+Run = Callable[..., subprocess.Popen[bytes]]
+
+
+class Shell:
+    """Runs `chronos_cli` in this process, on the two GPUs."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, line: str, code: int = 0) -> str:
+        """Its output; what went to stderr where it fails, which is one line."""
+        try:
+            found = cli.main(line.split())
+        except SystemExit as exit:
+            found = exit.code  # type: ignore[assignment]
+        captured = self._capsys.readouterr()
+        assert found == code, captured.err
+        if code:
+            assert captured.err.count("\n") == 1
+            return captured.err
+        return captured.out
+
+    def json(self, line: str, code: int = 0) -> dict[str, Any]:
+        try:
+            assert cli.main([*line.split(), "--json"]) == code
+        finally:
+            output = self._capsys.readouterr().out
+        answer: dict[str, Any] = json.loads(output)
+        assert answer.pop("version") == 1
+        return answer
+
+
+@pytest.fixture
+def shell(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    def open_here(home: Path | None = None, **options: Any) -> ledger.Ledger:
+        return ledger.Ledger(home, None, lambda: [*GPUS, CPU], **options)
+
+    monkeypatch.setattr(cli, "Ledger", open_here)
+    return Shell(capsys)
+
+
+def test_stats_before_and_after_a_lease(shell: Shell) -> None:
+    assert shell("stats") == (
+        "DEVICE  NAME  TYPE  MEMORY  LEASED  FREE  COMPUTE FREE  LEASES\n"
+        "0       H100  gpu   80Gi    0%      80Gi  100%          0\n"
+        "1       H100  gpu   80Gi    0%      80Gi  100%          0\n"
+    )
+    shell("create 1 12.5% 1h --compute 33.3%")
+    assert shell("stats").splitlines()[2] == "1       H100  gpu   80Gi    12.5%   70Gi  66.7%         1"
+
+
+def test_create_list_renew_release(shell: Shell) -> None:
+    assert shell("create 0 0.5 1h30m --id mine --user ada") == (
+        "partition mine\n"
+        "  40Gi memory and 50% compute of device 0 (H100) for 1h30m\n"
+        "  run a program in it with: chronos_cli exec mine -- COMMAND\n"
+    )
+    listing = re.sub(r"1h(29m|30m)", "1h29m", shell("list"))
+    assert listing == (
+        "PARTITION  DEVICE  USER  MEMORY  COMPUTE  STATE   ENDS IN\n"
+        "mine       0       ada   40Gi    50%      Active  1h29m\n"
+    )
+    assert shell("renew mine 3h") == "partition mine ends in 3h\n"
+    assert shell("release mine") == "partition mine has ended (released)\n"
+    assert shell("release mine") == "partition mine has ended (released)\n"
+    assert shell("list") == ""
+    assert shell("list --all").splitlines()[1] == "mine       0       ada   40Gi    50%      Ended (released)  -"
+
+
+def test_json_is_a_protocol(shell: Shell) -> None:
+    lease = shell.json("create 0 20Gi 600 --id a --compute 25% --user ada --owner lab --grace 2")["lease"]
+    assert lease | {"grantedAt": "", "expiresAt": ""} == {
+        "partitionId": "a",
+        "device": 0,
+        "deviceId": "GPU-a",
+        "memoryBytes": 20 * GIB,
+        "compute": 250,
+        "computePercent": 25.0,
+        "user": "ada",
+        "owner": "lab",
+        "grace": 2.0,
+        "token": 1,
+        "state": "Active",
+        "grantedAt": "",
+        "expiresAt": "",
+        "expiresIn": 600.0,
+        "endReason": None,
+        "endedAt": None,
+    }
+    again = shell.json("create 0 20Gi 600 --id a --compute 25%")["lease"]
+    assert (again["token"], again["grantedAt"]) == (1, lease["grantedAt"])
+    assert [x["partitionId"] for x in shell.json("list")["leases"]] == ["a"]
+    stats = shell.json("stats")
+    assert stats["devices"][0]["freeMemoryBytes"] == 60 * GIB
+    assert stats["node"].keys() == {"chronosVersion", "bootId", "time"}
+    assert [d["id"] for d in shell.json("devices")["devices"]] == ["GPU-a", "GPU-b"]
+    assert shell.json("get a")["lease"]["token"] == 1
+    assert shell.json("get b")["lease"] is None
+    assert shell.json("renew a 900 --token 1")["lease"]["expiresIn"] == 900.0
+    assert shell.json("release a")["lease"]["state"] == "Ended"
+    assert shell.json("release b")["lease"] is None
+    assert shell.json("create 0 20Gi 600 --id a --compute 25%")["lease"]["endReason"] == "released"
+
+
+def test_json_errors_name_their_kind(shell: Shell) -> None:
+    shell("create 0 1.0 1h --id a")
+    error = shell.json("create 0 1Gi 1h", code=1)["error"]
+    assert error["kind"] == "InsufficientShare"
+    assert error["message"] == "device 0 has 0 of 80Gi memory free; 1Gi asked for"
+    assert shell.json("renew a 1h --token 7", code=1)["error"]["kind"] == "StaleToken"
+    assert shell.json("renew b 1h", code=1)["error"]["kind"] == "NoSuchLease"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("create 0 2 1h", 2, "argument memory: '2' is out of range; a fraction lies in (0, 1], and bytes need a unit"),
+        (
+            "create 0 0.5 soon",
+            2,
+            "argument duration: 'soon' is not a duration; write 90s, 1h30m",
+        ),
+        ("create 0 0.5 0", 2, "a lease of 0.0s is out of range"),
+        ("create 0 0.5 1h --compute 200%", 2, "argument --compute: '200%' is out of range"),
+        ("create 0 0.5 1h --id ../x", 2, "'../x' is not a lease id"),
+        ("create 9 0.5 1h", 1, "there is no device 9; there is 0 (H100), 1 (H100)"),
+        ("create 0 100Gi 1h", 1, "device 0 has 80Gi of 80Gi memory free; 100Gi asked for"),
+        ("release nothing", 1, "there is no lease nothing (see them with: chronos_cli list --all)"),
+        ("get nothing", 1, "there is no lease nothing"),
+        ("exec nothing -- true", 1, "there is no lease nothing"),
+        ("frobnicate", 2, "invalid choice: 'frobnicate'"),
+        ("", 2, "the following arguments are required: COMMAND"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(shell: Shell, line: str, code: int, message: str) -> None:
+    assert message in shell(line, code)
+
+
+def test_an_id_that_ended_is_an_error_for_people(shell: Shell) -> None:
+    shell("create 0 0.5 1h --id a")
+    shell("release a")
+    assert "lease a has ended: released (an id is used once; take another)" in shell("create 0 0.5 1h --id a", 1)
+
+
+def test_a_device_may_be_named_by_its_id(shell: Shell) -> None:
+    assert shell.json("create GPU-b 0.5 60")["lease"]["device"] == 1
+
+
+def test_compute_follows_memory(shell: Shell) -> None:
+    assert shell.json("create 0 0.1 60")["lease"]["compute"] == 100
+    assert shell.json("create 0 10Gi 60")["lease"]["compute"] == 125
+    assert shell.json("create 0 1Mi 60")["lease"]["compute"] == 1
+
+
+def test_list_of_one_user(shell: Shell) -> None:
+    shell("create 0 0.1 1h --id a --user ada")
+    shell("create 0 0.1 1h --id b --user bob")
+    assert [x["partitionId"] for x in shell.json("list --user bob")["leases"]] == ["b"]
+
+
+def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: Run) -> None:
+    shell("create 0 0.5 1h --id a --grace 1")
+    process = run("import time; time.sleep(60)", **{MARKER: "a"})
+    until(lambda: MARKER.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
+    assert shell("release a --wait") == "partition a has ended (released)\n"
+    assert process.wait(5) == -signal.SIGTERM
+
+
+def test_no_device_says_what_to_do(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "Ledger", lambda home: ledger.Ledger(home, None, list))
+    monkeypatch.setattr("cumulus.chronos.device.explain_none", lambda: "install a driver")
+    for line in ("stats", "devices", "create 0 0.5 1h"):
+        assert shell(line, 1) == "chronos_cli: this machine offers no device (install a driver)\n"
+    assert shell.json("devices")["devices"] == []
+
+
+def test_monitor_once_does_what_is_due(shell: Shell, home: Path) -> None:
+    books = open_ledger(home)
+    books._start_monitor = False
+    books.grant(request("a", seconds=0.001))
+    shell("monitor --once")
+    lease = books.get("a")
+    assert lease is not None
+    assert lease.state is LeaseState.ENDED
+
+
+def test_a_second_monitor_refuses(shell: Shell, home: Path) -> None:
+    shell("monitor --detach")
+    pid = watchdog.running(home)
+    assert f"a monitor runs already, process {pid}" in shell("monitor", 1)
+
+
+# --- as a program
+
+
+def chronos(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cumulus.chronos", *arguments], capture_output=True, text=True, timeout=30, **options
+    )
+
+
+@pytest.fixture
+def books(home: Path) -> ledger.Ledger:
+    """A ledger whose devices the program finds recorded."""
+    books = open_ledger(home)
+    books.devices()
+    return books
+
+
+def test_exec_runs_the_command_inside_the_lease_and_ends_it_with_it(books: ledger.Ledger) -> None:
+    assert chronos("create", "0", "0.25", "1.5", "--id", "a", "--grace", "0.1", "-q").stdout == "a\n"
+    done = chronos("exec", "a", "--", "sh", "-c", "env; exit 7")
+    assert done.returncode == 7
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert variables[MARKER] == "a"
+    assert variables["CHRONOS_MEMORY_BYTES"] == str(20 * GIB)
+    assert variables["CHRONOS_COMPUTE_PERCENT"] == "25"
+    assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert chronos("exec", "a", "--", "sleep", "60").returncode == -signal.SIGTERM
+    assert "lease a has ended: expired" in chronos("exec", "a", "--", "true").stderr
+
+
+def test_exec_of_what_is_not_there(books: ledger.Ledger) -> None:
+    chronos("create", "0", "0.25", "60", "--id", "a")
+    done = chronos("exec", "a", "--", "no-such-program")
+    assert done.returncode == 1
+    assert done.stderr == "chronos_cli: no-such-program cannot be run: No such file or directory\n"
+
+
+def test_the_protocol_works_where_standard_library_is_all_there_is(books: ledger.Ledger) -> None:
+    program = (
+        "import sys; from cumulus.chronos.cli import main; code = main(['list', '--json'])\n"
+        "heavy = {'pydantic', 'numpy', 'pyopencl', 'typer', 'orjson', 'asyncio'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"version": 1, "leases": []}\n', "")
+
+
+def test_a_reader_that_stops_is_no_error(books: ledger.Ledger) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m cumulus.chronos --help | head -1", shell=True, capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout, done.stderr) == ("usage: chronos_cli [-h] [--version] COMMAND ...\n", "")
+
+
+def test_a_table_fits_a_narrow_terminal(books: ledger.Ledger) -> None:
+    chronos("create", "0", "0.25", "60", "--id", "a-very-long-name-" * 5)
+    master, slave = pty.openpty()
+    os.set_inheritable(slave, True)
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    process = subprocess.Popen([sys.executable, "-m", "cumulus.chronos", "list"], stdout=slave)
+    process.wait(30)
+    os.close(slave)
+    lines = os.read(master, 10000).decode().splitlines()
+    os.close(master)
+    assert len(lines) == 2
+    assert all(len(line) <= 60 for line in lines)
+    assert "…" in lines[1]
+    assert "\x1b" not in "".join(lines)
