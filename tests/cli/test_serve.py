@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cumulus import paths
+from cumulus.chronos import watchdog
 from cumulus.chronos.ledger import Ledger
 from cumulus.cli.context import DaemonLock, daemon_pid
 from cumulus.cli.systemd import notify
@@ -74,7 +75,9 @@ def daemons(home: Path, tmp_path: Path) -> Iterator[Any]:
     ledger = Ledger()
     for lease in ledger.list():
         ledger.release(lease.id)
-    subprocess.run([sys.executable, "-m", "cumulus.chronos", "monitor", "--stop"], capture_output=True, check=False)
+    monitor = watchdog.running(ledger.home)
+    if monitor is not None:
+        os.kill(monitor, signal.SIGTERM)
 
 
 @pytest.mark.daemon
@@ -202,6 +205,21 @@ def test_the_protocol_of_sd_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_nodes_name_is_a_name(host: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: host)
     assert node_name() == name
+
+
+def test_following_a_job_that_never_starts_ends_with_it(store: SqliteStore) -> None:
+    made = store.create(job("train"))
+    follower = subprocess.Popen([*COMMAND, "logs", "-f", "train"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert follower.stderr is not None
+        while "waiting for gpujob/train to start: Pending" not in follower.stderr.readline():
+            assert follower.poll() is None
+        store.update_status({**made, "status": {"phase": "Failed"}})
+        assert "gpujob/train never started: Failed" in follower.stderr.read()
+        assert follower.wait(20) == 1
+    finally:
+        follower.kill()
+        follower.communicate()
 
 
 def test_logs_of_what_never_ran(store: SqliteStore, run: Run) -> None:
