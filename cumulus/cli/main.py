@@ -66,15 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return QUIET_INTERRUPT
     except BrokenPipeError:
-        # The reader of our output has gone; what is still buffered must not be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        terminal.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        _drop_output()
+        return 1
     except UsageError as error:
         terminal.error(error)
         return 2
     except CumulusError as error:
         terminal.error(error)
         return 1
+
+
+def _drop_output() -> None:
+    """The reader of our output has gone, or its disk is full: what is still buffered must not be tried at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

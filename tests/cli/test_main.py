@@ -141,6 +141,19 @@ def test_a_reader_that_has_gone_is_no_error(store: SqliteStore) -> None:
     assert done.stderr == ""
 
 
+def test_a_full_disk_is_one_line(store: SqliteStore) -> None:
+    store.create(job("a"))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cumulus.cli.main", "get", "jobs"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
 def test_ctrl_c_is_quiet(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

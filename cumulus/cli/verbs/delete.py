@@ -151,12 +151,14 @@ def _finish(store: Store, keys: Sequence[Key], wait: bool, seconds: float, insis
             print(f"{_shown(key)} marked for deletion")
         context.note_if_no_daemon("it is deleted")
         return
-    context.note_if_no_daemon("it is deleted")
+    clock = SystemClock()
+    deadline = clock.monotonic() + seconds
     with Progress() as progress:
         for key in keys:
             target = Target(BY_NAME[key.kind], key.name)
             goals: dict[str, Goal] = {key.kind: Deleted()}
-            Waiter(store, [target], Selection(key.namespace or None), goals, progress, SystemClock()).run(seconds)
+            waiter = Waiter(store, [target], Selection(key.namespace or None), goals, progress, clock)
+            waiter.run(max(0.0, deadline - clock.monotonic()))
 
 
 def _gone(key: Key) -> None:
