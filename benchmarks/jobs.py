@@ -1,4 +1,4 @@
-"""Jobs from apply to Succeeded: on the fake backend and on real processes, against Slurm; and growth with their number."""
+"""Jobs from apply to Succeeded, on the fake backend and on real processes, against Slurm; and growth."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def process_rate(count: int) -> float:
             _stop_monitor(home / "chronos")
 
 
-def _rate(directory: Path, backends: Sequence[Backend], agents: Sequence[NodeAgent], count: int, *, memory: str) -> float:
+def _rate(
+    directory: Path, backends: Sequence[Backend], agents: Sequence[NodeAgent], count: int, *, memory: str
+) -> float:
     text = "---".join(JOB.format(number=number, memory=memory) for number in range(count))
     manifests = load_text(text)
     store = SqliteStore(directory / "store")

@@ -1,20 +1,14 @@
-"""How fast placement decides, and how its time grows with the cluster.
-
-    python benchmarks/placement.py [--nodes 1000] [--leases 50000] [--pending 10000]
-
-Prints decisions per second of processor time (a decision binds or refuses one gang) and the ratio by which the
-time for a decision grew from a cluster and queue a quarter of the size. The inputs are the same at each run.
-"""
+"""Placement alone: decisions a second of processor time (a decision binds or refuses one gang), and their growth."""
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from benchmarks.harness import Result, reported
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
@@ -27,23 +21,19 @@ GI = 2**30
 DEVICES = 8
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--nodes", type=int, default=1000)
-    arguments.add_argument("--leases", type=int, default=50_000)
-    arguments.add_argument("--pending", type=int, default=10_000)
-    arguments.add_argument("--queue", choices=QUEUES, help="only this one")
-    sizes = arguments.parse_args()
-    print(f"{sizes.nodes} nodes of {DEVICES} devices, {sizes.leases} leases, {sizes.pending} pending")
-    print(f"{'queue':34} {'pass':>9} {'bound':>7} {'decisions/s':>12} {'growth':>7} {'explain last':>13}")
+NODES, LEASES, PENDING = 1000, 50_000, 10_000
+
+
+def run() -> Iterator[Result]:
+    """Against a cluster and queue a quarter of the size: with the time for a decision unchanged the ratio is 1."""
     for name, queue in QUEUES.items():
-        if sizes.queue not in (None, name):
-            continue
-        seconds, bound, explaining = _measure(sizes.nodes, sizes.leases, queue(sizes.pending))
-        smaller, _, _ = _measure(sizes.nodes // 4, sizes.leases // 4, queue(sizes.pending // 4))
-        rate = sizes.pending / seconds
-        growth = seconds / sizes.pending / (smaller / (sizes.pending // 4))
-        print(f"{name:34} {seconds:8.2f}s {bound:7} {rate:12.0f} {growth:6.2f}x {explaining:12.2f}s")
+        seconds, bound, _ = _measure(NODES, LEASES, queue(PENDING))
+        smaller, _, _ = _measure(NODES // 4, LEASES // 4, queue(PENDING // 4))
+        what = (
+            f"placement, {NODES:,} nodes of {DEVICES}, {LEASES:,} leases, {PENDING:,} waiting: {name}; {bound:,} bound"
+        )
+        peer = "a quarter of the size"
+        yield reported(what, PENDING / seconds, PENDING / 4 / smaller, unit="decisions/s", peer_name=peer)
 
 
 def _measure(nodes: int, leases: int, pending: list[Gang]) -> tuple[float, int, float]:
@@ -127,6 +117,3 @@ QUEUES: dict[str, Callable[[int], list[Gang]]] = {
     ],
     "mixed sizes, gangs and selectors": _mixed,
 }
-
-if __name__ == "__main__":
-    main()
