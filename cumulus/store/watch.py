@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -116,7 +115,7 @@ class Hub:
         """The log cannot be read from here on: let every watch meet the error itself, in its own thread."""
         with self.lock:
             for watch in self._watches:
-                watch.fall_behind(self.position)
+                watch.stop_feeding(self.position)
         try:
             newest = self._newest()
         except Exception:
@@ -126,89 +125,75 @@ class Hub:
 
 
 class LogWatch:
-    """A `Watch` over the log. The hub's lock guards all its state."""
+    """A `Watch` over the log. Its own lock guards its state; the hub's lock is only ever taken before it."""
 
     def __init__(self, hub: Hub, read: ReadLog, since: int, kinds: Kinds) -> None:
         self.kinds = kinds
         self._hub = hub
         self._read = read
         self._position = since
-        self._queue: deque[Event] = deque()
+        self._queue: list[Event] = []
         self._behind = True
         self._closed = False
-        self._changed = threading.Condition(hub.lock)
+        self._changed = threading.Condition(threading.Lock())
 
     @property
     def closed(self) -> bool:
         return self._closed
 
     def next(self, timeout: float | None = None) -> list[Event]:
-        if timeout == 0:
-            return self._look()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._hub.lock:
-                if self._queue or self._closed:
-                    return self._take()
-                behind = self._behind
-                if not behind:
+            with self._changed:
+                while not (self._queue or self._closed or self._behind):
                     remaining = None if deadline is None else deadline - time.monotonic()
                     if remaining is not None and remaining <= 0:
                         return []
                     self._changed.wait(remaining)
-                    continue
+                if self._queue or self._closed:
+                    events, self._queue = self._queue, []
+                    return events
             events = self._catch_up()
             if events:
                 return events
 
     def close(self) -> None:
-        with self._hub.lock:
+        with self._changed:
             self._closed = True
-            self._queue.clear()
+            self._queue = []
             self._changed.notify_all()
         self._hub.forget(self)
 
     def feed(self, events: list[Event], before: int, upto: int) -> None:
         """Take the events of (before, upto]. Called by the hub under its lock."""
-        if self._behind:
-            return
-        if len(self._queue) + len(events) > QUEUE_LIMIT:
-            self.fall_behind(before)
-            return
-        fresh = events if self._position <= before else [e for e in events if e.revision > self._position]
-        self._position = max(self._position, upto)
-        if fresh:
-            self._queue.extend(fresh)
-            self._changed.notify()
+        with self._changed:
+            if self._behind or self._closed:
+                return
+            if len(self._queue) + len(events) > QUEUE_LIMIT:
+                self._fall_behind(before)
+                return
+            fresh = events if self._position <= before else [e for e in events if e.revision > self._position]
+            self._position = max(self._position, upto)
+            if fresh:
+                self._queue += fresh
+                self._changed.notify()
 
-    def fall_behind(self, position: int) -> None:
-        """Stop being fed: everything up to `position` is queued or was delivered. Called under the hub's lock."""
-        if not self._behind:
-            self._behind = True
-            self._position = max(self._position, position)
-            self._changed.notify()
+    def stop_feeding(self, position: int) -> None:
+        """Let the watch read for itself what comes after `position`. Called by the hub under its lock."""
+        with self._changed:
+            if not self._behind:
+                self._fall_behind(position)
 
-    def _look(self) -> list[Event]:
-        """What is committed by now, read here and not left to the feeder's thread: a caller that never waits is
-        told everything, so that a simulation on one thread is exact."""
-        while True:
-            with self._hub.lock:
-                if self._queue or self._closed:
-                    return self._take()
-                self._behind = True
-            events = self._catch_up()
-            if events or not self._behind:
-                return events
-
-    def _take(self) -> list[Event]:
-        events = list(self._queue)
-        self._queue.clear()
-        return events
+    def _fall_behind(self, position: int) -> None:
+        """Everything up to `position` is queued or was delivered; the rest is to be read from the log."""
+        self._behind = True
+        self._position = max(self._position, position)
+        self._changed.notify()
 
     def _catch_up(self) -> list[Event]:
         """Read one slice of the log; join the live watches when there is nothing newer than what they were fed."""
         piece = self._read(self._position, BATCH)
-        with self._hub.lock:
+        with self._hub.lock, self._changed:
             self._position = piece.upto
             if piece.upto >= self._hub.position:
                 self._behind = False
