@@ -26,6 +26,7 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.store.base import Store
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from tests.controllers.exact import ExactStore
 
 STEPS = 20_000
 """More steps than this without the condition coming true means the loops chase their own tail."""
@@ -78,7 +79,7 @@ class Daemon:
     def __init__(self, world: World, identity: str = "a", *, seed: int = 0, store: Store | None = None) -> None:
         """`store` is what the daemon sees of the world's store, where that is not the store itself."""
         self.world = world
-        self.store = store or world.store
+        self.store: Store = ExactStore(store or world.store)  # type: ignore[assignment]
         self.informer = Informer(self.store, KINDS)
         self.elector = Elector(self.store, identity, world.clock)
         self.loops: Loops | None = None

@@ -12,6 +12,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Documents, Fence, Store, Write
 from tests.controllers.driver import World
+from tests.controllers.exact import ExactWatch
 
 
 class FaultyStore:
@@ -49,7 +50,7 @@ class Oracle:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._watch = world.store.watch(since=world.store.revision())
+        self._watch = ExactWatch(world.store, world.store.revision(), None)
         self._phases: dict[str, PartitionPhase] = {}
         self._attempts: dict[str, int] = {}
         self._finished: dict[str, str] = {}

@@ -18,6 +18,7 @@ from cumulus.resources.partition import GPUPartition, PartitionPhase, Renewal
 from cumulus.store.base import Key
 from cumulus.store.client import Client
 from tests.controllers.driver import Daemon, World, drive, settle
+from tests.controllers.exact import ExactWatch
 from tests.controllers.objects import a_job, a_partition
 
 
@@ -200,8 +201,7 @@ def test_a_gang_that_does_not_fit_waits_and_says_why_once() -> None:
 
 
 def events_since(world: World, revision: int) -> list[str]:
-    watch = world.store.watch(since=revision)
-    return [event.key.kind for event in watch.next(0)]
+    return [event.key.kind for event in ExactWatch(world.store, revision, None).next(0)]
 
 
 def test_devices_of_one_replica_are_on_one_node() -> None:

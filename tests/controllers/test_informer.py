@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
 
 import pytest
 
@@ -14,26 +15,28 @@ from cumulus.errors import InvalidObject
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.store.base import Key, Retention
+from cumulus.store.base import Key, Retention, Store
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from tests.controllers.exact import ExactStore
 from tests.controllers.objects import a_job, a_partition
 
 KINDS = ("GPUJob", "GPUPartition", "GPUNode")
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore(clock=FakeClock(), retention=Retention(revisions=0, seconds=0))
+def store() -> Store:
+    exact: Any = ExactStore(MemoryStore(clock=FakeClock(), retention=Retention(revisions=0, seconds=0)))
+    return exact
 
 
 @pytest.fixture
-def client(store: MemoryStore) -> Client:
+def client(store: Store) -> Client:
     return Client(store)
 
 
 @pytest.fixture
-def informer(store: MemoryStore) -> Informer:
+def informer(store: Store) -> Informer:
     return Informer(store, KINDS)
 
 
@@ -74,7 +77,7 @@ def test_a_handler_is_told_what_was_and_what_is(client: Client, informer: Inform
 
 
 def test_an_expired_watch_is_made_up_for_by_a_diff(
-    store: MemoryStore, client: Client, informer: Informer, seen: list[tuple[str, str]]
+    store: Store, client: Client, informer: Informer, seen: list[tuple[str, str]]
 ) -> None:
     for name in ("stays", "goes", "changes"):
         client.create(a_job(name))
@@ -91,7 +94,7 @@ def test_an_expired_watch_is_made_up_for_by_a_diff(
 
 
 def test_a_watch_that_expires_while_it_is_read_is_listed_anew(
-    store: MemoryStore, client: Client, informer: Informer, seen: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    store: Store, client: Client, informer: Informer, seen: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     informer.poll()
     client.create(a_job("a"))
@@ -154,7 +157,7 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     assert cache.on_node("n1") == []
 
 
-def test_a_damaged_row_hides_no_other(store: MemoryStore, client: Client, informer: Informer) -> None:
+def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: Informer) -> None:
     client.create(a_job("good"))
     bad = a_job("bad").to_json()
     store.create({**bad, "spec": {"nonsense": 1}})
@@ -177,7 +180,7 @@ def test_many_pages_are_listed_at_one_revision(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_cache_equals_the_store_after_any_history(store: MemoryStore, client: Client, seed: int) -> None:
+def test_the_cache_equals_the_store_after_any_history(store: Store, client: Client, seed: int) -> None:
     rng = random.Random(seed)
     informer = Informer(store, KINDS)
     for _ in range(120):

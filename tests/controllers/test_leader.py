@@ -157,3 +157,17 @@ def test_two_that_claim_at_once_get_one_leader(pair: Pair) -> None:
     pair.a.release()
     wins = [pair.b.step(), pair.a.step()]
     assert wins == [True, False]
+
+
+def test_a_leader_whose_process_is_gone_is_not_waited_for(pair: Pair) -> None:
+    gone: set[str] = set()
+    pair.a = Elector(pair.store, "a", pair.clocks["a"], process="here/1")
+    pair.b = Elector(pair.store, "b", pair.clocks["b"], process="here/2", is_gone=gone.__contains__)
+    pair.a.step()
+    assert not pair.b.step()
+    gone.add("here/1")
+    assert pair.b.step()
+    assert pair.lease().spec.token == 2
+    assert pair.lease().spec.holder_process == "here/2"
+    with pytest.raises(Fenced):
+        Client(pair.store, pair.a.term.fence if pair.a.term else None).create(a_job("after"))
