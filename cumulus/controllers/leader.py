@@ -1,13 +1,15 @@
 """Leader election: exactly one daemon acts on a store, and a deposed one cannot write.
 
 The leader renews the one `Lease` object; a standby measures with its own monotonic clock for how long that object
-did not change, so that clocks of different machines are never compared. Each change of holder raises `spec.token`,
-and the store checks the token in the transaction of every controller's write (`Fence`).
+did not change, so that clocks of different machines are never compared. It waits for no leader whose process is
+certainly gone, which only one of the same machine can know. Each change of holder raises `spec.token`, and the store
+checks the token in the transaction of every controller's write (`Fence`).
 Protocol: client-go's leaderelection, with the fencing tokens it lacks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +26,7 @@ log = structlog.get_logger("cumulus.controllers")
 LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
 WATCH_SECONDS = 1.0
-"""How often a standby looks: with the lease's length this bounds a takeover, to 8 s after a kill."""
+"""How often a standby looks: a takeover comes within that after a kill on its own machine, else within 8 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,20 @@ class Term:
 class Elector:
     """Stepped every `interval` seconds, by one thread."""
 
-    def __init__(self, store: Store, identity: str, clock: Clock) -> None:
-        """`identity` must differ between daemons and between starts of one daemon."""
+    def __init__(
+        self,
+        store: Store,
+        identity: str,
+        clock: Clock,
+        *,
+        process: str = "",
+        is_gone: Callable[[str], bool] = lambda process: False,
+    ) -> None:
+        """`identity` must differ between daemons and between starts of one daemon. `process` names this process;
+        `is_gone` tells of another's name whether that process has certainly ended."""
         self.identity = identity
+        self._process = process
+        self._is_gone = is_gone
         self._client = Client(store)
         self._clock = clock
         self._term: Term | None = None
@@ -118,7 +131,7 @@ class Elector:
         version = found.metadata.resource_version
         if version != self._seen[0]:
             self._seen = (version, started)
-        free = not found.spec.holder_identity
+        free = not found.spec.holder_identity or self._is_gone(found.spec.holder_process)
         if free or started - self._seen[1] >= found.spec.lease_duration_seconds:
             claim = self._claim(token=found.spec.token + 1)
             self._lead(self._client.update(found.replace(spec=claim.spec)), started)
@@ -126,8 +139,8 @@ class Elector:
     def _claim(self, token: int) -> Lease:
         now = timestamp(self._clock.now())
         spec = LeaseSpec(
-            holder_identity=self.identity, lease_duration_seconds=LEASE_SECONDS, acquire_time=now, renew_time=now,
-            token=token,
+            holder_identity=self.identity, holder_process=self._process, lease_duration_seconds=LEASE_SECONDS,
+            acquire_time=now, renew_time=now, token=token,
         )  # fmt: skip
         return Lease(metadata=ObjectMeta(name=LEADER), spec=spec)
 

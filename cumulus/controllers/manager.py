@@ -17,6 +17,7 @@ import structlog
 
 from cumulus.backends.base import Backend
 from cumulus.clock import Clock, SystemClock
+from cumulus.controllers import holder
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector, Term
@@ -73,7 +74,9 @@ class Manager:
         self._ready = ready
         self._workers = WORKERS if workers is None else workers
         self._informer = Informer(store, KINDS)
-        self._elector = Elector(store, identity or unique_identity(), self._clock)
+        self._elector = Elector(
+            store, identity or unique_identity(), self._clock, process=holder.this_process(), is_gone=holder.is_gone
+        )
         self._stop = threading.Event()
         self._deposed = threading.Event()
 

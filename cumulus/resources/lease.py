@@ -19,6 +19,9 @@ class LeaseSpec(Model):
     trusts only its own clock's measure of how long the object did not change."""
 
     holder_identity: str = Field("", description="The daemon that leads.")
+    holder_process: str = Field(
+        "", description="Its process, as others of the same machine can look for it; they need not wait for a dead one."
+    )
     lease_duration_seconds: float = Field(description="How long it leads without a renewal, in seconds.")
     acquire_time: str = Field(description="When it began to lead.")
     renew_time: str = Field(description="When it renewed last; for people, since a standby trusts only its own clock.")
