@@ -51,6 +51,17 @@ class Membership:
         found = seeds.union(*(snapshot.below(pid) for pid in seeds)) - _UNTOUCHABLE - {os.getpid()}
         return snapshot.identities(found - {p.pid for p in alive if p.role == "supervisor"})
 
+    def at_hand(self) -> set[Identity]:
+        """The attached processes, and of supervisors the children, without a look at all processes."""
+        found: set[Identity] = set()
+        for process in self.attached:
+            identity = Identity(process.pid, process.start)
+            if process.role == "supervisor":
+                found.update(processes.children(process.pid) if processes.is_alive(identity) else ())
+            elif processes.is_alive(identity):
+                found.add(identity)
+        return found - {identity for identity in found if identity.pid in _UNTOUCHABLE | {os.getpid()}}
+
     def populated(self) -> bool:
         """Whether a process lives in one of the lease's cgroups, even one too quick for a snapshot."""
         return any(cgroup.populated(directory) for directory in self.cgroups)

@@ -28,7 +28,7 @@ __all__ = ["Monitor", "ensure_running"]
 REMEMBERED = 86400.0
 """Seconds for which an ended lease is remembered, so that asking again for its id never grants it twice."""
 
-_LOOK_AGAIN = 0.005
+_LOOK_AGAIN = 0.01
 _LOOK_AGAIN_AT_MOST = 0.1
 _HOUSEKEEPING = 5.0
 _FORGET_AT_ONCE = 1000
@@ -44,6 +44,7 @@ class _Ending:
 
     lease: Lease
     since: float
+    begun: bool = False
     terminated: set[Identity] = field(default_factory=set)
     refused: set[Identity] = field(default_factory=set)
     empty_looks: int = 0
@@ -56,6 +57,7 @@ class Monitor:
         self._database = ledger.database
         self._clock = ledger.clock
         self._endings: dict[str, _Ending] = {}
+        self._last_look = 0.0
         self._look_again = _LOOK_AGAIN
         self._next_flush = 0.0
         self._next_housekeeping = 0.0
@@ -69,8 +71,11 @@ class Monitor:
         try:
             self._take_up()
         finally:
-            if self._endings:
+            now = self._clock.monotonic()
+            if self._endings and now >= self._look_due():
+                self._last_look = now
                 self._end()
+                self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
         now = self._clock.monotonic()
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
@@ -82,31 +87,44 @@ class Monitor:
         return self._pause()
 
     def _take_up(self) -> None:
-        """Find what must end: released by others, expired, or its holder is gone."""
+        """Find what must end: released by others, expired, or its holder is gone; and signal what is known of it."""
         now = Moment.read(self._clock)
         with self._database.read() as db:
             ending = records.endings(db, now)
             due = records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic)
             abandoned = _abandoned(db)
-        ids = {lease.id for lease, _ in ending} | {lease.id for lease in due}
-        self._endings = {id: known for id, known in self._endings.items() if id in ids}
-        if ids - self._endings.keys():
-            self._look_again = _LOOK_AGAIN
-        for lease, since in ending:
-            self._endings.setdefault(lease.id, _Ending(lease, since))
-        for lease in due:
-            self._endings.setdefault(lease.id, _Ending(lease, now.monotonic))
+        found = {lease.id: _Ending(lease, since) for lease, since in ending}
+        found |= {lease.id: _Ending(lease, now.monotonic) for lease in due}
+        self._endings = {id: self._endings.get(id, fresh) for id, fresh in found.items()}
+        for fresh in [e for e in self._endings.values() if not e.begun]:
+            self._begin(fresh)
         if due or abandoned:
             with self._database.write() as tx:
                 now = Moment.read(self._clock)
-                # Looked up again: a lease may have been renewed or released since.
+                # Looked up again: a lease may have been released since.
                 for lease in records.leases(tx, now, "state = 'Active' AND deadline <= ?", now.monotonic):
                     records.begin_end(tx, lease, EndReason.EXPIRED, now)
                 for id in abandoned:
                     held = records.find_lease(tx, id, now)
                     if held is not None and held.state is LeaseState.ACTIVE:
-                        held = records.begin_end(tx, held, EndReason.RELEASED, now)
-                        self._endings[id] = _Ending(held, now.monotonic)
+                        records.begin_end(tx, held, EndReason.RELEASED, now)
+
+    def _begin(self, ending: _Ending) -> None:
+        """SIGTERM what is attached, at once: a look at all processes takes milliseconds."""
+        with self._database.read() as db:
+            lease = Membership.load(db, ending.lease.id)
+        if self._clock.monotonic() < ending.since + ending.lease.grace:
+            targets = lease.at_hand()
+            self._signal(ending, targets, signal.SIGTERM)
+            ending.terminated |= targets
+        self._hold(ending.lease, ended=False)
+        ending.begun = True
+        self._look_again = _LOOK_AGAIN
+
+    def _look_due(self) -> float:
+        """When to look at all processes next: soon after something began to end, then ever more seldom."""
+        kills = [e.since + e.lease.grace for e in self._endings.values()]
+        return min([self._last_look + self._look_again, *(at for at in kills if at > self._last_look)])
 
     def _end(self) -> None:
         """Signal what is left of each ending lease; those of which nothing is left have ENDED."""
@@ -122,8 +140,6 @@ class Monitor:
             if live and self._clock.monotonic() >= ending.since + ending.lease.grace:
                 self._kill(ending, lease, processes)
             elif live:
-                if not ending.terminated:
-                    self._hold(ending.lease, ended=False)
                 self._remember_sessions([lease], snapshot)
                 self._signal(ending, processes - ending.terminated, signal.SIGTERM)
                 ending.terminated |= processes
@@ -216,9 +232,7 @@ class Monitor:
             deadline = db.execute("SELECT min(deadline) FROM lease WHERE state = 'Active'").fetchone()[0]
         times = [now + watchdog.POLL] if deadline is None else [now + watchdog.POLL, deadline]
         if self._endings:
-            times.append(now + self._look_again)
-            times += [t for e in self._endings.values() if (t := e.since + e.lease.grace) > now]
-            self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
+            times.append(self._look_due())
         return max(0.0, min(times) - now)
 
     def _say(self, text: str) -> None:

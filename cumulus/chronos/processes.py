@@ -18,6 +18,8 @@ _QUIET = 0.02
 MARKER = "CHRONOS_PARTITION_ID"
 """Environment variable that names the leases of a process, separated by commas."""
 
+_MARK = b"\0" + MARKER.encode() + b"="
+
 
 class Proc(NamedTuple):
     """A line of /proc/PID/stat (proc_pid_stat(5)). `start` is in clock ticks since boot."""
@@ -112,10 +114,8 @@ class Snapshot:
 
 def read(pid: int) -> Proc | None:
     """The process now, None where it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
-    except OSError:
+    line = _content(f"/proc/{pid}/stat")
+    if not line:
         return None
     # The name in parentheses may hold anything, parentheses too.
     fields = line[line.rfind(b")") + 2 :].split()
@@ -144,6 +144,16 @@ def send(target: Identity, number: int) -> bool:
         return False
     finally:
         os.close(handle)
+
+
+def children(pid: int) -> list[Identity]:
+    """The living children of a process's main thread, at once; none where the kernel does not list them."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            found = [read(int(child)) for child in file.read().split()]
+    except OSError:
+        return []
+    return [Identity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive]
 
 
 def strike(belongs: Callable[[Proc], bool], seconds: float) -> None:
@@ -191,14 +201,22 @@ def is_alive(target: Identity) -> bool:
 
 def markers(pid: int) -> list[str]:
     """The leases that the process's initial environment names, as far as this user may read it."""
+    _, found, rest = (b"\0" + _content(f"/proc/{pid}/environ")).partition(_MARK)
+    return rest.split(b"\0", 1)[0].decode(errors="replace").split(",") if found else []
+
+
+def _content(path: str) -> bytes:
+    """Of a file of /proc, without the cost of a file object; empty where it is gone or not to be read."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return []
-    wanted = MARKER.encode() + b"="
-    at = 0 if environment.startswith(wanted) else environment.find(b"\0" + wanted) + 1
-    if at == 0 and not environment.startswith(wanted):
-        return []
-    value = environment[at + len(wanted) :].split(b"\0", 1)[0]
-    return value.decode(errors="replace").split(",")
+        return b""
+    parts = []
+    try:
+        while part := os.read(handle, 65536):
+            parts.append(part)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
+    return b"".join(parts)

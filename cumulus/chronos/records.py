@@ -112,8 +112,8 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment) -> Lease:
     """ENDING becomes ENDED, and its share is free."""
     lease = replace(lease, state=LeaseState.ENDED, ended_at=timestamp(now.wall))
     tx.execute(
-        "UPDATE lease SET state = ?, ended_at = ?, ended_since = ? WHERE id = ?",
-        (LeaseState.ENDED, lease.ended_at, now.monotonic, lease.id),
+        "UPDATE lease SET state = ?, end_reason = ?, ended_at = ?, ended_since = ? WHERE id = ?",
+        (LeaseState.ENDED, lease.end_reason, lease.ended_at, now.monotonic, lease.id),
     )
     _audit(tx, str(lease.end_reason), lease, now)
     return lease
