@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.meta import Resource
-from cumulus.store.base import Document, Fence, Key, Query, Store, key_of
+from cumulus.store import rules
+from cumulus.store.base import Document, Fence, Key, Query, Store
 
 R = TypeVar("R", bound=Resource)
 
@@ -21,9 +22,18 @@ def decode(model: type[R], document: Document) -> R:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
+        problem = " ".join(first["msg"].split())
         raise InvalidObject(
-            f"{key_of(document)} as stored is not a valid {model.KIND}: {field}: {first['msg']}", field=field
+            f"{_named(document)} as stored is not a valid {model.KIND}: {field}: {problem}", field=field
         ) from error
+
+
+def _named(document: Document) -> str:
+    """The object's key, or what there is of one."""
+    try:
+        return str(rules.checked_key(document))
+    except InvalidObject:
+        return "an object"
 
 
 class Client:

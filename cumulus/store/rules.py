@@ -95,8 +95,8 @@ def checked_key(document: Any) -> Key:
         raise InvalidObject(f"{kind}: metadata must be an object with a name", field="metadata")
     name = _text(metadata, "name", "metadata.name")
     namespace = metadata.get("namespace")
-    if not isinstance(namespace, str | None):
-        raise _wrong(kind, name, "metadata.namespace", "text")
+    if namespace is not None and not (isinstance(namespace, str) and _is_plain(namespace)):
+        raise _wrong(kind, name, "metadata.namespace", "a text of printable characters without '/'")
     for part in ("labels", "annotations"):
         pairs = metadata.get(part)
         if pairs is not None and not _is_text_map(pairs):
@@ -117,9 +117,14 @@ def _check_owners(kind: str, name: str, owners: Any) -> None:
 
 def _text(part: dict[str, Any], name: str, path: str) -> str:
     value = part.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidObject(f"an object needs {path}, a text that is not empty", field=path)
+    if not isinstance(value, str) or not value or not _is_plain(value):
+        raise InvalidObject(f"an object needs {path}, a text of printable characters without '/'", field=path)
     return value
+
+
+def _is_plain(value: str) -> bool:
+    """Names stand in paths and in one-line messages."""
+    return value.isprintable() and "/" not in value
 
 
 def _wrong(kind: str, name: str, path: str, right: str) -> InvalidObject:
