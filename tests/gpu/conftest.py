@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos.device import discover
-from cumulus.chronos.enforce import environment, forget, opencl_layer
+from cumulus.chronos.enforce import environment, forget, merge, opencl_layer
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.lease import Device, Lease, LeaseState
 from cumulus.clock import SystemClock
@@ -22,7 +22,7 @@ from cumulus.clock import SystemClock
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GIB = 2**30
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 40.0
 
 _measured: list[str] = []
 
@@ -68,7 +68,12 @@ def nvidia_opencl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The system's ICD loader with NVIDIA's driver alone, whether or not it is registered on this machine."""
     vendors = tmp_path_factory.mktemp("vendors")
     (vendors / "nvidia.icd").write_text("libnvidia-opencl.so.1\n")
-    return {"OPENCL_LIBRARY": "libOpenCL.so.1", "OPENCL_DEVICE": "gpu", "OCL_ICD_VENDORS": f"{vendors}/"}
+    return {
+        "OPENCL_LIBRARY": "libOpenCL.so.1",
+        "OPENCL_DEVICE": "gpu",
+        "OCL_ICD_VENDORS": f"{vendors}/",
+        MODE: "off",
+    }
 
 
 class Program:
@@ -77,7 +82,7 @@ class Program:
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            env={**os.environ, **variables},
+            env=merge({**os.environ, MODE: variables.get(MODE, "")}, variables),
         )  # fmt: skip
 
     def line(self, seconds: float = ANSWER_SECONDS) -> Any:
@@ -98,11 +103,10 @@ class Program:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{text}\n".encode())
 
-    def finish(self) -> Any:
-        """Close its stdin; its last answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        return self.line()
+    def alive(self) -> bool:
+        """Whether the device still does what the holder of an allocation asks."""
+        self.tell("alive?")
+        return bool(self.line()["alive"])
 
     def kill(self) -> None:
         self.process.kill()
@@ -149,10 +153,10 @@ class Node:
         """How an allocation of that kind goes in a process of its own."""
         program = self.cuda("alloc", kind, size, **variables)
         outcome = str(program.line()["outcome"])
-        program.finish()
+        program.kill()
         return outcome
 
-    def rates(self, *leases: dict[str, str], seconds: float = 1.5) -> list[float]:
+    def rates(self, *leases: dict[str, str], seconds: float = 1.0) -> list[float]:
         """Work a second of programs that run at the same time, one in each lease."""
         programs = [self.cuda("spin", seconds, **lease) for lease in leases]
         for program in programs:

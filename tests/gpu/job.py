@@ -1,6 +1,7 @@
 """The job that the GPU tests run: CUDA's driver interface through ctypes, so that a start takes a fraction of a second.
 
-    python job.py alloc KIND BYTES [KIND BYTES …]   allocate, say how each went, hold until stdin closes
+    python job.py alloc KIND BYTES [KIND BYTES …]   allocate, say how each went, hold until stdin closes;
+                                                     to each line from there, say whether the device still works
     python job.py spin SECONDS                       keep the multiprocessors busy, say how many blocks a second
     python job.py fault                              write to an illegal address
 
@@ -73,6 +74,15 @@ class Cuda:
         self.call("cuDeviceGetAttribute", ctypes.byref(count), 16, self.device)
         return count.value
 
+    def works(self) -> bool:
+        """Whether the device still does what this program asks."""
+        pointer = ctypes.c_uint64()
+        return not (
+            self.status("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(4096))
+            or self.status("cuMemsetD8_v2", pointer, 1, ctypes.c_size_t(4096))
+            or self.status("cuCtxSynchronize")
+        )
+
     def allocate(self, kind: str, size: int) -> str:
         """`ok` or the driver's name of the error."""
         pointer, bytes_ = ctypes.c_uint64(), ctypes.c_size_t(size)
@@ -134,8 +144,8 @@ def main(verb: str, *rest: str) -> None:
             outcome = cuda.allocate(kind, int(size))
             free, total = cuda.memory() if outcome == "ok" else (0, 0)
             say({"kind": kind, "bytes": int(size), "outcome": outcome, "free": free, "total": total})
-        sys.stdin.read()
-        say({"alive": cuda.status("cuCtxSynchronize") == 0})
+        for _ in sys.stdin:
+            say({"alive": cuda.works()})
     elif verb == "spin":
         rate = cuda.spin(float(rest[0]))
         say({"blocks_per_second": rate, "multiprocessors": cuda.multiprocessors()})

@@ -69,7 +69,9 @@ def test_20_gib_in_a_lease_of_5_percent_is_refused_under_pytorch(node: Node) -> 
     assert node.python(TORCH, **lease).line() == ["refused", "ok"]
 
 
-@pytest.mark.parametrize(("name", "code"), [("torch", TORCH), ("jax", JAX), ("cupy", CUPY)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("torch", TORCH), ("jax", JAX), ("cupy", CUPY)], ids=["torch", "jax", "cupy"]
+)
 def test_the_frameworks_keep_within_the_lease_without_mps(node: Node, name: str, code: str) -> None:
     pytest.importorskip(name)
     lease = node.lease("small", 0.05)
@@ -89,8 +91,9 @@ def test_two_leases_of_50_percent_run_at_once_without_touching_each_other(
     size = int(node.gpu.memory_bytes * 0.45)
     held = [node.cuda("alloc", "device", size, "device", size, **lease) for lease in (one, other)]
     assert [[program.line()["outcome"] for _ in "12"] for program in held] == [["ok", REFUSED]] * 2
+    assert all(program.alive() for program in held)
     for program in held:
-        assert program.finish() == {"alive": True}
+        program.kill()
     rates = node.rates(one, other)
     measured("two leases of 50 % at once, part of the GPU's rate", [f"{rate / full_rate:.3f}" for rate in rates])
     for rate in rates:

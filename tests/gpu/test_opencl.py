@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from cumulus.chronos.enforce import account
+from cumulus.chronos.enforce.mps import MODE
 from cumulus.chronos.lease import Lease, LeaseState
 
 from .conftest import GIB, Node, Program, until
@@ -80,12 +82,43 @@ def test_random_calls_agree_with_the_model(node: Node, nvidia_opencl: dict[str, 
     assert do(start(node, variables, nvidia_opencl), "fuzz", seed=1, steps=600, limit=limit)["error"] == 0
 
 
-def test_evasion_unsetting_the_layer_works(
-    node: Node, nvidia_opencl: dict[str, str], measured: Callable[[str, object], None]
-) -> None:
-    """Also shows that MPS does not hold OpenCL: the lease's MPS limit is set all the while."""
+def test_evasion_unsetting_the_layer_works(node: Node, nvidia_opencl: dict[str, str]) -> None:
     job = start(node, node.lease("small", 0.05), nvidia_opencl, {"OPENCL_LAYERS": ""})
     buffer = do(job, "buffer", size=18 * GIB)
-    touched = do(job, "fill", id=buffer["id"])["error"] if "id" in buffer else None
-    measured("OpenCL 18 GiB without the layer under MPS (created, touched)", (buffer["error"], touched))
-    assert (buffer["error"], touched) == (0, 0)
+    assert (buffer["error"], do(job, "fill", id=buffer["id"])["error"]) == (0, 0)
+
+
+def test_beside_mps_nvidias_driver_makes_no_context_and_the_job_is_told(
+    node: Node, nvidia_opencl: dict[str, str]
+) -> None:
+    job = node.opencl(**node.lease("small", 0.05), **{k: v for k, v in nvidia_opencl.items() if k != MODE})
+    assert job.process.stdout is not None
+    said = job.process.stdout.read().decode()
+    assert "-9999" in said
+    assert "set CHRONOS_MPS=off" in said
+
+
+def test_pyopencl_runs_in_a_lease_with_mps_and_cuda_beside_it_is_still_limited(
+    node: Node, nvidia_opencl: dict[str, str]
+) -> None:
+    pytest.importorskip("pyopencl")
+    variables = {**node.lease("small", 0.05), "OCL_ICD_VENDORS": nvidia_opencl["OCL_ICD_VENDORS"]}
+    assert node.python(PYOPENCL, **variables).line() == ["small", -4, 0, 2]
+
+
+PYOPENCL = """
+import ctypes, json, os
+import pyopencl as cl
+devices = [d for p in cl.get_platforms() for d in p.get_devices() if d.type == cl.device_type.GPU]
+context = cl.Context(devices[:1])
+size = "small" if devices[0].global_mem_size == int(os.environ["CHRONOS_MEMORY_BYTES"]) else "whole"
+try:
+    cl.Buffer(context, cl.mem_flags.READ_WRITE, 20 * 2**30)
+    refused = 0
+except cl.Error as error:
+    refused = error.code
+cuda, device, cuda_context, pointer = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
+codes = [cuda.cuInit(0), cuda.cuDeviceGet(ctypes.byref(device), 0)]
+codes += [cuda.cuDevicePrimaryCtxRetain(ctypes.byref(cuda_context), device), cuda.cuCtxSetCurrent(cuda_context)]
+print(json.dumps([size, refused, max(codes), cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(20 * 2**30))]))
+"""

@@ -14,7 +14,7 @@ from cumulus.chronos.enforce.amd import ComputeUnitMask
 from cumulus.chronos.enforce.base import Enforcer, Health, Report
 from cumulus.chronos.enforce.frameworks import Frameworks
 from cumulus.chronos.enforce.intel import LevelZero
-from cumulus.chronos.enforce.mps import Mps
+from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
 from cumulus.chronos.lease import Device, Lease
 from cumulus.resources.enforcement import Enforcement
@@ -62,9 +62,14 @@ def environment(lease: Lease, device: Device, home: Path) -> dict[str, str]:
 
 
 def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """The job's variables with an enforcer's or another lease's: lists are joined, everything else is replaced."""
+    """The job's variables with an enforcer's or another lease's: lists are joined, everything else is replaced.
+
+    A job that sets CHRONOS_MPS=off gets no MPS, beside which NVIDIA's OpenCL does not run.
+    """
     merged = dict(job)
     for name, value in ours.items():
+        if job.get(MODE) == "off" and name.startswith("CUDA_MPS_"):
+            continue
         separator = _LISTS.get(name)
         if separator and merged.get(name):
             value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))

@@ -1,4 +1,4 @@
-"""Run by Python at its start inside a lease: tells PyTorch and TensorFlow the lease's memory when they are imported.
+"""Run by Python at its start inside a lease: prepares PyTorch, TensorFlow and pyopencl when they are imported.
 
 CHRONOS_MEMORY_BYTES holds one number a leased device, in the order of the visible ones. Any Python and any version
 of the frameworks may be here, so whatever goes wrong is left alone: this is the second line, not the first.
@@ -36,7 +36,14 @@ def limit_tensorflow(tensorflow: Any) -> None:
         tensorflow.config.set_logical_device_configuration(gpu, [logical])
 
 
-HANDLERS = {"torch": limit_torch, "tensorflow": limit_tensorflow}
+def start_opencl(pyopencl: Any) -> None:
+    """NVIDIA's OpenCL driver looks for MPS when it is first asked, and then makes no context beside it."""
+    pyopencl.get_platforms()
+
+
+HANDLERS = {"torch": limit_torch, "tensorflow": limit_tensorflow, "pyopencl": start_opencl}
+WITHOUT_MPS = ("pyopencl",)
+MPS_DIRECTORY = "CUDA_MPS_PIPE_DIRECTORY"
 
 
 class Finder:
@@ -49,17 +56,24 @@ class Finder:
         spec: Any = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None or not hasattr(spec.loader, "exec_module"):
             return spec
-        load, handle = spec.loader.exec_module, HANDLERS[name]
-
-        def load_and_tell(module: Any) -> None:
-            load(module)
-            try:
-                handle(module)
-            except Exception as error:
-                sys.stderr.write(f"chronos: {name} was not told the lease's memory: {error}\n")
-
-        spec.loader.exec_module = load_and_tell
+        load = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: load_and_tell(name, module, load)
         return spec
+
+
+def load_and_tell(name: str, module: Any, load: Any) -> None:
+    mps = os.environ.get(MPS_DIRECTORY) if name in WITHOUT_MPS else None
+    if mps is not None:
+        os.environ[MPS_DIRECTORY] = "/nonexistent"
+    try:
+        load(module)
+        try:
+            HANDLERS[name](module)
+        except Exception as error:
+            sys.stderr.write(f"chronos: {name} was not told of the lease: {error}\n")
+    finally:
+        if mps is not None:
+            os.environ[MPS_DIRECTORY] = mps
 
 
 def run_shadowed() -> None:

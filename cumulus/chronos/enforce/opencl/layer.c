@@ -1,6 +1,7 @@
 #include "layer.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,6 +85,14 @@ static cl_int CL_API_CALL get_device_info(cl_device_id device, cl_device_info na
     return outcome;
 }
 
+/* NVIDIA's OpenCL driver makes no context while it sees MPS, and it looked before this layer was loaded. */
+#define NVIDIA_FAILED (-9999)
+
+static void explain_failure(cl_int code) {
+    if (code == NVIDIA_FAILED && getenv("CUDA_MPS_PIPE_DIRECTORY"))
+        fprintf(stderr, "chronos: NVIDIA's OpenCL does not run beside MPS: set CHRONOS_MPS=off in the job's env\n");
+}
+
 static bool context_refused(cl_int *error) {
     if (!accounts_expired()) return false;
     account_explain_expiry("a context");
@@ -96,14 +105,22 @@ static cl_context CL_API_CALL create_context(const cl_context_properties *proper
                                              void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *),
                                              void *user_data, cl_int *error) {
     if (context_refused(error)) return NULL;
-    return next.clCreateContext(properties, count, devices, notify, user_data, error);
+    cl_int outcome = CL_SUCCESS;
+    cl_context context = next.clCreateContext(properties, count, devices, notify, user_data, &outcome);
+    explain_failure(outcome);
+    set_error(error, outcome);
+    return context;
 }
 
 static cl_context CL_API_CALL create_context_from_type(
     const cl_context_properties *properties, cl_device_type type,
     void(CL_CALLBACK *notify)(const char *, const void *, size_t, void *), void *user_data, cl_int *error) {
     if (context_refused(error)) return NULL;
-    return next.clCreateContextFromType(properties, type, notify, user_data, error);
+    cl_int outcome = CL_SUCCESS;
+    cl_context context = next.clCreateContextFromType(properties, type, notify, user_data, &outcome);
+    explain_failure(outcome);
+    set_error(error, outcome);
+    return context;
 }
 
 /* ---- entry points ---- */
