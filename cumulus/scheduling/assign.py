@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cumulus.scheduling.board import Board, Offer, Slot, is_whole
+from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.shape import groups_of, uniform_shape
-from cumulus.scheduling.snapshot import Demand, Gang
+from cumulus.scheduling.snapshot import Gang
 
 SEARCH_STEPS = 5_000
 """Slots that the search for a mixed gang tries before it gives up for this pass."""

@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from cumulus.scheduling import fit
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Demand, Device, Filter, Snapshot
+from cumulus.scheduling.claim import Demand, Filter
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Snapshot
 from cumulus.scheduling.timeline import Taken, Timeline
 
 _MICROSECOND = timedelta(microseconds=1)

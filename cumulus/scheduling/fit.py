@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from cumulus.resources.quantity import format_bytes
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Demand, Device, Filter, Node
+from cumulus.scheduling.claim import Demand, Filter
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Node
 
 # OpenCL names AMD in full; people write the short name.
 _VENDOR_ALIASES = {"amd": ("amd", "advanced micro devices")}

@@ -16,9 +16,10 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.scheduling.assign import Seat, assign, uniform
 from cumulus.scheduling.board import Board, Offer, Pool
+from cumulus.scheduling.claim import Filter
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.shape import Refused, Uniform, uniform_shape
-from cumulus.scheduling.snapshot import Filter, Gang, Request, Snapshot
+from cumulus.scheduling.snapshot import Gang, Request, Snapshot
 
 RESERVATION_DEPTH = 8
 """Gangs with the same filters that get a reservation in one pass. One would do against starvation; a few more

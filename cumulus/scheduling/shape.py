@@ -9,7 +9,8 @@ from collections.abc import Hashable
 from decimal import Decimal
 from typing import NamedTuple
 
-from cumulus.scheduling.snapshot import Demand, Gang
+from cumulus.scheduling.claim import Demand
+from cumulus.scheduling.snapshot import Gang
 
 _KEPT = 64
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
-from cumulus.resources.meta import JOB_LABEL, condition
+from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
+from cumulus.resources.partition import GPUPartition
+from cumulus.scheduling.claim import Claim, Demand, claim_of
 
 FULL_COMPUTE = 1000
 """Thousandths of a device's compute that make a whole device."""
@@ -73,33 +73,6 @@ class Hold:
     user: str
     overdue: bool
     """The lease's end is past, but the node has not said that the share is free."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which devices will do, apart from what is free of them. Empty values ask for nothing."""
-
-    vendor: str = ""
-    name: str = ""
-    type: str = ""
-    min_memory: int = 0
-    node_labels: tuple[tuple[str, str], ...] = ()
-    min_enforcement: Enforcement = Enforcement.NONE
-    runtime: str = ""
-    node: str = ""
-    device: int = -1
-    avoid: tuple[int, ...] = ()
-    """Devices of `node` that other members of the same group hold already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What share of which devices. Equal demands are interchangeable."""
-
-    filter: Filter
-    memory: Share
-    compute: int | None
-    """Thousandths; None for the memory's share of the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +132,22 @@ class Snapshot:
 
 
 def build(nodes: Iterable[GPUNode], partitions: Iterable[GPUPartition], now: datetime) -> Snapshot:
-    """The snapshot of what the store holds.
+    """The snapshot of what the store holds."""
+    return assemble(nodes, map(claim_of, partitions), now)
+
+
+def assemble(nodes: Iterable[GPUNode], claims: Iterable[Claim], now: datetime) -> Snapshot:
+    """The snapshot of nodes and of the claims on them.
 
     A partition holds its share from Bound on until its phase is an ended one, which controllers write only once
     the node has confirmed it. A lease that a node reports and no holding partition explains counts as well.
     """
-    partitions = list(partitions)
+    claims = list(claims)
     nodes = sorted(nodes, key=lambda node: node.metadata.name)
-    holding = [p for p in partitions if p.status.phase in (PartitionPhase.BOUND, PartitionPhase.ACTIVE)]
-    holds = [_hold(partition, now) for partition in holding]
-    holds += _foreign_holds(nodes, {p.metadata.uid for p in holding}, now)
-    pending, incomplete = _gangs(partitions, now)
+    holding = [claim for claim in claims if claim.holding]
+    holds = [_hold(claim, now) for claim in holding]
+    holds += _foreign_holds(nodes, {claim.uid for claim in holding}, now)
+    pending, incomplete = _gangs(claims, now)
     return Snapshot(
         now=now,
         nodes=tuple(_node(node) for node in nodes),
@@ -200,25 +178,14 @@ def _node(node: GPUNode) -> Node:
     )  # fmt: skip
 
 
-def _hold(partition: GPUPartition, now: datetime) -> Hold:
-    spec, status = partition.spec, partition.status
-    grace = _seconds(spec.grace_period)
-    if status.expires_at is not None:
-        until = _moment(status.expires_at) + timedelta(seconds=grace)
-    else:
-        until = now + timedelta(seconds=_seconds(spec.duration) + grace)
+def _hold(claim: Claim, now: datetime) -> Hold:
+    until = claim.expires_at or now + timedelta(seconds=claim.duration)
+    until += timedelta(seconds=claim.grace)
     return Hold(
-        node=status.node,
-        device=-1 if status.device is None else status.device,
-        memory_bytes=status.memory_bytes,
-        compute=status.compute,
-        until=_expected(until, now),
-        partition=partition.key,
-        lease=status.partition_id,
-        job=_job(partition),
-        user=spec.user or "",
+        node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
+        until=_expected(until, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
         overdue=until <= now,
-    )
+    )  # fmt: skip
 
 
 def _expected(end: datetime, now: datetime) -> datetime:
@@ -239,75 +206,55 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
                 )  # fmt: skip
 
 
-def _gangs(partitions: Iterable[GPUPartition], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
-    members: defaultdict[tuple[str, str], list[GPUPartition]] = defaultdict(list)
+def _gangs(claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
+    members: defaultdict[str, list[Claim]] = defaultdict(list)
     gangs: list[Gang] = []
-    for partition in partitions:
-        if partition.status.phase.ended or partition.deleting:
+    for claim in claims:
+        if claim.deleting or not (claim.pending or claim.holding):
             continue
-        if partition.spec.gang is not None:
-            members[partition.metadata.namespace or "", partition.spec.gang.name].append(partition)
-        elif partition.status.phase is PartitionPhase.PENDING:
-            gangs.append(_gang(_path(partition), [partition], [], now))
+        if claim.gang:
+            members[claim.gang].append(claim)
+        elif claim.pending:
+            gangs.append(_gang(claim.path, [claim], [], now))
     incomplete: list[Incomplete] = []
-    for (namespace, name), found in members.items():
-        found.sort(key=lambda partition: partition.metadata.name)
-        pending = [p for p in found if p.status.phase is PartitionPhase.PENDING]
+    for name, found in members.items():
+        found.sort(key=lambda claim: claim.partition)
+        pending = [claim for claim in found if claim.pending]
         if not pending:
             continue
-        path = f"{namespace}/{name}" if namespace else name
-        size = max(p.spec.gang.size for p in found if p.spec.gang is not None)
+        size = max(claim.size for claim in found)
         if len(found) < size:
-            incomplete.append(Incomplete(path, tuple(p.key for p in found), size))
+            incomplete.append(Incomplete(name, tuple(claim.partition for claim in found), size))
         else:
-            bound = [p for p in found if p.status.phase is not PartitionPhase.PENDING]
-            gangs.append(_gang(path, pending, bound, now))
+            gangs.append(_gang(name, pending, [claim for claim in found if claim.holding], now))
     return gangs, incomplete
 
 
-def _gang(name: str, pending: list[GPUPartition], bound: list[GPUPartition], now: datetime) -> Gang:
+def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) -> Gang:
     places: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
-    for partition in bound:
-        places[_group(partition)].append((partition.status.node, partition.status.device or 0))
-    requests = [_request(partition, places.get(_group(partition), [])) for partition in pending]
+    for claim in bound:
+        places[claim.group].append((claim.node, max(0, claim.device)))
+    requests = [_request(claim, places.get(claim.group, [])) for claim in pending]
     requests.sort(key=lambda request: (request.group, request.partition))
     first = pending[0]
-    since = first.spec.gang.since if first.spec.gang is not None else first.metadata.creation_timestamp
     return Gang(
         name=name,
         requests=tuple(requests),
-        seconds=max(_seconds(p.spec.duration) + _seconds(p.spec.grace_period) for p in pending),
-        priority=max(p.spec.priority for p in pending),
-        since=_moment(since) if since else now,
-        job=_job(first),
-        user=first.spec.user or "",
+        seconds=max(claim.duration + claim.grace for claim in pending),
+        priority=max(claim.priority for claim in pending),
+        since=first.since or now,
+        job=first.job,
+        user=first.user,
         started=bool(bound),
     )
 
 
-def _request(partition: GPUPartition, places: list[tuple[str, int]]) -> Request:
-    spec, selector = partition.spec, partition.spec.selector
-    return Request(
-        partition=partition.key,
-        uid=partition.metadata.uid or "",
-        group=_group(partition),
-        demand=Demand(
-            filter=Filter(
-                vendor=(selector.vendor or "").lower(),
-                name=selector.name or "",
-                type=selector.type or "",
-                min_memory=parse_bytes(selector.min_memory) if selector.min_memory else 0,
-                node_labels=tuple(sorted(selector.node_labels.items())),
-                min_enforcement=spec.min_enforcement,
-                runtime=spec.runtime or "",
-                node=places[0][0] if places else spec.node or "",
-                device=-1 if spec.device is None else spec.device,
-                avoid=tuple(sorted(device for _, device in places)),
-            ),
-            memory=_share(spec.memory),
-            compute=None if spec.compute is None else parse_millis(spec.compute),
-        ),
-    )
+def _request(claim: Claim, places: list[tuple[str, int]]) -> Request:
+    demand = claim.demand
+    if places:
+        avoid = tuple(sorted(device for _, device in places))
+        demand = replace(demand, filter=replace(demand.filter, node=places[0][0], avoid=avoid))
+    return Request(partition=claim.partition, uid=claim.uid, demand=demand, group=claim.group)
 
 
 def _hold_order(hold: Hold) -> tuple[object, ...]:
@@ -318,24 +265,5 @@ def _queue_order(gang: Gang) -> tuple[object, ...]:
     return (not gang.started, -gang.priority, gang.since, gang.name)
 
 
-def _group(partition: GPUPartition) -> int:
-    return partition.spec.gang.group if partition.spec.gang is not None else 0
-
-
-def _job(partition: GPUPartition) -> str:
-    owner = next((o.name for o in partition.metadata.owner_references if o.kind == "GPUJob"), "")
-    name = owner or partition.metadata.labels.get(JOB_LABEL, "")
-    return f"{partition.metadata.namespace}/{name}" if name and partition.metadata.namespace else name
-
-
-def _path(partition: GPUPartition) -> str:
-    namespace = partition.metadata.namespace
-    return f"{namespace}/{partition.metadata.name}" if namespace else partition.metadata.name
-
-
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-_seconds = lru_cache(maxsize=4096)(parse_duration)
-_share = lru_cache(maxsize=4096)(parse_share)

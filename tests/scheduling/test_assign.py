@@ -10,8 +10,9 @@ from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.assign import Seat, assign, uniform
 from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.shape import Refused
-from cumulus.scheduling.snapshot import Demand, Device, Filter, Gang, Node, Request, Snapshot
+from cumulus.scheduling.snapshot import Device, Gang, Node, Request, Snapshot
 from tests.scheduling.worlds import NOW
 
 

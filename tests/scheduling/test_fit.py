@@ -8,7 +8,8 @@ import pytest
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.quantity import Share
 from cumulus.scheduling import fit
-from cumulus.scheduling.snapshot import Demand, Device, Filter, Node
+from cumulus.scheduling.claim import Demand, Filter
+from cumulus.scheduling.snapshot import Device, Node
 
 GI = 2**30
 DEVICE = Device("n1", 2, "NVIDIA H100 PCIe", "NVIDIA Corporation", "gpu", 80 * GI, Enforcement.GUARDED)

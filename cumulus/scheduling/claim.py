@@ -1,0 +1,176 @@
+"""What one partition asks for or holds, as placement sees it: made once for each version of a partition.
+
+The scheduler keeps the claims of ten thousand partitions between its passes, where their models would not fit; a
+`snapshot` is assembled from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.key import Key
+from cumulus.resources.meta import JOB_LABEL
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which devices will do, apart from what is free of them. Empty values ask for nothing."""
+
+    vendor: str = ""
+    name: str = ""
+    type: str = ""
+    min_memory: int = 0
+    node_labels: tuple[tuple[str, str], ...] = ()
+    min_enforcement: Enforcement = Enforcement.NONE
+    runtime: str = ""
+    node: str = ""
+    device: int = -1
+    avoid: tuple[int, ...] = ()
+    """Devices of `node` that other members of the same group hold already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What share of which devices. Equal demands are interchangeable."""
+
+    filter: Filter
+    memory: Share
+    compute: int | None
+    """Thousandths; None for the memory's share of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One partition. What it holds is meaningful when it is `holding`."""
+
+    partition: Key
+    uid: str
+    holding: bool
+    """Bound or Active: the share is taken."""
+    pending: bool
+    deleting: bool
+    gang: str
+    """namespace/name of its gang; empty where it stands alone."""
+    size: int
+    group: int
+    demand: Demand
+    duration: float
+    grace: float
+    priority: int
+    since: datetime | None
+    job: str
+    """namespace/name, empty without one."""
+    user: str
+    node: str
+    device: int
+    memory_bytes: int
+    compute: int
+    expires_at: datetime | None
+    lease: str
+
+    @property
+    def path(self) -> str:
+        """namespace/name."""
+        _, namespace, name = self.partition
+        return f"{namespace}/{name}" if namespace else name
+
+
+def claim_of(partition: GPUPartition) -> Claim:
+    """The claim of a partition as it is stored."""
+    spec, status, metadata = partition.spec, partition.status, partition.metadata
+    gang = spec.gang
+    since = gang.since if gang is not None else metadata.creation_timestamp
+    return Claim(
+        partition=partition.key,
+        uid=metadata.uid or "",
+        holding=status.phase in (PartitionPhase.BOUND, PartitionPhase.ACTIVE),
+        pending=status.phase is PartitionPhase.PENDING,
+        deleting=partition.deleting,
+        gang=_in_namespace(metadata.namespace, gang.name) if gang is not None else "",
+        size=gang.size if gang is not None else 1,
+        group=gang.group if gang is not None else 0,
+        demand=_demand_of(partition),
+        duration=_seconds(spec.duration),
+        grace=_seconds(spec.grace_period),
+        priority=spec.priority,
+        since=_moment(since) if since else None,
+        job=_job(partition),
+        user=spec.user or "",
+        node=status.node,
+        device=-1 if status.device is None else status.device,
+        memory_bytes=status.memory_bytes,
+        compute=status.compute,
+        expires_at=_moment(status.expires_at) if status.expires_at is not None else None,
+        lease=status.partition_id,
+    )
+
+
+def _demand_of(partition: GPUPartition) -> Demand:
+    spec, selector = partition.spec, partition.spec.selector
+    return _demand(
+        (selector.vendor or "").lower(),
+        selector.name or "",
+        selector.type or "",
+        selector.min_memory or "",
+        tuple(sorted(selector.node_labels.items())),
+        spec.min_enforcement,
+        spec.runtime or "",
+        spec.node or "",
+        -1 if spec.device is None else spec.device,
+        spec.memory,
+        spec.compute,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _demand(
+    vendor: str,
+    name: str,
+    type: str,
+    min_memory: str,
+    node_labels: tuple[tuple[str, str], ...],
+    min_enforcement: Enforcement,
+    runtime: str,
+    node: str,
+    device: int,
+    memory: str,
+    compute: str | None,
+) -> Demand:
+    """One object for all equal demands: most partitions of a queue want the same."""
+    return Demand(
+        filter=Filter(
+            vendor=vendor,
+            name=name,
+            type=type,
+            min_memory=parse_bytes(min_memory) if min_memory else 0,
+            node_labels=node_labels,
+            min_enforcement=min_enforcement,
+            runtime=runtime,
+            node=node,
+            device=device,
+        ),
+        memory=parse_share(memory),
+        compute=None if compute is None else parse_millis(compute),
+    )
+
+
+def _job(partition: GPUPartition) -> str:
+    owner = next((o.name for o in partition.metadata.owner_references if o.kind == "GPUJob"), "")
+    name = owner or partition.metadata.labels.get(JOB_LABEL, "")
+    return _in_namespace(partition.metadata.namespace, name) if name else ""
+
+
+def _in_namespace(namespace: str | None, name: str) -> str:
+    return f"{namespace}/{name}" if namespace else name
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+_seconds = lru_cache(maxsize=4096)(parse_duration)
