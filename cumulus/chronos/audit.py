@@ -6,6 +6,7 @@ The ledger queues the lines in the transaction that they tell of; the monitor wr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -30,8 +31,10 @@ def flush(database: Database) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         written = _last_seq(fd)
-        lines = "".join(f'{{"seq": {seq}, {line[1:]}\n' for seq, line in rows if seq > written)
-        os.write(fd, lines.encode())
+        lines = "".join(f'{{"seq": {seq}, {line[1:]}\n' for seq, line in rows if seq > written).encode()
+        if os.write(fd, lines) < len(lines):
+            # The rest, from the torn line on, is written the next time.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(fd)
         full = os.fstat(fd).st_size > MAX_BYTES
     finally:

@@ -205,6 +205,9 @@ class Database:
                 connection = self._prepare()
                 # It exists for as long as a connection is open.
                 self._log_file = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+                if os.fstat(self._log_file).st_size == 0:
+                    # It is new: its name too must outlast a power cut.
+                    self._sync_directory()
                 self._connection = connection
             finally:
                 fcntl.flock(lock_file, fcntl.LOCK_UN)

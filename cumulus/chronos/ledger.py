@@ -224,10 +224,14 @@ class Ledger:
 
     def _settle(self) -> None:
         """Once a process: see that what an earlier boot left is carried over."""
-        if not self._settled:
+        if self._settled:
+            return
+        with self.database.read() as db:
+            known = records.boot(db)
+        if known != self._boot:
             with self.database.write() as tx:
                 records.settle_boot(tx, self._boot, Moment.read(self.clock))
-            self._settled = True
+        self._settled = True
 
     def _look_after(self, found: Sequence[Lease]) -> None:
         """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""

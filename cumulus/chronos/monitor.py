@@ -8,9 +8,11 @@ It wakes for the next deadline, for a poke, and every second.
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cumulus.chronos import audit, cgroup, records, watchdog
@@ -236,7 +238,13 @@ class Monitor:
         return max(0.0, min(times) - now)
 
     def _say(self, text: str) -> None:
-        print(timestamp(self._clock.now()), text, file=sys.stderr, flush=True)
+        say(f"{timestamp(self._clock.now())} {text}")
+
+
+def say(text: str) -> None:
+    """A line for the log, lost where the disk is full: the monitor must go on."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 def _abandoned(db: sqlite3.Connection) -> set[str]:

@@ -186,18 +186,22 @@ def record_devices(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
     _gpus_first(tx)
 
 
-def settle_boot(tx: sqlite3.Connection, boot: str, now: Moment) -> None:
-    """Carry the leases of an earlier boot into this one.
+def boot(db: sqlite3.Connection) -> str | None:
+    """The boot of the machine in which the ledger was used last."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
+    """Carry the leases of an earlier boot into `this` one.
 
     Their processes are gone. A lease whose wall-clock end has passed is over; another lasts until that end, but
     never longer than it was granted for, whatever the wall clock says after the boot. Ended leases begin their
     time of remembrance anew, since how long the machine was off cannot be trusted.
     """
-    row = tx.execute("SELECT value FROM meta WHERE key = 'boot'").fetchone()
-    if row is not None and row[0] == boot:
-        return
-    tx.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
-    if row is None:
+    before = boot(tx)
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (this,))
+    if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
     tx.execute("DELETE FROM meta WHERE key = 'enforcement'")

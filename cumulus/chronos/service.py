@@ -8,15 +8,16 @@ import select
 import signal
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
 from cumulus.chronos import watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.monitor import Monitor
+from cumulus.chronos.monitor import Monitor, say
 from cumulus.clock import SystemClock, timestamp
-from cumulus.errors import LedgerUnavailable
+from cumulus.errors import CumulusError, LedgerUnavailable
 
 IDLE = 30.0
 """Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""
@@ -61,11 +62,13 @@ class Service:
                     busy_at = self._clock.monotonic()
                 elif self._idle is not None and self._clock.monotonic() - busy_at >= self._idle and self._retire():
                     return
-            except (LedgerUnavailable, OSError) as error:
+            except Exception as error:
+                # Whatever it is, a defect too: what went wrong with one lease must not leave all others unwatched.
                 pause = _TROUBLE_PAUSE
-                if str(error) != said:
-                    said = str(error)
-                    print(timestamp(self._clock.now()), error, file=sys.stderr, flush=True)
+                text = str(error) if isinstance(error, CumulusError | OSError) else traceback.format_exc()
+                if text != said:
+                    said = text
+                    say(f"{timestamp(self._clock.now())} {text}")
             _tell_systemd("WATCHDOG=1")
             self._wait(pause)
         _tell_systemd("STOPPING=1")
@@ -104,7 +107,7 @@ def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     try:
         Service(home, idle, take_over=take_over).run()
     except (AlreadyRunning, LedgerUnavailable, OSError) as error:
-        print(f"chronos monitor: {error}", file=sys.stderr)
+        say(f"chronos monitor: {error}")
         return 1
     return 0
 
@@ -124,7 +127,7 @@ def _run_detached(home: Path, idle: float) -> int:
         os.write(tell, b"1")
         return 0
     except (LedgerUnavailable, OSError) as error:
-        print(f"chronos monitor: {error}", file=sys.stderr, flush=True)
+        say(f"chronos monitor: {error}")
         return 1
     os.write(tell, b"1")
     os.close(tell)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from cumulus.chronos.lease import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerUnavailable
-from tests.chronos.conftest import GIB, open_ledger, request, until
+from tests.chronos.conftest import GIB, end_monitor, open_ledger, request, until
+
+Run = Callable[..., subprocess.Popen[bytes]]
 
 
 def disk(home: Path, target: Path) -> Path:
@@ -260,3 +263,45 @@ def test_a_lock_that_is_never_let_go_is_an_error(ledger: Ledger, home: Path, mon
         holder.wait()
         holder.stdout.close()
     until(lambda: ledger.grant(request("a")))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small file system needs root")
+    yield place
+    end_monitor(place / "chronos")
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(place: Path) -> None:
+    with open(place / "filler", "wb", buffering=0) as filler, suppress(OSError):
+        for size in (65536, 512):
+            while True:
+                filler.write(b"x" * size)
+
+
+def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, run: Run) -> None:
+    ledger = open_ledger(small_disk / "chronos")
+    process = run("import time; time.sleep(60)")
+    lease = ledger.grant(request("a", seconds=1.2))
+    ledger.attach("a", process.pid, lease.token)
+    fill(small_disk)
+    granted: list[str] = []
+
+    def grant_on() -> None:
+        while True:
+            granted.append(ledger.grant(request(f"b{len(granted)}", memory_bytes=1, compute=1, device=1)).id)
+
+    with pytest.raises(LedgerUnavailable, match="full") as caught:
+        grant_on()
+    assert "free some space" in (caught.value.hint or "")
+    assert process.wait(10) == -signal.SIGTERM
+    (small_disk / "filler").unlink()
+    until(lambda: (x := ledger.get("a")) is not None and x.state is LeaseState.ENDED)
+    assert [x.id for x in ledger.list(ended=True)] == ["a", *granted]
+    check(ledger)
