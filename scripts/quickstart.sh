@@ -8,6 +8,8 @@ make_venv
 PATH=$VENV/bin:$PATH
 
 export CUMULUS_HOME=$PWD/.quickstart CHRONOS_HOME=$PWD/.quickstart/chronos
+# The monitor of leases stops by itself this many seconds after the last lease.
+export CHRONOS_MONITOR_IDLE=2
 daemon=
 finish() {
   code=$?
@@ -17,7 +19,6 @@ finish() {
     kill "$daemon" 2>/dev/null || true
     wait "$daemon" 2>/dev/null || true
   fi
-  [ ! -d "$CHRONOS_HOME" ] || chronos_cli monitor --stop >/dev/null 2>&1 || true
   [ "$code" = 0 ] || echo "error: the quickstart failed; the daemon's log is in $CUMULUS_HOME/serve.log" >&2
   exit "$code"
 }
@@ -27,7 +28,6 @@ trap 'exit 130' INT TERM
 say() { printf '\n==> %s\n' "$1"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
 
-[ ! -d "$CHRONOS_HOME" ] || chronos_cli monitor --stop >/dev/null 2>&1 || true
 rm -rf "$CUMULUS_HOME"
 mkdir -p "$CUMULUS_HOME"
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cumulus.chronos import watchdog
+
 BIN = Path(sys.executable).parent
 CUMULUS = str(BIN / "cumulus")
 CHRONOS_CLI = str(BIN / "chronos_cli")
@@ -29,6 +31,11 @@ def eventually(check: Callable[[], Any], *, within: float = 30, what: str = "") 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or check}")
         time.sleep(0.05)
+
+
+def monitor_gone(home: Path) -> None:
+    """Wait for the monitor to stop by itself, as it does soon after the last lease."""
+    eventually(lambda: watchdog.running(home) is None, within=30, what="the monitor stopped when it had nothing to do")
 
 
 def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60s", **spec: Any) -> dict[str, Any]:
@@ -51,6 +58,7 @@ class Machine:
             **os.environ,
             "CUMULUS_HOME": str(directory / "cumulus"),
             "CHRONOS_HOME": str(directory / "chronos"),
+            "CHRONOS_MONITOR_IDLE": "1",
             "COLUMNS": "160",
         }
 
@@ -108,7 +116,7 @@ class Machine:
             release = [CHRONOS_CLI, "release", lease["partitionId"]]
             subprocess.run(release, env=self.env, capture_output=True, check=False)
         eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
-        subprocess.run([CHRONOS_CLI, "monitor", "--stop"], env=self.env, capture_output=True, check=False)
+        monitor_gone(self.directory / "chronos")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CHRONOS_CLI
+from tests.e2e.conftest import monitor_gone
 
 pytestmark = pytest.mark.daemon
 
@@ -36,7 +36,7 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
         # An echo of each command, so that a failure shows where it happened.
         script += [f"cat >&2 <<'COMMAND'\n$ {command}\nCOMMAND", command]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("CUMULUS_", "CHRONOS_"))}
-    chronos = {**env, "CHRONOS_HOME": str(tmp_path / ".tour" / "chronos")}
+    env["CHRONOS_MONITOR_IDLE"] = "1"
     try:
         done = subprocess.run(
             ["bash", "-c", "\n".join(script)],
@@ -48,7 +48,7 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
             check=False,
         )
     finally:
-        subprocess.run([CHRONOS_CLI, "monitor", "--stop"], env=chronos, capture_output=True, check=False)
+        monitor_gone(tmp_path / ".tour" / "chronos")
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-1000:]}"
     assert "gpujob.cumulus.dev/train created" in done.stdout
     assert "gpujob.cumulus.dev/train unchanged" in done.stdout
