@@ -16,6 +16,7 @@ from cumulus.backends.base import LeaseRef, State
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
+from cumulus.clock import SystemClock
 from tests.backends.process_bed import ProcessBed, job_processes
 
 DEVICES = [
@@ -24,22 +25,37 @@ DEVICES = [
 ]
 
 
+class Clock(SystemClock):
+    """The machine's, with an interval that a test lets pass at once. Supervisors do not see it: they learn of an
+    expiry from what the monitor wrote."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
+
+
 class Node:
     """A ledger and its monitor beside a backend."""
 
     def __init__(self, directory: Path) -> None:
         home = directory / "chronos"
-        self.ledger = Ledger(home, discover=lambda: DEVICES, start_monitor=False)
+        self.clock = Clock()
+        self.ledger = Ledger(home, self.clock, discover=lambda: DEVICES, start_monitor=False)
         self.monitor = Monitor(self.ledger)
         self.bed = ProcessBed(directory, home)
 
-    def lease(self, id: str = "lease-1", *, device: int = 0, seconds: float = 60.0, grace: float = 0.3) -> LeaseRef:
-        return reference(self.ledger.grant(LeaseRequest(id, device, 1 << 20, 250, seconds, grace=grace)))
+    def lease(self, id: str = "lease-1", *, device: int = 0, grace: float = 0.3) -> LeaseRef:
+        return reference(self.ledger.grant(LeaseRequest(id, device, 1 << 20, 250, 60.0, grace=grace)))
 
     def state(self, id: str = "lease-1") -> LeaseState:
         lease = self.ledger.get(id)
         assert lease is not None
         return lease.state
+
+    def expire(self) -> None:
+        """Let the time of all leases pass."""
+        self.clock.passed += 60.0
 
     def stepping(self, met: object) -> bool:
         self.monitor.step()
@@ -116,7 +132,8 @@ class TestNoLeaseNoStart:
         assert "lease-1 has ended: released" in message
 
     def test_expired(self, node: Node) -> None:
-        lease = node.lease(seconds=0.05)
+        lease = node.lease()
+        node.expire()
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
         assert self.refused(node, lease) == ("LeaseExpired", "lease lease-1 expired before the command was started")
 
@@ -149,8 +166,10 @@ class TestNoLeaseNoStart:
 
 class TestExpiry:
     def test_ends_the_job_and_is_its_reason(self, node: Node) -> None:
-        script = "trap 'echo saved; exit 0' TERM; while :; do sleep 0.02; done"
-        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(seconds=0.6, grace=5.0),)))
+        script = "trap 'echo saved; exit 0' TERM; : > ready; while :; do sleep 0.02; done"
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(grace=20.0),)))
+        node.bed.running(work)
+        node.expire()
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 0)
@@ -158,8 +177,10 @@ class TestExpiry:
 
     def test_kills_what_does_not_heed_it_and_the_supervisor_tells(self, node: Node) -> None:
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
-        lease = node.lease(seconds=0.6, grace=0.2)
+        lease = node.lease(grace=0.2)
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
+        node.bed.running(work)
+        node.expire()
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 137)
@@ -202,12 +223,13 @@ class TestExpiry:
     def test_without_its_supervisor_too(self, node: Node) -> None:
         """The daemon is not there, the supervisor was killed: the lease ends what is left, and that is told later."""
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
-        lease = node.lease(seconds=0.8, grace=0.1)
+        lease = node.lease(grace=0.1)
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
         node.bed.running(work)
         supervisor = node.bed.supervisor(work)
         node.bed.backend.close()
         os.kill(supervisor, signal.SIGKILL)
+        node.expire()
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
         assert job_processes(node.bed.run_directory(work)) == []
         node.bed.reopen()
