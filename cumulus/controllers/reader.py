@@ -27,7 +27,7 @@ log = structlog.get_logger("cumulus.controllers")
 
 R = TypeVar("R", bound=Resource)
 
-DECODED = 2048
+DECODED = 1024
 """How many decoded models a cache keeps beside the compact documents."""
 
 
@@ -53,8 +53,8 @@ class Reader(Protocol):
         """The partitions bound to that node, ended ones too."""
         ...
 
-    def live(self) -> list[GPUPartition]:
-        """The partitions whose phase has not ended."""
+    def live(self) -> dict[Key, int]:
+        """The partitions whose phase has not ended, each with its resourceVersion; by key, in order."""
         ...
 
 
@@ -93,8 +93,12 @@ class Cache:
     def on_node(self, node: str) -> list[GPUPartition]:
         return self._tagged(GPUPartition, "node", node)
 
-    def live(self) -> list[GPUPartition]:
-        return self._tagged(GPUPartition, "live", "")
+    def live(self) -> dict[Key, int]:
+        kind = GPUPartition.KIND
+        with self._changed:
+            entries = self._entries[kind]
+            names = sorted(self._index.get((kind, "live", ""), ()))
+            return {Key(kind, *name): entries[name].revision for name in names}
 
     def keys(self, kind: str, *, owner: str | None = None, node: str | None = None) -> list[tuple[str, str]]:
         """Names of a kind, all or those of one owner's uid or one node, without decoding anything."""
@@ -211,8 +215,12 @@ class StoreReader:
     def on_node(self, node: str) -> list[GPUPartition]:
         return [partition for partition in self.all(GPUPartition) if partition.status.node == node]
 
-    def live(self) -> list[GPUPartition]:
-        return [partition for partition in self.all(GPUPartition) if not partition.status.phase.ended]
+    def live(self) -> dict[Key, int]:
+        return {
+            partition.key: int(partition.metadata.resource_version or 0)
+            for partition in self.all(GPUPartition)
+            if not partition.status.phase.ended
+        }
 
 
 def _tags(document: Document) -> tuple[tuple[str, str], ...]:

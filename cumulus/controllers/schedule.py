@@ -18,14 +18,15 @@ from cumulus.controllers.partition_plan import FINALIZER
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import unversioned
-from cumulus.errors import Conflict, NotFound
+from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.place import Binding, Pass
 from cumulus.scheduling.reasons import NodeReason, node_reasons
-from cumulus.scheduling.snapshot import Gang, Snapshot, build
+from cumulus.scheduling.snapshot import Gang, Snapshot, assemble
 from cumulus.store.base import Documents, Write
 from cumulus.store.client import Client
 
@@ -37,6 +38,10 @@ QUEUE = Request("", "queue")
 
 VISIBLE_WITHIN = 0.05
 """Seconds before the reader is looked at again where it lags behind what this loop wrote."""
+
+REST = 2.0
+"""After a pass the loop rests for this many times as long as it took: what happens meanwhile is one pass's work, and a
+long queue does not keep the other loops from theirs."""
 
 EXPLAINED_PER_PASS = 64
 """How many waiting gangs get their reasons worked out in one pass; the rest comes with the next ones."""
@@ -64,22 +69,55 @@ class ScheduleController:
         self._reader = reader
         self._client = client
         self._clock = clock
+        self._claims: dict[Key, tuple[int, Claim]] = {}
         self._written = 0
         self._explain_from = 0
+        self._not_before = 0.0
 
     def reconcile(self, request: Request) -> Result:
+        began = self._clock.monotonic()
+        if began < self._not_before:
+            return After(self._not_before - began)
         if self._reader.revision < self._written:
             return After(VISIBLE_WITHIN)
-        partitions = {partition.key: partition for partition in self._reader.live()}
-        snapshot = build(self._reader.all(GPUNode), partitions.values(), self._clock.now())
+        result = self._pass()
+        ended = self._clock.monotonic()
+        self._not_before = ended + REST * (ended - began)
+        return result
+
+    def _pass(self) -> Result:
+        self._refresh()
+        claims = (claim for _, claim in self._claims.values())
+        snapshot = assemble(self._reader.all(GPUNode), claims, self._clock.now())
         run = Pass(snapshot)
         unplaced = list(self._place(snapshot, run))
-        stale = [gang for gang, bindings in _gangs(run.bindings) if not self._bind(bindings, partitions)]
-        self._refuse(unplaced, partitions)
+        stale = sum(not self._bind(bindings) for bindings in _gangs(run.bindings))
+        self._refuse(unplaced)
         if stale:
             return After(VISIBLE_WITHIN)
         left = any(item.reasons is None for item in unplaced)
         return After(EXPLAINED_AFTER) if left else Done()
+
+    def _refresh(self) -> None:
+        """Bring the claims up to the reader's view; only what changed is decoded."""
+        claims = {}
+        for key, revision in self._reader.live().items():
+            known = self._claims.get(key)
+            if known is None or known[0] != revision:
+                partition = self._partition(key)
+                if partition is None:
+                    continue
+                known = (revision, claim_of(partition))
+            claims[key] = known
+        self._claims = claims
+
+    def _partition(self, key: Key) -> GPUPartition | None:
+        """None where it went, or is damaged: the node's ledger still knows what it holds."""
+        try:
+            return self._reader.get(GPUPartition, key.namespace, key.name)
+        except InvalidObject as error:
+            log.error("left out a damaged object", error=str(error))
+            return None
 
     def _place(self, snapshot: Snapshot, run: Pass) -> Iterator[Unplaced]:
         """Consider the whole queue; yields the gangs that stay in it. Reasons are worked out in turns: those who have
@@ -98,9 +136,14 @@ class ScheduleController:
         finished = explained < EXPLAINED_PER_PASS
         self._explain_from = 0 if finished else self._explain_from + explained
 
-    def _bind(self, bindings: Sequence[Binding], partitions: dict[Key, GPUPartition]) -> bool:
+    def _bind(self, bindings: Sequence[Binding]) -> bool:
         """Write a gang's bindings, all or none. False where one of its partitions changed meanwhile."""
-        writes = [write for binding in bindings for write in self._binding(binding, partitions[binding.partition])]
+        writes = []
+        for binding in bindings:
+            partition = self._partition(binding.partition)
+            if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+                return False
+            writes += self._binding(binding, partition)
         try:
             self._wrote(self._client.store.transact(writes, fence=self._client.fence))
         except (Conflict, NotFound) as error:
@@ -130,7 +173,7 @@ class ScheduleController:
         metadata = {**document["metadata"], "finalizers": [*partition.metadata.finalizers, FINALIZER]}
         return [Write("update", {**document, "metadata": metadata}), Write("status", unversioned(document))]
 
-    def _refuse(self, unplaced: Iterable[Unplaced], partitions: dict[Key, GPUPartition]) -> None:
+    def _refuse(self, unplaced: Iterable[Unplaced]) -> None:
         """Say on each waiting partition why, where what is to be said changed."""
         now = timestamp(self._clock.now())
         writes = []
@@ -139,7 +182,9 @@ class ScheduleController:
                 continue
             message = summary(item.reasons)
             for request in item.gang.requests:
-                partition = partitions[request.partition]
+                partition = self._partition(request.partition)
+                if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+                    continue
                 old = condition(partition.status.conditions, "Bound")
                 if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, message):
                     continue
@@ -172,6 +217,6 @@ def _group(code: str, nodes: list[str]) -> str:
     return f"{code}: {', '.join(named)}{more}" if named else code
 
 
-def _gangs(bindings: Sequence[Binding]) -> Iterator[tuple[str, list[Binding]]]:
-    for gang, found in groupby(bindings, lambda binding: binding.gang):
-        yield gang, list(found)
+def _gangs(bindings: Sequence[Binding]) -> Iterator[list[Binding]]:
+    for _, found in groupby(bindings, lambda binding: binding.gang):
+        yield list(found)

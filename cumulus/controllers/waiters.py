@@ -16,8 +16,8 @@ def waited_for(reader: Reader, partition: GPUPartition, now: datetime) -> bool:
     node = reader.get(GPUNode, "", partition.status.node)
     if node is None:
         return False
-    pending = [p for p in reader.live() if p.status.phase is PartitionPhase.PENDING]
-    snapshot = build([node], pending, now)
+    live = [reader.get(GPUPartition, key.namespace, key.name) for key in reader.live()]
+    snapshot = build([node], [p for p in live if p is not None and p.status.phase is PartitionPhase.PENDING], now)
     devices = [device for device in snapshot.nodes[0].devices if device.index == partition.status.device]
     demands = {request.demand for gang in snapshot.pending for request in gang.requests}
     return any(

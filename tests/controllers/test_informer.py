@@ -141,7 +141,7 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     informer.poll()
     cache = informer.cache
     assert [p.metadata.name for p in cache.owned(GPUPartition, "u1")] == ["mine"]
-    assert [p.metadata.name for p in cache.live()] == ["mine", "other"]
+    assert [key.name for key in cache.live()] == ["mine", "other"]
     assert cache.on_node("n1") == []
     bound = client.update_status(
         mine.replace(status=mine.status.model_copy(update={"node": "n1", "phase": PartitionPhase.BOUND}))
@@ -150,7 +150,7 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     assert [p.metadata.name for p in cache.on_node("n1")] == ["mine"]
     client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.EXPIRED})))
     informer.poll()
-    assert [p.metadata.name for p in cache.live()] == ["other"]
+    assert [key.name for key in cache.live()] == ["other"]
     client.delete(client.get(GPUPartition, "default", "mine"))
     informer.poll()
     assert cache.owned(GPUPartition, "u1") == []
