@@ -1,0 +1,20 @@
+"""A short round of the crash loop; `python -m tests.crash --minutes 60` is the long one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.loop import Round
+from tests.crash.world import world
+
+
+@pytest.mark.daemon
+@pytest.mark.timeout(400)
+def test_a_round_of_kills_breaks_no_promise() -> None:
+    with world() as here:
+        round = Round(here, seed=1)
+        assert round.run(20) == []
+        assert round.kills["daemon"] >= 5
+        assert round.kills["monitor"] >= 5
+        assert round.kills["command"] >= 5
+        assert round.wishes
