@@ -524,6 +524,7 @@ class TestWatch:
         for n in range(100):
             store.create(thing(f"t{n}", kind="Thing" if n % 3 else "Other"))
         expected = [n + 1 for n in range(100) if n % 3]
+        assert len(slow._queue) <= 10, "what waits for a slow reader is bounded"  # type: ignore[attr-defined]
         assert [e.revision for e in collect(slow, len(expected))] == expected
         store.create(thing("last"))
         assert [e.revision for e in collect(slow, 1)] == [101]

@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.errors import CumulusError, StoreUnavailable
-from cumulus.store.base import Key, Query, Write
+from cumulus.store.base import Fence, Key, Query, Write
+from cumulus.store.commit import Job
 from cumulus.store.schema import FILE, VERSION
 from cumulus.store.sqlite import SqliteStore
 from tests.store.conftest import thing
@@ -190,6 +191,38 @@ class TestInUse:
         assert names == {f"{p}{w}-{n}" for p in "wx" for w in range(8) for n in range(0, 20, 2)}
         assert sqlite.revision() == 160
         assert [e.revision for e in sqlite.watch(since=0).next(10)] == list(range(1, 161))
+
+    def test_transactions_of_one_commit_see_each_other(self, sqlite: SqliteStore) -> None:
+        jobs = [
+            Job([write], None)
+            for write in (
+                Write("create", thing("a", owners=["u1"])),
+                Write("create", thing("a")),
+                Write("update", thing("a", spec={}, resourceVersion="1", owners=["u2"])),
+                Write("update", thing("a", resourceVersion="1")),
+                Write("delete", key=A),
+                Write("delete", key=A),
+                Write("create", thing("a", owners=["u3"])),
+            )
+        ]
+        sqlite._commit(jobs)
+        errors = [type(job.error).__name__ for job in jobs]
+        assert errors == ["NoneType", "AlreadyExists", "NoneType", "Conflict", "NoneType", "NotFound", "NoneType"]
+        assert sqlite.get(A)["metadata"]["resourceVersion"] == "4"
+        owned = [len(sqlite.list(Query("Thing", owner_uid=f"u{n}")).items) for n in (1, 2, 3)]
+        assert owned == [0, 0, 1]
+
+    def test_a_fence_that_a_transaction_of_the_same_commit_broke(self, sqlite: SqliteStore) -> None:
+        lease = thing("leader", namespace=None, kind="Lease", spec={"token": 1})
+        sqlite.create(lease)
+        deposed = {**lease, "spec": {"token": 2}}
+        jobs = [
+            Job([Write("create", thing("a"))], Fence("", "leader", 1)),
+            Job([Write("update", deposed)], None),
+            Job([Write("create", thing("b"))], Fence("", "leader", 1)),
+        ]
+        sqlite._commit(jobs)
+        assert [type(job.error).__name__ for job in jobs] == ["NoneType", "NoneType", "Fenced"]
 
     def test_a_bug_in_one_commit_does_not_stop_the_next(
         self, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
