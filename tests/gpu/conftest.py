@@ -65,7 +65,7 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nvidia_opencl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The system's ICD loader with NVIDIA's driver alone, whether or not it is registered on this machine."""
+    """The loader that programs get, with NVIDIA's driver whether or not it is registered on this machine."""
     vendors = tmp_path_factory.mktemp("vendors")
     (vendors / "nvidia.icd").write_text("libnvidia-opencl.so.1\n")
     return {
@@ -150,11 +150,11 @@ class Node:
         return self.programs[-1]
 
     def outcome(self, kind: str, size: int, **variables: str) -> str:
-        """How an allocation of that kind goes in a process of its own."""
+        """How an allocation of that kind goes in a process of its own, or the error that came before it."""
         program = self.cuda("alloc", kind, size, **variables)
-        outcome = str(program.line()["outcome"])
+        answer = program.line()
         program.kill()
-        return outcome
+        return str(answer.get("outcome") or answer["error"])
 
     def rates(self, *leases: dict[str, str], seconds: float = 1.0) -> list[float]:
         """Work a second of programs that run at the same time, one in each lease."""

@@ -57,7 +57,8 @@ class Cuda:
     def call(self, name: str, *arguments: Any) -> None:
         code = self.status(name, *arguments)
         if code:
-            raise SystemExit(json.dumps({"failed": name, "error": self.error(code)}))
+            say({"failed": name, "error": self.error(code)})
+            raise SystemExit(1)
 
     def error(self, code: int) -> str:
         text = ctypes.c_char_p()

@@ -21,7 +21,13 @@ from cumulus.resources.enforcement import Enforcement
 
 __all__ = ["Enforcer", "Health", "Report", "environment", "forget", "health", "merge", "select", "strength", "update"]
 
-_LISTS = {"PYTHONPATH": ":", "OPENCL_LAYERS": ":", "CHRONOS_ACCOUNT": ":", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ","}
+_LISTS = {
+    "PYTHONPATH": ":",
+    "LD_LIBRARY_PATH": ":",
+    "OPENCL_LAYERS": ":",
+    "CHRONOS_ACCOUNT": ":",
+    "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",",
+}
 """Variables that hold several values and what is between them: ours go before those of the job."""
 
 

@@ -110,6 +110,10 @@ class Daemon:
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ChronosError(f"{CONTROL} did not start: {error}", hint=f"See {self.log}/control.log.") from error
+        clock = SystemClock()
+        deadline = clock.monotonic() + _END_SECONDS
+        while done.returncode == 0 and not self.answers() and clock.monotonic() < deadline:
+            clock.sleep(0.02)
         if done.returncode != 0 or not self.answers():
             said = " ".join(done.stdout.split()) or "it does not answer"
             raise ChronosError(f"{CONTROL} did not start: {said}", hint=f"See {self.log}/control.log.")

@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cumulus.chronos.enforce import account
+from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Health, Report
 from cumulus.chronos.lease import Device, Lease
+from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 
 LIBRARY = "libchronos_opencl_layer.so"
@@ -27,7 +28,8 @@ PLACES = (Path(__file__).parent / "lib", Path("/usr/local/lib/cumulus"), Path("/
 class OpenClLayer:
     """Counts and refuses OpenCL memory over the lease, in all of its processes together; refuses work after its end.
 
-    Guarded and never hard: a job that unsets OPENCL_LAYERS, or calls the driver without the loader, is not seen.
+    Guarded and never hard: a job that unsets OPENCL_LAYERS, or calls the driver without the loader, is not seen. Where
+    programs get a loader that knows no layers and there is one that does, LD_LIBRARY_PATH gives them that.
     """
 
     name = "opencl-layer"
@@ -40,6 +42,8 @@ class OpenClLayer:
         library, trouble = find()
         if library is None:
             return Report(Enforcement.NONE, trouble, REMEDY)
+        if trouble := loader.trouble(loader.loaders()):
+            return Report(Enforcement.NONE, trouble, loader.REMEDY)
         return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
@@ -47,7 +51,10 @@ class OpenClLayer:
         if library is None:
             return {}
         place = account.open_account(lease, device, home)
-        return {"OPENCL_LAYERS": str(library), "CHRONOS_ACCOUNT": str(place)}
+        variables = {"OPENCL_LAYERS": str(library), "CHRONOS_ACCOUNT": str(place)}
+        if better := loader.better_loader(loader.loaders()):
+            variables["LD_LIBRARY_PATH"] = str(_alone(better, place))
+        return variables
 
     def update(self, lease: Lease, home: Path) -> None:
         account.update(lease, home)
@@ -59,6 +66,8 @@ class OpenClLayer:
         library, trouble = find()
         if library is None:
             return (Health("OpenCLLayer", False, "NotBuilt", f"{trouble}. {REMEDY}"),)
+        if trouble := loader.trouble(loader.loaders()):
+            return (Health("OpenCLLayer", False, "LoaderWithoutLayers", f"{trouble}. {loader.REMEDY}"),)
         return (Health("OpenCLLayer", True, "Found", str(library)),)
 
 
@@ -71,6 +80,19 @@ def find() -> tuple[Path | None, str]:
             trouble = _load(path)
             return (None, trouble) if trouble else (path.absolute(), "")
     return None, f"{named} is not there" if named else "the OpenCL layer is not built"
+
+
+def _alone(library: Path, place: Path) -> Path:
+    """A directory that holds nothing but a link to the loader, so that nothing else comes from where it is."""
+    directory = place / "loader"
+    try:
+        directory.mkdir(exist_ok=True)
+        link = directory / loader.NAME
+        if not link.is_symlink():
+            link.symlink_to(library)
+    except OSError as error:
+        raise LedgerUnavailable(f"{directory}: {error.strerror}") from error
+    return directory
 
 
 def _load(path: Path) -> str:

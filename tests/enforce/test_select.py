@@ -1,0 +1,175 @@
+"""What is reported of a device, and what a job's environment gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import enforce
+from cumulus.chronos.enforce import account, amd, loader, opencl_layer
+from cumulus.chronos.lease import Device
+from cumulus.resources.enforcement import Enforcement
+
+from .conftest import CPU, MIB, make_lease
+
+H100 = Device(0, "GPU-1234", "H100", "NVIDIA Corporation", "gpu", 80 * 2**30)
+RADEON = Device(0, "pci-0000:03:00.0", "gfx90a", "Advanced Micro Devices, Inc.", "gpu", 64 * 2**30)
+ARC = Device(0, "uuid-1", "Arc", "Intel(R) Corporation", "gpu", 16 * 2**30)
+
+
+@pytest.fixture
+def no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(opencl_layer.VARIABLE, "/nonexistent/layer.so")
+
+
+@pytest.fixture
+def built(layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+
+
+@pytest.mark.usefixtures("no_layer")
+def test_without_the_layer_a_cpu_device_is_none_and_the_remedy_is_said(tmp_path: Path) -> None:
+    report = enforce.strength(CPU, tmp_path)
+    assert report.enforcement is Enforcement.NONE
+    assert "/nonexistent/layer.so is not there" in report.reason
+    assert "scripts/build-opencl-layer.sh" in report.remedy
+    assert enforce.environment(make_lease("a", MIB), CPU, tmp_path) == {}
+    (condition,) = enforce.health([CPU], tmp_path)
+    assert (condition.type, condition.status, condition.reason) == ("OpenCLLayer", False, "NotBuilt")
+
+
+@pytest.mark.usefixtures("built")
+def test_with_the_layer_a_cpu_device_is_guarded(tmp_path: Path) -> None:
+    assert enforce.strength(CPU, tmp_path).enforcement is Enforcement.GUARDED
+    assert enforce.health([CPU], tmp_path)[0].status is True
+
+
+def test_a_library_that_is_no_layer_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setenv(opencl_layer.VARIABLE, str(broken))
+    assert "can't be loaded" in enforce.strength(CPU, tmp_path).reason
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(("device", "what"), [(H100, "mps: "), (RADEON, "compute-unit-mask: "), (ARC, "level-zero: ")])
+def test_a_gpu_is_as_strong_as_the_weakest_way_to_it(
+    device: Device, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without MPS
+    report = enforce.strength(device, tmp_path)
+    assert report.enforcement is Enforcement.NONE
+    assert report.reason.startswith(what)
+
+
+# ---- the OpenCL loader ----
+
+
+def make_loaders(directory: Path, *contents: bytes) -> list[Path]:
+    paths = [directory / f"loader{index}" for index in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+def test_a_loader_that_knows_layers_is_put_before_one_that_does_not(
+    tmp_path: Path, built: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_loaders(tmp_path, b"plain", b"..OPENCL_LAYERS..")
+    monkeypatch.setattr(loader, "loaders", lambda: found)
+    assert enforce.strength(CPU, tmp_path).enforcement is Enforcement.GUARDED
+    variables = enforce.environment(make_lease("a", MIB), CPU, tmp_path)
+    assert (Path(variables["LD_LIBRARY_PATH"]) / "libOpenCL.so.1").resolve() == found[1]
+
+
+def test_where_no_loader_knows_layers_nothing_is_held(
+    tmp_path: Path, built: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "loaders", lambda: make_loaders(tmp_path, b"plain"))
+    report = enforce.strength(CPU, tmp_path)
+    assert (report.enforcement, report.remedy) == (Enforcement.NONE, loader.REMEDY)
+    assert enforce.health([CPU], tmp_path)[0].reason == "LoaderWithoutLayers"
+
+
+def test_the_systems_loaders_are_those_of_the_linkers_cache() -> None:
+    assert all(path.name.startswith("libOpenCL.so") and path.exists() for path in loader.loaders())
+
+
+# ---- merging ----
+
+
+def test_lists_are_joined_ours_first_and_all_else_is_replaced() -> None:
+    job = {"PYTHONPATH": "/job", "OPENCL_LAYERS": "/other.so", "CUPY_GPU_MEMORY_LIMIT": "9", "X": "1"}
+    ours = {"PYTHONPATH": "/ours", "OPENCL_LAYERS": "/layer.so", "CUPY_GPU_MEMORY_LIMIT": "5"}
+    assert enforce.merge(job, ours) == {
+        "PYTHONPATH": "/ours:/job",
+        "OPENCL_LAYERS": "/layer.so:/other.so",
+        "CUPY_GPU_MEMORY_LIMIT": "5",
+        "X": "1",
+    }
+
+
+def test_merging_twice_changes_nothing() -> None:
+    once = enforce.merge({"PYTHONPATH": "/job"}, {"PYTHONPATH": "/ours"})
+    assert enforce.merge(once, {"PYTHONPATH": "/ours"}) == once
+
+
+def test_a_job_may_do_without_mps() -> None:
+    ours = {"CUDA_MPS_PIPE_DIRECTORY": "/run/x", "OPENCL_LAYERS": "/layer.so"}
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in enforce.merge({"CHRONOS_MPS": "off"}, ours)
+
+
+# ---- accounts ----
+
+
+@pytest.mark.parametrize("id", ["../../etc", "a:b", "a/b", "..", ".", "ü x"])
+def test_any_id_gives_one_directory_of_its_own(id: str, tmp_path: Path) -> None:
+    place = account.directory(tmp_path, id)
+    assert place.parent == tmp_path / "accounts"
+    assert ":" not in place.name
+    assert place.name not in (".", "..")
+
+
+def test_an_account_is_made_once_and_forgotten(tmp_path: Path) -> None:
+    lease = make_lease("a", MIB)
+    place = account.open_account(lease, CPU, tmp_path)
+    inode = (place / "limits").stat().st_ino
+    assert account.open_account(lease, CPU, tmp_path) == place
+    assert (place / "limits").stat().st_ino == inode, "running jobs have it mapped"
+    account.close_account("a", tmp_path)
+    account.close_account("a", tmp_path)
+    assert not place.exists()
+    account.update(lease, tmp_path)
+    assert not place.exists()
+    assert account.used("a", tmp_path) == {}
+
+
+# ---- AMD ----
+
+
+def make_topology(directory: Path, units: int) -> Path:
+    node = directory / "1"
+    node.mkdir(parents=True)
+    (node / "properties").write_text(f"simd_count {units * 4}\nsimd_per_cu 4\nlocation_id {3 << 8}\ndomain 0\n")
+    cpu = directory / "0"
+    cpu.mkdir()
+    (cpu / "properties").write_text("simd_count 0\nsimd_per_cu 0\nlocation_id 0\ndomain 0\n")
+    return directory
+
+
+def test_amds_leases_get_compute_units_of_their_own(tmp_path: Path) -> None:
+    enforcer = amd.ComputeUnitMask(make_topology(tmp_path / "topology", 104))
+    halves = [enforcer.environment(make_lease(id, MIB), RADEON, tmp_path) for id in ("one", "other")]
+    assert [half["HSA_CU_MASK"] for half in halves] == ["0:0-51", "0:52-103"]
+    masks = [int(half["ROC_GLOBAL_CU_MASK"], 16) for half in halves]
+    assert (masks[0] & masks[1], masks[0] | masks[1]) == (0, (1 << 104) - 1)
+    assert enforcer.environment(make_lease("one", MIB), RADEON, tmp_path) == halves[0]
+    enforcer.forget("one", tmp_path)
+    quarter = replace(make_lease("third", MIB), compute=250)
+    assert enforcer.environment(quarter, RADEON, tmp_path)["HSA_CU_MASK"] == "0:0-25"
+
+
+def test_amd_without_a_topology_masks_nothing(tmp_path: Path) -> None:
+    assert amd.ComputeUnitMask(tmp_path).environment(make_lease("a", MIB), RADEON, tmp_path) == {}
