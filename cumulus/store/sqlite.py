@@ -21,6 +21,7 @@ from cumulus.store.codec import Row, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
 from cumulus.store.notify import Notifier, Signal
+from cumulus.store.trouble import DiskFull
 from cumulus.store.watch import Hub, Slice
 
 Jobs = list[Job]
@@ -132,17 +133,17 @@ class SqliteStore:
         self._signal.close()
 
     def _commit(self, jobs: Jobs) -> None:
-        """Commit a batch. When the disk fails it, each job gets its own try, so that a large one takes no other
+        """Commit a batch. When the disk is full each job gets its own try, so that a large one takes no other
         with it."""
         try:
             wrote = self._commit_together(jobs)
-        except StoreUnavailable:
+        except DiskFull:
             if len(jobs) == 1:
                 raise
             for job in jobs:
                 try:
                     self._commit_together([job])
-                except CumulusError as error:
+                except StoreUnavailable as error:
                     job.error = error
             wrote = True
         if wrote:
@@ -172,6 +173,7 @@ class SqliteStore:
         rows: Rows = []
         revision = tables.bounds(connection)[1]
         for job in jobs:
+            job.error = None
             try:
                 made = rules.plan(
                     job.writes, job.fence, read, revision=revision + len(rows), now=now, new_uid=rules.new_uid

@@ -17,6 +17,13 @@ RESTORE = "restore the last backup with `cumulus restore FILE`"
 FREE_SPACE = "free some space and try again; nothing that was acknowledged is lost"
 
 
+class DiskFull(StoreUnavailable):
+    """A smaller write may still succeed."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(f"the disk of {file} is full", hint=FREE_SPACE)
+
+
 @contextmanager
 def translated(file: Path) -> Iterator[None]:
     """Turn sqlite3 and OS errors about the store `file` into StoreUnavailable."""
@@ -35,7 +42,7 @@ def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(file)):
-        return StoreUnavailable(f"the disk of {file} is full", hint=FREE_SPACE)
+        return DiskFull(file)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreUnavailable(
             f"{file} has been locked by another process for too long",
@@ -56,7 +63,7 @@ def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
 
 def _from_system(file: Path, error: OSError) -> StoreUnavailable:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreUnavailable(f"the disk of {file} is full", hint=FREE_SPACE)
+        return DiskFull(file)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return read_only(Path(error.filename) if error.filename else file)
     if error.errno in (errno.ENOTDIR, errno.EEXIST):

@@ -468,6 +468,22 @@ class TestFullDisk:
         self.check(again, acknowledged)
         again.close()
 
+    def test_a_large_write_takes_no_small_one_with_it(self, disk: Path) -> None:
+        """Also one that the large write's success would have made fail."""
+        store = SqliteStore(disk / "store")
+        (disk / "ballast").write_bytes(bytes(1_500_000))
+        jobs = [
+            Job([Write("create", document)], None)
+            for document in (thing("a"), thing("big", spec={"text": "y" * 900_000}), thing("big"), thing("b"))
+        ]
+        store._commit(jobs)
+        assert jobs[1].error is not None
+        assert "full" in str(jobs[1].error)
+        assert [job.error for job in jobs if job is not jobs[1]] == [None] * 3
+        assert [d["metadata"]["name"] for d in store.list(Query("Thing")).items] == ["a", "b", "big"]
+        assert "spec" not in store.get(Key("Thing", "default", "big"))
+        store.close()
+
     def check(self, store: SqliteStore, acknowledged: dict[str, object]) -> None:
         assert {d["metadata"]["name"]: d for d in store.list(Query("Thing")).items} == acknowledged
         assert store.revision() == len(acknowledged)
