@@ -7,6 +7,7 @@ given nodes, and end when those do, as on a real node. They outlive the controll
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -62,15 +63,16 @@ class _Run:
             return self.began
         return min(self._natural_end(), self._stopped_end())
 
+    def state(self, now: float) -> State:
+        if now >= self.ends():
+            return self._outcome()[0]
+        return State.STARTING if now < self.began + self.script.start_seconds else State.RUNNING
+
     def observe(self, now: float) -> Observed:
         """The workload as it was at `now`."""
         ends, runs = self.ends(), self.began + self.script.start_seconds
-        work = self.workload
-        state, code, reason, message = State.RUNNING, None, "", ""
-        if now >= ends:
-            state, code, reason, message = self._outcome()
-        elif now < runs:
-            state = State.STARTING
+        work, state = self.workload, self.state(now)
+        code, reason, message = self._outcome()[1:] if state.finished else (None, "", "")
         return Observed(
             name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
             replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
@@ -121,7 +123,10 @@ class FakeBackend:
         self._clock = clock
         self._runtime = runtime
         self._nodes = nodes
+        self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
+        self._kept: dict[str, _Run] = {}
+        """Those of `_runs` that are not removed."""
         self._purged: set[str] = set()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._told: dict[str, State] = {}
@@ -140,63 +145,60 @@ class FakeBackend:
         """What truly runs now, whatever is reported."""
         self._settle()
         now = self._clock.monotonic()
-        return [run.workload for run in self._runs.values() if run.ends() > now]
+        return [run.workload for run in self._kept.values() if run.ends() > now]
 
     def peek(self) -> Sequence[Observed]:
         """All that is not removed, as it truly is, past all faults: for oracles."""
         self._settle()
         now = self._clock.monotonic()
-        return [run.observe(now) for run in self._runs.values() if not run.removed]
+        return [run.observe(now) for run in self._kept.values()]
 
     def start(self, workload: Workload) -> None:
-        with self.faults.around("start", workload.name):
-            self._settle()
+        with self._lock, self.faults.around("start", workload.name):
+            self._settle(workload.node)
             if workload.name in self._runs:
                 return
             script = self.script(workload)
             if script.refused:
                 raise BackendRefused(script.refused)
             run = _Run(workload, script, self._clock.monotonic(), self._clock.now())
-            self._runs[workload.name] = self._untold[workload.name] = run
+            self._runs[workload.name] = self._kept[workload.name] = self._untold[workload.name] = run
             self._attach(run)
 
     def stop(self, name: str, grace: float) -> None:
-        with self.faults.around("stop", name):
-            self._settle()
-            run = self._runs.get(name)
+        with self._lock, self.faults.around("stop", name):
+            run = self._settled(name)
             if run is not None:
                 run.signal(self._clock.monotonic(), grace, "Stopped")
 
     def remove(self, name: str) -> None:
-        with self.faults.around("remove", name):
-            self._settle()
-            run = self._runs.get(name)
+        with self._lock, self.faults.around("remove", name):
+            run = self._settled(name)
             if run is None:
                 return
             if run.ends() > self._clock.monotonic():
                 raise BackendError(f"{name} still runs")
-            run.removed = True
+            self._remove(run)
 
     def purge(self, job_uid: str) -> None:
-        with self.faults.around("purge", job_uid):
+        with self._lock, self.faults.around("purge", job_uid):
             self._settle()
-            runs = [run for run in self._runs.values() if run.workload.job_uid == job_uid]
+            runs = [run for run in self._kept.values() if run.workload.job_uid == job_uid]
             if any(run.ends() > self._clock.monotonic() for run in runs):
                 raise BackendError(f"a workload of the job {job_uid} still runs")
             for run in runs:
-                run.removed = True
+                self._remove(run)
             self._purged.add(job_uid)
 
     def get(self, name: str) -> Observed | None:
-        with self.faults.around("get", name):
-            self._settle()
-            run = self._runs.get(name)
+        with self._lock, self.faults.around("get", name):
+            run = self._settled(name)
             return None if run is None else self._observe(run)
 
     def list(self) -> Sequence[Observed]:
-        with self.faults.around("list"):
+        with self._lock, self.faults.around("list"):
             self._settle()
-            seen = [self._observe(run) for run in list(self._runs.values())]
+            seen = [self._observe(run) for run in self._kept.values()]
             return [observed for observed in seen if observed is not None]
 
     def logs(
@@ -217,25 +219,28 @@ class FakeBackend:
 
     def tell(self) -> int:
         """Tell subscribers of every workload whose state changed since they were last told. Returns how many."""
-        told = 0
-        self._settle()
-        now = self._clock.monotonic()
-        for name, run in list(self._untold.items()):
-            state = run.observe(now).state
-            if self._told.get(name) is not state:
-                self._told[name] = state
-                told += 1
-                if state.finished:
-                    del self._untold[name]
-                for changed in list(self._subscribers):
-                    changed(run.workload.namespace, run.workload.job)
-        return told
+        news = []
+        with self._lock:
+            self._settle()
+            now = self._clock.monotonic()
+            for name, run in list(self._untold.items()):
+                state = run.state(now)
+                if self._told.get(name) is not state:
+                    self._told[name] = state
+                    news.append(run.workload)
+                    if state.finished:
+                        del self._untold[name], self._told[name]
+        for workload in news:
+            for changed in list(self._subscribers):
+                changed(workload.namespace, workload.job)
+        return len(news)
 
     def next_change(self) -> float | None:
         """When, on the monotonic clock, a workload changes next by itself; None where none does."""
         now = self._clock.monotonic()
-        times = [run.ends() for run in self._runs.values() if now < run.ends() < math.inf]
-        times += [t for run in self._runs.values() if now < (t := run.began + run.script.start_seconds) < run.ends()]
+        runs = list(self._untold.values())
+        times = [run.ends() for run in runs if now < run.ends() < math.inf]
+        times += [t for run in runs if now < (t := run.began + run.script.start_seconds) < run.ends()]
         return min(times, default=None)
 
     def _attach(self, run: _Run) -> None:
@@ -254,6 +259,18 @@ class FakeBackend:
         then = max(run.began, self._clock.monotonic() - self.lag())
         return None if run.removed else run.observe(then)
 
-    def _settle(self) -> None:
-        for node in (self._nodes or {}).values():
-            node.settle()
+    def _settled(self, name: str) -> _Run | None:
+        run = self._runs.get(name)
+        if run is not None:
+            self._settle(run.workload.node)
+        return run
+
+    def _remove(self, run: _Run) -> None:
+        run.removed = True
+        self._kept.pop(run.workload.name, None)
+
+    def _settle(self, node: str | None = None) -> None:
+        """Let the nodes, or that one, do what they would have done by now."""
+        for name, leases in (self._nodes or {}).items():
+            if node in (None, name):
+                leases.settle()

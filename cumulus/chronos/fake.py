@@ -6,6 +6,7 @@ monitor does on a real node, ending the processes of an expired lease, happens h
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,7 @@ class FakeLeases:
         """Set False to cut the node off: its leases go on, and end, while no call gets an answer."""
         self._devices = {device.index: device for device in devices}
         self._clock = clock
+        self._lock = threading.RLock()
         self._held: dict[str, _Held] = {}
         self._live: dict[str, _Held] = {}
         """Those of `_held` that have not ended."""
@@ -67,12 +69,12 @@ class FakeLeases:
         self._tokens = dict.fromkeys(self._devices, 0)
 
     def devices(self) -> Sequence[Device]:
-        with self.faults.around("devices"):
+        with self._lock, self.faults.around("devices"):
             self._reach()
             return list(self._devices.values())
 
     def grant(self, request: LeaseRequest) -> Lease:
-        with self.faults.around("grant", request.id):
+        with self._lock, self.faults.around("grant", request.id):
             self._reach()
             held = self._held.get(request.id)
             if held is None:
@@ -82,7 +84,7 @@ class FakeLeases:
             return self._read(held)
 
     def renew(self, id: str, seconds: float) -> Lease:
-        with self.faults.around("renew", id):
+        with self._lock, self.faults.around("renew", id):
             self._reach()
             held = self._active(id)
             ends = self._clock.monotonic() + seconds
@@ -92,7 +94,7 @@ class FakeLeases:
             return self._read(held)
 
     def release(self, id: str) -> Lease | None:
-        with self.faults.around("release", id):
+        with self._lock, self.faults.around("release", id):
             self._reach()
             held = self._held.get(id)
             if held is None:
@@ -102,15 +104,15 @@ class FakeLeases:
             return self._read(held)
 
     def get(self, id: str) -> Lease | None:
-        with self.faults.around("get", id):
+        with self._lock, self.faults.around("get", id):
             self._reach()
             held = self._held.get(id)
             return None if held is None else self._read(held)
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
-        with self.faults.around("list"):
+        with self._lock, self.faults.around("list"):
             self._reach()
-            return [self._read(held) for held in list((self._held if ended else self._live).values())]
+            return [self._read(held) for held in (self._held if ended else self._live).values()]
 
     def capacity(self, device: int) -> int:
         """Bytes of a device, past all faults."""
@@ -118,8 +120,9 @@ class FakeLeases:
 
     def peek(self) -> Sequence[Lease]:
         """The live leases, past all faults: for oracles."""
-        self.settle()
-        return [self._read(held) for held in self._live.values()]
+        with self._lock:
+            self.settle()
+            return [self._read(held) for held in self._live.values()]
 
     def attach(self, id: str, token: int, holder: Holder) -> None:
         """The workload's processes run inside the lease from now on.
@@ -127,25 +130,27 @@ class FakeLeases:
         Raises `NoSuchLease` when it is not active, `StaleToken` when `token` is not its own. Never fails otherwise: it
         happens on the node itself.
         """
-        self.settle()
-        held = self._active(id)
-        if token != held.lease.token:
-            raise StaleToken(f"lease {id} has the token {held.lease.token}, not {token}")
-        held.holders.append(holder)
+        with self._lock:
+            self.settle()
+            held = self._active(id)
+            if token != held.lease.token:
+                raise StaleToken(f"lease {id} has the token {held.lease.token}, not {token}")
+            held.holders.append(holder)
 
     def settle(self) -> None:
         """Do what the node's monitor would have done by now."""
-        now = self._clock.monotonic()
-        for id, held in list(self._live.items()):
-            if held.lease.state is LeaseState.ACTIVE and held.ends <= now:
-                self._end(held, held.ends, EndReason.EXPIRED)
-            if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
-                held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=timestamp(self._clock.now()))
-                held.ended = now
-                del self._live[id]
-                self._ended.append(id)
-        while self._ended and self._held[self._ended[0]].ended + REMEMBERED_SECONDS < now:
-            del self._held[self._ended.popleft()]
+        with self._lock:
+            now = self._clock.monotonic()
+            for id, held in list(self._live.items()):
+                if held.lease.state is LeaseState.ACTIVE and held.ends <= now:
+                    self._end(held, held.ends, EndReason.EXPIRED)
+                if held.lease.state is LeaseState.ENDING and all(holder.ends() <= now for holder in held.holders):
+                    held.lease = replace(held.lease, state=LeaseState.ENDED, ended_at=timestamp(self._clock.now()))
+                    held.ended = now
+                    del self._live[id]
+                    self._ended.append(id)
+            while self._ended and self._held[self._ended[0]].ended + REMEMBERED_SECONDS < now:
+                del self._held[self._ended.popleft()]
 
     def next_change(self) -> float | None:
         """When, on the monotonic clock, a lease changes next by itself."""
@@ -166,7 +171,7 @@ class FakeLeases:
         device = self._devices.get(request.device)
         if device is None:
             raise NoSuchDevice(f"there is no device {request.device}")
-        taken = [held.lease for held in list(self._live.values()) if held.lease.device == request.device]
+        taken = [held.lease for held in self._live.values() if held.lease.device == request.device]
         free_memory = device.memory_bytes - sum(lease.memory_bytes for lease in taken)
         free_compute = FULL_COMPUTE - sum(lease.compute for lease in taken)
         if request.memory_bytes > free_memory or request.compute > free_compute:

@@ -40,8 +40,11 @@ VISIBLE_WITHIN = 0.05
 """Seconds before the reader is looked at again where it lags behind what this loop wrote."""
 
 REST = 2.0
-"""After a pass the loop rests for this many times as long as it took: what happens meanwhile is one pass's work, and a
-long queue does not keep the other loops from theirs."""
+LONGEST_REST = 1.0
+"""After a pass the loop rests for so many times as long as it thought, this many seconds at most: what happens meanwhile
+is one pass's work, and a long queue does not keep the other loops from theirs."""
+
+GANGS_PER_WRITE = 64
 
 EXPLAINED_PER_PASS = 64
 """How many waiting gangs get their reasons worked out in one pass; the rest comes with the next ones."""
@@ -80,20 +83,16 @@ class ScheduleController:
             return After(self._not_before - began)
         if self._reader.revision < self._written:
             return After(VISIBLE_WITHIN)
-        result = self._pass()
-        ended = self._clock.monotonic()
-        self._not_before = ended + REST * (ended - began)
-        return result
-
-    def _pass(self) -> Result:
         self._refresh()
         claims = (claim for _, claim in self._claims.values())
         snapshot = assemble(self._reader.all(GPUNode), claims, self._clock.now())
         run = Pass(snapshot)
         unplaced = list(self._place(snapshot, run))
-        stale = sum(not self._bind(bindings) for bindings in _gangs(run.bindings))
+        ended = self._clock.monotonic()
+        self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
+        bound = self._bind_all(list(_gangs(run.bindings)))
         self._refuse(unplaced)
-        if stale:
+        if not bound:
             return After(VISIBLE_WITHIN)
         left = any(item.reasons is None for item in unplaced)
         return After(EXPLAINED_AFTER) if left else Done()
@@ -136,10 +135,23 @@ class ScheduleController:
         finished = explained < EXPLAINED_PER_PASS
         self._explain_from = 0 if finished else self._explain_from + explained
 
-    def _bind(self, bindings: Sequence[Binding]) -> bool:
-        """Write a gang's bindings, all or none. False where one of its partitions changed meanwhile."""
+    def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
+        """Write bindings, each gang's all or none. False where a partition changed meanwhile.
+
+        Many gangs share a transaction, since each costs a sync to disk; where one of them is stale, the rest is
+        written one by one.
+        """
+        stale = False
+        for start in range(0, len(gangs), GANGS_PER_WRITE):
+            some = gangs[start : start + GANGS_PER_WRITE]
+            if not self._bind(some):
+                written = [self._bind([gang]) for gang in some] if len(some) > 1 else [False]
+                stale = stale or not all(written)
+        return not stale
+
+    def _bind(self, gangs: Sequence[Sequence[Binding]]) -> bool:
         writes = []
-        for binding in bindings:
+        for binding in (binding for gang in gangs for binding in gang):
             partition = self._partition(binding.partition)
             if partition is None or partition.status.phase is not PartitionPhase.PENDING:
                 return False
@@ -147,7 +159,7 @@ class ScheduleController:
         try:
             self._wrote(self._client.store.transact(writes, fence=self._client.fence))
         except (Conflict, NotFound) as error:
-            log.debug("stale", loop=NAME, gang=bindings[0].gang, error=str(error))
+            log.debug("stale", loop=NAME, gangs=len(gangs), error=str(error))
             return False
         return True
 
