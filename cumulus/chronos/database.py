@@ -135,8 +135,11 @@ class Database:
             raise self._translate(error) from error
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that excludes all other writers: durable when the block ends, undone when it raises."""
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction that excludes all other writers: durable when the block ends, undone when it raises.
+
+        One that is not `durable` may be lost in a power cut as long as no durable one has followed.
+        """
         try:
             connection = self._open()
             with self._mutex:
@@ -155,6 +158,8 @@ class Database:
                 log_file = self._log_file
         except sqlite3.Error as error:
             raise self._translate(error) from error
+        if not durable:
+            return
         # Also where nothing was written: what this caller is told may be the unsynced work of one that was killed.
         try:
             os.fdatasync(log_file)

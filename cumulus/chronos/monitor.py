@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cumulus.chronos import audit, cgroup, records, watchdog
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
@@ -32,12 +32,17 @@ REMEMBERED = 86400.0
 
 _LOOK_AGAIN = 0.01
 _LOOK_AGAIN_AT_MOST = 0.1
+_SESSION = "INSERT OR IGNORE INTO session VALUES (?, ?, ?)"
 _HOUSEKEEPING = 5.0
 _FORGET_AT_ONCE = 1000
+_ROOM = 0.05
+"""Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
+
 _FREEZE_ROUNDS = 50
 _STRIKE_SECONDS = 0.2
-_LOOKS_ON_A_BUSY_MACHINE = 5
-"""Looks that must find nothing left, where processes are started all the time, so that no look can be complete."""
+_LOOKS_IF_BUSY = 5
+"""Looks that must find nothing left of an attached lease, where processes start all the time, so that no look is
+complete."""
 
 
 @dataclass
@@ -46,10 +51,18 @@ class _Ending:
 
     lease: Lease
     since: float
+    recorded: bool
+    """The ledger says that it is ending."""
     begun: bool = False
     terminated: set[Identity] = field(default_factory=set)
     refused: set[Identity] = field(default_factory=set)
+    sessions: set[Identity] = field(default_factory=set)
+    """Those that its processes made, and of which the ledger does not know yet."""
     empty_looks: int = 0
+
+    @property
+    def kill_at(self) -> float:
+        return self.since + self.lease.grace
 
 
 class Monitor:
@@ -70,95 +83,103 @@ class Monitor:
         Raises `LedgerUnavailable` and OSError (the audit log). Where the ledger can be read but not written,
         processes are ended all the same, and the ledger learns of it later.
         """
-        try:
-            self._take_up()
-        finally:
-            now = self._clock.monotonic()
-            if self._endings and now >= self._look_due():
-                self._last_look = now
-                self._end()
-                self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
-        now = self._clock.monotonic()
-        if now >= self._next_flush:
-            self._next_flush = now + watchdog.POLL / 2
-            self._remove_cgroups()
-            audit.flush(self._database)
-        if now >= self._next_housekeeping:
-            self._next_housekeeping = now + _HOUSEKEEPING
-            self._keep_house()
+        self._find()
+        for ending in self._endings.values():
+            if not ending.begun:
+                self._begin(ending)
+        gone = self._look() if self._endings and self._clock.monotonic() >= self._look_due() else []
+        self._record(gone)
+        pause = self._pause()
+        if pause < _ROOM and self._clock.monotonic() < self._next_housekeeping + _HOUSEKEEPING:
+            return pause
+        self._keep_house()
         return self._pause()
 
-    def _take_up(self) -> None:
-        """Find what must end: released by others, expired, or its holder is gone; and signal what is known of it."""
+    def _find(self) -> None:
+        """What must end: leases released by others, those that expired, and those whose holder is gone."""
         now = Moment.read(self._clock)
         with self._database.read() as db:
-            ending = records.endings(db, now)
-            due = records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic)
-            abandoned = _abandoned(db)
-        found = {lease.id: _Ending(lease, since) for lease, since in ending}
-        found |= {lease.id: _Ending(lease, now.monotonic) for lease in due}
-        self._endings = {id: self._endings.get(id, fresh) for id, fresh in found.items()}
-        for fresh in [e for e in self._endings.values() if not e.begun]:
-            self._begin(fresh)
-        if due or abandoned:
-            with self._database.write() as tx:
-                now = Moment.read(self._clock)
-                # Looked up again: a lease may have been released since.
-                for lease in records.leases(tx, now, "state = 'Active' AND deadline <= ?", now.monotonic):
-                    records.begin_end(tx, lease, EndReason.EXPIRED, now)
-                for id in abandoned:
-                    held = records.find_lease(tx, id, now)
-                    if held is not None and held.state is LeaseState.ACTIVE:
-                        records.begin_end(tx, held, EndReason.RELEASED, now)
+            found = {lease.id: _Ending(lease, since, recorded=True) for lease, since in records.endings(db, now)}
+            for lease in records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic):
+                found[lease.id] = _Ending(lease, now.monotonic, recorded=False)
+            for id in _abandoned(db) - found.keys():
+                held = records.find_lease(db, id, now)
+                if held is not None and held.state is LeaseState.ACTIVE:
+                    held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.RELEASED)
+                    found[id] = _Ending(held, now.monotonic, recorded=False)
+        for id, known in self._endings.items():
+            if id in found:
+                known.recorded = found[id].recorded
+                found[id] = known
+        self._endings = found
 
     def _begin(self, ending: _Ending) -> None:
         """SIGTERM what is attached, at once: a look at all processes takes milliseconds."""
         with self._database.read() as db:
             lease = Membership.load(db, ending.lease.id)
-        if self._clock.monotonic() < ending.since + ending.lease.grace:
-            targets = lease.at_hand()
-            self._signal(ending, targets, signal.SIGTERM)
-            ending.terminated |= targets
-        self._hold(ending.lease, ended=False)
+        if lease.attached:
+            if self._clock.monotonic() < ending.kill_at:
+                targets = lease.at_hand()
+                self._signal(ending, targets, signal.SIGTERM)
+                ending.terminated |= targets
+            self._hold(ending.lease, ended=False)
         ending.begun = True
         self._look_again = _LOOK_AGAIN
 
     def _look_due(self) -> float:
         """When to look at all processes next: soon after something began to end, then ever more seldom."""
-        kills = [e.since + e.lease.grace for e in self._endings.values()]
-        return min([self._last_look + self._look_again, *(at for at in kills if at > self._last_look)])
+        kills = [e.kill_at for e in self._endings.values() if e.kill_at > self._last_look]
+        return min([self._last_look + self._look_again, *kills])
 
-    def _end(self) -> None:
-        """Signal what is left of each ending lease; those of which nothing is left have ENDED."""
+    def _look(self) -> list[Membership]:
+        """Signal what is left of each ending lease. Returns those of which nothing is left."""
+        self._last_look = self._clock.monotonic()
+        self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
         snapshot = Snapshot()
         with self._database.read() as db:
             memberships = [Membership.load(db, id) for id in self._endings]
         gone = []
         for lease in memberships:
             ending = self._endings[lease.id]
+            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions))
+            ending.sessions |= lease.new_sessions(snapshot)
             processes = lease.members(snapshot)
             live = bool(processes) or lease.populated()
             ending.empty_looks = 0 if live else ending.empty_looks + 1
-            if live and self._clock.monotonic() >= ending.since + ending.lease.grace:
+            if live and self._clock.monotonic() >= ending.kill_at:
                 self._kill(ending, lease, processes)
             elif live:
-                self._remember_sessions([lease], snapshot)
                 self._signal(ending, processes - ending.terminated, signal.SIGTERM)
                 ending.terminated |= processes
-            elif snapshot.complete or ending.empty_looks >= _LOOKS_ON_A_BUSY_MACHINE:
+            elif snapshot.complete or ending.empty_looks >= (_LOOKS_IF_BUSY if lease.attached else 2):
                 gone.append(lease)
-        if gone:
-            self._finish(gone)
+            else:
+                self._look_again = _LOOK_AGAIN
+        return gone
 
-    def _finish(self, gone: list[Membership]) -> None:
-        with self._database.write() as tx:
+    def _record(self, gone: list[Membership]) -> None:
+        """Tell the ledger what has begun to end, and what has ended, in one transaction."""
+        begun = [ending for ending in self._endings.values() if not ending.recorded]
+        sessions = [(id, *session) for id, ending in self._endings.items() for session in ending.sessions]
+        if not (begun or gone or sessions):
+            return
+        # Not durable, since a slow disk must not keep other leases waiting for their end. If it is lost, so are the
+        # processes; and whoever is granted a share that was freed here makes this durable with it.
+        with self._database.write(durable=False) as tx:
             now = Moment.read(self._clock)
-            for id in [lease.id for lease in gone]:
-                lease = records.find_lease(tx, id, now)
-                if lease is not None and lease.state is LeaseState.ENDING:
-                    records.finish_end(tx, lease, now)
-        for ended in gone:
-            self._hold(self._endings.pop(ended.id).lease, ended=True)
+            for ending in begun:
+                assert ending.lease.end_reason is not None
+                records.begin_end(tx, ending.lease, ending.lease.end_reason, now)
+            tx.executemany(_SESSION, sessions)
+            for lease in gone:
+                found = records.find_lease(tx, lease.id, now)
+                if found is not None and found.state is LeaseState.ENDING:
+                    records.finish_end(tx, found, now)
+        for ending in self._endings.values():
+            ending.recorded = True
+            ending.sessions.clear()
+        for lease in gone:
+            self._hold(self._endings.pop(lease.id).lease, ended=True)
 
     def _hold(self, lease: Lease, *, ended: bool) -> None:
         """Tell what holds jobs to the lease that it is ending, or has ended."""
@@ -202,12 +223,6 @@ class Monitor:
                     ending.refused.add(target)
                     self._say(f"cannot end process {target.pid} of lease {ending.lease.id}: it is another user's")
 
-    def _remember_sessions(self, leases: list[Membership], snapshot: Snapshot) -> None:
-        found = [(lease.id, *session) for lease in leases for session in lease.new_sessions(snapshot)]
-        if found:
-            with self._database.write() as tx:
-                tx.executemany("INSERT OR IGNORE INTO session VALUES (?, ?, ?)", found)
-
     def _remove_cgroups(self) -> None:
         """Of ended leases. Here and not when they end, since a cgroup stays until its last zombie is reaped."""
         with self._database.read() as db:
@@ -218,15 +233,35 @@ class Monitor:
                 tx.executemany("DELETE FROM cgroup WHERE directory = ?", removed)
 
     def _keep_house(self) -> None:
+        """What can wait until no lease is about to end."""
+        now = self._clock.monotonic()
+        if now >= self._next_flush:
+            self._next_flush = now + watchdog.POLL / 2
+            self._remove_cgroups()
+            audit.flush(self._database)
+        if now >= self._next_housekeeping:
+            self._next_housekeeping = now + _HOUSEKEEPING
+            self._remember_sessions()
+            self._forget()
+
+    def _remember_sessions(self) -> None:
+        """Those that the processes of live leases have made, for when their makers are gone."""
         with self._database.read() as db:
             attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
-            oldest = db.execute("SELECT min(ended_since) FROM lease WHERE state = 'Ended'").fetchone()[0]
         if attached:
-            self._remember_sessions(attached, Snapshot())
-        forget_before = self._clock.monotonic() - REMEMBERED
-        if oldest is not None and oldest < forget_before:
-            with self._database.write() as tx:
-                records.forget(tx, forget_before, _FORGET_AT_ONCE)
+            snapshot = Snapshot()
+            sessions = [(lease.id, *session) for lease in attached for session in lease.new_sessions(snapshot)]
+            if sessions:
+                with self._database.write(durable=False) as tx:
+                    tx.executemany(_SESSION, sessions)
+
+    def _forget(self) -> None:
+        before = self._clock.monotonic() - REMEMBERED
+        with self._database.read() as db:
+            oldest = db.execute("SELECT min(ended_since) FROM lease WHERE state = 'Ended'").fetchone()[0]
+        if oldest is not None and oldest < before:
+            with self._database.write(durable=False) as tx:
+                records.forget(tx, before, _FORGET_AT_ONCE)
 
     def _pause(self) -> float:
         now = self._clock.monotonic()
