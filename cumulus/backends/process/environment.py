@@ -14,7 +14,7 @@ from cumulus.chronos.environment import loader_environment
 
 PASSED = frozenset(
     {
-        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
+        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME",
         "SSL_CERT_FILE", "SSL_CERT_DIR",
         "LD_LIBRARY_PATH",
         "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_VENDOR_PATH",
