@@ -41,8 +41,8 @@ VISIBLE_WITHIN = 0.05
 
 REST = 2.0
 LONGEST_REST = 1.0
-"""After a pass the loop rests for so many times as long as it thought, this many seconds at most: what happens meanwhile
-is one pass's work, and a long queue does not keep the other loops from theirs."""
+"""After a pass the loop rests for so many times as long as it thought, and no longer than that many seconds: what
+happens meanwhile is one pass's work, and a long queue does not keep the other loops from theirs."""
 
 GANGS_PER_WRITE = 64
 
