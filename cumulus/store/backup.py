@@ -29,6 +29,7 @@ REVISION_GAP = 1_000_000_000
 REPLACED = f"{schema.FILE}.replaced"
 """What a restore replaced is kept under this name until the next restore."""
 BUSY_SECONDS = 10.0
+_MAGIC = b"SQLite format 3\0"
 
 
 def backup(store_dir: Path, file: Path) -> None:
@@ -60,7 +61,9 @@ def restore(file: Path, store_dir: Path) -> None:
     Raises StoreUnavailable where `file` is not a sound backup, or where a process has the store open. Nothing is
     changed then.
     """
-    schema.check_header(file)
+    with translated(file):
+        if not file.stat().st_size:
+            raise StoreUnavailable(f"{file} is empty", hint="name a file that `cumulus backup` wrote")
     schema.make_directory(store_dir)
     with closing(schema.connect(file, write=False, busy_seconds=BUSY_SECONDS)) as source:
         with translated(file):
@@ -93,11 +96,16 @@ def _newest(file: Path) -> int:
     """The newest revision of the store that is replaced, 0 where it cannot be read any more. Its write-ahead
     log is written back by this."""
     with suppress(StoreUnavailable):
-        if file.exists():
-            schema.check_header(file)
+        if file.exists() and _looks_sound(file):
             with closing(schema.connect(file, write=True, busy_seconds=BUSY_SECONDS)) as connection, translated(file):
                 return tables.bounds(connection)[1]
     return 0
+
+
+def _looks_sound(file: Path) -> bool:
+    """SQLite would throw away the write-ahead log of a file that is none of its own."""
+    with translated(file), file.open("rb") as opened:
+        return opened.read(len(_MAGIC)) == _MAGIC
 
 
 def _swap(made: Path, store_dir: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cumulus.errors import StoreUnavailable
 from cumulus.store import schema
 from cumulus.store.trouble import read_only, translated
+from cumulus.store.turnstile import Turnstile
 
 _IDLE_READERS = 8
 
@@ -24,6 +25,7 @@ class Connections:
         self.file = directory / schema.FILE
         self._busy_seconds = busy_seconds
         self._write_lock = threading.Lock()
+        self._turnstile = Turnstile(directory, busy_seconds)
         self._writer: sqlite3.Connection | None = None
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -46,7 +48,8 @@ class Connections:
         with self._write_lock, translated(self.file):
             connection = self._open_writer()
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                with self._turnstile.passing():
+                    connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -84,6 +87,7 @@ class Connections:
                     connection.close()
             self._idle.clear()
             self._writer = None
+            self._turnstile.close()
             os.close(self._directory_lock)
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -96,6 +100,9 @@ class Connections:
             )  # fmt: skip
         if self._writer is None:
             self._writer = schema.connect(self.file, write=True, busy_seconds=self._busy_seconds)
+            # The log has been made by now and stays while this connection does. SQLite syncs what it writes there, but
+            # not its name, as Debian builds it (SQLITE_DISABLE_DIRSYNC): POSIX would let a power cut take the whole log.
+            schema.sync_directory(self.file.parent)
         return self._writer
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:

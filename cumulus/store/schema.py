@@ -27,7 +27,6 @@ APPLICATION_ID = 0x43554D55
 VERSION = 1
 """Of the schema below; in the header as user_version."""
 
-_MAGIC = b"SQLite format 3\0"
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('compacted', 0);
@@ -62,14 +61,21 @@ CREATE TABLE owners (
 def make_directory(directory: Path) -> None:
     """Make the directory (mode 0700) where it is missing. Raises StoreUnavailable."""
     with translated(directory):
-        if not directory.exists():
+        missing = [place for place in (directory, *directory.parents) if not place.exists()]
+        if missing:
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+        for made in missing:
+            sync_directory(made.parent)
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
 
 
 def prepare(directory: Path) -> Path:
-    """The store's file, made where there is none, its header checked. Raises StoreUnavailable."""
+    """The store's file, made where there is none. Raises StoreUnavailable.
+
+    The file is never opened but by SQLite: closing it would drop the locks that this process's other connections
+    hold on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
     file = directory / FILE
     with translated(file):
         if (directory / RESTORING).exists():
@@ -77,18 +83,9 @@ def prepare(directory: Path) -> Path:
         if not file.exists():
             _refuse_orphaned_log(file)
             _create(file)
-    check_header(file)
+        if not file.stat().st_size:
+            raise StoreUnavailable(f"{file} is empty: it was cut off", hint=RESTORE)
     return file
-
-
-def check_header(file: Path) -> None:
-    """Raises StoreUnavailable where `file` is not an SQLite file, or is empty."""
-    with translated(file), file.open("rb") as opened:
-        magic = opened.read(len(_MAGIC))
-    if not magic:
-        raise StoreUnavailable(f"{file} is empty: it was cut off", hint=RESTORE)
-    if magic != _MAGIC:
-        raise StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
 
 
 def connect(file: Path, *, write: bool, busy_seconds: float, immutable: bool = False) -> sqlite3.Connection:

@@ -167,6 +167,34 @@ class TestInUse:
         other.close()
         store.close()
 
+    def test_a_process_that_writes_all_the_time_starves_no_other(self, tmp_path: Path, sqlite: SqliteStore) -> None:
+        code = """
+            import pathlib, sys
+            from cumulus.store.sqlite import SqliteStore
+            from tests.store.conftest import thing
+            store = SqliteStore(pathlib.Path(sys.argv[1]))
+            n = 0
+            while True:
+                store.create(thing(f"greedy-{n}"))
+                n += 1
+                if n == 10:
+                    print("writing", flush=True)
+        """
+        greedy = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "store")], stdout=subprocess.PIPE
+        )
+        try:
+            assert greedy.stdout is not None
+            assert greedy.stdout.readline() == b"writing\n"
+            start = sqlite.revision()
+            for n in range(30):
+                sqlite.create(thing(f"modest-{n}"))
+            passed = sqlite.revision() - start
+        finally:
+            greedy.kill()
+            greedy.communicate()
+        assert passed < 30 * 20, "they take turns, more or less"
+
     def test_one_bad_transaction_takes_no_other_with_it(self, sqlite: SqliteStore) -> None:
         """Many threads, half of whose transactions break a rule: the others' all land, and land whole."""
         errors: list[str] = []

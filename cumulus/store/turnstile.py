@@ -1,0 +1,64 @@
+"""Lets the processes that write to one store take turns.
+
+SQLite lets a process that waits for the write lock look again after growing pauses, so that one that writes all the
+time would starve the others for seconds. Here each passes a turnstile (a file lock) on its way to the write lock:
+who waits for the write lock stands in it, and who has just written finds it taken.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FILE = "writers"
+_PAUSE = 0.0005
+"""Seconds between two looks at a turnstile that another process stands in."""
+
+
+class Turnstile:
+    """Safe for use by one thread at a time."""
+
+    def __init__(self, directory: Path, busy_seconds: float) -> None:
+        self._file = directory / _FILE
+        self._busy_seconds = busy_seconds
+        self._descriptor: int | None = None
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Alone among the processes while the block runs. Raises sqlite3.OperationalError (SQLITE_BUSY) when another
+        stands in it for too long, OSError where the lock's file cannot be made."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + self._busy_seconds
+        while not self._try_lock(self._descriptor):
+            if time.monotonic() > deadline:
+                raise _busy()
+            time.sleep(_PAUSE)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _try_lock(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _busy() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("another writer is waiting")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    error.sqlite_errorname = "SQLITE_BUSY"
+    return error
