@@ -64,6 +64,9 @@ class ProcessBackend:
         with _translated("prepare its directory"):
             for directory in ("", layout.RUNS, layout.JOBS, layout.EVENTS, layout.PURGED):
                 os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
+            # Also where they were there: whoever made them may have been killed before this.
+            for directory in (self._root, os.path.dirname(self._root)):
+                layout.sync_directory(directory)
 
     @property
     def runtime(self) -> str:
