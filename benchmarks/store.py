@@ -9,9 +9,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from benchmarks.etcd import EtcdClient, server
 from benchmarks.harness import LeftOut, Result, Row, at_least, limit, median_rate, percentile, version_of
@@ -19,6 +22,7 @@ from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 
 COUNT = 2000
+ROUNDS = 5
 WRITERS = 16
 PADDING = "x" * 600
 """Brings an object's JSON to about 1 KiB."""
@@ -47,35 +51,50 @@ def document(name: str) -> Document:
 
 
 def _writes(directory: Path) -> Iterator[Result]:
-    floors, ours, ours_many = [], [], []
+    """In turn, so that a drift of the machine's speed touches all sides; each ratio is of medians."""
+    version = version_of("etcd", "--version")
+    rates: dict[str, list[float]] = {}
     store = SqliteStore(directory / "store")
-    try:
-        # In turn, so that a drift of the machine's speed touches both sides of each ratio.
-        for round in range(5):
-            floors.append(_raw_sqlite(directory / f"raw{round}.db"))
-            ours.append(_rate(1, lambda i, j, r=round: store.create(document(f"a{r}-{i}-{j}"))))  # type: ignore[misc]
-            ours_many.append(_rate(WRITERS, lambda i, j, r=round: store.create(document(f"b{r}-{i}-{j}"))))  # type: ignore[misc]
-    finally:
-        store.close()
-    floor, one, many = (statistics.median(rates) for rates in (floors, ours, ours_many))
-    sqlite = f"raw SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL"
-    yield at_least("durable writes of 1 KiB, one writer", one, floor, 0.5, unit="writes/s", peer_name=sqlite)
-    yield at_least("durable writes, 16 writers", many, one, 3, unit="writes/s", peer_name="the store with one writer")
-    if version_of("etcd", "--version") is None:
-        yield LeftOut("durable writes against etcd", "etcd is not installed (Debian: etcd-server)")
-        return
-    version = (version_of("etcd", "--version") or "").removeprefix("etcd Version: ")
-    with server(directory) as address:
-        clients = [EtcdClient(address) for _ in range(WRITERS)]
-        value = str(document("x")).encode()
-        etcd_one = statistics.median(_rate(1, lambda i, j: clients[0].put(b"a%d-%d" % (i, j), value)) for _ in range(3))
-        etcd_many = statistics.median(
-            _rate(WRITERS, lambda i, j: clients[i].put(b"b%d-%d" % (i, j), value)) for _ in range(3)
-        )
+    with ExitStack() as stack:
+        stack.callback(store.close)
+        clients = []
+        if version is not None:
+            address = stack.enter_context(server(directory))
+            clients = [EtcdClient(address) for _ in range(WRITERS)]
+        for round in range(ROUNDS):
+            measured = {"floor": _raw_sqlite(directory / f"raw{round}.db")} | _store_rates(store, round)
+            if clients:
+                measured |= _etcd_rates(clients, round)
+            for name, rate in measured.items():
+                rates.setdefault(name, []).append(rate)
         for client in clients:
             client.close()
-    yield at_least("durable writes, one client", one, etcd_one, 2, unit="writes/s", peer_name=f"etcd {version}")
-    yield at_least("durable writes, 16 clients", many, etcd_many, 2, unit="writes/s", peer_name=f"etcd {version}")
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    one, many = medians["one"], medians["many"]
+    sqlite = f"raw SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL"
+    yield at_least("durable writes of 1 KiB, one writer", one, medians["floor"], 0.5, unit="writes/s", peer_name=sqlite)
+    yield at_least("durable writes, 16 writers", many, one, 3, unit="writes/s", peer_name="the store with one writer")
+    if version is None:
+        yield LeftOut("durable writes against etcd", "etcd is not installed (Debian: etcd-server)")
+        return
+    etcd = f"etcd {version.removeprefix('etcd Version: ')}"
+    yield at_least("durable writes, one client", one, medians["etcd-one"], 2, unit="writes/s", peer_name=etcd)
+    yield at_least("durable writes, 16 clients", many, medians["etcd-many"], 2, unit="writes/s", peer_name=etcd)
+
+
+def _store_rates(store: SqliteStore, round: int) -> dict[str, float]:
+    return {
+        "one": _rate(1, lambda i, j: store.create(document(f"a{round}-{i}-{j}"))),
+        "many": _rate(WRITERS, lambda i, j: store.create(document(f"b{round}-{i}-{j}"))),
+    }
+
+
+def _etcd_rates(clients: list[EtcdClient], round: int) -> dict[str, float]:
+    value = orjson.dumps(document("x"))
+    return {
+        "etcd-one": _rate(1, lambda i, j: clients[0].put(b"a%d-%d-%d" % (round, i, j), value)),
+        "etcd-many": _rate(WRITERS, lambda i, j: clients[i].put(b"b%d-%d-%d" % (round, i, j), value)),
+    }
 
 
 def _raw_sqlite(path: Path) -> float:
