@@ -46,6 +46,7 @@ class _Run:
         self.wall = wall
         self.broken = ""
         """Why it never ran."""
+        self.broken_reason = "StartError"
         self.removed = False
         self._stop: tuple[float, str] | None = None
         self._killed_at = math.inf
@@ -76,7 +77,7 @@ class _Run:
         return Observed(
             name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
             replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
-            started_at="" if state is State.STARTING else self._wall_at(runs),
+            started_at="" if state is State.STARTING or self.broken else self._wall_at(runs),
             finished_at=self._wall_at(ends) if state.finished else "",
         )  # fmt: skip
 
@@ -90,7 +91,7 @@ class _Run:
 
     def _outcome(self) -> tuple[State, int | None, str, str]:
         if self.broken:
-            return State.FAILED, None, "StartError", self.broken
+            return State.FAILED, None, self.broken_reason, self.broken
         if self._stop is not None and self._stopped_end() < self._natural_end():
             killed = self._killed_at < self._stop[0] + self.script.stop_seconds
             return State.FAILED, 137 if killed else 143, self._stop[1], ""
@@ -254,6 +255,11 @@ class FakeBackend:
                 node.attach(lease.id, lease.token, run)
         except ChronosError as error:
             run.broken = str(error)
+            ended = [node.why_ended(lease.id) for lease in run.workload.leases] if node is not None else []
+            if EndReason.EXPIRED in ended:
+                run.broken_reason = "LeaseExpired"
+            elif EndReason.RELEASED in ended:
+                run.broken_reason = "Stopped"
 
     def _observe(self, run: _Run) -> Observed | None:
         then = max(run.began, self._clock.monotonic() - self.lag())

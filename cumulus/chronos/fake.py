@@ -137,6 +137,12 @@ class FakeLeases:
                 raise StaleToken(f"lease {id} has the token {held.lease.token}, not {token}")
             held.holders.append(holder)
 
+    def why_ended(self, id: str) -> EndReason | None:
+        """Why the lease ended or is ending, as its node knows it; None while it goes on, or where there is none."""
+        with self._lock:
+            held = self._held.get(id)
+            return None if held is None else held.lease.end_reason
+
     def settle(self) -> None:
         """Do what the node's monitor would have done by now."""
         with self._lock:

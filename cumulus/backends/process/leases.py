@@ -93,8 +93,11 @@ class LeaseGuard:
                 self._patiently(lease["id"], pid, lease["token"])
                 variables = self._enforced(variables, lease["id"])
             except NoSuchLease as error:
-                if self.ended() == "expired":
+                ended = self.ended()
+                if ended == "expired":
                     return End(None, "LeaseExpired", f"lease {lease['id']} expired before the command was started"), {}
+                if ended == "released":
+                    return End(None, "Stopped", f"lease {lease['id']} was released before the command was started"), {}
                 return End(None, "StartError", f"not started without its lease: {error}"), {}
             except StaleToken as error:
                 return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), {}

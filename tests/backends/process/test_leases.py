@@ -127,9 +127,7 @@ class TestNoLeaseNoStart:
     def test_released(self, node: Node) -> None:
         lease = node.lease()
         node.ledger.release("lease-1")
-        reason, message = self.refused(node, lease)
-        assert reason == "StartError"
-        assert "lease-1 has ended: released" in message
+        assert self.refused(node, lease) == ("Stopped", "lease lease-1 was released before the command was started")
 
     def test_expired(self, node: Node) -> None:
         lease = node.lease()
