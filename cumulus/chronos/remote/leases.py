@@ -1,0 +1,109 @@
+"""`Leases` of another machine: each call is one `chronos_cli --json` there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus.chronos.lease import Device, Lease, LeaseRequest
+from cumulus.chronos.remote import protocol
+from cumulus.chronos.remote.clocks import NodeClock
+from cumulus.chronos.remote.link import Answer, Link
+from cumulus.clock import parse_timestamp
+from cumulus.errors import LedgerUnavailable
+
+SECONDS = 15.0
+"""For a command to answer."""
+
+DISCOVERY_SECONDS = 75.0
+"""For the first look at a node's devices: its drivers may have to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a node said of itself when its devices were asked for last."""
+
+    hostname: str = ""
+    boot_id: str = ""
+    chronos_version: str = ""
+    clock_skew: float | None = None
+    """Seconds by which its clock is ahead of ours."""
+
+
+class RemoteLeases:
+    """Raises what the ledger there raises, `NodeUnreachable` for any silence, and `LedgerUnavailable` where no
+    Chronos that speaks this protocol answers. Times are on this machine's clock.
+
+    `command` is the shell text that runs chronos_cli there.
+    """
+
+    def __init__(self, link: Link, command: str = "chronos_cli") -> None:
+        self._link = link
+        self._command = command
+        self._clock = NodeClock()
+        self._facts = Facts()
+        self._discovered = False
+
+    @property
+    def facts(self) -> Facts:
+        return self._facts
+
+    def devices(self) -> Sequence[Device]:
+        said, answer = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
+        with self._understanding():
+            node = said["node"]
+            self._clock.measure(parse_timestamp(node["time"]), answer.sent, answer.received)
+            hostname = node.get("hostname", self._link.address.host)
+            self._facts = Facts(hostname, node["bootId"], node["chronosVersion"], self._clock.skew)
+            found = [protocol.device(fields) for fields in said["devices"]]
+        self._discovered = True
+        return found
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        return self._granted(protocol.create(request))
+
+    def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        """With `token`, raises `StaleToken` where it is not the lease's."""
+        return self._granted(protocol.renew(id, seconds, token))
+
+    def release(self, id: str, *, token: int | None = None) -> Lease | None:
+        """With `token`, raises `StaleToken` where it is not the lease's."""
+        return self._found(protocol.release(id, token))
+
+    def get(self, id: str) -> Lease | None:
+        return self._found(protocol.get(id))
+
+    def list(self, *, ended: bool = False) -> Sequence[Lease]:
+        said, answer = self._ask(protocol.listing(ended))
+        with self._understanding():
+            return [self._clock.on_ours(protocol.lease(x), answer.sent, answer.received) for x in said["leases"]]
+
+    def close(self) -> None:
+        """Calls that wait fail, and so does every later one."""
+        self._link.close()
+
+    def _granted(self, arguments: Sequence[str]) -> Lease:
+        lease = self._found(arguments)
+        if lease is None:
+            raise LedgerUnavailable(f"Chronos on {self._link.node} tells no lease where there must be one")
+        return lease
+
+    def _found(self, arguments: Sequence[str]) -> Lease | None:
+        said, answer = self._ask(arguments)
+        with self._understanding():
+            fields = said["lease"]
+            return fields and self._clock.on_ours(protocol.lease(fields), answer.sent, answer.received)
+
+    def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
+        answer = self._link.run(f"{self._command} {shlex.join(arguments)}", seconds)
+        return protocol.answer(self._link.node, answer), answer
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, ValueError, TypeError) as error:
+            raise LedgerUnavailable(f"Chronos on {self._link.node} answers in a way unknown here: {error!r}") from None

@@ -1,0 +1,275 @@
+"""One node's connection: kept open, made again with back-off when it breaks, every wait with a deadline.
+
+Commands that may be asked twice are: when a connection that was open for a while turns out to be dead, the command
+is run once more on a new one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import fabric
+import paramiko
+
+from cumulus.chronos.remote.address import Address
+from cumulus.chronos.remote.hostkeys import KnownHosts
+from cumulus.chronos.remote.sockets import open_socket
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import CumulusError, NodeUnreachable
+
+CONNECT_SECONDS = 5.0
+"""For the TCP connection, for the key exchange, and for the log-in, each."""
+
+KEEPALIVE_SECONDS = 4.0
+
+BACK_OFF = (0.5, 10.0)
+"""The first and the longest pause, in seconds, between attempts to connect. Meanwhile calls fail at once."""
+
+SESSIONS = 4
+"""Commands at once on one connection; sshd allows ten (MaxSessions)."""
+
+MOST_OUTPUT = 64 * 2**20
+
+KeySource = Callable[[], str | None]
+"""The private key as text, asked for with each connection; None: SSH_KEY_PATH, else the agent and ~/.ssh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command wrote, its exit status (-1: ended by a signal), and the wall clock here around it."""
+
+    status: int
+    output: str
+    errors: str
+    sent: datetime
+    received: datetime
+
+
+class _Broken(Exception):
+    """The connection went away under the command."""
+
+
+class Link:
+    """Safe for use by several threads. Every method raises `NodeUnreachable` for any kind of silence."""
+
+    def __init__(
+        self,
+        node: str,
+        address: Address,
+        known_hosts: KnownHosts,
+        key: KeySource = lambda: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.node = node
+        self.address = address
+        self._known_hosts = known_hosts
+        self._key = key
+        self._clock = clock or SystemClock()
+        self._turns = threading.BoundedSemaphore(SESSIONS)
+        self._connecting = threading.Lock()
+        self._connection: fabric.Connection | None = None
+        self._closed = False
+        self._failures = 0
+        self._pause_until = 0.0
+        self._trouble = NodeUnreachable(f"{node} was never reached")
+
+    def run(self, command: str, seconds: float, *, input: bytes = b"", again: bool = True) -> Answer:
+        """Run a shell command and wait for its end, for at most `seconds` and the time to connect.
+
+        `again`: the command does no harm when it runs twice.
+        """
+        deadline = self._clock.monotonic() + seconds
+        with self._turn(seconds):
+            connection, fresh = self._connected()
+            try:
+                return self._execute(connection, command, input, deadline)
+            except _Broken as error:
+                self._drop(connection)
+                if fresh or not again:
+                    raise self._failed(f"{self.node} broke the connection: {error}") from None
+            connection, _ = self._connected()
+            try:
+                return self._execute(connection, command, input, deadline)
+            except _Broken as error:
+                self._drop(connection)
+                raise self._failed(f"{self.node} broke the connection: {error}") from None
+
+    def close(self) -> None:
+        """Commands that run fail, and so does every later one."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.client.close()
+
+    @contextmanager
+    def _turn(self, seconds: float) -> Iterator[None]:
+        if not self._turns.acquire(timeout=seconds):
+            raise NodeUnreachable(f"{self.node} has not answered earlier commands within {seconds:g}s")
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _connected(self) -> tuple[fabric.Connection, bool]:
+        """The open connection, and whether it was made just now."""
+        connection = self._connection
+        if connection is not None and connection.is_connected:
+            return connection, False
+        if not self._connecting.acquire(timeout=3 * CONNECT_SECONDS):
+            raise NodeUnreachable(f"{self.node} does not let anybody in within {3 * CONNECT_SECONDS:g}s")
+        try:
+            connection = self._connection
+            if connection is not None and connection.is_connected:
+                return connection, False
+            if self._closed:
+                raise NodeUnreachable(f"{self.node} is no longer looked after")
+            if self._clock.monotonic() < self._pause_until:
+                raise NodeUnreachable(str(self._trouble), hint=self._trouble.hint)
+            connection = self._connect()
+            self._connection, self._failures = connection, 0
+            if self._closed:
+                connection.client.close()
+            return connection, True
+        finally:
+            self._connecting.release()
+
+    def _connect(self) -> fabric.Connection:
+        try:
+            return self._open()
+        except paramiko.BadHostKeyException as error:
+            refused = self._known_hosts.changed(self.address, error.key)
+            raise self._failed(str(refused), refused.hint, type(refused)) from None
+        except paramiko.AuthenticationException:
+            raise self._failed(
+                f"{self.node} lets nobody in as {self.address.user}: no key fits",
+                f"put the public key into ~{self.address.user}/.ssh/authorized_keys there; the private key is named by"
+                " spec.ssh.keySecret or SSH_KEY_PATH, or is in the agent or ~/.ssh here",
+            ) from None
+        except NodeUnreachable as error:
+            raise self._failed(str(error), error.hint, type(error)) from None
+        except CumulusError as error:
+            raise self._failed(f"{self.node}: {error}", error.hint) from None
+        except (paramiko.SSHException, EOFError, OSError, ValueError) as error:
+            raise self._failed(f"{self.node} cannot be reached: {error or type(error).__name__}") from None
+
+    def _open(self) -> fabric.Connection:
+        # Neither fabric's own configuration files nor ~/.ssh/config: what is reached is what the node's spec says.
+        config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig())
+        connection = fabric.Connection(
+            self.address.host,
+            user=self.address.user,
+            port=self.address.port,
+            config=config,
+            connect_timeout=int(CONNECT_SECONDS),
+            connect_kwargs={
+                "banner_timeout": CONNECT_SECONDS,
+                "auth_timeout": CONNECT_SECONDS,
+                "channel_timeout": CONNECT_SECONDS,
+                **self._credentials(),
+            },
+        )
+        self._known_hosts.trust(connection.client, self.address)
+        connection.connect_kwargs["sock"] = open_socket(self.address, CONNECT_SECONDS)
+        try:
+            connection.open()
+            connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+        except BaseException:
+            connection.client.close()
+            connection.connect_kwargs["sock"].close()
+            raise
+        return connection
+
+    def _credentials(self) -> dict[str, Any]:
+        """For `SSHClient.connect`. Where a key is named no other is tried: servers count failures."""
+        text = self._key()
+        if text is not None:
+            return {"pkey": private_key(text), "allow_agent": False, "look_for_keys": False}
+        path = os.environ.get("SSH_KEY_PATH")
+        if path:
+            return {"key_filename": os.path.expanduser(path), "allow_agent": False, "look_for_keys": False}
+        return {}
+
+    def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> Answer:
+        """Paramiko has waits without a time-out: at the deadline the connection is taken from under them."""
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            connection.client.close()
+
+        left = max(0.0, deadline - self._clock.monotonic())
+        timer = threading.Timer(left, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._talk(connection.transport, command, input)
+        except paramiko.ChannelException as error:
+            raise NodeUnreachable(f"{self.node} refuses another session: {error}") from None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if late.is_set():
+                self._drop(connection)
+                raise self._failed(f"{self.node} did not answer in time") from None
+            raise _Broken(str(error) or type(error).__name__) from None
+        finally:
+            timer.cancel()
+
+    def _talk(self, transport: paramiko.Transport, command: str, input: bytes) -> Answer:
+        sent = self._clock.now()
+        channel = transport.open_session(timeout=CONNECT_SECONDS)
+        with channel:
+            channel.exec_command(command)
+            channel.sendall(input)
+            channel.shutdown_write()
+            output = _read(channel.recv)
+            errors = _read(channel.recv_stderr)
+            status = channel.recv_exit_status()
+            if status == -1 and not transport.is_active():
+                raise EOFError("it was cut")
+        return Answer(status, output, errors, sent, self._clock.now())
+
+    def _drop(self, connection: fabric.Connection) -> None:
+        if self._connection is connection:
+            self._connection = None
+        connection.client.close()
+
+    def _failed(
+        self, message: str, hint: str | None = None, kind: type[NodeUnreachable] = NodeUnreachable
+    ) -> NodeUnreachable:
+        """Remember the trouble, and let nobody try again for a while."""
+        first, longest = BACK_OFF
+        pause = min(longest, first * 2 ** min(self._failures, 16)) * random.uniform(0.8, 1.2)
+        self._failures += 1
+        self._pause_until = self._clock.monotonic() + pause
+        self._trouble = kind(message, hint=hint)
+        return self._trouble
+
+
+def private_key(text: str) -> paramiko.PKey:
+    """Raises `CumulusError`, which never shows the key."""
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key(io.StringIO(text.rstrip() + "\n"))
+        except (paramiko.SSHException, ValueError, TypeError, IndexError):
+            continue
+    raise CumulusError(
+        "the secret's value is no private key that can be used",
+        hint="it must be an Ed25519, ECDSA or RSA key without a passphrase, as ssh-keygen -N '' makes it",
+    )
+
+
+def _read(receive: Callable[[int], bytes]) -> str:
+    parts, size = [], 0
+    while chunk := receive(65536):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MOST_OUTPUT:
+            raise EOFError("it wrote without end")
+    return b"".join(parts).decode(errors="replace")

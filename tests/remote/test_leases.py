@@ -1,0 +1,42 @@
+"""RemoteLeases against a real sshd and a real ledger."""
+
+from __future__ import annotations
+
+import pytest
+
+from cumulus import errors
+from cumulus.chronos.lease import EndReason, LeaseRequest, LeaseState
+from cumulus.chronos.remote import KnownHosts, RemoteLeases
+from tests.remote.conftest import Worker
+
+pytestmark = pytest.mark.ssh
+
+
+def request(id: str = "a", **fields: object) -> LeaseRequest:
+    defaults: dict[str, object] = {"device": 0, "memory_bytes": 2**20 + 1, "compute": 333, "seconds": 60.0}
+    return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def test_a_lease_from_grant_to_end(leases: RemoteLeases) -> None:
+    [device, *_] = leases.devices()
+    assert device.memory_bytes > 0
+    asked = request(user="team/x y", owner="cumulus:1", grace=0.5)
+    granted = leases.grant(asked)
+    assert (granted.state, granted.memory_bytes, granted.compute) == (LeaseState.ACTIVE, 2**20 + 1, 333)
+    assert (granted.user, granted.owner, granted.grace) == ("team/x y", "cumulus:1", 0.5)
+    assert 55 < granted.expires_in <= 60
+    assert [lease.id for lease in leases.list()] == ["a"]
+    assert leases.renew("a", 120).expires_in > 110
+    released = leases.release("a")
+    assert released is not None
+    assert (released.state, released.end_reason) == (LeaseState.ENDED, EndReason.RELEASED)
+    assert leases.list() == []
+    assert [lease.state for lease in leases.list(ended=True)] == [LeaseState.ENDED]
+
+
+def test_facts_are_known_with_the_devices(leases: RemoteLeases) -> None:
+    leases.devices()
+    assert leases.facts.boot_id
+    assert leases.facts.chronos_version
+    assert leases.facts.clock_skew is not None
+    assert abs(leases.facts.clock_skew) < 2
