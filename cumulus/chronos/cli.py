@@ -225,7 +225,12 @@ def _ledger(options: argparse.Namespace) -> Ledger:
 
 def _node() -> dict[str, Any]:
     """What a controller wants to know of the node: its version, its boot, and its clock, to tell the skew."""
-    return {"chronosVersion": cumulus.__version__, "bootId": boot_id(), "time": timestamp(SystemClock().now())}
+    return {
+        "hostname": os.uname().nodename,
+        "chronosVersion": cumulus.__version__,
+        "bootId": boot_id(),
+        "time": timestamp(SystemClock().now()),
+    }
 
 
 def _share(lease: Lease) -> str:
