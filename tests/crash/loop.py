@@ -267,11 +267,14 @@ class Round:
         """Let all that was wished come true; what did not, in time."""
         for wish in self.wishes:
             if wish.created and not wish.delete_tried and wish.script and True in wish.suspended:
-                held = self._held(wish)
+                job = self._job(wish.name)
+                held = None if job is None else bool(job["spec"].get("suspend", False))
                 if held not in wish.suspended:
                     return [f"{wish.name}: spec.suspend is {held}, asked was {wish.suspended}"]
-                if held:
-                    self.world.ok(CUMULUS, "resume", "job", wish.name)
+                if held and list(account.unfinished([job or {}])):
+                    code, _, err = self.world.run(CUMULUS, "resume", "job", wish.name)
+                    if code and "is over" not in err:
+                        return [f"{wish.name} cannot be resumed: {err}"]
         left: list[str] = []
 
         def done() -> bool:
@@ -282,11 +285,8 @@ class Round:
         eventually(done, SETTLE_SECONDS)
         return [f"not settled within {time.monotonic() - started:.0f} s: {line}" for line in left]
 
-    def _held(self, wish: Wish) -> bool | None:
-        for job in self.documents("GPUJob"):
-            if job["metadata"]["name"] == wish.name:
-                return bool(job["spec"].get("suspend", False))
-        return None
+    def _job(self, name: str) -> dict[str, Any] | None:
+        return next((job for job in self.documents("GPUJob") if job["metadata"]["name"] == name), None)
 
     def _clear(self) -> None:
         self.world.ok(CUMULUS, "delete", "jobs", "--all", "--timeout=60s")
