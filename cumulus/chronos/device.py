@@ -31,7 +31,7 @@ def discover() -> list[Device]:
     """
     opencl = ask_opencl()
     nvidia = ask_nvidia()
-    merged = [_joined(gpu, opencl) for gpu in nvidia]
+    merged = [_joined(gpu, address, opencl) for gpu, address in nvidia]
     taken = {d.id for d in merged} | {(d.platform_index, d.device_index) for d in merged}
     # The same device may be offered by two drivers; the machine's CPU always is one device.
     for device in opencl:
@@ -48,29 +48,30 @@ def discover() -> list[Device]:
     return [replace(d, index=index) for index, d in enumerate(merged)]
 
 
-def ask_nvidia() -> list[Device]:
-    """NVIDIA's GPUs in the driver's (PCI) order, with their UUIDs. Empty where there is no driver."""
+def ask_nvidia() -> list[tuple[Device, str]]:
+    """NVIDIA's GPUs in the driver's (PCI) order, with their UUIDs, and the PCI address of each as the OpenCL probe
+    writes it. Empty where there is no driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = "--query-gpu=uuid,name,memory.total,driver_version,pci.bus_id"
     output = _run(["nvidia-smi", query, "--format=csv,noheader,nounits"])
-    found: list[Device] = []
+    found: list[tuple[Device, str]] = []
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != 5 or not fields[0].startswith("GPU-") or not fields[2].isdecimal():
             continue
-        uuid, name, mebibytes, driver, _ = fields
-        found.append(
-            Device(
-                index=len(found),
-                id=uuid,
-                name=name,
-                vendor="NVIDIA",
-                type="gpu",
-                memory_bytes=int(mebibytes) * 2**20,
-                driver=driver,
-            )
+        uuid, name, mebibytes, driver, address = fields
+        device = Device(
+            index=len(found),
+            id=uuid,
+            name=name,
+            vendor="NVIDIA",
+            type="gpu",
+            memory_bytes=int(mebibytes) * 2**20,
+            driver=driver,
         )
+        # nvidia-smi writes the PCI domain with eight digits.
+        found.append((device, f"pci-{address.lower()[-12:]}"))
     return found
 
 
@@ -111,9 +112,9 @@ def _nvidia_driver_has_gpus() -> bool:
         return False
 
 
-def _joined(gpu: Device, opencl: Sequence[Device]) -> Device:
-    """The GPU with its OpenCL numbers, where OpenCL has it."""
-    same = next((d for d in opencl if d.id == gpu.id), None)
+def _joined(gpu: Device, address: str, opencl: Sequence[Device]) -> Device:
+    """The GPU with its OpenCL numbers, where OpenCL has it: by its UUID, else by its address."""
+    same = next((d for d in opencl if d.id in (gpu.id, address)), None)
     if same is None:
         return gpu
     return replace(gpu, platform_index=same.platform_index, device_index=same.device_index)

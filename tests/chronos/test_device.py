@@ -87,6 +87,13 @@ def test_an_nvidia_gpu_is_not_counted_twice(machine: Machine) -> None:
     assert brief(device.discover()) == [(0, GPU_ID, "gpu", 1), (1, POCL["id"], "cpu", 0)]
 
 
+def test_an_nvidia_gpu_is_known_by_its_address_where_opencl_tells_no_uuid(machine: Machine) -> None:
+    machine.smi(f"echo '{SMI}'")
+    address = SMI.rpartition(",")[2].strip().lower().removeprefix("0000")
+    machine.opencl([POCL, {**NVIDIA_OPENCL, "id": f"pci-{address}"}])
+    assert brief(device.discover()) == [(0, GPU_ID, "gpu", 1), (1, POCL["id"], "cpu", 0)]
+
+
 def test_an_nvidia_gpu_is_found_by_opencl_alone(machine: Machine) -> None:
     machine.opencl([POCL, NVIDIA_OPENCL])
     assert brief(device.discover()) == [(0, GPU_ID, "gpu", 1), (1, POCL["id"], "cpu", 0)]
