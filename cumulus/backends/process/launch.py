@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cumulus.backends.process import layout
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"
@@ -44,7 +45,7 @@ def launch(
     """Fork the command's process, with the variables by which its leases are enforced, and hold it before exec.
 
     Returns its pid, the readable end of its output, and what lets it go: that returns "" once it runs, else why it
-    could not. Raises StartFailed where it cannot be started at all.
+    could not. Raises StartFailed where it cannot be started at all, and OSError where the disk is full.
     """
     directory = _prepare_directory(spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
@@ -84,6 +85,8 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
         for source, target in spec["links"]:
             _link(source, os.path.join(directory, target))
     except OSError as error:
+        if error.errno in layout.NO_ROOM:
+            raise
         raise StartFailed(f"working directory {directory}: {error.strerror}: {error.filename}") from None
     return directory
 

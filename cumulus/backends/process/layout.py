@@ -17,6 +17,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import Any
@@ -27,6 +28,9 @@ FORMAT = 1
 RUNS, JOBS, EVENTS, PURGED, ROOT_LOCK = "runs", "jobs", "events", "purged", "lock"
 SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
 WORK, SUPERVISOR_LOG, LOG_PREFIX = "work", "supervisor.log", "log."
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk: they pass, and are no fault of the job."""
 
 
 def run_directory(job_uid: str, attempt: int, replica: int) -> str:

@@ -85,7 +85,7 @@ class LeaseGuard:
 
     def _attach(self, pid: int) -> tuple[End | None, dict[str, str]]:
         """In the child: the run's end where it must not start, else the variables."""
-        from cumulus.errors import ChronosError, NoSuchLease, StaleToken
+        from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
 
         variables: dict[str, str] = {}
         for lease in self._leases:
@@ -101,6 +101,9 @@ class LeaseGuard:
                 return End(None, "StartError", f"not started without its lease: {error}"), {}
             except StaleToken as error:
                 return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), {}
+            except LedgerUnavailable as error:
+                # The node's fault, not the job's: another attempt may find it well.
+                return End(None, "Lost", f"not started: {error}"), {}
             except ChronosError as error:
                 return End(None, "StartError", f"not started: {error}"), {}
         return None, variables

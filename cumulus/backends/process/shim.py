@@ -91,7 +91,8 @@ class _Run:
             return End(None, "StartError", str(error))
         except OSError as error:
             # The command waits at its gate and ends with this process.
-            return End(None, "StartError", f"it could not be started: {error.strerror}")
+            reason = "Lost" if error.errno in layout.NO_ROOM else "StartError"
+            return End(None, reason, f"it could not be started: {error.strerror}")
         supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
         failure = release()
         if failure:
@@ -129,7 +130,7 @@ class _Run:
                 layout.write_document(layout.EXIT, document)
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                if error.errno not in (*layout.NO_ROOM, errno.EIO):
                     raise
                 self._clock.sleep(_DISK_PATIENCE)
         self.announce()
