@@ -33,6 +33,9 @@ log = structlog.get_logger("cumulus.backends")
 FOLLOW_INTERVAL = 0.1
 """Seconds between looks for new output while a log is followed."""
 
+_SUPERVISOR_PATIENCE, _LOCK_INTERVAL = 2.0, 0.01
+"""Seconds for which a purge waits for a supervisor that has written its run's end, and between its looks."""
+
 TOMBSTONE_SECONDS = 30 * 86400.0
 """How long the uid of a purged job is remembered. After that a late start is still refused by its ended lease."""
 
@@ -62,7 +65,7 @@ class ProcessBackend:
         self._watcher: Watcher | None = None
         self._next_sweep = 0.0
         with _translated("prepare its directory"):
-            for directory in ("", layout.RUNS, layout.JOBS, layout.EVENTS, layout.PURGED):
+            for directory in ("", layout.RUNS, layout.JOBS, layout.EVENTS, layout.PURGED, layout.TRASH):
                 os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
             # Also where they were there: whoever made them may have been killed before this.
             for directory in (self._root, os.path.dirname(self._root)):
@@ -126,6 +129,7 @@ class ProcessBackend:
         with _translated(f"purge job {job_uid}"), self._exclusive():
             tombstone = self._path(layout.PURGED, job_uid)
             job = self._path(layout.JOBS, job_uid)
+            self._sweep()
             if not is_name(job_uid) or not os.path.isdir(job):
                 return
             # Names without a link were removed, or made by a start that got no further: none of them runs.
@@ -138,8 +142,7 @@ class ProcessBackend:
                 layout.write_durably(tombstone, b"")
             for name in linked:
                 self._forget(name)
-            _delete(job)
-            self._drop_old_tombstones()
+            self._discard(job)
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""
@@ -216,6 +219,7 @@ class ProcessBackend:
         made = f"{directory}.new"
         shutil.rmtree(made, ignore_errors=True)
         os.mkdir(made, 0o700)
+        os.close(os.open(os.path.join(made, layout.LOCK), os.O_CREAT | os.O_CLOEXEC, 0o600))
         layout.write_document(os.path.join(made, layout.SPEC), spec)
         os.rename(made, directory)
         layout.sync_directory(job)
@@ -297,7 +301,24 @@ class ProcessBackend:
         with self._mutex:
             self._runs.pop(name, None)
 
-    def _drop_old_tombstones(self) -> None:
+    def _discard(self, job: str) -> None:
+        """Delete a job's directory, while no supervisor is in it: one that comes late must not find half a run."""
+        deadline = self._clock.monotonic() + _SUPERVISOR_PATIENCE
+        with contextlib.ExitStack() as held:
+            for entry in os.listdir(job):
+                run = Run(os.path.join(job, entry))
+                while run.exists and not held.enter_context(run.locked()):
+                    if self._clock.monotonic() >= deadline:
+                        raise BackendError(f"the supervisor in {run.directory} has not ended yet")
+                    self._clock.sleep(_LOCK_INTERVAL)
+            trash = self._path(layout.TRASH, os.path.basename(job))
+            os.rename(job, trash)
+            _delete(trash)
+
+    def _sweep(self) -> None:
+        """Finish purges that were cut short, and forget the oldest."""
+        for name in os.listdir(self._path(layout.TRASH)):
+            _delete(self._path(layout.TRASH, name))
         now = self._clock.now().timestamp()
         if now < self._next_sweep:
             return

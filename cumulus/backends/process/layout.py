@@ -3,10 +3,12 @@
 ROOT/lock                 held while runs are made, removed or purged
 ROOT/runs/NAME            link to the run's directory: everything started and not removed
 ROOT/events/NAME          its times are set by the supervisor when the run's state changed
+ROOT/trash/               what a purge is deleting
 ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more
 ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is never started twice
     spec.json             what to run; complete before the directory has its name
-    lock                  a record lock, held by the supervisor for its life: at most one, found by its pid
+    lock                  a record lock, held by the supervisor for its life: at most one, found by its pid;
+                          made with the directory, since a second file of that name would be a second lock
     started.json          written before the command is let go: from here on, no second start
     stop.json             a request to end, with its grace
     exit.json             the end; written once, durable, then never changed
@@ -25,7 +27,7 @@ from typing import Any
 FORMAT = 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
 
-RUNS, JOBS, EVENTS, PURGED, ROOT_LOCK = "runs", "jobs", "events", "purged", "lock"
+RUNS, JOBS, EVENTS, PURGED, TRASH, ROOT_LOCK = "runs", "jobs", "events", "purged", "trash", "lock"
 SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
 WORK, SUPERVISOR_LOG, LOG_PREFIX = "work", "supervisor.log", "log."
 

@@ -7,6 +7,8 @@ import os
 import signal
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +23,9 @@ _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
 
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
-_SUPERVISOR_BYTE, _GIVEN_UP_BYTE = 0, 1
-"""Of the lock file. A supervisor holds both; a backend that gives a run up holds the second, which keeps supervisors
-away without making the backend look like one."""
+_SUPERVISOR_BYTE, _BACKEND_BYTE = 0, 1
+"""Of the lock file. A supervisor holds both; a backend holds the second, which keeps supervisors away without making
+the backend look like one."""
 
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid."""
@@ -70,6 +72,11 @@ class Run:
             return True
 
     @property
+    def exists(self) -> bool:
+        """Whether the directory is a run's and not, say, the job's checkpoint."""
+        return os.path.exists(self._path(layout.LOCK))
+
+    @property
     def started(self) -> bool:
         """Whether the command may have run."""
         return os.path.exists(self._path(layout.STARTED))
@@ -111,14 +118,21 @@ class Run:
             setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
         )
 
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Keep supervisors away. False: one is there. For one thread of a process at a time."""
+        with open(self._path(layout.LOCK), "r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _BACKEND_BYTE)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     def give_up(self, clock: Clock) -> bool:
         """Record that no supervisor could start the command. False: one is at it after all."""
-        with open(self._path(layout.LOCK), "a+b") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _GIVEN_UP_BYTE)
-            except BlockingIOError:
-                return False
-            if self.started or os.path.exists(self._path(layout.EXIT)):
+        with self.locked() as locked:
+            if not locked or self.started or os.path.exists(self._path(layout.EXIT)):
                 return False
             message = f"its supervisor ended {self.spawned} times before it could start the command"
             end = self._observed(State.FAILED, reason="StartError", message=f"{message}: {self._last_words()}")

@@ -37,12 +37,12 @@ def main(arguments: list[str]) -> int:
     os.chdir(arguments[0])
     os.umask(0o077)
     wake = _catch_signals()
-    lock = os.open(layout.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        lock = os.open(layout.LOCK, os.O_RDWR | os.O_CLOEXEC)
         # A record lock belongs to this process alone: the job does not inherit it, and fcntl(F_GETLK) tells its pid.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 2)
-    except BlockingIOError:
-        return 0
+    except (BlockingIOError, FileNotFoundError):
+        return 0  # Another supervisor is at it, or the run is being purged.
     if os.path.exists(layout.EXIT):
         return 0
     spec = layout.read_document(layout.SPEC)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.process import layout
+from cumulus.backends.process import layout, shim
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
 from cumulus.backends.process.inotify import Inotify
 from cumulus.errors import BackendError, BackendRefused
@@ -145,8 +148,8 @@ def test_an_unusable_root_is_told_in_one_line(tmp_path: Path, bed: ProcessBed) -
 def test_purge_that_was_cut_short_is_finished_by_the_next(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
     work, _ = bed.run("true")
 
-    def cut(*args: object, **more: object) -> None:
-        (bed.run_directory(work) / layout.EXIT).unlink()
+    def cut(directory: str) -> None:
+        (Path(directory) / "a1-r0" / layout.EXIT).unlink()
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
@@ -157,8 +160,58 @@ def test_purge_that_was_cut_short_is_finished_by_the_next(bed: ProcessBed, monke
     assert bed.backend.get(work.name) is None
     bed.backend.purge(work.job_uid)
     assert not bed.run_directory(work).parent.exists()
+    assert list((bed.root / layout.TRASH).iterdir()) == []
     bed.backend.start(work)
     assert bed.backend.get(work.name) is None
+
+
+def test_a_supervisor_that_comes_while_its_run_is_deleted_runs_nothing(bed: ProcessBed, tmp_path: Path) -> None:
+    """It has entered the directory before; what marks the run as ended is deleted before what says what to run."""
+    work, _ = bed.run("sh", "-c", f"echo ran >> {tmp_path}/ran")
+    directory = str(bed.run_directory(work))
+    bed.until(lambda: not bed.found(work).supervisor())
+    delete = shutil.rmtree
+
+    def halfway(path: str) -> None:
+        run = Path(path) / "a1-r0"
+        (run / layout.EXIT).unlink()
+        (run / layout.STARTED).unlink()
+        late = os.fork()
+        if late == 0:
+            with contextlib.suppress(BaseException):
+                shim.main([str(run)])
+            os._exit(0)
+        os.waitpid(late, 0)
+        delete(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("shutil.rmtree", halfway)
+        bed.backend.purge(work.job_uid)
+    assert not Path(directory).exists()
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_a_run_whose_supervisor_still_ends_is_not_purged(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.backends.process.backend._SUPERVISOR_PATIENCE", 0.05)
+    work, _ = bed.run("true")
+    run = bed.found(work)
+    bed.until(lambda: not run.supervisor())
+    holder = os.fork()
+    if holder == 0:
+        with contextlib.suppress(BaseException), open(Path(run.directory) / layout.LOCK, "r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX, 2)
+            signal.pause()
+        os._exit(0)
+    try:
+        bed.until(run.supervisor)
+        with pytest.raises(BackendError, match="has not ended yet"):
+            bed.backend.purge(work.job_uid)
+        assert bed.run_directory(work).exists()
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    bed.backend.purge(work.job_uid)
+    assert not bed.run_directory(work).exists()
 
 
 def test_tombstones_are_dropped_in_time(bed: ProcessBed) -> None:
