@@ -24,7 +24,7 @@ _TAIL = 64 * 1024
 def flush(database: Database) -> int:
     """Move the queued lines to the file. Returns how many. Raises OSError and `LedgerUnavailable`."""
     with database.read() as db:
-        rows = db.execute("SELECT seq, line FROM audit ORDER BY seq LIMIT ?", (_BATCH,)).fetchall()
+        rows = db.execute("SELECT seq, line FROM audit WHERE line <> '' ORDER BY seq LIMIT ?", (_BATCH,)).fetchall()
     if not rows:
         return 0
     path = database.home / "audit.log"
@@ -40,7 +40,9 @@ def flush(database: Database) -> int:
     finally:
         os.close(fd)
     with database.write() as tx:
-        tx.execute("DELETE FROM audit WHERE seq <= ?", (rows[-1][0],))
+        # The last row stays, empty, so that the next one is numbered on from it.
+        tx.execute("DELETE FROM audit WHERE seq < ?", (rows[-1][0],))
+        tx.execute("UPDATE audit SET line = '' WHERE seq = ?", (rows[-1][0],))
     if full:
         _rotate(path)
     return len(rows)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cumulus.chronos import cgroup, processes, records
@@ -77,13 +77,17 @@ class Membership:
         sids = {snapshot.procs[pid].session for pid in inside} - foreign - {leader.pid for leader in self.sessions}
         return {Identity(sid, snapshot.procs[sid].start if sid in snapshot.procs else 0) for sid in sids - {0}}
 
-    def claims(self, proc: Proc, known: Iterable[Identity]) -> bool:
-        """Whether a process that has just appeared belongs to the lease, of which `known` are members."""
-        if proc.pid == os.getpid():
-            return False
+    def claims(self, known: Iterable[Identity]) -> Callable[[Proc], bool]:
+        """Tells whether a process that has just appeared belongs to the lease, of which `known` are members."""
         parents = {p.pid for p in self.attached} | {identity.pid for identity in known}
         sessions = {leader.pid for leader in self.sessions}
-        return proc.parent in parents or proc.session in sessions or self.id in processes.markers(proc.pid)
+
+        def claim(proc: Proc) -> bool:
+            if proc.pid == os.getpid():
+                return False
+            return proc.parent in parents or proc.session in sessions or self.id in processes.markers(proc.pid)
+
+        return claim
 
 
 _UNTOUCHABLE = {0, 1}

@@ -38,7 +38,7 @@ _FORGET_AT_ONCE = 1000
 _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
 
-_FREEZE_ROUNDS = 50
+_FREEZE_ROUNDS = 20
 _STRIKE_SECONDS = 0.2
 _LOOKS_IF_BUSY = 5
 """Looks that must find nothing left of an attached lease, where processes start all the time, so that no look is
@@ -202,8 +202,9 @@ class Monitor:
         for directory in lease.cgroups:
             cgroup.kill(directory)
         stopped: set[Identity] = set()
+        caught = True
         for _ in range(_FREEZE_ROUNDS):
-            self._signal(ending, processes - stopped, signal.SIGSTOP)
+            caught &= self._signal(ending, processes - stopped, signal.SIGSTOP)
             stopped |= processes
             snapshot = Snapshot()
             processes = lease.members(snapshot)
@@ -211,17 +212,21 @@ class Monitor:
                 break
         self._signal(ending, stopped | processes, signal.SIGKILL)
         ending.terminated |= stopped | processes
-        if not snapshot.complete:
-            strike(lambda proc: lease.claims(proc, stopped), _STRIKE_SECONDS)
+        if not (caught and snapshot.complete) and not lease.cgroups:
+            # Something forks and exits faster than it can be looked at.
+            strike(lease.claims(stopped), _STRIKE_SECONDS)
 
-    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> None:
+    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> bool:
+        """False where one of them had gone."""
+        all_there = True
         for target in targets:
             try:
-                send(target, number)
+                all_there &= send(target, number)
             except PermissionError:
                 if target not in ending.refused:
                     ending.refused.add(target)
                     self._say(f"cannot end process {target.pid} of lease {ending.lease.id}: it is another user's")
+        return all_there
 
     def _remove_cgroups(self) -> None:
         """Of ended leases. Here and not when they end, since a cgroup stays until its last zombie is reaped."""

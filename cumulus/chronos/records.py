@@ -100,10 +100,10 @@ def extend(tx: sqlite3.Connection, lease: Lease, seconds: float, now: Moment) ->
 
 
 def begin_end(tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Moment) -> Lease:
-    """ACTIVE becomes ENDING, and its grace period starts."""
+    """ACTIVE becomes ENDING, and its grace period starts. Nothing happens to one that is ending already."""
     tx.execute(
-        "UPDATE lease SET state = ?, end_reason = ?, ending_since = ? WHERE id = ?",
-        (LeaseState.ENDING, reason, now.monotonic, lease.id),
+        "UPDATE lease SET state = ?, end_reason = ?, ending_since = ? WHERE id = ? AND state = ?",
+        (LeaseState.ENDING, reason, now.monotonic, lease.id, LeaseState.ACTIVE),
     )
     return replace(lease, state=LeaseState.ENDING, end_reason=reason)
 

@@ -44,7 +44,7 @@ def test_nothing_is_written_twice_after_a_crash_before_the_queue_was_emptied(led
         queued = db.execute("SELECT * FROM audit").fetchall()
     audit.flush(ledger.database)
     with ledger.database.write() as tx:
-        tx.executemany("INSERT INTO audit VALUES (?, ?)", queued)
+        tx.executemany("INSERT OR REPLACE INTO audit VALUES (?, ?)", queued)
     ledger.renew("a", 600)
     audit.flush(ledger.database)
     assert read(home) == [(1, "granted", "a"), (2, "renewed", "a")]
@@ -60,7 +60,7 @@ def test_a_torn_line_is_written_again(ledger: Ledger, home: Path, cut: int) -> N
         queued = db.execute("SELECT * FROM audit").fetchall()
     audit.flush(ledger.database)
     with ledger.database.write() as tx:
-        tx.executemany("INSERT INTO audit VALUES (?, ?)", queued)
+        tx.executemany("INSERT OR REPLACE INTO audit VALUES (?, ?)", queued)
     log = home / "audit.log"
     log.write_bytes(log.read_bytes()[:-cut])
     audit.flush(ledger.database)

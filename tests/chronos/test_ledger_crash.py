@@ -74,8 +74,8 @@ def test_a_torn_last_write_is_all_or_nothing(
 
 def _cuts(before: int, after: int) -> Iterator[int]:
     """Around each frame's header, and some in the pages between; the whole at last."""
-    frame = 4096 + 24
-    yield from (size for size in range(before, after) if (size - before) % frame in (0, 1, 8, 23, 24, 25, 1000, 4119))
+    frame = 1024 + 24
+    yield from (size for size in range(before, after) if (size - before) % frame in (0, 1, 8, 23, 24, 25, 500, 1047))
     yield after
 
 
