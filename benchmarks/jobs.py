@@ -12,7 +12,6 @@ from pathlib import Path
 
 from benchmarks import slurm
 from benchmarks.harness import LeftOut, Result, at_least, at_most, reported, until, version_of
-from cumulus import __version__
 from cumulus.apply.apply import apply
 from cumulus.backends.base import Backend
 from cumulus.backends.fake import FakeBackend, Script
@@ -91,7 +90,7 @@ def process_rate(count: int) -> float:
         ledger = Ledger(home / "chronos", discover=lambda: [device])
         backend = ProcessBackend(home / "process", "here", SecretStore(home / "secrets"), chronos_home=ledger.home)
         try:
-            agent = NodeAgent("here", ledger, chronos_version=__version__)
+            agent = NodeAgent("here", ledger)
             return _rate(home, [backend], [agent], count, memory="1Mi")
         finally:
             backend.close()

@@ -35,6 +35,11 @@ def secrets_dir(home: Path) -> Path:
     return home / "secrets"
 
 
+def known_hosts(home: Path) -> Path:
+    """The host keys of workers that are reached over SSH, as sshd(8) describes the file."""
+    return home / "known_hosts"
+
+
 def daemon_lock(home: Path) -> Path:
     """Locked by every running `serve`, for as long as it lives."""
     return home / "serve.lock"

@@ -100,6 +100,17 @@ class Usage:
     compute: int
 
 
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a node says of itself beside its devices; empty where it is not known."""
+
+    hostname: str = ""
+    boot_id: str = ""
+    chronos_version: str = ""
+    clock_skew: float | None = None
+    """Seconds by which its wall clock is ahead of ours, None where it is the same clock or was not measured."""
+
+
 class Leases(Protocol):
     """A node's lease authority, local (the ledger) or remote (SSH). All calls are idempotent.
 

@@ -6,7 +6,7 @@ ledgers and backends with the store: a deposed daemon may have asked a node for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -20,6 +20,7 @@ from cumulus.errors import BackendError, ChronosError, NotFound
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource
+from cumulus.resources.partition import GPUPartition
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.client import Client
 
@@ -88,7 +89,10 @@ class SweepController:
 
     def reconcile(self, request: Request) -> Result:
         self._again = False
-        for agent in self._agents.values():
+        for name in list(self._agents):
+            agent = self._agents.get(name)
+            if agent is None:
+                continue
             try:
                 self._sweep_leases(agent)
             except ChronosError as error:
@@ -108,7 +112,8 @@ class SweepController:
                 agent.leases.release(lease.id)
 
     def _holds(self, node: str, uid: str) -> bool:
-        return any(p.uid == uid and not p.status.phase.ended for p in self._reader.on_node(node))
+        """Looked for on every node in the end: two GPUNodes may by mistake be one machine."""
+        return _live(uid, self._reader.on_node(node)) or _live(uid, self._reader.all(GPUPartition))
 
     def _sweep_workloads(self, backend: Backend) -> None:
         """End and forget workloads whose job is gone or whose attempt is over."""
@@ -139,6 +144,10 @@ class SweepController:
             except NotFound:
                 return None
         return job if job.uid == observed.job_uid else None
+
+
+def _live(uid: str, partitions: Sequence[GPUPartition]) -> bool:
+    return any(p.uid == uid and not p.status.phase.ended for p in partitions)
 
 
 def _over(job: GPUJob, observed: Observed) -> bool:

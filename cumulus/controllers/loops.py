@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cumulus.backends.base import Backend
 from cumulus.clock import Clock
 from cumulus.controllers import gc, schedule, ttl
-from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.agent import Agents, NodeAgent
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.gc import CollectController, SweepController
 from cumulus.controllers.informer import Change, Informer
@@ -54,7 +54,7 @@ class Loops:
         store: Store,
         informer: Informer,
         backends: Sequence[Backend],
-        agents: Sequence[NodeAgent],
+        agents: Sequence[NodeAgent] | Agents,
         clock: Clock,
         term: Term,
         *,
@@ -69,10 +69,10 @@ class Loops:
         self._rng = rng or random.Random()
         client = Client(store, term.fence)
         self.recorder = Recorder(client, clock)
-        by_node = {agent.name: agent for agent in agents}
+        by_node = agents if isinstance(agents, Agents) else Agents(informer.cache, agents)
         by_runtime = {backend.runtime: backend for backend in backends}
         self._backends = tuple(backends)
-        self._nodes = tuple(by_node)
+        self._nodes = by_node
         self.runners: dict[str, Runner] = {}
         self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}")
 

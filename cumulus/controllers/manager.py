@@ -18,7 +18,7 @@ import structlog
 from cumulus.backends.base import Backend
 from cumulus.clock import Clock, SystemClock
 from cumulus.controllers import holder
-from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.agent import Agents, Connect, NodeAgent
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
@@ -28,8 +28,9 @@ from cumulus.store.base import Store
 
 log = structlog.get_logger("cumulus.controllers")
 
-WORKERS = {"job": 4, "partition": 4, "node": 2}
-"""Threads of each loop; one where nothing is said. They mostly wait for nodes and backends."""
+WORKERS = {"job": 4, "partition": 12, "node": 8}
+"""Threads of each loop; one where nothing is said. They mostly wait for nodes and backends, and one slow node must
+not keep all of them."""
 
 ATTEND_SECONDS = 0.5
 """How often recorded events are written."""
@@ -53,7 +54,8 @@ def unique_identity() -> str:
 
 class Manager:
     """`ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon
-    answers from then on. `workers`: threads of each loop, instead of `WORKERS`."""
+    answers from then on. `connect` makes the agents of nodes with an SSH address. `workers`: threads of each loop,
+    instead of `WORKERS`."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Manager:
         backends: Sequence[Backend],
         agents: Sequence[NodeAgent],
         *,
+        connect: Connect | None = None,
         clock: Clock | None = None,
         identity: str | None = None,
         ready: Callable[[Role], None] = lambda role: None,
@@ -69,11 +72,11 @@ class Manager:
         self.role = Role.STARTING
         self._store = store
         self._backends = tuple(backends)
-        self._agents = tuple(agents)
         self._clock = clock or SystemClock()
         self._ready = ready
         self._workers = WORKERS if workers is None else workers
         self._informer = Informer(store, KINDS)
+        self._agents = Agents(self._informer.cache, agents, connect)
         self._elector = Elector(
             store, identity or unique_identity(), self._clock, process=holder.this_process(), is_gone=holder.is_gone
         )
@@ -100,6 +103,7 @@ class Manager:
             for thread in threads:
                 thread.join(POLL_SECONDS * 3)
             self._elector.release()
+            self._agents.close()
             self._informer.close()
             self._become(Role.STOPPED)
 

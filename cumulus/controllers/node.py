@@ -14,8 +14,8 @@ from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
-from cumulus.errors import AlreadyExists, LedgerUnavailable, NodeUnreachable
-from cumulus.resources.meta import ObjectMeta
+from cumulus.errors import AlreadyExists, ChronosError, LedgerUnavailable, NodeUnreachable
+from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.client import Client
@@ -96,10 +96,13 @@ class NodeController:
             if partition.status.phase is PartitionPhase.ACTIVE and partition.uid not in active:
                 self._changed(partition)
 
-    def _silent(self, node: GPUNode | None, agent: NodeAgent, error: Exception) -> Result:
+    def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
         since = self._answered.get(agent.name, self._began)
-        if node is not None and self._clock.monotonic() - since >= SILENT_SECONDS:
-            self._not_ready(node, "Unreachable", str(error))
+        if node is not None:
+            never = condition(node.status.conditions, "Ready") is None
+            if never or self._clock.monotonic() - since >= SILENT_SECONDS:
+                reason = "Unreachable" if isinstance(error, NodeUnreachable) else "NoLedger"
+                self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
         return After(LOOK_SECONDS)
 
     def _unattended(self, node: GPUNode) -> Result:
@@ -131,16 +134,18 @@ def observed(
     """The status of a node that answered. A lease that is no partition's of this store is foreign."""
     own = {partition.uid for partition in partitions}
     moment = timestamp(now)
+    facts = agent.facts()
     return node.status.model_copy(
         update={
             "observed_generation": node.metadata.generation or 0,
             "conditions": condition_set(node.status.conditions, moment, "Ready", True, "Answers"),
-            "hostname": agent.hostname,
-            "boot_id": agent.boot_id,
+            "hostname": facts.hostname,
+            "boot_id": facts.boot_id,
             "runtimes": agent.runtimes,
             "devices": tuple(_device(device, leases, own) for device in devices),
             "heartbeat_time": moment,
-            "chronos_version": agent.chronos_version,
+            "chronos_version": facts.chronos_version,
+            "clock_skew_seconds": facts.clock_skew,
         }
     )
 

@@ -27,7 +27,7 @@ log = structlog.get_logger("cumulus.controllers")
 
 R = TypeVar("R", bound=Resource)
 
-DECODED = 1024
+DECODED = 512
 """How many decoded models a cache keeps beside the compact documents."""
 
 
@@ -128,7 +128,8 @@ class Cache:
             if old is not None and old.revision >= revision:
                 return document
             self._untag(key, old)
-            entry = _Entry(orjson.dumps(document), revision, _tags(document))
+            # A copy, since what orjson returns keeps its whole buffer, several times as long.
+            entry = _Entry(bytes(memoryview(orjson.dumps(document))), revision, _tags(document))
             self._entries[key.kind][key.namespace, key.name] = entry
             for tag in entry.tags:
                 self._index[key.kind, *tag].add((key.namespace, key.name))

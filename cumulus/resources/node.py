@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import Model
 from cumulus.resources.meta import Condition, Resource
 
 
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*", value):
+        raise ValueError(f"{value[:80]!r} is no host name or IP address")
+    return value
+
+
+def _user(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+        raise ValueError(f"{value[:80]!r} is no user's name")
+    return value
+
+
+class SshAddress(Model):
+    """How the controllers reach the node. Its host key must be known: `cumulus node add` asks for it."""
+
+    host: Annotated[str, AfterValidator(_host)] = Field(description="The host name or IP address.")
+    port: int = Field(22, ge=1, le=65535, description="The port of its sshd.")
+    user: Annotated[str, AfterValidator(_user)] = Field(
+        description="The user to be there: root, or one that may run chronos_cli with sudo."
+    )
+    key_secret: str | None = Field(
+        None,
+        min_length=1,
+        description="A secret whose key ssh-privatekey is the private key; else SSH_KEY_PATH, the agent, or ~/.ssh.",
+    )
+    chronos_cli: str | None = Field(
+        None,
+        min_length=1,
+        description="The shell words that run chronos_cli there; for root chronos_cli, for others with sudo -n.",
+    )
+
+
 class GPUNodeSpec(Model):
     """What people decide about a node."""
 
     unschedulable: bool = Field(False, description="Cordoned: nothing new is placed here.")
+    ssh: SshAddress | None = Field(None, description="How to reach a node on which no daemon runs.")
 
 
 class ForeignLease(Model):
@@ -63,6 +97,9 @@ class GPUNodeStatus(Model):
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices and what is free of them.")
     heartbeat_time: str | None = Field(None, description="When the node was heard of last.")
     chronos_version: str = Field("", description="The version of Chronos there.")
+    clock_skew_seconds: float | None = Field(
+        None, description="By how much its clock is ahead of the controllers'; leases are shown on theirs."
+    )
 
 
 class GPUNode(Resource):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus import errors
 from cumulus.chronos.lease import EndReason, LeaseRequest, LeaseState
-from cumulus.chronos.remote import KnownHosts, RemoteLeases
-from tests.remote.conftest import Worker
+from cumulus.chronos.remote import RemoteLeases
 
 pytestmark = pytest.mark.ssh
 

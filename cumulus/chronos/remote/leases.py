@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from cumulus.chronos.lease import Device, Lease, LeaseRequest
+from cumulus.chronos.lease import Device, Lease, LeaseRequest, NodeFacts
 from cumulus.chronos.remote import protocol
 from cumulus.chronos.remote.clocks import NodeClock
 from cumulus.chronos.remote.link import Answer, Link
@@ -22,17 +21,6 @@ DISCOVERY_SECONDS = 75.0
 """For the first look at a node's devices: its drivers may have to start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a node said of itself when its devices were asked for last."""
-
-    hostname: str = ""
-    boot_id: str = ""
-    chronos_version: str = ""
-    clock_skew: float | None = None
-    """Seconds by which its clock is ahead of ours."""
-
-
 class RemoteLeases:
     """Raises what the ledger there raises, `NodeUnreachable` for any silence, and `LedgerUnavailable` where no
     Chronos that speaks this protocol answers. Times are on this machine's clock.
@@ -44,11 +32,12 @@ class RemoteLeases:
         self._link = link
         self._command = command
         self._clock = NodeClock()
-        self._facts = Facts()
+        self._facts = NodeFacts()
         self._discovered = False
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> NodeFacts:
+        """As of when the devices were asked for last."""
         return self._facts
 
     def devices(self) -> Sequence[Device]:
@@ -57,7 +46,7 @@ class RemoteLeases:
             node = said["node"]
             self._clock.measure(parse_timestamp(node["time"]), answer.sent, answer.received)
             hostname = node.get("hostname", self._link.address.host)
-            self._facts = Facts(hostname, node["bootId"], node["chronosVersion"], self._clock.skew)
+            self._facts = NodeFacts(hostname, node["bootId"], node["chronosVersion"], self._clock.skew)
             found = [protocol.device(fields) for fields in said["devices"]]
         self._discovered = True
         return found

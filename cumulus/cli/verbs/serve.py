@@ -19,16 +19,18 @@ import typer
 
 from cumulus import __version__, log, paths
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.chronos.lease import NodeFacts
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.monitor import ensure_running
 from cumulus.cli import config
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.systemd import notify
-from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.agent import Connect, NodeAgent
 from cumulus.controllers.manager import WORKERS, Manager, Role
 from cumulus.errors import LedgerUnavailable, StoreError, StoreUnavailable, UsageError
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
+from cumulus.resources.node import GPUNode
 from cumulus.secrets import SecretStore
 from cumulus.store.base import Store
 from cumulus.store.sqlite import SqliteStore
@@ -98,18 +100,31 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
             paths.process_dir(home), name, SecretStore(paths.secrets_dir(home)), chronos_home=ledger.home
         )
         agent = NodeAgent(
-            name, ledger, labels=settings.node_labels, hostname=socket.gethostname(), boot_id=boot_id(),
-            chronos_version=__version__,
+            name, ledger, labels=settings.node_labels,
+            facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__),
         )  # fmt: skip
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
-        Manager(store, [backend], [agent], ready=_report(home, store), workers=_threads(workers)).run(stop)
+        Manager(
+            store, [backend], [agent], connect=_connector(home), ready=_report(home, store), workers=_threads(workers)
+        ).run(stop)
         backend.close()
         _log.info("stopped")
         return 0
     finally:
         store.close()
         lock.close()
+
+
+def _connector(home: Path) -> Connect:
+    """SSH is loaded when there is a node to reach by it, so that a daemon without one starts faster."""
+
+    def connect(node: GPUNode) -> NodeAgent:
+        from cumulus.cli.workers import connector
+
+        return connector(home)(node)
+
+    return connect
 
 
 def _threads(workers: int) -> dict[str, int] | None:
@@ -155,12 +170,12 @@ def _report(home: Path, store: Store) -> Callable[[Role], None]:
     def ready(role: Role) -> None:
         leader = holder(store)
         if role is Role.LEADING:
-            notify(READY="1", STATUS=f"leads on {home}")
             _log.info("leading: objects are made to come true", home=str(home))
+            notify(READY="1", STATUS=f"leads on {home}")
         else:
-            notify(READY="1", STATUS=f"stands by on {home} for {leader}")
             if leader:
                 _log.info("standing by: takes over when the leader is gone", leader=leader)
+            notify(READY="1", STATUS=f"stands by on {home} for {leader}")
 
     return ready
 

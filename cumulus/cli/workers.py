@@ -1,0 +1,49 @@
+"""Workers that are reached over SSH: from a GPUNode's address to its agent. `serve` and `node` put it together here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cumulus import paths
+from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases
+from cumulus.controllers.agent import Connect, NodeAgent
+from cumulus.resources.node import GPUNode, SshAddress
+from cumulus.secrets import SecretStore
+
+SECRET_KEY = "ssh-privatekey"
+"""The key of a secret that holds a private key, as in Kubernetes' secrets of type kubernetes.io/ssh-auth."""
+
+
+def connector(home: Path) -> Connect:
+    """How `serve` makes agents: with the host keys and secrets of that state directory."""
+
+    def connect(node: GPUNode) -> NodeAgent:
+        assert node.spec.ssh is not None
+        leases = RemoteLeases(link(node.metadata.name, node.spec.ssh, home), command(node.spec.ssh))
+        return NodeAgent(
+            node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, close=leases.close
+        )  # fmt: skip
+
+    return connect
+
+
+def link(name: str, ssh: SshAddress, home: Path) -> Link:
+    """A connection to the node, opened when it is first used."""
+
+    def key() -> str | None:
+        return None if ssh.key_secret is None else SecretStore(paths.secrets_dir(home)).get(ssh.key_secret, SECRET_KEY)
+
+    return Link(name, address(ssh), known_hosts(home), key)
+
+
+def address(ssh: SshAddress) -> Address:
+    return Address(ssh.host, ssh.user, ssh.port)
+
+
+def known_hosts(home: Path) -> KnownHosts:
+    return KnownHosts(paths.known_hosts(home))
+
+
+def command(ssh: SshAddress) -> str:
+    """The shell words that run chronos_cli there."""
+    return ssh.chronos_cli or ("chronos_cli" if ssh.user == "root" else "sudo -n chronos_cli")
