@@ -265,16 +265,18 @@ class Round:
 
     def _settle(self) -> list[str]:
         """Let all that was wished come true; what did not, in time."""
+        jobs = {job["metadata"]["name"]: job for job in self.documents("GPUJob")}
         for wish in self.wishes:
-            if wish.created and not wish.delete_tried and wish.script and True in wish.suspended:
-                job = self._job(wish.name)
-                held = None if job is None else bool(job["spec"].get("suspend", False))
-                if held not in wish.suspended:
-                    return [f"{wish.name}: spec.suspend is {held}, asked was {wish.suspended}"]
-                if held and list(account.unfinished([job or {}])):
-                    code, _, err = self.world.run(CUMULUS, "resume", "job", wish.name)
-                    if code and "is over" not in err:
-                        return [f"{wish.name} cannot be resumed: {err}"]
+            job = jobs.get(wish.name)
+            if job is None or job["metadata"].get("deletionTimestamp"):
+                continue  # Whether that is right is told later.
+            held = bool(job["spec"].get("suspend", False))
+            if held not in wish.suspended:
+                return [f"{wish.name}: spec.suspend is {held}, asked was {wish.suspended}"]
+            if held and list(account.unfinished([job])):
+                code, _, err = self.world.run(CUMULUS, "resume", "job", wish.name)
+                if code and "is over" not in err:
+                    return [f"{wish.name} cannot be resumed: {err}"]
         left: list[str] = []
 
         def done() -> bool:
@@ -284,9 +286,6 @@ class Round:
         started = time.monotonic()
         eventually(done, SETTLE_SECONDS)
         return [f"not settled within {time.monotonic() - started:.0f} s: {line}" for line in left]
-
-    def _job(self, name: str) -> dict[str, Any] | None:
-        return next((job for job in self.documents("GPUJob") if job["metadata"]["name"] == name), None)
 
     def _clear(self) -> None:
         self.world.ok(CUMULUS, "delete", "jobs", "--all", "--timeout=60s")
