@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -41,7 +40,7 @@ def backup(store_dir: Path, file: Path) -> None:
     if not (store_dir / schema.FILE).exists():
         raise StoreUnavailable(f"there is no store in {store_dir}", hint="set CUMULUS_HOME to the one to back up")
     connections = Connections(store_dir, BUSY_SECONDS)
-    with closing(connections), connections.reading() as source, _aside(file) as made:
+    with closing(connections), connections.reading() as source, schema.aside(file) as made:
         _copy(source, made)
         with translated(made), closing(sqlite3.connect(made, isolation_level=None)) as copy:
             # One file, without a write-ahead log beside it.
@@ -68,7 +67,7 @@ def restore(file: Path, store_dir: Path) -> None:
     with closing(schema.connect(file, write=False, busy_seconds=BUSY_SECONDS)) as source:
         with translated(file):
             tables.verify(source)
-        with _alone(store_dir), _aside(store_dir / schema.FILE) as made:
+        with _alone(store_dir), schema.aside(store_dir / schema.FILE) as made:
             _copy(source, made)
             _move_on(made, _newest(store_dir / schema.FILE))
             _sync(made)
@@ -126,19 +125,6 @@ def _swap(made: Path, store_dir: Path) -> None:
         schema.sync_directory(store_dir)
         mark.unlink()
         schema.sync_directory(store_dir)
-
-
-@contextmanager
-def _aside(file: Path) -> Iterator[Path]:
-    """A new empty file beside `file`, gone afterwards unless it was renamed."""
-    with translated(file):
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-        os.close(descriptor)
-        try:
-            yield Path(name)
-        finally:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                Path(name + suffix).unlink(missing_ok=True)
 
 
 @contextmanager

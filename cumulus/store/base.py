@@ -8,7 +8,7 @@ what `get`, `list` or a watch returned.
 Contract of every implementation (the conformance suite in tests/store checks it):
 
 * Each write is one revision of one global, gapless sequence; `metadata.resourceVersion` is the decimal
-  revision that last wrote the object.
+  revision that last wrote the object. Only a restore skips revisions, and what is before them is `Expired`.
 * `create` sets uid, creationTimestamp, generation 1, resourceVersion. A new object's status is kept.
 * `update` replaces spec, data and metadata but never status; generation grows by one when anything but
   metadata and status changed. `update_status` replaces status alone. uid, creationTimestamp,

@@ -100,8 +100,9 @@ class Connections:
             )  # fmt: skip
         if self._writer is None:
             self._writer = schema.connect(self.file, write=True, busy_seconds=self._busy_seconds)
-            # The log has been made by now and stays while this connection does. SQLite syncs what it writes there, but
-            # not its name, as Debian builds it (SQLITE_DISABLE_DIRSYNC): POSIX would let a power cut take the whole log.
+            # The log has been made by now and stays while this connection does. SQLite syncs what it writes there,
+            # but not its name where it was built so (SQLITE_DISABLE_DIRSYNC, as Debian does): a power cut might then
+            # take the whole log.
             schema.sync_directory(self.file.parent)
         return self._writer
 

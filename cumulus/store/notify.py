@@ -14,9 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 SIGNAL = "changed"
-_STEP_MS = 3
+_IDLE_STEP_MS = 3
 """How often watchfiles looks for what the system told it; an event is passed on after at most two steps. Shorter steps
 keep an idle daemon busy: at 1 ms the looking alone takes more than 1 % of a core."""
+_BUSY_STEP_MS = 1
+_BUSY_MS = 250
+"""How long after an event the next is looked for in the shorter steps: writes come in bursts."""
 _FALLBACK_SECONDS = 0.05
 """How often to look where the system has no notifications left to give (inotify's limits)."""
 
@@ -73,5 +76,9 @@ class Notifier:
             file.touch(mode=0o600)
         watched = file if file.exists() else self._directory
         with RustNotify([str(watched)], False, False, 0, False, False) as notify:
-            while notify.watch(0, _STEP_MS, 0, self._stop) != "stop":
-                self._wake()
+            step, timeout = _IDLE_STEP_MS, 0
+            while (found := notify.watch(0, step, timeout, self._stop)) != "stop":
+                step, timeout = _IDLE_STEP_MS, 0
+                if found != "timeout":
+                    self._wake()
+                    step, timeout = _BUSY_STEP_MS, _BUSY_MS

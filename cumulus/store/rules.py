@@ -6,7 +6,7 @@ the documents to answer with. It reads no clock and writes nowhere, so that a st
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,7 +77,9 @@ def check_fence(fence: Fence, read: Read) -> None:
 
 
 def new_uid() -> str:
-    return str(uuid.uuid4())
+    """A random UUID (RFC 9562, version 4). The uuid module would cost each command milliseconds to import."""
+    text = f"{int.from_bytes(os.urandom(16)) & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def owner_uids(document: Document) -> frozenset[str]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
+from cumulus.store.rules import new_uid
 from cumulus.store.trouble import RESTORE, translated
 
 FILE = "cumulus.db"
@@ -64,6 +65,7 @@ def make_directory(directory: Path) -> None:
         missing = [place for place in (directory, *directory.parents) if not place.exists()]
         if missing:
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+            sync_directory(directory.parent)
         for made in missing:
             sync_directory(made.parent)
         if not directory.is_dir():
@@ -139,6 +141,19 @@ def check_tables(connection: sqlite3.Connection, file: Path) -> None:
         connection.execute(query).fetchall()
 
 
+@contextmanager
+def aside(file: Path) -> Iterator[Path]:
+    """A new, empty, private file beside `file`, gone afterwards unless it was renamed. Raises StoreUnavailable."""
+    made = file.with_name(f".{file.name}-{new_uid()}")
+    with translated(made):
+        os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            yield made
+        finally:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                Path(f"{made}{suffix}").unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames and new files in it durable."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -150,10 +165,7 @@ def sync_directory(directory: Path) -> None:
 
 def _create(file: Path) -> None:
     """Make the whole file aside and link it into place, so that no other process ever sees half of it."""
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=file.parent)
-    os.close(descriptor)
-    made = Path(name)
-    try:
+    with aside(file) as made:
         with closing(sqlite3.connect(made, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(
@@ -165,9 +177,6 @@ def _create(file: Path) -> None:
         except FileExistsError:
             return
         sync_directory(file.parent)
-    finally:
-        for leftover in (made, Path(f"{made}-wal"), Path(f"{made}-shm"), Path(f"{made}-journal")):
-            leftover.unlink(missing_ok=True)
 
 
 def _refuse_orphaned_log(file: Path) -> None:

@@ -58,11 +58,12 @@ class Hub:
 
     def watch(self, since: int, kinds: Kinds) -> LogWatch:
         """A watch from `since` on, which the caller has checked to be in the log."""
+        newest = self._newest()
         with self.lock:
             if self._closed:
                 raise StoreUnavailable("the store is closed")
             if self._thread is None:
-                self.position = since
+                self.position = newest
                 self._thread = threading.Thread(target=self._feed, name="store-feeder", daemon=True)
                 self._thread.start()
             watch = LogWatch(self, self._read, since, kinds)
