@@ -1,0 +1,192 @@
+"""A real Docker Swarm of several nodes on one Linux machine, up in seconds, gone with the process that made it.
+
+    Lab -> switch (a network namespace with a bridge) -> Node... (see `node`) -> docker swarm init and join
+
+Nothing stays behind, however the process ends: namespaces, mounts and interfaces live as long as the nodes' first
+processes, which the kernel kills with this one; a sweeper that hears of the end removes cgroups and files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.node import LabError, Node, die_with_parent, remove_traces, run, until, write_facts
+
+NEEDED = {
+    "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux",
+    "iptables": "iptables",
+}  # fmt: skip
+"""Program -> Debian's package that has it."""
+
+
+def missing() -> str:
+    """Why no lab can be made here; "" where one can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "a lab needs root on Linux"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    packages = sorted({package for program, package in NEEDED.items() if not shutil.which(program, path=path)})
+    if packages:
+        return f"a lab needs: apt-get install {' '.join(packages)}"
+    done = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, check=False)
+    return "" if done.returncode == 0 else "a lab needs the right to make namespaces (a privileged container)"
+
+
+class Lab:
+    """`workers` machines beside the manager; `directory` holds all their files and is removed in the end."""
+
+    def __init__(self, workers: int = 2, directory: Path | None = None) -> None:
+        if why := missing():
+            raise LabError(why)
+        os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="cumulus-lab-"))
+        self.directory.mkdir(exist_ok=True)
+        self.tag = f"lab{os.getpid():x}"
+        self._sweeper = self._start_sweeper()
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
+        self._subnet = _free_subnet()
+        self._switch = self._start_switch()
+        names = ["manager", *(f"worker{n}" for n in range(1, workers + 1))]
+        self.nodes = {name: self._node(name, number) for number, name in enumerate(names)}
+
+    @property
+    def manager(self) -> Node:
+        return self.nodes["manager"]
+
+    @property
+    def workers(self) -> Sequence[Node]:
+        return [node for name, node in self.nodes.items() if name != "manager"]
+
+    @property
+    def key(self) -> Path:
+        """The private key that opens every node, as root."""
+        return self.directory / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.directory / "known_hosts"
+
+    def up(self) -> None:
+        """Boot every node and join them."""
+        (self.directory / "cgroups").write_text("\n".join(node.cgroup.strip("/") for node in self.nodes.values()))
+        self.known_hosts.write_text(
+            "".join(f"{n.address} {(n.directory / 'host_key.pub').read_text()}" for n in self.nodes.values())
+        )
+        with ThreadPoolExecutor() as pool:
+            # Threads would be the parents whose death ends the nodes; only what has no processes runs in the pool.
+            for node in self.nodes.values():
+                node.boot()
+            manager = self.manager
+            address = manager.address
+            manager.docker("swarm", "init", "--advertise-addr", address, "--listen-addr", f"{address}:2377")
+            token = manager.docker("swarm", "join-token", "-q", "worker")
+            joins = [
+                pool.submit(
+                    node.docker, "swarm", "join", "--token", token, "--advertise-addr", node.address, f"{address}:2377"
+                )
+                for node in self.workers
+            ]
+            for join in joins:
+                join.result()
+        until(lambda: self.ready() == set(self.nodes), 30, "all nodes are Ready")
+        self._write_facts()
+
+    def ready(self) -> set[str]:
+        """The nodes that the Swarm takes for Ready."""
+        lines = self.manager.docker("node", "ls", "--format", "{{.Hostname}} {{.Status}}").splitlines()
+        return {line.split()[0] for line in lines if line.split()[1] == "Ready"}
+
+    def image(self, tag: str, directory: Path) -> None:
+        """Make the directory an image on every node; no registry is asked."""
+        archive = self.directory / "image.tar"
+        run("tar", "--create", f"--file={archive}", f"--directory={directory}", ".", timeout=300)
+        self.load(tag, archive)
+        archive.unlink()
+
+    def load(self, tag: str, archive: Path, *changes: str) -> None:
+        """Import an archive of a root file system as an image on every node."""
+        arguments = [part for change in changes for part in ("--change", change)]
+        for node in self.nodes.values():
+            node.docker("import", *arguments, str(archive), tag, timeout=300)
+
+    def down(self) -> None:
+        """Remove everything."""
+        for node in self.nodes.values():
+            node.power_off()
+        self._switch.kill()
+        self._switch.wait()
+        assert self._sweeper.stdin is not None
+        self._sweeper.stdin.close()
+        self._sweeper.wait(60)
+
+    def _node(self, name: str, number: int) -> Node:
+        address = f"{self._subnet}.{10 + number}"
+        return Node(self.directory / name, name, self.tag, number, address, self._switch.pid)
+
+    def _start_sweeper(self) -> subprocess.Popen[bytes]:
+        """A process that outlives this one and removes what the kernel does not."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.lab.sweep", str(self.directory)], stdin=subprocess.PIPE,
+            start_new_session=True, cwd=Path(__file__).resolve().parents[2],
+        )  # fmt: skip
+
+    def _start_switch(self) -> subprocess.Popen[bytes]:
+        """The bridge has a namespace of its own: on the host, Docker's FORWARD policy would drop its frames."""
+        switch = subprocess.Popen(
+            ["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent, start_new_session=True
+        )
+        until(lambda: b"sleep" in Path(f"/proc/{switch.pid}/cmdline").read_bytes(), 10, "the switch is on")
+        inside = ("nsenter", f"--target={switch.pid}", "--net", "ip")
+        run(*inside, "link", "add", "bridge0", "type", "bridge")
+        run(*inside, "link", "set", "bridge0", "up")
+        host = f"{self.tag}h"
+        run("ip", "link", "add", host, "type", "veth", "peer", "name", "host0", "netns", str(switch.pid))
+        run(*inside, "link", "set", "host0", "master", "bridge0", "up")
+        run("ip", "addr", "add", f"{self._subnet}.1/24", "dev", host)
+        run("ip", "link", "set", host, "up")
+        return switch
+
+    def _write_facts(self) -> None:
+        """For scripts: where everything is."""
+        write_facts(
+            self.directory / "lab.json",
+            {
+                "switch": self._switch.pid, "key": str(self.key), "known_hosts": str(self.known_hosts),
+                "nodes": {name: node.facts() for name, node in self.nodes.items()},
+            },
+        )  # fmt: skip
+
+
+@contextmanager
+def lab(workers: int = 2, directory: Path | None = None) -> Iterator[Lab]:
+    """A lab that is up, and down again whatever happens."""
+    made = Lab(workers, directory)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does, so that `finally` runs."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+def _free_subnet() -> str:
+    """A /24 of 10.77 that no interface of this machine uses."""
+    used = run("ip", "-4", "-o", "addr")
+    for number in range(256):
+        if f" 10.77.{number}." not in used:
+            return f"10.77.{number}"
+    raise LabError("256 labs run on this machine already")

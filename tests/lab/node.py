@@ -1,0 +1,222 @@
+"""One machine of the lab: a PID, mount, network and host name namespace with sshd, a Docker engine and Chronos.
+
+Everything of a node dies with its first process: `power_off` is what pulling the plug is. `kill_engine` ends dockerd
+alone, and `cut` takes the network away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+class LabError(Exception):
+    """A command of the lab failed."""
+
+
+def until(met: Callable[[], object], within: float, what: str) -> None:
+    """Wait until `met()` is true; raise LabError after `within` seconds."""
+    deadline = time.monotonic() + within
+    while not met():
+        if time.monotonic() > deadline:
+            raise LabError(f"not within {within:g} s: {what}")
+        time.sleep(0.05)
+
+
+def run(*command: str, check: bool = True, timeout: float = 60) -> str:
+    """What the command printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    if check and done.returncode != 0:
+        raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def die_with_parent() -> None:
+    """For preexec_fn: SIGKILL for this process when the lab's process ends, however it ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Node:
+    """`name` is its host name, `address` its IPv4 address; `switch` is the process in whose network the bridge is."""
+
+    def __init__(self, directory: Path, name: str, tag: str, number: int, address: str, switch: int) -> None:
+        self.directory = directory
+        self.name = name
+        self.address = address
+        self._tag = tag
+        self._port = f"{tag}p{number}"
+        self._switch = switch
+        self._holder: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        directory.mkdir(parents=True)
+        (directory / "chronos").mkdir()
+        self._write_sshd_config()
+
+    @property
+    def socket(self) -> str:
+        return f"unix://{self.directory}/docker.sock"
+
+    @property
+    def chronos_home(self) -> Path:
+        """What is /var/lib/chronos on the node."""
+        return self.directory / "chronos"
+
+    @property
+    def cgroup(self) -> str:
+        return f"/{self._tag}-{self.name}"
+
+    def boot(self) -> None:
+        """Power on: namespaces, network, sshd, engine."""
+        self._hold()
+        self._plug_in()
+        self._prepare()
+        self._spawn("sshd", "/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "sshd_config"))
+        self.start_engine()
+
+    def power_off(self) -> None:
+        """Pull the plug: every process of the node is gone when this returns."""
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+            until(lambda: not os.path.exists(f"/proc/{self.pid}"), 10, f"{self.name} is off")
+        self._holder = None
+        self.pid = 0
+
+    def start_engine(self) -> None:
+        (self.directory / "docker.pid").unlink(missing_ok=True)
+        self._spawn(
+            "dockerd", "dockerd", f"--data-root={self.directory}/data", f"--exec-root={self.directory}/exec",
+            f"--pidfile={self.directory}/docker.pid", f"--host={self.socket}", f"--cgroup-parent={self.cgroup}",
+            "--shutdown-timeout=2",
+        )  # fmt: skip
+        try:
+            until(lambda: self._docker("info", check=False).returncode == 0, 30, f"the engine of {self.name} answers")
+        except LabError as error:
+            raise LabError(f"{error}\n{(self.directory / 'dockerd.log').read_text()[-500:]}") from None
+
+    def kill_engine(self, number: int = signal.SIGKILL) -> None:
+        """Signal dockerd and wait for its end; containers go on."""
+        pid = (self.directory / "docker.pid").read_text().strip()
+        self.inside("kill", f"-{int(number)}", pid)
+        until(lambda: not (self._proc() / pid).exists(), 30, f"the engine of {self.name} is gone")
+
+    def cut(self) -> None:
+        """Take the network away."""
+        self._on_switch("link", "set", self._port, "down")
+
+    def heal(self) -> None:
+        self._on_switch("link", "set", self._port, "up")
+
+    def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+        """Run a command on the node."""
+        return run(*self._enter(), *command, check=check, timeout=timeout)
+
+    def docker(self, *arguments: str, timeout: float = 60) -> str:
+        """Run the docker client against this node's engine."""
+        done = self._docker(*arguments, timeout=timeout)
+        if done.returncode != 0:
+            raise LabError(f"docker {' '.join(arguments)} on {self.name}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def has_process(self, word: str) -> bool:
+        """Whether a process with that word in its environment or command line lives here, seen past all engines."""
+        for entry in self._proc().iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if word.encode() in (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes():
+                        return True
+        return False
+
+    def facts(self) -> dict[str, str]:
+        """What a script wants to know."""
+        return {
+            "pid": str(self.pid), "address": self.address, "port": self._port, "socket": self.socket, "cgroup": self.cgroup,
+        }  # fmt: skip
+
+    def _docker(self, *arguments: str, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "-H", self.socket, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=check, timeout=timeout)
+
+    def _proc(self) -> Path:
+        """The node's own /proc, from outside."""
+        return Path(f"/proc/{self.pid}/root/proc")
+
+    def _enter(self) -> Sequence[str]:
+        return ("nsenter", f"--target={self.pid}", "--mount", "--uts", "--net", "--pid", "--ipc")
+
+    def _hold(self) -> None:
+        """The first process of the node; the kernel ends all others with it."""
+        self._holder = subprocess.Popen(
+            ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--mount", "--propagation=private", "--uts",
+             "--net", "--ipc", "docker-init", "--", "sleep", "infinity"],
+            stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, start_new_session=True,
+        )  # fmt: skip
+        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
+        until(lambda: children.read_text().split(), 10, f"{self.name} has a first process")
+        self.pid = int(children.read_text().split()[0])
+        until(lambda: b"docker-init" in Path(f"/proc/{self.pid}/cmdline").read_bytes(), 10, f"{self.name} is on")
+
+    def _plug_in(self) -> None:
+        self._on_switch("link", "del", self._port, check=False)
+        self._on_switch("link", "add", self._port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        self._on_switch("link", "set", self._port, "master", "bridge0", "up")
+
+    def _prepare(self) -> None:
+        boot = self.directory / "boot_id"
+        boot.write_text(f"{uuid.uuid4()}\n")
+        self.inside(
+            "sh", "-ec",
+            f"hostname {self.name}; mount -t tmpfs tmpfs /run; mkdir -p /run/sshd /run/lock /var/lib/chronos;"
+            f"mount --bind {self.chronos_home} /var/lib/chronos;"
+            f"mount --bind {boot} /proc/sys/kernel/random/boot_id;"
+            f"ip addr add {self.address}/24 dev eth0; ip link set eth0 up; ip link set lo up",
+        )  # fmt: skip
+
+    def _spawn(self, name: str, *command: str) -> None:
+        with open(self.directory / f"{name}.log", "ab") as log:
+            subprocess.Popen(
+                [*self._enter(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=die_with_parent,
+            )  # fmt: skip
+
+    def _on_switch(self, *arguments: str, check: bool = True) -> None:
+        run("nsenter", f"--target={self._switch}", "--net", "ip", *arguments, check=check)
+
+    def _write_sshd_config(self) -> None:
+        key = self.directory / "host_key"
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+        (self.directory / "sshd_config").write_text(
+            f"ListenAddress {self.address}:22\nHostKey {key}\nPidFile none\nUsePAM no\nStrictModes no\n"
+            f"AuthorizedKeysFile {self.directory.parent}/id_ed25519.pub\nPasswordAuthentication no\n"
+            "PermitRootLogin yes\nSubsystem sftp internal-sftp\nAcceptEnv *\nMaxSessions 64\nMaxStartups 64\n"
+        )
+
+
+def remove_traces(directory: Path, cgroups: Sequence[str]) -> None:
+    """What stays when all processes are gone: cgroups and files."""
+    for name in cgroups:
+        for root in Path("/sys/fs/cgroup").glob(f"*/{name}") if name else ():
+            for below in sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    below.rmdir()
+            with contextlib.suppress(OSError):
+                root.rmdir()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_facts(path: Path, facts: dict[str, object]) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(facts, indent=1))
+    temporary.rename(path)
