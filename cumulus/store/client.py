@@ -21,7 +21,7 @@ def decode(model: type[R], document: Document) -> R:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(part if part.isprintable() else repr(part) for part in map(str, first["loc"]))
         problem = " ".join(first["msg"].split())
         raise InvalidObject(
             f"{_named(document)} as stored is not a valid {model.KIND}: {field}: {problem}", field=field

@@ -175,6 +175,12 @@ def test_any_row_decodes_or_is_an_invalid_object(data: st.DataObject, base: tupl
     assert "\n" not in message
 
 
+def test_an_odd_field_name_keeps_the_message_in_one_line() -> None:
+    with pytest.raises(InvalidObject) as caught:
+        decode(Lease, {"kind": "Lease", "metadata": {"name": "a"}, "spec": {**SPEC, "token": 1, "a\nb": 1}})
+    assert "spec.'a\\nb'" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "document", [{}, {"metadata": None}, {"metadata": {}}, {"kind": {}}, {"kind": "Lease", "metadata": []}]
 )
