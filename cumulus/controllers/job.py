@@ -15,7 +15,7 @@ from cumulus.controllers.events import Recorder
 from cumulus.controllers.job_plan import Plan, RefusedStart, Replica, Unknown, Vanished, View
 from cumulus.controllers.reader import Reader, StoreReader
 from cumulus.controllers.reconcile import After, Done, Request, Result, Retry
-from cumulus.controllers.writes import unversioned
+from cumulus.controllers.writes import unversioned, write_status
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, NodeUnreachable
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
@@ -132,7 +132,7 @@ class JobController:
         if plan.create:
             self._begin(job, plan)
         elif plan.status != job.status:
-            self._client.update_status(job.replace(status=plan.status))
+            write_status(self._client, job.replace(status=plan.status))
 
     def _begin(self, job: GPUJob, plan: Plan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
@@ -172,7 +172,8 @@ class JobController:
             return After(DELETE_POLL)
         backend.purge(job.uid)
         left = tuple(finalizer for finalizer in job.metadata.finalizers if finalizer != FINALIZER)
-        self._client.update(job.replace(metadata=job.metadata.model_copy(update={"finalizers": left})))
+        freed = job.replace(metadata=job.metadata.model_copy(update={"finalizers": left}))
+        self._client.store.update(freed.to_json(), fence=self._client.fence)
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:

@@ -144,6 +144,9 @@ def _during(view: View, attempt: Attempt) -> Plan:
     alive = [r for r, replica in enumerate(view.replicas) if _alive(replica) and not _lost(view, held, r)]
     if alive:
         return _stopping(view, attempt, alive, held)
+    if cause.reason == "Completed":
+        job = view.job.replace(status=_ran(view.job.status, view.now))
+        view = View(job, view.partitions, view.replicas, view.now, view.lost_nodes)
     status, says = job_outcome.end_attempt(view.job, _ended(attempt, cause, view), cause, view.now)
     return Plan(status, remove=True, says=says, wake=0.0 if not status.phase.finished else None)
 
@@ -332,6 +335,13 @@ def _ended(attempt: Attempt, cause: Cause, view: View) -> Attempt:
             "message": cause.message,
         }
     )
+
+
+def _ran(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
+    """With the conditions of an attempt that got to run, also where its end was the first that was seen of it."""
+    conditions = condition_set(status.conditions, timestamp(now), "Scheduled", True, "Bound")
+    conditions = condition_set(conditions, timestamp(now), "PartitionsReady", True, "Active")
+    return status.model_copy(update={"conditions": conditions})
 
 
 def _suspended(view: View) -> Plan:

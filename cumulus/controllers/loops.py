@@ -87,7 +87,8 @@ class Loops:
         """Look at everything once more: what makes up for a notice that was lost."""
         cache = self.informer.cache
         for name in cache.keys(GPUJob.KIND):
-            self._job(Request(*name))
+            for loop in ("job", "ttl", "gc-gpujob"):
+                self._add(loop, Request(*name))
         for name in cache.keys(GPUPartition.KIND):
             self._add("partition", Request(*name))
             self._add("gc-gpupartition", Request(*name))
@@ -168,16 +169,15 @@ class Loops:
             for name in owned:
                 self._add("gc-gpupartition", Request(*name))
             return
-        self._job(request)
+        self._add("job", request)
+        if change.new["metadata"].get("ownerReferences"):
+            self._add("gc-gpujob", request)
+        if "ttlAfterFinished" in change.new["spec"]:
+            self._add("ttl", request)
         if _live_attempt(change.new) is None:
             # The attempt is over: its partitions give their leases back.
             for name in owned:
                 self._add("partition", Request(*name))
-
-    def _job(self, request: Request) -> None:
-        self._add("job", request)
-        self._add("ttl", request)
-        self._add("gc-gpujob", request)
 
     def _route_partition(self, change: Change) -> None:
         request = Request(change.key.namespace, change.key.name)

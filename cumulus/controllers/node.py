@@ -14,6 +14,7 @@ from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
+from cumulus.controllers.writes import write_status
 from cumulus.errors import AlreadyExists, ChronosError, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
@@ -88,7 +89,7 @@ class NodeController:
             labels = {**node.metadata.labels, **missing}
             node = self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": labels})))
         if worth_writing(node.status, status):
-            self._client.update_status(node.replace(status=status))
+            write_status(self._client, node.replace(status=status))
 
     def _pass_on(self, partitions: Sequence[GPUPartition], leases: Sequence[Lease]) -> None:
         active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
@@ -119,7 +120,8 @@ class NodeController:
         now = timestamp(self._clock.now())
         conditions = condition_set(node.status.conditions, now, "Ready", "Unknown", reason, message)
         if conditions != node.status.conditions:
-            self._client.update_status(node.replace(status=node.status.model_copy(update={"conditions": conditions})))
+            status = node.status.model_copy(update={"conditions": conditions})
+            write_status(self._client, node.replace(status=status))
             self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
 
 

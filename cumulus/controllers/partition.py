@@ -12,7 +12,7 @@ from cumulus.controllers.events import Recorder
 from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
-from cumulus.controllers.writes import unversioned
+from cumulus.controllers.writes import unversioned, write_status
 from cumulus.errors import InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease
 from cumulus.resources.job import GPUJob
 from cumulus.resources.node import GPUNode
@@ -120,7 +120,7 @@ class PartitionController:
                 writes = [status, Write("update", unversioned(document))]
             self._client.store.transact(writes, fence=self._client.fence)
         elif changed:
-            self._client.update_status(partition.replace(status=plan.status))
+            write_status(self._client, partition.replace(status=plan.status))
         if changed and plan.status.phase is not partition.status.phase:
             self._say(partition, plan)
         return Done() if plan.wake is None or finish else After(plan.wake)
@@ -142,7 +142,10 @@ class PartitionController:
         return partition_plan.releasing(partition, owning_job(self._reader, partition))
 
     def _fresh(self, partition: GPUPartition) -> GPUPartition:
-        return decode(GPUPartition, self._client.store.get(partition.key))
+        document = self._client.store.get(partition.key)
+        if document["metadata"]["resourceVersion"] == partition.metadata.resource_version:
+            return partition
+        return decode(GPUPartition, document)
 
 
 def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:

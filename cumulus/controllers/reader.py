@@ -27,7 +27,7 @@ log = structlog.get_logger("cumulus.controllers")
 
 R = TypeVar("R", bound=Resource)
 
-DECODED = 512
+DECODED = 1024
 """How many decoded models a cache keeps beside the compact documents."""
 
 
