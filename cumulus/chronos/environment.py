@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.lease import Device, Lease
@@ -24,11 +25,23 @@ def of_lease(lease: Lease, device: Device) -> dict[str, str]:
         "CHRONOS_FENCING_TOKEN": str(lease.token),
         "CHRONOS_ENFORCEMENT": device.enforcement.value,
     }
-    if device.platform_index >= 0:
-        variables["PYOPENCL_CTX"] = f"{device.platform_index}:{device.device_index}"
+    return variables | selection([(device.id, device.platform_index, device.device_index)])
+
+
+def selection(devices: Sequence[tuple[str, int, int]]) -> dict[str, str]:
+    """What makes OpenCL and CUDA programs use the devices, each given by its id and its OpenCL platform and number."""
+    variables = {}
+    cuda = list(dict.fromkeys(id for id, _, _ in devices if id.startswith(("GPU-", "MIG-"))))
+    if cuda:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(cuda)
+    platform = devices[0][1]
+    if platform >= 0:
+        # pyopencl's syntax: PLATFORM:DEVICE[,DEVICE]; it has none for devices of two platforms. NVIDIA's OpenCL too
+        # shows only the devices of CUDA_VISIBLE_DEVICES, counted from 0 in that order (seen with driver 580).
+        same = [(id, number) for id, its_platform, number in devices if its_platform == platform]
+        numbers = [cuda.index(id) if id in cuda else number for id, number in same]
+        variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, dict.fromkeys(numbers)))}"
         variables |= loader_environment()
-    if device.vendor == "NVIDIA":
-        variables["CUDA_VISIBLE_DEVICES"] = device.id
     return variables
 
 

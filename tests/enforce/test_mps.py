@@ -85,7 +85,7 @@ def test_a_lease_gets_its_part_of_a_daemon_that_is_started_once(control: Path) -
     pid = shared(control).pid()
     assert pid is not None
     assert variables["CUDA_MPS_PIPE_DIRECTORY"] == str(control / "mps-shared" / "pipe")
-    assert variables["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=4096M"
+    assert variables["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "GPU-1234=4096M"
     assert variables["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "50"
     Mps("shared").environment(make_lease("b", 2**30), H100, control)
     assert shared(control).pid() == pid

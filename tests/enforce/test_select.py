@@ -116,6 +116,23 @@ def test_merging_twice_changes_nothing() -> None:
     assert enforce.merge(once, {"PYTHONPATH": "/ours"}) == once
 
 
+def test_of_two_leases_each_devices_memory_is_limited_and_the_smaller_of_other_limits_holds() -> None:
+    def limits(device: str, memory: str, percentage: str) -> dict[str, str]:
+        return {
+            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"{device}={memory}",
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": percentage,
+        }
+
+    expected = {
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "GPU-2=4M,GPU-1=8M",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "9",
+    }
+    assert enforce.merge(limits("GPU-1", "8M", "9"), limits("GPU-2", "4M", "12.5")) == expected
+    assert enforce.merge({"CUPY_GPU_MEMORY_LIMIT": "half"}, {"CUPY_GPU_MEMORY_LIMIT": "5"}) == {
+        "CUPY_GPU_MEMORY_LIMIT": "5"
+    }
+
+
 def test_a_job_may_do_without_mps() -> None:
     ours = {"CUDA_MPS_PIPE_DIRECTORY": "/run/x", "OPENCL_LAYERS": "/layer.so"}
     assert "CUDA_MPS_PIPE_DIRECTORY" not in enforce.merge({"CHRONOS_MPS": "off"}, ours)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cumulus.backends.base import LeaseRef, Workload
-from cumulus.chronos.environment import loader_environment
+from cumulus.chronos.environment import selection
 
 PASSED = frozenset(
     {
@@ -78,25 +78,8 @@ def _of_the_leases(leases: Sequence[LeaseRef]) -> dict[str, str]:
         "CHRONOS_FENCING_TOKEN": ",".join(str(x.token) for x in leases),
         "CHRONOS_ENFORCEMENT": min((x.enforcement for x in leases), key=_STRENGTHS.index),
     }
-    variables.update(_device_selection(leases))
+    variables.update(selection([(x.device_id, x.platform_index, x.device_index) for x in leases]))
     return variables
 
 
 _STRENGTHS = ["none", "guarded", "hard"]
-
-
-def _device_selection(leases: Sequence[LeaseRef]) -> dict[str, str]:
-    """What makes OpenCL, CUDA, ROCm and Level Zero programs use the leased devices."""
-    variables = {}
-    cuda = list(dict.fromkeys(x.device_id for x in leases if x.device_id.startswith(("GPU-", "MIG-"))))
-    if cuda:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(cuda)
-    platform = leases[0].platform_index
-    if platform >= 0:
-        # pyopencl's syntax: PLATFORM:DEVICE[,DEVICE]; it has none for devices of two platforms. NVIDIA's OpenCL too
-        # shows only the devices of CUDA_VISIBLE_DEVICES, counted from 0 in that order (seen with driver 580).
-        same = [x for x in leases if x.platform_index == platform]
-        devices = [cuda.index(x.device_id) if x.device_id in cuda else x.device_index for x in same]
-        variables["PYOPENCL_CTX"] = f"{platform}:{','.join(map(str, dict.fromkeys(devices)))}"
-        variables |= loader_environment()
-    return variables

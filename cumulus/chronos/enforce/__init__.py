@@ -30,6 +30,9 @@ _LISTS = {
 }
 """Variables that hold several values and what is between them: ours go before those of the job."""
 
+_LEAST = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUPY_GPU_MEMORY_LIMIT"}
+"""Numbers that count on every device that a job sees: of several leases the smallest holds."""
+
 
 def select(device: Device) -> Sequence[Enforcer]:
     """The enforcers that act on the device."""
@@ -68,7 +71,8 @@ def environment(lease: Lease, device: Device, home: Path) -> dict[str, str]:
 
 
 def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """The job's variables with an enforcer's or another lease's: lists are joined, everything else is replaced.
+    """The job's variables with an enforcer's or another lease's: lists are joined, of limits the smaller one holds,
+    everything else is replaced.
 
     A job that sets CHRONOS_MPS=off gets no MPS, beside which NVIDIA's OpenCL does not run.
     """
@@ -79,8 +83,18 @@ def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
         separator = _LISTS.get(name)
         if separator and merged.get(name):
             value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))
+        if name in _LEAST and name in merged:
+            value = min(value, merged[name], key=_number)
         merged[name] = value
     return merged
+
+
+def _number(text: str) -> float:
+    """More than any limit, where the job's own value is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
 
 
 def update(lease: Lease, device: Device, home: Path) -> None:

@@ -67,7 +67,8 @@ class Mps:
         return {
             "CUDA_MPS_PIPE_DIRECTORY": str(daemon.pipe),
             "CUDA_MPS_LOG_DIRECTORY": str(daemon.log),
-            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={memory}",
+            # By UUID, since numbers count the job's visible devices, and a job may hold leases on several.
+            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"{device.id}={memory}",
             "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": percentage,
         }
 
