@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "resume": Verb("edit", "Let a suspended job run again."),
     "cordon": Verb("edit", "Place nothing new on a node."),
     "uncordon": Verb("edit", "Place jobs on a node again."),
+    "node": Verb("node", "Add workers over SSH, set them up, drain and remove them."),
     "label": Verb("edit", "Set or remove labels."),
     "annotate": Verb("edit", "Set or remove annotations."),
     "explain": Verb("explain", "Describe a kind's fields."),

@@ -15,7 +15,7 @@ from cumulus.cli.main import VERBS, load, main
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, job
 
-VERBS_WITH_VERBS = ("secret",)
+VERBS_WITH_VERBS = ("secret", "node")
 
 
 def commands() -> list[tuple[str, Any]]:

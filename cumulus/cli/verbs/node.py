@@ -1,0 +1,360 @@
+"""`cumulus node`: workers that are reached over SSH, from trusting their host key to taking them out again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cumulus import __version__, paths
+from cumulus.cli import completion, context, options, terminal, workers
+from cumulus.cli.columns import lookup
+from cumulus.cli.targets import Target
+from cumulus.cli.verbs.edit import edit
+from cumulus.cli.verbs.wait import seconds_of
+from cumulus.clock import SystemClock
+from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
+from cumulus.resources.key import Document, Key
+from cumulus.resources.node import GPUNode, SshAddress
+from cumulus.resources.partition import PartitionPhase
+from cumulus.resources.quantity import format_bytes
+from cumulus.resources.registry import BY_NAME
+from cumulus.store.base import Query, Store
+from cumulus.store.client import decode
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Add workers that are reached over SSH, set them up, and take them out again.",
+)
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The node.", autocompletion=completion.nodes, show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+POLL_SECONDS = 0.5
+
+
+class Refused(CumulusError):
+    """Something speaks against it, or the person said no."""
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the node is to be called.", show_default=False)],
+    ssh: Annotated[
+        str, typer.Option("--ssh", metavar="USER@HOST[:PORT]", show_default=False, help="Where it is, and who to be.")
+    ] = "",
+    yes: Yes = False,
+    fingerprint: Annotated[
+        str,
+        typer.Option(metavar="SHA256:…", show_default=False, help="Trust the host key if it is this one; do not ask."),
+    ] = "",
+    key_secret: Annotated[
+        str,
+        typer.Option(metavar="SECRET", show_default=False, help="The secret whose ssh-privatekey is the private key."),
+    ] = "",
+    chronos_cli: Annotated[
+        str, typer.Option(metavar="COMMAND", show_default=False, help="What runs chronos_cli there, if not the usual.")
+    ] = "",
+) -> int:
+    """Add a worker: trust its host key, and let the daemon look after it.
+
+    The key's fingerprint is shown for you to compare with what the machine itself says. It is kept in
+    CUMULUS_HOME/known_hosts; a machine that later shows another key is refused.
+
+    \b
+    Examples:
+      cumulus node add gpu-3 --ssh root@gpu-3.lab
+      cumulus node add gpu-3 --ssh cumulus@10.0.0.3:2222 --fingerprint SHA256:GmGZ0cYlAA5Z3vJ4rTTCdg2Ck2vK
+      cumulus node add gpu-3 --ssh cumulus@10.0.0.3 --key-secret gpu-3 --yes
+    """  # fmt: skip
+    from cumulus.chronos.remote import Address
+    from cumulus.resources.fields import check_name
+
+    if not ssh:
+        raise UsageError("say where the node is", hint="--ssh USER@HOST or --ssh USER@HOST:PORT")
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    place = Address.parse(ssh)
+    spec = SshAddress(
+        host=place.host,
+        port=place.port,
+        user=place.user,
+        key_secret=key_secret or None,
+        chronos_cli=chronos_cli or None,
+    )
+    with context.open_store(create=True) as store:
+        _see_that_it_is_new(store, name, spec)
+        _trust(spec, yes, fingerprint)
+        _record(store, name, spec)
+    try:
+        _show_devices(name, spec)
+    except ChronosError as error:
+        terminal.warning(f"{error}; {error.hint}" if error.hint else str(error))
+        terminal.note(f"Chronos is installed there by: cumulus node setup {name}")
+    context.note_if_no_daemon("the node is looked after")
+    return 0
+
+
+@app.command()
+def setup(
+    name: Name,
+    prefix: Annotated[
+        str,
+        typer.Option(metavar="DIR", show_default=False, help="Install there for the SSH user alone, without root."),
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done there, and do nothing.")] = False,
+) -> int:
+    """Install Chronos on a worker, of the version that runs here, and start its monitor.
+
+    What is needed is carried over; the worker needs no network, only Python 3.11. It is installed for the whole
+    machine by root or a user with sudo, who may then ask for leases with sudo; run again, it brings the version up.
+
+    \b
+    Examples:
+      cumulus node setup gpu-3
+      cumulus node setup gpu-3 --dry-run
+      cumulus node setup gpu-3 --prefix /home/me/chronos
+    """
+    from cumulus.chronos.remote.install import Setup, install
+
+    with context.open_store() as store:
+        ssh = _address(_node(store, name))
+        if prefix and not prefix.startswith("/"):
+            raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")
+        link = workers.link(name, ssh, paths.home())
+        try:
+            print(install(link, Setup(prefix, dry_run)), end="")
+        finally:
+            link.close()
+        if dry_run:
+            return 0
+        if prefix:
+            ssh = ssh.model_copy(update={"chronos_cli": f"{prefix.rstrip('/')}/bin/chronos_cli"})
+            edit(store, _target(name), "", _with_ssh(ssh))
+    _show_devices(name, ssh)
+    return 0
+
+
+@app.command()
+def drain(
+    name: Name,
+    now: Annotated[bool, typer.Option("--now", help="End the leases now instead of waiting for their end.")] = False,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; for ever if left out.")
+    ] = "",
+) -> int:
+    """Place nothing new on a node, and wait until its last lease has ended.
+
+    With --now the partitions there are deleted: jobs get SIGTERM and their grace, and are placed on other nodes.
+
+    \b
+    Examples:
+      cumulus node drain gpu-3
+      cumulus node drain gpu-3 --now --timeout 5m
+    """
+    clock = SystemClock()
+    deadline = clock.monotonic() + (seconds_of(timeout, "--timeout") if timeout else float("inf"))
+    with context.open_store() as store:
+        edit(store, _target(name), "", _cordoned)
+        context.note_if_no_daemon("leases are seen to end")
+        if now:
+            for partition in _holders(store, name):
+                _delete(store, partition)
+        shown = -1
+        while holders := _holders(store, name):
+            if len(holders) != shown:
+                terminal.note(f"{name} holds {_leases(holders)}")
+                shown = len(holders)
+            if clock.monotonic() >= deadline:
+                raise Refused(f"{name} still holds {_leases(holders)}", hint="wait on, or give --now")
+            clock.sleep(min(POLL_SECONDS, max(0.01, deadline - clock.monotonic())))
+        foreign = [x for d in lookup(_node(store, name), "status.devices") or () for x in d.get("foreignLeases") or ()]
+    print(f"gpunode.cumulus.dev/{name} drained")
+    if foreign:
+        last = max(lease["expiresAt"] for lease in foreign)
+        terminal.note(f"{len(foreign)} leases there are not this store's and go on; the last ends at {last}")
+    return 0
+
+
+@app.command()
+def remove(
+    name: Name,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Though it holds leases. They are forgotten here but go on there to their end, and their jobs begin "
+            "anew on other nodes at once: for a while both may run.",
+        ),
+    ] = False,
+) -> int:
+    """Take a worker out. What Chronos it has stays installed, and its host key known.
+
+    \b
+    Examples:
+      cumulus node remove gpu-3
+      cumulus node remove gpu-3 --force
+    """
+    with context.open_store() as store:
+        node = _node(store, name)
+        _address(node)
+        holders = _holders(store, name)
+        if holders and not force:
+            raise Refused(
+                f"{name} holds {_leases(holders)}",
+                hint=f"end them with: cumulus node drain {name} --now; or give --force, if it is gone for good",
+            )
+        if holders:
+            terminal.warning(
+                f"{_leases(holders)} are forgotten here; if {name} lives, they go on there until their end, while "
+                "their jobs begin anew elsewhere"
+            )
+        store.delete(Key("GPUNode", "", name), uid=node["metadata"]["uid"])
+    print(f"gpunode.cumulus.dev/{name} removed")
+    return 0
+
+
+@app.command("list")
+def list_(output: options.Output = "", watch: options.Watch = False, no_headers: options.NoHeaders = False) -> int:
+    """Show the nodes, as `cumulus get nodes` does.
+
+    \b
+    Examples:
+      cumulus node list
+      cumulus node list -o wide
+    """
+    from cumulus.cli.verbs.get import get
+
+    return get(["nodes"], output=output, watch=watch, no_headers=no_headers)
+
+
+def _see_that_it_is_new(store: Store, name: str, spec: SshAddress) -> None:
+    for document in store.list(Query("GPUNode")).items:
+        node = decode(GPUNode, document)
+        if node.metadata.name == name and node.spec.ssh is None:
+            raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")
+        same = node.spec.ssh is not None and (node.spec.ssh.host, node.spec.ssh.port) == (spec.host, spec.port)
+        if same and node.metadata.name != name:
+            raise Refused(f"{spec.host}, port {spec.port} is there already, as the node {node.metadata.name}")
+
+
+def _trust(spec: SshAddress, yes: bool, fingerprint: str) -> None:
+    from cumulus.chronos.remote import hostkeys
+
+    known = workers.known_hosts(paths.home())
+    address = workers.address(spec)
+    key = hostkeys.fetch(address, 10)
+    shown = hostkeys.fingerprint(key)
+    if fingerprint and shown.split()[0] != fingerprint:
+        raise Refused(f"{address.known_as} shows the host key {shown}, not {fingerprint}")
+    if known.knows(address, key):
+        terminal.note(f"The host key of {address.known_as} is known: {shown}")
+        return
+    terminal.note(f"{address.known_as} shows the host key {shown}")
+    if not (yes or fingerprint):
+        terminal.note("Compare it with what the machine itself says: ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub")
+        _confirm("Is it the same?")
+    known.add(address, key)
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise Refused(
+            "nobody is there to confirm it", hint="give --fingerprint SHA256:…, or --yes to trust what is shown"
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused("nothing was changed")
+
+
+def _record(store: Store, name: str, spec: SshAddress) -> None:
+    node = GPUNode.model_validate({"metadata": {"name": name}, "spec": {"ssh": spec.to_json()}})
+    try:
+        store.create(node.to_json())
+        print(f"gpunode.cumulus.dev/{name} added")
+    except AlreadyExists:
+        changed = edit(store, _target(name), "", _with_ssh(spec))
+        print(f"gpunode.cumulus.dev/{name} {'changed' if changed else 'unchanged'}")
+
+
+def _show_devices(name: str, ssh: SshAddress) -> None:
+    """Ask the worker itself, as the daemon will. Raises ChronosError."""
+    from cumulus.chronos.remote import RemoteLeases
+
+    leases = RemoteLeases(workers.link(name, ssh, paths.home()), workers.command(ssh))
+    try:
+        devices = leases.devices()
+    finally:
+        leases.close()
+    facts = leases.facts
+    print(f"{name} ({facts.hostname}) answers: Chronos {facts.chronos_version}, clock {facts.clock_skew:+.3f} s")
+    for device in devices:
+        print(f"  device {device.index}: {device.name}, {format_bytes(device.memory_bytes)}, {device.enforcement}")
+    if not devices:
+        terminal.warning(f"{name} offers no device")
+    if facts.chronos_version != __version__:
+        terminal.warning(f"{name} has Chronos {facts.chronos_version}, this is {__version__}; bring it up with: "
+                         f"cumulus node setup {name}")  # fmt: skip
+
+
+def _node(store: Store, name: str) -> Document:
+    try:
+        return store.get(Key("GPUNode", "", name))
+    except NotFound:
+        raise NotFound(f"there is no node {name}", hint="see them with: cumulus node list") from None
+
+
+def _address(document: Document) -> SshAddress:
+    node = decode(GPUNode, document)
+    if node.spec.ssh is None:
+        raise Refused(
+            f"the node {node.metadata.name} has no SSH address: a daemon there looks after it",
+            hint="once that daemon is stopped: cumulus delete node " + node.metadata.name,
+        )
+    return node.spec.ssh
+
+
+def _holders(store: Store, name: str) -> list[Document]:
+    """The partitions that have, or are about to have, a lease on the node."""
+    found = store.list(Query("GPUPartition")).items
+    return [p for p in found if lookup(p, "status.node") == name and not _phase(p).ended]
+
+
+def _phase(partition: Document) -> PartitionPhase:
+    return PartitionPhase(lookup(partition, "status.phase") or PartitionPhase.PENDING)
+
+
+def _leases(holders: list[Document]) -> str:
+    return "1 lease" if len(holders) == 1 else f"{len(holders)} leases"
+
+
+def _delete(store: Store, partition: Document) -> None:
+    meta = partition["metadata"]
+    try:
+        store.delete(Key("GPUPartition", meta["namespace"], meta["name"]), uid=meta["uid"])
+    except NotFound:
+        return
+
+
+def _target(name: str) -> Target:
+    return Target(BY_NAME["GPUNode"], name)
+
+
+def _cordoned(node: Document) -> Document:
+    spec = node.get("spec") or {}
+    return node if spec.get("unschedulable") else {**node, "spec": {**spec, "unschedulable": True}}
+
+
+def _with_ssh(ssh: SshAddress) -> Callable[[Document], Document]:
+    def change(node: Document) -> Document:
+        spec = node.get("spec") or {}
+        return node if spec.get("ssh") == ssh.to_json() else {**node, "spec": {**spec, "ssh": ssh.to_json()}}
+
+    return change

@@ -1,0 +1,1 @@
+../cumulus/chronos/remote/worker/setup-worker.sh
