@@ -159,7 +159,7 @@ def test_the_documents_to_be_damaged_are_valid(model: type[Resource], document: 
 ODD = JSON | st.sampled_from(("", "-1", "1e999", "nan", "9" * 400, "\n", "0.5\n", -1, 10**30, [], {}, "\x00", "\ud800"))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(data=st.data(), base=st.sampled_from(VALID))
 def test_any_row_decodes_or_is_an_invalid_object(data: st.DataObject, base: tuple[type[Resource], Any]) -> None:
     model, document = base

@@ -1,0 +1,160 @@
+"""Group commit by itself: who leads, who waits, and that nobody is left waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from cumulus.errors import Conflict
+from cumulus.store import commit
+from cumulus.store.base import Key, Write
+from cumulus.store.commit import GroupCommit, Job
+
+
+class Disk:
+    """A commit that waits for permission, so that others can queue up meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.started = threading.Semaphore(0)
+        self.permitted = threading.Semaphore(0)
+        self.fail: BaseException | None = None
+
+    def commit(self, jobs: list[Job]) -> None:
+        self.batches.append([name(job) for job in jobs])
+        self.started.release()
+        assert self.permitted.acquire(timeout=20)
+        if self.fail is not None:
+            raise self.fail
+        for job in jobs:
+            if name(job).startswith("bad"):
+                job.error = Conflict("it changed")
+            else:
+                job.answers = [name(job).encode()]
+
+
+def name(job: Job) -> str:
+    assert job.writes[0].key is not None
+    return job.writes[0].key.name
+
+
+def writes(text: str) -> list[Write]:
+    return [Write("delete", key=Key("Thing", "", text))]
+
+
+class Writers:
+    """Threads that each run one transaction, and what came of it."""
+
+    def __init__(self, group: GroupCommit) -> None:
+        self.group = group
+        self.outcomes: dict[str, object] = {}
+        self.threads: list[threading.Thread] = []
+
+    def start(self, text: str, queued: Callable[[], bool]) -> None:
+        """Start one and wait until it is queued or leads."""
+
+        def run() -> None:
+            try:
+                self.outcomes[text] = self.group.run(writes(text), None)
+            except BaseException as error:
+                self.outcomes[text] = error
+
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+        while not queued():
+            assert thread.is_alive()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(20)
+            assert not thread.is_alive(), "a writer was left waiting"
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+def queue_up(disk: Disk, group: GroupCommit, *texts: str) -> Writers:
+    """One writer leads and is held in its commit; the others wait behind it, in order."""
+    writers = Writers(group)
+    writers.start("first", lambda: bool(disk.batches))
+    for n, text in enumerate(texts, 1):
+        writers.start(text, lambda n=n: len(group._waiting) == n)  # type: ignore[misc]
+    return writers
+
+
+def test_those_who_come_during_a_commit_share_the_next(disk: Disk) -> None:
+    writers = queue_up(disk, GroupCommit(disk.commit), "a", "bad", "b")
+    disk.permitted.release(2)
+    writers.join()
+    assert disk.batches == [["first"], ["a", "bad", "b"]]
+    assert isinstance(writers.outcomes.pop("bad"), Conflict)
+    assert writers.outcomes == {"first": [b"first"], "a": [b"a"], "b": [b"b"]}
+
+
+def test_nobody_returns_before_the_commit_did(disk: Disk) -> None:
+    writers = queue_up(disk, GroupCommit(disk.commit), "a", "b")
+    assert writers.outcomes == {}
+    disk.permitted.release()
+    for _ in range(2):
+        assert disk.started.acquire(timeout=20)
+    writers.threads[0].join(20)
+    assert list(writers.outcomes) == ["first"]
+    disk.permitted.release()
+    writers.join()
+    assert len(writers.outcomes) == 3
+
+
+def test_a_failed_commit_is_everyones_error_and_the_next_goes_on(disk: Disk) -> None:
+    group = GroupCommit(disk.commit)
+    writers = queue_up(disk, group, "a", "b")
+    disk.fail = ZeroDivisionError()
+    disk.permitted.release(2)
+    writers.join()
+    assert all(isinstance(outcome, ZeroDivisionError) for outcome in writers.outcomes.values())
+    disk.fail = None
+    disk.permitted.release()
+    assert group.run(writes("next"), None) == [b"next"]
+
+
+def test_no_batch_grows_without_bound(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "BATCH", 2)
+    writers = queue_up(disk, GroupCommit(disk.commit), "a", "b", "c", "d", "e")
+    disk.permitted.release(4)
+    writers.join()
+    assert disk.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.parametrize("others", [(), ("a",), ("a", "b")])
+def test_an_interrupted_writer_leaves_the_queue(disk: Disk, others: tuple[str, ...]) -> None:
+    """Ctrl-C while waiting: it is not committed, and the others are served as if it had never been there."""
+    group = GroupCommit(disk.commit)
+    writers = queue_up(disk, group, "gone", *others)
+    job = group._waiting[0]
+    group._withdraw(job)
+    disk.permitted.release(2)
+    for thread in (writers.threads[0], *writers.threads[2:]):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert [text for batch in disk.batches for text in batch] == ["first", *others]
+    job.finished, job.answers = True, []
+    job.turn.release()
+    writers.join()
+
+
+def test_a_writer_interrupted_as_it_was_to_lead_passes_it_on(disk: Disk) -> None:
+    group = GroupCommit(disk.commit)
+    first, second = Job(writes("first"), None), Job(writes("second"), None)
+    second.turn.acquire()
+    group._busy = first.leads = True
+    group._waiting = [first, second]
+    group._withdraw(first)
+    assert second.leads
+    assert second.turn.acquire(blocking=False), "it was woken"
+    group._withdraw(second)
+    disk.permitted.release()
+    assert group.run(writes("next"), None) == [b"next"], "nobody led, so the next does"
