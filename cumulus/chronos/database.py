@@ -24,7 +24,7 @@ from cumulus.errors import LedgerUnavailable
 VERSION = 1
 SYSTEM_HOME = Path("/var/lib/chronos")
 _LOCK_TIMEOUT = 10.0
-_LOCK_SPIN = 0.0005
+_LOCK_SPIN = 0.005
 """Seconds of trying again at once: as long as a few writers take."""
 
 _LOCK_NAP = 0.0002

@@ -5,18 +5,19 @@ a job, which is their subreaper), is in a session that the lease's processes mad
 started with CHRONOS_PARTITION_ID naming the lease.
 
 What escapes where no cgroup can be made (without root): a process that has left its session and whose parents have
-all gone, no supervisor among them, and that was started with an environment without that variable.
+all gone, no supervisor among them, and that was started with an environment without that variable. A program that
+forks and exits faster than it can be looked at is ended with its process group; one that changes its group as fast
+is not, but as long as it is seen its lease goes on ending, and the share is given to nobody else.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cumulus.chronos import cgroup, processes, records
-from cumulus.chronos.processes import Identity, Proc, Snapshot
+from cumulus.chronos.processes import Identity, Snapshot
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,6 @@ class Membership:
         inside = alive.union(*(snapshot.below(pid) for pid in alive)) - {os.getpid()}
         sids = {snapshot.procs[pid].session for pid in inside} - foreign - {leader.pid for leader in self.sessions}
         return {Identity(sid, snapshot.procs[sid].start if sid in snapshot.procs else 0) for sid in sids - {0}}
-
-    def claims(self, known: Iterable[Identity]) -> Callable[[Proc], bool]:
-        """Tells whether a process that has just appeared belongs to the lease, of which `known` are members."""
-        parents = {p.pid for p in self.attached} | {identity.pid for identity in known}
-        sessions = {leader.pid for leader in self.sessions}
-
-        def claim(proc: Proc) -> bool:
-            if proc.pid == os.getpid():
-                return False
-            return proc.parent in parents or proc.session in sessions or self.id in processes.markers(proc.pid)
-
-        return claim
 
 
 _UNTOUCHABLE = {0, 1}

@@ -8,6 +8,7 @@ It wakes for the next deadline, for a poke, and every second.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -15,11 +16,11 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, cgroup, records, watchdog
+from cumulus.chronos import audit, cgroup, enforce, records, watchdog
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.chronos.processes import Identity, Snapshot, is_alive, send, strike
+from cumulus.chronos.processes import Identity, Snapshot, is_alive, send
 from cumulus.chronos.records import Moment
 from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
@@ -39,7 +40,6 @@ _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
 
 _FREEZE_ROUNDS = 20
-_STRIKE_SECONDS = 0.2
 _LOOKS_IF_BUSY = 5
 """Looks that must find nothing left of an attached lease, where processes start all the time, so that no look is
 complete."""
@@ -74,6 +74,7 @@ class Monitor:
         self._endings: dict[str, _Ending] = {}
         self._last_look = 0.0
         self._look_again = _LOOK_AGAIN
+        self._next_deadline = math.inf
         self._next_flush = 0.0
         self._next_housekeeping = 0.0
 
@@ -83,10 +84,7 @@ class Monitor:
         Raises `LedgerUnavailable` and OSError (the audit log). Where the ledger can be read but not written,
         processes are ended all the same, and the ledger learns of it later.
         """
-        self._find()
-        for ending in self._endings.values():
-            if not ending.begun:
-                self._begin(ending)
+        self._begin_due()
         gone = self._look() if self._endings and self._clock.monotonic() >= self._look_due() else []
         self._record(gone)
         pause = self._pause()
@@ -95,11 +93,25 @@ class Monitor:
         self._keep_house()
         return self._pause()
 
+    def _meanwhile(self) -> None:
+        """In the midst of a look, which takes long where there are many processes: begin what has become due."""
+        if self._clock.monotonic() >= self._next_deadline:
+            self._begin_due()
+
+    def _begin_due(self) -> None:
+        """Find what must end, and signal what is at hand of it."""
+        self._find()
+        for ending in self._endings.values():
+            if not ending.begun:
+                self._begin(ending)
+
     def _find(self) -> None:
         """What must end: leases released by others, those that expired, and those whose holder is gone."""
         now = Moment.read(self._clock)
         with self._database.read() as db:
             found = {lease.id: _Ending(lease, since, recorded=True) for lease, since in records.endings(db, now)}
+            next_deadline = "SELECT min(deadline) FROM lease WHERE state = 'Active' AND deadline > ?"
+            self._next_deadline = db.execute(next_deadline, (now.monotonic,)).fetchone()[0] or math.inf
             for lease in records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic):
                 found[lease.id] = _Ending(lease, now.monotonic, recorded=False)
             for id in _abandoned(db) - found.keys():
@@ -135,12 +147,12 @@ class Monitor:
         """Signal what is left of each ending lease. Returns those of which nothing is left."""
         self._last_look = self._clock.monotonic()
         self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
-        snapshot = Snapshot()
+        endings = list(self._endings.values())
+        snapshot = Snapshot(self._meanwhile)
         with self._database.read() as db:
-            memberships = [Membership.load(db, id) for id in self._endings]
+            memberships = [Membership.load(db, ending.lease.id) for ending in endings]
         gone = []
-        for lease in memberships:
-            ending = self._endings[lease.id]
+        for ending, lease in zip(endings, memberships, strict=True):
             lease = replace(lease, sessions=(*lease.sessions, *ending.sessions))
             ending.sessions |= lease.new_sessions(snapshot)
             processes = lease.members(snapshot)
@@ -183,8 +195,6 @@ class Monitor:
 
     def _hold(self, lease: Lease, *, ended: bool) -> None:
         """Tell what holds jobs to the lease that it is ending, or has ended."""
-        from cumulus.chronos import enforce
-
         with self._database.read() as db:
             device = records.find_device(db, lease.device_id)
         if device is None:
@@ -202,31 +212,28 @@ class Monitor:
         for directory in lease.cgroups:
             cgroup.kill(directory)
         stopped: set[Identity] = set()
-        caught = True
         for _ in range(_FREEZE_ROUNDS):
-            caught &= self._signal(ending, processes - stopped, signal.SIGSTOP)
+            self._signal(ending, processes - stopped, signal.SIGSTOP)
             stopped |= processes
-            snapshot = Snapshot()
+            snapshot = Snapshot(self._meanwhile)
             processes = lease.members(snapshot)
             if processes <= stopped:
                 break
+        # A group gets a signal as a whole, with those that are just being forked.
+        for group in snapshot.groups_of(stopped | processes):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
         self._signal(ending, stopped | processes, signal.SIGKILL)
         ending.terminated |= stopped | processes
-        if not (caught and snapshot.complete) and not lease.cgroups:
-            # Something forks and exits faster than it can be looked at.
-            strike(lease.claims(stopped), _STRIKE_SECONDS)
 
-    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> bool:
-        """False where one of them had gone."""
-        all_there = True
+    def _signal(self, ending: _Ending, targets: set[Identity], number: signal.Signals) -> None:
         for target in targets:
             try:
-                all_there &= send(target, number)
+                send(target, number)
             except PermissionError:
                 if target not in ending.refused:
                     ending.refused.add(target)
                     self._say(f"cannot end process {target.pid} of lease {ending.lease.id}: it is another user's")
-        return all_there
 
     def _remove_cgroups(self) -> None:
         """Of ended leases. Here and not when they end, since a cgroup stays until its last zombie is reaped."""

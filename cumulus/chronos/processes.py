@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import NamedTuple
 
 _CHASES = 20
-_QUIET = 0.02
+_BATCH = 25
 
 MARKER = "CHRONOS_PARTITION_ID"
 """Environment variable that names the leases of a process, separated by commas."""
@@ -26,6 +24,7 @@ class Proc(NamedTuple):
 
     pid: int
     parent: int
+    group: int
     session: int
     start: int
     alive: bool
@@ -40,18 +39,22 @@ class Identity(NamedTuple):
 
 
 class Snapshot:
-    """All processes at about one moment."""
+    """All processes at about one moment. `between` is called every millisecond or so while it is taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: Callable[[], None] = lambda: None) -> None:
         self.procs: dict[int, Proc] = {}
         self.complete = False
         """Whether no process was started while this was taken: only then can none have slipped through."""
-        self._marks: dict[int, list[str]] = {}
-        self._take()
+        self._marked: dict[str, set[int]] = {}
+        self._take(between)
         self._children: dict[int, list[int]] = {}
+        self._sessions: dict[int, set[int]] = {}
+        self._groups: dict[int, set[int]] = {}
         for proc in self.procs.values():
             self._children.setdefault(proc.parent, []).append(proc.pid)
-        self._marked: dict[str, set[int]] | None = None
+            self._sessions.setdefault(proc.session, set()).add(proc.pid)
+            if proc.alive:
+                self._groups.setdefault(proc.group, set()).add(proc.pid)
 
     def has(self, identity: Identity) -> bool:
         """Whether that very process is alive."""
@@ -74,17 +77,31 @@ class Snapshot:
         proc = self.procs.get(leader.pid)
         if proc is not None and proc.start != leader.start:
             return set()
-        return {proc.pid for proc in self.procs.values() if proc.session == leader.pid}
+        return self._sessions.get(leader.pid, set())
+
+    def marked(self, id: str) -> set[int]:
+        """Processes whose initial environment names the lease, as far as this user may read it."""
+        return self._marked.get(id, set())
 
     def identities(self, pids: Iterable[int]) -> set[Identity]:
         """The living among `pids`."""
         alive = (self.procs[pid] for pid in pids if pid in self.procs)
         return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
 
-    def _take(self) -> None:
+    def groups_of(self, members: Iterable[Identity]) -> set[int]:
+        """The process groups of which no other living process than `members` is part."""
+        pids = {member.pid for member in members}
+        groups = {self.procs[pid].group for pid in pids if pid in self.procs} - {0, 1, os.getpgrp()}
+        return {group for group in groups if self._groups.get(group, set()) <= pids}
+
+    def _take(self, between: Callable[[], None]) -> None:
         last = last_pid()
         # Newest first: what forks and exits all the time is caught best by looking at once.
-        for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True):
+        for count, pid in enumerate(
+            sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True)
+        ):
+            if count % _BATCH == 0:
+                between()
             self._add(pid)
         for _ in range(_CHASES):
             newest = last_pid()
@@ -93,23 +110,15 @@ class Snapshot:
                 return
             for pid in _between(last, newest):
                 self._add(pid)
-                # Now, since it may be gone when it is asked for. Whoever it forked before is looked at next.
-                self._marks[pid] = markers(pid)
             last = newest
 
     def _add(self, pid: int) -> None:
         proc = read(pid)
         if proc is not None:
             self.procs[pid] = proc
-
-    def marked(self, id: str) -> set[int]:
-        """Processes whose initial environment names the lease, as far as this user may read it."""
-        if self._marked is None:
-            self._marked = {}
-            for pid in self.procs:
-                for lease in self._marks[pid] if pid in self._marks else markers(pid):
-                    self._marked.setdefault(lease, set()).add(pid)
-        return self._marked.get(id, set())
+            # At once, since it may be gone when it is asked for. Whom it has forked before is looked at next.
+            for lease in markers(pid):
+                self._marked.setdefault(lease, set()).add(pid)
 
 
 def read(pid: int) -> Proc | None:
@@ -119,10 +128,10 @@ def read(pid: int) -> Proc | None:
         return None
     # The name in parentheses may hold anything, parentheses too.
     fields = line[line.rfind(b")") + 2 :].split()
-    state, parent, session, threads, start = fields[0], fields[1], fields[3], fields[17], fields[19]
+    state, parent, group, session, threads, start = *fields[:4], fields[17], fields[19]
     # A leader that ended before its other threads is a zombie that still runs.
     alive = state not in (b"Z", b"X", b"x") or int(threads) > 1
-    return Proc(pid, int(parent), int(session), int(start), alive)
+    return Proc(pid, int(parent), int(group), int(session), int(start), alive)
 
 
 def send(target: Identity, number: int) -> bool:
@@ -154,32 +163,6 @@ def children(pid: int) -> list[Identity]:
     except OSError:
         return []
     return [Identity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive]
-
-
-def strike(belongs: Callable[[Proc], bool], seconds: float) -> None:
-    """SIGKILL processes that `belongs` knows as they appear, until none has appeared for a moment, or `seconds` passed.
-
-    For those that fork and exit faster than a snapshot is taken.
-    """
-    now = time.monotonic()
-    end, quiet_until = now + seconds, now + _QUIET
-    last = last_pid()
-    while time.monotonic() < min(end, quiet_until):
-        newest = last_pid()
-        if newest == last:
-            os.sched_yield()
-            continue
-        quiet_until = time.monotonic() + _QUIET
-        for pid in _between(last, newest):
-            with suppress(OSError):
-                handle = os.pidfd_open(pid)
-                try:
-                    proc = read(pid)
-                    if proc is not None and belongs(proc):
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                finally:
-                    os.close(handle)
-        last = newest
 
 
 def last_pid() -> int:

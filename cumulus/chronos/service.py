@@ -107,7 +107,7 @@ def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     try:
         Service(home, idle, take_over=take_over).run()
     except (AlreadyRunning, LedgerUnavailable, OSError) as error:
-        say(f"chronos monitor: {error}")
+        print(f"chronos monitor: {error}", file=sys.stderr)
         return 1
     return 0
 

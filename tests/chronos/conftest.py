@@ -97,13 +97,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     mark = f"TEST_OF_CHRONOS={tmp_path}"
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(program: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(program: str, *, session: bool = False, **environment: str) -> subprocess.Popen[bytes]:
         name, value = mark.split("=", 1)
         # -S: without the site module Python starts in a third of the time.
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", program],
             env={name: value, "OUT": str(tmp_path), **environment},
             stdout=subprocess.PIPE,
+            start_new_session=session,
         )
         started.append(process)
         return process

@@ -105,16 +105,3 @@ def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
     assert not {second.pid, third.pid} & snapshot.marked("a")
     assert processes.markers(first.pid) == ["a", "b"]
     assert processes.markers(third.pid) == []
-
-
-def test_strike_ends_what_appears_and_belongs(run: Run) -> None:
-    hopper = run(
-        "import os, time\nend = time.monotonic() + 10\nwhile time.monotonic() < end:\n    if os.fork(): os._exit(0)",
-        **{MARKER: f"strike-{os.getpid()}"},
-    )
-    hopper.wait(5)
-    bystander = run(SLEEP)
-    up(bystander)
-    processes.strike(lambda proc: processes.markers(proc.pid) == [f"strike-{os.getpid()}"], 5)
-    assert not any(Snapshot().marked(f"strike-{os.getpid()}") for _ in range(3))
-    assert bystander.poll() is None

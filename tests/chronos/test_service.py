@@ -164,7 +164,7 @@ def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run
 def test_what_forks_faster_than_it_can_be_seen_is_ended(either: Ledger, run: Run, tmp_path: Path, storm: str) -> None:
     id = f"storm-{os.getpid()}-{tmp_path.name}"
     lease = either.grant(request(id, seconds=0.4, grace=0.1))
-    process = run(f"import time; time.sleep(0.2)\n{storm}", **{MARKER: id})
+    process = run(f"import time; time.sleep(0.2)\n{storm}", session=True, **{MARKER: id})
     either.attach(id, process.pid, lease.token)
     until(lambda: ended(either, id))
     assert _alive_with(f"{MARKER}={id}") == 0
