@@ -79,7 +79,7 @@ class FakeLeases:
             held = self._held.get(request.id)
             if held is None:
                 held = self._held[request.id] = self._live[request.id] = self._granted(request)
-            elif _share(held.lease) != (request.device, request.memory_bytes, request.compute):
+            elif held.lease.state is not LeaseState.ENDED and _share(held.lease) != _share(request):
                 raise ChronosError(f"lease {request.id} is there with another share")
             return self._read(held)
 
@@ -223,5 +223,5 @@ def fake_device(
     )  # fmt: skip
 
 
-def _share(lease: Lease) -> tuple[int, int, int]:
+def _share(lease: Lease | LeaseRequest) -> tuple[int, int, int]:
     return lease.device, lease.memory_bytes, lease.compute

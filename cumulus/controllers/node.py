@@ -29,6 +29,9 @@ LOOK_SECONDS = 10.0
 HEARTBEAT_SECONDS = 20.0
 """How often, at most, a heartbeat alone is written."""
 
+SKEW_SECONDS = 0.5
+"""A clock that is off by so much more or less than before is worth a write."""
+
 SILENT_SECONDS = 40.0
 """How long a node may be silent before it is not Ready."""
 
@@ -156,7 +159,11 @@ def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
     """Whether anything but the heartbeat changed, or the heartbeat is old enough to be written alone."""
     if old.heartbeat_time is None or new.heartbeat_time is None:
         return True
-    if old.model_copy(update={"heartbeat_time": new.heartbeat_time}) != new:
+    passing: dict[str, object] = {"heartbeat_time": new.heartbeat_time}
+    skews = (old.clock_skew_seconds, new.clock_skew_seconds)
+    if None not in skews and abs((skews[0] or 0.0) - (skews[1] or 0.0)) < SKEW_SECONDS:
+        passing["clock_skew_seconds"] = new.clock_skew_seconds
+    if old.model_copy(update=passing) != new:
         return True
     age = parse_timestamp(new.heartbeat_time) - parse_timestamp(old.heartbeat_time)
     return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
