@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from cumulus.errors import StoreUnavailable
 from cumulus.store.base import Fence, Write
 
 BATCH = 128
@@ -75,25 +76,35 @@ class GroupCommit:
                 self._pass_on()
 
     def _lead(self, job: Job) -> None:
-        self._gather()
-        with self._mutex:
-            batch = self._waiting[:BATCH]
-            del self._waiting[:BATCH]
-            self._last = len(batch)
+        batch = [job]
         try:
+            self._gather()
+            with self._mutex:
+                batch = self._waiting[:BATCH]
+                del self._waiting[:BATCH]
+                self._last = len(batch)
             self._commit(batch)
-        except BaseException as error:
+        except Exception as error:
             for each in batch:
                 each.error = error
-            if not isinstance(error, Exception):
-                raise
-        finally:
+        except BaseException:
             for each in batch:
-                each.finished = True
-                if each is not job:
-                    each.turn.release()
-            with self._mutex:
-                self._pass_on()
+                each.error = StoreUnavailable(
+                    "the writing was interrupted, and may or may not be stored", hint="read again to see"
+                )
+            raise
+        finally:
+            self._finish(job, batch)
+
+    def _finish(self, job: Job, batch: list[Job]) -> None:
+        for each in batch:
+            each.finished = True
+            if each is not job:
+                each.turn.release()
+        with self._mutex:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            self._pass_on()
 
     def _gather(self) -> None:
         """Those whom the last commit released are about to come back: let them run while each turn brings more,

@@ -127,13 +127,9 @@ class Connections:
     def _open_read_only(self) -> tuple[sqlite3.Connection, bool]:
         """SQLite reads a WAL file only with its shared memory. Where that is neither there nor can be made, nobody
         has the store open, and the file can be read as one that does not change, for one operation."""
-        if self._at_rest():
-            return schema.connect(self.file, write=False, busy_seconds=self._busy_seconds, immutable=True), True
-        return schema.connect(self.file, write=False, busy_seconds=self._busy_seconds), False
-
-    def _at_rest(self) -> bool:
-        log = Path(f"{self.file}-wal")
-        return not log.exists()
+        at_rest = not Path(f"{self.file}-wal").exists()
+        connection = schema.connect(self.file, write=False, busy_seconds=self._busy_seconds, immutable=at_rest)
+        return connection, at_rest
 
     def _give_back(self, connection: sqlite3.Connection, immutable: bool) -> None:
         with self._pool_lock:

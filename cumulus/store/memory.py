@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from cumulus.clock import Clock, SystemClock, timestamp
-from cumulus.errors import NotFound, StoreUnavailable, UsageError
+from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules
 from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
@@ -67,7 +67,7 @@ class MemoryStore:
         with self._open():
             row = self._current.get(key)
         if row is None:
-            raise NotFound(f"{key} is not there")
+            raise rules.not_found(key)
         return decode(row.document)
 
     def list(self, query: Query) -> Page:

@@ -82,6 +82,11 @@ def new_uid() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def not_found(key: Key) -> NotFound:
+    """In one line, whatever the key holds."""
+    return NotFound(f"{key} is not there" if str(key).isprintable() else f"{str(key)!r} is not there")
+
+
 def owner_uids(document: Document) -> frozenset[str]:
     """The uids in ownerReferences."""
     return frozenset(reference["uid"] for reference in document["metadata"].get("ownerReferences") or ())
@@ -183,7 +188,7 @@ def _append(made: Plan, row: Row, document: Document) -> None:
 
 def _found(key: Key, stored: Document | None) -> Document:
     if stored is None:
-        raise NotFound(f"{key} is not there")
+        raise not_found(key)
     return stored
 
 

@@ -65,7 +65,6 @@ def make_directory(directory: Path) -> None:
         missing = [place for place in (directory, *directory.parents) if not place.exists()]
         if missing:
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
-            sync_directory(directory.parent)
         for made in missing:
             sync_directory(made.parent)
         if not directory.is_dir():
@@ -99,7 +98,7 @@ def connect(file: Path, *, write: bool, busy_seconds: float, immutable: bool = F
             uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
         )  # fmt: skip
         try:
-            for pragma in ("synchronous = FULL", "cache_size = -16000", "temp_store = MEMORY"):
+            for pragma in ("synchronous = FULL", "cache_size = -4000", "temp_store = MEMORY"):
                 connection.execute(f"PRAGMA {pragma}")
             if write:
                 connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cumulus.clock import Clock, SystemClock, timestamp
-from cumulus.errors import CumulusError, NotFound, StoreUnavailable, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules, tables
 from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
@@ -75,7 +75,7 @@ class SqliteStore:
         with self._connections.reading() as connection:
             document = tables.stored(connection, key)
         if document is None:
-            raise NotFound(f"{key} is not there")
+            raise rules.not_found(key)
         return document
 
     def list(self, query: Query) -> Page:

@@ -56,13 +56,15 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
 
 def stored(connection: sqlite3.Connection, key: Key) -> Document | None:
     """The object under the key."""
+    if not _is_text(key):
+        return None
     row = connection.execute(_STORED, key).fetchone()
     return None if row is None else decode(_intact(*row))
 
 
 def stored_many(connection: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key, Document | None]:
     """The objects under the first of the keys, in one statement."""
-    keys = keys[:_KEYS_AT_ONCE]
+    keys = [key for key in keys if _is_text(key)][:_KEYS_AT_ONCE]
     if not keys:
         return {}
     slots = 1 << (len(keys) - 1).bit_length()
@@ -124,6 +126,8 @@ def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Cand
     if wanted.namespace is not None:
         where.append("c.namespace = ?")
         values.append(wanted.namespace)
+    if not _is_text(values):
+        return
     query = (
         f"SELECT c.namespace, c.name, log.revision, type, previous, document, checksum FROM {source} "
         f"CROSS JOIN log ON log.revision = c.revision WHERE {' AND '.join(where)} ORDER BY c.namespace, c.name"
@@ -192,7 +196,7 @@ def verify(connection: sqlite3.Connection) -> None:
     """Read everything, as long as that takes. Raises StoreUnavailable, or sqlite3's error, for any damage."""
     (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if result != "ok":
-        raise damaged(result)
+        raise damaged(" ".join(result.split()))
     for row in connection.execute("SELECT revision, type, previous, document, checksum FROM log"):
         _intact(*row)
     for query in (_DANGLING, _UNPOINTED):
@@ -214,6 +218,15 @@ def _document(connection: sqlite3.Connection, revision: int, key: Key) -> bytes:
     if row is None:
         raise damaged(f"{key} has no revision {revision} in the log")
     return _intact(*row)
+
+
+def _is_text(parts: Iterable[str]) -> bool:
+    """SQLite stores no text that is not Unicode, which a command line can hold."""
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _place(namespace: str, name: str) -> Place:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cumulus.errors import StoreUnavailable
+from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.store.base import Event
 
 BATCH = 500
@@ -154,7 +154,12 @@ class LogWatch:
                 if self._queue or self._closed:
                     events, self._queue = self._queue, []
                     return events
-            events = self._catch_up()
+            try:
+                events = self._catch_up()
+            except CumulusError:
+                if self._closed:
+                    return []
+                raise
             if events:
                 return events
 

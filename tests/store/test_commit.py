@@ -121,6 +121,38 @@ def test_a_failed_commit_is_everyones_error_and_the_next_goes_on(disk: Disk) -> 
     assert group.run(writes("next"), None) == [b"next"]
 
 
+def test_a_leader_that_is_interrupted_tells_the_others(disk: Disk) -> None:
+    """Ctrl-C reaches the thread that leads; its followers are told that their writes are in doubt."""
+    group = GroupCommit(disk.commit)
+    writers = queue_up(disk, group, "a", "b", "c")
+    disk.permitted.release()
+    assert disk.started.acquire(timeout=20)
+    assert disk.started.acquire(timeout=20)
+    disk.fail = KeyboardInterrupt()
+    disk.permitted.release()
+    writers.join()
+    outcomes = {text: type(outcome).__name__ for text, outcome in writers.outcomes.items()}
+    assert outcomes == {"first": "list", "a": "KeyboardInterrupt", "b": "StoreUnavailable", "c": "StoreUnavailable"}
+    disk.fail = None
+    disk.permitted.release()
+    assert group.run(writes("next"), None) == [b"next"]
+
+
+def test_a_leader_interrupted_before_it_took_anyone(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = GroupCommit(disk.commit)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group, "_gather", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            group.run(writes("gone"), None)
+    disk.permitted.release()
+    assert group.run(writes("next"), None) == [b"next"]
+    assert disk.batches == [["next"]]
+
+
 def test_no_batch_grows_without_bound(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "BATCH", 2)
     writers = queue_up(disk, GroupCommit(disk.commit), "a", "b", "c", "d", "e")

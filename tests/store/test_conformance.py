@@ -250,6 +250,22 @@ class TestDelete:
         assert "deletionTimestamp" not in store.update(made)["metadata"]
 
 
+class TestOddKeys:
+    @pytest.mark.parametrize("text", ["\ud800", "a\nb", "", "\x00", "a/b", "'; --", "é"])
+    def test_are_just_not_there(self, store: Store, text: str) -> None:
+        store.create(thing("a"))
+        for key in (Key("Thing", "default", text), Key("Thing", text, "a"), Key(text, "default", "a")):
+            for action in (lambda k=key: store.get(k), lambda k=key: store.delete(k)):
+                with pytest.raises(NotFound) as caught:
+                    action()
+                assert "\n" not in str(caught.value)
+            with pytest.raises(Fenced):
+                store.create(thing("b"), fence=Fence(key.namespace, key.name, 1))
+        assert store.list(Query(text)).items == []
+        assert store.list(Query("Thing", namespace=text)).items == []
+        assert store.list(Query("Thing", owner_uid=text)).items == []
+
+
 class TestTransact:
     def test_all_in_order_each_seeing_those_before(self, store: Store) -> None:
         made = store.transact(
