@@ -55,6 +55,8 @@ def parse(query: Query) -> Listing:
     revision, after = query.revision, START
     if query.continue_token:
         revision, after = _read_token(query.continue_token)
+        if query.namespace not in (None, after[0]):
+            raise _forged(query.continue_token)
     return Listing(
         query.kind, query.namespace, query.owner_uid, after, revision, query.limit,
         selectors.parse_labels(query.labels), selectors.parse_fields(query.fields),
@@ -105,7 +107,11 @@ def _read_token(token: str) -> tuple[int, Place]:
     try:
         revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(token))
     except ValueError as error:
-        raise UsageError(f"the continue token {token[:60]!r} was not made by this store", hint="list again") from error
+        raise _forged(token) from error
     if not (isinstance(revision, int) and isinstance(namespace, str) and isinstance(name, str)):
-        raise UsageError(f"the continue token {token[:60]!r} was not made by this store", hint="list again")
+        raise _forged(token)
     return revision, (namespace, name)
+
+
+def _forged(token: str) -> UsageError:
+    return UsageError(f"the continue token {token[:60]!r} was not made by this store for this list", hint="list again")

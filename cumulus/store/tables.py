@@ -117,15 +117,17 @@ def rows_after(connection: sqlite3.Connection, revision: int, limit: int) -> lis
 def candidates(connection: sqlite3.Connection, wanted: Listing) -> Iterator[Candidate]:
     """The current objects of a listing after its start, in order."""
     source = "current AS c"
-    where = ["c.kind = ?", "(c.namespace, c.name) > (?, ?)"]
-    values: list[str] = [wanted.kind, *wanted.after]
+    where, values = ["c.kind = ?"], [wanted.kind]
+    if wanted.namespace is None:
+        where.append("(c.namespace, c.name) > (?, ?)")
+        values += wanted.after
+    else:
+        where.append("c.namespace = ? AND c.name > ?")
+        values += [wanted.namespace, wanted.after[1]]
     if wanted.owner_uid is not None:
         source = "owners AS o CROSS JOIN current AS c ON (c.kind, c.namespace, c.name) = (o.kind, o.namespace, o.name)"
-        where += ["o.uid = ?", "o.kind = ?"]
+        where.append("o.uid = ? AND o.kind = ?")
         values += [wanted.owner_uid, wanted.kind]
-    if wanted.namespace is not None:
-        where.append("c.namespace = ?")
-        values.append(wanted.namespace)
     if not _is_text(values):
         return
     query = (

@@ -445,6 +445,15 @@ class TestList:
         assert found == whole.items
         assert pages == -(-len(whole.items) // limit)
 
+    def test_pages_of_one_namespace(self, store: Store) -> None:
+        self.fill(store)
+        first = store.list(Query("Thing", namespace="alpha", limit=3))
+        assert [d["metadata"]["name"] for d in first.items] == ["a", "b", "b-x"]
+        second = Query("Thing", namespace="alpha", limit=3, continue_token=first.continue_token)
+        assert names(store, second) == ["c"]
+        with pytest.raises(UsageError, match="token"):
+            store.list(Query("Thing", namespace="beta", limit=3, continue_token=first.continue_token))
+
     def test_a_forged_token_is_refused(self, store: Store) -> None:
         for token in ("x", "e30=", "WzEsMiwzXQ==", "\u00e9"):
             with pytest.raises(UsageError, match="token"):
