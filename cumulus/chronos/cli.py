@@ -224,12 +224,11 @@ def _ledger(options: argparse.Namespace) -> Ledger:
 
 
 def _node() -> dict[str, Any]:
-    """What a controller wants to know of the node: its version, its boot, and its clock, to tell the skew."""
+    """What a controller wants to know of the node: its version and its boot."""
     return {
         "hostname": os.uname().nodename,
         "chronosVersion": cumulus.__version__,
         "bootId": boot_id(),
-        "time": timestamp(SystemClock().now()),
     }
 
 
@@ -242,7 +241,8 @@ def _unknown(id: str) -> NoSuchLease:
 
 
 def _print_json(**fields: Any) -> None:
-    print(json.dumps({"version": render.PROTOCOL, **fields}))
+    """`time` is this machine's, so that who asks from another can tell the skew of their clocks."""
+    print(json.dumps({"version": render.PROTOCOL, "time": timestamp(SystemClock().now()), **fields}))
 
 
 class _Parser(argparse.ArgumentParser):

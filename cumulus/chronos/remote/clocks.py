@@ -26,7 +26,7 @@ class NodeClock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._skew: float | None = None
-        self._uncertainty = 0.0
+        self._bounds = (0.0, 0.0)
         self._leases: OrderedDict[str, tuple[datetime, datetime]] = OrderedDict()
 
     @property
@@ -38,10 +38,13 @@ class NodeClock:
         """Learn from the node's `now`, read somewhere between `sent` and `received` on our clock."""
         low, high = (theirs - received).total_seconds(), (theirs - sent).total_seconds()
         with self._lock:
-            uncertainty = (high - low) / 2
-            contradicted = self._skew is None or not low <= self._skew <= high
-            if contradicted or uncertainty < self._uncertainty / 4:
-                self._skew, self._uncertainty = round((low + high) / 2, 3), uncertainty
+            if self._skew is not None:
+                # Each answer narrows it down, until one shows that a clock was set or has drifted.
+                narrowed = max(low, self._bounds[0]), min(high, self._bounds[1])
+                low, high = narrowed if narrowed[0] <= narrowed[1] else (low, high)
+            self._bounds = low, high
+            if self._skew is None or not low <= self._skew <= high:
+                self._skew = (low + high) / 2
 
     def on_ours(self, lease: Lease, sent: datetime, received: datetime) -> Lease:
         """`lease` with its times on our clock. A live lease never seems to end before it does."""

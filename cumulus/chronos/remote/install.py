@@ -23,9 +23,11 @@ class SetupFailed(CumulusError):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """`prefix`: where to install for the SSH user alone; "" for the whole machine, as root or by sudo."""
+    """`prefix`: where to install for the SSH user alone; "" for the whole machine, as root or by sudo.
+    `python`: what is to run it; "" for the first that is new enough."""
 
     prefix: str = ""
+    python: str = ""
     dry_run: bool = False
 
 
@@ -50,7 +52,7 @@ def _files() -> list[tuple[str, bytes]]:
 
 
 def _command(link: Link, setup: Setup, place: str) -> str:
-    words = ["sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{bundle.NAME}"]
+    words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{bundle.NAME}"]
     if setup.dry_run:
         words.append("--dry-run")
     if setup.prefix:

@@ -41,12 +41,11 @@ class RemoteLeases:
         return self._facts
 
     def devices(self) -> Sequence[Device]:
-        said, answer = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
+        said, _ = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
         with self._understanding():
             node = said["node"]
-            self._clock.measure(parse_timestamp(node["time"]), answer.sent, answer.received)
-            hostname = node.get("hostname", self._link.address.host)
-            self._facts = NodeFacts(hostname, node["bootId"], node["chronosVersion"], self._clock.skew)
+            skew = None if self._clock.skew is None else round(self._clock.skew, 3)
+            self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew)
             found = [protocol.device(fields) for fields in said["devices"]]
         self._discovered = True
         return found
@@ -88,7 +87,10 @@ class RemoteLeases:
 
     def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
         answer = self._link.run(f"{self._command} {shlex.join(arguments)}", seconds)
-        return protocol.answer(self._link.node, answer), answer
+        said = protocol.answer(self._link.node, answer)
+        with self._understanding():
+            self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)
+        return said, answer
 
     @contextmanager
     def _understanding(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cumulus import __version__, paths
+from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
+from cumulus.chronos.remote.install import Setup, install
 from cumulus.cli import completion, context, options, terminal, workers
 from cumulus.cli.columns import lookup
 from cumulus.cli.targets import Target
@@ -16,6 +18,7 @@ from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
 from cumulus.clock import SystemClock
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
+from cumulus.resources.fields import check_name
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.partition import PartitionPhase
@@ -72,9 +75,6 @@ def add(
       cumulus node add gpu-3 --ssh cumulus@10.0.0.3:2222 --fingerprint SHA256:GmGZ0cYlAA5Z3vJ4rTTCdg2Ck2vK
       cumulus node add gpu-3 --ssh cumulus@10.0.0.3 --key-secret gpu-3 --yes
     """  # fmt: skip
-    from cumulus.chronos.remote import Address
-    from cumulus.resources.fields import check_name
-
     if not ssh:
         raise UsageError("say where the node is", hint="--ssh USER@HOST or --ssh USER@HOST:PORT")
     try:
@@ -82,15 +82,13 @@ def add(
     except ValueError as error:
         raise UsageError(str(error)) from None
     place = Address.parse(ssh)
-    spec = SshAddress(
-        host=place.host,
-        port=place.port,
-        user=place.user,
-        key_secret=key_secret or None,
-        chronos_cli=chronos_cli or None,
-    )
     with context.open_store(create=True) as store:
-        _see_that_it_is_new(store, name, spec)
+        known = _see_that_it_is_new(store, name, place)
+        spec = SshAddress(
+            host=place.host, port=place.port, user=place.user,
+            key_secret=key_secret or (known and known.key_secret),
+            chronos_cli=chronos_cli or (known and known.chronos_cli),
+        )  # fmt: skip
         _trust(spec, yes, fingerprint)
         _record(store, name, spec)
     try:
@@ -109,6 +107,9 @@ def setup(
         str,
         typer.Option(metavar="DIR", show_default=False, help="Install there for the SSH user alone, without root."),
     ] = "",
+    python: Annotated[
+        str, typer.Option(metavar="PATH", show_default=False, help="The Python there to use, if not the first found.")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done there, and do nothing.")] = False,
 ) -> int:
     """Install Chronos on a worker, of the version that runs here, and start its monitor.
@@ -122,15 +123,13 @@ def setup(
       cumulus node setup gpu-3 --dry-run
       cumulus node setup gpu-3 --prefix /home/me/chronos
     """
-    from cumulus.chronos.remote.install import Setup, install
-
     with context.open_store() as store:
         ssh = _address(_node(store, name))
         if prefix and not prefix.startswith("/"):
             raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")
         link = workers.link(name, ssh, paths.home())
         try:
-            print(install(link, Setup(prefix, dry_run)), end="")
+            print(install(link, Setup(prefix, python, dry_run)), end="")
         finally:
             link.close()
         if dry_run:
@@ -235,19 +234,21 @@ def list_(output: options.Output = "", watch: options.Watch = False, no_headers:
     return get(["nodes"], output=output, watch=watch, no_headers=no_headers)
 
 
-def _see_that_it_is_new(store: Store, name: str, spec: SshAddress) -> None:
+def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
+    """The address that the node has so far, None where it is new. Raises Refused."""
+    known = None
     for document in store.list(Query("GPUNode")).items:
         node = decode(GPUNode, document)
         if node.metadata.name == name and node.spec.ssh is None:
             raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")
-        same = node.spec.ssh is not None and (node.spec.ssh.host, node.spec.ssh.port) == (spec.host, spec.port)
-        if same and node.metadata.name != name:
-            raise Refused(f"{spec.host}, port {spec.port} is there already, as the node {node.metadata.name}")
+        if node.metadata.name == name:
+            known = node.spec.ssh
+        elif node.spec.ssh is not None and (node.spec.ssh.host, node.spec.ssh.port) == (place.host, place.port):
+            raise Refused(f"{place.host}, port {place.port} is there already, as the node {node.metadata.name}")
+    return known
 
 
 def _trust(spec: SshAddress, yes: bool, fingerprint: str) -> None:
-    from cumulus.chronos.remote import hostkeys
-
     known = workers.known_hosts(paths.home())
     address = workers.address(spec)
     key = hostkeys.fetch(address, 10)
@@ -286,8 +287,6 @@ def _record(store: Store, name: str, spec: SshAddress) -> None:
 
 def _show_devices(name: str, ssh: SshAddress) -> None:
     """Ask the worker itself, as the daemon will. Raises ChronosError."""
-    from cumulus.chronos.remote import RemoteLeases
-
     leases = RemoteLeases(workers.link(name, ssh, paths.home()), workers.command(ssh))
     try:
         devices = leases.devices()
