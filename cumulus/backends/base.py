@@ -63,6 +63,8 @@ class Workload:
     node: str
     command: tuple[str, ...]
     leases: tuple[LeaseRef, ...]
+    args: tuple[str, ...] = ()
+    """What follows the image's own entry point where there is no `command`."""
     image: str = ""
     working_dir: str = ""
     env: tuple[EnvVar, ...] = ()
