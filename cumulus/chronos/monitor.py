@@ -34,7 +34,7 @@ REMEMBERED = 86400.0
 _LOOK_AGAIN = 0.01
 _LOOK_AGAIN_AT_MOST = 0.1
 _SESSION = "INSERT OR IGNORE INTO session VALUES (?, ?, ?)"
-_HOUSEKEEPING = 5.0
+_HOUSEKEEPING = 2.0
 _FORGET_AT_ONCE = 1000
 _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
