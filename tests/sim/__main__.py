@@ -1,0 +1,130 @@
+"""`python -m tests.sim`: run seeds on all cores, replay one, or show that planted bugs are found."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tests.sim import mutants, report
+from tests.sim.check import check, check_schedule
+from tests.sim.schedule import generate
+from tests.sim.shrink import shrink
+from tests.sim.simulation import Outcome
+
+BATCH = 20
+"""Seeds that a process takes at once."""
+SHOWN = 3
+"""Failures after which it stops."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to run (1000)")
+    parser.add_argument("--start", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="run that seed, and print what happened")
+    parser.add_argument("--whole", action="store_true", help="with --replay: do not shrink the schedule first")
+    parser.add_argument("--mutants", action="store_true", help="plant each known bug, and tell which seed finds it")
+    parser.add_argument("--within", type=int, default=5000, help="with --mutants: seeds to try for each (5000)")
+    given = parser.parse_args()
+    if given.replay is not None:
+        return _replay(given.replay, whole=given.whole)
+    if given.mutants:
+        return _mutants(given.within, given.jobs)
+    return _seeds(range(given.start, given.start + given.seeds), given.jobs)
+
+
+def _seeds(seeds: range, jobs: int) -> int:
+    began, failed, done = time.monotonic(), 0, 0
+    with _progress("seeds", len(seeds)) as advance, ProcessPoolExecutor(jobs) as pool:
+        batches = [seeds[start : start + BATCH] for start in range(0, len(seeds), BATCH)]
+        for size, bad in pool.map(_batch, batches):
+            done += size
+            advance(size)
+            for outcome in bad:
+                failed += 1
+                _explain(outcome)
+            if failed >= SHOWN:
+                pool.shutdown(cancel_futures=True)
+                break
+    took = time.monotonic() - began
+    print(f"{done} seeds in {took:.0f} s, {done / took:.1f} a second; {failed or 'none'} failed")
+    return 1 if failed else 0
+
+
+def _batch(seeds: Iterable[int]) -> tuple[int, list[Outcome]]:
+    outcomes = [check(seed) for seed in seeds]
+    return len(outcomes), [outcome for outcome in outcomes if outcome.violation]
+
+
+def _explain(outcome: Outcome) -> None:
+    """Print a failure: the seed, the least schedule that fails alike, and its timeline."""
+    print(f"\nseed {outcome.seed} fails: {outcome.violation}")
+    print(f"replay it with: python -m tests.sim --replay {outcome.seed}")
+    schedule = generate(outcome.seed)
+    least = shrink(schedule, outcome.violation)
+    print(f"shrunk from {len(schedule.actions)} actions and {len(schedule.faults)} faults:")
+    for line in report.schedule_lines(least):
+        print(line)
+    for line in report.timeline_lines(check_schedule(least)):
+        print(line)
+
+
+def _replay(seed: int, *, whole: bool) -> int:
+    outcome = check(seed)
+    if outcome.violation and not whole:
+        _explain(outcome)
+        return 1
+    for line in report.schedule_lines(generate(seed)):
+        print(line)
+    for line in report.timeline_lines(outcome):
+        print(line)
+    print(f"{outcome.steps} steps, trace {outcome.digest}: {outcome.violation or 'nothing is wrong'}")
+    return 1 if outcome.violation else 0
+
+
+def _mutants(within: int, jobs: int) -> int:
+    missed = 0
+    with ProcessPoolExecutor(jobs) as pool:
+        for mutant, found in zip(
+            mutants.MUTANTS,
+            pool.map(mutants.hunt, range(len(mutants.MUTANTS)), [within] * len(mutants.MUTANTS)),
+            strict=True,
+        ):
+            missed += found is None
+            said = f"found after {found[0]} seeds: {found[1]}" if found else f"NOT FOUND in {within} seeds"
+            print(f"{mutant.name}: {mutant.says}\n    {said}", flush=True)
+    return 1 if missed else 0
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line now and then elsewhere."""
+    console = Console()
+    if console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda size: progress.advance(task, size)
+        return
+    counter, each = count(1), max(1, total // BATCH // 20)
+
+    def advance(size: int) -> None:
+        number = next(counter)
+        if number % each == 0:
+            print(f"{min(total, number * BATCH)} of {total} {what}", flush=True)
+
+    yield advance
+
+
+if __name__ == "__main__":
+    sys.exit(main())

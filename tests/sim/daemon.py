@@ -1,0 +1,311 @@
+"""One daemon of the simulation: real informer, elector and loops, stepped one thing at a time, on faulty surroundings.
+
+What it sees of the world are views: its store, its watch and its backend pass each call to the simulation, which may
+strike there. A crash drops everything here; the next life has another identity.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.informer import Informer
+from cumulus.controllers.leader import Elector
+from cumulus.controllers.loops import KINDS, Loops
+from cumulus.controllers.runner import Runner
+from cumulus.controllers.workqueue import WorkQueue
+from cumulus.errors import CumulusError, Expired, Fenced
+from cumulus.resources.key import Document, Key
+from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
+from tests.sim.parts import Skewed
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+THREADS = {"job": 4, "partition": 4, "node": 2}
+"""As in the manager: how many reconciles of a loop may be under way at once."""
+
+
+class Crash(BaseException):
+    """The daemon's process is gone: nothing of its memory is left."""
+
+
+class View:
+    """The world's store as one daemon reaches it."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._store = sim.store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("create", document)], fence=fence)[0]
+
+    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("update", document)], fence=fence)[0]
+
+    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
+        return self.transact([Write("status", document)], fence=fence)[0]
+
+    def delete(
+        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
+    ) -> Document:
+        return self.transact([Write("delete", key=key, uid=uid, resource_version=resource_version)], fence=fence)[0]
+
+    def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
+        first = writes[-1]
+        call = f"store.write {first.verb} {first.key.kind if first.key else (first.document or {}).get('kind')}"
+        self._sim.call(call, "", "before")
+        answers = self._store.transact(writes, fence=fence)
+        self._sim.call(call, "", "after")
+        return answers
+
+    def get(self, key: Key) -> Document:
+        call = f"store.read {key.kind}"
+        self._sim.call(call, key.name, "before")
+        found: Document = self._store.get(key)
+        self._sim.call(call, key.name, "after")
+        return found
+
+    def list(self, query: Query) -> Page:
+        call = f"store.read {query.kind}"
+        self._sim.call(call, "", "before")
+        page: Page = self._store.list(query)
+        self._sim.call(call, "", "after")
+        return page
+
+    def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> LaggingWatch:
+        return LaggingWatch(self._sim, since, kinds)
+
+
+class LaggingWatch:
+    """A watch on the real log that may be late, cut into pieces, repeated, reordered among objects, or ended."""
+
+    def __init__(self, sim: Simulation, since: int, kinds: frozenset[str] | None) -> None:
+        self._sim = sim
+        self._position = since
+        self._kinds = kinds
+        self._last: list[Event] = []
+        self._hold = -1.0
+        self.closed = False
+
+    def next(self, timeout: float | None = None) -> list[Event]:
+        lag, sim = self._sim.lag, self._sim
+        behind = sim.store.newest() - self._position
+        if not behind and (lag is None or not lag.expire):
+            return []
+        if self._held_back():
+            return []
+        if lag is None:
+            events, self._position = sim.store.read(self._position, 500)
+            return self._chosen(events)
+        if lag.until > sim.now():
+            return []
+        if lag.expire:
+            lag.expire = False
+            raise Expired("the watch's revision was compacted")
+        limit = sim.rng.randint(1, behind) if sim.rng.random() < lag.torn else behind
+        events, self._position = sim.store.read(self._position, limit)
+        events = self._chosen(events)
+        if sim.rng.random() < lag.torn:
+            events = _shuffled(sim.rng, self._last[-2:] + events)
+        self._last = events
+        return events
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _held_back(self) -> bool:
+        """Whether what is new comes a moment later, as it may at any time."""
+        sim = self._sim
+        now = sim.now()
+        if self._hold < 0 and sim.rng.random() < sim.schedule.sluggish:
+            self._hold = now + sim.rng.choice((0.002, 0.02, 0.1, 0.6))
+            sim.at(self._hold, lambda: None)
+        if now < self._hold:
+            return True
+        self._hold = -1.0
+        return False
+
+    def _chosen(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if self._kinds is None or event.key.kind in self._kinds]
+
+
+def _shuffled(rng: random.Random, events: list[Event]) -> list[Event]:
+    """In another order, but each object's own events in theirs."""
+    places = [event.key for event in events]
+    rng.shuffle(places)
+    queues: dict[Key, list[Event]] = {}
+    for event in events:
+        queues.setdefault(event.key, []).append(event)
+    return [queues[key].pop(0) for key in places]
+
+
+class BackendView:
+    """The world's backend as one daemon reaches it: its notices are the daemon's own."""
+
+    runtime = "process"
+
+    def __init__(self, sim: Simulation) -> None:
+        self._backend = sim.backend
+        self.subscribers: list[Callable[[str, str], None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def subscribe(self, changed: Callable[[str, str], None]) -> None:
+        self.subscribers.append(changed)
+
+
+class Daemon:
+    """One host's daemon, through all its lives."""
+
+    def __init__(self, sim: Simulation, number: int, clock: Skewed) -> None:
+        self.sim = sim
+        self.number = number
+        self.clock = clock
+        self.lives = 0
+        self.down_until = 0.0
+        self.paused = False
+        self.up = False
+        self.start()
+
+    @property
+    def name(self) -> str:
+        return f"daemon-{self.number}.{self.lives}"
+
+    def start(self) -> None:
+        """A new process: it knows nothing."""
+        self.lives += 1
+        self.up = True
+        store: Any = View(self.sim)
+        self.backend = BackendView(self.sim)
+        self.informer = Informer(store, KINDS)
+        self.elector = Elector(store, self.name, self.clock)
+        self.store = store
+        self.loops: Loops | None = None
+        self._next_election = self._next_poll = self.sim.now()
+        self._at_work: set[str] = set()
+        self._reconciles: dict[str, int] = {}
+
+    def die(self, down: float) -> None:
+        self.up = False
+        self.loops = None
+        self.down_until = self.sim.now() + down
+
+    def step(self) -> bool:
+        """Do one thing that is due; False when nothing is."""
+        now = self.sim.now()
+        if not self.up:
+            if now < self.down_until:
+                return False
+            self.start()
+            self.sim.note("starts")
+        if now >= self._next_election and self._alone("elector", self._elect):
+            return True
+        if now >= self._next_poll and self._alone("informer", self._poll):
+            return True
+        self._follow()
+        if self.loops is None:
+            return False
+        return self._reconcile(self.loops) or self._alone("attend", self._attend)
+
+    def next_due(self) -> float:
+        """When this daemon next has something to do."""
+        if not self.up:
+            return self.down_until
+        soonest = self._next_election
+        if self._next_poll > self.sim.now():
+            soonest = min(soonest, self._next_poll)
+        if self.loops is not None:
+            soonest = min(soonest, _next_due(self.loops) - self.sim.started_at)
+        return soonest
+
+    def notify(self, namespace: str, job: str) -> None:
+        for changed in self.backend.subscribers:
+            changed(namespace, job)
+
+    def _alone(self, thread: str, work: Callable[[], bool]) -> bool:
+        """Let that thread do its work, unless it is under way already, further down the stack."""
+        if thread in self._at_work:
+            return False
+        self._at_work.add(thread)
+        try:
+            return work()
+        finally:
+            self._at_work.discard(thread)
+
+    def _elect(self) -> bool:
+        self.elector.step()
+        self._next_election = self.sim.now() + self.elector.interval
+        self._follow()
+        return True
+
+    def _poll(self) -> bool:
+        try:
+            changed = self.informer.poll(0) > 0
+        except CumulusError:
+            self._next_poll = self.sim.now() + 1.0
+            return True
+        if changed:
+            self._follow()
+        return changed
+
+    def _attend(self) -> bool:
+        assert self.loops is not None
+        try:
+            return self.loops.attend() > 0
+        except Fenced:
+            self.elector.depose()
+            return True
+
+    def _reconcile(self, loops: Loops) -> bool:
+        now = self.sim.clock.monotonic()
+        runners = [runner for runner in loops.runners.values() if _queue_due(runner.queue) <= now]
+        if len(runners) > 1:
+            self.sim.rng.shuffle(runners)
+        return any(self._run(runner) for runner in runners)
+
+    def _run(self, runner: Runner) -> bool:
+        name = runner.controller.name
+        if self._reconciles.get(name, 0) >= THREADS.get(name, 1):
+            return False
+        self._reconciles[name] = self._reconciles.get(name, 0) + 1
+        try:
+            return runner.step(0)
+        finally:
+            self._reconciles[name] -= 1
+
+    def _follow(self) -> None:
+        """Build or drop the loops as leadership comes and goes."""
+        term = self.elector.term
+        if term is None:
+            if self.loops is not None:
+                self.loops.close()
+                self.loops = None
+        elif self.loops is None and self.informer.synced and self.informer.cache.revision >= term.revision:
+            leases: Mapping[str, Any] = self.sim.leases
+            agents = [NodeAgent(name, leases[name]) for name in leases]
+            backend: Any = self.backend
+            self.loops = Loops(
+                self.store, self.informer, [backend], agents, self.clock, term,
+                fenced=self.elector.depose, rng=self.sim.rng,
+            )  # fmt: skip
+            self.loops.start()
+            self.sim.note(f"leads with token {term.fence.token}")
+
+
+def _next_due(loops: Loops) -> float:
+    """`Loops.next_due` without its locks: asked at every step, and there is one thread."""
+    return min([_queue_due(runner.queue) for runner in loops.runners.values()] + [loops._next_resync])
+
+
+def _queue_due(queue: WorkQueue) -> float:
+    if queue._ready:
+        return 0.0
+    return queue._heap[0][0] if queue._heap else math.inf

@@ -1,0 +1,148 @@
+"""Realistic bugs, planted one at a time, to show that the simulation finds them.
+
+A mutant is an edit of one function's source. It is compiled in its module and put in the function's place for as long
+as the context lasts; one whose text is not there any more does not apply, and says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus.chronos.fake import FakeLeases
+from cumulus.controllers import gc, job, job_outcome, job_plan, leader, partition, partition_plan, schedule
+from cumulus.controllers.informer import Informer
+from cumulus.store import client, rules
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    says: str
+    """What the programmer did wrong."""
+    function: Callable[..., Any]
+    old: str
+    new: str
+
+
+MUTANTS = (
+    Mutant(
+        "no-fencing", "the store does not check the fence of a write",
+        rules.check_fence, "held != fence.token", "False",
+    ),
+    Mutant(
+        "status-before-action", "a job is said to run before its workloads are started",
+        job.JobController.reconcile, "    if plan.start:\n",
+        "    if plan.start:\n"
+        "        early = plan.status.model_copy(update={'phase': 'Running'})\n"
+        "        job = self._client.update_status(job.replace(status=early))\n",
+    ),
+    Mutant(
+        "blind-write", "a status is written whatever version it was made from",
+        client.Client.update_status, "resource.to_json()",
+        "{**(d := resource.to_json()), 'metadata': {**d['metadata'], 'resourceVersion': None}}",
+    ),
+    Mutant(
+        "no-second-look", "workloads are started without a second look at the job",
+        job.JobController._start, "!= (job.uid, job.metadata.resource_version)", "== ()",
+    ),
+    Mutant(
+        "attempt-number-twice", "an attempt that never started gives its number to the next",
+        job_plan._begin, "status.attempt_count + 1",
+        "status.attempt_count + (not status.attempts or status.attempts[-1].start_time is not None)",
+    ),
+    Mutant(
+        "start-too-early", "a replica is started when one of the gang's partitions is Active",
+        job_plan._going_on, "active = all(", "active = any(",
+    ),
+    Mutant(
+        "share-free-at-sigterm", "a node gives a share away when its processes get SIGTERM, not when they are gone",
+        FakeLeases.settle, " and all(holder.ends() <= now for holder in held.holders)", "",
+    ),
+    Mutant(
+        "finalizer-too-early", "a partition goes when the node has begun to end its lease",
+        partition_plan.plan, "return Plan(_ending(partition, answer, now), wake=ENDING_POLL)",
+        "return Plan(_ending(partition, answer, now), finish=releasing, wake=ENDING_POLL)",
+    ),
+    Mutant(
+        "absence-from-the-cache", "an owner that the cache does not know is taken to be gone",
+        gc.CollectController._exists,
+        "document: dict[str, Any] = self._client.store.get(Key(owner.kind, namespace, owner.name))",
+        "document = self._reader.document(Key(owner.kind, namespace, owner.name)) or {'metadata': {'uid': ''}}",
+    ),
+    Mutant(
+        "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
+        job_plan._alive, "isinstance(replica, Unknown) or ", "",
+    ),
+    Mutant(
+        "own-writes-unseen", "the scheduler does not wait until it sees its own bindings",
+        schedule.ScheduleController.reconcile, "self._reader.revision < self._written", "False",
+    ),
+    Mutant(
+        "grant-on-old-knowledge", "a lease is asked for without a second look at the partition",
+        partition.PartitionController._fresh, "decode(GPUPartition, self._client.store.get(partition.key))", "partition",
+    ),
+    Mutant(
+        "leases-not-awaited", "the next attempt begins while the last one's leases are still held",
+        job_plan._between_attempts, "any(_holds(partition, view) for partition in view.partitions)", "False",
+    ),
+    Mutant(
+        "term-without-end", "a leader that could not renew goes on",
+        leader.Elector.term.fget, "self._clock.monotonic() - self._renewed < LEASE_SECONDS", "True",  # type: ignore[attr-defined]
+    ),
+    Mutant(
+        "leads-on-old-view", "a new leader begins before it has seen what the last one wrote",
+        leader.Elector._lead, "int(lease.metadata.resource_version or 0)", "0",
+    ),
+    Mutant(
+        "relist-keeps-the-gone", "a relist does not notice what was deleted meanwhile",
+        Informer.relist, "if key not in found and self._lose(key, revision):", "if False:",
+    ),
+    Mutant(
+        "failure-counted-for-nothing", "a stop from outside counts against the job's retries",
+        job_outcome.end_attempt, "if cause.reason in _DISRUPTIONS or", "if",
+    ),
+    Mutant(
+        "no-sweep", "leases that nobody holds are left to themselves",
+        gc.SweepController._sweep_leases, "lease.owner == self._owner", "False",
+    ),
+)  # fmt: skip
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Iterator[None]:
+    """The bug is there inside the context. Raises ValueError where the source is not what the mutant expects."""
+    source = textwrap.dedent(inspect.getsource(mutant.function))
+    if source.count(mutant.old) != 1:
+        raise ValueError(f"the mutant {mutant.name} does not apply: {mutant.function.__qualname__} has changed")
+    text = source.replace(mutant.old, mutant.new)
+    namespace: dict[str, Any] = {}
+    exec(
+        compile("from __future__ import annotations\n" + text, mutant.name, "exec"),
+        dict(mutant.function.__globals__),
+        namespace,
+    )
+    made = namespace[mutant.function.__name__]
+    made = getattr(made, "fget", made)
+    real = mutant.function.__code__
+    mutant.function.__code__ = made.__code__
+    try:
+        yield
+    finally:
+        mutant.function.__code__ = real
+
+
+def hunt(number: int, within: int) -> tuple[int, str] | None:
+    """With the mutant planted: how many seeds it takes to find it, and what is said of it. None where none does."""
+    from tests.sim.check import check
+
+    with planted(MUTANTS[number]):
+        for seed in range(within):
+            outcome = check(seed)
+            if outcome.violation:
+                return seed + 1, outcome.violation
+    return None

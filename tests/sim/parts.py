@@ -1,0 +1,189 @@
+"""The simulated parts below the controllers: skewed clocks, nodes, a backend and a store that report what truly happens.
+
+They are the shipped fakes and the real store, with two things added: each grant, start and commit is told to the
+oracle at that very moment, and nodes can be cut off or rebooted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cumulus.backends.base import Observed, Workload
+from cumulus.backends.fake import FakeBackend, Script, _Run
+from cumulus.chronos.fake import FakeLeases, _Held, fake_device
+from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.clock import FakeClock
+from cumulus.errors import NodeUnreachable
+from cumulus.store.base import Documents, Event, Fence, Retention, Write
+from cumulus.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+
+class Skewed:
+    """A host's clock: its wall clock is wrong by `offset` seconds."""
+
+    def __init__(self, base: FakeClock, offset: float) -> None:
+        self._base = base
+        self.offset = offset
+        self.monotonic = base.monotonic
+
+    def now(self) -> datetime:
+        return self._base.now() + timedelta(seconds=self.offset)
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing in the simulation waits")
+
+
+class TruthStore(MemoryStore):
+    """The real store; the oracle sees each commit as it happens."""
+
+    def __init__(self, sim: Simulation) -> None:
+        super().__init__(clock=sim.clock, retention=Retention(revisions=30, seconds=10))
+        self._sim = sim
+
+    def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
+        before = self._revision
+        answers = super().transact(writes, fence=fence)
+        if self._revision > before:
+            rows = [self._log[revision] for revision in range(before + 1, self._revision + 1)]
+            self._sim.oracle.committed(rows, fence)
+        return answers
+
+    def read(self, after: int, limit: int) -> tuple[list[Event], int]:
+        """Events after a revision, and up to which. Raises Expired."""
+        piece = self._read_log(after, limit)
+        return piece.events, piece.upto
+
+    def newest(self) -> int:
+        return self._revision
+
+
+class SimLeases(FakeLeases):
+    """One node's ledger."""
+
+    def __init__(self, sim: Simulation, name: str, devices: int, clock: Skewed) -> None:
+        super().__init__([fake_device(index) for index in range(devices)], clock)
+        self.clock = clock
+        self.name = name
+        self._sim = sim
+        self.faults.hook = lambda call, subject, when: sim.call(f"chronos.{call}", f"{name} {subject}", when)
+
+    def _granted(self, request: LeaseRequest) -> _Held:
+        held = super()._granted(request)
+        self._sim.oracle.granted(self, held.lease, request.seconds)
+        return held
+
+    def renew(self, id: str, seconds: float) -> Lease:
+        held = self._held.get(id)
+        before = held.ends if held is not None else 0.0
+        try:
+            return super().renew(id, seconds)
+        finally:
+            if held is not None and held.ends != before:
+                self._sim.oracle.renewed(self, id, held.ends - self._sim.started_at)
+
+    def _end(self, held: _Held, at: float, reason: EndReason) -> None:
+        wanted = held.lease.state is LeaseState.ACTIVE and reason is EndReason.RELEASED
+        super()._end(held, at, reason)
+        if wanted:
+            self._sim.oracle.released(self, held.lease.id)
+
+    def held(self, id: str) -> Lease | None:
+        """The lease as it was when the node last looked."""
+        found = self._held.get(id)
+        return None if found is None else found.lease
+
+
+class SimBackend(FakeBackend):
+    """Workloads on the nodes. One that is cut off does not answer, and is listed as it was seen last."""
+
+    def __init__(self, sim: Simulation, nodes: dict[str, SimLeases]) -> None:
+        super().__init__(sim.clock, nodes=nodes, script=self._script, lag=sim.report_age)
+        self._sim = sim
+        self.cut: dict[str, float] = {}
+        """Node -> since when it does not answer."""
+        self.by_job: defaultdict[str, list[_Run]] = defaultdict(list)
+        self.gangs: dict[str, None] = {}
+        """uids of jobs with several replicas, in order."""
+        self.purged: set[str] = self._purged
+        self.faults.hook = lambda call, subject, when: sim.call(f"backend.{call}", subject, when)
+
+    def start(self, workload: Workload) -> None:
+        self._reach(workload.node)
+        super().start(workload)
+
+    def stop(self, name: str, grace: float) -> None:
+        self._reach_run(name)
+        super().stop(name, grace)
+
+    def remove(self, name: str) -> None:
+        self._reach_run(name)
+        super().remove(name)
+
+    def get(self, name: str) -> Observed | None:
+        self._reach_run(name)
+        return super().get(name)
+
+    def reboot(self, node: str) -> None:
+        """Every process there is gone."""
+        now = self._clock.monotonic()
+        for run in self._runs.values():
+            if run.workload.node == node and run.ends() > now:
+                run.signal(now, 0.0, "Lost")
+
+    def alive(self, job_uid: str) -> list[_Run]:
+        """The job's workloads that truly run now."""
+        now = self._clock.monotonic()
+        return [run for run in self.by_job.get(job_uid, ()) if run.ends() > now]
+
+    def all_alive(self) -> list[_Run]:
+        now = self._clock.monotonic()
+        return [run for run in self._runs.values() if run.ends() > now]
+
+    def _attach(self, run: _Run) -> None:
+        super()._attach(run)
+        self.by_job[run.workload.job_uid].append(run)
+        if run.workload.replicas > 1:
+            self.gangs[run.workload.job_uid] = None
+        self._sim.oracle.started(run)
+
+    def _observe(self, run: _Run) -> Observed | None:
+        since = self.cut.get(run.workload.node)
+        if since is not None and not run.removed:
+            return run.observe(max(run.began, since))
+        return super()._observe(run)
+
+    def _reach(self, node: str) -> None:
+        if node in self.cut:
+            raise NodeUnreachable(f"{node} does not answer")
+
+    def _reach_run(self, name: str) -> None:
+        run = self._runs.get(name)
+        if run is not None:
+            self._reach(run.workload.node)
+
+    def _script(self, workload: Workload) -> Script:
+        program = self._sim.programs[workload.command[0]]
+        seconds, code = program.seconds, 0
+        runs = [run for run in self.by_job.get(workload.job_uid, ()) if run.workload.attempt != workload.attempt]
+        if program.kind == "fails" and workload.replica == 0:
+            failed = {run.workload.attempt for run in runs if failed_itself(run)}
+            code = 3 if len(failed) < program.fails else 0
+        elif program.kind == "fails":
+            seconds += 1
+        if program.kind == "forever" and not (program.again and any(not run.broken for run in runs)):
+            seconds = float("inf")
+        return Script(
+            seconds=seconds, exit_code=code, stop_seconds=program.stop_seconds, start_seconds=program.start_seconds,
+            refused="it can never be started" if program.kind == "refused" else "",
+        )  # fmt: skip
+
+
+def failed_itself(run: _Run) -> bool:
+    """Whether the workload ran to its own end and failed."""
+    return not run.broken and run.script.exit_code != 0 and run._natural_end() <= run._stopped_end()

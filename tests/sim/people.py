@@ -1,0 +1,167 @@
+"""What people do in the simulation, and what they were promised by it: the acknowledged state of every object."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cumulus.chronos.lease import LeaseRequest
+from cumulus.errors import AlreadyExists, ChronosError, CumulusError
+from cumulus.resources.job import GPU, Checkpoint, GPUJob, GPUJobSpec, RetryPolicy
+from cumulus.resources.meta import ObjectMeta, Resource
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, GPUPartitionSpec, Renewal
+from cumulus.store.client import Client
+from tests.sim.schedule import GRACE, Action, Program
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+NAMESPACE = "default"
+
+AGAIN_SECONDS = 0.5
+"""How often a person tries again to make what is there already."""
+
+
+@dataclass
+class Wanted:
+    """What was acknowledged of one object."""
+
+    uid: str
+    spec: dict[str, Any]
+    program: Program | None = None
+
+
+class Model:
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._client = Client(sim.store)
+        self.jobs: dict[str, Wanted] = {}
+        """The jobs that were made and not deleted, by name."""
+        self.partitions: dict[str, Wanted] = {}
+        self.specs: dict[str, dict[str, Any]] = {}
+        """uid -> spec, of everything that people ever made."""
+        self.deleted: set[str] = set()
+        """uids of what people deleted."""
+        self.foreign = 0
+        self._waiting: dict[str, deque[Action]] = {}
+
+    def act(self, action: Action) -> None:
+        """Do it, after what is still to be done with that object: a name can be used again when its object is gone."""
+        queue = self._waiting.setdefault(action.name, deque())
+        queue.append(action)
+        if len(queue) == 1:
+            self._go_on(action.name)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be done."""
+        return any(self._waiting.values())
+
+    def _go_on(self, name: str) -> None:
+        queue = self._waiting[name]
+        while queue:
+            action = queue[0]
+            try:
+                said = getattr(self, f"_{action.verb}")(action, dict(action.fields))
+            except AlreadyExists:
+                self._sim.at(self._sim.now() + AGAIN_SECONDS, lambda: self._go_on(name))
+                return
+            except CumulusError as error:
+                said = f"refused: {error}"
+            self._sim.note(f"{action.verb} {name} {said or ''}".rstrip(), "people")
+            queue.popleft()
+
+    def _create(self, action: Action, fields: dict[str, Any]) -> str:
+        assert action.program is not None
+        command = f"program-{len(self._sim.programs)}"
+        self._sim.programs[command] = action.program
+        spec: dict[str, Any] = {
+            "command": (command,),
+            "gpu": GPU(memory=fields["memory"], duration=f"{fields['duration']}s", count=fields["count"]),
+            "replicas": fields["replicas"],
+            "priority": fields["priority"],
+            "retry": RetryPolicy(limit=fields["limit"], backoff=fields["backoff"]),
+            "suspend": fields.get("suspend", False),
+            "ttl_after_finished": fields.get("ttl"),
+        }
+        grace = f"{GRACE:g}s"
+        if fields.get("checkpoint"):
+            spec["checkpoint"] = Checkpoint(path="/c", grace_period=grace)
+        meta = ObjectMeta(name=action.name, namespace=NAMESPACE, labels={"made-by": "people"})
+        made = self._client.create(GPUJob(metadata=meta, spec=GPUJobSpec(**spec)))
+        self.jobs[action.name] = self._wanted(made, action.program)
+        return str(dict(action.fields))
+
+    def _partition(self, action: Action, fields: dict[str, Any]) -> str:
+        spec: dict[str, Any] = {"memory": fields["memory"], "duration": f"{fields['duration']}s"}
+        if "maximum" in fields:
+            spec["renewal"] = Renewal(policy="WhileIdle", maximum=f"{fields['maximum']}s")
+        meta = ObjectMeta(name=action.name, namespace=NAMESPACE)
+        made = self._client.create(GPUPartition(metadata=meta, spec=GPUPartitionSpec(**spec)))
+        self.partitions[action.name] = self._wanted(made)
+        return str(spec)
+
+    def _change(self, action: Action, fields: dict[str, Any]) -> str:
+        job = self._client.get(GPUJob, NAMESPACE, action.name)
+        if job.deleting:
+            return "is being deleted"
+        made = self._client.update(job.replace(spec=job.spec.model_copy(update=fields)))
+        wanted = self.jobs.get(action.name)
+        if wanted is not None:
+            wanted.spec = self.specs[made.uid] = _spec(made)
+        return str(fields)
+
+    def _delete(self, action: Action, fields: dict[str, Any]) -> str:
+        model: type[Resource] = GPUJob if action.name in self.jobs else GPUPartition
+        found = self._client.get(model, NAMESPACE, action.name)
+        self._client.delete(found)
+        self.deleted.add(found.uid)
+        (self.jobs if model is GPUJob else self.partitions).pop(action.name, None)
+        return ""
+
+    def _release(self, action: Action, fields: dict[str, Any]) -> str:
+        """Delete a job's partition by hand."""
+        job = self._client.get(GPUJob, NAMESPACE, action.name)
+        owned = [
+            p for p in self._client.list(GPUPartition) if any(o.uid == job.uid for o in p.metadata.owner_references)
+        ]
+        live = [p for p in owned if not p.status.phase.ended and not p.deleting]
+        if not live:
+            return "has no partition"
+        self._client.delete(live[-1])
+        return live[-1].metadata.name
+
+    def _cordon(self, action: Action, fields: dict[str, Any]) -> str:
+        node = self._client.get(GPUNode, "", action.name)
+        self._client.update(node.replace(spec=node.spec.model_copy(update=fields)))
+        return str(fields)
+
+    def _lease(self, action: Action, fields: dict[str, Any]) -> str:
+        """As with chronos_cli on the node."""
+        node = self._sim.leases[action.name]
+        reachable, node.reachable = node.reachable, True
+        self.foreign += 1
+        size = int(node.capacity(fields["device"]) * fields["memory"])
+        try:
+            node.grant(
+                LeaseRequest(
+                    id=f"by-hand-{self.foreign}", device=fields["device"], memory_bytes=size,
+                    compute=int(1000 * fields["memory"]), seconds=fields["seconds"], grace=1.0,
+                )
+            )  # fmt: skip
+        except ChronosError as error:
+            return f"refused: {error}"
+        finally:
+            node.reachable = reachable
+        return str(fields)
+
+    def _wanted(self, made: Resource, program: Program | None = None) -> Wanted:
+        self.specs[made.uid] = _spec(made)
+        return Wanted(made.uid, self.specs[made.uid], program)
+
+
+def _spec(made: Resource) -> dict[str, Any]:
+    spec: dict[str, Any] = made.to_json()["spec"]
+    return spec
