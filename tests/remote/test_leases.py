@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from cumulus.chronos.lease import EndReason, LeaseRequest, LeaseState
@@ -10,9 +12,10 @@ from cumulus.chronos.remote import RemoteLeases
 pytestmark = pytest.mark.ssh
 
 
-def request(id: str = "a", **fields: object) -> LeaseRequest:
+def request(id: str = "", **fields: object) -> LeaseRequest:
     defaults: dict[str, object] = {"device": 0, "memory_bytes": 2**20 + 1, "compute": 333, "seconds": 60.0}
-    return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
+    # Processes are found by the id of their lease: no two tests on a machine may share one.
+    return LeaseRequest(id=id or str(uuid.uuid4()), **(defaults | fields))  # type: ignore[arg-type]
 
 
 def test_a_lease_from_grant_to_end(leases: RemoteLeases) -> None:
@@ -23,9 +26,9 @@ def test_a_lease_from_grant_to_end(leases: RemoteLeases) -> None:
     assert (granted.state, granted.memory_bytes, granted.compute) == (LeaseState.ACTIVE, 2**20 + 1, 333)
     assert (granted.user, granted.owner, granted.grace) == ("team/x y", "cumulus:1", 0.5)
     assert 55 < granted.expires_in <= 60
-    assert [lease.id for lease in leases.list()] == ["a"]
-    assert leases.renew("a", 120).expires_in > 110
-    released = leases.release("a")
+    assert [lease.id for lease in leases.list()] == [asked.id]
+    assert leases.renew(asked.id, 120).expires_in > 110
+    released = leases.release(asked.id)
     assert released is not None
     assert (released.state, released.end_reason) == (LeaseState.ENDED, EndReason.RELEASED)
     assert leases.list() == []

@@ -38,10 +38,8 @@ class Address:
         return self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
 
     def __str__(self) -> str:
-        if self.port == SSH_PORT:
-            return f"{self.user}@{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.user}@{host}:{self.port}"
+        return f"{self.user}@{host}" if self.port == SSH_PORT else f"{self.user}@{host}:{self.port}"
 
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?")

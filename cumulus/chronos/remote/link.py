@@ -11,7 +11,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -226,8 +226,8 @@ class Link:
         channel = transport.open_session(timeout=CONNECT_SECONDS)
         with channel:
             channel.exec_command(command)
-            channel.sendall(input)
-            channel.shutdown_write()
+            # Beside the reading: a command may answer before it has read everything.
+            threading.Thread(target=_send, args=(channel, input), daemon=True).start()
             output = _read(channel.recv)
             errors = _read(channel.recv_stderr)
             status = channel.recv_exit_status()
@@ -263,6 +263,12 @@ def private_key(text: str) -> paramiko.PKey:
         "the secret's value is no private key that can be used",
         hint="it must be an Ed25519, ECDSA or RSA key without a passphrase, as ssh-keygen -N '' makes it",
     )
+
+
+def _send(channel: paramiko.Channel, input: bytes) -> None:
+    with suppress(OSError, EOFError, paramiko.SSHException):
+        channel.sendall(input)
+        channel.shutdown_write()
 
 
 def _read(receive: Callable[[int], bytes]) -> str:
