@@ -79,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CumulusError as error:
         terminal.error(error)
         return 1
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        from cumulus.cli import damage
+
+        return damage.tell(error)
 
 
 def _drop_output() -> None:

@@ -21,6 +21,9 @@ log = structlog.get_logger("cumulus.controllers")
 
 PAGE = 500
 
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+"""What a document of another shape than an object's raises where it is taken apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -97,7 +100,7 @@ class Informer:
                 if key not in found and self._lose(key, revision):
                     changes += 1
         for document in found.values():
-            changes += self._take("MODIFIED", int(document["metadata"]["resourceVersion"]), document)
+            changes += self._take("MODIFIED", revision, document)
         self.cache.advance(revision)
         self._watch = watch
         return changes
@@ -117,13 +120,25 @@ class Informer:
             while True:
                 page = self._store.list(Query(kind, limit=PAGE, continue_token=token, revision=revision))
                 revision = page.revision
-                found.update((key_of(item), item) for item in page.items)
+                for item in page.items:
+                    try:
+                        found[key_of(item)] = item
+                    except MALFORMED as error:
+                        log.error("left out a damaged object", kind=kind, error=repr(error), document=str(item)[:200])
                 token = page.continue_token
                 if not token:
                     break
         return found, revision or 0
 
     def _take(self, type: str, revision: int, document: Document) -> int:
+        """One object that is not what any version of us writes must not keep all others from being seen."""
+        try:
+            return self._apply(type, revision, document)
+        except MALFORMED as error:
+            log.error("left out a damaged object", error=repr(error), document=str(document)[:200])
+            return 0
+
+    def _apply(self, type: str, revision: int, document: Document) -> int:
         key = key_of(document)
         if type == "DELETED":
             old = self.cache.drop(key, revision)

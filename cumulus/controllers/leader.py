@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import AlreadyExists, Conflict, Fenced, NotFound, StoreUnavailable
+from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreUnavailable
 from cumulus.resources.lease import LEADER, Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
 from cumulus.store.base import Fence, Store
@@ -91,8 +91,9 @@ class Elector:
                 self._campaign(started)
         except (Conflict, AlreadyExists, NotFound, Fenced):
             self._lost()
-        except StoreUnavailable as error:
-            log.warning("cannot reach the store to lead", error=str(error))
+        except (StoreUnavailable, InvalidObject) as error:
+            # A damaged Lease is nobody's to overwrite: without its token no successor could be told from a predecessor.
+            log.warning("cannot lead", error=str(error))
         return self.leading
 
     def release(self) -> None:

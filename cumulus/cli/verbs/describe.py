@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TextIO
 
-from cumulus.cli import options, targets, terminal
+from cumulus.cli import damage, options, targets, terminal
 from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
 from cumulus.cli.context import open_store
 from cumulus.cli.table import GAP, cells
@@ -46,8 +46,11 @@ def describe(
                 for document in targets.documents(store, target, selection):
                     if shown:
                         print("\n" + "-" * 40 + "\n")
-                    Description(store, document, SystemClock(), sys.stdout).write()
                     shown += 1
+                    try:
+                        Description(store, document, SystemClock(), sys.stdout).write()
+                    except damage.MALFORMED as error:
+                        code = damage.tell(error)
             except NotFound as error:
                 terminal.error(error)
                 code = 1
