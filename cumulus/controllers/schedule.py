@@ -94,8 +94,8 @@ class ScheduleController:
         self._refuse(unplaced)
         if not bound:
             return After(VISIBLE_WITHIN)
-        left = any(item.reasons is None for item in unplaced)
-        return After(EXPLAINED_AFTER) if left else Done()
+        young = any(not _waited(item.gang, snapshot) for item in unplaced)
+        return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
 
     def _refresh(self) -> None:
         """Bring the claims up to the reader's view; only what changed is decoded."""
@@ -121,19 +121,17 @@ class ScheduleController:
     def _place(self, snapshot: Snapshot, run: Pass) -> Iterator[Unplaced]:
         """Consider the whole queue; yields the gangs that stay in it. Reasons are worked out in turns: those who have
         waited long enough, from where the last pass stopped."""
-        explained = 0
-        position = 0
+        explained = position = last = 0
         for gang in snapshot.pending:
             if run.bind(gang):
                 continue
             position += 1
-            waited = (snapshot.now - gang.since).total_seconds() >= EXPLAINED_AFTER
-            turn = waited and position > self._explain_from and explained < EXPLAINED_PER_PASS
-            explained += turn
+            turn = _waited(gang, snapshot) and position > self._explain_from and explained < EXPLAINED_PER_PASS
+            if turn:
+                explained, last = explained + 1, position
             reasons = node_reasons(snapshot, run.board, gang) if turn else None
             yield Unplaced(gang, run.refuse(gang).reason.code, reasons)
-        finished = explained < EXPLAINED_PER_PASS
-        self._explain_from = 0 if finished else self._explain_from + explained
+        self._explain_from = last if explained == EXPLAINED_PER_PASS else 0
 
     def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
         """Write bindings, each gang's all or none. False where a partition changed meanwhile.
@@ -221,6 +219,11 @@ def summary(reasons: Sequence[NodeReason]) -> str:
         return "there are no nodes"
     ordered = sorted((item.reason.code, item.node) for item in reasons)
     return "; ".join(_group(code, [node for _, node in found]) for code, found in groupby(ordered, lambda i: i[0]))
+
+
+def _waited(gang: Gang, snapshot: Snapshot) -> bool:
+    """Whether it waits for long enough to be told why."""
+    return (snapshot.now - gang.since).total_seconds() >= EXPLAINED_AFTER
 
 
 def _group(code: str, nodes: list[str]) -> str:

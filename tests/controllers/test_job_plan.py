@@ -1,0 +1,373 @@
+"""What follows for a job from its partitions and workloads: a line a case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cumulus.backends.base import Observed, State
+from cumulus.clock import timestamp
+from cumulus.controllers import job_objects, job_plan
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.job_outcome import MOST_LOSSES
+from cumulus.controllers.job_plan import Plan, RefusedStart, Replica, Unknown, Vanished, View
+from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
+from cumulus.resources.meta import condition, is_true
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
+from tests.controllers.objects import a_job
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+START = timestamp(NOW - timedelta(seconds=30))
+CHECKPOINT = Checkpoint(path="/c", grace_period="30s")
+
+
+def at(seconds: float) -> str:
+    return timestamp(NOW + timedelta(seconds=seconds))
+
+
+def stored(*, attempt: int = 1, phase: JobPhase = JobPhase.RUNNING, failures: int = 0, **spec: object) -> GPUJob:
+    """A job whose attempt has begun, or for attempt 0 none yet."""
+    job = a_job(**spec)  # type: ignore[arg-type]
+    meta = job.metadata.model_copy(
+        update={"uid": "job-uid", "generation": 1, "creation_timestamp": at(-60), "resource_version": "1"}
+    )
+    job = job.replace(metadata=meta)
+    if not attempt:
+        return job
+    live = Attempt(number=attempt, partitions=job_objects.partition_names(job, attempt), start_time=START)
+    status = GPUJobStatus(attempts=(live,), attempt_count=attempt, phase=phase, failures=failures, start_time=START)
+    return job.replace(status=status)
+
+
+def shares(
+    job: GPUJob, phase: PartitionPhase, *, attempt: int = 1, ends_in: float = 3600, why: str = "", node: str = "n"
+) -> list[GPUPartition]:
+    """The attempt's partitions, all in one phase."""
+    conditions = condition_set((), at(-40), "Bound", True, "Bound")
+    if why:
+        conditions = condition_set(conditions, at(0), "Ended", phase.ended, why, "as said")
+    status = GPUPartitionStatus(phase=phase, node=node, device=0, expires_at=at(ends_in), conditions=conditions)
+    if phase is PartitionPhase.PENDING:
+        status = GPUPartitionStatus()
+    if phase is PartitionPhase.BOUND:
+        status = status.model_copy(update={"expires_at": None})
+    return [partition.replace(status=status) for partition in job_objects.partitions(job, attempt)]
+
+
+def seen(state: State, reason: str = "", code: int | None = None, *, replica: int = 0, end: float = 0) -> Observed:
+    if code is None and state is State.SUCCEEDED:
+        code = 0
+    return Observed(
+        name="w", job_uid="job-uid", namespace="default", job="train", attempt=1, replica=replica, node="n",
+        state=state, exit_code=code, reason=reason, started_at=START, finished_at=at(end) if state.finished else "",
+    )  # fmt: skip
+
+
+RUNS = seen(State.RUNNING)
+DONE = seen(State.SUCCEEDED)
+CRASHED = seen(State.FAILED, "Error", 3)
+STOPPED = seen(State.FAILED, "Stopped", 143)
+EXPIRED = seen(State.FAILED, "LeaseExpired", 143)
+PENDING, BOUND, ACTIVE, OVER, RELEASED, REFUSED = PartitionPhase
+
+
+def planned(
+    job: GPUJob, partitions: Sequence[GPUPartition], *replicas: Replica, lost: Sequence[str] = (), now: datetime = NOW
+) -> Plan:
+    return job_plan.plan(View(job, partitions, replicas, now, frozenset(lost)))
+
+
+def end(plan: Plan) -> tuple[str, str, str]:
+    """How the plan ends the attempt: phase of the job, reason of the attempt, reason of the Failed condition."""
+    failed = condition(plan.status.conditions, "Failed")
+    last = plan.status.attempts[-1]
+    return plan.status.phase.value, last.reason if last.end_time else "", failed.reason if failed else ""
+
+
+@pytest.mark.parametrize(
+    ("phase", "replica", "then", "starts"),
+    [
+        pytest.param(PENDING, None, JobPhase.PENDING, (), id="waits for a place"),
+        pytest.param(BOUND, None, JobPhase.SCHEDULED, (), id="waits for its lease"),
+        pytest.param(ACTIVE, None, JobPhase.SCHEDULED, (0,), id="starts once all leases live"),
+        pytest.param(ACTIVE, seen(State.STARTING), JobPhase.SCHEDULED, (), id="is starting"),
+        pytest.param(ACTIVE, RUNS, JobPhase.RUNNING, (), id="runs when it is seen to run"),
+        pytest.param(ACTIVE, Unknown(), JobPhase.SCHEDULED, (), id="is not said to run while nobody knows"),
+    ],
+)
+def test_on_its_way(phase: PartitionPhase, replica: Replica, then: JobPhase, starts: tuple[int, ...]) -> None:
+    job = stored(phase=JobPhase.PENDING)
+    plan = planned(job, shares(job, phase), replica)
+    assert (plan.status.phase, plan.start, dict(plan.stop)) == (then, starts, {})
+    assert not plan.create
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase", "replica", "expected"),
+    [
+        pytest.param({}, ACTIVE, DONE, ("Succeeded", "Completed", ""), id="done"),
+        pytest.param({}, RELEASED, DONE, ("Succeeded", "Completed", ""), id="done, its lease given back since"),
+        pytest.param({"suspend": True}, ACTIVE, DONE, ("Succeeded", "Completed", ""), id="done before it was held"),
+        pytest.param({}, ACTIVE, CRASHED, ("Failed", "Error", "Error"), id="failed, no retries"),
+        pytest.param(
+            {"retry": RetryPolicy(limit=1)}, ACTIVE, CRASHED, ("Pending", "Error", ""), id="failed, to be tried again"
+        ),
+        pytest.param({}, ACTIVE, EXPIRED, ("Failed", "LeaseExpired", "LeaseExpired"), id="expired, no checkpoint"),
+        pytest.param(
+            {"checkpoint": CHECKPOINT}, OVER, EXPIRED, ("Pending", "LeaseExpired", ""), id="expired, with a checkpoint"
+        ),
+        pytest.param(
+            {"checkpoint": Checkpoint(on_expiry="Fail")},
+            OVER,
+            EXPIRED,
+            ("Failed", "LeaseExpired", "LeaseExpired"),
+            id="expired, to fail then",
+        ),
+        pytest.param({}, OVER, STOPPED, ("Failed", "LeaseExpired", "LeaseExpired"), id="its expired lease is why"),
+        pytest.param({}, RELEASED, STOPPED, ("Pending", "LeaseReleased", ""), id="its lease was taken from it"),
+        pytest.param({"suspend": True}, ACTIVE, STOPPED, ("Pending", "Suspended", ""), id="held"),
+        pytest.param({"suspend": True}, PENDING, None, ("Pending", "Suspended", ""), id="held before it ran"),
+        pytest.param({}, ACTIVE, STOPPED, ("Pending", "Stopped", ""), id="stopped by others: again, uncounted"),
+        pytest.param(
+            {}, ACTIVE, RefusedStart("no"), ("Failed", "StartRefused", "StartRefused"), id="can never be started"
+        ),
+        pytest.param({}, ACTIVE, Vanished(), ("Pending", "Lost", ""), id="lost: again, uncounted"),
+        pytest.param(
+            {"active_deadline": "20s"}, ACTIVE, STOPPED, ("Failed", "Deadline", "DeadlineExceeded"), id="late"
+        ),
+    ],
+)
+def test_the_end_of_an_attempt(
+    spec: dict[str, object], phase: PartitionPhase, replica: Replica, expected: tuple[str, str, str]
+) -> None:
+    job = stored(**spec)
+    plan = planned(job, shares(job, phase, why="Expired" if phase is OVER else ""), replica)
+    assert end(plan) == expected
+    assert plan.remove
+    assert plan.status.failures == (1 if expected[1] == "Error" else 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "ends_in", "phase", "grace"),
+    [
+        pytest.param({"suspend": True}, 3600, JobPhase.RUNNING, 10, id="held: its grace"),
+        pytest.param({"suspend": True, "checkpoint": CHECKPOINT}, 3600, JobPhase.CHECKPOINTING, 30, id="checkpoint"),
+        pytest.param({"active_deadline": "20s"}, 3600, JobPhase.RUNNING, 10, id="late: its grace"),
+        pytest.param({}, -20, JobPhase.RUNNING, 0, id="its node should have ended it by now"),
+    ],
+)
+def test_what_must_not_go_on_is_stopped_and_waited_for(
+    spec: dict[str, object], ends_in: float, phase: JobPhase, grace: float
+) -> None:
+    job = stored(**spec)
+    plan = planned(job, shares(job, ACTIVE, ends_in=ends_in), RUNS)
+    assert dict(plan.stop) == {0: grace}
+    assert plan.status.phase is phase
+    assert plan.status.attempts[-1].end_time is None
+    assert not plan.remove
+
+
+def test_what_its_node_is_ending_is_left_its_grace() -> None:
+    job = stored(checkpoint=CHECKPOINT)
+    plan = planned(job, shares(job, ACTIVE, ends_in=-5, why="Ending"), RUNS)
+    assert (plan.status.phase, dict(plan.stop)) == (JobPhase.CHECKPOINTING, {})
+
+
+def test_a_gang_ends_with_the_first_that_failed() -> None:
+    job = stored(replicas=3)
+    others = [seen(State.RUNNING, replica=0), seen(State.FAILED, "Error", 9, replica=1), seen(State.RUNNING, replica=2)]
+    plan = planned(job, shares(job, ACTIVE), *others)
+    assert dict(plan.stop) == {0: 10, 2: 10}
+    stopped = [seen(State.FAILED, "Stopped", 143, replica=r, end=1) for r in (0, 2)]
+    plan = planned(job, shares(job, ACTIVE), stopped[0], others[1], stopped[1])
+    assert end(plan) == ("Failed", "Error", "Error")
+    last = plan.status.attempts[-1]
+    assert (last.exit_code, last.message, last.end_time) == (9, "replica 1", at(1))
+
+
+def test_a_gang_is_done_when_all_are() -> None:
+    job = stored(replicas=2)
+    half = planned(job, shares(job, ACTIVE), seen(State.SUCCEEDED), seen(State.RUNNING, replica=1))
+    assert (half.status.phase, half.remove) == (JobPhase.RUNNING, False)
+    whole = planned(job, shares(job, ACTIVE), seen(State.SUCCEEDED), seen(State.SUCCEEDED, replica=1))
+    assert end(whole) == ("Succeeded", "Completed", "")
+
+
+def test_a_gang_starts_only_when_every_lease_lives() -> None:
+    job = stored(replicas=2, phase=JobPhase.PENDING)
+    mixed = [shares(job, ACTIVE)[0], shares(job, BOUND)[1]]
+    assert planned(job, mixed, None, None).start == ()
+    assert planned(job, shares(job, ACTIVE), None, None).start == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends_in", "why", "lost", "expected"),
+    [
+        pytest.param(REFUSED, 3600, "InsufficientShare", (), "GrantFailed", id="one lease was refused"),
+        pytest.param(REFUSED, 3600, "NodeGone", (), "NodeLost", id="its node was removed"),
+        pytest.param(BOUND, 3600, "", ("n",), "", id="bound to a silent node: waits"),
+        pytest.param(ACTIVE, -65, "", ("n",), "", id="silent, its lease may live by another clock"),
+        pytest.param(ACTIVE, -75, "", ("n",), "NodeLost", id="silent, its lease is surely over"),
+        pytest.param(ACTIVE, 3600, "", ("n",), "", id="unreachable is not dead"),
+    ],
+)
+def test_trouble_with_nodes(phase: PartitionPhase, ends_in: float, why: str, lost: tuple[str], expected: str) -> None:
+    job = stored()
+    held = shares(job, phase, ends_in=ends_in, why=why)
+    replica = None if phase in (REFUSED, BOUND) else Unknown()
+    plan = planned(job, held, replica, lost=lost)
+    assert end(plan) == ("Pending" if expected else plan.status.phase.value, expected, "")
+    assert plan.status.failures == 0
+
+
+def test_an_attempt_stuck_on_a_silent_node_gives_way_after_a_minute() -> None:
+    job = stored(phase=JobPhase.SCHEDULED)
+    waiting = planned(job, shares(job, BOUND), None, lost=["n"])
+    assert not waiting.remove
+    assert waiting.wake is not None
+    later = NOW + timedelta(seconds=waiting.wake + 0.1)
+    assert end(planned(job, shares(job, BOUND), None, lost=["n"], now=later))[1] == "NodeUnreachable"
+
+
+def test_a_partition_deleted_by_hand_ends_the_attempt() -> None:
+    job = stored(replicas=2)
+    assert dict(planned(job, shares(job, ACTIVE)[:1], RUNS, seen(State.RUNNING, replica=1)).stop) == {0: 10, 1: 10}
+    assert end(planned(job, shares(job, ACTIVE)[:1], STOPPED, STOPPED))[1] == "LeaseReleased"
+
+
+def test_the_first_attempt_records_what_it_creates() -> None:
+    job = stored(attempt=0, replicas=2, count=2, memory="0.5")
+    plan = planned(job, [])
+    assert [p.metadata.name for p in plan.create] == [f"train-a1-r{r}-d{d}" for r in (0, 1) for d in (0, 1)]
+    (attempt,) = plan.status.attempts
+    assert (attempt.number, attempt.partitions, attempt.start_time) == (
+        1, tuple(p.metadata.name for p in plan.create), None,
+    )  # fmt: skip
+    assert plan.status.attempt_count == 1
+    gangs = {(p.spec.gang.name, p.spec.gang.size, p.spec.gang.group) for p in plan.create if p.spec.gang}
+    assert gangs == {("train-a1", 4, 0), ("train-a1", 4, 1)}
+    assert {p.spec.gang.since for p in plan.create if p.spec.gang} == {at(-60)}
+
+
+def ended(job: GPUJob, reason: str, seconds_ago: float = 0, *, count: int = 1) -> GPUJob:
+    attempts = tuple(Attempt(number=n + 1, end_time=at(-seconds_ago), reason=reason) for n in range(count))
+    return job.replace(status=job.status.model_copy(update={"attempts": attempts, "attempt_count": count}))
+
+
+@pytest.mark.parametrize(
+    ("reason", "failures", "ago", "wait"),
+    [
+        pytest.param("Error", 1, 3, 7, id="the backoff"),
+        pytest.param("Error", 3, 3, 37, id="doubled twice"),
+        pytest.param("Error", 20, 0, 3600, id="an hour at most"),
+        pytest.param("LeaseExpired", 0, 0, None, id="none after a lease"),
+        pytest.param("Suspended", 1, 0, None, id="none after a hold"),
+        pytest.param("GrantFailed", 0, 0, 1, id="a second after a disruption"),
+        pytest.param("Error", 1, 11, None, id="over"),
+    ],
+)
+def test_the_wait_before_the_next_attempt(reason: str, failures: int, ago: float, wait: float | None) -> None:
+    job = ended(stored(retry=RetryPolicy(limit=99, backoff="10s"), failures=failures), reason, ago)
+    plan = planned(job, [])
+    if wait is None:
+        assert [p.metadata.name for p in plan.create] == ["train-a2-r0-d0"]
+        return
+    assert not plan.create
+    assert plan.wake == pytest.approx(wait)
+    scheduled = condition(plan.status.conditions, "Scheduled")
+    assert scheduled is not None
+    assert scheduled.reason == "BackingOff"
+
+
+def test_disruptions_in_a_row_wait_longer_and_longer() -> None:
+    waits = [planned(ended(stored(), "GrantFailed", count=count), []).wake for count in range(1, 15)]
+    assert waits[:4] == [1, 2, 4, 8]
+    assert waits[-1] == 300
+
+
+def test_a_job_that_is_lost_again_and_again_may_be_what_kills_its_node() -> None:
+    job = stored(attempt=MOST_LOSSES)
+    attempts = tuple(Attempt(number=n, end_time=at(-1), reason="Lost") for n in range(1, MOST_LOSSES))
+    job = job.replace(status=job.status.model_copy(update={"attempts": (*attempts, job.status.attempts[-1])}))
+    plan = planned(job, shares(job, ACTIVE, attempt=MOST_LOSSES), Vanished())
+    assert end(plan) == ("Failed", "Lost", "Lost")
+
+
+@pytest.mark.parametrize(
+    ("phase", "ends_in", "lost", "begins"),
+    [
+        pytest.param(ACTIVE, 3600, (), False, id="the last lease lives: a workload could still run"),
+        pytest.param(BOUND, 3600, (), False, id="it may be granted any moment"),
+        pytest.param(BOUND, 3600, ("n",), True, id="no workload starts before all leases live"),
+        pytest.param(RELEASED, 3600, (), True, id="given back"),
+        pytest.param(OVER, 0, (), True, id="expired"),
+        pytest.param(PENDING, 0, (), True, id="never bound"),
+        pytest.param(ACTIVE, -65, ("n",), False, id="on a silent node that may still run it"),
+        pytest.param(ACTIVE, -75, ("n",), True, id="on a silent node, surely over"),
+    ],
+)
+def test_the_next_attempt_waits_for_the_last_ones_leases(
+    phase: PartitionPhase, ends_in: float, lost: tuple[str], begins: bool
+) -> None:
+    job = ended(stored(), "Suspended")
+    old = shares(job, phase, ends_in=ends_in)
+    plan = planned(job, old, lost=lost)
+    assert bool(plan.create) is begins
+    assert [p.metadata.name for p in plan.discard] == (["train-a1-r0-d0"] if begins else [])
+
+
+def test_twenty_attempts_are_kept_and_all_are_counted() -> None:
+    job = ended(stored(), "Suspended", count=30)
+    plan = planned(job, [])
+    assert len(plan.status.attempts) == 20
+    assert plan.status.attempts[-1].number == plan.status.attempt_count == 31
+
+
+def test_a_held_job_waits_and_says_so() -> None:
+    plan = planned(ended(stored(suspend=True), "Suspended"), [])
+    assert plan.status.phase is JobPhase.SUSPENDED
+    assert is_true(plan.status.conditions, "Suspended")
+    assert (plan.create, plan.wake) == ((), None)
+
+
+def test_a_deadline_also_ends_the_waiting() -> None:
+    job = ended(stored(active_deadline="29s", retry=RetryPolicy(limit=9)), "Error")
+    plan = planned(job, [])
+    assert (plan.status.phase, plan.create) == (JobPhase.FAILED, ())
+
+
+@pytest.mark.parametrize("phase", [JobPhase.SUCCEEDED, JobPhase.FAILED])
+def test_a_finished_job_stays_so(phase: JobPhase) -> None:
+    job = stored(phase=phase, suspend=True)
+    plan = planned(job, shares(job, RELEASED), CRASHED)
+    assert plan.status.model_copy(update={"observed_generation": 0}) == job.status
+    assert (plan.create, plan.start, dict(plan.stop), plan.remove) == ((), (), {}, False)
+
+
+def test_a_plan_settles() -> None:
+    """Planning again on what was written, with the same view, changes nothing more."""
+    job = stored(phase=JobPhase.PENDING)
+    for phase in (PENDING, BOUND, ACTIVE):
+        status = planned(job, shares(job, phase), RUNS).status
+        assert planned(job.replace(status=status), shares(job, phase), RUNS).status == status
+
+
+def test_a_quick_job_went_through_all_conditions() -> None:
+    job = stored(phase=JobPhase.PENDING)
+    plan = planned(job, shares(job, ACTIVE), DONE)
+    assert is_true(plan.status.conditions, "Scheduled")
+    assert is_true(plan.status.conditions, "PartitionsReady")
+    assert not is_true(plan.status.conditions, "Running")
+    assert is_true(plan.status.conditions, "Succeeded")
+
+
+def test_waiting_copies_why_from_the_partition() -> None:
+    job = stored(phase=JobPhase.PENDING)
+    (share,) = shares(job, PENDING)
+    conditions = condition_set((), at(0), "Bound", False, "NoNodeFits", "TooLarge: n")
+    status = share.status.model_copy(update={"conditions": conditions})
+    scheduled = condition(planned(job, [share.replace(status=status)], None).status.conditions, "Scheduled")
+    assert scheduled is not None
+    assert (scheduled.status, scheduled.reason, scheduled.message) == ("False", "NoNodeFits", "TooLarge: n")

@@ -1,0 +1,112 @@
+"""What a node's answer becomes, and when it is worth a write."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cumulus.chronos.fake import FakeLeases, fake_device
+from cumulus.chronos.lease import LeaseRequest
+from cumulus.clock import FakeClock, timestamp
+from cumulus.controllers import node
+from cumulus.controllers.agent import NodeAgent
+from cumulus.resources.meta import ObjectMeta, condition, is_true
+from cumulus.resources.node import GPUNode, GPUNodeStatus
+from cumulus.resources.partition import GPUPartition
+from tests.controllers.driver import Daemon, World, drive, settle
+from tests.controllers.objects import a_partition
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def after(seconds: float, status: GPUNodeStatus, **changes: object) -> GPUNodeStatus:
+    return status.model_copy(update={"heartbeat_time": timestamp(NOW + timedelta(seconds=seconds)), **changes})
+
+
+HEARD = GPUNodeStatus(heartbeat_time=timestamp(NOW), hostname="h", clock_skew_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "worth"),
+    [
+        pytest.param(GPUNodeStatus(), HEARD, True, id="the first"),
+        pytest.param(HEARD, after(10, HEARD), False, id="a heartbeat soon after another"),
+        pytest.param(HEARD, after(20, HEARD), True, id="a heartbeat that is due"),
+        pytest.param(HEARD, after(1, HEARD, hostname="other"), True, id="anything else that changed"),
+        pytest.param(HEARD, after(1, HEARD, clock_skew_seconds=0.01), False, id="a clock's jitter"),
+        pytest.param(HEARD, after(1, HEARD, clock_skew_seconds=3.0), True, id="a clock that was set"),
+        pytest.param(HEARD, after(-100, HEARD), True, id="our own clock was set back"),
+    ],
+)
+def test_what_is_worth_a_write(old: GPUNodeStatus, new: GPUNodeStatus, worth: bool) -> None:
+    assert node.worth_writing(old, new) is worth
+
+
+def test_own_and_foreign_leases_are_told_apart_and_both_are_taken() -> None:
+    leases = FakeLeases([fake_device(memory_bytes=100)], FakeClock())
+    leases.grant(LeaseRequest("ours", 0, 30, 300, seconds=60))
+    leases.grant(LeaseRequest("theirs", 0, 20, 200, seconds=60, grace=7, user="bob"))
+    ours = a_partition()
+    ours = ours.replace(metadata=ours.metadata.model_copy(update={"uid": "ours"}))
+    status = node.observed(
+        GPUNode(metadata=ObjectMeta(name="n")), NodeAgent("n", leases), leases.devices(), leases.list(), [ours], NOW
+    )
+    (device,) = status.devices
+    assert (device.free_memory_bytes, device.free_compute) == (50, 500)
+    assert [(f.partition_id, f.grace_seconds, f.user) for f in device.foreign_leases] == [("theirs", 7, "bob")]
+    assert is_true(status.conditions, "Ready")
+
+
+def test_a_nodes_labels_from_people_stay() -> None:
+    world = World()
+    world.agents[0] = NodeAgent("node-1", world.leases["node-1"], labels={"zone": "a"})
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: len(world.client.list(GPUNode)) == 1)
+    found = world.node()
+    labels = {**found.metadata.labels, "rack": "7"}
+    world.client.update(found.replace(metadata=found.metadata.model_copy(update={"labels": labels})))
+    settle(world, daemon, seconds=30)
+    assert world.node().metadata.labels == {"zone": "a", "rack": "7"}
+
+
+def test_a_cordon_survives_heartbeats_and_keeps_new_work_away() -> None:
+    world = World()
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: len(world.client.list(GPUNode)) == 1)
+    found = world.node()
+    world.client.update(found.replace(spec=found.spec.model_copy(update={"unschedulable": True})))
+    world.apply(a_partition())
+    settle(world, daemon, seconds=60)
+    assert world.node().spec.unschedulable
+    assert world.client.list(GPUPartition)[0].status.node == ""
+
+
+def test_silence_is_unknown_after_a_while_and_an_answer_heals_it() -> None:
+    world = World()
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: _ready(world) == "True")
+    world.leases["node-1"].reachable = False
+    settle(world, daemon, seconds=25)
+    assert _ready(world) == "True"
+    settle(world, daemon, seconds=35)
+    assert _ready(world) == "Unknown"
+    world.leases["node-1"].reachable = True
+    settle(world, daemon, seconds=15)
+    assert _ready(world) == "True"
+
+
+def test_a_node_that_nobody_looks_after_becomes_unknown() -> None:
+    world = World()
+    first = Daemon(world)
+    drive(world, first, until=lambda: _ready(world) == "True")
+    world.agents.clear()
+    second = Daemon(world, "b")
+    settle(world, second, seconds=90)
+    assert _ready(world) == "Unknown"
+
+
+def _ready(world: World) -> str:
+    nodes = world.client.list(GPUNode)
+    found = condition(nodes[0].status.conditions, "Ready") if nodes else None
+    return found.status if found else ""

@@ -1,0 +1,168 @@
+"""What follows for a partition from its node's answer: a line a case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cumulus.chronos.lease import EndReason, Lease, LeaseState
+from cumulus.clock import timestamp
+from cumulus.controllers import partition_plan
+from cumulus.controllers.partition_plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
+from cumulus.resources.job import Attempt, GPUJobStatus
+from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
+from tests.controllers.objects import a_job, a_partition
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+PENDING, BOUND, ACTIVE, EXPIRED, RELEASED, FAILED = PartitionPhase
+
+LIVES = Lease(
+    id="uid-1", device=0, device_id="d", memory_bytes=8, compute=500, user="", grace=10, token=3,
+    state=LeaseState.ACTIVE, granted_at=timestamp(NOW), expires_at=timestamp(NOW + timedelta(hours=1)),
+    expires_in=3600,
+)  # fmt: skip
+ENDING = replace(LIVES, state=LeaseState.ENDING, end_reason=EndReason.EXPIRED, expires_in=-1)
+OVER = replace(ENDING, state=LeaseState.ENDED)
+GIVEN_BACK = replace(OVER, end_reason=EndReason.RELEASED)
+
+
+def stored(phase: PartitionPhase, *, deleting: bool = False, **spec: object) -> GPUPartition:
+    status = GPUPartitionStatus(phase=phase)
+    if phase is not PENDING:
+        status = status.model_copy(update={"node": "n", "device": 0, "memory_bytes": 8, "compute": 500})
+    meta = ObjectMeta(
+        name="share", namespace="default", uid="uid-1", generation=1,
+        deletion_timestamp=timestamp(NOW) if deleting else None, finalizers=(partition_plan.FINALIZER,),
+    )  # fmt: skip
+    return a_partition(**spec).replace(metadata=meta, status=status)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("phase", "answer", "releasing", "then", "reason", "wakes"),
+    [
+        pytest.param(BOUND, LIVES, False, ACTIVE, "LeaseLives", True, id="a granted lease makes it Active"),
+        pytest.param(ACTIVE, LIVES, False, ACTIVE, "LeaseLives", True, id="a live lease keeps it Active"),
+        pytest.param(ACTIVE, ENDING, False, ACTIVE, "Ending", True, id="a share in its grace is still taken"),
+        pytest.param(BOUND, ENDING, False, BOUND, "Ending", True, id="no lease that ends makes it Active"),
+        pytest.param(ACTIVE, OVER, False, EXPIRED, "Expired", False, id="a lease whose time was over is Expired"),
+        pytest.param(BOUND, OVER, False, EXPIRED, "Expired", False, id="also when nobody saw it live"),
+        pytest.param(ACTIVE, GIVEN_BACK, False, RELEASED, "Released", False, id="a lease given back is Released"),
+        pytest.param(ACTIVE, GIVEN_BACK, True, RELEASED, "Released", False, id="also when we gave it back"),
+        pytest.param(ACTIVE, ENDING, True, ACTIVE, "Ending", True, id="giving back waits for the node"),
+        pytest.param(BOUND, None, True, RELEASED, "Released", False, id="nothing to give back where none was granted"),
+        pytest.param(ACTIVE, None, False, FAILED, "LeaseLost", False, id="a node that forgot the lease"),
+        pytest.param(
+            BOUND, Refused("InsufficientShare", "none"), False, FAILED, "InsufficientShare", False, id="a refusal"
+        ),
+        pytest.param(ACTIVE, Unreachable("cut"), False, ACTIVE, None, False, id="unreachable is not dead"),
+        pytest.param(BOUND, Unreachable("cut"), True, BOUND, None, False, id="nor is it given back"),
+        pytest.param(ACTIVE, Gone(), True, FAILED, "NodeGone", False, id="a node that people removed is gone"),
+    ],
+)
+def test_the_answer_decides(
+    phase: PartitionPhase, answer: Answer, releasing: bool, then: PartitionPhase, reason: str | None, wakes: bool
+) -> None:
+    plan = partition_plan.plan(stored(phase), answer, releasing=releasing, now=NOW)
+    assert plan.status.phase is then
+    ended = condition(plan.status.conditions, "Ended")
+    assert (ended.reason if ended else None) == reason
+    assert (ended is not None and ended.status == "True") == then.ended
+    assert (plan.wake is not None) == wakes
+    assert not plan.finish
+
+
+def test_phases_never_go_back() -> None:
+    order = list(PartitionPhase)
+    answers: list[Answer] = [
+        LIVES, ENDING, OVER, GIVEN_BACK, None, Refused("X", "x"), Unreachable("x"), Gone(),
+    ]  # fmt: skip
+    for phase in (BOUND, ACTIVE):
+        for answer in answers:
+            for releasing in (False, True):
+                plan = partition_plan.plan(stored(phase), answer, releasing=releasing, now=NOW)
+                assert order.index(plan.status.phase) >= order.index(phase)
+
+
+def test_an_active_status_carries_the_lease() -> None:
+    status = partition_plan.plan(stored(BOUND), LIVES, releasing=False, now=NOW).status
+    assert (status.partition_id, status.fencing_token, status.expires_at) == ("uid-1", 3, LIVES.expires_at)
+    active = condition(status.conditions, "Active")
+    assert active is not None
+    assert active.status == "True"
+
+
+def test_it_wakes_when_the_lease_is_over_and_looks_often_while_it_ends() -> None:
+    wake = partition_plan.plan(stored(ACTIVE), LIVES, releasing=False, now=NOW).wake
+    assert wake == pytest.approx(3600, abs=1)
+    assert partition_plan.plan(stored(ACTIVE), ENDING, releasing=False, now=NOW).wake == ENDING_POLL
+
+
+def test_the_finalizer_goes_with_the_confirmed_end_and_no_sooner() -> None:
+    deleted = stored(ACTIVE, deleting=True)
+    assert not partition_plan.plan(deleted, ENDING, releasing=True, now=NOW).finish
+    assert not partition_plan.plan(deleted, Unreachable("cut"), releasing=True, now=NOW).finish
+    assert partition_plan.plan(deleted, GIVEN_BACK, releasing=True, now=NOW).finish
+    assert partition_plan.plan(deleted, Gone(), releasing=True, now=NOW).finish
+
+
+def test_without_a_lease_nothing_is_asked_of_a_node() -> None:
+    assert partition_plan.plan_idle(stored(PENDING), releasing=False, now=NOW).status.phase is PENDING
+    assert partition_plan.plan_idle(stored(PENDING), releasing=True, now=NOW).status.phase is RELEASED
+    assert partition_plan.plan_idle(stored(PENDING, deleting=True), releasing=True, now=NOW).finish
+    assert partition_plan.plan_idle(stored(EXPIRED, deleting=True), releasing=True, now=NOW).finish
+    assert partition_plan.plan_idle(stored(EXPIRED), releasing=True, now=NOW).status.phase is EXPIRED
+
+
+def test_a_lease_is_asked_for_by_the_partitions_uid() -> None:
+    request = partition_plan.lease_request(stored(BOUND, user="ada", duration="90s", grace_period="5s"), "cumulus:x")
+    assert (request.id, request.device, request.memory_bytes, request.compute) == ("uid-1", 0, 8, 500)
+    assert (request.seconds, request.grace, request.user, request.owner) == (90, 5, "ada", "cumulus:x")
+
+
+@pytest.mark.parametrize(
+    ("count", "last_end", "number", "over"),
+    [
+        pytest.param(1, None, 1, False, id="its attempt runs"),
+        pytest.param(1, "2030-01-01T00:00:00Z", 1, True, id="its attempt ended"),
+        pytest.param(2, None, 1, True, id="a later attempt was begun"),
+        pytest.param(0, None, 1, False, id="an attempt that the view of the job does not show yet"),
+    ],
+)
+def test_a_partition_is_given_back_with_its_attempt(count: int, last_end: str | None, number: int, over: bool) -> None:
+    attempts = (Attempt(number=count, end_time=last_end),) if count else ()
+    job = a_job().replace(status=GPUJobStatus(attempts=attempts, attempt_count=count))
+    partition = stored(ACTIVE)
+    labels = partition.metadata.model_copy(update={"labels": {ATTEMPT_LABEL: str(number)}})
+    assert partition_plan.releasing(partition.replace(metadata=labels), job) is over
+    assert partition_plan.releasing(partition, None) is False
+    assert partition_plan.releasing(stored(ACTIVE, deleting=True), None) is True
+
+
+IDLE = Renewal(policy="WhileIdle", maximum="250s")
+
+
+@pytest.mark.parametrize(
+    ("renewal", "age", "left", "expected"),
+    [
+        pytest.param(Renewal(), 0, 100, None, id="never renewed unless asked"),
+        pytest.param(IDLE, 0, 100, (75, 100), id="when a quarter is left, by its duration"),
+        pytest.param(IDLE, 75, 25, (0, 100), id="now"),
+        pytest.param(IDLE, 150, 25, (0, 100), id="up to the maximum: exactly"),
+        pytest.param(IDLE, 160, 25, (0, 90), id="up to the maximum: what is left of it"),
+        pytest.param(IDLE, 225, 25, None, id="the maximum is reached"),
+    ],
+)
+def test_renewal(renewal: Renewal, age: float, left: float, expected: tuple[float, float] | None) -> None:
+    lease = replace(LIVES, granted_at=timestamp(NOW - timedelta(seconds=age)), expires_in=left)
+    assert partition_plan.renewal(stored(ACTIVE, duration="100s", renewal=renewal), lease, NOW) == expected
+
+
+def test_over_by_time_only_after_end_grace_and_margin() -> None:
+    partition = stored(ACTIVE, grace_period="10s")
+    assert not partition_plan.over_by_time(partition, NOW + timedelta(days=9), 0)
+    ends = partition.replace(status=partition.status.model_copy(update={"expires_at": timestamp(NOW)}))
+    assert not partition_plan.over_by_time(ends, NOW + timedelta(seconds=70), 60)
+    assert partition_plan.over_by_time(ends, NOW + timedelta(seconds=71), 60)

@@ -1,0 +1,201 @@
+"""How placement's answers are written: gangs whole, reasons once, and never on an old view."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.controllers import schedule
+from cumulus.controllers.partition_plan import FINALIZER
+from cumulus.controllers.reader import StoreReader
+from cumulus.controllers.reconcile import After, Done
+from cumulus.controllers.schedule import QUEUE, ScheduleController, summary
+from cumulus.errors import Conflict
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.meta import Condition, ObjectMeta, condition
+from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
+from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase
+from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.reasons import NodeReason
+from cumulus.store.client import Client
+from cumulus.store.memory import MemoryStore
+from tests.controllers.objects import a_partition
+
+
+class Stale(StoreReader):
+    """A reader that shows nothing newer than `at`, where that is set."""
+
+    at: int | None = None
+
+    @property
+    def revision(self) -> int:
+        return super().revision if self.at is None else self.at
+
+
+class Bench:
+    def __init__(self, nodes: int = 1, devices: int = 1) -> None:
+        self.clock = FakeClock()
+        self.store = MemoryStore(clock=self.clock)
+        self.client = Client(self.store)
+        self.reader = Stale(self.store)
+        self.controller = ScheduleController(self.reader, self.client, self.clock)
+        for number in range(nodes):
+            status = GPUNodeStatus(
+                conditions=(Condition(type="Ready", status="True"),),
+                runtimes=("process",),
+                devices=tuple(
+                    DeviceStatus(index=i, name="H100", memory_bytes=80, enforcement=Enforcement.HARD)
+                    for i in range(devices)
+                ),
+            )
+            self.client.create(GPUNode(metadata=ObjectMeta(name=f"n{number}"), status=status))
+
+    def want(self, name: str, **spec: object) -> None:
+        self.client.create(a_partition(name, **spec))  # type: ignore[arg-type]
+
+    def schedule(self) -> object:
+        return self.controller.reconcile(QUEUE)
+
+    def phases(self) -> dict[str, str]:
+        return {p.metadata.name: p.status.phase.value for p in self.client.list(GPUPartition)}
+
+    def bound(self, name: str) -> Condition:
+        found = condition(self.client.get(GPUPartition, "default", name).status.conditions, "Bound")
+        assert found is not None
+        return found
+
+
+def gang(size: int) -> Gang:
+    return Gang(name="g", size=size, since="2030-01-01T00:00:00Z")
+
+
+def test_a_binding_says_where_and_how_much_and_keeps_the_object() -> None:
+    bench = Bench()
+    bench.want("p", memory="0.25", compute="50%")
+    assert bench.schedule() == Done()
+    partition = bench.client.get(GPUPartition, "default", "p")
+    status = partition.status
+    assert (status.phase, status.node, status.device, status.device_name) == (PartitionPhase.BOUND, "n0", 0, "H100")
+    assert (status.memory_bytes, status.compute, status.enforcement) == (20, 500, Enforcement.HARD)
+    assert FINALIZER in partition.metadata.finalizers
+    assert bench.bound("p").status == "True"
+
+
+def test_a_gang_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(devices=2)
+    for number in range(2):
+        bench.want(f"p{number}", memory="1.0", gang=gang(2))
+    transact = bench.store.transact
+
+    def meddling(writes: object, **options: object) -> object:
+        monkeypatch.setattr(bench.store, "transact", transact)
+        changed = bench.client.get(GPUPartition, "default", "p1")
+        bench.client.update(changed.replace(spec=changed.spec.model_copy(update={"priority": 3})))
+        return transact(writes, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench.store, "transact", meddling)
+    assert isinstance(bench.schedule(), Done | After)
+    assert set(bench.phases().values()) == {"Pending"} or set(bench.phases().values()) == {"Bound"}
+    bench.clock.advance(5)
+    bench.schedule()
+    assert set(bench.phases().values()) == {"Bound"}
+
+
+def test_one_stale_gang_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(devices=4)
+    for number in range(4):
+        bench.want(f"p{number}", memory="1.0")
+    transact = bench.store.transact
+
+    def refusing(writes: list[object], **options: object) -> object:
+        if any("'p2'" in str(write) for write in writes):
+            raise Conflict("p2 changed")
+        return transact(writes, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench.store, "transact", refusing)
+    assert isinstance(bench.schedule(), After)
+    assert bench.phases() == {"p0": "Bound", "p1": "Bound", "p2": "Pending", "p3": "Bound"}
+
+
+def test_it_waits_until_it_sees_what_it_wrote() -> None:
+    bench = Bench()
+    bench.want("p", memory="0.6")
+    before = bench.store.revision()
+    bench.schedule()
+    bench.want("q", memory="0.6")
+    bench.reader.at = before
+    assert isinstance(bench.schedule(), After)
+    assert bench.phases() == {"p": "Bound", "q": "Pending"}
+    bench.reader.at = None
+    bench.schedule()
+    assert bench.phases() == {"p": "Bound", "q": "Pending"}
+
+
+def test_reasons_are_written_after_a_while_and_only_when_they_change() -> None:
+    bench = Bench(nodes=2)
+    bench.want("p", memory="0.7", node="n0")
+    bench.want("q", memory="0.7", node="n0")
+    assert bench.schedule() == After(schedule.EXPLAINED_AFTER)
+    assert condition(bench.client.get(GPUPartition, "default", "q").status.conditions, "Bound") is None
+    bench.clock.advance(schedule.EXPLAINED_AFTER)
+    bench.schedule()
+    first = bench.bound("q")
+    assert first.status == "False"
+    assert "n0" in first.message
+    revision = bench.store.revision()
+    for _ in range(5):
+        bench.clock.advance(60)
+        assert bench.schedule() == Done()
+    assert bench.store.revision() == revision
+    node = bench.client.get(GPUNode, "", "n0")
+    bench.client.update(node.replace(spec=node.spec.model_copy(update={"unschedulable": True})))
+    bench.schedule()
+    second = bench.bound("q")
+    assert second.message != first.message
+    assert second.last_transition_time == first.last_transition_time
+
+
+def test_a_long_queue_is_explained_in_turns() -> None:
+    bench = Bench()
+    for number in range(150):
+        bench.want(f"p{number:03}", memory="1.0")
+    bench.clock.advance(10)
+    passes = 0
+    while isinstance(bench.schedule(), After):
+        bench.clock.advance(schedule.EXPLAINED_AFTER)
+        passes += 1
+        assert passes < 10
+    said = [
+        condition(p.status.conditions, "Bound") is not None
+        for p in bench.client.list(GPUPartition)
+        if p.status.phase is PartitionPhase.PENDING
+    ]
+    assert said == [True] * 149
+    assert passes >= 2
+
+
+def test_a_summary_has_no_figures_and_an_end() -> None:
+    reasons = [NodeReason(f"n{number}", Reason("TooSmall", f"{number} bytes short")) for number in range(8)]
+    reasons.append(NodeReason("a", Reason("NotReady", "since 3 s")))
+    random.Random(1).shuffle(reasons)
+    assert summary(reasons) == "NotReady: a; TooSmall: n0, n1, n2, n3, n4 and 3 more"
+    assert summary([]) == "there are no nodes"
+    assert summary([NodeReason("", Reason("GangIncomplete", "x"))]) == "GangIncomplete"
+
+
+def test_a_damaged_partition_keeps_nobody_from_a_place() -> None:
+    bench = Bench()
+    bench.store.create({**a_partition("bad").to_json(), "spec": {"nonsense": 1}})
+    bench.want("p")
+
+    class Lenient(Stale):
+        def live(self) -> dict:  # type: ignore[type-arg]
+            from cumulus.resources.key import Key
+
+            return {Key("GPUPartition", "default", "bad"): 1, Key("GPUPartition", "default", "p"): 2}
+
+    bench.controller = ScheduleController(Lenient(bench.store), bench.client, bench.clock)
+    bench.schedule()
+    assert bench.client.get(GPUPartition, "default", "p").status.phase is PartitionPhase.BOUND
