@@ -77,11 +77,11 @@ def _expiry(directory: Path) -> Iterator[Result]:
         ]
     finally:
         ledger.close()
-        until(lambda: _stopped(home), seconds=30, what="the monitor stops")
+        until(lambda: stopped(home), seconds=30, what="the monitor stops")
     yield limit(f"expiry error, p99 of {LIVE:,} live leases", percentile(late, 0.99), 50, unit="ms")
 
 
-def _stopped(home: Path) -> bool:
+def stopped(home: Path) -> bool:
     """End the monitor that this benchmark's ledger started."""
     pid = watchdog.running(home)
     if pid:

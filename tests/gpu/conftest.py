@@ -8,11 +8,13 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cumulus.chronos import nvml
 from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import environment, forget, merge, opencl_layer
 from cumulus.chronos.enforce.mps import MODE, Mps
@@ -88,7 +90,7 @@ class Program:
     def line(self, seconds: float = ANSWER_SECONDS) -> Any:
         """The next line that is JSON, as JSON; what else it prints is passed over."""
         assert self.process.stdout is not None
-        passed = []
+        passed: list[str] = []
         while select.select([self.process.stdout], [], [], seconds)[0]:
             text = self.process.stdout.readline().decode(errors="replace")
             if not text:
@@ -134,7 +136,7 @@ class Node:
         ours = {"CHRONOS_MEMORY_BYTES": str(memory), "CUDA_VISIBLE_DEVICES": self.gpu.id}
         return {**ours, **environment(lease, self.gpu, self.home)}
 
-    def cuda(self, *arguments: str | int, **variables: str) -> Program:
+    def cuda(self, *arguments: str | float, **variables: str) -> Program:
         """tests/gpu/job.py with those arguments and variables."""
         command = [sys.executable, "-S", str(HERE / "job.py"), *map(str, arguments)]
         return self.start(command, variables)
@@ -194,8 +196,10 @@ def full_rate(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> float:
 
 def memory_used(gpu: Device) -> int:
     """Bytes in use on the GPU, of all processes."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpu.id}"]
-    return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout) * 2**20
+    return _nvml().memory_used(gpu.id)
+
+
+_nvml = cache(nvml.Nvml)
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
@@ -204,5 +208,5 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
     start = clock.monotonic()
     while not condition():
         assert clock.monotonic() < start + seconds, "did not come true"
-        clock.sleep(0.01)
+        clock.sleep(0.002)
     return clock.monotonic() - start

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import strength
 from cumulus.chronos.enforce.mps import MODE
+from cumulus.chronos.environment import selection
 from cumulus.chronos.lease import Device
 from cumulus.resources.enforcement import Enforcement
 
@@ -134,8 +136,18 @@ def test_memory_is_free_again_when_a_job_is_killed(node: Node, measured: Measure
     measured("SIGKILL to memory free, s", f"{took:.3f}")
 
 
-def test_the_gpu_is_device_0(gpu: Device) -> None:
+def test_the_gpu_is_device_0_and_joined_with_its_opencl_device(
+    gpu: Device, nvidia_opencl: dict[str, str], monkeypatch: pytest.MonkeyPatch, measured: Measured
+) -> None:
     assert gpu.index == 0
+    pytest.importorskip("pyopencl")
+    monkeypatch.setenv("OCL_ICD_VENDORS", nvidia_opencl["OCL_ICD_VENDORS"])
+    (found,) = [device for device in discover() if device.id == gpu.id]
+    measured("OpenCL numbers of the GPU", (found.platform_index, found.device_index))
+    assert found.platform_index >= 0
+    assert found.device_index == 0
+    expected = {"CUDA_VISIBLE_DEVICES": gpu.id, "PYOPENCL_CTX": f"{found.platform_index}:0"}
+    assert expected.items() <= selection([(found.id, found.platform_index, found.device_index)]).items()
 
 
 def test_isolated_leases_are_limited_and_bound_by_the_daemon(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

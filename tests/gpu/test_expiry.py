@@ -15,7 +15,6 @@ from .conftest import GIB, Node, memory_used, until
 def test_a_lease_of_4_seconds_ends_within_a_tenth_and_its_memory_is_free(
     node: Node, gpu: Device, tmp_path: Path, measured: Callable[[str, object], None]
 ) -> None:
-    """Its processes are ended on time; how long the driver then takes to take a process's context down is its own."""
     ledger = Ledger(tmp_path / "chronos")
     clock = SystemClock()
     assert ledger.devices()[0].id == gpu.id
@@ -23,14 +22,20 @@ def test_a_lease_of_4_seconds_ends_within_a_tenth_and_its_memory_is_free(
     assert holder.line()["outcome"] == "ok"
     bystander = node.start(["sleep", "60"], {})
     lease = ledger.grant(LeaseRequest("four", 0, gpu.memory_bytes // 2, 500, 4.0, grace=0.0))
-    end = clock.monotonic() + lease.expires_in
     for program in (holder, bystander):
         ledger.attach("four", program.process.pid, lease.token)
-    bystander.process.wait(timeout=10)
-    ended = clock.monotonic() - end
+    live = ledger.get("four")
+    assert live is not None
+    end = clock.monotonic() + live.expires_in
+    until(lambda: bystander.process.poll() is not None)
+    signalled = clock.monotonic() - end
     until(lambda: memory_used(gpu) < GIB)
     freed = clock.monotonic() - end
+    until(lambda: holder.process.poll() is not None)
+    ended = clock.monotonic() - end
     until(lambda: (found := ledger.get("four")) is not None and found.state is LeaseState.ENDED)
-    measured("lease of 4 s: processes ended and GPU memory free, s after the end", f"{ended:.3f} {freed:.3f}")
-    assert 0 <= ended < 0.1
-    assert freed < 0.5
+    booked = clock.monotonic() - end
+    figures = f"{signalled:.3f} {freed:.3f} {ended:.3f} {booked:.3f}"
+    measured("lease of 4 s, s after its end: a program ended, GPU memory free, its holder gone, lease Ended", figures)
+    assert signalled >= 0
+    assert freed < 0.1

@@ -1,0 +1,148 @@
+"""What NVIDIA's driver says is in use, by process: NVML through ctypes, in a process of its own with a time-out.
+
+NVML: docs.nvidia.com/deploy/nvml-api. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+LIBRARY = "libnvidia-ml.so.1"
+TIMEOUT = 10.0
+"""Seconds for the driver to answer."""
+
+_INSUFFICIENT_SIZE = 7
+_UNKNOWN = 2**64 - 1
+_WINDOW = 2_000_000
+"""Microseconds over which a process's compute is counted; the driver samples several times a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one process, or the whole device, uses. `compute` is in thousandths of the device, None if not told."""
+
+    memory_bytes: int
+    compute: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """A device now: in all, and by process as far as the driver tells."""
+
+    whole: Use
+    processes: dict[int, Use]
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_uint64), ("free", ctypes.c_uint64), ("used", ctypes.c_uint64)]
+
+
+class _Rates(ctypes.Structure):
+    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
+
+
+class _Process(ctypes.Structure):
+    _fields_ = [
+        ("pid", ctypes.c_uint), ("memory", ctypes.c_uint64),
+        ("gpu_instance", ctypes.c_uint), ("compute_instance", ctypes.c_uint),
+    ]  # fmt: skip
+
+
+class _Sample(ctypes.Structure):
+    _fields_ = [
+        ("pid", ctypes.c_uint), ("time", ctypes.c_uint64),
+        ("sm", ctypes.c_uint), ("memory", ctypes.c_uint), ("encoder", ctypes.c_uint), ("decoder", ctypes.c_uint),
+    ]  # fmt: skip
+
+
+class Nvml:
+    """The library, in this process. Raises OSError where it is not there or does not start."""
+
+    def __init__(self) -> None:
+        self._lib = ctypes.CDLL(LIBRARY)
+        if code := self._lib.nvmlInit_v2():
+            raise OSError(f"nvmlInit_v2 failed with {code}")
+
+    def devices(self) -> dict[str, DeviceUse]:
+        """By UUID."""
+        count = ctypes.c_uint()
+        self._lib.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        found = {}
+        for index in range(count.value):
+            handle, uuid = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+            if self._lib.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
+                self._lib.nvmlDeviceGetUUID(handle, uuid, len(uuid))
+                found[uuid.value.decode()] = self._device(handle)
+        return found
+
+    def memory_used(self, uuid: str) -> int:
+        """Bytes in use on the device, of all processes."""
+        handle, memory = ctypes.c_void_p(), _Memory()
+        self._lib.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
+        if code := self._lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+            raise OSError(f"nvmlDeviceGetMemoryInfo failed with {code}")
+        return int(memory.used)
+
+    def _device(self, handle: ctypes.c_void_p) -> DeviceUse:
+        memory, rates = _Memory(), _Rates()
+        self._lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+        told = self._lib.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
+        since = ctypes.c_uint64(int(time.time() * 1e6) - _WINDOW)
+        samples = self._list(_Sample, self._lib.nvmlDeviceGetProcessUtilization, handle, since)
+        compute = {sample.pid: min(sample.sm, 100) * 10 for sample in samples}
+        processes: dict[int, Use] = {}
+        # Clients of MPS are in a list of their own.
+        for name in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3"):
+            if hasattr(self._lib, name):
+                for process in self._list(_Process, getattr(self._lib, name), handle):
+                    if process.memory != _UNKNOWN:
+                        processes[process.pid] = Use(process.memory, compute.get(process.pid))
+        return DeviceUse(Use(memory.used, rates.gpu * 10 if told else None), processes)
+
+    def _list(self, kind: Any, call: Any, handle: ctypes.c_void_p, since: ctypes.c_uint64 | None = None) -> list[Any]:
+        """What NVML lists: asked for how many there are, then for them, until the room was enough."""
+        count = ctypes.c_uint(0)
+        found, code = None, _INSUFFICIENT_SIZE
+        for _ in range(5):
+            if code != _INSUFFICIENT_SIZE:
+                break
+            count = ctypes.c_uint(count.value + 8)
+            found = (kind * count.value)()
+            order = (found, ctypes.byref(count), since) if since is not None else (ctypes.byref(count), found)
+            code = call(handle, *order)
+        return list(found[: count.value]) if found is not None and code == 0 else []
+
+
+def ask() -> dict[str, DeviceUse]:
+    """All devices by UUID. Empty where there is no NVIDIA driver, or it does not answer in time."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", __file__],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {
+        uuid: DeviceUse(Use(*whole), {int(pid): Use(*use) for pid, use in processes.items()})
+        for uuid, (whole, processes) in json.loads(done.stdout).items()
+    }
+
+
+def main() -> None:
+    """Print what `ask` reads."""
+    answer = {
+        uuid: ((use.whole.memory_bytes, use.whole.compute),
+               {pid: (one.memory_bytes, one.compute) for pid, one in use.processes.items()})
+        for uuid, use in Nvml().devices().items()
+    }  # fmt: skip
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
