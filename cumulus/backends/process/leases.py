@@ -60,7 +60,8 @@ class LeaseGuard:
             verdict = answer.read()
         os.waitpid(child, 0)
         if not verdict:
-            raise LeaseRefused(End(None, "StartError", "not started: its leases could not be checked"))
+            # Killed, for want of memory perhaps.
+            raise LeaseRefused(End(None, "Lost", "not started: what checks its leases died"))
         end, variables = json.loads(verdict)
         if end:
             raise LeaseRefused(End(*end))

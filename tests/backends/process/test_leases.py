@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import LeaseRef, State
+from cumulus.backends.process import leases as guards
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
@@ -160,6 +161,19 @@ class TestNoLeaseNoStart:
             assert (end.state, end.reason) == (State.FAILED, "Stopped")
         finally:
             bed.close()
+
+    def test_what_is_the_nodes_fault_is_not_the_jobs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such an attempt does not count against its retries."""
+        (tmp_path / "file").write_text("x")
+        spec = {"leases": [{"id": "a", "token": 1}], "env": {}, "chronos_home": str(tmp_path / "file")}
+        monkeypatch.setattr(guards, "LEDGER_PATIENCE", 0.0)
+        with pytest.raises(guards.LeaseRefused, match=r"not started: .*cannot be used") as caught:
+            guards.LeaseGuard(spec).attach(os.getpid())
+        assert caught.value.end.reason == "Lost"
+        monkeypatch.setattr(guards.LeaseGuard, "_attach", lambda guard, pid: os._exit(1))
+        with pytest.raises(guards.LeaseRefused, match="died") as caught:
+            guards.LeaseGuard(spec).attach(os.getpid())
+        assert caught.value.end.reason == "Lost"
 
 
 class TestExpiry:
