@@ -35,6 +35,15 @@ def enclose(pid: int, name: str) -> str | None:
     return directory
 
 
+def leave() -> None:
+    """Leave the cgroup of a lease, where this process was started in one. The monitor must not be ended with it."""
+    root, here = _mount(), _path(os.getpid())
+    if root is None or here is None or "/chronos-" not in here:
+        return
+    with suppress(OSError), open(f"{root}{here.partition('/chronos-')[0]}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+
+
 def members(directory: str) -> set[int]:
     """The processes in the cgroup and those below it, without zombies."""
     found: set[int] = set()

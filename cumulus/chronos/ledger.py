@@ -134,8 +134,8 @@ class Ledger:
         where no such process runs.
         """
         found = processes.read(pid)
-        if found is None or not found.alive:
-            raise ChronosError(f"process {pid} cannot be attached to lease {id}: it does not run")
+        if found is None or not found.alive or pid <= 1:
+            raise ChronosError(f"process {pid} cannot be attached to lease {id}: no job runs as it")
         self._settle()
         with self.database.write() as tx:
             _active(tx, id, token, Moment.read(self.clock))

@@ -68,15 +68,14 @@ class Membership:
         return any(cgroup.populated(directory) for directory in self.cgroups)
 
     def new_sessions(self, snapshot: Snapshot) -> set[Identity]:
-        """Sessions that descendants of the attached processes have made, not yet remembered.
+        """Sessions made by the attached processes and their descendants, by their leaders, and not yet remembered.
 
-        The session in which an attached process was started by someone else, a terminal's say, is not the lease's.
+        A session whose leader is someone else, the terminal where an attached process was started, is not the lease's.
         """
         alive = {p.pid for p in self.attached if snapshot.has(Identity(p.pid, p.start))}
-        foreign = {snapshot.procs[pid].session for pid in alive} - alive
         inside = alive.union(*(snapshot.below(pid) for pid in alive)) - {os.getpid()}
-        sids = {snapshot.procs[pid].session for pid in inside} - foreign - {leader.pid for leader in self.sessions}
-        return {Identity(sid, snapshot.procs[sid].start if sid in snapshot.procs else 0) for sid in sids - {0}}
+        leaders = [snapshot.procs[pid] for pid in inside if snapshot.procs[pid].session == pid]
+        return {Identity(proc.pid, proc.start) for proc in leaders} - set(self.sessions)
 
 
 _UNTOUCHABLE = {0, 1}

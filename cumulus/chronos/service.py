@@ -12,7 +12,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import cgroup, watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
@@ -36,6 +36,7 @@ class Service:
 
     def __init__(self, home: Path, idle: float | None, *, take_over: bool = False) -> None:
         """With `take_over` one that runs is told to stop. Raises `AlreadyRunning`, `LedgerUnavailable`, OSError."""
+        cgroup.leave()
         self._clock = SystemClock()
         self._ledger = Ledger(home, self._clock, start_monitor=False)
         self._ledger.list()
