@@ -105,11 +105,26 @@ class SweepController:
         return After(AGAIN_SECONDS if self._again else SWEEP_SECONDS)
 
     def _sweep_leases(self, agent: NodeAgent) -> None:
-        """Release leases of ours whose partition is gone or has ended."""
-        for lease in agent.leases.list():
-            if lease.owner == self._owner and not self._holds(agent.name, lease.id):
+        """Release leases of ours whose partition is gone or has ended.
+
+        The last word has the store, asked after the node: a daemon that was held up may lack the partitions of the
+        one that leads now.
+        """
+        found = [lease for lease in agent.leases.list() if lease.owner == self._owner]
+        loose = [lease for lease in found if not self._holds(agent.name, lease.id)]
+        wanted = self._live_uids() if loose else frozenset()
+        for lease in loose:
+            if lease.id not in wanted:
                 log.warning("releasing a lease that no partition holds", node=agent.name, lease=lease.id)
                 agent.leases.release(lease.id)
+
+    def _live_uids(self) -> frozenset[str]:
+        """Of all partitions that the store has and that have not ended; from bare documents, damaged ones too."""
+        items = self._client.store.list(Query(GPUPartition.KIND)).items
+        ended = {phase.value for phase in PartitionPhase if phase.ended}
+        return frozenset(
+            item["metadata"]["uid"] for item in items if (item.get("status") or {}).get("phase") not in ended
+        )
 
     def _holds(self, node: str, uid: str) -> bool:
         """Looked for on every node in the end: two GPUNodes may by mistake be one machine."""

@@ -40,6 +40,9 @@ and a new leader can wait until it has seen all that its predecessor wrote."""
 NODE_SETTLE_SECONDS = 1.0
 """After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
 
+BOUND_SETTLE_SECONDS = 0.1
+"""A bound partition has its lease within this, as a rule: its job is looked at once for both."""
+
 RESYNC_SECONDS = 600.0
 """How often everything is looked at once more."""
 
@@ -182,12 +185,13 @@ class Loops:
     def _route_partition(self, change: Change) -> None:
         request = Request(change.key.namespace, change.key.name)
         owner = _owning_job(change.new)
+        old, new = _phase(change.old), _phase(change.new)
         if owner is not None:
-            self._add("job", Request(owner.namespace, owner.name))
+            soon = BOUND_SETTLE_SECONDS if new == PartitionPhase.BOUND else 0.0
+            self._add("job", Request(owner.namespace, owner.name), soon)
         if change.type != "DELETED":
             self._add("partition", request)
-        old, new = _phase(change.old), _phase(change.new)
-        if change.type != "MODIFIED" or old != new or _spec(change.old) != _spec(change.new):
+        if change.type != "MODIFIED" or new in _ENDED or _spec(change.old) != _spec(change.new):
             self._add("schedule", schedule.QUEUE)
         node = (change.new.get("status") or {}).get("node")
         if node and old != new and (new == PartitionPhase.ACTIVE or new in _ENDED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, NodeUnreachable, NoSuchLease, StaleToken
 from tests.chronos.conftest import GIB, GPUS, open_ledger, request
 
-IDS = st.sampled_from(["a", "b", "c", "d"])
+RUN = uuid.uuid4().hex
+"""Monitors end processes that name a lease of theirs, those of other tests too: these names are nobody else's."""
+IDS = st.sampled_from([f"{RUN}-{number}" for number in range(4)])
 
 
 class TwoNodes(RuleBasedStateMachine):
