@@ -109,6 +109,17 @@ class Observed:
     finished_at: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a job's workload that nobody of ours did, to be told as an event. `reason` is CamelCase."""
+
+    namespace: str
+    job: str
+    job_uid: str
+    reason: str
+    message: str
+
+
 class Backend(Protocol):
     """Raises `BackendError` where trying again may help, `BackendRefused` where it does not."""
 

@@ -1,9 +1,9 @@
 """`python -m tests.lab`: a lab for people, see `scripts/lab.sh`.
 
-    up [WORKERS]      start it and stay until Ctrl-C        docker NODE ...   the docker client against a node
-    cut NODE          take its network away                 heal NODE         give it back
-    kill NODE         SIGKILL its engine                    start NODE        start its engine again
-    on NODE COMMAND   run a command on it                   env               variables for cumulus and docker
+up [WORKERS]      start it and stay until Ctrl-C        docker NODE ...   the docker client against a node
+cut NODE          take its network away                 heal NODE         give it back
+kill NODE         SIGKILL its engine                    start NODE        start its engine again
+on NODE COMMAND   run a command on it                   env               variables for cumulus and docker
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.node import LabError, Node, die_with_parent, remove_traces, run, until, write_facts
+from tests.lab.node import LabError, Node, die_with_parent, run, until, write_facts
 
 NEEDED = {
     "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",
     "ssh-keygen": "openssh-client", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux",
-    "iptables": "iptables",
+    "iptables": "iptables", "busybox": "busybox-static",
 }  # fmt: skip
 """Program -> Debian's package that has it."""
 

@@ -142,7 +142,8 @@ class Node:
     def facts(self) -> dict[str, str]:
         """What a script wants to know."""
         return {
-            "pid": str(self.pid), "address": self.address, "port": self._port, "socket": self.socket, "cgroup": self.cgroup,
+            "pid": str(self.pid), "address": self.address, "port": self._port, "socket": self.socket,
+            "cgroup": self.cgroup,
         }  # fmt: skip
 
     def _docker(self, *arguments: str, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:

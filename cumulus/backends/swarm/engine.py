@@ -1,0 +1,377 @@
+"""Docker's API as the backend needs it: few calls, each with a deadline, and errors of our own tree.
+
+Managers are tried in turn, from the one that answered last: a manager that lost its engine or the quorum must not
+keep the others from being asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import docker
+import requests
+from docker import auth
+from docker.context import ContextAPI
+from docker.errors import DockerException
+from docker.tls import TLSConfig
+
+from cumulus.errors import BackendError, BackendRefused
+
+Json = dict[str, Any]
+
+SECONDS = 15.0
+"""For a call to answer."""
+PORT = 2375
+"""Docker's, where an address names none."""
+LOOKUP_SECONDS = 5.0
+"""For a registry to tell a digest."""
+UPDATE_TRIES = 8
+"""How often an update that came out of sequence is made anew."""
+EVENT_SECONDS = 120.0
+"""Silence after which the stream of events is opened anew: a half-open connection is not noticed otherwise."""
+
+_NO_MANAGER = ("swarm does not have a leader", "not a swarm manager", "context deadline exceeded", "no elected primary")
+
+
+class EngineUnavailable(BackendError):
+    """No engine answered."""
+
+
+class Engine:
+    """A Swarm through its managers, or one node's engine. `urls` as DOCKER_HOST has them: unix://, tcp://, ssh://."""
+
+    def __init__(self, urls: Sequence[str], *, tls: str = "", seconds: float = SECONDS) -> None:
+        """`tls`: the directory with ca.pem, cert.pem and key.pem for tcp:// addresses, as DOCKER_CERT_PATH."""
+        self._urls = tuple(urls)
+        self._tls = tls
+        self._seconds = seconds
+        self._mutex = threading.Lock()
+        self._clients: dict[str, Any] = {}
+        self._digests: dict[str, tuple[float, str]] = {}
+        self.calls = 0
+        """How many requests were made, for the benchmark."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        return self._urls
+
+    # Services
+
+    def create_service(self, spec: Json, auth_header: str = "") -> str:
+        """The new service's id. Raises `NameTaken` where its name is taken."""
+        headers = {"X-Registry-Auth": auth_header} if auth_header else None
+        return str(self._call("POST", "/services/create", body=spec, headers=headers)["ID"])
+
+    def service(self, id_or_name: str) -> Json | None:
+        return self._found("/services/{0}", id_or_name)
+
+    def services(self, labels: Sequence[str]) -> Sequence[Json]:
+        return self._list("/services", {"label": list(labels)})
+
+    def tasks(self, filters: Mapping[str, Sequence[str]]) -> Sequence[Json]:
+        return self._list("/tasks", filters)
+
+    def update_service(self, id: str, change: Callable[[Json], Json | None]) -> bool:
+        """Apply `change` to the service's spec until no other update comes between (moby#39891, #30794): it is given
+        the spec anew each time and returns the new one, None where nothing is left to do. False: no such service."""
+        for attempt in range(UPDATE_TRIES):
+            service = self.service(id)
+            if service is None:
+                return False
+            spec = change(json.loads(json.dumps(service["Spec"])))
+            if spec is None:
+                return True
+            try:
+                version = {"version": service["Version"]["Index"]}
+                self._call("POST", "/services/{0}/update", service["ID"], body=spec, params=version)
+                return True
+            except BackendError as error:
+                if "out of sequence" not in str(error):
+                    raise
+            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
+        raise BackendError(f"service {id} was changed by others {UPDATE_TRIES} times while it was to be updated")
+
+    def remove_service(self, id: str) -> None:
+        self._gone("/services/{0}", id)
+
+    # Secrets
+
+    def create_secret(self, name: str, data: str, labels: Mapping[str, str]) -> str:
+        """Its id; `data` is base64. Raises `NameTaken`."""
+        return str(self._call("POST", "/secrets/create", body={"Name": name, "Data": data, "Labels": labels})["ID"])
+
+    def secrets(self, labels: Sequence[str]) -> Sequence[Json]:
+        return self._list("/secrets", {"label": list(labels)})
+
+    def remove_secret(self, id: str) -> None:
+        self._gone("/secrets/{0}", id)
+
+    # Nodes and the cluster
+
+    def nodes(self) -> Sequence[Json]:
+        return self._list("/nodes", {})
+
+    def update_node(self, id: str, change: Callable[[Json], Json | None]) -> None:
+        """As `update_service`."""
+        for attempt in range(UPDATE_TRIES):
+            node = self._call("GET", "/nodes/{0}", id)
+            spec = change(json.loads(json.dumps(node["Spec"])))
+            if spec is None:
+                return
+            try:
+                version = {"version": node["Version"]["Index"]}
+                self._call("POST", "/nodes/{0}/update", id, body=spec, params=version)
+                return
+            except BackendError as error:
+                if "out of sequence" not in str(error):
+                    raise
+            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
+
+    def info(self) -> Json:
+        return dict(self._call("GET", "/info"))
+
+    def swarm(self) -> Json:
+        """The cluster; raises `BackendError` where this engine is no manager of one."""
+        return dict(self._call("GET", "/swarm"))
+
+    def swarm_init(self, spec: Json) -> None:
+        self._call("POST", "/swarm/init", body=spec)
+
+    def swarm_update(self, spec: Json, version: int) -> None:
+        self._call("POST", "/swarm/update", body=spec, params={"version": version})
+
+    # Containers of one node
+
+    def container(self, id: str) -> Json | None:
+        return self._found("/containers/{0}/json", id)
+
+    def containers(self, labels: Sequence[str]) -> Sequence[Json]:
+        return self._list("/containers/json", {"label": list(labels)}, all=1)
+
+    def kill(self, id: str, signal: str = "SIGKILL") -> None:
+        """A container that is gone or has ended is no error."""
+        try:
+            self._call("POST", "/containers/{0}/kill", id, params={"signal": signal})
+        except NoSuch:
+            return
+        except BackendError as error:
+            if "is not running" not in str(error):
+                raise
+
+    # Logs and events
+
+    def task_log(self, id: str, since: float = 0.0) -> bytes:
+        """The multiplexed log of a task, with time stamps, from `since` (seconds of the epoch) on."""
+        return self._log("/tasks/{0}/logs", id, since)
+
+    def container_log(self, id: str, since: float = 0.0) -> bytes:
+        """The same, of a container."""
+        return self._log("/containers/{0}/logs", id, since)
+
+    def events(self, since: str, kinds: Sequence[str]) -> Iterator[Json]:
+        """Events as they come, from `since` on; ends when the engine is silent for long."""
+        parameters = {"since": since, "filters": json.dumps({"type": list(kinds)})}
+        response = self._request(
+            "GET", "/events", params=parameters, stream=True, timeout=(self._seconds, EVENT_SECONDS)
+        )
+        try:
+            for line in response.iter_lines():
+                if line:
+                    yield json.loads(line)
+        except requests.exceptions.RequestException:
+            return
+        finally:
+            response.close()
+
+    def ping(self) -> None:
+        """Raises `EngineUnavailable`."""
+        self._request("GET", "/_ping", timeout=self._seconds)
+
+    # Images
+
+    def digest(self, image: str) -> str:
+        """`image@sha256:…` where its registry tells, else the image as it is. Remembered for a minute."""
+        known = self._digests.get(image)
+        now = time.monotonic()
+        if known is not None and known[0] > now:
+            return known[1]
+        pinned = image
+        if "@" not in image:
+            try:
+                said = self._call(
+                    "GET", "/distribution/{0}/json", image, headers=_registry_headers(image), timeout=LOOKUP_SECONDS
+                )
+                pinned = f"{image}@{said['Descriptor']['digest']}"
+            except (BackendError, KeyError):
+                pinned = image
+        self._digests[image] = now + 60.0, pinned
+        return pinned
+
+    def close(self) -> None:
+        with self._mutex:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+    def _log(self, path: str, id: str, since: float) -> bytes:
+        parameters = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": f"{since:.9f}" if since else "0"}
+        return bytes(self._request("GET", path, id, params=parameters).content)
+
+    def _list(self, path: str, filters: Mapping[str, Sequence[str]], **more: Any) -> Sequence[Json]:
+        found: list[Json] = self._call("GET", path, params={"filters": json.dumps(filters), **more})
+        return found or []
+
+    def _found(self, path: str, *words: str) -> Json | None:
+        try:
+            return dict(self._call("GET", path, *words))
+        except NoSuch:
+            return None
+
+    def _gone(self, path: str, *words: str) -> None:
+        try:
+            self._request("DELETE", path, *words)
+        except NoSuch:
+            return
+
+    def _call(self, method: str, path: str, *words: str, body: Json | None = None, **more: Any) -> Any:
+        response = self._request(method, path, *words, json=body, **more)
+        return response.json() if response.content else {}
+
+    def _request(self, method: str, path: str, *words: str, **more: Any) -> requests.Response:
+        """The answer of the first manager that can give one. Raises as this module says."""
+        trouble: BackendError = EngineUnavailable("no Docker engine is named", hint="set SWARM_MANAGER")
+        for url in self._urls:
+            try:
+                response = self._send(url, method, path, *words, **more)
+            except (requests.exceptions.RequestException, DockerException, OSError) as error:
+                trouble = EngineUnavailable(f"the Docker engine {url} does not answer: {_first_line(error)}")
+                self._drop(url)
+                continue
+            if response.ok:
+                self._prefer(url)
+                return response
+            message = _message(response)
+            if response.status_code == 503 or any(text in message for text in _NO_MANAGER):
+                trouble = EngineUnavailable(f"{url}: {message}")
+                continue
+            raise _error(response.status_code, message)
+        raise trouble
+
+    def _send(self, url: str, method: str, path: str, *words: str, **more: Any) -> requests.Response:
+        client = self._client(url)
+        self.calls += 1
+        more.setdefault("timeout", self._seconds)
+        response: requests.Response = client.request(method, client._url(path, *words), **more)
+        return response
+
+    def _client(self, url: str) -> Any:
+        with self._mutex:
+            if url not in self._clients:
+                self._clients[url] = self._connect(url)
+            return self._clients[url]
+
+    def _connect(self, url: str) -> Any:
+        """Raises `BackendRefused` where the address or the certificates cannot be used."""
+        try:
+            return docker.APIClient(
+                base_url=url, version="auto", timeout=int(self._seconds), tls=_tls(url, self._tls) or False,
+                num_pools=64, max_pool_size=64,
+            )  # fmt: skip
+        except DockerException as error:
+            if "Error while fetching server API version" in str(error):
+                raise requests.exceptions.ConnectionError(_first_line(error)) from None
+            raise BackendRefused(f"the Docker address {url} cannot be used: {_first_line(error)}") from None
+
+    def _drop(self, url: str) -> None:
+        with self._mutex:
+            client = self._clients.pop(url, None)
+        if client is not None and len(self._urls) > 1:
+            client.close()
+
+    def _prefer(self, url: str) -> None:
+        if self._urls[0] != url:
+            self._urls = (url, *(other for other in self._urls if other != url))
+
+
+class NoSuch(BackendError):
+    """What was asked for is not there."""
+
+
+class NameTaken(BackendError):
+    """A service or secret of that name is there."""
+
+
+def from_environment(environment: Mapping[str, str]) -> Engine | None:
+    """The Swarm that SWARM_MANAGER names (several managers with commas), else DOCKER_HOST, else the current Docker
+    context where it is not the default one. None where none of them is given."""
+    tls = environment.get("DOCKER_CERT_PATH", "") if environment.get("DOCKER_TLS_VERIFY") else ""
+    named = environment.get("SWARM_MANAGER") or environment.get("DOCKER_HOST") or ""
+    if named:
+        return Engine([normal(word) for word in named.replace(",", " ").split()], tls=tls)
+    context = ContextAPI.get_current_context()
+    if context is not None and context.name != "default" and context.Host:
+        return Engine([context.Host], tls=tls)
+    return None
+
+
+def normal(address: str) -> str:
+    """An address as the SDK takes it: a bare host is tcp, with Docker's port where none is given."""
+    if "://" in address:
+        return address
+    if address.startswith("/"):
+        return f"unix://{address}"
+    return f"tcp://{address}" if ":" in address else f"tcp://{address}:{PORT}"
+
+
+def registry_auth(image: str) -> str:
+    """The X-Registry-Auth header for the image's registry, from Docker's configuration, "" where it has none.
+
+    Taken anew for each attempt: what a service was created with is never refreshed by Swarm (moby#36126)."""
+    return _registry_headers(image).get("X-Registry-Auth", "")
+
+
+def _registry_headers(image: str) -> dict[str, str]:
+    try:
+        registry, _ = auth.resolve_repository_name(image.split("@")[0])
+        found = auth.load_config().resolve_authconfig(registry)
+    except (DockerException, OSError, ValueError):
+        return {}
+    if not found:
+        return {}
+    return {"X-Registry-Auth": auth.encode_header(found).decode()}
+
+
+def _tls(url: str, directory: str) -> TLSConfig | None:
+    if not directory or not url.startswith("tcp://"):
+        return None
+    pair = (os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem"))
+    return TLSConfig(client_cert=pair, ca_cert=os.path.join(directory, "ca.pem"), verify=True)
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        text = str(response.json().get("message", ""))
+    except ValueError:
+        text = response.text
+    return _first_line(text or f"status {response.status_code}")
+
+
+def _error(status: int, message: str) -> Exception:
+    if status == 404:
+        return NoSuch(message)
+    if status == 409 and ("name conflicts" in message or "already exists" in message):
+        return NameTaken(message)
+    if status == 400:
+        return BackendRefused(f"Docker refuses: {message}")
+    return BackendError(f"Docker: {message}")
+
+
+def _first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,56 @@
+"""What joins a container to its leases: variables, and mounts for what the node's Chronos prepared.
+
+NVIDIA's and AMD's container runtimes give a container the devices that a variable names (docs/adr has the routes).
+PYOPENCL_CTX is not set: an image has its own OpenCL platforms, so their numbers on the node mean nothing in it;
+CHRONOS_DEVICE_NAME says which device it is, and the job image's runner finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cumulus.backends.base import Workload
+from cumulus.backends.process.environment import fixed_environment
+
+_NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
+"""What holds on the node but not in a container."""
+
+_DIRECTORIES = ("CHRONOS_ACCOUNT", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+_FILES = ("OPENCL_LAYERS", "PYTHONPATH")
+
+
+def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The container's variables, and the mounts that make those true that name paths."""
+    variables = {e.name: e.value for e in workload.env if not e.secret}
+    variables.setdefault("PYTHONUNBUFFERED", "1")
+    variables |= _devices(workload)
+    variables |= {name: value for name, value in prepared.items() if name not in _NOT_HERE}
+    fixed = fixed_environment(workload, workload.checkpoint_path, None)
+    variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
+    return variables, _mounts(prepared)
+
+
+def _devices(workload: Workload) -> dict[str, str]:
+    """What the vendors' runtimes read. `void` keeps a container without such a lease from seeing any GPU, which with
+    NVIDIA as the default runtime it would see all of (nvidia-container-toolkit#57)."""
+    ids = [lease.device_id for lease in workload.leases]
+    nvidia = [id for id in ids if id.startswith(("GPU-", "MIG-"))]
+    variables = {"NVIDIA_VISIBLE_DEVICES": ",".join(nvidia) or "void"}
+    if nvidia:
+        variables["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
+    others = [lease for lease in workload.leases if lease.device_type == "gpu" and lease.device_id not in nvidia]
+    if others:
+        variables["AMD_VISIBLE_DEVICES"] = ",".join(str(max(0, lease.device_index)) for lease in others)
+    return variables
+
+
+def _mounts(prepared: Mapping[str, str]) -> list[dict[str, Any]]:
+    mounts = []
+    for name in (*_DIRECTORIES, *_FILES):
+        for path in filter(None, prepared.get(name, "").split(":")):
+            mounts.append({"Type": "bind", "Source": path, "Target": path, "ReadOnly": name in _FILES})
+    if "CUDA_MPS_PIPE_DIRECTORY" in prepared:
+        # MPS speaks through shared memory too, and services cannot share the node's IPC namespace.
+        mounts.append({"Type": "bind", "Source": "/dev/shm", "Target": "/dev/shm", "ReadOnly": False})
+    return mounts

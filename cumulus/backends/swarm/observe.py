@@ -1,0 +1,125 @@
+"""What Swarm's tasks say of a run. Pure.
+
+A task moves through New, Pending, Assigned, Accepted, Preparing, Ready, Starting, Running to Complete, Failed,
+Rejected or Shutdown, and never back; Orphaned and Remove are the manager's word about a node that is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus.backends.base import State
+from cumulus.clock import parse_timestamp, timestamp
+
+TERMINAL = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
+_UNPLACED = frozenset({"new", "allocated", "pending"})
+
+SIGNALLED = (137, 143)
+"""Exit codes of a program that was ended by SIGKILL or SIGTERM."""
+
+_ENGINE_LOST = ("no such container", "context canceled", "agent", "connection", "starting container failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a service, with what counts here."""
+
+    id: str
+    node_id: str
+    state: str
+    desired: str
+    error: str
+    exit_code: int | None
+    container: str
+    created: str
+    at: str
+    """When the state was taken on."""
+
+    @classmethod
+    def read(cls, task: Mapping[str, Any]) -> Task:
+        status = task.get("Status") or {}
+        container = status.get("ContainerStatus") or {}
+        state = str(status.get("State", "new"))
+        code = container.get("ExitCode")
+        ran = bool(container.get("ContainerID")) and state not in ("rejected", "orphaned")
+        return cls(
+            id=task["ID"], node_id=task.get("NodeID", ""), state=state, desired=str(task.get("DesiredState", "")),
+            error=str(status.get("Err", "")), exit_code=code if ran and state in TERMINAL else None,
+            container=str(container.get("ContainerID", "")), created=moment(task.get("CreatedAt", "")),
+            at=moment(status.get("Timestamp", "")),
+        )  # fmt: skip
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has a node: a container of it may be there."""
+        return bool(self.node_id) and self.state not in _UNPLACED
+
+
+def read_all(tasks: Sequence[Mapping[str, Any]]) -> Sequence[Task]:
+    """The first one first: that is the run. Others come from updates and scaling."""
+    return sorted((Task.read(task) for task in tasks), key=lambda task: (task.created, task.id))
+
+
+def alive(tasks: Sequence[Task]) -> Sequence[Task]:
+    """Tasks of which a container may run, or come to."""
+    return [task for task in tasks if not task.terminal and task.placed]
+
+
+def state(task: Task) -> State:
+    """Of a task that is not at its end."""
+    return State.RUNNING if task.state == "running" else State.STARTING
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What else is known when a task has ended. `lease` is "expired" or "released" where its lease is over."""
+
+    stopped: bool = False
+    lease: str = ""
+    oom: bool | None = None
+    """None: nobody could be asked."""
+    memory_bytes: int = 0
+    node: str = ""
+
+
+def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
+    """State, reason and message of a task that has ended."""
+    code = task.exit_code
+    how = f"exit code {code}" if code is not None else task.error or task.state
+    if task.state == "complete":
+        return State.SUCCEEDED, "", ""
+    if task.state == "rejected":
+        return State.FAILED, "StartError", task.error or "the node refused to run it"
+    if facts.stopped:
+        killed = ", killed after its grace period" if code == 137 else ""
+        return State.FAILED, "Stopped", f"stopped, and it ended with {how}{killed}"
+    if facts.oom:
+        return State.FAILED, "OOMKilled", f"it used more memory than its limit of {facts.memory_bytes / 2**20:.0f} MiB"
+    if facts.lease == "expired":
+        return State.FAILED, "LeaseExpired", f"its lease expired, and it ended with {how}"
+    if facts.lease == "released":
+        return State.FAILED, "Stopped", f"its lease was released, and it ended with {how}"
+    if task.state in ("shutdown", "orphaned", "remove"):
+        where = f" on {facts.node}" if facts.node else ""
+        return State.FAILED, "Lost", f"Swarm ended it{where}: its service was changed, or its node did not answer"
+    if code is None or any(text in task.error.lower() for text in _ENGINE_LOST):
+        reason = "Lost" if code is None else "StartError"
+        return State.FAILED, reason, task.error or "the engine lost it"
+    if code == 137 and facts.oom is None and facts.memory_bytes:
+        return State.FAILED, "OOMKilled", "killed, and its node cannot be asked why: most likely for its memory limit"
+    return State.FAILED, "Error", f"ended with {how}"
+
+
+def moment(text: str) -> str:
+    """Docker's time, which has nanoseconds, as objects carry it."""
+    if not text or text.startswith("0001-"):
+        return ""
+    text = re.sub(r"(\.\d{6})\d+", r"\1", text)
+    return timestamp(parse_timestamp(text))

@@ -1,0 +1,187 @@
+"""Turns a workload into the Swarm service that runs it. Pure; names are fixed, so that looking comes before creating.
+
+one service a replica of an attempt: one task, pinned to one node, never restarted
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cumulus.backends.base import Workload
+from cumulus.backends.swarm.environment import engine_environment
+from cumulus.errors import BackendRefused
+
+PREFIX = "cumulus.dev/"
+INSTANCE, WORKLOAD, OWNER = f"{PREFIX}instance", f"{PREFIX}workload", f"{PREFIX}owner-uid"
+NAMESPACE, JOB, ATTEMPT, REPLICA = f"{PREFIX}namespace", f"{PREFIX}job", f"{PREFIX}attempt", f"{PREFIX}replica"
+NODE, LEASES = f"{PREFIX}node", f"{PREFIX}leases"
+
+NOWHERE = "node.id==cumulus-stopped"
+"""The placement of a service that is to end: no node has it, so Swarm ends the task and keeps how it ended. Scaling
+to zero would forget the task with its exit code."""
+
+SECRETS = "/run/secrets/cumulus"
+"""Where a job finds the values of its secret variables: one file a variable."""
+
+_NANO = 10**9
+_NAME_LENGTH = 63
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A Swarm secret that becomes the variable `name` in the job."""
+
+    name: str
+    id: str
+    secret_name: str
+
+
+def service_name(workload_name: str) -> str:
+    """Swarm takes 63 letters, digits, '-' and '_': the workload's name as far as it goes, and a digest of all of it."""
+    digest = hashlib.sha256(workload_name.encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", workload_name).strip("-")
+    return f"{readable[: _NAME_LENGTH - 13].rstrip('-')}-{digest}"
+
+
+def secret_name(workload_name: str, variable: str) -> str:
+    return f"cumulus-{hashlib.sha256(f'{workload_name}/{variable}'.encode()).hexdigest()[:40]}"
+
+
+def refuse_impossible(workload: Workload) -> None:
+    """Raises `BackendRefused` where a container can never do what the workload asks."""
+    if not workload.image:
+        raise BackendRefused("a container needs an image", hint="give spec.image, or leave it to a process node")
+    if workload.working_dir and not posixpath.isabs(workload.working_dir):
+        raise BackendRefused(f"working directory {workload.working_dir!r} must be absolute in a container")
+    for text in (*workload.command, *workload.args, *(e.value for e in workload.env)):
+        if "\0" in text:
+            raise BackendRefused("the command or environment holds a NUL character, which no program can be given")
+
+
+def labels(workload: Workload, instance: str) -> dict[str, str]:
+    """Who a service or secret belongs to: what has not all of them is never touched."""
+    return {
+        INSTANCE: instance, WORKLOAD: workload.name, OWNER: workload.job_uid, NAMESPACE: workload.namespace,
+        JOB: workload.job, ATTEMPT: str(workload.attempt), REPLICA: str(workload.replica), NODE: workload.node,
+        LEASES: ",".join(lease.id for lease in workload.leases),
+    }  # fmt: skip
+
+
+def service(
+    workload: Workload,
+    *,
+    instance: str,
+    node_id: str,
+    image: str,
+    secrets: Sequence[SecretFile] = (),
+    prepared: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job."""
+    own = labels(workload, instance)
+    environment, mounts = engine_environment(workload, prepared or {})
+    environment |= {f"{secret.name}_FILE": f"{SECRETS}/{secret.name}" for secret in secrets}
+    container: dict[str, Any] = {
+        "Image": image,
+        "Labels": own,
+        "Hostname": _hostname(workload),
+        "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
+        "Init": True,
+        "StopGracePeriod": max(1, round(workload.grace * _NANO)),
+        "Mounts": [*_mounts(workload), *mounts],
+    }
+    command, arguments = list(workload.command), list(workload.args)
+    if secrets and command:
+        command, arguments = [*_exporting(secrets), *command], []
+    if command:
+        container["Command"] = command
+    if arguments:
+        container["Args"] = arguments
+    if workload.working_dir:
+        container["Dir"] = workload.working_dir
+    if secrets:
+        container["Secrets"] = [_secret_reference(secret) for secret in secrets]
+    return {
+        "Name": service_name(workload.name),
+        "Labels": own,
+        "TaskTemplate": {
+            "ContainerSpec": container,
+            "Resources": _resources(workload),
+            "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
+            "Placement": {"Constraints": [f"node.id=={node_id}"]},
+            "LogDriver": {"Name": "json-file", "Options": {"max-size": "32m", "max-file": "3"}},
+        },
+        "Mode": {"Replicated": {"Replicas": 1}},
+        "UpdateConfig": {"Parallelism": 1, "FailureAction": "continue", "Order": "stop-first"},
+    }
+
+
+def stopped(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec by which Swarm ends the task; None where it is that already."""
+    placement = spec["TaskTemplate"].setdefault("Placement", {})
+    if placement.get("Constraints") == [NOWHERE] and _replicas(spec) == 1:
+        return None
+    placement["Constraints"] = [NOWHERE]
+    spec["Mode"] = {"Replicated": {"Replicas": 1}}
+    return spec
+
+
+def unscaled(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec with its one task; None where it has that."""
+    if _replicas(spec) == 1:
+        return None
+    spec["Mode"] = {"Replicated": {"Replicas": 1}}
+    return spec
+
+
+def is_stopped(spec: Mapping[str, Any]) -> bool:
+    return (spec["TaskTemplate"].get("Placement") or {}).get("Constraints") == [NOWHERE]
+
+
+def _replicas(spec: Mapping[str, Any]) -> int:
+    return int((spec.get("Mode", {}).get("Replicated") or {}).get("Replicas", 0))
+
+
+def _resources(workload: Workload) -> dict[str, Any]:
+    """What is limited is reserved too, so that Swarm's own accounts stay true for services that are not ours."""
+    limits: dict[str, int] = {}
+    if workload.cpu_millis:
+        limits["NanoCPUs"] = workload.cpu_millis * 10**6
+    if workload.memory_bytes:
+        limits["MemoryBytes"] = workload.memory_bytes
+    return {"Limits": limits, "Reservations": dict(limits)} if limits else {}
+
+
+def _mounts(workload: Workload) -> list[dict[str, Any]]:
+    base = workload.working_dir or "/"
+    return [
+        {"Type": "bind", "Source": m.source, "Target": posixpath.join(base, m.target), "ReadOnly": m.read_only}
+        for m in workload.mounts
+    ]
+
+
+def _exporting(secrets: Sequence[SecretFile]) -> list[str]:
+    """A shell that gives the command its secret variables: they are in no specification, and nothing that inspects
+    the container shows them."""
+    exports = "".join(f'{s.name}="$(cat {SECRETS}/{s.name})"; export {s.name}; ' for s in secrets)
+    return ["/bin/sh", "-c", f'{exports}exec "$@"', "sh"]
+
+
+def _secret_reference(secret: SecretFile) -> dict[str, Any]:
+    file = {"Name": f"{SECRETS}/{secret.name}", "UID": "0", "GID": "0", "Mode": 0o444}
+    return {"SecretID": secret.id, "SecretName": secret.secret_name, "File": file}
+
+
+def _hostname(workload: Workload) -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", workload.job.lower()).strip("-")[:50] or "job"
+    return f"{name}-r{workload.replica}"
+
+
+def is_file_name(text: str) -> bool:
+    """Whether it can name a directory of records."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", text) is not None and os.sep not in text

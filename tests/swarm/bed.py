@@ -1,0 +1,89 @@
+"""A Swarm backend on the lab, with a small image, whose services are all gone with the test."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cumulus.backends.base import Workload
+from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.engine import Engine
+from cumulus.secrets import SecretStore
+from tests.backends.conformance import Bed, Behaviour
+from tests.lab.lab import Lab
+
+IMAGE = "cumulus-test:1"
+"""busybox, imported on every node."""
+
+
+class SwarmBed(Bed):
+    """`options` go to SwarmBackend."""
+
+    def __init__(self, lab: Lab, directory: Path, **options: Any) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.instance = uuid.uuid4().hex[:8]
+        self.secrets = SecretStore(directory / "secrets")
+        self.options = options
+        self._engines = {name: Engine([node.socket]) for name, node in lab.nodes.items()}
+        self.backend: SwarmBackend = self.open()
+
+    def open(self, **more: Any) -> SwarmBackend:
+        options = {"node_engine": self._engines.get, "instance": self.instance, **self.options, **more}
+        return SwarmBackend(str(self.directory / "swarm"), Engine([self.lab.manager.socket]), self.secrets, **options)
+
+    def reopen(self) -> None:
+        self.backend.close()
+        self.backend = self.open()
+
+    def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
+        heed = "trap 'exit 143' TERM" if behaviour.heeds_stop else "trap '' TERM"
+        rounds = int(behaviour.seconds * 20)
+        sleep = f"n=0; while [ $n -lt {rounds} ]; do sleep 0.05; n=$((n+1)); done; " if rounds else ""
+        script = f'{heed}; printf %s "$OUTPUT"; {sleep}exit {behaviour.exit_code}'
+        return self.work(
+            "env", f"OUTPUT={behaviour.output}", "sh", "-c", script, job=job, attempt=attempt, replica=replica
+        )
+
+    def work(self, *command: str, job: str = "job", attempt: int = 1, replica: int = 0, **more: Any) -> Workload:
+        """A workload that runs `command` on worker1."""
+        fields: dict[str, Any] = {
+            "name": f"default.{job}.{self.instance}-a{attempt}-r{replica}", "namespace": "default", "job": job,
+            "job_uid": f"uid-{job}", "attempt": attempt, "replica": replica, "replicas": 1, "node": "worker1",
+            "command": command, "leases": (), "grace": 2.0, "image": IMAGE,
+        }  # fmt: skip
+        return Workload(**{**fields, **more})
+
+    def until(self, met: Callable[[], object], *, within: float = 40.0) -> None:
+        deadline = time.monotonic() + within
+        while not met():
+            assert time.monotonic() < deadline, f"not within {within} s"
+            time.sleep(0.02)
+
+    def running(self, workload: Workload) -> None:
+        super().running(workload)
+        # Until the shell has set its traps and printed.
+        time.sleep(0.3)
+
+    def service(self, workload: Workload) -> dict[str, Any]:
+        """Its service as Swarm has it."""
+        [found] = self.backend.engine.services([f"cumulus.dev/workload={workload.name}"])
+        return found
+
+    def services(self) -> list[str]:
+        """Names of the services that are left of this bed."""
+        found = Engine([self.lab.manager.socket]).services([f"cumulus.dev/instance={self.instance}"])
+        return [service["Spec"]["Name"] for service in found]
+
+    def close(self) -> None:
+        self.backend.close()
+        engine = Engine([self.lab.manager.socket])
+        for service in engine.services([f"cumulus.dev/instance={self.instance}"]):
+            engine.remove_service(service["ID"])
+        for secret in engine.secrets([f"cumulus.dev/instance={self.instance}"]):
+            engine.remove_secret(secret["ID"])
+        for made in (engine, *self._engines.values()):
+            made.close()

@@ -1,0 +1,51 @@
+"""One lab for all tests of this folder; they say loudly what is left out where none can be made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import Lab, lab, missing
+from tests.swarm.bed import IMAGE, SwarmBed
+from tests.swarm.image import busybox
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All on one worker, since they share a lab; left out with the reason where there can be none."""
+    why = missing()
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.xdist_group("swarm"))
+            if why:
+                item.add_marker(pytest.mark.skip(reason=f"THE SWARM'S TESTS ARE LEFT OUT: {why}"))
+
+
+@pytest.fixture(scope="session")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A manager and two workers with the small image."""
+    with lab(2) as made:
+        root = tmp_path_factory.mktemp("image")
+        busybox(root)
+        made.image(IMAGE, root)
+        shutil.rmtree(root)
+        yield made
+
+
+@pytest.fixture
+def bed(swarm: Lab, tmp_path: Path) -> Iterator[SwarmBed]:
+    bed = SwarmBed(swarm, tmp_path)
+    try:
+        yield bed
+    finally:
+        bed.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DOCKER_HOST", "SWARM_MANAGER", "DOCKER_TLS_VERIFY", "DOCKER_CONTEXT"):
+        if name in os.environ:
+            monkeypatch.delenv(name)
