@@ -20,8 +20,9 @@ from cumulus.errors import BackendError, ChronosError, NotFound
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource
-from cumulus.resources.partition import GPUPartition
+from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.registry import BY_NAME
+from cumulus.store.base import Query
 from cumulus.store.client import Client
 
 log = structlog.get_logger("cumulus.controllers")
