@@ -70,6 +70,7 @@ def cgroups_of(home: Path) -> list[str]:
 def remove_cgroups(home: Path) -> None:
     """Those that a test without a monitor has left, with what is still in them."""
     for directory in cgroups_of(home):
+        assert os.getpid() not in cgroup.members(directory)
         cgroup.kill(directory)
     until(lambda: all(cgroup.remove(directory) for directory in cgroups_of(home)))
 

@@ -173,8 +173,10 @@ def test_a_process_that_does_not_run_cannot_be_attached(ledger: Ledger, run: Run
     lease = ledger.grant(request("a"))
     process = run("")
     process.wait()
-    with pytest.raises(ChronosError, match=f"process {process.pid} cannot be attached to lease a: it does not run"):
+    with pytest.raises(ChronosError, match=f"process {process.pid} cannot be attached to lease a: no job runs as it"):
         ledger.attach("a", process.pid, lease.token)
+    with pytest.raises(ChronosError, match="process 1 cannot be attached"):
+        ledger.attach("a", 1, lease.token)
 
 
 def test_setting_the_wall_clock_moves_no_end(ledger: Ledger, clock: FakeClock) -> None:
