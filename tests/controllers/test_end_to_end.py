@@ -400,6 +400,25 @@ def test_a_deposed_daemon_cannot_write() -> None:
     assert world.job("train").status.failures == 0
 
 
+def test_the_loops_of_a_deposed_daemon_write_nothing_though_their_view_is_fresh() -> None:
+    world = World()
+    first, second = Daemon(world, "a"), Daemon(world, "b")
+    drive(world, first, until=lambda: first.loops is not None)
+    loops = first.loops
+    assert loops is not None
+    settle(world, first, seconds=30)
+    drive(world, second, until=lambda: second.elector.leading)
+    world.apply(a_job())
+    world.apply(a_partition())
+    before = world.store.revision()
+    first.informer.poll(0)
+    for runner in loops.runners.values():
+        while runner.step(0):
+            pass
+    assert world.store.revision() == before
+    assert world.job("train").status.attempt_count == 0
+
+
 def test_finished_jobs_go_after_their_ttl() -> None:
     world = World()
     world.apply(a_job(ttl_after_finished="60s"))
