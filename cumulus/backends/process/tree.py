@@ -97,8 +97,11 @@ def marked(mark: str) -> list[int]:
 
 
 def in_session(session: int) -> list[int]:
-    """The processes of a session whose leader has ended; none where there is a leader, which is another's then."""
-    if os.path.exists(f"/proc/{session}"):
+    """The processes of a session whose leader has ended; none where there is a leader, which is another's then.
+
+    0 is the session of all whose leader is outside this pid namespace, and what a damaged file may well hold: on many
+    machines that is everything."""
+    if type(session) is not int or session <= 1 or os.path.exists(f"/proc/{session}"):
         return []
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _stat(pid)[3:4] == [str(session)]]
 
