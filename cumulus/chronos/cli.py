@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus.chronos import ask, environment, render
-from cumulus.chronos.lease import Device, Lease, LeaseState
+from cumulus.chronos.lease import Device, Lease, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.processes import Snapshot
 from cumulus.clock import SystemClock, timestamp
@@ -29,9 +29,12 @@ from cumulus.resources.quantity import (
     parse_share,
 )
 
+if TYPE_CHECKING:
+    from cumulus.chronos.use import NodeUse
+
 _EXAMPLES = """\
 examples:
-  chronos_cli stats                                what each device has free
+  chronos_cli stats                                what each device has free, and what each lease uses
   chronos_cli create 0 0.5 1h30m                   half of device 0 for an hour and a half
   chronos_cli create 0 20Gi 3600 --compute 25%     20 GiB and a quarter of its compute for 3600 seconds
   chronos_cli exec PARTITION -- python train.py    run a program inside the lease; it ends with the lease
@@ -64,14 +67,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    ledger = _ledger(options)
-    leases = ledger.list()
-    rows = [(d, ledger.usage(d.index), sum(x.device_id == d.id for x in leases)) for d in _some_devices(ledger)]
+    rows, used = _measured(_ledger(options))
     if options.json:
-        _print_json(node=_node(), devices=[render.usage_json(*row) for row in rows])
+        devices = [render.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
+        _print_json(node=_node(), devices=devices, leases=[render.use_json(one) for one in used.leases])
     else:
         print(render.usage_table(rows))
+        if used.leases:
+            print(f"\n{render.use_table(used.leases)}")
     return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from cumulus.chronos import metrics
+
+    print(metrics.exposition(*_measured(_ledger(options))), end="")
+    return 0
+
+
+def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUse]:
+    """The devices with what of them is leased, by how many leases; and what is used."""
+    from cumulus.chronos import use
+
+    leases = ledger.list()
+    rows = [(d, ledger.usage(d.index), sum(x.device_id == d.id for x in leases)) for d in _some_devices(ledger)]
+    return rows, use.measure(ledger.database, [device for device, _, _ in rows], leases)
 
 
 def _devices(options: argparse.Namespace) -> int:
@@ -292,7 +312,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    verb("stats", _stats, "what of each device is leased and free")
+    verb("stats", _stats, "what of each device is leased and free, and what each lease uses")
+    verb("metrics", _metrics, "the same figures for Prometheus")
     verb("devices", _devices, "the devices offered").add_argument(
         "--refresh", action="store_true", help="ask the drivers again"
     )

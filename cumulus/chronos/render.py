@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState, Usage
 from cumulus.resources.quantity import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from cumulus.chronos.nvml import Use
+    from cumulus.chronos.use import LeaseUse
 
 PROTOCOL = 1
 
@@ -55,8 +59,8 @@ def lease_json(lease: Lease) -> dict[str, Any]:
     }
 
 
-def usage_json(device: Device, usage: Usage, count: int) -> dict[str, Any]:
-    """A device with what of it is leased, by how many leases."""
+def usage_json(device: Device, usage: Usage, count: int, used: Use | None) -> dict[str, Any]:
+    """A device with what of it is leased, by how many leases, and what is used of it where the driver tells."""
     return {
         **device_json(device),
         "leases": count,
@@ -64,6 +68,24 @@ def usage_json(device: Device, usage: Usage, count: int) -> dict[str, Any]:
         "freeMemoryBytes": device.memory_bytes - usage.memory_bytes,
         "leasedCompute": usage.compute,
         "freeCompute": FULL_COMPUTE - usage.compute,
+        "usedMemoryBytes": used.memory_bytes if used else None,
+        "usedCompute": used.compute if used else None,
+    }
+
+
+def use_json(use: LeaseUse) -> dict[str, Any]:
+    """What a lease uses: null where nobody knows. `source` says who does, `over` flags more memory than leased."""
+    return {
+        "partitionId": use.lease.id,
+        "device": use.lease.device,
+        "memoryBytes": use.lease.memory_bytes,
+        "usedMemoryBytes": use.memory_bytes,
+        "idleMemoryBytes": use.idle_memory_bytes,
+        "compute": use.lease.compute,
+        "usedCompute": use.compute,
+        "idleCompute": use.idle_compute,
+        "source": use.source or None,
+        "over": use.over,
     }
 
 
@@ -94,6 +116,27 @@ def usage_table(rows: Sequence[tuple[Device, Usage, int]]) -> str:
                 str(count),
             )
             for device, usage, count in rows
+        ],
+    )
+
+
+def use_table(uses: Sequence[LeaseUse]) -> str:
+    header = ("PARTITION", "DEVICE", "MEMORY", "USED", "IDLE", "COMPUTE", "BUSY", "IDLE", "")
+    return _table(
+        header,
+        [
+            (
+                use.lease.id,
+                str(use.lease.device),
+                format_bytes(use.lease.memory_bytes),
+                "-" if use.memory_bytes is None else format_bytes(use.memory_bytes),
+                "-" if use.idle_memory_bytes is None else format_bytes(use.idle_memory_bytes),
+                f"{use.lease.compute / 10:g}%",
+                "-" if use.compute is None else f"{use.compute / 10:g}%",
+                "-" if use.idle_compute is None else f"{use.idle_compute / 10:g}%",
+                "over its lease" if use.over else "",
+            )
+            for use in uses
         ],
     )
 
