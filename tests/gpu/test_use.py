@@ -1,31 +1,43 @@
-"""What the driver says that each process uses, with MPS and without."""
+"""What the driver says that each process uses, with MPS and without, and what a lease is shown to use by that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import nvml
+from cumulus.chronos import nvml, use
+from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 
 from .conftest import GIB, Node
 
 
 @pytest.mark.parametrize("where", ["mps", "bare"])
-def test_the_use_of_each_process_is_told(node: Node, where: str, measured: Callable[[str, object], None]) -> None:
+def test_the_use_of_each_lease_is_told(
+    node: Node, where: str, tmp_path: Path, measured: Callable[[str, object], None]
+) -> None:
     leases = [node.lease("one", 0.5), node.lease("other", 0.5)] if where == "mps" else [{}, {}]
     holder = node.cuda("alloc", "device", 8 * GIB, **leases[0])
     assert holder.line()["outcome"] == "ok"
-    worker = node.cuda("spin", 3, **leases[1])
+    worker = node.cuda("spin", 4, **leases[1])
     worker.line()
+    ledger = Ledger(tmp_path / "chronos", start_monitor=False)
+    for id, size, program in (("one", 16 * GIB, holder), ("small", 4 * GIB, holder), ("busy", 8 * GIB, worker)):
+        lease = ledger.grant(LeaseRequest(id, 0, size, 300, 60.0))
+        ledger.attach(id, program.process.pid, lease.token)
     worker.tell("go")
-    SystemClock().sleep(2.0)
-    use = nvml.ask()[node.gpu.id]
+    SystemClock().sleep(2.5)
+    told = nvml.ask()[node.gpu.id]
+    one, small, busy = use.measure(ledger.database, ledger.devices(), ledger.list()).leases
     worker.line()
-    told = {name: use.processes.get(program.process.pid) for name, program in (("8 GiB", holder), ("busy", worker))}
-    measured(f"use told of {where}: in all, by process", (use.whole, told, len(use.processes)))
-    assert use.whole.memory_bytes >= 8 * GIB
-    held = told["8 GiB"]
-    assert held is not None
-    assert 8 * GIB <= held.memory_bytes < 10 * GIB
+    pids = {"8 GiB": holder.process.pid, "busy": worker.process.pid}
+    by_process = {name: told.processes.get(pid) for name, pid in pids.items()}
+    measured(f"use told, {where}: in all, by process", (told.whole, by_process, len(told.processes)))
+    measured(f"use of a busy lease, {where}", (busy.memory_bytes, busy.compute))
+    assert one.memory_bytes is not None
+    assert 8 * GIB <= one.memory_bytes < 10 * GIB
+    assert (one.over, small.over, busy.over) == (False, True, False)
+    assert one.compute == 0
