@@ -98,8 +98,10 @@ def test_a_pid_that_means_another_process_now_is_not_a_member(
 
 
 def test_a_group_is_the_leases_only_where_nobody_else_is_in_it(run: Run) -> None:
-    alone, shared = up(run(PARENT, session=True)), up(run(SLEEP))
+    process = run("import os, time; os.fork(); print('up', flush=True); time.sleep(60)", session=True)
+    up(process)
+    root = up(process)
     snapshot = Snapshot()
-    tree = snapshot.identities({alone.pid} | snapshot.below(alone.pid))
-    assert alone.pid in snapshot.groups_of(tree)
-    assert snapshot.groups_of({shared}) == set()
+    assert snapshot.groups_of({root}) == set()
+    assert snapshot.groups_of({root} | snapshot.identities(snapshot.below(root.pid))) == {root.pid}
+    assert snapshot.groups_of(snapshot.identities({os.getpid()})) == set()
