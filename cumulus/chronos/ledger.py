@@ -195,7 +195,8 @@ class Ledger:
 
     def _cgroup(self, id: str) -> str:
         # Two ledgers of one machine may have leases of the same id.
-        return f"{self.home.stat().st_ino:x}-{id}"
+        place = self.home.stat()
+        return f"{place.st_dev:x}-{place.st_ino:x}-{id}"
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
         offered = _offer(records.devices(tx))

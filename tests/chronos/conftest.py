@@ -63,7 +63,7 @@ def cgroups_of(home: Path) -> list[str]:
     """Cgroups of the home's leases that are still there."""
     if not home.exists():
         return []
-    mark = f"chronos-{home.stat().st_ino:x}-"
+    mark = f"chronos-{home.stat().st_dev:x}-{home.stat().st_ino:x}-"
     return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]
 
 

@@ -18,7 +18,7 @@ from cumulus.chronos.lease import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerUnavailable
-from tests.chronos.conftest import GIB, end_monitor, open_ledger, request, until
+from tests.chronos.conftest import GIB, end_monitor, open_ledger, remove_cgroups, request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -275,6 +275,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small file system needs root")
     yield place
     end_monitor(place / "chronos")
+    remove_cgroups(place / "chronos")
     subprocess.run(["umount", "-l", place], check=True)
 
 
