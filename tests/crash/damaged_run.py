@@ -1,4 +1,4 @@
-"""`python -m tests.crash.damaged_run DIRECTORY SEED EXAMPLES`: a process backend whose files are damaged, over and over.
+"""`python -m tests.crash.damaged_run DIRECTORY SEED EXAMPLES`: a process backend whose files are damaged by chance.
 
 To be run in a pid namespace of its own: a supervisor that takes a damaged file at its word may end anything.
 """
@@ -26,13 +26,14 @@ def main(directory: Path, seed: int, examples: int) -> None:
     place = bed.run_directory(hurt)
     good = {name: (place / name).read_bytes() for name in (layout.SPEC, layout.STARTED, layout.EXIT)}
     rng = random.Random(seed)
-    for _ in range(examples):
-        for name, content in good.items():
-            (place / name).write_bytes(content)
-        name = rng.choice(list(good))
-        damaged = _damaged(rng, good[name])
+    started = json.loads(good[layout.STARTED])
+    cases = [(layout.STARTED, json.dumps({**started, "session": value}).encode()) for value in (0, 1, -1)]
+    cases += [(name, _damaged(rng, good[name])) for name in rng.choices(list(good), k=examples)]
+    for name, damaged in cases:
+        for other, content in good.items():
+            (place / other).write_bytes(content)
         (place / name).write_bytes(damaged)
-        if name != layout.EXIT and rng.random() < 0.7:
+        if name == layout.STARTED or (name == layout.SPEC and rng.random() < 0.7):
             (place / layout.EXIT).unlink()
         bed.reopen()
         said = f"{name} is {damaged[:200]!r}"
