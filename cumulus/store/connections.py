@@ -48,8 +48,11 @@ class Connections:
         with self._write_lock, translated(self.file):
             connection = self._open_writer()
             try:
-                with self._turnstile.passing():
+                self._turnstile.enter()
+                try:
                     connection.execute("BEGIN IMMEDIATE")
+                finally:
+                    self._turnstile.leave()
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

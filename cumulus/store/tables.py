@@ -77,22 +77,8 @@ def stored_many(connection: sqlite3.Connection, keys: Sequence[Key]) -> dict[Key
 def append(connection: sqlite3.Connection, rows: Iterable[Row], time: int) -> None:
     """Write the rows and point `current` at them. `time` is in milliseconds since 1970."""
     rows = list(rows)
-    _insert(
-        connection,
-        _INSERT,
-        [
-            (
-                r.revision,
-                time,
-                r.type,
-                r.previous,
-                *r.key,
-                r.document,
-                checksum(r.revision, r.type, r.previous, r.document),
-            )
-            for r in rows
-        ],
-    )
+    logged = [(r.revision, time, r.type, r.previous, *r.key, r.document, _checksum(r)) for r in rows]
+    _insert(connection, _INSERT, logged)
     latest = {row.key: row for row in rows}
     _insert(connection, _POINT, [(*row.key, row.revision) for row in latest.values() if row.type != DELETED])
     gone = [row.key for row in latest.values() if row.type == DELETED]
@@ -151,6 +137,9 @@ def changed_since(connection: sqlite3.Connection, kind: str, revision: int) -> d
 
 def _insert(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Many rows a statement: between two statements other threads may take the interpreter for a while."""
+    if len(rows) == 1:
+        connection.execute(_insert_text(into, 1, len(rows[0])), rows[0])
+        return
     start = 0
     while start < len(rows):
         count = min(_ROWS_AT_ONCE, 1 << ((len(rows) - start).bit_length() - 1))
@@ -220,6 +209,10 @@ def _document(connection: sqlite3.Connection, revision: int, key: Key) -> bytes:
     if row is None:
         raise damaged(f"{key} has no revision {revision} in the log")
     return _intact(*row)
+
+
+def _checksum(row: Row) -> int:
+    return checksum(row.revision, row.type, row.previous, row.document)
 
 
 def _is_text(parts: Iterable[str]) -> bool:

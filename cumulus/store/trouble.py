@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
@@ -24,18 +22,25 @@ class DiskFull(StoreUnavailable):
         super().__init__(f"the disk of {file} is full", hint=FREE_SPACE)
 
 
-@contextmanager
-def translated(file: Path) -> Iterator[None]:
-    """Turn sqlite3 and OS errors about the store `file` into StoreUnavailable."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _from_sqlite(file, error) from error
-    except OSError as error:
-        raise _from_system(file, error) from error
-    except UnicodeDecodeError as error:
-        # How sqlite3 meets damaged text.
-        raise StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE) from error
+class translated:
+    """`with translated(file):` turns sqlite3 and OS errors about the store `file` into StoreUnavailable."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise _from_sqlite(self._file, error) from error
+        if isinstance(error, OSError):
+            raise _from_system(self._file, error) from error
+        if isinstance(error, UnicodeDecodeError):
+            # How sqlite3 meets damaged text.
+            raise StoreUnavailable(f"{self._file} is damaged ({error})", hint=RESTORE) from error
 
 
 def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:

@@ -11,8 +11,6 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _FILE = "writers"
@@ -28,20 +26,21 @@ class Turnstile:
         self._busy_seconds = busy_seconds
         self._descriptor: int | None = None
 
-    @contextmanager
-    def passing(self) -> Iterator[None]:
-        """Alone among the processes while the block runs. Raises sqlite3.OperationalError (SQLITE_BUSY) when another
-        stands in it for too long, OSError where the lock's file cannot be made."""
+    def enter(self) -> None:
+        """Be alone among the processes until `leave`. Raises sqlite3.OperationalError (SQLITE_BUSY) when another stands
+        in it for too long, OSError where the lock's file cannot be made."""
         if self._descriptor is None:
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._try_lock(self._descriptor):
+            return
         deadline = time.monotonic() + self._busy_seconds
         while not self._try_lock(self._descriptor):
             if time.monotonic() > deadline:
                 raise _busy()
             time.sleep(_PAUSE)
-        try:
-            yield
-        finally:
+
+    def leave(self) -> None:
+        if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
