@@ -30,6 +30,11 @@ def process_dir(home: Path) -> Path:
     return home / "process"
 
 
+def swarm_dir(home: Path) -> Path:
+    """What the Swarm backend remembers: what it started, how it ended, logs."""
+    return home / "swarm"
+
+
 def secrets_dir(home: Path) -> Path:
     """`NAME/KEY` files, readable by the owner alone."""
     return home / "secrets"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,15 @@ class Finding:
     job_uid: str
     reason: str
     message: str
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """A backend whose workloads others can reach: people with the engine's own tools, say."""
+
+    def findings(self) -> Sequence[Finding]:
+        """What was found since this was asked last; lost with the process."""
+        ...
 
 
 class Backend(Protocol):

@@ -207,6 +207,15 @@ def _exec(options: argparse.Namespace) -> int:
         raise CumulusError(f"{command[0]} cannot be run: {error.strerror}") from error
 
 
+def _prepare(options: argparse.Namespace) -> int:
+    variables = _ledger(options).prepare(options.partition)
+    if options.json:
+        _print_json(variables=dict(variables))
+    else:
+        print("".join(f"{name}={value}\n" for name, value in sorted(variables.items())), end="")
+    return 0
+
+
 def _monitor(options: argparse.Namespace) -> int:
     from cumulus.chronos import service, watchdog
     from cumulus.chronos.monitor import Monitor
@@ -333,6 +342,8 @@ def _parser() -> argparse.ArgumentParser:
     execute = verb("exec", _exec, "run a command inside a lease; it ends with the lease")
     execute.add_argument("partition", help="the partition id")
     execute.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT…]")
+    prepare = verb("prepare", _prepare, "what a container needs to be held to a lease")
+    prepare.add_argument("partition", help="the partition id")
     _add_monitor(verb("monitor", _monitor, "end leases on time, in the foreground (as a service does)"))
     return parser
 

@@ -5,10 +5,10 @@ Standard library only. Shares are whole numbers: memory in bytes, compute in tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cumulus.resources.enforcement import Enforcement
 
@@ -109,6 +109,17 @@ class NodeFacts:
     chronos_version: str = ""
     clock_skew: float | None = None
     """Seconds by which its wall clock is ahead of ours, None where it is the same clock or was not measured."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A lease authority that can set up what holds a program which another engine starts, a container say."""
+
+    def prepare(self, id: str) -> Mapping[str, str]:
+        """The variables that such a program needs to be held to the lease; what stands behind them is made now.
+
+        Raises `NoSuchLease` where the lease is not ACTIVE, `ChronosError` where what is promised cannot be set up."""
+        ...
 
 
 class Leases(Protocol):

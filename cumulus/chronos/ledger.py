@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,9 +76,14 @@ class Ledger:
     def devices(self) -> Sequence[Device]:
         """The devices offered, by index, with the capacity they had when first seen. Empty where there is none.
 
+        The drivers are asked once in each boot, and again as long as they know of no device, or by `rediscover`.
         A CPU device is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it.
         """
-        offered = self._offered() or self.rediscover()
+        offered = self._offered()
+        with self.database.read() as db:
+            fresh = records.discovered(db, self._boot)
+        if not offered or not fresh:
+            offered = self.rediscover()
         with self.database.read() as db:
             age = records.enforcement_age(db, Moment.read(self.clock))
         return self._offered() if age > _ENFORCEMENT_SECONDS and self._judge(offered) else offered
@@ -88,7 +93,7 @@ class Ledger:
         found = self._discover()
         self._settle()
         with self.database.write() as tx:
-            records.record_devices(tx, found)
+            records.record_devices(tx, found, self._boot)
         self._judge(self._offered())
         return self._offered()
 
@@ -148,6 +153,16 @@ class Ledger:
         """Undo `attach`: the process outlives the lease. Harmless where it is not attached."""
         with self.database.write() as tx:
             tx.execute("DELETE FROM process WHERE lease = ? AND pid = ?", (id, pid))
+
+    def prepare(self, id: str) -> Mapping[str, str]:
+        """See `Prepares.prepare`."""
+        from cumulus.chronos import enforce
+
+        lease = self.get(id)
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            raise NoSuchLease(f"there is no active lease {id}")
+        device = next((d for d in self.devices() if d.id == lease.device_id), None)
+        return {} if device is None else enforce.environment(lease, device, self.home)
 
     def release(self, id: str, *, token: int | None = None) -> Lease | None:
         """See `Leases.release`. A lease to which no process is attached has ENDED when this returns."""

@@ -27,6 +27,25 @@ def connector(home: Path) -> Connect:
     return connect
 
 
+def shell(home: Path, node: GPUNode) -> LinkShell | None:
+    """A shell on the node, None where it has no SSH address."""
+    return None if node.spec.ssh is None else LinkShell(link(node.metadata.name, node.spec.ssh, home))
+
+
+class LinkShell:
+    """A node's connection as a shell, for what is none of Chronos' business."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
+        answer = self._link.run(command, seconds)
+        return answer.status, answer.output, answer.errors
+
+    def close(self) -> None:
+        self._link.close()
+
+
 def link(name: str, ssh: SshAddress, home: Path) -> Link:
     """A connection to the node, opened when it is first used."""
 

@@ -62,6 +62,11 @@ class Agents(Mapping[str, NodeAgent]):
             self._made[name] = address, agent
         return agent
 
+    @property
+    def here(self) -> Mapping[str, NodeAgent]:
+        """Those that need no connection."""
+        return self._here
+
     def __iter__(self) -> Iterator[str]:
         yield from self._here
         if self._connect is not None:

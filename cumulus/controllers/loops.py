@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from cumulus.backends.base import Backend
+from cumulus.backends.base import Backend, Finds
 from cumulus.clock import Clock
 from cumulus.controllers import gc, schedule, ttl
 from cumulus.controllers.agent import Agents, NodeAgent
+from cumulus.controllers.cluster import CLUSTER, RUNTIME, Cluster, ClusterController, runs_containers
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.gc import CollectController, SweepController
 from cumulus.controllers.informer import Change, Informer
@@ -63,6 +64,8 @@ class Loops:
         *,
         fenced: Callable[[], None],
         rng: random.Random | None = None,
+        cluster: Cluster | None = None,
+        cluster_user: str = "root",
     ) -> None:
         """`fenced` is called when a write shows that another daemon leads."""
         self.informer = informer
@@ -70,6 +73,8 @@ class Loops:
         self._fenced = fenced
         self._next_resync = clock.monotonic() + RESYNC_SECONDS
         self._rng = rng or random.Random()
+        self._cluster = cluster
+        self._cluster_user = cluster_user
         client = Client(store, term.fence)
         self.recorder = Recorder(client, clock)
         by_node = agents if isinstance(agents, Agents) else Agents(informer.cache, agents)
@@ -100,6 +105,8 @@ class Loops:
         self._add("schedule", schedule.QUEUE)
         self._add("sweep", gc.SWEEP)
         self._add("tidy", ttl.TIDY)
+        if self._cluster is not None:
+            self._add("cluster", CLUSTER)
 
     def attend(self) -> int:
         """To be called now and then, by one thread: writes recorded events, and resyncs when it is time.
@@ -109,6 +116,7 @@ class Loops:
         if self._clock.monotonic() >= self._next_resync:
             self._next_resync += RESYNC_SECONDS
             self.resync()
+        self._tell_findings()
         return self.recorder.flush()
 
     def close(self) -> None:
@@ -130,7 +138,7 @@ class Loops:
     def _build(
         self,
         client: Client,
-        agents: Mapping[str, NodeAgent],
+        agents: Agents,
         backends: Mapping[str, Backend],
         owner: str,
     ) -> None:
@@ -142,16 +150,38 @@ class Loops:
                 waited_for=lambda partition: waited_for(cache, partition, clock.now()),
             ),
             ScheduleController(cache, client, clock),
-            NodeController(cache, client, agents, clock, recorder, changed=self._lease_changed),
+            NodeController(
+                cache, client, agents, clock, recorder, changed=self._lease_changed, offers=self._offers
+            ),
             CollectController(GPUPartition, cache, client),
             CollectController(GPUJob, cache, client),
             SweepController(cache, client, agents, backends, owner=owner, changed=self._workload_changed),
             TtlController(cache, client, clock),
             TidyController(client, clock),
         ]  # fmt: skip
+        if self._cluster is not None:
+            controllers.append(
+                ClusterController(
+                    cache, client, self._cluster, clock, recorder, here=agents.here, user=self._cluster_user,
+                    changed=lambda name: self._add("node", Request("", name)),
+                )
+            )  # fmt: skip
         for controller in controllers:
             queue = WorkQueue(controller.name, clock, rng=self._rng)
             self.runners[controller.name] = Runner(controller, queue, fenced=self._fenced)
+
+    def _tell_findings(self) -> None:
+        """What backends found of jobs that are still there becomes events of theirs."""
+        for backend in self._backends:
+            for found in backend.findings() if isinstance(backend, Finds) else ():
+                job = self.informer.cache.get(GPUJob, found.namespace, found.job)
+                if job is not None and job.uid == found.job_uid:
+                    self.recorder.record(job, "Warning", found.reason, found.message, component=backend.runtime)
+
+    def _offers(self, name: str) -> tuple[str, ...]:
+        if self._cluster is None or not runs_containers(self._cluster, name):
+            return ()
+        return (RUNTIME,)
 
     def _add(self, loop: str, request: Request, after: float = 0.0) -> None:
         self.runners[loop].queue.add_after(request, after)

@@ -19,6 +19,7 @@ from cumulus.backends.base import Backend
 from cumulus.clock import Clock, SystemClock
 from cumulus.controllers import holder
 from cumulus.controllers.agent import Agents, Connect, NodeAgent
+from cumulus.controllers.cluster import Cluster
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
@@ -64,6 +65,8 @@ class Manager:
         agents: Sequence[NodeAgent],
         *,
         connect: Connect | None = None,
+        cluster: Cluster | None = None,
+        cluster_user: str = "root",
         clock: Clock | None = None,
         identity: str | None = None,
         ready: Callable[[Role], None] = lambda role: None,
@@ -76,12 +79,19 @@ class Manager:
         self._ready = ready
         self._workers = WORKERS if workers is None else workers
         self._informer = Informer(store, KINDS)
+        self._cluster = cluster
+        self._cluster_user = cluster_user
         self._agents = Agents(self._informer.cache, agents, connect)
         self._elector = Elector(
             store, identity or unique_identity(), self._clock, process=holder.this_process(), is_gone=holder.is_gone
         )
         self._stop = threading.Event()
         self._deposed = threading.Event()
+
+    @property
+    def agents(self) -> Mapping[str, NodeAgent]:
+        """One for each node that this daemon looks after."""
+        return self._agents
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set; then finish the reconciles that run and give leadership up."""
@@ -122,7 +132,7 @@ class Manager:
         self._deposed.clear()
         loops = Loops(
             self._store, self._informer, self._backends, self._agents, self._clock, term,
-            fenced=self._depose,
+            fenced=self._depose, cluster=self._cluster, cluster_user=self._cluster_user,
         )  # fmt: skip
         threads = [
             threading.Thread(target=self._work, args=(runner,), name=f"{name}-{number}", daemon=True)

@@ -50,7 +50,10 @@ class NodeController:
         recorder: Recorder,
         *,
         changed: Callable[[GPUPartition], None],
+        offers: Callable[[str], tuple[str, ...]] = lambda name: (),
     ) -> None:
+        """`offers`: the runtimes that a node has beside its agent's."""
+        self._offers = offers
         self._reader = reader
         self._client = client
         self._agents = agents
@@ -75,7 +78,9 @@ class NodeController:
         if node is None:
             node = self._create(agent)
         partitions = self._reader.on_node(agent.name)
-        self._write(node, observed(node, agent, devices, leases, partitions, self._clock.now()), agent)
+        status = observed(node, agent, devices, leases, partitions, self._clock.now())
+        runtimes = (*agent.runtimes, *(r for r in self._offers(agent.name) if r not in agent.runtimes))
+        self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
         self._pass_on(partitions, leases)
         return After(LOOK_SECONDS)
 

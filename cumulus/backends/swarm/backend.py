@@ -22,6 +22,7 @@ from cumulus.backends.swarm.engine import Engine, NameTaken, NoSuch, registry_au
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.observe import Facts, Task
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, RUNNING, SERVICE, STOP, Record, Records
+from cumulus.backends.swarm.shell import NodeEngine
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NodeUnreachable
@@ -41,7 +42,7 @@ Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
 """Node and lease -> the variables by which the node's Chronos holds a job to it. Raises `ChronosError`."""
 LeaseEnd = Callable[[str, str], str]
 """Node and lease id -> "expired", "released" or "" while it lives. Raises `ChronosError`."""
-NodeEngine = Callable[[str], Engine | None]
+Engines = Callable[[str], NodeEngine | None]
 """A node's own engine, where it can be reached without the manager."""
 
 
@@ -55,7 +56,7 @@ class SwarmBackend:
         secrets: SecretStore,
         *,
         instance: str = "default",
-        node_engine: NodeEngine = lambda node: None,
+        node_engine: Engines = lambda node: None,
         prepare: Prepare = lambda node, lease: {},
         lease_end: LeaseEnd = lambda node, lease: "",
         clock: Clock | None = None,

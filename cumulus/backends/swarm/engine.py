@@ -154,10 +154,10 @@ class Engine:
     def containers(self, labels: Sequence[str]) -> Sequence[Json]:
         return self._list("/containers/json", {"label": list(labels)}, all=1)
 
-    def kill(self, id: str, signal: str = "SIGKILL") -> None:
-        """A container that is gone or has ended is no error."""
+    def kill(self, id: str) -> None:
+        """SIGKILL. A container that is gone or has ended is no error."""
         try:
-            self._call("POST", "/containers/{0}/kill", id, params={"signal": signal})
+            self._call("POST", "/containers/{0}/kill", id, params={"signal": "SIGKILL"})
         except NoSuch:
             return
         except BackendError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,12 @@ class RemoteLeases:
         said, answer = self._ask(protocol.listing(ended))
         with self._understanding():
             return [self._clock.on_ours(protocol.lease(x), answer.sent, answer.received) for x in said["leases"]]
+
+    def prepare(self, id: str) -> Mapping[str, str]:
+        """See `Prepares.prepare`."""
+        said, _ = self._ask(("prepare", "--json", id))
+        with self._understanding():
+            return {str(name): str(value) for name, value in said["variables"].items()}
 
     def close(self) -> None:
         """Calls that wait fail, and so does every later one."""

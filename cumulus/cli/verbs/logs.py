@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
+from cumulus.backends.base import Backend
 from cumulus.cli import context, options, targets
 from cumulus.cli.columns import lookup
 from cumulus.cli.goals import summary
@@ -97,20 +98,30 @@ def _started(store: Store, target: Target, namespace: str) -> Document:
 
 
 def _copy(job: Document, attempt: int, replica: int, *, follow: bool, tail: int | None) -> None:
-    from cumulus.backends.process.backend import ProcessBackend
-    from cumulus.secrets import SecretStore
-
-    home = paths.home()
-    if not paths.process_dir(home).exists():
-        raise NoLog(f"there are no logs in {paths.process_dir(home)}", hint="the job ran with another CUMULUS_HOME")
-    node = _node(job, attempt, replica)
-    backend = ProcessBackend(paths.process_dir(home), node, SecretStore(paths.secrets_dir(home)))
+    backend = _backend(job, _node(job, attempt, replica))
     try:
         for chunk in backend.logs(job["metadata"]["uid"], attempt, replica, follow=follow, tail=tail):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
     finally:
         backend.close()
+
+
+def _backend(job: Document, node: str) -> Backend:
+    """The one that ran the job. Raises NoLog where it ran nothing with this state directory."""
+    home = paths.home()
+    container = lookup(job, "spec.image")
+    directory = paths.swarm_dir(home) if container else paths.process_dir(home)
+    if not directory.exists():
+        raise NoLog(f"there are no logs in {directory}", hint="the job ran with another CUMULUS_HOME")
+    if container:
+        from cumulus.cli import swarm
+
+        return swarm.reader(home)
+    from cumulus.backends.process.backend import ProcessBackend
+    from cumulus.secrets import SecretStore
+
+    return ProcessBackend(directory, node, SecretStore(paths.secrets_dir(home)))
 
 
 def _node(job: Document, attempt: int, replica: int) -> str:

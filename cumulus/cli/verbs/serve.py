@@ -10,14 +10,15 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
 
 from cumulus import __version__, log, paths
+from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
 from cumulus.chronos.ledger import Ledger, boot_id
@@ -27,13 +28,17 @@ from cumulus.cli.context import DaemonLock
 from cumulus.cli.systemd import notify
 from cumulus.controllers.agent import Connect, NodeAgent
 from cumulus.controllers.manager import WORKERS, Manager, Role
-from cumulus.errors import LedgerUnavailable, StoreError, StoreUnavailable, UsageError
+from cumulus.errors import LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
 from cumulus.resources.node import GPUNode
 from cumulus.secrets import SecretStore
 from cumulus.store.base import Store
+from cumulus.store.client import Client
 from cumulus.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from cumulus.backends.swarm.backend import SwarmBackend
 
 _log = structlog.get_logger("cumulus.serve")
 
@@ -103,17 +108,46 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
             name, ledger, labels=settings.node_labels,
             facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__),
         )  # fmt: skip
+        backends: list[Backend] = [backend]
+        swarm = _swarm(home, lambda: manager.agents, store)
+        if swarm is not None:
+            backends.append(swarm)
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
-        Manager(
-            store, [backend], [agent], connect=_connector(home), ready=_report(home, store), workers=_threads(workers)
-        ).run(stop)
-        backend.close()
+        manager = Manager(
+            store, backends, [agent], connect=_connector(home), ready=_report(home, store), workers=_threads(workers),
+            cluster=None if swarm is None else swarm.members, cluster_user=os.environ.get("SWARM_SSH_USER") or "root",
+        )  # fmt: skip
+        manager.run(stop)
+        for opened in backends:
+            opened.close()
         _log.info("stopped")
         return 0
     finally:
         store.close()
         lock.close()
+
+
+def _swarm(home: Path, agents: Callable[[], Mapping[str, NodeAgent]], store: Store) -> SwarmBackend | None:
+    """Loaded where the environment names a Swarm, so that a daemon without one starts faster."""
+    if not (os.environ.get("SWARM_MANAGER") or os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")):
+        return None
+    from cumulus.cli import swarm, workers
+
+    shells: dict[str, workers.LinkShell | None] = {}
+
+    def shell(name: str) -> workers.LinkShell | None:
+        if name not in shells:
+            try:
+                shells[name] = workers.shell(home, Client(store).get(GPUNode, "", name))
+            except NotFound:
+                return None
+        return shells[name]
+
+    made = swarm.backend(home, agents, shell)
+    if made is not None:
+        _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
+    return made
 
 
 def _connector(home: Path) -> Connect:

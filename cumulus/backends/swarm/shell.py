@@ -1,0 +1,79 @@
+"""A node's own engine where the manager is of no help: through a shell on the node, as SSH gives it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from cumulus.errors import BackendError, ChronosError
+
+_SECONDS = 20.0
+
+
+class NodeShell(Protocol):
+    """Runs a command on a node. Raises `ChronosError` where it cannot be reached."""
+
+    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
+        """Exit status, output, errors."""
+        ...
+
+
+class NodeEngine(Protocol):
+    """What is asked of a node's own engine. Raises `BackendError`."""
+
+    def container(self, id: str) -> dict[str, Any] | None: ...
+
+    def kill(self, id: str) -> None:
+        """SIGKILL; one that is gone or has ended is no error."""
+        ...
+
+    def container_log(self, id: str, since: float = 0.0) -> bytes:
+        """Multiplexed, with time stamps."""
+        ...
+
+
+class ShellEngine:
+    """`NodeEngine` by the docker command on the node."""
+
+    def __init__(self, shell: NodeShell) -> None:
+        self._shell = shell
+
+    def container(self, id: str) -> dict[str, Any] | None:
+        status, output, errors = self._run("inspect", "--type=container", id)
+        if status != 0:
+            if "No such" in errors:
+                return None
+            raise BackendError(f"docker on the node: {errors.strip()[:200]}")
+        found: list[dict[str, Any]] = json.loads(output)
+        return found[0] if found else None
+
+    def kill(self, id: str) -> None:
+        status, _, errors = self._run("kill", id)
+        if status != 0 and "No such" not in errors and "is not running" not in errors:
+            raise BackendError(f"docker on the node: {errors.strip()[:200]}")
+
+    def container_log(self, id: str, since: float = 0.0) -> bytes:
+        after = datetime.fromtimestamp(since, UTC).isoformat().replace("+00:00", "Z")
+        status, output, errors = self._run("logs", "--timestamps", "--since", after, id)
+        if status != 0:
+            raise BackendError(f"docker on the node: {errors.strip()[:200]}")
+        return b"".join(_frames(output, errors))
+
+    def _run(self, *words: str) -> tuple[int, str, str]:
+        try:
+            return self._shell.run(shlex.join(["docker", *words]), _SECONDS)
+        except ChronosError as error:
+            raise BackendError(str(error), hint=error.hint) from None
+
+
+def _frames(output: str, errors: str) -> Iterator[bytes]:
+    """Both streams as the API gives them, in the order of their times."""
+    lines = [(line, 1) for line in output.splitlines(keepends=True)]
+    lines += [(line, 2) for line in errors.splitlines(keepends=True)]
+    for line, stream in sorted(lines, key=lambda pair: pair[0].partition(" ")[0]):
+        content = line.encode()
+        yield struct.pack(">BxxxI", stream, len(content)) + content

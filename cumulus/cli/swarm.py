@@ -1,0 +1,67 @@
+"""The Swarm as `serve` and `logs` use it: its address from the environment, its nodes' Chronos from the agents.
+
+SWARM_MANAGER (or DOCKER_HOST, or the current Docker context) names the managers, DOCKER_TLS_VERIFY and
+DOCKER_CERT_PATH the certificates, SWARM_INSTANCE this control plane where several share a Swarm, SWARM_SSH_USER whom
+to be on the workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cumulus import paths
+from cumulus.backends.base import LeaseRef
+from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.engine import Engine, from_environment
+from cumulus.backends.swarm.shell import NodeShell, ShellEngine
+from cumulus.chronos.lease import LeaseState, Prepares
+from cumulus.controllers.agent import NodeAgent
+from cumulus.errors import NodeUnreachable
+from cumulus.resources.enforcement import Enforcement
+from cumulus.secrets import SecretStore
+
+Agents = Callable[[], Mapping[str, NodeAgent]]
+Shells = Callable[[str], NodeShell | None]
+
+
+def backend(home: Path, agents: Agents = dict, shells: Shells = lambda node: None) -> SwarmBackend | None:
+    """The backend of the Swarm that the environment names; None where it names none."""
+    engine = from_environment(os.environ)
+    return None if engine is None else _backend(home, engine, agents, shells)
+
+
+def reader(home: Path) -> SwarmBackend:
+    """For reading logs: those that are saved need no Swarm."""
+    return _backend(home, from_environment(os.environ) or Engine([]), dict, lambda node: None)
+
+
+def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells) -> SwarmBackend:
+    def agent(node: str) -> NodeAgent:
+        found = agents().get(node)
+        if found is None:
+            raise NodeUnreachable(f"this daemon does not look after the node {node}")
+        return found
+
+    def prepare(node: str, lease: LeaseRef) -> Mapping[str, str]:
+        leases = agent(node).leases
+        if lease.enforcement == Enforcement.NONE.value or not isinstance(leases, Prepares):
+            return {}
+        return leases.prepare(lease.id)
+
+    def lease_end(node: str, id: str) -> str:
+        lease = agent(node).leases.get(id)
+        if lease is None or lease.state is LeaseState.ACTIVE:
+            return ""
+        return str(lease.end_reason.value) if lease.end_reason else "released"
+
+    def node_engine(node: str) -> ShellEngine | None:
+        shell = shells(node)
+        return None if shell is None else ShellEngine(shell)
+
+    return SwarmBackend(
+        str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
+        instance=os.environ.get("SWARM_INSTANCE") or "default", node_engine=node_engine, prepare=prepare,
+        lease_end=lease_end,
+    )  # fmt: skip

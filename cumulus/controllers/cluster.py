@@ -1,0 +1,170 @@
+"""The cluster loop: the machines of a container engine's cluster and the GPUNodes, each told of the other.
+
+A machine becomes a GPUNode that is reached over SSH. While the engine takes new work there, the node offers the
+runtime `container`; a machine that is drained, paused or down offers it no more. Labels go both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from cumulus.clock import Clock, timestamp
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.events import Recorder
+from cumulus.controllers.reader import Reader
+from cumulus.controllers.reconcile import After, Request, Result
+from cumulus.controllers.writes import write_status
+from cumulus.errors import AlreadyExists
+from cumulus.resources.fields import check_label_key, check_label_value
+from cumulus.resources.meta import ObjectMeta, condition
+from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.quantity import format_bytes
+from cumulus.store.client import Client
+
+NAME = "cluster"
+CLUSTER = Request("", "cluster")
+"""The loop's only key."""
+
+LOOK_SECONDS = 10.0
+CONDITION = "ContainersReady"
+RUNTIME = "container"
+_OURS = ("gpu.", "cumulus.dev/")
+
+
+class Machine(Protocol):
+    """One machine of the cluster, as its engine tells."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def state(self) -> str:
+        """ready, down, or another word of the engine's."""
+        ...
+
+    @property
+    def availability(self) -> str:
+        """active, pause or drain."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class Cluster(Protocol):
+    """Raises `BackendError`."""
+
+    def machines(self) -> Sequence[Machine]: ...
+
+    def tell(self, name: str, labels: Mapping[str, str]) -> None:
+        """Make these the machine's labels that begin with `gpu.`; the others stay."""
+        ...
+
+
+class ClusterController:
+    """`here` are the nodes that need no SSH; `user` is whom to be on the others. `changed` is told each node whose
+    readiness for containers changed."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        cluster: Cluster,
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        here: Collection[str],
+        user: str,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._cluster = cluster
+        self._clock = clock
+        self._recorder = recorder
+        self._here = here
+        self._user = user
+        self._changed = changed
+
+    def reconcile(self, request: Request) -> Result:
+        machines = {machine.name: machine for machine in self._cluster.machines()}
+        for machine in machines.values():
+            node = self._reader.get(GPUNode, "", machine.name)
+            if node is None and machine.name not in self._here:
+                node = self._create(machine)
+            if node is not None and not node.deleting:
+                node = self._label(node, machine)
+                self._judge(node, machine)
+                self._cluster.tell(machine.name, device_labels(node))
+        for node in self._reader.all(GPUNode):
+            if node.metadata.name not in machines and condition(node.status.conditions, CONDITION) is not None:
+                self._say(node, False, "NotAMember", "it is no node of the cluster any more")
+        return After(LOOK_SECONDS)
+
+    def _create(self, machine: Machine) -> GPUNode:
+        node = GPUNode(
+            metadata=ObjectMeta(name=machine.name),
+            spec=GPUNodeSpec(ssh=SshAddress(host=machine.address, user=self._user)),
+        )
+        try:
+            return self._client.create(node)
+        except AlreadyExists:
+            return self._client.get(GPUNode, "", machine.name)
+
+    def _label(self, node: GPUNode, machine: Machine) -> GPUNode:
+        wanted = {**node.metadata.labels, **foreign_labels(machine.labels)}
+        if wanted == node.metadata.labels:
+            return node
+        return self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": wanted})))
+
+    def _judge(self, node: GPUNode, machine: Machine) -> None:
+        if machine.state != "ready":
+            self._say(node, False, "Down", f"the cluster's manager says that it is {machine.state}")
+        elif machine.availability != "active":
+            reason = {"drain": "Drained", "pause": "Paused"}.get(machine.availability, "Unavailable")
+            self._say(node, False, reason, f"its availability is {machine.availability}")
+        else:
+            self._say(node, True, "Active", "")
+
+    def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> None:
+        now = timestamp(self._clock.now())
+        conditions = condition_set(node.status.conditions, now, CONDITION, ready, reason, message)
+        if conditions == node.status.conditions:
+            return
+        write_status(self._client, node.replace(status=node.status.model_copy(update={"conditions": conditions})))
+        if not ready:
+            self._recorder.record(node, "Warning", reason, f"containers: {message}", component=NAME)
+        self._changed(node.metadata.name)
+
+
+def runs_containers(cluster: Cluster, name: str) -> bool:
+    """Whether the engine takes new containers there."""
+    return any(m.name == name and m.state == "ready" and m.availability == "active" for m in cluster.machines())
+
+
+def device_labels(node: GPUNode) -> dict[str, str]:
+    """What a machine's labels say of its devices: gpu.count, and for each gpu.N.name, gpu.N.memory, gpu.N.id."""
+    if not node.status.devices:
+        return {}
+    labels = {"gpu.count": str(len(node.status.devices))}
+    for device in node.status.devices:
+        labels[f"gpu.{device.index}.name"] = device.name
+        labels[f"gpu.{device.index}.memory"] = format_bytes(device.memory_bytes)
+        labels[f"gpu.{device.index}.id"] = device.id
+    return labels
+
+
+def foreign_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """A machine's labels that people gave it, as far as they can be an object's."""
+    found = {}
+    for key, value in labels.items():
+        try:
+            if not key.startswith(_OURS):
+                found[check_label_key(key)] = check_label_value(value)
+        except ValueError:
+            continue
+    return found
