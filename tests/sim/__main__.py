@@ -95,13 +95,11 @@ def _replay(seed: int, *, whole: bool) -> int:
 def _mutants(within: int, jobs: int) -> int:
     missed = 0
     with ProcessPoolExecutor(jobs) as pool:
-        for mutant, found in zip(
-            mutants.MUTANTS,
-            pool.map(mutants.hunt, range(len(mutants.MUTANTS)), [within] * len(mutants.MUTANTS)),
-            strict=True,
-        ):
-            missed += found is None
-            said = f"found after {found[0]} seeds: {found[1]}" if found else f"NOT FOUND in {within} seeds"
+        names = [mutant.name for mutant in mutants.MUTANTS]
+        found = pool.map(mutants.hunt, names, [within] * len(names))
+        for mutant, outcome in zip(mutants.MUTANTS, found, strict=True):
+            missed += outcome is None
+            said = f"found after {outcome.seed + 1} seeds: {outcome.violation}" if outcome else "NOT FOUND"
             print(f"{mutant.name}: {mutant.says}\n    {said}", flush=True)
     return 1 if missed else 0
 

@@ -29,6 +29,10 @@ THREADS = {"job": 4, "partition": 4, "node": 2}
 """As in the manager: how many reconciles of a loop may be under way at once."""
 
 
+TORN = 0.3
+"""How likely a late informer gets only the first part of what is new."""
+
+
 class Crash(BaseException):
     """The daemon's process is gone: nothing of its memory is left."""
 
@@ -102,7 +106,8 @@ class LaggingWatch:
         if self._held_back():
             return []
         if lag is None:
-            events, self._position = sim.store.read(self._position, 500)
+            torn = sim.schedule.sluggish and sim.rng.random() < TORN
+            events, self._position = sim.store.read(self._position, sim.rng.randint(1, behind) if torn else behind)
             return self._chosen(events)
         if lag.until > sim.now():
             return []
@@ -172,6 +177,8 @@ class Daemon:
         self.lives = 0
         self.down_until = 0.0
         self.paused = False
+        self.interrupted = False
+        """Held up in the middle of the step that is under way: what it looked at may not be so any more."""
         self.up = False
         self.start()
 

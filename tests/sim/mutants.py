@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.chronos.fake import FakeLeases
-from cumulus.controllers import gc, job, job_outcome, job_plan, leader, partition, partition_plan, schedule
+from cumulus.controllers import gc, job, job_objects, job_outcome, job_plan, leader, partition_plan
 from cumulus.controllers.informer import Informer
-from cumulus.store import client, rules
+from cumulus.store import rules
+from tests.sim.check import check
+from tests.sim.simulation import Outcome
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Mutant:
     function: Callable[..., Any]
     old: str
     new: str
+    start: int = 0
+    """A seed shortly before the first that finds it, where that is far from 0: for tests that have little time."""
 
 
 MUTANTS = (
@@ -42,9 +46,18 @@ MUTANTS = (
         "        job = self._client.update_status(job.replace(status=early))\n",
     ),
     Mutant(
-        "blind-write", "a status is written whatever version it was made from",
-        client.Client.update_status, "resource.to_json()",
-        "{**(d := resource.to_json()), 'metadata': {**d['metadata'], 'resourceVersion': None}}",
+        "blind-write",
+        "a job's finalizer is written with the job as it was, whatever was changed since",
+        job.JobController._begin,
+        'Write("update", {**document, "metadata": metadata})',
+        'Write("update", unversioned({**document, "metadata": metadata}))',
+    ),
+    Mutant(
+        "versions-not-compared",
+        "the store takes a write that was made from an old version",
+        rules._check_preconditions,
+        "version and version != metadata[\"resourceVersion\"]",
+        "False",
     ),
     Mutant(
         "no-second-look", "workloads are started without a second look at the job",
@@ -69,30 +82,19 @@ MUTANTS = (
         "return Plan(_ending(partition, answer, now), finish=releasing, wake=ENDING_POLL)",
     ),
     Mutant(
-        "absence-from-the-cache", "an owner that the cache does not know is taken to be gone",
-        gc.CollectController._exists,
-        "document: dict[str, Any] = self._client.store.get(Key(owner.kind, namespace, owner.name))",
-        "document = self._reader.document(Key(owner.kind, namespace, owner.name)) or {'metadata': {'uid': ''}}",
+        "absence-from-the-cache",
+        "a lease whose partition the cache does not know is taken for a leftover",
+        gc.SweepController._sweep_leases,
+        "if lease.id not in wanted:",
+        "if True:",
     ),
     Mutant(
         "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
         job_plan._alive, "isinstance(replica, Unknown) or ", "",
     ),
     Mutant(
-        "own-writes-unseen", "the scheduler does not wait until it sees its own bindings",
-        schedule.ScheduleController.reconcile, "self._reader.revision < self._written", "False",
-    ),
-    Mutant(
-        "grant-on-old-knowledge", "a lease is asked for without a second look at the partition",
-        partition.PartitionController._fresh, "decode(GPUPartition, self._client.store.get(partition.key))", "partition",
-    ),
-    Mutant(
         "leases-not-awaited", "the next attempt begins while the last one's leases are still held",
         job_plan._between_attempts, "any(_holds(partition, view) for partition in view.partitions)", "False",
-    ),
-    Mutant(
-        "term-without-end", "a leader that could not renew goes on",
-        leader.Elector.term.fget, "self._clock.monotonic() - self._renewed < LEASE_SECONDS", "True",  # type: ignore[attr-defined]
     ),
     Mutant(
         "leads-on-old-view", "a new leader begins before it has seen what the last one wrote",
@@ -109,6 +111,35 @@ MUTANTS = (
     Mutant(
         "no-sweep", "leases that nobody holds are left to themselves",
         gc.SweepController._sweep_leases, "lease.owner == self._owner", "False",
+    ),
+    Mutant(
+        "lease-named-after-partition",
+        "a lease's id is its partition's name, which another may have had before",
+        partition_plan.lease_request,
+        "id=partition.uid",
+        "id=partition.metadata.name",
+    ),
+    Mutant(
+        "workload-named-without-uid",
+        "a workload's name is not its job's alone",
+        job_objects.workload_name,
+        ".{job.uid.replace('-', '')[:8]}-a",
+        "-a",
+    ),
+    Mutant(
+        "two-transactions",
+        "an attempt is recorded in one transaction, its partitions are made in the next",
+        job.JobController._begin,
+        "        self._client.store.transact(writes, fence=self._client.fence)",
+        "        self._client.store.transact(writes[-1:], fence=self._client.fence)\n"
+        "        self._client.store.transact(writes[:-1], fence=self._client.fence)",
+    ),
+    Mutant(
+        "leftovers-not-removed",
+        "what a crash left on the backend is not looked for",
+        gc.SweepController._sweep_workloads,
+        "in backend.list():",
+        "in []:",
     ),
 )  # fmt: skip
 
@@ -136,13 +167,9 @@ def planted(mutant: Mutant) -> Iterator[None]:
         mutant.function.__code__ = real
 
 
-def hunt(number: int, within: int) -> tuple[int, str] | None:
-    """With the mutant planted: how many seeds it takes to find it, and what is said of it. None where none does."""
-    from tests.sim.check import check
-
-    with planted(MUTANTS[number]):
-        for seed in range(within):
-            outcome = check(seed)
-            if outcome.violation:
-                return seed + 1, outcome.violation
-    return None
+def hunt(name: str, within: int, start: int = 0) -> Outcome | None:
+    """With that mutant planted: the first outcome, of at most `within` seeds, that finds it. None where none does."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    with planted(mutant):
+        outcomes = (check(seed) for seed in range(start, start + within))
+        return next((outcome for outcome in outcomes if outcome.violation), None)

@@ -56,6 +56,7 @@ class Oracle:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._leader = 0
+        self._holder: str | None = None
         self._tokens: dict[tuple[str, int], int] = {}
         self._leases: dict[str, _Granted] = {}
         self._live: dict[str, _Granted] = {}
@@ -65,6 +66,8 @@ class Oracle:
         """(job's uid, attempt) -> partition's uid -> its last state."""
         self._partial: dict[tuple[str, int], float] = {}
         self._leaked: dict[str, float] = {}
+        self._suspended: dict[str, float] = {}
+        """uid -> when it was last told, or had just been told, not to run."""
         self._next_look = 0.0
         self._holds: dict[str, tuple[tuple[str, int], int, int]] = {}
 
@@ -114,6 +117,20 @@ class Oracle:
         if document is not None and self._wanted(document):
             raise Violation("harm", f"the lease of {self._lease_name(id)} is ended, which is still wanted")
 
+    def stopped(self, run: _Run) -> None:
+        """A workload was asked to end, just now: there is a reason for it."""
+        sim, work = self._sim, run.workload
+        sim.note(f"{_run_name(run)} is asked to end")
+        if run.ends() < sim.clock.monotonic() or self._interrupted() or not self._is_live(work.job_uid, work.attempt):
+            return
+        asked = self._suspended.get(work.job_uid, -1.0)
+        gang = self._parts[work.job_uid, str(work.attempt)]
+        others = [r for r in self._runs(work.job_uid, work.attempt) if r is not run]
+        over = [uid for uid in gang if not self._wanted(gang[uid]) or self._over(uid)]
+        failed = [r for r in others if r.ends() <= sim.clock.monotonic() and _state(r, sim) is State.FAILED]
+        if asked < run.began - sim.started_at and not over and not failed and len(others) + 1 == work.replicas:
+            raise Violation("harm", f"{_run_name(run)} is ended, which is still wanted")
+
     def started(self, run: _Run) -> None:
         """A workload was started, just now."""
         sim, work = self._sim, run.workload
@@ -126,6 +143,8 @@ class Oracle:
                 raise Violation("runs twice", f"{_run_name(run)} starts twice")
         if run.broken:
             return
+        if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
+            raise Violation("started too late", f"{_run_name(run)} starts after the attempt was over")
         parts = self._parts[work.job_uid, str(work.attempt)]
         missing = [p["metadata"]["name"] for uid, p in parts.items() if uid not in self._leases]
         if missing or not parts:
@@ -173,11 +192,33 @@ class Oracle:
         attempts = (job.get("status") or {}).get("attempts") or []
         return bool(attempts) and attempts[-1]["number"] == number and not attempts[-1].get("endTime")
 
+    def _over(self, uid: str) -> bool:
+        """Whether the lease's time is over, or may seem so by a wrong clock."""
+        found, sim = self._leases.get(uid), self._sim
+        if found is None:
+            return True
+        lease = found.node.held(uid)
+        wrong = 2 * max(abs(skew) for skew in sim.schedule.skews) + sum(
+            abs(f.amount) for f in sim.schedule.faults if f.kind == "jump"
+        )
+        return lease is None or lease.state is not LeaseState.ACTIVE or found.ends - sim.now() < wrong
+
+    def _is_live(self, job_uid: str, attempt: int) -> bool:
+        """Whether that attempt of the job is the one that is to run."""
+        job = self._docs.get(("GPUJob", job_uid))
+        if job is None or job.get("gone") or job["metadata"].get("deletionTimestamp"):
+            return False
+        attempts = (job.get("status") or {}).get("attempts") or []
+        return bool(attempts) and attempts[-1]["number"] == attempt and not attempts[-1].get("endTime")
+
+    def _interrupted(self) -> bool:
+        """Whether whoever acts now was held up since it looked: it cannot know better."""
+        return any(daemon.interrupted for daemon in self._sim.stack) or len(self._sim.stack) > 1
+
     def _check_leaks(self, now: float) -> None:
         """A lease that nobody wants is found and ended by the next sweep or the one after."""
-        live = {
-            lease.id for node in self._sim.leases.values() for lease in node.peek() if lease.owner and lease.id in self._leases
-        }  # fmt: skip
+        peeked = (lease for node in self._sim.leases.values() for lease in node.peek())
+        live = {lease.id for lease in peeked if lease.owner and lease.id in self._leases}
         leaked = {id for id in live if (d := self._docs.get(("GPUPartition", id))) is None or not self._wanted(d)}
         self._leaked = {id: self._leaked.get(id, now) for id in leaked}
         for id, since in self._leaked.items():
@@ -190,12 +231,13 @@ class Oracle:
 
     def _check_device(self, node: SimLeases, device: int, new: Lease | None = None) -> None:
         """Leases that are live, and those whose processes are still there, fit on the device together."""
-        shares = {l.id: (l.memory_bytes, l.compute) for l in node.peek() if l.device == device}
+        shares = {held.id: (held.memory_bytes, held.compute) for held in node.peek() if held.device == device}
         if new is not None:
             shares[new.id] = (new.memory_bytes, new.compute)
         for run in self._sim.backend.all_alive():
             if run.workload.node == node.name:
-                shares |= {l.id: (l.memory_bytes, l.compute) for l in run.workload.leases if l.device == device}
+                refs = (ref for ref in run.workload.leases if ref.device == device)
+                shares |= {ref.id: (ref.memory_bytes, ref.compute) for ref in refs}
         memory, compute = sum(s[0] for s in shares.values()), sum(s[1] for s in shares.values())
         if memory > node.capacity(device) or compute > FULL_COMPUTE:
             names = [self._lease_name(id) for id in shares]
@@ -226,16 +268,20 @@ class Oracle:
     # What is written.
 
     def _leadership(self, document: Doc) -> None:
-        token = document["spec"]["token"]
+        token, holder = document["spec"]["token"], document["spec"].get("holderIdentity")
         if token < self._leader:
             raise Violation("fencing", f"the leader's token went from {self._leader} to {token}")
-        self._leader = token
+        if token == self._leader and holder not in ("", None, self._holder):
+            raise Violation("fencing", f"{holder} leads with the token of {self._holder}")
+        self._leader, self._holder = token, holder
 
     def _job(self, type: int, document: Doc) -> None:
         sim, uid = self._sim, document["metadata"]["uid"]
         old = self._docs.get(("GPUJob", uid))
         self._docs["GPUJob", uid] = document
         name, status = document["metadata"]["name"], document.get("status") or {}
+        if document["spec"].get("suspend") or (old is not None and old["spec"].get("suspend")):
+            self._suspended[uid] = sim.now()
         if sim.stack and document["spec"] != sim.model.specs.get(uid):
             raise Violation("lost change", f"{sim.who()} wrote a spec of {name} that nobody asked for")
         if type == DELETED:

@@ -1,4 +1,4 @@
-"""The simulated parts below the controllers: skewed clocks, nodes, a backend and a store that report what truly happens.
+"""The simulated parts below the controllers: clocks, nodes, a backend and a store that report what truly happens.
 
 They are the shipped fakes and the real store, with two things added: each grant, start and commit is told to the
 oracle at that very moment, and nodes can be cut off or rebooted.
@@ -119,7 +119,13 @@ class SimBackend(FakeBackend):
 
     def stop(self, name: str, grace: float) -> None:
         self._reach_run(name)
-        super().stop(name, grace)
+        run = self._runs.get(name)
+        before = None if run is None else run._stop
+        try:
+            super().stop(name, grace)
+        finally:
+            if run is not None and before is None and run._stop is not None:
+                self._sim.oracle.stopped(run)
 
     def remove(self, name: str) -> None:
         self._reach_run(name)

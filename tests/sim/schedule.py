@@ -53,8 +53,9 @@ class Action:
 class Fault:
     """One thing that goes wrong from `at` on.
 
-    At a call (the `skip`th one after `at` whose name begins with `call`, `when` before or after its work): crash, error,
-    pause, interleave. For `seconds` from `at`: errors, lag, cut, reports, notices. At once: expire, reboot, jump.
+    At a call (the one after `skip` others, from `at` on, whose name begins with `call`; `when` before or after its
+    work): crash, error, pause, interleave. For `seconds` from `at`: errors, lag, expire, cut, reboot, reports, notices.
+    At once: jump.
     """
 
     at: float
@@ -256,12 +257,13 @@ def _fault(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
 
 _KINDS = (
     "crash", "crash", "crash", "error", "error", "error", "pause", "pause", "pause", "interleave", "interleave",
-    "errors", "lag", "lag", "lag", "cut", "cut", "reboot", "reports", "notices", "jump",
+    "errors", "lag", "lag", "lag", "cut", "cut", "cut", "cut", "reboot", "reports", "notices", "jump",
 )  # fmt: skip
 
 
 def _at_call(rng: random.Random, at: float, kind: str, *, seconds: float = 0.0, amount: float = 0.0) -> Fault:
+    when, skip = rng.choice(("before", "after", "after")), rng.choice((0, 0, 1, 2, 5))
     return Fault(
-        at, kind, call=rng.choice(CALLS), when=rng.choice(("before", "after", "after")), skip=rng.choice((0, 0, 1, 2, 5)),
+        at, kind, call=rng.choice(CALLS), when=when, skip=skip,
         seconds=seconds, amount=amount,
     )  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tests.sim.schedule import Action, Fault, Schedule
 from tests.sim.check import check_schedule
+from tests.sim.schedule import Action, Fault, Schedule
 
 T = TypeVar("T")
 

@@ -19,11 +19,8 @@ import structlog
 from cumulus.clock import FakeClock
 from cumulus.errors import (
     BackendError,
-    Conflict,
-    CumulusError,
     LedgerUnavailable,
     NodeUnreachable,
-    NotFound,
     StoreUnavailable,
 )
 from cumulus.store import rules
@@ -33,7 +30,7 @@ from tests.sim.oracle import Oracle, Violation
 from tests.sim.parts import SimBackend, SimLeases, Skewed, TruthStore
 from tests.sim.schedule import AT_CALLS, Fault, Program, Schedule
 
-STEPS = 20_000
+STEPS = 10_000
 """More steps than this, and the loops chase their own tail."""
 REST_SECONDS = 900.0
 """How long after the last fault everything must be at rest: a resync, and the longest story, fit in."""
@@ -164,12 +161,14 @@ class Simulation:
                 daemon.paused = True
                 self._loop(self.now() + fault.seconds)
                 daemon.paused = False
+                daemon.interrupted = True
                 self.note("goes on")
             case "interleave" if len(self.stack) < DEPTH:
                 self.note(f"lets others go first {where}")
                 for _ in range(int(fault.amount)):
                     if not self._work():
                         break
+                daemon.interrupted = True
                 self.note("goes on")
 
     def _raise(self, call: str, when: str) -> None:
@@ -212,6 +211,8 @@ class Simulation:
     def _step(self, daemon: Daemon) -> bool:
         nested = daemon in self.stack
         self.stack.append(daemon)
+        if not nested:
+            daemon.interrupted = False
         depth = len(self.stack)
         try:
             worked = daemon.step()

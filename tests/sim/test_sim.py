@@ -1,0 +1,114 @@
+"""The simulation in the test run: some thousand seeds, the faults it once found, and that it finds planted ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.sim import report
+from tests.sim.check import check, check_schedule
+from tests.sim.mutants import MUTANTS, Mutant, hunt, planted
+from tests.sim.schedule import Action, Fault, Program, Schedule, generate
+from tests.sim.shrink import shrink
+from tests.sim.simulation import run
+
+CHUNKS = 8
+SEEDS = 200
+"""Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
+
+
+def a_job(name: str, at: float = 0.0, *, program: Program | None = None, **fields: object) -> Action:
+    given = {
+        "backoff": "1s", "count": 1, "duration": 200.0, "limit": 0, "memory": "0.25", "priority": 0, "replicas": 1,
+    } | fields  # fmt: skip
+    return Action(at, "create", name, tuple(sorted(given.items())), program or Program())
+
+
+def a_schedule(*parts: Action | Fault, daemons: int = 1, seed: int = 0) -> Schedule:
+    return Schedule(
+        seed=seed, nodes=1, devices=1, daemons=daemons, sluggish=0.0, skews=(0.0,) * (daemons + 1),
+        actions=tuple(part for part in parts if isinstance(part, Action)),
+        faults=tuple(part for part in parts if isinstance(part, Fault)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_seeds(chunk: int) -> None:
+    for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
+        violation = check(seed).violation
+        assert not violation, f"{violation}; replay it with: python -m tests.sim --replay {seed}"
+
+
+LATE_START = a_schedule(
+    a_job("late", program=Program(kind="forever", again=True, seconds=1.0), duration=20.0, checkpoint=True),
+    Fault(0.0, "pause", call="backend.start", seconds=25.0),
+)
+"""A start is held up until its lease is over: that is not the job's failure."""
+
+STALE_SWEEP = a_schedule(
+    a_job("old", program=Program(seconds=30.0)),
+    a_job("new", 66.0, program=Program(seconds=30.0)),
+    Fault(59.5, "pause", call="chronos.list", seconds=15.0),
+    daemons=2,
+)
+"""A sweep is held up while another daemon takes over: the leases of that one's jobs are no leftovers."""
+
+
+@pytest.mark.parametrize("schedule", [LATE_START, STALE_SWEEP])
+def test_what_was_found_once(schedule: Schedule) -> None:
+    assert not check_schedule(schedule).violation
+
+
+def test_a_seed_replays_to_the_last_line() -> None:
+    first, second = run(generate(7)), run(generate(7))
+    assert first.timeline
+    assert (first.digest, first.timeline) == (second.digest, second.timeline)
+    assert run(generate(8)).digest != first.digest
+
+
+def test_a_seed_replays_in_another_process() -> None:
+    """Whatever order its sets and dictionaries of text have."""
+    code = (
+        "from tests.sim.schedule import generate; from tests.sim.simulation import run; print(run(generate(7)).digest)"
+    )
+    root = Path(__file__).parents[2]
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        said = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+        assert said.stdout.strip() == run(generate(7)).digest, said.stderr
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_planted_bug_is_found(mutant: Mutant) -> None:
+    assert hunt(mutant.name, within=WITHIN, start=mutant.start) is not None
+
+
+WITHIN = 60
+"""Seeds for each. A bug that takes longer to find from seed 0 on has its own `start`, shortly before the first seed
+that finds it."""
+
+
+def test_a_failure_is_shrunk_and_told() -> None:
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "share-free-at-sigterm")
+    found = hunt(mutant.name, within=WITHIN, start=mutant.start)
+    assert found is not None
+    with planted(mutant):
+        schedule = generate(found.seed)
+        least = shrink(schedule, found.violation)
+        outcome = check_schedule(least)
+        assert len(least.actions) + len(least.faults) < len(schedule.actions) + len(schedule.faults)
+        assert outcome.violation.startswith("over-allocated")
+        lines = [*report.schedule_lines(least), *report.timeline_lines(outcome)]
+    assert lines[-1] == f"VIOLATION {outcome.violation}"
+    assert any("grants" in line for line in lines)
+
+
+def test_a_mutant_that_does_not_apply_says_so() -> None:
+    stale = replace(MUTANTS[0], old="text that is not there")
+    with pytest.raises(ValueError, match="does not apply"), planted(stale):
+        pass
