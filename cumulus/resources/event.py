@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cumulus.resources.fields import Model
+from cumulus.resources.fields import Model, Time
 from cumulus.resources.meta import Resource
 
 
@@ -37,5 +37,5 @@ class Event(Resource):
     type: Literal["Normal", "Warning"] = Field("Normal", description="Normal or Warning.")
     source: EventSource = Field(description="Who tells.")
     count: int = Field(1, description="How often it happened.")
-    first_timestamp: str = Field(description="When it happened first.")
-    last_timestamp: str = Field(description="When it happened last.")
+    first_timestamp: Time = Field(description="When it happened first.")
+    last_timestamp: Time = Field(description="When it happened last.")

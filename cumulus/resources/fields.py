@@ -7,9 +7,12 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from cumulus.clock import parse_timestamp
+from cumulus.clock import parse_timestamp
+from cumulus.clock import parse_timestamp
 from cumulus.resources import quantity
 
 
@@ -48,6 +51,42 @@ def _positive_duration(value: Any) -> None:
     if quantity.parse_duration(value) <= 0:
         raise ValueError(f"{value!r} is no time at all; write 90s or 1h30m")
 
+
+def _moment(text: str) -> str:
+    if text:
+        try:
+            parse_timestamp(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
+    return text
+
+
+Time = Annotated[str, AfterValidator(_moment)]
+"""A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
+
+def _moment(text: str) -> str:
+    if text:
+        try:
+            parse_timestamp(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
+    return text
+
+
+Time = Annotated[str, AfterValidator(_moment)]
+"""A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
+
+def _moment(text: str) -> str:
+    if text:
+        try:
+            parse_timestamp(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
+    return text
+
+
+Time = Annotated[str, AfterValidator(_moment)]
+"""A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
 
 Duration = Annotated[
     str,

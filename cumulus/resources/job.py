@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, FieldError, MemoryShare, Model
+from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, FieldError, MemoryShare, Model, Time
 from cumulus.resources.meta import Condition, LabelMap, Resource
 
 
@@ -181,8 +181,8 @@ class Attempt(Model):
         (), description="The nodes of all replicas, in their order, where there are several."
     )
     partitions: tuple[str, ...] = Field((), description="Names of the GPUPartitions it ran in.")
-    start_time: str | None = Field(None, description="When it was started.")
-    end_time: str | None = Field(None, description="When it ended.")
+    start_time: Time | None = Field(None, description="When it was started.")
+    end_time: Time | None = Field(None, description="When it ended.")
     exit_code: int | None = Field(
         None, description="Exit code of the first replica that failed, or 0; 128 + N where signal N ended it."
     )
@@ -204,8 +204,8 @@ class GPUJobStatus(Model):
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
     attempt_count: int = Field(0, description="All attempts ever made.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
-    start_time: str | None = Field(None, description="When the first attempt started.")
-    completion_time: str | None = Field(None, description="When the job succeeded or failed for good.")
+    start_time: Time | None = Field(None, description="When the first attempt started.")
+    completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
 
 
 class GPUJob(Resource):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
-from cumulus.resources.fields import Model
+from cumulus.resources.fields import Model, Time
 from cumulus.resources.meta import Resource
 
 LEADER = "cumulus-controller"
@@ -23,8 +23,8 @@ class LeaseSpec(Model):
         "", description="Its process, as others of the same machine can look for it; they need not wait for a dead one."
     )
     lease_duration_seconds: float = Field(description="How long it leads without a renewal, in seconds.")
-    acquire_time: str = Field(description="When it began to lead.")
-    renew_time: str = Field(description="When it renewed last; for people, since a standby trusts only its own clock.")
+    acquire_time: Time = Field(description="When it began to lead.")
+    renew_time: Time = Field(description="When it renewed last; for people, since a standby trusts only its own clock.")
     token: int = Field(description="Grows by one with each change of holder, and fences the writes of a deposed one.")
 
 

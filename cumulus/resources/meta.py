@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from cumulus.resources.fields import Model, Name, check_label_key, check_label_value
+from cumulus.resources.fields import Model, Name, Time, check_label_key, check_label_value
 from cumulus.resources.key import Key
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
@@ -62,8 +62,8 @@ class ObjectMeta(Model):
     resource_version: str | None = Field(
         None, description="The revision of the store that wrote the object last. Set by the store."
     )
-    creation_timestamp: str | None = Field(None, description="When the object was made. Set by the store.")
-    deletion_timestamp: str | None = Field(None, description="When its deletion was asked for. Set by the store.")
+    creation_timestamp: Time | None = Field(None, description="When the object was made. Set by the store.")
+    deletion_timestamp: Time | None = Field(None, description="When its deletion was asked for. Set by the store.")
     deletion_grace_period_seconds: int | None = Field(None, description="Kept for Kubernetes' clients; always 0.")
     finalizers: tuple[str, ...] = Field((), description="Who must clean up before the object goes. Set by controllers.")
     owner_references: tuple[OwnerReference, ...] = Field(
@@ -78,7 +78,7 @@ class Condition(Model):
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds: True, False or Unknown.")
     reason: str = Field("", description="Why, as one CamelCase word.")
     message: str = Field("", description="Why, for people.")
-    last_transition_time: str = Field("", description="When status changed last.")
+    last_transition_time: Time = Field("", description="When status changed last.")
     observed_generation: int | None = Field(None, description="The generation of the spec that this speaks of.")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Model
+from cumulus.resources.fields import Model, Time
 from cumulus.resources.meta import Condition, Resource
 
 
@@ -57,7 +57,7 @@ class ForeignLease(Model):
     partition_id: str = Field(description="The id of the lease.")
     memory_bytes: int = Field(description="The memory leased, in bytes.")
     compute: int = Field(description="The compute leased, in thousandths of the device.")
-    expires_at: str = Field(description="When the lease ends.")
+    expires_at: Time = Field(description="When the lease ends.")
     grace_seconds: float = Field(0, description="Time between SIGTERM and SIGKILL, in seconds.")
     user: str = Field("", description="Whom the share is for.")
 
@@ -95,7 +95,7 @@ class GPUNodeStatus(Model):
         (), description="What can run here: process, container."
     )
     devices: tuple[DeviceStatus, ...] = Field((), description="The devices and what is free of them.")
-    heartbeat_time: str | None = Field(None, description="When the node was heard of last.")
+    heartbeat_time: Time | None = Field(None, description="When the node was heard of last.")
     chronos_version: str = Field("", description="The version of Chronos there.")
     clock_skew_seconds: float | None = Field(
         None, description="By how much its clock is ahead of the controllers'; leases are shown on theirs."

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model
+from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Time
 from cumulus.resources.job import DeviceSelector
 from cumulus.resources.meta import Condition, Resource
 
@@ -95,9 +95,9 @@ class GPUPartitionStatus(Model):
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")
     enforcement: Enforcement | None = Field(None, description="How strongly the node holds it to the share.")
     fencing_token: int = Field(0, description="Grows with each lease on the device; an older holder is refused.")
-    activated_at: str | None = Field(None, description="When the lease began.")
-    expires_at: str | None = Field(None, description="When the lease ends.")
-    ended_at: str | None = Field(None, description="When the share was free again.")
+    activated_at: Time | None = Field(None, description="When the lease began.")
+    expires_at: Time | None = Field(None, description="When the lease ends.")
+    ended_at: Time | None = Field(None, description="When the share was free again.")
 
 
 class GPUPartition(Resource):
