@@ -159,13 +159,19 @@ def record_enforcement(tx: sqlite3.Connection, found: Mapping[str, Enforcement],
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('enforcement', ?)", (str(now.monotonic),))
 
 
-def record_devices(tx: sqlite3.Connection, found: Sequence[Device]) -> None:
+def discovered(db: sqlite3.Connection, boot: str) -> bool:
+    """Whether `record_devices` was called in that boot."""
+    return db.execute("SELECT 1 FROM meta WHERE key = 'discovered' AND value = ?", (boot,)).fetchone() is not None
+
+
+def record_devices(tx: sqlite3.Connection, found: Sequence[Device], boot: str) -> None:
     """Take over what discovery found, GPUs first.
 
     A known device keeps its index and the capacity it had when first seen, so that an index never comes to mean
     another device. One exception: a GPU that appears on a machine where only a CPU was known goes before it, as
     long as no lease is live there, since people write 0 for the first GPU.
     """
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('discovered', ?)", (boot,))
     known = dict(tx.execute("SELECT id, number FROM device").fetchall())
     tx.execute("UPDATE device SET present = 0")
     for device in found:

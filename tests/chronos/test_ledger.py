@@ -301,6 +301,15 @@ def test_without_a_device_the_error_says_what_to_do(home: Path, clock: FakeClock
 # --- another boot
 
 
+def test_the_drivers_are_asked_once_in_each_boot(home: Path, clock: FakeClock) -> None:
+    found = [[CPU], [*GPUS, CPU]]
+    for boot, ids in (("one", ["cpu"]), ("one", ["cpu"]), ("two", ["GPU-a", "GPU-b"])):
+        ledger = Ledger(home, clock, lambda: found.pop(0), boot=boot)
+        assert [d.id for d in ledger.devices()] == ids
+        assert [d.id for d in ledger.devices()] == ids
+        ledger.close()
+
+
 def test_after_a_reboot_a_lease_lasts_until_its_wall_clock_end(home: Path, clock: FakeClock) -> None:
     before = open_ledger(home, clock, boot="one")
     before.grant(request("a", seconds=600))
