@@ -66,13 +66,14 @@ class Worker:
         key.unlink(missing_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, input=b"y\n")
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
+        """`wait`: until it can be reached."""
         log = (self.directory / "sshd.log").open("ab")
         command = [*self._inside, SSHD, "-D", "-e", "-f", str(self.directory / "sshd_config")]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         log.close()
-        if not self._inside:
-            until(self._listens)
+        if wait:
+            until(self.listens)
 
     def stop(self) -> None:
         """End sshd with all of its sessions, and the monitor."""
@@ -91,7 +92,7 @@ class Worker:
         end_monitor(self.ledger)
         remove_cgroups(self.ledger)
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex((self.address.host, self.address.port)) == 0
 

@@ -76,7 +76,15 @@ def test_an_end_that_moved_is_told_and_never_too_early() -> None:
     clock.on_ours(lease(0, 42.0), NOW, NOW)
     # The node's wall clock was set back an hour: what it says of the end is wrong, what is left is not.
     ours = clock.on_ours(lease(-3600, 100.0), NOW, NOW + seconds(0.5))
-    assert parse_timestamp(ours.expires_at) == NOW + seconds(100.5)
+    assert parse_timestamp(ours.expires_at) == NOW + seconds(100.501)
+
+
+def test_a_first_guess_that_was_too_late_is_corrected_once() -> None:
+    clock = NodeClock()
+    clock.on_ours(lease(-3600, 42.0), NOW - seconds(1), NOW + seconds(1))
+    ends = {clock.on_ours(lease(-3600, 42.0), NOW, NOW + seconds(later)).expires_at for later in (0.01, 0.5, 2, 0.02)}
+    assert len(ends) == 1
+    assert 0 <= (parse_timestamp(ends.pop()) - NOW).total_seconds() - 42 <= 0.02
 
 
 def test_an_ended_lease_keeps_the_end_that_was_told() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cumulus.chronos.lease import Lease, LeaseState
@@ -27,7 +27,7 @@ class NodeClock:
         self._lock = threading.Lock()
         self._skew: float | None = None
         self._bounds = (0.0, 0.0)
-        self._leases: OrderedDict[str, tuple[datetime, datetime]] = OrderedDict()
+        self._leases: OrderedDict[str, _Times] = OrderedDict()
 
     @property
     def skew(self) -> float | None:
@@ -47,26 +47,37 @@ class NodeClock:
                 self._skew = (low + high) / 2
 
     def on_ours(self, lease: Lease, sent: datetime, received: datetime) -> Lease:
-        """`lease` with its times on our clock. A live lease never seems to end before it does."""
+        """`lease` with its times on our clock."""
         skew = timedelta(seconds=self._skew or 0.0)
-        granted, ends = parse_timestamp(lease.granted_at) - skew, parse_timestamp(lease.expires_at) - skew
+        told = _Times(parse_timestamp(lease.granted_at) - skew, parse_timestamp(lease.expires_at) - skew)
         with self._lock:
-            known = self._leases.pop(lease.id, None)
-            if known is not None:
-                granted = known[0]
-            if lease.state is LeaseState.ENDED:
-                ends = known[1] if known is not None else ends
-            else:
-                ends = _end(lease, ends if known is None else known[1], ends, sent, received)
-                self._leases[lease.id] = granted, ends
+            times = self._leases.pop(lease.id, told)
+            if lease.state is not LeaseState.ENDED:
+                left = timedelta(seconds=lease.expires_in)
+                times = times.narrowed(sent + left, received + left, told.ends)
+                self._leases[lease.id] = times
                 if len(self._leases) > _REMEMBERED:
                     self._leases.popitem(last=False)
         ended_at = timestamp(parse_timestamp(lease.ended_at) - skew) if lease.ended_at else ""
-        return replace(lease, granted_at=timestamp(granted), expires_at=timestamp(ends), ended_at=ended_at)
+        return replace(lease, granted_at=timestamp(times.granted), expires_at=timestamp(times.ends), ended_at=ended_at)
 
 
-def _end(lease: Lease, known: datetime, told: datetime, sent: datetime, received: datetime) -> datetime:
-    """What was said before where it can still be right, else what the node's wall clock says, else the latest."""
-    left = timedelta(seconds=lease.expires_in)
-    earliest, latest = sent + left - _ROUNDING, received + left + _ROUNDING
-    return next((end for end in (known, told) if earliest <= end <= latest), received + left)
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """What was told of a lease, and between which moments it ends for all that is known."""
+
+    granted: datetime
+    ends: datetime
+    earliest: datetime | None = None
+    latest: datetime | None = None
+
+    def narrowed(self, earliest: datetime, latest: datetime, told: datetime) -> _Times:
+        """With what one more answer says. The end stays where it can; else it is as the node's wall clock `told`, if
+        that can be, and else the latest that it can be: a lease must not be thought over while it lives."""
+        earliest, latest = earliest - _ROUNDING, latest + _ROUNDING
+        if self.earliest is not None and self.latest is not None:
+            both = max(earliest, self.earliest), min(latest, self.latest)
+            if both[0] <= both[1]:
+                earliest, latest = both
+        ends = next((end for end in (self.ends, told) if earliest <= end <= latest), latest)
+        return _Times(self.granted, ends, earliest, latest)
