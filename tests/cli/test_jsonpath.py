@@ -128,7 +128,7 @@ _parts = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=500, deadline=2000)
+@settings(max_examples=500, deadline=20_000)
 @given(st.lists(_parts, max_size=30).map("".join) | st.text(max_size=40), _json)
 @example("{..a..b..a}", {"a": {"a": {"b": {}}}})
 def test_whatever_is_written_gives_text_or_a_usage_error(text: str, document: Any) -> None:
