@@ -53,6 +53,7 @@ class Lab:
         self.tag = f"lab{os.getpid():x}"
         self._sweeper = self._start_sweeper()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
+        self._install_chronos()
         self._subnet = _free_subnet()
         self._switch = self._start_switch()
         names = ["manager", *(f"worker{n}" for n in range(1, workers + 1))]
@@ -131,6 +132,16 @@ class Lab:
     def _node(self, name: str, number: int) -> Node:
         address = f"{self._subnet}.{10 + number}"
         return Node(self.directory / name, name, self.tag, number, address, self._switch.pid)
+
+    def _install_chronos(self) -> None:
+        """What every node finds as chronos_cli. The devices are this machine's own, offered by each node."""
+        path = self.directory / "bin" / "chronos_cli"
+        path.parent.mkdir()
+        root = Path(__file__).resolve().parents[2]
+        path.write_text(
+            f'#!/bin/sh\nexport CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
+        )
+        path.chmod(0o755)
 
     def _start_sweeper(self) -> subprocess.Popen[bytes]:
         """A process that outlives this one and removes what the kernel does not."""

@@ -98,7 +98,8 @@ class Node:
         (self.directory / "docker.pid").unlink(missing_ok=True)
         self._spawn(
             "dockerd", "dockerd", f"--data-root={self.directory}/data", f"--exec-root={self.directory}/exec",
-            f"--pidfile={self.directory}/docker.pid", f"--host={self.socket}", f"--cgroup-parent={self.cgroup}",
+            f"--pidfile={self.directory}/docker.pid", f"--host={self.socket}", "--host=unix:///run/docker.sock",
+            f"--cgroup-parent={self.cgroup}",
             "--shutdown-timeout=2",
         )  # fmt: skip
         try:
@@ -201,6 +202,7 @@ class Node:
         (self.directory / "sshd_config").write_text(
             f"ListenAddress {self.address}:22\nHostKey {key}\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {self.directory.parent}/id_ed25519.pub\nPasswordAuthentication no\n"
+            f"SetEnv PATH={self.directory.parent}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
             "PermitRootLogin yes\nSubsystem sftp internal-sftp\nAcceptEnv *\nMaxSessions 64\nMaxStartups 64\n"
         )
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.lab import Lab, lab, missing
 from tests.swarm.bed import IMAGE, SwarmBed
+from tests.swarm.control import Control
 from tests.swarm.image import busybox
 
 
@@ -32,6 +33,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         busybox(root)
         made.image(IMAGE, root)
         shutil.rmtree(root)
+        for name in made.nodes:
+            made.manager.docker("node", "update", "--label-add", f"place={name}", name)
         yield made
 
 
@@ -49,3 +52,15 @@ def _no_engine_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DOCKER_HOST", "SWARM_MANAGER", "DOCKER_TLS_VERIFY", "DOCKER_CONTEXT"):
         if name in os.environ:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def control(swarm: Lab, tmp_path: Path) -> Iterator[Control]:
+    """The daemon, leading, with every node taking containers."""
+    control = Control(swarm, tmp_path)
+    try:
+        control.serve()
+        control.ready()
+        yield control
+    finally:
+        control.stop()

@@ -1,0 +1,146 @@
+"""The real daemon on a lab: state directory, commands, and what is left on the nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab.lab import Lab
+from tests.lab.node import Node
+from tests.swarm.bed import IMAGE
+
+CUMULUS = str(Path(sys.executable).parent / "cumulus")
+INSTANCE = "cumulus.dev/instance"
+
+
+def eventually(check: Callable[[], Any], within: float = 60, what: str = "") -> Any:
+    """The first truthy value of `check`."""
+    deadline = time.monotonic() + within
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what or check}"
+        time.sleep(0.1)
+    return value
+
+
+def job(name: str, script: str, *, memory: str = "10%", duration: str = "120s", **spec: Any) -> dict[str, Any]:
+    """A container that runs a shell script; `selector` of nodes and more through `spec`."""
+    gpu = {"memory": memory, "duration": duration, **spec.pop("gpu", {})}
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1",
+        "kind": "GPUJob",
+        "metadata": {"name": name},
+        "spec": {"image": IMAGE, "command": ["sh", "-c", script], "gpu": gpu, **spec},
+    }
+
+
+class Control:
+    """Daemons and commands on one state directory, with the lab's Swarm."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        self.directory = directory
+        self.home = directory / "cumulus"
+        self.home.mkdir(parents=True)
+        shutil.copy(lab.known_hosts, self.home / "known_hosts")
+        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.env = {
+            **os.environ, "CUMULUS_HOME": str(self.home), "CHRONOS_HOME": str(directory / "chronos"),
+            "CHRONOS_MONITOR_IDLE": "1", "COLUMNS": "200", "SWARM_MANAGER": lab.manager.socket,
+            "SSH_KEY_PATH": str(lab.key), "SWARM_INSTANCE": directory.name,
+        }  # fmt: skip
+
+    def run(self, *args: str, input: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [CUMULUS, *args], env=self.env, input=input, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def ok(self, *args: str, input: str | None = None, timeout: float = 120) -> str:
+        done = self.run(*args, input=input, timeout=timeout)
+        assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.ok("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
+        return found
+
+    def items(self, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
+        return found
+
+    def phase(self, name: str) -> str:
+        return str(self.get("job", name).get("status", {}).get("phase", ""))
+
+    def attempts(self, name: str) -> list[dict[str, Any]]:
+        return list(self.get("job", name).get("status", {}).get("attempts", ()))
+
+    def reasons(self, kind: str = "GPUJob") -> set[str]:
+        """Of all events about objects of that kind."""
+        return {e["reason"] for e in self.items("events") if e["involvedObject"]["kind"] == kind}
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
+            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
+        self.daemons.append(daemon)
+        return daemon
+
+    def ready(self) -> None:
+        """Until every node of the Swarm takes containers."""
+
+        def offered() -> set[str]:
+            return {
+                n["metadata"]["name"] for n in self.items("nodes") if "container" in n["status"].get("runtimes", ())
+            }
+
+        eventually(lambda: offered() == set(self.lab.nodes), 60, "every node takes containers")
+
+    def services(self) -> list[str]:
+        found = self.lab.manager.docker(
+            "service", "ls", "-q", "--filter", f"label={INSTANCE}={self.env['SWARM_INSTANCE']}"
+        )
+        return found.split()
+
+    def leases(self, node: Node) -> list[dict[str, Any]]:
+        """Live leases on the node, whoever holds them."""
+        said = node.inside(str(self.lab.directory / "bin" / "chronos_cli"), "list", "--json")
+        found: list[dict[str, Any]] = json.loads(said)["leases"]
+        return found
+
+    def all_leases(self) -> list[dict[str, Any]]:
+        return [lease for node in self.lab.nodes.values() for lease in self.leases(node)]
+
+    def containers(self, name: str) -> list[tuple[str, str]]:
+        """(node, container) of the job's containers that run now, as each node's kernel and engine say."""
+        found = []
+        for node in self.lab.nodes.values():
+            for id in node.docker("ps", "-q", "--filter", f"label=cumulus.dev/job={name}").split():
+                found.append((node.name, id))
+        return found
+
+    def stop(self) -> None:
+        """End daemons, services and leases."""
+        for daemon in self.daemons:
+            if daemon.poll() is None:
+                daemon.send_signal(signal.SIGTERM)
+        for daemon in self.daemons:
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for service in self.services():
+            self.lab.manager.docker("service", "rm", service)
+        for node in self.lab.nodes.values():
+            for lease in self.leases(node):
+                node.inside(str(self.lab.directory / "bin" / "chronos_cli"), "release", lease["partitionId"])
+        eventually(lambda: not self.all_leases(), 60, "leases released at the end of the test")

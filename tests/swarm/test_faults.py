@@ -1,0 +1,174 @@
+"""Leases that end, nodes that fall silent, engines that die: never two holders, no job lost, nothing left over."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.lab.node import Node
+from tests.swarm.control import Control, eventually, job
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+LOOP = "trap 'echo stopped; exit 143' TERM; echo up; while :; do sleep 0.1; done"
+
+
+@pytest.fixture
+def whole(swarm: Lab) -> Iterator[Lab]:
+    """The lab, put in order again after the test."""
+    yield swarm
+    for node in swarm.nodes.values():
+        node.heal()
+    eventually(lambda: swarm.ready() == set(swarm.nodes), 60, "all nodes are Ready again")
+
+
+def on(place: str) -> dict[str, Any]:
+    """What pins a job to a node of the lab."""
+    return {"selector": {"nodeLabels": {"place": place}}}
+
+
+def running(control: Control, name: str) -> None:
+    control.ok("wait", f"gpujob/{name}", "--for=condition=Running", "--timeout=90s")
+
+
+def of_job(node: Node, name: str) -> bool:
+    """Whether a process of the job's containers lives on the node, seen past engine and manager."""
+    return node.has_process(f"CUMULUS_JOB={name}\0")
+
+
+def settled(control: Control) -> None:
+    """Exact accounting: no service, no live lease is left."""
+    eventually(lambda: not control.services(), 60, "no service is left")
+    eventually(lambda: not control.all_leases(), 60, "no lease is left")
+
+
+def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Control, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    script = (
+        "trap 'echo saved >> /ckpt/state; exit 143' TERM;"
+        "if [ -e /ckpt/state ]; then echo resumed; exit 0; fi; echo fresh; while :; do sleep 0.1; done"
+    )
+    mount = {"source": str(shared), "target": "/ckpt"}
+    checkpoint = {"path": "/ckpt/state", "gracePeriod": "5s", "onExpiry": "Requeue"}
+    control.apply(job("train", script, duration="6s", mounts=[mount], checkpoint=checkpoint))
+    running(control, "train")
+    first = control.attempts("train")[0]["node"]
+    control.lab.manager.docker("node", "update", "--availability", "drain" if first == "manager" else "pause", first)
+    try:
+        control.ok("wait", "gpujob/train", "--for=condition=Succeeded", "--timeout=90s")
+    finally:
+        control.lab.manager.docker("node", "update", "--availability", "active", first)
+    one, two = control.attempts("train")[:2]
+    assert one["reason"] == "LeaseExpired"
+    assert two["node"] != one["node"]
+    assert (shared / "state").read_text() == "saved\n"
+    assert control.ok("logs", "train", "--attempt", "1") == "fresh\n"
+    assert control.ok("logs", "train") == "resumed\n"
+    settled(control)
+
+
+def test_a_lease_ends_its_container_with_no_daemon(control: Control) -> None:
+    control.apply(job("alone", LOOP, duration="8s", gpu=on("worker1")))
+    running(control, "alone")
+    control.daemons[0].send_signal(signal.SIGKILL)
+    control.daemons[0].wait()
+    worker = control.lab.nodes["worker1"]
+    assert of_job(worker, "alone")
+    eventually(lambda: not of_job(worker, "alone"), 30, "the node ended the container by itself")
+    control.serve()
+    control.ok("wait", "gpujob/alone", "--for=condition=Failed", "--timeout=60s")
+    assert control.attempts("alone")[0]["reason"] == "LeaseExpired"
+    settled(control)
+
+
+def test_a_gang_of_three_over_two_workers(control: Control) -> None:
+    control.lab.manager.docker("node", "update", "--availability", "pause", "manager")
+    try:
+        eventually(lambda: "container" not in control.get("node", "manager")["status"]["runtimes"], 30)
+        control.apply(job("gang", "echo $CUMULUS_REPLICA of $CUMULUS_REPLICAS; sleep 3", replicas=3, memory="40%"))
+        control.ok("wait", "gpujob/gang", "--for=condition=Succeeded", "--timeout=120s")
+    finally:
+        control.lab.manager.docker("node", "update", "--availability", "active", "manager")
+    [attempt] = control.attempts("gang")
+    assert sorted(attempt["nodes"])[0] == "worker1"
+    assert set(attempt["nodes"]) == {"worker1", "worker2"}
+    for replica in range(3):
+        assert control.ok("logs", "gang", "--replica", str(replica)) == f"{replica} of 3\n"
+    settled(control)
+
+
+def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker1"]
+    control.apply(job("cut", f"{LOOP}", duration="30s", gpu=on("worker1"), retry={"limit": 0}))
+    running(control, "cut")
+    began = time.monotonic()
+    worker.cut()
+    eventually(lambda: "worker1" not in whole.ready(), 60, "Swarm takes the worker for down")
+    assert of_job(worker, "cut"), "its container goes on (moby#39028)"
+    assert control.phase("cut") == "Running", "unreachable is not dead"
+    eventually(lambda: not of_job(worker, "cut"), 60, "the worker ended the container with its lease")
+    assert time.monotonic() - began < 60
+    worker.heal()
+    control.ok("wait", "gpujob/cut", "--for=condition=Failed", "--timeout=120s")
+    assert len(control.attempts("cut")) == 1
+    settled(control)
+
+
+def test_a_worker_that_comes_back_in_time_is_never_leased_twice(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker1"]
+    control.apply(job("back", LOOP, duration="100s", gpu=on("worker1")))
+    running(control, "back")
+    worker.cut()
+    eventually(lambda: "worker1" not in whole.ready(), 60, "Swarm takes the worker for down")
+    worker.heal()
+    eventually(lambda: "worker1" in whole.ready(), 60, "it is back")
+    # Swarm ends the container then: it had given the task up. The job goes on as a new attempt.
+    eventually(lambda: len(control.attempts("back")) > 1, 60, "a new attempt was begun")
+    running(control, "back")
+    assert control.attempts("back")[0]["reason"] in ("Lost", "Stopped")
+    assert len(control.containers("back")) == 1
+    control.ok("delete", "job", "back")
+    settled(control)
+
+
+def test_a_worker_that_lost_its_power_fails_nobody(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker2"]
+    control.apply(job("power", "sleep 8; echo done", duration="60s", gpu=on("worker2")))
+    running(control, "power")
+    worker.power_off()
+    eventually(lambda: "worker2" not in whole.ready(), 60, "Swarm takes the worker for down")
+    worker.boot()
+    control.ok("wait", "gpujob/power", "--for=condition=Succeeded", "--timeout=200s")
+    attempts = control.attempts("power")
+    assert [a["reason"] for a in attempts][-1] == "Completed"
+    assert len(attempts) == 2
+    settled(control)
+
+
+def test_an_engine_that_was_killed_fails_nobody(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker1"]
+    control.apply(job("engine", "sleep 6; echo done", duration="100s", gpu=on("worker1")))
+    running(control, "engine")
+    worker.kill_engine()
+    worker.start_engine()
+    control.ok("wait", "gpujob/engine", "--for=condition=Succeeded", "--timeout=200s")
+    settled(control)
+
+
+def test_the_managers_engine_may_be_restarted(control: Control, whole: Lab) -> None:
+    control.apply(job("manager", "sleep 12; echo done", duration="100s", gpu=on("worker1")))
+    running(control, "manager")
+    whole.manager.kill_engine(signal.SIGTERM)
+    time.sleep(2)
+    whole.manager.start_engine()
+    control.ok("wait", "gpujob/manager", "--for=condition=Succeeded", "--timeout=200s")
+    assert control.ok("logs", "manager") == "done\n"
+    assert len(control.attempts("manager")) == 1
+    settled(control)
