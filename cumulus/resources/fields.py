@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from cumulus.clock import parse_timestamp
-from cumulus.clock import parse_timestamp
-from cumulus.clock import parse_timestamp
 from cumulus.resources import quantity
 
 
@@ -55,7 +53,7 @@ def _positive_duration(value: Any) -> None:
 def _moment(text: str) -> str:
     if text:
         try:
-            parse_timestamp(text)
+            datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
             raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
     return text
@@ -67,7 +65,7 @@ Time = Annotated[str, AfterValidator(_moment)]
 def _moment(text: str) -> str:
     if text:
         try:
-            parse_timestamp(text)
+            datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
             raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
     return text
@@ -79,7 +77,7 @@ Time = Annotated[str, AfterValidator(_moment)]
 def _moment(text: str) -> str:
     if text:
         try:
-            parse_timestamp(text)
+            datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
             raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
     return text
