@@ -5,9 +5,11 @@ A monitor holds a lock on `monitor.pid` for as long as it lives, and listens on 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
+import time
 from pathlib import Path
 
 from cumulus.chronos.processes import MARKER
@@ -45,10 +47,41 @@ def ensure_running(home: Path) -> None:
     """
     if MARKER in os.environ or running(home) is not None or _is_subreaper():
         return
+    _prepare(home)
+    # One starts it, and the others wait: a Python for each of many processes would slow them all.
+    starting = os.open(home / "monitor.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not _try_lock(starting):
+            if running(home) is not None:
+                return
+            if time.monotonic() > deadline:
+                raise LedgerUnavailable(f"the Chronos monitor of {home} has been starting for {_START_TIMEOUT:.0f}s")
+            time.sleep(0.01)
+        if running(home) is None:
+            _start(home)
+    finally:
+        os.close(starting)
+
+
+def poke(home: Path) -> None:
+    """Make the monitor look at the ledger now. Lost where none runs: it looks when it starts."""
+    try:
+        fd = os.open(home / "monitor.poke", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b".")
+    except OSError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _start(home: Path) -> None:
     import subprocess
 
     log = home / "monitor.log"
-    _prepare(log)
     command = [sys.executable, "-m", "cumulus.chronos.service", "--detach", str(home)]
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -76,28 +109,25 @@ def ensure_running(home: Path) -> None:
         raise LedgerUnavailable(f"the Chronos monitor did not start: {failure}", hint=f"read {log}")
 
 
-def _prepare(log: Path) -> None:
+def _try_lock(fd: int) -> bool:
     try:
-        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _prepare(home: Path) -> None:
+    log = home / "monitor.log"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if log.exists() and log.stat().st_size > _LOG_BYTES:
             os.replace(log, log.with_name("monitor.log.1"))
     except OSError as error:
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
-        raise LedgerUnavailable(f"{log.parent} cannot be used: {error.strerror}", hint=hint) from error
-
-
-def poke(home: Path) -> None:
-    """Make the monitor look at the ledger now. Lost where none runs: it looks when it starts."""
-    try:
-        fd = os.open(home / "monitor.poke", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.write(fd, b".")
-    except OSError:
-        return
-    finally:
-        os.close(fd)
+        raise LedgerUnavailable(f"{home} cannot be used: {error.strerror}", hint=hint) from error
 
 
 def _is_subreaper() -> bool:

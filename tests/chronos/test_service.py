@@ -271,7 +271,7 @@ def test_there_is_one_monitor_however_many_start_it(home: Path) -> None:
     starters = [subprocess.Popen([sys.executable, "-c", STARTER, str(home)]) for _ in range(4)]
     assert [starter.wait(20) for starter in starters] == [0] * 4
     pid = watchdog.running(home)
-    until(lambda: _monitors(home) == [pid])
+    assert _monitors(home) == [pid]
 
 
 def test_the_monitor_survives_who_started_it_and_keeps_nothing_of_it(home: Path) -> None:
