@@ -192,7 +192,7 @@ def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: Remo
     """chronos_cli is killed when it has granted and not yet answered: the same id gives the same lease."""
     leases.devices()
     broken = connect(
-        worker, leases._link._known_hosts, f'kill_it() {{ {worker.command} "$@" >/dev/null; kill -9 $$; }}; kill_it'
+        worker, leases.link.known_hosts, f'kill_it() {{ {worker.command} "$@" >/dev/null; kill -9 $$; }}; kill_it'
     )
     asked = request()
     with pytest.raises(NodeUnreachable, match="ended before it answered"):

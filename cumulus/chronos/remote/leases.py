@@ -29,7 +29,7 @@ class RemoteLeases:
     """
 
     def __init__(self, link: Link, command: str = "chronos_cli") -> None:
-        self._link = link
+        self.link = link
         self._command = command
         self._clock = NodeClock()
         self._facts = NodeFacts()
@@ -77,12 +77,12 @@ class RemoteLeases:
 
     def close(self) -> None:
         """Calls that wait fail, and so does every later one."""
-        self._link.close()
+        self.link.close()
 
     def _granted(self, arguments: Sequence[str]) -> Lease:
         lease = self._found(arguments)
         if lease is None:
-            raise LedgerUnavailable(f"Chronos on {self._link.node} tells no lease where there must be one")
+            raise LedgerUnavailable(f"Chronos on {self.link.node} tells no lease where there must be one")
         return lease
 
     def _found(self, arguments: Sequence[str]) -> Lease | None:
@@ -92,8 +92,8 @@ class RemoteLeases:
             return fields and self._clock.on_ours(protocol.lease(fields), answer.sent, answer.received)
 
     def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
-        answer = self._link.run(f"{self._command} {shlex.join(arguments)}", seconds)
-        said = protocol.answer(self._link.node, answer)
+        answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
+        said = protocol.answer(self.link.node, answer)
         with self._understanding():
             self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)
         return said, answer
@@ -103,4 +103,4 @@ class RemoteLeases:
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
-            raise LedgerUnavailable(f"Chronos on {self._link.node} answers in a way unknown here: {error!r}") from None
+            raise LedgerUnavailable(f"Chronos on {self.link.node} answers in a way unknown here: {error!r}") from None

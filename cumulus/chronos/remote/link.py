@@ -70,7 +70,7 @@ class Link:
     ) -> None:
         self.node = node
         self.address = address
-        self._known_hosts = known_hosts
+        self.known_hosts = known_hosts
         self._key = key
         self._clock = clock or SystemClock()
         self._turns = threading.BoundedSemaphore(SESSIONS)
@@ -145,7 +145,7 @@ class Link:
         try:
             return self._open()
         except paramiko.BadHostKeyException as error:
-            refused = self._known_hosts.changed(self.address, error.key)
+            refused = self.known_hosts.changed(self.address, error.key)
             raise self._failed(str(refused), refused.hint, type(refused)) from None
         except paramiko.AuthenticationException:
             raise self._failed(
@@ -176,7 +176,7 @@ class Link:
                 **self._credentials(),
             },
         )
-        self._known_hosts.trust(connection.client, self.address)
+        self.known_hosts.trust(connection.client, self.address)
         connection.connect_kwargs["sock"] = open_socket(self.address, CONNECT_SECONDS)
         try:
             connection.open()
