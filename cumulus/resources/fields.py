@@ -62,30 +62,6 @@ def _moment(text: str) -> str:
 Time = Annotated[str, AfterValidator(_moment)]
 """A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
 
-def _moment(text: str) -> str:
-    if text:
-        try:
-            datetime.fromisoformat(text).astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
-    return text
-
-
-Time = Annotated[str, AfterValidator(_moment)]
-"""A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
-
-def _moment(text: str) -> str:
-    if text:
-        try:
-            datetime.fromisoformat(text).astimezone(UTC)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
-    return text
-
-
-Time = Annotated[str, AfterValidator(_moment)]
-"""A moment as RFC 3339, or ""; read with `clock.parse_timestamp`."""
-
 Duration = Annotated[
     str,
     _checked(_positive_duration, number_suffix="s"),

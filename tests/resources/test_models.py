@@ -162,6 +162,13 @@ def test_mutable_fields_are_fields_of_spec() -> None:
         assert aliases >= model.MUTABLE, kind.name
 
 
+@pytest.mark.parametrize("moment", ["soon", "-5%", "9999-99-99T99:99:99Z", "0001-01-01T00:00:00+05:00"])
+def test_a_time_is_a_time(moment: str) -> None:
+    damaged = job() | {"status": {"startTime": moment}}
+    assert errors(damaged) == {"status.startTime": "value_error"}
+    assert GPUJob.model_validate(job() | {"status": {"startTime": "2030-01-31T12:00:00Z"}})
+
+
 def test_a_node_needs_no_spec() -> None:
     assert GPUNode.model_validate({"kind": "GPUNode", "metadata": {"name": "n"}}).spec.unschedulable is False
 
