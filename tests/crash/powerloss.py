@@ -231,8 +231,12 @@ class Disk:
         assert found is not None
         before, old = self._parent(call.path)
         after, new = self._parent(call.other)
-        assert before is after, f"a rename between directories, which this model does not know: {call}"
-        before.done.append((self._time, "move", (old, new), found))
+        if before is after:
+            before.done.append((self._time, "move", (old, new), found))
+        else:
+            # Two changes, of which a cut may keep either, both or none.
+            after.done.append((self._time, "set", new, found))
+            before.done.append((self._time, "unset", old, None))
 
     def _enter(self, path: str, node: _Node) -> None:
         parent, name = self._parent(path)
