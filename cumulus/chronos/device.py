@@ -164,7 +164,8 @@ def identity(platform, device, ordinal):
             return ("GPU-" if "nvidia" in device.vendor.lower() else "uuid-") + text
     bus, slot = ask(device, "pci_bus_id_nv"), ask(device, "pci_slot_id_nv")
     if bus is not None and slot is not None:
-        return f"pci-{{ask(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot >> 3:02x}}.{{slot & 7}}"
+        # The slot is the device number alone, without a function (seen with driver 580).
+        return f"pci-{{ask(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot:02x}}.0"
     topology = ask(device, "topology_amd")
     if topology is not None:
         return f"pci-0000:{{topology.bus & 255:02x}}:{{topology.device:02x}}.{{topology.function}}"

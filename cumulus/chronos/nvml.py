@@ -95,15 +95,19 @@ class Nvml:
         told = self._lib.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
         since = ctypes.c_uint64(int(time.time() * 1e6) - _WINDOW)
         samples = self._list(_Sample, self._lib.nvmlDeviceGetProcessUtilization, handle, since)
-        compute = {sample.pid: min(sample.sm, 100) * 10 for sample in samples}
-        processes: dict[int, Use] = {}
-        # Clients of MPS are in a list of their own.
-        for name in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3"):
-            if hasattr(self._lib, name):
-                for process in self._list(_Process, getattr(self._lib, name), handle):
-                    if process.memory != _UNKNOWN:
-                        processes[process.pid] = Use(process.memory, compute.get(process.pid))
+        # There is no sample of a process that did nothing; and none of MPS clients, whatever they do.
+        compute: dict[int, int | None] = {sample.pid: min(sample.sm, 100) * 10 for sample in samples}
+        clients = self._processes("nvmlDeviceGetMPSComputeRunningProcesses_v3", handle)
+        held = self._processes("nvmlDeviceGetComputeRunningProcesses_v3", handle) | clients
+        processes = {pid: Use(size, None if pid in clients else compute.get(pid, 0)) for pid, size in held.items()}
         return DeviceUse(Use(memory.used, rates.gpu * 10 if told else None), processes)
+
+    def _processes(self, name: str, handle: ctypes.c_void_p) -> dict[int, int]:
+        """Bytes that each process in that list holds, as far as they are told."""
+        if not hasattr(self._lib, name):
+            return {}
+        found = self._list(_Process, getattr(self._lib, name), handle)
+        return {process.pid: process.memory for process in found if process.memory != _UNKNOWN}
 
     def _list(self, kind: Any, call: Any, handle: ctypes.c_void_p, since: ctypes.c_uint64 | None = None) -> list[Any]:
         """What NVML lists: asked for how many there are, then for them, until the room was enough."""

@@ -1,6 +1,7 @@
 """What leases use of what they leased, for `chronos_cli stats` and `metrics`: no part of enforcement.
 
-NVIDIA's driver tells it by process; elsewhere the OpenCL layer's account of the lease does, and of memory only.
+NVIDIA's driver tells it by process, for clients of MPS memory only; elsewhere the OpenCL layer's account of the lease
+does, and of memory only.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def measure(database: Database, devices: Iterable[Device], leases: Sequence[Leas
 
 def _by_process(lease: Lease, pids: Iterable[int], device: nvml.DeviceUse) -> LeaseUse:
     uses = [device.processes[pid] for pid in pids if pid in device.processes]
-    # The driver has no sample of a process that did nothing.
-    compute = sum(use.compute or 0 for use in uses)
-    return LeaseUse(lease, sum(use.memory_bytes for use in uses), min(compute, FULL_COMPUTE), "driver")
+    compute = [use.compute for use in uses]
+    known = min(sum(filter(None, compute)), FULL_COMPUTE) if None not in compute else None
+    return LeaseUse(lease, sum(use.memory_bytes for use in uses), known, "driver")
 
 
 def _by_account(lease: Lease, home: Path) -> LeaseUse:

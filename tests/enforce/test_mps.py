@@ -45,7 +45,9 @@ if "-d" in sys.argv:
         client, _ = listening.accept()
         command = client.makefile().readline().strip(); said.append(command)
         if command == "hang" or os.path.exists(pipe + "/stuck"): time.sleep(60)
-        client.sendall("; ".join(said).encode() if command == "said" else b""); client.close()
+        answers = {{"said": "; ".join(said)}}
+        if os.path.exists(pipe + "/fault"): answers |= {{"get_server_list": "4711", "get_server_status 4711": "FAULT"}}
+        client.sendall(answers.get(command, "").encode()); client.close()
         if command == "quit": sys.exit()
 client = socket.socket(socket.AF_UNIX)
 try: client.connect(pipe + "/control")
@@ -194,3 +196,17 @@ def test_sockets_have_a_short_path_and_nobody_elses_directory_is_used(
     assert len(str(place)) < 80 + len(str(tmp_path))
     if place.parent != tmp_path:
         place.rmdir()
+
+
+def test_a_server_that_waits_after_a_fault_is_replaced_where_no_other_gpu_depends_on_it(control: Path) -> None:
+    Mps("shared").environment(make_lease("a", 2**30), H100, control)
+    stuck = shared(control).pid()
+    (shared(control).pipe / "fault").touch()
+    assert shared(control).faulted()
+    (health,) = Mps("shared").health([H100, replace(H100, index=1, id="GPU-5678")], control)
+    assert (health.status, health.reason) == (False, "Faulted")
+    assert shared(control).pid() == stuck
+    (health,) = Mps("shared").health([H100], control)
+    assert (health.status, health.reason) == (True, "Restarted")
+    assert shared(control).pid() not in (None, stuck)
+    assert Mps("shared").health([H100], control)[0].reason == "Answers"

@@ -100,9 +100,15 @@ def test_jobs_of_two_users_are_both_limited_at_once(node: Node) -> None:
 def test_shared_a_job_that_faults_on_the_gpu_ends_its_neighbours_work(node: Node) -> None:
     neighbour = node.cuda("alloc", "device", GIB, **node.lease("one", 0.25))
     assert neighbour.line()["outcome"] == "ok"
-    node.cuda("fault", **node.lease("other", 0.25)).line()
+    lease = node.lease("other", 0.25)
+    node.cuda("fault", **lease).line()
     until(lambda: not neighbour.alive())
-    until(lambda: node.outcome("device", GIB, **node.lease("one", 0.25)) == "ok")
+    assert node.outcome("device", GIB, **lease) == "CUDA_ERROR_MPS_SERVER_NOT_READY"
+    (health,) = Mps("shared").health([node.gpu], node.home)
+    assert health.reason == "Restarted"
+    assert neighbour.process.poll() is None
+    assert node.outcome("device", GIB, **lease) == "ok"
+    assert node.outcome("device", 22 * GIB, **lease) == REFUSED
 
 
 def test_isolated_a_fault_stays_in_its_lease(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,4 +40,7 @@ def test_the_use_of_each_lease_is_told(
     assert one.memory_bytes is not None
     assert 8 * GIB <= one.memory_bytes < 10 * GIB
     assert (one.over, small.over, busy.over) == (False, True, False)
-    assert one.compute == 0
+    # Of an MPS client the driver tells no compute; of the whole GPU it does.
+    assert (one.compute, busy.compute is None) == ((None, True) if where == "mps" else (0, False))
+    assert told.whole.compute is not None
+    assert told.whole.compute > 500

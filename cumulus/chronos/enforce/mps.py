@@ -32,6 +32,11 @@ MODES = ("shared", "isolated", "off")
 
 _QUERY_SECONDS = 10.0
 
+_FAULTED = (
+    "A job faulted on a GPU, and all CUDA work there has failed: new work on it waits until the programs that had work "
+    "there have ended."
+)
+
 
 class Mps:
     """`mode` is one of `MODES`, by default what CHRONOS_MPS says."""
@@ -84,7 +89,11 @@ class Mps:
         self._daemon("", home).stop()
 
     def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
-        """Whether the daemon can limit and does answer; one that was started and does not is started again."""
+        """Whether the daemon can limit and does answer; one that was started and does not is started again.
+
+        After a fault the server takes no new work until every program that had some on that GPU is gone, and those may
+        go on for ever. Where there is one GPU, none of them has work that is alive, and a new daemon takes its place.
+        """
         covered = [device for device in devices if self.covers(device)]
         if not covered or self._mode == "off":
             return ()
@@ -94,6 +103,10 @@ class Mps:
         if self._mode == "isolated" or not daemon.was_started():
             return (Health("MPSReady", True, "NotNeededYet", "MPS starts with the first lease that needs it."),)
         try:
+            if daemon.faulted():
+                if len(covered) > 1:
+                    return (Health("MPSReady", False, "Faulted", _FAULTED),)
+                daemon.stop()
             restarted = daemon.ensure()
         except ChronosError as error:
             return (Health("MPSReady", False, "DoesNotStart", f"{error} {error.hint or ''}".strip()),)

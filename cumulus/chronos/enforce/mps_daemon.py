@@ -65,6 +65,11 @@ class Daemon:
         """Whether it runs and is not stuck."""
         return self.pid() is not None and self.ask("get_server_list") is not None
 
+    def faulted(self) -> bool:
+        """Whether a server waits for programs to end whose work has failed."""
+        servers = (self.ask("get_server_list") or "").split() if self.pid() is not None else []
+        return any(self.ask(f"get_server_status {server}") == "FAULT" for server in servers)
+
     def was_started(self) -> bool:
         """Whether somebody wanted it to run: it has been started and not stopped since."""
         return self.pipe.is_dir()
