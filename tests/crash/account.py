@@ -94,7 +94,7 @@ def _wish(wish: Wish, there: dict[str, dict[str, Any]]) -> Iterator[str]:
     elif found["metadata"].get("deletionTimestamp"):
         yield f"{wish.name}: is being deleted without an end: {found['metadata']}"
     elif found["spec"].get("priority", 0) not in wish.priority:
-        yield f"{wish.name}: has priority {found['spec'].get('priority')}, asked was one of {wish.priority}"
+        yield f"{wish.name}: has priority {found['spec'].get('priority', 0)}, asked was one of {wish.priority}"
 
 
 def _job(wish: Wish, job: dict[str, Any], records: list[Record]) -> Iterator[str]:
