@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus.backends.fake import FakeBackend
 from cumulus.chronos.fake import FakeLeases
 from cumulus.controllers import gc, job, job_objects, job_outcome, job_plan, leader, partition_plan
 from cumulus.controllers.informer import Informer
@@ -141,6 +142,13 @@ MUTANTS = (
         "in backend.list():",
         "in []:",
     ),
+    Mutant(
+        "late-start-blamed",
+        "a start that came after its lease's end is taken for the job's failure",
+        FakeBackend._attach,
+        "if EndReason.EXPIRED in ended:",
+        "if False:",
+    ),
 )  # fmt: skip
 
 
@@ -167,9 +175,12 @@ def planted(mutant: Mutant) -> Iterator[None]:
         mutant.function.__code__ = real
 
 
+def named(name: str) -> Mutant:
+    return next(mutant for mutant in MUTANTS if mutant.name == name)
+
+
 def hunt(name: str, within: int, start: int = 0) -> Outcome | None:
     """With that mutant planted: the first outcome, of at most `within` seeds, that finds it. None where none does."""
-    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
-    with planted(mutant):
+    with planted(named(name)):
         outcomes = (check(seed) for seed in range(start, start + within))
         return next((outcome for outcome in outcomes if outcome.violation), None)

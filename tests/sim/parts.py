@@ -90,6 +90,7 @@ class SimLeases(FakeLeases):
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
         wanted = held.lease.state is LeaseState.ACTIVE and reason is EndReason.RELEASED
         super()._end(held, at, reason)
+        self._sim.backend.changed = True
         if wanted:
             self._sim.oracle.released(self, held.lease.id)
 
@@ -105,6 +106,8 @@ class SimBackend(FakeBackend):
     def __init__(self, sim: Simulation, nodes: dict[str, SimLeases]) -> None:
         super().__init__(sim.clock, nodes=nodes, script=self._script, lag=sim.report_age)
         self._sim = sim
+        self.changed = True
+        """Whether something was done since subscribers were told."""
         self.cut: dict[str, float] = {}
         """Node -> since when it does not answer."""
         self.by_job: defaultdict[str, list[_Run]] = defaultdict(list)
@@ -124,6 +127,7 @@ class SimBackend(FakeBackend):
         try:
             super().stop(name, grace)
         finally:
+            self.changed = True
             if run is not None and before is None and run._stop is not None:
                 self._sim.oracle.stopped(run)
 
@@ -142,6 +146,10 @@ class SimBackend(FakeBackend):
             if run.workload.node == node and run.ends() > now:
                 run.signal(now, 0.0, "Lost")
 
+    def tell(self) -> int:
+        self.changed = False
+        return super().tell()
+
     def alive(self, job_uid: str) -> list[_Run]:
         """The job's workloads that truly run now."""
         now = self._clock.monotonic()
@@ -153,6 +161,7 @@ class SimBackend(FakeBackend):
 
     def _attach(self, run: _Run) -> None:
         super()._attach(run)
+        self.changed = True
         self.by_job[run.workload.job_uid].append(run)
         if run.workload.replicas > 1:
             self.gangs[run.workload.job_uid] = None

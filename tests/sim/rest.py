@@ -48,6 +48,7 @@ class Rest:
         """All that keeps the world from being at rest as it should be."""
         sim, model = self._sim, self._sim.model
         left = [f"{run.workload.name} runs" for run in sim.backend.all_alive()]
+        left += [f"lease {lease} lives" for lease in sim.oracle.live_leases()]
         if left or model.busy:
             return left or ["people wait for an object to go"]
         jobs = {job.metadata.name: job for job in self._client.list(GPUJob)}
@@ -65,7 +66,6 @@ class Rest:
                 left.append(f"partition {partition.metadata.name} belongs to nobody")
             elif not partition.status.phase.ended and not _waits_for_ever(partition, jobs.values()):
                 left.append(f"partition {partition.metadata.name} is {partition.status.phase}")
-        left += [f"lease {lease} lives" for lease in sim.oracle.live_leases()]
         left += [f"{seen.name} was not removed" for seen in sim.backend.peek()]
         for node in self._client.list(GPUNode):
             if not is_true(node.status.conditions, "Ready"):

@@ -7,7 +7,7 @@ report is) comes from the same seed, so that a schedule replays exactly; shrinki
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FAULT_SECONDS = 45.0
@@ -111,6 +111,8 @@ CALLS = (
     "chronos.release", "chronos.get", "chronos.list", "chronos.devices", "chronos.renew", "",
 )  # fmt: skip
 """Where faults strike, by the beginning of the call's name: each write and each call of a node and of the backend."""
+
+LOOKS = ("chronos.list", "chronos.list", "chronos.get", "backend.list", "backend.get", "store.read")
 
 
 def generate(seed: int) -> Schedule:
@@ -235,7 +237,9 @@ def _fault(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
         case "error":
             return _at_call(rng, at, "error")
         case "pause":
-            return _at_call(rng, at, "pause", seconds=rng.choice((0.05, 1.0, 7.0, 15.0, 25.0)))
+            held = _at_call(rng, at, "pause", seconds=rng.choice((0.05, 1.0, 7.0, 15.0, 15.0, 25.0)))
+            # Half of them just before a look at the world, which then is newer than what the daemon knows.
+            return replace(held, call=rng.choice(LOOKS), when="before") if rng.random() < 0.5 else held
         case "interleave":
             return _at_call(rng, at, "interleave", amount=rng.choice((1, 3, 8, 20)))
         case "errors":

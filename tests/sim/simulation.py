@@ -222,7 +222,7 @@ class Simulation:
             worked = True
         finally:
             del self.stack[depth - 1 :]
-        if worked:
+        if worked and self.backend.changed:
             self.backend.tell()
         return worked
 

@@ -12,13 +12,13 @@ import pytest
 
 from tests.sim import report
 from tests.sim.check import check, check_schedule
-from tests.sim.mutants import MUTANTS, Mutant, hunt, planted
+from tests.sim.mutants import MUTANTS, Mutant, hunt, named, planted
 from tests.sim.schedule import Action, Fault, Program, Schedule, generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import run
 
 CHUNKS = 8
-SEEDS = 200
+SEEDS = 250
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 
 
@@ -64,6 +64,15 @@ def test_what_was_found_once(schedule: Schedule) -> None:
     assert not check_schedule(schedule).violation
 
 
+@pytest.mark.parametrize(
+    ("schedule", "mutant", "oracle"),
+    [(LATE_START, "late-start-blamed", "ahead of the truth"), (STALE_SWEEP, "absence-from-the-cache", "harm")],
+)
+def test_what_was_found_once_would_be_found_again(schedule: Schedule, mutant: str, oracle: str) -> None:
+    with planted(named(mutant)):
+        assert check_schedule(schedule).violation.startswith(oracle)
+
+
 def test_a_seed_replays_to_the_last_line() -> None:
     first, second = run(generate(7)), run(generate(7))
     assert first.timeline
@@ -94,7 +103,7 @@ that finds it."""
 
 
 def test_a_failure_is_shrunk_and_told() -> None:
-    mutant = next(mutant for mutant in MUTANTS if mutant.name == "share-free-at-sigterm")
+    mutant = named("share-free-at-sigterm")
     found = hunt(mutant.name, within=WITHIN, start=mutant.start)
     assert found is not None
     with planted(mutant):
