@@ -45,10 +45,12 @@ def error(problem: CumulusError | str) -> None:
     hint = problem.hint if isinstance(problem, CumulusError) else None
     text = f"{problem}; {hint}" if hint else str(problem)
     problems = [str(each) for each in getattr(problem, "problems", ())]
-    for line in problems or [text]:
-        print(f"{paint('error:', RED, sys.stderr)} {one_line(line)}", file=sys.stderr)
+    for line in problems:
+        # As compilers print them, so that editors can jump there.
+        note(line)
     if problems:
-        note("Nothing was changed.")
+        text = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was changed"
+    print(f"{paint('error:', RED, sys.stderr)} {one_line(text)}", file=sys.stderr)
 
 
 def note(text: str) -> None:

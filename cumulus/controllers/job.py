@@ -129,6 +129,8 @@ class JobController:
         return meta.name in attempt.partitions and meta.labels.get(REPLICA_LABEL) == str(replica)
 
     def _write(self, job: GPUJob, plan: Plan) -> None:
+        for partition in plan.update:
+            self._client.store.update(partition.to_json(), fence=self._client.fence)
         if plan.create:
             self._begin(job, plan)
         elif plan.status != job.status:
@@ -158,30 +160,35 @@ class JobController:
         """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
         if FINALIZER not in job.metadata.finalizers:
             return Done()
-        backend = self._backend(job)
-        alive = [o for o in backend.list() if o.job_uid == job.uid and not o.state.finished]
+        partitions = StoreReader(self._client.store).owned(GPUPartition, job.uid)
+        backend = self._backends.get(job_objects.runtime(job))
+        if backend is None and _may_have_run(job, partitions):
+            raise self._no_backend(job)
+        alive = [o for o in backend.list() if o.job_uid == job.uid and not o.state.finished] if backend else []
         for observed in alive:
-            backend.stop(observed.name, parse_duration(job_objects.grace(job)))
+            self._backend(job).stop(observed.name, parse_duration(job_objects.grace(job)))
         if alive:
             return After(job_plan.STOP_POLL)
-        partitions = StoreReader(self._client.store).owned(GPUPartition, job.uid)
         for partition in partitions:
             if not partition.deleting:
                 self._client.delete(partition)
         if partitions:
             return After(DELETE_POLL)
-        backend.purge(job.uid)
+        if backend is not None:
+            backend.purge(job.uid)
         left = tuple(finalizer for finalizer in job.metadata.finalizers if finalizer != FINALIZER)
         freed = job.replace(metadata=job.metadata.model_copy(update={"finalizers": left}))
         self._client.store.update(freed.to_json(), fence=self._client.fence)
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:
-        runtime = job_objects.runtime(job)
-        backend = self._backends.get(runtime)
+        backend = self._backends.get(job_objects.runtime(job))
         if backend is None:
-            raise Retry(f"this daemon has no backend for runtime {runtime}")
+            raise self._no_backend(job)
         return backend
+
+    def _no_backend(self, job: GPUJob) -> Retry:
+        return Retry(f"this daemon has no backend for runtime {job_objects.runtime(job)}")
 
     def _attempt(self, job: GPUJob) -> Attempt:
         attempt = job_plan.live_attempt(job.status)
@@ -203,3 +210,10 @@ class JobController:
             if node is None:
                 raise Retry(f"the node {name} is not known")
         return {name: node for name, node in nodes.items() if node is not None}
+
+
+def _may_have_run(job: GPUJob, partitions: Sequence[GPUPartition]) -> bool:
+    """Whether any attempt can have been started: that takes partitions that left Pending. All that are left of
+    an attempt that was never observed are in `partitions`; earlier attempts ended, which status tells."""
+    begun = any(p.status.phase is not PartitionPhase.PENDING for p in partitions)
+    return begun or job.status.attempt_count > 1 or job.status.start_time is not None

@@ -91,6 +91,9 @@ def share_of(demand: Demand, capacity: int) -> tuple[int, int]:
     memory = max(1, demand.memory.of(capacity))
     if demand.compute is not None:
         return memory, demand.compute
+    if demand.memory.fraction is not None:
+        # Of the fraction itself: bytes are whole, so 70% of them can be a little less.
+        return memory, max(1, int(demand.memory.fraction * FULL_COMPUTE))
     return memory, max(1, min(FULL_COMPUTE, memory * FULL_COMPUTE // max(1, capacity)))
 
 

@@ -53,9 +53,9 @@ def test_every_problem_has_its_line_and_nothing_is_applied(run: Run, tmp_path: P
     assert (done.code, done.out) == (1, "")
     *problems, last = done.err.splitlines()
     assert len(problems) >= 2
-    assert all(line.startswith(f"error: {path}:") for line in problems)
+    assert all(line.startswith(f"{path}:") for line in problems)
     assert "did you mean command?" in done.err
-    assert last == "Nothing was changed."
+    assert last == f"error: {len(problems)} problems; nothing was changed"
     assert store.list(Query(kind="GPUJob")).items == []
 
 
@@ -117,4 +117,4 @@ def test_diff(file: str, run: Run, store: SqliteStore) -> None:
     Path(file).write_text("nonsense: true")
     bad = run("diff", "-f", file)
     assert bad.code == 2
-    assert bad.err.startswith("error: ")
+    assert bad.err.startswith(f"{file}:1:1: ")

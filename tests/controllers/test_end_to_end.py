@@ -204,6 +204,19 @@ def events_since(world: World, revision: int) -> list[str]:
     return [event.key.kind for event in ExactWatch(world.store, revision, None).next(0)]
 
 
+def test_a_priority_that_is_raised_overtakes_the_queue() -> None:
+    world = World(script=lambda workload: Script(seconds=60))
+    for name in ("first", "second", "third"):
+        world.apply(a_job(name, memory="1.0"))
+        world.clock.advance(1)
+    daemon = Daemon(world)
+    drive(world, daemon, until=phase_is(world, JobPhase.RUNNING, "first"))
+    settle(world, daemon, seconds=5)
+    world.change_spec("third", priority=5)
+    drive(world, daemon, until=phase_is(world, JobPhase.RUNNING, "third"), within=120)
+    assert world.job("second").status.phase is JobPhase.PENDING
+
+
 def test_devices_of_one_replica_are_on_one_node() -> None:
     world = World(["node-1", "node-2"], devices=2)
     world.apply(a_job(memory="1.0", count=2))
@@ -294,6 +307,18 @@ def test_a_partition_alone_is_leased_and_expires() -> None:
     share = world.partition("share")
     assert because(share, "Ended").reason == "Expired"
     assert (because(share, "Bound").status, because(share, "Active").status) == ("True", "False")
+
+
+def test_a_job_that_no_backend_here_can_run_can_be_deleted() -> None:
+    world = World()
+    world.apply(a_job(image="nowhere/train:1"))
+    daemon = Daemon(world)
+    settle(world, daemon, seconds=5)
+    assert world.job("train").status.phase is JobPhase.PENDING
+    world.client.delete(world.job("train"))
+    settle(world, daemon, seconds=60)
+    assert world.client.list(GPUJob) == []
+    assert world.partitions() == []
 
 
 def test_a_deleted_partition_gives_its_lease_back_first() -> None:

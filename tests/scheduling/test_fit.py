@@ -66,7 +66,8 @@ def test_amd_is_found_under_its_full_name() -> None:
         (Share(size=20 * GI), None, 80 * GI, (20 * GI, 250)),
         (Share(size=20 * GI), 900, 80 * GI, (20 * GI, 900)),
         (Share(size=1), None, 80 * GI, (1, 1)),
-        (Share(fraction=Decimal("0.001")), None, 10, (1, 100)),
+        (Share(fraction=Decimal("0.001")), None, 10, (1, 1)),
+        (Share(fraction=Decimal("0.7")), None, 25276510208, (17693557145, 700)),
         (Share(size=81 * GI), None, 80 * GI, (81 * GI, 1000)),
     ],
 )
