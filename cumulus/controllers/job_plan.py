@@ -14,7 +14,7 @@ from datetime import datetime
 
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers import job_objects, job_outcome
+from cumulus.controllers import job_objects, job_outcome, job_status
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job_outcome import Cause, Said
 from cumulus.controllers.partition_plan import over_by_time
@@ -78,6 +78,8 @@ class Plan:
     status: GPUJobStatus
     create: tuple[GPUPartition, ...] = ()
     discard: tuple[GPUPartition, ...] = ()
+    update: tuple[GPUPartition, ...] = ()
+    """Waiting partitions with the priority that the job has now."""
     start: tuple[int, ...] = ()
     stop: Mapping[int, float] = field(default_factory=dict)
     """Replica -> seconds of grace."""
@@ -108,18 +110,18 @@ def plan(view: View) -> Plan:
 def _between_attempts(view: View) -> Plan:
     job, status = view.job, view.job.status
     if job.spec.suspend:
-        return _suspended(view)
-    status = _resumed(view)
+        return Plan(job_status.suspended(status, view.now))
+    status = job_status.resumed(status, view.now)
     left = _deadline_left(job, view.now)
     if left is not None and left <= 0:
         return Plan(job_outcome.failed(status, "DeadlineExceeded", "activeDeadline was over", view.now))
     wait = job_outcome.next_due(job, view.now)
     if wait > 0:
         message = f"attempt {status.attempt_count + 1} waits after {status.attempts[-1].reason}"
-        status = _waiting(status, "BackingOff", message, view.now)
+        status = job_status.waiting(status, "BackingOff", message, view.now)
         return Plan(status, wake=wait if left is None else min(wait, left))
     if any(_holds(partition, view) for partition in view.partitions):
-        status = _waiting(status, "Releasing", "the last attempt's leases are being given back", view.now)
+        status = job_status.waiting(status, "Releasing", "the last attempt's leases are being given back", view.now)
         return Plan(status, wake=STOP_POLL * 10)
     return _begin(view, status)
 
@@ -127,7 +129,7 @@ def _between_attempts(view: View) -> Plan:
 def _begin(view: View, status: GPUJobStatus) -> Plan:
     job, number = view.job, status.attempt_count + 1
     attempt = Attempt(number=number, partitions=job_objects.partition_names(job, number))
-    status = _waiting(status, "Queued", "", view.now)
+    status = job_status.waiting(status, "Queued", "", view.now)
     status = status.model_copy(
         update={"attempts": (*status.attempts, attempt)[-job_outcome.KEPT_ATTEMPTS :], "attempt_count": number}
     )
@@ -145,7 +147,7 @@ def _during(view: View, attempt: Attempt) -> Plan:
     if alive:
         return _stopping(view, attempt, alive, held)
     if cause.reason == "Completed":
-        job = view.job.replace(status=_ran(view.job.status, view.now))
+        job = view.job.replace(status=job_status.ran(view.job.status, view.now))
         view = View(job, view.partitions, view.replicas, view.now, view.lost_nodes)
     status, says = job_outcome.end_attempt(view.job, _ended(attempt, cause, view), cause, view.now)
     return Plan(status, remove=True, says=says, wake=0.0 if not status.phase.finished else None)
@@ -159,7 +161,8 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Pla
     if unbound is not None:
         bound = condition(unbound.status.conditions, "Bound")
         reason, message = (bound.reason, bound.message) if bound is not None else ("Queued", "")
-        return Plan(_waiting(status, reason, message, view.now), wake=_wake(view, held))
+        waiting = job_status.waiting(status, reason, message, view.now)
+        return Plan(waiting, update=_reprioritized(job, held), wake=_wake(view, held))
     conditions = condition_set(status.conditions, now, "Scheduled", True, "Bound")
     active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
     conditions = condition_set(conditions, now, "PartitionsReady", active, "Active" if active else "Granting")
@@ -176,6 +179,14 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Pla
     says = (Said("Normal", "Started", f"attempt {attempt.number} runs on {attempt.node}"),)
     began = running and job.status.phase is not JobPhase.RUNNING and phase is JobPhase.RUNNING
     return Plan(status, start=start, says=says if began else (), wake=_wake(view, held))
+
+
+def _reprioritized(job: GPUJob, held: Sequence[GPUPartition]) -> tuple[GPUPartition, ...]:
+    return tuple(
+        partition.replace(spec=partition.spec.model_copy(update={"priority": job.spec.priority}))
+        for partition in held
+        if partition.status.phase is PartitionPhase.PENDING and partition.spec.priority != job.spec.priority
+    )
 
 
 def _stopping(view: View, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition]) -> Plan:
@@ -335,35 +346,6 @@ def _ended(attempt: Attempt, cause: Cause, view: View) -> Attempt:
             "message": cause.message,
         }
     )
-
-
-def _ran(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
-    """With the conditions of an attempt that got to run, also where its end was the first that was seen of it."""
-    conditions = condition_set(status.conditions, timestamp(now), "Scheduled", True, "Bound")
-    conditions = condition_set(conditions, timestamp(now), "PartitionsReady", True, "Active")
-    return status.model_copy(update={"conditions": conditions})
-
-
-def _suspended(view: View) -> Plan:
-    status, now = view.job.status, timestamp(view.now)
-    conditions = condition_set(status.conditions, now, "Suspended", True, "Suspended", "spec.suspend is true")
-    status = status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions})
-    return Plan(status)
-
-
-def _resumed(view: View) -> GPUJobStatus:
-    status = view.job.status
-    if condition(status.conditions, "Suspended") is None:
-        return status
-    conditions = condition_set(status.conditions, timestamp(view.now), "Suspended", False, "Resumed")
-    return status.model_copy(update={"conditions": conditions})
-
-
-def _waiting(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
-    conditions = condition_set(status.conditions, timestamp(now), "Scheduled", False, reason, message)
-    for type in ("PartitionsReady", "Running"):
-        conditions = condition_set(conditions, timestamp(now), type, False, "Waiting")
-    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
 
 
 def _interrupted(job: GPUJob) -> JobPhase:
