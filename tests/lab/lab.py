@@ -155,7 +155,7 @@ class Lab:
         switch = subprocess.Popen(
             ["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent, start_new_session=True
         )
-        until(lambda: b"sleep" in Path(f"/proc/{switch.pid}/cmdline").read_bytes(), 10, "the switch is on")
+        until(lambda: Path(f"/proc/{switch.pid}/cmdline").read_bytes().startswith(b"sleep\0"), 10, "the switch is on")
         inside = ("nsenter", f"--target={switch.pid}", "--net", "ip")
         run(*inside, "link", "add", "bridge0", "type", "bridge")
         run(*inside, "link", "set", "bridge0", "up")

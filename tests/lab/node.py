@@ -168,7 +168,8 @@ class Node:
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
         until(lambda: children.read_text().split(), 10, f"{self.name} has a first process")
         self.pid = int(children.read_text().split()[0])
-        until(lambda: b"docker-init" in Path(f"/proc/{self.pid}/cmdline").read_bytes(), 10, f"{self.name} is on")
+        command = Path(f"/proc/{self.pid}/cmdline")
+        until(lambda: command.read_bytes().startswith(b"docker-init\0"), 10, f"{self.name} is on")
 
     def _plug_in(self) -> None:
         self._on_switch("link", "del", self._port, check=False)

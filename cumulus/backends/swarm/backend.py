@@ -36,6 +36,8 @@ FORGET_SECONDS = 30.0
 """How long a service may be without any task."""
 LOG_SECONDS = 120.0
 """How long the log of a run that has ended is asked for in vain before its service goes without."""
+REJOIN_SECONDS = 30.0
+"""How long before the end of a run its node may have joined anew for that to be the reason."""
 FOLLOW_SECONDS = 0.3
 
 Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
@@ -382,7 +384,18 @@ class SwarmBackend:
             return Facts(stopped=stopped)
         oom = self._was_oom(record, run) if run.exit_code == 137 else False
         lease = self._how_lease_ended(record)
-        return Facts(False, lease, oom, int(record.start["memory_bytes"]), record.start["node"])
+        return Facts(
+            lease=lease, oom=oom, memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
+            restarted=self._joined_anew(run),
+        )  # fmt: skip
+
+    def _joined_anew(self, run: Task) -> bool:
+        """Whether the run's node joined the Swarm about when the run ended."""
+        member = self.members.by_id(run.node_id)
+        if member is None:
+            return True
+        since = (parse_timestamp(member.updated) - parse_timestamp(run.at)).total_seconds()
+        return since > -REJOIN_SECONDS
 
     def _how_lease_ended(self, record: Record) -> str:
         """By the word of the node's Chronos; where it says nothing, by the time."""
@@ -483,7 +496,8 @@ class SwarmBackend:
     def _live_log(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
         try:
             reader = task_logs.Reader(self._fetcher(record), self._redactor(record))
-            yield task_logs.last_lines(reader.step(), tail)
+            content = reader.step() if follow else reader.step() + reader.flush()
+            yield task_logs.last_lines(content, tail)
         except NoSuch:
             return
         while follow:

@@ -75,7 +75,11 @@ class Engine:
         return self._list("/services", {"label": list(labels)})
 
     def tasks(self, filters: Mapping[str, Sequence[str]]) -> Sequence[Json]:
-        return self._list("/tasks", filters)
+        """None where the service in `filters` is gone."""
+        try:
+            return self._list("/tasks", filters)
+        except NoSuch:
+            return []
 
     def update_service(self, id: str, change: Callable[[Json], Json | None]) -> bool:
         """Apply `change` to the service's spec until no other update comes between (moby#39891, #30794): it is given

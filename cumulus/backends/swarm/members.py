@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.observe import moment
 from cumulus.backends.swarm.spec import PREFIX
 from cumulus.clock import Clock
 from cumulus.errors import BackendError
@@ -31,6 +32,8 @@ class Member:
     role: str
     engine: str
     message: str = ""
+    updated: str = ""
+    """When the manager last wrote something of it: each time it joins anew, among other things."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -49,6 +52,7 @@ class Member:
             state=status.get("State", "unknown"), availability=spec.get("Availability", "active"),
             role=spec.get("Role", "worker"), engine=(description.get("Engine") or {}).get("EngineVersion", ""),
             message=status.get("Message", ""), labels=labels,
+            updated=moment(node.get("UpdatedAt", "")),
         )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from cumulus.clock import parse_timestamp, timestamp
 TERMINAL = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
 _UNPLACED = frozenset({"new", "allocated", "pending"})
 
-SIGNALLED = (137, 143)
-"""Exit codes of a program that was ended by SIGKILL or SIGTERM."""
+_INTERRUPTED = (137, 143, 255)
+"""Exit codes by SIGKILL and SIGTERM, and what an engine says of containers that it finds dead when it starts."""
 
 _ENGINE_LOST = ("no such container", "context canceled", "agent", "connection", "starting container failed")
 
@@ -87,6 +87,8 @@ class Facts:
     """None: nobody could be asked."""
     memory_bytes: int = 0
     node: str = ""
+    restarted: bool = False
+    """The node joined the Swarm anew about then: its engine was restarted, or it lost its power."""
 
 
 def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
@@ -109,6 +111,8 @@ def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
     if task.state in ("shutdown", "orphaned", "remove"):
         where = f" on {facts.node}" if facts.node else ""
         return State.FAILED, "Lost", f"Swarm ended it{where}: its service was changed, or its node did not answer"
+    if facts.restarted and code in _INTERRUPTED:
+        return State.FAILED, "Lost", f"the engine of {facts.node} was restarted, and it ended with {how}"
     if code is None or any(text in task.error.lower() for text in _ENGINE_LOST):
         reason = "Lost" if code is None else "StartError"
         return State.FAILED, reason, task.error or "the engine lost it"

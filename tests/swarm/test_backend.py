@@ -1,0 +1,334 @@
+"""The Swarm backend on a real Swarm: what it makes, what people and faults do to that, and how it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
+from cumulus.backends.swarm import spec
+from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.engine import Engine
+from cumulus.errors import BackendError, BackendRefused
+from tests.backends.conformance import Behaviour
+from tests.lab.lab import Lab
+from tests.swarm.bed import IMAGE, SwarmBed
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+LONG = ("sh", "-c", "trap 'exit 143' TERM; echo up; while :; do sleep 0.1; done")
+
+
+def lease(id: str = "lease-1", **more: Any) -> LeaseRef:
+    fields: dict[str, Any] = {
+        "id": id, "device": 0, "device_id": "GPU-1234", "device_name": "H100", "device_type": "gpu",
+        "platform_index": 0, "device_index": 0, "memory_bytes": 2**30, "compute": 250, "token": 7,
+        "expires_at": "2099-01-01T00:00:00.000000Z", "enforcement": "guarded",
+    }  # fmt: skip
+    return LeaseRef(**{**fields, **more})
+
+
+def started(bed: SwarmBed, work: Workload) -> Workload:
+    bed.backend.start(work)
+    bed.running(work)
+    return work
+
+
+def test_the_container_is_what_was_asked_for(bed: SwarmBed, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "in").write_text("from the node\n")
+    work = bed.work(
+        "sh", "-c", "cat data/in; pwd; id -u; ls -1 /proc/1/exe -l | grep -c init; echo $A $CUMULUS_REPLICA; sleep 30",
+        working_dir="/tmp", mounts=(Mount(str(tmp_path / "data"), "data", read_only=True),), memory_bytes=64 * 2**20,
+        cpu_millis=500, env=(EnvVar("A", "b c"),), leases=(lease(),),
+    )  # fmt: skip
+    started(bed, work)
+    assert bed.log(work) == b"from the node\n/tmp\n0\n1\nb c 0\n"
+    [id] = bed.lab.nodes["worker1"].docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}").split()
+    host = bed.lab.nodes["worker1"].docker("inspect", id, "--format", "{{json .HostConfig}}")
+    assert '"Memory":67108864' in host
+    assert '"NanoCpus":500000000' in host
+    environment = bed.lab.nodes["worker1"].docker("inspect", id, "--format", "{{json .Config.Env}}")
+    for variable in ("CHRONOS_PARTITION_ID=lease-1", "CHRONOS_FENCING_TOKEN=7", "NVIDIA_VISIBLE_DEVICES=GPU-1234"):
+        assert f'"{variable}"' in environment
+    template = bed.service(work)["Spec"]["TaskTemplate"]
+    assert template["RestartPolicy"]["Condition"] == "none"
+    assert template["Resources"]["Reservations"]["MemoryBytes"] == 64 * 2**20
+
+
+def test_a_service_without_a_gpu_lease_sees_no_gpu(bed: SwarmBed) -> None:
+    """nvidia-container-toolkit#57: with NVIDIA as the default runtime it would see all of them."""
+    bed.finish(work := bed.start(Behaviour()))
+    assert "NVIDIA_VISIBLE_DEVICES=void" in bed.service(work)["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"]
+
+
+def test_secrets_are_in_no_specification(bed: SwarmBed) -> None:
+    bed.secrets.set("api", "token", "hush-hush")
+    work = bed.work(
+        "sh",
+        "-c",
+        'echo "$TOKEN"; cat "$TOKEN_FILE"; echo; sleep 30',
+        env=(EnvVar("TOKEN", secret="api", key="token"),),
+    )
+    started(bed, work)
+    bed.until(lambda: bed.log(work).count(b"[secret]") == 2)
+    assert "hush" not in str(bed.service(work))
+    worker = bed.lab.nodes["worker1"]
+    [id] = worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}").split()
+    assert "hush" not in worker.docker("inspect", id)
+    bed.backend.stop(work.name, 0)
+    bed.finish(work)
+    bed.backend.remove(work.name)
+    assert not bed.backend.engine.secrets([f"{spec.INSTANCE}={bed.instance}"])
+    assert b"hush" not in bed.log(work)
+
+
+def test_an_image_that_is_not_there(bed: SwarmBed) -> None:
+    end = bed.finish(_begun(bed, bed.work("true", image="nosuch:1")))
+    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "StartError", None)
+    assert "No such image" in end.message
+
+
+def test_a_command_that_is_not_there(bed: SwarmBed) -> None:
+    end = bed.finish(_begun(bed, bed.work("nosuch")))
+    assert (end.state, end.exit_code) == (State.FAILED, 127)
+
+
+def test_a_mount_that_is_not_there(bed: SwarmBed) -> None:
+    end = bed.finish(_begun(bed, bed.work("true", mounts=(Mount("/nosuch", "/x"),))))
+    assert (end.reason, "does not exist" in end.message) == ("StartError", True)
+
+
+def test_too_much_memory(bed: SwarmBed) -> None:
+    end = bed.finish(_begun(bed, bed.work("tail", "/dev/zero", memory_bytes=16 * 2**20)))
+    assert (end.state, end.exit_code, end.reason) == (State.FAILED, 137, "OOMKilled")
+
+
+def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
+    with pytest.raises(BackendError, match="no node of the Swarm is named moon"):
+        bed.backend.start(bed.work("true", node="moon"))
+
+
+def test_a_drained_node_gives_the_run_back(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swarm leaves such a task pending for ever; here it is given up, and never starts later."""
+    monkeypatch.setattr("cumulus.backends.swarm.backend.PLACE_SECONDS", 1.0)
+    bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
+    try:
+        end = bed.finish(_begun(bed, bed.work("true")))
+    finally:
+        bed.lab.manager.docker("node", "update", "--availability", "active", "worker1")
+    assert (end.reason, "no suitable node" in end.message) == ("Lost", True)
+
+
+def test_a_start_that_was_cut_short_is_not_made_twice(bed: SwarmBed) -> None:
+    """A daemon that died between the creation and its record."""
+    work = started(bed, bed.work(*LONG))
+    os.unlink(_record(bed, work) / "service.json")
+    bed.reopen()
+    bed.backend.start(work)
+    assert len(bed.services()) == 1
+    assert bed.seen(work).state is State.RUNNING
+
+
+def test_two_daemons_that_start_at_once_make_one_service(bed: SwarmBed) -> None:
+    work = bed.work(*LONG)
+    context = multiprocessing.get_context("fork")
+    daemons = [context.Process(target=lambda: bed.open().start(work)) for _ in range(4)]
+    for daemon in daemons:
+        daemon.start()
+    for daemon in daemons:
+        daemon.join()
+    assert [daemon.exitcode for daemon in daemons] == [0] * 4
+    assert len(bed.services()) == 1
+
+
+def test_updates_out_of_sequence_are_made_anew(bed: SwarmBed) -> None:
+    """moby#39891, #30794."""
+    work = started(bed, bed.work(*LONG))
+    id = bed.service(work)["ID"]
+    engine = Engine([bed.lab.manager.socket])
+    errors: list[BaseException] = []
+
+    def change(number: int) -> None:
+        def labelled(document: dict[str, Any]) -> dict[str, Any]:
+            time.sleep(0.02)
+            document["Labels"][f"test/{number}"] = "1"
+            return document
+
+        try:
+            engine.update_service(id, labelled)
+        except BackendError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=change, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sum(label.startswith("test/") for label in bed.service(work)["Spec"]["Labels"]) == 4
+    assert bed.seen(work).state is State.RUNNING, "a label restarts nothing"
+
+
+def test_somebody_removes_the_service(bed: SwarmBed) -> None:
+    work = started(bed, bed.work(*LONG))
+    bed.lab.manager.docker("service", "rm", bed.service(work)["ID"])
+    end = bed.finish(work)
+    assert (end.reason, end.message) == ("Lost", "somebody removed its service")
+    assert [f.reason for f in bed.backend.findings()] == ["ServiceRemoved"]
+    bed.backend.start(work)
+    assert not bed.services(), "it is not started again"
+    bed.backend.remove(work.name)
+    assert b"went with the service" in bed.log(work)
+
+
+def test_somebody_scales_the_service(bed: SwarmBed) -> None:
+    """One container a lease: a second one is ended at once."""
+    work = started(bed, bed.work(*LONG))
+    id = bed.service(work)["ID"]
+    bed.lab.manager.docker("service", "scale", "--detach", f"{id}=3")
+    bed.until(lambda: bed.seen(work) and bed.service(work)["Spec"]["Mode"]["Replicated"]["Replicas"] == 1)
+    assert "ServiceScaled" in {f.reason for f in bed.backend.findings()}
+    worker = bed.lab.nodes["worker1"]
+    bed.until(lambda: len(worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}").split()) <= 1)
+
+
+def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.backends.swarm.backend.FORGET_SECONDS", 0.5)
+    work = started(bed, bed.work(*LONG))
+    bed.lab.manager.docker("service", "scale", "--detach", f"{bed.service(work)['ID']}=0")
+    assert bed.finish(work).reason == "Lost"
+
+
+def test_somebody_updates_the_service(bed: SwarmBed) -> None:
+    """Swarm replaces the task: the new one is no attempt of ours, and is ended."""
+    work = started(bed, bed.work(*LONG))
+    bed.lab.manager.docker("service", "update", "--detach", "--env-add", "X=1", bed.service(work)["ID"])
+    end = bed.finish(work)
+    assert end.reason == "Lost"
+    worker = bed.lab.nodes["worker1"]
+    assert not worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}")
+
+
+def test_services_of_others_are_left_alone(bed: SwarmBed) -> None:
+    work = bed.work(*LONG)
+    name = spec.service_name(work.name)
+    manager = bed.lab.manager
+    manager.docker("service", "create", "--detach", "--no-resolve-image", "--name", name, IMAGE, "sleep", "300")
+    try:
+        with pytest.raises(BackendRefused, match="is taken by a service that is not ours"):
+            bed.backend.start(work)
+        bed.backend.stop(work.name, 0)
+        bed.backend.remove(work.name)
+        bed.backend.purge(work.job_uid)
+        assert manager.docker("service", "ls", "-q", "--filter", f"name={name}")
+        assert not list(bed.backend.list())
+    finally:
+        manager.docker("service", "rm", name)
+
+
+def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed, tmp_path: Path) -> None:
+    work = started(bed, bed.work(*LONG))
+    other = SwarmBackend(str(tmp_path / "other"), Engine([bed.lab.manager.socket]), bed.secrets, instance="other")
+    assert not list(other.list())
+    other.close()
+    assert bed.seen(work).state is State.RUNNING
+
+
+def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed, tmp_path: Path) -> None:
+    """The state directory was lost: who lists sees it, and can end it."""
+    work = started(bed, bed.work(*LONG))
+    fresh = SwarmBackend(str(tmp_path / "fresh"), Engine([bed.lab.manager.socket]), bed.secrets, instance=bed.instance)
+    [seen] = fresh.list()
+    assert (seen.name, seen.job_uid, seen.state) == (work.name, work.job_uid, State.RUNNING)
+    fresh.stop(work.name, 0)
+    bed.until(lambda: fresh.list()[0].state.finished)
+    fresh.remove(work.name)
+    fresh.close()
+    assert not bed.services()
+
+
+def test_secrets_that_nobody_needs_are_collected(bed: SwarmBed) -> None:
+    work = bed.work("true", env=(EnvVar("A", secret="a", key="b"),))
+    bed.backend.engine.create_secret("orphan", "eA==", spec.labels(work, bed.instance))
+    bed.backend.subscribe(lambda namespace, job: None)
+    bed.until(lambda: not bed.backend.engine.secrets([f"{spec.INSTANCE}={bed.instance}"]))
+
+
+def test_a_log_is_followed_to_its_end(bed: SwarmBed) -> None:
+    work = _begun(bed, bed.work("sh", "-c", "for n in 1 2 3 4 5 6; do echo $n; echo e$n >&2; sleep 0.3; done"))
+    bed.running(work)
+    chunks = list(bed.backend.logs(work.job_uid, 1, 0, follow=True))
+    assert len(chunks) > 2, "it came while it was written"
+    assert sorted(b"".join(chunks).split()) == sorted(f"{e}{n}".encode() for n in range(1, 7) for e in ("", "e"))
+
+
+def test_a_log_is_saved_before_its_service_goes(bed: SwarmBed) -> None:
+    work = _begun(bed, bed.work("sh", "-c", "seq 1 20000; printf end"))
+    bed.finish(work)
+    bed.backend.remove(work.name)
+    assert not bed.services()
+    expected = "".join(f"{n}\n" for n in range(1, 20001)).encode() + b"end"
+    assert bed.log(work) == expected
+    bed.reopen()
+    assert bed.log(work, tail=2) == b"20000\nend"
+
+
+def test_logs_come_from_the_node_where_the_manager_does_not_have_them(bed: SwarmBed, monkeypatch: Any) -> None:
+    """moby#38640, #37336: service logs hang."""
+    _no_logs(monkeypatch)
+    bed.finish(work := bed.start(Behaviour(output="from the node\n")))
+    assert bed.log(work) == b"from the node\n"
+
+
+def test_a_log_that_nobody_can_read_does_not_keep_the_service_for_ever(bed: SwarmBed, monkeypatch: Any) -> None:
+    _no_logs(monkeypatch)
+    bed.options["node_engine"] = lambda node: None
+    bed.reopen()
+    bed.finish(work := bed.start(Behaviour(output="x")))
+    with pytest.raises(BackendError):
+        bed.backend.remove(work.name)
+    assert bed.services()
+    monkeypatch.setattr("cumulus.backends.swarm.backend.LOG_SECONDS", 0.0)
+    bed.backend.remove(work.name)
+    assert not bed.services()
+    assert b"could not be read" in bed.log(work)
+
+
+def test_an_idle_backend_asks_little(bed: SwarmBed) -> None:
+    """Under one call a second; a stream of events is one call."""
+    bed.backend.subscribe(lambda namespace, job: None)
+    time.sleep(2)
+    before = bed.backend.engine.calls
+    time.sleep(5)
+    assert bed.backend.engine.calls - before < 5
+
+
+def test_a_manager_that_does_not_answer_is_passed_over(swarm: Lab, bed: SwarmBed, tmp_path: Path) -> None:
+    urls = ["unix:///nosuch.sock", swarm.nodes["worker1"].socket, swarm.manager.socket]
+    backend = SwarmBackend(str(tmp_path / "s"), Engine(urls), bed.secrets, instance=bed.instance)
+    backend.start(work := bed.work("true"))
+    bed.until(lambda: (seen := backend.get(work.name)) is not None and seen.state is State.SUCCEEDED)
+    backend.close()
+
+
+def _begun(bed: SwarmBed, work: Workload) -> Workload:
+    bed.backend.start(work)
+    return work
+
+
+def _record(bed: SwarmBed, work: Workload) -> Path:
+    return bed.directory / "swarm" / "jobs" / work.job_uid / f"a{work.attempt}-r{work.replica}"
+
+
+def _no_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(self: Engine, id: str, since: float = 0.0) -> bytes:
+        raise BackendError("the manager does not answer")
+
+    monkeypatch.setattr(Engine, "task_log", silent)
