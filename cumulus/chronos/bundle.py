@@ -54,7 +54,8 @@ chronos_cli = cumulus.chronos.cli:main
 
 def build() -> bytes:
     """The wheel's bytes (PEP 427)."""
-    contents = {str(path.relative_to(_ROOT)): path.read_bytes() for part in _PARTS for path in sorted(_ROOT.glob(part))}
+    found = sorted(path for part in _PARTS for path in _ROOT.glob(part) if path.name != "fake.py")
+    contents = {str(path.relative_to(_ROOT)): path.read_bytes() for path in found}
     for name, text in (("METADATA", _METADATA), ("WHEEL", _WHEEL), ("entry_points.txt", _ENTRY_POINTS)):
         contents[f"{_INFO}/{name}"] = text.encode()
     record = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in contents.items()]

@@ -46,11 +46,11 @@ class Worker:
         self._inside = inside
         directory.mkdir()
         self.make_host_key()
-        self.address = Address(host, getpass.getuser(), _free_port() if not inside else 2222)
+        self.address = Address(host, getpass.getuser(), _free_port() if host == "127.0.0.1" else 2222)
         (directory / "sshd_config").write_text(
             f"ListenAddress {host}:{self.address.port}\nHostKey {directory}/host_key\nPidFile none\n"
-            f"AuthorizedKeysFile {client_key}.pub\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-            "PermitRootLogin yes\nLogLevel VERBOSE\n"
+            f"AuthorizedKeysFile {client_key}.pub .ssh/authorized_keys\nStrictModes no\nUsePAM no\n"
+            "PasswordAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()

@@ -8,6 +8,7 @@ from importlib import resources
 
 from cumulus.chronos import bundle
 from cumulus.chronos.remote.link import Answer, Link
+from cumulus.chronos.remote.protocol import SUDO_REFUSES
 from cumulus.errors import CumulusError
 
 SECONDS = 300.0
@@ -71,7 +72,7 @@ def _checked(link: Link, command: str, needed: str, input: bytes = b"") -> str:
 
 def _failure(link: Link, answer: Answer) -> SetupFailed:
     said = _last(answer)
-    if said.startswith("sudo:"):
+    if said.startswith(SUDO_REFUSES):
         return SetupFailed(
             f"{link.address.user} may not set {link.node} up: {said}",
             hint=f"have root run scripts/setup-worker.sh --user {link.address.user} there,"

@@ -30,6 +30,7 @@ _ERRORS: Mapping[str, type[CumulusError]] = {
         errors.UsageError,
     )
 }
+SUDO_REFUSES = ("sudo:", "Sorry, user ")
 _NOT_FOUND = (126, 127)
 _KILLED = (-1, 128 + 1, 128 + 2, 128 + 9, 128 + 13, 128 + 15)
 
@@ -113,7 +114,7 @@ def _silence(node: str, answer: Answer) -> ChronosError:
         return LedgerUnavailable(
             f"chronos_cli cannot be run on {node}: {said}", hint=f"install it there: cumulus node setup {node}"
         )
-    if said.startswith("sudo:"):
+    if said.startswith(SUDO_REFUSES):
         return LedgerUnavailable(
             f"chronos_cli may not be run on {node}: {said}",
             hint="allow it with scripts/setup-worker.sh --user USER there, or set spec.ssh.chronosCli",
