@@ -26,17 +26,22 @@ _PR_GET_CHILD_SUBREAPER = 37
 
 def running(home: Path) -> int | None:
     """The pid of the home's monitor, None where none runs."""
+    return int((home / "monitor.pid").read_bytes() or b"0") if is_running(home) else None
+
+
+def is_running(home: Path) -> bool:
+    """Whether the home has a monitor. Asked with every lease, so without reading its pid."""
     try:
-        fd = os.open(home / "monitor.pid", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{home}/monitor.pid", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return int(os.pread(fd, 32, 0) or b"0")
+        return True
     finally:
         os.close(fd)
-    return None
+    return False
 
 
 def ensure_running(home: Path) -> None:
@@ -45,7 +50,7 @@ def ensure_running(home: Path) -> None:
     Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
     Raises `LedgerUnavailable` where the monitor does not come up.
     """
-    if MARKER in os.environ or running(home) is not None or _is_subreaper():
+    if MARKER in os.environ or is_running(home) or _is_subreaper():
         return
     _prepare(home)
     # One starts it, and the others wait: a Python for each of many processes would slow them all.
