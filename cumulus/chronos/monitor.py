@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, cgroup, enforce, records, watchdog
+from cumulus.chronos import audit, cgroup, enforce, records, strays, watchdog
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
@@ -254,6 +254,7 @@ class Monitor:
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + _HOUSEKEEPING
             self._remember_sessions()
+            self._end_strays()
             self._forget()
 
     def _remember_sessions(self) -> None:
@@ -266,6 +267,13 @@ class Monitor:
             if sessions:
                 with self._database.write(durable=False) as tx:
                     tx.executemany(_SESSION, sessions)
+
+    def _end_strays(self) -> None:
+        with self._database.read() as db:
+            ended = strays.recently_ended(db, self._clock.monotonic())
+        late = strays.end(ended, Snapshot()) if ended else ()
+        if late:
+            self._say(f"ended {len(late)} processes of containers that started after their lease was over")
 
     def _forget(self) -> None:
         before = self._clock.monotonic() - REMEMBERED

@@ -104,7 +104,7 @@ class Lab:
     def ready(self) -> set[str]:
         """The nodes that the Swarm takes for Ready."""
         lines = self.manager.docker("node", "ls", "--format", "{{.Hostname}} {{.Status}}").splitlines()
-        return {line.split()[0] for line in lines if line.split()[1] == "Ready"}
+        return {line.split()[0] for line in lines if line.split()[1:] == ["Ready"]}
 
     def image(self, tag: str, directory: Path) -> None:
         """Make the directory an image on every node; no registry is asked."""
