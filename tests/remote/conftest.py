@@ -19,6 +19,9 @@ import pytest
 from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases
 from cumulus.chronos.remote.hostkeys import fetch
 from tests.chronos.conftest import end_monitor, remove_cgroups
+from tests.cli.conftest import home, run
+
+__all__ = ["home", "run"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") or ""

@@ -267,10 +267,10 @@ def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
     until(lambda: plane.ready("gpu-0") == "Unknown", 20)
     beats = set()
     begun = time.monotonic()
-    while time.monotonic() - begun < 4:
+    while time.monotonic() - begun < 3:
         beats.add(plane.client.get(GPUNode, "", "gpu-1").status.heartbeat_time)
         time.sleep(0.05)
-    assert len(beats) >= 4
+    assert len(beats) >= 3
     assert plane.ready("gpu-1") == "True"
     plane.heal("gpu-0")
     until(lambda: plane.ready("gpu-0") == "True", 20)
@@ -281,7 +281,7 @@ def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
 
 def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Plane) -> None:
     plane.add("gpu-0")
-    plane.client.create(a_partition("mine", duration="6s", grace_period="0s"))
+    plane.client.create(a_partition("mine", duration="4s", grace_period="0s"))
     until(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE, 20)
     plane.cut("gpu-0")
     until(lambda: plane.ready("gpu-0") == "Unknown", 20)
@@ -292,7 +292,7 @@ def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Pla
 
 def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -> None:
     plane.add("gpu-0")
-    plane.client.create(a_job(memory="0.6", duration="6s"))
+    plane.client.create(a_job(memory="0.6", duration="4s"))
     until(lambda: plane.job().status.phase is JobPhase.RUNNING, 20)
     plane.add("gpu-1")
     [first] = plane.client.list(GPUPartition)

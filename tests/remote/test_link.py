@@ -49,10 +49,25 @@ def test_input_output_and_status_come_whole(connection: Link) -> None:
     assert (answer.output.encode(), answer.errors, answer.status) == (data, "oops\n", 3)
 
 
-def test_many_calls_at_once_take_turns(connection: Link) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda n: connection.run(f"sleep 0.05; echo {n}", 20).output, range(32)))
-    assert answers == [f"{n}\n" for n in range(32)]
+def test_many_calls_at_once_take_turns(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TURN_SECONDS", 30)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda n: connection.run(f"sleep 0.05; echo {n}", 20).output, range(24)))
+    assert answers == [f"{n}\n" for n in range(24)]
+
+
+def test_a_slow_node_does_not_keep_all_threads(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TURN_SECONDS", 0.2)
+    connection.run("true", 10)
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(connection.run, "sleep 3", 20) for _ in range(4)]
+        time.sleep(0.3)
+        begun = time.monotonic()
+        with pytest.raises(link.NodeBusy, match="has not yet answered"):
+            connection.run("true", 20)
+        assert time.monotonic() - begun < 1
+        assert [each.result().status for each in slow] == [0] * 4
+    assert connection.run("true", 10).status == 0
 
 
 def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:

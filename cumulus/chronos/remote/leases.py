@@ -22,8 +22,8 @@ DISCOVERY_SECONDS = 75.0
 
 
 class RemoteLeases:
-    """Raises what the ledger there raises, `NodeUnreachable` for any silence, and `LedgerUnavailable` where no
-    Chronos that speaks this protocol answers. Times are on this machine's clock.
+    """Raises what the ledger there raises, `NodeUnreachable` for any silence, `NodeBusy` where it is slow, and
+    `LedgerUnavailable` where no Chronos that speaks this protocol answers. Times are on this machine's clock.
 
     `command` is the shell text that runs chronos_cli there.
     """

@@ -23,7 +23,7 @@ from cumulus.chronos.remote.address import Address
 from cumulus.chronos.remote.hostkeys import KnownHosts
 from cumulus.chronos.remote.sockets import open_socket
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import CumulusError, NodeUnreachable
+from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
 
 CONNECT_SECONDS = 5.0
 """For the TCP connection, for the key exchange, and for the log-in, each."""
@@ -35,6 +35,9 @@ BACK_OFF = (0.5, 10.0)
 
 SESSIONS = 4
 """Commands at once on one connection; sshd allows ten (MaxSessions)."""
+
+TURN_SECONDS = 2.0
+"""How long a call waits for one of them to be free: a slow node must not keep all threads of who serves many."""
 
 MOST_OUTPUT = 64 * 2**20
 
@@ -55,6 +58,10 @@ class Answer:
 
 class _Broken(Exception):
     """The connection went away under the command."""
+
+
+class NodeBusy(ChronosError):
+    """The node answers slowly, and as many commands as may be are under way: ask again later."""
 
 
 class Link:
@@ -84,10 +91,10 @@ class Link:
     def run(self, command: str, seconds: float, *, input: bytes = b"", again: bool = True) -> Answer:
         """Run a shell command and wait for its end, for at most `seconds` and the time to connect.
 
-        `again`: the command does no harm when it runs twice.
+        `again`: the command does no harm when it runs twice. Raises `NodeBusy` too.
         """
         deadline = self._clock.monotonic() + seconds
-        with self._turn(seconds):
+        with self._turn():
             connection, fresh = self._connected()
             try:
                 return self._execute(connection, command, input, deadline)
@@ -110,9 +117,9 @@ class Link:
             connection.client.close()
 
     @contextmanager
-    def _turn(self, seconds: float) -> Iterator[None]:
-        if not self._turns.acquire(timeout=seconds):
-            raise NodeUnreachable(f"{self.node} has not answered earlier commands within {seconds:g}s")
+    def _turn(self) -> Iterator[None]:
+        if not self._turns.acquire(timeout=TURN_SECONDS):
+            raise NodeBusy(f"{self.node} has not yet answered the {SESSIONS} commands before this one")
         try:
             yield
         finally:
@@ -123,8 +130,9 @@ class Link:
         connection = self._connection
         if connection is not None and connection.is_connected:
             return connection, False
-        if not self._connecting.acquire(timeout=3 * CONNECT_SECONDS):
-            raise NodeUnreachable(f"{self.node} does not let anybody in within {3 * CONNECT_SECONDS:g}s")
+        # Who finds another at it waits for the first attempt, and not for one after a failure.
+        if not self._connecting.acquire(timeout=0 if self._failures else TURN_SECONDS):
+            raise self._same_trouble()
         try:
             connection = self._connection
             if connection is not None and connection.is_connected:
@@ -132,7 +140,7 @@ class Link:
             if self._closed:
                 raise NodeUnreachable(f"{self.node} is no longer looked after")
             if self._clock.monotonic() < self._pause_until:
-                raise NodeUnreachable(str(self._trouble), hint=self._trouble.hint)
+                raise self._same_trouble()
             connection = self._connect()
             self._connection, self._failures = connection, 0
             if self._closed:
@@ -234,6 +242,9 @@ class Link:
             if status == -1 and not transport.is_active():
                 raise EOFError("it was cut")
         return Answer(status, output, errors, sent, self._clock.now())
+
+    def _same_trouble(self) -> NodeUnreachable:
+        return type(self._trouble)(str(self._trouble), hint=self._trouble.hint)
 
     def _drop(self, connection: fabric.Connection) -> None:
         if self._connection is connection:

@@ -161,6 +161,7 @@ def drain(
     clock = SystemClock()
     deadline = clock.monotonic() + (seconds_of(timeout, "--timeout") if timeout else float("inf"))
     with context.open_store() as store:
+        _node(store, name)
         edit(store, _target(name), "", _cordoned)
         context.note_if_no_daemon("leases are seen to end")
         if now:

@@ -2,8 +2,9 @@
 # Makes this machine a worker: installs Chronos (plain Python, no packages, no network), starts its monitor, and
 # may let one user ask for leases with sudo. It says what it will do, and asks; run again, it changes what differs.
 #
-#   setup-worker.sh [--user NAME] [--prefix DIR] [--wheel FILE] [--yes] [--dry-run]
+#   setup-worker.sh [MANAGER TOKEN] [--user NAME] [--prefix DIR] [--wheel FILE] [--yes] [--dry-run]
 #
+#   MANAGER TOKEN  join this Docker Swarm too (see join-swarm.sh); TOKEN from `cumulus cluster join-token`
 #   --user NAME    let this user ask for leases as root: a sudo rule for chronos_cli's lease commands alone
 #   --prefix DIR   install under DIR for the calling user alone: no root, no sudo rule, no service
 #   --wheel FILE   what to install; else it is made from the source tree that this script lies in
@@ -14,9 +15,9 @@ set -eu
 umask 022
 
 fail() { echo "setup-worker: $1" >&2; exit 1; }
-usage() { sed -n '2,12p' "$0" | cut -c3- >&2; exit 2; }
+usage() { sed -n '2,13p' "$0" | cut -c3- >&2; exit 2; }
 
-user='' prefix='' wheel='' yes='' dry=''
+user='' prefix='' wheel='' yes='' dry='' manager='' token=''
 while [ $# -gt 0 ]; do
   case $1 in
     --user) user=${2:?--user needs a name}; shift 2 ;;
@@ -24,9 +25,11 @@ while [ $# -gt 0 ]; do
     --wheel) wheel=${2:?--wheel needs a file}; shift 2 ;;
     --yes) yes=1; shift ;;
     --dry-run) dry=1; shift ;;
-    *) usage ;;
+    -*) usage ;;
+    *) if [ -z "$manager" ]; then manager=$1; elif [ -z "$token" ]; then token=$1; else usage; fi; shift ;;
   esac
 done
+[ -z "$manager" ] || [ -n "$token" ] || usage
 
 here=$(dirname "$(readlink -f "$0")")
 work=$(mktemp -d)
@@ -78,7 +81,7 @@ if [ -n "$user" ]; then
   rule=/etc/sudoers.d/chronos-$(printf %s "$user" | tr -c 'A-Za-z0-9_-' _)
   {
     printf 'Cmnd_Alias CHRONOS_LEASES ='
-    for verb in devices stats list get create renew release; do printf ' %s %s *,' "$bin" "$verb"; done
+    for verb in devices stats list get create renew release prepare; do printf ' %s %s *,' "$bin" "$verb"; done
     printf ' !%s * --ho*\n' "$bin"
     printf '%s ALL=(root) NOPASSWD: CHRONOS_LEASES\n' "$user"
   } >"$work/rule"
@@ -114,7 +117,10 @@ fi
 echo "On $(uname -n), the ledger being $home:"
 printf '%s' "${steps:-  nothing is to be changed
 }"
-[ -z "$dry" ] || exit 0
+if [ -n "$dry" ]; then
+  [ -z "$manager" ] || "$here/join-swarm.sh" "$manager" "$token" --dry-run
+  exit 0
+fi
 if [ -n "$steps" ] && [ -z "$yes" ]; then
   [ -t 0 ] || fail "give --yes to have it done"
   printf 'Go on? [y/N] '
@@ -165,3 +171,4 @@ else
 fi
 
 if "$bin" stats; then echo "Chronos is ready."; else echo "Chronos is installed; it offers no device yet." >&2; fi
+[ -z "$manager" ] || "$here/join-swarm.sh" "$manager" "$token" ${yes:+--yes}
