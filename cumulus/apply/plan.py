@@ -88,8 +88,11 @@ def last_applied(document: Document) -> Document | None:
 
 
 def _creation(manifest: Manifest) -> Result | list[Problem]:
-    if manifest.kind.name == "GPUNode":
-        message = f"there is no GPUNode {manifest.key.name}; nodes are made by discovery, and only changed by apply"
+    if manifest.kind.name == "GPUNode" and not manifest.resource.to_json()["spec"].get("ssh"):
+        message = (
+            f"there is no GPUNode {manifest.key.name}; nodes are made by discovery, or by apply with spec.ssh, "
+            "where they are to be found"
+        )
         return [manifest.problem(("metadata", "name"), message)]
     document = manifest.resource.to_json()
     metadata = document["metadata"]

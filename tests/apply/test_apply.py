@@ -246,12 +246,15 @@ def test_an_object_that_is_being_deleted_is_refused(store: Store) -> None:
     ]
 
 
-def test_nodes_are_changed_but_never_made(store: Store) -> None:
+def test_nodes_are_made_only_where_it_is_said_how_to_reach_them(store: Store) -> None:
     node = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUNode\nmetadata: {name: n1, labels: {zone: a}}\n"
     node += "spec: {unschedulable: true}\n"
     assert refused(store, node) == [
-        "manifest:3:18: metadata.name: there is no GPUNode n1; nodes are made by discovery, and only changed by apply"
+        "manifest:3:18: metadata.name: there is no GPUNode n1; nodes are made by discovery, or by apply with "
+        "spec.ssh, where they are to be found"
     ]
+    far = node.replace("n1", "n2").replace("spec: {", "spec: {ssh: {host: gpu-2, user: root}, ")
+    assert applied(store, far) == ["gpunode.cumulus.dev/n2 created"]
     store.create({"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": "n1"}, "spec": {}})
     assert applied(store, node) == ["gpunode.cumulus.dev/n1 configured"]
     assert store.get(Key("GPUNode", "", "n1"))["spec"] == {"unschedulable": True}
