@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "cordon": Verb("edit", "Place nothing new on a node."),
     "uncordon": Verb("edit", "Place jobs on a node again."),
     "node": Verb("node", "Add workers over SSH, set them up, drain and remove them."),
+    "cluster": Verb("cluster", "Make a Docker Swarm for containers, and look at it."),
     "label": Verb("edit", "Set or remove labels."),
     "annotate": Verb("edit", "Set or remove annotations."),
     "explain": Verb("explain", "Describe a kind's fields."),

@@ -1,0 +1,72 @@
+#!/bin/sh
+# Joins this machine to a Docker Swarm as a worker: the engine, the GPU's container runtime, the join, and labels.
+# It says what it will do, and asks; run again, it changes what differs. setup-worker.sh calls it.
+#
+#   join-swarm.sh MANAGER TOKEN [--yes] [--dry-run]
+#
+#   MANAGER   host or host:port of a manager (port 2377 if left out); TOKEN from `cumulus cluster join-token`
+#   DOCKER_HOST names the engine, if it is not this machine's usual one.
+set -eu
+
+fail() { echo "join-swarm: $1" >&2; exit 1; }
+
+manager='' token='' yes='' dry=''
+for word; do
+  case $word in
+    --yes) yes=1 ;;
+    --dry-run) dry=1 ;;
+    -*) fail "there is no option $word" ;;
+    *) if [ -z "$manager" ]; then manager=$word; elif [ -z "$token" ]; then token=$word; else fail "what is $word?"; fi ;;
+  esac
+done
+[ -n "$token" ] || { sed -n '2,8p' "$0" | cut -c3- >&2; exit 2; }
+case $token in SWMTKN-*) ;; *) fail "$token is no join token; get one with: cumulus cluster join-token" ;; esac
+manager=${manager#tcp://}
+case $manager in *:*) ;; *) manager=$manager:2377 ;; esac
+
+steps=''
+step() { steps="$steps  $1
+"; }
+install='' runtime='' join=''
+if ! command -v docker >/dev/null 2>&1; then
+  command -v apt-get >/dev/null 2>&1 || fail "there is no Docker engine; install one first"
+  install=1
+  step "install the engine: apt-get install docker.io"
+fi
+if [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; then
+  if ! command -v nvidia-ctk >/dev/null 2>&1; then
+    echo "join-swarm: this machine has an NVIDIA GPU and no nvidia-container-toolkit: containers will not see it" >&2
+  elif ! grep -qs '"default-runtime": *"nvidia"' /etc/docker/daemon.json; then
+    runtime=nvidia
+    step "make NVIDIA's runtime Docker's default: nvidia-ctk runtime configure --set-as-default"
+  fi
+elif [ -e /dev/kfd ] && command -v amd-ctk >/dev/null 2>&1 && ! grep -qs '"default-runtime": *"amd"' /etc/docker/daemon.json; then
+  runtime=amd
+  step "make AMD's runtime Docker's default: amd-ctk runtime configure --set-as-default"
+fi
+state=none
+[ -n "$install" ] || state=$(docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null) || fail "the engine does not answer: docker info"
+case $state in
+  active) ;;
+  pending | locked | error) fail "this machine's membership is $state; leave that Swarm first: docker swarm leave" ;;
+  *) join=1; step "join the Swarm at $manager as a worker" ;;
+esac
+
+echo "On $(uname -n):"
+printf '%s' "${steps:-  nothing is to be changed: it is in a Swarm
+}"
+[ -z "$dry" ] || exit 0
+[ -n "$steps" ] || exit 0
+if [ -z "$yes" ]; then
+  [ -t 0 ] || fail "give --yes to have it done"
+  printf 'Go on? [y/N] '
+  read -r answer
+  case $answer in y | Y | yes) ;; *) fail "nothing was changed" ;; esac
+fi
+[ -z "$install" ] || apt-get install -y -q docker.io
+if [ -n "$runtime" ]; then
+  if [ "$runtime" = nvidia ]; then nvidia-ctk runtime configure --runtime=docker --set-as-default; else amd-ctk runtime configure --runtime=docker --set-as-default; fi
+  systemctl restart docker
+fi
+[ -z "$join" ] || docker swarm join --token "$token" "$manager" >/dev/null || fail "the manager at $manager did not take this machine"
+echo "This machine is a worker of the Swarm. Its labels gpu.count, gpu.0.name… come from the daemon."

@@ -1,0 +1,1 @@
+../cumulus/chronos/remote/worker/join-swarm.sh
