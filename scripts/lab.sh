@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# A real Docker Swarm of three nodes on this machine, with the daemon on it, and a tour. Needs root on Linux and
+# Debian's docker.io, openssh-server, iproute2 and busybox-static. All of it is gone when this ends.
+#
+#   scripts/lab.sh                the playground with its tour; it stays until Ctrl-C
+#   scripts/lab.sh --once         the tour alone
+#   scripts/lab.sh cut worker1    while it is up, in another terminal: take a node's network away (heal gives it back)
+#   scripts/lab.sh kill worker1   end its engine (start starts it again)
+#   scripts/lab.sh docker manager node ls          scripts/lab.sh on worker1 chronos_cli list
+#   eval "$(scripts/lab.sh env)"  variables for cumulus and docker
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/_python.sh
+make_venv '[dev]'
+export PATH=$VENV/bin:$PATH CUMULUS_LAB=${CUMULUS_LAB:-/tmp/cumulus-lab}
+case ${1:-} in
+'' | --once) ;;
+help | -h | --help) sed -n '2,11p' "$0" | cut -c3-; exit ;;
+*) exec python -m tests.lab "$@" ;;
+esac
+
+[ "$(id -u)" = 0 ] || { echo "error: a lab needs root; run: sudo $0" >&2; exit 1; }
+lab='' daemon=''
+finish() {
+  code=$?
+  trap - EXIT
+  echo "==> Ending the lab"
+  [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; } || true
+  [ -z "$lab" ] || { kill "$lab" 2>/dev/null && wait "$lab" 2>/dev/null; } || true
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+say() { printf '\n==> %s\n' "$1"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+
+say "Starting a manager and two workers, each with its own kernel namespaces, network, sshd and Docker engine"
+python -m tests.lab up 2 &
+lab=$!
+for _ in $(seq 100); do [ ! -e "$CUMULUS_LAB/lab.json" ] || break; kill -0 "$lab"; sleep 0.3; done
+eval "$(python -m tests.lab env)"
+unset DOCKER_HOST
+
+say "Making a job image from this machine's own Python: no registry is needed"
+PYTHON=$VENV/bin/python containers/build-local.sh cumulus-job:local \
+  "unix://$CUMULUS_LAB/manager/docker.sock" "unix://$CUMULUS_LAB/worker1/docker.sock" "unix://$CUMULUS_LAB/worker2/docker.sock"
+
+say "Starting the controllers (cumulus serve)"
+export CUMULUS_HOME=$CUMULUS_LAB/cumulus CHRONOS_HOME=$CUMULUS_LAB/cumulus/chronos CHRONOS_MONITOR_IDLE=2
+mkdir -p "$CUMULUS_HOME"
+cp "$KNOWN_HOSTS" "$CUMULUS_HOME/known_hosts"
+cumulus serve >"$CUMULUS_HOME/serve.log" 2>&1 &
+daemon=$!
+run cumulus wait node/manager node/worker1 node/worker2 --for=condition=ContainersReady --timeout=60s
+run cumulus wait node/manager node/worker1 node/worker2 --for=condition=Ready --timeout=60s
+run cumulus cluster status
+
+say "A job in a container, and a gang of three"
+run cumulus apply -f manifests/swarm/
+run cumulus wait gpujob/container --for=condition=Succeeded --timeout=120s
+run cumulus logs container
+run cumulus wait gpujob/gang --for=condition=Succeeded --timeout=120s
+run cumulus logs gang --replica 2
+
+say "A job whose lease ends before it is done: it keeps its state, and goes on where there is room"
+run cumulus wait gpujob/checkpoint --for=condition=Succeeded --timeout=180s
+run cumulus get job checkpoint -o 'jsonpath={.status.attempts[*].reason}'
+printf '\n'
+run cumulus logs checkpoint
+
+say "What is there now"
+run cumulus get nodes,jobs,partitions
+[ "${1:-}" != --once ] || exit 0
+say "Yours until Ctrl-C. In another terminal:"
+cat <<EOT
+  eval "\$(scripts/lab.sh env)"; unset DOCKER_HOST; export CUMULUS_HOME=$CUMULUS_HOME PATH=$VENV/bin:\$PATH
+  cumulus apply -f manifests/swarm/container.yaml; cumulus get jobs -w
+  scripts/lab.sh cut worker1; cumulus get nodes; scripts/lab.sh heal worker1
+EOT
+wait "$lab"
