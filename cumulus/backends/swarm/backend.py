@@ -481,12 +481,17 @@ class SwarmBackend:
         def fetch(since: float) -> bytes:
             member = self.members.by_id(run.node_id)
             trouble = BackendError(f"{record.start['node']} does not answer the manager")
+            said: bytes | None = None
             if member is not None and member.answers:
                 try:
-                    return self.engine.task_log(run.id, since)
+                    said = self.engine.task_log(run.id, since)
+                    task_logs.check(said)
                 except BackendError as error:
-                    trouble = error
+                    trouble, said = error, None
             engine = self._node_engine(record.start["node"])
+            # A manager whose node has just come back may answer with nothing at all.
+            if said or (said is not None and (since or engine is None or not run.terminal)):
+                return said
             if engine is None:
                 raise trouble
             return engine.container_log(run.container, since)

@@ -15,6 +15,10 @@ from cumulus.backends.process.layout import LOG_PREFIX
 from cumulus.backends.process.log import LogWriter, Redactor, read_log
 from cumulus.backends.swarm.records import LOG_DONE, Record
 from cumulus.clock import parse_timestamp
+from cumulus.errors import BackendError
+
+_SYSTEM = 3
+"""The stream on which an engine tells its own errors (stdcopy.Systemerr of moby)."""
 
 Fetch = Callable[[float], bytes]
 """Reads the multiplexed log from a time (seconds of the epoch) on."""
@@ -27,16 +31,27 @@ class Message:
 
 
 def messages(stream: bytes) -> Iterator[Message]:
-    """The messages of a multiplexed log with time stamps. A frame that was cut off is dropped."""
+    """The messages of a multiplexed log with time stamps. A frame that was cut off is dropped.
+
+    Raises `BackendError` at what the engine says of itself in the stream: that it could not get all of the log.
+    """
     position = 0
     while position + 8 <= len(stream):
         (size,) = struct.unpack(">I", stream[position + 4 : position + 8])
         frame = stream[position + 8 : position + 8 + size]
         if len(frame) < size:
             return
+        if stream[position] == _SYSTEM:
+            raise BackendError(f"the log is not complete: {frame.decode(errors='replace').strip()[:200]}")
         at, _, text = frame.partition(b" ")
         yield Message(at.decode(errors="replace"), text)
         position += 8 + size
+
+
+def check(stream: bytes) -> None:
+    """Raises `BackendError` where the engine says that it could not get all of the log."""
+    for _ in messages(stream):
+        pass
 
 
 class Reader:
