@@ -33,6 +33,9 @@ STUCK_SECONDS = 60.0
 OVERRUN_MARGIN = 5.0
 """Seconds past a lease's end and grace after which a workload that its node should have ended is killed from here."""
 
+UNKNOWN_POLL = 5.0
+"""Seconds between looks at workloads whose node does not answer: nobody tells when it answers again."""
+
 STOP_POLL = 1.0
 """Seconds between looks at workloads that are being ended; the backend's reports usually come first."""
 
@@ -368,6 +371,8 @@ def _deadline_left(job: GPUJob, now: datetime) -> float | None:
 def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
     """When time alone, without any event, would change the plan."""
     waits = [left for left in (_deadline_left(view.job, view.now),) if left is not None]
+    if any(isinstance(replica, Unknown) for replica in view.replicas):
+        waits.append(UNKNOWN_POLL)
     for partition in held:
         if partition.status.expires_at is not None:
             over = parse_timestamp(partition.status.expires_at) - view.now

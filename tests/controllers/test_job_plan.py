@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -102,6 +103,14 @@ def test_on_its_way(phase: PartitionPhase, replica: Replica, then: JobPhase, sta
     plan = planned(job, shares(job, phase), replica)
     assert (plan.status.phase, plan.start, dict(plan.stop)) == (then, starts, {})
     assert not plan.create
+
+
+def test_a_workload_of_which_nothing_is_known_is_looked_at_again_soon() -> None:
+    job = stored(replicas=2)
+    assert planned(job, shares(job, ACTIVE), RUNS, Unknown()).wake == job_plan.UNKNOWN_POLL
+    known = planned(job, shares(job, ACTIVE), RUNS, replace(RUNS, replica=1))
+    assert known.wake is not None
+    assert known.wake > 3600
 
 
 @pytest.mark.parametrize(
