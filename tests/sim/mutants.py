@@ -94,10 +94,6 @@ MUTANTS = (
         job_plan._alive, "isinstance(replica, Unknown) or ", "",
     ),
     Mutant(
-        "leases-not-awaited", "the next attempt begins while the last one's leases are still held",
-        job_plan._between_attempts, "any(_holds(partition, view) for partition in view.partitions)", "False",
-    ),
-    Mutant(
         "leads-on-old-view", "a new leader begins before it has seen what the last one wrote",
         leader.Elector._lead, "int(lease.metadata.resource_version or 0)", "0",
     ),
@@ -147,6 +143,13 @@ MUTANTS = (
         "a start that came after its lease's end is taken for the job's failure",
         FakeBackend._attach,
         "if EndReason.EXPIRED in ended:",
+        "if False:",
+    ),
+    Mutant(
+        "start-given-up",
+        "nobody looks again at a workload whose node did not answer",
+        job_plan._wake,
+        "if any(isinstance(replica, Unknown) for replica in view.replicas):",
         "if False:",
     ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ FAULT_SECONDS = 45.0
 """Faults and actions begin within this time; most are over soon after."""
 
 SHORT = 20.0
-LONG = 200.0
+LONG = 600.0
 """Seconds of a lease that is to run out, and of one that is not."""
 
 GRACE = 4.0

@@ -32,8 +32,9 @@ from tests.sim.schedule import AT_CALLS, Fault, Program, Schedule
 
 STEPS = 10_000
 """More steps than this, and the loops chase their own tail."""
-REST_SECONDS = 900.0
-"""How long after the last fault everything must be at rest: a resync, and the longest story, fit in."""
+REST_SECONDS = 400.0
+"""How long after the last fault everything must be at rest: the longest story fits in, a resync or the end of a long
+lease does not, so that neither makes up for a look that was forgotten."""
 DEPTH = 4
 """How many calls may be held up at once."""
 

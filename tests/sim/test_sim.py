@@ -24,7 +24,7 @@ SEEDS = 250
 
 def a_job(name: str, at: float = 0.0, *, program: Program | None = None, **fields: object) -> Action:
     given = {
-        "backoff": "1s", "count": 1, "duration": 200.0, "limit": 0, "memory": "0.25", "priority": 0, "replicas": 1,
+        "backoff": "1s", "count": 1, "duration": 600.0, "limit": 0, "memory": "0.25", "priority": 0, "replicas": 1,
     } | fields  # fmt: skip
     return Action(at, "create", name, tuple(sorted(given.items())), program or Program())
 
@@ -58,15 +58,25 @@ STALE_SWEEP = a_schedule(
 )
 """A sweep is held up while another daemon takes over: the leases of that one's jobs are no leftovers."""
 
+CUT_AT_START = a_schedule(
+    a_job("cut"),
+    Fault(0.0, "cut", target="node-1", seconds=8.0, amount=2),
+)
+"""The node grants the lease, but its backend does not answer for a while: the start is tried again soon after."""
 
-@pytest.mark.parametrize("schedule", [LATE_START, STALE_SWEEP])
+
+@pytest.mark.parametrize("schedule", [LATE_START, STALE_SWEEP, CUT_AT_START])
 def test_what_was_found_once(schedule: Schedule) -> None:
     assert not check_schedule(schedule).violation
 
 
 @pytest.mark.parametrize(
     ("schedule", "mutant", "oracle"),
-    [(LATE_START, "late-start-blamed", "ahead of the truth"), (STALE_SWEEP, "absence-from-the-cache", "harm")],
+    [
+        (LATE_START, "late-start-blamed", "ahead of the truth"),
+        (STALE_SWEEP, "absence-from-the-cache", "harm"),
+        (CUT_AT_START, "start-given-up", "not at rest"),
+    ],
 )
 def test_what_was_found_once_would_be_found_again(schedule: Schedule, mutant: str, oracle: str) -> None:
     with planted(named(mutant)):
