@@ -1,0 +1,70 @@
+"""`cumulus cluster` and the machines of the Swarm as GPUNodes, on the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.swarm.control import Control, eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_swarms_nodes_are_shown_and_its_settings_put_right(control: Control) -> None:
+    done = control.run("cluster", "status")
+    assert done.returncode == 0
+    assert {"manager", "worker1", "worker2"} <= {line.split()[0] for line in done.stdout.splitlines()}
+    assert "is silent for 15s" in done.stderr
+    try:
+        assert "settings are right" in control.ok("cluster", "init")
+        assert not control.run("cluster", "status").stderr
+    finally:
+        # The tests of nodes that fall silent wait for Swarm's own fifteen seconds.
+        control.lab.manager.docker("swarm", "update", "--dispatcher-heartbeat", "5s")
+
+
+def test_a_worker_leaves_and_joins_as_the_token_says(control: Control) -> None:
+    worker = control.lab.nodes["worker2"]
+    words = control.ok("cluster", "join-token").split()
+    assert words[0] == "scripts/setup-worker.sh"
+    worker.docker("swarm", "leave")
+    id = control.lab.manager.docker("node", "ls", "--filter", "name=worker2", "--format", "{{.ID}}")
+    eventually(lambda: "worker2" not in control.lab.ready(), 60)
+    control.lab.manager.docker("node", "rm", "--force", id)
+    script = str(ROOT / "scripts" / "join-swarm.sh")
+    assert "join the Swarm" in worker.inside(script, *words[1:], "--dry-run")
+    worker.inside(script, *words[1:], "--yes")
+    assert "nothing is to be changed" in worker.inside(script, *words[1:], "--yes")
+    control.lab.manager.docker("node", "update", "--label-add", "place=worker2", "worker2")
+    control.ready()
+
+
+def test_labels_go_both_ways(control: Control) -> None:
+    manager = control.lab.manager
+    manager.docker("node", "update", "--label-add", "rack=7", "worker1")
+    try:
+        eventually(lambda: control.get("node", "worker1")["metadata"]["labels"].get("rack") == "7", 30)
+    finally:
+        manager.docker("node", "update", "--label-rm", "rack", "worker1")
+    device = control.get("node", "worker1")["status"]["devices"][0]
+
+    def labels() -> str:
+        return manager.docker("node", "inspect", "worker1", "--format", "{{json .Spec.Labels}}")
+
+    eventually(lambda: f'"gpu.0.name":"{device["name"]}"' in labels() and '"gpu.count":"1"' in labels(), 30)
+
+
+@pytest.mark.parametrize(("availability", "reason"), [("pause", "Paused"), ("drain", "Drained")])
+def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availability: str, reason: str) -> None:
+    manager = control.lab.manager
+    manager.docker("node", "update", "--availability", availability, "worker1")
+    try:
+        eventually(lambda: "container" not in control.get("node", "worker1")["status"].get("runtimes", ()), 30)
+        conditions = {c["type"]: c for c in control.get("node", "worker1")["status"]["conditions"]}
+        assert conditions["ContainersReady"]["reason"] == reason
+    finally:
+        manager.docker("node", "update", "--availability", "active", "worker1")
+    control.ready()

@@ -1,0 +1,65 @@
+"""The examples in manifests/swarm, in an image made of this machine's own packages, on the lab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import Lab
+from tests.swarm.control import Control
+from tests.swarm.test_faults import settled
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "manifests" / "swarm").glob("*.yaml"))
+KEPT = Path("/tmp/cumulus-example-checkpoint")
+
+
+@pytest.fixture(scope="module")
+def image(swarm: Lab) -> str:
+    sockets = [node.socket for node in swarm.nodes.values()]
+    command = [str(ROOT / "containers" / "build-local.sh"), "cumulus-job:local", *sockets]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    subprocess.run(command, env=environment, check=True, timeout=280, stdout=subprocess.DEVNULL)
+    return "cumulus-job:local"
+
+
+@pytest.fixture(autouse=True)
+def _no_checkpoint() -> Iterator[None]:
+    _forget()
+    yield
+    _forget()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example(control: Control, image: str, path: Path) -> None:
+    control.ok("apply", "-f", str(path))
+    control.ok("wait", f"gpujob/{path.stem}", "--for=condition=Succeeded", "--timeout=200s", timeout=220)
+    attempts = control.attempts(path.stem)
+    log = control.ok("logs", path.stem)
+    match path.stem:
+        case "container":
+            assert "device:" in log
+            assert "product: 262144" in log
+        case "gang":
+            assert len(attempts) == 1
+            assert control.ok("logs", "gang", "--replica", "2").startswith("2 of 3 on ")
+        case "checkpoint":
+            assert [a["reason"] for a in attempts] == [*["LeaseExpired"] * (len(attempts) - 1), "Completed"]
+            assert len(attempts) > 1
+            assert "goes on from" in log
+    settled(control)
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in EXAMPLES} == {"container", "gang", "checkpoint"}
+
+
+def _forget() -> None:
+    subprocess.run(["rm", "-rf", str(KEPT), f"{KEPT}.new", f"{KEPT}.old"], check=True)

@@ -1,0 +1,99 @@
+"""cumulus-run, the first program of a job's container, as a process of this machine: it needs no container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(__file__).resolve().parents[2] / "containers" / "runner.py"
+FUTURE, PAST = "2099-01-01T00:00:00.000000Z", "2001-01-01T00:00:00.000000Z"
+
+
+def start(*command: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(RUNNER), *command], env={"PATH": os.environ["PATH"], **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        output, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize(("command", "code", "reason"), [
+    (("sh", "-c", "exit 7"), 7, "exit code 7"),
+    (("sh", "-c", "kill -9 $$"), 137, "SIGKILL"),
+    (("true",), 0, "exit code 0"),
+])  # fmt: skip
+def test_it_ends_as_its_command_and_says_why(command: tuple[str, ...], code: int, reason: str) -> None:
+    status, _, errors = ended(start(*command))
+    assert (status, errors.strip().endswith(reason)) == (code, True)
+
+
+def test_a_command_that_is_not_there() -> None:
+    assert ended(start("nosuch"))[0] == 127
+
+
+def test_nothing_begins_when_the_lease_is_over() -> None:
+    status, output, _ = ended(start("echo", "begun", CHRONOS_EXPIRES_AT=PAST))
+    assert (status, output) == (75, "")
+
+
+def test_a_stop_signal_reaches_the_command_once(tmp_path: Path) -> None:
+    """The container's init and the node's monitor both send it; programs take a second one for impatience."""
+    script = "trap 'echo told' TERM; : > ready; while [ ! -e done ]; do sleep 0.05; done"
+    process = subprocess.Popen(
+        [sys.executable, str(RUNNER), "sh", "-c", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    _until(tmp_path / "ready")
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    (tmp_path / "done").touch()
+    assert ended(process)[1] == "told\n"
+
+
+def test_the_state_is_kept_at_the_stop_signal_and_found_again(tmp_path: Path) -> None:
+    state, kept = tmp_path / "state", tmp_path / "kept"
+    state.mkdir()
+    places = {"CUMULUS_STATE_DIR": str(state), "CUMULUS_CHECKPOINT_PATH": str(kept), "CHRONOS_EXPIRES_AT": FUTURE}
+    script = f"echo 41 > {state}/step; : > {tmp_path}/ready; sleep 60"
+    process = start("sh", "-c", script, **places)
+    _until(tmp_path / "ready")
+    process.send_signal(signal.SIGTERM)
+    status, _, errors = ended(process)
+    assert (status, "kept its state" in errors) == (143, True)
+    (state / "step").unlink()
+    assert ended(start("cat", f"{state}/step", **places))[1] == "41\n"
+
+
+def test_an_attempt_that_was_not_stopped_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "x").touch()
+    kept = tmp_path / "kept"
+    ended(start("true", CUMULUS_STATE_DIR=str(tmp_path / "state"), CUMULUS_CHECKPOINT_PATH=str(kept)))
+    assert not kept.exists()
+
+
+def test_progress_is_told() -> None:
+    _, _, errors = ended(start("sleep", "0.5", CUMULUS_HEARTBEAT="0.2", CHRONOS_EXPIRES_AT=FUTURE))
+    assert "has run for" in errors
+    assert "its lease ends in" in errors
+
+
+def _until(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
