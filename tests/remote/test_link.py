@@ -79,6 +79,17 @@ def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:
     assert connection.run("echo hello", 10).output == "hello\n"
 
 
+def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: Link) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(connection.run, "sleep 3; echo done", 20)
+        hangs = pool.submit(connection.run, "sleep 60", 1.5)
+        connection.run("true", 10)
+        with pytest.raises(NodeUnreachable, match="did not answer in time"):
+            hangs.result()
+        assert long.result().output == "done\n"
+    assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
+
+
 def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: Link) -> None:
     """The kernel goes on acknowledging: only the deadline helps, also where paramiko has none of its own."""
     connection.run("true", 10)

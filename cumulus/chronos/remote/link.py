@@ -85,6 +85,7 @@ class Link:
         self._connection: fabric.Connection | None = None
         self._closed = False
         self._failures = 0
+        self._last_answer = 0.0
         self._pause_until = 0.0
         self._trouble = NodeUnreachable(f"{node} was never reached")
 
@@ -132,7 +133,7 @@ class Link:
             return connection, False
         # Who finds another at it waits for the first attempt, and not for one after a failure.
         if not self._connecting.acquire(timeout=0 if self._failures else TURN_SECONDS):
-            raise self._same_trouble()
+            raise self._same_trouble() if self._failures else NodeUnreachable(f"{self.node} is slow to let us in")
         try:
             connection = self._connection
             if connection is not None and connection.is_connected:
@@ -206,36 +207,50 @@ class Link:
         return {}
 
     def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> Answer:
-        """Paramiko has waits without a time-out: at the deadline the connection is taken from under them."""
+        """Paramiko has waits without a time-out: at the deadline the session is taken from under them, and with it
+        the connection, unless other commands were answered on it meanwhile."""
         late = threading.Event()
+        sessions: list[paramiko.Channel] = []
+        begun = self._clock.monotonic()
 
         def give_up() -> None:
             late.set()
-            connection.client.close()
+            if self._last_answer > begun and sessions:
+                sessions[0].close()
+            else:
+                self._drop(connection)
 
-        left = max(0.0, deadline - self._clock.monotonic())
-        timer = threading.Timer(left, give_up)
+        timer = threading.Timer(max(0.0, deadline - begun), give_up)
         timer.daemon = True
         timer.start()
         try:
-            return self._talk(connection.transport, command, input)
+            answer = self._talk(connection.transport, command, input, sessions)
         except paramiko.ChannelException as error:
             raise NodeUnreachable(f"{self.node} refuses another session: {error}") from None
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if late.is_set():
-                self._drop(connection)
-                raise self._failed(f"{self.node} did not answer in time") from None
-            raise _Broken(str(error) or type(error).__name__) from None
+            if not late.is_set():
+                raise _Broken(str(error) or type(error).__name__) from None
+            raise self._failed(f"{self.node} did not answer in time") from None
         finally:
             timer.cancel()
+        if answer.status == -1 and late.is_set():
+            raise NodeUnreachable(f"{self.node} did not answer in time")
+        self._last_answer = self._clock.monotonic()
+        return answer
 
-    def _talk(self, transport: paramiko.Transport, command: str, input: bytes) -> Answer:
+    def _talk(
+        self, transport: paramiko.Transport, command: str, input: bytes, sessions: list[paramiko.Channel]
+    ) -> Answer:
         sent = self._clock.now()
         channel = transport.open_session(timeout=CONNECT_SECONDS)
+        sessions.append(channel)
         with channel:
             channel.exec_command(command)
-            # Beside the reading: a command may answer before it has read everything.
-            threading.Thread(target=_send, args=(channel, input), daemon=True).start()
+            if input:
+                # Beside the reading: a command may answer before it has read everything.
+                threading.Thread(target=_send, args=(channel, input), daemon=True).start()
+            else:
+                channel.shutdown_write()
             output = _read(channel.recv)
             errors = _read(channel.recv_stderr)
             status = channel.recv_exit_status()
