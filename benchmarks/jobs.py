@@ -43,6 +43,7 @@ spec: {{command: ["true"], gpu: {{memory: {memory}, duration: 1h}}}}
 
 
 def run() -> Iterator[Result]:
+    log.configure(format="json", level="warning")
     few, many = fake_rate(FEW * 2), fake_rate(COUNT)
     processes = process_rate(FEW)
     missing = slurm.available()

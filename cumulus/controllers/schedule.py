@@ -39,8 +39,8 @@ QUEUE = Request("", "queue")
 VISIBLE_WITHIN = 0.05
 """Seconds before the reader is looked at again where it lags behind what this loop wrote."""
 
-REST = 2.0
-LONGEST_REST = 1.0
+REST = 3.0
+LONGEST_REST = 3.0
 """After a pass the loop rests for so many times as long as it thought, and no longer than that many seconds: what
 happens meanwhile is one pass's work, and a long queue does not keep the other loops from theirs."""
 
