@@ -32,7 +32,7 @@ FEW = 500
 NODES, DEVICES = 16, 8
 SLOTS = 64
 """Jobs at once on this machine, for the process backend and for Slurm alike."""
-TELL_EVERY = 0.02
+TELL_EVERY = 0.25
 
 JOB = """
 apiVersion: cumulus.dev/v1alpha1
