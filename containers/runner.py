@@ -127,7 +127,13 @@ def restore() -> None:
     """The state directory as the last attempt kept it."""
     kept, state = checkpoint()
     if kept is not None and kept.is_dir() and not any(state.iterdir() if state.is_dir() else ()):
-        shutil.copytree(kept, state, dirs_exist_ok=True)
+        state.mkdir(parents=True, exist_ok=True)
+        for entry in kept.iterdir():
+            # Not the directory itself: it may be another user's.
+            if entry.is_dir():
+                shutil.copytree(entry, state / entry.name)
+            else:
+                shutil.copy2(entry, state / entry.name)
         say(f"goes on from {kept}")
 
 

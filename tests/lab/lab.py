@@ -142,6 +142,9 @@ class Lab:
             f'#!/bin/sh\nexport CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
         )
         path.chmod(0o755)
+        worker = root / "cumulus" / "chronos" / "remote" / "worker"
+        shutil.copy2(worker / "chronos-runtime", path.parent / "chronos-runtime")
+        shutil.copy2(root / "cumulus" / "chronos" / "runtime.py", path.parent / "chronos_runtime.py")
 
     def _start_sweeper(self) -> subprocess.Popen[bytes]:
         """A process that outlives this one and removes what the kernel does not."""

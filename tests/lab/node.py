@@ -100,7 +100,8 @@ class Node:
             "dockerd", "dockerd", f"--data-root={self.directory}/data", f"--exec-root={self.directory}/exec",
             f"--pidfile={self.directory}/docker.pid", f"--host={self.socket}", "--host=unix:///run/docker.sock",
             f"--cgroup-parent={self.cgroup}",
-            "--shutdown-timeout=2",
+            "--shutdown-timeout=2", f"--add-runtime=chronos={self.directory.parent}/bin/chronos-runtime",
+            "--default-runtime=chronos",
         )  # fmt: skip
         try:
             until(lambda: self._docker("info", check=False).returncode == 0, 30, f"the engine of {self.name} answers")

@@ -63,8 +63,12 @@ def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availab
     manager.docker("node", "update", "--availability", availability, "worker1")
     try:
         eventually(lambda: "container" not in control.get("node", "worker1")["status"].get("runtimes", ()), 30)
-        conditions = {c["type"]: c for c in control.get("node", "worker1")["status"]["conditions"]}
-        assert conditions["ContainersReady"]["reason"] == reason
+        eventually(lambda: _why(control, "worker1") == reason, 30)
     finally:
         manager.docker("node", "update", "--availability", "active", "worker1")
     control.ready()
+
+
+def _why(control: Control, name: str) -> str:
+    conditions = control.get("node", name)["status"]["conditions"]
+    return str(next(c["reason"] for c in conditions if c["type"] == "ContainersReady"))

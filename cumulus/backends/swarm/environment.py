@@ -1,6 +1,6 @@
 """What joins a container to its leases: variables, and mounts for what the node's Chronos prepared.
 
-NVIDIA's and AMD's container runtimes give a container the devices that a variable names (docs/adr has the routes).
+NVIDIA's container runtime, and Chronos' own for all others, give a container the devices that a variable names.
 PYOPENCL_CTX is not set: an image has its own OpenCL platforms, so their numbers on the node mean nothing in it;
 CHRONOS_DEVICE_NAME says which device it is, and the job image's runner finds it.
 """
@@ -32,16 +32,18 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
 
 
 def _devices(workload: Workload) -> dict[str, str]:
-    """What the vendors' runtimes read. `void` keeps a container without such a lease from seeing any GPU, which with
+    """What the runtimes read. `void` keeps a container without such a lease from seeing any GPU, which with
     NVIDIA as the default runtime it would see all of (nvidia-container-toolkit#57)."""
     ids = [lease.device_id for lease in workload.leases]
     nvidia = [id for id in ids if id.startswith(("GPU-", "MIG-"))]
     variables = {"NVIDIA_VISIBLE_DEVICES": ",".join(nvidia) or "void"}
     if nvidia:
         variables["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
-    others = [lease for lease in workload.leases if lease.device_type == "gpu" and lease.device_id not in nvidia]
+    others = [
+        lease.device_id for lease in workload.leases if lease.device_type != "cpu" and lease.device_id not in nvidia
+    ]
     if others:
-        variables["AMD_VISIBLE_DEVICES"] = ",".join(str(max(0, lease.device_index)) for lease in others)
+        variables["CHRONOS_DEVICES"] = ",".join(dict.fromkeys(others))
     return variables
 
 

@@ -40,9 +40,9 @@ if [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; then
     runtime=nvidia
     step "make NVIDIA's runtime Docker's default: nvidia-ctk runtime configure --set-as-default"
   fi
-elif [ -e /dev/kfd ] && command -v amd-ctk >/dev/null 2>&1 && ! grep -qs '"default-runtime": *"amd"' /etc/docker/daemon.json; then
-  runtime=amd
-  step "make AMD's runtime Docker's default: amd-ctk runtime configure --set-as-default"
+elif ls /dev/dri/renderD* >/dev/null 2>&1 && ! grep -qs '"default-runtime": *"chronos"' /etc/docker/daemon.json; then
+  runtime=chronos
+  step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased"
 fi
 state=none
 [ -n "$install" ] || state=$(docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null) || fail "the engine does not answer: docker info"
@@ -65,7 +65,22 @@ if [ -z "$yes" ]; then
 fi
 [ -z "$install" ] || apt-get install -y -q docker.io
 if [ -n "$runtime" ]; then
-  if [ "$runtime" = nvidia ]; then nvidia-ctk runtime configure --runtime=docker --set-as-default; else amd-ctk runtime configure --runtime=docker --set-as-default; fi
+  if [ "$runtime" = nvidia ]; then
+    nvidia-ctk runtime configure --runtime=docker --set-as-default
+  else
+    here=$(dirname "$(readlink -f "$0")")
+    install -D -m 755 "$here/chronos-runtime" /usr/local/lib/cumulus/chronos-runtime
+    install -m 644 "$here/../../runtime.py" /usr/local/lib/cumulus/chronos_runtime.py
+    mkdir -p /etc/docker
+    python3 - <<'PYTHON'
+import json, pathlib
+path = pathlib.Path("/etc/docker/daemon.json")
+settings = json.loads(path.read_text()) if path.exists() else {}
+settings.setdefault("runtimes", {})["chronos"] = {"path": "/usr/local/lib/cumulus/chronos-runtime"}
+settings["default-runtime"] = "chronos"
+path.write_text(json.dumps(settings, indent=2) + "\n")
+PYTHON
+  fi
   systemctl restart docker
 fi
 [ -z "$join" ] || docker swarm join --token "$token" "$manager" >/dev/null || fail "the manager at $manager did not take this machine"

@@ -1,0 +1,76 @@
+"""Device nodes for containers whose GPU's vendor has no runtime for services: Chronos' own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import State
+from cumulus.chronos import runtime
+from tests.swarm.bed import SwarmBed
+from tests.swarm.test_backend import lease
+
+ID = "pci-0000:03:00.0"
+
+
+def config(tmp_path: Path, *env: str) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"process": {"env": list(env)}, "linux": {"devices": []}}))
+    return path
+
+
+def machine(tmp_path: Path, vendor: str) -> dict[str, Path]:
+    """A /sys and /dev with one GPU."""
+    place = tmp_path / "sys" / "bus" / "pci" / "devices" / "0000:03:00.0"
+    (place / "drm" / "renderD128").mkdir(parents=True)
+    (place / "drm" / "card0").mkdir()
+    (place / "vendor").write_text(f"{vendor}\n")
+    dev = tmp_path / "dev"
+    (dev / "dri").mkdir(parents=True)
+    for path in (dev / "dri" / "renderD128", dev / "dri" / "card0", dev / "kfd"):
+        path.symlink_to("/dev/null")
+    return {"home": tmp_path, "sys": tmp_path / "sys", "dev": dev}
+
+
+@pytest.mark.parametrize(
+    ("vendor", "names"), [("0x1002", ["card0", "renderD128", "kfd"]), ("0x8086", ["card0", "renderD128"])]
+)
+def test_a_gpu_is_found_by_its_address(tmp_path: Path, vendor: str, names: list[str]) -> None:
+    path = config(tmp_path, "A=1", f"CHRONOS_DEVICES={ID}")
+    runtime.prepare(path, **machine(tmp_path, vendor))
+    linux: dict[str, Any] = json.loads(path.read_text())["linux"]
+    assert [os.path.basename(device["path"]) for device in linux["devices"]] == names
+    assert all(rule["allow"] and rule["access"] == "rwm" for rule in linux["resources"]["devices"])
+
+
+def test_a_container_without_a_lease_is_left_as_it_is(tmp_path: Path) -> None:
+    before = config(tmp_path, "A=1").read_text()
+    runtime.prepare(tmp_path / "config.json", **machine(tmp_path, "0x1002"))
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_device_that_is_not_here_starts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no device node of pci-0000:99"):
+        runtime.prepare(config(tmp_path, "CHRONOS_DEVICES=pci-0000:99:00.0"), **machine(tmp_path, "0x1002"))
+
+
+@pytest.mark.docker
+def test_a_service_gets_the_devices_it_leased_and_no_others(bed: SwarmBed) -> None:
+    """moby#24865, #40133: services take no --device. /dev/fuse stands for a GPU that the lab does not have."""
+    worker = bed.lab.nodes["worker1"]
+    (worker.chronos_home / "devices.json").write_text(json.dumps({ID: ["/dev/fuse"]}))
+    look = "ls /dev/fuse && : < /dev/fuse && echo opened; ls /dev/net/tun || echo no other"
+    try:
+        bed.backend.start(work := bed.work("sh", "-c", look, leases=(lease(device_id=ID),)))
+        assert bed.finish(work).state is State.SUCCEEDED
+        assert b"opened" in bed.log(work)
+        assert b"no other" in bed.log(work)
+        bed.backend.start(plain := bed.work("sh", "-c", "ls /dev/fuse || echo none", attempt=2))
+        bed.finish(plain)
+        assert b"none" in bed.log(plain)
+    finally:
+        (worker.chronos_home / "devices.json").unlink()
