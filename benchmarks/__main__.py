@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.harness import LeftOut, Result
 
-NAMES = ("store", "jobs", "idle", "command", "lease", "placement")
+NAMES = ("store", "jobs", "idle", "command", "lease", "placement", "swarm")
 DOCS = Path(__file__).parents[1] / "docs"
 
 
