@@ -169,7 +169,7 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Pla
     conditions = condition_set(status.conditions, now, "Scheduled", True, "Bound")
     active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
     conditions = condition_set(conditions, now, "PartitionsReady", active, "Active" if active else "Granting")
-    running = active and all(isinstance(r, Observed) and r.state is not State.STARTING for r in view.replicas)
+    running = active and all(_runs(r, job.status.phase) for r in view.replicas)
     conditions = condition_set(conditions, now, "Running", running, "Started" if running else "Starting")
     phase = JobPhase.RUNNING if running else JobPhase.SCHEDULED
     if running and any(_ending(p) for p in held):
@@ -296,6 +296,13 @@ def _stuck_left(partition: GPUPartition, now: datetime) -> float:
     if bound is None or not bound.last_transition_time:
         return STUCK_SECONDS
     return STUCK_SECONDS - (now - parse_timestamp(bound.last_transition_time)).total_seconds()
+
+
+def _runs(replica: Replica, phase: JobPhase) -> bool:
+    """Whether it runs, as far as is known: one whose node has fallen silent goes on as it was seen last."""
+    if isinstance(replica, Unknown):
+        return phase in (JobPhase.RUNNING, JobPhase.CHECKPOINTING)
+    return isinstance(replica, Observed) and replica.state is not State.STARTING
 
 
 def _alive(replica: Replica) -> bool:
