@@ -37,7 +37,8 @@ def init(
 
     \b
     Examples:
-      SWARM_MANAGER=unix:///var/run/docker.sock cumulus cluster init --advertise 10.0.0.5
+      cumulus cluster init
+      cumulus cluster init --advertise 10.0.0.5
     """  # fmt: skip
     engine = _engine()
     made = cluster.initialise(engine, advertise)
