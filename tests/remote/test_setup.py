@@ -118,7 +118,7 @@ def test_nothing_of_the_caller_decides_what_runs(prefix: Path, tmp_path: Path) -
     ("words", "said"),
     [
         (("--user", "nobody", "--prefix", "/tmp/x"), "for an installation by root"),
-        (("--what",), "setup-worker.sh [--user NAME]"),
+        (("--what",), "--user NAME    let this user"),
     ],
 )
 def test_wrong_usage(words: tuple[str, ...], said: str) -> None:

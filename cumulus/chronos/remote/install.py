@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 
 from cumulus.chronos import bundle
 from cumulus.chronos.remote.link import Answer, Link
 from cumulus.chronos.remote.protocol import SUDO_REFUSES
-from cumulus.errors import CumulusError
+from cumulus.errors import ChronosError, CumulusError
 
 SECONDS = 300.0
 """For the worker to set itself up: the first look at its devices may start drivers."""
@@ -40,7 +41,9 @@ def install(link: Link, setup: Setup) -> str:
             _checked(link, f"cat > {shlex.quote(f'{place}/{name}')}", f"room for {name} in {place}", data)
         answer = link.run(_command(link, setup, place), SECONDS, again=False)
     finally:
-        link.run(f"rm -rf {shlex.quote(place)}", 15)
+        # What went wrong before says more than that the node cannot be reached to tidy up.
+        with suppress(ChronosError):
+            link.run(f"rm -rf {shlex.quote(place)}", 15)
     if answer.status != 0:
         raise _failure(link, answer)
     return answer.output + answer.errors
