@@ -18,16 +18,18 @@ PREFIX = "cumr"
 
 
 class Network:
-    """A namespace at 10.78.NUMBER.2, seen from 10.78.NUMBER.1. Names hold our pid, so that leftovers can be told."""
+    """A namespace at an address of its own. Names hold our pid, so that leftovers can be told."""
 
     def __init__(self, number: int) -> None:
         self.name = f"{PREFIX}{os.getpid()}-{number}"
-        self.host = f"10.78.{number}.2"
+        # Addresses that no other run of these tests on the machine is likely to have.
+        net = f"10.{78 + os.getpid() // 60 % 32}.{os.getpid() % 60 * 4 + number}"
+        self.host = f"{net}.2"
         self._outer = f"cr{os.getpid() % 100000}o{number}"
         self._inner = f"cr{os.getpid() % 100000}i{number}"
         ip("netns", "add", self.name)
         ip("link", "add", self._outer, "type", "veth", "peer", "name", self._inner, "netns", self.name)
-        ip("addr", "add", f"10.78.{number}.1/30", "dev", self._outer)
+        ip("addr", "add", f"{net}.1/30", "dev", self._outer)
         ip("link", "set", self._outer, "up")
         ip("-n", self.name, "addr", "add", f"{self.host}/30", "dev", self._inner)
         ip("-n", self.name, "link", "set", "lo", "up")
@@ -64,7 +66,7 @@ def networks(count: int) -> Iterator[list[Network]]:
         found = []
         for number in range(1, count + 1):
             try:
-                network = Network(os.getpid() % 60 * 4 + number)
+                network = Network(number)
             except subprocess.CalledProcessError as error:
                 pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
             made.callback(network.close)
