@@ -117,7 +117,7 @@ def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
 
 def test_a_drained_node_gives_the_run_back(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Swarm leaves such a task pending for ever; here it is given up, and never starts later."""
-    monkeypatch.setattr("cumulus.backends.swarm.backend.PLACE_SECONDS", 1.0)
+    monkeypatch.setattr("cumulus.backends.swarm.settle.PLACE_SECONDS", 1.0)
     bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
     try:
         end = bed.finish(_begun(bed, bed.work("true")))
@@ -200,7 +200,7 @@ def test_somebody_scales_the_service(bed: SwarmBed) -> None:
 
 
 def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.backends.swarm.backend.FORGET_SECONDS", 0.5)
+    monkeypatch.setattr("cumulus.backends.swarm.settle.FORGET_SECONDS", 0.5)
     work = started(bed, bed.work(*LONG))
     bed.lab.manager.docker("service", "scale", "--detach", f"{bed.service(work)['ID']}=0")
     assert bed.finish(work).reason == "Lost"
@@ -295,7 +295,7 @@ def test_a_log_that_nobody_can_read_does_not_keep_the_service_for_ever(bed: Swar
     with pytest.raises(BackendError):
         bed.backend.remove(work.name)
     assert bed.services()
-    monkeypatch.setattr("cumulus.backends.swarm.backend.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("cumulus.backends.swarm.joblog.LOG_SECONDS", 0.0)
     bed.backend.remove(work.name)
     assert not bed.services()
     assert b"could not be read" in bed.log(work)

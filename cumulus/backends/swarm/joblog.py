@@ -1,0 +1,108 @@
+"""The log of a run: from the manager, the node's own engine, or this disk; saved whole before its service goes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from cumulus.backends.process.log import Redactor
+from cumulus.backends.swarm import logs, observe
+from cumulus.backends.swarm.engine import Engine, NoSuch
+from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
+from cumulus.backends.swarm.services import Services
+from cumulus.backends.swarm.settle import Engines, run_of
+from cumulus.clock import Clock, parse_timestamp
+from cumulus.errors import BackendError
+
+LOG_SECONDS = 120.0
+"""How long the log of a run that has ended is asked for in vain before its service goes without."""
+FOLLOW_SECONDS = 0.3
+
+
+class JobLogs:
+    """`goes_on` tells whether a run has not ended."""
+
+    def __init__(
+        self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
+        goes_on: Callable[[Record], bool],
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._members = members
+        self._services = services
+        self._node_engine = node_engine
+        self._clock = clock
+        self._goes_on = goes_on
+
+    def save(self, record: Record) -> None:
+        """Put the whole log on this disk. Raises `BackendError` where it cannot be read and there is hope yet."""
+        if record.has(LOG_DONE):
+            return
+        if not record.has(SERVICE):
+            logs.write(record, b"")
+            return
+        try:
+            logs.save(record, self._fetcher(record), self._redactor(record))
+        except NoSuch:
+            logs.write(record, b"[cumulus: the log went with the service, which somebody removed]\n")
+        except BackendError as error:
+            end = record.end()
+            finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
+            if (self._clock.now() - finished).total_seconds() < LOG_SECONDS:
+                raise
+            logs.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
+
+    def read(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
+        """See `Backend.logs`."""
+        return logs.saved(record, tail) if record.has(LOG_DONE) else self._live(record, follow, tail)
+
+    def _live(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
+        try:
+            reader = logs.Reader(self._fetcher(record), self._redactor(record))
+            content = reader.step() if follow else reader.step() + reader.flush()
+            yield logs.last_lines(content, tail)
+        except NoSuch:
+            return
+        while follow:
+            ended = record.has(END) or record.has(REMOVED) or not self._goes_on(record)
+            with contextlib.suppress(NoSuch):
+                if fresh := reader.step():
+                    yield fresh
+            if ended:
+                break
+            self._clock.sleep(FOLLOW_SECONDS)
+        yield reader.flush()
+
+    def _fetcher(self, record: Record) -> logs.Fetch:
+        """Reads the run's log through the manager, and where that does not work through the node's own engine.
+
+        A node that is down makes the manager hang (moby#38640, #37336), so it is not asked for its logs then."""
+        tasks = observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
+        if not tasks:
+            raise NoSuch(f"no task of {record.name} is there")
+        run, _ = run_of(record, tasks)
+        if not run.container:
+            return lambda since: b""
+
+        def fetch(since: float) -> bytes:
+            member = self._members.by_id(run.node_id)
+            trouble = BackendError(f"{record.start['node']} does not answer the manager")
+            said: bytes | None = None
+            if member is not None and member.answers:
+                try:
+                    said = self._engine.task_log(run.id, since)
+                    logs.check(said)
+                except BackendError as error:
+                    trouble, said = error, None
+            engine = self._node_engine(record.start["node"])
+            # A manager whose node has just come back may answer with nothing at all.
+            if said or (said is not None and (since or engine is None or not run.terminal)):
+                return said
+            if engine is None:
+                raise trouble
+            return engine.container_log(run.container, since)
+
+        return fetch
+
+    def _redactor(self, record: Record) -> Redactor:
+        return Redactor(self._services.secret_values(record))

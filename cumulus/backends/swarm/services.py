@@ -1,0 +1,160 @@
+"""The services of runs in the Swarm: made once, told to end, removed with their secrets. Never one that is not ours."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cumulus.backends.base import LeaseRef, Workload
+from cumulus.backends.swarm import spec
+from cumulus.backends.swarm.engine import Engine, NameTaken, registry_auth
+from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.records import END, SERVICE, Record, Records
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import BackendError, BackendRefused, NodeUnreachable
+from cumulus.secrets import SecretStore, SecretUnavailable
+
+Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
+"""Node and lease -> the variables by which the node's Chronos holds a job to it. Raises `ChronosError`."""
+
+_JOINED = ("OPENCL_LAYERS", "CHRONOS_ACCOUNT", "PYTHONPATH")
+
+
+class Services:
+    """`instance` names this control plane: what has another is left alone."""
+
+    def __init__(
+        self, engine: Engine, members: Members, secrets: SecretStore, instance: str, prepare: Prepare, clock: Clock
+    ) -> None:
+        self._engine = engine
+        self._members = members
+        self._secrets = secrets
+        self._instance = instance
+        self._prepare = prepare
+        self._clock = clock
+
+    @property
+    def label(self) -> str:
+        """What all of ours carry."""
+        return f"{spec.INSTANCE}={self._instance}"
+
+    def make(self, record: Record, workload: Workload) -> None:
+        """Create the run's service, or find the one that is there. Raises `NodeUnreachable` where its node does not
+        answer the manager, `BackendRefused` where its name is taken."""
+        member = self._members.named(workload.node)
+        if not member.answers:
+            raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
+        prepared: dict[str, str] = {}
+        for lease in workload.leases:
+            prepared = _joined(prepared, self._prepare(workload.node, lease))
+        body = spec.service(
+            workload, instance=self._instance, node_id=member.id, image=self._engine.digest(workload.image),
+            secrets=self._make_secrets(workload), prepared=prepared,
+        )  # fmt: skip
+        with contextlib.suppress(NameTaken):
+            self._created(record, self._engine.create_service(body, registry_auth(workload.image)))
+            return
+        if not self.known(record):
+            raise BackendRefused(f"the name {body['Name']} is taken by a service that is not ours")
+
+    def known(self, record: Record) -> bool:
+        """Whether its service was created: also by a start that was cut short before it was recorded."""
+        if record.has(SERVICE):
+            return True
+        service = self._engine.service(spec.service_name(record.name))
+        if service is None or not self._is_of(service, record):
+            return False
+        self._created(record, service["ID"])
+        return True
+
+    def id(self, record: Record) -> str:
+        return str((record.read(SERVICE) or {})["id"])
+
+    def is_there(self, record: Record) -> bool:
+        return self._engine.service(self.id(record)) is not None
+
+    def end(self, record: Record) -> None:
+        """Let Swarm end whatever runs of it, and start nothing of it any more."""
+        self._engine.update_service(self.id(record), spec.stopped)
+
+    def unscale(self, record: Record) -> None:
+        self._engine.update_service(self.id(record), spec.unscaled)
+
+    def remove(self, record: Record) -> None:
+        """The service where it is ours, and its secrets."""
+        service = self._engine.service(spec.service_name(record.name))
+        if service is not None and self._is_of(service, record):
+            self._engine.remove_service(service["ID"])
+        if record.start["secrets"]:
+            for secret in self._secrets_of(record.name):
+                self._engine.remove_secret(secret["ID"])
+
+    def adopt(self, records: Records) -> Sequence[Record]:
+        """Records for services of ours that this disk does not know; those of removed runs go. A removal may have
+        been cut short, a state directory lost."""
+        adopted = []
+        for service in self._engine.services([self.label]):
+            labels = service["Spec"]["Labels"]
+            if records.find(labels.get(spec.WORKLOAD, "")) is not None:
+                continue
+            record = records.adopt(labels, service["ID"])
+            if record is None:
+                self._engine.remove_service(service["ID"])
+            else:
+                adopted.append(record)
+        return adopted
+
+    def collect_secrets(self, records: Records) -> None:
+        """Remove secrets whose run is over."""
+        for secret in self._engine.secrets([self.label]):
+            record = records.find(secret["Spec"]["Labels"].get(spec.WORKLOAD, ""))
+            if record is None or record.has(END):
+                with contextlib.suppress(BackendError):
+                    self._engine.remove_secret(secret["ID"])
+
+    def secret_values(self, record: Record) -> Sequence[str]:
+        """What must not be in a log."""
+        values = []
+        for _, name, key in record.start["secrets"]:
+            with contextlib.suppress(SecretUnavailable):
+                values.append(self._secrets.get(name, key))
+        return values
+
+    def _created(self, record: Record, id: str) -> None:
+        record.write(SERVICE, {"id": id, "at": timestamp(self._clock.now())})
+
+    def _is_of(self, service: Mapping[str, Any], record: Record) -> bool:
+        labels = service["Spec"].get("Labels") or {}
+        return labels.get(spec.INSTANCE) == self._instance and labels.get(spec.WORKLOAD) == record.name
+
+    def _make_secrets(self, workload: Workload) -> Sequence[spec.SecretFile]:
+        made = []
+        labels = spec.labels(workload, self._instance)
+        for variable in (e for e in workload.env if e.secret):
+            try:
+                value = self._secrets.get(variable.secret, variable.key)
+            except SecretUnavailable as error:
+                raise BackendError(str(error), hint=error.hint) from None
+            name = spec.secret_name(workload.name, variable.name)
+            data = base64.b64encode(value.encode()).decode()
+            try:
+                id = self._engine.create_secret(name, data, labels)
+            except NameTaken:
+                id = next(s["ID"] for s in self._secrets_of(workload.name) if s["Spec"]["Name"] == name)
+            made.append(spec.SecretFile(variable.name, id, name))
+        return made
+
+    def _secrets_of(self, workload_name: str) -> Sequence[Mapping[str, Any]]:
+        return self._engine.secrets([self.label, f"{spec.WORKLOAD}={workload_name}"])
+
+
+def _joined(variables: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Those of several leases: lists are joined."""
+    joined = dict(variables)
+    for name, value in more.items():
+        if name in joined and name in _JOINED:
+            value = ":".join(dict.fromkeys([*joined[name].split(":"), *value.split(":")]))
+        joined[name] = value
+    return joined

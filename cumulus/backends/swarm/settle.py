@@ -1,0 +1,217 @@
+"""From what Swarm's tasks say to what a run is; what nobody of ours did to it is undone, or ends it.
+
+records + tasks -> Settler.settle -> Observed, the end on the disk, findings for events
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cumulus.backends.base import Observed, State
+from cumulus.backends.swarm import observe
+from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.observe import Facts, Task
+from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
+from cumulus.backends.swarm.services import Services
+from cumulus.backends.swarm.shell import NodeEngine
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.errors import BackendError, ChronosError, NodeUnreachable
+
+PLACE_SECONDS = 45.0
+"""How long a task may wait for its node to take it."""
+FORGET_SECONDS = 30.0
+"""How long a service may be without any task."""
+REJOIN_SECONDS = 30.0
+"""How long before the end of a run its node may have joined anew for that to be the reason."""
+
+LeaseEnd = Callable[[str, str], str]
+"""Node and lease id -> "expired", "released" or "" while it lives. Raises `ChronosError`."""
+Engines = Callable[[str], NodeEngine | None]
+"""A node's own engine, where it can be reached without the manager."""
+Find = Callable[[Record, str, str], None]
+"""Told of what nobody of ours did: reason and message."""
+
+
+class Settler:
+    """Its callers hold the record's mutex."""
+
+    def __init__(
+        self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
+        clock: Clock, find: Find,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._members = members
+        self._services = services
+        self._node_engine = node_engine
+        self._lease_end = lease_end
+        self._clock = clock
+        self._find = find
+
+    def settle(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
+        """What a run whose service was created is now. Raises `NodeUnreachable` while its node does not answer."""
+        end = record.end()
+        if end is not None:
+            return end
+        tasks = tasks or observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
+        if not tasks:
+            return self._without_task(record)
+        run, others = run_of(record, tasks)
+        if run.terminal:
+            if observe.alive(others):
+                self._find(record, "ServiceChanged", "somebody changed its service: what that started is ended")
+                self._services.end(record)
+                return self.running(record, run)
+            return self._end(record, run)
+        stop = record.read(STOP)
+        if stop is not None:
+            return self._stopping(record, run, stop)
+        if observe.alive(others):
+            self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
+            self._services.unscale(record)
+        return self._on_node(record, run) if run.placed else self._waiting(record, run)
+
+    def running(self, record: Record, run: Task | None = None) -> Observed:
+        """As it was seen last: `run` moves it on."""
+        known = record.read(RUNNING)
+        if known is None and run is not None and run.state == "running":
+            known = {"at": run.at, "task": run.id}
+            record.write(RUNNING, known)
+        if known is None:
+            return record.observed(State.STARTING)
+        return record.observed(State.RUNNING, started_at=known["at"])
+
+    def ask_to_stop(self, record: Record, grace: float, why: str = "") -> None:
+        """Record the request. A later one can only bring the end nearer."""
+        earlier = record.read(STOP)
+        now = self._clock.now()
+        if earlier is not None:
+            left = float(earlier["grace"]) - (now - parse_timestamp(earlier["at"])).total_seconds()
+            if left <= grace:
+                return
+        record.write(STOP, {"grace": max(0.0, grace), "at": timestamp(now), "why": why})
+
+    def never_started(self, record: Record) -> None:
+        record.write(END, {"state": State.FAILED.value, "reason": "StartError", "message": "never started"})
+
+    def _without_task(self, record: Record) -> Observed:
+        if not self._services.is_there(record):
+            self._find(record, "ServiceRemoved", "somebody removed its service")
+            return self._lost(record, "somebody removed its service")
+        began = parse_timestamp((record.read(SERVICE) or {}).get("at") or timestamp(self._clock.now()))
+        if (self._clock.now() - began).total_seconds() > FORGET_SECONDS:
+            self._find(record, "TaskForgotten", "Swarm has no task of its service: it was scaled to zero, or pruned")
+            return self._lost(record, "Swarm has no task of its service any more")
+        return self.running(record)
+
+    def _waiting(self, record: Record, run: Task) -> Observed:
+        """No node has taken it yet. Swarm would wait for ever."""
+        member = self._members.named(record.start["node"])
+        if not member.answers:
+            raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm")
+        age = (self._clock.now() - parse_timestamp(run.created)).total_seconds()
+        if run.error and age > PLACE_SECONDS:
+            self.ask_to_stop(record, 0.0, why=f"Swarm does not place it: {run.error}")
+            self._services.end(record)
+        return self.running(record, run)
+
+    def _on_node(self, record: Record, run: Task) -> Observed:
+        member = self._members.by_id(run.node_id)
+        if member is None:
+            self._find(record, "NodeRemoved", f"{record.start['node']} was removed from the Swarm")
+            return self._lost(record, "its node was removed from the Swarm")
+        if not member.answers:
+            raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
+        return self.running(record, run)
+
+    def _stopping(self, record: Record, run: Task, stop: Mapping[str, Any]) -> Observed:
+        if run.desired == "running":
+            self._services.end(record)
+        elif not run.placed:
+            why = stop.get("why")
+            if why:
+                return self._lost(record, why)
+            return self._ended(record, State.FAILED, None, "Stopped", "stopped before it started")
+        elapsed = (self._clock.now() - parse_timestamp(stop["at"])).total_seconds()
+        if elapsed >= float(stop["grace"]) and run.container:
+            self._kill(record, run)
+        return self._on_node(record, run) if run.placed else self.running(record, run)
+
+    def _kill(self, record: Record, run: Task) -> None:
+        engine = self._node_engine(record.start["node"])
+        if engine is not None:
+            with contextlib.suppress(BackendError):
+                engine.kill(run.container)
+
+    def _end(self, record: Record, run: Task) -> Observed:
+        state, reason, message = observe.ended(run, self._facts(record, run))
+        if reason == "Lost":
+            self._find(record, "ServiceEnded", message)
+        return self._ended(record, state, run.exit_code, reason, message, run)
+
+    def _facts(self, record: Record, run: Task) -> Facts:
+        stopped = record.has(STOP)
+        if run.state in ("complete", "rejected") or stopped:
+            return Facts(stopped=stopped)
+        return Facts(
+            lease=self._how_lease_ended(record), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
+            memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
+            restarted=self._joined_anew(run),
+        )  # fmt: skip
+
+    def _how_lease_ended(self, record: Record) -> str:
+        """By the word of the node's Chronos; where it says nothing, by the time."""
+        for lease in record.start["leases"]:
+            try:
+                if end := self._lease_end(record.start["node"], lease["id"]):
+                    return end
+            except ChronosError:
+                expires = lease["expires_at"]
+                if expires and self._clock.now() >= parse_timestamp(expires):
+                    return "expired"
+        return ""
+
+    def _was_oom(self, record: Record, run: Task) -> bool | None:
+        engine = self._node_engine(record.start["node"])
+        try:
+            container = None if engine is None else engine.container(run.container)
+        except BackendError:
+            return None
+        return None if container is None else bool(container["State"].get("OOMKilled"))
+
+    def _joined_anew(self, run: Task) -> bool:
+        """Whether the run's node joined the Swarm about when the run ended."""
+        member = self._members.by_id(run.node_id)
+        if member is None:
+            return True
+        since = (parse_timestamp(member.updated) - parse_timestamp(run.at)).total_seconds()
+        return since > -REJOIN_SECONDS
+
+    def _lost(self, record: Record, message: str) -> Observed:
+        return self._ended(record, State.FAILED, None, "Lost", message)
+
+    def _ended(
+        self, record: Record, state: State, code: int | None, reason: str, message: str, run: Task | None = None
+    ) -> Observed:
+        finished = run.at if run is not None and run.at else timestamp(self._clock.now())
+        known = record.read(RUNNING)
+        started = known["at"] if known else (run.created if run is not None and run.container else "")
+        record.write(
+            END,
+            {
+                "state": state.value, "exit_code": code, "reason": reason, "message": message,
+                "started_at": min(started, finished), "finished_at": finished,
+            },
+        )  # fmt: skip
+        end = record.end()
+        assert end is not None
+        return end
+
+
+def run_of(record: Record, tasks: Sequence[Task]) -> tuple[Task, Sequence[Task]]:
+    """The task that is the run, and the others."""
+    known = (record.read(RUNNING) or {}).get("task")
+    run = next((task for task in tasks if task.id == known), tasks[0])
+    return run, [task for task in tasks if task is not run]
