@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import slurm
 from benchmarks.harness import LeftOut, Result, at_least, at_most, reported, until, version_of
+from cumulus import log
 from cumulus.apply.apply import apply
 from cumulus.backends.base import Backend
 from cumulus.backends.fake import FakeBackend, Script

@@ -8,7 +8,13 @@ make_venv '[dev]'
 PATH=$VENV/bin:$PATH
 
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
-echo "==> ruff" && ruff check . && ruff format --check --quiet .
-echo "==> mypy" && mypy
-echo "==> import contracts" && lint-imports
-echo "==> tests" && exec python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup
+# One command a line: in a list joined by && the shell would go on after a failure.
+echo "==> ruff"
+ruff check .
+ruff format --check --quiet .
+echo "==> mypy"
+mypy
+echo "==> import contracts"
+lint-imports
+echo "==> tests"
+exec python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup
