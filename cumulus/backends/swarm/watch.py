@@ -15,12 +15,14 @@ import structlog
 
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.observe import TERMINAL
 from cumulus.errors import BackendError
 
 log = structlog.get_logger("cumulus.backends")
 
 BUSY_SECONDS = 0.1
-"""Between looks while a task is on its way."""
+BUSY_SECONDS_PER_RUN = 0.01
+"""Between looks while a task is on its way: longer with more live runs, since one look is about them all."""
 CALM_SECONDS = 1.5
 """Between looks while all live tasks run."""
 RELIST_SECONDS = 60.0
@@ -87,9 +89,10 @@ class Watcher:
                 self._stop.wait(_RECONNECT_SECONDS)
             live, _ = self._live()
             if live:
-                self._poke.wait(BUSY_SECONDS if moving else CALM_SECONDS)
+                busy = min(1.0, BUSY_SECONDS + BUSY_SECONDS_PER_RUN * live)
                 if not moving:
-                    self._stop.wait(BUSY_SECONDS / 2)
+                    self._poke.wait(CALM_SECONDS)
+                self._stop.wait(busy)
             else:
                 self._poke.wait(max(0.1, next_sweep - time.monotonic()))
             self._poke.clear()
@@ -102,9 +105,11 @@ class Watcher:
             return False
         current: dict[str, list[str]] = {}
         for task in self._engine.tasks({"label": [self._filter]}):
-            state, desired = task["Status"]["State"], task.get("DesiredState", "")
-            current.setdefault(task["ServiceID"], []).append(f"{task['ID']} {state} {desired} {task.get('NodeID', '')}")
-            moving = moving or (state not in ("running", "complete", "failed", "rejected", "shutdown", "pending"))
+            state = task["Status"]["State"]
+            state = state if state in ("pending", "running", *TERMINAL) else "starting"
+            desired, node = task.get("DesiredState", ""), task.get("NodeID", "")
+            current.setdefault(task["ServiceID"], []).append(f"{task['ID']} {state} {desired} {node != ''}")
+            moving = moving or state == "starting"
         signatures = {service: tuple(sorted(parts)) for service, parts in current.items()}
         different = {s for s in {*signatures, *self._seen} if signatures.get(s) != self._seen.get(s)}
         self._seen = signatures
