@@ -52,6 +52,7 @@ mkdir -p "$CUMULUS_HOME"
 cp "$KNOWN_HOSTS" "$CUMULUS_HOME/known_hosts"
 cumulus serve >"$CUMULUS_HOME/serve.log" 2>&1 &
 daemon=$!
+for _ in $(seq 100); do ! cumulus get node/manager node/worker1 node/worker2 >/dev/null 2>&1 || break; sleep 0.3; done
 run cumulus wait node/manager node/worker1 node/worker2 --for=condition=ContainersReady --timeout=60s
 run cumulus wait node/manager node/worker1 node/worker2 --for=condition=Ready --timeout=60s
 run cumulus cluster status
