@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import count
 
@@ -95,9 +95,9 @@ def _replay(seed: int, *, whole: bool) -> int:
 def _mutants(within: int, jobs: int) -> int:
     missed = 0
     with ProcessPoolExecutor(jobs) as pool:
-        names = [mutant.name for mutant in mutants.MUTANTS]
-        found = pool.map(mutants.hunt, names, [within] * len(names))
-        for mutant, outcome in zip(mutants.MUTANTS, found, strict=True):
+        hunts = {pool.submit(mutants.hunt, mutant.name, within): mutant for mutant in mutants.MUTANTS}
+        for hunt in as_completed(hunts):
+            mutant, outcome = hunts[hunt], hunt.result()
             missed += outcome is None
             said = f"found after {outcome.seed + 1} seeds: {outcome.violation}" if outcome else "NOT FOUND"
             print(f"{mutant.name}: {mutant.says}\n    {said}", flush=True)

@@ -341,6 +341,10 @@ class Oracle:
             or any(_state(r, sim) is not State.SUCCEEDED for r in runs)
         ):
             raise Violation("ahead of the truth", f"{name}: Completed, but not all replicas succeeded")
+        if reason == "Lost" and not any(run._stop is not None and run._stop[1] == "Lost" for run in runs):
+            raise Violation(
+                "ahead of the truth", f"{name}: Lost, but no workload of attempt {attempt['number']} was lost"
+            )
         if reason == "Error":
             codes = [run.script.exit_code for run in runs if failed_itself(run)]
             if attempt.get("exitCode") not in codes:
