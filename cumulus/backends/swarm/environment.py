@@ -42,8 +42,8 @@ def _devices(workload: Workload) -> dict[str, str]:
     others = [
         lease.device_id for lease in workload.leases if lease.device_type != "cpu" and lease.device_id not in nvidia
     ]
-    if others:
-        variables["CHRONOS_DEVICES"] = ",".join(dict.fromkeys(others))
+    # Also where there are none: neither the job nor its image may name devices that were not leased.
+    variables["CHRONOS_DEVICES"] = ",".join(dict.fromkeys(others))
     return variables
 
 

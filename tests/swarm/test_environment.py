@@ -1,0 +1,57 @@
+"""What joins a container to its lease: variables, and mounts for what the node's Chronos prepared."""
+
+from __future__ import annotations
+
+from cumulus.backends.base import EnvVar, Workload
+from cumulus.backends.swarm.environment import engine_environment
+from tests.swarm.test_backend import lease
+
+PREPARED = {
+    "OPENCL_LAYERS": "/lib/layer.so", "CHRONOS_ACCOUNT": "/var/lib/chronos/a:/var/lib/chronos/b",
+    "CUDA_MPS_PIPE_DIRECTORY": "/run/mps/pipe", "LD_LIBRARY_PATH": "/node/only",
+}  # fmt: skip
+
+
+def workload(**more: object) -> Workload:
+    fields: dict[str, object] = {
+        "name": "n", "namespace": "default", "job": "j", "job_uid": "u", "attempt": 2, "replica": 0, "replicas": 1,
+        "node": "w", "command": (), "leases": (lease(),),
+    }  # fmt: skip
+    return Workload(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def test_what_the_node_prepared_is_mounted_where_it_is() -> None:
+    variables, mounts = engine_environment(workload(), PREPARED)
+    assert {(m["Source"], m["ReadOnly"]) for m in mounts} == {
+        ("/lib/layer.so", True), ("/var/lib/chronos/a", False), ("/var/lib/chronos/b", False),
+        ("/run/mps/pipe", False), ("/dev/shm", False),
+    }  # fmt: skip
+    assert all(m["Source"] == m["Target"] for m in mounts)
+    assert variables["OPENCL_LAYERS"] == "/lib/layer.so"
+    assert "LD_LIBRARY_PATH" not in variables
+
+
+def test_numbers_of_the_nodes_platforms_do_not_get_into_a_container() -> None:
+    variables, _ = engine_environment(workload(), {})
+    assert "PYOPENCL_CTX" not in variables
+    assert variables["CHRONOS_DEVICE_NAME"] == "H100"
+
+
+def test_a_job_cannot_change_whose_lease_it_is_in() -> None:
+    job = (EnvVar("CHRONOS_PARTITION_ID", "another"), EnvVar("MINE", "1"))
+    variables, _ = engine_environment(workload(env=job), {})
+    assert (variables["CHRONOS_PARTITION_ID"], variables["MINE"]) == ("lease-1", "1")
+
+
+def test_other_vendors_devices_are_named_to_chronos_runtime() -> None:
+    leases = (lease("a", device_id="pci-0000:03:00.0"), lease("b", device_id="pci-0000:04:00.0"))
+    variables, _ = engine_environment(workload(leases=leases), {})
+    assert variables["CHRONOS_DEVICES"] == "pci-0000:03:00.0,pci-0000:04:00.0"
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "void"
+
+
+def test_a_job_without_such_a_lease_names_no_device() -> None:
+    variables, _ = engine_environment(workload(env=(EnvVar("CHRONOS_DEVICES", "pci-0000:03:00.0"),)), {})
+    assert not variables.get("CHRONOS_DEVICES")
+    variables, _ = engine_environment(workload(env=(EnvVar("NVIDIA_VISIBLE_DEVICES", "all"),), leases=()), {})
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "void"
