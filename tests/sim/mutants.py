@@ -142,6 +142,20 @@ MUTANTS = (
         "if any(isinstance(replica, Unknown) for replica in view.replicas):",
         "if False:",
     ),
+    Mutant(
+        "no-sweep",
+        "leases that a deposed daemon still asked for are left to themselves",
+        gc.SweepController._sweep_leases,
+        "if lease.id not in wanted:",
+        "if False:",
+    ),
+    Mutant(
+        "expiry-late",
+        "a node ends a lease some seconds after its time",
+        FakeLeases.settle,
+        "held.ends <= now",
+        "held.ends + 15 <= now",
+    ),
 )  # fmt: skip
 
 

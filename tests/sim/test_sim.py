@@ -17,8 +17,10 @@ from tests.sim.schedule import Action, Fault, Program, Schedule, generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import run
 
-CHUNKS = 8
-SEEDS = 250
+pytestmark = pytest.mark.timeout(600)
+
+CHUNKS = 24
+SEEDS = 60
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 WITHIN = 200
 """Seeds in which each planted bug is to be found."""
@@ -83,11 +85,20 @@ GONE_UNSEEN = a_schedule(
 )
 """A partition is deleted where the watch does not tell: the relist shows that it is gone, and its share is free."""
 
+ASKED_LATE = a_schedule(
+    a_job("held"),
+    Action(1.0, "change", "held", (("suspend", True),)),
+    Fault(0.0, "pause", call="chronos.grant", seconds=15.0),
+    daemons=2,
+)
+"""A deposed daemon asks for a lease that nobody wants any more: the next sweep gives it back."""
+
 FOUND = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
     "start-given-up": (CUT_AT_START, "not at rest"),
     "unreachable-is-dead": (HELD_WHILE_CUT, "ahead of the truth"),
+    "no-sweep": (ASKED_LATE, "leak"),
     "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""
