@@ -204,7 +204,8 @@ class Node:
         (self.directory / "sshd_config").write_text(
             f"ListenAddress {self.address}:22\nHostKey {key}\nPidFile none\nUsePAM no\nStrictModes no\n"
             f"AuthorizedKeysFile {self.directory.parent}/id_ed25519.pub\nPasswordAuthentication no\n"
-            f"SetEnv PATH={self.directory.parent}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+            f"SetEnv HOME={self.directory} "
+            f"PATH={self.directory.parent}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
             "PermitRootLogin yes\nSubsystem sftp internal-sftp\nAcceptEnv *\nMaxSessions 64\nMaxStartups 64\n"
         )
 

@@ -54,6 +54,8 @@ class Worker:
             f"ListenAddress {host}:{self.address.port}\nHostKey {directory}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {client_key}.pub .ssh/authorized_keys\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
+            # A home of its own: what this user's shell does when it starts, some of it slow, is no part of the test.
+            f"SetEnv HOME={directory}\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
