@@ -17,4 +17,12 @@ mypy
 echo "==> import contracts"
 lint-imports
 echo "==> tests"
-exec python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup
+code=0
+python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup || code=$?
+if [ "$code" = 1 ]; then
+  # Real processes with real deadlines: on a busy machine one can be late for no fault of its own.
+  echo "==> SOME TESTS FAILED BESIDE OTHERS (named above); each of them must pass alone"
+  code=0
+  python -m pytest --last-failed --last-failed-no-failures=none || code=$?
+fi
+exit "$code"

@@ -152,9 +152,9 @@ MUTANTS = (
     Mutant(
         "expiry-late",
         "a node ends a lease some seconds after its time",
-        FakeLeases.settle,
-        "held.ends <= now",
-        "held.ends + 15 <= now",
+        FakeLeases._granted,
+        "self._clock.monotonic() + request.seconds",
+        "self._clock.monotonic() + request.seconds + 15",
     ),
 )  # fmt: skip
 
