@@ -14,7 +14,7 @@ from itertools import count
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tests.sim import mutants, report
+from tests.sim import known, mutants, report
 from tests.sim.check import check, check_schedule
 from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
@@ -98,8 +98,14 @@ def _mutants(within: int, jobs: int) -> int:
         hunts = {pool.submit(mutants.hunt, mutant.name, within): mutant for mutant in mutants.MUTANTS}
         for hunt in as_completed(hunts):
             mutant, outcome = hunts[hunt], hunt.result()
-            missed += outcome is None
-            said = f"found after {outcome.seed + 1} seeds: {outcome.violation}" if outcome else "NOT FOUND"
+            said = f"found after {outcome.seed + 1} seeds: {outcome.violation}" if outcome else f"not in {within} seeds"
+            if mutant.name in known.FOUND:
+                with mutants.planted(mutant):
+                    shown = check_schedule(known.FOUND[mutant.name][0]).violation
+                said += f"; its own schedule: {shown or 'NOT FOUND'}"
+                missed += not shown
+            else:
+                missed += outcome is None
             print(f"{mutant.name}: {mutant.says}\n    {said}", flush=True)
     return 1 if missed else 0
 

@@ -12,8 +12,9 @@ import pytest
 
 from tests.sim import report
 from tests.sim.check import check, check_schedule
+from tests.sim.known import FOUND
 from tests.sim.mutants import MUTANTS, hunt, named, planted
-from tests.sim.schedule import Action, Fault, Program, Schedule, generate
+from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
 from tests.sim.simulation import run
 
@@ -26,82 +27,11 @@ WITHIN = 200
 """Seeds in which each planted bug is to be found."""
 
 
-def a_job(name: str, at: float = 0.0, *, program: Program | None = None, **fields: object) -> Action:
-    given = {
-        "backoff": "1s", "count": 1, "duration": 600.0, "limit": 0, "memory": "0.25", "priority": 0, "replicas": 1,
-    } | fields  # fmt: skip
-    return Action(at, "create", name, tuple(sorted(given.items())), program or Program())
-
-
-def a_schedule(*parts: Action | Fault, daemons: int = 1, seed: int = 0) -> Schedule:
-    return Schedule(
-        seed=seed, nodes=1, devices=1, daemons=daemons, sluggish=0.0, skews=(0.0,) * (daemons + 1),
-        actions=tuple(part for part in parts if isinstance(part, Action)),
-        faults=tuple(part for part in parts if isinstance(part, Fault)),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_seeds(chunk: int) -> None:
     for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
         violation = check(seed).violation
         assert not violation, f"{violation}; replay it with: python -m tests.sim --replay {seed}"
-
-
-LATE_START = a_schedule(
-    a_job("late", program=Program(kind="forever", again=True, seconds=1.0), duration=20.0, checkpoint=True),
-    Fault(0.0, "pause", call="backend.start", seconds=25.0),
-)
-"""A start is held up until its lease is over: that is not the job's failure."""
-
-STALE_SWEEP = a_schedule(
-    a_job("old", program=Program(seconds=30.0)),
-    a_job("new", 66.0, program=Program(seconds=30.0)),
-    Fault(59.5, "pause", call="chronos.list", seconds=15.0),
-    daemons=2,
-)
-"""A sweep is held up while another daemon takes over: the leases of that one's jobs are no leftovers."""
-
-CUT_AT_START = a_schedule(
-    a_job("cut"),
-    Fault(0.0, "cut", target="node-1", seconds=8.0, amount=2),
-)
-"""The node grants the lease, but its backend does not answer for a while: the start is tried again soon after."""
-
-
-HELD_WHILE_CUT = a_schedule(
-    a_job("held", program=Program(kind="forever")),
-    Action(5.0, "change", "held", (("suspend", True),)),
-    Fault(3.0, "cut", target="node-1", seconds=45.0, amount=3),
-)
-"""A job is suspended while its node does not answer: it is not said to be before its workload has ended."""
-
-GONE_UNSEEN = a_schedule(
-    Action(0.0, "lease", "node-1", (("device", 0), ("memory", 1.0), ("seconds", 10.0))),
-    Action(1.0, "partition", "waits", (("duration", 20.0), ("memory", "0.5"))),
-    Action(6.0, "delete", "waits"),
-    a_job("next", 20.0, memory="1.0"),
-    Fault(5.0, "expire", seconds=8.0),
-)
-"""A partition is deleted where the watch does not tell: the relist shows that it is gone, and its share is free."""
-
-ASKED_LATE = a_schedule(
-    a_job("held"),
-    Action(1.0, "change", "held", (("suspend", True),)),
-    Fault(0.0, "pause", call="chronos.grant", seconds=15.0),
-    daemons=2,
-)
-"""A deposed daemon asks for a lease that nobody wants any more: the next sweep gives it back."""
-
-FOUND = {
-    "late-start-blamed": (LATE_START, "ahead of the truth"),
-    "absence-from-the-cache": (STALE_SWEEP, "harm"),
-    "start-given-up": (CUT_AT_START, "not at rest"),
-    "unreachable-is-dead": (HELD_WHILE_CUT, "ahead of the truth"),
-    "no-sweep": (ASKED_LATE, "leak"),
-    "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
-}
-"""By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""
 
 
 @pytest.mark.parametrize("bug", FOUND)
