@@ -100,7 +100,7 @@ class Loops:
         for name in cache.keys(GPUPartition.KIND):
             self._add("partition", Request(*name))
             self._add("gc-gpupartition", Request(*name))
-        for node in {*self._nodes, *(name for _, name in cache.keys(GPUNode.KIND))}:
+        for node in sorted({*self._nodes, *(name for _, name in cache.keys(GPUNode.KIND))}):
             self._add("node", Request("", node))
         self._add("schedule", schedule.QUEUE)
         self._add("sweep", gc.SWEEP)
