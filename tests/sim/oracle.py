@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cumulus.backends.base import State
 from cumulus.backends.fake import _Run
@@ -16,12 +16,12 @@ from cumulus.chronos.lease import FULL_COMPUTE, Lease, LeaseState
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Fence
 from cumulus.store.codec import ADDED, DELETED, Row, decode
-from tests.sim.parts import SimLeases, failed_itself
+from tests.sim.job_oracle import JobOracle
+from tests.sim.parts import SimLeases
+from tests.sim.truth import Doc, Violation, owner_of, phase_of, run_name, state_of, why_of
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
-
-Doc = dict[str, Any]
 
 ORDER = [phase.value for phase in PartitionPhase]
 ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
@@ -33,14 +33,6 @@ daemon's restart, a takeover and the grace of those that end are in it."""
 
 LEAK_SECONDS = 130.0
 """How long a lease may be left over: two sweeps."""
-
-
-class Violation(BaseException):
-    """Something is that must never be. Not an Exception, so that no loop takes it for a passing fault."""
-
-    def __init__(self, oracle: str, message: str) -> None:
-        super().__init__(f"{oracle}: {message}")
-        self.oracle = oracle
 
 
 @dataclass
@@ -62,12 +54,11 @@ class Oracle:
         self._live: dict[str, _Granted] = {}
         self._docs: dict[tuple[str, str], Doc] = {}
         """(kind, uid) -> the last state of jobs and partitions, deleted ones too."""
+        self._jobs = JobOracle(sim, self._docs)
         self._parts: defaultdict[tuple[str, str], dict[str, Doc]] = defaultdict(dict)
         """(job's uid, attempt) -> partition's uid -> its last state."""
         self._partial: dict[tuple[str, int], float] = {}
         self._leaked: dict[str, float] = {}
-        self._suspended: dict[str, float] = {}
-        """uid -> when it was last told, or had just been told, not to run."""
         self._next_look = 0.0
         self._holds: dict[str, tuple[tuple[str, int], int, int]] = {}
 
@@ -83,13 +74,13 @@ class Oracle:
             if fence is None and sim.stack and kind != "Lease":
                 raise Violation("fencing", f"{sim.who()} wrote {row.key} without a fence")
             if kind == "GPUJob":
-                self._job(row.type, document)
+                self._jobs.committed(row.type, document)
             elif kind == "GPUPartition":
                 self._partition(row.type, document, bound)
             elif kind == "Lease":
                 self._leadership(document)
         for gang in bound:
-            phases = {p["metadata"]["name"]: _phase(p) for p in self._parts[gang].values()}
+            phases = {p["metadata"]["name"]: phase_of(p) for p in self._parts[gang].values()}
             if "Pending" in phases.values():
                 raise Violation("gang", f"only a part of a gang was bound: {phases}")
 
@@ -120,35 +111,35 @@ class Oracle:
     def stopped(self, run: _Run) -> None:
         """A workload was asked to end, just now: there is a reason for it."""
         sim, work = self._sim, run.workload
-        sim.note(f"{_run_name(run)} is asked to end")
+        sim.note(f"{run_name(run)} is asked to end")
         if run.ends() < sim.clock.monotonic() or self._interrupted() or not self._is_live(work.job_uid, work.attempt):
             return
-        asked = self._suspended.get(work.job_uid, -1.0)
+        asked = self._jobs.suspended.get(work.job_uid, -1.0)
         gang = self._parts[work.job_uid, str(work.attempt)]
-        others = [r for r in self._runs(work.job_uid, work.attempt) if r is not run]
+        others = [r for r in self._jobs.runs(work.job_uid, work.attempt) if r is not run]
         over = [uid for uid in gang if not self._wanted(gang[uid]) or self._over(uid)]
-        failed = [r for r in others if r.ends() <= sim.clock.monotonic() and _state(r, sim) is State.FAILED]
+        failed = [r for r in others if r.ends() <= sim.clock.monotonic() and state_of(r, sim) is State.FAILED]
         if asked < run.began - sim.started_at and not over and not failed and len(others) + 1 == work.replicas:
-            raise Violation("harm", f"{_run_name(run)} is ended, which is still wanted")
+            raise Violation("harm", f"{run_name(run)} is ended, which is still wanted")
 
     def started(self, run: _Run) -> None:
         """A workload was started, just now."""
         sim, work = self._sim, run.workload
-        sim.note(f"{work.node} starts {_run_name(run)}{', which fails: ' + run.broken if run.broken else ''}")
+        sim.note(f"{work.node} starts {run_name(run)}{', which fails: ' + run.broken if run.broken else ''}")
         others = [other for other in sim.backend.alive(work.job_uid) if other is not run]
         for other in others:
             if other.workload.attempt != work.attempt:
-                raise Violation("runs twice", f"{_run_name(run)} starts while {_run_name(other)} runs")
+                raise Violation("runs twice", f"{run_name(run)} starts while {run_name(other)} runs")
             if other.workload.replica == work.replica:
-                raise Violation("runs twice", f"{_run_name(run)} starts twice")
+                raise Violation("runs twice", f"{run_name(run)} starts twice")
         if run.broken:
             return
         if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
-            raise Violation("started too late", f"{_run_name(run)} starts after the attempt was over")
+            raise Violation("started too late", f"{run_name(run)} starts after the attempt was over")
         parts = self._parts[work.job_uid, str(work.attempt)]
         missing = [p["metadata"]["name"] for uid, p in parts.items() if uid not in self._leases]
         if missing or not parts:
-            raise Violation("gang", f"{_run_name(run)} starts while {missing} were never leased")
+            raise Violation("gang", f"{run_name(run)} starts while {missing} were never leased")
         for lease in work.leases:
             self._check_device(sim.leases[work.node], lease.device)
 
@@ -180,9 +171,9 @@ class Oracle:
 
     def _wanted(self, document: Doc) -> bool:
         """Whether the partition is there to hold its lease on."""
-        if document.get("gone") or _phase(document) in ENDED or document["metadata"].get("deletionTimestamp"):
+        if document.get("gone") or phase_of(document) in ENDED or document["metadata"].get("deletionTimestamp"):
             return False
-        owner = _owner(document)
+        owner = owner_of(document)
         if not owner:
             return True
         job = self._docs["GPUJob", owner]
@@ -256,7 +247,7 @@ class Oracle:
             work = alive[0].workload
             done = [
                 run for run in runs
-                if run not in alive and run.workload.attempt == work.attempt and _state(run, sim) is State.SUCCEEDED
+                if run not in alive and run.workload.attempt == work.attempt and state_of(run, sim) is State.SUCCEEDED
             ]  # fmt: skip
             if len(alive) + len(done) < work.replicas:
                 partial.add((uid, work.attempt))
@@ -275,121 +266,16 @@ class Oracle:
             raise Violation("fencing", f"{holder} leads with the token of {self._holder}")
         self._leader, self._holder = token, holder
 
-    def _job(self, type: int, document: Doc) -> None:
-        sim, uid = self._sim, document["metadata"]["uid"]
-        old = self._docs.get(("GPUJob", uid))
-        self._docs["GPUJob", uid] = document
-        name, status = document["metadata"]["name"], document.get("status") or {}
-        if document["spec"].get("suspend") or (old is not None and old["spec"].get("suspend")):
-            self._suspended[uid] = sim.now()
-        if sim.stack and document["spec"] != sim.model.specs.get(uid):
-            raise Violation("lost change", f"{sim.who()} wrote a spec of {name} that nobody asked for")
-        if type == DELETED:
-            document["gone"] = True
-            self._job_gone(uid, name)
-            return
-        if old is None or (old.get("status") or {}) == status:
-            return
-        before = old.get("status") or {}
-        sim.note(f"{name}: {_job_line(status)}")
-        self._attempts(uid, name, before, status)
-        self._job_phase(document, before, status)
-
-    def _job_gone(self, uid: str, name: str) -> None:
-        sim = self._sim
-        sim.note(f"{name} is gone")
-        alive = sim.backend.alive(uid)
-        if alive:
-            raise Violation("gone too early", f"{name} is gone while {_run_name(alive[0])} runs")
-        left = [
-            p["metadata"]["name"]
-            for (kind, _), p in self._docs.items()
-            if kind == "GPUPartition" and _owner(p) == uid and not p.get("gone")
-        ]
-        if left and any(self._docs["GPUJob", uid]["metadata"].get("finalizers") or ()):
-            raise Violation("gone too early", f"{name} is gone before {left}")
-
-    def _attempts(self, uid: str, name: str, before: Doc, status: Doc) -> None:
-        if status.get("attemptCount", 0) < before.get("attemptCount", 0):
-            raise Violation("attempts", f"{name}: attemptCount went back")
-        attempts = status.get("attempts") or []
-        numbers = [attempt["number"] for attempt in attempts]
-        if numbers != list(range(status.get("attemptCount", 0) - len(numbers) + 1, status.get("attemptCount", 0) + 1)):
-            raise Violation("attempts", f"{name}: attempts {numbers}, count {status.get('attemptCount')}")
-        known = {attempt["number"]: attempt for attempt in before.get("attempts") or []}
-        for attempt in attempts:
-            old = known.get(attempt["number"], {})
-            if attempt is not attempts[-1] and not attempt.get("endTime"):
-                raise Violation("attempts", f"{name}: attempt {attempt['number']} was left open")
-            if old.get("endTime"):
-                if old != attempt:
-                    raise Violation("attempts", f"{name}: attempt {attempt['number']} changed after its end")
-            elif attempt.get("endTime"):
-                self._attempt_ended(uid, name, attempt)
-            if attempt.get("startTime") and all(run.broken for run in self._runs(uid, attempt["number"])):
-                raise Violation("ahead of the truth", f"{name}: attempt {attempt['number']} never started")
-
-    def _attempt_ended(self, uid: str, name: str, attempt: Doc) -> None:
-        sim, reason = self._sim, attempt.get("reason")
-        runs = self._runs(uid, attempt["number"])
-        alive = [run for run in runs if run.ends() > sim.clock.monotonic()]
-        if alive:
-            raise Violation("ahead of the truth", f"{name}: {reason}, but {_run_name(alive[0])} runs")
-        if reason == "Completed" and (
-            not runs
-            or len(runs) < runs[0].workload.replicas
-            or any(_state(r, sim) is not State.SUCCEEDED for r in runs)
-        ):
-            raise Violation("ahead of the truth", f"{name}: Completed, but not all replicas succeeded")
-        if reason == "Lost" and not any(run._stop is not None and run._stop[1] == "Lost" for run in runs):
-            raise Violation(
-                "ahead of the truth", f"{name}: Lost, but no workload of attempt {attempt['number']} was lost"
-            )
-        if reason == "Error":
-            codes = [run.script.exit_code for run in runs if failed_itself(run)]
-            if attempt.get("exitCode") not in codes:
-                raise Violation("ahead of the truth", f"{name}: Error {attempt.get('exitCode')}, but truly {codes}")
-
-    def _job_phase(self, document: Doc, before: Doc, status: Doc) -> None:
-        sim, meta = self._sim, document["metadata"]
-        uid, name, phase = meta["uid"], meta["name"], status.get("phase", "Pending")
-        if before.get("phase") in ("Succeeded", "Failed"):
-            if phase != before["phase"]:
-                raise Violation("phases", f"{name} was {before['phase']} and is {phase}")
-            if (status.get("attempts"), status.get("failures")) != (before.get("attempts"), before.get("failures")):
-                raise Violation("phases", f"{name} is {phase} and its attempts change")
-        attempts = status.get("attempts") or []
-        if phase == "Running":
-            now = sim.clock.monotonic()
-            runs = [
-                r
-                for r in self._runs(uid, attempts[-1]["number"])
-                if not r.broken and r.began + r.script.start_seconds <= now
-            ]
-            if len(runs) < document["spec"].get("replicas", 1):
-                raise Violation("ahead of the truth", f"{name} is Running, but {len(runs)} replicas were started")
-        if phase == "Succeeded" and (not attempts or attempts[-1].get("reason") != "Completed"):
-            raise Violation("ahead of the truth", f"{name} is Succeeded, but its last attempt is not Completed")
-        if phase in ("Succeeded", "Suspended", "Failed") and attempts and not attempts[-1].get("endTime"):
-            raise Violation("ahead of the truth", f"{name} is {phase}, but attempt {attempts[-1]['number']} goes on")
-        if phase == "Failed" and not attempts:
-            raise Violation("ahead of the truth", f"{name} is Failed without an attempt")
-        failed = {run.workload.attempt for run in sim.backend.by_job.get(uid, ()) if failed_itself(run)}
-        if status.get("failures", 0) > len(failed):
-            raise Violation(
-                "ahead of the truth", f"{name}: {status.get('failures')} failures, but {len(failed)} attempts failed"
-            )
-
     def _partition(self, type: int, document: Doc, bound: set[tuple[str, str]]) -> None:
         sim, meta = self._sim, document["metadata"]
         uid, name = meta["uid"], meta["name"]
         old = self._docs.get(("GPUPartition", uid))
         self._docs["GPUPartition", uid] = document
-        owner = _owner(document)
+        owner = owner_of(document)
         attempt = (meta.get("labels") or {}).get("cumulus.dev/attempt", "")
         if owner:
             self._parts[owner, attempt][uid] = document
-        phase, before = _phase(document), _phase(old) if old is not None else "Pending"
+        phase, before = phase_of(document), phase_of(old) if old is not None else "Pending"
         if type == ADDED:
             sim.note(f"{name} is made")
         elif type == DELETED:
@@ -397,7 +283,7 @@ class Oracle:
             sim.note(f"{name} is gone")
         elif phase != before:
             place = f" on {document['status'].get('node')} device {document['status'].get('device')}"
-            sim.note(f"{name}: {phase}{place if phase == 'Bound' else ''}{_why(document) if phase in ENDED else ''}")
+            sim.note(f"{name}: {phase}{place if phase == 'Bound' else ''}{why_of(document) if phase in ENDED else ''}")
         if ORDER.index(phase) < ORDER.index(before) or (before in ENDED and phase != before):
             raise Violation("phases", f"{name} went from {before} to {phase}")
         self._hold(uid, name, document, phase, gone=type == DELETED)
@@ -441,40 +327,6 @@ class Oracle:
         if sum(h[1] for h in there) > capacity or sum(h[2] for h in there) > FULL_COMPUTE:
             raise Violation("over-allocated", f"{name} was bound to {place}, which is taken")
 
-    def _runs(self, uid: str, attempt: int) -> list[_Run]:
-        return [run for run in self._sim.backend.by_job.get(uid, ()) if run.workload.attempt == attempt]
-
     def _lease_name(self, id: str) -> str:
         document = self._docs.get(("GPUPartition", id))
         return document["metadata"]["name"] if document is not None else id
-
-
-def _state(run: _Run, sim: Simulation) -> State:
-    return run.observe(sim.clock.monotonic()).state
-
-
-def _phase(document: Doc) -> str:
-    return str((document.get("status") or {}).get("phase", "Pending"))
-
-
-def _owner(document: Doc) -> str:
-    return next((o["uid"] for o in document["metadata"].get("ownerReferences") or () if o["kind"] == "GPUJob"), "")
-
-
-def _why(document: Doc) -> str:
-    for condition in document["status"].get("conditions") or ():
-        if condition["type"] == "Ended":
-            return f" ({condition.get('reason')}: {condition.get('message', '')})"
-    return ""
-
-
-def _run_name(run: _Run) -> str:
-    work = run.workload
-    return f"{work.job} attempt {work.attempt} replica {work.replica}"
-
-
-def _job_line(status: Doc) -> str:
-    attempts = status.get("attempts") or []
-    last = attempts[-1] if attempts else {}
-    tail = f", ended: {last.get('reason')} {last.get('message', '')}" if last.get("endTime") else ""
-    return f"{status.get('phase', 'Pending')}, attempt {status.get('attemptCount', 0)}{tail}".rstrip()

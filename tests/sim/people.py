@@ -42,8 +42,6 @@ class Model:
         self.partitions: dict[str, Wanted] = {}
         self.specs: dict[str, dict[str, Any]] = {}
         """uid -> spec, of everything that people ever made."""
-        self.deleted: set[str] = set()
-        """uids of what people deleted."""
         self.foreign = 0
         self._waiting: dict[str, deque[Action]] = {}
 
@@ -117,7 +115,6 @@ class Model:
         model: type[Resource] = GPUJob if action.name in self.jobs else GPUPartition
         found = self._client.get(model, NAMESPACE, action.name)
         self._client.delete(found)
-        self.deleted.add(found.uid)
         (self.jobs if model is GPUJob else self.partitions).pop(action.name, None)
         return ""
 

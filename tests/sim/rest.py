@@ -9,8 +9,8 @@ from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.store.client import Client
-from tests.sim.oracle import Violation
 from tests.sim.people import Wanted
+from tests.sim.truth import Violation
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation

@@ -133,10 +133,10 @@ def _actions(rng: random.Random, nodes: int, devices: int) -> tuple[Action, ...]
     made: list[Action] = []
     for number in range(rng.choice((1, 1, 2, 2, 3, 4, 5))):
         name = f"j{number}"
-        made.append(_create(rng, name, _at(rng), nodes, devices))
-        made += _life(rng, name, made[-1].at, nodes, devices)
+        made.append(_create(rng, name, _at(rng), devices))
+        made += _life(rng, name, made[-1].at, devices)
     for number in range(rng.choice((0, 0, 0, 1, 2))):
-        made += _partition(rng, f"p{number}", nodes, devices)
+        made += _partition(rng, f"p{number}")
     if rng.random() < 0.15:
         made.append(_foreign(rng, nodes, devices))
     if rng.random() < 0.1:
@@ -150,7 +150,7 @@ def _at(rng: random.Random) -> float:
     return round(rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, FAULT_SECONDS / 2))), 3)
 
 
-def _create(rng: random.Random, name: str, at: float, nodes: int, devices: int) -> Action:
+def _create(rng: random.Random, name: str, at: float, devices: int) -> Action:
     kind = rng.choice(("ok", "ok", "ok", "fails", "forever", "forever", "refused"))
     again = rng.random() < 0.5
     program = Program(
@@ -179,7 +179,7 @@ def _create(rng: random.Random, name: str, at: float, nodes: int, devices: int) 
     return Action(at, "create", name, tuple(sorted(fields.items())), program)
 
 
-def _life(rng: random.Random, name: str, at: float, nodes: int, devices: int) -> list[Action]:
+def _life(rng: random.Random, name: str, at: float, devices: int) -> list[Action]:
     """What is done with a job once it is there."""
     made = []
     suspended = False
@@ -198,14 +198,14 @@ def _life(rng: random.Random, name: str, at: float, nodes: int, devices: int) ->
             suspended = False
             if rng.random() < 0.4:
                 at = round(at + rng.choice((0.01, rng.uniform(0, 10))), 3)
-                made.append(_create(rng, name, at, nodes, devices))
+                made.append(_create(rng, name, at, devices))
     if rng.random() < 0.7 or suspended:
         # Most stories end with the job allowed to run, so that its end is known.
         made.append(Action(round(at + rng.uniform(0, 10), 3), "change", name, (("suspend", False),)))
     return made
 
 
-def _partition(rng: random.Random, name: str, nodes: int, devices: int) -> list[Action]:
+def _partition(rng: random.Random, name: str) -> list[Action]:
     fields: dict[str, Any] = {"memory": rng.choice(("0.25", "0.5")), "duration": rng.choice((SHORT, SHORT * 2))}
     if rng.random() < 0.3:
         fields["maximum"] = SHORT * 3

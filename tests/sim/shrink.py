@@ -27,7 +27,7 @@ def shrink(schedule: Schedule, violation: str) -> Schedule:
         return left >= 0 and check_schedule(candidate).violation.split(":", 1)[0] == oracle
 
     for simpler in ({"sluggish": 0.0}, {"skews": (0.0,) * len(schedule.skews)}, {"faults": ()}):
-        candidate = replace(schedule, **simpler)  # type: ignore[arg-type]
+        candidate = replace(schedule, **simpler)
         if fails(candidate):
             schedule = candidate
     while True:

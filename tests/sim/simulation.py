@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -26,9 +28,10 @@ from cumulus.errors import (
 from cumulus.store import rules
 from tests.sim import people, rest
 from tests.sim.daemon import Crash, Daemon
-from tests.sim.oracle import Oracle, Violation
+from tests.sim.oracle import Oracle
 from tests.sim.parts import SimBackend, SimLeases, Skewed, TruthStore
 from tests.sim.schedule import AT_CALLS, Fault, Program, Schedule
+from tests.sim.truth import Violation
 
 STEPS = 10_000
 """More steps than this, and the loops chase their own tail."""
@@ -98,9 +101,9 @@ class Simulation:
         self.model = people.Model(self)
         self.daemons = [Daemon(self, number, Skewed(self.clock, skews[number])) for number in range(schedule.daemons)]
         for action in schedule.actions:
-            self.at(action.at, lambda action=action: self.model.act(action))  # type: ignore[misc]
+            self.at(action.at, partial(self.model.act, action))
         for fault in schedule.faults:
-            self.at(fault.at, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
+            self.at(fault.at, partial(self._begin, fault))
 
     def run(self) -> str:
         """To the end. Returns what is wrong, or ""."""
@@ -311,10 +314,8 @@ class Simulation:
                 daemon.notify(namespace, job)
             elif self.rng.random() >= self._notices_lost:
                 for _ in range(self.rng.choice((1, 2))):
-                    life = daemon.lives
-                    self.at(
-                        self.now() + self.rng.uniform(0, 3), lambda d=daemon, n=life: self._late(d, n, namespace, job)
-                    )  # type: ignore[misc]
+                    late = partial(self._late, daemon, daemon.lives, namespace, job)
+                    self.at(self.now() + self.rng.uniform(0, 3), late)
 
     def _late(self, daemon: Daemon, life: int, namespace: str, job: str) -> None:
         if daemon.up and daemon.lives == life:
@@ -341,8 +342,6 @@ class _Log:
         raise Violation("defect", f"{event}: {values}")
 
     def exception(self, event: str, **values: Any) -> None:
-        import traceback
-
         raise Violation("defect", f"{event}: {traceback.format_exc(limit=-6)}")
 
 
