@@ -232,7 +232,7 @@ def _monitor(options: argparse.Namespace) -> int:
 
 def _attach_marked(ledger: Ledger, lease: Lease) -> None:
     """Processes that only carry the lease's variable are ended with it too, though nobody attached them."""
-    snapshot = Snapshot()
+    snapshot = Snapshot(home=ledger.home)
     for process in snapshot.identities(snapshot.marked(lease.id) - {os.getpid()}):
         try:
             ledger.attach(lease.id, process.pid, lease.token)

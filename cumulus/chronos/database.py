@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cumulus.chronos.processes import LEDGER
 from cumulus.errors import LedgerUnavailable
 
 VERSION = 1
@@ -120,7 +121,7 @@ class Database:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.path = home / "ledger.db"
+        self.path = home / LEDGER
         self._pid = -1
         self._connection: sqlite3.Connection | None = None
         self._lock_file = -1

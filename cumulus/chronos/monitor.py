@@ -148,7 +148,7 @@ class Monitor:
         self._last_look = self._clock.monotonic()
         self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
         endings = list(self._endings.values())
-        snapshot = Snapshot(self._meanwhile)
+        snapshot = Snapshot(self._meanwhile, home=self._database.home)
         with self._database.read() as db:
             memberships = [Membership.load(db, ending.lease.id) for ending in endings]
         gone = []
@@ -215,7 +215,7 @@ class Monitor:
         for _ in range(_FREEZE_ROUNDS):
             self._signal(ending, processes - stopped, signal.SIGSTOP)
             stopped |= processes
-            snapshot = Snapshot(self._meanwhile)
+            snapshot = Snapshot(self._meanwhile, home=self._database.home)
             processes = lease.members(snapshot)
             if processes <= stopped:
                 break
@@ -262,7 +262,7 @@ class Monitor:
         with self._database.read() as db:
             attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
         if attached:
-            snapshot = Snapshot()
+            snapshot = Snapshot(home=self._database.home)
             sessions = [(lease.id, *session) for lease in attached for session in lease.new_sessions(snapshot)]
             if sessions:
                 with self._database.write(durable=False) as tx:
@@ -271,7 +271,7 @@ class Monitor:
     def _end_strays(self) -> None:
         with self._database.read() as db:
             ended = strays.recently_ended(db, self._clock.monotonic())
-        late = strays.end(ended, Snapshot()) if ended else ()
+        late = strays.end(ended, Snapshot(home=self._database.home)) if ended else ()
         if late:
             self._say(f"ended {len(late)} processes of containers that started after their lease was over")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 _CHASES = 20
@@ -16,7 +17,11 @@ _BATCH = 25
 MARKER = "CHRONOS_PARTITION_ID"
 """Environment variable that names the leases of a process, separated by commas."""
 
+LEDGER = "ledger.db"
+"""The ledger's file in its home."""
+
 _MARK = b"\0" + MARKER.encode() + b"="
+_HOME = b"\0CHRONOS_HOME="
 
 
 class Proc(NamedTuple):
@@ -39,9 +44,14 @@ class Identity(NamedTuple):
 
 
 class Snapshot:
-    """All processes at about one moment. `between` is called every millisecond or so while it is taken."""
+    """All processes at about one moment. `between` is called every millisecond or so while it is taken.
 
-    def __init__(self, between: Callable[[], None] = lambda: None) -> None:
+    With the ledger's `home`, processes that name another ledger of this machine are not marked: ids of leases are
+    chosen by callers, and two ledgers may have the same.
+    """
+
+    def __init__(self, between: Callable[[], None] = lambda: None, home: Path | None = None) -> None:
+        self._home = home
         self.procs: dict[int, Proc] = {}
         self.complete = False
         """Whether no process was started while this was taken: only then can none have slipped through."""
@@ -117,7 +127,7 @@ class Snapshot:
         if proc is not None:
             self.procs[pid] = proc
             # At once, since it may be gone when it is asked for. Whom it has forked before is looked at next.
-            for lease in markers(pid):
+            for lease in markers(pid, self._home):
                 self._marked.setdefault(lease, set()).add(pid)
 
 
@@ -182,10 +192,30 @@ def is_alive(target: Identity) -> bool:
     return proc is not None and proc.start == target.start and proc.alive
 
 
-def markers(pid: int) -> list[str]:
-    """The leases that the process's initial environment names, as far as this user may read it."""
-    _, found, rest = (b"\0" + _content(f"/proc/{pid}/environ")).partition(_MARK)
-    return rest.split(b"\0", 1)[0].decode(errors="replace").split(",") if found else []
+def markers(pid: int, home: Path | None = None) -> list[str]:
+    """The leases that the process's initial environment names, as far as this user may read it.
+
+    None where it names another ledger than that in `home`. A home that is no ledger is no excuse.
+    """
+    environment = b"\0" + _content(f"/proc/{pid}/environ")
+    named = _variable(environment, _MARK)
+    if not named:
+        return []
+    other = _variable(environment, _HOME)
+    if home is not None and other and _is_another_ledger(Path(os.fsdecode(other)), home):
+        return []
+    return named.decode(errors="replace").split(",")
+
+
+def _variable(environment: bytes, start: bytes) -> bytes:
+    return environment.partition(start)[2].split(b"\0", 1)[0]
+
+
+def _is_another_ledger(there: Path, home: Path) -> bool:
+    try:
+        return not os.path.samefile(there / LEDGER, home / LEDGER)
+    except (OSError, ValueError):
+        return False
 
 
 def _content(path: str) -> bytes:

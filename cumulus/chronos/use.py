@@ -56,7 +56,7 @@ class NodeUse:
 def measure(database: Database, devices: Iterable[Device], leases: Sequence[Lease]) -> NodeUse:
     """Now. Asks NVIDIA's driver once where there is such a device, which takes up to a second."""
     told = nvml.ask() if any("nvidia" in device.vendor.lower() for device in devices) else {}
-    snapshot = Snapshot() if told else None
+    snapshot = Snapshot(home=database.home) if told else None
     found = []
     for lease in leases:
         if snapshot is not None and lease.device_id in told:

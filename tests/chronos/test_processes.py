@@ -105,3 +105,19 @@ def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
     assert not {second.pid, third.pid} & snapshot.marked("a")
     assert processes.markers(first.pid) == ["a", "b"]
     assert processes.markers(third.pid) == []
+
+
+def test_a_marker_of_another_ledger_is_none_of_ours(run: Run, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for home in (ours, theirs):
+        home.mkdir()
+        (home / processes.LEDGER).touch()
+    (tmp_path / "alias").symlink_to(ours)
+    mine = {
+        up(run(SLEEP, **{MARKER: "a", **home})).pid
+        for home in ({}, {"CHRONOS_HOME": f"{tmp_path}/alias"}, {"CHRONOS_HOME": f"{tmp_path}/no-ledger"})
+    }
+    other = up(run(SLEEP, **{MARKER: "a", "CHRONOS_HOME": str(theirs)})).pid
+    assert mine <= Snapshot(home=ours).marked("a")
+    assert other not in Snapshot(home=ours).marked("a")
+    assert other in Snapshot(home=theirs).marked("a")

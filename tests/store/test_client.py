@@ -78,7 +78,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-CONDITION = {"type": "Ready", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "t"}
+CONDITION = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "r",
+    "message": "m",
+    "lastTransitionTime": "2030-01-31T12:00:00Z",
+}
 META = {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "1", "labels": {"a": "b"}, "finalizers": ["f"]}
 VALID: tuple[tuple[type[Resource], dict[str, Any]], ...] = (
     (
