@@ -123,14 +123,14 @@ class Oracle:
             raise Violation("harm", f"{run_name(run)} is ended, which is still wanted")
 
     def started(self, run: _Run) -> None:
-        """A workload was started, just now."""
+        """A workload was started, just now. One that its node refuses, for want of the lease, never ran."""
         sim, work = self._sim, run.workload
         sim.note(f"{work.node} starts {run_name(run)}{', which fails: ' + run.broken if run.broken else ''}")
         others = [other for other in sim.backend.alive(work.job_uid) if other is not run]
         for other in others:
-            if other.workload.attempt != work.attempt:
+            if other.workload.attempt != work.attempt and not run.broken:
                 raise Violation("runs twice", f"{run_name(run)} starts while {run_name(other)} runs")
-            if other.workload.replica == work.replica:
+            if (other.workload.attempt, other.workload.replica) == (work.attempt, work.replica):
                 raise Violation("runs twice", f"{run_name(run)} starts twice")
         if run.broken:
             return
