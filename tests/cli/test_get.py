@@ -228,6 +228,23 @@ def _until(check: object, seconds: float = 20) -> None:
 
 
 def test_sorting_mixed_values_has_an_order() -> None:
-    assert sorted([get._rank(v) for v in ("b", 3, None, 1.5, True)]) == [
-        get._rank(v) for v in (True, 1.5, 3, None, "b")
-    ]
+    values = ("b", 3, None, 1.5, True)
+    ranks = dict(zip(values, get._ranks([[value] for value in values]), strict=True))
+    assert sorted(values, key=ranks.__getitem__) == [True, 1.5, 3, None, "b"]
+
+
+@pytest.mark.parametrize(
+    "in_order",
+    [
+        ["500Mi", "2Gi", "1Ti"],
+        ["90s", "30m", "1h", "1h30m", "2d"],
+        ["250m", "0.5", "2"],
+        ["5%", "0.25", "50%"],
+        ["9", "10"],
+        ["10 Gi", "2Gi"],
+    ],
+)
+def test_sorting_by_a_measure_goes_by_its_size(in_order: list[str]) -> None:
+    for texts in (in_order, in_order[::-1]):
+        ranks = get._ranks([[text] for text in texts])
+        assert [text for _, text in sorted(zip(ranks, texts, strict=True))] == in_order

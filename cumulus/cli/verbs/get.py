@@ -16,6 +16,7 @@ from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.resources.key import Document
+from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
 from cumulus.resources.registry import BY_NAME, Kind
 from cumulus.store.base import Query, Store
 
@@ -129,17 +130,40 @@ def by_kind(found: Sequence[Target]) -> list[tuple[Kind, list[Target]]]:
 def in_order(kind: Kind, documents: list[Document], order: Path | None) -> list[Document]:
     """Sorted by a field where asked, events by when they were last seen, all else as the store has them."""
     if order is not None:
-        return sorted(documents, key=lambda d: [_rank(value) for value in order.find(d)])
+        keys = _ranks([order.find(document) for document in documents])
+        return [document for _, document in sorted(zip(keys, documents, strict=True), key=lambda pair: pair[0])]
     if kind.name == "Event":
         return sorted(documents, key=lambda d: str(lookup(d, "lastTimestamp")))
     return documents
 
 
-def _rank(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, then text; so that mixed values still have an order."""
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
+_READERS: tuple[Callable[[str], float], ...] = (
+    lambda text: float(parse_fraction(text)),
+    parse_cpus,
+    parse_bytes,
+    parse_duration,
+)
+_Rank = tuple[int, float, str]
+
+
+def _ranks(rows: Sequence[Sequence[Any]]) -> list[list[_Rank]]:
+    """What to sort by: text as the first measure that reads all texts of the column, so that 500Mi comes before 2Gi and
+    90s before 1h; else as text. Numbers come before text, so that mixed values still have an order."""
+    texts = {value for row in rows for value in row if isinstance(value, str)}
+    sizes = next((sizes for reader in _READERS if (sizes := _read(texts, reader)) is not None), {})
+
+    def rank(value: Any) -> _Rank:
+        size = value if isinstance(value, int | float) else sizes.get(value) if isinstance(value, str) else None
+        return (1, 0.0, str(value)) if size is None else (0, float(size), "")
+
+    return [[rank(value) for value in row] for row in rows]
+
+
+def _read(texts: set[str], reader: Callable[[str], float]) -> dict[str, float] | None:
+    try:
+        return {text: reader(text) for text in texts}
+    except ValueError:
+        return None
 
 
 def _nothing(found: Sequence[Target], selection: Selection) -> str:
