@@ -54,31 +54,38 @@ class Runner:
         return True
 
     def _run(self, key: Request) -> None:
-        bound = log.bind(loop=self.controller.name, key=path(key), reconcile=next(self._ids))
+        number = next(self._ids)
         try:
             result = self.controller.reconcile(key)
         except Fenced:
-            bound.info("leadership lost")
+            self._log(key, number).info("leadership lost")
             self._fenced()
         except (Conflict, AlreadyExists, NotFound) as error:
             # What was read was stale; the watch brings the rest, so this says nothing to a person.
-            bound.debug("stale", error=str(error), again_in=self.queue.back_off(key))
+            self._log(key, number).debug("stale", error=str(error), again_in=self.queue.back_off(key))
         except (Permanent, InvalidObject) as error:
             self.queue.forget(key)
-            bound.error("given up until the object changes", error=str(error))
+            self._log(key, number).error("given up until the object changes", error=str(error))
         except (Retry, NodeUnreachable, BackendError, ChronosError, StoreUnavailable) as error:
-            self._again(bound, key, error)
+            self._again(key, number, error)
         except Exception:
-            bound.exception("defect in reconcile", again_in=self.queue.back_off(key))
+            self._log(key, number).exception("defect in reconcile", again_in=self.queue.back_off(key))
         else:
             self.queue.forget(key)
-            bound.debug("reconciled", result=repr(result))
+            log.debug(
+                "reconciled", loop=self.controller.name, key=path(key), reconcile=number, result=repr(result)
+            )  # fmt: skip
             if isinstance(result, After):
                 self.queue.add_after(key, result.seconds)
 
-    def _again(self, bound: structlog.stdlib.BoundLogger, key: Request, error: Exception) -> None:
+    def _again(self, key: Request, number: int, error: Exception) -> None:
+        bound = self._log(key, number)
         say = bound.info if self.queue.failures(key) < QUIET_FAILURES else bound.warning
         say("again later", error=str(error), kind=type(error).__name__, again_in=self.queue.back_off(key))
+
+    def _log(self, key: Request, number: int) -> structlog.stdlib.BoundLogger:
+        bound: structlog.stdlib.BoundLogger = log.bind(loop=self.controller.name, key=path(key), reconcile=number)
+        return bound
 
 
 def path(key: Request) -> str:

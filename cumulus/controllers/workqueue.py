@@ -35,7 +35,12 @@ class WorkQueue:
         self._sequence = 0
         self._failures: dict[Request, int] = {}
         self._stopped = False
-        self._changed = threading.Condition()
+        # Two conditions of one lock: a key that comes wakes one worker, not all of them.
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._idle = threading.Condition(lock)
+        self._timer: object = None
+        """Stands for the one waiting worker that wakes when the first delayed key is due; None where there is none."""
 
     def add(self, key: Request) -> None:
         """Look at `key` as soon as a worker is free."""
@@ -54,7 +59,9 @@ class WorkQueue:
             self._due[key] = due
             self._sequence += 1
             heapq.heappush(self._heap, (due, self._sequence, key))
-            self._changed.notify()
+            if self._heap[0][0] == due:
+                self._timer = None
+                self._changed.notify()
 
     def back_off(self, key: Request) -> float:
         """Look at `key` after its own back-off, which this call doubles. Returns the wait in seconds."""
@@ -85,16 +92,11 @@ class WorkQueue:
         """
         with self._changed:
             deadline = None if timeout is None else self._clock.monotonic() + timeout
-            while True:
-                if self._stopped:
-                    return None
-                self._promote()
-                if self._ready:
-                    return self._take()
-                wait = self._patience(deadline)
-                if wait is not None and wait <= 0:
-                    return None
-                self._changed.wait(wait)
+            try:
+                return self._next(deadline)
+            finally:
+                if self._heap and self._timer is None:
+                    self._changed.notify()
 
     def done(self, key: Request) -> None:
         """The caller is finished with `key`."""
@@ -102,7 +104,9 @@ class WorkQueue:
             self._working.discard(key)
             if key in self._waiting:
                 self._ready.append(key)
-            self._changed.notify_all()
+                self._changed.notify()
+            if not self._working:
+                self._idle.notify_all()
 
     def shut_down(self) -> None:
         """Hand out nothing more and wake every waiting `get`. Keys being worked on stay held until `done`."""
@@ -122,7 +126,7 @@ class WorkQueue:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(left)
+                self._idle.wait(left)
         return True
 
     def next_due(self) -> float | None:
@@ -138,6 +142,30 @@ class WorkQueue:
         with self._changed:
             self._promote()
             return len(self._ready)
+
+    def _next(self, deadline: float | None) -> Request | None:
+        while not self._stopped:
+            self._promote()
+            if self._ready:
+                return self._take()
+            left = None if deadline is None else deadline - self._clock.monotonic()
+            if left is not None and left <= 0:
+                return None
+            if self._heap and self._timer is None:
+                self._wait_as_timer(left)
+            else:
+                self._changed.wait(left)
+        return None
+
+    def _wait_as_timer(self, left: float | None) -> None:
+        """Wait until the first delayed key is due, unless `left` seconds pass or something comes first."""
+        mine = self._timer = object()
+        due = self._heap[0][0] - self._clock.monotonic()
+        try:
+            self._changed.wait(due if left is None else min(due, left))
+        finally:
+            if self._timer is mine:
+                self._timer = None
 
     def _add(self, key: Request) -> None:
         if self._stopped or key in self._waiting:
@@ -167,8 +195,3 @@ class WorkQueue:
                 self._add(key)
             else:
                 return
-
-    def _patience(self, deadline: float | None) -> float | None:
-        """Seconds until the next delayed key or the deadline."""
-        ends = [end for end in (deadline, self._heap[0][0] if self._heap else None) if end is not None]
-        return min(ends) - self._clock.monotonic() if ends else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from queue import Queue
 
 import pytest
 from hypothesis import strategies as st
@@ -181,3 +183,70 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
+
+
+def test_a_delayed_key_is_not_late_when_the_worker_that_waited_for_it_got_another() -> None:
+    """Of two idle workers one minds the clock; it is given work, and the other must mind it then."""
+    queue = WorkQueue("test", SystemClock())
+    taken: Queue[tuple[float, Request]] = Queue()
+    release = threading.Event()
+
+    def work() -> None:
+        while (key := queue.get(30)) is not None:
+            taken.put((time.monotonic(), key))
+            if key.name == "long":
+                release.wait(30)
+            queue.done(key)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        began = time.monotonic()
+        queue.add_after(Request("", "later"), 1.0)
+        queue.add_after(Request("", "soon"), 0.5)
+        queue.add(Request("", "long"))
+        found = [taken.get(timeout=20) for _ in range(3)]
+        assert [key.name for _, key in found] == ["long", "soon", "later"]
+        # Without anyone who minds the clock they would come when `get` gives up, after 30 s.
+        assert found[2][0] - began < 15
+    finally:
+        release.set()
+        queue.shut_down()
+        for worker in workers:
+            worker.join(20)
+
+
+def test_a_key_wakes_one_worker() -> None:
+    """A queue with many workers must not wake them all for each key."""
+    queue = WorkQueue("test", SystemClock())
+    wakes = 0
+    wait = queue._changed.wait
+
+    def counted(timeout: float | None = None) -> bool:
+        nonlocal wakes
+        found = wait(timeout)
+        wakes += 1
+        return found
+
+    queue._changed.wait = counted  # type: ignore[method-assign]
+
+    def work() -> None:
+        while (key := queue.get(30)) is not None:
+            queue.done(key)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    try:
+        for number in range(50):
+            queue.add(Request("", str(number)))
+            deadline = time.monotonic() + 20
+            while len(queue) or queue._working:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        assert wakes <= 100
+    finally:
+        queue.shut_down()
+        for worker in workers:
+            worker.join(20)
