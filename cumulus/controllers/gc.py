@@ -6,7 +6,7 @@ ledgers and backends with the store: a deposed daemon may have asked a node for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from cumulus.controllers import job_plan
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
-from cumulus.errors import BackendError, ChronosError, NotFound
+from cumulus.errors import BackendError, ChronosError, InvalidObject, NotFound
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource
@@ -112,7 +112,7 @@ class SweepController:
         one that leads now.
         """
         found = [lease for lease in agent.leases.list() if lease.owner == self._owner]
-        loose = [lease for lease in found if not self._holds(agent.name, lease.id)]
+        loose = [lease for lease in found if not self._holds(lease.id)]
         wanted = self._live_uids() if loose else frozenset()
         for lease in loose:
             if lease.id not in wanted:
@@ -127,9 +127,13 @@ class SweepController:
             item["metadata"]["uid"] for item in items if (item.get("status") or {}).get("phase") not in ended
         )
 
-    def _holds(self, node: str, uid: str) -> bool:
-        """Looked for on every node in the end: two GPUNodes may by mistake be one machine."""
-        return _live(uid, self._reader.on_node(node)) or _live(uid, self._reader.all(GPUPartition))
+    def _holds(self, uid: str) -> bool:
+        """Whatever node the partition is on: two GPUNodes may by mistake be one machine."""
+        try:
+            partition = self._reader.partition(uid)
+        except InvalidObject:
+            return False
+        return partition is not None and not partition.status.phase.ended
 
     def _sweep_workloads(self, backend: Backend) -> None:
         """End and forget workloads whose job is gone or whose attempt is over."""
@@ -160,10 +164,6 @@ class SweepController:
             except NotFound:
                 return None
         return job if job.uid == observed.job_uid else None
-
-
-def _live(uid: str, partitions: Sequence[GPUPartition]) -> bool:
-    return any(p.uid == uid and not p.status.phase.ended for p in partitions)
 
 
 def _over(job: GPUJob, observed: Observed) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import orjson
 import structlog
 
 from cumulus.controllers.reader import Cache
@@ -31,8 +32,14 @@ class Change:
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     key: Key
-    old: Document | None
+    before: bytes | None
+    """The JSON of what it was: few handlers ask for it."""
     new: Document
+
+    @property
+    def old(self) -> Document | None:
+        """Decoded anew each time."""
+        return None if self.before is None else orjson.loads(self.before)
 
 
 Handler = Callable[[Change], None]
@@ -144,8 +151,8 @@ class Informer:
             old = self.cache.drop(key, revision)
             self._tell(Change("DELETED", key, old, document))
             return 1
-        old = self.cache.put(document)
-        if old is document:
+        changed, old = self.cache.put(document)
+        if not changed:
             return 0
         self._tell(Change("ADDED" if old is None else "MODIFIED", key, old, document))
         return 1
@@ -154,7 +161,7 @@ class Informer:
         old = self.cache.drop(key, revision)
         if old is None:
             return False
-        self._tell(Change("DELETED", key, old, old))
+        self._tell(Change("DELETED", key, old, orjson.loads(old)))
         return True
 
     def _tell(self, change: Change) -> None:

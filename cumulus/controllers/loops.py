@@ -143,13 +143,14 @@ class Loops:
         owner: str,
     ) -> None:
         cache, clock, recorder = self.informer.cache, self._clock, self.recorder
+        self._schedule = ScheduleController(cache, client, clock)
         controllers: list[Controller] = [
             JobController(cache, client, backends, clock, recorder),
             PartitionController(
                 cache, client, agents, clock, recorder, owner=owner,
                 waited_for=lambda partition: waited_for(cache, partition, clock.now()),
             ),
-            ScheduleController(cache, client, clock),
+            self._schedule,
             NodeController(
                 cache, client, agents, clock, recorder, changed=self._lease_changed, offers=self._offers
             ),
@@ -215,23 +216,27 @@ class Loops:
     def _route_partition(self, change: Change) -> None:
         request = Request(change.key.namespace, change.key.name)
         owner = _owning_job(change.new)
-        old, new = _phase(change.old), _phase(change.new)
+        before = change.old
+        old, new = _phase(before), _phase(change.new)
+        respecified = change.type != "MODIFIED" or _spec(before) != _spec(change.new)
         if owner is not None:
             soon = BOUND_SETTLE_SECONDS if new == PartitionPhase.BOUND else 0.0
             self._add("job", Request(owner.namespace, owner.name), soon)
-        if change.type != "DELETED":
+        # Other changes of status are what the partition's own loop wrote, which knows when to look again.
+        if change.type != "DELETED" and (respecified or (new == PartitionPhase.BOUND and old != new)):
             self._add("partition", request)
-        if change.type != "MODIFIED" or new in _ENDED or _spec(change.old) != _spec(change.new):
-            self._add("schedule", schedule.QUEUE)
+        if respecified or new in _ENDED:
+            self._add("schedule", schedule.QUEUE, self._schedule.rest)
         node = (change.new.get("status") or {}).get("node")
         if node and old != new and (new == PartitionPhase.ACTIVE or new in _ENDED):
             self._add("node", Request("", node), NODE_SETTLE_SECONDS)
 
     def _route_node(self, change: Change) -> None:
         self._add("node", Request("", change.key.name))
-        if change.old is not None and change.type != "DELETED" and _beats(change.old) == _beats(change.new):
+        before = change.old
+        if before is not None and change.type != "DELETED" and _beats(before) == _beats(change.new):
             return
-        self._add("schedule", schedule.QUEUE)
+        self._add("schedule", schedule.QUEUE, self._schedule.rest)
         for name in self.informer.cache.keys(GPUPartition.KIND, node=change.key.name):
             partition = self.informer.cache.document(Key(GPUPartition.KIND, *name))
             owner = None if partition is None else _owning_job(partition)
@@ -252,7 +257,8 @@ def _phase(document: Document | None) -> str:
 
 def _spec(document: Document | None) -> object:
     document = document or {"metadata": {}}
-    return document.get("spec"), document["metadata"].get("deletionTimestamp")
+    metadata = document["metadata"]
+    return document.get("spec"), metadata.get("deletionTimestamp"), metadata.get("finalizers")
 
 
 def _live_attempt(document: Document) -> object:

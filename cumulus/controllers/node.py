@@ -4,7 +4,7 @@ and says when it stops answering. What changed of leases on the node by itself i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
@@ -15,7 +15,7 @@ from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import write_status
-from cumulus.errors import AlreadyExists, ChronosError, LedgerUnavailable, NodeUnreachable
+from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -78,11 +78,23 @@ class NodeController:
         if node is None:
             node = self._create(agent)
         partitions = self._reader.on_node(agent.name)
-        status = observed(node, agent, devices, leases, partitions, self._clock.now())
+        own = self._own(partitions, leases)
+        status = observed(node, agent, devices, leases, own, self._clock.now())
         runtimes = (*agent.runtimes, *(r for r in self._offers(agent.name) if r not in agent.runtimes))
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
         self._pass_on(partitions, leases)
         return After(LOOK_SECONDS)
+
+    def _own(self, partitions: Sequence[GPUPartition], leases: Sequence[Lease]) -> set[str]:
+        """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
+        own = {partition.uid for partition in partitions}
+        return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id)}
+
+    def _is_ours(self, id: str) -> bool:
+        try:
+            return self._reader.partition(id) is not None
+        except InvalidObject:
+            return True
 
     def _create(self, agent: NodeAgent) -> GPUNode:
         node = GPUNode(metadata=ObjectMeta(name=agent.name, labels=dict(agent.labels)))
@@ -138,11 +150,10 @@ def observed(
     agent: NodeAgent,
     devices: Sequence[Device],
     leases: Sequence[Lease],
-    partitions: Sequence[GPUPartition],
+    own: Set[str],
     now: datetime,
 ) -> GPUNodeStatus:
-    """The status of a node that answered. A lease that is no partition's of this store is foreign."""
-    own = {partition.uid for partition in partitions}
+    """The status of a node that answered. A lease that is not among the store's `own` is foreign."""
     moment = timestamp(now)
     facts = agent.facts()
     return node.status.model_copy(
@@ -174,7 +185,7 @@ def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
     return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
 
 
-def _device(device: Device, leases: Sequence[Lease], own: set[str]) -> DeviceStatus:
+def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:
     taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
     foreign = sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id)
     return DeviceStatus(

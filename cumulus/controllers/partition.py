@@ -68,7 +68,7 @@ class PartitionController:
             self._apply(partition, self._plan(partition, Unreachable(str(error)), releasing))
             raise
         result = self._apply(partition, self._plan(partition, answer, releasing))
-        if isinstance(answer, Lease) and not releasing and partition.status.phase is PartitionPhase.ACTIVE:
+        if isinstance(answer, Lease) and not releasing:
             return self._renew(partition, answer, result)
         return result
 
@@ -104,7 +104,9 @@ class PartitionController:
         except NoSuchLease:
             return After(partition_plan.ENDING_POLL)
         self._recorder.record(partition, "Normal", "Renewed", "nobody waits for the device", component=NAME)
-        return self._apply(partition, self._plan(partition, renewed, False))
+        result = self._apply(partition, self._plan(partition, renewed, False))
+        due = partition_plan.renewal(partition, renewed, self._clock.now())
+        return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
 
     def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
         """Write status and finalizer where they changed, both at once; then say when to look again."""

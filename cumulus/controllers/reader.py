@@ -50,11 +50,15 @@ class Reader(Protocol):
         ...
 
     def on_node(self, node: str) -> list[GPUPartition]:
-        """The partitions bound to that node, ended ones too."""
+        """The partitions bound to that node whose phase has not ended."""
+        ...
+
+    def partition(self, uid: str) -> GPUPartition | None:
+        """The partition of that uid, also one that has ended. Raises InvalidObject where the stored row is damaged."""
         ...
 
     def live(self) -> dict[Key, int]:
-        """The partitions whose phase has not ended, each with its resourceVersion; by key, in order."""
+        """The partitions whose phase has not ended, each with its resourceVersion; in no particular order."""
         ...
 
 
@@ -62,6 +66,7 @@ class Reader(Protocol):
 class _Entry:
     data: bytes
     revision: int
+    uid: str
     tags: tuple[tuple[str, str], ...]
 
 
@@ -71,6 +76,9 @@ class Cache:
     def __init__(self) -> None:
         self._entries: defaultdict[str, dict[tuple[str, str], _Entry]] = defaultdict(dict)
         self._index: defaultdict[tuple[str, str, str], set[tuple[str, str]]] = defaultdict(set)
+        self._live: dict[Key, int] = {}
+        self._uids: dict[str, tuple[str, str]] = {}
+        """Names of all partitions by uid."""
         self._decoded: OrderedDict[Key, tuple[int, Resource]] = OrderedDict()
         self._revision = 0
         self._changed = threading.Condition()
@@ -93,15 +101,18 @@ class Cache:
     def on_node(self, node: str) -> list[GPUPartition]:
         return self._tagged(GPUPartition, "node", node)
 
-    def live(self) -> dict[Key, int]:
-        kind = GPUPartition.KIND
+    def partition(self, uid: str) -> GPUPartition | None:
         with self._changed:
-            entries = self._entries[kind]
-            names = sorted(self._index.get((kind, "live", ""), ()))
-            return {Key(kind, *name): entries[name].revision for name in names}
+            name = self._uids.get(uid)
+            return None if name is None else self._model(GPUPartition, name)
+
+    def live(self) -> dict[Key, int]:
+        with self._changed:
+            return self._live.copy()
 
     def keys(self, kind: str, *, owner: str | None = None, node: str | None = None) -> list[tuple[str, str]]:
-        """Names of a kind, all or those of one owner's uid or one node, without decoding anything."""
+        """Names of a kind, all or those of one owner's uid, or of the partitions that `on_node` has of one node,
+        without decoding anything."""
         with self._changed:
             if owner is not None:
                 return sorted(self._index.get((kind, "owner", owner), ()))
@@ -119,31 +130,41 @@ class Cache:
         with self._changed:
             return self._changed.wait_for(lambda: self._revision >= revision, timeout)
 
-    def put(self, document: Document) -> Document | None:
-        """The informer's way in: the object is now this. Returns what it was; an older version changes nothing."""
-        key = key_of(document)
-        revision = int(document["metadata"]["resourceVersion"])
-        with self._changed:
-            old = self._entries[key.kind].get((key.namespace, key.name))
-            if old is not None and old.revision >= revision:
-                return document
-            self._untag(key, old)
-            # A copy, since what orjson returns keeps its whole buffer, several times as long.
-            entry = _Entry(bytes(memoryview(orjson.dumps(document))), revision, _tags(document))
-            self._entries[key.kind][key.namespace, key.name] = entry
-            for tag in entry.tags:
-                self._index[key.kind, *tag].add((key.namespace, key.name))
-        return None if old is None else orjson.loads(old.data)
+    def put(self, document: Document) -> tuple[bool, bytes | None]:
+        """The informer's way in: the object is now this. An older version changes nothing.
 
-    def drop(self, key: Key, revision: int) -> Document | None:
-        """The informer's way in: the object was deleted at `revision`. Returns what it was."""
+        Returns whether it changed anything, and the JSON of what the object was (None: not there).
+        """
+        key = key_of(document)
+        name = (key.namespace, key.name)
+        revision = int(document["metadata"]["resourceVersion"])
+        # A copy, since what orjson returns keeps its whole buffer, several times as long.
+        entry = _Entry(
+            bytes(memoryview(orjson.dumps(document))), revision, document["metadata"]["uid"], _tags(document)
+        )
+        with self._changed:
+            old = self._entries[key.kind].get(name)
+            if old is not None and old.revision >= revision:
+                return False, old.data
+            self._forget(key, old)
+            self._entries[key.kind][name] = entry
+            for tag in entry.tags:
+                self._index[key.kind, *tag].add(name)
+            if key.kind == GPUPartition.KIND:
+                self._uids[entry.uid] = name
+                if _is_live(document):
+                    self._live[key] = revision
+        return True, None if old is None else old.data
+
+    def drop(self, key: Key, revision: int) -> bytes | None:
+        """The informer's way in: the object was deleted at `revision`. Returns the JSON of what it was."""
         with self._changed:
             old = self._entries[key.kind].get((key.namespace, key.name))
             if old is not None and old.revision <= revision:
                 del self._entries[key.kind][key.namespace, key.name]
-                self._untag(key, old)
+                self._forget(key, old)
                 self._decoded.pop(key, None)
-        return None if old is None else orjson.loads(old.data)
+        return None if old is None else old.data
 
     def advance(self, revision: int) -> None:
         """The informer's way in: all changes up to `revision` have been put or dropped."""
@@ -152,12 +173,18 @@ class Cache:
                 self._revision = revision
                 self._changed.notify_all()
 
-    def _untag(self, key: Key, entry: _Entry | None) -> None:
-        for tag in entry.tags if entry is not None else ():
+    def _forget(self, key: Key, entry: _Entry | None) -> None:
+        """Take what is no more out of the indexes."""
+        if entry is None:
+            return
+        for tag in entry.tags:
             names = self._index[key.kind, *tag]
             names.discard((key.namespace, key.name))
             if not names:
                 del self._index[key.kind, *tag]
+        if key.kind == GPUPartition.KIND:
+            self._uids.pop(entry.uid, None)
+            self._live.pop(key, None)
 
     def _tagged(self, model: type[R], tag: str, value: str) -> list[R]:
         with self._changed:
@@ -214,7 +241,10 @@ class StoreReader:
         return [decode(model, item) for item in self._store.list(Query(model.KIND, owner_uid=uid)).items]
 
     def on_node(self, node: str) -> list[GPUPartition]:
-        return [partition for partition in self.all(GPUPartition) if partition.status.node == node]
+        return [p for p in self.all(GPUPartition) if p.status.node == node and not p.status.phase.ended]
+
+    def partition(self, uid: str) -> GPUPartition | None:
+        return next((partition for partition in self.all(GPUPartition) if partition.uid == uid), None)
 
     def live(self) -> dict[Key, int]:
         return {
@@ -226,13 +256,15 @@ class StoreReader:
 
 def _tags(document: Document) -> tuple[tuple[str, str], ...]:
     tags = [("owner", owner["uid"]) for owner in document["metadata"].get("ownerReferences", ())]
-    if document["kind"] == GPUPartition.KIND:
-        status = document.get("status") or {}
-        if status.get("node"):
-            tags.append(("node", status["node"]))
-        if status.get("phase", PartitionPhase.PENDING) not in _ENDED:
-            tags.append(("live", ""))
+    if document["kind"] == GPUPartition.KIND and _is_live(document):
+        node = (document.get("status") or {}).get("node")
+        if node:
+            tags.append(("node", node))
     return tuple(tags)
+
+
+def _is_live(document: Document) -> bool:
+    return (document.get("status") or {}).get("phase", PartitionPhase.PENDING) not in _ENDED
 
 
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)

@@ -25,8 +25,8 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.place import Binding, Pass
-from cumulus.scheduling.reasons import NodeReason, node_reasons
-from cumulus.scheduling.snapshot import Gang, Snapshot, assemble
+from cumulus.scheduling.reasons import Explainer, NodeReason
+from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Documents, Write
 from cumulus.store.client import Client
 
@@ -39,7 +39,7 @@ QUEUE = Request("", "queue")
 VISIBLE_WITHIN = 0.05
 """Seconds before the reader is looked at again where it lags behind what this loop wrote."""
 
-REST = 3.0
+REST = 9.0
 LONGEST_REST = 3.0
 """After a pass the loop rests for so many times as long as it thought, and no longer than that many seconds: what
 happens meanwhile is one pass's work, and a long queue does not keep the other loops from theirs."""
@@ -58,11 +58,11 @@ NAMED_NODES = 5
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """A gang that waits, and why on each node; `reasons` is None where they were not worked out this time."""
+    """A gang that waits, and why on each node."""
 
     gang: Gang
     reason: str
-    reasons: tuple[NodeReason, ...] | None
+    reasons: tuple[NodeReason, ...]
 
 
 class ScheduleController:
@@ -73,9 +73,15 @@ class ScheduleController:
         self._client = client
         self._clock = clock
         self._claims: dict[Key, tuple[int, Claim]] = {}
+        self._assembler = Assembler()
         self._written = 0
         self._explain_from = 0
         self._not_before = 0.0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until a new pass may begin, 0 when it may now."""
+        return max(0.0, self._not_before - self._clock.monotonic())
 
     def reconcile(self, request: Request) -> Result:
         began = self._clock.monotonic()
@@ -85,30 +91,31 @@ class ScheduleController:
             return After(VISIBLE_WITHIN)
         self._refresh()
         claims = (claim for _, claim in self._claims.values())
-        snapshot = assemble(self._reader.all(GPUNode), claims, self._clock.now())
+        snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         run = Pass(snapshot)
-        unplaced = list(self._place(snapshot, run))
+        unplaced, young = self._place(snapshot, run)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
         bound = self._bind_all(list(_gangs(run.bindings)))
         self._refuse(unplaced)
         if not bound:
             return After(VISIBLE_WITHIN)
-        young = any(not _waited(item.gang, snapshot) for item in unplaced)
         return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
 
     def _refresh(self) -> None:
         """Bring the claims up to the reader's view; only what changed is decoded."""
-        claims = {}
-        for key, revision in self._reader.live().items():
-            known = self._claims.get(key)
-            if known is None or known[0] != revision:
-                partition = self._partition(key)
-                if partition is None:
-                    continue
-                known = (revision, claim_of(partition))
-            claims[key] = known
-        self._claims = claims
+        claims, live = self._claims, self._reader.live()
+        for key in [key for key in claims if key not in live]:
+            del claims[key]
+        for key, revision in live.items():
+            known = claims.get(key)
+            if known is not None and known[0] == revision:
+                continue
+            partition = self._partition(key)
+            if partition is not None:
+                claims[key] = (revision, claim_of(partition))
+            else:
+                claims.pop(key, None)
 
     def _partition(self, key: Key) -> GPUPartition | None:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
@@ -118,20 +125,27 @@ class ScheduleController:
             log.error("left out a damaged object", error=str(error))
             return None
 
-    def _place(self, snapshot: Snapshot, run: Pass) -> Iterator[Unplaced]:
-        """Consider the whole queue; yields the gangs that stay in it. Reasons are worked out in turns: those who have
-        waited long enough, from where the last pass stopped."""
-        explained = position = last = 0
+    def _place(self, snapshot: Snapshot, run: Pass) -> tuple[list[Unplaced], bool]:
+        """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others
+        have yet to wait long enough for that. Turns go on from where the last pass stopped."""
+        explain = Explainer(snapshot, run.board)
+        unplaced: list[Unplaced] = []
+        position, last, young = 0, 0, False
         for gang in snapshot.pending:
             if run.bind(gang):
                 continue
             position += 1
-            turn = _waited(gang, snapshot) and position > self._explain_from and explained < EXPLAINED_PER_PASS
-            if turn:
-                explained, last = explained + 1, position
-            reasons = node_reasons(snapshot, run.board, gang) if turn else None
-            yield Unplaced(gang, run.refuse(gang).reason.code, reasons)
-        self._explain_from = last if explained == EXPLAINED_PER_PASS else 0
+            if not _waited(gang, snapshot):
+                young = True
+                run.refuse(gang)
+            elif position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
+                last = position
+                reasons = explain.node_reasons(gang)
+                unplaced.append(Unplaced(gang, run.refuse(gang).reason.code, reasons))
+            else:
+                run.refuse(gang)
+        self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
+        return unplaced, young
 
     def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
         """Write bindings, each gang's all or none. False where a partition changed meanwhile.
@@ -188,8 +202,6 @@ class ScheduleController:
         now = timestamp(self._clock.now())
         writes = []
         for item in unplaced:
-            if item.reasons is None:
-                continue
             message = summary(item.reasons)
             for request in item.gang.requests:
                 partition = self._partition(request.partition)

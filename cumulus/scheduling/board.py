@@ -91,6 +91,8 @@ class Board:
         self._by_place = {(slot.device.node, slot.device.index): slot for slot in self.slots}
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""
+        self.reservations = 0
+        """How many shares were reserved so far."""
         self.work = 0
         """Slots looked at one by one so far: the measure of what a pass has cost, the same on every machine."""
         self._pools: dict[Filter, Pool] = {}
@@ -114,6 +116,11 @@ class Board:
         """Bind a share from now for `length` microseconds."""
         slot.take(length, memory, compute)
         self.changes.append(slot)
+
+    def reserve(self, slot: Slot, start: int, length: int, memory: int, compute: int, gang: str) -> None:
+        """Keep a share from `start` for `length` microseconds for a gang that waits."""
+        slot.reserve(start, length, memory, compute, gang)
+        self.reservations += 1
 
     def _matching(self, wanted: Filter) -> Iterator[Slot]:
         names = [wanted.node] if wanted.node else list(self._nodes)

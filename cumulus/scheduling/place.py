@@ -118,6 +118,11 @@ class Pass:
         self.refusals: list[Refusal] = []
         self._now = snapshot.now
         self._position = 0
+        self._alike: set[tuple[int, float]] = set()
+        """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
+        thousands that ask for the same."""
+        self._settled: dict[tuple[int, float], bool] = {}
+        """Those of which enough have reservations already; whether they are hopeless."""
         self._refused = Refused()
         self._hopeless = Refused()
         self._not_before: dict[tuple[Uniform, int], int] = {}
@@ -126,12 +131,17 @@ class Pass:
     def bind(self, gang: Gang) -> bool:
         """Bind the next gang of the queue if it fits now."""
         self._position += 1
-        length = microseconds(gang.seconds)
-        if self._refused.covers(gang, length):
+        alone = _alone(gang)
+        if alone in self._alike:
             return False
-        seats = assign(self.board, gang, 0, length)
+        length = microseconds(gang.seconds)
+        refused = self._refused.covers(gang, length)
+        seats = None if refused else assign(self.board, gang, 0, length)
         if seats is None:
-            self._refused.add(gang, length)
+            if not refused:
+                self._refused.add(gang, length)
+            if alone is not None:
+                self._alike.add(alone)
             return False
         for request, seat in zip(gang.requests, seats, strict=True):
             self.board.take(seat.slot, length, seat.memory, seat.compute)
@@ -140,13 +150,21 @@ class Pass:
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
+        alone = _alone(gang)
+        if alone is not None and (known := self._settled.get(alone)) is not None:
+            refusal = Refusal(gang, self._position, None, known)
+            self.refusals.append(refusal)
+            return refusal
         reservation = None
         filters = frozenset(request.demand.filter for request in gang.requests)
         depth = RESERVATION_DEPTH if self.board.work < RESERVATION_WORK else 1
         if self._reserved[filters] < depth and not self._hopeless.covers(gang, 0):
             reservation = self.reserve(gang)
             self._reserved[filters] += reservation is not None
-        refusal = Refusal(gang, self._position, reservation, self._hopeless.covers(gang, 0))
+        hopeless = self._hopeless.covers(gang, 0)
+        if alone is not None and reservation is None and (hopeless or self._reserved[filters] >= depth):
+            self._settled[alone] = hopeless
+        refusal = Refusal(gang, self._position, reservation, hopeless)
         self.refusals.append(refusal)
         return refusal
 
@@ -159,7 +177,7 @@ class Pass:
             return None
         start, seats = found
         for seat in seats:
-            seat.slot.reserve(start, length, seat.memory, seat.compute, gang.name)
+            self.board.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
         return Reservation(
             gang=gang.name,
             start=self._now + timedelta(microseconds=start),
@@ -188,6 +206,11 @@ class Pass:
         if found is not None and shape is not None:
             self._not_before[shape, length] = found[0]
         return found
+
+
+def _alone(gang: Gang) -> tuple[int, float] | None:
+    """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
+    return (id(gang.requests[0].demand), gang.seconds) if len(gang.requests) == 1 else None
 
 
 def microseconds(seconds: float) -> int:

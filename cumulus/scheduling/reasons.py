@@ -25,6 +25,29 @@ class NodeReason:
     reason: Reason
 
 
+class Explainer:
+    """`node_reasons` for many gangs of one pass. Gangs that ask for the same have the same reasons for as long as
+    nothing was taken or reserved between them, and most of a long queue ask for the same."""
+
+    def __init__(self, snapshot: Snapshot, board: Board) -> None:
+        self._snapshot = snapshot
+        self._board = board
+        self._known: dict[object, tuple[NodeReason, ...]] = {}
+        self._at = (0, 0)
+
+    def node_reasons(self, gang: Gang) -> tuple[NodeReason, ...]:
+        """As the function `node_reasons` says."""
+        at = (len(self._board.changes), self._board.reservations)
+        if at != self._at:
+            self._at = at
+            self._known.clear()
+        asked = (tuple((request.demand, request.group) for request in gang.requests), gang.seconds)
+        found = self._known.get(asked)
+        if found is None:
+            found = self._known[asked] = node_reasons(self._snapshot, self._board, gang)
+        return found
+
+
 def node_reasons(snapshot: Snapshot, board: Board, gang: Gang) -> tuple[NodeReason, ...]:
     """Why a gang that was just refused is not on any of the nodes, as the pass left them.
 

@@ -142,19 +142,58 @@ def assemble(nodes: Iterable[GPUNode], claims: Iterable[Claim], now: datetime) -
     A partition holds its share from Bound on until its phase is an ended one, which controllers write only once
     the node has confirmed it. A lease that a node reports and no holding partition explains counts as well.
     """
-    claims = list(claims)
-    nodes = sorted(nodes, key=lambda node: node.metadata.name)
-    holding = [claim for claim in claims if claim.holding]
-    holds = [_hold(claim, now) for claim in holding]
-    holds += _foreign_holds(nodes, {claim.uid for claim in holding}, now)
-    pending, incomplete = _gangs(claims, now)
-    return Snapshot(
-        now=now,
-        nodes=tuple(_node(node) for node in nodes),
-        holds=tuple(sorted(holds, key=_hold_order)),
-        pending=tuple(sorted(pending, key=_queue_order)),
-        incomplete=tuple(sorted(incomplete, key=lambda gang: gang.name)),
-    )
+    return Assembler().assemble(nodes, claims, now)
+
+
+class Assembler:
+    """`assemble` for one pass after the other: a gang of one is made once for its claim, not in each pass anew."""
+
+    def __init__(self) -> None:
+        self._alone: dict[str | Key, tuple[Claim, Gang]] = {}
+
+    def assemble(self, nodes: Iterable[GPUNode], claims: Iterable[Claim], now: datetime) -> Snapshot:
+        """As the function `assemble` says."""
+        claims = list(claims)
+        nodes = sorted(nodes, key=lambda node: node.metadata.name)
+        holding = [claim for claim in claims if claim.holding]
+        holds = [_hold(claim, now) for claim in holding]
+        holds += _foreign_holds(nodes, {claim.uid for claim in holding}, now)
+        pending, incomplete = self._gangs(claims, now)
+        return Snapshot(
+            now=now,
+            nodes=tuple(_node(node) for node in nodes),
+            holds=tuple(sorted(holds, key=_hold_order)),
+            pending=tuple(sorted(pending, key=_queue_order)),
+            incomplete=tuple(sorted(incomplete, key=lambda gang: gang.name)),
+        )
+
+    def _gangs(self, claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
+        gangs: list[Gang] = []
+        incomplete: list[Incomplete] = []
+        alone: dict[str | Key, tuple[Claim, Gang]] = {}
+        for key, found in _members(claims).items():
+            first = found[0]
+            known = self._alone.get(key)
+            if len(found) == 1 and known is not None and known[0] is first:
+                alone[key] = known
+                gangs.append(known[1])
+                continue
+            pending = [claim for claim in found if claim.pending]
+            if not pending:
+                continue
+            name = first.gang or first.path
+            size = max(claim.size for claim in found)
+            if len(found) < size:
+                found.sort(key=lambda claim: claim.partition)
+                incomplete.append(Incomplete(name, tuple(claim.partition for claim in found), size))
+                continue
+            pending.sort(key=lambda claim: claim.partition)
+            gang = _gang(name, pending, [claim for claim in found if claim.holding], now)
+            gangs.append(gang)
+            if len(found) == 1 and first.since is not None:
+                alone[key] = (first, gang)
+        self._alone = alone
+        return gangs, incomplete
 
 
 def _node(node: GPUNode) -> Node:
@@ -206,28 +245,13 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
                 )  # fmt: skip
 
 
-def _gangs(claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
-    members: defaultdict[str, list[Claim]] = defaultdict(list)
-    gangs: list[Gang] = []
+def _members(claims: Iterable[Claim]) -> dict[str | Key, list[Claim]]:
+    """The claims that count, by the name of their gang, or by their own key where they have none."""
+    members: dict[str | Key, list[Claim]] = {}
     for claim in claims:
-        if claim.deleting or not (claim.pending or claim.holding):
-            continue
-        if claim.gang:
-            members[claim.gang].append(claim)
-        elif claim.pending:
-            gangs.append(_gang(claim.path, [claim], [], now))
-    incomplete: list[Incomplete] = []
-    for name, found in members.items():
-        found.sort(key=lambda claim: claim.partition)
-        pending = [claim for claim in found if claim.pending]
-        if not pending:
-            continue
-        size = max(claim.size for claim in found)
-        if len(found) < size:
-            incomplete.append(Incomplete(name, tuple(claim.partition for claim in found), size))
-        else:
-            gangs.append(_gang(name, pending, [claim for claim in found if claim.holding], now))
-    return gangs, incomplete
+        if not claim.deleting and (claim.pending or claim.holding):
+            members.setdefault(claim.gang or claim.partition, []).append(claim)
+    return members
 
 
 def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) -> Gang:

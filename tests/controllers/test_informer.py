@@ -141,20 +141,25 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     informer.poll()
     cache = informer.cache
     assert [p.metadata.name for p in cache.owned(GPUPartition, "u1")] == ["mine"]
-    assert [key.name for key in cache.live()] == ["mine", "other"]
+    assert {key.name for key in cache.live()} == {"mine", "other"}
     assert cache.on_node("n1") == []
     bound = client.update_status(
         mine.replace(status=mine.status.model_copy(update={"node": "n1", "phase": PartitionPhase.BOUND}))
     )
     informer.poll()
     assert [p.metadata.name for p in cache.on_node("n1")] == ["mine"]
+    assert cache.live()[bound.key] == int(bound.metadata.resource_version or 0)
     client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.EXPIRED})))
     informer.poll()
     assert [key.name for key in cache.live()] == ["other"]
+    assert cache.on_node("n1") == []
+    ended = cache.partition(mine.uid)
+    assert ended is not None
+    assert ended.status.phase is PartitionPhase.EXPIRED
     client.delete(client.get(GPUPartition, "default", "mine"))
     informer.poll()
     assert cache.owned(GPUPartition, "u1") == []
-    assert cache.on_node("n1") == []
+    assert cache.partition(mine.uid) is None
 
 
 def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: Informer) -> None:

@@ -47,10 +47,8 @@ def test_own_and_foreign_leases_are_told_apart_and_both_are_taken() -> None:
     leases = FakeLeases([fake_device(memory_bytes=100)], FakeClock())
     leases.grant(LeaseRequest("ours", 0, 30, 300, seconds=60))
     leases.grant(LeaseRequest("theirs", 0, 20, 200, seconds=60, grace=7, user="bob"))
-    ours = a_partition()
-    ours = ours.replace(metadata=ours.metadata.model_copy(update={"uid": "ours"}))
     status = node.observed(
-        GPUNode(metadata=ObjectMeta(name="n")), NodeAgent("n", leases), leases.devices(), leases.list(), [ours], NOW
+        GPUNode(metadata=ObjectMeta(name="n")), NodeAgent("n", leases), leases.devices(), leases.list(), {"ours"}, NOW
     )
     (device,) = status.devices
     assert (device.free_memory_bytes, device.free_compute) == (50, 500)
