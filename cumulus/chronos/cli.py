@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus.chronos import ask, environment, render
-from cumulus.chronos.lease import Device, Lease, LeaseState, Usage
+from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.processes import Snapshot
 from cumulus.clock import SystemClock, timestamp
@@ -47,15 +47,14 @@ offers the CPU beside a GPU.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except CumulusError as error:
         hint = f" ({error.hint})" if error.hint else ""
         if options.json:
-            _print_json(error={"kind": type(error).__name__, "message": str(error), "hint": error.hint})
+            _print_json(json_document(error=render.error_json(error)))
         print(f"chronos_cli: {error}{hint}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
@@ -66,11 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
+    """What `create` with these options asks of `ledger`."""
+    device = ask.choose(ledger.devices(), options.device)
+    return ask.request(
+        device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
+        id=options.id, owner=options.owner,
+    )  # fmt: skip
+
+
+def json_document(**fields: Any) -> dict[str, Any]:
+    """What --json prints. `time` is this machine's, so that who asks from another can tell the skew of their clocks."""
+    return {"version": render.PROTOCOL, "time": timestamp(SystemClock().now()), **fields}
+
+
 def _stats(options: argparse.Namespace) -> int:
     rows, used = _measured(_ledger(options))
     if options.json:
         devices = [render.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
-        _print_json(node=_node(), devices=devices, leases=[render.use_json(one) for one in used.leases])
+        _tell(options, node=_node(), devices=devices, leases=[render.use_json(one) for one in used.leases])
     else:
         print(render.usage_table(rows))
         if used.leases:
@@ -100,7 +113,7 @@ def _devices(options: argparse.Namespace) -> int:
         ledger.rediscover()
     devices = ledger.devices() if options.json else _some_devices(ledger)
     if options.json:
-        _print_json(node=_node(), devices=[render.device_json(d) for d in devices])
+        _tell(options, node=_node(), devices=[render.device_json(d) for d in devices])
     else:
         print(render.devices_table(devices))
     return 0
@@ -108,28 +121,17 @@ def _devices(options: argparse.Namespace) -> int:
 
 def _create(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
-    device = ask.choose(ledger.devices(), options.device)
-    lease = ledger.grant(
-        ask.request(
-            device,
-            options.memory,
-            options.duration,
-            compute=options.compute,
-            grace=options.grace,
-            user=options.user,
-            id=options.id,
-            owner=options.owner,
-        )
-    )
+    lease = ledger.grant(lease_request(options, ledger))
     if lease.state is not LeaseState.ACTIVE and not options.json:
         raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}", hint="an id is used once; take another")
     if options.json:
-        _print_json(lease=render.lease_json(lease))
+        _tell(options, lease=render.lease_json(lease))
     elif options.quiet:
         print(lease.id)
     else:
+        name = ask.choose(ledger.devices(), lease.device_id).name
         print(f"partition {lease.id}")
-        print(f"  {_share(lease)} of device {device.index} ({device.name}) for {format_duration(lease.expires_in)}")
+        print(f"  {_share(lease)} of device {lease.device} ({name}) for {format_duration(lease.expires_in)}")
         print(f"  run a program in it with: chronos_cli exec {lease.id} -- COMMAND")
     return 0
 
@@ -137,7 +139,7 @@ def _create(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     leases = [x for x in _ledger(options).list(ended=options.all) if options.user in (None, x.user)]
     if options.json:
-        _print_json(leases=[render.lease_json(x) for x in leases])
+        _tell(options, leases=[render.lease_json(x) for x in leases])
     elif leases:
         print(render.leases_table(leases))
     else:
@@ -148,7 +150,7 @@ def _list(options: argparse.Namespace) -> int:
 def _get(options: argparse.Namespace) -> int:
     lease = _ledger(options).get(options.partition)
     if options.json:
-        _print_json(lease=render.lease_json(lease) if lease else None)
+        _tell(options, lease=render.lease_json(lease) if lease else None)
     elif lease is None:
         raise _unknown(options.partition)
     else:
@@ -160,7 +162,7 @@ def _get(options: argparse.Namespace) -> int:
 def _renew(options: argparse.Namespace) -> int:
     lease = _ledger(options).renew(options.partition, options.duration, token=options.token)
     if options.json:
-        _print_json(lease=render.lease_json(lease))
+        _tell(options, lease=render.lease_json(lease))
     else:
         print(f"partition {lease.id} ends in {format_duration(lease.expires_in)}")
     return 0
@@ -176,7 +178,7 @@ def _release(options: argparse.Namespace) -> int:
         time.sleep(0.02)
         lease = ledger.get(options.partition)
     if options.json:
-        _print_json(lease=render.lease_json(lease) if lease else None)
+        _tell(options, lease=render.lease_json(lease) if lease else None)
     elif lease is None:
         raise _unknown(options.partition)
     elif lease.state is LeaseState.ENDED:
@@ -210,10 +212,19 @@ def _exec(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     variables = _ledger(options).prepare(options.partition)
     if options.json:
-        _print_json(variables=dict(variables))
+        _tell(options, variables=dict(variables))
     else:
         print("".join(f"{name}={value}\n" for name, value in sorted(variables.items())), end="")
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from cumulus.chronos.serve import Server
+
+    # What a driver prints, say, must not be taken for an answer.
+    sink = os.dup(1)
+    os.dup2(2, 1)
+    return Server(_ledger(options), sink=sink).run()
 
 
 def _monitor(options: argparse.Namespace) -> int:
@@ -249,7 +260,8 @@ def _some_devices(ledger: Ledger) -> Sequence[Device]:
 
 
 def _ledger(options: argparse.Namespace) -> Ledger:
-    return Ledger(Path(options.home) if options.home else None)
+    served: Ledger | None = options.ledger
+    return served or Ledger(Path(options.home) if options.home else None)
 
 
 def _node() -> dict[str, Any]:
@@ -269,9 +281,13 @@ def _unknown(id: str) -> NoSuchLease:
     return NoSuchLease(f"there is no lease {id}", hint="see them with: chronos_cli list --all")
 
 
-def _print_json(**fields: Any) -> None:
-    """`time` is this machine's, so that who asks from another can tell the skew of their clocks."""
-    print(json.dumps({"version": render.PROTOCOL, "time": timestamp(SystemClock().now()), **fields}))
+def _tell(options: argparse.Namespace, **fields: Any) -> None:
+    tell: Callable[[dict[str, Any]], None] = options.tell
+    tell(json_document(**fields))
+
+
+def _print_json(said: dict[str, Any]) -> None:
+    print(json.dumps(said))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -303,18 +319,20 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     return check
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of all commands. In what it parses, `run` is the command; a server puts its own `ledger` and `tell` in."""
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON with a protocol version, for programs")
     common.add_argument("--home", metavar="DIR", help="the ledger's directory (default: CHRONOS_HOME)")
-    parser = _Parser(
+    made = _Parser(
         prog="chronos_cli",
         description="Shares of this machine's GPUs, each a lease with a size and an end.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"chronos {cumulus.__version__}")
-    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    made.set_defaults(ledger=None, tell=_print_json)
+    made.add_argument("--version", action="version", version=f"chronos {cumulus.__version__}")
+    verbs = made.add_subparsers(metavar="COMMAND", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, parents=[common], help=help, description=f"{help[0].upper()}{help[1:]}.")
@@ -344,8 +362,9 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT…]")
     prepare = verb("prepare", _prepare, "what a container needs to be held to a lease")
     prepare.add_argument("partition", help="the partition id")
+    verb("serve", _serve, "answer such commands from standard input, for controllers that come over SSH")
     _add_monitor(verb("monitor", _monitor, "end leases on time, in the foreground (as a service does)"))
-    return parser
+    return made
 
 
 def _add_create(create: argparse.ArgumentParser) -> None:

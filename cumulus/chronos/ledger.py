@@ -23,6 +23,7 @@ from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
     ChronosError,
+    CumulusError,
     InsufficientShare,
     LedgerUnavailable,
     NoSuchDevice,
@@ -99,20 +100,24 @@ class Ledger:
 
     def grant(self, request: LeaseRequest) -> Lease:
         """See `Leases.grant`. Raises `UsageError` too, where the request is malformed."""
-        _check_request(request)
+        [granted] = self.grant_all([request])
+        if isinstance(granted, CumulusError):
+            raise granted
+        return granted
+
+    def grant_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Lease | CumulusError]:
+        """For each request, in turn, the lease or what `grant` would raise; all of it is one transaction, synced once.
+
+        Raises what concerns them all: `LedgerUnavailable`."""
         self._settle()
         self._watch()
         if not self._devices_known:
             self._devices_known = bool(self.devices())
         with self.database.write() as tx:
             now = Moment.read(self.clock)
-            lease = records.find_lease(tx, request.id, now)
-            if lease is None:
-                lease = self._insert(tx, request, now)
-            else:
-                _check_same(lease, request)
-        self._watch(poke=request.seconds < watchdog.POLL)
-        return lease
+            granted = [self._granted(tx, request, now) for request in requests]
+        self._watch(poke=any(request.seconds < watchdog.POLL for request in requests))
+        return granted
 
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
         """See `Leases.renew`. With `token`, raises `StaleToken` where it is not the lease's."""
@@ -212,6 +217,18 @@ class Ledger:
         # Two ledgers of one machine may have leases of the same id.
         place = self.home.stat()
         return f"{place.st_dev:x}-{place.st_ino:x}-{id}"
+
+    def _granted(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease | CumulusError:
+        try:
+            _check_request(request)
+            lease = records.find_lease(tx, request.id, now)
+            if lease is None:
+                return self._insert(tx, request, now)
+            _check_same(lease, request)
+            return lease
+        except CumulusError as error:
+            # It says so before it writes anything.
+            return error
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
         offered = _offer(records.devices(tx))

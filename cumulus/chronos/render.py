@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState, Usage
+from cumulus.errors import CumulusError
 from cumulus.resources.quantity import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 
 _GAP = "  "
+
+
+def error_json(error: CumulusError) -> dict[str, Any]:
+    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
 
 
 def device_json(device: Device) -> dict[str, Any]:

@@ -137,6 +137,11 @@ def leases(worker: Worker, known_hosts: KnownHosts) -> Iterator[RemoteLeases]:
     leases.close()
 
 
+def one_by_one(command: str) -> str:
+    """`command` as an older Chronos takes it, which cannot serve."""
+    return f'old() {{ [ "$1" != serve ] || exit 2; {command} "$@"; }}; old'
+
+
 def connect(worker: Worker, known_hosts: KnownHosts, command: str = "") -> RemoteLeases:
     return RemoteLeases(Link("gpu-1", worker.address, known_hosts), command or worker.command)
 

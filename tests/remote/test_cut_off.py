@@ -129,13 +129,21 @@ def test_a_lease_ends_on_the_worker_while_it_is_cut_off(site: Site) -> None:
     assert (ended.state, ended.end_reason) == (LeaseState.ENDED, EndReason.EXPIRED)
 
 
-def test_a_lost_answer_is_asked_for_again(site: Site) -> None:
+@pytest.mark.parametrize(
+    "slowly",
+    [
+        'run() {{ [ "$1" != serve ] || exit 2; {} "$@"; sleep 3; }}; run',
+        'run() {{ {} "$@" | while read -r line; do sleep 2; echo "$line"; done; }}; run',
+    ],
+    ids=["one by one", "served"],
+)
+def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
     """The grant is made, and the wire is cut before it is told."""
     leases = site.leases("gpu-0")
     leases.devices()
     asked = request()
     command = site.workers["gpu-0"].command
-    slow = connect(site.workers["gpu-0"], site.known_hosts, f'run() {{ {command} "$@"; sleep 3; }}; run')
+    slow = connect(site.workers["gpu-0"], site.known_hosts, slowly.format(command))
     failed: list[Exception] = []
 
     def grant() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
-from cumulus.chronos.remote import RemoteLeases
+from cumulus.chronos.remote import KnownHosts, RemoteLeases
+from cumulus.chronos.remote.hostkeys import fetch
 from cumulus.errors import (
     ChronosError,
     InsufficientShare,
@@ -24,9 +25,18 @@ from cumulus.errors import (
     StaleToken,
     UsageError,
 )
-from tests.remote.conftest import Worker, connect
+from tests.remote.conftest import Worker, connect, one_by_one
 
 pytestmark = pytest.mark.ssh
+
+
+@pytest.fixture(params=["served", "one by one"])
+def leases(worker: Worker, known_hosts: KnownHosts, request: pytest.FixtureRequest) -> Iterator[RemoteLeases]:
+    """By a server, and by commands as of a Chronos that has none."""
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    leases = connect(worker, known_hosts, one_by_one(worker.command) if request.param == "one by one" else "")
+    yield leases
+    leases.close()
 
 
 def request(id: str = "", **fields: object) -> LeaseRequest:

@@ -214,12 +214,18 @@ def test_a_secret_that_is_no_key_is_not_shown(worker: Worker, known_hosts: Known
     assert "hunter2" not in f"{refused.value} {refused.value.hint}"
 
 
-def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: RemoteLeases) -> None:
+@pytest.mark.parametrize(
+    "killed",
+    [
+        'kill_it() {{ [ "$1" != serve ] || exit 2; {} "$@" >/dev/null; kill -9 $$; }}; kill_it',
+        'kill_it() {{ {} "$@" | {{ read -r line; echo "$line"; read -r line; kill -9 $$; }}; }}; kill_it',
+    ],
+    ids=["one by one", "served"],
+)
+def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: RemoteLeases, killed: str) -> None:
     """chronos_cli is killed when it has granted and not yet answered: the same id gives the same lease."""
     leases.devices()
-    broken = connect(
-        worker, leases.link.known_hosts, f'kill_it() {{ {worker.command} "$@" >/dev/null; kill -9 $$; }}; kill_it'
-    )
+    broken = connect(worker, leases.link.known_hosts, killed.format(worker.command))
     asked = request()
     with pytest.raises(NodeUnreachable, match="ended before it answered"):
         broken.grant(asked)

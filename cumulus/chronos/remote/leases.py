@@ -1,4 +1,4 @@
-"""`Leases` of another machine: each call is one `chronos_cli --json` there."""
+"""`Leases` of another machine: each call is a `chronos_cli --json` there, asked of a server where there can be one."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ class RemoteLeases:
             return fields and self._clock.on_ours(protocol.lease(fields), answer.sent, answer.received)
 
     def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
-        answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
+        answer = self.link.ask(f"{self._command} serve --json", arguments, seconds)
+        if answer is None:
+            answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
         said = protocol.answer(self.link.node, answer)
         with self._understanding():
             self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)

@@ -1,7 +1,7 @@
 """One node's connection: kept open, made again with back-off when it breaks, every wait with a deadline.
 
-Commands that may be asked twice are: when a connection that was open for a while turns out to be dead, the command
-is run once more on a new one.
+What may be asked twice is: when a connection, or a server on it, that was there for a while turns out to be dead, it
+is asked once more on a new one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ import paramiko
 
 from cumulus.chronos.remote.address import Address
 from cumulus.chronos.remote.hostkeys import KnownHosts
+from cumulus.chronos.remote.session import Ended, Late, Session
 from cumulus.chronos.remote.sockets import open_socket
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
@@ -38,6 +39,9 @@ SESSIONS = 4
 
 TURN_SECONDS = 2.0
 """How long a call waits for one of them to be free: a slow node must not keep all threads of who serves many."""
+
+ONE_BY_ONE_SECONDS = 60.0
+"""For so long a node that could not start a server is asked by commands alone."""
 
 MOST_OUTPUT = 64 * 2**20
 
@@ -83,6 +87,9 @@ class Link:
         self._turns = threading.BoundedSemaphore(SESSIONS)
         self._connecting = threading.Lock()
         self._connection: fabric.Connection | None = None
+        self._serving = threading.Lock()
+        self._session: Session | None = None
+        self._one_by_one_until = float("-inf")
         self._closed = False
         self._failures = 0
         self._last_answer = 0.0
@@ -96,19 +103,18 @@ class Link:
         """
         deadline = self._clock.monotonic() + seconds
         with self._turn():
-            connection, fresh = self._connected()
-            try:
-                return self._execute(connection, command, input, deadline)
-            except _Broken as error:
-                self._drop(connection)
-                if fresh or not again:
-                    raise self._failed(f"{self.node} broke the connection: {error}") from None
-            connection, _ = self._connected()
-            try:
-                return self._execute(connection, command, input, deadline)
-            except _Broken as error:
-                self._drop(connection)
-                raise self._failed(f"{self.node} broke the connection: {error}") from None
+            answer = self._twice(lambda connection: self._execute(connection, command, input, deadline), again)
+        assert answer is not None
+        return answer
+
+    def ask(self, server: str, words: Sequence[str], seconds: float) -> Answer | None:
+        """Ask the `chronos_cli serve` that the command `server` starts there, and that stays with the connection; what
+        is asked does no harm when it is asked twice. None where no server that we know comes up. Raises as `run`."""
+        deadline = self._clock.monotonic() + seconds
+        if self._clock.monotonic() < self._one_by_one_until:
+            return None
+        with self._turn():
+            return self._twice(lambda connection: self._converse(connection, server, words, deadline))
 
     def close(self) -> None:
         """Commands that run fail, and so does every later one."""
@@ -116,6 +122,27 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.client.close()
+
+    def _twice(self, attempt: Callable[[fabric.Connection], Answer | None], again: bool = True) -> Answer | None:
+        """`attempt` on the open connection, and once more where that, or the server on it, turned out to be gone."""
+        connection, fresh = self._connected()
+        try:
+            return attempt(connection)
+        except _Broken as error:
+            self._drop(connection)
+            if fresh or not again:
+                raise self._failed(f"{self.node} broke the connection: {error}") from None
+        except Ended:
+            if not again:
+                raise
+        connection, _ = self._connected()
+        try:
+            return attempt(connection)
+        except _Broken as error:
+            self._drop(connection)
+            raise self._failed(f"{self.node} broke the connection: {error}") from None
+        except Ended:
+            raise NodeUnreachable(f"chronos_cli on {self.node} was ended before it answered") from None
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -207,10 +234,74 @@ class Link:
         return {}
 
     def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> Answer:
-        """Paramiko has waits without a time-out: at the deadline the session is taken from under them, and with it
-        the connection, unless other commands were answered on it meanwhile."""
-        late = threading.Event()
         sessions: list[paramiko.Channel] = []
+        with self._deadline(connection, deadline, sessions) as late:
+            answer = self._talk(connection.transport, command, input, sessions)
+        if answer.status == -1 and late.is_set():
+            raise NodeUnreachable(f"{self.node} did not answer in time")
+        self._last_answer = self._clock.monotonic()
+        return answer
+
+    def _converse(
+        self, connection: fabric.Connection, server: str, words: Sequence[str], deadline: float
+    ) -> Answer | None:
+        begun = self._clock.monotonic()
+        try:
+            session = self._served(connection, server, deadline)
+            if session is None:
+                return None
+            line, sent, received = session.ask(words, deadline)
+        except Ended:
+            if not connection.is_connected:
+                raise _Broken("it was cut") from None
+            raise
+        except Late:
+            if self._last_answer <= begun:
+                self._drop(connection)
+                raise self._failed(f"{self.node} did not answer in time") from None
+            raise NodeUnreachable(f"{self.node} did not answer in time") from None
+        self._last_answer = self._clock.monotonic()
+        return Answer(0, line, "", sent, received)
+
+    def _served(self, connection: fabric.Connection, server: str, deadline: float) -> Session | None:
+        """The connection's server, started where it has none; None where none comes up. Raises `Ended` where the
+        connection went away meanwhile, `Late`."""
+        if not self._serving.acquire(timeout=TURN_SECONDS):
+            raise NodeBusy(f"{self.node} is slow to start a server of leases")
+        try:
+            known = self._session
+            if known is not None and known.channel.get_transport() is connection.transport and not known.ended:
+                return known
+            if self._clock.monotonic() < self._one_by_one_until:
+                return None
+            started: list[paramiko.Channel] = []
+            with self._deadline(connection, deadline, started):
+                channel = connection.transport.open_session(timeout=CONNECT_SECONDS)
+                started.append(channel)
+                channel.set_combine_stderr(True)
+                channel.exec_command(server)
+            session = Session(channel, self._clock)
+            try:
+                if session.wait_for_greeting(deadline):
+                    self._session = session
+                    return session
+            except Late:
+                session.close()
+                raise
+            if not connection.is_connected:
+                raise Ended
+            self._one_by_one_until = self._clock.monotonic() + ONE_BY_ONE_SECONDS
+            return None
+        finally:
+            self._serving.release()
+
+    @contextmanager
+    def _deadline(
+        self, connection: fabric.Connection, deadline: float, sessions: Sequence[paramiko.Channel]
+    ) -> Iterator[threading.Event]:
+        """Paramiko has waits without a time-out: at the deadline the session is taken from under them, and with it
+        the connection, unless something else was answered on it meanwhile. The event tells that this was done."""
+        late = threading.Event()
         begun = self._clock.monotonic()
 
         def give_up() -> None:
@@ -224,7 +315,7 @@ class Link:
         timer.daemon = True
         timer.start()
         try:
-            answer = self._talk(connection.transport, command, input, sessions)
+            yield late
         except paramiko.ChannelException as error:
             raise NodeUnreachable(f"{self.node} refuses another session: {error}") from None
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -233,10 +324,6 @@ class Link:
             raise self._failed(f"{self.node} did not answer in time") from None
         finally:
             timer.cancel()
-        if answer.status == -1 and late.is_set():
-            raise NodeUnreachable(f"{self.node} did not answer in time")
-        self._last_answer = self._clock.monotonic()
-        return answer
 
     def _talk(
         self, transport: paramiko.Transport, command: str, input: bytes, sessions: list[paramiko.Channel]
