@@ -68,7 +68,8 @@ class FakeClock:
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds and a `Z`: Kubernetes' MicroTime, the one format objects carry."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime, which takes three times as long.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_timestamp(text: str) -> datetime:

@@ -10,28 +10,40 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from cumulus.chronos import records
 from cumulus.chronos.database import Database
+from cumulus.chronos.lease import EndReason
 
 MAX_BYTES = 10 * 2**20
 KEPT = 5
 """Rotated files: audit.log.1 (the latest) to audit.log.5."""
 
+_QUEUED = (
+    "SELECT audit.seq, time, event, lease.id, number, device_id, lease.memory_bytes, compute, user, owner,"
+    " lease.token, audit.expires_at, uid FROM audit JOIN lease ON lease.id = audit.lease"
+    " JOIN device ON device.id = device_id WHERE event <> '' ORDER BY audit.seq LIMIT ?"
+)
+_ENDS = frozenset(reason.value for reason in EndReason)
 _BATCH = 1000
 _TAIL = 64 * 1024
 
 
-def flush(database: Database) -> int:
-    """Move the queued lines to the file. Returns how many. Raises OSError and `LedgerUnavailable`."""
+def flush(database: Database, now: float) -> int:
+    """Move the queued lines to the file, at the monotonic time `now`. Returns how many.
+
+    Raises OSError and `LedgerUnavailable`.
+    """
     with database.read() as db:
-        rows = db.execute("SELECT seq, line FROM audit WHERE line <> '' ORDER BY seq LIMIT ?", (_BATCH,)).fetchall()
+        rows = [_line(row) for row in db.execute(_QUEUED, (_BATCH,))]
     if not rows:
         return 0
     path = database.home / "audit.log"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         written = _last_seq(fd)
-        lines = "".join(f'{{"seq": {seq}, {line[1:]}\n' for seq, line in rows if seq > written).encode()
+        lines = "".join(f"{json.dumps(line)}\n" for line in rows if line["seq"] > written).encode()
         if os.write(fd, lines) < len(lines):
             # The rest, from the torn line on, is written the next time.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -39,13 +51,34 @@ def flush(database: Database) -> int:
         full = os.fstat(fd).st_size > MAX_BYTES
     finally:
         os.close(fd)
-    with database.write() as tx:
+    # Not durable: where it is lost, the lines are found in the file.
+    with database.write(durable=False) as tx:
         # The last row stays, empty, so that the next one is numbered on from it.
-        tx.execute("DELETE FROM audit WHERE seq < ?", (rows[-1][0],))
-        tx.execute("UPDATE audit SET line = '' WHERE seq = ?", (rows[-1][0],))
+        tx.execute("DELETE FROM audit WHERE seq < ?", (rows[-1]["seq"],))
+        tx.execute("UPDATE audit SET event = '' WHERE seq = ?", (rows[-1]["seq"],))
+        records.remember(tx, [line["lease"] for line in rows if line["event"] in _ENDS], now)
     if full:
         _rotate(path)
     return len(rows)
+
+
+def _line(row: Any) -> dict[str, Any]:
+    seq, time, event, lease, number, device, memory, compute, user, owner, token, expires, uid = row
+    return {
+        "seq": seq,
+        "time": time,
+        "event": event,
+        "lease": lease,
+        "device": number,
+        "deviceId": device,
+        "memoryBytes": memory,
+        "computePercent": compute / 10,
+        "user": user,
+        "owner": owner,
+        "token": token,
+        "expiresAt": expires,
+        "uid": uid,
+    }
 
 
 def _last_seq(fd: int) -> int:

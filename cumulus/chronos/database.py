@@ -16,13 +16,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cumulus.chronos.changes import Changes
 from cumulus.chronos.processes import LEDGER
 from cumulus.errors import LedgerUnavailable
 
-VERSION = 1
+VERSION = 2
 SYSTEM_HOME = Path("/var/lib/chronos")
 _LOCK_TIMEOUT = 10.0
 _LOCK_SPIN = 0.005
@@ -64,11 +65,8 @@ CREATE TABLE lease (
     deadline REAL NOT NULL,
     ending_since REAL,
     end_reason TEXT,
-    ended_at TEXT NOT NULL DEFAULT '',
-    ended_since REAL
+    ended_at TEXT NOT NULL DEFAULT ''
 );
-CREATE INDEX by_state ON lease (state, deadline);
-CREATE INDEX ended ON lease (ended_since) WHERE state = 'Ended';
 CREATE TABLE process (
     lease TEXT NOT NULL,
     pid INTEGER NOT NULL,
@@ -87,7 +85,6 @@ CREATE TABLE cgroup (
     directory TEXT NOT NULL,
     PRIMARY KEY (lease, directory)
 ) WITHOUT ROWID;
-CREATE TABLE audit (seq INTEGER PRIMARY KEY, line TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TRIGGER taken AFTER INSERT ON lease BEGIN
     UPDATE device SET used_memory = used_memory + new.memory_bytes, used_compute = used_compute + new.compute,
@@ -100,9 +97,47 @@ CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND
     DELETE FROM session WHERE lease = old.id;
 END;
 """
+_SINCE_2 = """
+CREATE INDEX live ON lease (state, deadline) WHERE state <> 'Ended';
+CREATE TABLE ended (
+    since REAL NOT NULL,
+    lease TEXT NOT NULL,
+    PRIMARY KEY (since, lease)
+) WITHOUT ROWID;
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    event TEXT NOT NULL,
+    lease TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    uid INTEGER NOT NULL
+);
+"""
+_FROM_1 = f"""
+DROP INDEX by_state;
+DROP INDEX ended;
+ALTER TABLE audit RENAME TO audit_1;
+{_SINCE_2}
+INSERT INTO ended SELECT coalesce(ended_since, 0), id FROM lease WHERE state = 'Ended';
+INSERT INTO audit SELECT seq, json_extract(line, '$.time'), json_extract(line, '$.event'),
+    json_extract(line, '$.lease'), json_extract(line, '$.expiresAt'), json_extract(line, '$.uid')
+    FROM audit_1 WHERE line <> '';
+INSERT INTO audit SELECT seq, '', '', '', '', 0 FROM audit_1 WHERE line = '';
+DROP TABLE audit_1;
+"""
 
 # A connection made before a fork must neither be used nor closed by the child (sqlite.org/howtocorrupt.html, 2.6).
 _inherited: list[sqlite3.Connection | None] = []
+_forks = 0
+"""How often this process has become another: cheaper to look at than its pid."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def default_home() -> Path:
@@ -122,11 +157,19 @@ class Database:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / LEDGER
-        self._pid = -1
+        self._forks = _forks
         self._connection: sqlite3.Connection | None = None
         self._lock_file = -1
         self._log_file = -1
+        self._changes: Changes | None = None
         self._mutex = threading.RLock()
+
+    def version(self) -> int | None:
+        """Equal to what it was before only if nothing was written in between. None while a writer commits, or where
+        this process has not opened the file yet."""
+        changes = self._changes
+        number = 1 if changes is None else changes.now()
+        return None if number & 1 else number
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -147,16 +190,21 @@ class Database:
         try:
             connection = self._open()
             with self._mutex:
+                changes = self._changes
+                assert changes is not None
                 self._acquire()
                 try:
                     connection.execute("BEGIN IMMEDIATE")
                     try:
                         yield connection
+                        changes.begin()
                         connection.execute("COMMIT")
                     except BaseException:
                         if connection.in_transaction:
                             connection.execute("ROLLBACK")
                         raise
+                    finally:
+                        changes.done()
                 finally:
                     fcntl.flock(self._lock_file, fcntl.LOCK_UN)
                 log_file = self._log_file
@@ -173,30 +221,28 @@ class Database:
     def idle(self) -> bool:
         """Whether no lease is live."""
         with self.read() as db:
-            return not db.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state IN ('Active', 'Ending'))").fetchone()[
-                0
-            ]
+            return not db.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state <> 'Ended')").fetchone()[0]
 
     def close(self) -> None:
         """Close this process's connection; the next call opens another."""
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None and self._forks == _forks:
             with self._mutex:
                 self._connection.close()
                 os.close(self._lock_file)
                 os.close(self._log_file)
-        self._connection = None
+        self._connection = self._changes = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None and self._forks == _forks:
             return self._connection
-        if self._pid not in (-1, os.getpid()):
+        if self._forks != _forks:
             _inherited.append(self._connection)
             self._mutex = threading.RLock()
             self._connection = None
+            self._forks = _forks
         with self._mutex:
             if self._connection is None:
                 self._connect()
-                self._pid = os.getpid()
             assert self._connection is not None
             return self._connection
 
@@ -204,7 +250,10 @@ class Database:
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock_file = os.open(self.home / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Made here for its mode. One that is there must not be opened and closed: that would drop the locks that
+            # another connection of this process holds on it (sqlite.org/howtocorrupt.html, 2.2).
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise self._unusable(error) from error
         self._lock_file = lock_file
@@ -217,6 +266,10 @@ class Database:
                 if os.fstat(self._log_file).st_size == 0:
                     # It is new: its name too must outlast a power cut.
                     self._sync_directory()
+                try:
+                    self._changes = Changes(self.home)
+                except OSError as error:
+                    raise self._unusable(error) from error
                 self._connection = connection
             finally:
                 fcntl.flock(lock_file, fcntl.LOCK_UN)
@@ -229,7 +282,7 @@ class Database:
         connection = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
             # Small pages: a commit writes each page that it touches, and a lease touches several.
-            connection.execute("PRAGMA page_size=1024")
+            connection.execute("PRAGMA page_size=2048")
             connection.execute("PRAGMA wal_autocheckpoint=4000")
             connection.execute("PRAGMA synchronous=NORMAL")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -244,8 +297,10 @@ class Database:
                         f"{self.path} is a database of something else", hint="set CHRONOS_HOME to another directory"
                     )
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+                connection.executescript(f"BEGIN;{_SCHEMA}{_SINCE_2}PRAGMA user_version={VERSION};COMMIT;")
                 self._sync_directory()
+            elif found == 1:
+                connection.executescript(f"BEGIN;{_FROM_1}PRAGMA user_version={VERSION};COMMIT;")
         except BaseException:
             connection.close()
             raise

@@ -19,7 +19,7 @@ from cumulus.chronos import cgroup, processes, records, watchdog
 from cumulus.chronos.database import Database, default_home
 from cumulus.chronos.device import discover
 from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Lease, LeaseRequest, LeaseState, Usage
-from cumulus.chronos.records import Moment
+from cumulus.chronos.records import Moment, Share
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
     ChronosError,
@@ -36,6 +36,9 @@ from cumulus.resources.quantity import format_bytes
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 _ENFORCEMENT_SECONDS = 30.0
 """For so long what is known of a device's enforcement holds: asking runs programs of the driver."""
+
+_LOOKED = 0.1
+"""For so long after a look at the monitor it is taken to run, by whoever makes no new lease."""
 
 _MAX_SECONDS = 100 * 365 * 86400.0
 
@@ -67,8 +70,11 @@ class Ledger:
         self._discover = discover
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
         self._boot = boot or boot_id()
+        self._watcher = watchdog.Watcher(self.database.home)
         self._settled = False
         self._devices_known = False
+        self._live: tuple[int, list[tuple[Lease, float]]] | None = None
+        """What `list` found, and the version of the ledger it found it in."""
 
     @property
     def home(self) -> Path:
@@ -178,10 +184,11 @@ class Ledger:
             if lease is None or lease.state is not LeaseState.ACTIVE:
                 return lease
             _check_token(lease, token)
-            lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
-            if not records.processes_of(tx, id):
-                lease = records.finish_end(tx, lease, now)
-        self._watch(poke=lease.state is LeaseState.ENDING)
+            if records.processes_of(tx, id):
+                lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
+            else:
+                lease = records.finish_end(tx, lease, now, EndReason.RELEASED)
+        self._watch(poke=lease.state is LeaseState.ENDING, within=_LOOKED)
         return lease
 
     def get(self, id: str) -> Lease | None:
@@ -194,11 +201,28 @@ class Ledger:
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
         """See `Leases.list`; in the order they were granted."""
-        self._settle()
-        with self.database.read() as db:
-            leases = records.leases(db, Moment.read(self.clock), "true" if ended else records.LIVE)
+        if not ended:
+            live = self._find_live()
+            now = self.clock.monotonic()
+            leases = [records.as_of(lease, deadline, now) for lease, deadline in live]
+        else:
+            self._settle()
+            with self.database.read() as db:
+                leases = records.leases(db, Moment.read(self.clock))
         self._look_after(leases)
         return leases
+
+    def _find_live(self) -> Sequence[tuple[Lease, float]]:
+        version, known = self.database.version(), self._live
+        if known is not None and known[0] == version:
+            return known[1]
+        self._settle()
+        version = self.database.version()
+        with self.database.read() as db:
+            found = records.live(db)
+        if version is not None and version == self.database.version():
+            self._live = version, found
+        return found
 
     def usage(self, index: int) -> Usage:
         """What of the device is leased. Raises `NoSuchDevice`."""
@@ -211,6 +235,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the files; leases live on."""
+        self._watcher.close()
         self.database.close()
 
     def _cgroup(self, id: str) -> str:
@@ -231,15 +256,13 @@ class Ledger:
             return error
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
-        offered = _offer(records.devices(tx))
-        device = next((d for d in offered if d.index == request.device), None)
-        if device is None:
-            raise _no_device(request.device, offered)
-        memory, compute, token = tx.execute(
-            "SELECT used_memory, used_compute, token FROM device WHERE id = ?", (device.id,)
-        ).fetchone()
-        _check_fits(request, device, Usage(memory, compute))
-        return records.insert_lease(tx, request, device, token + 1, now)
+        share = records.find_share(tx, request.device)
+        if share is None or share.type == "cpu":
+            offered = _offer(records.devices(tx))
+            if share is None or all(device.id != share.id for device in offered):
+                raise _no_device(request.device, offered)
+        _check_fits(request, share)
+        return records.insert_lease(tx, request, share, now)
 
     def _judge(self, devices: Sequence[Device]) -> bool:
         """Record how strongly jobs are held to their leases on each device. Returns True."""
@@ -270,12 +293,13 @@ class Ledger:
         """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""
         if any(lease.state is not LeaseState.ENDED for lease in found):
             with suppress(LedgerUnavailable):
-                self._watch()
+                self._watch(within=_LOOKED)
 
-    def _watch(self, *, poke: bool = False) -> None:
-        """See that a monitor runs; `poke` where it must look at once rather than at its next poll."""
+    def _watch(self, *, poke: bool = False, within: float = 0.0) -> None:
+        """See that a monitor runs, or ran in the last `within` seconds; `poke` where it must look at once rather than
+        at its next poll."""
         if self._start_monitor:
-            watchdog.ensure_running(self.home)
+            self._watcher.ensure_running(within)
         if poke:
             watchdog.poke(self.home)
 
@@ -312,17 +336,17 @@ def _check_same(lease: Lease, request: LeaseRequest) -> None:
         )
 
 
-def _check_fits(request: LeaseRequest, device: Device, used: Usage) -> None:
-    free = device.memory_bytes - used.memory_bytes
+def _check_fits(request: LeaseRequest, share: Share) -> None:
+    free = share.memory_bytes - share.used_memory
     if request.memory_bytes > free:
         raise InsufficientShare(
-            f"device {device.index} has {format_bytes(free)} of {format_bytes(device.memory_bytes)} memory free;"
+            f"device {request.device} has {format_bytes(free)} of {format_bytes(share.memory_bytes)} memory free;"
             f" {format_bytes(request.memory_bytes)} asked for",
             hint="see who holds it, and until when, with: chronos_cli list",
         )
-    if request.compute > FULL_COMPUTE - used.compute:
+    if request.compute > FULL_COMPUTE - share.used_compute:
         raise InsufficientShare(
-            f"device {device.index} has {(FULL_COMPUTE - used.compute) / 10:g}% compute free;"
+            f"device {request.device} has {(FULL_COMPUTE - share.used_compute) / 10:g}% compute free;"
             f" {request.compute / 10:g}% asked for",
             hint="see who holds it, and until when, with: chronos_cli list",
         )

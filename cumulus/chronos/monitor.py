@@ -110,9 +110,8 @@ class Monitor:
         now = Moment.read(self._clock)
         with self._database.read() as db:
             found = {lease.id: _Ending(lease, since, recorded=True) for lease, since in records.endings(db, now)}
-            next_deadline = "SELECT min(deadline) FROM lease WHERE state = 'Active' AND deadline > ?"
-            self._next_deadline = db.execute(next_deadline, (now.monotonic,)).fetchone()[0] or math.inf
-            for lease in records.leases(db, now, "state = 'Active' AND deadline <= ?", now.monotonic):
+            self._next_deadline = records.next_deadline(db, now.monotonic)
+            for lease in records.leases(db, now, f"{records.ACTIVE} AND deadline <= ?", now.monotonic):
                 found[lease.id] = _Ending(lease, now.monotonic, recorded=False)
             for id in _abandoned(db) - found.keys():
                 held = records.find_lease(db, id, now)
@@ -250,7 +249,7 @@ class Monitor:
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
             self._remove_cgroups()
-            audit.flush(self._database)
+            audit.flush(self._database, now)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + _HOUSEKEEPING
             self._remember_sessions()
@@ -270,7 +269,7 @@ class Monitor:
 
     def _end_strays(self) -> None:
         with self._database.read() as db:
-            ended = strays.recently_ended(db, self._clock.monotonic())
+            ended = records.recently_ended(db, self._clock.monotonic() - strays.SECONDS)
         late = strays.end(ended, Snapshot(home=self._database.home)) if ended else ()
         if late:
             self._say(f"ended {len(late)} processes of containers that started after their lease was over")
@@ -278,7 +277,7 @@ class Monitor:
     def _forget(self) -> None:
         before = self._clock.monotonic() - REMEMBERED
         with self._database.read() as db:
-            oldest = db.execute("SELECT min(ended_since) FROM lease WHERE state = 'Ended'").fetchone()[0]
+            oldest = records.oldest_end(db)
         if oldest is not None and oldest < before:
             with self._database.write(durable=False) as tx:
                 records.forget(tx, before, _FORGET_AT_ONCE)
@@ -286,8 +285,7 @@ class Monitor:
     def _pause(self) -> float:
         now = self._clock.monotonic()
         with self._database.read() as db:
-            deadline = db.execute("SELECT min(deadline) FROM lease WHERE state = 'Active'").fetchone()[0]
-        times = [now + watchdog.POLL] if deadline is None else [now + watchdog.POLL, deadline]
+            times = [now + watchdog.POLL, records.next_deadline(db)]
         if self._endings:
             times.append(self._look_due())
         return max(0.0, min(times) - now)

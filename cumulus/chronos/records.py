@@ -5,7 +5,6 @@ Nothing here opens, locks or commits; time is passed in as a `Moment`.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sqlite3
@@ -18,8 +17,12 @@ from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseS
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Enforcement
 
-LIVE = "state IN ('Active', 'Ending')"
+LIVE = "state <> 'Ended'"
+ACTIVE = f"state = 'Active' AND {LIVE}"
+"""SQLite uses the index of live leases only where the query says that it wants those."""
+ENDING = f"state = 'Ending' AND {LIVE}"
 
+_COLUMNS = "number, id, name, vendor, type, memory_bytes, driver, enforcement, platform_index, device_index"
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
     " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"
@@ -48,6 +51,17 @@ class Process(NamedTuple):
     role: str
 
 
+class Share(NamedTuple):
+    """What is leased of a device, and the token that was given out last."""
+
+    id: str
+    type: str
+    memory_bytes: int
+    used_memory: int
+    used_compute: int
+    token: int
+
+
 def find_lease(db: sqlite3.Connection, id: str, now: Moment) -> Lease | None:
     row = db.execute(f"{_LEASE} WHERE lease.id = ?", (id,)).fetchone()
     return None if row is None else _lease(row, now)
@@ -58,18 +72,38 @@ def leases(db: sqlite3.Connection, now: Moment, where: str = "true", *args: obje
     return [_lease(row, now) for row in db.execute(f"{_LEASE} WHERE {where} ORDER BY +seq", args)]
 
 
-def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, token: int, now: Moment) -> Lease:
+def live(db: sqlite3.Connection) -> list[tuple[Lease, float]]:
+    """The live leases with their deadlines, in the order they were granted: what `as_of` makes leases of."""
+    rows = db.execute(f"{_LEASE} WHERE {LIVE} ORDER BY +seq").fetchall()
+    return [(_recorded(row), row[_DEADLINE]) for row in rows]
+
+
+def as_of(recorded: Lease, deadline: float, monotonic: float) -> Lease:
+    """The lease as it is at that time."""
+    state, reason, left = recorded.state, recorded.end_reason, deadline - monotonic
+    if left <= 0 and state is LeaseState.ACTIVE:
+        # The monitor has not come to it yet, but nobody may count on it any more.
+        state, reason = LeaseState.ENDING, EndReason.EXPIRED
+    # Not by `replace`, which takes three times as long, for each of many leases.
+    return Lease(
+        recorded.id, recorded.device, recorded.device_id, recorded.memory_bytes, recorded.compute, recorded.user,
+        recorded.grace, recorded.token, state, recorded.granted_at, recorded.expires_at, left, reason,
+        recorded.ended_at, recorded.owner,
+    )  # fmt: skip
+
+
+def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, now: Moment) -> Lease:
     """Make an ACTIVE lease. The schema raises IntegrityError where the device has not enough left."""
     lease = Lease(
         id=request.id,
-        device=device.index,
-        device_id=device.id,
+        device=request.device,
+        device_id=share.id,
         memory_bytes=request.memory_bytes,
         compute=request.compute,
         user=request.user,
         owner=request.owner,
         grace=request.grace,
-        token=token,
+        token=share.token + 1,
         state=LeaseState.ACTIVE,
         granted_at=timestamp(now.wall),
         expires_at=timestamp(now.wall + timedelta(seconds=request.seconds)),
@@ -84,7 +118,7 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device: Device, 
             now.monotonic + request.seconds,
         ),
     )  # fmt: skip
-    _audit(tx, "granted", lease, now)
+    _audit(tx, "granted", lease, lease.granted_at)
     return lease
 
 
@@ -95,7 +129,7 @@ def extend(tx: sqlite3.Connection, lease: Lease, seconds: float, now: Moment) ->
         "UPDATE lease SET deadline = ?, expires_at = ?, seconds = max(seconds, ?) WHERE id = ?",
         (now.monotonic + seconds, lease.expires_at, seconds, lease.id),
     )
-    _audit(tx, "renewed", lease, now)
+    _audit(tx, "renewed", lease, timestamp(now.wall))
     return lease
 
 
@@ -108,15 +142,15 @@ def begin_end(tx: sqlite3.Connection, lease: Lease, reason: EndReason, now: Mome
     return replace(lease, state=LeaseState.ENDING, end_reason=reason)
 
 
-def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment) -> Lease:
-    """ENDING becomes ENDED, and its share is free."""
-    lease = replace(lease, state=LeaseState.ENDED, ended_at=timestamp(now.wall))
+def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndReason | None = None) -> Lease:
+    """ENDED, and its share is free. With `reason` it need not have been ENDING: nothing is left to be ended."""
+    reason, ended_at = reason or lease.end_reason, timestamp(now.wall)
     tx.execute(
-        "UPDATE lease SET state = ?, end_reason = ?, ended_at = ?, ended_since = ? WHERE id = ?",
-        (LeaseState.ENDED, lease.end_reason, lease.ended_at, now.monotonic, lease.id),
+        "UPDATE lease SET state = ?, end_reason = ?, ended_at = ? WHERE id = ?",
+        (LeaseState.ENDED, reason, ended_at, lease.id),
     )
-    _audit(tx, str(lease.end_reason), lease, now)
-    return lease
+    _audit(tx, str(reason), lease, ended_at)
+    return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
 
 
 def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
@@ -125,8 +159,14 @@ def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
 
 def endings(db: sqlite3.Connection, now: Moment) -> list[tuple[Lease, float]]:
     """The leases that end, each with the monotonic time since when."""
-    since = dict(db.execute("SELECT id, ending_since FROM lease WHERE state = 'Ending'").fetchall())
-    return [(lease, since[lease.id]) for lease in leases(db, now, "state = 'Ending'") if lease.id in since]
+    since = dict(db.execute(f"SELECT id, ending_since FROM lease WHERE {ENDING}").fetchall())
+    return [(lease, since[lease.id]) for lease in leases(db, now, ENDING) if lease.id in since] if since else []
+
+
+def next_deadline(db: sqlite3.Connection, after: float = -math.inf) -> float:
+    """The earliest deadline of an ACTIVE lease after that time; infinite where there is none."""
+    found = db.execute(f"SELECT min(deadline) FROM lease WHERE {ACTIVE} AND deadline > ?", (after,)).fetchone()[0]
+    return math.inf if found is None else float(found)
 
 
 def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
@@ -138,6 +178,15 @@ def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
 def devices(db: sqlite3.Connection) -> list[Device]:
     """The devices present, by index."""
     return [_device(row) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
+
+
+def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
+    """Of the present device of that index."""
+    row = tx.execute(
+        "SELECT id, type, memory_bytes, used_memory, used_compute, token FROM device WHERE number = ? AND present",
+        (index,),
+    ).fetchone()
+    return None if row is None else Share(*row)
 
 
 def find_device(db: sqlite3.Connection, id: str) -> Device | None:
@@ -214,27 +263,43 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")
-    tx.execute("UPDATE lease SET ended_since = ? WHERE state = 'Ended'", (now.monotonic,))
+    tx.execute("UPDATE ended SET since = ?", (now.monotonic,))
     granted_for = dict(tx.execute(f"SELECT id, seconds FROM lease WHERE {LIVE}"))
-    tx.execute("UPDATE lease SET deadline = ? + seconds WHERE state = 'Active'", (now.monotonic,))
+    tx.execute(f"UPDATE lease SET deadline = ? + seconds WHERE {ACTIVE}", (now.monotonic,))
     for lease in leases(tx, now, LIVE):
         left = min((parse_timestamp(lease.expires_at) - now.wall).total_seconds(), granted_for[lease.id])
         if lease.state is LeaseState.ENDING:
             finish_end(tx, lease, now)
         elif left <= 0:
-            finish_end(tx, begin_end(tx, lease, EndReason.EXPIRED, now), now)
+            finish_end(tx, lease, now, EndReason.EXPIRED)
         elif lease.id in holders:
-            finish_end(tx, begin_end(tx, lease, EndReason.RELEASED, now), now)
+            finish_end(tx, lease, now, EndReason.RELEASED)
         else:
             tx.execute("UPDATE lease SET deadline = ? WHERE id = ?", (now.monotonic + left, lease.id))
 
 
+def remember(tx: sqlite3.Connection, ended: Iterable[str], since: float) -> None:
+    """From the monotonic time `since` on, before which they ended: `recently_ended`, and later to `forget`."""
+    tx.executemany("INSERT OR IGNORE INTO ended VALUES (?, ?)", ((since, id) for id in ended))
+
+
+def recently_ended(db: sqlite3.Connection, after: float) -> set[str]:
+    """The leases that ended after that monotonic time, as far as they are in the audit log."""
+    return {id for (id,) in db.execute("SELECT lease FROM ended WHERE since > ?", (after,))}
+
+
+def oldest_end(db: sqlite3.Connection) -> float | None:
+    """Since when the lease that ended first is remembered, None where none is."""
+    since = db.execute("SELECT min(since) FROM ended").fetchone()[0]
+    return None if since is None else float(since)
+
+
 def forget(tx: sqlite3.Connection, before: float, limit: int) -> int:
     """Delete at most `limit` leases that ended before the monotonic time `before`. Returns how many."""
-    return tx.execute(
-        "DELETE FROM lease WHERE seq IN (SELECT seq FROM lease WHERE state = 'Ended' AND ended_since < ? LIMIT ?)",
-        (before, limit),
-    ).rowcount
+    rows = tx.execute("SELECT since, lease FROM ended WHERE since < ? LIMIT ?", (before, limit)).fetchall()
+    tx.executemany("DELETE FROM lease WHERE id = ? AND state = 'Ended'", ((id,) for _, id in rows))
+    tx.executemany("DELETE FROM ended WHERE since = ? AND lease = ?", rows)
+    return len(rows)
 
 
 def _gpus_first(tx: sqlite3.Connection) -> None:
@@ -266,45 +331,29 @@ def _device(row: Any) -> Device:
 
 
 def _lease(row: Any, now: Moment) -> Lease:
-    id, device, device_id, memory, compute, user, grace, token, state, *rest = row
-    granted, expires, deadline, reason, ended, owner = rest
-    left = deadline - now.monotonic
-    if state == LeaseState.ACTIVE and left <= 0:
-        # The monitor has not come to it yet, but nobody may count on it any more.
-        state, reason = LeaseState.ENDING, EndReason.EXPIRED
+    left = row[_DEADLINE] - now.monotonic
+    return _recorded(row, left) if left > 0 else as_of(_recorded(row), row[_DEADLINE], now.monotonic)
+
+
+def _recorded(row: Any, left: float = 0.0) -> Lease:
+    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, owner = row
     return Lease(
-        id=id,
-        device=device,
-        device_id=device_id,
-        memory_bytes=memory,
-        compute=compute,
-        user=user,
-        grace=grace,
-        token=token,
-        state=LeaseState(state),
-        granted_at=granted,
-        expires_at=expires,
-        expires_in=left,
-        end_reason=EndReason(reason) if reason else None,
-        ended_at=ended,
-        owner=owner,
+        id, device, device_id, memory, compute, user, grace, token, _STATES[state], granted, expires, left,
+        _REASONS[reason], ended, owner,
+    )  # fmt: skip
+
+
+def _audit(tx: sqlite3.Connection, event: str, lease: Lease, time: str) -> None:
+    """Queue a line of the audit log in the same transaction; the monitor writes it out, once, with what the lease's
+    own row tells."""
+    tx.execute(
+        "INSERT INTO audit (time, event, lease, expires_at, uid) VALUES (?, ?, ?, ?, ?)",
+        (time, event, lease.id, lease.expires_at, os.geteuid()),
     )
 
 
-def _audit(tx: sqlite3.Connection, event: str, lease: Lease, now: Moment) -> None:
-    """Queue a line of the audit log in the same transaction; the monitor writes it out, once."""
-    line = {
-        "time": timestamp(now.wall),
-        "event": event,
-        "lease": lease.id,
-        "device": lease.device,
-        "deviceId": lease.device_id,
-        "memoryBytes": lease.memory_bytes,
-        "computePercent": lease.compute / 10,
-        "user": lease.user,
-        "owner": lease.owner,
-        "token": lease.token,
-        "expiresAt": lease.expires_at,
-        "uid": os.geteuid(),
-    }
-    tx.execute("INSERT INTO audit (line) VALUES (?)", (json.dumps(line),))
+_DEADLINE = 11
+"""Of a row of `_LEASE`."""
+
+_STATES = {state.value: state for state in LeaseState}
+_REASONS: dict[str | None, EndReason | None] = {reason.value: reason for reason in EndReason} | {None: None}

@@ -12,7 +12,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import cgroup, watchdog
+from cumulus.chronos import cgroup, records, watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
@@ -88,7 +88,7 @@ class Service:
     def _retire(self) -> bool:
         """Give up the lock where no lease is live, with writers held off: who grants next finds no monitor."""
         with self._ledger.database.write() as tx:
-            if tx.execute("SELECT EXISTS (SELECT 1 FROM lease WHERE state IN ('Active', 'Ending'))").fetchone()[0]:
+            if tx.execute(f"SELECT EXISTS (SELECT 1 FROM lease WHERE {records.LIVE})").fetchone()[0]:
                 return False
             os.close(self._lock)
             return True

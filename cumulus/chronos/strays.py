@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 
 from cumulus.chronos.processes import Identity, Snapshot, send
 
 SECONDS = 900.0
 """For so long after the end of a lease its late containers are looked for."""
-
-
-def recently_ended(db: sqlite3.Connection, now: float) -> set[str]:
-    """The leases that ended in the last `SECONDS` of the monotonic time `now`."""
-    query = "SELECT id FROM lease WHERE state = 'Ended' AND ended_since > ?"
-    return {id for (id,) in db.execute(query, (now - SECONDS,))}
 
 
 def end(ended: set[str], snapshot: Snapshot) -> set[Identity]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -44,13 +46,60 @@ def is_running(home: Path) -> bool:
     return False
 
 
+class Watcher:
+    """`ensure_running` for one who asks all the time: with one system call, or none."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._file = -1
+        self._seen = -math.inf
+
+    def ensure_running(self, within: float) -> None:
+        """Look only where the last look is longer than `within` seconds ago."""
+        if within and time.monotonic() - self._seen < within:
+            return
+        if not self._is_running():
+            ensure_running(self._home)
+        self._seen = time.monotonic()
+
+    def close(self) -> None:
+        with _looking:
+            self._close()
+
+    def _is_running(self) -> bool:
+        # A child that was forked while this holds the lock would go on holding it.
+        with _looking:
+            if self._file < 0:
+                try:
+                    self._file = os.open(self._home / "monitor.pid", os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return False
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            # The file may be another by now. Closing alone does not let go of a lock that a child shares.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._close()
+        return False
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+_looking = threading.Lock()
+os.register_at_fork(before=_looking.acquire, after_in_parent=_looking.release, after_in_child=_looking.release)
+
+
 def ensure_running(home: Path) -> None:
     """Start the home's monitor, detached, if none runs; it runs when this returns.
 
     Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
     Raises `LedgerUnavailable` where the monitor does not come up.
     """
-    if MARKER in os.environ or is_running(home) or _is_subreaper():
+    if is_running(home) or MARKER in os.environ or _is_subreaper():
         return
     _prepare(home)
     # One starts it, and the others wait: a Python for each of many processes would slow them all.

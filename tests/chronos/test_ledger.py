@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.lease import EndReason, LeaseState, Usage
+from cumulus.chronos import records
+from cumulus.chronos.lease import EndReason, Lease, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, NoSuchLease, StaleToken, UsageError
@@ -212,6 +215,53 @@ def test_a_forked_child_uses_a_connection_of_its_own(ledger: Ledger) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert [x.id for x in ledger.list()] == ["parent", "child"]
     ledger.grant(request("after"))
+
+
+def test_a_list_is_read_once_and_anew_after_any_change(
+    ledger: Ledger, home: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = records.live
+
+    def counted(db: sqlite3.Connection) -> list[tuple[Lease, float]]:
+        reads.append(db)
+        return read(db)
+
+    monkeypatch.setattr(records, "live", counted)
+    other = open_ledger(home, clock)
+    other.grant(request("a"))
+    assert [ledger.list(), ledger.list()] == [[other.get("a")]] * 2
+    assert len(reads) == 1
+    clock.advance(1)
+    assert ledger.list()[0].expires_in == 59
+    clock.advance(59)
+    assert (ledger.list()[0].state, ledger.list()[0].end_reason) == ("Ending", "expired")
+    assert len(reads) == 1
+    other.grant(request("b"))
+    assert [lease.id for lease in ledger.list()] == ["a", "b"]
+    other.close()
+    ledger.close()
+    assert [lease.id for lease in ledger.list()] == ["a", "b"]
+
+
+def test_a_list_is_not_kept_where_a_writer_died_at_its_commit(ledger: Ledger, home: Path, clock: FakeClock) -> None:
+    ledger.grant(request("a"))
+    ledger.list()
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            other = open_ledger(home, clock)
+            with other.database.write() as tx:
+                tx.execute("DELETE FROM lease")
+                # It commits, and is gone before it can say so.
+                other.database._changes.done = lambda: os._exit(0)  # type: ignore[union-attr, method-assign]
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ledger.database.version() is None
+    assert ledger.list() == []
+    ledger.grant(request("b"))
+    assert ledger.database.version() is not None
+    assert [lease.id for lease in ledger.list()] == ["b"]
 
 
 def test_threads_share_a_ledger(ledger: Ledger) -> None:

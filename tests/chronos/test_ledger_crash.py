@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.chronos import audit, records
 from cumulus.chronos.lease import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
@@ -218,9 +220,56 @@ def test_processes_that_race_never_lease_more_than_all(home: Path) -> None:
 def test_a_newer_ledger_is_refused(ledger: Ledger, home: Path) -> None:
     with ledger.database.write() as tx:
         tx.execute("PRAGMA user_version=99")
-    with pytest.raises(LedgerUnavailable, match="is of ledger version 99; this Chronos knows version 1") as caught:
+    with pytest.raises(LedgerUnavailable, match="is of ledger version 99; this Chronos knows version 2") as caught:
         open_ledger(home, FakeClock()).list()
     assert "upgrade" in (caught.value.hint or "")
+
+
+def test_a_ledger_of_version_1_is_carried_over(home: Path, clock: FakeClock) -> None:
+    home.mkdir()
+    db = sqlite3.connect(home / "ledger.db")
+    db.executescript((Path(__file__).parent / "ledger-1.sql").read_text())
+    db.close()
+    ledger = open_ledger(home, clock, boot="boot-1")
+    assert [(x.id, x.state, x.end_reason) for x in ledger.list(ended=True)] == [
+        ("ended", LeaseState.ENDED, "released"),
+        ("live", LeaseState.ACTIVE, None),
+    ]
+    assert ledger.usage(0) == Usage(GIB, 10)
+    assert audit.flush(ledger.database, 2000.0) == 2
+    lines = [json.loads(line) for line in (home / "audit.log").read_text().splitlines()]
+    told = [(line["seq"], line["event"], line["lease"]) for line in lines]
+    assert told == [(2, "granted", "live"), (3, "released", "ended")]
+    ledger.release("live")
+    audit.flush(ledger.database, 2000.0)
+    assert json.loads((home / "audit.log").read_text().splitlines()[-1])["seq"] == 4
+    with ledger.database.write() as tx:
+        assert records.recently_ended(tx, 0.0) == {"ended", "live"}
+        assert records.forget(tx, 1500.0, 10) == 1
+    assert [x.id for x in ledger.list(ended=True)] == ["live"]
+    check(ledger)
+    ledger.close()
+
+
+def test_two_ledgers_in_one_process_keep_each_others_files(home: Path) -> None:
+    """Closing any descriptor of a file drops all locks that the process holds on it, and without them another process
+    that closes the ledger would take itself for the last one and remove the log."""
+    first, second = open_ledger(home, FakeClock()), open_ledger(home, FakeClock())
+    first.grant(request("a"))
+    second.list()
+    second.close()
+    other = f"""
+from tests.chronos.conftest import FakeClock, Path, open_ledger
+ledger = open_ledger(Path({str(home)!r}), FakeClock())
+ledger.list()
+ledger.close()
+"""
+    subprocess.run([sys.executable, "-c", other], check=True)
+    first.grant(request("b"))
+    again = open_ledger(home, FakeClock())
+    assert [lease.id for lease in again.list()] == ["a", "b"]
+    again.close()
+    first.close()
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 400, b"\0" * 8192])

@@ -153,7 +153,7 @@ def read_audit(world: World) -> tuple[dict[str, Audit], list[str]]:
         """The monitor writes the last lines out within a second."""
         lines[:] = list(_audit_lines(world.chronos))
         with sqlite3.connect(world.chronos / "ledger.db") as db:
-            return not db.execute("SELECT EXISTS (SELECT 1 FROM audit WHERE line <> '')").fetchone()[0]
+            return not db.execute("SELECT EXISTS (SELECT 1 FROM audit WHERE event <> '')").fetchone()[0]
 
     found = [] if eventually(flushed, 10) else ["audit: lines wait in the ledger without end"]
     if [line["seq"] for line in lines] != list(range(1, len(lines) + 1)):
