@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cumulus.resources.meta import Condition, with_condition
+from cumulus.resources.meta import Condition, condition, with_condition
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -14,4 +14,7 @@ def condition_set(
 ) -> tuple[Condition, ...]:
     """`conditions` with that one put in; its lastTransitionTime moves to `now` only when its status changes."""
     truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
+    old = condition(conditions, type)
+    if old is not None and (old.status, old.reason, old.message) == (truth, reason, message):
+        return conditions
     return with_condition(conditions, Condition(type=type, status=truth, reason=reason, message=message), now)

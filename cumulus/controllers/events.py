@@ -11,13 +11,15 @@ import hashlib
 import socket
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import CumulusError, Fenced, NotFound
+from cumulus.errors import AlreadyExists, CumulusError, Fenced, NotFound
 from cumulus.resources.event import Event, EventSource, ObjectReference
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.store.base import Key, Store, Write
@@ -30,7 +32,7 @@ BURST = 25
 REFILL_SECONDS = 60.0
 """An empty bucket gains one event in this time."""
 REMEMBERED = 4096
-"""Objects whose buckets are kept, and events whose counts are known without asking the store."""
+"""Objects whose buckets are kept, and events that are remembered to be in the store."""
 MESSAGE_LENGTH = 1024
 
 EventType = Literal["Normal", "Warning"]
@@ -57,6 +59,8 @@ class Recorder:
         self._host = socket.gethostname()
         self._pending: OrderedDict[str, _Said] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Namespaces and names of events that may be in the store. Of most it need not be asked whether they are."""
         self._lock = threading.Lock()
 
     def record(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> None:
@@ -86,9 +90,8 @@ class Recorder:
             pending, self._pending = self._pending, OrderedDict()
         if not pending:
             return 0
-        store = self._client.store
         try:
-            store.transact([self._write(store, name, said) for name, said in pending.items()], fence=self._client.fence)
+            self._flush(pending)
         except Fenced:
             raise
         except CumulusError as error:
@@ -96,13 +99,26 @@ class Recorder:
             return 0
         return len(pending)
 
-    def _write(self, store: Store, name: str, said: _Said) -> Write:
-        namespace = said.about.namespace or "default"
+    def _flush(self, pending: Mapping[str, _Said]) -> None:
+        store, fence = self._client.store, self._client.fence
         try:
-            old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
-        except NotFound:
-            return Write("create", self._event(namespace, name, said).to_json())
-        return Write("update", old.replace(count=old.count + said.times, last_timestamp=said.last).to_json())
+            store.transact([self._write(store, name, said) for name, said in pending.items()], fence=fence)
+        except AlreadyExists:
+            # Said before this daemon led, or too long ago to be remembered.
+            store.transact([self._write(store, name, said, ask=True) for name, said in pending.items()], fence=fence)
+        for name, said in pending.items():
+            self._known[_namespace(said), name] = None
+            self._known.move_to_end((_namespace(said), name))
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+
+    def _write(self, store: Store, name: str, said: _Said, *, ask: bool = False) -> Write:
+        namespace = _namespace(said)
+        if ask or (namespace, name) in self._known:
+            with suppress(NotFound):
+                old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
+                return Write("update", old.replace(count=old.count + said.times, last_timestamp=said.last).to_json())
+        return Write("create", self._event(namespace, name, said).to_json())
 
     def _event(self, namespace: str, name: str, said: _Said) -> Event:
         return Event(
@@ -121,6 +137,10 @@ class Recorder:
         if len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
         return enough
+
+
+def _namespace(said: _Said) -> str:
+    return said.about.namespace or "default"
 
 
 def _name(about: ObjectReference, type: str, reason: str, message: str, component: str) -> str:

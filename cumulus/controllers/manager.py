@@ -6,6 +6,7 @@ tears them down when leadership passes on or it is told to stop. Workloads and l
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import socket
@@ -37,6 +38,9 @@ ATTEND_SECONDS = 0.5
 """How often recorded events are written."""
 DRAIN_SECONDS = 20.0
 """How long a stop waits for the reconciles that run."""
+YOUNG_OBJECTS = 20_000
+"""How many new objects there are before Python looks for cycles among them: nearly all go without that, by count of
+references, and at its own 700 the looking takes a tenth of a busy daemon's time."""
 POLL_SECONDS = 1.0
 """The longest wait of a thread before it looks whether it is to stop."""
 
@@ -96,6 +100,8 @@ class Manager:
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set; then finish the reconciles that run and give leadership up."""
         self._stop = stop
+        thresholds = gc.get_threshold()
+        gc.set_threshold(YOUNG_OBJECTS, *thresholds[1:])
         threads = [
             threading.Thread(target=self._feed, name="informer", daemon=True),
             threading.Thread(target=self._elect, name="election", daemon=True),
@@ -109,6 +115,7 @@ class Manager:
                 if term is not None:
                     self._lead(term)
         finally:
+            gc.set_threshold(*thresholds)
             stop.set()
             for thread in threads:
                 thread.join(POLL_SECONDS * 3)

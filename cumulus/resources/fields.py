@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,7 +36,15 @@ class FieldError(ValueError):
 
 
 def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> BeforeValidator:
+    @lru_cache(maxsize=1024)
+    def check_text(text: str) -> str:
+        parse(text)
+        return text.strip()
+
     def check(value: Any) -> str:
+        if type(value) is str:
+            # Mostly the same few texts, over and over.
+            return check_text(value)
         parse(value)
         if isinstance(value, int | float):
             # Plain digits: 1e-05 is how Python writes a float, not how anybody writes a duration.

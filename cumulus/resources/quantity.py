@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 _SUFFIXES = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
@@ -131,6 +132,10 @@ def parse_duration(value: str | int | float) -> float:
 
     Raises ValueError.
     """
+    return _seconds_of(value) if type(value) is str else _seconds(value)
+
+
+def _seconds(value: str | int | float) -> float:
     text = _text(value)
     try:
         seconds = Decimal(text)
@@ -142,6 +147,10 @@ def parse_duration(value: str | int | float) -> float:
     if not seconds.is_finite() or not 0 <= seconds <= _MAX_SECONDS:
         raise ValueError(f"{value!r} is out of range; a duration is at least 0 and at most 100 years")
     return float(seconds)
+
+
+_seconds_of = lru_cache(maxsize=1024)(_seconds)
+"""For texts alone: 1, 1.0 and True are one key of a cache."""
 
 
 def format_duration(seconds: float) -> str:

@@ -59,8 +59,7 @@ class MemoryStore:
             )  # fmt: skip
             for row in made.rows:
                 self._append(row, now)
-        if made.rows:
-            self._hub.wake()
+            self._hub.offer(made.rows)
         return [decode(answer) for answer in made.answers]
 
     def get(self, key: Key) -> Document:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
-from cumulus.resources.key import Document, Key
+from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Fence, Write
 from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, encode
 
@@ -58,11 +58,13 @@ def plan(
 
 
 def keys(writes: Sequence[Write]) -> list[Key]:
-    """The keys that well-formed writes name, to read ahead."""
+    """The keys that well-formed writes name, to read ahead. They are checked when their turn comes."""
     found = []
     for write in writes:
-        with suppress(InvalidObject):
-            found.append(write.key if write.key is not None else checked_key(write.document))
+        with suppress(AttributeError, KeyError, TypeError):
+            key = write.key if write.key is not None else key_of(write.document)  # type: ignore[arg-type]
+            if all(type(part) is str for part in key):
+                found.append(key)
     return found
 
 

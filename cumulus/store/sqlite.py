@@ -1,6 +1,6 @@
 """The store in one SQLite file: durable, shared by many threads and processes.
 
-transact -> commit (group) -> rules.plan on what is stored -> tables.append -> COMMIT -> signal -> watches
+transact -> commit (group) -> rules.plan on what is stored -> tables.append -> COMMIT -> signal, offer -> watches
 get, list, watch -> a reader's connection, which sees one snapshot and never waits for a writer
 """
 
@@ -136,7 +136,7 @@ class SqliteStore:
         """Commit a batch. When the disk is full each job gets its own try, so that a large one takes no other
         with it."""
         try:
-            wrote = self._commit_together(jobs)
+            self._commit_together(jobs)
         except DiskFull:
             if len(jobs) == 1:
                 raise
@@ -145,11 +145,8 @@ class SqliteStore:
                     self._commit_together([job])
                 except StoreUnavailable as error:
                     job.error = error
-            wrote = True
-        if wrote:
-            self._hub.wake()
 
-    def _commit_together(self, jobs: Jobs) -> bool:
+    def _commit_together(self, jobs: Jobs) -> None:
         now = self._clock.now()
         with self._connections.writing() as connection:
             rows = self._plan(connection, jobs, timestamp(now))
@@ -157,7 +154,7 @@ class SqliteStore:
                 tables.append(connection, rows, int(now.timestamp() * 1000))
         if rows:
             self._signal.send()
-        return bool(rows)
+            self._hub.offer(rows)
 
     def _plan(self, connection: sqlite3.Connection, jobs: Jobs, now: str) -> Rows:
         """The rows of all jobs; each sees those before it. A job that breaks a rule gets its error and adds none."""

@@ -1,8 +1,8 @@
-"""Watches: one feeder thread a store reads each new piece of the log once and hands it to all watches.
+"""Watches: one feeder thread a store takes each new piece of the log once and hands it to all watches.
 
-    commit in this process ----------\
-    notification by another process --+-> wake -> feeder reads the log -> each live watch's queue -> next()
-    slow poll (the safety net) ------/
+    commit in this process ------------> offer --------------------------+
+    notification by another process --+                                  +-> each live watch's queue -> next()
+    slow poll (the safety net) -------+-> wake -> feeder reads the log --+
 
 A watch is *live* while the feeder fills its queue. One that starts in the past, or whose reader is so slow
 that its queue is full, is *behind*: it reads the log itself, at its own speed and in its own thread, until
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.store.base import Event
+from cumulus.store.codec import Row, event
 
 BATCH = 500
 """Revisions read from the log at once."""
@@ -51,6 +52,9 @@ class Hub:
         self.lock = threading.Lock()
         self._watches: set[LogWatch] = set()
         self._wake = threading.Event()
+        self._look = True
+        """Whether there may be something in the log that was not offered."""
+        self._offered: list[Row] = []
         self._thread: threading.Thread | None = None
         self._closed = False
         self.position = 0
@@ -72,6 +76,19 @@ class Hub:
 
     def wake(self) -> None:
         """There may be something new in the log."""
+        self._look = True
+        self._wake.set()
+
+    def offer(self, rows: Sequence[Row]) -> None:
+        """These were just committed, in order, by this process: the feeder need not read them from the log where it
+        has all that is before them. Called by one thread at a time."""
+        if self._thread is None:
+            return
+        with self.lock:
+            self._offered += rows
+            if len(self._offered) > QUEUE_LIMIT:
+                self._offered.clear()
+                self._look = True
         self._wake.set()
 
     def forget(self, watch: LogWatch) -> None:
@@ -91,16 +108,45 @@ class Hub:
 
     def _feed(self) -> None:
         while not self._closed:
-            try:
-                piece = self._read(self.position, BATCH)
-            except Exception:
-                self._hand_over()
-                piece = Slice([], self.position)
-            if piece.upto > self.position:
+            piece = self._from_offers() or self._from_log()
+            if piece is not None:
                 self._distribute(piece)
-            else:
-                self._wake.wait(self._poll_seconds)
-                self._wake.clear()
+                continue
+            if not self._wake.wait(self._poll_seconds):
+                self._look = True
+            self._wake.clear()
+
+    def _from_offers(self) -> Slice | None:
+        """What was offered, as far as it follows on what was fed; the rest has to come from the log."""
+        if not self._offered:
+            return None
+        with self.lock:
+            offered, self._offered = self._offered, []
+        upto, events = self.position, []
+        for row in offered:
+            if row.revision == upto + 1:
+                events.append(event(row))
+                upto += 1
+            elif row.revision > upto:
+                self._look = True
+                break
+        return Slice(events, upto) if events else None
+
+    def _from_log(self) -> Slice | None:
+        """The next slice, None where there is nothing new."""
+        if not self._look:
+            return None
+        self._look = False
+        try:
+            if self._newest() <= self.position:
+                return None
+            piece = self._read(self.position, BATCH)
+        except Exception:
+            self._hand_over()
+            return None
+        # There may be more, or what is new was restored with a gap before it.
+        self._look = True
+        return piece if piece.upto > self.position else None
 
     def _distribute(self, piece: Slice) -> None:
         chosen: dict[Kinds, list[Event]] = {None: piece.events}

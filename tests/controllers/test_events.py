@@ -132,3 +132,19 @@ def test_an_event_about_a_node_lies_in_the_default_namespace_and_names_may_be_lo
     (event,) = desk.events()
     assert (event.metadata.namespace, event.involved_object.name) == ("default", "n" * 250)
     assert len(event.message) == 1024
+
+
+def test_the_next_daemon_counts_on(desk: Desk) -> None:
+    """It does not remember what was said before it led, and finds it in the store."""
+    desk.say()
+    desk.say("exit code 2")
+    desk.recorder.flush()
+    successor = Recorder(desk.client, desk.clock)
+    successor.record(desk.job, "Warning", "AttemptFailed", "exit code 3", component="job")
+    successor.record(desk.job, "Warning", "AttemptFailed", "exit code 2", component="job")
+    assert successor.flush() == 2
+    assert {event.message: event.count for event in desk.events()} == {
+        "exit code 1": 1,
+        "exit code 2": 2,
+        "exit code 3": 1,
+    }
