@@ -29,7 +29,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") or ""
 pytestmark = pytest.mark.ssh
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until it is true, and fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():

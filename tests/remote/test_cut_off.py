@@ -34,6 +34,9 @@ from tests.remote.test_leases import request
 
 pytestmark = pytest.mark.ssh
 
+BOUNDED = 30.0
+"""Seconds: on a busy machine a few times what the waits below add up to, and far from the kernel's own quarter hour."""
+
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +96,7 @@ def test_a_cut_node_is_silent_in_bounded_time_and_comes_back(site: Site) -> None
     begun = time.monotonic()
     with pytest.raises(NodeUnreachable):
         leases.list()
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < BOUNDED
     site.wires["gpu-0"].heal()
     until(lambda: answers(leases))
 
@@ -108,7 +111,7 @@ def test_a_half_open_connection_holds_nobody_up(site: Site) -> None:
     site.wires["gpu-0"].heal()
     begun = time.monotonic()
     until(lambda: answers(leases))
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < BOUNDED
 
 
 def test_a_lease_ends_on_the_worker_while_it_is_cut_off(site: Site) -> None:
@@ -118,7 +121,7 @@ def test_a_lease_ends_on_the_worker_while_it_is_cut_off(site: Site) -> None:
     leases.grant(asked)
     site.wires["gpu-0"].cut()
     there = site.ledger("gpu-0")
-    until(lambda: there.list() == [], 5)
+    until(lambda: there.list() == [])
     there.close()
     with pytest.raises(NodeUnreachable):
         leases.get(asked.id)
@@ -159,7 +162,7 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
     made = there.get(asked.id)
     there.close()
     site.wires["gpu-0"].cut()
-    thread.join(15)
+    thread.join(60)
     assert len(failed) == 1
     site.wires["gpu-0"].heal()
     until(lambda: answers(leases))
@@ -227,7 +230,7 @@ class Plane:
             address = self.site.workers[name].address
             ssh = SshAddress(host=address.host, port=address.port, user=address.user)
             self.client.create(GPUNode(metadata=ObjectMeta(name=name), spec=GPUNodeSpec(ssh=ssh)))
-        until(lambda: all(self.ready(name) == "True" for name in names), 30)
+        until(lambda: all(self.ready(name) == "True" for name in names))
 
     def cut(self, name: str) -> None:
         self.site.wires[name].cut()
@@ -272,17 +275,17 @@ def plane(site: Site) -> Iterator[Plane]:
 def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
     plane.add("gpu-0", "gpu-1")
     plane.cut("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "Unknown", 20)
+    until(lambda: plane.ready("gpu-0") == "Unknown")
     beats = set()
 
     def beat() -> int:
         beats.add(plane.client.get(GPUNode, "", "gpu-1").status.heartbeat_time)
         return len(beats)
 
-    until(lambda: beat() >= 4, 20)
+    until(lambda: beat() >= 4)
     assert plane.ready("gpu-1") == "True"
     plane.heal("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "True", 20)
+    until(lambda: plane.ready("gpu-0") == "True")
     until(lambda: plane.site.workers["gpu-0"].sessions() != [])
     plane.client.delete(plane.client.get(GPUNode, "", "gpu-0"))
     until(lambda: plane.site.workers["gpu-0"].sessions() == [])
@@ -290,30 +293,30 @@ def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
 
 def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Plane) -> None:
     plane.add("gpu-0")
-    plane.client.create(a_partition("mine", duration="4s", grace_period="0s"))
-    until(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE, 20)
+    plane.client.create(a_partition("mine", duration="8s", grace_period="0s"))
+    until(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE)
     plane.cut("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "Unknown", 20)
+    until(lambda: plane.ready("gpu-0") == "Unknown")
     assert plane.partition("mine").status.phase is PartitionPhase.ACTIVE
     plane.heal("gpu-0")
-    until(lambda: plane.partition("mine").status.phase is PartitionPhase.EXPIRED, 30)
+    until(lambda: plane.partition("mine").status.phase is PartitionPhase.EXPIRED)
 
 
 def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -> None:
     plane.add("gpu-0")
-    plane.client.create(a_job(memory="0.6", duration="4s"))
-    until(lambda: plane.job().status.phase is JobPhase.RUNNING, 20)
+    plane.client.create(a_job(memory="0.6", duration="10s"))
+    until(lambda: plane.job().status.phase is JobPhase.RUNNING)
     plane.add("gpu-1")
     [first] = plane.client.list(GPUPartition)
     assert first.status.expires_at is not None
     plane.cut("gpu-0")
-    until(lambda: plane.job().status.attempt_count == 2 or len(plane.leases()) > 1, 40)
+    until(lambda: plane.job().status.attempt_count == 2 or len(plane.leases()) > 1)
     assert plane.leases() == []
     assert SystemClock().now() > parse_timestamp(first.status.expires_at)
     assert plane.job().status.attempts[0].reason == "NodeLost"
-    until(lambda: plane.job().status.attempts[-1].node == "gpu-1", 20)
+    until(lambda: plane.job().status.attempts[-1].node == "gpu-1")
     plane.heal("gpu-0")
-    until(lambda: first.uid not in {p.uid for p in plane.client.list(GPUPartition) if not p.status.phase.ended}, 30)
+    until(lambda: first.uid not in {p.uid for p in plane.client.list(GPUPartition) if not p.status.phase.ended})
 
 
 def answers(leases: RemoteLeases) -> bool:
