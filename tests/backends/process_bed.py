@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class ProcessBed(Bed):
         self.root = directory / "process"
         self.secrets = SecretStore(directory / "secrets")
         self.chronos_home = chronos_home
+        # Strays are found by the workload's name: it must be another than in the test beside this one.
+        self.token = f"{zlib.crc32(os.fsencode(directory)):08x}"
         self.clock = SystemClock()
         self.backend: ProcessBackend = self.open()
 
@@ -47,7 +50,7 @@ class ProcessBed(Bed):
     def work(self, *command: str, job: str = "job", attempt: int = 1, replica: int = 0, **more: Any) -> Workload:
         """A workload that runs `command`."""
         fields: dict[str, Any] = {
-            "name": f"default.{job}.0-a{attempt}-r{replica}", "namespace": "default", "job": job,
+            "name": f"default.{job}.{self.token}-a{attempt}-r{replica}", "namespace": "default", "job": job,
             "job_uid": f"uid-{job}", "attempt": attempt, "replica": replica, "replicas": 1, "node": NODE,
             "command": command, "leases": (), "grace": 2.0,
         }  # fmt: skip

@@ -198,7 +198,7 @@ class TestEnvironment:
 
     def test_own_variables_win_but_not_over_the_lease_mark(self, bed: ProcessBed) -> None:
         seen = self.environment(bed, env=(EnvVar("HOME", "/mine"), EnvVar("CUMULUS_WORKLOAD", "fake"), EnvVar("E", "")))
-        assert (seen["HOME"], seen["CUMULUS_WORKLOAD"], seen["E"]) == ("/mine", "default.job.0-a1-r0", "")
+        assert (seen["HOME"], seen["CUMULUS_WORKLOAD"], seen["E"]) == ("/mine", f"default.job.{bed.token}-a1-r0", "")
 
     def test_a_relative_checkpoint_path_is_kept_over_attempts(self, bed: ProcessBed) -> None:
         script = 'cat "$CUMULUS_CHECKPOINT_PATH" 2>/dev/null || echo none; echo one >> "$CUMULUS_CHECKPOINT_PATH"'
