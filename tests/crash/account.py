@@ -37,7 +37,9 @@ ROUGH = 0.05
 def unfinished(jobs: Documents) -> Iterator[str]:
     for job in jobs:
         status = job.get("status") or {}
-        if status.get("phase") not in ("Succeeded", "Failed"):
+        if job["metadata"].get("deletionTimestamp"):
+            yield f"job {job['metadata']['name']} is still being deleted"
+        elif status.get("phase") not in ("Succeeded", "Failed"):
             last = (status.get("attempts") or [{}])[-1]
             yield f"job {job['metadata']['name']} is {status.get('phase')}, {last} {job['metadata']}"
 
@@ -46,7 +48,9 @@ def unended(partitions: Documents) -> Iterator[str]:
     for partition in partitions:
         phase = (partition.get("status") or {}).get("phase")
         owned = partition["metadata"].get("ownerReferences")
-        if not owned and phase not in ("Expired", "Released", "Failed"):
+        if partition["metadata"].get("deletionTimestamp"):
+            yield f"partition {partition['metadata']['name']} is still being deleted"
+        elif not owned and phase not in ("Expired", "Released", "Failed"):
             yield f"partition {partition['metadata']['name']} is {phase}"
 
 
