@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.lab import Lab
-from tests.lab.node import Node
+from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, eventually, job
 from tests.swarm.test_faults import settled, whole
 
@@ -110,7 +110,13 @@ def _kill_container(control: Control, chance: random.Random) -> None:
     """A person removes a service by hand."""
     services = control.services()
     if services:
-        control.lab.manager.docker("service", "rm", chance.choice(services))
+        service = chance.choice(services)
+        try:
+            control.lab.manager.docker("service", "rm", service)
+        except LabError:
+            # The daemon may have been faster.
+            if service in control.services():
+                raise
 
 
 def _worker(control: Control, chance: random.Random) -> Node:

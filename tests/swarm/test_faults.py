@@ -57,12 +57,12 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
     )
     mount = {"source": str(shared), "target": "/ckpt"}
     checkpoint = {"path": "/ckpt/state", "gracePeriod": "5s", "onExpiry": "Requeue"}
-    control.apply(job("train", script, duration="6s", mounts=[mount], checkpoint=checkpoint))
+    control.apply(job("train", script, duration="15s", mounts=[mount], checkpoint=checkpoint))
     running(control, "train")
     first = control.attempts("train")[0]["node"]
     control.lab.manager.docker("node", "update", "--availability", "pause", first)
     try:
-        control.ok("wait", "gpujob/train", "--for=condition=Succeeded", "--timeout=90s")
+        control.ok("wait", "gpujob/train", "--for=condition=Succeeded", "--timeout=120s")
     finally:
         control.lab.manager.docker("node", "update", "--availability", "active", first)
     one, two = control.attempts("train")[:2]
