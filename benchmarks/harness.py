@@ -8,7 +8,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,19 +36,47 @@ class LeftOut:
     why: str
 
 
-Result = Row | LeftOut
+@dataclass(frozen=True)
+class Failed:
+    """A part that ended with an error, or did not end."""
+
+    what: str
+    why: str
+
+
+Result = Row | LeftOut | Failed
+
+Sides = Sequence[float]
+"""What one side measured, round by round; the other side was measured in the same rounds."""
 
 
 def at_least(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
     """A row where more is better: ours/peer must be at least `goal`."""
-    row = reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note)
-    return replace(row, goal=f"at least {goal:g}", met=row.ratio >= goal)
+    return _judged(reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note), at_least=goal)
 
 
 def at_most(what: str, ours: float, peer: float, goal: float, *, unit: str, peer_name: str, note: str = "") -> Row:
     """A row where less is better: ours/peer must be at most `goal`."""
-    row = reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note)
-    return replace(row, goal=f"at most {goal:g}", met=row.ratio <= goal)
+    return _judged(reported(what, ours, peer, unit=unit, peer_name=peer_name, note=note), at_most=goal)
+
+
+def in_rounds(
+    what: str, ours: Sides, peer: Sides, *, unit: str, peer_name: str,
+    at_least: float | None = None, at_most: float | None = None,
+) -> Row:  # fmt: skip
+    """A row of two sides that took turns. Its ratio is the median of each round's, so that what else the machine did
+    meanwhile weighs on both sides of a ratio alike; its figures are the medians."""
+    row = reported(what, statistics.median(ours), statistics.median(peer), unit=unit, peer_name=peer_name)
+    ratio = statistics.median(a / b for a, b in zip(ours, peer, strict=True))
+    return _judged(replace(row, ratio=ratio), at_least=at_least, at_most=at_most)
+
+
+def _judged(row: Row, *, at_least: float | None = None, at_most: float | None = None) -> Row:
+    if at_least is not None:
+        return replace(row, goal=f"at least {at_least:g}", met=row.ratio >= at_least)
+    if at_most is not None:
+        return replace(row, goal=f"at most {at_most:g}", met=row.ratio <= at_most)
+    return row
 
 
 def limit(what: str, value: float, bound: float, *, unit: str, note: str = "") -> Row:
@@ -70,16 +98,6 @@ def _figure(value: float) -> str:
 def percentile(values: list[float], fraction: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))]
-
-
-def median_rate(run: Callable[[], int], *, rounds: int = 3) -> float:
-    """Operations a second of `run`, which returns how many it did: the median of `rounds`."""
-    rates = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        done = run()
-        rates.append(done / (time.perf_counter() - start))
-    return statistics.median(rates)
 
 
 def version_of(*command: str) -> str | None:

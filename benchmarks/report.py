@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from benchmarks.harness import LeftOut, Result, Row, machine
+from benchmarks.harness import Failed, LeftOut, Result, Row, machine
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def is_met(result: Result) -> bool:
+    return isinstance(result, Row) and result.met
 
 
 def line(result: Result) -> str:
     if isinstance(result, LeftOut):
         return f"LEFT OUT  {result.what}: {result.why}"
+    if isinstance(result, Failed):
+        return f"FAILED  {result.what}: {result.why}"
     verdict = {True: "met   ", False: "MISSED"}[result.met] if result.goal != "none" else "      "
     note = f" ({result.note})" if result.note else ""
     return (
@@ -40,6 +46,8 @@ def _table(results: Sequence[Result]) -> str:
     for result in results:
         if isinstance(result, LeftOut):
             rows.append(f"| {result.what} | | left out: {result.why} | | | |")
+        elif isinstance(result, Failed):
+            rows.append(f"| {result.what} | | {result.why} | | | **failed** |")
         else:
             verdict = "" if result.goal == "none" else "met" if result.met else "**missed**"
             what = f"{result.what} ({result.note})" if result.note else result.what

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 import orjson
 
 from benchmarks.etcd import EtcdClient, server
-from benchmarks.harness import LeftOut, Result, Row, at_least, limit, median_rate, percentile, version_of
+from benchmarks.harness import LeftOut, Result, Row, in_rounds, limit, percentile, version_of
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 
-COUNT = 2000
-ROUNDS = 5
+COUNT = 320
+"""Writes of each side in each round: short rounds, so that both sides of a ratio meet the same machine."""
+ROUNDS = 25
 WRITERS = 16
 PADDING = "x" * 600
 """Brings an object's JSON to about 1 KiB."""
@@ -51,7 +51,7 @@ def document(name: str) -> Document:
 
 
 def _writes(directory: Path) -> Iterator[Result]:
-    """In turn, so that a drift of the machine's speed touches all sides; each ratio is of medians."""
+    """In turn, so that what else the machine does touches all sides alike."""
     version = version_of("etcd", "--version")
     rates: dict[str, list[float]] = {}
     store = SqliteStore(directory / "store")
@@ -61,25 +61,31 @@ def _writes(directory: Path) -> Iterator[Result]:
         if version is not None:
             address = stack.enter_context(server(directory))
             clients = [EtcdClient(address) for _ in range(WRITERS)]
-        for round in range(ROUNDS):
-            measured = {"floor": _raw_sqlite(directory / f"raw{round}.db")} | _store_rates(store, round)
+        raw = stack.enter_context(closing(_raw_sqlite(directory / "raw.db")))
+        for round in range(-1, ROUNDS):
+            measured = {"floor": _rate(1, lambda i, j: _commit_raw(raw))} | _store_rates(store, round)
             if clients:
                 measured |= _etcd_rates(clients, round)
+            if round < 0:
+                continue  # The first round opens files and fills caches.
             for name, rate in measured.items():
                 rates.setdefault(name, []).append(rate)
         for client in clients:
             client.close()
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    one, many = medians["one"], medians["many"]
+    one, many = rates["one"], rates["many"]
     sqlite = f"raw SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL"
-    yield at_least("durable writes of 1 KiB, one writer", one, medians["floor"], 0.5, unit="writes/s", peer_name=sqlite)
-    yield at_least("durable writes, 16 writers", many, one, 3, unit="writes/s", peer_name="the store with one writer")
+    what = "durable writes of 1 KiB, one writer"
+    yield in_rounds(what, one, rates["floor"], at_least=0.5, unit="writes/s", peer_name=sqlite)
+    what = "durable writes, 16 writers"
+    yield in_rounds(what, many, one, at_least=3, unit="writes/s", peer_name="the store with one writer")
     if version is None:
         yield LeftOut("durable writes against etcd", "etcd is not installed (Debian: etcd-server)")
         return
     etcd = f"etcd {version.removeprefix('etcd Version: ')}"
-    yield at_least("durable writes, one client", one, medians["etcd-one"], 2, unit="writes/s", peer_name=etcd)
-    yield at_least("durable writes, 16 clients", many, medians["etcd-many"], 2, unit="writes/s", peer_name=etcd)
+    what = "durable writes, one client"
+    yield in_rounds(what, one, rates["etcd-one"], at_least=2, unit="writes/s", peer_name=etcd)
+    what = "durable writes, 16 clients"
+    yield in_rounds(what, many, rates["etcd-many"], at_least=2, unit="writes/s", peer_name=etcd)
 
 
 def _store_rates(store: SqliteStore, round: int) -> dict[str, float]:
@@ -97,25 +103,19 @@ def _etcd_rates(clients: list[EtcdClient], round: int) -> dict[str, float]:
     }
 
 
-def _raw_sqlite(path: Path) -> float:
-    """Commits a second of one 1 KiB row each."""
-    connection = sqlite3.connect(path, isolation_level=None)
+def _raw_sqlite(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("CREATE TABLE log(revision INTEGER PRIMARY KEY, object BLOB)")
-    row = b"x" * 1024
+    return connection
 
-    def commits() -> int:
-        for _ in range(COUNT):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO log(object) VALUES (?)", (row,))
-            connection.execute("COMMIT")
-        return COUNT
 
-    try:
-        return median_rate(commits, rounds=1)
-    finally:
-        connection.close()
+def _commit_raw(connection: sqlite3.Connection) -> None:
+    """One row of 1 KiB."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT INTO log(object) VALUES (?)", (b"x" * 1024,))
+    connection.execute("COMMIT")
 
 
 def _rate(threads: int, write: Callable[[int, int], object]) -> float:
