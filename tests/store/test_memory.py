@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from cumulus.clock import FakeClock
 from cumulus.resources.key import Key
 from cumulus.store.base import Retention
