@@ -19,12 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.lab import certificates
 from tests.lab.node import LabError, Node, die_with_parent, run, until, write_facts
 
 NEEDED = {
     "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",
     "ssh-keygen": "openssh-client", "ip": "iproute2", "nsenter": "util-linux", "unshare": "util-linux",
-    "iptables": "iptables", "busybox": "busybox-static",
+    "iptables": "iptables", "openssl": "openssl", "busybox": "busybox-static",
 }  # fmt: skip
 """Program -> Debian's package that has it."""
 
@@ -56,6 +57,7 @@ class Lab:
         self._install_chronos()
         self._subnet = _free_subnet()
         self._switch = self._start_switch()
+        certificates.make(self.directory, [f"{self._subnet}.{10 + number}" for number in range(workers + 1)])
         names = ["manager", *(f"worker{n}" for n in range(1, workers + 1))]
         self.nodes = {name: self._node(name, number) for number, name in enumerate(names)}
 
@@ -71,6 +73,11 @@ class Lab:
     def key(self) -> Path:
         """The private key that opens every node, as root."""
         return self.directory / "id_ed25519"
+
+    @property
+    def host(self) -> str:
+        """This machine's address, as the nodes reach it."""
+        return f"{self._subnet}.1"
 
     @property
     def known_hosts(self) -> Path:
@@ -100,6 +107,15 @@ class Lab:
                 join.result()
         until(lambda: self.ready() == set(self.nodes), 30, "all nodes are Ready")
         self._write_facts()
+
+    def promote(self) -> None:
+        """Make every node a manager, so that the Swarm outlives any one of them (with three or more)."""
+        self.manager.docker("node", "promote", *(node.name for node in self.workers))
+        until(lambda: self._managers() == len(self.nodes), 60, "all nodes are managers")
+
+    def _managers(self) -> int:
+        lines = self.manager.docker("node", "ls", "--format", "{{.ManagerStatus}}").splitlines()
+        return sum(line in ("Leader", "Reachable") for line in lines)
 
     def ready(self) -> set[str]:
         """The nodes that the Swarm takes for Ready."""

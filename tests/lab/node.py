@@ -18,6 +18,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.lab import certificates
+
+TLS_PORT = 2376
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -101,7 +105,8 @@ class Node:
             f"--pidfile={self.directory}/docker.pid", f"--host={self.socket}", "--host=unix:///run/docker.sock",
             f"--cgroup-parent={self.cgroup}",
             "--shutdown-timeout=2", f"--add-runtime=chronos={self.directory.parent}/bin/chronos-runtime",
-            "--default-runtime=chronos",
+            "--default-runtime=chronos", f"--insecure-registry={self.address}/24",
+            f"--host=tcp://{self.address}:{TLS_PORT}", *certificates.server(self.directory.parent),
         )  # fmt: skip
         try:
             until(lambda: self._docker("info", check=False).returncode == 0, 30, f"the engine of {self.name} answers")

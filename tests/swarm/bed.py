@@ -31,9 +31,10 @@ class SwarmBed(Bed):
         self._engines = {name: Engine([node.socket]) for name, node in lab.nodes.items()}
         self.backend: SwarmBackend = self.open()
 
-    def open(self, **more: Any) -> SwarmBackend:
+    def open(self, engine: Engine | None = None, **more: Any) -> SwarmBackend:
+        engine = engine or Engine([self.lab.manager.socket])
         options = {"node_engine": self._engines.get, "instance": self.instance, **self.options, **more}
-        return SwarmBackend(str(self.directory / "swarm"), Engine([self.lab.manager.socket]), self.secrets, **options)
+        return SwarmBackend(str(self.directory / "swarm"), engine, self.secrets, **options)
 
     def reopen(self) -> None:
         self.backend.close()

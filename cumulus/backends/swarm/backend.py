@@ -17,7 +17,7 @@ from cumulus.backends.swarm import observe, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.joblog import JobLogs
 from cumulus.backends.swarm.members import Members
-from cumulus.backends.swarm.records import END, REMOVED, RUNNING, STOP, Record, Records
+from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.settle import Engines, LeaseEnd, Settler
 from cumulus.backends.swarm.watch import Watcher
@@ -70,7 +70,7 @@ class SwarmBackend:
         with record.mutex:
             if record.has(END):
                 return
-            if not self._services.known(record):
+            if not record.has(SERVICE):
                 self._services.make(record, workload)
             self._live[record.name] = record
             if self._watcher is not None:

@@ -7,28 +7,22 @@ keep the others from being asked.
 from __future__ import annotations
 
 import json
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import docker
 import requests
-from docker import auth
 from docker.context import ContextAPI
-from docker.errors import DockerException
-from docker.tls import TLSConfig
 
+from cumulus.backends.swarm.endpoint import TROUBLES, connect, first_line, normal, registry_headers
 from cumulus.errors import BackendError, BackendRefused
 
 Json = dict[str, Any]
 
 SECONDS = 15.0
 """For a call to answer."""
-PORT = 2375
-"""Docker's, where an address names none."""
 LOOKUP_SECONDS = 5.0
 """For a registry to tell a digest."""
 UPDATE_TRIES = 8
@@ -37,6 +31,15 @@ EVENT_SECONDS = 120.0
 """Silence after which the stream of events is opened anew: a half-open connection is not noticed otherwise."""
 
 _NO_MANAGER = ("swarm does not have a leader", "not a swarm manager", "context deadline exceeded", "no elected primary")
+
+_REGISTRY_REFUSES = (
+    "unauthorized",
+    "no basic auth",
+    "denied",
+    "authentication required",
+    "manifest unknown",
+    "not found",
+)
 
 
 class EngineUnavailable(BackendError):
@@ -53,7 +56,7 @@ class Engine:
         self._seconds = seconds
         self._mutex = threading.Lock()
         self._clients: dict[str, Any] = {}
-        self._digests: dict[str, tuple[float, str]] = {}
+        self._digests: dict[str, tuple[float, str, str]] = {}
         self.calls = 0
         """How many requests were made, for the benchmark."""
 
@@ -201,21 +204,29 @@ class Engine:
 
     def digest(self, image: str) -> str:
         """`image@sha256:…` where its registry tells, else the image as it is. Remembered for a minute."""
+        return self._look_up(image)[0]
+
+    def refusal(self, image: str) -> str:
+        """What the image's registry says where it refuses to tell its digest; "" where it tells or does not answer."""
+        message = self._look_up(image)[1]
+        return message if any(word in message.lower() for word in _REGISTRY_REFUSES) else ""
+
+    def _look_up(self, image: str) -> tuple[str, str]:
+        """The image, pinned where that can be, and why it cannot."""
         known = self._digests.get(image)
         now = time.monotonic()
         if known is not None and known[0] > now:
-            return known[1]
-        pinned = image
+            return known[1], known[2]
+        pinned, trouble = image, ""
         if "@" not in image:
+            headers = registry_headers(image)
             try:
-                said = self._call(
-                    "GET", "/distribution/{0}/json", image, headers=_registry_headers(image), timeout=LOOKUP_SECONDS
-                )
+                said = self._call("GET", "/distribution/{0}/json", image, headers=headers, timeout=LOOKUP_SECONDS)
                 pinned = f"{image}@{said['Descriptor']['digest']}"
-            except (BackendError, KeyError):
-                pinned = image
-        self._digests[image] = now + 60.0, pinned
-        return pinned
+            except (BackendError, KeyError) as error:
+                trouble = str(error)
+        self._digests[image] = now + 60.0, pinned, trouble
+        return pinned, trouble
 
     def close(self) -> None:
         with self._mutex:
@@ -253,8 +264,8 @@ class Engine:
         for url in self._urls:
             try:
                 response = self._send(url, method, path, *words, **more)
-            except (requests.exceptions.RequestException, DockerException, OSError) as error:
-                trouble = EngineUnavailable(f"the Docker engine {url} does not answer: {_first_line(error)}")
+            except TROUBLES as error:
+                trouble = EngineUnavailable(f"the Docker engine {url} does not answer: {first_line(error)}")
                 self._drop(url)
                 continue
             if response.ok:
@@ -277,20 +288,8 @@ class Engine:
     def _client(self, url: str) -> Any:
         with self._mutex:
             if url not in self._clients:
-                self._clients[url] = self._connect(url)
+                self._clients[url] = connect(url, self._tls, self._seconds)
             return self._clients[url]
-
-    def _connect(self, url: str) -> Any:
-        """Raises `BackendRefused` where the address or the certificates cannot be used."""
-        try:
-            return docker.APIClient(
-                base_url=url, version="auto", timeout=int(self._seconds), tls=_tls(url, self._tls) or False,
-                num_pools=64, max_pool_size=64,
-            )  # fmt: skip
-        except DockerException as error:
-            if "Error while fetching server API version" in str(error):
-                raise requests.exceptions.ConnectionError(_first_line(error)) from None
-            raise BackendRefused(f"the Docker address {url} cannot be used: {_first_line(error)}") from None
 
     def _drop(self, url: str) -> None:
         with self._mutex:
@@ -324,46 +323,12 @@ def from_environment(environment: Mapping[str, str]) -> Engine | None:
     return None
 
 
-def normal(address: str) -> str:
-    """An address as the SDK takes it: a bare host is tcp, with Docker's port where none is given."""
-    if "://" in address:
-        return address
-    if address.startswith("/"):
-        return f"unix://{address}"
-    return f"tcp://{address}" if ":" in address else f"tcp://{address}:{PORT}"
-
-
-def registry_auth(image: str) -> str:
-    """The X-Registry-Auth header for the image's registry, from Docker's configuration, "" where it has none.
-
-    Taken anew for each attempt: what a service was created with is never refreshed by Swarm (moby#36126)."""
-    return _registry_headers(image).get("X-Registry-Auth", "")
-
-
-def _registry_headers(image: str) -> dict[str, str]:
-    try:
-        registry, _ = auth.resolve_repository_name(image.split("@")[0])
-        found = auth.load_config().resolve_authconfig(registry)
-    except (DockerException, OSError, ValueError):
-        return {}
-    if not found:
-        return {}
-    return {"X-Registry-Auth": auth.encode_header(found).decode()}
-
-
-def _tls(url: str, directory: str) -> TLSConfig | None:
-    if not directory or not url.startswith("tcp://"):
-        return None
-    pair = (os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem"))
-    return TLSConfig(client_cert=pair, ca_cert=os.path.join(directory, "ca.pem"), verify=True)
-
-
 def _message(response: requests.Response) -> str:
     try:
         text = str(response.json().get("message", ""))
     except ValueError:
         text = response.text
-    return _first_line(text or f"status {response.status_code}")
+    return first_line(text or f"status {response.status_code}")
 
 
 def _error(status: int, message: str) -> Exception:
@@ -374,8 +339,3 @@ def _error(status: int, message: str) -> Exception:
     if status == 400:
         return BackendRefused(f"Docker refuses: {message}")
     return BackendError(f"Docker: {message}")
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -23,6 +23,10 @@ _INTERRUPTED = (137, 143, 255)
 _ENGINE_LOST = ("no such container", "context canceled", "agent", "connection", "starting container failed")
 
 
+NO_IMAGE = "No such image"
+"""What a node says that neither has an image nor could pull it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task of a service, with what counts here."""
@@ -37,6 +41,7 @@ class Task:
     created: str
     at: str
     """When the state was taken on."""
+    image: str = ""
 
     @classmethod
     def read(cls, task: Mapping[str, Any]) -> Task:
@@ -50,6 +55,7 @@ class Task:
             error=str(status.get("Err", "")), exit_code=code if ran and state in TERMINAL else None,
             container=str(container.get("ContainerID", "")), created=moment(task.get("CreatedAt", "")),
             at=moment(status.get("Timestamp", "")),
+            image=str((task.get("Spec") or {}).get("ContainerSpec", {}).get("Image", "")),
         )  # fmt: skip
 
     @property

@@ -9,7 +9,8 @@ from typing import Any
 
 from cumulus.backends.base import LeaseRef, Workload
 from cumulus.backends.swarm import spec
-from cumulus.backends.swarm.engine import Engine, NameTaken, registry_auth
+from cumulus.backends.swarm.endpoint import registry_auth
+from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.records import END, SERVICE, Record, Records
 from cumulus.clock import Clock, timestamp

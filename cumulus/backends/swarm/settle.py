@@ -149,7 +149,16 @@ class Settler:
         state, reason, message = observe.ended(run, self._facts(record, run))
         if reason == "Lost":
             self._find(record, "ServiceEnded", message)
+        if reason == "StartError" and observe.NO_IMAGE in message:
+            message = f"{message}{self._registry_says(run)}"
         return self._ended(record, state, run.exit_code, reason, message, run)
+
+    def _registry_says(self, run: Task) -> str:
+        """Swarm does not tell why an image could not be pulled."""
+        refusal = self._engine.refusal(run.image.partition("@")[0])
+        if not refusal:
+            return ""
+        return f"; its registry says: {refusal} (credentials come from `docker login` where `cumulus serve` runs)"
 
     def _facts(self, record: Record, run: Task) -> Facts:
         stopped = record.has(STOP)

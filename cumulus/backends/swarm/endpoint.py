@@ -1,0 +1,86 @@
+"""The way to an engine: its address, certificates and log-in, and who one is to the registry of an image."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import docker
+import requests
+from docker import auth
+from docker.errors import DockerException
+from docker.tls import TLSConfig
+from docker.transport import sshconn
+
+from cumulus.errors import BackendRefused
+
+PORT = 2375
+"""Docker's, where an address names none."""
+
+TROUBLES = (
+    requests.exceptions.RequestException,
+    DockerException,
+    sshconn.paramiko.SSHException,  # type: ignore[attr-defined]
+    EOFError,
+    OSError,
+)
+"""What says that an engine cannot be reached; over ssh:// the SDK lets its SSH client's own errors through."""
+
+
+def normal(address: str) -> str:
+    """An address as the SDK takes it: a bare host is tcp, with Docker's port where none is given."""
+    if "://" in address:
+        return address
+    if address.startswith("/"):
+        return f"unix://{address}"
+    return f"tcp://{address}" if ":" in address else f"tcp://{address}:{PORT}"
+
+
+def connect(url: str, certificates: str, seconds: float) -> Any:
+    """A client of the engine. Raises `BackendRefused` where the address or the certificates cannot be used, and
+    `TROUBLES`."""
+    try:
+        return _Client(
+            base_url=url, version="auto", timeout=int(seconds), tls=_tls(url, certificates) or False,
+            num_pools=64, max_pool_size=64,
+        )  # fmt: skip
+    except DockerException as error:
+        if "Error while fetching server API version" in str(error):
+            raise requests.exceptions.ConnectionError(first_line(error)) from None
+        raise BackendRefused(f"the Docker address {url} cannot be used: {first_line(error)}") from None
+
+
+def registry_auth(image: str) -> str:
+    """The X-Registry-Auth header for the image's registry, from Docker's configuration, "" where it has none.
+
+    Taken anew for each attempt: what a service was created with is never refreshed by Swarm (moby#36126)."""
+    return registry_headers(image).get("X-Registry-Auth", "")
+
+
+def registry_headers(image: str) -> dict[str, str]:
+    try:
+        registry, _ = auth.resolve_repository_name(image.split("@")[0])
+        found = auth.load_config().resolve_authconfig(registry)
+    except (DockerException, OSError, ValueError):
+        return {}
+    if not found:
+        return {}
+    return {"X-Registry-Auth": auth.encode_header(found).decode()}
+
+
+def first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+class _Client(docker.APIClient):
+    def merge_environment_settings(self, *request: Any) -> Any:
+        """The certificates of DOCKER_CERT_PATH, where requests would take those that REQUESTS_CA_BUNDLE names."""
+        return {**super().merge_environment_settings(*request), "verify": self.verify}
+
+
+def _tls(url: str, directory: str) -> TLSConfig | None:
+    if not directory or not url.startswith("tcp://"):
+        return None
+    pair = (os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem"))
+    return TLSConfig(client_cert=pair, ca_cert=os.path.join(directory, "ca.pem"), verify=True)

@@ -1,0 +1,83 @@
+"""The ways to a manager: a socket, TLS with certificates of one's own, SSH; and who is not let in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cumulus.backends.base import State
+from cumulus.backends.swarm.engine import Engine, EngineUnavailable, from_environment
+from cumulus.errors import BackendError
+from tests.lab.lab import Lab
+from tests.lab.node import TLS_PORT
+from tests.swarm.bed import SwarmBed
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+
+def runs_a_job(bed: SwarmBed, engine: Engine) -> None:
+    bed.backend.close()
+    bed.backend = bed.open(engine=engine)
+    work = bed.work("echo", "hello")
+    bed.backend.start(work)
+    assert bed.finish(work).state is State.SUCCEEDED
+    assert bed.log(work) == b"hello\n"
+
+
+def over_tls(lab: Lab, certificates: str) -> Engine:
+    engine = from_environment(
+        {
+            "SWARM_MANAGER": f"tcp://{lab.manager.address}:{TLS_PORT}",
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_CERT_PATH": str(lab.directory / certificates),
+        }
+    )
+    assert engine is not None
+    return engine
+
+
+def test_a_manager_over_tls(bed: SwarmBed, swarm: Lab) -> None:
+    runs_a_job(bed, over_tls(swarm, "tls"))
+
+
+def test_a_client_whose_certificate_nobody_vouches_for_is_not_let_in(swarm: Lab, tmp_path: Path) -> None:
+    (swarm.directory / "mixed").mkdir(exist_ok=True)
+    for name, place in (("ca.pem", "tls"), ("cert.pem", "stranger"), ("key.pem", "stranger")):
+        (swarm.directory / "mixed" / name).write_bytes((swarm.directory / place / name).read_bytes())
+    with pytest.raises(EngineUnavailable):
+        over_tls(swarm, "mixed").nodes()
+
+
+def test_an_engine_whose_certificate_nobody_vouches_for_is_not_believed(swarm: Lab) -> None:
+    with pytest.raises(EngineUnavailable, match=r"(?i)certificate"):
+        over_tls(swarm, "stranger").nodes()
+
+
+def test_tcp_without_certificates_is_refused_by_an_engine_that_wants_them(swarm: Lab) -> None:
+    with pytest.raises(BackendError):
+        Engine([f"tcp://{swarm.manager.address}:{TLS_PORT}"]).nodes()
+
+
+@pytest.fixture
+def ssh_home(swarm: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose ~/.ssh opens the lab's nodes."""
+    place = tmp_path / ".ssh"
+    place.mkdir(mode=0o700)
+    (place / "known_hosts").write_bytes(swarm.known_hosts.read_bytes())
+    (place / "config").write_text(f"Host *\n  IdentityFile {swarm.key}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return place
+
+
+@pytest.mark.usefixtures("ssh_home")
+def test_a_manager_over_ssh(bed: SwarmBed, swarm: Lab) -> None:
+    engine = from_environment({"SWARM_MANAGER": f"ssh://root@{swarm.manager.address}"})
+    assert engine is not None
+    runs_a_job(bed, engine)
+
+
+def test_a_manager_over_ssh_whose_host_key_is_unknown_is_not_believed(swarm: Lab, ssh_home: Path) -> None:
+    (ssh_home / "known_hosts").unlink()
+    with pytest.raises(BackendError):
+        Engine([f"ssh://root@{swarm.manager.address}"]).nodes()
