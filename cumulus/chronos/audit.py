@@ -26,15 +26,24 @@ _QUEUED = (
     " JOIN device ON device.id = device_id WHERE event <> '' ORDER BY audit.seq LIMIT ?"
 )
 _ENDS = frozenset(reason.value for reason in EndReason)
-_BATCH = 1000
+_BATCH = 200
+"""Few, since the monitor ends leases meanwhile, in another thread of the same interpreter."""
+
 _TAIL = 64 * 1024
 
 
 def flush(database: Database, now: float) -> int:
-    """Move the queued lines to the file, at the monotonic time `now`. Returns how many.
+    """Move all queued lines to the file, at the monotonic time `now`. Returns how many.
 
     Raises OSError and `LedgerUnavailable`.
     """
+    moved = 0
+    while (count := _flush(database, now)) == _BATCH:
+        moved += count
+    return moved + count
+
+
+def _flush(database: Database, now: float) -> int:
     with database.read() as db:
         rows = [_line(row) for row in db.execute(_QUEUED, (_BATCH,))]
     if not rows:

@@ -13,10 +13,12 @@ import os
 import signal
 import sqlite3
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from cumulus.chronos import audit, cgroup, enforce, records, strays, watchdog
+from cumulus.chronos.database import Database
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
@@ -66,9 +68,12 @@ class _Ending:
 
 
 class Monitor:
-    """Ends the processes of leases that expired or were released."""
+    """Ends the processes of leases that expired or were released.
 
-    def __init__(self, ledger: Ledger) -> None:
+    One that is `lasting` writes the audit log in a thread, with a connection of its own: it waits for the disk.
+    """
+
+    def __init__(self, ledger: Ledger, *, lasting: bool = False) -> None:
         self._database = ledger.database
         self._clock = ledger.clock
         self._endings: dict[str, _Ending] = {}
@@ -76,6 +81,9 @@ class Monitor:
         self._look_again = _LOOK_AGAIN
         self._next_deadline = math.inf
         self._next_flush = 0.0
+        self._flusher = ThreadPoolExecutor(1, "audit") if lasting else None
+        self._flushing: Future[int] | None = None
+        self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
 
     def step(self) -> float:
@@ -125,7 +133,7 @@ class Monitor:
         self._endings = found
 
     def _begin(self, ending: _Ending) -> None:
-        """SIGTERM what is attached, at once: a look at all processes takes milliseconds."""
+        """End what is attached, at once: a look at all processes takes milliseconds."""
         with self._database.read() as db:
             lease = Membership.load(db, ending.lease.id)
         if lease.attached:
@@ -133,6 +141,9 @@ class Monitor:
                 targets = lease.at_hand()
                 self._signal(ending, targets, signal.SIGTERM)
                 ending.terminated |= targets
+            else:
+                for directory in lease.cgroups:
+                    cgroup.kill(directory)
             self._hold(ending.lease, ended=False)
         ending.begun = True
         self._look_again = _LOOK_AGAIN
@@ -249,12 +260,24 @@ class Monitor:
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
             self._remove_cgroups()
-            audit.flush(self._database, now)
+            self._flush(now)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + _HOUSEKEEPING
             self._remember_sessions()
             self._end_strays()
             self._forget()
+
+    def _flush(self, now: float) -> None:
+        """Write out the audit log; where in a thread, raise what went wrong there the last time."""
+        if self._flusher is None:
+            audit.flush(self._log, now)
+            return
+        if self._flushing is not None:
+            if not self._flushing.done():
+                return
+            last, self._flushing = self._flushing, None
+            last.result()
+        self._flushing = self._flusher.submit(audit.flush, self._log, now)
 
     def _remember_sessions(self) -> None:
         """Those that the processes of live leases have made, for when their makers are gone."""

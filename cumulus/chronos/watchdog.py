@@ -14,7 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from cumulus.chronos.processes import MARKER
+from cumulus.chronos import processes
+from cumulus.chronos.processes import MARKER, Identity
 from cumulus.errors import LedgerUnavailable
 
 POLL = 1.0
@@ -27,8 +28,31 @@ _PR_GET_CHILD_SUBREAPER = 37
 
 
 def running(home: Path) -> int | None:
-    """The pid of the home's monitor, None where none runs."""
-    return int((home / "monitor.pid").read_bytes() or b"0") if is_running(home) else None
+    """The pid of the home's monitor, None where none runs, 0 where it has not said yet who it is."""
+    if not is_running(home):
+        return None
+    last = holder(home)
+    return last.pid if last else 0
+
+
+def holder(home: Path) -> Identity | None:
+    """Who took the lock of the home's monitor last; it may be gone. Signalled by `processes.send`, nobody else is hit.
+
+    None where nobody did, or has not said so yet.
+    """
+    try:
+        words = (home / "monitor.pid").read_text().split()
+    except FileNotFoundError:
+        return None
+    return Identity(int(words[0]), int(words[1])) if len(words) == 2 else None
+
+
+def sign(fd: int) -> None:
+    """Say in the lock's file, which this process has locked, who it is."""
+    me = processes.read(os.getpid())
+    assert me is not None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{me.pid} {me.start}\n".encode(), 0)
 
 
 def is_running(home: Path) -> bool:

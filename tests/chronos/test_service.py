@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup, watchdog
+from cumulus.chronos import cgroup, processes, service, watchdog
 from cumulus.chronos.lease import EndReason, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import MARKER
@@ -315,23 +316,58 @@ def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path)
     assert state(real, "a")[0] is LeaseState.ACTIVE
 
 
+@pytest.mark.parametrize("later", [0, 1])
+def test_whoever_has_the_pid_of_a_monitor_by_now_is_not_signalled(
+    home: Path, run: Run, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """The lock is held by one that has not said yet who it is; the file names one that is gone, or is not."""
+    monkeypatch.setattr(service, "_LOCK_PATIENCE", 0.05)
+    home.mkdir()
+    process = up(run("import time; print('up', flush=True); time.sleep(60)"))
+    found = processes.read(process.pid)
+    assert found is not None
+    with open(home / "monitor.pid", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"{process.pid} {found.start + later}\n")
+        lock.flush()
+        with pytest.raises(service.AlreadyRunning):
+            service.Service(home, None, take_over=True)
+    if later:
+        assert process.poll() is None
+    else:
+        assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
+    home.mkdir()
+    path = home / "monitor.pid"
+    first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    path.unlink()
+    assert not service._is_at(first, path)
+    second = service._take_lock(path)
+    assert service._is_at(second, path)
+    assert watchdog.running(home) == os.getpid()
+    os.close(first)
+    os.close(second)
+
+
 def test_a_service_takes_over_from_the_monitor_that_runs(real: Ledger, home: Path, tmp_path: Path) -> None:
     real.grant(request(seconds=60.0))
     first = watchdog.running(home)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(10)
-        service = subprocess.Popen(
+        taker = subprocess.Popen(
             [sys.executable, "-m", "cumulus.chronos", "monitor", "--take-over"],
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
         )
         try:
             assert systemd.recv(100) == b"READY=1"
-            assert watchdog.running(home) == service.pid != first
+            assert watchdog.running(home) == taker.pid != first
             assert systemd.recv(100) == b"WATCHDOG=1"
         finally:
-            service.terminate()
-            assert service.wait(10) == 0
+            taker.terminate()
+            assert taker.wait(10) == 0
 
 
 def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) -> None:

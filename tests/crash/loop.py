@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import paths
+from cumulus.chronos import processes, watchdog
+from cumulus.chronos.processes import Identity
 from cumulus.errors import StoreError
 from cumulus.store.base import Query
 from cumulus.store.sqlite import SqliteStore
@@ -132,7 +134,7 @@ class Round:
             if rng.random() < 0.1:
                 kill(daemon.pid, signal.SIGTERM)
                 self._stop.wait(rng.uniform(0, 0.5))
-            self._kill("daemon", daemon.pid if daemon.poll() is None else 0)
+            self._kill("daemon", _identity(daemon.pid))
             code = daemon.wait()
             if code not in (-signal.SIGKILL, -signal.SIGTERM, 0):
                 self.failures.append(f"a daemon ended by itself with {code}, see serve.log")
@@ -142,14 +144,20 @@ class Round:
         """The monitor's, and now and then a supervisor's."""
         while not self._stop.wait(rng.expovariate(1.5)):
             if rng.random() < 0.9:
-                self._kill("monitor", self.world.monitor())
+                monitor = watchdog.holder(self.world.chronos)
+                self._kill("monitor", monitor)
             else:
                 supervisors = [pid for pid, command in self.world.processes().items() if "shim.py" in command]
                 if supervisors:
-                    self._kill("supervisor", rng.choice(supervisors))
+                    self._kill("supervisor", self._supervisor(rng.choice(supervisors)))
 
-    def _kill(self, kind: str, pid: int) -> None:
-        if pid and kill(pid):
+    def _supervisor(self, pid: int) -> Identity | None:
+        """It, and not what has its pid by now: who it is, and then again whether it is one."""
+        found = _identity(pid)
+        return found if "shim.py" in self.world.processes().get(pid, "") else None
+
+    def _kill(self, kind: str, target: Identity | None) -> None:
+        if target is not None and processes.send(target, signal.SIGKILL):
             with self._lock:
                 self.kills[kind] += 1
 
@@ -290,3 +298,8 @@ class Round:
     def _clear(self) -> None:
         self.world.ok(CUMULUS, "delete", "jobs", "--all", "--timeout=60s")
         self.world.ok(CUMULUS, "delete", "partitions", "--all", "--timeout=60s")
+
+
+def _identity(pid: int) -> Identity | None:
+    found = processes.read(pid)
+    return None if found is None else Identity(pid, found.start)
