@@ -8,14 +8,17 @@
 #   scripts/lab.sh kill worker1   end its engine (start starts it again)
 #   scripts/lab.sh docker manager node ls          scripts/lab.sh on worker1 chronos_cli list
 #   eval "$(scripts/lab.sh env)"  variables for cumulus and docker
+#
+# CUMULUS_LAB names its directory (/tmp/cumulus-lab), VENV an environment that has Cumulus with [dev] already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+given=${VENV:-}
 . scripts/_python.sh
-make_venv '[dev]'
+if [ -n "$given" ]; then VENV=$given; else make_venv '[dev]'; fi
 export PATH=$VENV/bin:$PATH CUMULUS_LAB=${CUMULUS_LAB:-/tmp/cumulus-lab}
 case ${1:-} in
 '' | --once) ;;
-help | -h | --help) sed -n '2,11p' "$0" | cut -c3-; exit ;;
+help | -h | --help) sed -n '2,13p' "$0" | cut -c3-; exit ;;
 *) exec python -m tests.lab "$@" ;;
 esac
 

@@ -32,9 +32,9 @@ def image(swarm: Lab) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_checkpoint() -> Iterator[None]:
-    _forget()
+    forget_checkpoint()
     yield
-    _forget()
+    forget_checkpoint()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -61,5 +61,5 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in EXAMPLES} == {"container", "gang", "checkpoint"}
 
 
-def _forget() -> None:
+def forget_checkpoint() -> None:
     subprocess.run(["rm", "-rf", str(KEPT), f"{KEPT}.new", f"{KEPT}.old"], check=True)
