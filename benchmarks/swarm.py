@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.harness import LeftOut, Result, at_most, limit
+from benchmarks.harness import LeftOut, Result, at_most, limit, reported
 from cumulus.backends.swarm.engine import Engine
+from cumulus.clock import parse_timestamp
 from tests.lab.lab import Lab, lab, missing
 from tests.swarm.bed import IMAGE
 from tests.swarm.control import Control, job
@@ -24,6 +26,7 @@ ROUNDS = 7
 MANY = 100
 IDLE_SECONDS = 30.0
 RUNNING = "from apply to container running"
+STORED = "from the job in the store to its container running"
 BATCH = f"{MANY} services until all containers run"
 
 
@@ -44,20 +47,23 @@ def run() -> Iterator[Result]:
         try:
             control.serve()
             control.ready()
-            yield _one(made, control)
+            yield from _one(made, control)
             yield _many(made, control, Path(directory))
             yield _idle(proxy)
         finally:
             control.stop()
 
 
-def _one(made: Lab, control: Control) -> Result:
+def _one(made: Lab, control: Control) -> Iterator[Result]:
     """In turn, so that both meet the same machine; from the start of the command to the container's process."""
-    ours, bare = [], []
+    ours, bare, stored = [], [], []
     for number in range(ROUNDS):
         selector = {"selector": {"nodeLabels": {"place": "worker1"}}}
         object = job(f"one-{number}", "sleep 300", memory="1%", gpu=selector)
-        ours.append(_until(made, f"one-{number}", lambda object=object: control.apply(object)))
+        took, running = _until(made, f"cumulus.dev/job=one-{number}", lambda object=object: control.apply(object))
+        ours.append(took)
+        created = parse_timestamp(control.get("job", f"one-{number}")["metadata"]["creationTimestamp"])
+        stored.append((running - created).total_seconds())
         control.ok("delete", "job", f"one-{number}")
         create = [
             "docker", "-H", made.manager.socket, "service", "create", "--detach", "--quiet", "--no-resolve-image",
@@ -67,35 +73,36 @@ def _one(made: Lab, control: Control) -> Result:
         bare.append(
             _until(
                 made,
-                f"bare-{number}",
+                f"cumulus.dev/job=bare-{number}",
                 lambda create=create: subprocess.run(create, check=True, stdout=subprocess.DEVNULL),
-            )
+            )[0]
         )
         made.manager.docker("service", "rm", f"bare-{number}")
-    return at_most(
-        RUNNING, statistics.median(ours), statistics.median(bare), 1.15, unit="s", peer_name="docker service create",
+    peer = {"unit": "s", "peer_name": "docker service create"}
+    yield at_most(
+        RUNNING, statistics.median(ours), statistics.median(bare), 1.15, **peer,
         note="ours finds the node and leases the share there over SSH first",
     )  # fmt: skip
+    yield reported(STORED, statistics.median(stored), statistics.median(bare), **peer)
 
 
-def _until(made: Lab, name: str, begin: Callable[[], object], count: int = 1) -> float:
-    """Seconds from before `begin` until `count` containers of the job run, by their nodes' engines."""
+def _until(made: Lab, label: str, begin: Callable[[], object], count: int = 1) -> tuple[float, datetime]:
+    """Seconds from before `begin` until `count` containers with the label run, by their nodes' engines; and when."""
     engines = [Engine([node.socket]) for node in made.nodes.values()]
     start = time.perf_counter()
     thread = threading.Thread(target=begin)
     thread.start()
-    while sum(_running(engine, name) for engine in engines) < count:
-        assert time.perf_counter() - start < 300, f"{name} does not run"
+    while sum(_running(engine, label) for engine in engines) < count:
+        assert time.perf_counter() - start < 300, f"{label} does not run"
         time.sleep(0.01 if count == 1 else 0.1)
-    took = time.perf_counter() - start
+    took, now = time.perf_counter() - start, datetime.now(UTC)
     thread.join()
     for engine in engines:
         engine.close()
-    return took
+    return took, now
 
 
-def _running(engine: Engine, name: str) -> int:
-    label = f"cumulus.dev/job={name}" if name else "batch=1"
+def _running(engine: Engine, label: str) -> int:
     return sum(container["State"] == "running" for container in engine.containers([label]))
 
 
@@ -115,7 +122,7 @@ def _many(made: Lab, control: Control, directory: Path) -> Result:
         str(stack),
         "batch",
     ]
-    peer = _until(made, "", lambda: subprocess.run(deploy, check=True, stdout=subprocess.DEVNULL), MANY)
+    peer, _ = _until(made, "batch=1", lambda: subprocess.run(deploy, check=True, stdout=subprocess.DEVNULL), MANY)
     made.manager.docker("stack", "rm", "batch")
     while made.manager.docker("service", "ls", "-q") or sum(
         len(n.docker("ps", "-q").split()) for n in made.nodes.values()
@@ -124,17 +131,7 @@ def _many(made: Lab, control: Control, directory: Path) -> Result:
     share = {"compute": "1%"}
     jobs = [job(f"many-{n}", "sleep 600", memory="1%", duration="30m", gpu=dict(share)) for n in range(MANY)]
 
-    def all_running() -> int:
-        return sum(
-            len(n.docker("ps", "-q", "--filter", "label=cumulus.dev/instance").split()) for n in made.nodes.values()
-        )
-
-    start = time.perf_counter()
-    control.apply(*jobs)
-    while all_running() < MANY:
-        assert time.perf_counter() - start < 600, "they do not all run"
-        time.sleep(0.2)
-    ours = time.perf_counter() - start
+    ours, _ = _until(made, "cumulus.dev/instance", lambda: control.apply(*jobs), MANY)
     control.ok("delete", "job", "--all", timeout=300)
     return at_most(BATCH, ours, peer, 1, unit="s", peer_name="docker stack deploy")
 

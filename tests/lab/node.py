@@ -146,6 +146,18 @@ class Node:
                         return True
         return False
 
+    def signals_of(self, *command: str) -> list[int]:
+        """Which signals each process of that command line here catches or ignores: bit N-1 for signal N."""
+        wanted = b"".join(word.encode() + b"\0" for word in command)
+        found = []
+        for entry in self._proc().iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if (entry / "cmdline").read_bytes() == wanted:
+                        lines = dict(line.split(":\t") for line in (entry / "status").read_text().splitlines())
+                        found.append(int(lines["SigCgt"], 16) | int(lines["SigIgn"], 16))
+        return found
+
     def facts(self) -> dict[str, str]:
         """What a script wants to know."""
         return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class SwarmBed(Bed):
         }  # fmt: skip
         return Workload(**{**fields, **more})
 
-    def until(self, met: Callable[[], object], *, within: float = 40.0) -> None:
+    def until(self, met: Callable[[], object], *, within: float = 150.0) -> None:
         deadline = time.monotonic() + within
         while not met():
             assert time.monotonic() < deadline, f"not within {within} s"
@@ -66,7 +67,11 @@ class SwarmBed(Bed):
 
     def running(self, workload: Workload) -> None:
         super().running(workload)
-        # Until the shell has set its traps and printed.
+        script = workload.command[-1] if workload.command else ""
+        if "trap" in script:
+            node = self.lab.nodes[workload.node]
+            self.until(lambda: all_heed(found := node.signals_of("sh", "-c", script)) and found)
+        # Until the shell has printed too.
         time.sleep(0.3)
 
     def service(self, workload: Workload) -> dict[str, Any]:
@@ -88,3 +93,8 @@ class SwarmBed(Bed):
             engine.remove_secret(secret["ID"])
         for made in (engine, *self._engines.values()):
             made.close()
+
+
+def all_heed(masks: Sequence[int]) -> bool:
+    """Whether each of them has said what it does on SIGTERM."""
+    return all(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)

@@ -21,7 +21,7 @@ CUMULUS = str(Path(sys.executable).parent / "cumulus")
 INSTANCE = "cumulus.dev/instance"
 
 
-def eventually(check: Callable[[], Any], within: float = 60, what: str = "") -> Any:
+def eventually(check: Callable[[], Any], within: float = 150, what: str = "") -> Any:
     """The first truthy value of `check`."""
     deadline = time.monotonic() + within
     while not (value := check()):
@@ -57,12 +57,12 @@ class Control:
             "SSH_KEY_PATH": str(lab.key), "SWARM_INSTANCE": directory.name,
         }  # fmt: skip
 
-    def run(self, *args: str, input: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *args: str, input: str | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [CUMULUS, *args], env=self.env, input=input, capture_output=True, text=True, timeout=timeout, check=False
         )
 
-    def ok(self, *args: str, input: str | None = None, timeout: float = 120) -> str:
+    def ok(self, *args: str, input: str | None = None, timeout: float = 240) -> str:
         done = self.run(*args, input=input, timeout=timeout)
         assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -102,7 +102,7 @@ class Control:
                 n["metadata"]["name"] for n in self.items("nodes") if "container" in n["status"].get("runtimes", ())
             }
 
-        eventually(lambda: offered() == set(self.lab.nodes), 60, "every node takes containers")
+        eventually(lambda: offered() == set(self.lab.nodes), 150, "every node takes containers")
 
     def services(self) -> list[str]:
         found = self.lab.manager.docker(
@@ -143,4 +143,4 @@ class Control:
         for node in self.lab.nodes.values():
             for lease in self.leases(node):
                 node.inside(str(self.lab.directory / "bin" / "chronos_cli"), "release", lease["partitionId"])
-        eventually(lambda: not self.all_leases(), 60, "leases released at the end of the test")
+        eventually(lambda: not self.all_leases(), 150, "leases released at the end of the test")

@@ -20,7 +20,7 @@ from tests.backends.conformance import Behaviour
 from tests.lab.lab import Lab
 from tests.swarm.bed import IMAGE, SwarmBed
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
 
 LONG = ("sh", "-c", "trap 'exit 143' TERM; echo up; while :; do sleep 0.1; done")
 

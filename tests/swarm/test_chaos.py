@@ -46,7 +46,7 @@ def test_a_daemon_that_is_killed_at_every_step(control: Control, tmp_path: Path)
         control.daemons[-1].wait()
         control.serve()
     for name in names:
-        control.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=120s")
+        control.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=200s")
         assert len(control.attempts(name)) == 1, control.attempts(name)
     assert book(directory) == Counter({f"{name} 1 0": 1 for name in names})
     settled(control)
@@ -125,4 +125,4 @@ def _worker(control: Control, chance: random.Random) -> Node:
 
 def test_an_earlier_chaos_left_nothing(swarm: Lab) -> None:
     """Also by the kernel's account: no container of a job is left on any node."""
-    eventually(lambda: not any(node.has_process("CUMULUS_JOB=chaos") for node in swarm.nodes.values()), 30)
+    eventually(lambda: not any(node.has_process("CUMULUS_JOB=chaos") for node in swarm.nodes.values()), 150)

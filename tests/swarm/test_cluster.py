@@ -32,7 +32,7 @@ def test_a_worker_leaves_and_joins_as_the_token_says(control: Control) -> None:
     assert words[0] == "scripts/setup-worker.sh"
     worker.docker("swarm", "leave")
     id = control.lab.manager.docker("node", "ls", "--filter", "name=worker2", "--format", "{{.ID}}")
-    eventually(lambda: "worker2" not in control.lab.ready(), 60)
+    eventually(lambda: "worker2" not in control.lab.ready(), 150)
     control.lab.manager.docker("node", "rm", "--force", id)
     script = str(ROOT / "scripts" / "join-swarm.sh")
     assert "join the Swarm" in worker.inside(script, *words[1:], "--dry-run")
@@ -46,7 +46,7 @@ def test_labels_go_both_ways(control: Control) -> None:
     manager = control.lab.manager
     manager.docker("node", "update", "--label-add", "rack=7", "worker1")
     try:
-        eventually(lambda: control.get("node", "worker1")["metadata"]["labels"].get("rack") == "7", 30)
+        eventually(lambda: control.get("node", "worker1")["metadata"]["labels"].get("rack") == "7", 150)
     finally:
         manager.docker("node", "update", "--label-rm", "rack", "worker1")
     device = control.get("node", "worker1")["status"]["devices"][0]
@@ -54,7 +54,7 @@ def test_labels_go_both_ways(control: Control) -> None:
     def labels() -> str:
         return manager.docker("node", "inspect", "worker1", "--format", "{{json .Spec.Labels}}")
 
-    eventually(lambda: f'"gpu.0.name":"{device["name"]}"' in labels() and '"gpu.count":"1"' in labels(), 30)
+    eventually(lambda: f'"gpu.0.name":"{device["name"]}"' in labels() and '"gpu.count":"1"' in labels(), 150)
 
 
 @pytest.mark.parametrize(("availability", "reason"), [("pause", "Paused"), ("drain", "Drained")])
@@ -62,8 +62,8 @@ def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availab
     manager = control.lab.manager
     manager.docker("node", "update", "--availability", availability, "worker1")
     try:
-        eventually(lambda: "container" not in control.get("node", "worker1")["status"].get("runtimes", ()), 30)
-        eventually(lambda: _why(control, "worker1") == reason, 30)
+        eventually(lambda: "container" not in control.get("node", "worker1")["status"].get("runtimes", ()), 150)
+        eventually(lambda: _why(control, "worker1") == reason, 150)
     finally:
         manager.docker("node", "update", "--availability", "active", "worker1")
     control.ready()

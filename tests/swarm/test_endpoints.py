@@ -13,7 +13,7 @@ from tests.lab.lab import Lab
 from tests.lab.node import TLS_PORT
 from tests.swarm.bed import SwarmBed
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
 
 
 def runs_a_job(bed: SwarmBed, engine: Engine) -> None:

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.docker
 
 def test_a_job_runs_as_a_service_inside_a_lease(control: Control) -> None:
     control.apply(job("hello", "echo in $CHRONOS_PARTITION_ID; sleep 2; exit 0"))
-    control.ok("wait", "gpujob/hello", "--for=condition=Running", "--timeout=60s")
+    control.ok("wait", "gpujob/hello", "--for=condition=Running", "--timeout=200s")
     [service] = control.services()
     assert "node.id==" in control.lab.manager.docker("service", "inspect", service)
     assert len(control.all_leases()) == 1
-    control.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    control.ok("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=200s")
     eventually(lambda: not control.services() and not control.all_leases(), what="nothing is left over")
     [partition] = control.items("partitions")
     assert control.ok("logs", "hello") == f"in {partition['status']['partitionId']}\n"

@@ -15,7 +15,7 @@ from tests.swarm.image import busybox
 from tests.swarm.test_chaos import NOTE, book
 from tests.swarm.test_faults import settled
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp
     after = [f"after-{n}" for n in range(4)]
     plane.apply(*(job(name, f"{NOTE} true", **mount) for name in after))
     for name in after:
-        plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=120s", timeout=150)
+        plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=200s", timeout=220)
     assert [plane.phase(name) for name in before] == ["Running"] * 4
     three.manager.boot()
     eventually(lambda: three.ready() == set(three.nodes), 120, "the manager is back")
     (directory / "go-on").touch()
     for name in before:
-        plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=120s", timeout=150)
+        plane.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=200s", timeout=220)
     (directory / "go-on").unlink()
     assert all(len(plane.attempts(name)) == 1 for name in [*before, *after])
     assert book(directory) == {f"{name} 1 0": 1 for name in [*before, *after]}

@@ -72,9 +72,9 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
         assert lab("on", "worker2", "hostname") == "worker2\n"
         assert "SWARM_MANAGER=unix://" in lab("env")
         lab("kill", "worker1")
-        eventually(lambda: lab("docker", "manager", "node", "ls").count("Down") == 1, 90, "the killed one is Down")
+        eventually(lambda: lab("docker", "manager", "node", "ls").count("Down") == 1, 150, "the killed one is Down")
         lab("start", "worker1")
-        eventually(lambda: lab("docker", "manager", "node", "ls").count("Ready") == 3, 90, "it is back")
+        eventually(lambda: lab("docker", "manager", "node", "ls").count("Ready") == 3, 150, "it is back")
     finally:
         os.killpg(script.pid, signal.SIGINT)
         try:
@@ -84,5 +84,5 @@ def test_the_tour_the_playground_and_the_end(environment: dict[str, str], tmp_pa
                 os.killpg(script.pid, signal.SIGKILL)
                 script.wait()
     directory = environment["CUMULUS_LAB"]
-    eventually(lambda: not Path(directory).exists(), 60, "its files are gone")
-    eventually(lambda: not of_lab(directory), 60, "its processes are gone")
+    eventually(lambda: not Path(directory).exists(), 150, "its files are gone")
+    eventually(lambda: not of_lab(directory), 150, "its processes are gone")
