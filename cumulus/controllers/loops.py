@@ -244,8 +244,8 @@ class Loops:
             if owner is not None:
                 self._add("job", Request(owner.namespace, owner.name))
 
-    def _lease_changed(self, partition: GPUPartition) -> None:
-        self._add("partition", Request(partition.metadata.namespace or "", partition.metadata.name))
+    def _lease_changed(self, partition: Key) -> None:
+        self._add("partition", Request(partition.namespace, partition.name))
 
     def _workload_changed(self, namespace: str, job: str) -> None:
         self._add("job", Request(namespace, job))

@@ -12,13 +12,13 @@ from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Bound, Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import write_status
 from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
+from cumulus.resources.key import Key
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
-from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.client import Client
 
 NAME = "node"
@@ -37,7 +37,7 @@ SILENT_SECONDS = 40.0
 
 
 class NodeController:
-    """`changed` is told of each partition whose lease is not what its status says."""
+    """`changed` is told the key of each partition whose lease is not what its status says."""
 
     name = NAME
 
@@ -49,7 +49,7 @@ class NodeController:
         clock: Clock,
         recorder: Recorder,
         *,
-        changed: Callable[[GPUPartition], None],
+        changed: Callable[[Key], None],
         offers: Callable[[str], tuple[str, ...]] = lambda name: (),
     ) -> None:
         """`offers`: the runtimes that a node has beside its agent's."""
@@ -85,7 +85,7 @@ class NodeController:
         self._pass_on(partitions, leases)
         return After(LOOK_SECONDS)
 
-    def _own(self, partitions: Sequence[GPUPartition], leases: Sequence[Lease]) -> set[str]:
+    def _own(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
         own = {partition.uid for partition in partitions}
         return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id)}
@@ -111,11 +111,11 @@ class NodeController:
         if worth_writing(node.status, status):
             write_status(self._client, node.replace(status=status))
 
-    def _pass_on(self, partitions: Sequence[GPUPartition], leases: Sequence[Lease]) -> None:
+    def _pass_on(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> None:
         active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
         for partition in partitions:
-            if partition.status.phase is PartitionPhase.ACTIVE and partition.uid not in active:
-                self._changed(partition)
+            if partition.active and partition.uid not in active:
+                self._changed(partition.key)
 
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
         since = self._answered.get(agent.name, self._began)

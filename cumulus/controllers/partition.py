@@ -52,16 +52,19 @@ class PartitionController:
         partition = self._reader.get(GPUPartition, *request)
         if partition is None:
             return Done()
+        if partition.status.phase.ended:
+            return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
         releasing = self._releasing(partition)
         if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
             plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
             return self._apply(partition, plan)
         if partition.status.phase is PartitionPhase.BOUND:
             # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
-            partition = self._fresh(partition)
-            if partition.status.phase is not PartitionPhase.BOUND:
+            fresh = self._fresh(partition)
+            if fresh.status.phase is not PartitionPhase.BOUND:
                 return Done()
-            releasing = self._releasing(partition)
+            if fresh is not partition:
+                partition, releasing = fresh, self._releasing(fresh)
         try:
             answer = self._ask(partition, releasing)
         except NodeUnreachable as error:

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -49,8 +49,8 @@ class Reader(Protocol):
         """Those with an ownerReference of that uid, by name."""
         ...
 
-    def on_node(self, node: str) -> list[GPUPartition]:
-        """The partitions bound to that node whose phase has not ended."""
+    def on_node(self, node: str) -> list[Bound]:
+        """The partitions bound to that node whose phase has not ended, by name."""
         ...
 
     def partition(self, uid: str) -> GPUPartition | None:
@@ -62,11 +62,20 @@ class Reader(Protocol):
         ...
 
 
+class Bound(NamedTuple):
+    """What a node's look needs of a partition on it, known without decoding its model."""
+
+    key: Key
+    uid: str
+    active: bool
+
+
 @dataclass(slots=True)
 class _Entry:
     data: bytes
     revision: int
     uid: str
+    active: bool
     tags: tuple[tuple[str, str], ...]
 
 
@@ -98,8 +107,12 @@ class Cache:
     def owned(self, model: type[R], uid: str) -> list[R]:
         return self._tagged(model, "owner", uid)
 
-    def on_node(self, node: str) -> list[GPUPartition]:
-        return self._tagged(GPUPartition, "node", node)
+    def on_node(self, node: str) -> list[Bound]:
+        kind = GPUPartition.KIND
+        with self._changed:
+            entries = self._entries[kind]
+            names = sorted(self._index.get((kind, "node", node), ()))
+            return [Bound(Key(kind, *name), entries[name].uid, entries[name].active) for name in names]
 
     def partition(self, uid: str) -> GPUPartition | None:
         with self._changed:
@@ -139,9 +152,9 @@ class Cache:
         name = (key.namespace, key.name)
         revision = int(document["metadata"]["resourceVersion"])
         # A copy, since what orjson returns keeps its whole buffer, several times as long.
-        entry = _Entry(
-            bytes(memoryview(orjson.dumps(document))), revision, document["metadata"]["uid"], _tags(document)
-        )
+        data = bytes(memoryview(orjson.dumps(document)))
+        active = _phase(document) == PartitionPhase.ACTIVE
+        entry = _Entry(data, revision, document["metadata"]["uid"], active, _tags(document))
         with self._changed:
             old = self._entries[key.kind].get(name)
             if old is not None and old.revision >= revision:
@@ -240,8 +253,12 @@ class StoreReader:
     def owned(self, model: type[R], uid: str) -> list[R]:
         return [decode(model, item) for item in self._store.list(Query(model.KIND, owner_uid=uid)).items]
 
-    def on_node(self, node: str) -> list[GPUPartition]:
-        return [p for p in self.all(GPUPartition) if p.status.node == node and not p.status.phase.ended]
+    def on_node(self, node: str) -> list[Bound]:
+        return [
+            Bound(p.key, p.uid, p.status.phase is PartitionPhase.ACTIVE)
+            for p in self.all(GPUPartition)
+            if p.status.node == node and not p.status.phase.ended
+        ]
 
     def partition(self, uid: str) -> GPUPartition | None:
         return next((partition for partition in self.all(GPUPartition) if partition.uid == uid), None)
@@ -264,7 +281,11 @@ def _tags(document: Document) -> tuple[tuple[str, str], ...]:
 
 
 def _is_live(document: Document) -> bool:
-    return (document.get("status") or {}).get("phase", PartitionPhase.PENDING) not in _ENDED
+    return _phase(document) not in _ENDED
+
+
+def _phase(document: Document) -> object:
+    return (document.get("status") or {}).get("phase", PartitionPhase.PENDING)
 
 
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)

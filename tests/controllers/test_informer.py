@@ -10,7 +10,7 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.controllers.informer import Change, Informer
-from cumulus.controllers.reader import StoreReader
+from cumulus.controllers.reader import Bound, StoreReader
 from cumulus.errors import InvalidObject
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import OwnerReference
@@ -147,7 +147,10 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
         mine.replace(status=mine.status.model_copy(update={"node": "n1", "phase": PartitionPhase.BOUND}))
     )
     informer.poll()
-    assert [p.metadata.name for p in cache.on_node("n1")] == ["mine"]
+    assert cache.on_node("n1") == [Bound(bound.key, mine.uid, active=False)]
+    bound = client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.ACTIVE})))
+    informer.poll()
+    assert cache.on_node("n1") == [Bound(bound.key, mine.uid, active=True)]
     assert cache.live()[bound.key] == int(bound.metadata.resource_version or 0)
     client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.EXPIRED})))
     informer.poll()
