@@ -251,6 +251,26 @@ def test_a_ledger_of_version_1_is_carried_over(home: Path, clock: FakeClock) -> 
     ledger.close()
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_grant_and_a_release_wait_for_the_disk_once_each(home: Path, tmp_path: Path) -> None:
+    program = f"""
+import os
+from tests.chronos.conftest import FakeClock, Path, open_ledger, request
+ledger = open_ledger(Path({str(home)!r}), FakeClock())
+ledger.grant(request("first"))
+os.path.exists("/begin")
+for number in range(20):
+    ledger.grant(request(str(number), memory_bytes=1, compute=1))
+    ledger.release(str(number))
+os.path.exists("/end")
+"""
+    trace = tmp_path / "trace"
+    calls = "trace=fsync,fdatasync,msync,sync_file_range,stat,newfstatat,statx"
+    subprocess.run(["strace", "-f", "-e", calls, "-o", trace, sys.executable, "-c", program], check=True)
+    told = trace.read_text().partition('"/begin"')[2].partition('"/end"')[0]
+    assert told.count("sync(") == 40
+
+
 def test_two_ledgers_in_one_process_keep_each_others_files(home: Path) -> None:
     """Closing any descriptor of a file drops all locks that the process holds on it, and without them another process
     that closes the ledger would take itself for the last one and remove the log."""
