@@ -98,10 +98,14 @@ def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(machine: Machi
     granted = leases.grant(asked)
     assert [lease.id for lease in leases.list()] == [asked.id]
     assert leases.renew(asked.id, 90, token=granted.token).expires_in > 60
+    served = link.ask(f"{SUDO} serve --json", ("list", "--home", f"/home/{USER}"), 60)
+    assert served is not None, "the rule lets it be served"
+    assert "its own ledger" in served.output
     for beyond in (
         f"{SUDO} exec {asked.id} -- id",
         f"{SUDO} list --home /home/{USER}",
         f"{SUDO} list --ho /home/{USER}",
+        f"{SUDO} serve --home /home/{USER}",
         f"{SUDO} monitor --once",
         "sudo -n sh -c id",
     ):
