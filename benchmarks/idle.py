@@ -47,8 +47,8 @@ def fill(store: SqliteStore, first: int, count: int) -> None:
 
 
 def _growth(directory: Path) -> Iterator[Result]:
-    """Processor time to create and list 1,000, 10,000 and 100,000 objects, each in a store of its own: sizes that differ
-    so much cannot take turns. Medians of the quick ones."""
+    """Processor time to create and list 1,000, 10,000 and 100,000 objects, each in a store of its own: sizes that
+    differ so much cannot take turns. Medians of the quick ones."""
     seconds = {
         count: statistics.median(_create_and_list(directory / f"{count}-{round}", count) for round in range(rounds))
         for count, rounds in ((1_000, 5), (10_000, 3), (100_000, 1))

@@ -144,9 +144,12 @@ def test_where_the_system_has_no_notifications_left(
         assert [e.revision for e in collect(watch, 3)] == [1, 2, 3]
 
 
-def test_a_hundred_watches_are_fed_from_one_reading_and_soon(tmp_path: Path, sqlite: SqliteStore) -> None:
-    """Another process writes; every one of 100 watches, each in its own thread, gets each event. The time from the
-    writer's return to the watch's is measured; a loose limit here, the real one in `bench`."""
+def test_a_hundred_watches_are_fed_from_one_reading_and_soon(
+    tmp_path: Path, sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process writes; every one of 100 watches, each in its own thread, gets each event, long before the slow
+    poll. How soon is measured by the benchmarks."""
+    monkeypatch.setattr(sqlite._hub, "_poll_seconds", 600.0)
     reads = 0
     read = sqlite._read_log
 
@@ -162,14 +165,14 @@ def test_a_hundred_watches_are_fed_from_one_reading_and_soon(tmp_path: Path, sql
 
     def follow(watch: Watch, times: dict[int, float]) -> None:
         while len(times) < events:
-            for event in watch.next(20):
+            for event in watch.next(60):
                 assert event.revision not in times
                 times[event.revision] = time.monotonic()
 
     threads = [threading.Thread(target=follow, args=pair) for pair in zip(watches, seen, strict=True)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(watch._behind for watch in watches):  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
     before = reads
@@ -178,10 +181,10 @@ def test_a_hundred_watches_are_fed_from_one_reading_and_soon(tmp_path: Path, sql
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     written = {int(r): float(t) for r, t in (line.split() for line in process.stdout.splitlines())}
     assert all(list(times) == list(range(1, events + 1)) for times in seen)
     delays = [times[revision] - written[revision] for times in seen for revision in written]
-    assert statistics.median(delays) < 0.1
+    assert statistics.median(delays) < 10
     assert reads - before < 6 * events, "each piece of the log is read once for all watches"
