@@ -32,7 +32,7 @@ def request(id: str = "a", **fields: object) -> LeaseRequest:
     return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until it is true, and fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -358,7 +358,7 @@ def fill(place: Path) -> None:
 def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, run: Run) -> None:
     ledger = open_ledger(small_disk / "chronos")
     process = run("import time; time.sleep(60)")
-    lease = ledger.grant(request("a", seconds=1.2))
+    lease = ledger.grant(request("a", seconds=4))
     ledger.attach("a", process.pid, lease.token)
     fill(small_disk)
     granted: list[str] = []
@@ -370,7 +370,7 @@ def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, r
     with pytest.raises(LedgerUnavailable, match="full") as caught:
         grant_on()
     assert "free some space" in (caught.value.hint or "")
-    assert process.wait(10) == -signal.SIGTERM
+    assert process.wait(30) == -signal.SIGTERM
     (small_disk / "filler").unlink()
     until(lambda: (x := ledger.get("a")) is not None and x.state is LeaseState.ENDED)
     assert [x.id for x in ledger.list(ended=True)] == ["a", *granted]

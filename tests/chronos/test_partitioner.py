@@ -99,8 +99,8 @@ def test_a_program_is_ended_when_its_lease_expires(partitioner: Partitioner) -> 
     assert holder.stdout is not None
     holder.stdout.readline()
     started = time.monotonic()
-    assert holder.wait(10) == -signal.SIGTERM
-    assert time.monotonic() - started < 2
+    assert holder.wait(30) == -signal.SIGTERM
+    assert time.monotonic() - started < 10
     holder.stdout.close()
 
 

@@ -68,7 +68,7 @@ def test_a_signal_does_not_hit_a_later_process_of_the_same_pid(run: Run) -> None
     assert processes.send(identity._replace(start=identity.start - 1), signal.SIGKILL) is False
     assert process.poll() is None
     assert processes.send(identity, signal.SIGKILL) is True
-    assert process.wait(5) == -signal.SIGKILL
+    assert process.wait(30) == -signal.SIGKILL
     assert processes.send(identity, signal.SIGKILL) is False
 
 

@@ -291,8 +291,18 @@ def test_it_ends_by_itself_at_its_deadline_with_nobody_telling(leased: Make) -> 
     job = lease.job()
     clock = SystemClock()
     deadline = clock.monotonic() + 0.5
-    until(lambda: job("queue")["error"] == OUT_OF_RESOURCES)
-    assert clock.monotonic() <= deadline + 0.1
+    granted = []
+
+    def refused() -> bool:
+        asked = clock.monotonic()
+        if job("queue")["error"] == OUT_OF_RESOURCES:
+            return True
+        granted.append(asked)
+        return False
+
+    until(refused)
+    # Whatever was asked for after the deadline was refused, however late this test got to it.
+    assert all(asked <= deadline for asked in granted)
 
 
 def test_a_renewal_reaches_a_running_job(leased: Make) -> None:
