@@ -42,6 +42,7 @@ class Failed:
 
     what: str
     why: str
+    met: bool = False
 
 
 Result = Row | LeftOut | Failed

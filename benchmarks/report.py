@@ -11,10 +11,6 @@ from benchmarks.harness import Failed, LeftOut, Result, Row, machine
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def is_met(result: Result) -> bool:
-    return isinstance(result, Row) and result.met
-
-
 def line(result: Result) -> str:
     if isinstance(result, LeftOut):
         return f"LEFT OUT  {result.what}: {result.why}"
