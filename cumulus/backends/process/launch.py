@@ -45,7 +45,8 @@ def launch(
     """Fork the command's process, with the variables by which its leases are enforced, and hold it before exec.
 
     Returns its pid, the readable end of its output, and what lets it go: that returns "" once it runs, else why it
-    could not. Raises StartFailed where it cannot be started at all, and OSError where the disk is full.
+    could not, and raises BrokenPipeError where its process was killed before. Raises StartFailed where it cannot be
+    started at all, and OSError where the disk is full.
     """
     directory = _prepare_directory(spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}

@@ -94,12 +94,25 @@ class _Run:
             reason = "Lost" if error.errno in layout.NO_ROOM else "StartError"
             return End(None, reason, f"it could not be started: {error.strerror}")
         supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
-        failure = release()
+        try:
+            failure = release()
+        except BrokenPipeError:
+            supervisor.abandon()
+            return self._killed_at_the_gate(leases)
         if failure:
             supervisor.abandon()
             return End(None, "StartError", failure)
         self.announce()
         return supervisor.run()
+
+    def _killed_at_the_gate(self, leases: LeaseGuard) -> End:
+        """Nothing of the job has run. The monitor did it, or something else, for want of memory perhaps."""
+        ended = leases.ended()
+        if ended == "expired":
+            return End(None, "LeaseExpired", "its lease expired before the command was started")
+        if ended == "released" or os.path.exists(layout.STOP):
+            return _STOPPED
+        return End(None, "Lost", "its process was killed before the command was started")
 
     def bury(self) -> End:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""

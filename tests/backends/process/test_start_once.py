@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import State, Workload
+from cumulus.backends.process import launch as launch_module
 from cumulus.backends.process import layout, shim, tree
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.supervise import Supervisor
@@ -193,6 +194,29 @@ class TestLost:
         end = bed.seen(work)
         assert (end.reason, end.message) == ("Error", "its supervisor failed: RuntimeError: a bug")
         assert times(ran) == 1
+
+    @pytest.mark.parametrize(("stopped", "reason"), [(False, "Lost"), (True, "Stopped")])
+    def test_a_command_killed_before_it_was_let_go_never_ran(
+        self, bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, reason: str
+    ) -> None:
+        launch = launch_module.launch
+
+        def launch_and_kill(*arguments: Any) -> Any:
+            pid, *others = launch(*arguments)
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            if stopped:
+                Path(layout.STOP).touch()
+            return pid, *others
+
+        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(shim, "launch", launch_and_kill)
+        bed.backend.start(work := job(bed, ran))
+        bed.backend.close()
+        assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
+        bed.reopen()
+        assert bed.seen(work).reason == reason
+        assert times(ran) == 0
 
     def test_strays_without_the_mark_are_found_by_their_session(self, bed: ProcessBed) -> None:
         bed.backend.start(work := bed.work("sh", "-c", ": > ready; env -i sleep 1000 & sleep 1000", grace=0.0))
