@@ -16,12 +16,13 @@ from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules
 from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import DELETED, Row, decode, event
+from cumulus.store.single import SingleWrites
 from cumulus.store.watch import Hub, Slice
 
 Candidates = list[listing.Candidate]
 
 
-class MemoryStore:
+class MemoryStore(SingleWrites):
     """See `base.Store`. Safe for use by many threads; gone with the process."""
 
     def __init__(self, clock: Clock | None = None, retention: Retention | None = None) -> None:
@@ -35,21 +36,6 @@ class MemoryStore:
         self._compacted = 0
         self._closed = False
         self._hub = Hub(self._read_log, self.revision)
-
-    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("create", document)], fence=fence)[0]
-
-    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("update", document)], fence=fence)[0]
-
-    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("status", document)], fence=fence)[0]
-
-    def delete(
-        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
-    ) -> Document:
-        write = Write("delete", key=key, uid=uid, resource_version=resource_version)
-        return self.transact([write], fence=fence)[0]
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         with self._open():

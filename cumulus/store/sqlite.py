@@ -21,6 +21,7 @@ from cumulus.store.codec import Row, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
 from cumulus.store.notify import Notifier, Signal
+from cumulus.store.single import SingleWrites
 from cumulus.store.trouble import DiskFull
 from cumulus.store.watch import Hub, Slice
 
@@ -31,7 +32,7 @@ COMPACTION_STEP = 1000
 """Revisions forgotten in one transaction, so that writers never wait long."""
 
 
-class SqliteStore:
+class SqliteStore(SingleWrites):
     """See `base.Store`. `directory` is made where it is missing. A directory this user may not write to can be
     read, as far as SQLite allows it."""
 
@@ -52,21 +53,6 @@ class SqliteStore:
         self._notifier: Notifier | None = None
         self._opening = threading.Lock()
         self._directory = directory
-
-    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("create", document)], fence=fence)[0]
-
-    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("update", document)], fence=fence)[0]
-
-    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("status", document)], fence=fence)[0]
-
-    def delete(
-        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
-    ) -> Document:
-        write = Write("delete", key=key, uid=uid, resource_version=resource_version)
-        return self.transact([write], fence=fence)[0]
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         return [decode(answer) for answer in self._group.run(writes, fence)]

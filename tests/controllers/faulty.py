@@ -8,14 +8,14 @@ from typing import Any
 from cumulus.chronos.lease import FULL_COMPUTE
 from cumulus.faults import Faults
 from cumulus.resources.job import GPUJob
-from cumulus.resources.key import Document, Key
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Documents, Fence, Store, Write
+from cumulus.store.single import SingleWrites
 from tests.controllers.driver import World
 from tests.controllers.exact import ExactWatch
 
 
-class FaultyStore:
+class FaultyStore(SingleWrites):
     """Another store, with `faults` before and after each write. Reads and watches are the other's own."""
 
     def __init__(self, store: Store, faults: Faults) -> None:
@@ -24,20 +24,6 @@ class FaultyStore:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
-
-    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("create", document)], fence=fence)[0]
-
-    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("update", document)], fence=fence)[0]
-
-    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("status", document)], fence=fence)[0]
-
-    def delete(
-        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
-    ) -> Document:
-        return self.transact([Write("delete", key=key, uid=uid, resource_version=resource_version)], fence=fence)[0]
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         subject = ",".join(f"{w.verb} {(w.document or {}).get('kind', w.key and w.key.kind)}" for w in writes)

@@ -20,6 +20,7 @@ from cumulus.controllers.workqueue import WorkQueue
 from cumulus.errors import CumulusError, Expired, Fenced
 from cumulus.resources.key import Document, Key
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
+from cumulus.store.single import SingleWrites
 from tests.sim.parts import Skewed
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Crash(BaseException):
     """The daemon's process is gone: nothing of its memory is left."""
 
 
-class View:
+class View(SingleWrites):
     """The world's store as one daemon reaches it."""
 
     def __init__(self, sim: Simulation) -> None:
@@ -46,20 +47,6 @@ class View:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
-
-    def create(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("create", document)], fence=fence)[0]
-
-    def update(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("update", document)], fence=fence)[0]
-
-    def update_status(self, document: Document, *, fence: Fence | None = None) -> Document:
-        return self.transact([Write("status", document)], fence=fence)[0]
-
-    def delete(
-        self, key: Key, *, uid: str | None = None, resource_version: str | None = None, fence: Fence | None = None
-    ) -> Document:
-        return self.transact([Write("delete", key=key, uid=uid, resource_version=resource_version)], fence=fence)[0]
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         first = writes[-1]
