@@ -66,13 +66,13 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
     except ValidationError as error:
         return [_does_not_fit(manifest, error)]
     after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
+    old, new = _spec(stored), _spec(wanted)
     # The manifest's word for the same value (60m for 1h) is no change.
-    after["spec"] = _kept_words(_spec(stored), _spec(wanted), root(manifest.kind).fields["spec"])
-    problems = sorted(_immutable(manifest, model, _spec(stored), after["spec"]))
+    after["spec"] = old if old == new else _kept_words(old, new, root(manifest.kind).fields["spec"])
+    problems = sorted(_immutable(manifest, model, old, after["spec"]))
     if problems:
         return problems
-    same_spec = _spec(stored) == after["spec"]
-    unchanged = same_spec and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
+    unchanged = old == after["spec"] and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
     action: Action = "unchanged" if unchanged else "configured"
     return Result(action, manifest.kind, manifest.key, live, live if unchanged else after)
 

@@ -164,8 +164,15 @@ def _as_written(node: Node, kind: registry.Kind) -> tuple[Document, bool]:
         if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None:
             printed = True
             metadata["annotations"] = annotations or None
-    _drop_empty(document, schema.root(kind))
+    if _has_empty(document):
+        # Only then: to make the schema takes longer than all else of a small manifest.
+        _drop_empty(document, schema.root(kind))
     return document, printed
+
+
+def _has_empty(value: object) -> bool:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(part is None or _has_empty(part) for part in below)
 
 
 def _drop_empty(value: object, shape: schema.Field) -> None:
