@@ -115,7 +115,11 @@ def test_a_marker_of_another_ledger_is_none_of_ours(run: Run, tmp_path: Path) ->
     (tmp_path / "alias").symlink_to(ours)
     mine = {
         up(run(SLEEP, **{MARKER: "a", **home})).pid
-        for home in ({}, {"CHRONOS_HOME": f"{tmp_path}/alias"}, {"CHRONOS_HOME": f"{tmp_path}/no-ledger"})
+        for home in (
+            {"CHRONOS_HOME": ""},
+            {"CHRONOS_HOME": f"{tmp_path}/alias"},
+            {"CHRONOS_HOME": f"{tmp_path}/no-ledger"},
+        )
     }
     other = up(run(SLEEP, **{MARKER: "a", "CHRONOS_HOME": str(theirs)})).pid
     assert mine <= Snapshot(home=ours).marked("a")

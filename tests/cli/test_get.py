@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from cumulus.cli.verbs import get
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, ago, event, failed, job, node, partition, running
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("still")
 
@@ -205,11 +205,11 @@ def test_a_watch_goes_on_from_the_list(home: Path, store: SqliteStore, form: str
             lines: list[str] = []
             reader = threading.Thread(target=lambda: lines.extend(iter(watcher.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
             reader.start()
-            _until(lambda: any("first" in line for line in lines))
+            eventually(lambda: any("first" in line for line in lines))
             store.create(job("unlabelled"))
             changed = store.create(job("second", labels={"a": "b"}))
             store.update_status({**changed, "status": {"phase": "Running"}})
-            _until(lambda: any("Running" in line for line in lines))
+            eventually(lambda: any("Running" in line for line in lines))
             text = "".join(lines)
             assert "unlabelled" not in text
             assert text.index("first") < text.index("second") < text.index("Running")
@@ -217,14 +217,6 @@ def test_a_watch_goes_on_from_the_list(home: Path, store: SqliteStore, form: str
             assert watcher.wait(10) == 130
         finally:
             watcher.kill()
-
-
-def _until(check: object, seconds: float = 20) -> None:
-    assert callable(check)
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 def test_sorting_mixed_values_has_an_order() -> None:

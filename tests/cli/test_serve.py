@@ -25,6 +25,7 @@ from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, failed, job
+from tests.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "cumulus.cli.main"]
 
@@ -95,7 +96,7 @@ def test_from_apply_to_the_log_and_a_clean_end(daemons: Any, run: Run, home: Pat
     assert run("wait", "job/hello", "--for=condition=Succeeded", "--timeout=30s").code == 0
     shown = subprocess.run([*COMMAND, "logs", "hello", "-f", "--tail=1"], capture_output=True, text=True, check=True)
     assert shown.stdout == "world\n"
-    assert "Started" in run("events", "--for", "job/hello").out
+    eventually(lambda: "Started" in run("events", "--for", "job/hello").out)
     assert "OK" in next(line for line in run("doctor").out.splitlines() if "daemon" in line)
     assert run("restore", "nothing").code == 1
 

@@ -7,30 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.chronos import watchdog
+from tests.waiting import eventually
 
 BIN = Path(sys.executable).parent
 CUMULUS = str(BIN / "cumulus")
 CHRONOS_CLI = str(BIN / "chronos_cli")
-
-
-def eventually(check: Callable[[], Any], *, within: float = 30, what: str = "") -> Any:
-    """The first truthy value of `check`, asked again until `within` seconds passed."""
-    deadline = time.monotonic() + within
-    while True:
-        value = check()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {what or check}")
-        time.sleep(0.05)
 
 
 def monitor_gone(home: Path) -> None:

@@ -8,6 +8,7 @@ processes, which the kernel kills with this one; a sweeper that hears of the end
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -42,6 +43,9 @@ def missing() -> str:
     return "" if done.returncode == 0 else "a lab needs the right to make namespaces (a privileged container)"
 
 
+_numbers = itertools.count()
+
+
 class Lab:
     """`workers` machines beside the manager; `directory` holds all their files and is removed in the end."""
 
@@ -51,7 +55,8 @@ class Lab:
         os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cumulus-lab-"))
         self.directory.mkdir(exist_ok=True)
-        self.tag = f"lab{os.getpid():x}"
+        # An interface has at most 15 letters.
+        self.tag = f"lab{os.getpid():x}{next(_numbers)}"
         self._sweeper = self._start_sweeper()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         self._install_chronos()

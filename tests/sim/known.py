@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.sim.schedule import Action, Fault, Program, Schedule
 
 
@@ -65,11 +67,33 @@ ASKED_LATE = a_schedule(
 )
 """A deposed daemon asks for a lease that nobody wants any more: the next sweep gives it back."""
 
+DELETED_BEFORE_START = replace(
+    a_schedule(
+        a_job("j1", memory="1.0", replicas=2, program=Program(seconds=0.0, stop_seconds=7.0, start_seconds=1.0)),
+        a_job("j2", backoff="3s", count=2, memory="1.0", ttl="5s",
+              program=Program(seconds=0.0, stop_seconds=1.0, start_seconds=1.0)),
+        Action(0.01, "delete", "j1", (), None),
+        a_job("j1", 0.02, backoff="3s", count=2, limit=2, memory="0.5",
+              program=Program(kind="fails", seconds=6.0, fails=2, start_seconds=1.0)),
+        Action(0.03, "change", "j1", (("suspend", True),), None),
+        Action(1.341, "change", "j1", (("suspend", False),), None),
+        Action(2.008, "partition", "p0", (("duration", 40.0), ("maximum", 60.0), ("memory", "0.25")), None),
+        a_job("j0", 2.338, count=2, memory="0.5", program=Program(seconds=0.0)),
+        Action(2.581, "change", "j0", (("priority", -2),), None),
+        Action(2.591, "delete", "j0", (), None),
+        Fault(0.0, "notices", seconds=45.0, amount=0.3),
+        seed=1137,
+    ),
+    nodes=2, devices=2, sluggish=0.3, skews=(0.0,) * 3,
+)  # fmt: skip
+"""A job is deleted between the look at its partitions and the start, by people whom the informer is late to tell of."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
     "start-given-up": (CUT_AT_START, "not at rest"),
     "unreachable-is-dead": (HELD_WHILE_CUT, "ahead of the truth"),
+    "no-second-look": (DELETED_BEFORE_START, "started too late"),
     "no-sweep": (ASKED_LATE, "leak"),
     "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
 }

@@ -8,26 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.swarm.bed import IMAGE
+from tests.waiting import eventually
 
 CUMULUS = str(Path(sys.executable).parent / "cumulus")
 INSTANCE = "cumulus.dev/instance"
-
-
-def eventually(check: Callable[[], Any], within: float = 150, what: str = "") -> Any:
-    """The first truthy value of `check`."""
-    deadline = time.monotonic() + within
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {within} s: {what or check}"
-        time.sleep(0.1)
-    return value
 
 
 def job(name: str, script: str, *, memory: str = "10%", duration: str = "120s", **spec: Any) -> dict[str, Any]:

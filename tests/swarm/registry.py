@@ -15,7 +15,7 @@ import bcrypt
 import pytest
 
 from tests.lab.lab import Lab
-from tests.swarm.control import eventually
+from tests.waiting import eventually
 
 USER, PASSWORD = "ci", "correct horse"
 

@@ -13,8 +13,9 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
-from tests.swarm.control import Control, eventually, job
+from tests.swarm.control import Control, job
 from tests.swarm.test_faults import settled, whole
+from tests.waiting import eventually
 
 __all__ = ["whole"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.swarm.control import Control, eventually
+from tests.swarm.control import Control
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.swarm.control import Control, eventually, job
+from tests.swarm.control import Control, job
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 

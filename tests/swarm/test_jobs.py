@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.swarm.control import Control, eventually, job
+from tests.swarm.control import Control, job
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.docker
 

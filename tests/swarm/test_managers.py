@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.lab.lab import Lab, lab
 from tests.swarm.bed import IMAGE
-from tests.swarm.control import Control, eventually, job
+from tests.swarm.control import Control, job
 from tests.swarm.image import busybox
 from tests.swarm.test_chaos import NOTE, book
 from tests.swarm.test_faults import settled
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -51,7 +54,7 @@ def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp
     directory = tmp_path / "book"
     directory.mkdir()
     lives = {"selector": {"nodeLabels": {"place": "lives"}}}
-    mount = {"mounts": [{"source": str(directory), "target": "/book"}], "gpu": lives}
+    mount: dict[str, Any] = {"mounts": [{"source": str(directory), "target": "/book"}], "gpu": lives}
     before = [f"before-{n}" for n in range(4)]
     plane.apply(
         *(
@@ -60,7 +63,7 @@ def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp
         )
     )
     for name in before:
-        eventually(lambda name=name: len(plane.containers(name)) == 1, 120, f"{name} runs")
+        eventually(partial(_runs, plane, name), what=f"{name} runs")
     three.manager.power_off()
     after = [f"after-{n}" for n in range(4)]
     plane.apply(*(job(name, f"{NOTE} true", **mount) for name in after))
@@ -76,3 +79,7 @@ def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp
     assert all(len(plane.attempts(name)) == 1 for name in [*before, *after])
     assert book(directory) == {f"{name} 1 0": 1 for name in [*before, *after]}
     settled(plane)
+
+
+def _runs(plane: Control, name: str) -> bool:
+    return len(plane.containers(name)) == 1

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.swarm.control import eventually
 from tests.swarm.test_examples import forget_checkpoint
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
