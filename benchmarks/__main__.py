@@ -30,6 +30,9 @@ LONGEST_SECONDS = 300.0
 def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--into"]:
         return _measure(Path(arguments[1]), arguments[2])
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\nThe parts: {', '.join(NAMES)}.")
+        return 0
     unknown = sorted(set(arguments) - set(NAMES))
     if unknown:
         print(f"error: there is no benchmark {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)

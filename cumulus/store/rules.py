@@ -162,7 +162,7 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
         if write.verb == "create":
             if current(key) is not None:
                 raise AlreadyExists(f"{key} is there already")
-            _append(made, Row(revision, ADDED, 0, key, b""), _created(given, now, new_uid()))
+            _append(made, revision, ADDED, 0, key, _created(given, now, new_uid()))
             return
         stored = _found(key, current(key))
         metadata = given["metadata"]
@@ -177,15 +177,15 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
         made.answers.append(blob)
         return
     previous = int(stored["metadata"]["resourceVersion"])
-    _append(made, Row(revision, kind, previous, key, b""), document)
+    _append(made, revision, kind, previous, key, document)
 
 
-def _append(made: Plan, row: Row, document: Document) -> None:
-    document["metadata"]["resourceVersion"] = str(row.revision)
-    blob = encode(document, row.key)
-    made.rows.append(row._replace(document=blob))
+def _append(made: Plan, revision: int, type: int, previous: int, key: Key, document: Document) -> None:
+    document["metadata"]["resourceVersion"] = str(revision)
+    blob = encode(document, key)
+    made.rows.append(Row(revision, type, previous, key, blob))
     made.answers.append(blob)
-    made.current[row.key] = None if row.type == DELETED else document
+    made.current[key] = None if type == DELETED else document
 
 
 def _found(key: Key, stored: Document | None) -> Document:

@@ -20,7 +20,7 @@ from tests.sim.simulation import run
 
 pytestmark = pytest.mark.timeout(600)
 
-CHUNKS = 24
+CHUNKS = 34
 SEEDS = 60
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 REPLAYED = list(range(20))
