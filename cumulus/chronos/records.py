@@ -22,7 +22,6 @@ ACTIVE = f"state = 'Active' AND {LIVE}"
 """SQLite uses the index of live leases only where the query says that it wants those."""
 ENDING = f"state = 'Ending' AND {LIVE}"
 
-_COLUMNS = "number, id, name, vendor, type, memory_bytes, driver, enforcement, platform_index, device_index"
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
     " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"

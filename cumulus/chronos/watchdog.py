@@ -56,18 +56,12 @@ def sign(fd: int) -> None:
 
 
 def is_running(home: Path) -> bool:
-    """Whether the home has a monitor. Asked with every lease, so without reading its pid."""
+    """Whether the home has a monitor."""
+    watcher = Watcher(home)
     try:
-        fd = os.open(f"{home}/monitor.pid", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return watcher.is_running()
     finally:
-        os.close(fd)
-    return False
+        watcher.close()
 
 
 class Watcher:
@@ -82,15 +76,12 @@ class Watcher:
         """Look only where the last look is longer than `within` seconds ago."""
         if within and time.monotonic() - self._seen < within:
             return
-        if not self._is_running():
+        if not self.is_running():
             ensure_running(self._home)
         self._seen = time.monotonic()
 
-    def close(self) -> None:
-        with _looking:
-            self._close()
-
-    def _is_running(self) -> bool:
+    def is_running(self) -> bool:
+        """Whether the home has a monitor, without reading its pid."""
         # A child that was forked while this holds the lock would go on holding it.
         with _looking:
             if self._file < 0:
@@ -106,6 +97,10 @@ class Watcher:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
         return False
+
+    def close(self) -> None:
+        with _looking:
+            self._close()
 
     def _close(self) -> None:
         if self._file >= 0:

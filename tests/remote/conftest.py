@@ -18,6 +18,7 @@ import pytest
 
 from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases
 from cumulus.chronos.remote.hostkeys import fetch
+from cumulus.errors import NodeUnreachable
 from tests.chronos.conftest import end_monitor, remove_cgroups
 from tests.cli.conftest import home, run
 
@@ -173,3 +174,12 @@ def _kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def answers(leases: RemoteLeases) -> bool:
+    """Whether the node can be reached just now."""
+    try:
+        leases.list()
+        return True
+    except NodeUnreachable:
+        return False

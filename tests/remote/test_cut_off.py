@@ -28,7 +28,7 @@ from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_job, a_partition
-from tests.remote.conftest import Worker, connect, until
+from tests.remote.conftest import Worker, answers, connect, until
 from tests.remote.network import Network, SlowWay, networks
 from tests.remote.test_leases import request
 
@@ -317,11 +317,3 @@ def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -
     until(lambda: plane.job().status.attempts[-1].node == "gpu-1")
     plane.heal("gpu-0")
     until(lambda: first.uid not in {p.uid for p in plane.client.list(GPUPartition) if not p.status.phase.ended})
-
-
-def answers(leases: RemoteLeases) -> bool:
-    try:
-        leases.list()
-        return True
-    except NodeUnreachable:
-        return False

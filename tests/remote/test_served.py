@@ -12,7 +12,7 @@ import pytest
 
 from cumulus.chronos.remote import RemoteLeases, link
 from cumulus.errors import NodeUnreachable
-from tests.remote.conftest import Worker, connect, until
+from tests.remote.conftest import Worker, answers, connect, until
 from tests.remote.test_leases import request
 
 pytestmark = pytest.mark.ssh
@@ -104,11 +104,3 @@ def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
     until(lambda: older.list() and servers(worker), 30)
     assert [lease.id for lease in older.list()] == [held.id]
     older.close()
-
-
-def answers(leases: RemoteLeases) -> bool:
-    try:
-        leases.list()
-        return True
-    except NodeUnreachable:
-        return False

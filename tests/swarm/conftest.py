@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.lab import Lab, lab, missing
 from tests.swarm.bed import IMAGE, SwarmBed
-from tests.swarm.control import Control
+from tests.swarm.control import Control, controlled
 from tests.swarm.image import busybox
 
 
@@ -56,11 +56,5 @@ def _no_engine_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def control(swarm: Lab, tmp_path: Path) -> Iterator[Control]:
-    """The daemon, leading, with every node taking containers."""
-    control = Control(swarm, tmp_path)
-    try:
-        control.serve()
-        control.ready()
+    with controlled(swarm, tmp_path) as control:
         yield control
-    finally:
-        control.stop()

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,16 @@ class Control:
             for lease in self.leases(node):
                 node.inside(str(self.lab.directory / "bin" / "chronos_cli"), "release", lease["partitionId"])
         eventually(lambda: not self.all_leases(), 150, "leases released at the end of the test")
+
+
+@contextmanager
+def controlled(lab: Lab, directory: Path, **env: str) -> Iterator[Control]:
+    """A daemon, leading, with every node of the lab taking containers; `env` is added to its environment."""
+    control = Control(lab, directory)
+    control.env |= env
+    try:
+        control.serve()
+        control.ready()
+        yield control
+    finally:
+        control.stop()

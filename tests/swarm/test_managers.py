@@ -12,7 +12,7 @@ import pytest
 
 from tests.lab.lab import Lab, lab
 from tests.swarm.bed import IMAGE
-from tests.swarm.control import Control, job
+from tests.swarm.control import Control, controlled, job
 from tests.swarm.image import busybox
 from tests.swarm.test_chaos import NOTE, book
 from tests.swarm.test_faults import settled
@@ -40,14 +40,9 @@ def three(tmp_path: Path) -> Iterator[Lab]:
 
 @pytest.fixture
 def plane(three: Lab, tmp_path: Path) -> Iterator[Control]:
-    control = Control(three, tmp_path / "control")
-    control.env["SWARM_MANAGER"] = ",".join(node.socket for node in three.nodes.values())
-    try:
-        control.serve()
-        control.ready()
+    managers = ",".join(node.socket for node in three.nodes.values())
+    with controlled(three, tmp_path / "control", SWARM_MANAGER=managers) as control:
         yield control
-    finally:
-        control.stop()
 
 
 def test_jobs_outlive_the_leader_of_the_managers(three: Lab, plane: Control, tmp_path: Path) -> None:
