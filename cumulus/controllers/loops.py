@@ -6,6 +6,7 @@ There are no threads here. The manager steps the runners from threads, tests and
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from cumulus.backends.base import Backend, Finds
@@ -19,6 +20,7 @@ from cumulus.controllers.informer import Change, Informer
 from cumulus.controllers.job import JobController
 from cumulus.controllers.leader import Term
 from cumulus.controllers.node import NodeController
+from cumulus.controllers.pace import Pace
 from cumulus.controllers.partition import PartitionController
 from cumulus.controllers.reconcile import Controller, Request
 from cumulus.controllers.runner import Runner
@@ -38,8 +40,11 @@ KINDS = (GPUJob.KIND, GPUPartition.KIND, GPUNode.KIND, Lease.KIND)
 """What the informer watches. The leader's Lease is among them, so that the view's revision moves with each renewal
 and a new leader can wait until it has seen all that its predecessor wrote."""
 
-NODE_SETTLE_SECONDS = 1.0
+NODE_SETTLE_SECONDS = 0.05
 """After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
+
+NODE_LOOK_SECONDS, NODE_BURST = 1.0, 4
+"""On a node where much is granted and ended, it is read this often instead, after so many times of reading it soon."""
 
 BOUND_SETTLE_SECONDS = 0.1
 """A bound partition has its lease within this, as a rule: its job is looked at once for both."""
@@ -81,6 +86,9 @@ class Loops:
         by_runtime = {backend.runtime: backend for backend in backends}
         self._backends = tuple(backends)
         self._nodes = by_node
+        self._paces: defaultdict[str, Pace] = defaultdict(
+            lambda: Pace(soon=NODE_SETTLE_SECONDS, interval=NODE_LOOK_SECONDS, burst=NODE_BURST)
+        )
         self.runners: dict[str, Runner] = {}
         self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}")
 
@@ -229,7 +237,8 @@ class Loops:
             self._add("schedule", schedule.QUEUE, self._schedule.rest)
         node = (change.new.get("status") or {}).get("node")
         if node and old != new and (new == PartitionPhase.ACTIVE or new in _ENDED):
-            self._add("node", Request("", node), NODE_SETTLE_SECONDS)
+            now = self._clock.monotonic()
+            self._add("node", Request("", node), self._paces[node].due(now) - now)
 
     def _route_node(self, change: Change) -> None:
         self._add("node", Request("", change.key.name))

@@ -6,16 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cumulus.backends.fake import Script
 from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import LeaseRequest
 from cumulus.clock import FakeClock, timestamp
-from cumulus.controllers import node
+from cumulus.controllers import loops, node
 from cumulus.controllers.agent import NodeAgent
+from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition
 from tests.controllers.driver import Daemon, World, drive, settle
-from tests.controllers.objects import a_partition
+from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -94,6 +96,33 @@ def test_silence_is_unknown_after_a_while_and_an_answer_heals_it() -> None:
     assert _ready(world) == "True"
 
 
+def test_a_share_that_is_given_back_is_free_almost_at_once() -> None:
+    world = World(script=lambda workload: Script(seconds=30))
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: _ready(world) == "True")
+    settle(world, daemon, seconds=1.5)
+    world.apply(a_job())
+    drive(world, daemon, until=lambda: _free(world) == 500, within=0.5)
+    drive(world, daemon, until=lambda: world.job("train").status.phase is JobPhase.SUCCEEDED)
+    drive(world, daemon, until=lambda: _free(world) == 1000, within=0.1)
+
+
+def test_a_busy_node_is_not_written_for_every_lease() -> None:
+    world = World(script=lambda workload: Script(seconds=0.2 + len(workload.job) % 7 * 0.11))
+    daemon = Daemon(world)
+    drive(world, daemon, until=lambda: _ready(world) == "True")
+    began = world.clock.monotonic()
+    watch = world.store.watch(since=world.store.revision(), kinds=frozenset({GPUNode.KIND}))
+    for number in range(60):
+        world.apply(a_job("a" * (number + 1), memory=f"0.{1 + number % 7}"))
+    drive(world, daemon, until=lambda: all(job.status.phase.finished for job in world.client.list(GPUJob)))
+    took = world.clock.monotonic() - began
+    writes = sum(len(events) for events in iter(lambda: watch.next(0), []))
+    watch.close()
+    assert took > 10
+    assert writes <= loops.NODE_BURST + took / loops.NODE_LOOK_SECONDS + 1
+
+
 def test_a_node_that_nobody_looks_after_becomes_unknown() -> None:
     world = World()
     first = Daemon(world)
@@ -102,6 +131,10 @@ def test_a_node_that_nobody_looks_after_becomes_unknown() -> None:
     second = Daemon(world, "b")
     settle(world, second, seconds=90)
     assert _ready(world) == "Unknown"
+
+
+def _free(world: World) -> int:
+    return world.node().status.devices[0].free_compute
 
 
 def _ready(world: World) -> str:
