@@ -52,6 +52,9 @@ def main(directory: str) -> None:
         (root / name).chmod(0o1777)
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\njob:x:1000:1000:job:/work:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\njob:x:1000:\n")
+    # Where the node's runtime gives the container NVIDIA's driver, the OpenCL loader finds it by this.
+    (root / "etc/OpenCL/vendors").mkdir(parents=True)
+    (root / "etc/OpenCL/vendors/nvidia.icd").write_text("libnvidia-opencl.so.1\n")
     copy_python(root)
     copy_packages(root)
     copy_tools(root)

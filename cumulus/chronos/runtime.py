@@ -1,10 +1,11 @@
-"""Gives a container the device nodes of the GPUs it leased: an OCI runtime before runc, for AMD, Intel and others.
+"""Gives a container the device nodes of the GPUs it leased: an OCI runtime before runc, for GPUs of all vendors.
 
     dockerd -> chronos-runtime create --bundle DIR ID -> (config.json gets the devices) -> runc
 
 Docker's services take no --device, and the vendors' own runtimes exist for NVIDIA and AMD alone. As the engine's
 default runtime this serves services and plain containers alike. A container says what it leased in CHRONOS_DEVICES:
-device ids as `chronos_cli devices` shows them, separated by commas. Standard library only; other calls go to runc
+device ids as `chronos_cli devices` shows them, separated by commas; NVIDIA's GPUs by UUID in NVIDIA_VISIBLE_DEVICES,
+as with NVIDIA's own runtime, and with them the driver's libraries. Standard library only; other calls go to runc
 untouched.
 """
 
@@ -13,17 +14,30 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "CHRONOS_DEVICES"
+NVIDIA_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
+NVIDIA_LIBRARIES = "/usr/local/lib/chronos/nvidia"
+"""Where a container finds the driver's libraries."""
+
 RUNC = "runc"
 
 _PCI = re.compile(r"pci-([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 _AMD = "0x1002"
+_NVIDIA = re.compile(r"GPU-[0-9a-f-]{36}")
+_NVIDIA_SHARED = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+_NVIDIA_LIBRARY = re.compile(
+    r"\s*(lib(?:cuda|nvidia-(?:allocator|cfg|gpucomp|ml|nvvm|opencl|pkcs11\S*?|ptxjitcompiler))\.so\.\S+)"
+    r" \(libc6,(?:x86-64|AArch64)[^)]*\) => (\S+)"
+)
+"""In the loader's cache: what computing needs, by the name that programs ask for."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,18 +57,26 @@ def main(arguments: Sequence[str]) -> int:
     return 127
 
 
-def prepare(path: Path, home: Path | None = None, sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> None:
+def prepare(
+    path: Path,
+    home: Path | None = None,
+    sys: Path = Path("/sys"),
+    dev: Path = Path("/dev"),
+    proc: Path = Path("/proc"),
+) -> None:
     """Add the leased devices to an OCI configuration (runtime-spec, config-linux.md). Raises OSError, ValueError."""
     config = json.loads(path.read_text())
     wanted = _wanted(config)
     if not wanted:
         return
     home = home or Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
+    if any(_NVIDIA.fullmatch(id) for id in wanted):
+        _add_driver(config, nvidia_libraries())
     linux = config.setdefault("linux", {})
     present = {device["path"] for device in linux.setdefault("devices", [])}
     rules = linux.setdefault("resources", {}).setdefault("devices", [])
     for id in wanted:
-        nodes = device_nodes(id, home, sys, dev)
+        nodes = device_nodes(id, home, sys, dev, proc)
         if not nodes:
             raise ValueError(f"no device node of {id} is here; name them in {home}/devices.json")
         for node in nodes:
@@ -68,14 +90,16 @@ def prepare(path: Path, home: Path | None = None, sys: Path = Path("/sys"), dev:
     temporary.rename(path)
 
 
-def device_nodes(id: str, home: Path, sys: Path, dev: Path) -> Sequence[Path]:
-    """The device nodes of a device: what `home`/devices.json says of it, else those of its PCI address."""
+def device_nodes(id: str, home: Path, sys: Path, dev: Path, proc: Path) -> Sequence[Path]:
+    """The device nodes of a device: what `home`/devices.json says of it, else what the kernel does."""
     try:
         named = json.loads((home / "devices.json").read_text()).get(id)
     except FileNotFoundError:
         named = None
     if named is not None:
         return [Path(path) for path in named]
+    if _NVIDIA.fullmatch(id):
+        return _nvidia_nodes(id, dev, proc)
     match = _PCI.fullmatch(id)
     if match is None:
         return []
@@ -92,12 +116,52 @@ def device_nodes(id: str, home: Path, sys: Path, dev: Path) -> Sequence[Path]:
     return nodes
 
 
-def _wanted(config: dict[str, Any]) -> Sequence[str]:
-    for variable in (config.get("process") or {}).get("env") or ():
-        name, _, value = variable.partition("=")
-        if name == VARIABLE:
-            return [id for id in value.split(",") if id]
+def nvidia_libraries() -> dict[str, str]:
+    """The driver's libraries on this machine, as the loader knows them: name to path."""
+    ldconfig = shutil.which("ldconfig", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if ldconfig is None:
+        return {}
+    cache = subprocess.run([ldconfig, "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    found: dict[str, str] = {}
+    for match in filter(None, map(_NVIDIA_LIBRARY.fullmatch, cache.stdout.splitlines())):
+        # The loader takes the first.
+        found.setdefault(match[1], os.path.realpath(match[2]))
+    return found
+
+
+def _nvidia_nodes(id: str, dev: Path, proc: Path) -> Sequence[Path]:
+    """NVIDIA's driver says in /proc which minor number a UUID has (driver README, chapter 20, "Using the /proc File
+    System Interface"); the other nodes belong to all of its GPUs."""
+    for information in (proc / "driver" / "nvidia" / "gpus").glob("*/information"):
+        told = dict(line.split(":", 1) for line in information.read_text().splitlines() if ":" in line)
+        if told.get("GPU UUID", "").strip() == id:
+            own = dev / f"nvidia{told['Device Minor'].strip()}"
+            return [own, *(dev / name for name in _NVIDIA_SHARED if (dev / name).exists())]
     return []
+
+
+def _add_driver(config: dict[str, Any], libraries: dict[str, str]) -> None:
+    if not any(name.startswith("libcuda.so") for name in libraries):
+        raise ValueError("NVIDIA's driver is not in the loader's cache: ldconfig -p shows no libcuda.so.1")
+    targets = {f"{NVIDIA_LIBRARIES}/{name}": path for name, path in libraries.items()}
+    if smi := shutil.which("nvidia-smi"):
+        targets["/usr/bin/nvidia-smi"] = os.path.realpath(smi)
+    mounts = config.setdefault("mounts", [])
+    for target, source in targets.items():
+        options = ["ro", "nosuid", "nodev", "rbind", "rprivate"]
+        mounts.append({"destination": target, "type": "bind", "source": source, "options": options})
+    env = config["process"]["env"]
+    paths = [variable.partition("=")[2] for variable in env if variable.startswith("LD_LIBRARY_PATH=")]
+    env[:] = [variable for variable in env if not variable.startswith("LD_LIBRARY_PATH=")]
+    env.append(f"LD_LIBRARY_PATH={':'.join([NVIDIA_LIBRARIES, *filter(None, paths)])}")
+
+
+def _wanted(config: dict[str, Any]) -> Sequence[str]:
+    """What was leased. NVIDIA's `all`, which images set of themselves, is no lease."""
+    env = (config.get("process") or {}).get("env") or ()
+    given = dict(variable.partition("=")[::2] for variable in env)
+    nvidia = [id for id in given.get(NVIDIA_VARIABLE, "").split(",") if _NVIDIA.fullmatch(id)]
+    return [*nvidia, *filter(None, given.get(VARIABLE, "").split(","))]
 
 
 def _entry(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

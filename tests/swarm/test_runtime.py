@@ -58,6 +58,59 @@ def test_a_device_that_is_not_here_starts_nothing(tmp_path: Path) -> None:
         runtime.prepare(config(tmp_path, "CHRONOS_DEVICES=pci-0000:99:00.0"), **machine(tmp_path, "0x1002"))
 
 
+UUIDS = ["GPU-00000000-0000-0000-0000-00000000000a", "GPU-00000000-0000-0000-0000-00000000000b"]
+
+
+@pytest.fixture
+def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A machine with two of NVIDIA's GPUs, the second as number 0, and their driver."""
+    places = machine(tmp_path, "0x10de") | {"proc": tmp_path / "proc"}
+    for number, id in enumerate(reversed(UUIDS)):
+        information = tmp_path / "proc" / "driver" / "nvidia" / "gpus" / f"0000:0{number}:00.0" / "information"
+        information.parent.mkdir(parents=True)
+        information.write_text(f"Model: \t\t NVIDIA H100\nGPU UUID: \t {id}\nDevice Minor: \t {number}\n")
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).symlink_to("/dev/null")
+    driver = tmp_path / "driver"
+    driver.mkdir()
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1", "libEGL_nvidia.so.0", "libcuda.so"):
+        (driver / name).write_text("")
+    lines = "\n".join(f"\t{name} (libc6,x86-64) => {driver / name}" for name in os.listdir(driver))
+    (driver / "ldconfig").write_text(f"#!/bin/sh\ncat <<.\n3 libs found\n{lines}\n.\n")
+    (driver / "ldconfig").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver}:{os.environ['PATH']}")
+    return places
+
+
+def test_an_nvidia_gpu_is_found_by_its_uuid_and_the_driver_comes_along(tmp_path: Path, nvidia: dict[str, Path]) -> None:
+    """nvidia-container-toolkit is not needed."""
+    path = config(tmp_path, "LD_LIBRARY_PATH=/job", f"NVIDIA_VISIBLE_DEVICES={UUIDS[0]}")
+    runtime.prepare(path, **nvidia)
+    made: dict[str, Any] = json.loads(path.read_text())
+    assert [os.path.basename(d["path"]) for d in made["linux"]["devices"]] == ["nvidia1", "nvidiactl", "nvidia-uvm"]
+    mounts = {mount["destination"]: mount["source"] for mount in made["mounts"] if "nvidia-smi" not in mount["source"]}
+    names = ("libcuda.so.1", "libnvidia-ml.so.1")
+    assert mounts == {f"{runtime.NVIDIA_LIBRARIES}/{name}": str(tmp_path / "driver" / name) for name in names}
+    assert all("ro" in mount["options"] for mount in made["mounts"])
+    assert made["process"]["env"][-1] == f"LD_LIBRARY_PATH={runtime.NVIDIA_LIBRARIES}:/job"
+
+
+def test_all_of_nvidias_gpus_are_no_lease(tmp_path: Path, nvidia: dict[str, Path]) -> None:
+    """Images of CUDA set `all` of themselves."""
+    for value in ("all", "void", ""):
+        before = config(tmp_path, f"NVIDIA_VISIBLE_DEVICES={value}").read_text()
+        runtime.prepare(tmp_path / "config.json", **nvidia)
+        assert (tmp_path / "config.json").read_text() == before
+
+
+def test_an_nvidia_gpu_without_its_driver_starts_nothing(
+    tmp_path: Path, nvidia: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "driver" / "ldconfig").write_text("#!/bin/sh\n")
+    with pytest.raises(ValueError, match="NVIDIA's driver is not in the loader's cache"):
+        runtime.prepare(config(tmp_path, f"NVIDIA_VISIBLE_DEVICES={UUIDS[0]}"), **nvidia)
+
+
 @pytest.mark.docker
 def test_a_service_gets_the_devices_it_leased_and_no_others(bed: SwarmBed) -> None:
     """moby#24865, #40133: services take no --device. /dev/fuse stands for a GPU that the lab does not have."""

@@ -27,7 +27,7 @@ case $manager in *:*) ;; *) manager=$manager:2377 ;; esac
 steps=''
 step() { steps="$steps  $1
 "; }
-install='' runtime='' join=''
+install='' runtime='' join='' gpu=''
 if ! command -v docker >/dev/null 2>&1; then
   command -v apt-get >/dev/null 2>&1 || fail "there is no Docker engine; install one first"
   install=1
@@ -35,12 +35,15 @@ if ! command -v docker >/dev/null 2>&1; then
 fi
 if [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; then
   if ! command -v nvidia-ctk >/dev/null 2>&1; then
-    echo "join-swarm: this machine has an NVIDIA GPU and no nvidia-container-toolkit: containers will not see it" >&2
+    gpu=1
   elif ! grep -qs '"default-runtime": *"nvidia"' /etc/docker/daemon.json; then
     runtime=nvidia
     step "make NVIDIA's runtime Docker's default: nvidia-ctk runtime configure --set-as-default"
   fi
-elif ls /dev/dri/renderD* >/dev/null 2>&1 && ! grep -qs '"default-runtime": *"chronos"' /etc/docker/daemon.json; then
+elif ls /dev/dri/renderD* >/dev/null 2>&1; then
+  gpu=1
+fi
+if [ -n "$gpu" ] && ! grep -qs '"default-runtime": *"chronos"' /etc/docker/daemon.json; then
   runtime=chronos
   step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased"
 fi
