@@ -20,6 +20,7 @@ from cumulus.chronos.enforce import environment, forget, merge, opencl_layer
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.lease import Device, Lease, LeaseState
 from cumulus.clock import SystemClock
+from tests.e2e.conftest import Machine
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -182,6 +183,21 @@ def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made = Node(gpu, tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def machine(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The daemon, with this machine's GPUs."""
+    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+    monkeypatch.setenv(MODE, "shared")
+    made = Machine(tmp_path / "m")
+    try:
+        made.serve()
+        made.ready()
+        yield made
+    finally:
+        made.stop()
+        Mps("shared").stop(tmp_path / "m" / "chronos")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
     python job.py alloc KIND BYTES [KIND BYTES …]   allocate, say how each went, hold until stdin closes;
                                                      to each line from there, say whether the device still works
+    python job.py hold BYTES SECONDS                 allocate, say how it went, hold
     python job.py spin SECONDS                       keep the multiprocessors busy, say how many blocks a second
     python job.py fault                              write to an illegal address
 
@@ -40,14 +41,14 @@ again:
 
 
 class Cuda:
-    """One context on device 0 of what is visible."""
+    """One context on a device of those visible: JOB_DEVICE, or the first."""
 
     def __init__(self) -> None:
         self.lib = ctypes.CDLL("libcuda.so.1")
         self.device = ctypes.c_int()
         context = ctypes.c_void_p()
         self.call("cuInit", 0)
-        self.call("cuDeviceGet", ctypes.byref(self.device), 0)
+        self.call("cuDeviceGet", ctypes.byref(self.device), int(os.environ.get("JOB_DEVICE", "0")))
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self.device)
         self.call("cuCtxSetCurrent", context)
 
@@ -147,6 +148,9 @@ def main(verb: str, *rest: str) -> None:
             say({"kind": kind, "bytes": int(size), "outcome": outcome, "free": free, "total": total})
         for _ in sys.stdin:
             say({"alive": cuda.works()})
+    elif verb == "hold":
+        say({"outcome": cuda.allocate("device", int(rest[0]))})
+        time.sleep(float(rest[1]))
     elif verb == "spin":
         rate = cuda.spin(float(rest[0]))
         say({"blocks_per_second": rate, "multiprocessors": cuda.multiprocessors()})

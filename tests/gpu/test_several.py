@@ -1,0 +1,145 @@
+"""Leases on several GPUs of one machine, held by one MPS daemon."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos.device import discover
+from cumulus.chronos.enforce import health, merge
+from cumulus.chronos.enforce.mps import MODE
+from cumulus.chronos.environment import selection
+from cumulus.chronos.lease import Device
+from tests.e2e.conftest import Machine, manifest
+
+from .conftest import GIB, Node, memory_used, until
+from .daemon import answers, job
+
+Measured = Callable[[str, object], None]
+REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
+ALL_REDUCE = """
+import os, torch, torch.distributed as dist, torch.multiprocessing as processes
+def work(rank):
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl", init_method="tcp://127.0.0.1:%d", rank=rank, world_size=2)
+    total = torch.full((2**24,), rank + 1.0, device="cuda")
+    dist.all_reduce(total)
+    torch.cuda.synchronize()
+    if rank == 0:
+        print('{"sum": %%g}' %% total[-1].item(), flush=True)
+    dist.destroy_process_group()
+if __name__ == "__main__":
+    processes.spawn(work, nprocs=2)
+"""
+
+
+@pytest.fixture(scope="session")
+def gpus(gpu: Device) -> list[Device]:
+    found = [device for device in discover() if device.type == "gpu"]
+    if len(found) < 2:
+        pytest.skip("THE TESTS OF SEVERAL GPUS ARE LEFT OUT: there is one GPU here")
+    return found
+
+
+@pytest.fixture
+def nodes(gpus: list[Device], node: Node) -> Iterator[list[Node]]:
+    """One for each GPU, in the same home."""
+    others = [Node(gpu, node.home) for gpu in gpus[1:]]
+    yield [node, *others]
+    for other in others:
+        other.close()
+
+
+def both(nodes: list[Node], share: float) -> dict[str, str]:
+    """The environment of a job with a lease of that share on each GPU."""
+    merged: dict[str, str] = {}
+    for node in nodes:
+        merged = merge(merged, node.lease(f"both-{node.gpu.index}", share))
+    return merged | selection([(node.gpu.id, -1, -1) for node in nodes])
+
+
+def test_gpus_are_numbered_as_the_driver_does(gpus: list[Device]) -> None:
+    assert [device.index for device in gpus] == list(range(len(gpus)))
+    assert len({device.id for device in gpus}) == len(gpus)
+
+
+def test_a_lease_on_each_gpu_reaches_that_gpu_alone(nodes: list[Node]) -> None:
+    before = [memory_used(node.gpu) for node in nodes]
+    held = [node.cuda("alloc", "device", 8 * GIB, **node.lease(f"l{node.gpu.index}", 0.5)) for node in nodes[:1]]
+    assert [program.line()["outcome"] for program in held] == ["ok"]
+    grown = [memory_used(node.gpu) - some for node, some in zip(nodes, before, strict=True)]
+    assert grown[0] >= 8 * GIB
+    assert grown[1] < 2 * GIB
+
+
+def test_a_job_with_two_gpus_is_limited_on_each(nodes: list[Node], measured: Measured) -> None:
+    for number in ("0", "1"):
+        program = nodes[0].cuda("alloc", "device", 20 * GIB, "device", 2 * GIB, JOB_DEVICE=number, **both(nodes, 0.05))
+        outcomes = [program.line()["outcome"] for _ in "12"]
+        measured(f"20 GiB and 2 GiB on GPU {number} of a job with 5 % of two", outcomes)
+        assert outcomes == [REFUSED, "ok"]
+        program.kill()
+
+
+def test_full_speed_on_two_gpus_at_once(nodes: list[Node], full_rate: float, measured: Measured) -> None:
+    leases = [node.lease(f"whole-{node.gpu.index}", 1.0) for node in nodes]
+    rates = [rate / full_rate for rate in nodes[0].rates(*leases)]
+    measured("leases of 100 % on two GPUs at once, part of a GPU's rate", [f"{rate:.3f}" for rate in rates])
+    assert all(rate > 0.9 for rate in rates)
+
+
+def test_a_fault_on_one_gpu_and_work_on_the_other(nodes: list[Node], measured: Measured) -> None:
+    """What is alive on the other GPU is not ended for it; new work on the faulted one waits, and the node says so."""
+    here, there = nodes[:2]
+    neighbour = here.cuda("alloc", "device", GIB, **here.lease("neighbour", 0.25))
+    bystander = there.cuda("alloc", "device", GIB, **there.lease("bystander", 0.25))
+    assert [neighbour.line()["outcome"], bystander.line()["outcome"]] == ["ok", "ok"]
+    here.cuda("fault", **here.lease("culprit", 0.25)).line()
+    alive = {"same GPU": neighbour.alive(), "other GPU": bystander.alive()}
+    devices = [node.gpu for node in nodes]
+    [condition] = [found for found in health(devices, here.home) if found.type == "MPSReady"]
+    measured("after a fault on one of two GPUs: alive; condition", (alive, condition.reason))
+    fresh = there.outcome("device", GIB, **there.lease("fresh", 0.25))
+    measured("new work on the other GPU meanwhile", fresh)
+    assert alive == {"same GPU": False, "other GPU": True}
+    neighbour.kill()
+    bystander.kill()
+    took = until(lambda: here.outcome("device", GIB, **here.lease("after", 0.25)) == "ok", 60)
+    measured("new work on the faulted GPU once its programs had ended, s", f"{took:.1f}")
+
+
+def test_isolated_a_job_with_two_gpus_reaches_one(
+    nodes: list[Node], measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODE, "isolated")
+    outcomes = []
+    for number in ("0", "1"):
+        program = nodes[0].cuda("alloc", "device", GIB, JOB_DEVICE=number, **both(nodes, 0.05))
+        answer = program.line()
+        outcomes.append(str(answer.get("outcome") or answer["error"]))
+        program.kill()
+    measured("1 GiB on each of two GPUs by a job with isolated leases of both", outcomes)
+    assert outcomes.count("ok") == 1
+
+
+def test_a_job_of_two_gpus_reduces_over_both(gpus: list[Device], machine: Machine, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    program = tmp_path / "reduce.py"
+    program.write_text(ALL_REDUCE % 29871)
+    spec = manifest("reduce", f"exec {sys.executable} {program}", memory="20%", minEnforcement="guarded")
+    spec["spec"]["gpu"]["count"] = 2
+    # NVLink's multicast would need rights of its own.
+    spec["spec"]["env"] = [{"name": "NCCL_NVLS_ENABLE", "value": "0"}]
+    machine.apply(spec)
+    machine.ok("wait", "job", "reduce", "--for=condition=Succeeded", "--timeout=120s")
+    assert answers(machine, "reduce") == [{"sum": 3}]
+
+
+def test_a_gang_takes_a_gpu_each(gpus: list[Device], machine: Machine) -> None:
+    machine.apply(manifest("gang", job("hold", GIB, 3), memory="60%", replicas=2))
+    machine.ok("wait", "job", "gang", "--for=condition=Running", "--timeout=60s")
+    assert len({found["status"]["device"] for found in machine.items("partitions")}) == 2
+    machine.ok("wait", "job", "gang", "--for=condition=Succeeded", "--timeout=60s")
