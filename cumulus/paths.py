@@ -7,17 +7,31 @@ one state directory, and is resolved by `cumulus.chronos`.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+# What starts a command must import neither typing nor pathlib: they take longer than all else that it does.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS_SOCKET = "commands.sock"
+"""Within the state directory: where a daemon's command server listens."""
 
 
 def home() -> Path:
-    """The state directory: $CUMULUS_HOME, else $XDG_STATE_HOME/cumulus, else ~/.local/state/cumulus. Absolute;
-    may not exist yet."""
-    given = os.environ.get("CUMULUS_HOME")
-    if given:
-        return Path(given).expanduser().absolute()
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "cumulus"
+    """The state directory, as `home_text` finds it. May not exist yet."""
+    from pathlib import Path
+
+    return Path(home_text())
+
+
+def home_text(given: str = "") -> str:
+    """The state directory: `given`, else $CUMULUS_HOME, else $XDG_STATE_HOME/cumulus, else ~/.local/state/cumulus.
+    Absolute. Raises OSError where a relative one is meant and the current directory is gone."""
+    given = given or os.environ.get("CUMULUS_HOME", "")
+    if not given:
+        given = os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "cumulus")
+    path = os.path.expanduser(given)
+    return path if path.startswith("/") else os.path.join(os.getcwd(), path)
 
 
 def store_dir(home: Path) -> Path:

@@ -6,6 +6,7 @@ source of its options; it returns its exit code, None for 0.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -158,6 +159,7 @@ class LazyGroup(TyperGroup):
         return [CompletionItem(n, help=verb.summary) for n, verb in VERBS.items() if n.startswith(incomplete)]
 
 
+@functools.cache
 def load(name: str) -> Any:
     """The command of one verb, or its group where it has verbs of its own (`app` in its module)."""
     verb = VERBS[name]

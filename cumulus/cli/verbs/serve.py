@@ -25,6 +25,7 @@ from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.monitor import ensure_running
 from cumulus.cli import config
 from cumulus.cli.context import DaemonLock
+from cumulus.cli.keeper import Keeper
 from cumulus.cli.systemd import notify
 from cumulus.controllers.agent import Connect, NodeAgent
 from cumulus.controllers.manager import WORKERS, Manager, Role
@@ -98,6 +99,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
     stop = threading.Event()
     _on_signals(stop)
     store, lock = _opened(home)
+    commands = Keeper(home)
     try:
         ledger = Ledger()
         name = settings.node_name or node_name()
@@ -115,8 +117,9 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         manager = Manager(
-            store, backends, [agent], connect=_connector(home), ready=_report(home, store), workers=_threads(workers),
-            cluster=None if swarm is None else swarm.members, cluster_user=os.environ.get("SWARM_SSH_USER") or "root",
+            store, backends, [agent], connect=_connector(home), ready=_report(home, store, commands),
+            workers=_threads(workers), cluster=None if swarm is None else swarm.members,
+            cluster_user=os.environ.get("SWARM_SSH_USER") or "root",
         )  # fmt: skip
         manager.run(stop)
         for opened in backends:
@@ -124,6 +127,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         _log.info("stopped")
         return 0
     finally:
+        commands.close()
         store.close()
         lock.close()
 
@@ -200,12 +204,13 @@ def _start_monitor(ledger: Ledger) -> None:
         _log.warning("the monitor of leases does not start", error=str(error))
 
 
-def _report(home: Path, store: Store) -> Callable[[Role], None]:
+def _report(home: Path, store: Store, commands: Keeper) -> Callable[[Role], None]:
     def ready(role: Role) -> None:
         leader = holder(store)
         if role is Role.LEADING:
             _log.info("leading: objects are made to come true", home=str(home))
             notify(READY="1", STATUS=f"leads on {home}")
+            commands.start()
         else:
             if leader:
                 _log.info("standing by: takes over when the leader is gone", leader=leader)

@@ -1,0 +1,358 @@
+"""The command server: runs short verbs in forks of one process that has imported what they need.
+
+`cumulus serve` keeps one beside it (`cumulus.cli.keeper`), a process of its own that holds nothing of the daemon's.
+`cumulus.cli.quick` is its client and describes the protocol. The server only moves bytes and forks: it opens no store,
+starts no thread, and sleeps in poll(2) while nobody asks. In the fork, `cumulus.cli.main` runs as if the caller had
+started it.
+
+It ends with the daemon, once the commands that run have ended: a `wait` goes on over a daemon's restart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cumulus.cli import main as command
+from cumulus.cli import quick
+from cumulus.resources import registry
+from cumulus.resources.fields import Model
+
+_DAEMON = 0
+"""The descriptor of a pipe from the daemon, in which nothing is ever written: it ends as the daemon does."""
+_MOST_BYTES = 8 * 2**20
+"""Of a request. Linux allows 6 MiB to arguments and variables together."""
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
+_LATER = (
+    "cumulus.apply", "cumulus.cli.damage", "cumulus.cli.jsonpath", "cumulus.controllers.job_objects",
+    "cumulus.controllers.partition_plan", "cumulus.manifest", "cumulus.resources.explain", "cumulus.store.memory",
+    "cumulus.store.sqlite", "encodings.utf_8_sig", "pydantic.type_adapter", "typer._adapters",
+)  # fmt: skip
+"""What verbs import only where they need it."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+_DESCRIPTORS = 4
+
+
+class Request(NamedTuple):
+    """One command line, and what of its caller's process it runs with."""
+
+    identity: str
+    mask: int
+    stdio_errors: str
+    arguments: list[str]
+    """With the program's name."""
+    variables: dict[bytes, bytes]
+
+    @staticmethod
+    def read(text: bytes) -> Request:
+        """What `cumulus.cli.quick` wrote. Raises ValueError."""
+        count, identity, mask, errors, *words = text.split(b"\0")
+        arguments, variables = words[: 1 + int(count)], words[1 + int(count) :]
+        return Request(
+            os.fsdecode(identity), int(mask), os.fsdecode(errors), [os.fsdecode(word) for word in arguments],
+            {name: value for name, _, value in (pair.partition(b"=") for pair in variables)},
+        )  # fmt: skip
+
+
+def main() -> int:
+    """Serve the state directory that the command line names; in a fork, run one command."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        # The daemon ignores some of them, and that is inherited.
+        signal.signal(number, signal.SIG_DFL)
+    _load()
+    server, itself = _Server(listener(sys.argv[1])), os.getpid()
+    gc.collect()
+    gc.freeze()
+    taken = server.run()
+    if taken is None:
+        return 0
+    _die_with(itself)
+    _become(*taken)
+    code = command.main()
+    if threading.active_count() == 1 and _flushed():
+        # To take the fork of a large interpreter down takes longer than most commands.
+        os._exit(code)
+    return code
+
+
+def _load() -> None:
+    """All that a command would otherwise import and make for itself."""
+    for verb in quick.SERVED:
+        command.load(verb)
+    for name in _LATER:
+        importlib.import_module(name)
+    for kind in registry.KINDS:
+        kind.model()
+    for model in _below(Model):
+        model.model_rebuild()
+    # Typer imports some of its own only when a command runs.
+    command.main(["version"])
+
+
+def _below(model: type[Model]) -> Iterator[type[Model]]:
+    for each in model.__subclasses__():
+        yield each
+        yield from _below(each)
+
+
+def listener(home: str) -> socket.socket:
+    """A socket in the state directory for its owner alone, in the place of the one of an earlier server."""
+    directory = os.open(home, os.O_PATH | os.O_DIRECTORY)
+    made = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        final = quick.address(directory)
+        made.bind(f"{final}.{os.getpid()}")
+        made.listen(128)
+        made.setblocking(False)
+        os.rename(f"{final}.{os.getpid()}", final)
+    finally:
+        os.umask(mask)
+        os.close(directory)
+    return made
+
+
+class _Connection:
+    """A client: what it sent so far, and the command that runs for it."""
+
+    def __init__(self, made: socket.socket) -> None:
+        self.socket = made
+        self.received = bytearray()
+        self.descriptors: list[int] = []
+        self.request: Request | None = None
+        self.pid = 0
+
+    def close(self) -> None:
+        self.socket.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+class _Server:
+    """Accepts, forks, passes signals on, and reports how commands end."""
+
+    def __init__(self, accepting: socket.socket) -> None:
+        self._listener = accepting
+        self._identity = quick.identity()
+        self._files = _signatures(_package())
+        self._connections: set[_Connection] = set()
+        self._commands: dict[int, _Connection] = {}
+        self._selector = selectors.PollSelector()
+        self._woken, self._wake = socket.socketpair()
+        self._open = True
+
+    def run(self) -> tuple[Request, list[int]] | None:
+        """Until the daemon and the last command have ended: None then. In a fork: what it is to run, and where."""
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for source in (_DAEMON, self._listener, self._woken):
+            self._selector.register(source, selectors.EVENT_READ)
+        while self._open or self._connections or self._commands:
+            for key, _ in self._selector.select():
+                if key.fileobj == _DAEMON:
+                    self._stop()
+                elif key.fileobj is self._woken:
+                    self._woken.recv(4096)
+                    self._reap()
+                elif key.fileobj is self._listener:
+                    self._accept()
+                elif key.data in self._connections and (taken := self._read(key.data)):
+                    return taken
+        return None
+
+    def _accept(self) -> None:
+        try:
+            made, _ = self._listener.accept()
+        except OSError:
+            # Closed meanwhile, or out of descriptors: commands that end give some back.
+            time.sleep(0.05)
+            return
+        made.setblocking(False)
+        connection = _Connection(made)
+        if quick.peer(made) != os.getuid():
+            connection.close()
+            return
+        self._connections.add(connection)
+        self._selector.register(made, selectors.EVENT_READ, connection)
+
+    def _stop(self) -> None:
+        """The daemon has ended, or the package is another one now: take no more."""
+        if self._open:
+            self._open = False
+            self._selector.unregister(_DAEMON)
+            self._selector.unregister(self._listener)
+            self._listener.close()
+
+    def _drop(self, connection: _Connection) -> None:
+        self._selector.unregister(connection.socket)
+        self._connections.discard(connection)
+        connection.close()
+
+    def _reap(self) -> None:
+        while self._commands:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            connection = self._commands.pop(pid)
+            if connection in self._connections:
+                _say(connection, status.to_bytes(4, "big"))
+                self._drop(connection)
+
+    def _read(self, connection: _Connection) -> tuple[Request, list[int]] | None:
+        try:
+            data, received, _, _ = socket.recv_fds(connection.socket, 2**16, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data, received = b"", []
+        connection.descriptors += received
+        if not data:
+            # The client is gone, and its command must not go on without it.
+            if connection.pid:
+                _signal(connection.pid, signal.SIGKILL)
+            self._drop(connection)
+        elif connection.pid:
+            for number in data:
+                if number in _PASSED_ON:
+                    _signal(connection.pid, number)
+        elif connection.request is not None:
+            return self._fork(connection, connection.request)
+        elif not self._received(connection, data):
+            self._drop(connection)
+        return None
+
+    def _received(self, connection: _Connection, data: bytes) -> bool:
+        """Add to a request, and say that it is taken once it is whole. False where it is not taken."""
+        text = connection.received
+        text += data
+        length = int.from_bytes(text[:4], "big")
+        if len(text) < 4 or len(text) < 4 + length <= _MOST_BYTES:
+            return True
+        if _signatures(self._files) != self._files:
+            self._stop()
+            return False
+        try:
+            request = Request.read(bytes(text[4 : 4 + length]))
+        except ValueError:
+            return False
+        if request.identity != self._identity or len(connection.descriptors) != _DESCRIPTORS:
+            return False
+        connection.request = request
+        return _say(connection, quick.READY)
+
+    def _fork(self, connection: _Connection, request: Request) -> tuple[Request, list[int]] | None:
+        try:
+            pid = os.fork()
+        except OSError:
+            self._drop(connection)
+            return None
+        descriptors, connection.descriptors = connection.descriptors, []
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for each in self._connections:
+                each.close()
+            for owned in (self._listener, self._woken, self._wake):
+                owned.close()
+            return request, descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.pid = pid
+        self._commands[pid] = connection
+        return None
+
+
+def _say(connection: _Connection, text: bytes) -> bool:
+    """Whether the client is still there to hear it."""
+    try:
+        return connection.socket.send(text) == len(text)
+    except OSError:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    """To a command and what it has started, as the terminal does. Not yet waited for, it has its id for itself."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        # It has not come as far as to make its session.
+        os.kill(pid, number)
+
+
+def _package() -> list[str]:
+    """The files that commands are made of; of what others wrote, the directories that an installation changes."""
+    root = Path(quick.__file__).parents[1]
+    return [*map(str, root.rglob("*.py")), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+
+
+def _signatures(files: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """What changes when a file does."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            status = os.stat(file)
+            found[file] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            found[file] = ()
+    return found
+
+
+def _become(request: Request, descriptors: list[int]) -> None:
+    """Make this fork what the caller's own process would be."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, number)
+    os.fchdir(descriptors[3])
+    for descriptor in descriptors:
+        os.close(descriptor)
+    os.umask(request.mask)
+    os.environb.clear()
+    os.environb.update(request.variables)
+    time.tzset()
+    sys.argv = request.arguments
+    sys.stdin = _stream(0, "r", request.stdio_errors)
+    sys.stdout = _stream(1, "w", request.stdio_errors)
+    sys.stderr = _stream(2, "w", "backslashreplace")
+
+
+def _stream(descriptor: int, mode: str, errors: str) -> Any:
+    """As the interpreter makes them at its start."""
+    lines = 1 if descriptor == 2 else -1
+    return open(descriptor, mode, lines, encoding="utf-8", errors=errors, newline="\n", closefd=False)
+
+
+def _flushed() -> bool:
+    """Where it fails, the interpreter says so as it ends."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _die_with(parent: int) -> None:
+    """Where the server is killed nobody passes signals on, or tells the client how the command ended."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

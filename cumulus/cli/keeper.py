@@ -1,0 +1,71 @@
+"""The daemon's side of the command server (`cumulus.cli.commands`): keeps one running as long as the daemon does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger("cumulus.commands")
+
+_AGAIN_SECONDS = 5.0
+_AGAIN_SECONDS_AT_MOST = 3600.0
+"""Where it cannot run at all, as in a directory that takes no sockets, trying must cost nothing."""
+_KEPT = ("PATH", "HOME", "LANG", "LC_", "LD_", "PYTHON", "TYPER_", "TZ")
+"""How variables begin that the server needs itself. Its commands get their callers'; and with a job's it would be taken
+for a process of that job."""
+
+
+class Keeper:
+    """One server process on a state directory, from `start` to `close`. Without it, commands only start slower."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._closed = threading.Event()
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name="commands", daemon=True)
+
+    def start(self) -> None:
+        """May be called again. Returns at once."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Take no more commands; those that run are finished. Returns at once."""
+        self._closed.set()
+        with self._mutex:
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+
+    def _keep(self) -> None:
+        pause = _AGAIN_SECONDS
+        while not self._closed.is_set():
+            began = time.monotonic()
+            try:
+                code = self._started().wait()
+                # It was killed, or saw that its package was replaced.
+                _log.debug("the command server ended", code=code)
+            except OSError as error:
+                _log.debug("the command server does not start", error=str(error))
+            lived = time.monotonic() - began
+            pause = _AGAIN_SECONDS if lived > pause else min(2 * pause, _AGAIN_SECONDS_AT_MOST)
+            self._closed.wait(pause)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "cumulus.cli.commands", str(self._home)]
+        variables = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
+        with self._mutex:
+            # The pipe is how it sees that the daemon has ended, also by kill -9.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables,
+                start_new_session=True,
+            )  # fmt: skip
+            if self._closed.is_set() and self._process.stdin is not None:
+                self._process.stdin.close()
+            return self._process

@@ -1,0 +1,211 @@
+"""The `cumulus` command: hands a verb to the command server of a daemon that runs, else to `cumulus.cli.main`.
+
+Importing what a verb needs takes far longer than most verbs. The server (`cumulus.cli.commands`) has imported it, and
+runs each command in a fork of itself, with the arguments, environment, directory and descriptors of this process. Here
+next to nothing is imported.
+
+A connection to the server is one command:
+
+    client -> server   4 bytes: length of the request; the request; and with it descriptors 0, 1, 2 and the directory
+    server -> client   READY: such a request is taken
+    client -> server   GO: from here on, the command may have run
+    client -> server   a byte for each signal to pass on
+    server -> client   4 bytes: the command's end as waitpid(2) says it
+
+Whatever goes wrong before GO, the command is run here as if there were no server; so it never runs twice.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+
+from cumulus import __version__, paths
+
+SERVED = frozenset(
+    (
+        "apply", "diff", "get", "describe", "why", "logs", "events", "wait", "delete", "suspend", "resume", "cordon",
+        "uncordon", "label", "annotate", "explain", "secret", "version",
+    )
+)  # fmt: skip
+"""Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
+OFF = "CUMULUS_NO_COMMAND_SERVER"
+READY, GO = b"R", b"G"
+_PATIENCE = 1.0
+"""Seconds within which a server must take the request; one that is stopped or overloaded keeps nobody waiting."""
+_READ_AT_START = ("PYTHON", "LD_", "TYPER_")
+"""How variables begin that the interpreter, the loader and libraries read once, as they start."""
+_PLACES = ("/", "/proc/self/ns/mnt", "/proc/self/ns/net", "/proc/self/ns/pid")
+_LOST = "see whether it was carried out"
+
+
+def main() -> int:
+    """Run the command line of this process; see `cumulus.cli.main.main` for exit codes."""
+    connection = _accepted(sys.argv[1:])
+    if connection is None:
+        from cumulus.cli.main import main as run
+
+        return run()
+    # Nothing is left to flush, and taking this interpreter down would take longer than some verbs.
+    os._exit(_follow(connection))
+
+
+def identity() -> str:
+    """What must be the same here and in the server, for the same words to mean the same."""
+    flags = str(sys.flags).replace("safe_path=True", "safe_path=False")
+    names = sorted(n for n in os.environ if n.startswith(_READ_AT_START))
+    return "\n".join(
+        (
+            __version__, __file__, sys.prefix, sys.version, flags, sys.getfilesystemencoding(),
+            f"{os.getresuid()} {os.getresgid()} {sorted(os.getgroups())}",
+            *(f"{place.st_dev}:{place.st_ino}" for place in map(os.stat, _PLACES)),
+            *(f"{name}={os.environ[name]}" for name in names),
+        )
+    )  # fmt: skip
+
+
+def _accepted(arguments: list[str]) -> _socket.socket | None:
+    """A connection over which the command has begun, None where it must run here."""
+    try:
+        home = _home(arguments)
+        if home is None or OFF in os.environ or not _can_be_sent(arguments):
+            return None
+        return _begun(home, arguments)
+    except (OSError, ValueError):
+        return None
+
+
+def _home(arguments: list[str]) -> str | None:
+    """The state directory that the command speaks of, None where its verb is not served."""
+    given = ""
+    if arguments[:1] == ["--home"]:
+        given, arguments = "".join(arguments[1:2]), arguments[2:]
+    elif arguments and arguments[0].startswith("--home="):
+        given, arguments = arguments[0].removeprefix("--home="), arguments[1:]
+    return paths.home_text(given) if arguments and arguments[0] in SERVED else None
+
+
+def _can_be_sent(arguments: list[str]) -> bool:
+    """Whether descriptors 0, 1 and 2 and the texts are all that the command takes from this process."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None or sys.stdout.encoding != "utf-8":
+        return False
+    if any("/dev/fd/" in word or "/proc/self/" in word for word in arguments):
+        return False
+    try:
+        # The terminal stops what reads from it in the background, but not what runs in another session.
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def _begun(home: str, arguments: list[str]) -> _socket.socket | None:
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_PATIENCE)
+        _connect(connection, home)
+        if peer(connection) == os.getuid():
+            _send(connection, _request(arguments))
+            if connection.recv(1) == READY:
+                connection.sendall(GO)
+                connection.settimeout(None)
+                return connection
+    except OSError:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
+def _connect(connection: _socket.socket, home: str) -> None:
+    directory = os.open(home, os.O_PATH | os.O_DIRECTORY)
+    try:
+        connection.connect(address(directory))
+    finally:
+        os.close(directory)
+
+
+def address(directory: int) -> str:
+    """Of the socket in an open state directory: a path of any length would not fit into 107 bytes."""
+    return f"/proc/self/fd/{directory}/{paths.COMMANDS_SOCKET}"
+
+
+def peer(connection: _socket.socket) -> int:
+    """The user id of the process at the other end."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder)
+
+
+def _request(arguments: list[str]) -> bytes:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    words = [os.fsencode(word) for word in (identity(), str(mask), sys.stdout.errors or "", sys.argv[0], *arguments)]
+    variables = [b"%b=%b" % pair for pair in os.environb.items()]
+    # None of these texts can hold a zero byte.
+    return b"\0".join((b"%d" % len(arguments), *words, *variables))
+
+
+def _send(connection: _socket.socket, request: bytes) -> None:
+    directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        message = len(request).to_bytes(4, "big") + request
+        descriptors = b"".join(each.to_bytes(4, sys.byteorder) for each in (0, 1, 2, directory))
+        sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
+        connection.sendall(message[sent:])
+    finally:
+        os.close(directory)
+
+
+def _follow(connection: _socket.socket) -> int:
+    """Pass signals on until the command has ended; its exit code. Ends by the signal that the command ended by."""
+    # Only now, while the server is at work.
+    import signal
+
+    def pass_on(number: int, _frame: object) -> None:
+        try:
+            connection.send(bytes([number]))
+        except OSError:
+            return  # It has ended, and how is about to be read.
+
+    def pause(number: int, frame: object) -> None:
+        pass_on(signal.SIGSTOP, frame)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, pause)
+        pass_on(signal.SIGCONT, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+        # What was ignored from the start (nohup) stays so.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pause if number == signal.SIGTSTP else pass_on)
+    status = _end(connection)
+    if status is None:
+        from cumulus.cli import terminal
+        from cumulus.errors import CumulusError
+
+        terminal.error(CumulusError("the command server ended before the command did", hint=_LOST))
+        return 1
+    if os.WIFSIGNALED(status):
+        fatal = os.WTERMSIG(status)
+        if fatal != signal.SIGKILL:
+            signal.signal(fatal, signal.SIG_DFL)
+        os.kill(os.getpid(), fatal)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _end(connection: _socket.socket) -> int | None:
+    """How the command ended, as waitpid(2) says it; None where the connection breaks first."""
+    said = b""
+    while len(said) < 4:
+        try:
+            more = connection.recv(4 - len(said))
+        except OSError:
+            return None
+        if not more:
+            return None
+        said += more
+    return int.from_bytes(said, "big")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
