@@ -10,6 +10,7 @@ import pytest
 from cumulus.chronos import enforce
 from cumulus.chronos.enforce import account, amd, loader, opencl_layer
 from cumulus.chronos.lease import Device
+from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
 from .conftest import CPU, MIB, make_lease
@@ -131,6 +132,15 @@ def test_of_two_leases_each_devices_memory_is_limited_and_the_smaller_of_other_l
     assert enforce.merge({"CUPY_GPU_MEMORY_LIMIT": "half"}, {"CUPY_GPU_MEMORY_LIMIT": "5"}) == {
         "CUPY_GPU_MEMORY_LIMIT": "5"
     }
+
+
+def test_one_mps_daemon_holds_a_job_on_several_gpus_and_one_a_lease_cannot() -> None:
+    one, same, other = ({"CUDA_MPS_PIPE_DIRECTORY": path, "A": path} for path in ("/run/x", "/run/x", "/run/y"))
+    assert enforce.join({}, one) == one
+    assert enforce.join(one, same) == one
+    assert enforce.join(one, {"B": "1"}) == {**one, "B": "1"}
+    with pytest.raises(ChronosError, match="one MPS daemon a lease"):
+        enforce.join(one, other)
 
 
 def test_a_job_may_do_without_mps() -> None:

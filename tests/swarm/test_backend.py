@@ -62,6 +62,24 @@ def test_the_container_is_what_was_asked_for(bed: SwarmBed, tmp_path: Path) -> N
     assert template["Resources"]["Reservations"]["MemoryBytes"] == 64 * 2**20
 
 
+def test_a_job_with_two_gpus_is_limited_on_each(swarm: Lab, tmp_path: Path) -> None:
+    def prepare(node: str, lease: LeaseRef) -> dict[str, str]:
+        pipe = "/tmp/mps" if lease.device_id != "GPU-9" else "/tmp/another"
+        return {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"{lease.device_id}=8M", "CUDA_MPS_PIPE_DIRECTORY": pipe}
+
+    bed = SwarmBed(swarm, tmp_path, prepare=prepare)
+    try:
+        leases = (lease("a", device_id="GPU-1"), lease("b", device_id="GPU-2"))
+        bed.backend.start(work := bed.work("true", leases=leases))
+        environment = bed.service(work)["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"]
+        assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=GPU-2=8M,GPU-1=8M" in environment
+        isolated = bed.work("true", attempt=2, leases=(*leases, lease("c", device_id="GPU-9")))
+        with pytest.raises(BackendRefused, match="one MPS daemon a lease"):
+            bed.backend.start(isolated)
+    finally:
+        bed.close()
+
+
 def test_a_service_without_a_gpu_lease_sees_no_gpu(bed: SwarmBed) -> None:
     """nvidia-container-toolkit#57: with NVIDIA as the default runtime it would see all of them."""
     bed.finish(work := bed.start(Behaviour()))

@@ -55,3 +55,17 @@ def test_a_job_without_such_a_lease_names_no_device() -> None:
     assert not variables.get("CHRONOS_DEVICES")
     variables, _ = engine_environment(workload(env=(EnvVar("NVIDIA_VISIBLE_DEVICES", "all"),), leases=()), {})
     assert variables["NVIDIA_VISIBLE_DEVICES"] == "void"
+
+
+def test_a_job_that_takes_no_mps_gets_none() -> None:
+    """NVIDIA's OpenCL does not run beside it."""
+    variables, mounts = engine_environment(workload(env=(EnvVar("CHRONOS_MPS", "off"),)), PREPARED)
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in variables
+    assert not {"/run/mps/pipe", "/dev/shm"} & {mount["Source"] for mount in mounts}
+
+
+def test_the_jobs_own_paths_come_after_ours() -> None:
+    job = (EnvVar("PYTHONPATH", "/job"),)
+    variables, mounts = engine_environment(workload(env=job), {"PYTHONPATH": "/lib/hook"})
+    assert variables["PYTHONPATH"] == "/lib/hook:/job"
+    assert [mount["Source"] for mount in mounts] == ["/lib/hook"]

@@ -118,7 +118,7 @@ class LeaseGuard:
         device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
         if lease is None or device is None:
             raise NoSuchLease(f"the device of lease {id} is not on this node any more")
-        ours = enforce.merge(variables, enforce.environment(lease, device, ledger.home))
+        ours = enforce.join(variables, enforce.environment(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = enforce.merge(self._own, ours)
         return {name: merged[name] for name in ours}

@@ -12,6 +12,7 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.backends.process.environment import fixed_environment
+from cumulus.chronos import enforce
 
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
 """What holds on the node but not in a container."""
@@ -25,10 +26,10 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables = {e.name: e.value for e in workload.env if not e.secret}
     variables.setdefault("PYTHONUNBUFFERED", "1")
     variables |= _devices(workload)
-    variables |= {name: value for name, value in prepared.items() if name not in _NOT_HERE}
+    variables = enforce.merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
     fixed = fixed_environment(workload, workload.checkpoint_path, None)
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
-    return variables, _mounts(prepared)
+    return variables, _mounts({name: value for name, value in prepared.items() if name in variables})
 
 
 def _devices(workload: Workload) -> dict[str, str]:

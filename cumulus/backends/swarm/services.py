@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,14 +14,13 @@ from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.records import END, SERVICE, Record, Records
+from cumulus.chronos import enforce
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import BackendError, BackendRefused, NodeUnreachable
+from cumulus.errors import BackendError, BackendRefused, ChronosError, NodeUnreachable
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
 """Node and lease -> the variables by which the node's Chronos holds a job to it. Raises `ChronosError`."""
-
-_JOINED = ("OPENCL_LAYERS", "CHRONOS_ACCOUNT", "PYTHONPATH")
 
 
 class Services:
@@ -43,16 +43,14 @@ class Services:
 
     def make(self, record: Record, workload: Workload) -> None:
         """Create the run's service, or find the one that is there. Raises `NodeUnreachable` where its node does not
-        answer the manager, `BackendRefused` where its name is taken."""
+        answer the manager, `BackendRefused` where its name is taken or nothing holds it to all of its leases."""
         member = self._members.named(workload.node)
         if not member.answers:
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
-        prepared: dict[str, str] = {}
-        for lease in workload.leases:
-            prepared = _joined(prepared, self._prepare(workload.node, lease))
+        prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
         body = spec.service(
             workload, instance=self._instance, node_id=member.id, image=self._engine.digest(workload.image),
-            secrets=self._make_secrets(workload), prepared=prepared,
+            secrets=self._make_secrets(workload), prepared=_joined(prepared),
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))
@@ -151,11 +149,8 @@ class Services:
         return self._engine.secrets([self.label, f"{spec.WORKLOAD}={workload_name}"])
 
 
-def _joined(variables: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
-    """Those of several leases: lists are joined."""
-    joined = dict(variables)
-    for name, value in more.items():
-        if name in joined and name in _JOINED:
-            value = ":".join(dict.fromkeys([*joined[name].split(":"), *value.split(":")]))
-        joined[name] = value
-    return joined
+def _joined(prepared: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    try:
+        return functools.reduce(enforce.join, prepared, {})
+    except ChronosError as error:
+        raise BackendRefused(str(error), hint=error.hint) from error

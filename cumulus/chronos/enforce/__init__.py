@@ -17,10 +17,14 @@ from cumulus.chronos.enforce.intel import LevelZero
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
 from cumulus.chronos.lease import Device, Lease
+from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
-__all__ = ["Enforcer", "Health", "Report", "environment", "forget", "health", "merge", "select", "strength", "update"]
+__all__ = [
+    "Enforcer", "Health", "Report", "environment", "forget", "health", "join", "merge", "select", "strength", "update",
+]  # fmt: skip
 
+_PIPE = "CUDA_MPS_PIPE_DIRECTORY"
 _LISTS = {
     "PYTHONPATH": ":",
     "LD_LIBRARY_PATH": ":",
@@ -70,9 +74,21 @@ def environment(lease: Lease, device: Device, home: Path) -> dict[str, str]:
     return variables
 
 
+def join(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """What a job needs in its environment that holds both leases, from what `environment` said of each.
+
+    Raises `ChronosError` where no program can be held to both: one with a daemon of MPS a lease reaches neither GPU.
+    """
+    if one.get(_PIPE, other.get(_PIPE)) != other.get(_PIPE, one.get(_PIPE)):
+        raise ChronosError(
+            f"a job with leases on several GPUs cannot be held by one MPS daemon a lease ({MODE}=isolated)",
+            hint=f"set {MODE}=shared on the node, or ask for one GPU",
+        )
+    return merge(one, other)
+
+
 def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """The job's variables with an enforcer's or another lease's: lists are joined, of limits the smaller one holds,
-    everything else is replaced.
+    """The job's variables with ours: lists are joined, of limits the smaller one holds, everything else is replaced.
 
     A job that sets CHRONOS_MPS=off gets no MPS, beside which NVIDIA's OpenCL does not run.
     """
