@@ -25,6 +25,9 @@ PACKAGES = (
 )
 """Distributions of the interpreter that are taken along, where they are there."""
 
+COMPANIONS = ("libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1", "libstdc++.so.6")
+"""Of the C library: a GPU's driver, which comes with the container's devices, needs them too."""
+
 HERE = Path(__file__).resolve().parent
 _SKIPPED = shutil.ignore_patterns(
     "test", "tests", "idlelib", "ensurepip", "turtledemo", "tkinter", "__pycache__", "config-*", "site-packages", "*.a"
@@ -78,6 +81,8 @@ def copy_packages(root: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = root / "opt/python/lib" / version / "site-packages"
     site.mkdir(parents=True)
+    # Debian's Python looks there alone.
+    (site.parent / "dist-packages").symlink_to(site.name)
     for name in PACKAGES:
         try:
             files = importlib.metadata.distribution(name).files or ()
@@ -124,6 +129,8 @@ def copy_libraries(root: Path) -> None:
         said = subprocess.run(["ldd", *batch], capture_output=True, text=True, check=False).stdout
         wanted.update(re.findall(r"=> (/\S+) \(", said))
         wanted.update(re.findall(r"^\s+(/lib\S*/ld-\S+) \(", said, flags=re.MULTILINE))
+    beside = {Path(path).parent for path in wanted if Path(path).name == "libc.so.6"}
+    wanted.update(str(place / name) for place in beside for name in COMPANIONS if (place / name).exists())
     for path in sorted(wanted):
         if path.startswith(str(root)):
             continue
