@@ -47,7 +47,7 @@ def test_a_gpu_is_shared_by_two_jobs_and_the_third_waits(machine: Machine, full_
         assert answers(machine, name)[-1]["blocks_per_second"] / full_rate == pytest.approx(0.5, abs=0.075)
     spans = sorted((status["startTime"], status["completionTime"]) for status in statuses(machine))
     assert spans[1][0] < spans[0][1], "two ran at once"
-    assert spans[2][0] >= spans[0][1], "the third began when there was room"
+    assert spans[2][0] >= min(spans[0][1], spans[1][1]), f"the third began before there was room: {spans}"
 
 
 def test_a_job_ends_with_its_lease_and_its_gpu_memory_is_free(

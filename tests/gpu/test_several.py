@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos.device import discover
-from cumulus.chronos.enforce import health, merge
-from cumulus.chronos.enforce.mps import MODE
+from cumulus.chronos.enforce import health, join
+from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.environment import selection
 from cumulus.chronos.lease import Device
+from cumulus.errors import ChronosError
 from tests.e2e.conftest import Machine, manifest
 
 from .conftest import GIB, Node, memory_used, until
@@ -57,7 +58,7 @@ def both(nodes: list[Node], share: float) -> dict[str, str]:
     """The environment of a job with a lease of that share on each GPU."""
     merged: dict[str, str] = {}
     for node in nodes:
-        merged = merge(merged, node.lease(f"both-{node.gpu.index}", share))
+        merged = join(merged, node.lease(f"both-{node.gpu.index}", share))
     return merged | selection([(node.gpu.id, -1, -1) for node in nodes])
 
 
@@ -92,7 +93,7 @@ def test_full_speed_on_two_gpus_at_once(nodes: list[Node], full_rate: float, mea
 
 
 def test_a_fault_on_one_gpu_and_work_on_the_other(nodes: list[Node], measured: Measured) -> None:
-    """What is alive on the other GPU is not ended for it; new work on the faulted one waits, and the node says so."""
+    """What is alive on the other GPU goes on; new work waits on both, and the node says so."""
     here, there = nodes[:2]
     neighbour = here.cuda("alloc", "device", GIB, **here.lease("neighbour", 0.25))
     bystander = there.cuda("alloc", "device", GIB, **there.lease("bystander", 0.25))
@@ -104,25 +105,21 @@ def test_a_fault_on_one_gpu_and_work_on_the_other(nodes: list[Node], measured: M
     measured("after a fault on one of two GPUs: alive; condition", (alive, condition.reason))
     fresh = there.outcome("device", GIB, **there.lease("fresh", 0.25))
     measured("new work on the other GPU meanwhile", fresh)
+    assert fresh == "CUDA_ERROR_MPS_SERVER_NOT_READY"
     assert alive == {"same GPU": False, "other GPU": True}
+    told = (Mps("shared")._daemon("", here.home).log / "server.log").read_text().splitlines()
+    measured("what the server told of it", told[-12:])
     neighbour.kill()
-    bystander.kill()
-    took = until(lambda: here.outcome("device", GIB, **here.lease("after", 0.25)) == "ok", 60)
-    measured("new work on the faulted GPU once its programs had ended, s", f"{took:.1f}")
+    took = until(lambda: here.outcome("device", GIB, **here.lease("after", 0.25)) == "ok", 20)
+    measured("new work on the faulted GPU once the programs on it had ended, s", f"{took:.1f}")
+    assert bystander.alive()
 
 
-def test_isolated_a_job_with_two_gpus_reaches_one(
-    nodes: list[Node], measured: Measured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_isolated_a_job_with_two_gpus_is_refused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would reach neither: each lease's daemon has a GPU of its own."""
     monkeypatch.setenv(MODE, "isolated")
-    outcomes = []
-    for number in ("0", "1"):
-        program = nodes[0].cuda("alloc", "device", GIB, JOB_DEVICE=number, **both(nodes, 0.05))
-        answer = program.line()
-        outcomes.append(str(answer.get("outcome") or answer["error"]))
-        program.kill()
-    measured("1 GiB on each of two GPUs by a job with isolated leases of both", outcomes)
-    assert outcomes.count("ok") == 1
+    with pytest.raises(ChronosError, match="one MPS daemon a lease"):
+        both(nodes, 0.05)
 
 
 def test_a_job_of_two_gpus_reduces_over_both(gpus: list[Device], machine: Machine, tmp_path: Path) -> None:
