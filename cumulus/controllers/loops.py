@@ -43,7 +43,7 @@ and a new leader can wait until it has seen all that its predecessor wrote."""
 NODE_SETTLE_SECONDS = 0.05
 """After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
 
-NODE_LOOK_SECONDS, NODE_BURST = 1.0, 4
+NODE_LOOK_SECONDS, NODE_BURST = 1.0, 2
 """On a node where much is granted and ended, it is read this often instead, after so many times of reading it soon."""
 
 BOUND_SETTLE_SECONDS = 0.1
@@ -241,10 +241,10 @@ class Loops:
             self._add("node", Request("", node), self._paces[node].due(now) - now)
 
     def _route_node(self, change: Change) -> None:
-        self._add("node", Request("", change.key.name))
         before = change.old
         if before is not None and change.type != "DELETED" and _beats(before) == _beats(change.new):
             return
+        self._add("node", Request("", change.key.name))
         self._add("schedule", schedule.QUEUE, self._schedule.rest)
         for name in self.informer.cache.keys(GPUPartition.KIND, node=change.key.name):
             partition = self.informer.cache.document(Key(GPUPartition.KIND, *name))
