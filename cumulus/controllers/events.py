@@ -62,6 +62,7 @@ class Recorder:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Namespaces and names of events that may be in the store. Of most it need not be asked whether they are."""
         self._lock = threading.Lock()
+        self._recorded = threading.Event()
 
     def record(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> None:
         """Say once more that `reason` befell the object. `flush` writes it, unless the object's bucket is empty."""
@@ -80,6 +81,11 @@ class Recorder:
                 self._pending[name] = replace(said, times=said.times + 1, last=now)
             else:
                 self._pending[name] = _Said(reference, type, reason, message, component, 1, now, now)
+            self._recorded.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until there is something for `flush` to write. False where there is not."""
+        return self._recorded.wait(timeout)
 
     def flush(self) -> int:
         """Write what gathered. Returns how many events were written; what cannot be written is dropped and logged.
@@ -88,6 +94,7 @@ class Recorder:
         """
         with self._lock:
             pending, self._pending = self._pending, OrderedDict()
+            self._recorded.clear()
         if not pending:
             return 0
         try:

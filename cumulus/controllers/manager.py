@@ -24,6 +24,7 @@ from cumulus.controllers.cluster import Cluster
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
+from cumulus.controllers.pace import Pace
 from cumulus.controllers.runner import Runner
 from cumulus.errors import CumulusError, Fenced
 from cumulus.store.base import Store
@@ -35,7 +36,10 @@ WORKERS = {"job": 4, "partition": 12, "node": 8}
 not keep all of them."""
 
 ATTEND_SECONDS = 0.5
-"""How often recorded events are written."""
+"""How often, at least, it is looked whether backends found something, and, at most, events are written where many are
+recorded."""
+EVENTS_SETTLE_SECONDS, EVENTS_BURST = 0.03, 4
+"""After a quiet time, events are written this soon, in so many writes, before they are gathered for longer."""
 DRAIN_SECONDS = 20.0
 """How long a stop waits for the reconciles that run."""
 YOUNG_OBJECTS = 20_000
@@ -160,8 +164,12 @@ class Manager:
 
     def _attend(self, loops: Loops) -> None:
         """What the term's own thread does: events, resync, and watching whether the term goes on."""
+        pace = Pace(soon=EVENTS_SETTLE_SECONDS, interval=ATTEND_SECONDS, burst=EVENTS_BURST)
         while not self._deposed.is_set() and self._elector.leading:
-            if self._stop.wait(ATTEND_SECONDS):
+            if loops.recorder.wait(ATTEND_SECONDS):
+                now = self._clock.monotonic()
+                self._stop.wait(pace.due(now) - now)
+            if self._stop.is_set():
                 return
             self._once(loops)
 

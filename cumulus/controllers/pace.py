@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class Pace:
-    """`soon` seconds after a change; on the whole no more often than every `interval` seconds, of which only `burst`
-    times, after as long a rest, are let off. The arithmetic is the virtual scheduling of ITU-T I.371 (GCRA).
+    """Due `soon` seconds after a change, and no more often than every `interval` seconds where changes keep coming.
+    After a rest, `burst` of them come soon before they are spaced. It is ITU-T I.371's virtual scheduling (GCRA).
 
     Not for use by several threads.
     """

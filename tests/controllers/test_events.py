@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from cumulus.clock import FakeClock
@@ -17,6 +19,7 @@ from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.faulty import FaultyStore
 from tests.controllers.objects import a_job
+from tests.waiting import PATIENCE
 
 
 class Desk:
@@ -81,6 +84,18 @@ def test_many_events_are_one_write(desk: Desk) -> None:
     assert writes == ["before", "after"]
     assert desk.store.revision() == revision + 10
     assert desk.recorder.flush() == 0
+
+
+def test_a_flush_can_be_waited_for(desk: Desk) -> None:
+    assert not desk.recorder.wait(0)
+    desk.say()
+    assert desk.recorder.wait(0)
+    desk.recorder.flush()
+    assert not desk.recorder.wait(0)
+    writer = threading.Timer(0.05, desk.say)
+    writer.start()
+    assert desk.recorder.wait(PATIENCE)
+    writer.join()
 
 
 def test_a_crash_loop_cannot_flood(desk: Desk) -> None:
