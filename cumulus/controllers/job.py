@@ -21,7 +21,6 @@ from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.quantity import parse_duration
 from cumulus.store.base import Write
 from cumulus.store.client import Client
 
@@ -166,7 +165,7 @@ class JobController:
             raise self._no_backend(job)
         alive = [o for o in backend.list() if o.job_uid == job.uid and not o.state.finished] if backend else []
         for observed in alive:
-            self._backend(job).stop(observed.name, parse_duration(job_objects.grace(job)))
+            self._backend(job).stop(observed.name, job_objects.last_grace(job))
         if alive:
             return After(job_plan.STOP_POLL)
         for partition in partitions:

@@ -29,6 +29,13 @@ def grace(job: GPUJob) -> str:
     return job.spec.checkpoint.grace_period if job.spec.checkpoint is not None else GRACE
 
 
+def last_grace(job: GPUJob) -> float:
+    """Seconds between the stop signal and SIGKILL when the job is deleted: what was asked for, at most its own."""
+    own = parse_duration(grace(job))
+    asked = job.metadata.deletion_grace_period_seconds
+    return min(own, asked) if asked else own
+
+
 def runtime(job: GPUJob) -> Literal["process", "container"]:
     """The runtime that the job needs of its node."""
     return "container" if job.spec.image is not None else "process"

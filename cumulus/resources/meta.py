@@ -64,7 +64,9 @@ class ObjectMeta(Model):
     )
     creation_timestamp: Time | None = Field(None, description="When the object was made. Set by the store.")
     deletion_timestamp: Time | None = Field(None, description="When its deletion was asked for. Set by the store.")
-    deletion_grace_period_seconds: int | None = Field(None, description="Kept for Kubernetes' clients; always 0.")
+    deletion_grace_period_seconds: int | None = Field(
+        None, description="How long a deleted job's processes have to stop, if less than their own time; 0 if not said."
+    )
     finalizers: tuple[str, ...] = Field((), description="Who must clean up before the object goes. Set by controllers.")
     owner_references: tuple[OwnerReference, ...] = Field(
         (), description="Whom the object belongs to: it is deleted when they are gone. Set by controllers."

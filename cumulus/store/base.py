@@ -16,7 +16,8 @@ Contract of every implementation (the conformance suite in tests/store checks it
 * Writes that carry a resourceVersion lose with `Conflict` when the object has moved on; without one they win.
 * A write that changes nothing is no write: the stored object is returned and no revision is spent.
 * `delete` of an object with finalizers sets deletionTimestamp; the object goes when an update empties
-  `finalizers`. No finalizer can be added after deletionTimestamp is set.
+  `finalizers`. No finalizer can be added after deletionTimestamp is set. deletionGracePeriodSeconds is the least
+  `grace_seconds` that a deletion gave, or 0; it is the store's own as well.
 * A watch sees every revision after its start exactly once and in order, across processes.
 * What `create`, `update` or `transact` returned is durable: it survives kill -9 and power loss.
 """
@@ -65,7 +66,8 @@ class Write:
     """One operation of a transaction.
 
     `verb` create/update/status take `document`; delete takes `key`, and optionally `uid` and
-    `resource_version` as preconditions (`NotFound` on another uid, `Conflict` on another version).
+    `resource_version` as preconditions (`NotFound` on another uid, `Conflict` on another version). With
+    `grace_seconds` above 0 it says how long what runs of the object has, at most, from the stop signal on.
     """
 
     verb: Literal["create", "update", "status", "delete"]
@@ -73,6 +75,7 @@ class Write:
     key: Key | None = None
     uid: str | None = None
     resource_version: str | None = None
+    grace_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
         key = write.key
         stored = _found(key, current(key))
         _check_preconditions(key, stored, write.uid, write.resource_version)
-        kind, document = _deleted(stored, now)
+        kind, document = _deleted(stored, now, write.grace_seconds)
     else:
         key = checked_key(write.document)
         given: Document = write.document  # type: ignore[assignment]
@@ -233,12 +233,13 @@ def _updated(key: Key, stored: Document, given: Document) -> tuple[int, Document
     return (DELETED if gone else MODIFIED), document
 
 
-def _deleted(stored: Document, now: str) -> tuple[int, Document]:
+def _deleted(stored: Document, now: str, grace: int) -> tuple[int, Document]:
     metadata = dict(stored["metadata"])
     if not metadata.get("finalizers"):
         return DELETED, {**stored, "metadata": metadata}
-    if "deletionTimestamp" not in metadata:
-        metadata |= {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0}
+    known = metadata.get("deletionGracePeriodSeconds", 0)
+    metadata["deletionGracePeriodSeconds"] = min(filter(None, (known, grace)), default=0)
+    metadata.setdefault("deletionTimestamp", now)
     return MODIFIED, {**stored, "metadata": metadata}
 
 

@@ -103,6 +103,35 @@ def test_the_time_out(store: SqliteStore, run: Run) -> None:
     assert "timed out" in done.err
 
 
+def test_a_grace_period_is_written_with_the_mark(store: SqliteStore, run: Run) -> None:
+    def asked() -> int:
+        return int(store.get(TRAIN)["metadata"]["deletionGracePeriodSeconds"])
+
+    store.create(held(running("train")))
+    assert run("delete", "job", "train").code == 0
+    assert asked() == 0
+    assert run("delete", "job", "train", "--grace-period=7").code == 0
+    assert asked() == 7
+    assert run("delete", "job", "train", "--now").code == 0
+    assert asked() == 1
+    assert run("delete", "job", "train", "--grace-period=5").code == 0
+    assert asked() == 1
+
+
+def test_a_grace_period_that_cannot_be_held_to_is_refused(store: SqliteStore, run: Run) -> None:
+    store.create(held(running("train")))
+    store.create(partition("share"))
+    for arguments in (["--grace-period=0"], ["--grace-period=-1"], ["--now", "--grace-period=2"]):
+        refused = run("delete", "job", "train", *arguments)
+        assert refused.code == 2
+        assert "--now is the shortest" in refused.err
+    refused = run("delete", "part", "share", "--now")
+    assert refused.code == 2
+    assert "a partition has its own grace period" in refused.err
+    assert names(store, "GPUPartition") == ["share"]
+    assert "deletionTimestamp" not in store.get(TRAIN)["metadata"]
+
+
 def test_orphans_stay(store: SqliteStore, run: Run) -> None:
     train = store.create(running("train"))
     store.create(active("train-a1-r0-d0", owner=train))

@@ -15,7 +15,7 @@ from cumulus.resources.event import Event
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
 from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
 from cumulus.resources.partition import GPUPartition, PartitionPhase, Renewal
-from cumulus.store.base import Key
+from cumulus.store.base import Key, Write
 from cumulus.store.client import Client
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.exact import ExactWatch
@@ -319,6 +319,18 @@ def test_a_job_that_no_backend_here_can_run_can_be_deleted() -> None:
     settle(world, daemon, seconds=60)
     assert world.client.list(GPUJob) == []
     assert world.partitions() == []
+
+
+@pytest.mark.parametrize(("asked", "within"), [(0, 62), (5, 7), (300, 62)])
+def test_a_deletion_can_shorten_the_grace_of_a_job(asked: int, within: float) -> None:
+    world = World(script=lambda workload: Script(seconds=math.inf, stop_seconds=math.inf))
+    daemon = Daemon(world)
+    world.apply(a_job(checkpoint=Checkpoint(grace_period="1m")))
+    drive(world, daemon, until=phase_is(world, JobPhase.RUNNING))
+    began = world.clock.monotonic()
+    world.store.transact([Write("delete", key=world.job("train").key, grace_seconds=asked)])
+    drive(world, daemon, until=lambda: not world.client.list(GPUJob))
+    assert within - 2 <= world.clock.monotonic() - began <= within
 
 
 def test_a_deleted_partition_gives_its_lease_back_first() -> None:

@@ -175,6 +175,18 @@ def test_suspend_and_resume(machine: Machine, tmp_path: Path) -> None:
     assert starts(log) == {"s 1 0": 1, "s 2 0": 1}
 
 
+def test_a_deletion_need_not_wait_for_the_jobs_own_grace(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "starts"
+    stubborn = record(log, "trap '' TERM; while :; do sleep 0.1; done")
+    machine.apply(manifest("stubborn", stubborn, duration="1h", checkpoint={"gracePeriod": "30m"}))
+    eventually(lambda: starts(log), what="running")
+    machine.ok("delete", "job", "stubborn", "--now", "--timeout=80s")
+    assert machine.items("jobs") == []
+    eventually(lambda: not machine.leases(), what="lease released")
+
+
 def test_sigterm_drains_and_the_jobs_go_on(machine: Machine, tmp_path: Path) -> None:
     daemon = machine.serve()
     machine.ready()

@@ -230,6 +230,14 @@ class TestDelete:
         with pytest.raises(NotFound):
             store.get(A)
 
+    def test_the_least_grace_period_counts(self, store: Store) -> None:
+        store.create(thing("a", finalizers=["one"]))
+        for given, counts in ((0, 0), (30, 30), (5, 5), (0, 5), (10, 5)):
+            store.transact([Write("delete", key=A, grace_seconds=given)])
+            assert store.get(A)["metadata"]["deletionGracePeriodSeconds"] == counts
+        kept = store.update({**store.get(A), "metadata": {"name": "a", "namespace": "default", "finalizers": ["one"]}})
+        assert kept["metadata"]["deletionGracePeriodSeconds"] == 5
+
     def test_no_finalizer_is_added_while_deleting(self, store: Store) -> None:
         store.create(thing("a", finalizers=["one"]))
         store.delete(A)

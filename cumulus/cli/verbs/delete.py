@@ -39,6 +39,16 @@ def delete(
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; for ever if left out.")
     ] = "",
+    grace_period: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a job's processes have from the stop signal to SIGKILL, if that is less than the job's own "
+            "grace period; at least 1. Jobs in containers need a node whose engine can be reached for that.",
+            show_default=False,
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Short for --grace-period=1.")] = False,
     ignore_not_found: Annotated[
         bool, typer.Option("--ignore-not-found", help="What is not there is no error.")
     ] = False,
@@ -54,11 +64,13 @@ def delete(
       cumulus delete -f job.yaml
       cumulus delete jobs -l team=vision
       cumulus delete jobs --all --timeout=60s
+      cumulus delete job train --grace-period=5
       cumulus delete job train --no-wait
     """
     if cascade not in ("background", "orphan"):
         raise UsageError(f"there is no cascade {cascade!r}", hint="it is background or orphan")
     seconds = seconds_of(timeout, "--timeout") if timeout else float("inf")
+    grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
     selection = Selection(None if all_namespaces else namespace, selector, field_selector)
     with context.open_store() as store:
@@ -68,13 +80,23 @@ def delete(
             keys, missing = _from_files(store, filename, recursive)
         else:
             keys, missing = _named(store, targets.parse(words or ()), selection, several)
-        left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan")]
+        if grace and any(key.kind == "GPUPartition" for key in keys):
+            raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
+        left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan", grace=grace)]
         _finish(store, left, wait, seconds, bool(timeout))
     if ignore_not_found:
         return 0
     for error in missing:
         terminal.error(error)
     return 1 if missing else 0
+
+
+def _grace(seconds: int | None, now: bool) -> int:
+    """Seconds, 0 for the job's own. Raises UsageError."""
+    if seconds is not None and (now or seconds < 1):
+        said = "give either --grace-period or --now" if now else "a grace period is at least 1 second"
+        raise UsageError(said, hint="--now is the shortest")
+    return 1 if now else seconds or 0
 
 
 def _named(
@@ -110,14 +132,14 @@ def _from_files(store: Store, files: Sequence[str], recursive: bool) -> tuple[li
     return keys, missing
 
 
-def _delete(store: Store, key: Key, *, orphan: bool) -> bool:
+def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> bool:
     """Ask for it; whether something still holds the object."""
     for attempt in range(_ATTEMPTS):
         try:
             document = store.get(key)
             writes = list(_disowning(store, document)) if orphan else []
             uid = document["metadata"]["uid"]
-            marked = store.transact([*writes, Write("delete", key=key, uid=uid)])[-1]
+            marked = store.transact([*writes, Write("delete", key=key, uid=uid, grace_seconds=grace)])[-1]
             break
         except NotFound:
             _gone(key)
