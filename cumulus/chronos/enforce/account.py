@@ -33,15 +33,24 @@ def directory(home: Path, lease_id: str) -> Path:
 
 
 def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None = None) -> Path:
-    """Make the lease's account, or bring it up to date, and return its directory. Raises `LedgerUnavailable`."""
+    """Make the lease's account, or bring it up to date, and return its directory. Raises `LedgerUnavailable`.
+
+    A container's user is seldom Chronos' own, and may write its usage: the container is shown this directory, while
+    nobody else on the node gets past the one above it.
+    """
     place = directory(home, lease.id)
     try:
-        place.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.close(os.open(place / "usage", os.O_RDWR | os.O_CREAT, 0o600))
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.mkdir(exist_ok=True)
+        place.chmod(0o755)
+        usage = os.open(place / "usage", os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchmod(usage, 0o666)
+        os.close(usage)
         if not (place / "limits").exists():
             shares = _shares(lease, clock)
             fresh = place / f"limits.{os.getpid()}"
             fresh.write_bytes(_LIMITS.pack(_LIMITS_MAGIC, *shares, device.platform_index, device.device_index))
+            fresh.chmod(0o644)
             fresh.rename(place / "limits")
     except OSError as error:
         raise LedgerUnavailable(f"{place}: {error.strerror}", hint="The lease's account could not be made.") from error
