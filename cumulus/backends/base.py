@@ -158,8 +158,8 @@ class Backend(Protocol):
         """None: never started, or removed."""
         ...
 
-    def list(self) -> Sequence[Observed]:
-        """All workloads not removed, of every job."""
+    def list(self, job_uid: str = "") -> Sequence[Observed]:
+        """All workloads not removed: of every job, or of the one with that uid."""
         ...
 
     def logs(

@@ -196,10 +196,10 @@ class FakeBackend:
             run = self._settled(name)
             return None if run is None else self._observe(run)
 
-    def list(self) -> Sequence[Observed]:
+    def list(self, job_uid: str = "") -> Sequence[Observed]:
         with self._lock, self.faults.around("list"):
             self._settle()
-            seen = [self._observe(run) for run in self._kept.values()]
+            seen = [self._observe(run) for run in self._kept.values() if job_uid in ("", run.workload.job_uid)]
             return [observed for observed in seen if observed is not None]
 
     def logs(

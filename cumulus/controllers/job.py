@@ -163,7 +163,7 @@ class JobController:
         backend = self._backends.get(job_objects.runtime(job))
         if backend is None and _may_have_run(job, partitions):
             raise self._no_backend(job)
-        alive = [o for o in backend.list() if o.job_uid == job.uid and not o.state.finished] if backend else []
+        alive = [o for o in backend.list(job.uid) if not o.state.finished] if backend else []
         for observed in alive:
             self._backend(job).stop(observed.name, job_objects.last_grace(job))
         if alive:

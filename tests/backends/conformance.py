@@ -162,6 +162,9 @@ class BackendConformance:
             bed.finish(work)
         bed.backend.remove(works[0].name)
         assert {o.name for o in bed.backend.list()} == {w.name for w in works[1:]}
+        assert {o.name for o in bed.backend.list(works[0].job_uid)} == {works[1].name}
+        assert {o.name for o in bed.backend.list(works[2].job_uid)} == {w.name for w in works[2:]}
+        assert not bed.backend.list("nobody")
 
     def test_a_restarted_daemon_finds_everything(self, bed: Bed) -> None:
         bed.finish(done := bed.start(Behaviour(exit_code=3, output="x\n"), attempt=1))

@@ -328,6 +328,24 @@ def test_an_idle_backend_asks_little(bed: SwarmBed) -> None:
     assert bed.backend.engine.calls - before < 5
 
 
+def test_the_end_of_one_job_asks_for_no_other_jobs_services(bed: SwarmBed, monkeypatch: Any) -> None:
+    works = [bed.start(Behaviour(seconds=60), job=f"job{number}") for number in range(3)]
+    for work in works:
+        bed.running(work)
+    engine = bed.backend.engine
+    answers: list[int] = []
+
+    def counted(path: str, filters: Any, ask: Any = engine._list) -> Any:
+        found = ask(path, filters)
+        answers.append(len(found))
+        return found
+
+    monkeypatch.setattr(engine, "_list", counted)
+    [seen] = bed.backend.list(works[1].job_uid)
+    assert (seen.name, seen.state) == (works[1].name, State.RUNNING)
+    assert answers == [1, 1]
+
+
 def test_a_manager_that_does_not_answer_is_passed_over(swarm: Lab, bed: SwarmBed, tmp_path: Path) -> None:
     urls = ["unix:///nosuch.sock", swarm.nodes["worker1"].socket, swarm.manager.socket]
     backend = SwarmBackend(str(tmp_path / "s"), Engine(urls), bed.secrets, instance=bed.instance)

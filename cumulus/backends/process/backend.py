@@ -130,10 +130,10 @@ class ProcessBackend:
             tombstone = self._path(layout.PURGED, job_uid)
             job = self._path(layout.JOBS, job_uid)
             self._sweep()
-            if not is_name(job_uid) or not os.path.isdir(job):
+            if not self._has(job_uid):
                 return
             # Names without a link were removed, or made by a start that got no further: none of them runs.
-            linked = [name for name in self._names_of(job) if self.find(name) is not None]
+            linked = [name for name in self._names_of(job_uid) if self.find(name) is not None]
             if not os.path.exists(tombstone):
                 for name in linked:
                     run = self.find(name)
@@ -149,10 +149,10 @@ class ProcessBackend:
         run = self.find(name)
         return None if run is None else self._observe(run)
 
-    def list(self) -> Sequence[Observed]:
+    def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
         with _translated("list its workloads"):
-            names = sorted(os.listdir(self._path(layout.RUNS)))
+            names = sorted(self._names_of(job_uid) if job_uid else os.listdir(self._path(layout.RUNS)))
         observed = []
         for name in names:
             # One damaged run must not hide the others; whoever asks for it by name is told.
@@ -288,8 +288,14 @@ class ProcessBackend:
                 # Its bug must not end the thread that tells the others and reaps supervisors.
                 log.exception("a subscriber failed", namespace=namespace, job=job)
 
-    def _names_of(self, job: str) -> Sequence[str]:
+    def _has(self, job_uid: str) -> bool:
+        return is_name(job_uid) and os.path.isdir(self._path(layout.JOBS, job_uid))
+
+    def _names_of(self, job_uid: str) -> Sequence[str]:
         """The workloads that have a complete directory below the job's."""
+        if not self._has(job_uid):
+            return []
+        job = self._path(layout.JOBS, job_uid)
         specs = (layout.read_document(os.path.join(job, entry, layout.SPEC)) for entry in os.listdir(job))
         return [spec["name"] for spec in specs if spec is not None]
 

@@ -124,15 +124,18 @@ class SwarmBackend:
                 return None
             return self._settled(record)
 
-    def list(self) -> Sequence[Observed]:
+    def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. A run whose node does not answer is told as it was."""
-        self._adopt()
+        self._adopt(job_uid)
+        records = self._records.of_job(job_uid) if job_uid else self._records.all()
         tasks: dict[str, list[dict[str, Any]]] = {}
-        if self._live:
-            for task in self.engine.tasks({"label": [self._services.label]}):
+        if any(record.name in self._live for record in records):
+            for task in self.engine.tasks({"label": self._services.labels(job_uid)}):
                 tasks.setdefault(task["ServiceID"], []).append(task)
         observed = []
-        for record in self._records.all():
+        for record in records:
+            if record.has(REMOVED):
+                continue
             with record.mutex:
                 end = record.end()
                 if end is None and self._services.known(record):
@@ -209,8 +212,8 @@ class SwarmBackend:
         self._services.collect_secrets(self._records)
         self._changed(None)
 
-    def _adopt(self) -> None:
-        for record in self._services.adopt(self._records):
+    def _adopt(self, job_uid: str = "") -> None:
+        for record in self._services.adopt(self._records, job_uid):
             self._live[record.name] = record
             self._find(record, "ServiceAdopted", "its service was there without a record of it")
 

@@ -36,10 +36,10 @@ class Services:
         self._prepare = prepare
         self._clock = clock
 
-    @property
-    def label(self) -> str:
-        """What all of ours carry."""
-        return f"{spec.INSTANCE}={self._instance}"
+    def labels(self, job_uid: str = "") -> list[str]:
+        """What all of ours carry, or those of one job."""
+        ours = f"{spec.INSTANCE}={self._instance}"
+        return [ours, f"{spec.OWNER}={job_uid}"] if job_uid else [ours]
 
     def make(self, record: Record, workload: Workload) -> None:
         """Create the run's service, or find the one that is there. Raises `NodeUnreachable` where its node does not
@@ -90,11 +90,11 @@ class Services:
             for secret in self._secrets_of(record.name):
                 self._engine.remove_secret(secret["ID"])
 
-    def adopt(self, records: Records) -> Sequence[Record]:
-        """Records for services of ours that this disk does not know; those of removed runs go. A removal may have
-        been cut short, a state directory lost."""
+    def adopt(self, records: Records, job_uid: str = "") -> Sequence[Record]:
+        """Records for services of ours, or of one job, that this disk does not know; those of removed runs go. A
+        removal may have been cut short, a state directory lost."""
         adopted = []
-        for service in self._engine.services([self.label]):
+        for service in self._engine.services(self.labels(job_uid)):
             labels = service["Spec"]["Labels"]
             if records.find(labels.get(spec.WORKLOAD, "")) is not None:
                 continue
@@ -107,7 +107,7 @@ class Services:
 
     def collect_secrets(self, records: Records) -> None:
         """Remove secrets whose run is over."""
-        for secret in self._engine.secrets([self.label]):
+        for secret in self._engine.secrets(self.labels()):
             record = records.find(secret["Spec"]["Labels"].get(spec.WORKLOAD, ""))
             if record is None or record.has(END):
                 with contextlib.suppress(BackendError):
@@ -146,7 +146,7 @@ class Services:
         return made
 
     def _secrets_of(self, workload_name: str) -> Sequence[Mapping[str, Any]]:
-        return self._engine.secrets([self.label, f"{spec.WORKLOAD}={workload_name}"])
+        return self._engine.secrets([*self.labels(), f"{spec.WORKLOAD}={workload_name}"])
 
 
 def _joined(prepared: Sequence[Mapping[str, str]]) -> dict[str, str]:
