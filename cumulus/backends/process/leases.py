@@ -84,6 +84,15 @@ class LeaseGuard:
                 reasons.add(found.end_reason)
         return next((str(r) for r in (EndReason.EXPIRED, EndReason.RELEASED) if r in reasons), "")
 
+    def end(self, when: str) -> End | None:
+        """The end of a run whose command was not waited for `when` a lease of it ended. None where they all live."""
+        match self.ended():
+            case "expired":
+                return End(None, "LeaseExpired", f"its lease expired {when}")
+            case "released":
+                return End(None, "Stopped", f"its lease was released {when}")
+        return None
+
     def _attach(self, pid: int) -> tuple[End | None, dict[str, str]]:
         """In the child: the run's end where it must not start, else the variables."""
         from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
@@ -94,12 +103,8 @@ class LeaseGuard:
                 self._patiently(lease["id"], pid, lease["token"])
                 variables = self._enforced(variables, lease["id"])
             except NoSuchLease as error:
-                ended = self.ended()
-                if ended == "expired":
-                    return End(None, "LeaseExpired", f"lease {lease['id']} expired before the command was started"), {}
-                if ended == "released":
-                    return End(None, "Stopped", f"lease {lease['id']} was released before the command was started"), {}
-                return End(None, "StartError", f"not started without its lease: {error}"), {}
+                over = self.end("before the command was started")
+                return over or End(None, "StartError", f"not started without its lease: {error}"), {}
             except StaleToken as error:
                 return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), {}
             except LedgerUnavailable as error:

@@ -107,12 +107,10 @@ class _Run:
 
     def _killed_at_the_gate(self, leases: LeaseGuard) -> End:
         """Nothing of the job has run. The monitor did it, or something else, for want of memory perhaps."""
-        ended = leases.ended()
-        if ended == "expired":
-            return End(None, "LeaseExpired", "its lease expired before the command was started")
-        if ended == "released" or os.path.exists(layout.STOP):
+        over = leases.end("before the command was started")
+        if over is None and os.path.exists(layout.STOP):
             return _STOPPED
-        return End(None, "Lost", "its process was killed before the command was started")
+        return over or End(None, "Lost", "its process was killed before the command was started")
 
     def bury(self) -> End:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
@@ -123,9 +121,8 @@ class _Run:
             return End(None, "Lost", "the machine was restarted while it ran")
         mark = f"CUMULUS_WORKLOAD={self._spec['name']}"
         tree.end_strays(mark, started["session"], float(self._spec["grace"]))
-        if leases.ended() == "expired":
-            return End(None, "LeaseExpired", "its lease expired; its supervisor had died before")
-        return End(None, "Lost", "its supervisor died; what it had started was ended")
+        over = leases.end("while it had no supervisor")
+        return over or End(None, "Lost", "its supervisor died; what it had started was ended")
 
     def finish(self, end: End) -> None:
         """Write the end, durable, once. On a full disk it waits for room: the end is not to be lost."""

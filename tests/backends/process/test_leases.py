@@ -128,13 +128,13 @@ class TestNoLeaseNoStart:
     def test_released(self, node: Node) -> None:
         lease = node.lease()
         node.ledger.release("lease-1")
-        assert self.refused(node, lease) == ("Stopped", "lease lease-1 was released before the command was started")
+        assert self.refused(node, lease) == ("Stopped", "its lease was released before the command was started")
 
     def test_expired(self, node: Node) -> None:
         lease = node.lease()
         node.expire()
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
-        assert self.refused(node, lease) == ("LeaseExpired", "lease lease-1 expired before the command was started")
+        assert self.refused(node, lease) == ("LeaseExpired", "its lease expired before the command was started")
 
     @pytest.mark.parametrize("difference", [-1, 1])
     def test_another_token(self, node: Node, difference: int) -> None:
@@ -232,7 +232,8 @@ class TestExpiry:
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         assert node.bed.log(work) == b"1\n"
 
-    def test_without_its_supervisor_too(self, node: Node) -> None:
+    @pytest.mark.parametrize("over", ["expired", "released"])
+    def test_without_its_supervisor_too(self, node: Node, over: str) -> None:
         """The daemon is not there, the supervisor was killed: the lease ends what is left, and that is told later."""
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
         lease = node.lease(grace=0.1)
@@ -241,8 +242,13 @@ class TestExpiry:
         supervisor = node.bed.supervisor(work)
         node.bed.backend.close()
         os.kill(supervisor, signal.SIGKILL)
-        node.expire()
+        if over == "expired":
+            node.expire()
+        else:
+            node.ledger.release("lease-1")
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
         assert job_processes(node.bed.run_directory(work)) == []
         node.bed.reopen()
-        assert node.bed.finish(work).reason == "LeaseExpired"
+        end = node.bed.finish(work)
+        assert end.reason == {"expired": "LeaseExpired", "released": "Stopped"}[over]
+        assert end.message == f"its lease {'was ' if over == 'released' else ''}{over} while it had no supervisor"
