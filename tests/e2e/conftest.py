@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import watchdog
+from tests import processes
 from tests.waiting import eventually
 
 BIN = Path(sys.executable).parent
@@ -91,15 +91,7 @@ class Machine:
 
     def stop(self) -> None:
         """End the daemons, then every lease (which ends the jobs), then the monitor."""
-        for daemon in self.daemons:
-            if daemon.poll() is None:
-                daemon.send_signal(signal.SIGTERM)
-        for daemon in self.daemons:
-            try:
-                daemon.wait(20)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        processes.end(self.daemons)
         for lease in self.leases():
             release = [CHRONOS_CLI, "release", lease["partitionId"]]
             subprocess.run(release, env=self.env, capture_output=True, check=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import docker
 
 from cumulus.backends.swarm.cluster import initialise
 from cumulus.backends.swarm.engine import Engine
+from tests import processes
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,12 +50,7 @@ def engine(directory: Path) -> Iterator[Engine]:
     finally:
         made.close()
         client.close()
-        daemon.send_signal(signal.SIGTERM)
-        try:
-            daemon.wait(30)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
+        processes.end([daemon])
 
 
 def answers(client: docker.APIClient) -> bool:

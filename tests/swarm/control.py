@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import processes
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.swarm.bed import IMAGE
@@ -121,15 +121,7 @@ class Control:
 
     def stop(self) -> None:
         """End daemons, services and leases."""
-        for daemon in self.daemons:
-            if daemon.poll() is None:
-                daemon.send_signal(signal.SIGTERM)
-        for daemon in self.daemons:
-            try:
-                daemon.wait(30)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        processes.end(self.daemons)
         for service in self.services():
             self.lab.manager.docker("service", "rm", service)
         for node in self.lab.nodes.values():
