@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from cumulus.chronos.remote.hostkeys import fetch
 from cumulus.errors import NodeUnreachable
 from tests.chronos.conftest import end_monitor, remove_cgroups
 from tests.cli.conftest import home, run
+from tests.waiting import eventually
 
 __all__ = ["home", "run"]
 
@@ -28,14 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") or ""
 
 pytestmark = pytest.mark.ssh
-
-
-def until(true: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until it is true, and fail the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.02)
 
 
 class Worker:
@@ -79,7 +71,7 @@ class Worker:
         self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         log.close()
         if wait:
-            until(self.listens)
+            eventually(self.listens)
 
     def stop(self) -> None:
         """End sshd with all of its sessions, and the monitor."""

@@ -28,9 +28,10 @@ from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_job, a_partition
-from tests.remote.conftest import Worker, answers, connect, until
+from tests.remote.conftest import Worker, answers, connect
 from tests.remote.network import Network, SlowWay, networks
 from tests.remote.test_leases import request
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -98,7 +99,7 @@ def test_a_cut_node_is_silent_in_bounded_time_and_comes_back(site: Site) -> None
         leases.list()
     assert time.monotonic() - begun < BOUNDED
     site.wires["gpu-0"].heal()
-    until(lambda: answers(leases))
+    eventually(lambda: answers(leases))
 
 
 def test_a_half_open_connection_holds_nobody_up(site: Site) -> None:
@@ -110,7 +111,7 @@ def test_a_half_open_connection_holds_nobody_up(site: Site) -> None:
     site.workers["gpu-0"].start(wait=False)
     site.wires["gpu-0"].heal()
     begun = time.monotonic()
-    until(lambda: answers(leases))
+    eventually(lambda: answers(leases))
     assert time.monotonic() - begun < BOUNDED
 
 
@@ -121,12 +122,12 @@ def test_a_lease_ends_on_the_worker_while_it_is_cut_off(site: Site) -> None:
     leases.grant(asked)
     site.wires["gpu-0"].cut()
     there = site.ledger("gpu-0")
-    until(lambda: there.list() == [])
+    eventually(lambda: there.list() == [])
     there.close()
     with pytest.raises(NodeUnreachable):
         leases.get(asked.id)
     site.wires["gpu-0"].heal()
-    until(lambda: answers(leases))
+    eventually(lambda: answers(leases))
     ended = leases.get(asked.id)
     assert ended is not None
     assert (ended.state, ended.end_reason) == (LeaseState.ENDED, EndReason.EXPIRED)
@@ -158,14 +159,14 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
     there = site.ledger("gpu-0")
     thread = threading.Thread(target=grant)
     thread.start()
-    until(lambda: there.get(asked.id) is not None)
+    eventually(lambda: there.get(asked.id) is not None)
     made = there.get(asked.id)
     there.close()
     site.wires["gpu-0"].cut()
     thread.join(60)
     assert len(failed) == 1
     site.wires["gpu-0"].heal()
-    until(lambda: answers(leases))
+    eventually(lambda: answers(leases))
     again = leases.grant(asked)
     assert made is not None
     assert again.token == made.token
@@ -230,7 +231,7 @@ class Plane:
             address = self.site.workers[name].address
             ssh = SshAddress(host=address.host, port=address.port, user=address.user)
             self.client.create(GPUNode(metadata=ObjectMeta(name=name), spec=GPUNodeSpec(ssh=ssh)))
-        until(lambda: all(self.ready(name) == "True" for name in names))
+        eventually(lambda: all(self.ready(name) == "True" for name in names))
 
     def cut(self, name: str) -> None:
         self.site.wires[name].cut()
@@ -275,45 +276,45 @@ def plane(site: Site) -> Iterator[Plane]:
 def test_nodes_come_and_go_and_a_cut_one_delays_no_other(plane: Plane) -> None:
     plane.add("gpu-0", "gpu-1")
     plane.cut("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "Unknown")
+    eventually(lambda: plane.ready("gpu-0") == "Unknown")
     beats = set()
 
     def beat() -> int:
         beats.add(plane.client.get(GPUNode, "", "gpu-1").status.heartbeat_time)
         return len(beats)
 
-    until(lambda: beat() >= 4)
+    eventually(lambda: beat() >= 4)
     assert plane.ready("gpu-1") == "True"
     plane.heal("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "True")
-    until(lambda: plane.site.workers["gpu-0"].sessions() != [])
+    eventually(lambda: plane.ready("gpu-0") == "True")
+    eventually(lambda: plane.site.workers["gpu-0"].sessions() != [])
     plane.client.delete(plane.client.get(GPUNode, "", "gpu-0"))
-    until(lambda: plane.site.workers["gpu-0"].sessions() == [])
+    eventually(lambda: plane.site.workers["gpu-0"].sessions() == [])
 
 
 def test_a_share_by_hand_stays_on_the_books_while_its_node_is_cut_off(plane: Plane) -> None:
     plane.add("gpu-0")
     plane.client.create(a_partition("mine", duration="8s", grace_period="0s"))
-    until(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE)
+    eventually(lambda: plane.partition("mine").status.phase is PartitionPhase.ACTIVE)
     plane.cut("gpu-0")
-    until(lambda: plane.ready("gpu-0") == "Unknown")
+    eventually(lambda: plane.ready("gpu-0") == "Unknown")
     assert plane.partition("mine").status.phase is PartitionPhase.ACTIVE
     plane.heal("gpu-0")
-    until(lambda: plane.partition("mine").status.phase is PartitionPhase.EXPIRED)
+    eventually(lambda: plane.partition("mine").status.phase is PartitionPhase.EXPIRED)
 
 
 def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -> None:
     plane.add("gpu-0")
     plane.client.create(a_job(memory="0.6", duration="10s"))
-    until(lambda: plane.job().status.phase is JobPhase.RUNNING)
+    eventually(lambda: plane.job().status.phase is JobPhase.RUNNING)
     plane.add("gpu-1")
     [first] = plane.client.list(GPUPartition)
     assert first.status.expires_at is not None
     plane.cut("gpu-0")
-    until(lambda: plane.job().status.attempt_count == 2 or len(plane.leases()) > 1)
+    eventually(lambda: plane.job().status.attempt_count == 2 or len(plane.leases()) > 1)
     assert plane.leases() == []
     assert SystemClock().now() > parse_timestamp(first.status.expires_at)
     assert plane.job().status.attempts[0].reason == "NodeLost"
-    until(lambda: plane.job().status.attempts[-1].node == "gpu-1")
+    eventually(lambda: plane.job().status.attempts[-1].node == "gpu-1")
     plane.heal("gpu-0")
-    until(lambda: first.uid not in {p.uid for p in plane.client.list(GPUPartition) if not p.status.phase.ended})
+    eventually(lambda: first.uid not in {p.uid for p in plane.client.list(GPUPartition) if not p.status.phase.ended})

@@ -17,8 +17,9 @@ from cumulus.chronos.lease import LeaseState
 from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases, link, sockets
 from cumulus.chronos.remote.hostkeys import fetch
 from cumulus.errors import CumulusError, NodeUnreachable
-from tests.remote.conftest import Worker, connect, until
+from tests.remote.conftest import Worker, connect
 from tests.remote.test_leases import request
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -61,7 +62,7 @@ def test_a_slow_node_does_not_keep_all_threads(connection: Link, monkeypatch: py
     connection.run("true", 10)
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(connection.run, "sleep 6", 60) for _ in range(4)]
-        until(lambda: connection._turns._value == 0)
+        eventually(lambda: connection._turns._value == 0)
         begun = time.monotonic()
         with pytest.raises(link.NodeBusy, match="has not yet answered"):
             connection.run("true", 20)
@@ -75,7 +76,7 @@ def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
         connection.run("sleep 60", 0.5)
     assert time.monotonic() - begun < 30
-    until(lambda: says_hello(connection))
+    eventually(lambda: says_hello(connection))
 
 
 def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: Link) -> None:
@@ -118,7 +119,7 @@ def test_what_must_run_once_is_not_run_again(worker: Worker, connection: Link, t
     with ThreadPoolExecutor(1) as pool:
         connection.run("true", 10)
         answer = pool.submit(connection.run, f"echo x >> {mark}; sleep 30", 20, again=False)
-        until(mark.exists)
+        eventually(mark.exists)
         worker.stop()
         worker.start()
         with pytest.raises(NodeUnreachable):
@@ -137,7 +138,7 @@ def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker,
             connection.run("true", 10)
     assert time.monotonic() - begun < 20
     worker.start()
-    until(lambda: says_hello(connection))
+    eventually(lambda: says_hello(connection))
 
 
 def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ import yaml
 from cumulus.chronos.remote.hostkeys import fetch, fingerprint
 from cumulus.chronos.remote.leases import RemoteLeases
 from tests.cli.conftest import Done, Run
-from tests.remote.conftest import Worker, until
+from tests.remote.conftest import Worker
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -128,7 +129,7 @@ def daemon(home: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "1")
     log = (home.parent / "serve.log").open("w")
     process = subprocess.Popen([*CUMULUS, "serve"], stdout=log, stderr=log)
-    until(lambda: "leading" in Path(log.name).read_text(), 30)
+    eventually(lambda: "leading" in Path(log.name).read_text(), 30)
     yield
     process.send_signal(signal.SIGTERM)
     try:
@@ -179,7 +180,7 @@ def test_a_worker_from_add_to_remove(
     assert leases.list() == []
     removed = run("node", "remove", "gpu-1")
     assert (removed.code, removed.out) == (0, "gpunode.cumulus.dev/gpu-1 removed\n")
-    until(lambda: "gpu-1" not in run("get", "nodes").out)
+    eventually(lambda: "gpu-1" not in run("get", "nodes").out)
 
 
 @pytest.mark.daemon
@@ -197,7 +198,7 @@ def test_removed_by_force_its_leases_go_on_there(
     removed = run("node", "remove", "gpu-1", "--force")
     assert removed.code == 0
     assert "they go on there until their end" in removed.err
-    until(lambda: "Failed" in run("get", "partition", "mine").out)
+    eventually(lambda: "Failed" in run("get", "partition", "mine").out)
     assert len(leases.list()) == 1
     [lease] = leases.list()
     leases.release(lease.id)
@@ -210,5 +211,5 @@ def test_a_node_that_cannot_be_reached_says_why_at_once(run: Run, worker: Worker
     node = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUNode", "metadata": {"name": "gpu-1"}, "spec": spec}
     manifest.write_text(yaml.safe_dump(node))
     assert run("apply", "-f", str(manifest)).code == 0
-    until(lambda: "is not known" in run("describe", "node", "gpu-1").out, 20)
+    eventually(lambda: "is not known" in run("describe", "node", "gpu-1").out, 20)
     assert "ssh-keyscan" in run("describe", "node", "gpu-1").out

@@ -12,8 +12,9 @@ import pytest
 
 from cumulus.chronos.remote import RemoteLeases, link
 from cumulus.errors import NodeUnreachable
-from tests.remote.conftest import Worker, answers, connect, until
+from tests.remote.conftest import Worker, answers, connect
 from tests.remote.test_leases import request
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ssh
 
@@ -46,7 +47,7 @@ def test_the_server_ends_with_its_connection(worker: Worker, leases: RemoteLease
     leases.devices()
     assert servers(worker)
     leases.close()
-    until(lambda: not servers(worker), 30)
+    eventually(lambda: not servers(worker), 30)
 
 
 def test_a_server_that_was_killed_is_replaced_within_the_same_call(worker: Worker, leases: RemoteLeases) -> None:
@@ -84,7 +85,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline(
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
         leases.link.ask(f"{worker.command} serve --json", ("list", "--json"), 1)
     try:
-        until(lambda: answers(leases), 30)
+        eventually(lambda: answers(leases), 30)
         assert server not in servers(worker)[-1:]
     finally:
         os.kill(server, signal.SIGKILL)
@@ -101,6 +102,6 @@ def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
     held = older.grant(request())
     assert servers(worker) == []
     upgraded.touch()
-    until(lambda: older.list() and servers(worker), 30)
+    eventually(lambda: older.list() and servers(worker), 30)
     assert [lease.id for lease in older.list()] == [held.id]
     older.close()
