@@ -113,9 +113,13 @@ def _devices(options: argparse.Namespace) -> int:
         ledger.rediscover()
     devices = ledger.devices() if options.json else _some_devices(ledger)
     if options.json:
-        _tell(options, node=_node(), devices=[render.device_json(d) for d in devices])
+        conditions = [render.health_json(condition) for condition in ledger.health()]
+        _tell(options, node=_node(), devices=[render.device_json(d) for d in devices], conditions=conditions)
     else:
         print(render.devices_table(devices))
+        for condition in ledger.health():
+            if not condition.status:
+                print(f"{condition.type}: {condition.message}")
     return 0
 
 

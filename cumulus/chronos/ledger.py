@@ -18,7 +18,7 @@ from pathlib import Path
 from cumulus.chronos import cgroup, processes, records, watchdog
 from cumulus.chronos.database import Database, default_home
 from cumulus.chronos.device import discover
-from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.records import Moment, Share
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
@@ -232,6 +232,12 @@ class Ledger:
         if row is None:
             raise _no_device(index, self._offered())
         return Usage(*row)
+
+    def health(self) -> tuple[Health, ...]:
+        """What the monitor found last of what holds jobs to their leases."""
+        self._settle()
+        with self.database.read() as db:
+            return records.health(db)
 
     def close(self) -> None:
         """Close the files; leases live on."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from cumulus.chronos import audit, cgroup, enforce, records, strays, watchdog
+from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.database import Database
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
@@ -70,7 +71,8 @@ class _Ending:
 class Monitor:
     """Ends the processes of leases that expired or were released.
 
-    One that is `lasting` writes the audit log in a thread, with a connection of its own: it waits for the disk.
+    One that is `lasting` writes the audit log in a thread, with a connection of its own: it waits for the disk. And it
+    looks after what holds jobs to their leases.
     """
 
     def __init__(self, ledger: Ledger, *, lasting: bool = False) -> None:
@@ -85,6 +87,7 @@ class Monitor:
         self._flushing: Future[int] | None = None
         self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
+        self._caretaker = Caretaker(ledger.home, self._clock, self._say) if lasting else None
 
     def step(self) -> float:
         """Do all that is due. Returns the seconds until something is due again, at most `watchdog.POLL`.
@@ -266,6 +269,8 @@ class Monitor:
             self._remember_sessions()
             self._end_strays()
             self._forget()
+            if self._caretaker is not None:
+                self._caretaker.look()
 
     def _flush(self, now: float) -> None:
         """Write out the audit log; where in a thread, raise what went wrong there the last time."""

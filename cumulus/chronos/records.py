@@ -5,15 +5,16 @@ Nothing here opens, locks or commits; time is passed in as a `Moment`.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Enforcement
 
@@ -207,6 +208,17 @@ def record_enforcement(tx: sqlite3.Connection, found: Mapping[str, Enforcement],
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('enforcement', ?)", (str(now.monotonic),))
 
 
+def health(db: sqlite3.Connection) -> tuple[Health, ...]:
+    """As `record_health` wrote it; nothing where it never did in this boot."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'health'").fetchone()
+    return tuple(Health(*fields) for fields in json.loads(row[0])) if row else ()
+
+
+def record_health(tx: sqlite3.Connection, found: Sequence[Health]) -> None:
+    told = json.dumps([astuple(condition) for condition in found])
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('health', ?)", (told,))
+
+
 def discovered(db: sqlite3.Connection, boot: str) -> bool:
     """Whether `record_devices` was called in that boot."""
     return db.execute("SELECT 1 FROM meta WHERE key = 'discovered' AND value = ?", (boot,)).fetchone() is not None
@@ -258,7 +270,7 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
-    tx.execute("DELETE FROM meta WHERE key = 'enforcement'")
+    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health')")
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState, Usage
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
 from cumulus.errors import CumulusError
 from cumulus.resources.quantity import format_bytes, format_duration
 
@@ -25,6 +25,12 @@ _GAP = "  "
 
 def error_json(error: CumulusError) -> dict[str, Any]:
     return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+
+
+def health_json(condition: Health) -> dict[str, Any]:
+    return {
+        "type": condition.type, "status": condition.status, "reason": condition.reason, "message": condition.message,
+    }  # fmt: skip
 
 
 def device_json(device: Device) -> dict[str, Any]:

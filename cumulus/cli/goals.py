@@ -16,7 +16,7 @@ from cumulus.resources.registry import Kind
 CONDITIONS: dict[str, tuple[str, ...]] = {
     "GPUJob": ("Scheduled", "PartitionsReady", "Running", "Succeeded", "Failed", "Suspended"),
     "GPUPartition": ("Bound", "Active", "Ended"),
-    "GPUNode": ("Ready", "ContainersReady"),
+    "GPUNode": ("Ready", "ContainersReady", "MPSReady"),
 }
 _FINAL = {
     "GPUJob": ("Succeeded", "Failed"),

@@ -17,13 +17,16 @@ from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import write_status
 from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.key import Key
-from cumulus.resources.meta import ObjectMeta, condition
+from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.store.client import Client
 
 NAME = "node"
 
 LOOK_SECONDS = 10.0
+CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady")
+"""Conditions of a node that controllers set; all others are its own Chronos' and go when that tells them no more."""
+
 """How often a node is asked."""
 
 HEARTBEAT_SECONDS = 20.0
@@ -82,8 +85,17 @@ class NodeController:
         status = observed(node, agent, devices, leases, own, self._clock.now())
         runtimes = (*agent.runtimes, *(r for r in self._offers(agent.name) if r not in agent.runtimes))
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
+        self._tell_of_trouble(node, status)
         self._pass_on(partitions, leases)
         return After(LOOK_SECONDS)
+
+    def _tell_of_trouble(self, node: GPUNode, status: GPUNodeStatus) -> None:
+        """An event where what holds jobs to their leases was not well, or had to be mended."""
+        for found in status.conditions:
+            old = condition(node.status.conditions, found.type)
+            changed = old is None or (old.status, old.reason) != (found.status, found.reason)
+            if found.type not in CONTROLLERS_CONDITIONS and changed and (found.status != "True" or _mended(found)):
+                self._recorder.record(node, "Warning", f"{found.type}{found.reason}", found.message, component=NAME)
 
     def _own(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
@@ -145,6 +157,10 @@ class NodeController:
             self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
 
 
+def _mended(found: Condition) -> bool:
+    return found.reason == "Restarted"
+
+
 def observed(
     node: GPUNode,
     agent: NodeAgent,
@@ -156,10 +172,15 @@ def observed(
     """The status of a node that answered. A lease that is not among the store's `own` is foreign."""
     moment = timestamp(now)
     facts = agent.facts()
+    told = {health.type for health in facts.conditions}
+    conditions = tuple(c for c in node.status.conditions if c.type in (*CONTROLLERS_CONDITIONS, *told))
+    conditions = condition_set(conditions, moment, "Ready", True, "Answers")
+    for health in facts.conditions:
+        conditions = condition_set(conditions, moment, health.type, health.status, health.reason, health.message)
     return node.status.model_copy(
         update={
             "observed_generation": node.metadata.generation or 0,
-            "conditions": condition_set(node.status.conditions, moment, "Ready", True, "Answers"),
+            "conditions": conditions,
             "hostname": facts.hostname,
             "boot_id": facts.boot_id,
             "runtimes": agent.runtimes,

@@ -116,6 +116,7 @@ def test_json_is_a_protocol(shell: Shell) -> None:
     assert stats["devices"][0]["freeMemoryBytes"] == 60 * GIB
     assert stats["node"].keys() == {"hostname", "chronosVersion", "bootId"}
     assert [d["id"] for d in shell.json("devices")["devices"]] == ["GPU-a", "GPU-b"]
+    assert shell.json("devices")["conditions"] == []
     assert shell.json("get a")["lease"]["token"] == 1
     assert shell.json("get b")["lease"] is None
     assert shell.json("renew a 900 --token 1")["lease"]["expiresIn"] == 900.0

@@ -8,10 +8,11 @@ import pytest
 
 from cumulus.backends.fake import Script
 from cumulus.chronos.fake import FakeLeases, fake_device
-from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.lease import Health, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers import loops, node
 from cumulus.controllers.agent import NodeAgent
+from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode, GPUNodeStatus
@@ -56,6 +57,35 @@ def test_own_and_foreign_leases_are_told_apart_and_both_are_taken() -> None:
     assert (device.free_memory_bytes, device.free_compute) == (50, 500)
     assert [(f.partition_id, f.grace_seconds, f.user) for f in device.foreign_leases] == [("theirs", 7, "bob")]
     assert is_true(status.conditions, "Ready")
+
+
+def test_what_holds_jobs_on_a_node_is_told_as_its_conditions() -> None:
+    world = World()
+    told = [Health("MPSReady", True, "Answers", "It does.")]
+    world.agents[0] = NodeAgent("node-1", world.leases["node-1"], facts=lambda: NodeFacts(conditions=tuple(told)))
+    daemon = Daemon(world)
+
+    def shown(condition: str) -> str:
+        found = next((c for c in world.node().status.conditions if c.type == condition), None)
+        return "" if found is None else f"{found.status} {found.reason}"
+
+    def warnings() -> list[str]:
+        return [event.reason for event in world.client.list(Event) if event.reason.startswith("MPS")]
+
+    drive(world, daemon, until=lambda: len(world.client.list(GPUNode)) == 1)
+    drive(world, daemon, until=lambda: shown("MPSReady") == "True Answers")
+    told[:] = [Health("MPSReady", False, "Faulted", "A job faulted.")]
+    drive(world, daemon, until=lambda: shown("MPSReady") == "False Faulted", within=15)
+    settle(world, daemon, seconds=30)
+    told[:] = [Health("MPSReady", True, "Restarted", "It was down.")]
+    drive(world, daemon, until=lambda: shown("MPSReady") == "True Restarted", within=15)
+    told[:] = [Health("MPSReady", True, "Answers", "It does.")]
+    drive(world, daemon, until=lambda: shown("MPSReady") == "True Answers", within=15)
+    settle(world, daemon, seconds=5)
+    assert sorted(warnings()) == ["MPSReadyFaulted", "MPSReadyRestarted"]
+    told.clear()
+    drive(world, daemon, until=lambda: shown("MPSReady") == "", within=15)
+    assert shown("Ready") == "True Answers"
 
 
 def test_a_nodes_labels_from_people_stay() -> None:

@@ -5,7 +5,9 @@ is in tests/gpu.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +19,12 @@ from cumulus.chronos import enforce
 from cumulus.chronos.enforce import mps_daemon
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon
+from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import Identity, is_alive, read
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
+from tests.waiting import eventually
 
 from .conftest import CPU, make_lease
 from .test_layer import until
@@ -57,8 +62,8 @@ client.sendall(sys.stdin.readline().encode()); print(client.makefile().read())
 
 
 @pytest.fixture
-def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home for Chronos on a machine with the stand-in; what was started is ended."""
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the way of programs, also of those that tests start."""
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / CONTROL
@@ -68,6 +73,11 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     smi.write_text('#!/bin/sh\ncat "$(dirname "$0")/mode" 2>/dev/null || echo Default\n')
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+
+@pytest.fixture
+def control(stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home for Chronos on a machine with the stand-in; what was started is ended."""
     monkeypatch.setattr(mps_daemon, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(mps_daemon, "runtime_directory", lambda home: home)
     monkeypatch.setattr("cumulus.chronos.enforce.mps.runtime_directory", lambda home: home)
@@ -210,3 +220,68 @@ def test_a_server_that_waits_after_a_fault_is_replaced_where_no_other_gpu_depend
     assert (health.status, health.reason) == (True, "Restarted")
     assert shared(control).pid() not in (None, stuck)
     assert Mps("shared").health([H100], control)[0].reason == "Answers"
+
+
+def test_programs_that_hang_on_after_a_fault_are_ended_where_another_gpu_has_work(control: Path) -> None:
+    """As its log names them, seen with driver 580: a program of another daemon, of another server or of none stays."""
+    variables = Mps("shared").environment(make_lease("a", 2**30), H100, control)
+    ignoring = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
+    stays = {**variables, "CUDA_MPS_PIPE_DIRECTORY": "/elsewhere"}
+    programs = [
+        subprocess.Popen([sys.executable, "-S", "-c", ignoring], env=env, stdout=subprocess.PIPE)
+        for env in (variables, variables, variables, stays)
+    ]
+    hung, other_server, healthy, elsewhere = (program.pid for program in programs)
+    try:
+        for program in programs:
+            assert program.stdout is not None
+            program.stdout.readline()
+        log = shared(control).log / "server.log"
+        stamp = "[2026-11-24 20:53:23.356 Server  {}] {}"
+        lines = [(4711, "The following devices will be reset:"), (4711, "0")]
+        lines += [(4711, "The following client process have a sticky error set:")]
+        lines += [(4711, str(hung)), (4712, str(other_server)), (4711, str(elsewhere))]
+        lines += [(4711, "Client process 1 disconnected"), (4711, str(healthy))]
+        log.write_text("".join(f"{stamp.format(*line)}\n" for line in lines))
+        (shared(control).pipe / "fault").touch()
+        gpus = [H100, replace(H100, index=1, id="GPU-5678")]
+        assert Mps("shared").health(gpus, control)[0].reason == "Faulted"
+        assert all(program.poll() is None for program in programs), "they are told first"
+        Mps("shared").health(gpus, control)
+        assert programs[0].wait(5) == -signal.SIGKILL
+        assert [program.poll() for program in programs[1:]] == [None] * 3
+        (shared(control).pipe / "fault").unlink()
+        assert Mps("shared").health(gpus, control)[0].reason == "Answers"
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def test_the_monitor_starts_a_daemon_again_that_was_killed_and_the_node_says_so(stand_in: None, tmp_path: Path) -> None:
+    """No controller asks for it: the node looks after itself."""
+    home = tmp_path / "chronos"
+    ledger = Ledger(home, discover=lambda: [H100], start_monitor=False)
+    ledger.devices()
+    ledger.grant(LeaseRequest("mps-monitored", 0, 2**30, 100, 600.0))
+    Mps("shared").environment(make_lease("mps-monitored", 2**30), H100, home)
+    daemon = Daemon(mps_daemon.runtime_directory(home) / "mps-shared")
+
+    def mps() -> str:
+        return next((found.reason for found in ledger.health() if found.type == "MPSReady"), "")
+
+    monitor = subprocess.Popen([sys.executable, "-m", "cumulus.chronos.service", str(home)])
+    try:
+        eventually(lambda: mps() == "Answers", within=30, what="the first look")
+        killed = daemon.pid()
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: mps() == "Restarted", within=30, what="mended and told")
+        assert daemon.pid() not in (None, killed)
+    finally:
+        ledger.release("mps-monitored")
+        monitor.terminate()
+        monitor.wait(30)
+        ledger.close()
+        daemon.stop()
+        shutil.rmtree(daemon.place.parent)

@@ -8,11 +8,14 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos import records
+from cumulus.chronos.database import Database
+from cumulus.chronos.lease import EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.remote import KnownHosts, RemoteLeases
 from cumulus.chronos.remote.hostkeys import fetch
 from cumulus.errors import (
@@ -68,6 +71,14 @@ def test_facts_are_known_with_the_devices(leases: RemoteLeases) -> None:
     assert leases.facts.chronos_version
     assert leases.facts.clock_skew is not None
     assert abs(leases.facts.clock_skew) < 2
+
+
+def test_conditions_of_the_node_are_among_its_facts(leases: RemoteLeases, worker: Worker) -> None:
+    trouble = Health("MPSReady", False, "Faulted", "A job faulted; it says 'ö'.")
+    with closing(Database(worker.ledger)) as database, database.write() as tx:
+        records.record_health(tx, [trouble])
+    leases.devices()
+    assert leases.facts.conditions == (trouble,)
 
 
 def test_asking_again_with_the_id_gives_the_same_lease(leases: RemoteLeases) -> None:

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cumulus.chronos.enforce.amd import ComputeUnitMask
-from cumulus.chronos.enforce.base import Enforcer, Health, Report
+from cumulus.chronos.enforce.base import Enforcer, Report
 from cumulus.chronos.enforce.frameworks import Frameworks
 from cumulus.chronos.enforce.intel import LevelZero
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.opencl_layer import OpenClLayer
-from cumulus.chronos.lease import Device, Lease
+from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
 __all__ = [
-    "Enforcer", "Health", "Report", "environment", "forget", "health", "join", "merge", "select", "strength", "update",
+    "Enforcer", "Report", "environment", "forget", "health", "join", "merge", "select", "strength", "update",
 ]  # fmt: skip
 
 _PIPE = "CUDA_MPS_PIPE_DIRECTORY"

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cumulus.chronos.enforce.base import Health, Report
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease
+from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 

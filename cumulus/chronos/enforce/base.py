@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cumulus.chronos.lease import Device, Lease
+from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.resources.enforcement import Enforcement
 
 
@@ -21,16 +21,6 @@ class Report:
     enforcement: Enforcement
     reason: str
     remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """A condition of the node, as in Kubernetes: `type` and `reason` are CamelCase words, `message` a sentence."""
-
-    type: str
-    status: bool
-    reason: str
-    message: str
 
 
 class Enforcer(Protocol):

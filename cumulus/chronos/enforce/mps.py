@@ -21,9 +21,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from cumulus.chronos.enforce.base import Health, Report
+from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
@@ -33,8 +33,8 @@ MODES = ("shared", "isolated", "off")
 _QUERY_SECONDS = 10.0
 
 _FAULTED = (
-    "A job faulted on a GPU, and all CUDA work there has failed: new work on it waits until the programs that had work "
-    "there have ended."
+    "A job faulted on a GPU, and all CUDA work there has failed. New work on every GPU waits until the programs that "
+    "had work there have ended: they are told to, and then made to."
 )
 
 
@@ -91,20 +91,22 @@ class Mps:
     def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
         """Whether the daemon can limit and does answer; one that was started and does not is started again.
 
-        After a fault the server takes no new work until every program that had some on that GPU is gone, and those may
-        go on for ever. Where there is one GPU, none of them has work that is alive, and a new daemon takes its place.
+        After a fault the server takes no new work, on any GPU, until every program that had some on that GPU is gone,
+        and those may go on for ever. Where there is one GPU, nobody has work that is alive, and a new daemon takes its
+        place. Where there are several, those programs are ended, and the others' work goes on.
         """
         covered = [device for device in devices if self.covers(device)]
         if not covered or self._mode == "off":
             return ()
         if trouble := next(filter(None, map(self._trouble, covered)), None):
-            return (Health("MPSReady", False, "Unavailable", " ".join(trouble)),)
+            return (Health("MPSReady", False, "Unavailable", "{}. {}".format(*trouble)),)
         daemon = self._daemon("", home)
         if self._mode == "isolated" or not daemon.was_started():
             return (Health("MPSReady", True, "NotNeededYet", "MPS starts with the first lease that needs it."),)
         try:
             if daemon.faulted():
                 if len(covered) > 1:
+                    daemon.end_failed()
                     return (Health("MPSReady", False, "Faulted", _FAULTED),)
                 daemon.stop()
             restarted = daemon.ensure()
@@ -124,7 +126,7 @@ class Mps:
             return f"{CONTROL} is not installed", "Install the driver's compute utilities (nvidia-compute-utils-NNN)."
         mode = _compute_mode(device)
         if mode == "Prohibited":
-            return "the GPU's compute mode is Prohibited", "nvidia-smi --compute-mode=DEFAULT"
+            return "the GPU's compute mode is Prohibited", "Set it: nvidia-smi --compute-mode=DEFAULT"
         if mode == "Exclusive_Process" and self._mode == "isolated":
             return "in compute mode Exclusive_Process one MPS daemon alone can use the GPU", f"Set {MODE}=shared."
         return None

@@ -9,16 +9,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cumulus.chronos.processes import Snapshot, is_alive, read, send
+from cumulus.chronos.processes import Identity, Snapshot, is_alive, read, send
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
 
@@ -29,6 +30,9 @@ ANSWER_SECONDS = 5.0
 
 _PASSED = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _END_SECONDS = 5.0
+_LOG_BYTES = 2**18
+_STICKY = "client process have a sticky error set"
+_TOLD = "told-to-end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,17 @@ class Daemon:
 
     def faulted(self) -> bool:
         """Whether a server waits for programs to end whose work has failed."""
-        servers = (self.ask("get_server_list") or "").split() if self.pid() is not None else []
-        return any(self.ask(f"get_server_status {server}") == "FAULT" for server in servers)
+        return bool(self._faulted_servers())
+
+    def end_failed(self) -> None:
+        """Tell the programs to end for which a faulted server waits; kill those that were told before."""
+        told = self._told()
+        for program in self._failed():
+            with suppress(ProcessLookupError, PermissionError):
+                send(program, signal.SIGKILL if program in told else signal.SIGTERM)
+            told.add(program)
+        lines = [f"{program.pid} {program.start}\n" for program in sorted(told) if is_alive(program)]
+        (self.place / _TOLD).write_text("".join(lines))
 
     def was_started(self) -> bool:
         """Whether somebody wanted it to run: it has been started and not stopped since."""
@@ -101,6 +114,49 @@ class Daemon:
         with self._locked():
             self._end()
             shutil.rmtree(self.pipe, ignore_errors=True)
+
+    def _faulted_servers(self) -> Sequence[str]:
+        servers = (self.ask("get_server_list") or "").split() if self.pid() is not None else []
+        return [server for server in servers if self.ask(f"get_server_status {server}") == "FAULT"]
+
+    def _failed(self) -> Sequence[Identity]:
+        """The programs whose work has failed, as the server says in its log, as far as they run and are its clients."""
+        servers = self._faulted_servers()
+        failed: list[str] = []
+        listing = False
+        for server, text in re.findall(r"^\[.* Server +(\d+)\] (.*)$", self._server_log(), flags=re.MULTILINE):
+            if server not in servers:
+                continue
+            if _STICKY in text:
+                failed, listing = [], True
+            elif listing and text.strip().isdigit():
+                failed.append(text.strip())
+            else:
+                listing = False
+        found = [read(int(pid)) for pid in failed]
+        return [Identity(p.pid, p.start) for p in found if p is not None and p.alive and self._serves(p.pid)]
+
+    def _server_log(self) -> str:
+        try:
+            with (self.log / "server.log").open("rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG_BYTES))
+                return log.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _serves(self, pid: int) -> bool:
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return b"CUDA_MPS_PIPE_DIRECTORY=" + os.fsencode(self.pipe) in variables
+
+    def _told(self) -> set[Identity]:
+        try:
+            lines = (self.place / _TOLD).read_text().splitlines()
+        except OSError:
+            return set()
+        return {Identity(*map(int, line.split())) for line in lines}
 
     def _start(self) -> None:
         for directory in (self.pipe, self.log):

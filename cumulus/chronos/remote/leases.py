@@ -45,7 +45,8 @@ class RemoteLeases:
         with self._understanding():
             node = said["node"]
             skew = None if self._clock.skew is None else round(self._clock.skew, 3)
-            self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew)
+            conditions = tuple(protocol.health(fields) for fields in said.get("conditions", ()))
+            self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
             found = [protocol.device(fields) for fields in said["devices"]]
         self._discovered = True
         return found

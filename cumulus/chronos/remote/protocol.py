@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from cumulus import errors
-from cumulus.chronos.lease import Device, EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.remote.link import Answer
 from cumulus.chronos.render import PROTOCOL
 from cumulus.errors import ChronosError, CumulusError, LedgerUnavailable, NodeUnreachable
@@ -81,6 +81,10 @@ def device(fields: Mapping[str, Any]) -> Device:
         memory_bytes=fields["memoryBytes"], driver=fields["driver"], enforcement=Enforcement(fields["enforcement"]),
         platform_index=fields["platformIndex"], device_index=fields["deviceIndex"],
     )  # fmt: skip
+
+
+def health(fields: Mapping[str, Any]) -> Health:
+    return Health(fields["type"], bool(fields["status"]), fields["reason"], fields["message"])
 
 
 def lease(fields: Mapping[str, Any]) -> Lease:

@@ -108,7 +108,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         )
         agent = NodeAgent(
             name, ledger, labels=settings.node_labels,
-            facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__),
+            facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
         )  # fmt: skip
         backends: list[Backend] = [backend]
         swarm = _swarm(home, lambda: manager.agents, store)
