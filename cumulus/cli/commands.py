@@ -230,9 +230,9 @@ class _Server:
             for number in data:
                 if number in _PASSED_ON:
                     _signal(connection.pid, number)
-        elif connection.request is not None:
+        elif connection.request is not None and len(connection.descriptors) == _DESCRIPTORS:
             return self._fork(connection, connection.request)
-        elif not self._received(connection, data):
+        elif connection.request is not None or not self._received(connection, data):
             self._drop(connection)
         return None
 
@@ -250,7 +250,7 @@ class _Server:
             request = Request.read(bytes(text[4 : 4 + length]))
         except ValueError:
             return False
-        if request.identity != self._identity or len(connection.descriptors) != _DESCRIPTORS:
+        if request.identity != self._identity:
             return False
         connection.request = request
         return _say(connection, quick.READY)

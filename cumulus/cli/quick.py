@@ -6,9 +6,9 @@ next to nothing is imported.
 
 A connection to the server is one command:
 
-    client -> server   4 bytes: length of the request; the request; and with it descriptors 0, 1, 2 and the directory
+    client -> server   4 bytes: length of the request; the request
     server -> client   READY: such a request is taken
-    client -> server   GO: from here on, the command may have run
+    client -> server   GO, and with it descriptors 0, 1, 2 and the directory: from here on, the command may have run
     client -> server   a byte for each signal to pass on
     server -> client   4 bytes: the command's end as waitpid(2) says it
 
@@ -105,9 +105,10 @@ def _begun(home: str, arguments: list[str]) -> _socket.socket | None:
         connection.settimeout(_PATIENCE)
         _connect(connection, home)
         if peer(connection) == os.getuid():
-            _send(connection, _request(arguments))
+            request = _request(arguments)
+            connection.sendall(len(request).to_bytes(4, "big") + request)
             if connection.recv(1) == READY:
-                connection.sendall(GO)
+                _go(connection)
                 connection.settimeout(None)
                 return connection
     except OSError:
@@ -145,13 +146,12 @@ def _request(arguments: list[str]) -> bytes:
     return b"\0".join((b"%d" % len(arguments), *words, *variables))
 
 
-def _send(connection: _socket.socket, request: bytes) -> None:
+def _go(connection: _socket.socket) -> None:
+    """Only now the descriptors: a server that does not read must not keep a pipe open."""
     directory = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:
-        message = len(request).to_bytes(4, "big") + request
         descriptors = b"".join(each.to_bytes(4, sys.byteorder) for each in (0, 1, 2, directory))
-        sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
-        connection.sendall(message[sent:])
+        connection.sendmsg([GO], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptors)])
     finally:
         os.close(directory)
 

@@ -1,0 +1,482 @@
+"""The command server as a process of its own, and real clients: a served command must not differ from any other."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pty
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cumulus
+from cumulus import paths
+from cumulus.cli import quick
+from cumulus.cli.main import VERBS
+from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import job
+from tests.waiting import eventually
+
+ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.quick"]
+SERVED = [
+    sys.executable,
+    "-P",
+    "-c",
+    # Where it were not served, the import would fail.
+    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli import quick; sys.exit(quick.main())",
+]
+SERVER = [sys.executable, "-P", "-m", "cumulus.cli.commands"]
+
+
+class Server:
+    """A command server on a state directory, held by a pipe as a daemon's is."""
+
+    def __init__(self, home: Path, *, command: list[str] = SERVER, **env: str) -> None:
+        home.mkdir(exist_ok=True)
+        self.home = home
+        self.process = subprocess.Popen(
+            [*command, str(home)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, **env}
+        )
+        eventually(self.listening, what="the server listens")
+
+    def listening(self) -> bool:
+        assert self.process.poll() is None, "the server ended"
+        directory = os.open(self.home, os.O_PATH)
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                return client.connect_ex(quick.address(directory)) == 0
+            finally:
+                os.close(directory)
+
+    def commands(self) -> list[int]:
+        """Its children, ended ones that were not waited for too."""
+        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
+    def command(self) -> int:
+        """The one command that runs."""
+        [pid] = eventually(self.commands, what="a command runs")
+        return int(pid)
+
+    def let_go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def stop(self) -> None:
+        self.let_go()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    started: list[Server] = []
+
+    def start(home: Path, **options: Any) -> Server:
+        started.append(Server(home, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def server(home: Path, serve: Callable[..., Server]) -> Server:
+    return serve(home)
+
+
+class Done:
+    def __init__(self, command: list[str], *arguments: str, **options: Any) -> None:
+        done = subprocess.run([*command, *arguments], capture_output=True, timeout=60, check=False, **options)
+        self.all = (done.returncode, done.stdout.decode(), done.stderr.decode())
+        self.code, self.out, self.err = self.all
+
+
+def ordinary(*arguments: str, **options: Any) -> Done:
+    return Done(ORDINARY, *arguments, env={**os.environ, **options.pop("env", {}), quick.OFF: "1"}, **options)
+
+
+def served(*arguments: str, **options: Any) -> Done:
+    return Done(SERVED, *arguments, env={**os.environ, **options.pop("env", {})}, **options)
+
+
+@pytest.fixture
+def clients() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Served commands that go on."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen([*SERVED, *arguments], **pipes, **options))
+        return started[-1]
+
+    yield start
+    for client in started:
+        client.kill()
+        client.communicate()
+
+
+def manifest(name: str = "a") -> str:
+    written = job(name)
+    del written["status"]
+    return json.dumps(written)
+
+
+def state(pid: int) -> str:
+    """T: stopped, S: asleep, Z: ended; "" where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
+    assert set(VERBS) - quick.SERVED == {"serve", "doctor", "node", "cluster", "backup", "restore", "completion"}
+    assert set(VERBS) > quick.SERVED
+
+
+def test_the_client_imports_next_to_nothing() -> None:
+    script = "import os, sys; old = set(sys.modules); import cumulus.cli.quick; print(*sorted(set(sys.modules) - old))"
+    env = {**os.environ, "PYTHONPATH": str(Path(cumulus.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, env=env, check=True)
+    few = {"__future__", "_socket", "cumulus", "cumulus.cli", "cumulus.cli.quick", "cumulus.paths"}
+    assert set(done.stdout.split()) <= few
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["get", "jobs", "-o", "name"],
+        ["get", "job", "a", "-o", "yaml"],
+        ["get", "jobs", "-o", "custom-columns=N:.metadata.name"],
+        ["get", "job", "b", "nothing"],
+        ["get", "jobs", "-n", "elsewhere"],
+        ["get", "jobs", "--nope"],
+        ["get", "--help"],
+        ["apply"],
+        ["apply", "-f"],
+        ["apply", "-f", "no such file"],
+        ["apply", "-f", "wrong.yaml"],
+        ["apply", "-f", "a.yaml", "--dry-run=server"],
+        ["diff", "-f", "a.yaml"],
+        ["diff", "-f", "new.yaml"],
+        ["wait", "job/a", "--for=condition=Running", "--timeout=0"],
+        ["wait", "job/none", "--for=delete", "--timeout=0"],
+        ["delete", "job", "none"],
+        ["logs", "a"],
+        ["explain", "gpujob.spec.gpu"],
+        ["why", "a"],
+        ["version", "-o", "json"],
+        ["secret"],
+        ["secret", "list"],
+    ],
+    ids=" ".join,
+)
+def test_words_mean_the_same(words: list[str], server: Server, store: SqliteStore, tmp_path: Path) -> None:
+    store.create(job("a"))
+    store.create(job("b"))
+    (tmp_path / "a.yaml").write_text(manifest("a"))
+    (tmp_path / "new.yaml").write_text(manifest("new"))
+    (tmp_path / "wrong.yaml").write_text("kind: GPUJob\nspec: {gpu: {memory: lots}}\n")
+    assert served(*words, cwd=tmp_path).all == ordinary(*words, cwd=tmp_path).all
+
+
+def test_the_home_may_be_given_before_the_verb(server: Server, store: SqliteStore, tmp_path: Path) -> None:
+    store.create(job("a"))
+    env = {"CUMULUS_HOME": str(tmp_path / "another")}
+    for words in (["--home", str(server.home)], [f"--home={server.home}"], ["--home", "home"]):
+        assert served(*words, "get", "jobs", "-o", "name", cwd=tmp_path, env=env).out == "gpujob.cumulus.dev/a\n"
+
+
+def test_input_directory_and_environment_are_the_callers(server: Server, tmp_path: Path) -> None:
+    env = {"CUMULUS_HOME": "home"}
+    done = served("apply", "-f", "-", input=manifest().encode(), cwd=tmp_path, env=env)
+    assert done.out == "gpujob.cumulus.dev/a created\n"
+    (tmp_path / "b.json").write_text(manifest("b"))
+    assert served("apply", "-f", "b.json", cwd=tmp_path, env=env).out == "gpujob.cumulus.dev/b created\n"
+    gone = served("apply", "-f", "b.json", cwd="/", env={"CUMULUS_HOME": str(tmp_path / "home")})
+    assert gone.all == ordinary("apply", "-f", "b.json", cwd="/").all
+
+
+def test_the_umask_is_the_callers(serve: Callable[..., Server], tmp_path: Path) -> None:
+    modes = []
+    for name, run in (("one", served), ("two", ordinary)):
+        home = tmp_path / name
+        serve(home)
+        env = {"CUMULUS_HOME": str(home)}
+        assert run("apply", "-f", "-", input=manifest().encode(), env=env, umask=0o027).code == 0
+        modes.append({str(p.relative_to(home)): p.stat().st_mode for p in home.rglob("*") if not p.is_socket()})
+    assert modes[0] == modes[1]
+
+
+def test_a_terminal_is_a_terminal(serve: Callable[..., Server], home: Path, store: SqliteStore, tmp_path: Path) -> None:
+    serve(home, NO_COLOR="1", COLUMNS="10")
+    (tmp_path / "new.yaml").write_text(manifest("new"))
+    shown = []
+    for command, off in ((SERVED, {}), (ORDINARY, {quick.OFF: "1"})):
+        ours, theirs = pty.openpty()
+        env = {**os.environ, "TERM": "xterm", **off}
+        with subprocess.Popen([*command, "diff", "-f", "new.yaml"], stdout=theirs, env=env, cwd=tmp_path) as client:
+            os.close(theirs)
+            shown.append(b"".join(iter(functools.partial(read, ours), b"")))
+        os.close(ours)
+        assert client.returncode == 1
+    assert b"\x1b[32m+" in shown[0]
+    assert shown[0] == shown[1]
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # How a terminal says that its other end is closed.
+        return b""
+
+
+def test_a_reader_that_has_gone_and_a_full_disk(server: Server, store: SqliteStore) -> None:
+    for number in range(300):
+        store.create(job(f"job-with-a-long-name-{'x' * 100}-{number}"))
+    ours, theirs = os.pipe()
+    client = subprocess.Popen([*SERVED, "get", "jobs", "-o", "json"], stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    os.read(ours, 10)
+    os.close(ours)
+    assert client.communicate(timeout=60) == (None, b"")
+    assert client.returncode == 141
+    for command in (SERVED, ORDINARY):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*command, "get", "jobs"], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGHUP, -1), (signal.SIGQUIT, -3), (signal.SIGKILL, -9)],
+)
+def test_a_signal_ends_the_command_and_the_client_alike(
+    number: int, code: int, server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    store.create(job("a"))
+    for words in (["get", "jobs", "-w"], ["wait", "job/a", "--for=delete", "--timeout=1h"]):
+        client = clients(*words)
+        heard = client.stdout if words[0] == "get" else client.stderr
+        assert heard is not None
+        assert heard.readline()
+        pid = server.command()
+        client.send_signal(number)
+        assert client.wait(60) == code
+        eventually(lambda pid=pid: state(pid) == "", what="the command has ended, and was waited for")
+        assert b"Traceback" not in client.communicate()[1]
+
+
+def test_how_a_command_is_killed_is_how_its_client_ends(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        client = clients("get", "jobs", "-w")
+        os.kill(server.command(), number)
+        assert client.wait(60) == -number
+        eventually(lambda: not server.commands())
+    assert served("version").code == 0
+
+
+def test_stopping_and_continuing(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    # In a group of its own within this session, as a shell has it: a group with no shell above it is never stopped.
+    store.create(job("a"))
+    client = clients("get", "jobs", "-w", "-o", "name", process_group=0)
+    pid = server.command()
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"gpujob.cumulus.dev/a\n"
+    client.send_signal(signal.SIGTSTP)
+    eventually(lambda: state(pid) == state(client.pid) == "T", what="both are stopped")
+    client.send_signal(signal.SIGCONT)
+    eventually(lambda: state(pid) == state(client.pid) == "S", what="both go on")
+    # Of a process that was just stopped another thread may get the signal, which Python then looks at late.
+    eventually(lambda: client.send_signal(signal.SIGINT) or client.poll() == 130, what="both are interrupted")
+
+
+def test_many_at_once_leave_nothing(server: Server, store: SqliteStore) -> None:
+    for number in range(3):
+        store.create(job(f"j{number}"))
+    before = os.listdir(f"/proc/{server.process.pid}/fd")
+    running = [subprocess.Popen([*SERVED, "get", "jobs", "-o", "name"], stdout=subprocess.PIPE) for _ in range(12)]
+    assert {client.communicate(timeout=60)[0].count(b"\n") for client in running} == {3}
+    eventually(lambda: not server.commands(), what="no command is left, dead or alive")
+    eventually(lambda: os.listdir(f"/proc/{server.process.pid}/fd") == before, what="every descriptor is given back")
+
+
+def test_a_command_holds_nothing_of_the_server(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    first, second = clients("get", "jobs", "-w"), clients("get", "jobs", "-w")
+    both = eventually(lambda: len(server.commands()) == 2 and server.commands())
+    for pid in both:
+        eventually(lambda pid=pid: os.getsid(pid) == pid)
+        eventually(lambda pid=pid: not [t for t in held(pid) if t.startswith("socket:")])
+    first.kill()
+    second.kill()
+
+
+def held(pid: int) -> list[str]:
+    return [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+
+
+def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    client = clients("get", "jobs", "-w")
+    assert client.stderr is not None
+    pid = server.command()
+    eventually(lambda: os.getsid(pid) == pid)
+    server.process.kill()
+    assert client.wait(60) == 1
+    lost = "error: the command server ended before the command did; see whether it was carried out\n"
+    assert client.stderr.read().decode().endswith(lost)
+    eventually(lambda: state(pid) == "", what="its command ended with it")
+
+
+def test_the_server_ends_with_the_daemon_but_not_under_a_command(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    store.create(job("a"))
+    client = clients("get", "jobs", "-w", "-o", "name")
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"gpujob.cumulus.dev/a\n"
+    server.let_go()
+    eventually(falls_back, what="no command is taken any more")
+    store.create(job("later"))
+    assert client.stdout.readline() == b"gpujob.cumulus.dev/later\n"
+    assert server.process.poll() is None
+    client.send_signal(signal.SIGINT)
+    assert client.wait(60) == 130
+    assert server.process.wait(60) == 0
+
+
+def falls_back(**env: str) -> bool:
+    """Whether the client does it itself."""
+    assert Done(ORDINARY, "version", env={**os.environ, **env}).code == 0
+    return served("version", env=env).code != 0
+
+
+def test_a_stale_socket_and_a_stopped_server_keep_nobody(server: Server) -> None:
+    assert not falls_back()
+    server.process.send_signal(signal.SIGSTOP)
+    assert falls_back()
+    server.process.send_signal(signal.SIGCONT)
+    eventually(lambda: not server.commands())
+    assert not falls_back()
+    server.process.kill()
+    server.process.wait()
+    assert (server.home / paths.COMMANDS_SOCKET).is_socket()
+    assert falls_back()
+    server.process = Server(server.home).process
+    assert not falls_back()
+
+
+def test_what_was_not_taken_is_not_run_later(server: Server, home: Path) -> None:
+    """A stopped server reads the request when it goes on, long after the client has helped itself."""
+    server.process.send_signal(signal.SIGSTOP)
+    done = Done(ORDINARY, "apply", "-f", "-", input=manifest().encode())
+    assert done.out == "gpujob.cumulus.dev/a created\n"
+    opened = SqliteStore(home / "store")
+    before = opened.revision()
+    server.process.send_signal(signal.SIGCONT)
+    assert served("version").code == 0
+    assert opened.revision() == before
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {quick.OFF: "1"},
+        {"PYTHONHASHSEED": "0"},
+        {"LD_LIBRARY_PATH": "/nowhere"},
+        {"TYPER_USE_RICH": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=lambda env: " ".join(env),
+)
+def test_another_environment_falls_back(env: dict[str, str], server: Server) -> None:
+    assert falls_back(**env)
+
+
+def test_no_encoding_but_utf_8_is_served(serve: Callable[..., Server], home: Path) -> None:
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    serve(home, **env)
+    assert falls_back(**env)
+
+
+def test_another_version_falls_back(serve: Callable[..., Server], home: Path) -> None:
+    script = (
+        "import sys, cumulus; cumulus.__version__ = '9'; from cumulus.cli import commands; sys.exit(commands.main())"
+    )
+    serve(home, command=[sys.executable, "-P", "-c", script])
+    assert falls_back()
+
+
+def test_a_package_that_was_changed_falls_back_and_ends_the_server(
+    serve: Callable[..., Server], home: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "lib" / "cumulus"
+    shutil.copytree(Path(cumulus.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    env = {"PYTHONPATH": str(copy.parent)}
+    server = serve(home, **env)
+    assert served("version", env=env).code == 0
+    file = copy / "cli" / "jsonpath.py"
+    file.write_text(file.read_text() + "\n")
+    assert falls_back(**env)
+    assert server.process.wait(60) == 0
+
+
+def test_a_directory_with_a_long_path_is_served(serve: Callable[..., Server], tmp_path: Path) -> None:
+    home = tmp_path / ("x" * 120) / ("y" * 120)
+    home.mkdir(parents=True)
+    serve(home)
+    assert served("version", env={"CUMULUS_HOME": str(home)}).code == 0
+
+
+def test_descriptors_beyond_the_three_are_not_sent(server: Server, store: SqliteStore, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(manifest())
+    script = f"{sys.executable} -m cumulus.cli.quick apply -f <(cat a.json)"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "gpujob.cumulus.dev/a created\n"
+
+
+def test_a_closed_descriptor_is_left_closed(server: Server, store: SqliteStore) -> None:
+    store.create(job("a"))
+    for closing in ("<&-", "2>&-"):
+        script = f"{sys.executable} -m cumulus.cli.quick get jobs -o name {closing}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == "gpujob.cumulus.dev/a\n"
+
+
+def test_the_socket_is_its_owners_alone(server: Server) -> None:
+    assert stat.S_IMODE((server.home / paths.COMMANDS_SOCKET).stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be somebody else")
+def test_nothing_is_told_to_somebody_elses_server(home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o777)
+    script = (
+        "import os, socket; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX); "
+        "s.bind('commands.sock'); s.listen(); print('ready', flush=True); c, _ = s.accept(); print(c.recv(10))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=home, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        assert falls_back()
+        assert other.stdout.readline() == "b''\n"

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.cli import keeper, quick
+from cumulus.cli.keeper import Keeper
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    monkeypatch.setattr(keeper, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setenv("CUMULUS_JOB", "marks the processes of a job")
+    home.mkdir()
+    made = Keeper(home)
+    yield made
+    made.close()
+    if made._process is not None:
+        made._process.wait(60)
+
+
+def listens(home: Path) -> bool:
+    directory = os.open(home, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            return client.connect_ex(quick.address(directory)) == 0
+        finally:
+            os.close(directory)
+
+
+def server(kept: Keeper) -> int:
+    assert kept._process is not None
+    return kept._process.pid
+
+
+def test_a_server_that_was_killed_is_started_again_until_it_is_closed(kept: Keeper, home: Path) -> None:
+    kept.start()
+    kept.start()
+    eventually(lambda: listens(home))
+    first = server(kept)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: server(kept) != first and listens(home), what="another one listens")
+    kept.close()
+    eventually(lambda: not listens(home), what="the last one has ended")
+    kept._thread.join(60)
+    assert not kept._thread.is_alive()
+
+
+def test_a_server_carries_no_marks_and_no_terminal(kept: Keeper, home: Path) -> None:
+    kept.start()
+    eventually(lambda: listens(home))
+    names = {pair.partition(b"=")[0] for pair in Path(f"/proc/{server(kept)}/environ").read_bytes().split(b"\0")}
+    assert not [name for name in names if name.startswith((b"CUMULUS_", b"CHRONOS_"))]
+    assert os.getsid(server(kept)) == server(kept)
+
+
+def test_closing_before_the_start_keeps_it_from_starting(kept: Keeper, home: Path) -> None:
+    kept.close()
+    kept.start()
+    kept._thread.join(60)
+    assert kept._process is None
