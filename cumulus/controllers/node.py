@@ -90,10 +90,10 @@ class NodeController:
         return After(LOOK_SECONDS)
 
     def _tell_of_trouble(self, node: GPUNode, status: GPUNodeStatus) -> None:
-        """An event where what holds jobs to their leases was not well, or had to be mended."""
+        """An event where what holds jobs to their leases is not well any more, or had to be mended."""
         for found in status.conditions:
             old = condition(node.status.conditions, found.type)
-            changed = old is None or (old.status, old.reason) != (found.status, found.reason)
+            changed = old is not None and (old.status, old.reason) != (found.status, found.reason)
             if found.type not in CONTROLLERS_CONDITIONS and changed and (found.status != "True" or _mended(found)):
                 self._recorder.record(node, "Warning", f"{found.type}{found.reason}", found.message, component=NAME)
 
