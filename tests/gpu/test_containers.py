@@ -35,7 +35,8 @@ def attempt(size):
     except pyopencl.Error as error:
         return error.code
 device = context.devices[0]
-print(json.dumps([device.name, device.global_mem_size, attempt(20 * 2**30), attempt(2**30)]))
+sizes = {"20 GiB": attempt(20 * 2**30), "1 GiB": attempt(2**30)}
+print(json.dumps({"name": device.name, "memory": device.global_mem_size, **sizes}))
 """
 
 
@@ -84,7 +85,7 @@ class Bed:
 
     def answers(self, work: Workload) -> list[Any]:
         """What it printed that is JSON."""
-        return [json.loads(line) for line in self.log(work).splitlines() if line[:1] in "{["]
+        return [json.loads(line) for line in self.log(work).splitlines() if line.startswith("{")]
 
     def log(self, work: Workload) -> str:
         return b"".join(self.backend.logs(work.job_uid, 1, 0)).decode()
@@ -159,7 +160,8 @@ def test_opencl_in_a_container_is_held_by_the_layer(bed: Bed, gpu: Device) -> No
     pytest.importorskip("pyopencl")
     work = bed.start("opencl", 0.05, "cumulus-run", "python", "-c", OPENCL, env=(EnvVar(MODE, "off"),))
     assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
-    assert bed.answers(work) == [[gpu.name, int(gpu.memory_bytes * 0.05), -4, "ok"]]
+    [answer] = bed.answers(work)
+    assert answer == {"name": gpu.name, "memory": int(gpu.memory_bytes * 0.05), "20 GiB": -4, "1 GiB": "ok"}
 
 
 def test_a_container_ends_with_its_lease_and_its_gpu_memory_is_free(bed: Bed, gpu: Device, measured: Measured) -> None:
