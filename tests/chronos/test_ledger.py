@@ -162,11 +162,12 @@ def test_a_stale_token_is_refused(ledger: Ledger) -> None:
     ledger.grant(request("old"))
     ledger.release("old")
     lease = ledger.grant(request("a"))
-    for act in (
+    acts: tuple[Callable[[int], object], ...] = (
         lambda token: ledger.attach("a", os.getpid(), token),
         lambda token: ledger.renew("a", 600, token=token),
         lambda token: ledger.release("a", token=token),
-    ):
+    )
+    for act in acts:
         with pytest.raises(StaleToken, match="token 1 is not that of lease a, which is 2"):
             act(lease.token - 1)
     assert ledger.get("a") == lease

@@ -74,7 +74,7 @@ def test_what_cannot_be_given_is_refused(partitioner: Partitioner) -> None:
         partitioner.create(device=7)
     for wrong in ({"memory": 1.5}, {"memory": 0}, {"duration": 0}, {"duration": "soon"}, {"compute": 2}):
         with pytest.raises(UsageError):
-            partitioner.create(**wrong)  # type: ignore[arg-type]
+            partitioner.create(**wrong)
 
 
 def test_a_child_gets_the_lease_in_its_environment(partitioner: Partitioner) -> None:

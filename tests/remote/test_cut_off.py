@@ -253,7 +253,7 @@ class Plane:
 
     def leases(self) -> list[Lease]:
         """Those that live on the workers, whatever the control plane believes."""
-        found = []
+        found: list[Lease] = []
         for name in self.site.workers:
             ledger = self.site.ledger(name)
             found += ledger.list()

@@ -68,8 +68,8 @@ def test_the_wheel_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
 def test_pip_takes_the_wheel(tmp_path: Path) -> None:
     wheel = tmp_path / bundle.NAME
     wheel.write_bytes(bundle.build())
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "t"]
-    subprocess.run([*words, wheel], check=True, capture_output=True, timeout=60)
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*words, tmp_path / "t", wheel], check=True, capture_output=True, timeout=60)
     assert (tmp_path / "t/bin/chronos_cli").is_file()
 
 
