@@ -111,6 +111,19 @@ def test_the_daemon_carries_no_lease_of_whoever_started_it(control: Path, monkey
     assert {"CHRONOS_PARTITION_ID", "CUDA_VISIBLE_DEVICES"}.isdisjoint(names)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="THE PRIORITY OF MPS IS NOT TESTED: a higher one than 0 takes root")
+def test_the_daemon_has_no_priority_over_others_though_the_monitor_has(control: Path) -> None:
+    found = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, -10)
+    try:
+        Mps("shared").environment(make_lease("a", 2**30), H100, control)
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, found)
+    pid = shared(control).pid()
+    assert pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+
+
 def test_isolated_leases_have_daemons_of_their_own_that_go_with_them(control: Path) -> None:
     isolated = Mps("isolated")
     places = {}

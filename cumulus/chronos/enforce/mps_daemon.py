@@ -164,9 +164,10 @@ class Daemon:
         # As root it serves jobs of every user at once. Without this option a client of a second user waits until the
         # first one's are gone, and one that gives up meanwhile leaves the daemon stuck.
         users = ["-multiuser-server"] if os.geteuid() == 0 else []
+        command = [*_without_haste(), CONTROL, "-d", *users]
         try:
             done = subprocess.run(
-                [CONTROL, "-d", *users], env=self._environment(), timeout=_END_SECONDS, stdin=subprocess.DEVNULL,
+                command, env=self._environment(), timeout=_END_SECONDS, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, start_new_session=True,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -225,6 +226,13 @@ def runtime_directory(home: Path) -> Path:
     if place.is_symlink() or found.st_uid != uid:
         raise ChronosError(f"{place} is not this user's directory", hint=f"Remove {place}.")
     return place
+
+
+def _without_haste() -> list[str]:
+    """Words before a command that is not to inherit the priority that the monitor gives itself (`service`)."""
+    # Of this thread, not of the process: that is what Linux hands on (setpriority(2)).
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    return ["nice", "-n", str(-nice)] if nice < 0 else []
 
 
 def _is_mps(pid: int) -> bool:
