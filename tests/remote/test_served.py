@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.remote import RemoteLeases, link
+from cumulus.chronos.remote import Link, RemoteLeases, link
+from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from tests.remote.conftest import Worker, answers, connect
 from tests.remote.test_leases import request
@@ -92,10 +93,9 @@ def test_a_server_that_hangs_is_left_at_the_deadline(
 
 
 def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
-    worker: Worker, leases: RemoteLeases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, leases: RemoteLeases, tmp_path: Path
 ) -> None:
     upgraded = tmp_path / "upgraded"
-    monkeypatch.setattr(link, "ONE_BY_ONE_SECONDS", 0.5)
     command = f'pick() {{ [ "$1" != serve ] || [ -e {upgraded} ] || exit 2; {worker.command} "$@"; }}; pick'
     older = connect(worker, leases.link.known_hosts, command)
     older.devices()
@@ -105,3 +105,28 @@ def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
     eventually(lambda: older.list() and servers(worker), 30)
     assert [lease.id for lease in older.list()] == [held.id]
     older.close()
+
+
+def test_a_server_that_does_not_come_up_is_started_again_soon_and_later_seldom(
+    worker: Worker, leases: RemoteLeases, tmp_path: Path
+) -> None:
+    healthy, tries = tmp_path / "healthy", tmp_path / "tries"
+    begin = f'[ "$1" != serve ] || [ -e {healthy} ] || {{ echo >> {tries}; exit 2; }}'
+    clock = FakeClock()
+    there = Link("gpu-1", worker.address, leases.link.known_hosts, clock=clock)
+    ill = RemoteLeases(there, f'pick() {{ {begin}; {worker.command} "$@"; }}; pick')
+
+    def tried_after(seconds: float) -> int:
+        clock.advance(seconds)
+        assert ill.list() == []
+        return len(tries.read_text().splitlines())
+
+    assert [tried_after(seconds) for seconds in (0, 0.9, 0.1, 1.9, 0.1, 3.9, 0.1)] == [1, 1, 2, 2, 3, 3, 4]
+    assert [tried_after(60) for _ in range(5)] == [5, 6, 7, 8, 9]
+    healthy.touch()
+    assert tried_after(60) == 9
+    [server] = servers(worker)
+    healthy.unlink()
+    os.kill(server, signal.SIGKILL)
+    assert [tried_after(seconds) for seconds in (0, 0.9, 0.1)] == [10, 10, 11]
+    ill.close()

@@ -81,7 +81,7 @@ def machine(tmp_path: Path, client_key: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
     machine: Machine, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cumulus.chronos.remote.link.ONE_BY_ONE_SECONDS", 0.0)
+    monkeypatch.setattr("cumulus.chronos.remote.link.ONE_BY_ONE", (0.0, 0.0))
     known_hosts.add(machine.address, fetch(machine.address, 5))
     link = Link("gpu-1", replace(machine.address, user=USER), known_hosts)
     leases = RemoteLeases(link, SUDO)

@@ -40,8 +40,9 @@ SESSIONS = 4
 TURN_SECONDS = 2.0
 """How long a call waits for one of them to be free: a slow node must not keep all threads of who serves many."""
 
-ONE_BY_ONE_SECONDS = 60.0
-"""For so long a node that could not start a server is asked by commands alone."""
+ONE_BY_ONE = (1.0, 60.0)
+"""The first and the longest time, in seconds, for which a node that could not start a server is asked by commands
+alone: it may have been out of memory for a moment, or have a Chronos that cannot serve."""
 
 MOST_OUTPUT = 64 * 2**20
 
@@ -90,6 +91,7 @@ class Link:
         self._serving = threading.Lock()
         self._session: Session | None = None
         self._one_by_one_until = float("-inf")
+        self._starts_failed = 0
         self._closed = False
         self._failures = 0
         self._last_answer = 0.0
@@ -283,14 +285,16 @@ class Link:
             session = Session(channel, self._clock)
             try:
                 if session.wait_for_greeting(deadline):
-                    self._session = session
+                    self._session, self._starts_failed = session, 0
                     return session
             except Late:
                 session.close()
                 raise
             if not connection.is_connected:
                 raise Ended
-            self._one_by_one_until = self._clock.monotonic() + ONE_BY_ONE_SECONDS
+            first, longest = ONE_BY_ONE
+            self._one_by_one_until = self._clock.monotonic() + min(longest, first * 2 ** min(self._starts_failed, 16))
+            self._starts_failed += 1
             return None
         finally:
             self._serving.release()
