@@ -1,50 +1,97 @@
-"""Cold start of `cumulus get jobs` against an empty Python and against kubectl, in turn in one run."""
+"""The command line against an empty Python and against kubectl, in turn in one run: cold, and with a command server."""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness import LeftOut, Result, at_most, reported, version_of
+from benchmarks.harness import LeftOut, Result, at_most, in_rounds, reported, until, version_of
 from benchmarks.store import document
+from cumulus import paths
+from cumulus.cli.quick import OFF
 from cumulus.store.sqlite import SqliteStore
 
 ROUNDS = 15
+CUMULUS = str(Path(sys.executable).parent / "cumulus")
+PYTHON = f"python {sys.version.split()[0]} -c pass"
+EMPTY = [sys.executable, "-c", "pass"]
 
 
 def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as home:
-        store = SqliteStore(Path(home) / "store")
-        for number in range(10):
-            store.create(document(f"job-{number}"))
-        store.close()
-        env = {**os.environ, "CUMULUS_HOME": home}
-        kubectl = version_of("kubectl", "version", "--client")
-        commands = {
-            "cumulus": [str(Path(sys.executable).parent / "cumulus"), "get", "jobs"],
-            "python": [sys.executable, "-c", "pass"],
-        }
-        if kubectl:
-            commands["kubectl"] = ["kubectl", "version", "--client"]
-        times: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(ROUNDS + 1):
-            for name, command in commands.items():
-                start = time.perf_counter()
-                subprocess.run(command, env=env, stdout=subprocess.DEVNULL, check=True)
-                times[name].append((time.perf_counter() - start) * 1000)
+        yield from _get(Path(home))
+    with tempfile.TemporaryDirectory() as home:
+        yield from _apply(Path(home))
+
+
+def _get(home: Path) -> Iterator[Result]:
+    store = SqliteStore(home / "store")
+    for number in range(10):
+        store.create(document(f"job-{number}"))
+    store.close()
+    kubectl = version_of("kubectl", "version", "--client")
+    commands = {"cumulus": [CUMULUS, "get", "jobs"], "python": EMPTY}
+    if kubectl:
+        commands["kubectl"] = ["kubectl", "version", "--client"]
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS + 1):
+        for name, command in commands.items():
+            times[name].append(_milliseconds(command, {"CUMULUS_HOME": str(home)}))
     # The first round warms the caches of the disk.
     medians = {name: statistics.median(found[1:]) for name, found in times.items()}
     what = "`cumulus get jobs`, 10 jobs, cold start"
-    python = f"python {sys.version.split()[0]} -c pass"
-    yield at_most(what, medians["cumulus"], medians["python"], 8, unit="ms", peer_name=python)
+    yield at_most(what, medians["cumulus"], medians["python"], 8, unit="ms", peer_name=PYTHON)
     if kubectl is None:
         yield LeftOut(f"{what} against kubectl", "kubectl is not installed")
         return
     peer = f"kubectl {kubectl.removeprefix('Client Version: ')}, version --client"
     yield reported(what, medians["cumulus"], medians["kubectl"], unit="ms", peer_name=peer)
+
+
+def _apply(home: Path) -> Iterator[Result]:
+    """Each time another job, which is written and synced to disk."""
+    file = home / "job.json"
+    command = [CUMULUS, "apply", "-f", str(file)]
+    served: list[float] = []
+    cold: list[float] = []
+    empty: list[float] = []
+    with _command_server(home):
+        for number in range(2 * ROUNDS + 2):
+            file.write_text(json.dumps(document(f"job-{number}")))
+            off = {OFF: "1"} if number % 2 else {}
+            (cold if off else served).append(_milliseconds(command, {"CUMULUS_HOME": str(home), **off}))
+            if off:
+                empty.append(_milliseconds(EMPTY, {}))
+    what = "`cumulus apply` of a job"
+    yield in_rounds(
+        f"{what}, in a fork of the command server", served[1:], empty[1:], unit="ms", peer_name=PYTHON, at_most=3
+    )
+    yield in_rounds(f"{what}, cold start", cold[1:], empty[1:], unit="ms", peer_name=PYTHON)
+
+
+@contextmanager
+def _command_server(home: Path) -> Iterator[None]:
+    """As a daemon keeps one."""
+    command = [sys.executable, "-P", "-m", "cumulus.cli.commands", str(home)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
+        try:
+            until((home / paths.COMMANDS_SOCKET).is_socket, seconds=30, what="the command server listens")
+            yield
+        finally:
+            server.communicate()
+
+
+def _milliseconds(command: Sequence[str], more: Mapping[str, str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(
+        command, env={**os.environ, **more}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+    )
+    return (time.perf_counter() - start) * 1000

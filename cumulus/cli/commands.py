@@ -289,7 +289,7 @@ def _signal(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
-        # It has not come as far as to make its session.
+        # It has not come as far as to make its group.
         os.kill(pid, number)
 
 
@@ -313,7 +313,8 @@ def _signatures(files: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 def _become(request: Request, descriptors: list[int]) -> None:
     """Make this fork what the caller's own process would be."""
-    os.setsid()
+    # Not a session: its leader could take a terminal that it opens away from the caller.
+    os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(descriptors[:3]):

@@ -72,7 +72,7 @@ def _accepted(arguments: list[str]) -> _socket.socket | None:
         if home is None or OFF in os.environ or not _can_be_sent(arguments):
             return None
         return _begun(home, arguments)
-    except (OSError, ValueError):
+    except OSError:
         return None
 
 

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import pty
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -44,8 +46,9 @@ class Server:
         home.mkdir(exist_ok=True)
         self.home = home
         self.process = subprocess.Popen(
-            [*command, str(home)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, **env}
-        )
+            [*command, str(home)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, **env},
+            start_new_session=True,
+        )  # fmt: skip
         eventually(self.listening, what="the server listens")
 
     def listening(self) -> bool:
@@ -322,7 +325,7 @@ def test_a_command_holds_nothing_of_the_server(
     first, second = clients("get", "jobs", "-w"), clients("get", "jobs", "-w")
     both = eventually(lambda: len(server.commands()) == 2 and server.commands())
     for pid in both:
-        eventually(lambda pid=pid: os.getsid(pid) == pid)
+        eventually(lambda pid=pid: os.getpgid(pid) == pid)
         eventually(lambda pid=pid: not [t for t in held(pid) if t.startswith("socket:")])
     first.kill()
     second.kill()
@@ -338,7 +341,7 @@ def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(
     client = clients("get", "jobs", "-w")
     assert client.stderr is not None
     pid = server.command()
-    eventually(lambda: os.getsid(pid) == pid)
+    eventually(lambda: os.getpgid(pid) == pid)
     server.process.kill()
     assert client.wait(60) == 1
     lost = "error: the command server ended before the command did; see whether it was carried out\n"
@@ -453,6 +456,18 @@ def test_descriptors_beyond_the_three_are_not_sent(server: Server, store: Sqlite
     script = f"{sys.executable} -m cumulus.cli.quick apply -f <(cat a.json)"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "gpujob.cumulus.dev/a created\n"
+
+
+def test_what_the_terminal_would_stop_falls_back(server: Server) -> None:
+    words = shlex.join([*SERVED, "version"])
+    script = f"set -m; {words} 2>/dev/null & wait $!; echo ended $?; {words}; echo ended $?"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp("bash", ["bash", "-c", script])
+    shown = b"".join(iter(functools.partial(read, terminal), b"")).decode()
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert re.findall(r"ended (\d+)", shown) == ["1", "0"]
 
 
 def test_a_closed_descriptor_is_left_closed(server: Server, store: SqliteStore) -> None:
