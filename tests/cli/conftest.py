@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import structlog
 
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock, SystemClock, timestamp
@@ -57,7 +58,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """One command line in this process."""
 
     def command(*arguments: str) -> Done:
@@ -66,7 +67,9 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         done = capsys.readouterr()
         return Done(code, done.out, done.err)
 
-    return command
+    yield command
+    # `serve` sends the log to the stderr of this test.
+    structlog.reset_defaults()
 
 
 def job(name: str, *, namespace: str = "default", status: Document | None = None, **spec: Any) -> Document:
