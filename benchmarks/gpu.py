@@ -33,6 +33,7 @@ from cumulus.errors import InsufficientShare
 
 PEER = "chronos-gpu 1.1.0"
 COUNT = 1000
+BLOCK = 50
 WARM_UP = 1000
 WARM_SLICES = 5
 EXPIRIES = 5
@@ -94,7 +95,8 @@ def devices(count: int = 1) -> list[Device]:
 
 
 def _verbs(directory: Path) -> Iterator[Result]:
-    """In turn: a bare fsync, ours, the peer's; in a ledger whose log has grown to its size, as one in use."""
+    """In turn, a block of each: a bare fsync, ours, the peer's; in a ledger whose log has grown to its size, as one in
+    use. In blocks, since the files that the peer leaves unsynced would be synced by ours."""
     peer, why = _peer()
     times: dict[str, list[float]] = {}
 
@@ -108,12 +110,14 @@ def _verbs(directory: Path) -> Iterator[Result]:
         for number in range(WARM_UP):
             ledger.grant(request(f"warm{number}"))
             ledger.release(f"warm{number}")
-        for number in range(COUNT):
-            floor.write(b"x" * 256)
-            timed("floor", lambda: os.fsync(floor.fileno()))
-            lease = timed("create", lambda: ledger.grant(request(f"l{number}")))  # noqa: B023
-            timed("release", lambda: ledger.release(lease.id))  # noqa: B023
-            if peer:
+        for block in range(0, COUNT, BLOCK):
+            for _ in range(BLOCK):
+                floor.write(b"x" * 256)
+                timed("floor", lambda: os.fsync(floor.fileno()))
+            for number in range(block, block + BLOCK):
+                lease = timed("create", lambda: ledger.grant(request(f"l{number}")))  # noqa: B023
+                timed("release", lambda: ledger.release(lease.id))  # noqa: B023
+            for _ in range(BLOCK if peer else 0):
                 held = timed("peer create", lambda: peer.create_raw(0, 0.1, 3600))
                 timed("peer release", lambda: peer.release(held))  # noqa: B023
         ledger.grant(request("listed"))
