@@ -196,11 +196,6 @@ class Engine:
         finally:
             response.close()
 
-    def ping(self) -> None:
-        """Raises `EngineUnavailable`."""
-        self._request("GET", "/_ping", timeout=self._seconds)
-
-    # Images
 
     def digest(self, image: str) -> str:
         """`image@sha256:…` where its registry tells, else the image as it is. Remembered for a minute."""

@@ -139,10 +139,6 @@ def unscaled(spec: dict[str, Any]) -> dict[str, Any] | None:
     return spec
 
 
-def is_stopped(spec: Mapping[str, Any]) -> bool:
-    return (spec["TaskTemplate"].get("Placement") or {}).get("Constraints") == [NOWHERE]
-
-
 def _replicas(spec: Mapping[str, Any]) -> int:
     return int((spec.get("Mode", {}).get("Replicated") or {}).get("Replicas", 0))
 
