@@ -196,6 +196,7 @@ class Engine:
         finally:
             response.close()
 
+    # Images
 
     def digest(self, image: str) -> str:
         """`image@sha256:…` where its registry tells, else the image as it is. Remembered for a minute."""
