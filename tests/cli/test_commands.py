@@ -194,6 +194,14 @@ def test_words_mean_the_same(words: list[str], server: Server, store: SqliteStor
     assert served(*words, cwd=tmp_path).all == ordinary(*words, cwd=tmp_path).all
 
 
+def test_what_was_said_before_an_error_is_shown(server: Server, store: SqliteStore) -> None:
+    for name in ("a", "b"):
+        store.create(job(name))
+    one, two = served("label", "job", "a", "none", "x=y"), ordinary("label", "job", "b", "none", "x=y")
+    assert one.all == (1, "gpujob.cumulus.dev/a labeled\n", two.err)
+    assert two.all == (1, "gpujob.cumulus.dev/b labeled\n", one.err)
+
+
 def test_the_home_may_be_given_before_the_verb(server: Server, store: SqliteStore, tmp_path: Path) -> None:
     store.create(job("a"))
     env = {"CUMULUS_HOME": str(tmp_path / "another")}
@@ -211,15 +219,12 @@ def test_input_directory_and_environment_are_the_callers(server: Server, tmp_pat
     assert gone.all == ordinary("apply", "-f", "b.json", cwd="/").all
 
 
-def test_the_umask_is_the_callers(serve: Callable[..., Server], tmp_path: Path) -> None:
-    modes = []
-    for name, run in (("one", served), ("two", ordinary)):
-        home = tmp_path / name
-        serve(home)
-        env = {"CUMULUS_HOME": str(home)}
-        assert run("apply", "-f", "-", input=manifest().encode(), env=env, umask=0o027).code == 0
-        modes.append({str(p.relative_to(home)): p.stat().st_mode for p in home.rglob("*") if not p.is_socket()})
-    assert modes[0] == modes[1]
+def test_the_umask_is_the_callers(
+    server: Server, store: SqliteStore, clients: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    clients("get", "jobs", "-w", umask=0o137)
+    pid = server.command()
+    eventually(lambda: "Umask:\t0137\n" in Path(f"/proc/{pid}/status").read_text())
 
 
 def test_a_terminal_is_a_terminal(serve: Callable[..., Server], home: Path, store: SqliteStore, tmp_path: Path) -> None:
