@@ -37,18 +37,23 @@ _PATIENCE = 1.0
 _READ_AT_START = ("PYTHON", "LD_", "TYPER_")
 """How variables begin that the interpreter, the loader and libraries read once, as they start."""
 _PLACES = ("/", "/proc/self/ns/mnt", "/proc/self/ns/net", "/proc/self/ns/pid")
+_INTERRUPTED = 130
 _LOST = "see whether it was carried out"
 
 
 def main() -> int:
     """Run the command line of this process; see `cumulus.cli.main.main` for exit codes."""
-    connection = _accepted(sys.argv[1:])
-    if connection is None:
-        from cumulus.cli.main import main as run
+    try:
+        connection = _accepted(sys.argv[1:])
+        if connection is not None:
+            # Nothing is left to flush, and taking this interpreter down would take longer than some verbs.
+            os._exit(_follow(connection))
+    except KeyboardInterrupt:
+        # Before signals are passed on: with this process the connection ends, and with it the command.
+        return _INTERRUPTED
+    from cumulus.cli.main import main as run
 
-        return run()
-    # Nothing is left to flush, and taking this interpreter down would take longer than some verbs.
-    os._exit(_follow(connection))
+    return run()
 
 
 def identity() -> str:

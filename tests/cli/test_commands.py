@@ -487,6 +487,22 @@ def test_the_socket_is_its_owners_alone(server: Server) -> None:
     assert stat.S_IMODE((server.home / paths.COMMANDS_SOCKET).stat().st_mode) == 0o600
 
 
+def test_an_interrupt_before_the_server_answers_is_quiet(home: Path) -> None:
+    home.mkdir()
+    directory = os.open(home, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(quick.address(directory))
+        os.close(directory)
+        silent.listen()
+        with subprocess.Popen([*SERVED, "version"], stderr=subprocess.PIPE) as client:
+            connection, _ = silent.accept()
+            with connection:
+                connection.recv(1)
+                client.send_signal(signal.SIGINT)
+                assert client.communicate(timeout=60) == (None, b"")
+    assert client.returncode == 130
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to be somebody else")
 def test_nothing_is_told_to_somebody_elses_server(home: Path) -> None:
     home.mkdir()
