@@ -73,7 +73,7 @@ def main() -> int:
         # The daemon ignores some of them, and that is inherited.
         signal.signal(number, signal.SIG_DFL)
     _load()
-    server, itself = _Server(listener(sys.argv[1])), os.getpid()
+    server, itself = _Server(_listen(sys.argv[1])), os.getpid()
     gc.collect()
     gc.freeze()
     taken = server.run()
@@ -108,7 +108,7 @@ def _below(model: type[Model]) -> Iterator[type[Model]]:
         yield from _below(each)
 
 
-def listener(home: str) -> socket.socket:
+def _listen(home: str) -> socket.socket:
     """A socket in the state directory for its owner alone, in the place of the one of an earlier server."""
     directory = os.open(home, os.O_PATH | os.O_DIRECTORY)
     made = socket.socket(socket.AF_UNIX)

@@ -58,12 +58,14 @@ def main() -> int:
 
 def identity() -> str:
     """What must be the same here and in the server, for the same words to mean the same."""
-    flags = str(sys.flags).replace("safe_path=True", "safe_path=False")
+    flags = str(sys.flags).replace("safe_path=True", "safe_path=False").replace("utf8_mode=1", "utf8_mode=0")
     names = sorted(n for n in os.environ if n.startswith(_READ_AT_START))
+    # Root needs no groups, and has others in a shell than under systemd.
+    groups = sorted({*os.getgroups(), os.getegid()}) if os.getuid() else []
     return "\n".join(
         (
             __version__, __file__, sys.prefix, sys.version, flags, sys.getfilesystemencoding(),
-            f"{os.getresuid()} {os.getresgid()} {sorted(os.getgroups())}",
+            f"{os.getresuid()} {os.getresgid()} {groups}",
             *(f"{place.st_dev}:{place.st_ino}" for place in map(os.stat, _PLACES)),
             *(f"{name}={os.environ[name]}" for name in names),
         )

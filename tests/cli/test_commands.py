@@ -421,6 +421,13 @@ def test_another_environment_falls_back(env: dict[str, str], server: Server) -> 
     assert falls_back(**env)
 
 
+def test_a_daemon_without_a_locale_serves(serve: Callable[..., Server], home: Path) -> None:
+    """As systemd starts one; Python then takes UTF-8 by itself."""
+    serve(home, LANG="", LC_ALL="", LC_CTYPE="")
+    for locale in ("C", "C.UTF-8"):
+        assert served("version", env={"LC_ALL": locale}).code == 0
+
+
 def test_no_encoding_but_utf_8_is_served(serve: Callable[..., Server], home: Path) -> None:
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     serve(home, **env)
