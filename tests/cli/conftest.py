@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import structlog
 
+from cumulus.cli import quick
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock, SystemClock, timestamp
 from cumulus.store.base import Document
@@ -33,6 +37,25 @@ class Done(NamedTuple):
 
 
 Run = Callable[..., Done]
+
+SERVED = [
+    sys.executable,
+    "-P",
+    "-c",
+    # Where it were not served, the import would fail.
+    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli import quick; sys.exit(quick.main())",
+]
+"""A `cumulus` that can only be served by a command server."""
+
+
+def listens(home: Path) -> bool:
+    """Whether a command server takes connections on the state directory."""
+    directory = os.open(home, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            return client.connect_ex(quick.address(directory)) == 0
+        finally:
+            os.close(directory)
 
 
 @pytest.fixture

@@ -25,17 +25,10 @@ from cumulus import paths
 from cumulus.cli import quick
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import job
+from tests.cli.conftest import SERVED, job, listens
 from tests.waiting import eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.quick"]
-SERVED = [
-    sys.executable,
-    "-P",
-    "-c",
-    # Where it were not served, the import would fail.
-    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli import quick; sys.exit(quick.main())",
-]
 SERVER = [sys.executable, "-P", "-m", "cumulus.cli.commands"]
 
 
@@ -49,16 +42,8 @@ class Server:
             [*command, str(home)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, **env},
             start_new_session=True,
         )  # fmt: skip
-        eventually(self.listening, what="the server listens")
-
-    def listening(self) -> bool:
+        eventually(lambda: listens(home) or self.process.poll() is not None, what="the server listens")
         assert self.process.poll() is None, "the server ended"
-        directory = os.open(self.home, os.O_PATH)
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                return client.connect_ex(quick.address(directory)) == 0
-            finally:
-                os.close(directory)
 
     def commands(self) -> list[int]:
         """Its children, ended ones that were not waited for too."""

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cumulus.cli import keeper, quick
+from cumulus.cli import keeper
 from cumulus.cli.keeper import Keeper
+from tests.cli.conftest import listens
 from tests.waiting import eventually
 
 
@@ -23,15 +23,6 @@ def kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     made.close()
     if made._process is not None:
         made._process.wait(60)
-
-
-def listens(home: Path) -> bool:
-    directory = os.open(home, os.O_PATH)
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            return client.connect_ex(quick.address(directory)) == 0
-        finally:
-            os.close(directory)
 
 
 def server(kept: Keeper) -> int:

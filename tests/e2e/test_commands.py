@@ -6,23 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import SERVED
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.daemon
-
-SERVED = [
-    sys.executable,
-    "-P",
-    "-c",
-    # Where it were not served, the import would fail.
-    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli import quick; sys.exit(quick.main())",
-]
 
 
 def served(machine: Machine, *words: str, input: str = "") -> subprocess.CompletedProcess[str]:
