@@ -2,8 +2,9 @@
 # Makes a BASE for containers/Dockerfile with debootstrap, where package servers can be reached and no registry can:
 #   containers/build-base.sh cumulus-base:local
 #   docker build --network host --build-arg BASE=cumulus-base:local -f containers/Dockerfile -t "$(containers/tag.sh)" .
-# Needs root on Debian. It takes over this machine's package servers, the certificates in /usr/local/share/ca-certificates,
-# and PIP_INDEX_URL. SUITE is Debian's release (default: this machine's); it must have Python 3.11 or newer.
+# Needs root on Debian. It takes over this machine's apt servers, the certificates in /usr/local/share/ca-certificates, and
+# PIP_INDEX_URL; they stay in the image, so give that no password. SUITE is Debian's release (default: this machine's),
+# with Python 3.11 or newer.
 set -euo pipefail
 tag=${1:-cumulus-base:local}
 suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
@@ -17,10 +18,10 @@ sources=$(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) main' 'Ident
 mirror=$(awk -v suite="$suite" '$3 == suite { print $2; exit }' <<<"$sources")
 
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+trap 'rm -rf --one-file-system "$root"' EXIT
 debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv "$suite" "$root" "$mirror" >&2
 printf '%s\n' "$sources" >"$root/etc/apt/sources.list"
-cp /usr/local/share/ca-certificates/*.crt "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
+find /usr/local/share/ca-certificates -name '*.crt' -exec cp -t "$root/usr/local/share/ca-certificates" {} +
 chroot "$root" update-ca-certificates >&2
 printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n%s\n' "${PIP_INDEX_URL:+index-url = $PIP_INDEX_URL}" >"$root/etc/pip.conf"
 # The engine mounts over /etc/hosts, and would else make and remove it in each build.

@@ -15,7 +15,7 @@ from tests.swarm.control import Control, controlled
 from tests.swarm.image import busybox
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All on one worker, since they share a lab; left out with the reason where there can be none."""
     why = missing()
     for item in items:
@@ -23,6 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("swarm"))
             if why:
                 item.add_marker(pytest.mark.skip(reason=f"THE SWARM'S TESTS ARE LEFT OUT: {why}"))
+            elif item.get_closest_marker("image") and (lacks := missing_for_image(config)):
+                item.add_marker(pytest.mark.skip(reason=f"THE JOB IMAGE IS NOT BUILT: {lacks}"))
+
+
+def missing_for_image(config: pytest.Config) -> str:
+    """Why containers/Dockerfile is not built here; "" where it is."""
+    if "image" not in config.option.markexpr:
+        return "it takes minutes and package servers; run pytest -m image tests/swarm/test_dockerfile.py"
+    found = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return "" if found else "apt-get install debootstrap"
 
 
 @pytest.fixture(scope="session")
