@@ -60,9 +60,16 @@ class Server:
         self.process.stdin.close()
 
     def stop(self) -> None:
+        """End it, and what of its commands should have ended already."""
         self.let_go()
         self.process.kill()
         self.process.wait()
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.fsencode(self.home) in (directory / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(directory.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
 
 
 @pytest.fixture
@@ -111,7 +118,10 @@ def clients() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     yield start
     for client in started:
         client.kill()
-        client.communicate()
+        client.wait()
+        for pipe in (client.stdout, client.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def manifest(name: str = "a") -> str:
