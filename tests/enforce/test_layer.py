@@ -351,6 +351,35 @@ def test_an_account_that_cannot_be_used_refuses_everything(leased: Make, damage:
     assert "can't be used" in job.stderr()
 
 
+def test_a_device_is_known_by_its_uuid_before_its_numbers(leased: Make, layer: Path, tmp_path: Path) -> None:
+    """As in a container, whose image numbers platforms and devices its own way. The UUID is that of uuid_layer.c."""
+    told = compile_c("uuid_layer.c", tmp_path / "libuuid_layer.so", "-shared", "-fPIC")
+    ours = replace(CPU, id="GPU-00010203-0405-0607-0809-0a0b0c0d0e0f", platform_index=3, device_index=7)
+    another = replace(CPU, id="GPU-ffffffff-0405-0607-0809-0a0b0c0d0e0f")
+    lease = leased(MIB)
+    paths = [
+        account.open_account(make_lease(id, 2 * MIB), device, tmp_path)
+        for id, device in (("another", another), ("ours", ours))
+    ]
+    accounts = ":".join(map(str, paths))
+    job = lease.job(CHRONOS_ACCOUNT=accounts, OPENCL_LAYERS=f"{told}:{layer}")
+    assert job("buffer", size=MIB)["error"] == 0
+    assert (account.used("another", tmp_path), sum(account.used("ours", tmp_path).values())) == ({}, MIB)
+    # A driver that tells no UUIDs: the numbers are all there is.
+    untold = lease.job(CHRONOS_ACCOUNT=accounts)
+    assert untold("buffer", size=MIB)["error"] == 0
+    assert sum(account.used("another", tmp_path).values()) == MIB
+
+
+def test_an_account_of_an_older_chronos_is_read(leased: Make) -> None:
+    lease = leased(MIB)
+    limits = account.directory(lease.home, "lease") / "limits"
+    limits.write_bytes(limits.read_bytes()[:32])
+    job = lease.job()
+    assert job("buffer", size=MIB)["error"] == 0
+    assert job("buffer", size=1)["error"] == REFUSED
+
+
 def test_several_leases_of_a_job_each_count_their_device(leased: Make, tmp_path: Path) -> None:
     """Both leases name the one CPU device there is, or a device that is not there: that counts towards the first."""
     lease = leased(MIB)

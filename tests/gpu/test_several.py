@@ -18,6 +18,7 @@ from tests.e2e.conftest import Machine, manifest
 
 from .conftest import GIB, Node, memory_used, until
 from .daemon import answers, job
+from .test_opencl import do, start
 
 Measured = Callable[[str, object], None]
 REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -83,6 +84,16 @@ def test_a_job_with_two_gpus_is_limited_on_each(nodes: list[Node], measured: Mea
         measured(f"20 GiB and 2 GiB on GPU {number} of a job with 5 % of two", outcomes)
         assert outcomes == [REFUSED, "ok"]
         program.kill()
+
+
+def test_opencl_counts_each_gpus_memory_towards_its_own_lease(nodes: list[Node], nvidia_opencl: dict[str, str]) -> None:
+    """Whatever the order in which the job is shown them: the first is here the node's second."""
+    shares = {1: 0.02, 0: 0.2}
+    leases = [nodes[index].lease(f"opencl-{index}", share) for index, share in shares.items()]
+    shown = selection([(nodes[index].gpu.id, -1, -1) for index in shares])
+    program = start(nodes[0], join(*leases), shown, nvidia_opencl)
+    assert do(program, "buffer", size=4 * GIB)["error"] == -4
+    assert do(program, "buffer", size=GIB)["error"] == 0
 
 
 def test_full_speed_on_two_gpus_at_once(nodes: list[Node], full_rate: float, measured: Measured) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import urllib.parse
+import uuid
 from pathlib import Path
 
 from cumulus.chronos.lease import Device, Lease, LeaseState
@@ -17,7 +18,7 @@ from cumulus.chronos.processes import Identity, is_alive
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import LedgerUnavailable
 
-_LIMITS = struct.Struct("=8sQQii")
+_LIMITS = struct.Struct("=8sQQii16s")
 _LIMITS_MAGIC = b"CHRLIM1\0"
 _SHARES = struct.Struct("=QQ")
 _SHARES_AT = 8
@@ -49,13 +50,22 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
         if not (place / "limits").exists():
             shares = _shares(lease, clock)
             fresh = place / f"limits.{os.getpid()}"
-            fresh.write_bytes(_LIMITS.pack(_LIMITS_MAGIC, *shares, device.platform_index, device.device_index))
+            numbers = (device.platform_index, device.device_index)
+            fresh.write_bytes(_LIMITS.pack(_LIMITS_MAGIC, *shares, *numbers, _uuid(device)))
             fresh.chmod(0o644)
             fresh.rename(place / "limits")
     except OSError as error:
         raise LedgerUnavailable(f"{place}: {error.strerror}", hint="The lease's account could not be made.") from error
     update(lease, home, clock)
     return place
+
+
+def _uuid(device: Device) -> bytes:
+    """As cl_khr_device_uuid tells it; NVIDIA's devices go by it, other ids are none."""
+    try:
+        return uuid.UUID(device.id.removeprefix("GPU-")).bytes if device.id.startswith("GPU-") else b""
+    except ValueError:
+        return b""
 
 
 def update(lease: Lease, home: Path, clock: Clock | None = None) -> None:

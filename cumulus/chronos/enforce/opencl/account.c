@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,7 @@ typedef struct {
     _Atomic uint64_t deadline_ns;
     int32_t platform;
     int32_t device;
+    uint8_t uuid[UUID_BYTES]; /* zeros: none. A file of an older Chronos ends before it, and reads as zeros there. */
 } limits_file;
 
 /* 40 bytes. `pid` is written last when a slot is taken and first when it is cleared. */
@@ -114,7 +116,7 @@ static usage_file *open_usage(const char *directory) {
 
 static void open_account(const char *directory) {
     account *opened = &accounts[count++];
-    const limits_file *limits = map(directory, "limits", O_RDONLY, sizeof *limits, NULL);
+    const limits_file *limits = map(directory, "limits", O_RDONLY, offsetof(limits_file, uuid), NULL);
     if (limits && memcmp(limits->magic, LIMITS_MAGIC, sizeof LIMITS_MAGIC) == 0) opened->usage = open_usage(directory);
     if (opened->usage) {
         opened->limits = limits;
@@ -153,6 +155,12 @@ void account_device(unsigned index, int *platform, int *device) {
     const limits_file *limits = accounts[index].limits;
     *platform = limits ? limits->platform : -1;
     *device = limits ? limits->device : -1;
+}
+
+const uint8_t *account_uuid(unsigned index) {
+    static const uint8_t none[UUID_BYTES];
+    const limits_file *limits = accounts[index].limits;
+    return limits && memcmp(limits->uuid, none, UUID_BYTES) != 0 ? limits->uuid : NULL;
 }
 
 uint64_t account_limit(unsigned index) {

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #define MAX_LEASES 16
+#define UUID_BYTES 16
 
 /* A set of the process's leases: bit i is lease i. */
 typedef uint32_t lease_set;
@@ -33,6 +34,9 @@ unsigned accounts_count(void);
 
 /* The OpenCL platform and device numbers of lease `index`, -1 where Chronos does not know them. */
 void account_device(unsigned index, int *platform, int *device);
+
+/* The UUID_BYTES of its device as cl_khr_device_uuid tells them, NULL where Chronos does not know them. */
+const uint8_t *account_uuid(unsigned index);
 
 uint64_t account_limit(unsigned index);
 uint64_t account_used(unsigned index);

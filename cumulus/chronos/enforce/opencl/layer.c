@@ -8,6 +8,9 @@
 #define MAX_DEVICES 64
 /* From cl_amd_device_attribute_query: two numbers in KiB, what is free and the largest block of it. */
 #define DEVICE_GLOBAL_FREE_MEMORY_AMD 0x4039
+#ifndef CL_DEVICE_UUID_KHR
+#define CL_DEVICE_UUID_KHR 0x106A /* cl_khr_device_uuid */
+#endif
 #define EXPORTED __attribute__((visibility("default")))
 
 cl_icd_dispatch next;
@@ -17,19 +20,34 @@ static cl_icd_dispatch table;
 
 static cl_device_id leased[MAX_LEASES];
 
-/* The numbers are those that discovery saw through the same loader; a lease without them matches nothing. */
+/* By UUID, where the lease has one and the driver tells them: numbers count the devices that a program is shown, and in a
+ * container the platforms that its image has. The numbers are those that discovery saw, and find what has no UUID. */
+static void find_on_platform(cl_platform_id platform, int number) {
+    cl_device_id devices[MAX_DEVICES];
+    cl_uint count = 0;
+    bool told = false;
+    if (next.clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices, &count) != CL_SUCCESS) return;
+    if (count > MAX_DEVICES) count = MAX_DEVICES;
+    for (cl_uint d = 0; d < count; d++) {
+        uint8_t uuid[UUID_BYTES];
+        if (next.clGetDeviceInfo(devices[d], CL_DEVICE_UUID_KHR, sizeof uuid, uuid, NULL) != CL_SUCCESS) continue;
+        told = true;
+        for (unsigned i = 0; i < accounts_count(); i++)
+            if (account_uuid(i) && memcmp(account_uuid(i), uuid, UUID_BYTES) == 0) leased[i] = devices[d];
+    }
+    for (unsigned i = 0; i < accounts_count(); i++) {
+        int its_platform, device;
+        account_device(i, &its_platform, &device);
+        if (leased[i] || (told && account_uuid(i)) || its_platform != number) continue;
+        if (device >= 0 && device < (int)count) leased[i] = devices[device];
+    }
+}
+
 static void find_devices(void) {
     cl_platform_id platforms[MAX_DEVICES];
-    cl_device_id devices[MAX_DEVICES];
-    cl_uint platform_count = 0, device_count = 0;
-    if (next.clGetPlatformIDs(MAX_DEVICES, platforms, &platform_count) != CL_SUCCESS) return;
-    for (unsigned i = 0; i < accounts_count(); i++) {
-        int platform, device;
-        account_device(i, &platform, &device);
-        if (platform < 0 || platform >= (int)platform_count || platform >= MAX_DEVICES || device < 0) continue;
-        if (next.clGetDeviceIDs(platforms[platform], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devices, &device_count)) continue;
-        if (device < (int)device_count && device < MAX_DEVICES) leased[i] = devices[device];
-    }
+    cl_uint count = 0;
+    if (next.clGetPlatformIDs(MAX_DEVICES, platforms, &count) != CL_SUCCESS) return;
+    for (cl_uint p = 0; p < count && p < MAX_DEVICES; p++) find_on_platform(platforms[p], (int)p);
 }
 
 /* With one lease everything counts towards it. With several, a device that is none of theirs counts towards the first,
