@@ -26,10 +26,10 @@ def test_a_lease_of_4_seconds_ends_within_a_tenth_and_its_memory_is_free(
     ledger = Ledger(tmp_path / "chronos")
     clock = SystemClock()
     assert ledger.devices()[0].id == gpu.id
+    floor = driver_seconds(node, gpu)
     holder = node.cuda("alloc", "device", 20 * GIB, **node.lease("four", 0.5))
     assert holder.line()["outcome"] == "ok"
     bystander = node.start(["sleep", "60"], {})
-    floor = driver_seconds(node, gpu)
     lease = ledger.grant(LeaseRequest("four", 0, gpu.memory_bytes // 2, 500, 4.0, grace=0.0))
     for program in (holder, bystander):
         ledger.attach("four", program.process.pid, lease.token)
