@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from cumulus.backends.process.layout import LOG_PREFIX
 from cumulus.backends.process.log import LogWriter, Redactor, read_log
@@ -19,6 +21,10 @@ from cumulus.errors import BackendError
 
 _SYSTEM = 3
 """The stream on which an engine tells its own errors (stdcopy.Systemerr of moby)."""
+
+OVERLAP = 2
+"""Seconds by which a message may come late."""
+_MOST_HELD = 10_000
 
 Fetch = Callable[[float], bytes]
 """Reads the multiplexed log from a time (seconds of the epoch) on."""
@@ -55,28 +61,30 @@ def check(stream: bytes) -> None:
 
 
 class Reader:
-    """Reads a log in steps: each gives what came since the last."""
+    """Reads a log in steps: each gives what came since the last.
+
+    The driver takes down what came on two streams in any order, with the time of each, so that a message may appear
+    behind a later one: each step reads the last seconds again, and gives what was not there.
+    """
 
     def __init__(self, fetch: Fetch, redactor: Redactor | None = None) -> None:
         self._fetch = fetch
         self._redactor = redactor or Redactor(())
-        self._last = ""
-        self._count = 0
-        """How many messages of the time `_last` were given."""
+        self._newest = ""
+        self._given: Counter[Message] = Counter()
+        """How often each message of the last seconds was given."""
 
     def step(self) -> bytes:
         fresh = []
-        skip = self._count
-        for message in messages(self._fetch(_epoch(self._last))):
-            if message.at < self._last:
-                continue
-            if message.at == self._last and skip > 0:
-                skip -= 1
-                continue
-            if message.at != self._last:
-                self._last, self._count, skip = message.at, 0, 0
-            self._count += 1
-            fresh.append(message.text)
+        found: Counter[Message] = Counter()
+        for message in messages(self._fetch(_epoch(_before(self._newest)))):
+            found[message] += 1
+            if found[message] > self._given[message]:
+                fresh.append(message.text)
+                self._newest = max(self._newest, message.at)
+            if len(found) > _MOST_HELD:
+                found = _since(found, _before(self._newest))
+        self._given = _since(self._given | found, _before(self._newest))
         return self._redactor.feed(b"".join(fresh))
 
     def flush(self) -> bytes:
@@ -117,9 +125,14 @@ def last_lines(content: bytes, tail: int | None) -> bytes:
     return b"".join(lines[-tail:])
 
 
+def _since(counted: Counter[Message], at: str) -> Counter[Message]:
+    return Counter({message: count for message, count in counted.items() if message.at >= at})
+
+
+def _before(at: str) -> str:
+    """The time at which the next step begins. Docker writes times with nine digits each, so that they sort as texts."""
+    return f"{(parse_timestamp(at) - timedelta(seconds=OVERLAP)).isoformat()[:19]}.000000000Z" if at else ""
+
+
 def _epoch(at: str) -> float:
-    """Docker's `since` is inclusive; a microsecond less makes up for the digits that a float loses."""
-    if not at:
-        return 0.0
-    head, _, rest = at.partition(".")
-    return parse_timestamp(f"{head}Z").timestamp() + float(f"0.{rest.rstrip('Z')[:9] or '0'}") - 2e-6
+    return parse_timestamp(at).timestamp() if at else 0.0

@@ -1,0 +1,70 @@
+"""A log that is read in steps, as the engine's driver writes it."""
+
+from __future__ import annotations
+
+import struct
+
+from cumulus.backends.swarm import logs
+from cumulus.clock import parse_timestamp
+
+
+class Driver:
+    """Gives the messages from a time on, in the order in which they were taken down."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, bytes]] = []
+        self.since: list[float] = []
+
+    def add(self, second: float, text: bytes) -> None:
+        self.messages.append((f"2030-01-01T00:00:{second:012.9f}Z", text))
+
+    def __call__(self, since: float) -> bytes:
+        self.since.append(since)
+        frames = [f"{at} ".encode() + text for at, text in self.messages if parse_timestamp(at).timestamp() >= since]
+        return b"".join(b"\1\0\0\0" + struct.pack(">I", len(frame)) + frame for frame in frames)
+
+
+def test_each_step_gives_what_came_since() -> None:
+    reader = logs.Reader(driver := Driver())
+    assert reader.step() == b""
+    driver.add(1, b"a")
+    driver.add(1, b"a")
+    assert reader.step() == b"aa"
+    driver.add(1, b"a")
+    driver.add(1.5, b"b")
+    assert reader.step() == b"ab"
+    assert reader.step() == b""
+
+
+def test_a_message_behind_a_later_one_is_not_lost() -> None:
+    """Of two streams, each has its own reader in the engine."""
+    reader = logs.Reader(driver := Driver())
+    driver.add(10.002, b"out")
+    assert reader.step() == b"out"
+    driver.add(10.0015, b"err")
+    assert reader.step() == b"err"
+    driver.add(11.9, b"late ")
+    driver.add(10.4, b"later")
+    assert reader.step() == b"late later"
+    assert reader.step() == b""
+
+
+def test_only_the_last_seconds_are_read_again() -> None:
+    reader = logs.Reader(driver := Driver())
+    for second in range(40):
+        driver.add(second, b"%d " % second)
+    reader.step()
+    driver.add(39, b"x")
+    assert reader.step() == b"x"
+    assert driver.since[-1] == parse_timestamp("2030-01-01T00:00:37Z").timestamp()
+    assert len(reader._given) == 4
+
+
+def test_a_long_log_is_not_held() -> None:
+    reader = logs.Reader(driver := Driver())
+    lines = [b"%d\n" % number for number in range(3 * logs._MOST_HELD)]
+    for number, line in enumerate(lines):
+        driver.add(number / 1000, line)
+    assert reader.step() == b"".join(lines)
+    assert len(reader._given) < 3100
+    assert reader.step() == b""
