@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,12 @@ def test_a_command_holds_nothing_of_the_server(
 
 
 def held(pid: int) -> list[str]:
-    return [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+    """What its descriptors are, as far as they stay open meanwhile."""
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
 
 
 def test_a_killed_server_takes_its_commands_along_and_the_client_says_so(

@@ -337,7 +337,9 @@ def test_the_end_of_one_job_asks_for_no_other_jobs_services(bed: SwarmBed, monke
 
     def counted(path: str, filters: Any, ask: Any = engine._list) -> Any:
         found = ask(path, filters)
-        answers.append(len(found))
+        # What is known of the nodes is read anew now and then.
+        if path != "/nodes":
+            answers.append(len(found))
         return found
 
     monkeypatch.setattr(engine, "_list", counted)
