@@ -18,6 +18,8 @@ settings.load_profile("cumulus")
 CHRONOS = Path(__file__).parent / "chronos"
 
 
+# First, since xdist reads the groups in a hook of its own.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of Chronos name their leases alike, and a monitor ends whatever process names its lease: one at a time."""
     for item in items:

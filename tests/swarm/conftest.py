@@ -1,4 +1,4 @@
-"""One lab for all tests of this folder; they say loudly what is left out where none can be made."""
+"""A lab for the tests of this folder; they say loudly what is left out where none can be made."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from tests.swarm.image import busybox
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All on one worker, since they share a lab; left out with the reason where there can be none."""
+    """Left out with the reason where there can be no lab. Each of xdist's workers makes one of its own."""
     why = missing()
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("docker"):
-            item.add_marker(pytest.mark.xdist_group("swarm"))
             if why:
                 item.add_marker(pytest.mark.skip(reason=f"THE SWARM'S TESTS ARE LEFT OUT: {why}"))
             elif item.get_closest_marker("image") and (lacks := missing_for_image(config)):
