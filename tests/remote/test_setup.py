@@ -141,7 +141,9 @@ def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownH
     link = Link("gpu-1", worker.address, known_hosts)
     said = install(link, Setup(str(prefix), sys.executable))
     assert "Chronos is ready." in said
-    answer = link.run(f"{prefix}/bin/chronos_cli list --json; ls /tmp/tmp.*/setup-worker.sh 2>/dev/null", 15)
+    answer = link.run(
+        f"{prefix}/bin/chronos_cli list --json; ls {worker.directory}/tmp.*/setup-worker.sh 2>/dev/null", 15
+    )
     assert '"leases": []' in answer.output
     assert "setup-worker.sh" not in answer.output
     link.close()
