@@ -48,7 +48,7 @@ class Worker:
             f"AuthorizedKeysFile {client_key}.pub .ssh/authorized_keys\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\n"
             # A home of its own: what this user's shell does when it starts, some of it slow, is no part of the test.
-            f"SetEnv HOME={directory} TMPDIR={directory}\n"
+            f"SetEnv HOME={directory}\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
