@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
+from typing import Any
+
+import pytest
 
 from cumulus.backends.swarm import logs
 from cumulus.clock import parse_timestamp
@@ -62,9 +66,26 @@ def test_only_the_last_seconds_are_read_again() -> None:
 
 def test_a_long_log_is_not_held() -> None:
     reader = logs.Reader(driver := Driver())
-    lines = [b"%d\n" % number for number in range(3 * logs._MOST_HELD)]
+    lines = [b"%d\n" % number for number in range(3 * logs._HELD)]
     for number, line in enumerate(lines):
         driver.add(number / 1000, line)
     assert reader.step() == b"".join(lines)
     assert len(reader._given) < 3100
     assert reader.step() == b""
+
+
+def test_of_a_flood_the_older_messages_are_not_looked_for_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def counted(found: Counter[logs.Message], at: str, since: Any = logs._since) -> Counter[logs.Message]:
+        looks.append(len(found))
+        kept: Counter[logs.Message] = since(found, at)
+        return kept
+
+    monkeypatch.setattr(logs, "_since", counted)
+    reader = logs.Reader(driver := Driver())
+    lines = [b"%d\n" % number for number in range(4 * logs._HELD)]
+    for line in lines:
+        driver.add(1, line)
+    assert reader.step() == b"".join(lines)
+    assert len(looks) < 5

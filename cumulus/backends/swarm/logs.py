@@ -24,7 +24,8 @@ _SYSTEM = 3
 
 OVERLAP = 2
 """Seconds by which a message may come late."""
-_MOST_HELD = 10_000
+_HELD = 10_000
+"""Messages that are held before the older ones are let go of, beside as many as then stay."""
 
 Fetch = Callable[[float], bytes]
 """Reads the multiplexed log from a time (seconds of the epoch) on."""
@@ -77,13 +78,15 @@ class Reader:
     def step(self) -> bytes:
         fresh = []
         found: Counter[Message] = Counter()
+        room = _HELD
         for message in messages(self._fetch(_epoch(_before(self._newest)))):
             found[message] += 1
             if found[message] > self._given[message]:
                 fresh.append(message.text)
                 self._newest = max(self._newest, message.at)
-            if len(found) > _MOST_HELD:
+            if len(found) > room:
                 found = _since(found, _before(self._newest))
+                room = 2 * len(found) + _HELD
         self._given = _since(self._given | found, _before(self._newest))
         return self._redactor.feed(b"".join(fresh))
 
