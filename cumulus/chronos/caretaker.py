@@ -18,6 +18,8 @@ LOOK_SECONDS = 5.0
 SHOWN_SECONDS = 60.0
 """For so long a condition says that something was mended, so that whoever asks now and then learns of it."""
 
+_MENDED = "Restarted"
+
 Look = Callable[[Sequence[Device], Path], Sequence[Health]]
 
 
@@ -49,7 +51,7 @@ class Caretaker:
     def _look_now(self) -> None:
         with self._database.read() as db:
             known, devices = records.health(db), records.devices(db)
-        if self._database.idle() and all(condition.reason == "Answers" for condition in known):
+        if self._database.idle() and all(condition.status and condition.reason != _MENDED for condition in known):
             return
         found = tuple(map(self._still_shown, self._look(devices, self._database.home)))
         if found == known:
@@ -62,7 +64,7 @@ class Caretaker:
 
     def _still_shown(self, found: Health) -> Health:
         now = self._clock.monotonic()
-        if found.reason == "Restarted":
+        if found.reason == _MENDED:
             self._mended[found.type] = now, found
         since, mended = self._mended.get(found.type, (now - SHOWN_SECONDS, found))
         return mended if found.status and now - since < SHOWN_SECONDS else found

@@ -100,6 +100,17 @@ def test_what_is_not_well_is_looked_at_without_a_lease_too(
     assert driver.looks == 2
 
 
+def test_nothing_is_asked_at_rest_where_all_is_well_in_whatever_words(
+    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+) -> None:
+    driver.said = (WELL, Health("OpenCLLayer", True, "Found", "There."))
+    ledger.grant(request("a", seconds=3600))
+    look(caretaker, clock)
+    ledger.release("a")
+    look(caretaker, clock)
+    assert driver.looks == 1
+
+
 def test_that_something_was_mended_is_shown_for_a_while(
     caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
