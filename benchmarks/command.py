@@ -18,9 +18,9 @@ from benchmarks.store import document
 from cumulus import paths
 from cumulus.cli.quick import OFF
 from cumulus.store.sqlite import SqliteStore
+from tests.commands import CUMULUS
 
 ROUNDS = 15
-CUMULUS = str(Path(sys.executable).parent / "cumulus")
 PYTHON = f"python {sys.version.split()[0]} -c pass"
 EMPTY = [sys.executable, "-c", "pass"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,11 +16,11 @@ from cumulus.chronos import watchdog
 from cumulus.resources.key import Document, Key
 from cumulus.store.base import Query, Write
 from cumulus.store.sqlite import SqliteStore
+from tests.commands import CUMULUS
 
 COUNT = 10_000
 PROBES = 200
 IDLE_SECONDS = 20
-BIN = Path(sys.executable).parent
 
 
 def run() -> Iterator[Result]:
@@ -78,7 +77,7 @@ def _daemon(home: Path) -> Iterator[Result]:
     store = SqliteStore(home / "c" / "store")
     fill(store, 0, COUNT)
     with open(home / "log", "wb") as log:
-        daemon = subprocess.Popen([str(BIN / "cumulus"), "serve"], env=env, stdout=log, stderr=log)
+        daemon = subprocess.Popen([CUMULUS, "serve"], env=env, stdout=log, stderr=log)
     try:
         until(lambda: _settled(store), seconds=300, what=f"{COUNT} jobs settle")
         time.sleep(5)

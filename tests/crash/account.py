@@ -22,8 +22,9 @@ from cumulus.store.backup import restore
 from cumulus.store.base import Query
 from cumulus.store.schema import FILE
 from cumulus.store.sqlite import SqliteStore
+from tests.commands import CHRONOS_CLI
 from tests.crash.jobs import Record, read_records
-from tests.crash.world import CHRONOS_CLI, World, eventually, kill
+from tests.crash.world import World, eventually, kill
 
 if TYPE_CHECKING:
     from tests.crash.loop import Round, Wish

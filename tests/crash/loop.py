@@ -23,9 +23,10 @@ from cumulus.chronos.processes import Identity
 from cumulus.errors import StoreError
 from cumulus.store.base import Query
 from cumulus.store.sqlite import SqliteStore
+from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash import account
 from tests.crash.jobs import SCRIPTS, Script, manifest, partition
-from tests.crash.world import CHRONOS_CLI, CUMULUS, World, eventually, kill
+from tests.crash.world import World, eventually, kill
 
 MOST_UNFINISHED = 14
 SETTLE_SECONDS = 150.0

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash.jobs import API, read_records
-from tests.crash.world import CHRONOS_CLI, CUMULUS, World, eventually, world
+from tests.crash.world import World, eventually, world
 
 
 @pytest.fixture

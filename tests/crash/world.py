@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +15,6 @@ from typing import Any
 
 from cumulus.chronos import watchdog
 from cumulus.chronos.processes import read
-
-BIN = Path(sys.executable).parent
-CUMULUS = str(BIN / "cumulus")
-CHRONOS_CLI = str(BIN / "chronos_cli")
 
 
 def eventually(check: Callable[[], Any], within: float) -> Any:

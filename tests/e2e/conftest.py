@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ import pytest
 
 from cumulus.chronos import watchdog
 from tests import processes
+from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.waiting import eventually
-
-BIN = Path(sys.executable).parent
-CUMULUS = str(BIN / "cumulus")
-CHRONOS_CLI = str(BIN / "chronos_cli")
 
 
 def monitor_gone(home: Path) -> None:

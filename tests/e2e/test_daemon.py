@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import CHRONOS_CLI, Machine, manifest
+from tests.commands import CHRONOS_CLI
+from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.daemon

@@ -27,6 +27,9 @@ ROOT = HERE.parent.parent
 GIB = 2**30
 ANSWER_SECONDS = 40.0
 
+HUGE, FITS = 0.25, 0.025
+"""Parts of a GPU's memory: more than a lease of 5 % of it, and what fits in there beside a context."""
+
 _measured: list[str] = []
 
 
@@ -125,9 +128,13 @@ class Node:
         self.programs: list[Program] = []
         self.leases: list[str] = []
 
+    def part(self, share: float) -> int:
+        """Bytes of that part of the GPU's memory."""
+        return part(self.gpu, share)
+
     def lease(self, id: str, share: float, compute: float | None = None) -> dict[str, str]:
         """The environment of a lease of that part of the memory and of the compute."""
-        memory = int(self.gpu.memory_bytes * share)
+        memory = self.part(share)
         thousandths = int(1000 * (share if compute is None else compute))
         lease = Lease(
             id, self.gpu.index, self.gpu.id, memory, thousandths, "", 1.0, 1, LeaseState.ACTIVE, "", "", 600.0
@@ -142,8 +149,8 @@ class Node:
         command = [sys.executable, "-S", str(HERE / "job.py"), *map(str, arguments)]
         return self.start(command, variables)
 
-    def python(self, code: str, **variables: str) -> Program:
-        return self.start([sys.executable, "-c", code], variables)
+    def python(self, code: str, *arguments: int, **variables: str) -> Program:
+        return self.start([sys.executable, "-c", code, *map(str, arguments)], variables)
 
     def opencl(self, **variables: str) -> Program:
         return self.start([sys.executable, str(ROOT / "tests/enforce/job.py")], variables)
@@ -208,6 +215,11 @@ def full_rate(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> float:
         return made.rates({})[0]
     finally:
         made.close()
+
+
+def part(gpu: Device, share: float) -> int:
+    """Bytes of that part of the GPU's memory."""
+    return int(gpu.memory_bytes * share)
 
 
 def memory_used(gpu: Device) -> int:

@@ -20,7 +20,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore
 
 from . import engine as engines
-from .conftest import GIB, Node, memory_used, until
+from .conftest import FITS, GIB, HUGE, Node, memory_used, part, until
 
 Measured = Callable[[str, object], None]
 REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
@@ -35,7 +35,7 @@ def attempt(size):
     except pyopencl.Error as error:
         return error.code
 device = context.devices[0]
-sizes = {"20 GiB": attempt(20 * 2**30), "1 GiB": attempt(2**30)}
+sizes = {"huge": attempt(%d), "fits": attempt(%d)}
 print(json.dumps({"name": device.name, "memory": device.global_mem_size, **sizes}))
 """
 
@@ -123,10 +123,14 @@ def bed(engine: Engine, node: Node, gpu: Device, tmp_path: Path) -> Iterator[Bed
         made.close()
 
 
-def test_20_gib_in_a_lease_of_5_percent_is_refused_in_a_container(bed: Bed, measured: Measured) -> None:
-    work = bed.start("small", 0.05, *JOB, "alloc", "device", str(20 * GIB), "device", str(2 * GIB))
+def test_a_quarter_of_the_memory_in_a_lease_of_5_percent_is_refused_in_a_container(
+    bed: Bed, measured: Measured
+) -> None:
+    work = bed.start(
+        "small", 0.05, *JOB, "alloc", "device", str(part(bed.gpu, HUGE)), "device", str(part(bed.gpu, FITS))
+    )
     until(lambda: len(bed.answers(work)) == 2 or bed.state(work).finished, 60)
-    measured("20 GiB and 2 GiB in a container's lease of 5 %", bed.log(work).splitlines())
+    measured("25 % and 2.5 % of the GPU in a container's lease of 5 %", bed.log(work).splitlines())
     assert [answer["outcome"] for answer in bed.answers(work)] == [REFUSED, "ok"]
 
 
@@ -158,19 +162,27 @@ def test_two_containers_of_50_percent_run_at_once(bed: Bed, full_rate: float, me
 
 def test_opencl_in_a_container_is_held_by_the_layer(bed: Bed, gpu: Device) -> None:
     pytest.importorskip("pyopencl")
-    work = bed.start("opencl", 0.05, "cumulus-run", "python", "-c", OPENCL, env=(EnvVar(MODE, "off"),))
+    work = bed.start(
+        "opencl",
+        0.05,
+        "cumulus-run",
+        "python",
+        "-c",
+        OPENCL % (part(gpu, HUGE), part(gpu, FITS)),
+        env=(EnvVar(MODE, "off"),),
+    )
     assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
     [answer] = bed.answers(work)
-    assert answer == {"name": gpu.name, "memory": int(gpu.memory_bytes * 0.05), "20 GiB": -4, "1 GiB": "ok"}
+    assert answer == {"name": gpu.name, "memory": int(gpu.memory_bytes * 0.05), "huge": -4, "fits": "ok"}
 
 
 def test_a_container_ends_with_its_lease_and_its_gpu_memory_is_free(bed: Bed, gpu: Device, measured: Measured) -> None:
-    work = bed.start("four", 0.5, *JOB, "hold", str(20 * GIB), "600", seconds=8.0)
+    work = bed.start("four", 0.5, *JOB, "hold", str(part(gpu, HUGE)), "600", seconds=8.0)
     until(lambda: bool(bed.answers(work)) or bed.state(work).finished, 30)
     assert bed.answers(work) == [{"outcome": "ok"}], bed.log(work)
-    assert memory_used(gpu) > 20 * GIB
+    assert memory_used(gpu) > part(gpu, HUGE)
     left = next(lease.expires_in for lease in bed.ledger.list())
     took = until(lambda: memory_used(gpu) < GIB, 30)
-    measured("a container's 20 GiB free after its lease's end, s", f"{took - left:.3f}")
+    measured("a container's quarter of the memory free after its lease's end, s", f"{took - left:.3f}")
     assert took - left < 0.5
     assert bed.finish(work) is State.FAILED

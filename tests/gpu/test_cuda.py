@@ -15,13 +15,13 @@ from cumulus.chronos.environment import selection
 from cumulus.chronos.lease import Device
 from cumulus.resources.enforcement import Enforcement
 
-from .conftest import GIB, Node, memory_used, until
+from .conftest import FITS, GIB, HUGE, Node, memory_used, until
 
 Measured = Callable[[str, object], None]
 REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
 
 TRY = """
-import json
+import json, sys
 def attempt(size):
     try:
         {allocate}
@@ -30,7 +30,7 @@ def attempt(size):
         refused = any(text in str(error) + type(error).__name__ for text in ("OutOfMemory", "RESOURCE_EXHAUSTED"))
         return "refused" if refused else repr(error)
 {imports}
-print(json.dumps([attempt(20 * 2**30), attempt(2 * 2**30)]))
+print(json.dumps([attempt(int(size)) for size in sys.argv[1:]]))
 """
 TORCH = TRY.format(imports="import torch", allocate="torch.empty(size, dtype=torch.uint8, device='cuda')")
 JAX = TRY.format(imports="import jax.numpy", allocate="jax.numpy.zeros(size, jax.numpy.uint8).block_until_ready()")
@@ -43,16 +43,16 @@ def test_the_node_reports_guarded_with_mps_and_the_layer(node: Node) -> None:
 
 
 @pytest.mark.parametrize("kind", ["device", "async", "vmm", "managed"])
-def test_20_gib_in_a_lease_of_5_percent_is_refused(node: Node, kind: str) -> None:
+def test_a_quarter_of_the_memory_in_a_lease_of_5_percent_is_refused(node: Node, kind: str) -> None:
     lease = node.lease("small", 0.05)
-    assert node.outcome(kind, 20 * GIB, **lease) == REFUSED
-    assert node.outcome(kind, 2 * GIB, **lease) == "ok"
+    assert node.outcome(kind, node.part(HUGE), **lease) == REFUSED
+    assert node.outcome(kind, node.part(FITS), **lease) == "ok"
 
 
-def test_20_gib_in_a_lease_of_5_percent_is_refused_under_pytorch(node: Node) -> None:
+def test_a_quarter_of_the_memory_in_a_lease_of_5_percent_is_refused_under_pytorch(node: Node) -> None:
     lease = node.lease("small", 0.05)
     del lease["PYTHONPATH"]  # by MPS, without the hook
-    assert node.python(TORCH, **lease).line() == ["refused", "ok"]
+    assert node.python(TORCH, node.part(HUGE), node.part(FITS), **lease).line() == ["refused", "ok"]
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,13 @@ def test_the_frameworks_keep_within_the_lease_without_mps(node: Node, name: str,
     pytest.importorskip(name)
     lease = node.lease("small", 0.05)
     second_line = ("CHRONOS_MEMORY_BYTES", "PYTHONPATH", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUPY_GPU_MEMORY_LIMIT")
-    assert node.python(code, **{name: lease[name] for name in second_line}).line() == ["refused", "ok"]
+    program = node.python(code, node.part(HUGE), node.part(FITS), **{name: lease[name] for name in second_line})
+    assert program.line() == ["refused", "ok"]
 
 
-def test_without_a_lease_20_gib_are_granted(node: Node) -> None:
+def test_without_a_lease_a_quarter_of_the_memory_is_granted(node: Node) -> None:
     """The other side of the tests above: it is the lease that refuses."""
-    assert node.outcome("device", 20 * GIB) == "ok"
+    assert node.outcome("device", node.part(HUGE)) == "ok"
 
 
 def test_two_leases_of_50_percent_run_at_once_without_touching_each_other(
@@ -114,9 +115,9 @@ def test_a_lease_of_the_whole_gpu_costs_next_to_nothing(node: Node, measured: Me
 
 
 def test_memory_is_free_again_when_a_job_is_killed(node: Node, measured: Measured) -> None:
-    program = node.cuda("alloc", "device", 20 * GIB, **node.lease("half", 0.5))
+    program = node.cuda("alloc", "device", node.part(HUGE), **node.lease("half", 0.5))
     assert program.line()["outcome"] == "ok"
-    assert memory_used(node.gpu) > 20 * GIB
+    assert memory_used(node.gpu) > node.part(HUGE)
     program.process.kill()
     took = until(lambda: memory_used(node.gpu) < GIB, 5.0)
     measured("SIGKILL to memory free, s", f"{took:.3f}")
@@ -139,5 +140,5 @@ def test_the_gpu_is_device_0_and_joined_with_its_opencl_device(
 def test_isolated_leases_are_limited_and_bound_by_the_daemon(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODE, "isolated")
     lease = node.lease("isolated", 0.05)
-    assert node.outcome("device", 20 * GIB, **lease) == REFUSED
-    assert node.outcome("device", 2 * GIB, **lease) == "ok"
+    assert node.outcome("device", node.part(HUGE), **lease) == REFUSED
+    assert node.outcome("device", node.part(FITS), **lease) == "ok"

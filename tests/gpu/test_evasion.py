@@ -15,7 +15,7 @@ from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.mps_daemon import Daemon
 from cumulus.clock import SystemClock
 
-from .conftest import GIB, Node, until
+from .conftest import GIB, HUGE, Node, until
 
 REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
 LIMIT = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"
@@ -31,15 +31,20 @@ def daemon(node: Node, lease: dict[str, str]) -> Daemon:
     return Daemon(Path(lease[PIPE]).parent)
 
 
+def raised(node: Node) -> str:
+    """A limit of half of the memory, as a job could write it."""
+    return f"0={node.part(0.5) >> 20}M"
+
+
 def test_shared_raising_ones_own_limit_works(node: Node) -> None:
     lease = node.lease("small", 0.05)
-    assert node.outcome("device", 20 * GIB, **{**lease, LIMIT: "0=40G"}) == "ok"
+    assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node)}) == "ok"
 
 
 def test_isolated_raising_ones_own_limit_does_not_work(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODE, "isolated")
     lease = node.lease("small", 0.05)
-    assert node.outcome("device", 20 * GIB, **{**lease, LIMIT: "0=40G"}) == REFUSED
+    assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node)}) == REFUSED
 
 
 def test_shared_raising_ones_own_percentage_works(node: Node, full_rate: float) -> None:
@@ -59,19 +64,19 @@ def test_isolated_raising_ones_own_percentage_does_not_work(
 def test_leaving_mps_by_another_pipe_directory_works(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv(MODE, mode)
     lease = node.lease("small", 0.05)
-    assert node.outcome("device", 20 * GIB, **{**lease, PIPE: "/nonexistent"}) == "ok"
+    assert node.outcome("device", node.part(HUGE), **{**lease, PIPE: "/nonexistent"}) == "ok"
 
 
 @pytest.mark.parametrize("mode", ["shared", "isolated"])
 def test_a_second_process_gets_the_limit_again(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setenv(MODE, mode)
     lease = node.lease("small", 0.05)
-    first, second = (node.cuda("alloc", "device", 3 * GIB, **lease) for _ in "12")
+    first, second = (node.cuda("alloc", "device", node.part(0.0375), **lease) for _ in "12")
     assert (first.line()["outcome"], second.line()["outcome"]) == ("ok", "ok")
 
 
 def test_memory_of_the_host_is_not_counted(node: Node) -> None:
-    assert node.outcome("host", 6 * GIB, **node.lease("small", 0.05)) == "ok"
+    assert node.outcome("host", node.part(0.05) + 2 * GIB, **node.lease("small", 0.05)) == "ok"
 
 
 def test_another_user_cannot_change_the_daemons_limits(node: Node) -> None:
@@ -93,7 +98,7 @@ def test_jobs_of_two_users_are_both_limited_at_once(node: Node) -> None:
     one, other = node.lease("one", 0.05), node.lease("other", 0.05)
     first = node.cuda("alloc", "device", GIB, **one)
     assert first.line()["outcome"] == "ok"
-    assert node.outcome("device", 20 * GIB, JOB_UID=NOBODY, **other) == REFUSED
+    assert node.outcome("device", node.part(HUGE), JOB_UID=NOBODY, **other) == REFUSED
     assert first.alive()
 
 
@@ -108,7 +113,7 @@ def test_shared_a_job_that_faults_on_the_gpu_ends_its_neighbours_work(node: Node
     assert health.reason == "Restarted"
     assert neighbour.process.poll() is None
     assert node.outcome("device", GIB, **lease) == "ok"
-    assert node.outcome("device", 22 * GIB, **lease) == REFUSED
+    assert node.outcome("device", node.part(0.27), **lease) == REFUSED
 
 
 def test_isolated_a_fault_stays_in_its_lease(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +138,7 @@ def test_a_killed_daemon_is_seen_and_started_again(
     os.kill(victim, signal.SIGKILL)
     until(lambda: not program.alive())
     until(lambda: Mps("shared").health([node.gpu], node.home)[0].reason in ("Restarted", "Answers"))
-    assert node.outcome("device", 20 * GIB, **lease) == REFUSED
+    assert node.outcome("device", node.part(HUGE), **lease) == REFUSED
     log = (running.log / "control.log").read_text().splitlines()
     measured(f"control.log after the {which} was killed", log[-6:])
 
@@ -141,4 +146,4 @@ def test_a_killed_daemon_is_seen_and_started_again(
 def test_a_job_without_its_daemon_is_not_limited(node: Node) -> None:
     lease = node.lease("small", 0.05)
     daemon(node, lease).stop()
-    assert node.outcome("device", 20 * GIB, **lease) == "ok"
+    assert node.outcome("device", node.part(HUGE), **lease) == "ok"

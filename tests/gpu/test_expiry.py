@@ -9,12 +9,12 @@ from cumulus.chronos.lease import Device, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 
-from .conftest import GIB, Node, memory_used, until
+from .conftest import GIB, HUGE, Node, memory_used, until
 
 
 def driver_seconds(node: Node, gpu: Device) -> float:
-    """From SIGKILL until the driver has freed 20 GiB."""
-    program = node.cuda("alloc", "device", 20 * GIB, **node.lease("floor", 0.5))
+    """From SIGKILL until the driver has freed a quarter of its memory."""
+    program = node.cuda("alloc", "device", node.part(HUGE), **node.lease("floor", 0.5))
     assert program.line()["outcome"] == "ok"
     program.process.kill()
     return until(lambda: memory_used(gpu) < GIB)
@@ -27,7 +27,7 @@ def test_a_lease_of_4_seconds_ends_within_a_tenth_and_its_memory_is_free(
     clock = SystemClock()
     assert ledger.devices()[0].id == gpu.id
     floor = driver_seconds(node, gpu)
-    holder = node.cuda("alloc", "device", 20 * GIB, **node.lease("four", 0.5))
+    holder = node.cuda("alloc", "device", node.part(HUGE), **node.lease("four", 0.5))
     assert holder.line()["outcome"] == "ok"
     bystander = node.start(["sleep", "60"], {})
     lease = ledger.grant(LeaseRequest("four", 0, gpu.memory_bytes // 2, 500, 4.0, grace=0.0))

@@ -12,7 +12,7 @@ import pytest
 from cumulus.chronos.lease import Device
 from tests.e2e.conftest import Machine, manifest
 
-from .conftest import GIB, memory_used, until
+from .conftest import FITS, GIB, HUGE, memory_used, part, until
 from .daemon import answers, job
 
 Measured = Callable[[str, object], None]
@@ -27,7 +27,7 @@ def test_a_job_gets_the_gpu_and_is_held_to_its_share(machine: Machine, gpu: Devi
     [node] = machine.items("nodes")
     assert node["status"]["devices"][0]["id"] == gpu.id
     assert node["status"]["devices"][0]["enforcement"] == "guarded"
-    script = job("alloc", "device", 20 * GIB, "device", 2 * GIB)
+    script = job("alloc", "device", part(gpu, HUGE), "device", part(gpu, FITS))
     machine.apply(manifest("held", script, memory="5%", minEnforcement="guarded"))
     machine.ok("wait", "job", "held", "--for=condition=Succeeded", "--timeout=60s")
     assert [answer["outcome"] for answer in answers(machine, "held")] == [REFUSED, "ok"]
@@ -55,13 +55,13 @@ def test_a_gpu_is_shared_by_two_jobs_and_the_next_waits(machine: Machine, full_r
 def test_a_job_ends_with_its_lease_and_its_gpu_memory_is_free(
     machine: Machine, gpu: Device, measured: Measured
 ) -> None:
-    script = job("hold", 20 * GIB, 600)
+    script = job("hold", part(gpu, HUGE), 600)
     checkpoint = {"gracePeriod": "1s", "onExpiry": "Fail"}
     machine.apply(manifest("over", script, memory="50%", duration="8s", checkpoint=checkpoint))
-    until(lambda: memory_used(gpu) > 20 * GIB, 30)
+    until(lambda: memory_used(gpu) > part(gpu, HUGE), 30)
     [lease] = machine.leases()
     took = until(lambda: memory_used(gpu) < GIB, 30)
-    measured("a job's 20 GiB free after its lease's end, s", f"{took - lease['expiresIn']:.3f}")
+    measured("a job's quarter of the memory free after its lease's end, s", f"{took - lease['expiresIn']:.3f}")
     machine.ok("wait", "job", "over", "--for=condition=Failed", "--timeout=30s")
     assert statuses(machine)[0]["attempts"][-1]["reason"] == "LeaseExpired"
 

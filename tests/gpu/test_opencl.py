@@ -12,7 +12,7 @@ from cumulus.chronos.enforce import account
 from cumulus.chronos.enforce.mps import MODE
 from cumulus.chronos.lease import Lease, LeaseState
 
-from .conftest import GIB, Node, Program, until
+from .conftest import FITS, HUGE, Node, Program, until
 
 REFUSED, OUT_OF_RESOURCES, NOT_AVAILABLE = -4, -5, -2
 
@@ -28,17 +28,17 @@ def start(node: Node, *variables: dict[str, str]) -> Program:
     return job
 
 
-def test_20_gib_in_a_lease_of_5_percent_are_refused(node: Node, nvidia_opencl: dict[str, str]) -> None:
+def test_a_quarter_of_the_memory_in_a_lease_of_5_percent_is_refused(node: Node, nvidia_opencl: dict[str, str]) -> None:
     lease = node.lease("small", 0.05)
     job = start(node, lease, nvidia_opencl)
     limit = int(lease["CHRONOS_MEMORY_BYTES"])
     assert do(job, "info") == {"error": 0, "global": limit, "largest": limit}
-    assert do(job, "buffer", size=20 * GIB)["error"] == REFUSED
+    assert do(job, "buffer", size=node.part(HUGE))["error"] == REFUSED
     assert do(job, "image", type=0x10F1, width=16384, height=32768)["error"] == REFUSED
-    held = do(job, "buffer", size=2 * GIB)
+    held = do(job, "buffer", size=node.part(FITS))
     assert held["error"] == 0
-    assert do(job, "svm", size=3 * GIB)["error"] == "NULL"
-    assert do(job, "svm", size=GIB)["error"] == 0
+    assert do(job, "svm", size=node.part(0.0375))["error"] == "NULL"
+    assert do(job, "svm", size=node.part(0.0125))["error"] == 0
     assert do(job, "kernel", id=held["id"])["error"] == 0
     assert do(job, "read", id=held["id"], size=8)["data"] == "07000000" * 2
 
@@ -46,10 +46,11 @@ def test_20_gib_in_a_lease_of_5_percent_are_refused(node: Node, nvidia_opencl: d
 def test_processes_of_a_lease_share_its_limit_and_a_crash_gives_back(node: Node, nvidia_opencl: dict[str, str]) -> None:
     lease = node.lease("small", 0.05)
     one, other = start(node, lease, nvidia_opencl), start(node, lease, nvidia_opencl)
-    assert do(one, "buffer", size=3 * GIB)["error"] == 0
-    assert do(other, "buffer", size=3 * GIB)["error"] == REFUSED
+    size = node.part(0.0375)
+    assert do(one, "buffer", size=size)["error"] == 0
+    assert do(other, "buffer", size=size)["error"] == REFUSED
     one.process.kill()
-    until(lambda: do(other, "buffer", size=3 * GIB)["error"] == 0)
+    until(lambda: do(other, "buffer", size=size)["error"] == 0)
 
 
 def test_two_leases_of_50_percent_do_not_touch_each_other(node: Node, nvidia_opencl: dict[str, str]) -> None:
@@ -84,7 +85,7 @@ def test_random_calls_agree_with_the_model(node: Node, nvidia_opencl: dict[str, 
 
 def test_evasion_unsetting_the_layer_works(node: Node, nvidia_opencl: dict[str, str]) -> None:
     job = start(node, node.lease("small", 0.05), nvidia_opencl, {"OPENCL_LAYERS": ""})
-    buffer = do(job, "buffer", size=18 * GIB)
+    buffer = do(job, "buffer", size=node.part(0.22))
     assert (buffer["error"], do(job, "fill", id=buffer["id"])["error"]) == (0, 0)
 
 
@@ -103,22 +104,23 @@ def test_pyopencl_runs_in_a_lease_with_mps_and_cuda_beside_it_is_still_limited(
 ) -> None:
     pytest.importorskip("pyopencl")
     variables = {**node.lease("small", 0.05), "OCL_ICD_VENDORS": nvidia_opencl["OCL_ICD_VENDORS"]}
-    assert node.python(PYOPENCL, **variables).line() == ["small", -4, 0, 2]
+    assert node.python(PYOPENCL % node.part(HUGE), **variables).line() == ["small", -4, 0, 2]
 
 
 PYOPENCL = """
 import ctypes, json, os
 import pyopencl as cl
+huge = %d
 devices = [d for p in cl.get_platforms() for d in p.get_devices() if d.type == cl.device_type.GPU]
 context = cl.Context(devices[:1])
 size = "small" if devices[0].global_mem_size == int(os.environ["CHRONOS_MEMORY_BYTES"]) else "whole"
 try:
-    cl.Buffer(context, cl.mem_flags.READ_WRITE, 20 * 2**30)
+    cl.Buffer(context, cl.mem_flags.READ_WRITE, huge)
     refused = 0
 except cl.Error as error:
     refused = error.code
 cuda, device, cuda_context, pointer = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
 codes = [cuda.cuInit(0), cuda.cuDeviceGet(ctypes.byref(device), 0)]
 codes += [cuda.cuDevicePrimaryCtxRetain(ctypes.byref(cuda_context), device), cuda.cuCtxSetCurrent(cuda_context)]
-print(json.dumps([size, refused, max(codes), cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(20 * 2**30))]))
+print(json.dumps([size, refused, max(codes), cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(huge))]))
 """

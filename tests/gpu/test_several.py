@@ -16,7 +16,7 @@ from cumulus.chronos.lease import Device
 from cumulus.errors import ChronosError
 from tests.e2e.conftest import Machine, manifest
 
-from .conftest import GIB, Node, memory_used, until
+from .conftest import FITS, GIB, HUGE, Node, memory_used, until
 from .daemon import answers, job
 from .test_opencl import do, start
 
@@ -70,18 +70,19 @@ def test_gpus_are_numbered_as_the_driver_does(gpus: list[Device]) -> None:
 
 def test_a_lease_on_each_gpu_reaches_that_gpu_alone(nodes: list[Node]) -> None:
     before = [memory_used(node.gpu) for node in nodes]
-    held = [node.cuda("alloc", "device", 8 * GIB, **node.lease(f"l{node.gpu.index}", 0.5)) for node in nodes[:1]]
+    held = [node.cuda("alloc", "device", node.part(0.1), **node.lease(f"l{node.gpu.index}", 0.5)) for node in nodes[:1]]
     assert [program.line()["outcome"] for program in held] == ["ok"]
     grown = [memory_used(node.gpu) - some for node, some in zip(nodes, before, strict=True)]
-    assert grown[0] >= 8 * GIB
+    assert grown[0] >= nodes[0].part(0.1)
     assert grown[1] < 2 * GIB
 
 
 def test_a_job_with_two_gpus_is_limited_on_each(nodes: list[Node], measured: Measured) -> None:
     for number in ("0", "1"):
-        program = nodes[0].cuda("alloc", "device", 20 * GIB, "device", 2 * GIB, JOB_DEVICE=number, **both(nodes, 0.05))
+        sizes = ("device", nodes[0].part(HUGE), "device", nodes[0].part(FITS))
+        program = nodes[0].cuda("alloc", *sizes, JOB_DEVICE=number, **both(nodes, 0.05))
         outcomes = [program.line()["outcome"] for _ in "12"]
-        measured(f"20 GiB and 2 GiB on GPU {number} of a job with 5 % of two", outcomes)
+        measured(f"25 % and 2.5 % of GPU {number} of a job with 5 % of two", outcomes)
         assert outcomes == [REFUSED, "ok"]
         program.kill()
 
@@ -92,8 +93,8 @@ def test_opencl_counts_each_gpus_memory_towards_its_own_lease(nodes: list[Node],
     leases = [nodes[index].lease(f"opencl-{index}", share) for index, share in shares.items()]
     shown = selection([(nodes[index].gpu.id, -1, -1) for index in shares])
     program = start(nodes[0], join(*leases), shown, nvidia_opencl)
-    assert do(program, "buffer", size=4 * GIB)["error"] == -4
-    assert do(program, "buffer", size=GIB)["error"] == 0
+    assert do(program, "buffer", size=nodes[0].part(0.05))["error"] == -4
+    assert do(program, "buffer", size=nodes[0].part(0.0125))["error"] == 0
 
 
 def test_full_speed_on_two_gpus_at_once(nodes: list[Node], full_rate: float, measured: Measured) -> None:

@@ -6,19 +6,18 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests import processes
+from tests.commands import CUMULUS
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.swarm.bed import IMAGE
 from tests.waiting import eventually
 
-CUMULUS = str(Path(sys.executable).parent / "cumulus")
 INSTANCE = "cumulus.dev/instance"
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from docker.utils.build import exclude_paths
 
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.chronos.enforce import opencl_layer
+from tests.commands import CHRONOS_CLI
 from tests.lab.lab import Lab
 from tests.swarm.builder import ROOT, Builder, builder
 from tests.swarm.control import Control
@@ -178,7 +178,7 @@ def leased(memory: str, duration: str) -> list[str]:
 
 
 def chronos(*words: str) -> str:
-    command = [str(Path(sys.executable).parent / "chronos_cli"), *words]
+    command = [CHRONOS_CLI, *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
