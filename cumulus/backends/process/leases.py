@@ -58,10 +58,11 @@ class LeaseGuard:
         os.close(writable)
         with open(readable, "rb") as answer:
             verdict = answer.read()
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
         if not verdict:
-            # Killed, for want of memory perhaps.
-            raise LeaseRefused(End(None, "Lost", "not started: what checks its leases died"))
+            number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            how = f"was killed by signal {number}, perhaps for want of memory" if number else "ended without a word"
+            raise LeaseRefused(End(None, "Lost", f"not started: what checks its leases {how}"))
         end, variables = json.loads(verdict)
         if end:
             raise LeaseRefused(End(*end))
@@ -112,6 +113,13 @@ class LeaseGuard:
                 return End(None, "Lost", f"not started: {error}"), {}
             except ChronosError as error:
                 return End(None, "StartError", f"not started: {error}"), {}
+            except Exception as error:
+                # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
+                sys.excepthook(*sys.exc_info())
+                full = isinstance(error, OSError) and error.errno in layout.NO_ROOM
+                reason = "Lost" if full or isinstance(error, MemoryError) else "StartError"
+                what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
+                return End(None, reason, f"not started: {what}"), {}
         return None, variables
 
     def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
@@ -126,7 +134,7 @@ class LeaseGuard:
         ours = enforce.join(variables, enforce.environment(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = enforce.merge(self._own, ours)
-        return {name: merged[name] for name in ours}
+        return {name: value for name, value in merged.items() if value != self._own.get(name)}
 
     def _patiently(self, id: str, pid: int, token: int) -> None:
         from cumulus.errors import LedgerUnavailable

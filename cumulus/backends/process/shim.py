@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
         tree.end_children()
-        run.finish(End(None, "Error", f"its supervisor failed: {type(error).__name__}: {error}"))
+        reason = "Error" if os.path.exists(layout.STARTED) else "StartError"
+        run.finish(End(None, reason, f"its supervisor failed: {type(error).__name__}: {error}"))
         raise
     run.finish(end)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -170,10 +171,52 @@ class TestNoLeaseNoStart:
         with pytest.raises(guards.LeaseRefused, match=r"not started: .*cannot be used") as caught:
             guards.LeaseGuard(spec).attach(os.getpid())
         assert caught.value.end.reason == "Lost"
-        monkeypatch.setattr(guards.LeaseGuard, "_attach", lambda guard, pid: os._exit(1))
-        with pytest.raises(guards.LeaseRefused, match="died") as caught:
+        monkeypatch.setattr(guards.LeaseGuard, "_attach", lambda guard, pid: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(guards.LeaseRefused, match="killed by signal 9") as caught:
             guards.LeaseGuard(spec).attach(os.getpid())
         assert caught.value.end.reason == "Lost"
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (KeyError("x"), "StartError"),
+            (PermissionError(13, "no"), "StartError"),
+            (OSError(errno.ENOSPC, "full"), "Lost"),
+            (MemoryError(), "Lost"),
+        ],
+    )
+    def test_an_error_of_ours_is_told_with_its_text(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+    ) -> None:
+        """Only what passes by itself is the node's fault, and so tried again for long."""
+
+        def fail(*_: object) -> dict[str, str]:
+            raise error
+
+        monkeypatch.setattr("cumulus.chronos.enforce.environment", fail)
+        lease = node.lease()
+        spec = {"leases": [{"id": lease.id, "token": lease.token}], "env": {}, "chronos_home": str(node.ledger.home)}
+        with pytest.raises(guards.LeaseRefused) as caught:
+            guards.LeaseGuard(spec).attach(os.getpid())
+        end = caught.value.end
+        assert (end.reason, type(error).__name__ in end.message) == (reason, True)
+
+
+@pytest.mark.parametrize("mode", ["off", "shared"])
+def test_a_job_may_do_without_mps(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """As an OpenCL program must on an NVIDIA GPU. The node's MPS is played by a program that says nothing."""
+    (tmp_path / "bin").mkdir()
+    control = tmp_path / "bin" / "nvidia-cuda-mps-control"
+    control.write_text("#!/bin/sh\nexit 0\n")
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
+    monkeypatch.setattr("cumulus.chronos.enforce.mps_daemon.Daemon.ensure", lambda self, *_: True)
+    lease = node.lease()
+    own = {"CHRONOS_MPS": mode, "PYTHONPATH": "/job"}
+    spec = {"leases": [{"id": lease.id, "token": lease.token}], "env": own, "chronos_home": str(node.ledger.home)}
+    variables = guards.LeaseGuard(spec).attach(os.getpid())
+    assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is (mode == "shared")
+    assert variables["PYTHONPATH"].endswith(":/job")
 
 
 class TestExpiry:

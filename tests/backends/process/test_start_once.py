@@ -195,6 +195,22 @@ class TestLost:
         assert (end.reason, end.message) == ("Error", "its supervisor failed: RuntimeError: a bug")
         assert times(ran) == 1
 
+    def test_a_supervisor_that_fails_before_the_start_tells_of_a_start_error(
+        self, bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(spec: object) -> dict[str, str]:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(shim, "resolve_secrets", fail)
+        bed.backend.start(work := job(bed, ran))
+        bed.backend.close()
+        assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
+        bed.reopen()
+        end = bed.seen(work)
+        assert (end.reason, end.message) == ("StartError", "its supervisor failed: RuntimeError: a bug")
+        assert times(ran) == 0
+
     @pytest.mark.parametrize(("stopped", "reason"), [(False, "Lost"), (True, "Stopped")])
     def test_a_command_killed_before_it_was_let_go_never_ran(
         self, bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, reason: str
