@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cumulus.chronos.enforce.frameworks import Frameworks
+from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
 
 from .conftest import CPU, make_lease
 from .test_select import H100
@@ -51,18 +54,19 @@ def run(directory: Path, code: str, modules: dict[str, str], **variables: str) -
 
 def test_pytorch_is_told_when_cuda_is_first_used(tmp_path: Path) -> None:
     code = "import torch; later, = torch.calls; later(); print(torch.calls[1:])"
-    assert run(tmp_path, code, {"torch": TORCH}) == "[(0, 0.05)]\n"
+    assert run(tmp_path, code, {"torch": TORCH}) == f"[(0, {3.5 / 80})]\n"
 
 
 def test_each_device_has_its_own_limit(tmp_path: Path) -> None:
     code = "import torch; torch.calls[0](); print(torch.calls[1:])"
     limits = f"{4 * GIB},{8 * GIB}"
-    assert run(tmp_path, code, {"torch": TORCH}, CHRONOS_MEMORY_BYTES=limits) == "[(0, 0.05), (1, 0.1)]\n"
+    expected = f"[(0, {3.5 / 80}), (1, {7.5 / 80})]\n"
+    assert run(tmp_path, code, {"torch": TORCH}, CHRONOS_MEMORY_BYTES=limits) == expected
 
 
 def test_tensorflow_gets_a_logical_device(tmp_path: Path) -> None:
     code = "import tensorflow; print(tensorflow.set)"
-    assert run(tmp_path, code, {"tensorflow": TENSORFLOW}) == "[('first', [4096])]\n"
+    assert run(tmp_path, code, {"tensorflow": TENSORFLOW}) == "[('first', [3584])]\n"
 
 
 def test_pyopencl_does_not_see_mps_and_what_comes_after_does(tmp_path: Path) -> None:
@@ -95,4 +99,28 @@ def test_a_cpu_device_needs_none_of_it(tmp_path: Path) -> None:
 
 def test_jax_and_cupy_are_told_by_variables(tmp_path: Path) -> None:
     variables = Frameworks().environment(make_lease("a", 4 * GIB), H100, tmp_path)
-    assert (variables["XLA_PYTHON_CLIENT_MEM_FRACTION"], variables["CUPY_GPU_MEMORY_LIMIT"]) == ("0.0500", str(4 * GIB))
+    pool = pool_bytes(4 * GIB)
+    assert (variables["XLA_PYTHON_CLIENT_MEM_FRACTION"], variables["CUPY_GPU_MEMORY_LIMIT"]) == ("0.0437", str(pool))
+
+
+@pytest.mark.parametrize(
+    ("lease", "kept"),
+    [
+        (1, 0),
+        (2, 1),
+        (GIB // 2, GIB // 4),
+        (GIB, GIB // 2),
+        (4 * GIB, GIB // 2),
+        (20 * GIB, GIB),
+        (40 * GIB, 2 * GIB),
+        (139 * GIB, 2 * GIB),
+    ],
+)
+def test_a_pool_leaves_room_for_cuda_itself(lease: int, kept: int) -> None:
+    assert lease - pool_bytes(lease) == kept
+
+
+def test_a_fifth_of_an_h200_leaves_what_was_enough_for_jax_there() -> None:
+    """At 0.19 of the GPU in a lease of 0.20, JAX's pool was made, and running out raised RESOURCE_EXHAUSTED."""
+    whole = 150_110_011_392
+    assert pool_bytes(whole // 5) == pytest.approx(whole * 0.19)

@@ -112,6 +112,19 @@ def test_lists_are_joined_ours_first_and_all_else_is_replaced() -> None:
     }
 
 
+def test_a_job_that_uses_jaxs_newer_name_gets_our_limit_under_it() -> None:
+    """JAX fails where both are set."""
+    ours = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.1900"}
+    for own, holds in (("0.9", "0.1900"), ("0.1", "0.1")):
+        merged = enforce.merge({"XLA_CLIENT_MEM_FRACTION": own}, ours)
+        assert merged == {"XLA_CLIENT_MEM_FRACTION": holds}
+
+
+def test_a_job_without_mps_gets_none_of_its_variables() -> None:
+    ours = {"CUDA_MPS_PIPE_DIRECTORY": "/run/mps", "OPENCL_LAYERS": "/layer.so"}
+    assert enforce.merge({"CHRONOS_MPS": "off"}, ours) == {"CHRONOS_MPS": "off", "OPENCL_LAYERS": "/layer.so"}
+
+
 def test_merging_twice_changes_nothing() -> None:
     once = enforce.merge({"PYTHONPATH": "/job"}, {"PYTHONPATH": "/ours"})
     assert enforce.merge(once, {"PYTHONPATH": "/ours"}) == once

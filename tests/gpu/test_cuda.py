@@ -36,6 +36,24 @@ TORCH = TRY.format(imports="import torch", allocate="torch.empty(size, dtype=tor
 JAX = TRY.format(imports="import jax.numpy", allocate="jax.numpy.zeros(size, jax.numpy.uint8).block_until_ready()")
 CUPY = TRY.format(imports="import cupy", allocate="cupy.empty(size, dtype=cupy.uint8)")
 
+FILL = """
+import json, os
+held = []
+size = int(os.environ["CHRONOS_MEMORY_BYTES"]) // 20
+def fill():
+    while len(held) < 40:
+        held.append({allocate})
+{imports}
+try:
+    fill()
+    outcome = "never refused"
+except Exception as error:
+    named = any(text in str(error) + type(error).__name__ for text in ("OutOfMemory", "RESOURCE_EXHAUSTED"))
+    outcome = "refused" if named else repr(error)
+print(json.dumps([len(held), outcome]))
+"""
+"""Takes a twentieth of the lease after another until its framework refuses."""
+
 
 def test_the_node_reports_guarded_with_mps_and_the_layer(node: Node) -> None:
     report = strength(node.gpu, node.home)
@@ -64,6 +82,26 @@ def test_the_frameworks_keep_within_the_lease_without_mps(node: Node, name: str,
     second_line = ("CHRONOS_MEMORY_BYTES", "PYTHONPATH", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUPY_GPU_MEMORY_LIMIT")
     program = node.python(code, node.part(HUGE), node.part(FITS), **{name: lease[name] for name in second_line})
     assert program.line() == ["refused", "ok"]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+@pytest.mark.parametrize(
+    ("name", "allocate"),
+    [
+        ("torch", "torch.empty(size, dtype=torch.uint8, device='cuda')"),
+        ("jax", "jax.numpy.zeros(size, jax.numpy.uint8).block_until_ready()"),
+        ("cupy", "cupy.empty(size, dtype=cupy.uint8)"),
+    ],
+)
+def test_a_framework_fills_its_lease_and_then_raises_its_own_error(
+    node: Node, name: str, allocate: str, share: float
+) -> None:
+    """With MPS, so that the context must fit beside the pool: at the pool's end the driver still has room."""
+    pytest.importorskip(name)
+    code = FILL.format(imports="import jax.numpy" if name == "jax" else f"import {name}", allocate=allocate)
+    held, outcome = node.python(code, **node.lease("full", share)).line()
+    assert outcome == "refused"
+    assert 13 <= held < 20
 
 
 def test_without_a_lease_a_quarter_of_the_memory_is_granted(node: Node) -> None:

@@ -34,8 +34,14 @@ _LISTS = {
 }
 """Variables that hold several values and what is between them: ours go before those of the job."""
 
-_LEAST = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "CUPY_GPU_MEMORY_LIMIT"}
+_LEAST = {
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION",
+    "CUPY_GPU_MEMORY_LIMIT",
+}  # fmt: skip
 """Numbers that count on every device that a job sees: of several leases the smallest holds."""
+
+_RENAMED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "XLA_CLIENT_MEM_FRACTION"}
+"""Ours and a newer name of it. JAX fails where both are set: a job that uses the newer one gets ours under it."""
 
 
 def select(device: Device) -> Sequence[Enforcer]:
@@ -96,6 +102,8 @@ def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
     for name, value in ours.items():
         if job.get(MODE) == "off" and name.startswith("CUDA_MPS_"):
             continue
+        if _RENAMED.get(name) in job:
+            name = _RENAMED[name]
         separator = _LISTS.get(name)
         if separator and merged.get(name):
             value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))

@@ -2,6 +2,7 @@
 
 JAX and CuPy read variables of their own. PyTorch and TensorFlow are told by `hook/sitecustomize.py`, which Python
 runs at its start: PYTORCH_ALLOC_CONF knows a fraction only since 2.9, and older versions refuse to start with it.
+All four get less than the lease, since CUDA's own memory must fit into it too: `hook/chronos_pool.py` says how much.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
 from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.resources.enforcement import Enforcement
 
@@ -30,10 +32,11 @@ class Frameworks:
     def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
         if device.type != "gpu":
             return {}
+        pool = pool_bytes(lease.memory_bytes)
         return {
             "PYTHONPATH": str(HOOK),
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_fraction(lease.memory_bytes, device.memory_bytes):.4f}",
-            "CUPY_GPU_MEMORY_LIMIT": str(lease.memory_bytes),
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_fraction(pool, device.memory_bytes):.4f}",
+            "CUPY_GPU_MEMORY_LIMIT": str(pool),
         }
 
     def update(self, lease: Lease, home: Path) -> None:

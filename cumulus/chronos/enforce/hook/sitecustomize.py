@@ -12,9 +12,11 @@ import os
 import sys
 from typing import Any
 
+from chronos_pool import pool_bytes
+
 
 def limits() -> list[int]:
-    """Bytes for each visible device."""
+    """Leased bytes of each visible device."""
     return [int(text) for text in os.environ.get("CHRONOS_MEMORY_BYTES", "").split(",") if text.strip().isdigit()]
 
 
@@ -24,7 +26,7 @@ def limit_torch(torch: Any) -> None:
     def apply() -> None:
         for device, limit in enumerate(limits()[: torch.cuda.device_count()]):
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, pool_bytes(limit) / total), device)
 
     torch.cuda._lazy_call(apply)
 
@@ -32,7 +34,7 @@ def limit_torch(torch: Any) -> None:
 def limit_tensorflow(tensorflow: Any) -> None:
     # No strict=: Python had it only from 3.10.
     for gpu, limit in zip(tensorflow.config.list_physical_devices("GPU"), limits()):  # noqa: B905
-        logical = tensorflow.config.LogicalDeviceConfiguration(memory_limit=limit // 2**20)
+        logical = tensorflow.config.LogicalDeviceConfiguration(memory_limit=pool_bytes(limit) // 2**20)
         tensorflow.config.set_logical_device_configuration(gpu, [logical])
 
 
