@@ -6,6 +6,9 @@
     chronos:
       offerCPU: true           # lease the CPU beside a GPU too
     workers: 4                 # threads for each of the job and partition loops
+    logs:                      # of each replica of each attempt
+      first: 8Mi               # kept of its beginning
+      last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
 
 Taken from --config, else $ORCHESTRATOR_CONFIG, else ./config.yaml where that is there.
 """
@@ -19,13 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.errors import UsageError
 from cumulus.manifest.yaml_nodes import Node, parse
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
+from cumulus.resources.quantity import format_bytes, parse_bytes
 
 DEFAULT = "config.yaml"
-KEYS = {"node": ("name", "labels"), "chronos": ("offerCPU",), "workers": ()}
+KEYS = {"node": ("name", "labels"), "chronos": ("offerCPU",), "workers": (), "logs": ("first", "last")}
 MOST_WORKERS = 64
+LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Config:
     node_labels: Mapping[str, str] = field(default_factory=dict)
     offer_cpu: bool = False
     workers: int = 0
+    logs: Kept = KEPT
 
 
 def find(given: str) -> Path | None:
@@ -66,12 +74,13 @@ def load(path: Path | None) -> Config:
         return Config()
     root = _Section(path, documents[0], "")
     root.check_keys(tuple(KEYS))
-    node, chronos = root.section("node"), root.section("chronos")
+    node, chronos, logs = root.section("node"), root.section("chronos"), root.section("logs")
     return Config(
         node_name=node.text("name") if node else "",
         node_labels=node.labels("labels") if node else {},
         offer_cpu=chronos.flag("offerCPU") if chronos else False,
         workers=root.count("workers"),
+        logs=Kept(logs.size("first", KEPT.first), logs.size("last", KEPT.last)) if logs else KEPT,
     )
 
 
@@ -142,6 +151,19 @@ class _Section:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_WORKERS:
             raise self._wrong(node, key, f"must be a whole number from 1 to {MOST_WORKERS}")
         return value
+
+    def size(self, key: str, default: int) -> int:
+        node, value = self._value(key)
+        if node is None:
+            return default
+        try:
+            size = parse_bytes(value)
+        except (TypeError, ValueError) as error:
+            raise self._wrong(node, key, str(error)) from None
+        if not LEAST_LOG <= size <= MOST_LOG:
+            least, most = format_bytes(LEAST_LOG), format_bytes(MOST_LOG)
+            raise self._wrong(node, key, f"is {format_bytes(size)}; it is at least {least} and at most {most}")
+        return size
 
     def _value(self, key: str) -> tuple[Node | None, Any]:
         node = self._values.get(key)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.backends.base import LeaseRef
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
@@ -26,10 +27,12 @@ Agents = Callable[[], Mapping[str, NodeAgent]]
 Shells = Callable[[str], NodeShell | None]
 
 
-def backend(home: Path, agents: Agents = dict, shells: Shells = lambda node: None) -> SwarmBackend | None:
+def backend(
+    home: Path, agents: Agents = dict, shells: Shells = lambda node: None, kept: Kept = KEPT
+) -> SwarmBackend | None:
     """The backend of the Swarm that the environment names; None where it names none."""
     engine = from_environment(os.environ)
-    return None if engine is None else _backend(home, engine, agents, shells)
+    return None if engine is None else _backend(home, engine, agents, shells, kept)
 
 
 def reader(home: Path) -> SwarmBackend:
@@ -37,7 +40,7 @@ def reader(home: Path) -> SwarmBackend:
     return _backend(home, from_environment(os.environ) or Engine([]), dict, lambda node: None)
 
 
-def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells) -> SwarmBackend:
+def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells, kept: Kept = KEPT) -> SwarmBackend:
     def agent(node: str) -> NodeAgent:
         found = agents().get(node)
         if found is None:
@@ -63,5 +66,5 @@ def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells) -> Swar
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
         instance=os.environ.get("SWARM_INSTANCE") or "default", node_engine=node_engine, prepare=prepare,
-        lease_end=lease_end,
+        lease_end=lease_end, kept=kept,
     )  # fmt: skip

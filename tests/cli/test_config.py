@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.backends.process.log import Kept
 from cumulus.cli import config
 from cumulus.errors import UsageError
 
@@ -16,7 +17,12 @@ def load(tmp_path: Path, text: str) -> config.Config:
 
 def test_everything(tmp_path: Path) -> None:
     text = 'node: {name: gpu-3, labels: {rack: "7"}}\nchronos: {offerCPU: true}\nworkers: 8\n'
-    assert load(tmp_path, text) == config.Config("gpu-3", {"rack": "7"}, True, 8)
+    text += "logs: {first: 1Mi, last: 1Gi}\n"
+    assert load(tmp_path, text) == config.Config("gpu-3", {"rack": "7"}, True, 8, Kept(2**20, 2**30))
+
+
+def test_half_of_the_kept_log(tmp_path: Path) -> None:
+    assert load(tmp_path, "logs: {last: 100Mi}").logs == Kept(8 * 2**20, 100 * 2**20)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "node:\nchronos:\nworkers:\n", "{}"])
@@ -40,6 +46,10 @@ def test_nothing(tmp_path: Path, text: str) -> None:
         ("node: {labels: {rack: 7}}", 'node.labels: must be a map of text to text; put numbers in quotes, as in rack:'),
         ("node: {labels: {-a: b}}", "node.labels: '-a' is not a label key"),
         ("node: 3", "config.yaml:1:7: node: must be a map"),
+        ("logs: {first: 1}", "logs.first: is 1; it is at least 64Ki and at most 1Ti"),
+        ("logs: {last: 2Ti}", "logs.last: is 2Ti; it is at least 64Ki and at most 1Ti"),
+        ("logs: {last: much}", "logs.last: 'much' is not a quantity"),
+        ("logs: {last: true}", "logs.last: true is not a number"),
         ("- a", "the file: must be a map"),
         ("a: [", "config.yaml:2:1: a value is missing here"),
         ("workers: 1\n---\nworkers: 2", "holds 2 documents"),

@@ -20,7 +20,7 @@ import structlog
 
 from cumulus.backends.base import Observed, Workload
 from cumulus.backends.process import layout
-from cumulus.backends.process.log import read_log
+from cumulus.backends.process.log import KEPT, Kept, kept_of, read_log
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification
 from cumulus.backends.process.watch import Watcher, signal_process
@@ -43,7 +43,8 @@ TOMBSTONE_SECONDS = 30 * 86400.0
 class ProcessBackend:
     """Runs workloads below `root`, which is made where missing. `node` is the only node it starts for.
 
-    `chronos_home` is the ledger that supervisors attach to; None for the ledger's default.
+    `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `kept` is what is kept of
+    the log of each run that is started from now on.
     """
 
     def __init__(
@@ -53,12 +54,15 @@ class ProcessBackend:
         secrets: SecretStore,
         chronos_home: Path | None = None,
         clock: Clock | None = None,
+        *,
+        kept: Kept = KEPT,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
         self._secrets = secrets
         self._chronos_home = None if chronos_home is None else os.path.abspath(chronos_home)
         self._clock = clock or SystemClock()
+        self._kept = kept
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -171,6 +175,7 @@ class ProcessBackend:
         run = self._run(directory)
         return read_log(
             directory,
+            kept=kept_of(run.spec),
             tail=tail,
             ended=(lambda: run.finished) if follow else None,
             wait=lambda: self._clock.sleep(FOLLOW_INTERVAL),
@@ -211,6 +216,7 @@ class ProcessBackend:
             secrets_root=os.path.abspath(self._secrets.root),
             chronos_home=self._chronos_home,
             daemon=os.environ,
+            kept=self._kept,
         )
         job = os.path.dirname(directory)
         if not os.path.isdir(job):

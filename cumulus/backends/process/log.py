@@ -1,32 +1,59 @@
-"""The log of a run: segments named by the offset of their first byte, the beginning and the end of it kept.
+"""The log of a run: its beginning and its end are kept, what a long one has between them is dropped.
 
-The supervisor appends, anyone reads. When the log passes its limit, segments from the middle are deleted: the first
-lines say how the program began, the last ones how it ended. The reader sees the gap in the names and says so.
-Standard library only.
+    log.000000000000000        the first bytes
+    log.000000012582912        segments, each named by the offset of its first byte; those from the middle go
+    log.000000016777216        first, when none of their bytes is among the last ones any more
+
+The first lines say how the program began, the last ones how it ended. A reader is given exactly `Kept` of both, and
+between them a line that says how many bytes are missing. Standard library only.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from cumulus.backends.process.layout import LOG_PREFIX
 
-SEGMENT_BYTES = 8 * 1024 * 1024
-LIMIT_BYTES = 64 * 1024 * 1024
-"""Kept at most: the first segment and the last ones."""
-
 _CHUNK = 64 * 1024
+_SEGMENTS = 14
+"""Into which the last bytes are cut. The disk holds up to one more than is kept; two where they are no equal parts."""
+
+_NAME = re.compile(re.escape(LOG_PREFIX) + r"(\d+)")
+
+
+class Kept(NamedTuple):
+    """How many bytes of a log are kept: the first ones and the last ones."""
+
+    first: int = 8 * 2**20
+    last: int = 56 * 2**20
+
+    @property
+    def segment(self) -> int:
+        """Bytes of a segment after the first."""
+        return max(1, -(-self.last // _SEGMENTS))
+
+
+KEPT = Kept()
+
+
+def kept_of(document: dict[str, Any]) -> Kept:
+    """What a run's writer was told, as the run's files say; the default where they are older than that."""
+    return Kept(*document.get("kept", KEPT))
 
 
 class LogWriter:
     """Appends to the log in `directory`; at most one writer at a time. Never raises: `error` says what it lost."""
 
-    def __init__(self, directory: str, *, segment: int = SEGMENT_BYTES, limit: int = LIMIT_BYTES) -> None:
+    def __init__(self, directory: str, kept: Kept = KEPT) -> None:
         self.error = ""
         self._directory = directory
-        self._segment = min(segment, max(1, limit // 2))
-        self._keep = max(2, limit // self._segment)
+        self._kept = kept
         self._descriptor = -1
         self._left = 0
         self._next = 0
@@ -63,10 +90,10 @@ class LogWriter:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._left = descriptor, self._segment
-        present = _segments(self._directory)
-        for _, unwanted in present[1 : len(present) - self._keep + 1]:
-            os.unlink(unwanted)
+        self._descriptor, self._left = descriptor, self._kept.segment if self._next else self._kept.first
+        for start, unwanted in _segments(self._directory):
+            if 0 < start <= self._next - self._kept.last - self._kept.segment:
+                os.unlink(unwanted)
 
 
 class Redactor:
@@ -107,81 +134,107 @@ class Redactor:
 
 
 def read_log(
-    directory: str, *, tail: int | None = None, ended: Callable[[], bool] | None = None, wait: Callable[[], None]
+    directory: str,
+    *,
+    kept: Kept = KEPT,
+    tail: int | None = None,
+    ended: Callable[[], bool] | None = None,
+    wait: Callable[[], None],
 ) -> Iterator[bytes]:
-    """The log's chunks, from the last `tail` lines where given. With `ended`, follows until it returns True."""
-    segments = _segments(directory)
-    position = segments[0][0] if segments else 0
-    if tail is not None:
-        position = _tail_position(segments, tail)
+    """The log's chunks, from the last `tail` lines where given. With `ended`, follows until it returns True.
+
+    `kept` is what its writer keeps. A reader that follows is given all that is still there when it looks, so that it
+    misses something only where the program writes faster than it reads."""
+    position: int | None = None
     while True:
         # Asked before reading: what was written before the end is then read in this round.
         last_round = ended is None or ended()
-        for chunk in _read_from(directory, position):
-            position = chunk[0]
-            yield chunk[1]
+        with ExitStack() as opened:
+            parts = _open_parts(directory, position or 0, opened)
+            if position is None:
+                parts = _only_kept(parts, kept)
+                position = 0 if tail is None else _tail_position(parts, tail)
+            for part in parts:
+                if part.end <= position:
+                    continue
+                if part.start > position:
+                    yield _gap(part.start - position)
+                    position = part.start
+                for chunk in part.read(position):
+                    position += len(chunk)
+                    yield chunk
         if last_round:
             return
         wait()
 
 
-def _read_from(directory: str, position: int) -> Iterator[tuple[int, bytes]]:
-    """Chunks from `position` on, each with the position after it."""
-    for start, path in _segments(directory):
+class _Part(NamedTuple):
+    """The bytes from `start` to `end` of a log, in an open file whose first byte is the log's `first`."""
+
+    descriptor: int
+    first: int
+    start: int
+    end: int
+
+    def read(self, position: int) -> Iterator[bytes]:
+        while position < self.end:
+            data = os.pread(self.descriptor, min(_CHUNK, self.end - position), position - self.first)
+            if not data:
+                return
+            position += len(data)
+            yield data
+
+
+def _open_parts(directory: str, position: int, opened: ExitStack) -> Sequence[_Part]:
+    """Every segment with bytes from `position` on. Being open they can be read, also when the writer deletes them."""
+    while True:
+        parts = []
+        segments = _segments(directory)
         try:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if start + size <= position:
-                    continue
-                if start > position:
-                    yield start, _gap(start - position)
-                    position = start
-                file.seek(position - start)
-                while data := file.read(_CHUNK):
-                    position += len(data)
-                    yield position, data
+            for (start, path), (after, _) in pairwise([*segments, (sys.maxsize, "")]):
+                if after > position:
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    opened.callback(os.close, descriptor)
+                    parts.append(_Part(descriptor, start, start, start + os.fstat(descriptor).st_size))
         except FileNotFoundError:
-            continue  # Deleted by the limit since it was listed: the next segment shows the gap.
+            continue  # Deleted by the writer since it was listed: what is there now has a longer gap.
+        return parts
+
+
+def _only_kept(parts: Sequence[_Part], kept: Kept) -> Sequence[_Part]:
+    """Without what is on the disk still, since its segment holds some of the last bytes too."""
+    end = parts[-1].end if parts else 0
+    last = max(end - kept.last, 0)
+    shown = [part if part.start < kept.first else part._replace(start=max(part.start, last)) for part in parts]
+    return [part for part in shown if part.start < part.end]
 
 
 def _gap(size: int) -> bytes:
     return f"\n[cumulus: {size} bytes of the log were dropped here: it passed its limit]\n".encode()
 
 
-def _tail_position(segments: Sequence[tuple[int, str]], lines: int) -> int:
+def _tail_position(parts: Sequence[_Part], lines: int) -> int:
     """The position from which `lines` lines follow."""
-    if not segments:
+    if not parts:
         return 0
     needed = lines
-    end = segments[-1][0] + _size(segments[-1][1])
+    end = parts[-1].end
     if lines <= 0:
         return end
-    for start, path in reversed(segments):
-        try:
-            with open(path, "rb") as file:
-                stop = os.fstat(file.fileno()).st_size
-                while stop > 0:
-                    begin = max(0, stop - _CHUNK)
-                    file.seek(begin)
-                    block = file.read(stop - begin)
-                    # A newline at the very end closes the last line, it begins none.
-                    search = len(block) - 1 if start + stop == end else len(block)
-                    while (found := block.rfind(b"\n", 0, search)) >= 0:
-                        needed -= 1
-                        if needed == 0:
-                            return start + begin + found + 1
-                        search = found
-                    stop = begin
-        except FileNotFoundError:
-            return start
-    return segments[0][0]
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+    for part in reversed(parts):
+        stop = part.end
+        while stop > part.start:
+            begin = max(part.start, stop - _CHUNK)
+            block = os.pread(part.descriptor, stop - begin, begin - part.first)
+            # A newline at the very end closes the last line, it begins none.
+            search = len(block) - 1 if stop == end else len(block)
+            while (found := block.rfind(b"\n", 0, search)) >= 0:
+                needed -= 1
+                if needed == 0:
+                    return begin + found + 1
+                search = found
+            stop = begin
+    return parts[0].start
 
 
 def _segments(directory: str) -> list[tuple[int, str]]:
@@ -190,8 +243,8 @@ def _segments(directory: str) -> list[tuple[int, str]]:
         entries = os.listdir(directory)
     except FileNotFoundError:
         entries = []  # Purged meanwhile.
-    names = [n for n in entries if n.startswith(LOG_PREFIX) and n[len(LOG_PREFIX) :].isdigit()]
-    return sorted((int(n[len(LOG_PREFIX) :]), os.path.join(directory, n)) for n in names)
+    named = ((_NAME.fullmatch(entry), entry) for entry in entries)
+    return sorted((int(match[1]), os.path.join(directory, entry)) for match, entry in named if match)
 
 
 def _overlap(data: bytes, value: bytes) -> int:

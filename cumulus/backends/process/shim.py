@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from cumulus.backends.process import layout, tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
-from cumulus.backends.process.log import LogWriter, Redactor
+from cumulus.backends.process.log import LogWriter, Redactor, kept_of
 from cumulus.backends.process.supervise import End, Supervisor
 from cumulus.clock import SystemClock, timestamp
 
@@ -79,7 +79,7 @@ class _Run:
             # Not before: what the enforcement started for the node is not to end with this job.
             tree.become_subreaper()
             secrets = resolve_secrets(spec)
-            log, redactor = LogWriter("."), Redactor(list(secrets.values()))
+            log, redactor = LogWriter(".", kept_of(spec)), Redactor(list(secrets.values()))
             pid, output, release = launch(spec, secrets, enforcement)
             self._started_at = timestamp(self._clock.now())
             layout.write_document(

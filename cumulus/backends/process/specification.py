@@ -12,6 +12,7 @@ from typing import Any
 from cumulus.backends.base import Mount, Workload
 from cumulus.backends.process import layout
 from cumulus.backends.process.environment import fixed_environment, own_environment
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.errors import BackendRefused
 
 
@@ -41,7 +42,13 @@ def refuse_impossible(workload: Workload, node: str) -> None:
 
 
 def specification(
-    workload: Workload, *, root: str, secrets_root: str, chronos_home: str | None, daemon: Mapping[str, str]
+    workload: Workload,
+    *,
+    root: str,
+    secrets_root: str,
+    chronos_home: str | None,
+    daemon: Mapping[str, str],
+    kept: Kept = KEPT,
 ) -> dict[str, Any]:
     """What spec.json holds. Secrets are in it by name only; `daemon` is the environment that jobs inherit from."""
     directory = os.path.join(root, layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
@@ -69,6 +76,7 @@ def specification(
         "memory_bytes": workload.memory_bytes,
         "cpus": _cpus(workload),
         "grace": workload.grace,
+        "kept": list(kept),
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from cumulus.backends.base import Finding, Observed, Workload
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.backends.swarm import observe, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.joblog import JobLogs
@@ -29,7 +30,8 @@ log = structlog.get_logger("cumulus.backends")
 
 
 class SwarmBackend:
-    """`root` holds its records, `instance` names this control plane where several share a Swarm."""
+    """`root` holds its records, `instance` names this control plane where several share a Swarm. `kept` is what is kept
+    of a job's log."""
 
     def __init__(
         self,
@@ -42,15 +44,16 @@ class SwarmBackend:
         prepare: Prepare = lambda node, lease: {},
         lease_end: LeaseEnd = lambda node, lease: "",
         clock: Clock | None = None,
+        kept: Kept = KEPT,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
         self.members = Members(engine, clock)
         self._instance = instance
         self._records = Records(root)
-        self._services = Services(engine, self.members, secrets, instance, prepare, clock)
+        self._services = Services(engine, self.members, secrets, instance, prepare, clock, kept)
         self._settler = Settler(engine, self.members, self._services, node_engine, lease_end, clock, self._find)
-        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, self._goes_on)
+        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, self._goes_on, kept)
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from cumulus.backends.process.log import Redactor
+from cumulus.backends.process.log import Kept, Redactor
 from cumulus.backends.swarm import logs, observe
 from cumulus.backends.swarm.engine import Engine, NoSuch
 from cumulus.backends.swarm.members import Members
@@ -25,7 +25,7 @@ class JobLogs:
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
-        goes_on: Callable[[Record], bool],
+        goes_on: Callable[[Record], bool], kept: Kept,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -33,6 +33,7 @@ class JobLogs:
         self._node_engine = node_engine
         self._clock = clock
         self._goes_on = goes_on
+        self._kept = kept
 
     def save(self, record: Record) -> None:
         """Put the whole log on this disk. Raises `BackendError` where it cannot be read and there is hope yet."""
@@ -42,7 +43,7 @@ class JobLogs:
             logs.write(record, b"")
             return
         try:
-            logs.save(record, self._fetcher(record), self._redactor(record))
+            logs.save(record, self._fetcher(record), self._redactor(record), self._kept)
         except NoSuch:
             logs.write(record, b"[cumulus: the log went with the service, which somebody removed]\n")
         except BackendError as error:

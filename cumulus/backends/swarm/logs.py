@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cumulus.backends.process.layout import LOG_PREFIX
-from cumulus.backends.process.log import LogWriter, Redactor, read_log
+from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor, kept_of, read_log
 from cumulus.backends.swarm.records import LOG_DONE, Record
 from cumulus.clock import parse_timestamp
 from cumulus.errors import BackendError
@@ -94,28 +94,29 @@ class Reader:
         return self._redactor.flush()
 
 
-def save(record: Record, fetch: Fetch, redactor: Redactor) -> None:
+def save(record: Record, fetch: Fetch, redactor: Redactor, kept: Kept = KEPT) -> None:
     """Write the whole log to the record, once."""
     if record.has(LOG_DONE):
         return
     reader = Reader(fetch, redactor)
     content = reader.step() + reader.flush()
-    write(record, content)
+    write(record, content, kept)
 
 
-def write(record: Record, content: bytes) -> None:
-    """`content` as the whole of the log; one that was begun before a crash is written anew."""
+def write(record: Record, content: bytes, kept: Kept = KEPT) -> None:
+    """`content` as the whole of the log, of which `kept` stays; one that was begun before a crash is written anew."""
     for name in os.listdir(record.directory):
         if name.startswith(LOG_PREFIX) and name != LOG_DONE:
             os.unlink(os.path.join(record.directory, name))
-    writer = LogWriter(record.directory)
+    writer = LogWriter(record.directory, kept)
     writer.write(content)
     writer.close()
-    record.write(LOG_DONE, {"bytes": len(content), "error": writer.error})
+    record.write(LOG_DONE, {"bytes": len(content), "error": writer.error, "kept": list(kept)})
 
 
 def saved(record: Record, tail: int | None) -> Iterator[bytes]:
-    return read_log(record.directory, tail=tail, wait=lambda: None)
+    kept = kept_of(record.read(LOG_DONE) or {})
+    return read_log(record.directory, kept=kept, tail=tail, wait=lambda: None)
 
 
 def last_lines(content: bytes, tail: int | None) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import LeaseRef, Workload
+from cumulus.backends.process.log import Kept
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
@@ -27,14 +28,16 @@ class Services:
     """`instance` names this control plane: what has another is left alone."""
 
     def __init__(
-        self, engine: Engine, members: Members, secrets: SecretStore, instance: str, prepare: Prepare, clock: Clock
-    ) -> None:
+        self, engine: Engine, members: Members, secrets: SecretStore, instance: str, prepare: Prepare, clock: Clock,
+        kept: Kept,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
         self._secrets = secrets
         self._instance = instance
         self._prepare = prepare
         self._clock = clock
+        self._kept = kept
 
     def labels(self, job_uid: str = "") -> list[str]:
         """What all of ours carry, or those of one job."""
@@ -50,7 +53,7 @@ class Services:
         prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
         body = spec.service(
             workload, instance=self._instance, node_id=member.id, image=self._engine.digest(workload.image),
-            secrets=self._make_secrets(workload), prepared=_joined(prepared),
+            secrets=self._make_secrets(workload), prepared=_joined(prepared), kept=self._kept,
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))

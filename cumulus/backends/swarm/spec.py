@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.base import Workload
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.errors import BackendRefused
 
@@ -81,6 +82,7 @@ def service(
     image: str,
     secrets: Sequence[SecretFile] = (),
     prepared: Mapping[str, str] | None = None,
+    kept: Kept = KEPT,
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job."""
     own = labels(workload, instance)
@@ -114,7 +116,7 @@ def service(
             "Resources": _resources(workload),
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
             "Placement": {"Constraints": [f"node.id=={node_id}"]},
-            "LogDriver": {"Name": "json-file", "Options": {"max-size": "32m", "max-file": "3"}},
+            "LogDriver": _log_driver(kept),
         },
         "Mode": {"Replicated": {"Replicas": 1}},
         "UpdateConfig": {"Parallelism": 1, "FailureAction": "continue", "Order": "stop-first"},
@@ -151,6 +153,12 @@ def _resources(workload: Workload) -> dict[str, Any]:
     if workload.memory_bytes:
         limits["MemoryBytes"] = workload.memory_bytes
     return {"Limits": limits, "Reservations": dict(limits)} if limits else {}
+
+
+def _log_driver(kept: Kept) -> dict[str, Any]:
+    """The engine keeps as much until the log is saved. It deletes the older of its files whole, hence one more."""
+    size = -(-(kept.first + kept.last) // (2 * 2**20))
+    return {"Name": "json-file", "Options": {"max-size": f"{size}m", "max-file": "3"}}
 
 
 def _mounts(workload: Workload) -> list[dict[str, Any]]:

@@ -104,14 +104,18 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         ledger = Ledger()
         name = settings.node_name or node_name()
         backend = ProcessBackend(
-            paths.process_dir(home), name, SecretStore(paths.secrets_dir(home)), chronos_home=ledger.home
+            paths.process_dir(home),
+            name,
+            SecretStore(paths.secrets_dir(home)),
+            chronos_home=ledger.home,
+            kept=settings.logs,
         )
         agent = NodeAgent(
             name, ledger, labels=settings.node_labels,
             facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
         )  # fmt: skip
         backends: list[Backend] = [backend]
-        swarm = _swarm(home, lambda: manager.agents, store)
+        swarm = _swarm(home, lambda: manager.agents, store, settings)
         if swarm is not None:
             backends.append(swarm)
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
@@ -132,7 +136,9 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         lock.close()
 
 
-def _swarm(home: Path, agents: Callable[[], Mapping[str, NodeAgent]], store: Store) -> SwarmBackend | None:
+def _swarm(
+    home: Path, agents: Callable[[], Mapping[str, NodeAgent]], store: Store, settings: config.Config
+) -> SwarmBackend | None:
     """Loaded where the environment names a Swarm, so that a daemon without one starts faster."""
     if not (os.environ.get("SWARM_MANAGER") or os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")):
         return None
@@ -148,7 +154,7 @@ def _swarm(home: Path, agents: Callable[[], Mapping[str, NodeAgent]], store: Sto
                 return None
         return shells[name]
 
-    made = swarm.backend(home, agents, shell)
+    made = swarm.backend(home, agents, shell, settings.logs)
     if made is not None:
         _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
     return made

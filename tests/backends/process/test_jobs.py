@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import EnvVar, Mount, State
-from cumulus.backends.process import log as log_module
+from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.process.log import KEPT, Kept
 from cumulus.errors import BackendError, BackendRefused
-from tests.backends.process_bed import ProcessBed, job_processes, processes_of
+from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
 
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
@@ -373,15 +374,26 @@ class TestStop:
 
 class TestLogs:
     def test_a_flood_is_cut_in_the_middle(self, bed: ProcessBed) -> None:
-        size = log_module.LIMIT_BYTES + (16 << 20)
+        size = sum(KEPT) + (16 << 20)
         script = f"echo first; yes 0123456789abcde | head -c {size}; echo last"
         work, end = bed.run("sh", "-c", script)
         assert end.state is State.SUCCEEDED
         log = bed.log(work)
         assert log.startswith(b"first\n")
         assert log.endswith(b"last\n")
-        assert b"bytes of the log were dropped here" in log
-        assert len(log) < log_module.LIMIT_BYTES + 1000
+        dropped = len(b"first\n") + size + len(b"last\n") - sum(KEPT)
+        assert b"\n[cumulus: %d bytes of the log were dropped here" % dropped in log
+
+    def test_how_much_is_kept_can_be_chosen(self, tmp_path: Path, bed: ProcessBed) -> None:
+        kept = Kept(first=100_000, last=200_000)
+        other = ProcessBackend(bed.root, NODE, bed.secrets, kept=kept)
+        other.start(work := bed.work("sh", "-c", "yes 0123456789abcde | head -c 1000000"))
+        end = bed.finish(work)
+        other.close()
+        assert end.state is State.SUCCEEDED
+        marker = b"\n[cumulus: 700000 bytes of the log were dropped here: it passed its limit]\n"
+        assert len(bed.log(work)) == sum(kept) + len(marker)
+        assert marker in bed.log(work)
 
     def test_follow_ends_with_the_job(self, bed: ProcessBed) -> None:
         script = "echo one; sleep 0.3; echo two; sleep 0.3; echo three"

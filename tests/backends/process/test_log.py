@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,19 +10,51 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.backends.process.log import LogWriter, Redactor, read_log
+from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor, read_log
+
+SMALL = Kept(first=10, last=30)
+AMPLE = Kept(first=7, last=10_000)
 
 
-def read(directory: Path, tail: int | None = None) -> bytes:
-    return b"".join(read_log(str(directory), tail=tail, wait=lambda: None))
+def read(directory: Path, tail: int | None = None, kept: Kept = SMALL) -> bytes:
+    return b"".join(read_log(str(directory), kept=kept, tail=tail, wait=lambda: None))
 
 
-def write(directory: Path, *chunks: bytes, segment: int = 10, limit: int = 40) -> LogWriter:
-    writer = LogWriter(str(directory), segment=segment, limit=limit)
+def write(directory: Path, *chunks: bytes, kept: Kept = SMALL) -> LogWriter:
+    writer = LogWriter(str(directory), kept)
     for chunk in chunks:
         writer.write(chunk)
     writer.close()
     return writer
+
+
+GAP = re.compile(rb"\n\[cumulus: (\d+) bytes of the log were dropped here: it passed its limit\]\n")
+
+MEMORY = "/dev/shm"
+"""Where syncing costs nothing."""
+
+sizes = st.lists(st.integers(0, 60), max_size=12)
+kept_sizes = st.builds(Kept, st.integers(1, 20), st.integers(1, 90))
+
+
+def gap(size: int) -> bytes:
+    return b"\n[cumulus: %d bytes of the log were dropped here: it passed its limit]\n" % size
+
+
+def numbered(size: int) -> bytes:
+    """Bytes of which each piece is in one place only, as far as a test can move it."""
+    return b"".join(b"%d " % n for n in range(size))[:size]
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    ends = list(itertools.accumulate(sizes, initial=0))
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def shown(data: bytes, kept: Kept) -> bytes:
+    """What is to be shown of a log."""
+    missing = len(data) - kept.first - kept.last
+    return data if missing <= 0 else data[: kept.first] + gap(missing) + data[-kept.last :]
 
 
 class TestLog:
@@ -30,19 +63,18 @@ class TestLog:
         assert read(tmp_path, tail=3) == b""
 
     def test_keeps_everything_below_its_limit(self, tmp_path: Path) -> None:
-        write(tmp_path, b"0123456", b"789abcdef", b"\xff\x00", limit=40)
+        write(tmp_path, b"0123456", b"789abcdef", b"\xff\x00")
         assert read(tmp_path) == b"0123456789abcdef\xff\x00"
 
     def test_beyond_its_limit_the_middle_goes_and_the_gap_is_told(self, tmp_path: Path) -> None:
         data = bytes(range(100))
-        write(tmp_path, data, segment=10, limit=40)
-        assert sum(p.stat().st_size for p in tmp_path.iterdir()) == 40
-        gap = b"\n[cumulus: 60 bytes of the log were dropped here: it passed its limit]\n"
-        assert read(tmp_path) == data[:10] + gap + data[70:]
+        write(tmp_path, data)
+        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= sum(SMALL) + SMALL.segment
+        assert read(tmp_path) == data[:10] + gap(60) + data[70:]
 
     def test_a_full_disk_loses_output_but_does_not_fail(self, tmp_path: Path) -> None:
         (tmp_path / "log.000000000000000").symlink_to("/dev/full")
-        writer = write(tmp_path, b"lost", segment=1000)
+        writer = write(tmp_path, b"lost")
         assert "No space left" in writer.error
 
     @pytest.mark.parametrize(
@@ -56,12 +88,12 @@ class TestLog:
         ],
     )
     def test_tail(self, tmp_path: Path, lines: int, expected: bytes) -> None:
-        write(tmp_path, b"first\nsecond\nthird\n", segment=7, limit=700)
-        assert read(tmp_path, tail=lines) == expected
+        write(tmp_path, b"first\nsecond\nthird\n", kept=AMPLE)
+        assert read(tmp_path, tail=lines, kept=AMPLE) == expected
 
     def test_the_last_line_counts_without_its_newline(self, tmp_path: Path) -> None:
-        write(tmp_path, b"first\nsecond\nthi", segment=700, limit=7000)
-        assert read(tmp_path, tail=2) == b"second\nthi"
+        write(tmp_path, b"first\nsecond\nthi", kept=AMPLE)
+        assert read(tmp_path, tail=2, kept=AMPLE) == b"second\nthi"
 
     def test_follow_reads_what_was_written_before_the_end(self, tmp_path: Path) -> None:
         write(tmp_path, b"a")
@@ -74,24 +106,106 @@ class TestLog:
         assert b"".join(read_log(str(tmp_path), ended=lambda: next(rounds), wait=wait)) == b"abb"
 
     def test_follow_tells_a_gap_once(self, tmp_path: Path) -> None:
-        writer = LogWriter(str(tmp_path), segment=10, limit=20)
-        rounds = iter([False, True])
-        out = b"".join(read_log(str(tmp_path), ended=lambda: next(rounds), wait=lambda: writer.write(b"x" * 55)))
+        writer = LogWriter(str(tmp_path), SMALL)
+        rounds = iter([False, False, True])
+        written = iter([b"y" * 25, b"x" * 55])
+        out = read_log(str(tmp_path), kept=SMALL, ended=lambda: next(rounds), wait=lambda: writer.write(next(written)))
+        text = b"".join(out)
         writer.close()
-        assert out.count(b"were dropped here") == 1
-        assert out.count(b"x") == 15
+        assert text == b"y" * 25 + gap(24) + b"x" * 31  # It is given all that is there, not only what is kept.
+
+    def test_a_reader_is_given_one_moment_of_a_log_that_goes_on(self, tmp_path: Path) -> None:
+        """Its segments are deleted while it reads: what it opened stays readable."""
+        writer = LogWriter(str(tmp_path), SMALL)
+        writer.write(b"a" * 90)
+        reading = read_log(str(tmp_path), kept=SMALL, wait=lambda: None)
+        first = next(reading)
+        writer.write(b"b" * 1000)
+        assert first + b"".join(reading) == b"a" * 10 + gap(50) + b"a" * 30
+
+    @settings(max_examples=100, deadline=None)
+    @given(sizes, kept_sizes)
+    def test_kept_are_exactly_the_first_and_the_last_bytes(self, sizes: list[int], kept: Kept) -> None:
+        data = numbered(sum(sizes))
+        with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+            write(Path(name), *cut(data, sizes), kept=kept)
+            assert read(Path(name), kept=kept) == shown(data, kept)
+            assert sum(p.stat().st_size for p in Path(name).iterdir()) <= sum(kept) + 2 * kept.segment
+
+    def test_kept_are_8_and_56_mib_of_a_real_log(self, tmp_path: Path) -> None:
+        """Sizes at which segments come and go: 44 MB once kept 28, a number of 1 GB was false."""
+        data = b"".join(b"%015d\n" % n for n in range(75 * 2**20 // 16))
+        writer = LogWriter(str(tmp_path))
+        position = 0
+        for total in (44_000_000, 64 * 2**20 + 1, len(data)):
+            writer.write(data[position:total])
+            position = total
+            found = read(tmp_path, kept=KEPT)
+            expected = shown(data[:total], KEPT)
+            assert found == expected, (total, len(found), len(expected))
+        writer.close()
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(sizes, min_size=1, max_size=6), kept_sizes, st.integers(0, 5))
+    def test_a_follower_misses_nothing_but_what_it_is_told_of(
+        self, rounds: list[list[int]], kept: Kept, begins: int
+    ) -> None:
+        """Over any rotations: every byte it gets is in its place, and each gap is as long as it says."""
+        data = numbered(sum(map(sum, rounds)))
+        with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+            writer = LogWriter(name, kept)
+            written = 0
+            left = list(rounds)
+
+            def more() -> None:
+                nonlocal written
+                for size in left.pop(0):
+                    writer.write(data[written : written + size])
+                    written += size
+
+            for _ in range(min(begins, len(rounds) - 1)):
+                more()
+            out = list(read_log(name, kept=kept, ended=lambda: not left, wait=more))
+            writer.close()
+            position = 0
+            for chunk in out:
+                if told := GAP.fullmatch(chunk):
+                    position += int(told[1])
+                else:
+                    assert chunk == data[position : position + len(chunk)]
+                    position += len(chunk)
+            assert position == len(data)
+            assert data[: kept.first] == b"".join(out)[: kept.first]
+            assert b"".join(out).endswith(data[-min(kept.last, len(data)) :])
+
+    @settings(max_examples=100, deadline=None)
+    @given(sizes, kept_sizes, st.integers(0, 12))
+    def test_the_last_lines_are_of_what_is_kept(self, sizes: list[int], kept: Kept, lines: int) -> None:
+        data = numbered(sum(sizes)).replace(b"0", b"\n")
+        with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+            write(Path(name), *cut(data, sizes), kept=kept)
+            end = data[max(len(data) - kept.last, 0) :]
+            wanted = b"".join(end.splitlines(keepends=True)[-lines:] if lines else [])
+            found = read(Path(name), tail=lines, kept=kept)
+            if len(end.splitlines()) > lines:
+                assert found == wanted
+            else:
+                assert found.endswith(end)
+                assert shown(data, kept).endswith(found)
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 12), st.integers(0, 8))
     def test_tail_is_the_end_of_the_whole(self, chunks: list[bytes], segment: int, lines: int) -> None:
-        with tempfile.TemporaryDirectory() as name:
+        ample = Kept(first=segment, last=14 * max(segment, 50))
+        with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             directory = Path(name)
-            write(directory, *chunks, segment=segment, limit=10_000)
+            write(directory, *chunks, kept=ample)
             whole = b"".join(chunks)
             kept = whole.split(b"\n")
             kept = [line + b"\n" for line in kept[:-1]] + ([kept[-1]] if kept[-1] else [])
-            assert read(directory) == whole
-            assert read(directory, tail=lines) == b"".join(kept[len(kept) - lines :] if lines < len(kept) else kept)
+            assert read(directory, kept=ample) == whole
+            end = kept[len(kept) - lines :] if lines < len(kept) else kept
+            assert read(directory, tail=lines, kept=ample) == b"".join(end)
 
 
 class TestRedactor:
