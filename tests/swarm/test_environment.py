@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cumulus.backends.base import EnvVar, Workload
+from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.environment import engine_environment
 from tests.swarm.test_backend import lease
 
@@ -69,3 +71,14 @@ def test_the_jobs_own_paths_come_after_ours() -> None:
     variables, mounts = engine_environment(workload(env=job), {"PYTHONPATH": "/lib/hook"})
     assert variables["PYTHONPATH"] == "/lib/hook:/job"
     assert [mount["Source"] for mount in mounts] == ["/lib/hook"]
+
+
+def test_the_engine_keeps_as_much_of_a_log_as_is_saved() -> None:
+    def kept_by_engine(kept: Kept) -> int:
+        body = spec.service(workload(), instance="i", node_id="n", image="x", kept=kept)
+        options = body["TaskTemplate"]["LogDriver"]["Options"]
+        # The oldest file goes when another is begun.
+        return int(options["max-size"].removesuffix("m")) * 2**20 * (int(options["max-file"]) - 1)
+
+    assert kept_by_engine(KEPT) == sum(KEPT)
+    assert sum(odd := Kept(1, 5 * 2**20)) <= kept_by_engine(odd) <= 7 * 2**20
