@@ -102,8 +102,9 @@ def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
     for name, value in ours.items():
         if job.get(MODE) == "off" and name.startswith("CUDA_MPS_"):
             continue
-        if _RENAMED.get(name) in job:
-            name = _RENAMED[name]
+        # `job` may be os.environ, which refuses to be asked for None.
+        if (renamed := _RENAMED.get(name, "")) and renamed in job:
+            name = renamed
         separator = _LISTS.get(name)
         if separator and merged.get(name):
             value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))
