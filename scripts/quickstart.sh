@@ -37,7 +37,10 @@ daemon=$!
 run cumulus wait node --all --for=condition=Ready --timeout=60s
 
 say "Two jobs: one checks a matrix product on its share of the device, one overruns its lease"
-run cumulus apply -f manifests/quickstart.yaml
+# Jobs start in directories of their own: the path of their Python must be a whole one.
+manifest=$(<manifests/quickstart.yaml)
+printf '%s\n' "${manifest//"[.venv/bin/python,"/"[\"$VENV/bin/python\","}" >"$CUMULUS_HOME/quickstart.yaml"
+run cumulus apply -f .quickstart/quickstart.yaml
 run cumulus wait gpujob/matmul --for=condition=Succeeded --timeout=120s
 run cumulus wait gpujob/overrun --for=condition=Failed --timeout=60s
 

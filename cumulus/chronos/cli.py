@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -207,10 +208,21 @@ def _exec(options: argparse.Namespace) -> int:
     ours = environment.of_lease(lease, device) | enforce.environment(lease, device, ledger.home)
     ledger.close()
     os.environ.update(enforce.merge(os.environ, ours))
+    _undo_python()
     try:
         os.execvp(command[0], command)
     except OSError as error:
         raise CumulusError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _undo_python() -> None:
+    """What Python changed in this process since it was started: the program gets what its caller has."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    given = {entry.partition(b"=")[0] for entry in Path("/proc/self/environ").read_bytes().split(b"\0")}
+    if b"LC_CTYPE" not in given:
+        # Where there is no locale Python makes one (PEP 538).
+        os.environ.pop("LC_CTYPE", None)
 
 
 def _prepare(options: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@
     chronos:
       offerCPU: true           # lease the CPU beside a GPU too
     workers: 4                 # threads for each of the job and partition loops
+    jobs:
+      env: {TMPDIR: /scratch}  # variables of every job that runs as a process; a job's own win
     logs:                      # of each replica of each attempt
       first: 8Mi               # kept of its beginning
       last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +32,11 @@ from cumulus.resources.fields import check_label_key, check_label_value, check_n
 from cumulus.resources.quantity import format_bytes, parse_bytes
 
 DEFAULT = "config.yaml"
-KEYS = {"node": ("name", "labels"), "chronos": ("offerCPU",), "workers": (), "logs": ("first", "last")}
+KEYS = {
+    "node": ("name", "labels"), "chronos": ("offerCPU",), "workers": (), "jobs": ("env",), "logs": ("first", "last"),
+}  # fmt: skip
 MOST_WORKERS = 64
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
 
@@ -44,6 +50,7 @@ class Config:
     offer_cpu: bool = False
     workers: int = 0
     logs: Kept = KEPT
+    job_env: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(given: str) -> Path | None:
@@ -74,13 +81,14 @@ def load(path: Path | None) -> Config:
         return Config()
     root = _Section(path, documents[0], "")
     root.check_keys(tuple(KEYS))
-    node, chronos, logs = root.section("node"), root.section("chronos"), root.section("logs")
+    node, chronos, logs, jobs = map(root.section, ("node", "chronos", "logs", "jobs"))
     return Config(
         node_name=node.text("name") if node else "",
         node_labels=node.labels("labels") if node else {},
         offer_cpu=chronos.flag("offerCPU") if chronos else False,
         workers=root.count("workers"),
         logs=Kept(logs.size("first", KEPT.first), logs.size("last", KEPT.last)) if logs else KEPT,
+        job_env=jobs.variables("env") if jobs else {},
     )
 
 
@@ -135,6 +143,20 @@ class _Section:
             return {check_label_key(k): check_label_value(v) for k, v in value.items()}
         except ValueError as error:
             raise self._wrong(node, key, str(error)) from None
+
+    def variables(self, key: str) -> dict[str, str]:
+        node, value = self._value(key)
+        if node is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            right = 'must be a map of text to text; put numbers in quotes, as in OMP_NUM_THREADS: "4"'
+            raise self._wrong(node, key, right)
+        for name in value:
+            if not _VARIABLE.fullmatch(name):
+                raise self._wrong(node, key, f"{name!r} is not the name of a variable")
+            if "\0" in value[name]:
+                raise self._wrong(node, key, f"{name} holds a NUL character, which no program can be given")
+        return value
 
     def flag(self, key: str) -> bool:
         node, value = self._value(key)

@@ -107,12 +107,20 @@ class GPUJobSpec(Model):
     """What to run, on what share of a GPU, for how long."""
 
     image: str | None = Field(None, min_length=1, description="Container image; without one the job runs as a process.")
-    command: tuple[str, ...] = Field((), description="The program and its first arguments; required without an image.")
+    command: tuple[str, ...] = Field(
+        (),
+        description="The program and its first arguments; required without an image. A job has the PATH of a login: "
+        "give the path of a Python of your own.",
+    )
     args: tuple[str, ...] = Field((), description="Arguments that follow the command.")
     working_dir: str | None = Field(
         None, description="Directory to start in; a fresh one for each attempt if left out."
     )
-    env: tuple[Env, ...] = Field((), description="Environment variables.")
+    env: tuple[Env, ...] = Field(
+        (),
+        description="Environment variables, over those that every job has: PATH, HOME, USER and LANG as after a login, "
+        "and PYTHONUNBUFFERED. Nothing passes from the shell of the daemon.",
+    )
     mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
     gpu: GPU = Field(description="The share of a GPU that each replica leases.")
     min_enforcement: Enforcement = Field(

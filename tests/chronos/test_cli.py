@@ -250,6 +250,26 @@ def test_exec_runs_the_command_inside_the_lease_and_ends_it_with_it(books: ledge
     assert f"lease {id} has ended: expired" in chronos("exec", id, "--", "true").stderr
 
 
+def test_exec_gives_what_its_caller_has(books: ledger.Ledger, tmp_path: Path) -> None:
+    """Its directory, umask, limits and signals: Python ignores some, and makes a locale where there is none."""
+    chronos("create", "0", "0.25", "60", "--id", "a")
+    script = "pwd; umask; ulimit -n; grep SigIgn /proc/self/status; env; ls /proc/self/fd | wc -l"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LC_") and k not in ("LANG", "PYTHONPATH")}
+
+    def seen(*command: str) -> list[str]:
+        shell = 'umask 0027; ulimit -n 700; trap "" HUP; exec "$@"'
+        words = ["sh", "-c", shell, "sh", *command, "sh", "-c", script]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout.splitlines()
+
+    inside, outside = seen(sys.executable, "-m", "cumulus.chronos", "exec", "a", "--"), seen("env")
+    assert set(outside) - set(inside) == set()
+    added = {line.partition("=")[0] for line in set(inside) - set(outside)}
+    assert {name.partition("_")[0] for name in added} <= {"CHRONOS", "CUDA", "CUPY", "XLA", "PYTHONPATH"}, added
+
+
 def test_exec_of_what_is_not_there(books: ledger.Ledger) -> None:
     chronos("create", "0", "0.25", "60", "--id", "a")
     done = chronos("exec", "a", "--", "no-such-program")

@@ -17,8 +17,10 @@ def load(tmp_path: Path, text: str) -> config.Config:
 
 def test_everything(tmp_path: Path) -> None:
     text = 'node: {name: gpu-3, labels: {rack: "7"}}\nchronos: {offerCPU: true}\nworkers: 8\n'
-    text += "logs: {first: 1Mi, last: 1Gi}\n"
-    assert load(tmp_path, text) == config.Config("gpu-3", {"rack": "7"}, True, 8, Kept(2**20, 2**30))
+    text += 'logs: {first: 1Mi, last: 1Gi}\njobs: {env: {TMPDIR: /scratch, N: "4"}}\n'
+    assert load(tmp_path, text) == config.Config(
+        "gpu-3", {"rack": "7"}, True, 8, Kept(2**20, 2**30), {"TMPDIR": "/scratch", "N": "4"}
+    )
 
 
 def test_half_of_the_kept_log(tmp_path: Path) -> None:
@@ -46,6 +48,9 @@ def test_nothing(tmp_path: Path, text: str) -> None:
         ("node: {labels: {rack: 7}}", 'node.labels: must be a map of text to text; put numbers in quotes, as in rack:'),
         ("node: {labels: {-a: b}}", "node.labels: '-a' is not a label key"),
         ("node: 3", "config.yaml:1:7: node: must be a map"),
+        ("jobs: {env: {N: 4}}", "jobs.env: must be a map of text to text; put numbers in quotes, as in OMP_NUM_"),
+        ("jobs: {env: {A-B: c}}", "config.yaml:1:13: jobs.env: 'A-B' is not the name of a variable"),
+        ('jobs: {env: {A: "a\\0b"}}', "NUL"),
         ("logs: {first: 1}", "logs.first: is 1; it is at least 64Ki and at most 1Ti"),
         ("logs: {last: 2Ti}", "logs.last: is 2Ti; it is at least 64Ki and at most 1Ti"),
         ("logs: {last: much}", "logs.last: 'much' is not a quantity"),

@@ -13,7 +13,7 @@ import shutil
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -44,7 +44,7 @@ class ProcessBackend:
     """Runs workloads below `root`, which is made where missing. `node` is the only node it starts for.
 
     `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `kept` is what is kept of
-    the log of each run that is started from now on.
+    the log of each run that is started from now on, `env` what every job gets beside its own variables.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ProcessBackend:
         clock: Clock | None = None,
         *,
         kept: Kept = KEPT,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
@@ -63,6 +64,7 @@ class ProcessBackend:
         self._chronos_home = None if chronos_home is None else os.path.abspath(chronos_home)
         self._clock = clock or SystemClock()
         self._kept = kept
+        self._env = env
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -216,6 +218,7 @@ class ProcessBackend:
             secrets_root=os.path.abspath(self._secrets.root),
             chronos_home=self._chronos_home,
             daemon=os.environ,
+            node_env=self._env,
             kept=self._kept,
         )
         job = os.path.dirname(directory)

@@ -1,46 +1,55 @@
-"""The environment of a job: a small clean one, its lease, its own variables. Secrets are added by the supervisor.
+"""The environment of a job: stated here, and nothing of the shell or service that started the daemon.
 
-The daemon's environment may hold credentials, so only the variables named here pass from it to jobs.
+    login (PATH, HOME, USER, ...) < drivers < the node's configuration (jobs.env) < the job's own < secrets < its lease
+
+So a job is the same under systemd and under a terminal, on every node of one configuration. docs/jobs.md has the
+table of all variables. Secrets are added by the supervisor.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import pwd
 from collections.abc import Mapping, Sequence
 
 from cumulus.backends.base import LeaseRef, Workload
 from cumulus.chronos.environment import selection
 
-PASSED = frozenset(
-    {
-        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME",
-        "SSL_CERT_FILE", "SSL_CERT_DIR",
-        "LD_LIBRARY_PATH",
-        "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_VENDOR_PATH",
-        "CUDA_HOME", "CUDA_PATH", "CUDA_CACHE_PATH", "CUDA_DEVICE_ORDER", "CUDA_MPS_PIPE_DIRECTORY",
-        "CUDA_MPS_LOG_DIRECTORY",
-        "ROCM_PATH", "ONEAPI_ROOT",
-    }
-)  # fmt: skip
-"""Passed from the daemon to jobs where set; and LC_* and POCL_*."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""What a login has. A program that wants another Python says so: by its path, or by a PATH of its own."""
 
-_PASSED_PREFIXES = ("LC_", "POCL_")
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DRIVERS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_VENDOR_PATH", "POCL_DEVICES")
+"""The daemon's, where it has them: they say which OpenCL drivers there are, and PYOPENCL_CTX counts those."""
 
 
-def own_environment(workload: Workload, daemon: Mapping[str, str]) -> dict[str, str]:
-    """What passes from the daemon's environment, and over it the job's own variables except those from secrets."""
-    variables = {name: value for name, value in daemon.items() if name in PASSED or name.startswith(_PASSED_PREFIXES)}
-    variables.setdefault("HOME", os.path.expanduser("~"))
-    variables.setdefault("LANG", "C.UTF-8")
-    # `python` is the daemon's own, which has pyopencl: a command `[python, job.py]` works on a fresh machine.
-    path = [os.path.dirname(sys.executable), *daemon.get("PATH", _DEFAULT_PATH).split(":")]
-    variables["PATH"] = ":".join(dict.fromkeys(path))
-    # What a job prints is then in its log at once, and not lost with SIGKILL.
-    variables["PYTHONUNBUFFERED"] = "1"
+def own_environment(
+    workload: Workload, daemon: Mapping[str, str], node: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What a job has by default, over it the variables that `node` gives all its jobs, and over those the job's own
+    except the ones from secrets. Of the `daemon`'s environment only `DRIVERS` are taken."""
+    variables = _login() | {name: daemon[name] for name in DRIVERS if name in daemon} | dict(node or {})
     variables.update({e.name: e.value for e in workload.env if not e.secret})
     return variables
+
+
+def _login() -> dict[str, str]:
+    """Of the user as whom jobs run, as the system's list of users has it."""
+    try:
+        user = pwd.getpwuid(os.geteuid())
+        name, home, shell = user.pw_name, user.pw_dir, user.pw_shell
+    except KeyError:
+        name, home, shell = str(os.geteuid()), "/", ""
+    return {
+        "PATH": PATH,
+        "HOME": home,
+        "USER": name,
+        "LOGNAME": name,
+        "SHELL": shell or "/bin/sh",
+        # No locale of anybody's: numbers and sorting are the same for all, and text is UTF-8.
+        "LANG": "C.UTF-8",
+        # No login has it. What a job prints is then in its log at once, and not lost with SIGKILL.
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def fixed_environment(workload: Workload, checkpoint: str, chronos_home: str | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cumulus.backends.process import layout
+from cumulus.backends.process import layout, limits
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"
@@ -138,6 +138,7 @@ _RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.
 def _limit(spec: dict[str, Any]) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
         file.write(_OOM_SCORE_ADJUST)
+    limits.settle()
     if spec["cpus"]:
         os.sched_setaffinity(0, spec["cpus"])
 
@@ -146,7 +147,7 @@ def _explain(answer: bytes, program: str, directory: str, environment: dict[str,
     step, number = struct.unpack("ii", answer)
     reason = os.strerror(number)
     if _STEPS[step] == "limits":
-        return f"the CPU limit could not be set: {reason}"
+        return f"its limits could not be set: {reason}"
     if _STEPS[step] == "directory":
         return f"working directory {directory}: {reason}"
     if number == errno.ENOENT and "/" not in program:

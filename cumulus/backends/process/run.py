@@ -31,7 +31,8 @@ _FLOCK = struct.Struct("hhqqi4x")
 """struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid."""
 
 _ENVIRONMENT = (
-    "PATH", "HOME", "LD_LIBRARY_PATH", "XDG_STATE_HOME", "CHRONOS_HOME", "CHRONOS_MPS", "CUMULUS_OPENCL_LAYER",
+    "PATH", "HOME", "LD_LIBRARY_PATH", "XDG_STATE_HOME",
+    "CHRONOS_HOME", "CHRONOS_OFFER_CPU", "CHRONOS_MPS", "CUMULUS_OPENCL_LAYER",
 )  # fmt: skip
 """What a supervisor gets of the daemon's environment: enough to find Python's libraries and the ledger, and how the
 node holds jobs to their leases."""

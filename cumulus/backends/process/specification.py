@@ -48,9 +48,11 @@ def specification(
     secrets_root: str,
     chronos_home: str | None,
     daemon: Mapping[str, str],
+    node_env: Mapping[str, str] | None = None,
     kept: Kept = KEPT,
 ) -> dict[str, Any]:
-    """What spec.json holds. Secrets are in it by name only; `daemon` is the environment that jobs inherit from."""
+    """What spec.json holds. Secrets are in it by name only. `daemon` is its own environment, `node_env` what every
+    job of this node gets."""
     directory = os.path.join(root, layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
     checkpoint, made = _checkpoint(workload, os.path.dirname(directory))
     return {
@@ -67,7 +69,7 @@ def specification(
         "fresh": not workload.working_dir,
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
-        "env": own_environment(workload, daemon),
+        "env": own_environment(workload, daemon, node_env),
         "fixed_env": fixed_environment(workload, checkpoint, chronos_home),
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,

@@ -109,6 +109,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
             SecretStore(paths.secrets_dir(home)),
             chronos_home=ledger.home,
             kept=settings.logs,
+            env=settings.job_env,
         )
         agent = NodeAgent(
             name, ledger, labels=settings.node_labels,

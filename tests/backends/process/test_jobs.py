@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import re
+import resource
 import signal
 import sys
 import time
@@ -14,6 +17,8 @@ import pytest
 
 from cumulus.backends.base import EnvVar, Mount, State
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.process.environment import DRIVERS, own_environment
+from cumulus.backends.process.limits import lower
 from cumulus.backends.process.log import KEPT, Kept
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
@@ -181,21 +186,56 @@ class TestEnvironment:
         work, _ = bed.run(sys.executable, "-c", PRINT_ENVIRONMENT, **more)
         return dict(json.loads(bed.log(work)))
 
-    def test_is_small_and_free_of_the_daemons_credentials(
+    def test_is_the_stated_one_whatever_started_the_daemon(
         self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "daemon-only")
-        monkeypatch.setenv("OCL_ICD_VENDORS", "/somewhere")
-        seen = self.environment(bed)
-        assert "daemon-only" not in str(seen)
-        assert seen["OCL_ICD_VENDORS"] == "/somewhere"
-        assert seen["PATH"].split(":")[0] == str(Path(sys.executable).parent)
-        assert (seen["CUMULUS_JOB"], seen["CUMULUS_NAMESPACE"]) == ("job", "default")
-        assert (seen["CUMULUS_ATTEMPT"], seen["CUMULUS_REPLICA"], seen["CUMULUS_REPLICAS"]) == ("1", "0", "1")
+        for name in (
+            "AWS_SECRET_ACCESS_KEY", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYOPENCL_CTX", "VIRTUAL_ENV", "PYTHONPATH",
+            "PYTHONHOME", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "http_proxy",
+            "INVOCATION_ID", "NOTIFY_SOCKET", "POCL_CACHE_DIR", "XDG_CACHE_HOME", "CONDA_PREFIX", "LANGUAGE",
+        ):  # fmt: skip
+            monkeypatch.setenv(name, "/the/daemons")
+        for name in ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "PATH", "PYTHONUNBUFFERED"):
+            monkeypatch.setenv(name, f"{os.environ.get(name, '')}:/the/daemons")
+        user = pwd.getpwuid(os.geteuid())
+        work, _ = bed.run("/usr/bin/env")
+        assert dict(line.split("=", 1) for line in bed.log(work).decode().splitlines()) == {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell,
+            "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
+            "CUMULUS_JOB": "job", "CUMULUS_NAMESPACE": "default", "CUMULUS_WORKLOAD": work.name,
+            "CUMULUS_ATTEMPT": "1", "CUMULUS_REPLICA": "0", "CUMULUS_REPLICAS": "1",
+        }  # fmt: skip
 
-    def test_python_is_the_one_that_runs_cumulus(self, bed: ProcessBed) -> None:
-        work, _ = bed.run("python", "-c", "import sys; print(sys.prefix)")
-        assert bed.log(work).decode().strip() == sys.prefix
+    def test_documented_is_all_that_there_may_be(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in DRIVERS:
+            monkeypatch.setenv(name, "/opt/opencl")
+        seen = self.environment(bed, checkpoint_path="state", leases=())
+        documented = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
+        table = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
+        assert seen.keys() <= set(re.findall("`([A-Z_]+)`", " ".join(table)))
+        assert {seen[name] for name in DRIVERS} == {"/opt/opencl"}
+
+    def test_the_nodes_variables_are_over_the_logins_and_under_the_jobs(self, bed: ProcessBed) -> None:
+        node = {"TMPDIR": "/scratch", "PATH": "/opt/bin:/usr/bin:/bin", "SITE": "here"}
+        backend = ProcessBackend(bed.root, NODE, bed.secrets, env=node)
+        backend.start(work := bed.work("env", env=(EnvVar("SITE", "mine"),)))
+        bed.finish(work)
+        backend.close()
+        seen = bed.log(work).decode().splitlines()
+        assert {"TMPDIR=/scratch", "PATH=/opt/bin:/usr/bin:/bin", "SITE=mine"} <= set(seen)
+
+    def test_a_user_whom_the_system_does_not_list_has_one_too(
+        self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+        seen = own_environment(bed.work("true"), {})
+        assert (seen["HOME"], seen["USER"], seen["LOGNAME"], seen["SHELL"]) == (
+            "/",
+            "4000000000",
+            "4000000000",
+            "/bin/sh",
+        )
 
     def test_own_variables_win_but_not_over_the_lease_mark(self, bed: ProcessBed) -> None:
         seen = self.environment(bed, env=(EnvVar("HOME", "/mine"), EnvVar("CUMULUS_WORKLOAD", "fake"), EnvVar("E", "")))
@@ -259,6 +299,38 @@ class TestSecrets:
         assert end.reason == "StartError"
         assert "can be read by other users (mode 0644) (run: chmod 0600" in end.message
         assert self.VALUE not in end.message
+
+
+class TestSurroundings:
+    """Beside the environment: what a job has of its daemon's shell, which is nothing."""
+
+    def test_limits_priority_and_umask_are_not_the_daemons(self, bed: ProcessBed) -> None:
+        limited = (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_STACK, resource.RLIMIT_CPU)
+        before = [resource.getrlimit(number) for number in limited]
+        umask = os.umask(0o077)
+        try:
+            for number, soft in zip(limited, (512, before[1][1], 2**20, 3600), strict=True):
+                resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
+            script = "ulimit -n; ulimit -c; ulimit -s; ulimit -t; umask; nice"
+            work, end = bed.run("bash", "-c", script)
+        finally:
+            os.umask(umask)
+            for number, limit in zip(limited, before, strict=True):
+                resource.setrlimit(number, limit)
+        assert end.state is State.SUCCEEDED, end
+        hard = [limit for _, limit in before]
+        files, stack = lower(65536, hard[0]), lower(8 * 2**20, hard[2])
+        cpu = "unlimited" if hard[3] == resource.RLIM_INFINITY else str(hard[3])
+        assert bed.log(work).decode().split() == [str(files), "0", str(stack // 1024), cpu, "0022", "0"]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may lower a nice value again")
+    def test_a_nice_daemon_has_jobs_that_are_not(self, bed: ProcessBed) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, 5)
+        try:
+            work, _ = bed.run("nice")
+        finally:
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
+        assert bed.log(work) == b"0\n"
 
 
 class TestLimits:

@@ -24,6 +24,7 @@ from tests.backends.process_bed import ProcessBed, job_processes
 DEVICES = [
     Device(0, "GPU-11111111-2222", "Big One", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=0),
     Device(1, "GPU-33333333-4444", "Big Two", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=1),
+    Device(2, "cpu", "The CPU", "PoCL", "cpu", 1 << 30, platform_index=0, device_index=0),
 ]
 
 
@@ -113,6 +114,12 @@ def test_several_leases_are_told_in_their_order(node: Node) -> None:
     script = 'echo "$CHRONOS_PARTITION_ID $CHRONOS_DEVICE $CHRONOS_MEMORY_BYTES $PYOPENCL_CTX $CUDA_VISIBLE_DEVICES"'
     work, _ = node.bed.run("sh", "-c", script, leases=leases)
     assert node.bed.log(work) == b"b,a 1,0 1048576,1048576 1:0,1 GPU-33333333-4444,GPU-11111111-2222\n"
+
+
+def test_a_cpu_offered_beside_gpus_is_so_to_supervisors_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOS_OFFER_CPU", "1")
+    work, end = node.bed.run("sh", "-c", "echo $CHRONOS_DEVICE $CHRONOS_OFFER_CPU", leases=(node.lease(device=2),))
+    assert (end.state, node.bed.log(work)) == (State.SUCCEEDED, b"2\n"), end
 
 
 class TestNoLeaseNoStart:
