@@ -2,26 +2,102 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import random
+import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Machines are shared and slow at times: no example fails for its time. CI searches the same examples each time; a
-# person's runs search new ones.
+# Machines are shared and slow at times: no example fails for its time. Every run searches new examples, also the test
+# command's and CI's: a fixed set stays green for ever. What was found before is kept by no database, so that the seed
+# alone says which examples are tried.
 settings.register_profile(
-    "cumulus", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+    "cumulus",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=False,
+    database=None,
+    print_blob=True,
 )
+settings.register_profile("long", settings.get_profile("cumulus"), max_examples=10**7)
 settings.load_profile("cumulus")
 
+PROPERTY_SECONDS = float(os.environ.get("PROPERTY_SECONDS", "30"))
+"""How long one property searches at most. With `--hypothesis-profile=long` this alone ends the search of those that
+set no number of examples of their own."""
+
 CHRONOS = Path(__file__).parent / "chronos"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """One seed for all properties of a run. First, since hypothesis reads the option in a hook of its own, and xdist
+    hands the options on to its workers."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"properties: --hypothesis-seed={config.option.hypothesis_seed}"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """After a failure, also where `-q` leaves the header out: how to see it again."""
+    if terminalreporter.stats.get("failed"):
+        seed = config.option.hypothesis_seed
+        terminalreporter.write_line(
+            f"Properties' examples come again with: PROPERTY_SECONDS=600 python -m pytest --hypothesis-seed={seed} TEST"
+        )
+
+
+class _TimeIsUp(BaseException):
+    """No failure in hypothesis's eyes, which goes on after any `Exception`."""
+
+
+# Not inside pytest_runtest_call: hypothesis itself wraps that.
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """End a property's search when its time is up. One that has failed goes on: the example is being made smaller,
+    for which hypothesis has a limit of its own."""
+    handle = getattr(pyfuncitem.obj, "hypothesis", None)
+    if handle is None:
+        return (yield)
+    test = handle.inner_test
+    until = time.monotonic() + PROPERTY_SECONDS
+    failed = False
+
+    @functools.wraps(test)
+    def bounded(*args: Any, **kwargs: Any) -> None:
+        nonlocal failed
+        if not failed and time.monotonic() > until:
+            raise _TimeIsUp
+        try:
+            test(*args, **kwargs)
+        except Exception:
+            failed = True
+            raise
+
+    handle.inner_test = bounded
+    try:
+        return (yield)
+    except _TimeIsUp:
+        return True
+    finally:
+        handle.inner_test = test
 
 
 # First, since xdist reads the groups in a hook of its own.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of Chronos name their leases alike, and a monitor ends whatever process names its lease: one at a time."""
+    """Tests of Chronos name their leases alike, and a monitor ends whatever process names its lease: one at a time.
+    Properties have the time to search, and then hypothesis's five minutes to make a failing example smaller."""
     for item in items:
+        if hasattr(getattr(item, "obj", None), "hypothesis"):
+            item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS + 330))
         if CHRONOS in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("chronos"))

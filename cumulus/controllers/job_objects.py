@@ -77,7 +77,7 @@ def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
                 owner_references=(job.owned_by(),),
                 finalizers=(FINALIZER,),
             ),
-            spec=_partition_spec(job, Gang(name=gang, size=size, group=replica, since=_since(job))),
+            spec=_partition_spec(job, Gang(name=gang, size=size, group=replica, since=_since(job, attempt))),
         )
         for replica in range(job.spec.replicas)
         for device in range(job.spec.gpu.count)
@@ -134,9 +134,11 @@ def _base(name: str, length: int = NAME_LENGTH) -> str:
     return f"{name[: length - 9].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _since(job: GPUJob) -> str:
-    assert job.metadata.creation_timestamp is not None
-    return job.metadata.creation_timestamp
+def _since(job: GPUJob, attempt: int) -> str:
+    begun = next((a.queue_time for a in job.status.attempts if a.number == attempt), None)
+    since = begun or job.metadata.creation_timestamp
+    assert since is not None
+    return since
 
 
 def _env(job: GPUJob) -> tuple[EnvVar, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.meta import condition
 from cumulus.resources.quantity import parse_duration
 
 KEPT_ATTEMPTS = 20
@@ -99,6 +100,21 @@ def next_due(job: GPUJob, now: datetime) -> float:
             LONGEST_BACKOFF, parse_duration(job.spec.retry.backoff) * 2.0 ** min(max(0, status.failures - 1), 20)
         )
     return delay - (now - parse_timestamp(last.end_time)).total_seconds()
+
+
+def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
+    """When the next attempt joins the queue. A job that had its lease, or was suspended, goes behind all who wait, for
+    they may have been promised their start; a run that was lost keeps its place."""
+    last = status.attempts[-1] if status.attempts else None
+    since = job.metadata.creation_timestamp
+    if last is not None:
+        lost = last.reason in _DISRUPTIONS or (last.reason == "LeaseExpired" and last.start_time is None)
+        since = (last.queue_time or since) if lost else timestamp(now)
+    held = condition(status.conditions, "Suspended")
+    resumed = held.last_transition_time if held is not None else None
+    if since and resumed and parse_timestamp(resumed) > parse_timestamp(since):
+        return resumed
+    return since
 
 
 def _fault(

@@ -131,13 +131,14 @@ def _between_attempts(view: View) -> Plan:
 
 def _begin(view: View, status: GPUJobStatus) -> Plan:
     job, number = view.job, status.attempt_count + 1
-    attempt = Attempt(number=number, partitions=job_objects.partition_names(job, number))
+    names = job_objects.partition_names(job, number)
+    attempt = Attempt(number=number, partitions=names, queue_time=job_outcome.queue_time(job, status, view.now))
     status = job_status.waiting(status, "Queued", "", view.now)
     status = status.model_copy(
         update={"attempts": (*status.attempts, attempt)[-job_outcome.KEPT_ATTEMPTS :], "attempt_count": number}
     )
     discard = tuple(partition for partition in view.partitions if not partition.deleting)
-    return Plan(status, create=job_objects.partitions(job, number), discard=discard)
+    return Plan(status, create=job_objects.partitions(job.replace(status=status), number), discard=discard)
 
 
 def _during(view: View, attempt: Attempt) -> Plan:

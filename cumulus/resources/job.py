@@ -189,6 +189,9 @@ class Attempt(Model):
         (), description="The nodes of all replicas, in their order, where there are several."
     )
     partitions: tuple[str, ...] = Field((), description="Names of the GPUPartitions it ran in.")
+    queue_time: Time | None = Field(
+        None, description="When it joined the queue, which is its place among attempts of the same priority."
+    )
     start_time: Time | None = Field(None, description="When it was started.")
     end_time: Time | None = Field(None, description="When it ended.")
     exit_code: int | None = Field(

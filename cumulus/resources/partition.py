@@ -35,7 +35,7 @@ class Gang(Model):
     name: str = Field(description="Partitions of one name are bound all together or not at all.")
     size: int = Field(ge=1, description="How many partitions the gang has.")
     group: int = Field(0, ge=0, description="Partitions of one group go to distinct devices of one node.")
-    since: str = Field(description="When the job was created: its place in the queue.")
+    since: str = Field(description="When the attempt joined the queue: its place among those of the same priority.")
 
 
 class GPUPartitionSpec(Model):

@@ -18,6 +18,7 @@ from cumulus.scheduling.board import Board
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, microseconds
 from cumulus.scheduling.reasons import NodeReason, node_reasons
+from cumulus.scheduling.shape import uniform_shape
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot
 
 EXPLAIN_WORK = 1_000_000
@@ -55,6 +56,12 @@ class Blocker:
     overdue: bool = False
 
     @property
+    def end_is_known(self) -> bool:
+        """Whether `until` is a lease's end, not a guess at that of one yet to be granted or at when the processes of
+        one that is over are gone."""
+        return bool(self.lease) and not self.overdue
+
+    @property
     def holder(self) -> str:
         """job default/train of alice; partition default/p; lease 1a2b."""
         if self.job:
@@ -81,7 +88,7 @@ class Explanation:
     """The latest time by which it starts if every lease runs to its end. None where nobody can say: no ready node
     could hold it, or too many are ahead."""
     certain: bool = False
-    """Nobody ahead competes with it, so that only work of a higher priority or a lost node can make it later."""
+    """`earliest` is a promise, under the conditions that `place` states and proves it for."""
     position: int = 0
     """From 1, in a queue of `queue` gangs."""
     queue: int = 0
@@ -120,14 +127,18 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
     ahead = _competitors(run, gang)
     reservation, far_back = _reserve_in_turn(run, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
+    blockers = _blockers(snapshot, run, reservation) if reservation else ()
     return Explanation(
         gang=gang.name,
         state=state,
         now=snapshot.now,
         reasons=reasons,
-        blockers=_blockers(snapshot, run, reservation) if reservation else (),
+        blockers=blockers,
         earliest=reservation.start if reservation else None,
-        certain=reservation is not None and not ahead,
+        certain=reservation is not None
+        and not ahead
+        and uniform_shape(gang) is not None
+        and all(blocker.end_is_known for blocker in blockers),
         position=position,
         queue=len(snapshot.pending),
         ahead=tuple(refusal.gang.name for refusal in ahead),

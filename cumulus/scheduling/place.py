@@ -1,6 +1,34 @@
 """One placement pass: a snapshot in, bindings and the gangs that go on waiting out. Pure; `now` is the snapshot's.
 
 Controllers write the bindings; `explain` says why a gang waits.
+
+The promise
+-----------
+`explain` promises a start S ("by S at the latest") to a gang G of equal requests when no gang before it in the queue
+could use a device that matches G, and every share it waits for is that of a lease whose end is known. G is bound by
+the first pass at or after S, and there is one at S, where a lease ends, as long as until then
+
+1. nothing joins the queue before G: no work of a higher priority, and no run that was lost and so keeps its place;
+2. leases are granted in the moment in which they are bound, and their shares are free again at their ends; none is made
+   on a node by hand. (What a grant takes, a few hundredths of a second, a gang fitted in to end just at S adds to S.)
+3. the nodes and devices that take work stay the same.
+
+Proof. Let R be the seats kept for G from S for its length. We show that in each pass until S, when it is G's turn, R
+could still be kept, so that the pass finds for G a start no later than S and keeps that.
+
+- The first pass found R. In any pass, gangs after G are bound only where `assign` finds room on a board that has G's
+  reservation in it: not in R, while R lasts. In the next pass what they bound is a hold with the same end.
+- Gangs before G, or their reservations, are on no device that matches G, so on none of R.
+- Other holds only end, by (2) when that was counted on; so what is free of R's devices from S on never shrinks.
+- G's search is exact. `assign` finds seats for equal requests whenever there are any (Gale and Ryser, see `uniform`).
+  A start may be put off only to a moment at which something becomes free, and all of these are tried, or bisected: on
+  G's devices nothing is reserved before its turn, so what is free there only grows, and bisection is exact.
+
+At S the seats are free from now on, and `bind`, which asks the same exact `assign`, binds G. Where a reservation moves
+to other seats or an earlier start, the same holds of those. QED.
+
+Without the premises `explain` says "is expected": for gangs ahead may start elsewhere, or leave, and free seats earlier
+or later than was planned; and a gang of different requests is placed by a search that is cut short.
 """
 
 from __future__ import annotations

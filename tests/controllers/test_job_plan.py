@@ -266,6 +266,33 @@ def ended(job: GPUJob, reason: str, seconds_ago: float = 0, *, count: int = 1) -
 
 
 @pytest.mark.parametrize(
+    ("last", "resumed", "since"),
+    [
+        pytest.param(None, None, -60, id="a new job: where it was created"),
+        pytest.param({"reason": "LeaseExpired", "start_time": START}, None, 0, id="after its lease: behind all"),
+        pytest.param({"reason": "Error", "start_time": START}, None, 0, id="a retry: behind all"),
+        pytest.param({"reason": "NodeLost", "start_time": START}, None, -50, id="a lost run: its old place"),
+        pytest.param({"reason": "LeaseExpired"}, None, -50, id="a lease that ended before the start: its old place"),
+        pytest.param(None, -20, -20, id="resumed: from then"),
+        pytest.param({"reason": "NodeLost", "start_time": START}, -20, -20, id="lost, held and resumed: from then"),
+        pytest.param({"reason": "NodeLost", "start_time": START}, -55, -50, id="resumed long ago"),
+    ],
+)
+def test_its_place_in_the_queue(last: dict[str, str] | None, resumed: float | None, since: float) -> None:
+    job = stored(attempt=0)
+    if last is not None:
+        over = Attempt.model_validate({"number": 1, "queue_time": at(-50), "end_time": at(-40), **last})
+        job = job.replace(status=job.status.model_copy(update={"attempts": (over,), "attempt_count": 1}))
+    if resumed is not None:
+        conditions = condition_set((), at(-58), "Suspended", True, "Suspended")
+        conditions = condition_set(conditions, at(resumed), "Suspended", False, "Resumed")
+        job = job.replace(status=job.status.model_copy(update={"conditions": conditions}))
+    plan = planned(job, [], now=NOW if last is None or "NodeLost" not in last.values() else NOW + timedelta(minutes=9))
+    assert plan.status.attempts[-1].queue_time == at(since)
+    assert {p.spec.gang.since for p in plan.create if p.spec.gang} == {at(since)}
+
+
+@pytest.mark.parametrize(
     ("reason", "failures", "ago", "wait"),
     [
         pytest.param("Error", 1, 3, 7, id="the backoff"),

@@ -27,15 +27,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=10, help="how long (default 10)")
     options = parser.parse_args(arguments)
     end, rounds = time.monotonic() + options.minutes * 60, 0
-    environment = {**os.environ, "CUMULUS_FUZZ": "200"}
+    environment = {**os.environ, "CUMULUS_FUZZ": "200", "PROPERTY_SECONDS": "1200"}
     while time.monotonic() < end:
         seed = random.SystemRandom().randrange(10**9)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=1200"]
         done = subprocess.run([*command, f"--hypothesis-seed={seed}", *FUZZERS], env=environment, check=False)
         if done.returncode:
-            print(
-                f"seed {seed} failed; repeat it with: CUMULUS_FUZZ=200 {' '.join(command[1:])} --hypothesis-seed={seed}"
-            )
+            again = f"{' '.join(command[1:])} --hypothesis-seed={seed}"
+            print(f"seed {seed} failed; repeat it with: PROPERTY_SECONDS=1200 CUMULUS_FUZZ=200 {again}")
             return 1
         rounds += 1
         print(f"round {rounds}, seed {seed}: nothing found", flush=True)

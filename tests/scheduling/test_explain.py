@@ -127,6 +127,28 @@ def test_those_who_wait_for_other_devices_are_not_ahead() -> None:
     assert (found.ahead, found.certain) == ((), True)
 
 
+@pytest.mark.parametrize(
+    "holder",
+    [
+        pytest.param(held(pending("h"), memory=70, ends=None), id="a lease that is not granted yet"),
+        pytest.param(held(pending("h"), memory=70, ends=-5), id="processes that outlive their lease"),
+    ],
+)
+def test_an_end_that_nobody_knows_is_no_promise(holder: GPUPartition) -> None:
+    if holder.status.expires_at is None:
+        holder = holder.replace(status=holder.status.model_copy(update={"partition_id": ""}))
+    found = told([node()], pending("p"), holder)
+    assert (found.state, found.certain) == (State.WAITING, False)
+    assert found.headline.startswith("is expected to start by")
+
+
+def test_a_gang_of_different_requests_is_promised_nothing() -> None:
+    first, second = gang("p", 2)
+    second = second.replace(spec=second.spec.model_copy(update={"memory": "30Gi"}))
+    found = told([node()], first, FULL, second)
+    assert (found.state, found.certain, found.earliest) == (State.WAITING, False, NOW + timedelta(seconds=600))
+
+
 def test_what_is_kept_for_another_is_said_with_its_name() -> None:
     half = held(pending("h"), memory=40, compute=500)
     found = told([node()], pending("p", duration="9h"), half, pending("big", "80Gi", age=9))

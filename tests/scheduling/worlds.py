@@ -54,7 +54,7 @@ def holds(draw: st.DrawFn, there: tuple[Node, ...]) -> tuple[Hold, ...]:
                 memory, compute = memory - took, compute - millis
                 until = NOW + timedelta(seconds=draw(st.integers(1, 12)))
                 key = Key("GPUPartition", "busy", f"{node.name}-{device.index}-{number}")
-                found.append(Hold(node.name, device.index, took, millis, until, key, "", "", "", False))
+                found.append(Hold(node.name, device.index, took, millis, until, key, key.name, "", "", False))
     return tuple(found)
 
 
@@ -71,7 +71,8 @@ demands = st.builds(
 
 @st.composite
 def gangs(draw: st.DrawFn, number: int = 0, *, largest: int = 3) -> Gang:
-    """A gang of up to `largest` groups of one or two requests, of equal or of different demands."""
+    """A gang of up to `largest` groups of one or two requests, of equal or of different demands. It waits already, so
+    that whoever arrives from now on is behind it."""
     name = f"g{number:02}"
     equal = draw(st.booleans())
     first = draw(demands)
@@ -81,7 +82,7 @@ def gangs(draw: st.DrawFn, number: int = 0, *, largest: int = 3) -> Gang:
         for group in range(draw(st.integers(1, largest)))
         for index in range(size)
     )
-    since = NOW + timedelta(seconds=number)
+    since = NOW - timedelta(minutes=1) + timedelta(seconds=number)
     return Gang(name, requests, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "")
 
 
@@ -145,7 +146,7 @@ def bound(snapshot: Snapshot, plan: Plan) -> Snapshot:
     new = tuple(
         Hold(
             b.node, b.device, b.memory_bytes, b.compute, snapshot.now + timedelta(seconds=gangs[b.gang].seconds),
-            b.partition, "", b.gang, "", False,
+            b.partition, b.partition.name, b.gang, "", False,
         )
         for b in plan.bindings
     )  # fmt: skip
