@@ -19,8 +19,8 @@ NOTHING = "-"
 PartitionsOf = Callable[[Document], Sequence[Document]]
 """The partitions that belong to a job."""
 
-
-_ENDED = ("Expired", "Released", "Failed")
+ENDED = ("Expired", "Released", "Failed")
+"""The phases of a partition whose lease is over."""
 
 
 class Cells:
@@ -41,7 +41,7 @@ class Cells:
                 return whole(document) or NOTHING
             if column.form == "job-lease":
                 return self._job_lease(document) or NOTHING
-            if column.form == "until" and lookup(document, "status.phase") in _ENDED:
+            if column.form == "until" and lookup(document, "status.phase") in ENDED:
                 return "ended"
             return self._value(column.form, lookup(document, column.path)) or NOTHING
         except (TypeError, ValueError, AttributeError, KeyError):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from cumulus.cli import main as command
 from cumulus.cli import quick
-from cumulus.resources import registry
+from cumulus.resources import registry, schema
 from cumulus.resources.fields import Model
 
 _DAEMON = 0
@@ -95,7 +95,7 @@ def _load() -> None:
     for name in _LATER:
         importlib.import_module(name)
     for kind in registry.KINDS:
-        kind.model()
+        schema.root(kind)
     for model in _below(Model):
         model.model_rebuild()
     # Typer imports some of its own only when a command runs.

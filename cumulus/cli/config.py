@@ -17,7 +17,6 @@ Taken from --config, else $ORCHESTRATOR_CONFIG, else ./config.yaml where that is
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from cumulus.errors import UsageError
 from cumulus.manifest.yaml_nodes import Node, parse
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
 from cumulus.resources.quantity import format_bytes, parse_bytes
+from cumulus.suggest import nearest
 
 DEFAULT = "config.yaml"
 KEYS = {
@@ -116,9 +116,8 @@ class _Section:
         for key in self._values:
             if key not in known:
                 line, column = self._node.keys.get(key, (self._node.line, self._node.column))
-                close = difflib.get_close_matches(key.lower(), {k.lower(): k for k in known}, n=1)
-                meant = next((k for k in known if close and k.lower() == close[0]), "")
-                right = f"did you mean {self._path_of(meant)}?" if meant else f"the keys here are {', '.join(known)}"
+                meant = nearest(key, known)
+                right = f"did you mean {self._path_of(meant[0])}?" if meant else f"the keys here are {', '.join(known)}"
                 place = f"{self._path}:{line}:{column}"
                 raise UsageError(f"{place}: {self._path_of(key)}: unknown key; {right}", hint=_NOT_MEANT)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +11,7 @@ from cumulus.cli.jsonpath import Path, show
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Kind
+from cumulus.suggest import nearest
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
     "GPUJob": ("Scheduled", "PartitionsReady", "Running", "Succeeded", "Failed", "Suspended"),
@@ -100,7 +100,9 @@ def parse_goal(text: str, kind: Kind) -> Goal:
         type, _, status = rest.partition("=")
         return HasCondition(_condition_type(type, kind), status or "True")
     if form == "jsonpath" and rest:
-        return _value(rest)
+        wanted = _value(rest)
+        wanted.path.check([kind])
+        return wanted
     raise UsageError(
         f"{text!r} is nothing to wait for",
         hint="write --for=condition=NAME[=STATUS], --for=jsonpath='{.path}'=VALUE, --for=create or --for=delete",
@@ -114,7 +116,7 @@ def _condition_type(given: str, kind: Kind) -> str:
             return type
     if not known:
         raise UsageError(f"a {kind.name} has no conditions", hint="wait for jsonpath, create or delete")
-    close = difflib.get_close_matches(given, known, n=1)
+    close = nearest(given, known)
     hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
     raise UsageError(f"a {kind.name} has no condition {given!r}", hint=hint)
 

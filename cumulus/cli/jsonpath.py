@@ -7,8 +7,8 @@ unions `[0,2]`, slices `[1:3]` and filters `[?(@.type=="Ready")]`. What a path d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cumulus.cli.jsonpath_syntax import (
     Descend,
@@ -26,6 +26,10 @@ from cumulus.cli.jsonpath_syntax import (
     parse_template,
 )
 from cumulus.errors import UsageError
+
+if TYPE_CHECKING:
+    from cumulus.resources.place import Place
+    from cumulus.resources.registry import Kind
 
 MAX_STEPS = 1_000_000
 """Values that one evaluation may visit: nested ranges and `..` could otherwise take for ever."""
@@ -48,11 +52,48 @@ class Path:
     """One path, as custom columns, `--sort-by` and `wait` take it: `{.a.b}`, `.a.b` or `a.b`."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._steps = parse_path(text)
+
+    def check(self, kinds: Sequence[Kind]) -> None:
+        """Raises UsageError where none of `kinds` has the fields on the way, with what was probably meant."""
+        from cumulus.resources.place import Place
+
+        problems: list[UsageError] = []
+        for kind in kinds:
+            start = Place.start(kind)
+            try:
+                _led(self._steps, start, start)
+                return
+            except UsageError as error:
+                problems.append(error)
+        for first in problems[:1]:
+            shown = self._text if len(self._text) <= 60 else self._text[:57] + "..."
+            raise UsageError(f"path {shown!r}: {first}", hint=first.hint)
 
     def find(self, document: Any) -> list[Any]:
         """Every value that the path leads to."""
         return _walk(self._steps, [document], document, _Budget())
+
+
+def _led(steps: tuple[Step, ...], place: Place | None, root: Place) -> Place | None:
+    """Where the steps lead from `place`; None is anywhere. Raises UsageError for a field that is not there."""
+    for step in steps:
+        if isinstance(step, Root):
+            place = root
+        elif place is None or isinstance(step, Descend):
+            place = None
+        elif isinstance(step, Field):
+            place = place.named(step.name)
+        elif isinstance(step, Pick) and (names := [key for key in step.keys if isinstance(key, str)]):
+            places = [place.named(name) for name in names]
+            place = places[0] if len(step.keys) == 1 else None
+        else:
+            place = place.each()
+            if isinstance(step, Filter):
+                for side in (step.left, step.right):
+                    _led(side.steps or (), place, root)
+    return place
 
 
 def show(value: Any) -> str:

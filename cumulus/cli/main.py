@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from cumulus import __version__
 from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
+from cumulus.suggest import nearest
 
 
 class Verb(NamedTuple):
@@ -55,6 +56,20 @@ VERBS: dict[str, Verb] = {
     "completion": Verb("shell", "Print the completion script of a shell."),
     "version": Verb("shell", "Show versions."),
 }
+
+ELSEWHERE: dict[str, str] = {
+    **dict.fromkeys(("create", "run", "submit", "sbatch", "replace", "patch"), "apply -f FILE"),
+    **dict.fromkeys(("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue"), "get jobs"),
+    **dict.fromkeys(("sinfo", "nodes"), "get nodes"),
+    **dict.fromkeys(("cancel", "scancel", "rm", "kill"), "delete job NAME"),
+    **dict.fromkeys(("stop", "pause", "hold"), "suspend JOB"),
+    **dict.fromkeys(("start", "daemon", "up"), "serve"),
+    **dict.fromkeys(("show", "inspect"), "describe"),
+    "drain": "node drain NAME",
+    "init": "cluster init",
+    "secrets": "secret list",
+}
+"""What other programs call it -> what does it here."""
 
 QUIET_INTERRUPT = 130
 BROKEN_PIPE = 141
@@ -139,10 +154,8 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in VERBS and not args[0].startswith("-"):
-            import difflib
-
-            close = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f"did you mean `cumulus {close[0]}`?" if close else "see `cumulus --help`"
+            meant = ELSEWHERE.get(args[0].lower()) or "".join(nearest(args[0], VERBS))
+            hint = f"did you mean `cumulus {meant}`?" if meant else "see `cumulus --help`"
             raise UsageError(f"there is no command {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 

@@ -113,8 +113,8 @@ class Names:
 class CustomColumns:
     """`custom-columns=NAME:.metadata.name,PHASE:.status.phase`."""
 
-    def __init__(self, spec: str, out: TextIO, *, heading: bool) -> None:
-        """Raises UsageError."""
+    def __init__(self, spec: str, out: TextIO, kinds: Sequence[Kind], *, heading: bool) -> None:
+        """Raises UsageError, also for a field that none of `kinds` has."""
         from cumulus.cli.jsonpath import Path, show
 
         self._show = show
@@ -129,6 +129,7 @@ class CustomColumns:
                 )
             titles.append(title)
             self._paths.append(Path(path))
+            self._paths[-1].check(kinds)
         self._table = Table(titles, out, heading=heading)
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
@@ -189,8 +190,11 @@ class Documents:
         self._out.flush()
 
 
-def printer(form: str, out: TextIO, tables: Tables, *, heading: bool = True, stream: bool = False) -> Printer:
-    """The printer that `-o FORM` asks for; `tables` serves "" and wide. Raises UsageError."""
+def printer(
+    form: str, out: TextIO, tables: Tables, kinds: Sequence[Kind], *, heading: bool = True, stream: bool = False
+) -> Printer:
+    """The printer that `-o FORM` asks for; `tables` serves "" and wide. Raises UsageError, also for a column over a
+    field that none of `kinds` has."""
     name, equals, rest = form.partition("=")
     if form in ("", "wide"):
         return tables
@@ -199,7 +203,7 @@ def printer(form: str, out: TextIO, tables: Tables, *, heading: bool = True, str
     if form in ("json", "yaml"):
         return Documents(form, out, stream=stream)
     if name == "custom-columns" and equals:
-        return CustomColumns(rest, out, heading=heading)
+        return CustomColumns(rest, out, kinds, heading=heading)
     if name == "jsonpath" and equals:
         from cumulus.cli.jsonpath import Template
 

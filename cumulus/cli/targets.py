@@ -13,8 +13,8 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.registry import BY_NAME, Kind, find_kind
 from cumulus.store.base import Query, Store
 
-ALL = tuple(BY_NAME[name] for name in ("GPUJob", "GPUPartition", "GPUNode"))
-"""What `get all` shows."""
+ALL = tuple(BY_NAME[name] for name in ("GPUJob", "GPUPartition"))
+"""What `all` means, to every verb. No node: what is true of all work must be safe to say of all, as in `delete all`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,13 @@ class Matcher:
         from cumulus.store import selectors
 
         self._namespace = selection.namespace if kind.namespaced else None
-        self._selectors = (selectors.parse_labels(selection.labels), selectors.parse_fields(selection.fields))
+        self._labels = selectors.parse_labels(selection.labels)
+        self._fields = selectors.parse_fields(selection.fields, kind.name)
 
     def __call__(self, document: Document) -> bool:
         if self._namespace is not None and document["metadata"].get("namespace") != self._namespace:
             return False
-        return all(selector.matches(document) for selector in self._selectors)
+        return self._labels.matches(document) and self._fields.matches(document)
 
 
 def one(store: Store, target: Target, namespace: str) -> Document:
@@ -115,9 +116,7 @@ def documents(store: Store, target: Target, selection: Selection) -> Iterator[Do
 
 
 def _kinds(word: str) -> list[Kind]:
-    if word == "all":
-        return list(ALL)
-    kinds = [find_kind(part) for part in word.split(",")]
+    kinds = [kind for part in word.split(",") for kind in (ALL if part == "all" else (find_kind(part),))]
     return list(dict.fromkeys(kinds))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from cumulus.resources import registry
 from cumulus.resources.fields import FieldError
 from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import Field
+from cumulus.suggest import nearest
 
 
 def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) -> tuple[str, Path]:
@@ -43,33 +43,23 @@ def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) 
 def meant_field(path: Path, root: Field) -> str | None:
     """The sibling that was meant where the field at `path` is unknown, or None."""
     parent = _field_at(root, path[:-1])
-    return nearest(str(path[-1]), list(parent.fields)) if parent is not None else None
+    return next(iter(nearest(str(path[-1]), parent.fields)), None) if parent is not None else None
 
 
 def suggestion(word: str, candidates: Iterable[str], *, all_of: str = "") -> str:
     """`; did you mean X?` where one is near, else all of them after `all_of`, else nothing."""
     known = list(candidates)
-    near = nearest(word, known)
-    if near is not None:
+    for near in nearest(word, known):
         return f"; did you mean {near}?"
     return f"; {all_of} {joined(known, 'and')}" if all_of and known else ""
-
-
-def nearest(word: str, candidates: Sequence[str]) -> str | None:
-    """The candidate a person most likely meant: the same but for case, '-' and '_', or a near spelling."""
-    plain = {_plain(candidate): candidate for candidate in candidates}
-    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.7)
-    if close:
-        return plain[close[0]]
-    # Kubernetes says more in some names: priorityClassName.
-    return next((known for start, known in plain.items() if len(start) > 3 and _plain(word).startswith(start)), None)
 
 
 def unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
     """What to say about a kind that is none, and the kind that was probably meant."""
     user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
     words = {word: kind for kind in user_made.values() for word in kind.words}
-    meant = words.get(node.text.lower()) or user_made.get(nearest(node.text, list(user_made)) or "")
+    near = nearest(node.text, user_made)
+    meant = words.get(node.text.lower()) or (user_made[near[0]] if near else None)
     known = joined(list(user_made), "and")
     if not node.text or isinstance(node.value, list | dict):
         return f"must be one of {joined(list(user_made), 'or')}", None
@@ -130,8 +120,8 @@ def _broken_rule(error: ValueError, value: Node | None, field: Field | None) -> 
 def _wrong_choice(value: Node | None, field: Field | None) -> str:
     choices = list(field.choices) if field is not None else []
     text = f"must be {joined(choices, 'or')}, got {_shown(value)}"
-    near = nearest(value.text, choices) if value is not None and value.text else None
-    return f"{text}; did you mean {near}?" if near is not None else text
+    near = nearest(value.text, choices) if value is not None else []
+    return f"{text}; did you mean {near[0]}?" if near else text
 
 
 def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import textwrap
 from collections.abc import Iterator
 
 from cumulus.errors import UsageError
 from cumulus.resources.key import API_VERSION
+from cumulus.resources.place import instead
 from cumulus.resources.registry import Kind, find_kind
 from cumulus.resources.schema import Field, root
 
@@ -35,18 +35,9 @@ def _find(kind: Kind, names: list[str]) -> Field:
 
 
 def _no_such_field(kind: Kind, parent: Field, path: list[str], name: str) -> UsageError:
-    here = ".".join([kind.name.lower(), *path])
-    message = f"{here} has no field {name!r}"
-    near = {candidate.lower(): candidate for candidate in parent.fields}
-    close = difflib.get_close_matches(name.replace("_", "").lower(), near, n=3)
-    elsewhere = [below for below, field in root(kind).walk() if field.name == name]
-    if close:
-        return UsageError(message, hint="did you mean " + " or ".join(f"{here}.{near[word]}" for word in close) + "?")
-    if elsewhere:
-        return UsageError(message, hint=f"did you mean {kind.name.lower()}.{min(elsewhere, key=len)}?")
-    if parent.fields:
-        return UsageError(message, hint=f"its fields are {', '.join(parent.fields)}")
-    return UsageError(message, hint=f"it holds {parent.type}, which has no fields")
+    word = kind.name.lower()
+    hint = instead(kind, parent, ".".join(path), name, before=f"{word}.")
+    return UsageError(f"{'.'.join([word, *path])} has no field {name!r}", hint=hint)
 
 
 def _lines(kind: Kind, field: Field, recursive: bool, width: int) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cumulus.errors import UsageError
+from cumulus.suggest import nearest
 
 if TYPE_CHECKING:
     from cumulus.resources.meta import Resource
@@ -39,6 +39,8 @@ class Kind:
     columns: tuple[Column, ...]
     user_made: bool = True
     """Whether a manifest may hold it."""
+    selected: frozenset[str] = frozenset()
+    """Fields that our own code selects by: known to be there without the model, which takes long to load."""
 
     def model(self) -> type[Resource]:
         """The pydantic model."""
@@ -86,6 +88,7 @@ KINDS: tuple[Kind, ...] = (
             Column("TOKEN", "status.fencingToken", wide=True),
             Column("AGE", "metadata.creationTimestamp", form="age"),
         ),
+        selected=frozenset({"status.node"}),
     ),
     Kind(
         "GPUNode", "gpunodes", ("nodes", "node", "no"), False, "cumulus.resources.node",
@@ -111,6 +114,7 @@ KINDS: tuple[Kind, ...] = (
             Column("MESSAGE", "message"),
         ),
         user_made=False,
+        selected=frozenset({"involvedObject.kind", "involvedObject.name"}),
     ),
     Kind(
         "Lease", "leases", (), False, "cumulus.resources.lease",
@@ -127,13 +131,29 @@ BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}
 _BY_WORD: dict[str, Kind] = {word: kind for kind in KINDS for word in kind.words}
 
 
+_NO_KINDS = {
+    "secret": "secrets are kept apart from objects: see `cumulus secret --help`",
+    "pod": "what runs is a job: see `cumulus get jobs`",
+    "deployment": "what runs is a job: see `cumulus get jobs`",
+    "namespace": "a namespace need not be made: give one with -n NAME",
+    "ns": "a namespace need not be made: give one with -n NAME",
+    "queue": "jobs and partitions wait by themselves: see `cumulus get jobs,partitions` and `cumulus why JOB`",
+    "device": "devices are shown with their node: see `cumulus describe node NAME`",
+    "gpu": "devices are shown with their node: see `cumulus describe node NAME`",
+    "log": "see `cumulus logs JOB`",
+}
+"""Words that name something else than a kind here, each with where it is to be found."""
+
+
 def find_kind(word: str) -> Kind:
     """The kind a person means by GPUJob, gpujobs, jobs, gj or gpujob.cumulus.dev. Raises UsageError."""
     plain = word.lower().removesuffix(".cumulus.dev")
     found = _BY_WORD.get(plain)
     if found is None:
-        close = difflib.get_close_matches(plain, _BY_WORD, n=1)
-        known = ", ".join(kind.plural for kind in KINDS)
-        hint = f"did you mean {close[0]}?" if close else f"the kinds are {known}"
+        hint = _NO_KINDS.get(plain) or _NO_KINDS.get(plain.removesuffix("s"))
+        if hint is None:
+            close = nearest(plain, _BY_WORD)
+            known = ", ".join(kind.plural for kind in KINDS)
+            hint = f"did you mean {close[0]}?" if close else f"the kinds are {known}"
         raise UsageError(f"there is no kind {word!r}", hint=hint)
     return found

@@ -95,7 +95,7 @@ class Query:
     """Which objects of a kind to list. Selectors are parsed by `store.selectors`.
 
     `labels`: Kubernetes label selector text (`a=b,c!=d,e in (f,g),h,!i`).
-    `fields`: field selector text (`metadata.name=x,status.phase!=Running`).
+    `fields`: field selector text (`metadata.name=x,status.phase!=Running`). Of a kind of ours only fields that it has.
     `owner_uid`: only objects with an ownerReference of that uid.
     """
 

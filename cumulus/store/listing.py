@@ -49,7 +49,7 @@ class Listing:
 
 
 def parse(query: Query) -> Listing:
-    """Raises UsageError for a bad selector, limit or continue token."""
+    """Raises UsageError for a bad selector, one with a field that the kind does not have, limit or continue token."""
     if query.limit is not None and query.limit < 1:
         raise UsageError(f"a page holds at least 1 object, not {query.limit}")
     revision, after = query.revision, START
@@ -59,7 +59,7 @@ def parse(query: Query) -> Listing:
             raise _forged(query.continue_token)
     return Listing(
         query.kind, query.namespace, query.owner_uid, after, revision, query.limit,
-        selectors.parse_labels(query.labels), selectors.parse_fields(query.fields),
+        selectors.parse_labels(query.labels), selectors.parse_fields(query.fields, query.kind),
     )  # fmt: skip
 
 

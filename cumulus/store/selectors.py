@@ -5,7 +5,8 @@ Labels (https://kubernetes.io/docs/concepts/overview/working-with-objects/labels
 As in Kubernetes, `!=` and `notin` also match objects without the label.
 
 Fields: `path.to.field=value`, `==` and `!=`, joined by commas; `\\,`, `\\=` and `\\\\` stand for the character
-itself. A field that is not there reads as empty text.
+itself. A field that an object leaves out reads as empty text. One that its kind does not have, or a value that it never
+has, is an error: `status.phse!=Running` would match everything.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
+from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.suggest import nearest
+
+if TYPE_CHECKING:
+    from cumulus.resources.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +82,13 @@ def parse_labels(text: str) -> LabelSelector:
     return LabelSelector(tuple(_LabelParser(text).requirements()))
 
 
-def parse_fields(text: str) -> FieldSelector:
-    """Raises UsageError that points at the part that is wrong."""
+def parse_fields(text: str, kind: str = "") -> FieldSelector:
+    """Of objects of `kind`; where that is none of ours, any field will do. Raises UsageError that points at the part
+    that is wrong."""
     if not text.strip():
         return FieldSelector()
-    return FieldSelector(tuple(_field_term(text, start, part) for start, part in _split_fields(text)))
+    known = BY_NAME.get(kind)
+    return FieldSelector(tuple(_field_term(text, start, part, known) for start, part in _split_fields(text)))
 
 
 def _field_text(document: Document, path: tuple[str, ...]) -> str | None:
@@ -185,7 +193,8 @@ class _LabelParser:
                       f"expected {expected} at the end")  # fmt: skip
 
 
-_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_/-]*)*")
+"""With '/', which keys of labels have."""
 _FIELD_OPERATOR = re.compile(r"!=|==|=")
 
 
@@ -200,15 +209,56 @@ def _split_fields(text: str) -> Iterator[tuple[int, str]]:
     yield start, text[start:]
 
 
-def _field_term(text: str, start: int, part: str) -> FieldTerm:
+def _field_term(text: str, start: int, part: str, kind: Kind | None) -> FieldTerm:
     found = _FIELD_OPERATOR.search(part)
     if found is None:
         raise _error("field", text, start, f"expected path=value or path!=value, found {part.strip()!r}")
     path = part[: found.start()].strip()
     if not _PATH.fullmatch(path):
         raise _error("field", text, start, f"expected a dotted path such as status.phase, found {path!r}")
-    value = _unescaped(text, start + found.end(), part[found.end() :])
-    return FieldTerm(tuple(path.split(".")), found.group() != "!=", value)
+    at = start + found.end()
+    value = _unescaped(text, at, part[found.end() :])
+    names = tuple(path.split("."))
+    if kind is not None and path not in kind.selected:
+        try:
+            names = _checked(kind, names, value)
+        except UsageError as error:
+            raise _error("field", text, start + len(part) - len(part.lstrip()), str(error), error.hint) from None
+    return FieldTerm(names, found.group() != "!=", value)
+
+
+def _checked(kind: Kind, names: tuple[str, ...], value: str) -> tuple[str, ...]:
+    """The path as objects have it: a key of a map is one name, with its dots. Raises UsageError for a field that the
+    kind does not have, and for a value that the field never has."""
+    # Only where it is needed: the schema takes longer to make than most lists to read.
+    from cumulus.resources.place import Place
+
+    place = Place.start(kind)
+    for index, name in enumerate(names):
+        if place.field.container == "map":
+            names = (*names[:index], ".".join(names[index:]))
+            place = place.named(names[-1])
+            break
+        place = place.named(name)
+    if not place.single:
+        below = ", ".join(f"{place.path}.{name}" for name in list(place.field.fields)[:3])
+        hint = f"name one of its fields, as {below}" if below and not place.field.container else _LISTS
+        raise UsageError(f"{place.path} of a {kind.name} is no single value", hint=hint)
+    _check_value(place, value)
+    return names
+
+
+def _check_value(place: Place, value: str) -> None:
+    field = place.field
+    known = ("true", "false") if field.type == "boolean" else field.choices
+    if not value or not known or value in known:
+        return
+    close = nearest(value, known)
+    hint = f"did you mean {close[0]}?" if close else f"it is {', '.join(known)}"
+    raise UsageError(f"{place.path} of a {place.kind.name} is never {value[:60]!r}", hint=hint)
+
+
+_LISTS = "field selectors compare single values; select by labels, or print it with -o jsonpath"
 
 
 def _unescaped(text: str, start: int, raw: str) -> str:
@@ -225,5 +275,5 @@ def _unescaped(text: str, start: int, raw: str) -> str:
     return "".join(plain).strip()
 
 
-def _error(kind: str, text: str, at: int, problem: str) -> UsageError:
-    return UsageError(f"{kind} selector {text!r}, character {at + 1}: {problem}")
+def _error(kind: str, text: str, at: int, problem: str, hint: str | None = None) -> UsageError:
+    return UsageError(f"{kind} selector {text!r}, character {at + 1}: {problem}", hint=hint)

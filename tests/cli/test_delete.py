@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from cumulus.cli.context import DaemonLock
 from cumulus.store.base import Document, Key, Query
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, job, partition, running
+from tests.cli.conftest import Run, active, job, node, partition, running
 
 TRAIN = Key("GPUJob", "default", "train")
 
@@ -44,6 +47,85 @@ def test_by_selector_and_all(store: SqliteStore, run: Run) -> None:
     assert run("delete", "jobs,parts", "--all", "-A").code == 0
     assert names(store) == names(store, "GPUPartition") == []
     assert run("delete", "jobs", "--all") == (0, "", "No resources found.\n")
+
+
+def test_all_is_never_a_node(store: SqliteStore, run: Run) -> None:
+    store.create(job("a"))
+    store.create(partition("p"))
+    store.create(node("gpu-1", ssh={"host": "gpu-1", "user": "root"}))
+    assert run("delete", "all", "--all").code == 0
+    assert names(store) == names(store, "GPUPartition") == []
+    assert names(store, "GPUNode") == ["gpu-1"]
+
+
+WITH_STAKES = {
+    "by-hand": node("by-hand", ssh={"host": "h", "user": "root"}),
+    "cordoned": node("cordoned", unschedulable=True),
+    "holder": node("holder"),
+    "lender": node("lender"),
+}
+WITH_STAKES["lender"]["status"]["devices"][0]["foreignLeases"] = [{"partitionId": "x"}]
+
+
+@pytest.fixture
+def fleet(store: SqliteStore) -> SqliteStore:
+    """Nodes with something to lose, and one that discovery brings back."""
+    store.create(node("plain"))
+    for each in WITH_STAKES.values():
+        store.create(each)
+    store.create(active("share", node="holder"))
+    store.create(partition("over", status={"phase": "Released", "node": "plain"}))
+    return store
+
+
+def test_nodes_with_something_to_lose_need_their_name(fleet: SqliteStore, run: Run) -> None:
+    everything = names(fleet, "GPUNode")
+    for arguments in (["--all"], ["--field-selector=metadata.name!=none"]):
+        done = run("delete", "nodes", *arguments)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.splitlines() == [
+            "warning: gpunode/by-hand was added by hand",
+            "warning: gpunode/cordoned is cordoned",
+            "warning: gpunode/holder holds 1 lease, which go on there while their jobs begin anew elsewhere",
+            "warning: gpunode/lender holds 1 lease made on the node itself",
+            "error: nobody is there to confirm it, so nothing was deleted; "
+            "name them: cumulus delete node by-hand cordoned holder lender; or give --yes",
+        ]
+        assert names(fleet, "GPUNode") == everything
+    assert run("delete", "nodes", "--field-selector=metadata.name=plain").code == 0
+    named = run("delete", "node", "by-hand", "holder")
+    assert (named.code, named.err.count("warning: ")) == (0, 2)
+    assert run("delete", "nodes", "--all", "--yes").code == 0
+    assert names(fleet, "GPUNode") == []
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", 5), ("", 5), ("y", 0)])
+def test_a_person_at_the_terminal_is_asked(
+    fleet: SqliteStore, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, left: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    done = run("delete", "nodes", "--all")
+    assert "Delete them all the same? [y/N]" in done.err
+    assert done.code == (1 if left else 0)
+    assert len(names(fleet, "GPUNode")) == left
+
+
+def test_an_unknown_field_deletes_nothing(store: SqliteStore, run: Run) -> None:
+    store.create(running("train"))
+    for selector, problem in (
+        ("status.phse!=Running", "a GPUJob has no field status.phse; did you mean status.phase?"),
+        ("status.phase!=running", "status.phase of a GPUJob is never 'running'; did you mean Running?"),
+        ("status.attempts!=x", "status.attempts of a GPUJob is no single value"),
+        ("spec.suspend!=yes", "spec.suspend of a GPUJob is never 'yes'; it is true, false"),
+    ):
+        done = run("delete", "jobs", "--field-selector", selector)
+        assert (done.code, done.out) == (2, "")
+        assert problem in done.err
+    assert names(store) == ["train"]
 
 
 def test_a_kind_alone_is_refused(store: SqliteStore, run: Run) -> None:

@@ -83,7 +83,8 @@ def test_several_kinds_at_once(filled: SqliteStore, run: Run) -> None:
     assert lines[4] == ""
     assert lines[6].startswith("gpupartition/mine ")
     everything = run("get", "all", "-A").out
-    assert "gpunode/gpu-1" in everything
+    assert "gpunode/" not in everything
+    assert run("get", "all,jobs,nodes", "-A").out.startswith(everything)
     assert "research    gpujob/other" in everything
 
 
@@ -157,6 +158,9 @@ def test_what_is_not_there(filled: SqliteStore, run: Run) -> None:
         (["jobs", "-o", "custom-columns=a"], "'a' is no custom column"),
         (["jobs", "-l", "a in b"], "a in b"),
         (["jobs,nodes", "a"], "names cannot follow several kinds"),
+        (["secrets"], "there is no kind 'secrets'; secrets are kept apart from objects: see `cumulus secret --help`"),
+        (["pods"], "there is no kind 'pods'; what runs is a job: see `cumulus get jobs`"),
+        (["things"], "there is no kind 'things'; the kinds are gpujobs,"),
         (["job/a", "b"], "'b' is no KIND/NAME"),
         (["job/"], "'' is not a name"),
         (["jobs", "--nope"], "no such option: --nope"),
@@ -173,6 +177,47 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     assert done.err.startswith("error: ")
     assert problem in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ["jobs", "--field-selector=status.phse!=Running"],
+            "a GPUJob has no field status.phse; did you mean status.phase?",
+        ),
+        (["jobs", "--field-selector=status.phse!=Running", "-w"], "did you mean status.phase?"),
+        (["jobs,nodes", "--field-selector=status.phase=Failed"], "a GPUNode has no field status.phase"),
+        (["jobs", "--sort-by=.spec.prioritiy"], "a GPUJob has no field spec.prioritiy; did you mean spec.priority?"),
+        (["jobs", "-o", "custom-columns=N:.metadata.name,P:.status.phse"], "did you mean status.phase?"),
+        (["nodes", "-o", "custom-columns=G:.status.devices.name"], "is a list; its values are status.devices[*].name"),
+        (["jobs", "-o", "custom-columns=G:.spec.priority[*]"], "spec.priority of a GPUJob is one value, not a list"),
+        (["jobs", "-o", 'custom-columns=M:.status.conditions[?(@.typ=="Running")].message'], "conditions[*].type?"),
+        (["jobs,parts", "-o", "custom-columns=X:.spec.nowhere"], "a GPUJob has no field spec.nowhere"),
+        (["jobs", "-o", "custom-columns=X:.items[*].metadata.name"], "a GPUJob has no field items"),
+        (["events", "-o", "custom-columns=X:.involvedObject.nam"], "did you mean involvedObject.name?"),
+    ],
+)
+def test_a_field_that_is_not_there_is_an_error_with_a_suggestion(
+    filled: SqliteStore, run: Run, arguments: list[str], problem: str
+) -> None:
+    done = run("get", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert problem in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_fields_of_free_maps_of_lists_and_of_one_of_several_kinds_are_not_refused(
+    filled: SqliteStore, run: Run
+) -> None:
+    for path in (
+        ".metadata.labels.team", ".metadata.labels['a.b/c']", ".metadata.annotations.any\\.thing", "..name",
+        ".spec.gpu.selector.nodeLabels.rack", ".status.attempts[-1].message", ".status.attempts[0:2].exitCode",
+        '.status.conditions[?(@.type=="Running")].message', ".status.*", ".spec.env[*]['name','value']", ".",
+    ):  # fmt: skip
+        assert run("get", "jobs", "-o", f"custom-columns=X:{path}").code == 0, path
+    assert run("get", "jobs,nodes", "-o", "custom-columns=P:.status.phase,H:.status.hostname").code == 0
+    assert run("get", "jobs,nodes", "--sort-by=.status.hostname").code == 0
 
 
 def test_a_home_that_is_not_there_is_not_made(home: Path, run: Run) -> None:

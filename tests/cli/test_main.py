@@ -93,6 +93,9 @@ def test_get_loads_nothing_heavy(store: SqliteStore) -> None:
     ("arguments", "problem"),
     [
         (["gett"], "there is no command 'gett'; did you mean `cumulus get`?"),
+        (["create"], "there is no command 'create'; did you mean `cumulus apply -f FILE`?"),
+        (["ps"], "there is no command 'ps'; did you mean `cumulus get jobs`?"),
+        (["repare"], "there is no command 'repare'; see `cumulus --help`"),
         (["xyzzy"], "there is no command 'xyzzy'; see `cumulus --help`"),
         (["--nope"], "no such option: --nope (Possible options: --home); see `cumulus --help`"),
         (["apply", "-f"], "see `cumulus apply --help`"),

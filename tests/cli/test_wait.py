@@ -170,7 +170,11 @@ def test_jsonpath(store: SqliteStore, run: Run) -> None:
     store.create(active("p"))
     for goal in ("{.status.phase}=Active", "'{.status.phase}'=Active", ".status.fencingToken=7", "{.status.node}"):
         assert run("wait", "part/p", f"--for=jsonpath={goal}", "--timeout=0").code == 0, goal
-    assert run("wait", "part/p", "--for=jsonpath={.status.nope}", "--timeout=0").code == 1
+    assert run("wait", "part/p", "--for=jsonpath={.status.endedAt}", "--timeout=0").code == 1
+    unknown = run("wait", "part/p", "--for=jsonpath={.status.phse}=Active")
+    assert unknown.code == 2
+    assert "a GPUPartition has no field status.phse; did you mean status.phase?" in unknown.err
+    assert "did you mean status.phase?" in run("wait", "parts", "--field-selector=status.phse!=x", "--for=delete").err
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_the_words_of_a_goal() -> None:
     assert parse_goal("condition=succeeded", kind) == HasCondition("Succeeded")
     assert parse_goal("condition=Ready=false", BY_NAME["GPUNode"]) == HasCondition("Ready", "false")
     assert isinstance(parse_goal("delete", kind), Deleted)
-    found: Any = parse_goal('jsonpath={.a[?(@.b=="c")].d}=e', kind)
+    found: Any = parse_goal('jsonpath={.status.conditions[?(@.type=="c")].reason}=e', kind)
     assert isinstance(found, HasValue)
     assert found.value == "e"
     with pytest.raises(UsageError):

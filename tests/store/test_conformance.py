@@ -374,7 +374,13 @@ class TestList:
         assert names(store, Query("Thing", namespace="alpha", labels="l in (a,b)")) == ["a", "b"]
         assert names(store, Query("Thing", labels="!l")) == ["cluster"]
         assert names(store, Query("Thing", fields="spec.ns=beta,metadata.name!=c")) == ["a", "b", "b-x"]
-        for query in (Query("Thing", labels="a in b"), Query("Thing", fields="nonsense"), Query("Thing", limit=0)):
+        unknown = Query("GPUJob", fields="status.phse!=Running")
+        for query in (
+            Query("Thing", labels="a in b"),
+            Query("Thing", fields="nonsense"),
+            Query("Thing", limit=0),
+            unknown,
+        ):
             with pytest.raises(UsageError):
                 store.list(query)
 

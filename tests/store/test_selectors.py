@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cumulus.errors import UsageError
+from cumulus.resources.place import Place
+from cumulus.resources.registry import KINDS
 from cumulus.store.selectors import parse_fields, parse_labels
 
 LABELS = {"app": "web", "tier": "front", "cumulus.dev/job": "train", "empty": ""}
@@ -144,6 +146,67 @@ def test_field_errors_point_at_the_wrong_part(text: str, character: int) -> None
         parse_fields(text)
     assert f"character {character}:" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("GPUJob", "spec.gpu.memory=50%,status.phase!=Running"),
+        ("GPUJob", "status.phase="),
+        ("GPUJob", "spec.suspend=true,spec.priority=3,metadata.name=a"),
+        ("GPUJob", "apiVersion=cumulus.dev/v1alpha1,kind=GPUJob"),
+        ("GPUJob", "metadata.labels.team=vision,metadata.annotations.any=x"),
+        ("GPUNode", "spec.ssh.host=h,status.bootId!=b"),
+        ("Event", "involvedObject.uid=u,type=Warning,source.component=job"),
+        ("Thing", "spec.anything=goes"),
+    ],
+)
+def test_fields_that_the_kind_has(kind: str, text: str) -> None:
+    parse_fields(text, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        ("GPUJob", "status.phse!=Running", "no field status.phse; did you mean status.phase?"),
+        ("GPUJob", "metadata.nam!=a", "no field metadata.nam; did you mean metadata.name?"),
+        ("GPUJob", "phase!=Running", "no field phase; did you mean status.phase?"),
+        (
+            "GPUJob",
+            "spec.gpu!=x",
+            "spec.gpu of a GPUJob is no single value; name one of its fields, as spec.gpu.memory",
+        ),
+        ("GPUJob", "status.attempts.reason!=x", "status.attempts of a GPUJob is a list"),
+        ("GPUJob", "status.attempts!=x", "status.attempts of a GPUJob is no single value"),
+        ("GPUJob", "metadata.labels!=x", "metadata.labels of a GPUJob is no single value"),
+        ("GPUJob", "status.phase.x!=x", "no field status.phase.x"),
+        ("GPUJob", "status.phase!=running", "never 'running'; did you mean Running?"),
+        ("GPUPartition", "status.phase=Running", "never 'Running'; it is Pending, Bound"),
+        ("Event", "type!=warning", "never 'warning'; did you mean Warning?"),
+    ],
+)
+def test_fields_and_values_that_the_kind_never_has(kind: str, text: str, says: str) -> None:
+    for operator in ("=", "!="):
+        with pytest.raises(UsageError) as caught:
+            parse_fields(f"metadata.name=a, {text.replace('!=', '=').replace('=', operator)}", kind)
+        assert "character 18:" in str(caught.value)
+        assert says in f"{caught.value}; {caught.value.hint}"
+
+
+def test_a_key_of_a_map_may_hold_dots() -> None:
+    document = labelled({"cumulus.dev/job": "train"})
+    assert parse_fields("metadata.labels.cumulus.dev/job=train", "GPUJob").matches(document)
+    assert not parse_fields("metadata.labels.cumulus.dev/job!=train", "GPUJob").matches(document)
+
+
+def test_fields_taken_without_the_model_are_there() -> None:
+    for kind in KINDS:
+        for path in kind.selected:
+            parse_fields(f"{path}=", kind.name)
+            place = Place.start(kind)
+            for name in path.split("."):
+                place = place.named(name)
+            assert place.single
 
 
 @given(st.text(alphabet="ab.=!,()\\ in/notin-$\n", max_size=20))

@@ -8,18 +8,22 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli import context, options, targets, terminal
+from cumulus.cli import confirm, context, nodes, options, targets, terminal
 from cumulus.cli.goals import Deleted, Goal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import Waiter, seconds_of
 from cumulus.clock import SystemClock
-from cumulus.errors import Conflict, NotFound, UsageError
+from cumulus.errors import Conflict, CumulusError, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Query, Store, Write
 
 _ATTEMPTS = 5
+
+
+class Refused(CumulusError):
+    """More would be lost than was said."""
 
 
 def delete(
@@ -52,10 +56,14 @@ def delete(
     ignore_not_found: Annotated[
         bool, typer.Option("--ignore-not-found", help="What is not there is no error.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
 ) -> int:
     """Delete objects.
 
     A running job is ended and its lease given back before it goes. Without a daemon it is only marked.
+
+    `all` means jobs and partitions, never nodes. Nodes that --all or a selector finds are asked about where they hold
+    leases, are cordoned or were added by hand: nobody brings that back.
 
     \b
     Examples:
@@ -80,6 +88,7 @@ def delete(
             keys, missing = _from_files(store, filename, recursive)
         else:
             keys, missing = _named(store, targets.parse(words or ()), selection, several)
+        _see_about_nodes(store, keys, ask=several and not yes)
         if grace and any(key.kind == "GPUPartition" for key in keys):
             raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
         left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan", grace=grace)]
@@ -114,6 +123,28 @@ def _named(
     if several and not keys:
         terminal.note("No resources found.")
     return keys, missing
+
+
+def _see_about_nodes(store: Store, keys: Sequence[Key], *, ask: bool) -> None:
+    """Before anything is deleted: whether nodes may go with what would be lost with them. Raises Refused."""
+    found = {key.name: nodes.stakes(store, node) for key in keys if key.kind == "GPUNode" for node in _read(store, key)}
+    lost = {name: stakes for name, stakes in found.items() if stakes}
+    for name, stakes in lost.items():
+        terminal.warning(f"gpunode/{name} {', '.join(stakes)}")
+    if not lost or not ask:
+        return
+    by_name = f"name them: cumulus delete node {' '.join(lost)}; or give --yes"
+    if not confirm.possible():
+        raise Refused("nobody is there to confirm it, so nothing was deleted", hint=by_name)
+    if not confirm.confirmed(f"Delete {'it' if len(lost) == 1 else 'them'} all the same?"):
+        raise Refused("nothing was deleted")
+
+
+def _read(store: Store, key: Key) -> list[Document]:
+    try:
+        return [store.get(key)]
+    except NotFound:
+        return []
 
 
 def _from_files(store: Store, files: Sequence[str], recursive: bool) -> tuple[list[Key], list[NotFound]]:

@@ -63,8 +63,8 @@ def events(
             all_namespaces=all_namespaces,
             heading=not no_headers,
         )
-        view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
         found = [Target(BY_NAME["Event"])]
+        view = printer(output, sys.stdout, tables, [found[0].kind], heading=not no_headers, stream=watch)
         if watch:
             get.follow(store, found, selection, view)
         return get.show(store, found, selection, view, None)

@@ -40,7 +40,7 @@ def get(
 ) -> int:
     """Show objects as a table, JSON, YAML or columns.
 
-    Kinds have short names: jobs, parts, nodes, ev. `all` means jobs, partitions and nodes.
+    Kinds have short names: jobs, parts, nodes, ev. `all` means jobs and partitions.
 
     \b
     Examples:
@@ -54,7 +54,12 @@ def get(
       cumulus get all -w
     """
     found = targets.parse(words or ())
+    kinds = [kind for kind, _ in by_kind(found)]
+    order = order_of(sort_by, kinds)
     selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    for kind in kinds:
+        # What is wrong for the last kind must be said before the first is shown.
+        selection.matcher(kind)
     with open_store() as store:
         tables = Tables(
             sys.stdout,
@@ -63,21 +68,23 @@ def get(
             all_namespaces=all_namespaces,
             labels=show_labels,
             heading=not no_headers,
-            several=len({target.kind for target in found}) > 1,
+            several=len(kinds) > 1,
         )
-        view = printer(output, sys.stdout, tables, heading=not no_headers, stream=watch)
+        view = printer(output, sys.stdout, tables, kinds, heading=not no_headers, stream=watch)
         if watch:
             follow(store, found, selection, view)
-        return show(store, found, selection, view, order_of(sort_by))
+        return show(store, found, selection, view, order)
 
 
-def order_of(path: str) -> Path | None:
-    """The field to sort by. Raises UsageError."""
+def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
+    """The field to sort by. Raises UsageError, also where none of `kinds` has it."""
     if not path:
         return None
     from cumulus.cli.jsonpath import Path
 
-    return Path(path)
+    order = Path(path)
+    order.check(kinds)
+    return order
 
 
 def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from cumulus import __version__, paths
 from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
 from cumulus.chronos.remote.install import Setup, install
-from cumulus.cli import completion, context, options, terminal, workers
+from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
 from cumulus.cli.columns import lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
@@ -21,7 +20,6 @@ from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, 
 from cumulus.resources.fields import check_name
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
-from cumulus.resources.partition import PartitionPhase
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Query, Store
@@ -165,15 +163,15 @@ def drain(
         edit(store, _target(name), "", _cordoned)
         context.note_if_no_daemon("leases are seen to end")
         if now:
-            for partition in _holders(store, name):
+            for partition in nodes.holders(store, name):
                 _delete(store, partition)
         shown = -1
-        while holders := _holders(store, name):
+        while holders := nodes.holders(store, name):
             if len(holders) != shown:
-                terminal.note(f"{name} holds {_leases(holders)}")
+                terminal.note(f"{name} holds {nodes.leases(len(holders))}")
                 shown = len(holders)
             if clock.monotonic() >= deadline:
-                raise Refused(f"{name} still holds {_leases(holders)}", hint="wait on, or give --now")
+                raise Refused(f"{name} still holds {nodes.leases(len(holders))}", hint="wait on, or give --now")
             clock.sleep(min(POLL_SECONDS, max(0.01, deadline - clock.monotonic())))
         foreign = [x for d in lookup(_node(store, name), "status.devices") or () for x in d.get("foreignLeases") or ()]
     print(f"gpunode.cumulus.dev/{name} drained")
@@ -205,16 +203,16 @@ def remove(
     with context.open_store() as store:
         node = _node(store, name)
         _address(node)
-        holders = _holders(store, name)
+        holders = nodes.holders(store, name)
         if holders and not force:
             raise Refused(
-                f"{name} holds {_leases(holders)}",
+                f"{name} holds {nodes.leases(len(holders))}",
                 hint=f"end them with: cumulus node drain {name} --now; or give --force, if it is gone for good",
             )
         if holders:
             terminal.warning(
-                f"{_leases(holders)} are forgotten here; if {name} lives, they go on there until their end, while "
-                "their jobs begin anew elsewhere"
+                f"{nodes.leases(len(holders))} are forgotten here; if {name} lives, they go on there until their end, "
+                "while their jobs begin anew elsewhere"
             )
         store.delete(Key("GPUNode", "", name), uid=node["metadata"]["uid"])
     print(f"gpunode.cumulus.dev/{name} removed")
@@ -267,12 +265,11 @@ def _trust(spec: SshAddress, yes: bool, fingerprint: str) -> None:
 
 
 def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
+    if not confirm.possible():
         raise Refused(
             "nobody is there to confirm it", hint="give --fingerprint SHA256:…, or --yes to trust what is shown"
         )
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not confirm.confirmed(question):
         raise Refused("nothing was changed")
 
 
@@ -319,20 +316,6 @@ def _address(document: Document) -> SshAddress:
             hint="once that daemon is stopped: cumulus delete node " + node.metadata.name,
         )
     return node.spec.ssh
-
-
-def _holders(store: Store, name: str) -> list[Document]:
-    """The partitions that have, or are about to have, a lease on the node."""
-    found = store.list(Query("GPUPartition")).items
-    return [p for p in found if lookup(p, "status.node") == name and not _phase(p).ended]
-
-
-def _phase(partition: Document) -> PartitionPhase:
-    return PartitionPhase(lookup(partition, "status.phase") or PartitionPhase.PENDING)
-
-
-def _leases(holders: list[Document]) -> str:
-    return "1 lease" if len(holders) == 1 else f"{len(holders)} leases"
 
 
 def _delete(store: Store, partition: Document) -> None:
