@@ -23,8 +23,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-LEASE_OVER = 75
-"""EX_TEMPFAIL of sysexits.h."""
+LEASE_OVER = 69
+"""EX_UNAVAILABLE of sysexits.h. Not EX_TEMPFAIL, which says that the job has saved."""
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+SAVED = 75
+"""EX_TEMPFAIL of sysexits.h: a job with a checkpoint has saved it, and wants to go on in a new lease."""
+
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
@@ -92,7 +95,10 @@ class State(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Observed:
     """A workload as the backend sees it. `reason` is one CamelCase word when FAILED: Error, OOMKilled,
-    StartError, LeaseExpired, Stopped, Lost. `exit_code` is 128+N for signal N, None where there was none."""
+    StartError, LeaseExpired, Stopped, Lost. `exit_code` is 128+N for signal N, None where there was none.
+
+    LeaseExpired and Stopped say that it got the stop signal before it ended, whatever its exit code, also 0: what that
+    means is the job's to say. A program that was gone before the signal is what its exit code says."""
 
     name: str
     job_uid: str
@@ -107,6 +113,9 @@ class Observed:
     message: str = ""
     started_at: str = ""
     finished_at: str = ""
+    checkpoint_at: str | None = None
+    """When the newest file of its checkpoint was written, "" where there is none; looked at where it exited with
+    `SAVED`. None: nobody could see it."""
 
 
 @dataclass(frozen=True, slots=True)

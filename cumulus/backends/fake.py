@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.base import SAVED, Observed, State, Workload
 from cumulus.chronos.fake import FakeLeases
 from cumulus.chronos.lease import EndReason
 from cumulus.clock import Clock, timestamp
@@ -29,6 +29,10 @@ class Script:
     exit_code: int = 0
     stop_seconds: float = 0.0
     """How long it goes on after the stop signal; more than its grace, and it is killed."""
+    stop_code: int = 143
+    """Its exit code after the stop signal, unless it is killed or comes to its own end within its grace."""
+    checkpoint_at: str | None = None
+    """As a backend reports it where the exit code is `SAVED`."""
     start_seconds: float = 0.0
     """How long it is Starting."""
     refused: str = ""
@@ -74,11 +78,12 @@ class _Run:
         ends, runs = self.ends(), self.began + self.script.start_seconds
         work, state = self.workload, self.state(now)
         code, reason, message = self._outcome()[1:] if state.finished else (None, "", "")
+        checkpoint = self.script.checkpoint_at if code == SAVED else None
         return Observed(
             name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
             replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
             started_at="" if state is State.STARTING or self.broken else self._wall_at(runs),
-            finished_at=self._wall_at(ends) if state.finished else "",
+            finished_at=self._wall_at(ends) if state.finished else "", checkpoint_at=checkpoint,
         )  # fmt: skip
 
     def _natural_end(self) -> float:
@@ -92,12 +97,17 @@ class _Run:
     def _outcome(self) -> tuple[State, int | None, str, str]:
         if self.broken:
             return State.FAILED, None, self.broken_reason, self.broken
-        if self._stop is not None and self._stopped_end() < self._natural_end():
-            killed = self._killed_at < self._stop[0] + self.script.stop_seconds
-            return State.FAILED, 137 if killed else 143, self._stop[1], ""
+        if self._stop is not None and self._stop[0] < self._natural_end():
+            return State.FAILED, self._stopped_code(self._stop[0]), self._stop[1], ""
         if self.script.exit_code:
             return State.FAILED, self.script.exit_code, "Error", ""
         return State.SUCCEEDED, 0, "", ""
+
+    def _stopped_code(self, signalled: float) -> int:
+        if self._natural_end() <= self._stopped_end():
+            return self.script.exit_code
+        killed = self._killed_at < signalled + self.script.stop_seconds
+        return 137 if killed else self.script.stop_code
 
     def _wall_at(self, moment: float) -> str:
         return timestamp(self.wall + timedelta(seconds=moment - self.began))

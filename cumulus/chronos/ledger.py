@@ -199,6 +199,11 @@ class Ledger:
         self._look_after([lease] if lease else [])
         return lease
 
+    def ended_since(self, id: str) -> float | None:
+        """Since when, on the monotonic clock, the lease is over; None while it is not, or where it is not known."""
+        with self.database.read() as db:
+            return records.ended_since(db, id, Moment.read(self.clock))
+
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
         """See `Leases.list`; in the order they were granted."""
         if not ended:

@@ -157,6 +157,20 @@ def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
     return [Process(*row) for row in db.execute("SELECT pid, start, role FROM process WHERE lease = ?", (id,))]
 
 
+def ended_since(db: sqlite3.Connection, id: str, now: Moment) -> float | None:
+    """Since when the lease is ending or has ended: its deadline, or when it was released. None while it is ACTIVE."""
+    row = db.execute("SELECT state, end_reason, ending_since, deadline FROM lease WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        return None
+    state, reason, since, deadline = row
+    if state == LeaseState.ACTIVE:
+        return float(deadline) if deadline <= now.monotonic else None
+    if reason == EndReason.EXPIRED:
+        return float(deadline)
+    # One that nothing was attached to ended at once; when does not matter to anybody.
+    return now.monotonic if since is None else float(since)
+
+
 def endings(db: sqlite3.Connection, now: Moment) -> list[tuple[Lease, float]]:
     """The leases that end, each with the monotonic time since when."""
     since = dict(db.execute(f"SELECT id, ending_since FROM lease WHERE {ENDING}").fetchall())

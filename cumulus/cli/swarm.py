@@ -53,11 +53,11 @@ def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells, kept: K
             return {}
         return leases.prepare(lease.id)
 
-    def lease_end(node: str, id: str) -> str:
+    def lease_end(node: str, id: str) -> tuple[str, str]:
         lease = agent(node).leases.get(id)
         if lease is None or lease.state is LeaseState.ACTIVE:
-            return ""
-        return str(lease.end_reason.value) if lease.end_reason else "released"
+            return "", ""
+        return (str(lease.end_reason.value) if lease.end_reason else "released"), lease.expires_at
 
     def node_engine(node: str) -> ShellEngine | None:
         shell = shells(node)

@@ -12,7 +12,8 @@ from cumulus.backends.base import Backend
 from cumulus.clock import Clock
 from cumulus.controllers import job_objects, job_plan
 from cumulus.controllers.events import Recorder
-from cumulus.controllers.job_plan import Plan, RefusedStart, Replica, Unknown, Vanished, View
+from cumulus.controllers.job_plan import Plan, View
+from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown, Vanished
 from cumulus.controllers.reader import Reader, StoreReader
 from cumulus.controllers.reconcile import After, Done, Request, Result, Retry
 from cumulus.controllers.writes import unversioned, write_status

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from cumulus.backends.base import SAVED
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
@@ -67,6 +68,8 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> t
         if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
             return status, (Said("Normal", "Requeued", text),)
         return failed(status, "LeaseExpired", text, now), (Said("Warning", "LeaseExpired", text),)
+    if cause.reason == "Saved":
+        return status, (Said("Normal", "Requeued", text),)
     if cause.reason == "Suspended":
         return status, (Said("Normal", "Suspended", text),)
     if cause.reason in _DISRUPTIONS or cause.reason == "LeaseExpired":
@@ -74,6 +77,28 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> t
             return failed(status, cause.reason, f"{text}; so did {MOST_LOSSES} in a row", now), ()
         return status, (Said("Warning", cause.reason, text),)
     return _fault(job, status, cause.reason, text, now)
+
+
+def saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
+    """`cause`, or what exit code 75 of a job with a checkpoint makes of it: Saved, or NotSaved for the second in a row
+    without a newer `checkpoint` (its time, "" where there is none, None where nobody could see it)."""
+    spec = job.spec.checkpoint
+    if (
+        cause.exit_code != SAVED
+        or spec is None
+        or spec.on_expiry != "Requeue"
+        or cause.reason in ("Suspended", "Deadline")
+    ):
+        return cause
+    before = job.status.attempts[-2] if len(job.status.attempts) > 1 else None
+    if before is None or before.exit_code != SAVED:
+        return replace(cause, reason="Saved")
+    if checkpoint is None and cause.reason != "Error":
+        # It was told to end, as it is once in each lease: nothing spins, and what nobody can see is taken on trust.
+        return replace(cause, reason="Saved")
+    if checkpoint and checkpoint > (before.checkpoint_time or ""):
+        return replace(cause, reason="Saved")
+    return replace(cause, reason="NotSaved", message=f"no newer checkpoint than that of attempt {before.number}")
 
 
 def failed(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
@@ -93,6 +118,8 @@ def next_due(job: GPUJob, now: datetime) -> float:
     if last.reason in _DISRUPTIONS:
         row = _in_a_row(status, _DISRUPTIONS)
         delay = min(LONGEST_DISRUPTION_BACKOFF, DISRUPTION_BACKOFF * 2.0 ** min(row - 1, 20))
+    elif last.reason == "Saved":
+        delay = DISRUPTION_BACKOFF
     elif last.reason in ("Suspended", "LeaseExpired"):
         delay = 0.0
     else:

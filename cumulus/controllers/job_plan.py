@@ -9,14 +9,15 @@ one begins only when the last one's leases are over. Nothing is written that was
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers import job_objects, job_outcome, job_status
+from cumulus.controllers import job_objects, job_outcome, job_replicas, job_status
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job_outcome import Cause, Said
+from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown
 from cumulus.controllers.partition_plan import over_by_time
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
@@ -38,27 +39,6 @@ UNKNOWN_POLL = 5.0
 
 STOP_POLL = 1.0
 """Seconds between looks at workloads that are being ended; the backend's reports usually come first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """The workload's node does not answer: it may well run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Vanished:
-    """It was started once, and its backend does not know it any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedStart:
-    """The backend will never start it."""
-
-    message: str
-
-
-Replica = Observed | Unknown | Vanished | RefusedStart | None
-"""One replica of the running attempt; None when it was not started as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +133,10 @@ def _during(view: View, attempt: Attempt) -> Plan:
     if cause.reason == "Completed":
         job = view.job.replace(status=job_status.ran(view.job.status, view.now))
         view = View(job, view.partitions, view.replicas, view.now, view.lost_nodes)
-    status, says = job_outcome.end_attempt(view.job, _ended(attempt, cause, view), cause, view.now)
+    checkpoint = job_replicas.checkpoint_time(view.replicas)
+    cause = job_outcome.saved(view.job, cause, checkpoint)
+    ended = _ended(attempt, cause, view, checkpoint)
+    status, says = job_outcome.end_attempt(view.job, ended, cause, view.now)
     return Plan(status, remove=True, says=says, wake=0.0 if not status.phase.finished else None)
 
 
@@ -199,7 +182,11 @@ def _stopping(view: View, attempt: Attempt, alive: Sequence[int], held: Sequence
     update: dict[str, object] = {"attempts": (*job.status.attempts[:-1], attempt)}
     if job.status.phase is JobPhase.RUNNING:
         update["phase"] = _interrupted(job)
-    graces = {r: _stop_grace(view, _of_replica(held, r)) for r in alive if not isinstance(view.replicas[r], Unknown)}
+    graces = {
+        r: _stop_grace(view, job_replicas.shares_of(held, r))
+        for r in alive
+        if not isinstance(view.replicas[r], Unknown)
+    }
     stop = {r: grace for r, grace in graces.items() if grace is not None}
     return Plan(job.status.model_copy(update=update), stop=stop, wake=STOP_POLL)
 
@@ -216,51 +203,29 @@ def _stop_grace(view: View, mine: Sequence[GPUPartition]) -> float | None:
 def _cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
     replicas = view.replicas
-    if replicas and all(isinstance(r, Observed) and r.state is State.SUCCEEDED for r in replicas):
-        return Cause("Completed", exit_code=0)
+    done = [r for r in replicas if isinstance(r, Observed) and job_replicas.done(view.job, r)]
+    if replicas and len(done) == len(replicas):
+        return Cause("Completed", next((r.message for r in done if r.state is State.FAILED), ""), exit_code=0)
     refused = next((r for r in replicas if isinstance(r, RefusedStart)), None)
     if refused is not None:
         return Cause("StartRefused", refused.message)
-    failed = _failure(replicas, held)
+    failed = job_replicas.failure(replicas, held)
     if failed is not None and failed.reason not in ("Stopped", "LeaseReleased"):
         return failed
+    cause = _from_outside(view, attempt, held)
+    if cause is None or failed is None:
+        return cause or failed
+    return replace(cause, exit_code=failed.exit_code)
+
+
+def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """Why it may not go on, whatever it does."""
     left = _deadline_left(view.job, view.now)
     if left is not None and left <= 0:
         return Cause("Deadline", "activeDeadline was over")
     if view.job.spec.suspend:
-        return Cause("Suspended", exit_code=failed.exit_code if failed else None)
-    return _lost_share(view, attempt, held) or failed
-
-
-def _failure(replicas: Sequence[Replica], held: Sequence[GPUPartition]) -> Cause | None:
-    """The replica that failed first of its own; one that was ended from outside counts only where there is no other."""
-    failed = [r for r in replicas if isinstance(r, Observed) and r.state is State.FAILED]
-    vanished = any(isinstance(r, Vanished) for r in replicas)
-    causes = [
-        (_OUTSIDE.index(reason) if reason in _OUTSIDE else -1, r.finished_at, r.replica, reason, r)
-        for r in failed
-        for reason in [_refined(r, held)]
-    ]
-    if not causes:
-        return Cause("Lost", "the backend lost it") if vanished else None
-    _, _, number, reason, first = min(causes, key=lambda cause: cause[:3])
-    who = f"replica {number}: " if len(replicas) > 1 else ""
-    return Cause(reason, f"{who}{first.message}" if first.message else who.removesuffix(": "), first.exit_code)
-
-
-_OUTSIDE = ("LeaseExpired", "Lost", "LeaseReleased", "Stopped")
-
-
-def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
-    """The reason of a failed replica, with what is known of its lease: a lease that ended first is the reason."""
-    reason = replica.reason or "Error"
-    if reason in ("Stopped", "StartError"):
-        mine = _of_replica(held, replica.replica)
-        if any(p.status.phase is PartitionPhase.EXPIRED for p in mine):
-            return "LeaseExpired"
-        if any(p.status.phase.ended for p in mine):
-            return "LeaseReleased"
-    return reason
+        return Cause("Suspended")
+    return _lost_share(view, attempt, held)
 
 
 def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
@@ -312,16 +277,12 @@ def _alive(replica: Replica) -> bool:
 
 def _lost(view: View, held: Sequence[GPUPartition], replica: int) -> bool:
     """Whether the replica's node is gone for good, or silent until long after its leases were over."""
-    mine = _of_replica(held, replica)
+    mine = job_replicas.shares_of(held, replica)
     return bool(mine) and all(
         p.status.node in view.lost_nodes
         and (p.status.phase is PartitionPhase.FAILED or over_by_time(p, view.now, LOST_MARGIN))
         for p in mine
     )
-
-
-def _of_replica(held: Sequence[GPUPartition], replica: int) -> list[GPUPartition]:
-    return [partition for partition in held if partition.metadata.labels.get(REPLICA_LABEL) == str(replica)]
 
 
 def _holds(partition: GPUPartition, view: View) -> bool:
@@ -347,7 +308,7 @@ def _noted(attempt: Attempt, held: Sequence[GPUPartition], replicas: Sequence[Re
     return attempt.model_copy(update=update)
 
 
-def _ended(attempt: Attempt, cause: Cause, view: View) -> Attempt:
+def _ended(attempt: Attempt, cause: Cause, view: View, checkpoint: str | None) -> Attempt:
     finished = [r.finished_at for r in view.replicas if isinstance(r, Observed) and r.finished_at]
     return attempt.model_copy(
         update={
@@ -355,6 +316,7 @@ def _ended(attempt: Attempt, cause: Cause, view: View) -> Attempt:
             "exit_code": cause.exit_code,
             "reason": cause.reason,
             "message": cause.message,
+            "checkpoint_time": checkpoint or None,
         }
     )
 

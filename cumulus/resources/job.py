@@ -91,7 +91,8 @@ class RetryPolicy(Model):
 
 
 class Checkpoint(Model):
-    """How the job keeps its work over the end of a lease."""
+    """How the job keeps its work over the end of a lease. A job without one that exits with 0 after the stop signal has
+    succeeded."""
 
     path: str | None = Field(
         None, description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH."
@@ -100,7 +101,17 @@ class Checkpoint(Model):
         None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
     )
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
-    on_expiry: Literal["Requeue", "Fail"] = Field("Requeue", description="What follows when the lease ends first.")
+    on_expiry: Literal["Requeue", "Fail"] = Field(
+        "Requeue",
+        description="What follows when the lease ends first. With Requeue, exit code 75 (EX_TEMPFAIL) always means: "
+        "saved, start me again in a new lease. It counts as no failure, except the second in a row without a newer "
+        "checkpoint.",
+    )
+    exit_zero: Literal["Requeue", "Succeeded"] = Field(
+        "Requeue",
+        description="What exit code 0 means after the stop signal. Requeue: the work is saved but not done, so it goes "
+        "on in a new lease. Succeeded: the work is done. Without a stop signal, exit code 0 always means done.",
+    )
 
 
 class GPUJobSpec(Model):
@@ -180,7 +191,7 @@ class JobPhase(StrEnum):
 
 
 class Attempt(Model):
-    """One try at running the job. `reason` is set once it ended: Completed, Error, LeaseExpired, NodeLost,
+    """One try at running the job. `reason` is set once it ended: Completed, Error, Saved, LeaseExpired, NodeLost,
     Suspended, Deadline, StartError, …"""
 
     number: int = Field(description="Counted from 1.")
@@ -199,7 +210,11 @@ class Attempt(Model):
     )
     reason: str = Field(
         "",
-        description="Set once it ended: Completed, Error, LeaseExpired, NodeLost, Suspended, Deadline, StartError, …",
+        description="Set once it ended: Completed, Error, Saved, NotSaved, LeaseExpired, NodeLost, Suspended, "
+        "Deadline, StartError, …",
+    )
+    checkpoint_time: Time | None = Field(
+        None, description="When the newest file of its checkpoint was written, looked at where it exited with 75."
     )
     message: str = Field("", description="What happened, for people.")
 

@@ -13,7 +13,8 @@ from cumulus.clock import timestamp
 from cumulus.controllers import job_objects, job_plan
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job_outcome import MOST_LOSSES
-from cumulus.controllers.job_plan import Plan, RefusedStart, Replica, Unknown, Vanished, View
+from cumulus.controllers.job_plan import Plan, View
+from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown, Vanished
 from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
@@ -71,6 +72,13 @@ DONE = seen(State.SUCCEEDED)
 CRASHED = seen(State.FAILED, "Error", 3)
 STOPPED = seen(State.FAILED, "Stopped", 143)
 EXPIRED = seen(State.FAILED, "LeaseExpired", 143)
+STOPPED_0 = seen(State.FAILED, "Stopped", 0)
+EXPIRED_0 = seen(State.FAILED, "LeaseExpired", 0)
+SAVED = seen(State.FAILED, "Error", 75)
+STOPPED_75 = seen(State.FAILED, "Stopped", 75)
+EXPIRED_75 = seen(State.FAILED, "LeaseExpired", 75)
+ZERO_IS_DONE = Checkpoint(path="/c", exit_zero="Succeeded")
+ON_EXPIRY_FAIL = Checkpoint(path="/c", on_expiry="Fail")
 PENDING, BOUND, ACTIVE, OVER, RELEASED, REFUSED = PartitionPhase
 
 
@@ -156,6 +164,126 @@ def test_the_end_of_an_attempt(
     assert end(plan) == expected
     assert plan.remove
     assert plan.status.failures == (1 if expected[1] == "Error" else 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase", "replica", "reason"),
+    [
+        pytest.param({"active_deadline": "20s"}, ACTIVE, STOPPED, "Deadline", id="late"),
+        pytest.param({"suspend": True}, ACTIVE, STOPPED, "Suspended", id="held"),
+        pytest.param({}, RELEASED, STOPPED, "LeaseReleased", id="released"),
+        pytest.param({}, OVER, STOPPED, "LeaseExpired", id="expired"),
+        pytest.param({}, OVER, EXPIRED, "LeaseExpired", id="expired, as its node says"),
+        pytest.param({}, ACTIVE, STOPPED, "Stopped", id="stopped"),
+    ],
+)
+def test_an_exit_code_is_recorded_whatever_ended_it(
+    spec: dict[str, object], phase: PartitionPhase, replica: Replica, reason: str
+) -> None:
+    job = stored(**spec)
+    last = planned(job, shares(job, phase), replica).status.attempts[-1]
+    assert (last.reason, last.exit_code) == (reason, 143)
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase", "replica", "expected"),
+    [
+        pytest.param({}, OVER, EXPIRED_0, ("Succeeded", "Completed", ""), id="expired"),
+        pytest.param({}, RELEASED, STOPPED_0, ("Succeeded", "Completed", ""), id="released"),
+        pytest.param({"suspend": True}, ACTIVE, STOPPED_0, ("Succeeded", "Completed", ""), id="held"),
+        pytest.param({"active_deadline": "20s"}, ACTIVE, STOPPED_0, ("Succeeded", "Completed", ""), id="late"),
+        pytest.param({"checkpoint": CHECKPOINT}, OVER, EXPIRED_0, ("Pending", "LeaseExpired", ""), id="it saved"),
+        pytest.param({"checkpoint": CHECKPOINT}, ACTIVE, STOPPED_0, ("Pending", "Stopped", ""), id="it saved, stopped"),
+        pytest.param(
+            {"checkpoint": CHECKPOINT, "suspend": True},
+            ACTIVE,
+            STOPPED_0,
+            ("Pending", "Suspended", ""),
+            id="saved, held",
+        ),
+        pytest.param({"checkpoint": CHECKPOINT}, ACTIVE, DONE, ("Succeeded", "Completed", ""), id="no signal"),
+        pytest.param({"checkpoint": ZERO_IS_DONE}, OVER, EXPIRED_0, ("Succeeded", "Completed", ""), id="done, it says"),
+        pytest.param(
+            {"checkpoint": ON_EXPIRY_FAIL},
+            OVER,
+            EXPIRED_0,
+            ("Failed", "LeaseExpired", "LeaseExpired"),
+            id="to fail then",
+        ),
+    ],
+)
+def test_exit_code_0_after_the_stop_signal(
+    spec: dict[str, object], phase: PartitionPhase, replica: Replica, expected: tuple[str, str, str]
+) -> None:
+    job = stored(**spec)
+    plan = planned(job, shares(job, phase, why="Expired" if phase is OVER else ""), replica)
+    assert end(plan) == expected
+    assert plan.status.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase", "replica", "expected"),
+    [
+        pytest.param({"checkpoint": CHECKPOINT}, ACTIVE, SAVED, ("Pending", "Saved", ""), id="by itself"),
+        pytest.param({"checkpoint": CHECKPOINT}, OVER, EXPIRED_75, ("Pending", "Saved", ""), id="expired"),
+        pytest.param({"checkpoint": CHECKPOINT}, RELEASED, STOPPED_75, ("Pending", "Saved", ""), id="released"),
+        pytest.param({"checkpoint": ZERO_IS_DONE}, OVER, EXPIRED_75, ("Pending", "Saved", ""), id="whatever 0 means"),
+        pytest.param(
+            {"checkpoint": CHECKPOINT, "suspend": True}, ACTIVE, STOPPED_75, ("Pending", "Suspended", ""), id="held"
+        ),
+        pytest.param(
+            {"checkpoint": CHECKPOINT, "active_deadline": "20s"},
+            ACTIVE, STOPPED_75, ("Failed", "Deadline", "DeadlineExceeded"), id="late",
+        ),
+        pytest.param({"checkpoint": ON_EXPIRY_FAIL}, ACTIVE, SAVED, ("Failed", "Error", "Error"), id="to fail then"),
+        pytest.param({}, ACTIVE, SAVED, ("Failed", "Error", "Error"), id="no checkpoint"),
+    ],
+)  # fmt: skip
+def test_exit_code_75_means_saved(
+    spec: dict[str, object], phase: PartitionPhase, replica: Replica, expected: tuple[str, str, str]
+) -> None:
+    job = stored(**spec)
+    plan = planned(job, shares(job, phase, why="Expired" if phase is OVER else ""), replica)
+    assert end(plan) == expected
+    assert plan.status.failures == (1 if expected[1] == "Error" else 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "replica", "reason"),
+    [
+        pytest.param(at(-99), replace(SAVED, checkpoint_at=at(-1)), "Saved", id="a newer checkpoint"),
+        pytest.param(None, replace(SAVED, checkpoint_at=at(-1)), "Saved", id="the first checkpoint"),
+        pytest.param(at(-99), replace(SAVED, checkpoint_at=at(-99)), "NotSaved", id="the same checkpoint"),
+        pytest.param(at(-99), replace(EXPIRED_75, checkpoint_at=at(-99)), "NotSaved", id="the same, in a whole lease"),
+        pytest.param(at(-99), replace(SAVED, checkpoint_at=""), "NotSaved", id="it has gone"),
+        pytest.param(None, SAVED, "NotSaved", id="nobody can see it"),
+        pytest.param(None, EXPIRED_75, "Saved", id="nobody can see it, but a lease was used up"),
+    ],
+)
+def test_exit_code_75_twice_in_a_row(before: str | None, replica: Observed, reason: str) -> None:
+    job = stored(attempt=2, checkpoint=CHECKPOINT, retry=RetryPolicy(limit=1))
+    first = Attempt(number=1, end_time=at(-90), exit_code=75, reason="Saved", checkpoint_time=before)
+    job = job.replace(status=job.status.model_copy(update={"attempts": (first, *job.status.attempts)}))
+    plan = planned(job, shares(job, ACTIVE, attempt=2), replace(replica, attempt=2))
+    assert end(plan) == ("Pending", reason, "")
+    assert plan.status.failures == (1 if reason == "NotSaved" else 0)
+    assert plan.status.attempts[-1].checkpoint_time == (replica.checkpoint_at or None)
+
+
+def test_a_gang_has_saved_when_one_of_those_that_were_ended_says_so() -> None:
+    job = stored(replicas=2, checkpoint=CHECKPOINT)
+    killed = seen(State.FAILED, "LeaseExpired", 143, replica=0)
+    told = seen(State.FAILED, "LeaseExpired", 75, replica=1, end=9)
+    assert end(planned(job, shares(job, OVER), killed, told)) == ("Pending", "Saved", "")
+    crashed = seen(State.FAILED, "Error", 9, replica=0)
+    stopped = seen(State.FAILED, "Stopped", 75, replica=1, end=9)
+    assert end(planned(job, shares(job, ACTIVE), crashed, stopped)) == ("Failed", "Error", "Error")
+
+
+def test_a_gang_is_done_when_all_did_their_work_also_after_the_signal() -> None:
+    job = stored(replicas=2)
+    assert end(planned(job, shares(job, OVER), DONE, replace(EXPIRED_0, replica=1)))[0] == "Succeeded"
+    assert end(planned(job, shares(job, OVER), DONE, replace(EXPIRED, replica=1)))[0] == "Failed"
 
 
 @pytest.mark.parametrize(
@@ -300,6 +428,8 @@ def test_its_place_in_the_queue(last: dict[str, str] | None, resumed: float | No
         pytest.param("Error", 20, 0, 3600, id="an hour at most"),
         pytest.param("LeaseExpired", 0, 0, None, id="none after a lease"),
         pytest.param("Suspended", 1, 0, None, id="none after a hold"),
+        pytest.param("Saved", 0, 0, 1, id="a second after it saved"),
+        pytest.param("NotSaved", 1, 0, 10, id="the backoff where it did not"),
         pytest.param("GrantFailed", 0, 0, 1, id="a second after a disruption"),
         pytest.param("Error", 1, 11, None, id="over"),
     ],

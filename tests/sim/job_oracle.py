@@ -8,7 +8,7 @@ from cumulus.backends.base import State
 from cumulus.backends.fake import _Run
 from cumulus.store.codec import DELETED
 from tests.sim.parts import failed_itself
-from tests.sim.truth import Doc, Violation, owner_of, run_name, state_of
+from tests.sim.truth import Doc, Violation, owner_of, run_name
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -89,9 +89,7 @@ class JobOracle:
         if alive:
             raise Violation("ahead of the truth", f"{name}: {reason}, but {run_name(alive[0])} runs")
         if reason == "Completed" and (
-            not runs
-            or len(runs) < runs[0].workload.replicas
-            or any(state_of(r, sim) is not State.SUCCEEDED for r in runs)
+            not runs or len(runs) < runs[0].workload.replicas or not all(self._did_its_work(uid, run) for run in runs)
         ):
             raise Violation("ahead of the truth", f"{name}: Completed, but not all replicas succeeded")
         if reason == "Lost" and not any(run._stop is not None and run._stop[1] == "Lost" for run in runs):
@@ -102,6 +100,13 @@ class JobOracle:
             codes = [run.script.exit_code for run in runs if failed_itself(run)]
             if attempt.get("exitCode") not in codes:
                 raise Violation("ahead of the truth", f"{name}: Error {attempt.get('exitCode')}, but truly {codes}")
+
+    def _did_its_work(self, uid: str, run: _Run) -> bool:
+        """Exit code 0 says so, except after the stop signal of a job that keeps checkpoints: it may mean saved."""
+        seen = run.observe(self._sim.clock.monotonic())
+        return seen.state is State.SUCCEEDED or (
+            seen.exit_code == 0 and not self._docs["GPUJob", uid]["spec"].get("checkpoint")
+        )
 
     def _phase(self, document: Doc, before: Doc, status: Doc) -> None:
         sim, meta = self._sim, document["metadata"]

@@ -201,4 +201,5 @@ class SimBackend(FakeBackend):
 
 def failed_itself(run: _Run) -> bool:
     """Whether the workload ran to its own end and failed."""
-    return not run.broken and run.script.exit_code != 0 and run._natural_end() <= run._stopped_end()
+    before_the_signal = run._stop is None or run._natural_end() <= run._stop[0]
+    return not run.broken and run.script.exit_code != 0 and before_the_signal

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +14,10 @@ import pytest
 from cumulus.backends.base import State
 from cumulus.backends.swarm import observe, spec
 from cumulus.backends.swarm.observe import Facts, Task
+from cumulus.backends.swarm.records import Record
+from cumulus.backends.swarm.settle import Settler
+from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.clock import SystemClock, parse_timestamp, timestamp
 
 AT = "2026-01-02T03:04:05.123456789Z"
 
@@ -21,6 +30,12 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
 
 @pytest.mark.parametrize(("seen", "facts", "expected"), [
     (task("complete", 0), Facts(), (State.SUCCEEDED, "")),
+    (task("complete", 0), Facts(stopped=True), (State.SUCCEEDED, "")),
+    (task("complete", 0), Facts(lease="expired"), (State.FAILED, "LeaseExpired")),
+    (task("complete", 0), Facts(lease="released"), (State.FAILED, "Stopped")),
+    (task("complete", 0), Facts(lease="expired", stopped=True), (State.FAILED, "LeaseExpired")),
+    (task("shutdown", 0), Facts(stopped=True), (State.FAILED, "Stopped")),
+    (task("failed", 75), Facts(), (State.FAILED, "Error")),
     (task("failed", 7, "task: non-zero exit (7)"), Facts(), (State.FAILED, "Error")),
     (task("failed", 137, "task: non-zero exit (137)"), Facts(oom=True, memory_bytes=1), (State.FAILED, "OOMKilled")),
     (task("failed", 137), Facts(oom=None, memory_bytes=1), (State.FAILED, "OOMKilled")),
@@ -40,6 +55,61 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
 ])  # fmt: skip
 def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
     assert observe.ended(seen, facts)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("complete", "ended_before", "how"),
+    [
+        pytest.param(True, 5.0, "", id="was gone before its lease ended"),
+        pytest.param(True, 0.2, "expired", id="by two clocks nobody can tell"),
+        pytest.param(True, -2.0, "expired", id="got the signal"),
+        pytest.param(False, 5.0, "", id="failed before its lease ended"),
+        pytest.param(False, -2.0, "expired", id="ended by its lease"),
+    ],
+)
+def test_a_lease_that_ended_after_the_run_did_not_end_it(
+    tmp_path: Path, complete: bool, ended_before: float, how: str
+) -> None:
+    run = task("complete", 0) if complete else task("failed", 143)
+    expires = timestamp(parse_timestamp(run.at) + timedelta(seconds=ended_before))
+    settler = Settler(
+        None, None, None, lambda node: None, lambda node, lease: ("expired", expires), SystemClock(), lambda *_: None
+    )  # type: ignore[arg-type]
+    record = Record(str(tmp_path), {"node": "n", "leases": [{"id": "a", "expires_at": expires}]})
+    assert settler._how_lease_ended(record, run) == how
+
+
+class _LocalShell:
+    """Runs here what is for the node; its docker tells of one container."""
+
+    def __init__(self, directory: Path, mounts: list[dict[str, str]]) -> None:
+        docker = directory / "docker"
+        docker.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'Mounts': mounts}])}\nEND\n")
+        docker.chmod(0o755)
+        self._env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
+
+    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
+        done = subprocess.run(["sh", "-c", command], env=self._env, capture_output=True, text=True, timeout=seconds)
+        return done.returncode, done.stdout, done.stderr
+
+
+def test_a_nodes_engine_tells_when_a_checkpoint_was_written(tmp_path: Path) -> None:
+    data, empty = tmp_path / "it's data", tmp_path / "empty"
+    (data / "job" / "step").mkdir(parents=True)
+    empty.mkdir()
+    (data / "job" / "step" / "weights").write_text("1")
+    mounts = [
+        {"Source": str(data), "Destination": "/data"},
+        {"Source": str(empty), "Destination": "/data/none"},
+        {"Source": str(tmp_path / "gone"), "Destination": "/gone"},
+    ]
+    engine = ShellEngine(_LocalShell(tmp_path, mounts))
+    changed = datetime.fromtimestamp((data / "job" / "step" / "weights").stat().st_ctime, UTC)
+    assert engine.written("c1", "/data/job") == timestamp(changed)
+    assert engine.written("c1", "/data/none") == ""
+    assert engine.written("c1", "/data/not-there") == ""
+    assert engine.written("c1", "/gone") is None
+    assert engine.written("c1", "/elsewhere") is None
 
 
 @pytest.mark.parametrize("state", ["new", "pending", "assigned", "accepted", "preparing", "ready", "starting"])

@@ -46,7 +46,7 @@ def test_a_command_that_is_not_there() -> None:
 
 def test_nothing_begins_when_the_lease_is_over() -> None:
     status, output, _ = ended(start("echo", "begun", CHRONOS_EXPIRES_AT=PAST))
-    assert (status, output) == (75, "")
+    assert (status, output) == (69, "")
 
 
 def test_a_stop_signal_reaches_the_command_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ a supervisor's memory, which each running job would hold.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -68,8 +69,9 @@ class LeaseGuard:
             raise LeaseRefused(End(*end))
         return dict(variables)
 
-    def ended(self) -> str:
-        """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else ""."""
+    def ended(self, by: float = math.inf) -> str:
+        """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else "". With
+        `by`, where it had begun to end by that time of the machine's monotonic clock."""
         if not self._leases:
             return ""
         from cumulus.chronos.lease import EndReason, LeaseState
@@ -79,9 +81,10 @@ class LeaseGuard:
         for lease in self._leases:
             try:
                 found = self._ledger().get(lease["id"])
+                since = self._ledger().ended_since(lease["id"]) if by < math.inf else None
             except ChronosError:
                 continue
-            if found is not None and found.state is not LeaseState.ACTIVE:
+            if found is not None and found.state is not LeaseState.ACTIVE and (since is None or since <= by):
                 reasons.add(found.end_reason)
         return next((str(r) for r in (EndReason.EXPIRED, EndReason.RELEASED) if r in reasons), "")
 

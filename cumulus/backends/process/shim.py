@@ -20,7 +20,8 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
-from cumulus.backends.process import layout, tree
+from cumulus.backends.base import SAVED
+from cumulus.backends.process import checkpoint, layout, tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
 from cumulus.backends.process.log import LogWriter, Redactor, kept_of
@@ -135,6 +136,7 @@ class _Run:
             "message": end.message,
             "started_at": self._started_at,
             "finished_at": timestamp(self._clock.now()),
+            "checkpoint_at": checkpoint.written(self._spec) if end.code == SAVED else None,
         }
         while True:
             try:

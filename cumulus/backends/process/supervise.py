@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cumulus.backends.process import layout, tree
 from cumulus.backends.process.log import LogWriter, Redactor
+from cumulus.clock import SystemClock
 
 if TYPE_CHECKING:
     from cumulus.backends.process.leases import LeaseGuard
@@ -23,6 +25,7 @@ _LOOK = 1.0
 _MEMORY_LOOK = 0.1
 """Seconds between readings of the tree's memory, where it is limited."""
 
+_CLOCK = SystemClock()
 _MONITOR_FIRST = 1.0
 _KILL_AGAIN = 0.05
 _HOLD = 0.05
@@ -58,6 +61,10 @@ class Supervisor:
         self._redactor = redactor
         self._leases = leases
         self._status: int | None = None
+        self._gone_at = math.inf
+        """When the command was seen to be gone, on the machine's monotonic clock."""
+        self._interrupted = False
+        """It was there when it was told to stop."""
         self._stopping = False
         self._kill_at: float | None = None
         self._out_of_memory = 0
@@ -150,14 +157,20 @@ class Supervisor:
         # A second request can only bring the end nearer.
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
         if not self._stopping:
-            self._stopping = True
+            self._begin_to_stop()
             # The monitor signals the tree of an ended lease itself; programs may take a second signal for impatience.
             if not self._leases.ended():
                 tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
 
+    def _begin_to_stop(self) -> None:
+        """Before the signal: a command that is gone already is what its exit code says."""
+        self._reap()
+        self._stopping = True
+        self._interrupted = self._status is None
+
     def _terminated(self) -> None:
         """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
-        self._stopping = True
+        self._begin_to_stop()
         self._kill_at = time.monotonic() + float(self._spec["grace"])
         tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
 
@@ -188,6 +201,7 @@ class Supervisor:
                 return True
             if pid == self._pid:
                 self._status = os.waitstatus_to_exitcode(status)
+                self._gone_at = _CLOCK.monotonic()
 
     def _end(self, kernel_oom: bool) -> End:
         status = self._status or 0
@@ -198,11 +212,11 @@ class Supervisor:
         if self._out_of_memory:
             used, limit = (n / 2**20 for n in (self._out_of_memory, self._spec["memory_bytes"]))
             return End(code, "OOMKilled", f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB")
-        lease = self._leases.ended()
+        lease = self._leases.ended(self._gone_at)
         if lease == "expired":
             return End(code, "LeaseExpired", f"its lease expired, and it ended with {how}")
-        if self._stopping or lease == "released":
-            cause = "stopped" if self._stopping else "its lease was released"
+        if self._interrupted or lease == "released":
+            cause = "stopped" if self._interrupted else "its lease was released"
             killed = ", killed after its grace period" if self._killed else ""
             return End(code, "Stopped", f"{cause}, and it ended with {how}{killed}")
         if status == -signal.SIGKILL and kernel_oom:

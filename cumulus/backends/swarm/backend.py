@@ -42,7 +42,7 @@ class SwarmBackend:
         instance: str = "default",
         node_engine: Engines = lambda node: None,
         prepare: Prepare = lambda node, lease: {},
-        lease_end: LeaseEnd = lambda node, lease: "",
+        lease_end: LeaseEnd = lambda node, lease: ("", ""),
         clock: Clock | None = None,
         kept: Kept = KEPT,
     ) -> None:

@@ -91,6 +91,7 @@ class Records:
                 "name": workload.name, "job_uid": workload.job_uid, "namespace": workload.namespace,
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
+                "checkpoint_path": workload.checkpoint_path,
             }
         )  # fmt: skip
 

@@ -9,14 +9,14 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cumulus.backends.base import Observed, State
+from cumulus.backends.base import SAVED, Observed, State
 from cumulus.backends.swarm import observe
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.observe import Facts, Task
 from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.shell import NodeEngine
+from cumulus.backends.swarm.shell import NodeEngine, SeesFiles
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, ChronosError, NodeUnreachable
 
@@ -27,8 +27,11 @@ FORGET_SECONDS = 30.0
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
-LeaseEnd = Callable[[str, str], str]
-"""Node and lease id -> "expired", "released" or "" while it lives. Raises `ChronosError`."""
+CLOCKS = 1.0
+"""Seconds by which two machines' clocks may tell a run's end and its lease's wrongly against each other."""
+
+LeaseEnd = Callable[[str, str], tuple[str, str]]
+"""Node and lease id -> "expired", "released" or "" while it lives, and the end of its time. Raises `ChronosError`."""
 Engines = Callable[[str], NodeEngine | None]
 """A node's own engine, where it can be reached without the manager."""
 Find = Callable[[Record, str, str], None]
@@ -151,7 +154,10 @@ class Settler:
             self._find(record, "ServiceEnded", message)
         if reason == "StartError" and observe.NO_IMAGE in message:
             message = f"{message}{self._registry_says(run)}"
-        return self._ended(record, state, run.exit_code, reason, message, run)
+        code = run.exit_code
+        if code == 0 and run.state != "complete" and not record.has(RUNNING):
+            code = None  # So Swarm says of a container that it made and never started.
+        return self._ended(record, state, code, reason, message, run)
 
     def _registry_says(self, run: Task) -> str:
         """Swarm does not tell why an image could not be pulled."""
@@ -162,25 +168,38 @@ class Settler:
 
     def _facts(self, record: Record, run: Task) -> Facts:
         stopped = record.has(STOP)
-        if run.state in ("complete", "rejected") or stopped:
+        if run.state == "rejected" or (stopped and run.state != "complete"):
             return Facts(stopped=stopped)
         return Facts(
-            lease=self._how_lease_ended(record), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
+            stopped=stopped, lease=self._how_lease_ended(record, run),
+            oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
             restarted=self._joined_anew(run),
         )  # fmt: skip
 
-    def _how_lease_ended(self, record: Record) -> str:
-        """By the word of the node's Chronos; where it says nothing, by the time."""
+    def _how_lease_ended(self, record: Record, run: Task) -> str:
+        """By the word of the node's Chronos; where it says nothing, by the time. A lease that ended after the run did
+        not end it."""
         for lease in record.start["leases"]:
             try:
-                if end := self._lease_end(record.start["node"], lease["id"]):
-                    return end
+                end, expires = self._lease_end(record.start["node"], lease["id"])
             except ChronosError:
                 expires = lease["expires_at"]
-                if expires and self._clock.now() >= parse_timestamp(expires):
-                    return "expired"
+                end = "expired" if expires and self._clock.now() >= parse_timestamp(expires) else ""
+            if end == "expired" and expires and run.at and _seconds(run.at, expires) > CLOCKS:
+                continue
+            if end:
+                return end
         return ""
+
+    def _checkpoint_at(self, record: Record, run: Task) -> str | None:
+        engine, path = self._node_engine(record.start["node"]), record.start.get("checkpoint_path")
+        if not isinstance(engine, SeesFiles) or not path:
+            return None
+        try:
+            return engine.written(run.container, path)
+        except BackendError:
+            return None
 
     def _was_oom(self, record: Record, run: Task) -> bool | None:
         engine = self._node_engine(record.start["node"])
@@ -212,11 +231,16 @@ class Settler:
             {
                 "state": state.value, "exit_code": code, "reason": reason, "message": message,
                 "started_at": min(started, finished), "finished_at": finished,
+                "checkpoint_at": self._checkpoint_at(record, run) if run is not None and code == SAVED else None,
             },
         )  # fmt: skip
         end = record.end()
         assert end is not None
         return end
+
+
+def _seconds(since: str, until: str) -> float:
+    return (parse_timestamp(until) - parse_timestamp(since)).total_seconds()
 
 
 def run_of(record: Record, tasks: Sequence[Task]) -> tuple[Task, Sequence[Task]]:

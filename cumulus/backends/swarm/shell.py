@@ -7,8 +7,9 @@ import shlex
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from cumulus.clock import timestamp
 from cumulus.errors import BackendError, ChronosError
 
 _SECONDS = 20.0
@@ -33,6 +34,16 @@ class NodeEngine(Protocol):
 
     def container_log(self, id: str, since: float = 0.0) -> bytes:
         """Multiplexed, with time stamps."""
+        ...
+
+
+@runtime_checkable
+class SeesFiles(Protocol):
+    """A `NodeEngine` that sees the files of its containers."""
+
+    def written(self, id: str, path: str) -> str | None:
+        """When the newest file at a path of the container was written, "" where there is none; None where that path is
+        not one of the node, or cannot be read there. Raises `BackendError`."""
         ...
 
 
@@ -63,9 +74,28 @@ class ShellEngine:
             raise BackendError(f"docker on the node: {errors.strip()[:200]}")
         return b"".join(_frames(output, errors))
 
+    def written(self, id: str, path: str) -> str | None:
+        container = self.container(id) or {}
+        mounts = sorted(container.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
+        below = (m for m in mounts if f"{path}/".startswith(f"{m['Destination'].rstrip('/')}/"))
+        mount = next(below, None)
+        if mount is None:
+            return None
+        root = shlex.quote(mount["Source"])
+        place = shlex.quote(mount["Source"] + path[len(mount["Destination"].rstrip("/")) :])
+        # The last change (%C): a program cannot set it back.
+        find = f"timeout 10 find {place} -type f -printf '%C@\\n' 2>/dev/null | sort -n | tail -n 1"
+        status, output, _ = self._sh(f"[ -r {root} ] && {find}")
+        if status != 0:
+            return None
+        return timestamp(datetime.fromtimestamp(float(output), UTC)) if output.strip() else ""
+
     def _run(self, *words: str) -> tuple[int, str, str]:
+        return self._sh(shlex.join(["docker", *words]))
+
+    def _sh(self, command: str) -> tuple[int, str, str]:
         try:
-            return self._shell.run(shlex.join(["docker", *words]), _SECONDS)
+            return self._shell.run(command, _SECONDS)
         except ChronosError as error:
             raise BackendError(str(error), hint=error.hint) from None
 

@@ -7,8 +7,10 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from cumulus.backends.process import leases as guards
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
-from cumulus.clock import SystemClock
+from cumulus.clock import timestamp
 from tests.backends.process_bed import ProcessBed, job_processes
 
 DEVICES = [
@@ -28,23 +30,12 @@ DEVICES = [
 ]
 
 
-class Clock(SystemClock):
-    """The machine's, with an interval that a test lets pass at once. Supervisors do not see it: they learn of an
-    expiry from what the monitor wrote."""
-
-    passed = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.passed
-
-
 class Node:
     """A ledger and its monitor beside a backend."""
 
     def __init__(self, directory: Path) -> None:
         home = directory / "chronos"
-        self.clock = Clock()
-        self.ledger = Ledger(home, self.clock, discover=lambda: DEVICES, start_monitor=False)
+        self.ledger = Ledger(home, discover=lambda: DEVICES, start_monitor=False)
         self.monitor = Monitor(self.ledger)
         self.bed = ProcessBed(directory, home)
 
@@ -57,8 +48,9 @@ class Node:
         return lease.state
 
     def expire(self) -> None:
-        """Let the time of all leases pass."""
-        self.clock.passed += 60.0
+        """Let the time of all leases be over now."""
+        with self.ledger.database.write() as tx:
+            tx.execute("UPDATE lease SET deadline = ?", (self.ledger.clock.monotonic(),))
 
     def stepping(self, met: object) -> bool:
         self.monitor.step()
@@ -236,6 +228,51 @@ class TestExpiry:
         end = node.bed.seen(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 0)
         assert node.bed.log(work).endswith(b"saved\n")
+
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_a_program_that_was_gone_before_the_signal_is_what_its_exit_code_says(self, node: Node, code: int) -> None:
+        """Its supervisor learns of both at once: it was held up."""
+        script = f": > ready; while [ ! -e go ]; do sleep 0.01; done; exit {code}"
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(),)))
+        node.bed.running(work)
+        supervisor = node.bed.supervisor(work)
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        os.kill(supervisor, signal.SIGSTOP)
+        (node.bed.run_directory(work) / "work" / "go").touch()
+        node.bed.until(lambda: all(") Z " in Path(f"/proc/{child}/stat").read_text() for child in children))
+        node.bed.backend.stop(work.name, 5)
+        os.kill(supervisor, signal.SIGCONT)
+        end = node.bed.finish(work)
+        assert (end.exit_code, end.reason) == (code, "Error" if code else "")
+
+    @pytest.mark.parametrize("over", ["expired", "released"])
+    def test_a_lease_that_ended_after_the_program_did_not_end_it(self, node: Node, over: str) -> None:
+        guard = guards.LeaseGuard(
+            {"leases": [{"id": node.lease().id, "token": 1}], "env": {}, "chronos_home": str(node.ledger.home)}
+        )
+        with subprocess.Popen(["sleep", "100"]) as attached:
+            node.ledger.attach("lease-1", attached.pid, 1)
+            attached.kill()
+        before = node.ledger.clock.monotonic()
+        assert guard.ended(before) == ""
+        if over == "expired":
+            node.expire()
+        else:
+            node.ledger.release("lease-1")
+        assert guard.ended(before) == ""
+        assert guard.ended(node.ledger.clock.monotonic()) == over
+        assert guard.ended() == over
+
+    def test_a_saved_checkpoint_is_told_with_its_time(self, node: Node, tmp_path: Path) -> None:
+        path = tmp_path / "checkpoint"
+        script = "d=$CUMULUS_CHECKPOINT_PATH; mkdir -p $d/step; echo 1 > $d/step/weights; exit 75"
+        _, end = node.bed.run("sh", "-c", script, checkpoint_path=str(path))
+        written = datetime.fromtimestamp((path / "step" / "weights").stat().st_ctime, UTC)
+        assert (end.exit_code, end.reason, end.checkpoint_at) == (75, "Error", timestamp(written))
+        _, none = node.bed.run("sh", "-c", "exit 75", checkpoint_path=str(tmp_path / "none"), attempt=2)
+        assert (none.exit_code, none.checkpoint_at) == (75, "")
+        _, unseen = node.bed.run("sh", "-c", "exit 75", attempt=3)
+        assert (unseen.exit_code, unseen.checkpoint_at) == (75, None)
 
     def test_kills_what_does_not_heed_it_and_the_supervisor_tells(self, node: Node) -> None:
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
