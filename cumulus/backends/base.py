@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-SAVED = 75
-"""EX_TEMPFAIL of sysexits.h: a job with a checkpoint has saved it, and wants to go on in a new lease."""
-
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
@@ -115,7 +112,7 @@ class Observed:
     finished_at: str = ""
     checkpoint_at: str | None = None
     """When the newest file of its checkpoint was written, "" where there is none; looked at where it exited with
-    `SAVED`. None: nobody could see it."""
+    `exit_codes.SAVED`. None: nobody could see it."""
 
 
 @dataclass(frozen=True, slots=True)

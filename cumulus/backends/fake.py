@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import SAVED, Observed, State, Workload
+from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.exit_codes import SAVED
 from cumulus.chronos.fake import FakeLeases
 from cumulus.chronos.lease import EndReason
 from cumulus.clock import Clock, timestamp

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from cumulus.backends.base import SAVED
+from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase

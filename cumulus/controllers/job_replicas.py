@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cumulus.backends.base import SAVED, Observed, State
+from cumulus.backends.base import Observed, State
+from cumulus.backends.exit_codes import SAVED
 from cumulus.controllers.job_outcome import Cause
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import REPLICA_LABEL

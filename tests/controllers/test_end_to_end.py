@@ -251,7 +251,7 @@ def test_the_deadline_ends_a_job_for_good() -> None:
     world.apply(a_job(active_deadline="30s", retry=RetryPolicy(limit=5)))
     drive(world, Daemon(world), until=phase_is(world, JobPhase.FAILED), within=60)
     assert because(world.job("train"), "Failed").reason == "DeadlineExceeded"
-    assert attempts(world) == [(1, "Deadline", None)]
+    assert attempts(world) == [(1, "Deadline", 143)]
     assert not world.backend.running()
 
 

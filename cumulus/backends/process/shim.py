@@ -20,7 +20,7 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
-from cumulus.backends.base import SAVED
+from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import checkpoint, layout, tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused

@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cumulus.backends.base import SAVED, Observed, State
+from cumulus.backends.base import Observed, State
+from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.swarm import observe
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.members import Members
