@@ -54,6 +54,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be used: full disk, read-only directory, corrupt file, newer schema."""
 
 
+class StoreReplaced(StoreUnavailable):
+    """The store's file was removed, moved or replaced while it was in use: what this process knows is of another."""
+
+
 class ChronosError(CumulusError):
     """Base of what leases raise."""
 
@@ -76,6 +80,10 @@ class StaleToken(ChronosError):
 
 class LedgerUnavailable(ChronosError):
     """The ledger's directory cannot be used: no permission, full disk, damaged, newer version."""
+
+
+class LedgerReplaced(LedgerUnavailable):
+    """The ledger was removed, moved or replaced, and leases of the one that was there may still be live."""
 
 
 class NodeUnreachable(ChronosError):

@@ -11,13 +11,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cumulus import paths
+from cumulus import locks, paths
 from cumulus.cli import context
-from cumulus.cli.columns import age
-from cumulus.clock import SystemClock
+from cumulus.cli.columns import age, condition
+from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import CumulusError, NotFound
 from cumulus.resources.quantity import format_bytes
 
@@ -86,15 +87,41 @@ def daemon() -> Iterator[Finding]:
         return
     from cumulus.resources.key import Key
 
-    leader = "none leads yet"
     with context.open_store() as opened:
         try:
-            spec = opened.get(Key("Lease", "", "cumulus-controller"))["spec"]
-            if spec.get("holderIdentity"):
-                leader = f"{spec['holderIdentity']} leads, renewed {age(spec['renewTime'], SystemClock().now())} ago"
+            lease = opened.get(Key("Lease", "", "cumulus-controller"))
         except NotFound:
-            pass
-    yield Finding("OK", "daemon", f"process {pid}; {leader}")
+            lease = {}
+    yield leadership(pid, lease, SystemClock().now())
+
+
+RENEWED_SECONDS = 20.0
+"""A leader renews every 2 s. One that did not for so long does not lead, also where clocks of machines differ."""
+
+
+def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
+    """Who leads, by the Lease's document, and whether it does the work. `pid` is that of a daemon that runs here."""
+    from cumulus.controllers.holder import pid_here
+
+    spec = lease.get("spec") or {}
+    holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
+    if not lease:
+        return Finding("OK", "daemon", f"process {pid}; none leads yet")
+    if not holder or not renewed:
+        fix = "look again in some seconds; where it stays so, read the daemon's log"
+        return Finding("WARN", "daemon", f"process {pid}; none leads: nothing that is applied comes true", fix)
+    said = f"{holder} leads, renewed {age(renewed, now)} ago"
+    leader = pid_here(spec.get("holderProcess") or "")
+    if leader is not None and locks.is_stopped(leader):
+        return Finding("FAIL", "daemon", f"{said}: {locks.described([leader])}", locks.hint([leader], ""))
+    if (now - parse_timestamp(renewed)).total_seconds() > RENEWED_SECONDS:
+        fix = f"read the log of process {pid}, and start it again where it says nothing: jobs go on without it"
+        return Finding("FAIL", "daemon", f"process {pid}; none leads: {holder} renewed {age(renewed, now)} ago", fix)
+    progress = condition(lease, "Progressing")
+    if progress.get("status") == "False":
+        fix = "read its log for what it waits for; start it again where that does not end: jobs go on without it"
+        return Finding("FAIL", "daemon", f"{said}, but does not do its work: {progress.get('message', '')}", fix)
+    return Finding("OK", "daemon", f"process {pid}; {said}")
 
 
 def ledger() -> Iterator[Finding]:

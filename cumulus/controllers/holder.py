@@ -41,6 +41,16 @@ def is_gone(process: str) -> bool:
     return False  # It is there though /proc hides it.
 
 
+def pid_here(process: str) -> int | None:
+    """The pid of the process that `this_process` named, where it is one of this machine and has not ended."""
+    place, _, _ = process.rpartition("/")
+    world, _, pid = place.rpartition("/")
+    try:
+        return int(pid) if pid.isdecimal() and world == _world() and not is_gone(process) else None
+    except OSError:
+        return None
+
+
 def _world() -> str:
     """In which pids mean the same: this boot of this machine, this pid namespace (pid_namespaces(7))."""
     return f"{boot_id()}/{os.readlink('/proc/self/ns/pid')}"

@@ -5,18 +5,23 @@ did not change, so that clocks of different machines are never compared. It wait
 certainly gone, which only one of the same machine can know. Each change of holder raises `spec.token`, and the store
 checks the token in the transaction of every controller's write (`Fence`).
 Protocol: client-go's leaderelection, with the fencing tokens it lacks.
+
+A term that was not renewed in time is over for good, also where its renewal arrives at last: threads that looked in
+between have left their work, and only a new term makes new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreUnavailable
-from cumulus.resources.lease import LEADER, Lease, LeaseSpec
+from cumulus.controllers.conditions import condition_set
+from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreReplaced, StoreUnavailable
+from cumulus.resources.lease import LEADER, PROGRESSING, Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
 from cumulus.store.base import Fence, Store
 from cumulus.store.client import Client
@@ -40,7 +45,7 @@ class Term:
 
 
 class Elector:
-    """Stepped every `interval` seconds, by one thread."""
+    """Stepped every `interval` seconds, by one thread. Any thread may ask about a term, and end it."""
 
     def __init__(
         self,
@@ -58,22 +63,32 @@ class Elector:
         self._is_gone = is_gone
         self._client = Client(store)
         self._clock = clock
+        self._mutex = threading.Lock()
+        """Guards the term, its deadline and what is held."""
         self._term: Term | None = None
         self._held: Lease | None = None
-        self._renewed = 0.0
+        self._deadline = 0.0
         self._seen: tuple[str | None, float] = (None, 0.0)
 
     @property
     def term(self) -> Term | None:
         """The present term, None while standing by, and also once this daemon failed to renew in time: it then
         stops by itself, before anyone else may start."""
-        if self._term is not None and self._clock.monotonic() - self._renewed < LEASE_SECONDS:
-            return self._term
-        return None
+        with self._mutex:
+            return self._term if self._clock.monotonic() < self._deadline else None
 
     @property
     def leading(self) -> bool:
         return self.term is not None
+
+    def holds(self, term: Term) -> bool:
+        """Whether that very term goes on. Once it does not, it never will again."""
+        return self.term is term
+
+    @property
+    def deadline(self) -> float:
+        """When, on the monotonic clock, the present term ends unless it is renewed."""
+        return self._deadline
 
     @property
     def interval(self) -> float:
@@ -81,7 +96,10 @@ class Elector:
         return RENEW_SECONDS if self.leading else WATCH_SECONDS
 
     def step(self) -> bool:
-        """Renew, or try to take over. Returns whether this daemon leads. Store faults end no term before its time."""
+        """Renew, or try to take over. Returns whether this daemon leads. Store faults end no term before its time.
+
+        Raises StoreReplaced: no later step can do better.
+        """
         started = self._clock.monotonic()
         try:
             if self._held is not None and self.leading:
@@ -89,8 +107,11 @@ class Elector:
             else:
                 self._resign()
                 self._campaign(started)
-        except (Conflict, AlreadyExists, NotFound, Fenced):
-            self._lost()
+        except (Conflict, AlreadyExists, NotFound, Fenced) as error:
+            self._lost(str(error))
+        except StoreReplaced:
+            self._lost("the store was replaced")
+            raise
         except (StoreUnavailable, InvalidObject) as error:
             # A damaged Lease is nobody's to overwrite: without its token no successor could be told from a predecessor.
             log.warning("cannot lead", error=str(error))
@@ -109,9 +130,30 @@ class Elector:
         except (Conflict, NotFound, StoreUnavailable) as error:
             log.info("leadership had passed on", error=str(error))
 
-    def depose(self) -> None:
-        """A write was refused as fenced: stop at once."""
-        self._lost()
+    def depose(self, term: Term | None = None) -> None:
+        """End the term at once: a write was refused as fenced, or who works for it has left. With `term`, that one
+        only."""
+        self._lost("", term)
+
+    def report(self, troubles: Sequence[str]) -> None:
+        """Say on the Lease whether the leader makes progress, where that changed. For the thread that steps."""
+        held, term = self._held, self.term
+        if held is None or term is None:
+            return
+        now = timestamp(self._clock.now())
+        reason, message = ("Stalled", "; ".join(troubles)) if troubles else ("Works", "")
+        conditions = condition_set(held.status.conditions, now, PROGRESSING, not troubles, reason, message)
+        if conditions == held.status.conditions:
+            return
+        status = held.status.model_copy(update={"conditions": conditions})
+        try:
+            told = Client(self._client.store, term.fence).update_status(held.replace(status=status))
+        except (Conflict, NotFound, Fenced, StoreUnavailable) as error:
+            log.info("could not say how the leader is", error=str(error))
+            return
+        with self._mutex:
+            if self._held is held:
+                self._held = told
 
     def _renew(self, held: Lease, started: float) -> None:
         # Read anew: an earlier renewal may have been written though its answer was lost.
@@ -119,9 +161,16 @@ class Elector:
         if (found.uid, found.spec.token) != (held.uid, held.spec.token):
             raise Fenced(f"{found.spec.holder_identity or 'nobody'} leads with token {found.spec.token}")
         spec = found.spec.model_copy(update={"renew_time": timestamp(self._clock.now())})
-        self._held = self._client.update(found.replace(spec=spec))
-        # Counted from before the write: the standby cannot have seen it any earlier.
-        self._renewed = started
+        renewed = self._client.update(found.replace(spec=spec))
+        with self._mutex:
+            in_time = self._held is not None and self._clock.monotonic() < self._deadline
+            if in_time:
+                self._held = renewed
+                # Counted from before the write: the standby cannot have seen it any earlier.
+                self._deadline = started + LEASE_SECONDS
+        if not in_time:
+            # Some of its threads may have seen that it was over and left. A new term makes new ones.
+            self._lost("the renewal came too late")
 
     def _campaign(self, started: float) -> None:
         try:
@@ -132,7 +181,9 @@ class Elector:
         version = found.metadata.resource_version
         if version != self._seen[0]:
             self._seen = (version, started)
-        free = not found.spec.holder_identity or self._is_gone(found.spec.holder_process)
+        # Where the holder is this very daemon, its last term is over, and nobody else can have begun one since.
+        ours = found.spec.holder_identity == self.identity
+        free = ours or not found.spec.holder_identity or self._is_gone(found.spec.holder_process)
         if free or started - self._seen[1] >= found.spec.lease_duration_seconds:
             claim = self._claim(token=found.spec.token + 1)
             self._lead(self._client.update(found.replace(spec=claim.spec)), started)
@@ -146,16 +197,21 @@ class Elector:
         return Lease(metadata=ObjectMeta(name=LEADER), spec=spec)
 
     def _lead(self, lease: Lease, started: float) -> None:
-        self._held = lease
-        self._renewed = started
         fence = Fence(namespace="", name=LEADER, token=lease.spec.token)
-        self._term = Term(fence, int(lease.metadata.resource_version or 0), lease.uid)
+        with self._mutex:
+            self._held = lease
+            self._term = Term(fence, int(lease.metadata.resource_version or 0), lease.uid)
+            self._deadline = started + LEASE_SECONDS
         log.info("leading", identity=self.identity, token=fence.token)
 
-    def _lost(self) -> None:
-        if self._term is not None:
-            log.warning("lost leadership", identity=self.identity, token=self._term.fence.token)
-        self._resign()
+    def _lost(self, why: str, term: Term | None = None) -> None:
+        with self._mutex:
+            ended = self._term
+            if ended is None or (term is not None and term is not ended):
+                return
+            self._term = self._held = None
+        log.warning("lost leadership", identity=self.identity, token=ended.fence.token, **({"why": why} if why else {}))
 
     def _resign(self) -> None:
-        self._term = self._held = None
+        with self._mutex:
+            self._term = self._held = None

@@ -138,6 +138,12 @@ class Loops:
         deadline = self._clock.monotonic() + timeout
         return all(runner.queue.drain(max(0.0, deadline - self._clock.monotonic())) for runner in self.runners.values())
 
+    def stalled(self, seconds: float) -> dict[str, float]:
+        """The loops in which nothing was finished for so many seconds though there was something to do: for how long,
+        by name."""
+        found = {name: runner.queue.stalled() for name, runner in self.runners.items()}
+        return {name: since for name, since in found.items() if since >= seconds}
+
     def next_due(self) -> float:
         """When, on the monotonic clock, some loop next has something to do."""
         times = [runner.queue.next_due() for runner in self.runners.values()]

@@ -41,6 +41,10 @@ class WorkQueue:
         self._idle = threading.Condition(lock)
         self._timer: object = None
         """Stands for the one waiting worker that wakes when the first delayed key is due; None where there is none."""
+        self._takers = 0
+        """Workers that wait for a key."""
+        self._progress = clock.monotonic()
+        """When a key was finished last, or when there began to be something to do."""
 
     def add(self, key: Request) -> None:
         """Look at `key` as soon as a worker is free."""
@@ -92,9 +96,11 @@ class WorkQueue:
         """
         with self._changed:
             deadline = None if timeout is None else self._clock.monotonic() + timeout
+            self._takers += 1
             try:
                 return self._next(deadline)
             finally:
+                self._takers -= 1
                 if self._heap and self._timer is None:
                     self._changed.notify()
 
@@ -102,6 +108,7 @@ class WorkQueue:
         """The caller is finished with `key`."""
         with self._changed:
             self._working.discard(key)
+            self._progress = self._clock.monotonic()
             if key in self._waiting:
                 self._ready.append(key)
                 self._changed.notify()
@@ -137,6 +144,14 @@ class WorkQueue:
                 return self._clock.monotonic()
             return self._heap[0][0] if self._heap else None
 
+    def stalled(self) -> float:
+        """For how many seconds no key was finished though some were due and no worker was free; 0 while all is well."""
+        with self._changed:
+            self._promote()
+            if self._stopped or self._takers or not (self._waiting or self._working):
+                return 0.0
+            return max(0.0, self._clock.monotonic() - self._progress)
+
     def __len__(self) -> int:
         """Keys that wait to be looked at now, delayed ones not counted."""
         with self._changed:
@@ -170,6 +185,8 @@ class WorkQueue:
     def _add(self, key: Request) -> None:
         if self._stopped or key in self._waiting:
             return
+        if not (self._waiting or self._working):
+            self._progress = self._clock.monotonic()
         self._waiting.add(key)
         if key not in self._working:
             self._ready.append(key)

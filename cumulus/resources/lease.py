@@ -8,10 +8,13 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from cumulus.resources.fields import Model, Time
-from cumulus.resources.meta import Resource
+from cumulus.resources.meta import Condition, Resource
 
 LEADER = "cumulus-controller"
 """Name of the one Lease."""
+
+PROGRESSING = "Progressing"
+"""The condition that says whether the leader does its work: False where a part of it makes no progress."""
 
 
 class LeaseSpec(Model):
@@ -28,6 +31,14 @@ class LeaseSpec(Model):
     token: int = Field(description="Grows by one with each change of holder, and fences the writes of a deposed one.")
 
 
+class LeaseStatus(Model):
+    """How the leader is."""
+
+    conditions: tuple[Condition, ...] = Field(
+        (), description="Progressing: False where a part of the leader makes no progress, and which."
+    )
+
+
 class Lease(Resource):
     """Who leads."""
 
@@ -37,3 +48,4 @@ class Lease(Resource):
 
     kind: Literal["Lease"] = Field("Lease", description="Always Lease.")
     spec: LeaseSpec = Field(description="Who leads, and since when.")
+    status: LeaseStatus = Field(default_factory=LeaseStatus, description="How the leader is. It cannot be applied.")

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cumulus import locks
 from cumulus.cli import checks
 from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
@@ -15,7 +20,8 @@ from cumulus.clock import SystemClock
 from cumulus.errors import StoreUnavailable
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, job
+from tests.cli.conftest import NOW, Run, ago, condition, job
+from tests.waiting import eventually
 
 
 def test_this_machine(run: Run, store: SqliteStore) -> None:
@@ -114,3 +120,48 @@ def test_a_directory_that_others_may_write(home: Path) -> None:
     home.write_text("a file")
     assert next(iter(checks.state())).level == "FAIL"
     os.unlink(home)
+
+
+def lease(*, renewed: float = 1, process: str = "", conditions: tuple[Any, ...] = (), **spec: Any) -> dict[str, Any]:
+    made = {"holderIdentity": "host-1", "holderProcess": process, "renewTime": ago(seconds=renewed), **spec}
+    return {"spec": made, "status": {"conditions": list(conditions)}}
+
+
+STALLED = condition("Progressing", False, "Stalled", "the loop job has finished nothing though keys are due")
+
+
+@pytest.mark.parametrize(
+    ("document", "level", "text"),
+    [
+        ({}, "OK", "process 7; none leads yet"),
+        (lease(), "OK", "process 7; host-1 leads, renewed 1s ago"),
+        (lease(holderIdentity=""), "WARN", "none leads"),
+        (lease(renewed=300), "FAIL", "none leads: host-1 renewed 5m ago"),
+        (lease(conditions=(STALLED,)), "FAIL", "does not do its work: the loop job has finished nothing"),
+        (lease(conditions=(condition("Progressing", True, "Works"),)), "OK", "host-1 leads"),
+    ],
+)
+def test_a_daemon_is_well_only_where_it_does_the_work(document: dict[str, Any], level: str, text: str) -> None:
+    found = checks.leadership(7, document, NOW)
+    assert found.level == level
+    assert text in found.text
+    assert bool(found.fix) is (level != "OK")
+
+
+def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
+    code = "from cumulus.controllers.holder import this_process as p; print(p(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as leader:
+        assert leader.stdout is not None
+        process = leader.stdout.readline().strip()
+        assert checks.leadership(7, lease(process=process), NOW).level == "OK"
+        leader.send_signal(signal.SIGSTOP)
+        eventually(lambda: locks.is_stopped(leader.pid))
+        found = checks.leadership(7, lease(process=process), NOW)
+        leader.kill()
+    assert found.level == "FAIL"
+    assert f"process {leader.pid}" in found.text
+    assert "which is stopped" in found.text
+    assert f"kill -CONT {leader.pid}" in found.fix
+    assert checks.leadership(7, lease(process=process), NOW).level == "OK"

@@ -6,9 +6,9 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.controllers.leader import LEASE_SECONDS, Elector
-from cumulus.errors import Fenced, StoreUnavailable
+from cumulus.errors import Fenced, StoreReplaced, StoreUnavailable
 from cumulus.faults import Faults
-from cumulus.resources.lease import LEADER, Lease
+from cumulus.resources.lease import LEADER, PROGRESSING, Lease
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.faulty import FaultyStore
@@ -171,3 +171,76 @@ def test_a_leader_whose_process_is_gone_is_not_waited_for(pair: Pair) -> None:
     assert pair.lease().spec.holder_process == "here/2"
     with pytest.raises(Fenced):
         Client(pair.store, pair.a.term.fence if pair.a.term else None).create(a_job("after"))
+
+
+def test_a_term_that_lapsed_while_its_renewal_was_written_never_goes_on(pair: Pair) -> None:
+    """The writers' lock was held: the renewal is written, but the term was over before, and its workers have left."""
+    pair.a.step()
+    first = pair.a.term
+    assert first is not None
+    pair.advance(2)
+    seen = []
+
+    def slowly(call: str, subject: str, when: str) -> None:
+        if call == "write" and when == "before":
+            pair.advance(LEASE_SECONDS - 1.9)
+            seen.append(pair.a.holds(first))
+
+    pair.faults.hook = slowly
+    assert not pair.a.step()
+    pair.faults.hook = None
+    assert seen == [False]
+    assert pair.a.term is None
+    assert not pair.a.holds(first)
+    # The Lease still names it, so that it need not wait; and the new term's token fences what is left of the old one.
+    assert pair.lease().spec.holder_identity == "a"
+    assert pair.a.step()
+    assert not pair.a.holds(first)
+    assert pair.lease().spec.token == 2
+    with pytest.raises(Fenced):
+        Client(pair.store, first.fence).create(a_job("late"))
+
+
+def test_whoever_works_for_an_old_term_cannot_end_the_new_one(pair: Pair) -> None:
+    pair.a.step()
+    first = pair.a.term
+    pair.a.depose(first)
+    assert not pair.a.leading
+    assert pair.a.step()
+    pair.a.depose(first)
+    assert pair.a.leading
+    pair.a.depose(pair.a.term)
+    assert not pair.a.leading
+
+
+def test_a_store_that_was_replaced_ends_the_term_and_is_told(pair: Pair) -> None:
+    pair.a.step()
+    pair.faults.fail("write", StoreReplaced("another file"))
+    pair.advance(2)
+    with pytest.raises(StoreReplaced):
+        pair.a.step()
+    assert not pair.a.leading
+
+
+def test_how_the_leader_is_stands_on_the_lease_and_is_written_when_it_changes(pair: Pair) -> None:
+    pair.a.report(["nobody leads"])
+    pair.a.step()
+
+    def said() -> list[tuple[str, str, str]]:
+        return [(c.status, c.reason, c.message) for c in pair.lease().status.conditions if c.type == PROGRESSING]
+
+    pair.a.report([])
+    assert said() == [("True", "Works", "")]
+    version = pair.lease().metadata.resource_version
+    pair.a.report([])
+    assert pair.lease().metadata.resource_version == version
+    pair.a.report(["the loop job stands", "events are late"])
+    assert said() == [("False", "Stalled", "the loop job stands; events are late")]
+    pair.advance(2)
+    assert pair.a.step()
+    assert said() == [("False", "Stalled", "the loop job stands; events are late")]
+    # A successor says for itself.
+    pair.a.release()
+    assert pair.b.step()
+    pair.b.report([])
+    assert said() == [("True", "Works", "")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,11 @@ from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.clock import SystemClock
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.manager import Manager, Role
-from cumulus.errors import NotFound
+from cumulus.controllers.runner import Runner
+from cumulus.errors import Conflict, NotFound, StoreReplaced
 from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.lease import LEADER, PROGRESSING, Lease
+from cumulus.resources.meta import condition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_job
@@ -37,15 +41,23 @@ class Site:
         self.backend = FakeBackend(clock, nodes={"node-1": self.leases}, script=lambda workload: script)
         self.client = Client(self.store)
         self.started: list[tuple[Manager, threading.Event, threading.Thread]] = []
+        self.failures: list[Exception] = []
 
-    def start(self, roles: list[Role] | None = None) -> Manager:
+    def start(self, roles: list[Role] | None = None, **options: Any) -> Manager:
         agents = [NodeAgent("node-1", self.leases)]
-        manager = Manager(self.store, [self.backend], agents, ready=(roles if roles is not None else []).append)
+        ready = (roles if roles is not None else []).append
+        manager = Manager(self.store, [self.backend], agents, ready=ready, **options)
         stop = threading.Event()
-        thread = threading.Thread(target=manager.run, args=(stop,))
+        thread = threading.Thread(target=self._run, args=(manager, stop))
         thread.start()
         self.started.append((manager, stop, thread))
         return manager
+
+    def _run(self, manager: Manager, stop: threading.Event) -> None:
+        try:
+            manager.run(stop)
+        except Exception as error:
+            self.failures.append(error)
 
     def stop(self, manager: Manager) -> None:
         for other, stop, thread in self.started:
@@ -53,6 +65,17 @@ class Site:
                 stop.set()
                 thread.join(30)
                 assert not thread.is_alive()
+
+    def take_and_give_up(self) -> None:
+        """As another daemon would that took over and stopped."""
+        while True:
+            lease = self.client.get(Lease, "", LEADER)
+            spec = lease.spec.model_copy(update={"holder_identity": "", "token": lease.spec.token + 1})
+            try:
+                self.client.update(lease.replace(spec=spec))
+            except Conflict:
+                continue
+            return
 
     def phase(self, name: str = "train") -> JobPhase | None:
         self.backend.tell()
@@ -119,7 +142,102 @@ def test_a_deposed_leader_stands_by_and_may_lead_again(site: Site) -> None:
     roles: list[Role] = []
     manager = site.start(roles)
     until(lambda: manager.role is Role.LEADING)
-    manager._depose()
+    site.take_and_give_up()
     until(lambda: roles.count(Role.LEADING) == 2, seconds=30)
     site.client.create(a_job())
     until(lambda: site.phase() is JobPhase.SUCCEEDED)
+
+
+def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever made it leave, as long as the leader says that it leads, all its loops are worked on."""
+    roles: list[Role] = []
+    manager = site.start(roles)
+    until(lambda: manager.role is Role.LEADING)
+    died = threading.Event()
+    step = Runner.step
+
+    def step_or_die(self: Runner, timeout: float | None = 0) -> bool:
+        if self.controller.name == "schedule" and not died.is_set():
+            died.set()
+            raise MemoryError("no memory for the schedule's only worker")
+        return step(self, timeout)
+
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    monkeypatch.setattr(Runner, "step", step_or_die)
+    site.client.create(a_job())
+    until(died.is_set)
+    until(lambda: roles.count(Role.LEADING) == 2)
+    site.client.create(a_job("after"))
+    until(lambda: site.phase("after") is JobPhase.SUCCEEDED)
+    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    assert site.client.get(Lease, "", LEADER).spec.token == 2
+
+
+def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writers' lock was held for so long that the term was over before the renewal was written."""
+    monkeypatch.setattr("cumulus.controllers.leader.LEASE_SECONDS", 1.5)
+    monkeypatch.setattr("cumulus.controllers.leader.RENEW_SECONDS", 0.2)
+    roles: list[Role] = []
+    manager = site.start(roles)
+    until(lambda: manager.role is Role.LEADING)
+    held, update = threading.Event(), Client.update
+
+    def update_late(self: Client, resource: Any) -> Any:
+        if isinstance(resource, Lease) and not held.is_set():
+            held.set()
+            # Longer than the term, and than any worker's pause between two looks.
+            time.sleep(3.2)
+        return update(self, resource)
+
+    monkeypatch.setattr(Client, "update", update_late)
+    until(held.is_set)
+    until(lambda: roles.count(Role.LEADING) == 2)
+    site.client.create(a_job())
+    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+
+
+def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site) -> None:
+    """The backend hangs: the job loop's workers are at it, and nothing of the loop is finished."""
+    troubles: list[Sequence[str]] = []
+    go_on = threading.Event()
+    site.backend.faults.hook = lambda call, subject, when: (
+        go_on.wait(60) if call == "start" and when == "before" else None
+    )
+    manager = site.start(troubled=troubles.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
+    until(lambda: manager.role is Role.LEADING)
+    site.client.create(a_job())
+    try:
+        until(lambda: troubles and any(text.startswith("the loop job has finished nothing") for text in troubles[-1]))
+
+        def progressing() -> tuple[str, str] | None:
+            found = condition(site.client.get(Lease, "", LEADER).status.conditions, PROGRESSING)
+            return None if found is None else (found.status, found.reason)
+
+        until(lambda: progressing() == ("False", "Stalled"))
+    finally:
+        go_on.set()
+    until(lambda: troubles[-1] == ())
+    until(lambda: progressing() == ("True", "Works"))
+    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+
+
+@pytest.mark.parametrize("call", ["get", "revision"])
+def test_a_daemon_whose_store_was_replaced_ends_and_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    manager = site.start()
+    until(lambda: manager.role is Role.LEADING)
+
+    def replaced(*arguments: object, **options: object) -> None:
+        raise StoreReplaced("the store was replaced while it was in use")
+
+    monkeypatch.setattr(site.store, call, replaced)
+    if call == "revision":
+        monkeypatch.setattr("cumulus.store.watch.LogWatch.next", replaced)
+    until(lambda: site.failures)
+    assert isinstance(site.failures[0], StoreReplaced)
+    assert manager.role is Role.STOPPED

@@ -250,3 +250,41 @@ def test_a_key_wakes_one_worker() -> None:
         queue.shut_down()
         for worker in workers:
             worker.join(20)
+
+
+def test_a_loop_is_stalled_where_something_is_due_and_nothing_is_finished(queue: WorkQueue, clock: FakeClock) -> None:
+    queue.add_after(A, 5)
+    clock.advance(100)
+    # Nobody took it: its workers are gone.
+    assert queue.stalled() == 0
+    clock.advance(7)
+    assert queue.stalled() == 7
+    assert queue.get(0) == A
+    clock.advance(3)
+    # Its worker is at it, and no other is free.
+    assert queue.stalled() == 10
+    queue.add(B)
+    queue.done(A)
+    assert queue.stalled() == 0
+    clock.advance(4)
+    assert queue.stalled() == 4
+    assert queue.get(0) == B
+    queue.done(B)
+    clock.advance(1000)
+    assert queue.stalled() == 0
+
+
+def test_a_long_reconcile_stalls_nothing_while_another_worker_is_free() -> None:
+    queue = WorkQueue("test", clock := FakeClock())
+    queue.add(A)
+    assert queue.get(0) == A
+    got: Queue[Request | None] = Queue()
+    worker = threading.Thread(target=lambda: got.put(queue.get()))
+    worker.start()
+    clock.advance(60)
+    deadline = time.monotonic() + 60
+    while queue.stalled():
+        assert time.monotonic() < deadline
+    queue.shut_down()
+    worker.join()
+    assert got.get() is None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.informer import Informer
-from cumulus.controllers.leader import Elector
+from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
 from cumulus.controllers.runner import Runner
 from cumulus.controllers.workqueue import WorkQueue
@@ -22,12 +22,16 @@ from cumulus.resources.key import Document, Key
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
 from cumulus.store.single import SingleWrites
 from tests.sim.parts import Skewed
+from tests.sim.truth import Violation
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
 
 THREADS = {"job": 4, "partition": 4, "node": 2}
 """As in the manager: how many reconciles of a loop may be under way at once."""
+
+LOOK_SECONDS = 0.5
+"""How often the manager's own thread looks whether its term goes on."""
 
 
 TORN = 0.3
@@ -183,6 +187,12 @@ class Daemon:
         self.elector = Elector(store, self.name, self.clock)
         self.store = store
         self.loops: Loops | None = None
+        self.term: Term | None = None
+        """That for which the loops were built."""
+        self._gone: set[str] = set()
+        """The loops whose workers have seen that the term was over, and left."""
+        self._lapsed = False
+        self._next_look = 0.0
         self._next_election = self._next_poll = self.sim.now()
         self._at_work: set[str] = set()
         self._reconciles: dict[str, int] = {}
@@ -213,12 +223,19 @@ class Daemon:
         """When this daemon next has something to do."""
         if not self.up:
             return self.down_until
-        soonest = self._next_election
+        soonest = math.inf if "elector" in self._at_work else self._next_election
         if self._next_poll > self.sim.now():
             soonest = min(soonest, self._next_poll)
         if self.loops is not None:
-            soonest = min(soonest, _next_due(self.loops) - self.sim.started_at)
+            soonest = min(soonest, self._next_due(self.loops))
         return soonest
+
+    def _next_due(self, loops: Loops) -> float:
+        """`Loops.next_due` without its locks, since it is asked at every step and there is one thread; and when the
+        threads have something to look at."""
+        queues = [_queue_due(runner.queue) for name, runner in loops.runners.items() if name not in self._gone]
+        soonest = min([*queues, loops._next_resync]) - self.sim.started_at
+        return min(soonest, self._next_look if self._lapsed else self.elector.deadline - self.sim.started_at)
 
     def notify(self, namespace: str, job: str) -> None:
         for changed in self.backend.subscribers:
@@ -255,12 +272,16 @@ class Daemon:
         try:
             return self.loops.attend() > 0
         except Fenced:
-            self.elector.depose()
+            self.elector.depose(self.term)
             return True
 
     def _reconcile(self, loops: Loops) -> bool:
         now = self.sim.clock.monotonic()
-        runners = [runner for runner in loops.runners.values() if _queue_due(runner.queue) <= now]
+        runners = [
+            runner
+            for name, runner in loops.runners.items()
+            if _queue_due(runner.queue) <= now and name not in self._gone and self._works(name)
+        ]
         if len(runners) > 1:
             self.sim.rng.shuffle(runners)
         return any(self._run(runner) for runner in runners)
@@ -275,28 +296,49 @@ class Daemon:
         finally:
             self._reconciles[name] -= 1
 
+    def _works(self, loop: str) -> bool:
+        """Whether the loop's workers go on, as each looks before it takes a key. Who leaves ends the term."""
+        assert self.term is not None
+        if self.elector.holds(self.term):
+            return True
+        self._gone.add(loop)
+        self.elector.depose(self.term)
+        return False
+
     def _follow(self) -> None:
-        """Build or drop the loops as leadership comes and goes."""
+        """Build or drop the loops as leadership comes and goes, as the manager's own thread does."""
+        if self.loops is not None:
+            self._look(self.loops)
+            return
         term = self.elector.term
-        if term is None:
-            if self.loops is not None:
-                self.loops.close()
-                self.loops = None
-        elif self.loops is None and self.informer.synced and self.informer.cache.revision >= term.revision:
+        if term is not None and self.informer.synced and self.informer.cache.revision >= term.revision:
             leases: Mapping[str, Any] = self.sim.leases
             agents = [NodeAgent(name, leases[name]) for name in leases]
             backend: Any = self.backend
+            self.term, self._gone, self._lapsed = term, set(), False
             self.loops = Loops(
                 self.store, self.informer, [backend], agents, self.clock, term,
-                fenced=self.elector.depose, rng=self.sim.rng,
+                fenced=lambda: self.elector.depose(term), rng=self.sim.rng,
             )  # fmt: skip
             self.loops.start()
             self.sim.note(f"leads with token {term.fence.token}")
 
-
-def _next_due(loops: Loops) -> float:
-    """`Loops.next_due` without its locks: asked at every step, and there is one thread."""
-    return min([_queue_due(runner.queue) for runner in loops.runners.values()] + [loops._next_resync])
+    def _look(self, loops: Loops) -> None:
+        """When the term is over, some workers may see it at once and leave; the others do when they are to take a key,
+        and the manager's own thread at its next look, when it drops the loops."""
+        assert self.term is not None
+        now, over = self.sim.now(), not self.elector.holds(self.term)
+        if self._lapsed and not over:
+            raise Violation("revived", f"the term of token {self.term.fence.token} was over, and goes on")
+        if over and not self._lapsed:
+            self._lapsed, self._next_look = True, now + self.sim.rng.uniform(0, LOOK_SECONDS)
+            leaving = self.sim.rng.choice((0.0, 0.5))
+            for name in loops.runners:
+                if self.sim.rng.random() < leaving:
+                    self._works(name)
+        if over and now >= self._next_look:
+            loops.close()
+            self.loops = None
 
 
 def _queue_due(queue: WorkQueue) -> float:

@@ -17,6 +17,7 @@ from cumulus.backends.fake import FakeBackend
 from cumulus.chronos.fake import FakeLeases
 from cumulus.controllers import gc, job, job_objects, job_outcome, job_plan, partition_plan
 from cumulus.controllers.informer import Informer
+from cumulus.controllers.leader import Elector
 from cumulus.store import rules
 from tests.sim.check import check
 from tests.sim.simulation import Outcome
@@ -36,6 +37,11 @@ MUTANTS = (
     Mutant(
         "no-fencing", "the store does not check the fence of a write",
         rules.check_fence, "held != fence.token", "False",
+    ),
+    Mutant(
+        "lapsed-term-revives", "a renewal that comes after the term is over makes it go on",
+        Elector._renew, "in_time = self._held is not None and self._clock.monotonic() < self._deadline",
+        "in_time = self._held is not None",
     ),
     Mutant(
         "status-before-action", "a job is said to run before its workloads are started",

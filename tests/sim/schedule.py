@@ -54,7 +54,8 @@ class Fault:
     """One thing that goes wrong from `at` on.
 
     At a call (the one after `skip` others, from `at` on, whose name begins with `call`; `when` before or after its
-    work): crash, error, pause, interleave. For `seconds` from `at`: errors, lag, expire, cut, reboot, reports, notices.
+    work): crash, error, pause (of the whole daemon), late (of that call alone: the daemon's other threads go on),
+    interleave. For `seconds` from `at`: errors, lag, expire, cut, reboot, reports, notices.
     At once: jump.
     """
 
@@ -76,7 +77,7 @@ class Fault:
         return " ".join([*parts, self.target]).rstrip()
 
 
-AT_CALLS = ("crash", "error", "pause", "interleave")
+AT_CALLS = ("crash", "error", "pause", "late", "interleave")
 
 
 @dataclass(frozen=True)
@@ -240,6 +241,10 @@ def _fault(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
             held = _at_call(rng, at, "pause", seconds=rng.choice((0.05, 1.0, 7.0, 15.0, 15.0, 25.0)))
             # Half of them just before a look at the world, which then is newer than what the daemon knows.
             return replace(held, call=rng.choice(LOOKS), when="before") if rng.random() < 0.5 else held
+        case "late":
+            # A renewal that comes too late, by little or much; or any other call.
+            held = _at_call(rng, at, "late", seconds=rng.choice((4.1, 4.2, 4.4, 5.5, 9.0)))
+            return replace(held, call="store.write update Lease", skip=0) if rng.random() < 0.7 else held
         case "interleave":
             return _at_call(rng, at, "interleave", amount=rng.choice((1, 3, 8, 20)))
         case "errors":
@@ -260,7 +265,8 @@ def _fault(rng: random.Random, nodes: int, moments: list[float]) -> Fault:
 
 
 _KINDS = (
-    "crash", "crash", "crash", "error", "error", "error", "pause", "pause", "pause", "interleave", "interleave",
+    "crash", "crash", "crash", "error", "error", "error", "pause", "pause", "pause", "late", "late",
+    "interleave", "interleave",
     "errors", "lag", "lag", "lag", "cut", "cut", "cut", "cut", "reboot", "reports", "notices", "jump",
 )  # fmt: skip
 

@@ -167,6 +167,11 @@ class Simulation:
                 daemon.paused = False
                 daemon.interrupted = True
                 self.note("goes on")
+            case "late" if len(self.stack) < DEPTH:
+                self.note(f"waits {fault.seconds:g} s {where}, its other threads do not")
+                self._loop(self.now() + fault.seconds)
+                daemon.interrupted = True
+                self.note("the wait is over")
             case "interleave" if len(self.stack) < DEPTH:
                 self.note(f"lets others go first {where}")
                 for _ in range(int(fault.amount)):

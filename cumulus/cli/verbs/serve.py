@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +123,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         _start_monitor(ledger)
         manager = Manager(
             store, backends, [agent], connect=_connector(home), ready=_report(home, store, commands),
-            workers=_threads(workers), cluster=None if swarm is None else swarm.members,
+            troubled=_troubled, workers=_threads(workers), cluster=None if swarm is None else swarm.members,
             cluster_user=os.environ.get("SWARM_SSH_USER") or "root",
         )  # fmt: skip
         manager.run(stop)
@@ -224,6 +224,12 @@ def _report(home: Path, store: Store, commands: Keeper) -> Callable[[Role], None
             notify(READY="1", STATUS=f"stands by on {home} for {leader}")
 
     return ready
+
+
+def _troubled(troubles: Sequence[str]) -> None:
+    """The log has said it. A service manager shows it as the daemon's status."""
+    said = f"not ready: {'; '.join(troubles)}" if troubles else "makes progress again"
+    notify(STATUS=said)
 
 
 def holder(store: Store) -> str:

@@ -1,0 +1,85 @@
+"""File locks: waits with a bound, and the name of who holds one too long. Standard library only.
+
+A process that was stopped (SIGSTOP, a debugger, a frozen container) keeps its locks. Whoever waits must not do so for
+ever or in silence, and a person must learn which process to look at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+_PAUSE = 0.005
+
+
+def acquire(descriptor: int, seconds: float) -> bool:
+    """Take the exclusive flock; False where others held it for all of these seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_PAUSE)
+
+
+def holders(*paths: str | os.PathLike[str]) -> list[int]:
+    """The processes that hold a lock on one of the files, other than this one, as far as the kernel shows them.
+
+    The files are not opened: closing one would drop the POSIX locks that this process holds on it (fcntl(2))."""
+    wanted = set()
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        wanted.add((f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}", str(found.st_ino)))
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            # 1: POSIX  ADVISORY  WRITE 4711 fe:01:1234 0 EOF. Lines with "->" wait.
+            lines = [words for line in file if "->" not in (words := line.split()) and len(words) >= 8]
+    except OSError:
+        return []
+    held = [(int(words[4]), *words[5].rpartition(":")[::2]) for words in lines]
+    inodes = {inode for _, inode in wanted}
+    pids = {pid for pid, device, inode in held if (device, inode) in wanted}
+    # Some file systems show another device here than to stat(2).
+    pids = pids or {pid for pid, _, inode in held if inode in inodes}
+    return sorted(pid for pid in pids - {os.getpid()} if pid > 0)
+
+
+def described(pids: list[int]) -> str:
+    """Those processes, for a message: `process 4711 (cumulus), which is stopped`."""
+    return " and ".join(map(_described, pids[:3])) if pids else "another process"
+
+
+def hint(pids: list[int], path: str | os.PathLike[str]) -> str:
+    """What to do about them."""
+    halted = [pid for pid in pids if is_stopped(pid)]
+    if halted:
+        numbers = " ".join(map(str, halted))
+        return f"let it go on with `kill -CONT {numbers}`, or end it with `kill -KILL {numbers}`: jobs go on without it"
+    return "try again; look at that process if it lasts" if pids else f"see who holds it with `fuser {path}`"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process was stopped, by a signal or a debugger."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except OSError:
+        return False
+    # The name in parentheses may hold anything.
+    return line[line.rfind(b")") + 2 :][:1] in (b"T", b"t")
+
+
+def _described(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            name = "".join(c if c.isprintable() else "?" for c in file.read().strip())
+    except OSError:
+        name = "?"
+    return f"process {pid} ({name}){', which is stopped' if is_stopped(pid) else ''}"
