@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, cgroup, enforce, records, strays, watchdog
+from cumulus.chronos import audit, cgroup, enforce, records, slots, strays, watchdog
 from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.database import Database
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
@@ -38,6 +38,7 @@ _LOOK_AGAIN = 0.01
 _LOOK_AGAIN_AT_MOST = 0.1
 _SESSION = "INSERT OR IGNORE INTO session VALUES (?, ?, ?)"
 _HOUSEKEEPING = 2.0
+_TIDY_SLOTS = 600.0
 _FORGET_AT_ONCE = 1000
 _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
@@ -87,6 +88,7 @@ class Monitor:
         self._flushing: Future[int] | None = None
         self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
+        self._next_tidying = 0.0
         self._caretaker = Caretaker(ledger.home, self._clock, self._say) if lasting else None
 
     def step(self) -> float:
@@ -269,6 +271,7 @@ class Monitor:
             self._remember_sessions()
             self._end_strays()
             self._forget()
+            self._tidy_slots(now)
             if self._caretaker is not None:
                 self._caretaker.look()
 
@@ -309,6 +312,18 @@ class Monitor:
         if oldest is not None and oldest < before:
             with self._database.write(durable=False) as tx:
                 records.forget(tx, before, _FORGET_AT_ONCE)
+
+    def _tidy_slots(self, now: float) -> None:
+        if now < self._next_tidying:
+            return
+        self._next_tidying = now + _TIDY_SLOTS
+        with self._database.read() as db, suppress(OSError):
+            moment = Moment.read(self._clock)
+            slots.tidy(
+                self._database.home,
+                lambda lease: records.find_lease(db, lease, moment) is not None,
+                self._clock.now().timestamp(),
+            )
 
     def _pause(self) -> float:
         now = self._clock.monotonic()

@@ -1,16 +1,24 @@
-"""Gives a container the device nodes of the GPUs it leased: an OCI runtime before runc, for GPUs of all vendors.
+"""Gives a container the device nodes of the GPUs it leased, once: an OCI runtime before runc, for GPUs of all vendors.
 
-    dockerd -> chronos-runtime create --bundle DIR ID -> (config.json gets the devices) -> runc
+    dockerd -> chronos-runtime create --bundle DIR ID -> (its slot is taken, config.json gets the devices) -> runc
+    dockerd -> chronos-runtime delete ID -> (its log is kept) -> runc
 
 Docker's services take no --device, and the vendors' own runtimes exist for NVIDIA and AMD alone. As the engine's
 default runtime this serves services and plain containers alike. A container says what it leased in CHRONOS_DEVICES:
 device ids as `chronos_cli devices` shows them, separated by commas; NVIDIA's GPUs by UUID in NVIDIA_VISIBLE_DEVICES,
-as with NVIDIA's own runtime, and with them the driver's libraries. Standard library only; other calls go to runc
-untouched.
+as with NVIDIA's own runtime, and with them the driver's libraries.
+
+A container with a CHRONOS_SLOT starts only where no other one has had that slot, so that a replica of an attempt runs
+once on its lease, whatever the engine is told. An engine that is stopped removes the containers of a Swarm's tasks with
+their logs, so those stay under a second name: CHRONOS_HOME/slots says where (`cumulus.chronos.slots` tidies up).
+Standard library only; other calls go to runc untouched.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -18,12 +26,22 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "CHRONOS_DEVICES"
 NVIDIA_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
+SLOT_VARIABLE = "CHRONOS_SLOT"
+"""The replica of an attempt that the container is: used once on this node."""
+LEASES_VARIABLE = "CHRONOS_PARTITION_ID"
+
+SLOTS = "slots"
+"""In CHRONOS_HOME: taken/DIGEST a slot that was used, logs/CONTAINER where a container's log is."""
+TAKEN, LOGS = "taken", "logs"
+KEPT = "chronos-logs"
+"""Beside the engine's own directory `containers`, so on the same disk: the logs of containers that have ended."""
+
 NVIDIA_LIBRARIES = "/usr/local/lib/chronos/nvidia"
 """Where a container finds the driver's libraries."""
 
@@ -43,18 +61,56 @@ _NVIDIA_LIBRARY = re.compile(
 def main(arguments: Sequence[str]) -> int:
     """Prepare the bundle where a container is made, then become runc. Returns only where that fails."""
     bundle = _bundle(arguments)
+    home = Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
     if bundle is not None:
         try:
-            prepare(bundle / "config.json")
+            prepare(bundle / "config.json", home)
+            take_slot(bundle / "config.json", arguments[-1], home)
         except (OSError, ValueError, KeyError) as error:
-            print(f"chronos-runtime: {error}", file=sys.stderr)
+            _say(f"chronos-runtime: {error}", arguments)
             return 1
+    elif "delete" in arguments:
+        with contextlib.suppress(OSError):
+            keep_log(arguments[-1], home)
     runc = os.environ.get("CHRONOS_RUNC") or RUNC
     try:
         os.execvp(runc, [runc, *arguments])
     except OSError as error:
-        print(f"chronos-runtime: {runc} cannot be run: {error.strerror}", file=sys.stderr)
+        _say(f"chronos-runtime: {runc} cannot be run: {error.strerror}", arguments)
     return 127
+
+
+def take_slot(path: Path, container: str, home: Path) -> None:
+    """Note that the container has its slot. Raises ValueError where one had it before, however that ended."""
+    config = json.loads(path.read_text())
+    given = _given(config)
+    slot = given.get(SLOT_VARIABLE, "")
+    if not slot:
+        return
+    taken = home / SLOTS / TAKEN / hashlib.sha256(slot.encode()).hexdigest()
+    leases = [lease for lease in given.get(LEASES_VARIABLE, "").split(",") if lease]
+    note = {"slot": slot, "container": container, "leases": leases}
+    try:
+        _write_once(taken, json.dumps(note))
+    except FileExistsError:
+        raise ValueError(f"{slot} was started on this node before: a lease runs its program once") from None
+    if directory := _engines_directory(config, container):
+        _write_once(home / SLOTS / LOGS / container, directory)
+
+
+def keep_log(container: str, home: Path) -> None:
+    """Give what a container wrote, which has ended, names that stay when its engine removes it: 0, 1, … by age."""
+    note = home / SLOTS / LOGS / container
+    try:
+        directory = Path(note.read_text())
+    except FileNotFoundError:
+        return
+    files = sorted(directory.glob(f"{container}-json.log*"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    kept = directory.parent.parent / KEPT / container
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for number, file in enumerate(files):
+        with contextlib.suppress(FileExistsError):
+            os.link(file, kept / str(number))
 
 
 def prepare(
@@ -158,10 +214,51 @@ def _add_driver(config: dict[str, Any], libraries: dict[str, str]) -> None:
 
 def _wanted(config: dict[str, Any]) -> Sequence[str]:
     """What was leased. NVIDIA's `all`, which images set of themselves, is no lease."""
-    env = (config.get("process") or {}).get("env") or ()
-    given = dict(variable.partition("=")[::2] for variable in env)
+    given = _given(config)
     nvidia = [id for id in given.get(NVIDIA_VARIABLE, "").split(",") if _NVIDIA.fullmatch(id)]
     return [*nvidia, *filter(None, given.get(VARIABLE, "").split(","))]
+
+
+def _say(error: str, arguments: Sequence[str]) -> None:
+    """Also where the engine reads what went wrong: in runc's log, as JSON."""
+    print(error, file=sys.stderr)
+    log = next((after for word, after in itertools.pairwise(arguments) if word == "--log"), "")
+    if log:
+        with contextlib.suppress(OSError), open(log, "a") as file:
+            file.write(json.dumps({"level": "error", "msg": error}) + "\n")
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, str]:
+    env = (config.get("process") or {}).get("env") or ()
+    return dict(variable.partition("=")[::2] for variable in env)
+
+
+def _engines_directory(config: Mapping[str, Any], container: str) -> str:
+    """Where the engine has the container's files, its log among them: from there it mounts the host's name."""
+    for mount in config.get("mounts") or ():
+        source = Path(mount.get("source", ""))
+        if mount.get("destination") == "/etc/hostname" and source.parent.name == container:
+            return str(source.parent)
+    return ""
+
+
+def _write_once(path: Path, text: str) -> None:
+    """A whole file, durably, where none was. Raises FileExistsError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _entry(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,7 +274,7 @@ def _entry(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _bundle(arguments: Sequence[str]) -> Path | None:
     """The bundle of a call that makes a container; None for other calls."""
-    if "create" not in arguments and "run" not in arguments:
+    if not {"create", "run", "restore"}.intersection(arguments):
         return None
     for index, word in enumerate(arguments):
         if word in ("--bundle", "-b") and index + 1 < len(arguments):

@@ -144,6 +144,12 @@ class Node:
     def heal(self) -> None:
         self._on_switch("link", "set", self._port, "up")
 
+    def shell(self, command: str, timeout: float = 60) -> tuple[int, str, str]:
+        """Exit status, output and errors of a shell command on the node, however it ends."""
+        words = [*self._enter(), "sh", "-c", command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
+        return done.returncode, done.stdout, done.stderr
+
     def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run a command on the node."""
         return run(*self._enter(), *command, check=check, timeout=timeout)

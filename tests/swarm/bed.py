@@ -12,9 +12,11 @@ from typing import Any
 from cumulus.backends.base import Workload
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.shell import ShellEngine
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
 from tests.lab.lab import Lab
+from tests.lab.node import Node
 
 IMAGE = "cumulus-test:1"
 """busybox, imported on every node."""
@@ -29,7 +31,7 @@ class SwarmBed(Bed):
         self.instance = uuid.uuid4().hex[:8]
         self.secrets = SecretStore(directory / "secrets")
         self.options = options
-        self._engines = {name: Engine([node.socket]) for name, node in lab.nodes.items()}
+        self._engines = {name: ShellEngine(Inside(node)) for name, node in lab.nodes.items()}
         self.backend: SwarmBackend = self.open()
 
     def open(self, engine: Engine | None = None, **more: Any) -> SwarmBackend:
@@ -95,8 +97,17 @@ class SwarmBed(Bed):
             engine.remove_service(service["ID"])
         for secret in engine.secrets([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_secret(secret["ID"])
-        for made in (engine, *self._engines.values()):
-            made.close()
+        engine.close()
+
+
+class Inside:
+    """A shell on a node of the lab."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
+        return self._node.shell(command, seconds)
 
 
 def all_heed(masks: Sequence[int]) -> bool:

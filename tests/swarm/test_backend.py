@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from cumulus.backends.swarm.engine import Engine
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.conformance import Behaviour
 from tests.lab.lab import Lab
+from tests.lab.node import LabError
 from tests.swarm.bed import IMAGE, SwarmBed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
@@ -203,18 +205,35 @@ def test_somebody_removes_the_service(bed: SwarmBed) -> None:
     bed.backend.start(work)
     assert not bed.services(), "it is not started again"
     bed.backend.remove(work.name)
-    assert b"went with the service" in bed.log(work)
+    assert b"the log is gone: somebody removed its service" in bed.log(work)
 
 
-def test_somebody_scales_the_service(bed: SwarmBed) -> None:
-    """One container a lease: a second one is ended at once."""
-    work = started(bed, bed.work(*LONG))
+@pytest.fixture
+def counted(bed: SwarmBed, tmp_path: Path) -> tuple[Workload, Path]:
+    """A run, and the file to which each start of its program adds a line."""
+    (tmp_path / "shared").mkdir()
+    script = "trap 'exit 143' TERM; echo start >> /s/starts; while :; do sleep 0.1; done"
+    work = bed.work("sh", "-c", script, mounts=(Mount(str(tmp_path / "shared"), "/s"),))
+    started(bed, work)
+    return work, tmp_path / "shared" / "starts"
+
+
+def test_somebody_scales_the_service(bed: SwarmBed, counted: tuple[Workload, Path]) -> None:
+    """One start a lease: no copy gets onto the node, whatever its runtime, and the run goes on."""
+    work, starts = counted
     id = bed.service(work)["ID"]
     bed.lab.manager.docker("service", "scale", "--detach", f"{id}=3")
+
+    def others() -> list[str]:
+        tasks = bed.backend.engine.tasks({"service": [id]})
+        return [task["Status"].get("Err", "") for task in tasks if task["Status"]["State"] != "running"]
+
+    bed.until(lambda: ["max replicas per node" in error for error in others()] == [True, True])
     bed.until(lambda: bed.seen(work) and bed.service(work)["Spec"]["Mode"]["Replicated"]["Replicas"] == 1)
-    assert "ServiceScaled" in {f.reason for f in bed.backend.findings()}
-    worker = bed.lab.nodes["worker1"]
-    bed.until(lambda: len(worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}").split()) <= 1)
+    bed.until(lambda: not others())
+    assert {f.reason for f in bed.backend.findings()} == {"ServiceScaled"}
+    assert bed.seen(work).state is State.RUNNING
+    assert starts.read_text() == "start\n"
 
 
 def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,14 +243,47 @@ def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pyte
     assert bed.finish(work).reason == "Lost"
 
 
-def test_somebody_updates_the_service(bed: SwarmBed) -> None:
-    """Swarm replaces the task: the new one is no attempt of ours, and is ended."""
-    work = started(bed, bed.work(*LONG))
-    bed.lab.manager.docker("service", "update", "--detach", "--env-add", "X=1", bed.service(work)["ID"])
-    end = bed.finish(work)
-    assert end.reason == "Lost"
+def test_somebody_updates_the_service(bed: SwarmBed, counted: tuple[Workload, Path]) -> None:
+    """Swarm replaces the task: the node refuses the new one before its first instruction, and the run is over."""
+    work, starts = counted
+    id = bed.service(work)["ID"]
+    bed.lab.manager.docker("service", "update", "--detach", "--env-add", "X=1", id)
+
+    def refused() -> bool:
+        tasks = bed.backend.engine.tasks({"service": [id]})
+        return any("was started on this node before" in task["Status"].get("Err", "") for task in tasks)
+
+    bed.until(refused)
+    assert bed.finish(work).reason == "Lost"
     worker = bed.lab.nodes["worker1"]
     assert not worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}")
+    assert starts.read_text() == "start\n"
+
+
+def test_somebody_starts_the_container_again(bed: SwarmBed, counted: tuple[Workload, Path]) -> None:
+    work, starts = counted
+    worker = bed.lab.nodes["worker1"]
+    id = worker.docker("ps", "-q", "--filter", f"label={spec.WORKLOAD}={work.name}").strip()
+    worker.docker("kill", id)
+    bed.finish(work)
+    with pytest.raises(LabError, match="was started on this node before"):
+        worker.docker("start", id)
+    assert starts.read_text() == "start\n"
+
+
+def test_an_engine_that_is_stopped_takes_no_log_along(bed: SwarmBed) -> None:
+    """It ends and removes all containers of a Swarm, and says of each that there is no such container."""
+    worker = bed.lab.nodes["worker1"]
+    script = "trap 'sleep 0.2; echo saved; exit 0' TERM; seq 1 2000; echo up >&2; while :; do sleep 0.1; done"
+    work = started(bed, bed.work("sh", "-c", script))
+    worker.kill_engine(signal.SIGTERM)
+    worker.start_engine()
+    end = bed.finish(work)
+    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Lost", None)
+    assert "the engine on worker1 was stopped" in end.message
+    assert [f.reason for f in bed.backend.findings()] == ["EngineStopped"]
+    bed.backend.remove(work.name)
+    assert sorted(bed.log(work).split()) == sorted([*(b"%d" % n for n in range(1, 2001)), b"up", b"saved"])
 
 
 def test_services_of_others_are_left_alone(bed: SwarmBed) -> None:

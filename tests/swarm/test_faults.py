@@ -151,13 +151,18 @@ def test_a_worker_that_lost_its_power_fails_nobody(control: Control, whole: Lab)
     settled(control)
 
 
-def test_an_engine_that_was_killed_fails_nobody(control: Control, whole: Lab) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_engine_that_ends_fails_nobody(control: Control, whole: Lab, how: signal.Signals) -> None:
     worker = whole.nodes["worker1"]
-    control.apply(job("engine", "sleep 15; echo done", duration="100s", gpu=on("worker1")))
+    script = f"echo attempt $CUMULUS_ATTEMPT; [ $CUMULUS_ATTEMPT != 1 ] || {{ {LOOP}; }}"
+    control.apply(job("engine", script, duration="100s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "engine")
-    worker.kill_engine()
+    worker.kill_engine(how)
     worker.start_engine()
     control.ok("wait", "gpujob/engine", "--for=condition=Succeeded", "--timeout=200s")
+    assert [a["reason"] for a in control.attempts("engine")] == ["Lost", "Completed"]
+    assert "Lost" in control.reasons()
+    assert control.ok("logs", "engine", "--attempt", "1").startswith("attempt 1\nup\n")
     settled(control)
 
 

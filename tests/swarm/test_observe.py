@@ -51,6 +51,9 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
     (task("shutdown", 143), Facts(stopped=True), (State.FAILED, "Stopped")),
     (task("shutdown", 143), Facts(), (State.FAILED, "Lost")),
     (task("orphaned"), Facts(), (State.FAILED, "Lost")),
+    (task("failed", 0, "No such container: default-job.1.x"), Facts(), (State.FAILED, "Lost")),
+    (task("failed", 0, "No such container: x"), Facts(lease="expired"), (State.FAILED, "LeaseExpired")),
+    (task("failed", 127, "starting container failed: exec"), Facts(), (State.FAILED, "StartError")),
     (task("failed", error="starting container failed: no such file"), Facts(), (State.FAILED, "Lost")),
 ])  # fmt: skip
 def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
@@ -110,6 +113,12 @@ def test_a_nodes_engine_tells_when_a_checkpoint_was_written(tmp_path: Path) -> N
     assert engine.written("c1", "/data/not-there") == ""
     assert engine.written("c1", "/gone") is None
     assert engine.written("c1", "/elsewhere") is None
+
+
+def test_a_code_that_no_program_gave_is_none() -> None:
+    """Swarm has 0 there where it does not know."""
+    assert task("failed", 0, "No such container: x").exit_code is None
+    assert task("complete", 0).exit_code == 0
 
 
 @pytest.mark.parametrize("state", ["new", "pending", "assigned", "accepted", "preparing", "ready", "starting"])

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.chronos import runtime
+from cumulus.chronos import runtime, slots
+from cumulus.chronos.fake import fake_device
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.monitor import Monitor
+from cumulus.clock import FakeClock
 from tests.swarm.bed import SwarmBed
 from tests.swarm.test_backend import lease
 
@@ -109,6 +115,90 @@ def test_an_nvidia_gpu_without_its_driver_starts_nothing(
     (tmp_path / "driver" / "ldconfig").write_text("#!/bin/sh\n")
     with pytest.raises(ValueError, match="NVIDIA's driver is not in the loader's cache"):
         runtime.prepare(config(tmp_path, f"NVIDIA_VISIBLE_DEVICES={UUIDS[0]}"), **nvidia)
+
+
+CONTAINER = "c" * 64
+
+
+def slot(tmp_path: Path, name: str = "default.train.uid-a1-r0", lease: str = "l-1") -> Path:
+    """The configuration of a container with that slot, whose engine has its files in engine/containers/CONTAINER."""
+    path = config(tmp_path, f"CHRONOS_SLOT={name}", f"CHRONOS_PARTITION_ID={lease}")
+    directory = tmp_path / "engine" / "containers" / CONTAINER
+    directory.mkdir(parents=True, exist_ok=True)
+    made = json.loads(path.read_text())
+    made["mounts"] = [{"destination": "/etc/hostname", "source": f"{directory}/hostname"}]
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_a_slot_is_used_once(tmp_path: Path) -> None:
+    """By any container, the same one included: an engine can start one that has ended again."""
+    home = tmp_path / "home"
+    runtime.take_slot(slot(tmp_path), CONTAINER, home)
+    for container in (CONTAINER, "d" * 64):
+        with pytest.raises(ValueError, match=r"default\.train\.uid-a1-r0 was started on this node before"):
+            runtime.take_slot(slot(tmp_path), container, home)
+    runtime.take_slot(slot(tmp_path, "default.train.uid-a2-r0"), "e" * 64, home)
+    runtime.take_slot(config(tmp_path, "A=1"), "f" * 64, home)
+
+
+def test_a_refusal_is_told_where_the_engine_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CHRONOS_RUNC", "true")
+    monkeypatch.chdir(tmp_path)
+    runtime.take_slot(slot(tmp_path), "first", tmp_path / "home")
+    log = tmp_path / "log.json"
+    words = ["--log", str(log), "--log-format", "json", "create", "--bundle", str(tmp_path), CONTAINER]
+    assert runtime.main(words) == 1
+    assert "was started on this node before" in json.loads(log.read_text())["msg"]
+
+
+def test_a_log_outlives_its_container(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    runtime.take_slot(slot(tmp_path), CONTAINER, home)
+    files = tmp_path / "engine" / "containers" / CONTAINER
+    for age, (name, text) in enumerate([("json.log.1", "old\n"), ("json.log", "new\n")]):
+        (files / f"{CONTAINER}-{name}").write_text(text)
+        os.utime(files / f"{CONTAINER}-{name}", (age, age))
+    runtime.keep_log(CONTAINER, home)
+    with (files / f"{CONTAINER}-json.log").open("a") as log:
+        log.write("what the engine had yet to write\n")
+    shutil.rmtree(files)
+    kept = tmp_path / "engine" / "chronos-logs" / CONTAINER
+    assert [(kept / name).read_text() for name in ("0", "1")] == ["old\n", "new\nwhat the engine had yet to write\n"]
+    runtime.keep_log("another", home)
+
+
+def test_slots_and_logs_go_when_nobody_can_want_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    runtime.take_slot(slot(tmp_path), CONTAINER, home)
+    (tmp_path / "engine" / "containers" / CONTAINER / f"{CONTAINER}-json.log").write_text("x" * 100)
+    runtime.keep_log(CONTAINER, home)
+    kept = tmp_path / "engine" / "chronos-logs" / CONTAINER
+    day = slots.REMEMBERED + 60
+
+    def tidied(known: bool, after: float) -> tuple[bool, bool]:
+        slots.tidy(home, lambda lease: known, time.time() + after)
+        return any((home / "slots" / "taken").iterdir()), kept.exists()
+
+    assert tidied(known=False, after=0) == (True, True)
+    assert tidied(known=True, after=day) == (True, True), "a lease that lives, a container that is there"
+    shutil.rmtree(tmp_path / "engine" / "containers" / CONTAINER)
+    assert tidied(known=True, after=0) == (True, True), "a day for whoever wants to read it"
+    monkeypatch.setattr(slots, "KEPT_BYTES", 10)
+    assert tidied(known=True, after=0) == (True, False), "too much is kept"
+    assert tidied(known=False, after=day) == (False, False)
+
+
+def test_the_monitor_tidies_slots_up(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "home", FakeClock(), lambda: [fake_device()])
+    ledger.list()
+    runtime.take_slot(slot(tmp_path), CONTAINER, ledger.home)
+    taken = ledger.home / "slots" / "taken"
+    # Of long before the fake clock's time.
+    os.utime(next(taken.iterdir()), (0, 0))
+    Monitor(ledger).step()
+    assert not list(taken.iterdir())
 
 
 @pytest.mark.docker

@@ -13,6 +13,7 @@ from typing import Any
 from cumulus.backends.base import Workload
 from cumulus.backends.process.environment import fixed_environment
 from cumulus.chronos import enforce
+from cumulus.chronos.runtime import SLOT_VARIABLE
 
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
 """What holds on the node but not in a container."""
@@ -29,6 +30,7 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables = enforce.merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
     fixed = fixed_environment(workload, workload.checkpoint_path, None)
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
+    variables[SLOT_VARIABLE] = workload.name
     return variables, _mounts({name: value for name, value in prepared.items() if name in variables})
 
 

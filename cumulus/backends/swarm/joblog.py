@@ -44,8 +44,8 @@ class JobLogs:
             return
         try:
             logs.save(record, self._fetcher(record), self._redactor(record), self._kept)
-        except NoSuch:
-            logs.write(record, b"[cumulus: the log went with the service, which somebody removed]\n")
+        except NoSuch as error:
+            logs.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
         except BackendError as error:
             end = record.end()
             finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
@@ -80,10 +80,13 @@ class JobLogs:
         A node that is down makes the manager hang (moby#38640, #37336), so it is not asked for its logs then."""
         tasks = observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
         if not tasks:
-            raise NoSuch(f"no task of {record.name} is there")
+            raise NoSuch("somebody removed its service")
         run, _ = run_of(record, tasks)
         if not run.container:
             return lambda since: b""
+
+        if run.container_gone:
+            return lambda since: self._kept_on_node(record, run, since)
 
         def fetch(since: float) -> bytes:
             member = self._members.by_id(run.node_id)
@@ -104,6 +107,14 @@ class JobLogs:
             return engine.container_log(run.container, since)
 
         return fetch
+
+    def _kept_on_node(self, record: Record, run: observe.Task, since: float) -> bytes:
+        """What the node kept of a container that its engine removed."""
+        engine = self._node_engine(record.start["node"])
+        kept = None if engine is None else engine.kept_log(run.container, since)
+        if kept is None:
+            raise NoSuch("the engine was stopped, and removed it with its container")
+        return kept
 
     def _redactor(self, record: Record) -> Redactor:
         return Redactor(self._services.secret_values(record))

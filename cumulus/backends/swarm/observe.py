@@ -20,8 +20,10 @@ _UNPLACED = frozenset({"new", "allocated", "pending"})
 _INTERRUPTED = (137, 143, 255)
 """Exit codes by SIGKILL and SIGTERM, and what an engine says of containers that it finds dead when it starts."""
 
-_ENGINE_LOST = ("no such container", "context canceled", "agent", "connection", "starting container failed")
+_ENGINE_LOST = ("context canceled", "agent", "connection", "starting container failed")
 
+_GONE = "no such container"
+"""What an engine says of a task whose container it removed itself: with a Swarm it does so whenever it is stopped."""
 
 NO_IMAGE = "No such image"
 """What a node says that neither has an image nor could pull it."""
@@ -49,7 +51,9 @@ class Task:
         container = status.get("ContainerStatus") or {}
         state = str(status.get("State", "new"))
         code = container.get("ExitCode")
-        ran = bool(container.get("ContainerID")) and state not in ("rejected", "orphaned")
+        # A task that failed without a code of its program's has 0 there.
+        unknown = state in ("rejected", "orphaned") or (state == "failed" and code == 0)
+        ran = bool(container.get("ContainerID")) and not unknown
         return cls(
             id=task["ID"], node_id=task.get("NodeID", ""), state=state, desired=str(task.get("DesiredState", "")),
             error=str(status.get("Err", "")), exit_code=code if ran and state in TERMINAL else None,
@@ -61,6 +65,17 @@ class Task:
     @property
     def terminal(self) -> bool:
         return self.state in TERMINAL
+
+    @property
+    def wanted(self) -> bool:
+        """Whether Swarm runs it, or would."""
+        return not self.terminal and self.desired not in ("shutdown", "remove")
+
+    @property
+    def container_gone(self) -> bool:
+        """Whether its engine ended, and removed the container: how the program ended is not known, and its log is
+        gone but for what the node kept of it."""
+        return self.state == "failed" and _GONE in self.error.lower()
 
     @property
     def placed(self) -> bool:
@@ -115,8 +130,10 @@ def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
         return State.FAILED, "LeaseExpired", f"its lease expired, and it ended with {how}"
     if facts.lease == "released":
         return State.FAILED, "Stopped", f"its lease was released, and it ended with {how}"
+    where = f" on {facts.node}" if facts.node else ""
+    if task.container_gone:
+        return State.FAILED, "Lost", f"the engine{where} was stopped, which ends and removes all containers of a Swarm"
     if task.state in ("shutdown", "orphaned", "remove"):
-        where = f" on {facts.node}" if facts.node else ""
         return State.FAILED, "Lost", f"Swarm ended it{where}: its service was changed, or its node did not answer"
     if facts.restarted and code in _INTERRUPTED:
         return State.FAILED, "Lost", f"the engine of {facts.node} was restarted, and it ended with {how}"

@@ -68,13 +68,15 @@ class Settler:
                 self._find(record, "ServiceChanged", "somebody changed its service: what that started is ended")
                 self._services.end(record)
                 return self.running(record, run)
+            if any(task.wanted for task in others):
+                # Swarm would run it again on its node, once that takes it.
+                self._services.end(record)
             return self._end(record, run)
         stop = record.read(STOP)
         if stop is not None:
             return self._stopping(record, run, stop)
-        if observe.alive(others):
-            self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
-            self._services.unscale(record)
+        if any(task.wanted for task in others):
+            self._put_back(record, run)
         return self._on_node(record, run) if run.placed else self._waiting(record, run)
 
     def running(self, record: Record, run: Task | None = None) -> Observed:
@@ -99,6 +101,14 @@ class Settler:
 
     def never_started(self, record: Record) -> None:
         record.write(END, {"state": State.FAILED.value, "reason": "StartError", "message": "never started"})
+
+    def _put_back(self, record: Record, run: Task) -> None:
+        if run.wanted:
+            self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
+            self._services.unscale(record)
+        else:
+            self._find(record, "ServiceChanged", "somebody changed its service, and Swarm replaces its task: it ends")
+            self._services.end(record)
 
     def _without_task(self, record: Record) -> Observed:
         if not self._services.is_there(record):
@@ -152,7 +162,7 @@ class Settler:
     def _end(self, record: Record, run: Task) -> Observed:
         state, reason, message = observe.ended(run, self._facts(record, run))
         if reason == "Lost":
-            self._find(record, "ServiceEnded", message)
+            self._find(record, "EngineStopped" if run.container_gone else "ServiceEnded", message)
         if reason == "StartError" and observe.NO_IMAGE in message:
             message = f"{message}{self._registry_says(run)}"
         code = run.exit_code
@@ -245,7 +255,8 @@ def _seconds(since: str, until: str) -> float:
 
 
 def run_of(record: Record, tasks: Sequence[Task]) -> tuple[Task, Sequence[Task]]:
-    """The task that is the run, and the others."""
+    """The task that is the run, and the others: the one that was seen to run, else the first that has a node."""
     known = (record.read(RUNNING) or {}).get("task")
-    run = next((task for task in tasks if task.id == known), tasks[0])
+    first = next((task for task in tasks if task.placed), tasks[0])
+    run = next((task for task in tasks if task.id == known), first)
     return run, [task for task in tasks if task is not run]

@@ -115,7 +115,8 @@ def service(
             "ContainerSpec": container,
             "Resources": _resources(workload),
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
-            "Placement": {"Constraints": [f"node.id=={node_id}"]},
+            # On its one node there is never a second task beside the first, whatever people scale it to.
+            "Placement": {"Constraints": [f"node.id=={node_id}"], "MaxReplicas": 1},
             "LogDriver": _log_driver(kept),
         },
         "Mode": {"Replicated": {"Replicas": 1}},

@@ -27,25 +27,25 @@ case $manager in *:*) ;; *) manager=$manager:2377 ;; esac
 steps=''
 step() { steps="$steps  $1
 "; }
-install='' runtime='' join='' gpu=''
+here=$(dirname "$(readlink -f "$0")")
+installed=/usr/local/lib/cumulus/chronos_runtime.py
+install='' runtime='' join=''
 if ! command -v docker >/dev/null 2>&1; then
   command -v apt-get >/dev/null 2>&1 || fail "there is no Docker engine; install one first"
   install=1
   step "install the engine: apt-get install docker.io"
 fi
-if [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; then
-  if ! command -v nvidia-ctk >/dev/null 2>&1; then
-    gpu=1
-  elif ! grep -qs '"default-runtime": *"nvidia"' /etc/docker/daemon.json; then
+if { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; } && command -v nvidia-ctk >/dev/null 2>&1; then
+  if ! grep -qs '"default-runtime": *"nvidia"' /etc/docker/daemon.json; then
     runtime=nvidia
     step "make NVIDIA's runtime Docker's default: nvidia-ctk runtime configure --set-as-default"
   fi
-elif ls /dev/dri/renderD* >/dev/null 2>&1; then
-  gpu=1
-fi
-if [ -n "$gpu" ] && ! grep -qs '"default-runtime": *"chronos"' /etc/docker/daemon.json; then
+elif ! docker info --format '{{.DefaultRuntime}}' 2>/dev/null | grep -qx chronos; then
   runtime=chronos
-  step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased"
+  step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased, and starts none twice"
+elif [ -e "$installed" ] && ! cmp -s "$here/../../runtime.py" "$installed"; then
+  runtime=newer
+  step "bring Chronos' runtime up to this version"
 fi
 state=none
 [ -n "$install" ] || state=$(docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null) || fail "the engine does not answer: docker info"
@@ -67,15 +67,13 @@ if [ -z "$yes" ]; then
   case $answer in y | Y | yes) ;; *) fail "nothing was changed" ;; esac
 fi
 [ -z "$install" ] || apt-get install -y -q docker.io
-if [ -n "$runtime" ]; then
-  if [ "$runtime" = nvidia ]; then
-    nvidia-ctk runtime configure --runtime=docker --set-as-default
-  else
-    here=$(dirname "$(readlink -f "$0")")
-    install -D -m 755 "$here/chronos-runtime" /usr/local/lib/cumulus/chronos-runtime
-    install -m 644 "$here/../../runtime.py" /usr/local/lib/cumulus/chronos_runtime.py
-    mkdir -p /etc/docker
-    python3 - <<'PYTHON'
+if [ "$runtime" = chronos ] || [ "$runtime" = newer ]; then
+  install -D -m 755 "$here/chronos-runtime" /usr/local/lib/cumulus/chronos-runtime
+  install -m 644 "$here/../../runtime.py" "$installed"
+fi
+if [ "$runtime" = chronos ]; then
+  mkdir -p /etc/docker
+  python3 - <<'PYTHON'
 import json, pathlib
 path = pathlib.Path("/etc/docker/daemon.json")
 settings = json.loads(path.read_text()) if path.exists() else {}
@@ -83,8 +81,9 @@ settings.setdefault("runtimes", {})["chronos"] = {"path": "/usr/local/lib/cumulu
 settings["default-runtime"] = "chronos"
 path.write_text(json.dumps(settings, indent=2) + "\n")
 PYTHON
-  fi
-  systemctl restart docker
+elif [ "$runtime" = nvidia ]; then
+  nvidia-ctk runtime configure --runtime=docker --set-as-default
 fi
+case $runtime in chronos | nvidia) systemctl restart docker ;; esac
 [ -z "$join" ] || docker swarm join --token "$token" "$manager" >/dev/null || fail "the manager at $manager did not take this machine"
 echo "This machine is a worker of the Swarm. Its labels gpu.count, gpu.0.name… come from the daemon."
