@@ -121,6 +121,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         grace_period=grace(job),
         selector=gpu.selector,
         min_enforcement=job.spec.min_enforcement,
+        placement=job.spec.placement,
         priority=job.spec.priority,
         runtime=runtime(job),
         gang=gang,

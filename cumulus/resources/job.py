@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, FieldError, MemoryShare, Model, Time
 from cumulus.resources.meta import Condition, LabelMap, Resource
+from cumulus.resources.placement import Placement
 
 
 class SecretKeyRef(Model):
@@ -141,6 +142,11 @@ class GPUJobSpec(Model):
     replicas: int = Field(1, ge=1, le=1000, description="Size of the gang: all replicas are placed, or none.")
     resources: HostResources = Field(
         default_factory=HostResources, description="CPU and memory limits of each replica."
+    )
+    placement: Placement = Field(
+        Placement.PACK,
+        description="Pack: on devices that are in use already, so that whole ones stay free for large jobs. Spread: "
+        "each replica on the node that is least loaded by then.",
     )
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(0, description="Higher is placed first.")
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")

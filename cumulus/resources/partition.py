@@ -11,6 +11,7 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Time
 from cumulus.resources.job import DeviceSelector
 from cumulus.resources.meta import Condition, Resource
+from cumulus.resources.placement import Placement
 
 
 class Renewal(Model):
@@ -54,6 +55,11 @@ class GPUPartitionSpec(Model):
     min_enforcement: Enforcement = Field(Enforcement.NONE, description="none, guarded or hard.")
     renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is lengthened before its end.")
     priority: int = Field(0, ge=-(10**9), le=10**9, description="Higher is placed first.")
+    placement: Placement = Field(
+        Placement.PACK,
+        description="Pack: on a device that is in use already, so that whole ones stay free. Spread: on the node that "
+        "is least loaded.",
+    )
     runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
     gang: Gang | None = Field(None, description="Set by the job controller.")
 

@@ -1,18 +1,21 @@
 """Finds slots for all requests of a gang at one moment, or says that there are none.
 
-Groups of a gang go to one node each, on distinct devices of it. Gangs of equal requests, the only ones that the
-job controller makes, are solved exactly and fast; any other by a bounded search.
+Groups of a gang go to one node each, on distinct devices of it: those that leave the least over or, where the gang is
+spread, the least loaded. That preference never decides whether there are seats. Gangs of equal requests, the only ones
+that the job controller makes, are solved exactly and fast; any other by a bounded search.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from cumulus.scheduling.board import Board, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.shape import groups_of, uniform_shape
-from cumulus.scheduling.snapshot import Gang
+from cumulus.scheduling.shape import Uniform, groups_of, uniform_shape
+from cumulus.scheduling.snapshot import FULL_COMPUTE, Gang
 
 SEARCH_STEPS = 5_000
 """Slots that the search for a mixed gang tries before it gives up for this pass."""
@@ -29,11 +32,15 @@ class Seat(NamedTuple):
 def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | None:
     """Seats for the gang's requests, in their order, all from `start` for `length`; None where they don't fit."""
     requests = gang.requests
-    if len(requests) == 1 and start == 0:
+    # Only what is bound now is spread: of a reservation the size counts, and where it goes is chosen when it starts.
+    spread = gang.spread and start == 0
+    if len(requests) == 1 and start == 0 and not spread:
         offer = board.pool(requests[0].demand.filter).best(requests[0].demand, length)
         return [Seat(offer.slot, offer.memory, offer.compute)] if offer else None
     groups, shape = groups_of(gang), uniform_shape(gang)
-    if shape is not None:
+    if shape is not None and spread:
+        found = spread_out(board, shape, length)
+    elif shape is not None:
         offers = board.pool(shape.demand.filter).offers(shape.demand, start, length)
         found = uniform(offers, shape.groups, shape.size)
     else:
@@ -71,6 +78,57 @@ def uniform(offers: Iterable[Offer], groups: int, size: int) -> list[list[Seat]]
     found: list[list[Seat]] = []
     for node, most in room.items():
         found += _spread(nodes[node], min(most, groups - len(found)), size)
+    return found
+
+
+def spread_out(board: Board, shape: Uniform, length: int) -> list[list[Seat]] | None:
+    """Seats from now on for each group in turn on the node that is least loaded by then, there on the devices with
+    the most left. Finds seats just when `uniform` does: how many groups a node holds is the same, whatever goes on
+    others."""
+    demand, groups, size = shape
+    pool = board.pool(demand.filter)
+    nodes = [(board.load(name), name) for name in pool.nodes()]
+    heapify(nodes)
+    offers: dict[str, list[Offer]] = {}
+    room: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    turns: list[str] = []
+    while nodes and len(turns) < groups:
+        _, name = heappop(nodes)
+        if name not in offers:
+            offers[name] = pool.offers_on(name, demand, length)
+            room[name] = _groups_held([offer.times for offer in offers[name]], size, groups)
+        if counts[name] < room[name]:
+            counts[name] += 1
+            turns.append(name)
+            taken = counts[name] * size
+            more = board.load(name, taken * offers[name][0].memory, taken * offers[name][0].compute)
+            heappush(nodes, (more, name))
+    if len(turns) < groups:
+        return None
+    seats = {name: iter(_levelled(offers[name], count, size)) for name, count in counts.items()}
+    return [next(seats[name]) for name in turns]
+
+
+def _levelled(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
+    """Seats on one node that is known to hold them, each group on the devices with the most left to give."""
+    left = [min(offer.times, groups) for offer in offers]
+    taken = [0] * len(offers)
+
+    def fullness(index: int) -> tuple[int, float, int]:
+        offer = offers[index]
+        slot = offer.slot
+        free_memory = (slot.memory - taken[index] * offer.memory) / slot.device.memory_bytes
+        free_compute = (slot.compute - taken[index] * offer.compute) / FULL_COMPUTE
+        return -left[index], -min(free_memory, free_compute), index
+
+    found = []
+    for _ in range(groups):
+        picks = sorted(sorted(range(len(offers)), key=fullness)[:size])
+        for pick in picks:
+            left[pick] -= 1
+            taken[pick] += 1
+        found.append([Seat(offers[pick].slot, offers[pick].memory, offers[pick].compute) for pick in picks])
     return found
 
 

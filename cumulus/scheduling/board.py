@@ -10,6 +10,7 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import cached_property
 from typing import NamedTuple
 
 from cumulus.scheduling import fit
@@ -108,6 +109,15 @@ class Board:
         """The node's slots; none where it takes nothing new."""
         return self._slots.get(name, [])
 
+    def load(self, node: str, memory: int = 0, compute: int = 0) -> float:
+        """How much of the node is taken now, from 0 to 1, of its memory or of its compute, whichever is more; with so
+        much more taken of it."""
+        slots = self._slots[node]
+        whole = sum(slot.device.memory_bytes for slot in slots)
+        free_memory = sum(slot.memory for slot in slots) - memory
+        free_compute = sum(slot.compute for slot in slots) - compute
+        return 1 - min(free_memory / max(1, whole), free_compute / (FULL_COMPUTE * len(slots)))
+
     def slot(self, node: str, device: int) -> Slot:
         """The slot of that device. Raises KeyError."""
         return self._by_place[node, device]
@@ -165,6 +175,13 @@ class Pool:
             ordered.sort()
         self._first: dict[tuple[Demand, int], list[tuple[int, int]]] = {}
 
+    @cached_property
+    def _by_node(self) -> dict[str, list[Slot]]:
+        found: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            found.setdefault(slot.device.node, []).append(slot)
+        return found
+
     def best(self, demand: Demand, length: int) -> Offer | None:
         """The best fit for one share from now for `length` microseconds."""
         self._catch_up()
@@ -190,6 +207,21 @@ class Pool:
                 found.append((key, Offer(slot, memory, compute, times)))
         found.sort()
         return (offer for _, offer in found)
+
+    def nodes(self) -> Iterable[str]:
+        """The nodes that have one of its slots."""
+        return self._by_node
+
+    def offers_on(self, node: str, demand: Demand, length: int) -> list[Offer]:
+        """Every slot of the node that can give the share at least once from now for `length`."""
+        found = []
+        for slot in self._by_node[node]:
+            memory, compute = fit.share_of(demand, slot.device.memory_bytes)
+            free = slot.free(0, length)
+            times = min(free[0] // memory, free[1] // compute)
+            if times > 0:
+                found.append(Offer(slot, memory, compute, times))
+        return found
 
     def earliest(self, demand: Demand, length: int) -> tuple[int, Offer] | None:
         """The earliest start of one share, and where. None where no slot could ever give it.

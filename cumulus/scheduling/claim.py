@@ -14,6 +14,7 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.meta import JOB_LABEL
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
 
 
@@ -59,6 +60,7 @@ class Claim:
     size: int
     group: int
     demand: Demand
+    spread: bool
     duration: float
     grace: float
     priority: int
@@ -95,6 +97,7 @@ def claim_of(partition: GPUPartition) -> Claim:
         size=gang.size if gang is not None else 1,
         group=gang.group if gang is not None else 0,
         demand=_demand_of(partition),
+        spread=spec.placement is Placement.SPREAD,
         duration=_seconds(spec.duration),
         grace=_seconds(spec.grace_period),
         priority=spec.priority,

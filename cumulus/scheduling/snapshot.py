@@ -99,6 +99,8 @@ class Gang:
     since: datetime
     job: str
     user: str
+    spread: bool = False
+    """Over the least loaded nodes, instead of packed. A gang of different requests is packed all the same."""
     started: bool = False
     """Some members are bound already, as after a crash amid the writing: the rest goes first."""
 
@@ -269,6 +271,7 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
         since=first.since or now,
         job=first.job,
         user=first.user,
+        spread=first.spread,
         started=bool(bound),
     )
 

@@ -28,6 +28,7 @@ def _claims(draw: st.DrawFn) -> Claim:
         partition=Key("GPUPartition", "default", f"p{number}"), uid=f"u{number}", holding=holding,
         pending=not holding and draw(st.booleans()), deleting=draw(st.sampled_from((False, False, True))), gang=gang,
         size=draw(st.integers(1, 2)), group=draw(st.integers(0, 1)), demand=draw(st.sampled_from(_DEMANDS)),
+            spread=False,
         duration=60.0, grace=10.0, priority=draw(st.integers(0, 1)),
         since=draw(st.sampled_from((None, NOW, NOW - timedelta(seconds=9)))), job="", user="", node="n0", device=0,
         memory_bytes=1, compute=100, expires_at=None, lease="",

@@ -285,3 +285,46 @@ def test_a_stuck_share_does_not_keep_the_head_from_reserving_elsewhere() -> None
     plan = planned(nodes, stuck, taken, pending("big", "80Gi", age=9), pending("long", "40Gi", duration="3h"))
     assert reserved(plan)["default/big"] == 3600
     assert places(plan) == {"long": "n1/0"}
+
+
+@pytest.mark.parametrize(
+    ("taken", "asked", "where"),
+    [
+        pytest.param({}, ["p"], ["a/0"], id="all are empty: the first"),
+        pytest.param({"a/0": 10}, ["p"], ["b/0"], id="the least loaded node"),
+        pytest.param({"a/0": 10, "b/0": 20, "c/1": 10}, ["p"], ["a/1"], id="there the device with the most left"),
+        pytest.param({"a/0": 10}, ["p", "q", "r", "s"], ["b/0", "c/0", "a/1", "b/1"], id="each sees those before it"),
+        pytest.param({"b/0": 80, "b/1": 61, "c/0": 70, "c/1": 70}, ["p", "q"], ["a/0", "a/1"], id="only where it fits"),
+    ],
+)
+def test_spread_goes_to_the_least_loaded_node(taken: dict[str, int], asked: list[str], where: list[str]) -> None:
+    nodes = [node(name, device(0), device(1)) for name in "abc"]
+    holding = [
+        held(pending(f"h{place}".replace("/", "-")), place[0], int(place[2]), memory=gib, compute=gib * 10)
+        for place, gib in taken.items()
+    ]
+    queue = [pending(name, age=9 - n, placement="Spread") for n, name in enumerate(asked)]
+    assert places(planned(nodes, *holding, *queue)) == dict(zip(asked, where, strict=True))
+
+
+def test_thirty_spread_jobs_share_the_nodes_and_as_many_packed_ones_fill_one_first() -> None:
+    nodes = [node(name, device(0), device(1)) for name in "abc"]
+
+    def counted(placement: str) -> list[int]:
+        queue = [pending(f"p{n:02}", "2%", age=30 - n, placement=placement) for n in range(30)]
+        found = places(planned(nodes, *queue))
+        return [sum(place.startswith(name) for place in found.values()) for name in "abc"]
+
+    assert (counted("Spread"), counted("Pack")) == ([10, 10, 10], [30, 0, 0])
+
+
+def test_the_replicas_of_a_spread_gang_go_to_nodes_of_their_own_while_there_are_any() -> None:
+    nodes = [node(name, device(0), device(1)) for name in "abc"]
+    found = places(planned(nodes, *gang("g", 4, 2, placement="Spread")))
+    assert [found[f"g-r{n}-d0"][0] for n in range(4)] == ["a", "b", "c", "a"]
+    assert all(found[f"g-r{n}-d1"] == found[f"g-r{n}-d0"][0] + "/1" for n in range(4))
+
+
+def test_compute_counts_for_the_load_as_memory_does() -> None:
+    holding = [held(pending("h"), "a", memory=1, compute=900), held(pending("i"), "b", memory=40, compute=500)]
+    assert places(planned([node("a"), node("b")], *holding, pending("p", "5%", placement="Spread"))) == {"p": "b/0"}

@@ -83,7 +83,8 @@ def gangs(draw: st.DrawFn, number: int = 0, *, largest: int = 3) -> Gang:
         for index in range(size)
     )
     since = NOW - timedelta(minutes=1) + timedelta(seconds=number)
-    return Gang(name, requests, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "")
+    spread = draw(st.booleans())
+    return Gang(name, requests, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "", spread)
 
 
 @st.composite

@@ -1,0 +1,12 @@
+"""Where work goes among the nodes that have room for it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Placement(StrEnum):
+    """Pack leaves whole devices and nodes free for large jobs; Spread keeps neighbours apart."""
+
+    PACK = "Pack"
+    SPREAD = "Spread"
