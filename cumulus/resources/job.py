@@ -96,7 +96,9 @@ class Checkpoint(Model):
     succeeded."""
 
     path: str | None = Field(
-        None, description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH."
+        None,
+        description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH. A relative path is "
+        "kept for all attempts, and goes with the job when it is deleted.",
     )
     uri: str | None = Field(
         None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
@@ -126,7 +128,9 @@ class GPUJobSpec(Model):
     )
     args: tuple[str, ...] = Field((), description="Arguments that follow the command.")
     working_dir: str | None = Field(
-        None, description="Directory to start in; a fresh one for each attempt if left out."
+        None,
+        description="Directory to start in. If left out, each replica of each attempt has a new one, whose files go "
+        "with the job when it is deleted, or after its ttlAfterFinished: `describe` shows the path.",
     )
     env: tuple[Env, ...] = Field(
         (),
@@ -155,7 +159,9 @@ class GPUJobSpec(Model):
     )
     checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work over the end of a lease.")
     suspend: bool = Field(False, description="Hold the job: nothing is leased or run while this is true.")
-    ttl_after_finished: Delay | None = Field(None, description="Delete the job this long after it finished.")
+    ttl_after_finished: Delay | None = Field(
+        None, description="Delete the job this long after it finished, and with it the logs and files of its attempts."
+    )
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Self:

@@ -5,6 +5,7 @@ ROOT/runs/NAME            link to the run's directory: everything started and no
 ROOT/events/NAME          its times are set by the supervisor when the run's state changed
 ROOT/trash/               what a purge is deleting
 ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more
+ROOT/jobs/JOB_UID/checkpoint/  of all attempts, where the job gives a relative path
 ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is never started twice
     spec.json             what to run; complete before the directory has its name
     lock                  a record lock, held by the supervisor for its life: at most one, found by its pid;
@@ -29,7 +30,7 @@ FORMAT = 1
 
 RUNS, JOBS, EVENTS, PURGED, TRASH, ROOT_LOCK = "runs", "jobs", "events", "purged", "trash", "lock"
 SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
-WORK, SUPERVISOR_LOG, LOG_PREFIX = "work", "supervisor.log", "log."
+WORK, CHECKPOINT, SUPERVISOR_LOG, LOG_PREFIX = "work", "checkpoint", "supervisor.log", "log."
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk: they pass, and are no fault of the job."""

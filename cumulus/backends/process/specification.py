@@ -109,7 +109,7 @@ def _checkpoint(workload: Workload, job_directory: str) -> tuple[str, list[str]]
     path = workload.checkpoint_path
     if not path or os.path.isabs(path):
         return path, []
-    path = os.path.normpath(os.path.join(job_directory, "checkpoint", path))
+    path = os.path.normpath(os.path.join(job_directory, layout.CHECKPOINT, path))
     if not path.startswith(job_directory + os.sep):
         raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory")
     return path, [os.path.dirname(path)]

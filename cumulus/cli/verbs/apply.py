@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import context, options, printers, terminal
+from cumulus.cli import context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def apply(
     with context.open_store(create=not dry) as store:
         results = engine.apply(store, manifests, dry_run=dry, prune=pruning)
     _show(results, output, " (server dry run)" if dry else "")
+    if not dry:
+        files.tell_of_loss([r.before for r in results if r.action == "pruned" and r.before and r.key.kind == "GPUJob"])
     if not dry and any(result.action != "unchanged" for result in results):
         context.note_if_no_daemon("this takes effect")
 

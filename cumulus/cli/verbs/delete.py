@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from cumulus import paths
-from cumulus.cli import confirm, context, nodes, options, targets, terminal
+from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
 from cumulus.cli.goals import Deleted, Goal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
@@ -60,7 +61,8 @@ def delete(
 ) -> int:
     """Delete objects.
 
-    A running job is ended and its lease given back before it goes. Without a daemon it is only marked.
+    A running job is ended and its lease given back before it goes. Without a daemon it is only marked. The logs of a
+    job and the directories that were made for it go with it; its spec.workingDir and mounts stay.
 
     `all` means jobs and partitions, never nodes. Nodes that --all or a selector finds are asked about where they hold
     leases, are cordoned or were added by hand: nobody brings that back.
@@ -91,7 +93,9 @@ def delete(
         _see_about_nodes(store, keys, ask=several and not yes)
         if grace and any(key.kind == "GPUPartition" for key in keys):
             raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
+        doomed = _jobs(store, keys)
         left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan", grace=grace)]
+        files.tell_of_loss(doomed)
         _finish(store, left, wait, seconds, bool(timeout))
     if ignore_not_found:
         return 0
@@ -161,6 +165,16 @@ def _from_files(store: Store, files: Sequence[str], recursive: bool) -> tuple[li
         except NotFound as error:
             missing.append(error)
     return keys, missing
+
+
+def _jobs(store: Store, keys: Sequence[Key]) -> list[Document]:
+    """Those of the objects that may have files."""
+    found = []
+    for key in keys:
+        if key.kind == "GPUJob":
+            with contextlib.suppress(NotFound):
+                found.append(store.get(key))
+    return found
 
 
 def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> bool:

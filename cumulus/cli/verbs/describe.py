@@ -5,23 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TextIO
 
-from cumulus.cli import damage, options, targets, terminal
+from cumulus.cli import damage, files, options, targets, terminal
 from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
 from cumulus.cli.context import open_store
 from cumulus.cli.table import GAP, cells
 from cumulus.cli.targets import Selection
-from cumulus.clock import Clock, SystemClock, parse_timestamp
+from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp
 from cumulus.errors import NotFound
 from cumulus.resources.key import Document, key_of
-from cumulus.resources.quantity import format_bytes
+from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Query, Store
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 Rows = Sequence[Sequence[str]]
+_DIRECTORIES = 8
+"""Shown of a job at most: the latest."""
 
 
 def describe(
@@ -86,7 +88,7 @@ class Description:
 
     def _job(self) -> None:
         job = self._document
-        self._fields(_job_status(job, self._now))
+        self._fields([*_job_status(job, self._now), *_job_files(job, self._now)])
         self._fields(_job_spec(job), "Spec")
         attempts = [_attempt_row(a, self._now) for a in lookup(job, "status.attempts") or ()]
         self._table("Attempts", ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE"), attempts)
@@ -231,6 +233,25 @@ def _job_status(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
     yield "Completed", _moment(status.get("completionTime"), now)
     failures = status.get("failures") or 0
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
+
+
+def _job_files(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
+    """The directories that were made for its attempts, and when they go."""
+    places = files.working_directories(job)
+    if not places:
+        return
+    shown = [str(place) for place in places[-_DIRECTORIES:]]
+    if len(places) > len(shown):
+        shown.insert(0, f"{len(places) - len(shown)} earlier ones in {files.directory(job)}")
+    ttl, completed = lookup(job, "spec.ttlAfterFinished"), lookup(job, "status.completionTime")
+    when = "with the job, when it is deleted"
+    if ttl and completed:
+        end = timestamp(parse_timestamp(completed) + timedelta(seconds=parse_duration(ttl)))
+        when = f"with the job, at {end} (in {until(end, now)})"
+    elif ttl:
+        when = f"with the job, {ttl} after it finished, or when it is deleted"
+    yield "Directories", "\n".join(shown)
+    yield "Files go", when
 
 
 def _job_spec(job: Document) -> list[tuple[str, str]]:

@@ -41,6 +41,16 @@ class TestCommand:
             work, _ = bed.run("sh", "-c", "ls; pwd; touch was-here; umask", attempt=attempt)
             assert bed.log(work).decode() == f"{bed.run_directory(work)}/work\n0022\n"
 
+    def test_the_directory_of_a_failed_attempt_stays_until_the_job_is_purged(self, bed: ProcessBed) -> None:
+        first, _ = bed.run("sh", "-c", "echo evidence > core; exit 3")
+        bed.backend.remove(first.name)
+        second, end = bed.run("true", attempt=2)
+        bed.backend.remove(second.name)
+        assert end.state is State.SUCCEEDED
+        assert (bed.run_directory(first) / "work" / "core").read_text() == "evidence\n"
+        bed.backend.purge(first.job_uid)
+        assert not bed.run_directory(first).parent.exists()
+
     def test_runs_in_the_directory_it_names(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "a dir").mkdir()
         work, _ = bed.run("pwd", working_dir=str(tmp_path / "a dir"))
