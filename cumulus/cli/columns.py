@@ -41,6 +41,8 @@ class Cells:
                 return whole(document) or NOTHING
             if column.form == "job-lease":
                 return self._job_lease(document) or NOTHING
+            if column.form == "node-status":
+                return node_status(document, self.now)
             if column.form == "until" and lookup(document, "status.phase") in ENDED:
                 return "ended"
             return self._value(column.form, lookup(document, column.path)) or NOTHING
@@ -121,6 +123,12 @@ def job_node(job: Document) -> str:
     return ",".join(nodes)
 
 
+def job_attempts(job: Document) -> str:
+    """How many attempts have started: one is counted by the controllers when it begins to wait for its share."""
+    waiting = [a for a in lookup(job, "status.attempts") or () if not a.get("startTime")]
+    return str((lookup(job, "status.attemptCount") or 0) - len(waiting))
+
+
 def job_gpu(job: Document) -> str:
     """What a job leases: `0.5 for 1h`, with devices and replicas where there are several: `4x2x 20Gi for 1h`."""
     gpu = lookup(job, "spec.gpu") or {}
@@ -155,10 +163,28 @@ _REASON_OF_PHASE = {
 }
 
 
-def node_status(node: Document) -> str:
-    """Ready, NotReady or Unknown, and whether it is cordoned: `Ready,SchedulingDisabled` as kubectl says it."""
-    state = {"True": "Ready", "False": "NotReady"}.get(condition(node, "Ready").get("status", ""), "Unknown")
+SILENT_SECONDS = 60.0
+"""A heartbeat is written every 20 s, and after 40 s without one the controllers take Ready back: if they run."""
+
+
+def node_status(node: Document, now: datetime) -> str:
+    """How it is, and whether it is cordoned: `Ready,SchedulingDisabled` as kubectl says it."""
+    state = node_state(node, now)
     return f"{state},SchedulingDisabled" if lookup(node, "spec.unschedulable") else state
+
+
+def node_state(node: Document, now: datetime) -> str:
+    """Ready, NotReady or Unknown; `Unknown (silent for 3h)` where nobody has heard of it for so long, whatever its
+    condition says."""
+    if is_silent(node, now):
+        return f"Unknown (silent for {age(lookup(node, 'status.heartbeatTime'), now)})"
+    return {"True": "Ready", "False": "NotReady"}.get(condition(node, "Ready").get("status", ""), "Unknown")
+
+
+def is_silent(node: Document, now: datetime) -> bool:
+    """Whether nobody has heard of the node for longer than a daemon that runs would leave it called Ready."""
+    heartbeat = lookup(node, "status.heartbeatTime")
+    return bool(heartbeat) and (now - parse_timestamp(heartbeat)).total_seconds() >= SILENT_SECONDS
 
 
 def node_devices(node: Document) -> str:
@@ -189,7 +215,7 @@ _WHOLE: dict[str, Callable[[Document], str]] = {
     "job-node": job_node,
     "job-gpu": job_gpu,
     "job-reason": job_reason,
-    "node-status": node_status,
+    "job-attempts": job_attempts,
     "node-devices": node_devices,
     "node-free": node_free,
     "event-object": event_object,

@@ -11,8 +11,13 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.cli import terminal
+from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import StoreUnavailable
-from cumulus.store.base import Store
+from cumulus.resources.quantity import format_duration
+from cumulus.store.base import Query, Store
+
+SILENT_SECONDS = 15.0
+"""A leader renews every two seconds, and a lapsed one is followed by another within a few more."""
 
 
 @contextmanager
@@ -81,6 +86,44 @@ def note_if_no_daemon(then: str) -> None:
     """Say on stderr when nothing will act on what was just stored. `then`: what happens once a daemon runs."""
     if daemon_pid(paths.home()) is None:
         terminal.note(f"No daemon runs on {paths.home()}; {then} once `cumulus serve` is started.")
+
+
+class Freshness:
+    """Says once, on stderr, where nobody keeps what is shown up to date: no daemon runs, or none renews its lead.
+
+    The leader wrote that time by the clock of this same machine.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._said = False
+
+    def look(self) -> None:
+        trouble = "" if self._said else self._trouble()
+        if trouble:
+            self._said = True
+            terminal.note(trouble)
+
+    def _trouble(self) -> str:
+        moments = [lease["spec"].get("renewTime") or "" for lease in self._store.list(Query("Lease")).items]
+        since = max(moments, default="")
+        silent = (self._clock.now() - parse_timestamp(since)).total_seconds() if since else None
+        home = paths.home()
+        if daemon_pid(home) is None:
+            if silent is None:
+                return f"No daemon has ever run on {home}; things happen once `cumulus serve` is started."
+            return f"No daemon runs on {home}: what is shown is as the last one left it, {_age(silent)} ago."
+        if silent is not None and silent >= SILENT_SECONDS:
+            return (
+                f"The daemon on {home} has not said for {_age(silent)} that it leads: what is shown may be that old; "
+                "see `cumulus doctor`."
+            )
+        return ""
+
+
+def _age(seconds: float) -> str:
+    return format_duration(max(0.0, seconds))
 
 
 # Linux's struct flock on 64-bit machines: type, whence, start, len, pid.

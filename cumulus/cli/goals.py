@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from cumulus.cli.columns import condition, lookup
+from cumulus.cli.columns import condition, is_silent, lookup, node_state
 from cumulus.cli.jsonpath import Path, show
+from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Kind
@@ -47,7 +48,11 @@ class HasCondition:
     def met(self, document: Document | None) -> bool:
         if document is None:
             return False
-        return bool(condition(document, self.type).get("status", "Unknown").lower() == self.status.lower())
+        status = condition(document, self.type).get("status", "Unknown")
+        if (document["kind"], self.type) == ("GPUNode", "Ready") and is_silent(document, SystemClock().now()):
+            # Of a node that was Ready when the last daemon ended nobody knows how it is.
+            status = "Unknown"
+        return bool(status.lower() == self.status.lower())
 
     def hopeless(self, document: Document | None) -> str:
         return _over(document)
@@ -150,8 +155,8 @@ def summary(document: Document) -> str:
     phase = str(lookup(document, "status.phase") or "")
     if kind == "GPUNode":
         ready = condition(document, "Ready")
-        phase = {"True": "Ready", "False": "NotReady"}.get(ready.get("status", ""), "Unknown")
-        return phase + detail(ready)
+        state = node_state(document, SystemClock().now())
+        return state if state.startswith("Unknown (") else state + detail(ready)
     if not phase:
         return "no status yet"
     for type in (phase, "Ended", "Scheduled", "Bound", "PartitionsReady"):

@@ -82,7 +82,7 @@ def fit(widths: Sequence[int], limit: int | None, whole: frozenset[int] = frozen
 
 def colour_of(text: str) -> str:
     """The colour of a cell that says how something is; "" for all others."""
-    word = text.split(",", 1)[0]
+    word = text.partition(",")[0].partition(" ")[0]
     for words, code in ((_GOOD, terminal.GREEN), (_BUSY, terminal.YELLOW), (_BAD, terminal.RED)):
         if word in words:
             return code

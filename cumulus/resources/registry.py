@@ -65,7 +65,7 @@ KINDS: tuple[Kind, ...] = (
             Column("PHASE", "status.phase"),
             Column("NODE", "", form="job-node"),
             Column("GPU", "", form="job-gpu"),
-            Column("ATTEMPTS", "status.attemptCount"),
+            Column("ATTEMPTS", "", form="job-attempts"),
             Column("LEASE ENDS", "", form="job-lease", wide=True),
             Column("IMAGE", "spec.image", wide=True),
             Column("REASON", "", form="job-reason", wide=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -93,6 +94,38 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     yield command
     # `serve` sends the log to the stderr of this test.
     structlog.reset_defaults()
+
+
+def lease(renewed: str, *, holder: str = "here-1-abc") -> Document:
+    """The leader's, renewed then."""
+    spec = {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": 6,
+        "acquireTime": renewed,
+        "renewTime": renewed,
+        "token": 1,
+    }
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1",
+        "kind": "Lease",
+        "metadata": {"name": "cumulus-controller"},
+        "spec": spec,
+    }
+
+
+@pytest.fixture
+def served(home: Path, store: SqliteStore) -> Iterator[None]:
+    """As if a daemon ran: another process holds its lock."""
+    script = "import sys; from pathlib import Path; from cumulus.cli.context import DaemonLock; "
+    script += "lock = DaemonLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.communicate()
 
 
 def job(name: str, *, namespace: str = "default", status: Document | None = None, **spec: Any) -> Document:

@@ -53,9 +53,31 @@ def test_where_a_job_is() -> None:
 
 
 def test_how_a_node_is() -> None:
-    assert columns.node_status(node("a")) == "Ready"
-    assert columns.node_status(node("a", ready=False)) == "NotReady"
-    assert columns.node_status({"kind": "GPUNode"}) == "Unknown"
+    assert columns.node_status(node("a"), NOW) == "Ready"
+    assert columns.node_status(node("a", ready=False), NOW) == "NotReady"
+    assert columns.node_status({"kind": "GPUNode"}, NOW) == "Unknown"
+    assert columns.node_status(node("a", unschedulable=True), NOW) == "Ready,SchedulingDisabled"
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_node_with_an_old_heartbeat_is_not_called_ready(ready: bool) -> None:
+    late = node("a", ready=ready, unschedulable=True)
+    late["status"]["heartbeatTime"] = ago(seconds=59)
+    assert columns.node_status(late, NOW).startswith("Ready" if ready else "NotReady")
+    late["status"]["heartbeatTime"] = ago(hours=3)
+    assert columns.node_status(late, NOW) == "Unknown (silent for 3h),SchedulingDisabled"
+    late["status"]["heartbeatTime"] = ahead(hours=3)
+    assert columns.node_state(late, NOW) == ("Ready" if ready else "NotReady")
+
+
+def test_attempts_are_those_that_started() -> None:
+    waiting = job("a", status={"phase": "Pending", "attemptCount": 1, "attempts": [{"number": 1}]})
+    assert columns.job_attempts(waiting) == "0"
+    assert columns.job_attempts(running("a")) == "1"
+    again = running("a")
+    again["status"] |= {"attemptCount": 30, "attempts": [*again["status"]["attempts"], {"number": 30}]}
+    assert columns.job_attempts(again) == "29"
+    assert columns.job_attempts(job("a", status={})) == "0"
 
 
 def test_equal_devices_are_counted_together() -> None:

@@ -8,6 +8,7 @@ from tests.cli.conftest import NOW, Run, active, ahead, event, failed, job, node
 pytestmark = pytest.mark.usefixtures("still")
 
 
+@pytest.mark.usefixtures("served")
 def test_a_running_job(store: SqliteStore, run: Run) -> None:
     train = store.create(
         running(

@@ -11,7 +11,7 @@ import yaml
 
 from cumulus.cli.verbs import get
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, ago, event, failed, job, node, partition, running
+from tests.cli.conftest import Run, active, ago, event, failed, job, lease, node, partition, running
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("still")
@@ -32,6 +32,7 @@ def filled(store: SqliteStore) -> SqliteStore:
     return store
 
 
+@pytest.mark.usefixtures("served")
 def test_jobs(filled: SqliteStore, run: Run) -> None:
     done = run("get", "jobs")
     assert done.code == 0
@@ -139,6 +140,7 @@ def test_jsonpath(filled: SqliteStore, run: Run) -> None:
     assert run("get", "jobs", "-o", template).out == "broken\nqueued\ntrain\n"
 
 
+@pytest.mark.usefixtures("served")
 def test_what_is_not_there(filled: SqliteStore, run: Run) -> None:
     done = run("get", "job", "train", "nope", "-o", "name")
     assert done.code == 1
@@ -230,6 +232,34 @@ def test_a_home_that_is_not_there_is_not_made(home: Path, run: Run) -> None:
 def test_odd_objects_are_shown_all_the_same(store: SqliteStore, run: Run) -> None:
     store.create({**job("odd"), "status": {"phase": 7, "attempts": "none", "conditions": [1]}})
     assert run("get", "jobs", "-o", "wide").out.splitlines()[1].startswith("odd")
+
+
+def test_a_watch_of_a_name_that_is_not_there_is_an_error(store: SqliteStore, run: Run) -> None:
+    store.create(running("train"))
+    done = run("get", "job", "train", "nosuch", "-w")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: gpujob.cumulus.dev 'nosuch' not found in namespace default\n"
+
+
+@pytest.mark.parametrize("verb", [["get", "jobs,nodes"], ["get", "jobs", "-o", "json"], ["describe", "job", "train"]])
+def test_no_daemon_is_told_once(filled: SqliteStore, run: Run, home: Path, verb: list[str]) -> None:
+    assert run(*verb).err == f"No daemon has ever run on {home}; things happen once `cumulus serve` is started.\n"
+    filled.create(lease(ago(hours=3, minutes=5), holder=""))
+    assert run(*verb).err == f"No daemon runs on {home}: what is shown is as the last one left it, 3h5m ago.\n"
+    assert run("get", "jobs", "-n", "empty").err == "No gpujobs found in empty namespace.\n"
+    assert run("get", "events").err == ""
+
+
+@pytest.mark.usefixtures("served")
+def test_a_daemon_that_does_not_renew_its_lead_is_told(filled: SqliteStore, run: Run, home: Path) -> None:
+    assert run("get", "nodes").err == ""
+    renewed = filled.create(lease(ago(seconds=14)))
+    assert run("get", "nodes").err == ""
+    filled.update({**renewed, "spec": {**renewed["spec"], "renewTime": ago(seconds=40)}})
+    assert run("get", "nodes").err == (
+        f"The daemon on {home} has not said for 40s that it leads: what is shown may be that old; "
+        "see `cumulus doctor`.\n"
+    )
 
 
 def test_control_characters_do_not_reach_the_terminal(store: SqliteStore, run: Run) -> None:

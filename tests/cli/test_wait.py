@@ -166,6 +166,15 @@ def test_a_selector_chooses(store: SqliteStore, run: Run) -> None:
     assert run("wait", "jobs", "-l", "team=y", "--for=condition=Running", "--timeout=0").code == 1
 
 
+def test_a_node_that_was_ready_when_the_last_daemon_ended_is_not_ready(store: SqliteStore, run: Run) -> None:
+    made = store.create(node("gpu-1"))
+    assert run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=0").code == 0
+    store.update_status({**made, "status": {**made["status"], "heartbeatTime": "2020-01-01T00:00:00Z"}})
+    done = run("wait", "node/gpu-1", "--for=condition=Ready", "--timeout=0")
+    assert done.code == 1
+    assert "waiting for gpunode/gpu-1: Unknown (silent for" in done.err
+
+
 def test_jsonpath(store: SqliteStore, run: Run) -> None:
     store.create(active("p"))
     for goal in ("{.status.phase}=Active", "'{.status.phase}'=Active", ".status.fencingToken=7", "{.status.node}"):

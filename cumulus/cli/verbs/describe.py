@@ -10,7 +10,7 @@ from typing import TextIO
 
 from cumulus.cli import damage, files, options, targets, terminal
 from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
-from cumulus.cli.context import open_store
+from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.table import GAP, cells
 from cumulus.cli.targets import Selection
 from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp
@@ -56,6 +56,8 @@ def describe(
             except NotFound as error:
                 terminal.error(error)
                 code = 1
+        if shown:
+            Freshness(store, SystemClock()).look()
     if not shown and code == 0:
         terminal.note("No resources found.")
     return code

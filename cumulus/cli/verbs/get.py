@@ -10,7 +10,7 @@ import typer
 
 from cumulus.cli import options, targets, terminal
 from cumulus.cli.columns import Cells, lookup
-from cumulus.cli.context import open_store
+from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
@@ -22,6 +22,9 @@ from cumulus.store.base import Query, Store
 
 if TYPE_CHECKING:
     from cumulus.cli.jsonpath import Path
+
+LOOK_SECONDS = 30.0
+"""How often a watch in which nothing happens looks whether anybody is there to make something happen."""
 
 
 def get(
@@ -123,6 +126,8 @@ def show(store: Store, found: Sequence[Target], selection: Selection, view: Prin
             view.finish(single=single)
     elif not shown and code == 0:
         terminal.note(_nothing(found, selection))
+    if shown and any(target.kind.user_made for target in found):
+        Freshness(store, SystemClock()).look()
     return code
 
 
@@ -181,24 +186,40 @@ def _nothing(found: Sequence[Target], selection: Selection) -> str:
 
 
 def follow(store: Store, found: Sequence[Target], selection: Selection, view: Printer) -> NoReturn:
-    """List, then every change, until interrupted. Where the store forgot what came between, list again."""
+    """List, then every change, until interrupted. Where the store forgot what came between, list again. Raises NotFound
+    for a name that is not there at the start."""
     matchers = {kind.name: _wanted(kind, group, selection) for kind, group in by_kind(found)}
+    for target in found:
+        if target.name is not None:
+            targets.one(store, target, selection.namespace or "default")
+    fresh = Freshness(store, SystemClock()) if any(target.kind.user_made for target in found) else None
     while True:
         since = store.revision()
         for name, matches in matchers.items():
             documents = store.list(selection.query(BY_NAME[name])).items
             view.batch(BY_NAME[name], in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
         try:
-            _follow(store, since, matchers, view)
+            _follow(store, since, matchers, view, fresh)
         except Expired:
             terminal.note("The store has forgotten some changes; listing again.")
 
 
-def _follow(store: Store, since: int, matchers: dict[str, Callable[[Document], bool]], view: Printer) -> None:
+def _follow(
+    store: Store,
+    since: int,
+    matchers: dict[str, Callable[[Document], bool]],
+    view: Printer,
+    fresh: Freshness | None,
+) -> None:
     watch = store.watch(since=since, kinds=frozenset(matchers))
     try:
+        quiet = True
         while True:
-            for event in watch.next():
+            if quiet and fresh is not None:
+                fresh.look()
+            events = watch.next(timeout=LOOK_SECONDS)
+            quiet = not events
+            for event in events:
                 kind = event.document["kind"]
                 if matchers[kind](event.document):
                     view.batch(BY_NAME[kind], [event.document])
