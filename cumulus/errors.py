@@ -94,5 +94,9 @@ class BackendError(CumulusError):
     """A backend could not do what was asked; trying again may help."""
 
 
+class NotOurs(BackendError):
+    """The engine's cluster belongs to another control plane: nothing on it may be touched."""
+
+
 class BackendRefused(BackendError):
     """A backend will never do what was asked (an impossible workload): trying again does not help."""

@@ -19,7 +19,7 @@ from cumulus import locks, paths
 from cumulus.cli import context
 from cumulus.cli.columns import age, condition
 from cumulus.clock import SystemClock, parse_timestamp
-from cumulus.errors import CumulusError, NotFound
+from cumulus.errors import BackendError, CumulusError, NotFound
 from cumulus.resources.quantity import format_bytes
 
 Level = Literal["OK", "WARN", "FAIL"]
@@ -288,7 +288,31 @@ def _json_object(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-CHECKS = (state, store, daemon, ledger, devices, kernels, cgroups, docker, ssh)
+def owner() -> Iterator[Finding]:
+    """Whether the Swarm that the environment names is this state directory's."""
+    from cumulus.backends.swarm.engine import from_environment
+
+    if from_environment(os.environ) is None:
+        return
+    from cumulus.cli import swarm
+
+    with context.open_store() as opened:
+        backend = swarm.backend(paths.home(), opened)
+        assert backend is not None
+        try:
+            trouble: BackendError | None = backend.ownership.trouble()
+        except BackendError as error:
+            yield Finding("WARN", "swarm", str(error), error.hint or "")
+            return
+        finally:
+            backend.close()
+    if trouble is None:
+        yield Finding("OK", "swarm", "answers, and belongs to nobody else")
+    else:
+        yield Finding("FAIL", "swarm", str(trouble), trouble.hint or "")
+
+
+CHECKS = (state, store, daemon, ledger, devices, kernels, cgroups, docker, owner, ssh)
 
 
 def guarded(check: object) -> list[Finding]:

@@ -19,28 +19,47 @@ from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
 from cumulus.chronos.lease import LeaseState, Prepares
 from cumulus.controllers.agent import NodeAgent
-from cumulus.errors import NodeUnreachable
+from cumulus.errors import BackendError, NodeUnreachable, NotFound
 from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.key import Key
+from cumulus.resources.lease import LEADER
 from cumulus.secrets import SecretStore
+from cumulus.store.base import Store
 
 Agents = Callable[[], Mapping[str, NodeAgent]]
 Shells = Callable[[str], NodeShell | None]
 
 
 def backend(
-    home: Path, agents: Agents = dict, shells: Shells = lambda node: None, kept: Kept = KEPT
+    home: Path, store: Store, agents: Agents = dict, shells: Shells = lambda node: None, kept: Kept = KEPT
 ) -> SwarmBackend | None:
     """The backend of the Swarm that the environment names; None where it names none."""
     engine = from_environment(os.environ)
-    return None if engine is None else _backend(home, engine, agents, shells, kept)
+    return None if engine is None else _backend(home, engine, lambda: store_id(store), agents, shells, kept)
+
+
+def store_id(store: Store) -> str:
+    """A name for the store that its backups keep. Raises `BackendError` where no daemon has led on it yet."""
+    try:
+        return str(store.get(Key("Lease", "", LEADER))["metadata"]["uid"])
+    except NotFound:
+        raise BackendError(
+            "the store has no id yet, since no daemon has led on it", hint="start one: cumulus serve"
+        ) from None
 
 
 def reader(home: Path) -> SwarmBackend:
     """For reading logs: those that are saved need no Swarm."""
-    return _backend(home, from_environment(os.environ) or Engine([]), dict, lambda node: None)
+
+    def nobody() -> str:
+        raise BackendError("who only reads logs has no part in the Swarm")
+
+    return _backend(home, from_environment(os.environ) or Engine([]), nobody, dict, lambda node: None)
 
 
-def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells, kept: Kept = KEPT) -> SwarmBackend:
+def _backend(
+    home: Path, engine: Engine, store_id: Callable[[], str], agents: Agents, shells: Shells, kept: Kept = KEPT
+) -> SwarmBackend:
     def agent(node: str) -> NodeAgent:
         found = agents().get(node)
         if found is None:
@@ -65,6 +84,6 @@ def _backend(home: Path, engine: Engine, agents: Agents, shells: Shells, kept: K
 
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
-        instance=os.environ.get("SWARM_INSTANCE") or "default", node_engine=node_engine, prepare=prepare,
+        store_id=store_id, instance=os.environ.get("SWARM_INSTANCE", ""), node_engine=node_engine, prepare=prepare,
         lease_end=lease_end, kept=kept,
     )  # fmt: skip

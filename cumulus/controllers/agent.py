@@ -37,10 +37,19 @@ class Agents(Mapping[str, NodeAgent]):
     for, made anew when the address changes, closed when the node is gone. Safe for use by several threads.
     """
 
-    def __init__(self, reader: Reader, here: Sequence[NodeAgent], connect: Connect | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        here: Sequence[NodeAgent],
+        connect: Connect | None = None,
+        *,
+        closed: Callable[[GPUNode], bool] = lambda node: False,
+    ) -> None:
+        """`closed`: nodes that are not to be touched now, told without asking anybody."""
         self._reader = reader
         self._here = {agent.name: agent for agent in here}
         self._connect = connect
+        self._closed = closed
         self._lock = threading.Lock()
         self._made: dict[str, tuple[object, NodeAgent]] = {}
 
@@ -48,7 +57,8 @@ class Agents(Mapping[str, NodeAgent]):
         if name in self._here:
             return self._here[name]
         node = self._reader.get(GPUNode, "", name)
-        address = None if node is None or node.spec.ssh is None else (node.uid, node.spec.ssh)
+        out = node is None or node.spec.ssh is None or self._closed(node)
+        address = None if node is None or out else (node.uid, node.spec.ssh)
         with self._lock:
             known = self._made.get(name)
             if known is not None and known[0] == address:
@@ -71,7 +81,9 @@ class Agents(Mapping[str, NodeAgent]):
         yield from self._here
         if self._connect is not None:
             yield from (
-                n.metadata.name for n in self._reader.all(GPUNode) if n.spec.ssh and n.metadata.name not in self._here
+                n.metadata.name
+                for n in self._reader.all(GPUNode)
+                if n.spec.ssh and n.metadata.name not in self._here and not self._closed(n)
             )
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Request, Result
 from cumulus.controllers.writes import write_status
-from cumulus.errors import AlreadyExists
+from cumulus.errors import AlreadyExists, NotOurs
 from cumulus.resources.fields import check_label_key, check_label_value
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
@@ -54,7 +54,12 @@ class Machine(Protocol):
 
 
 class Cluster(Protocol):
-    """Raises `BackendError`."""
+    """Raises `BackendError`, `NotOurs` where it belongs to another control plane."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it was this control plane's when it was looked at last. Asks nobody."""
+        ...
 
     def machines(self) -> Sequence[Machine]: ...
 
@@ -91,7 +96,11 @@ class ClusterController:
         self._changed = changed
 
     def reconcile(self, request: Request) -> Result:
-        machines = {machine.name: machine for machine in self._cluster.machines()}
+        try:
+            machines = {machine.name: machine for machine in self._cluster.machines()}
+        except NotOurs as error:
+            self._stay_away(error)
+            return After(LOOK_SECONDS)
         for machine in machines.values():
             node = self._reader.get(GPUNode, "", machine.name)
             if node is None and machine.name not in self._here:
@@ -101,9 +110,14 @@ class ClusterController:
                 self._judge(node, machine)
                 self._cluster.tell(machine.name, device_labels(node))
         for node in self._reader.all(GPUNode):
-            if node.metadata.name not in machines and condition(node.status.conditions, CONDITION) is not None:
+            if node.metadata.name not in machines and is_member(node):
                 self._say(node, False, "NotAMember", "it is no node of the cluster any more")
         return After(LOOK_SECONDS)
+
+    def _stay_away(self, error: NotOurs) -> None:
+        for node in self._reader.all(GPUNode):
+            if is_member(node):
+                self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
 
     def _create(self, machine: Machine) -> GPUNode:
         node = GPUNode(
@@ -139,6 +153,11 @@ class ClusterController:
         if not ready:
             self._recorder.record(node, "Warning", reason, f"containers: {message}", component=NAME)
         self._changed(node.metadata.name)
+
+
+def is_member(node: GPUNode) -> bool:
+    """Whether the node is, or was, a machine of the cluster."""
+    return condition(node.status.conditions, CONDITION) is not None
 
 
 def runs_containers(cluster: Cluster, name: str) -> bool:

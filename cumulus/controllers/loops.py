@@ -28,6 +28,7 @@ from cumulus.controllers.schedule import ScheduleController
 from cumulus.controllers.ttl import TidyController, TtlController
 from cumulus.controllers.waiters import waited_for
 from cumulus.controllers.workqueue import WorkQueue
+from cumulus.errors import BackendError, NotOurs
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document, Key
 from cumulus.resources.lease import Lease
@@ -193,10 +194,14 @@ class Loops:
                 if job is not None and job.uid == found.job_uid:
                     self.recorder.record(job, "Warning", found.reason, found.message, component=backend.runtime)
 
-    def _offers(self, name: str) -> tuple[str, ...]:
-        if self._cluster is None or not runs_containers(self._cluster, name):
+    def _offers(self, name: str) -> tuple[str, ...] | None:
+        """What the cluster runs there; None where its manager does not answer."""
+        try:
+            return (RUNTIME,) if self._cluster is not None and runs_containers(self._cluster, name) else ()
+        except NotOurs:
             return ()
-        return (RUNTIME,)
+        except BackendError:
+            return None
 
     def _add(self, loop: str, request: Request, after: float = 0.0) -> None:
         self.runners[loop].queue.add_after(request, after)

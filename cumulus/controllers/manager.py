@@ -23,7 +23,7 @@ from cumulus.backends.base import Backend
 from cumulus.clock import Clock, SystemClock
 from cumulus.controllers import holder
 from cumulus.controllers.agent import Agents, Connect, NodeAgent
-from cumulus.controllers.cluster import Cluster
+from cumulus.controllers.cluster import Cluster, is_member
 from cumulus.controllers.informer import Informer
 from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
@@ -31,6 +31,7 @@ from cumulus.controllers.pace import Pace
 from cumulus.controllers.runner import Runner
 from cumulus.controllers.vitals import Vitals
 from cumulus.errors import CumulusError, Fenced, StoreReplaced
+from cumulus.resources.node import GPUNode
 from cumulus.store.base import Store
 
 log = structlog.get_logger("cumulus.controllers")
@@ -98,13 +99,17 @@ class Manager:
         self._informer = Informer(store, KINDS)
         self._cluster = cluster
         self._cluster_user = cluster_user
-        self._agents = Agents(self._informer.cache, agents, connect)
+        self._agents = Agents(self._informer.cache, agents, connect, closed=self._is_anothers)
         self._elector = Elector(
             store, identity or unique_identity(), self._clock, process=holder.this_process(), is_gone=holder.is_gone
         )
         self._vitals = Vitals(self._clock, stall_seconds, troubled)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+
+    def _is_anothers(self, node: GPUNode) -> bool:
+        """Whether the node is a machine of a cluster that is, as far as is known, not ours: its leases are neither."""
+        return self._cluster is not None and is_member(node) and not self._cluster.confirmed
 
     @property
     def agents(self) -> Mapping[str, NodeAgent]:

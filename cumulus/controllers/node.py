@@ -53,9 +53,9 @@ class NodeController:
         recorder: Recorder,
         *,
         changed: Callable[[Key], None],
-        offers: Callable[[str], tuple[str, ...]] = lambda name: (),
+        offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),
     ) -> None:
-        """`offers`: the runtimes that a node has beside its agent's."""
+        """`offers`: the runtimes that a node has beside its agent's; None: not known now, so it keeps what it has."""
         self._offers = offers
         self._reader = reader
         self._client = client
@@ -83,7 +83,9 @@ class NodeController:
         partitions = self._reader.on_node(agent.name)
         own = self._own(partitions, leases)
         status = observed(node, agent, devices, leases, own, self._clock.now())
-        runtimes = (*agent.runtimes, *(r for r in self._offers(agent.name) if r not in agent.runtimes))
+        offered = self._offers(agent.name)
+        offered = node.status.runtimes if offered is None else offered
+        runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
         self._tell_of_trouble(node, status)
         self._pass_on(partitions, leases)

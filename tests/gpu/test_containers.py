@@ -49,7 +49,7 @@ class Bed:
         self.ledger.devices()
         self.backend = SwarmBackend(
             str(directory / "swarm"), engine, SecretStore(directory / "secrets"),
-            prepare=lambda node, lease: self.ledger.prepare(lease.id),
+            store_id=lambda: "tests-gpu", prepare=lambda node, lease: self.ledger.prepare(lease.id),
         )  # fmt: skip
         self.node = engine.info()["Name"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulus.backends.base import Workload
+from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.shell import ShellEngine
@@ -35,9 +36,15 @@ class SwarmBed(Bed):
         self.backend: SwarmBackend = self.open()
 
     def open(self, engine: Engine | None = None, **more: Any) -> SwarmBackend:
+        return self.beside("swarm", engine, **more)
+
+    def beside(self, directory: str, engine: Engine | None = None, **more: Any) -> SwarmBackend:
+        """A backend of another state directory, for the same store."""
         engine = engine or Engine([self.lab.manager.socket])
-        options = {"node_engine": self._engines.get, "instance": self.instance, **self.options, **more}
-        return SwarmBackend(str(self.directory / "swarm"), engine, self.secrets, **options)
+        fixed: dict[str, Any] = {
+            "node_engine": self._engines.get, "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
+        }  # fmt: skip
+        return SwarmBackend(str(self.directory / directory), engine, self.secrets, **{**fixed, **self.options, **more})
 
     def reopen(self) -> None:
         self.backend.close()
@@ -95,6 +102,7 @@ class SwarmBed(Bed):
         engine = Engine([self.lab.manager.socket])
         for service in engine.services([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_service(service["ID"])
+        engine.remove_config(f"{owner.NAME}-{self.instance}")
         for secret in engine.secrets([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_secret(secret["ID"])
         engine.close()

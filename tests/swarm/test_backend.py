@@ -14,9 +14,8 @@ import pytest
 
 from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.swarm import spec
-from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
-from cumulus.errors import BackendError, BackendRefused
+from cumulus.errors import BackendError, BackendRefused, NotOurs
 from tests.backends.conformance import Behaviour
 from tests.lab.lab import Lab
 from tests.lab.node import LabError
@@ -303,18 +302,22 @@ def test_services_of_others_are_left_alone(bed: SwarmBed) -> None:
         manager.docker("service", "rm", name)
 
 
-def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed, tmp_path: Path) -> None:
+def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed) -> None:
     work = started(bed, bed.work(*LONG))
-    other = SwarmBackend(str(tmp_path / "other"), Engine([bed.lab.manager.socket]), bed.secrets, instance="other")
+    other = bed.beside("other", instance=f"{bed.instance}-other")
     assert not list(other.list())
+    other.engine.remove_config(other.ownership.name)
     other.close()
     assert bed.seen(work).state is State.RUNNING
 
 
-def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed, tmp_path: Path) -> None:
-    """The state directory was lost: who lists sees it, and can end it."""
+def test_a_service_from_an_earlier_life_is_found(bed: SwarmBed) -> None:
+    """The state directory was lost: who takes the Swarm over sees it, and can end it."""
     work = started(bed, bed.work(*LONG))
-    fresh = SwarmBackend(str(tmp_path / "fresh"), Engine([bed.lab.manager.socket]), bed.secrets, instance=bed.instance)
+    fresh = bed.beside("fresh")
+    with pytest.raises(NotOurs, match="another copy of this store"):
+        fresh.list()
+    fresh.ownership.adopt(fresh.ownership.mark())
     [seen] = fresh.list()
     assert (seen.name, seen.job_uid, seen.state) == (work.name, work.job_uid, State.RUNNING)
     fresh.stop(work.name, 0)
@@ -402,7 +405,7 @@ def test_the_end_of_one_job_asks_for_no_other_jobs_services(bed: SwarmBed, monke
 
 def test_a_manager_that_does_not_answer_is_passed_over(swarm: Lab, bed: SwarmBed, tmp_path: Path) -> None:
     urls = ["unix:///nosuch.sock", swarm.nodes["worker1"].socket, swarm.manager.socket]
-    backend = SwarmBackend(str(tmp_path / "s"), Engine(urls), bed.secrets, instance=bed.instance)
+    backend = bed.open(Engine(urls))
     backend.start(work := bed.work("true"))
     bed.until(lambda: (seen := backend.get(work.name)) is not None and seen.state is State.SUCCEEDED)
     backend.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.swarm.control import Control
+from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
@@ -73,3 +73,33 @@ def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availab
 def _why(control: Control, name: str) -> str:
     conditions = control.get("node", name)["status"]["conditions"]
     return str(next(c["reason"] for c in conditions if c["type"] == "ContainersReady"))
+
+
+def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control, tmp_path: Path) -> None:
+    """A daemon from a fresh state directory, named as the one that is there; its own jobs are never in doubt."""
+    control.apply(job("first", "sleep 600", duration="300s"))
+    control.ok("wait", "gpujob/first", "--for=condition=Running", "--timeout=100s")
+    second = Control(control.lab, tmp_path / "second")
+    second.env["SWARM_INSTANCE"] = control.env["SWARM_INSTANCE"]
+    try:
+        second.serve()
+        second.apply(job("second", "sleep 1"))
+        log = second.directory / "serve-0.log"
+        eventually(lambda: "the Swarm is not ours" in log.read_text(), 100, "it says that the Swarm is another's")
+        said = second.run("cluster", "status").stderr
+        assert str(control.home) in said
+        assert "cumulus cluster adopt" in said
+        assert not [n for n in second.items("nodes") if n["metadata"]["name"] in control.lab.nodes], "no node is taken"
+        assert second.run("cluster", "adopt").returncode == 1, "nobody confirmed it"
+        assert control.phase("first") == "Running"
+        assert second.phase("second") == "Pending"
+        adopted = second.run("cluster", "adopt", "--yes")
+        assert "1 of its services are no jobs of this store, and will be ended: default-first-" in adopted.stderr
+        second.ok("wait", "gpujob/second", "--for=condition=Succeeded", "--timeout=100s")
+        eventually(lambda: "the Swarm is not ours" in (control.directory / "serve-0.log").read_text(), 100)
+        eventually(lambda: _why(control, "worker1") == "NotOurs", 100, "the first one says so at its nodes")
+        control.ok("cluster", "adopt", "--yes")
+        control.ready()
+        control.ok("delete", "job", "first")
+    finally:
+        second.stop()

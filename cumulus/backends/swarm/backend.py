@@ -14,24 +14,28 @@ import structlog
 
 from cumulus.backends.base import Finding, Observed, Workload
 from cumulus.backends.process.log import KEPT, Kept
-from cumulus.backends.swarm import observe, spec
+from cumulus.backends.swarm import observe, place, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.joblog import JobLogs
+from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.settle import Engines, LeaseEnd, Settler
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BackendError, NodeUnreachable
+from cumulus.errors import BackendError, NodeUnreachable, NotOurs
 from cumulus.secrets import SecretStore
 
 log = structlog.get_logger("cumulus.backends")
 
 
 class SwarmBackend:
-    """`root` holds its records, `instance` names this control plane where several share a Swarm. `kept` is what is kept
-    of a job's log."""
+    """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
+    none; `instance` names this control plane where several share a Swarm. `kept` is what is kept of a job's log.
+
+    All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
     def __init__(
         self,
@@ -39,7 +43,8 @@ class SwarmBackend:
         engine: Engine,
         secrets: SecretStore,
         *,
-        instance: str = "default",
+        store_id: Callable[[], str],
+        instance: str = "",
         node_engine: Engines = lambda node: None,
         prepare: Prepare = lambda node, lease: {},
         lease_end: LeaseEnd = lambda node, lease: ("", ""),
@@ -49,11 +54,15 @@ class SwarmBackend:
         self.engine = engine
         clock = clock or SystemClock()
         self.members = Members(engine, clock)
-        self._instance = instance
         self._records = Records(root)
-        self._services = Services(engine, self.members, secrets, instance, prepare, clock, kept)
+        self.ownership = Ownership(
+            engine, lambda: place.find(root), clock, named=instance, store_id=store_id,
+            known=lambda name: self._records.find(name) is not None,
+        )  # fmt: skip
+        self.machines = Machines(self.members, self.ownership)
+        self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, kept)
         self._settler = Settler(engine, self.members, self._services, node_engine, lease_end, clock, self._find)
-        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, self._goes_on, kept)
+        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, kept)
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []
@@ -67,6 +76,7 @@ class SwarmBackend:
     def start(self, workload: Workload) -> None:
         """See `Backend.start`. It is on this disk before the service is created, and created at most once."""
         spec.refuse_impossible(workload)
+        self.ownership.instance()
         record = self._records.create(workload)
         if record is None:
             return
@@ -86,6 +96,7 @@ class SwarmBackend:
         record = self._records.find(name)
         if record is None:
             return
+        self.ownership.instance()
         with record.mutex:
             if record.has(END) or not self._services.known(record):
                 return
@@ -98,6 +109,7 @@ class SwarmBackend:
         record = self._records.find(name)
         if record is None:
             return
+        self.ownership.instance()
         with record.mutex:
             if not self._finished(record):
                 raise BackendError(f"{name} still runs", hint="stop it first")
@@ -109,6 +121,8 @@ class SwarmBackend:
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`."""
         records = [record for record in self._records.of_job(job_uid) if not record.has(REMOVED)]
+        if records:
+            self.ownership.instance()
         for record in records:
             if not self._finished(record):
                 raise BackendError(f"{record.name} still runs", hint="stop it first")
@@ -123,13 +137,20 @@ class SwarmBackend:
         if record is None:
             return None
         with record.mutex:
-            if not record.has(END) and not self._services.known(record):
-                return None
+            if not record.has(END):
+                self.ownership.instance()
+                if not self._services.known(record):
+                    return None
             return self._settled(record)
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. A run whose node does not answer is told as it was."""
-        self._adopt(job_uid)
+        try:
+            self._adopt(job_uid)
+        except NotOurs:
+            if job_uid and not self._records.of_job(job_uid):
+                return []
+            raise
         records = self._records.of_job(job_uid) if job_uid else self._records.all()
         tasks: dict[str, list[dict[str, Any]]] = {}
         if any(record.name in self._live for record in records):
@@ -164,7 +185,7 @@ class SwarmBackend:
         self._subscribers.append(changed)
         if self._watcher is None:
             self._watcher = Watcher(
-                self.engine, self._instance, live=self._count, changed=self._changed, swept=self._sweep
+                self.engine, self.ownership.instance, live=self._count, changed=self._changed, swept=self._sweep
             )
 
     def findings(self) -> Sequence[Finding]:
@@ -190,13 +211,6 @@ class SwarmBackend:
         if not record.has(END) and not self._services.known(record):
             self._settler.never_started(record)
         return self._settled(record).state.finished
-
-    def _goes_on(self, record: Record) -> bool:
-        try:
-            observed = self.get(record.name)
-        except NodeUnreachable:
-            return True
-        return observed is not None and not observed.state.finished
 
     def _count(self) -> tuple[int, bool]:
         """How many runs have not ended, and whether one is on its way."""

@@ -6,6 +6,7 @@ keep the others from being asked.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import threading
@@ -118,6 +119,35 @@ class Engine:
 
     def remove_secret(self, id: str) -> None:
         self._gone("/secrets/{0}", id)
+
+    # Configs
+
+    def config(self, name: str) -> Json | None:
+        return self._found("/configs/{0}", name)
+
+    def create_config(self, name: str, text: str, labels: Mapping[str, str]) -> str:
+        """Its id. Raises `NameTaken`."""
+        data = base64.b64encode(text.encode()).decode()
+        return str(self._call("POST", "/configs/create", body={"Name": name, "Data": data, "Labels": labels})["ID"])
+
+    def relabel_config(self, id: str, version: int, labels: Mapping[str, str]) -> bool:
+        """Replace its labels. False where it was changed or removed since that version."""
+        config = self._found("/configs/{0}", id)
+        if config is None:
+            return False
+        try:
+            body = {**config["Spec"], "Labels": labels}
+            self._call("POST", "/configs/{0}/update", id, body=body, params={"version": version})
+        except NoSuch:
+            return False
+        except BackendError as error:
+            if "out of sequence" not in str(error):
+                raise
+            return False
+        return True
+
+    def remove_config(self, name: str) -> None:
+        self._gone("/configs/{0}", name)
 
     # Nodes and the cluster
 

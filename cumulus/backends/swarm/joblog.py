@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from cumulus.backends.process.log import Kept, Redactor
 from cumulus.backends.swarm import logs, observe
@@ -21,18 +21,17 @@ FOLLOW_SECONDS = 0.3
 
 
 class JobLogs:
-    """`goes_on` tells whether a run has not ended."""
+    """Reads only: whoever follows a log neither settles a run nor changes a service."""
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
-        goes_on: Callable[[Record], bool], kept: Kept,
+        kept: Kept,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
         self._services = services
         self._node_engine = node_engine
         self._clock = clock
-        self._goes_on = goes_on
         self._kept = kept
 
     def save(self, record: Record) -> None:
@@ -74,21 +73,31 @@ class JobLogs:
             self._clock.sleep(FOLLOW_SECONDS)
         yield reader.flush()
 
+    def _goes_on(self, record: Record) -> bool:
+        try:
+            return not self._run(record).terminal
+        except NoSuch:
+            return False
+        except BackendError:
+            return True
+
+    def _run(self, record: Record) -> observe.Task:
+        tasks = observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
+        if not tasks:
+            raise NoSuch("somebody removed its service")
+        return run_of(record, tasks)[0]
+
     def _fetcher(self, record: Record) -> logs.Fetch:
         """Reads the run's log through the manager, and where that does not work through the node's own engine.
 
         A node that is down makes the manager hang (moby#38640, #37336), so it is not asked for its logs then."""
-        tasks = observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
-        if not tasks:
-            raise NoSuch("somebody removed its service")
-        run, _ = run_of(record, tasks)
-        if not run.container:
-            return lambda since: b""
-
-        if run.container_gone:
-            return lambda since: self._kept_on_node(record, run, since)
 
         def fetch(since: float) -> bytes:
+            run = self._run(record)
+            if not run.container:
+                return b""
+            if run.container_gone:
+                return self._kept_on_node(record, run, since)
             member = self._members.by_id(run.node_id)
             trouble = BackendError(f"{record.start['node']} does not answer the manager")
             said: bytes | None = None

@@ -74,12 +74,6 @@ class Members:
                 self._until = self._clock.monotonic() + _FRESH_SECONDS
             return self._members
 
-    machines = all
-
-    def tell(self, name: str, labels: Mapping[str, str]) -> None:
-        """Write the labels that begin with `gpu.` to the node."""
-        self.label(self.named(name), labels)
-
     def named(self, name: str) -> Member:
         """Raises `BackendError` where there is none. Of several with one host name the one that answers is meant."""
         found = sorted((m for m in self.all() if m.name == name), key=lambda m: (not m.answers, m.id))

@@ -25,11 +25,11 @@ Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
 
 
 class Services:
-    """`instance` names this control plane: what has another is left alone."""
+    """`instance` names this control plane: what has another is left alone. It raises `BackendError`."""
 
     def __init__(
-        self, engine: Engine, members: Members, secrets: SecretStore, instance: str, prepare: Prepare, clock: Clock,
-        kept: Kept,
+        self, engine: Engine, members: Members, secrets: SecretStore, instance: Callable[[], str], prepare: Prepare,
+        clock: Clock, kept: Kept,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -41,7 +41,7 @@ class Services:
 
     def labels(self, job_uid: str = "") -> list[str]:
         """What all of ours carry, or those of one job."""
-        ours = f"{spec.INSTANCE}={self._instance}"
+        ours = f"{spec.INSTANCE}={self._instance()}"
         return [ours, f"{spec.OWNER}={job_uid}"] if job_uid else [ours]
 
     def make(self, record: Record, workload: Workload) -> None:
@@ -52,7 +52,7 @@ class Services:
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
         prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
         body = spec.service(
-            workload, instance=self._instance, node_id=member.id, image=self._engine.digest(workload.image),
+            workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
             secrets=self._make_secrets(workload), prepared=_joined(prepared), kept=self._kept,
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
@@ -129,11 +129,11 @@ class Services:
 
     def _is_of(self, service: Mapping[str, Any], record: Record) -> bool:
         labels = service["Spec"].get("Labels") or {}
-        return labels.get(spec.INSTANCE) == self._instance and labels.get(spec.WORKLOAD) == record.name
+        return labels.get(spec.INSTANCE) == self._instance() and labels.get(spec.WORKLOAD) == record.name
 
     def _make_secrets(self, workload: Workload) -> Sequence[spec.SecretFile]:
         made = []
-        labels = spec.labels(workload, self._instance)
+        labels = spec.labels(workload, self._instance())
         for variable in (e for e in workload.env if e.secret):
             try:
                 value = self._secrets.get(variable.secret, variable.key)

@@ -16,7 +16,7 @@ import structlog
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.observe import TERMINAL
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, NotOurs
 
 log = structlog.get_logger("cumulus.backends")
 
@@ -40,14 +40,14 @@ class Watcher:
     def __init__(
         self,
         engine: Engine,
-        instance: str,
+        instance: Callable[[], str],
         *,
         live: Callable[[], tuple[int, bool]],
         changed: Callable[[str | None], None],
         swept: Callable[[], None],
     ) -> None:
         self._engine = engine
-        self._filter = f"{spec.INSTANCE}={instance}"
+        self._instance = instance
         self._live = live
         self._changed = changed
         self._swept = swept
@@ -81,6 +81,9 @@ class Watcher:
                     next_sweep = time.monotonic() + RELIST_SECONDS
                     self._swept()
                 moving = self._look()
+            except NotOurs:
+                # It is told where it is found out.
+                self._stop.wait(_RECONNECT_SECONDS)
             except BackendError as error:
                 log.warning("cannot look at the Swarm's tasks", error=str(error))
                 self._stop.wait(_RECONNECT_SECONDS)
@@ -104,7 +107,7 @@ class Watcher:
             self._seen.clear()
             return False
         current: dict[str, list[str]] = {}
-        for task in self._engine.tasks({"label": [self._filter]}):
+        for task in self._engine.tasks({"label": [self._filter()]}):
             state = task["Status"]["State"]
             state = state if state in ("pending", "running", *TERMINAL) else "starting"
             desired, node = task.get("DesiredState", ""), task.get("NodeID", "")
@@ -124,9 +127,12 @@ class Watcher:
             name = self._names.get(service)
         self._changed(name)
 
+    def _filter(self) -> str:
+        return f"{spec.INSTANCE}={self._instance()}"
+
     def _learn(self) -> None:
         """Which service runs which workload."""
-        found = self._engine.services([self._filter])
+        found = self._engine.services([self._filter()])
         self._names |= {s["ID"]: s["Spec"]["Labels"].get(spec.WORKLOAD, "") for s in found}
 
     def knows(self, service: str, name: str) -> None:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from cumulus import paths
 from cumulus.backends.swarm import cluster
+from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.members import Member
-from cumulus.cli import terminal
+from cumulus.backends.swarm.spec import OWNER
+from cumulus.cli import confirm, context, swarm, terminal
 from cumulus.cli.table import Table
 from cumulus.errors import CumulusError
+from cumulus.resources.job import GPUJob
+from cumulus.store.base import Query, Store
 
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Make a Docker Swarm for containers, let machines join it, and look at it.",
+    help="Make a Docker Swarm for containers, let machines join it, look at it, and take it over.",
 )
+SHOWN = 5
+"""Names of services that a line tells."""
 
 
 @app.command()
@@ -75,15 +83,83 @@ def status() -> None:
         for m in sorted(members, key=lambda m: m.name)
     ]
     Table(header, sys.stdout).write(rows)
-    for trouble in cluster.troubles(engine):
+    for trouble in (*_owner(), *cluster.troubles(engine)):
         terminal.warning(trouble)
 
 
+@app.command()
+def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Take the Swarm over from another control plane, which must be gone for good.
+
+    The first daemon on a Swarm marks it as its own: by its store and its state directory. A daemon that finds another's
+    mark starts, stops and changes nothing there, so that no two end each other's jobs. This verb puts this state
+    directory's mark in that one's place. You need it where a backup was restored on another machine, where a state
+    directory was copied or lost, and for a Swarm that a version without marks used.
+
+    What runs goes on where its job is in this store, else it is ended. A control plane that still lives elsewhere sees
+    the new mark within seconds, and touches nothing any more. Two that are to share a Swarm need no adoption: start
+    each with a SWARM_INSTANCE of its own.
+
+    
+    Examples:
+      cumulus cluster status
+      cumulus cluster adopt
+      cumulus cluster adopt --yes
+    """  # fmt: skip
+    with context.open_store() as store:
+        backend = _backend(store)
+        try:
+            ownership = backend.ownership
+            seen = ownership.mark()
+            if seen is not None and ownership.is_ours(seen):
+                print("The Swarm belongs to this control plane already.")
+                return
+            if seen is not None:
+                terminal.note(f"The Swarm belongs to the control plane at {seen.where}, store {seen.store}.")
+            _tell_what_runs(ownership.services(seen), store)
+            if not yes and not confirm.possible():
+                raise CumulusError("nobody is there to confirm it, so nothing was changed", hint="give --yes")
+            if not yes and not confirm.confirmed("Is that control plane gone for good, and this one to take over?"):
+                raise CumulusError("nothing was changed")
+            ownership.adopt(seen)
+        finally:
+            backend.close()
+    print("The Swarm belongs to this control plane now.")
+    context.note_if_no_daemon("it is used")
+
+
+def _tell_what_runs(services: Sequence[Mapping[str, Any]], store: Store) -> None:
+    jobs = {item["metadata"]["uid"] for item in store.list(Query(GPUJob.KIND)).items}
+    names = sorted(s["Spec"]["Name"] for s in services if s["Spec"]["Labels"].get(OWNER) not in jobs)
+    if known := len(services) - len(names):
+        terminal.note(f"{known} of its services are jobs of this store, and go on.")
+    if names:
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        terminal.note(f"{len(names)} of its services are no jobs of this store, and will be ended: {shown}")
+
+
+def _backend(store: Store) -> SwarmBackend:
+    made = swarm.backend(paths.home(), store)
+    return made if made is not None else swarm_missing()
+
+
 def _engine() -> Engine:
-    engine = from_environment(os.environ)
-    if engine is None:
-        raise CumulusError(
-            "no Docker engine is named",
-            hint="set SWARM_MANAGER to a manager: unix:///var/run/docker.sock, tcp://HOST:2376 or ssh://USER@HOST",
-        )
-    return engine
+    return from_environment(os.environ) or swarm_missing()
+
+
+def swarm_missing() -> NoReturn:
+    raise CumulusError(
+        "no Docker engine is named",
+        hint="set SWARM_MANAGER to a manager: unix:///var/run/docker.sock, tcp://HOST:2376 or ssh://USER@HOST",
+    )
+
+
+def _owner() -> Sequence[str]:
+    """Whose the Swarm is, where it is not this control plane's; nothing where it is nobody's yet."""
+    with context.open_store() as store:
+        backend = _backend(store)
+        try:
+            trouble = backend.ownership.trouble()
+        finally:
+            backend.close()
+    return [f"{trouble}; {trouble.hint}"] if trouble is not None else []

@@ -123,7 +123,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
         _start_monitor(ledger)
         manager = Manager(
             store, backends, [agent], connect=_connector(home), ready=_report(home, store, commands),
-            troubled=_troubled, workers=_threads(workers), cluster=None if swarm is None else swarm.members,
+            troubled=_troubled, workers=_threads(workers), cluster=None if swarm is None else swarm.machines,
             cluster_user=os.environ.get("SWARM_SSH_USER") or "root",
         )  # fmt: skip
         manager.run(stop)
@@ -155,7 +155,7 @@ def _swarm(
                 return None
         return shells[name]
 
-    made = swarm.backend(home, agents, shell, settings.logs)
+    made = swarm.backend(home, store, agents, shell, settings.logs)
     if made is not None:
         _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
     return made

@@ -1,0 +1,94 @@
+"""A name for a state directory that no copy of it has: two daemons with one store's id are told apart by it.
+
+The file says which inode of which machine it is. A copy has another one, so that it gets a name of its own; moving the
+directory within its disk changes nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import socket
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cumulus.backends.process.layout import write_durably
+from cumulus.errors import BackendError
+
+FILE = "place.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    id: str
+    text: str
+    """For people: user@host:directory."""
+    root: str
+
+    def remembers(self, what: str) -> bool:
+        """Whether it was told so, and is no copy of the place that was."""
+        with suppress(OSError):
+            return self._note(what).read_text() == self.id
+        return False
+
+    def remember(self, what: str, true: bool) -> None:
+        """A disk that is full only makes the next daemon look before it acts."""
+        with suppress(OSError):
+            if true and not self.remembers(what):
+                write_durably(str(self._note(what)), self.id.encode())
+            elif not true:
+                self._note(what).unlink(missing_ok=True)
+
+    def _note(self, what: str) -> Path:
+        return Path(self.root, f"{what}.ours")
+
+
+def find(root: str, machine: str | None = None) -> Place:
+    """The place that the directory `root` is, named when it is first asked for. Raises BackendError."""
+    machine = _machine() if machine is None else machine
+    try:
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            id = _read(Path(root, FILE), machine) or _write(Path(root, FILE), machine)
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise BackendError(f"{root} cannot be named: {error.strerror}") from error
+    return Place(id, f"{_user()}@{socket.gethostname()}:{os.path.dirname(os.path.abspath(root))}", root)
+
+
+def _read(path: Path, machine: str) -> str:
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError), path.open() as file:
+        said = json.load(file)
+        if (said["inode"], said["machine"]) == (os.fstat(file.fileno()).st_ino, machine):
+            return str(said["id"])
+    return ""
+
+
+def _write(path: Path, machine: str) -> str:
+    id = str(uuid.uuid4())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        json.dump({"id": id, "inode": os.fstat(file.fileno()).st_ino, "machine": machine}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    return id
+
+
+def _machine() -> str:
+    with suppress(OSError):
+        return Path("/etc/machine-id").read_text().strip()
+    return ""
+
+
+def _user() -> str:
+    with suppress(KeyError, OSError):
+        return getpass.getuser()
+    return str(os.getuid())
