@@ -204,8 +204,10 @@ def _exec(options: argparse.Namespace) -> int:
     if lease is None:
         raise _unknown(options.partition)
     device = ask.choose(ledger.devices(), lease.device_id)
+    # Before this process belongs to the lease: what the enforcement starts for the node is not to end with it.
+    prepared = enforce.environment(lease, device, ledger.home) if lease.state is LeaseState.ACTIVE else {}
     ledger.attach(lease.id, os.getpid(), lease.token)
-    ours = environment.of_lease(lease, device) | enforce.environment(lease, device, ledger.home)
+    ours = environment.of_lease(lease, device) | prepared
     ledger.close()
     os.environ.update(enforce.merge(os.environ, ours))
     _undo_python()

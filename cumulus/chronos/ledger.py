@@ -156,9 +156,33 @@ class Ledger:
         with self.database.write() as tx:
             _active(tx, id, token, Moment.read(self.clock))
             tx.execute("INSERT OR REPLACE INTO process VALUES (?, ?, ?, ?)", (id, pid, found.start, role))
-            if role == "root" and (directory := cgroup.enclose(pid, self._cgroup(id))):
-                tx.execute("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", (id, directory))
+            if role == "root" and (directory := cgroup.enclose(pid, cgroup.name(self._cgroup(id), pid, found.start))):
+                tx.execute("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", (id, self._recorded(id, directory)))
         self._watch()
+
+    def enclose(self, ids: Sequence[str], supervisor: int) -> str | None:
+        """Make a cgroup for the job of a supervisor that is attached to those leases, and that moves the job there.
+
+        All that is in it is ended with any of the leases. None where no cgroup can be made here. Raises `NoSuchLease`
+        where one of the leases is not ACTIVE any more.
+        """
+        found = processes.read(supervisor)
+        if found is None:
+            raise ChronosError(f"process {supervisor} is gone")
+        directory = cgroup.make(cgroup.name(self._cgroup(ids[0]), found.pid, found.start))
+        if directory is None:
+            return None
+        rows = [(id, self._recorded(id, directory)) for id in ids]
+        try:
+            # Not durable: where it is lost, so are the processes.
+            with self.database.write(durable=False) as tx:
+                for id in ids:
+                    _active(tx, id, None, Moment.read(self.clock))
+                tx.executemany("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", rows)
+        except ChronosError:
+            cgroup.remove(directory)
+            raise
+        return directory
 
     def detach(self, id: str, pid: int) -> None:
         """Undo `attach`: the process outlives the lease. Harmless where it is not attached."""
@@ -253,6 +277,12 @@ class Ledger:
         # Two ledgers of one machine may have leases of the same id.
         place = self.home.stat()
         return f"{place.st_dev:x}-{place.st_ino:x}-{id}"
+
+    def _recorded(self, id: str, directory: str) -> str:
+        """The lease's own cgroup, with all that is in it; where the process is in that of another lease, only where it
+        is there."""
+        above = os.path.dirname(directory)
+        return above if cgroup.is_named(above, self._cgroup(id)) else directory
 
     def _granted(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease | CumulusError:
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cumulus.chronos import cgroup, processes, records
@@ -29,6 +30,8 @@ class Membership:
     sessions: tuple[Identity, ...]
     """By their leaders."""
     cgroups: tuple[str, ...]
+    seen: tuple[Identity, ...] = ()
+    """Those that the monitor's `enclosures` knows: some may have left their cgroup just now."""
 
     @classmethod
     def load(cls, db: sqlite3.Connection, id: str) -> Membership:
@@ -48,6 +51,7 @@ class Membership:
             snapshot.marked(self.id),
             *(snapshot.in_session(leader) for leader in self.sessions),
             *(cgroup.members(directory) for directory in self.cgroups),
+            (process.pid for process in self.seen if snapshot.has(process)),
         ) - _UNTOUCHABLE
         found = seeds.union(*(snapshot.below(pid) for pid in seeds)) - _UNTOUCHABLE - {os.getpid()}
         return snapshot.identities(found - {p.pid for p in alive if p.role == "supervisor"})
@@ -66,6 +70,11 @@ class Membership:
     def populated(self) -> bool:
         """Whether a process lives in one of the lease's cgroups, even one too quick for a snapshot."""
         return any(cgroup.populated(directory) for directory in self.cgroups)
+
+    def placed(self) -> Sequence[tuple[records.Process, str]]:
+        """The attached processes that have a cgroup, for themselves or for the job that they supervise."""
+        found = ((process, cgroup.place_of(process.pid, process.start, self.cgroups)) for process in self.attached)
+        return [(process, place) for process, place in found if place is not None]
 
     def new_sessions(self, snapshot: Snapshot) -> set[Identity]:
         """Sessions made by the attached processes and their descendants, by their leaders, and not yet remembered.

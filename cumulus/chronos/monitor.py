@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from cumulus.chronos import audit, cgroup, enforce, records, slots, strays, watchdog
 from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.database import Database
+from cumulus.chronos.enclosures import Enclosures
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
@@ -89,6 +90,7 @@ class Monitor:
         self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
         self._next_tidying = 0.0
+        self._enclosures = Enclosures(ledger.database, self._say)
         self._caretaker = Caretaker(ledger.home, self._clock, self._say) if lasting else None
 
     def step(self) -> float:
@@ -168,7 +170,7 @@ class Monitor:
             memberships = [Membership.load(db, ending.lease.id) for ending in endings]
         gone = []
         for ending, lease in zip(endings, memberships, strict=True):
-            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions))
+            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._enclosures.of(lease))
             ending.sessions |= lease.new_sessions(snapshot)
             processes = lease.members(snapshot)
             live = bool(processes) or lease.populated()
@@ -264,6 +266,7 @@ class Monitor:
         now = self._clock.monotonic()
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
+            self._enclosures.look()
             self._remove_cgroups()
             self._flush(now)
         if now >= self._next_housekeeping:

@@ -34,6 +34,7 @@ class Proc(NamedTuple):
     start: int
     alive: bool
     """False for a zombie all of whose threads have ended."""
+    stopped: bool = False
 
 
 class Identity(NamedTuple):
@@ -107,9 +108,7 @@ class Snapshot:
     def _take(self, between: Callable[[], None]) -> None:
         last = last_pid()
         # Newest first: what forks and exits all the time is caught best by looking at once.
-        for count, pid in enumerate(
-            sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True)
-        ):
+        for count, pid in enumerate(sorted(pids(), reverse=True)):
             if count % _BATCH == 0:
                 between()
             self._add(pid)
@@ -141,7 +140,7 @@ def read(pid: int) -> Proc | None:
     state, parent, group, session, threads, start = *fields[:4], fields[17], fields[19]
     # A leader that ended before its other threads is a zombie that still runs.
     alive = state not in (b"Z", b"X", b"x") or int(threads) > 1
-    return Proc(pid, int(parent), int(group), int(session), int(start), alive)
+    return Proc(pid, int(parent), int(group), int(session), int(start), alive, state in (b"T", b"t"))
 
 
 def send(target: Identity, number: int) -> bool:
@@ -190,6 +189,17 @@ def is_alive(target: Identity) -> bool:
     """Whether that very process runs now."""
     proc = read(target.pid)
     return proc is not None and proc.start == target.start and proc.alive
+
+
+def is_stopped(target: Identity) -> bool:
+    """Whether that very process is stopped by a signal, or by a debugger."""
+    proc = read(target.pid)
+    return proc is not None and proc.start == target.start and proc.stopped
+
+
+def pids() -> set[int]:
+    """Those of all processes now."""
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
 
 
 def markers(pid: int, home: Path | None = None) -> list[str]:

@@ -9,9 +9,11 @@ import errno
 import fcntl
 import math
 import os
+import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cumulus.chronos import processes
@@ -71,6 +73,7 @@ class Watcher:
         self._home = home
         self._file = -1
         self._seen = -math.inf
+        self._asked = -math.inf
 
     def ensure_running(self, within: float) -> None:
         """Look only where the last look is longer than `within` seconds ago."""
@@ -92,11 +95,23 @@ class Watcher:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
+                self._continue_stopped()
                 return True
             # The file may be another by now. Closing alone does not let go of a lock that a child shares.
             fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
         return False
+
+    def _continue_stopped(self) -> None:
+        """A monitor that was stopped by a signal, by a job of its own user perhaps, ends no lease."""
+        now = time.monotonic()
+        if now - self._asked < POLL:
+            return
+        self._asked = now
+        monitor = holder(self._home)
+        if monitor is not None and processes.is_stopped(monitor):
+            with suppress(PermissionError):
+                processes.send(monitor, signal.SIGCONT)
 
     def close(self) -> None:
         with _looking:

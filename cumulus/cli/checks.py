@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from cumulus import locks, paths
@@ -222,15 +221,15 @@ print('cumulus-doctor: ' + json.dumps(answers))
 
 
 def cgroups() -> Iterator[Finding]:
-    """Whether jobs can be held in control groups, which no process can leave."""
-    root = Path("/sys/fs/cgroup")
-    if not (root / "cgroup.controllers").exists():
-        yield Finding("WARN", "cgroups", "no cgroup v2 here", "boot with systemd.unified_cgroup_hierarchy=1")
-    elif os.access(root / "cgroup.procs", os.W_OK):
-        yield Finding("OK", "cgroups", "version 2, writable")
+    """Whether jobs run in cgroups of their own, which hold them also where they leave their supervisor."""
+    from cumulus.chronos import cgroup
+
+    problem, fix = cgroup.trouble()
+    if problem:
+        text = f"{problem}: a process that clears its environment and leaves its supervisor can outlive its lease"
+        yield Finding("WARN", "cgroups", text, fix)
     else:
-        fix = "run as root, or delegate a cgroup to this user (systemd: Delegate=yes)"
-        yield Finding("WARN", "cgroups", "version 2, not writable: limits on CPU and memory are weaker", fix)
+        yield Finding("OK", "cgroups", "version 2, writable: each job without an image runs in a cgroup of its own")
 
 
 def docker() -> Iterator[Finding]:

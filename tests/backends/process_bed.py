@@ -8,6 +8,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from tests.backends.conformance import Bed, Behaviour
 NODE = "this-node"
 
 
+class Clock(SystemClock):
+    """The machine's, with an interval that a test lets pass at once. Supervisors do not see it: they learn of an
+    expiry from what the monitor wrote."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.passed)
+
+
 class ProcessBed(Bed):
     def __init__(self, directory: Path, chronos_home: Path | None = None) -> None:
         self.directory = directory
@@ -29,11 +43,11 @@ class ProcessBed(Bed):
         self.chronos_home = chronos_home
         # Strays are found by the workload's name: it must be another than in the test beside this one.
         self.token = f"{zlib.crc32(os.fsencode(directory)):08x}"
-        self.clock = SystemClock()
+        self.clock = Clock()
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
-        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home)
+        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home, self.clock)
 
     def reopen(self) -> None:
         self.backend.close()

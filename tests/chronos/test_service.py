@@ -78,7 +78,7 @@ def either(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     ledger = open_ledger(home)
     if request.param == "scan":
         monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
-    elif not _can_make_cgroups():
+    elif cgroup.trouble()[0]:
         pytest.skip("no cgroup can be made here")
     yield ledger
     until(lambda: not cgroups_of(home))
@@ -248,8 +248,8 @@ def test_renewing_keeps_the_process_alive(real: Ledger, run: Run) -> None:
 
 def test_a_killed_monitor_is_replaced_and_what_it_left_is_ended(real: Ledger, run: Run, home: Path) -> None:
     process = up(run(STUBBORN))
-    granted = time.monotonic()
     lease = real.grant(request(seconds=3.0, grace=0.3))
+    granted = time.monotonic()
     real.attach("a", process.pid, lease.token)
     end_monitor(home)
     time.sleep(max(0.0, granted + 3.5 - time.monotonic()))
@@ -258,6 +258,36 @@ def test_a_killed_monitor_is_replaced_and_what_it_left_is_ended(real: Ledger, ru
     assert state(real, "a") == (LeaseState.ENDING, EndReason.EXPIRED)
     assert process.wait(30) == -signal.SIGKILL
     until(lambda: ended(real, "a"))
+
+
+def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
+    real: Ledger, run: Run, home: Path
+) -> None:
+    """A job of the monitor's own user can do that."""
+    process = up(run(SLEEP))
+    lease = real.grant(request())
+    real.attach("a", process.pid, lease.token)
+    monitor = watchdog.holder(home)
+    assert monitor is not None
+    os.kill(monitor.pid, signal.SIGSTOP)
+    until(lambda: processes.is_stopped(monitor))
+    real.release("a")
+    until(lambda: real.list() == [])
+    assert process.wait(30) < 0
+
+
+def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger, run: Run, home: Path) -> None:
+    if cgroup.trouble()[0]:
+        pytest.skip(f"leaving a cgroup is NOT tested: {cgroup.trouble()[0]}")
+    process = up(run(STUBBORN))
+    lease = real.grant(request())
+    real.attach("a", process.pid, lease.token)
+    (directory,) = cgroups_of(home)
+    assert cgroup.enter(os.path.dirname(directory), process.pid)
+    until(lambda: cgroup.members(directory) == {process.pid})
+    real.release("a")
+    assert process.wait(30) == -signal.SIGKILL
+    until(lambda: not cgroups_of(home))
 
 
 def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, run: Run, home: Path) -> None:
@@ -408,16 +438,6 @@ def _alive_with(variable: str) -> int:
             except OSError:
                 continue
     return count
-
-
-def _can_make_cgroups() -> bool:
-    process = subprocess.Popen(["sleep", "10"])
-    directory = cgroup.enclose(process.pid, f"test-{process.pid}")
-    process.kill()
-    process.wait()
-    if directory is not None:
-        until(lambda: cgroup.remove(directory))
-    return directory is not None
 
 
 def _monitors(home: Path) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cumulus import locks
+from cumulus.chronos import cgroup
 from cumulus.cli import checks
 from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
@@ -22,6 +23,23 @@ from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW, Run, ago, condition, job
 from tests.waiting import eventually
+
+
+def test_doctor_says_of_cgroups_what_exec_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        directory = cgroup.enclose(process.pid, f"test-{process.pid}")
+    finally:
+        process.kill()
+        process.wait()
+    (found,) = checks.cgroups()
+    assert (found.level == "OK") is (directory is not None)
+    if directory is not None:
+        eventually(lambda: cgroup.remove(directory))
+    monkeypatch.setattr(cgroup, "enter", lambda directory, pid: False)
+    (found,) = checks.cgroups()
+    assert (found.level, found.fix != "") == ("WARN", True)
+    assert "can outlive its lease" in found.text
 
 
 def test_this_machine(run: Run, store: SqliteStore) -> None:

@@ -107,14 +107,13 @@ class ProcessBackend:
         run = self.find(name)
         if run is None or self._observe(run).state.finished:
             return
-        path = os.path.join(run.directory, layout.STOP)
         with _translated(f"stop {name}"), self._mutex:
-            earlier = layout.read_document(path)
-            if earlier is None or float(earlier["grace"]) > grace:
-                layout.write_document(path, {"grace": max(0.0, grace)})
+            run.request_stop(grace, self._clock)
             pid = run.supervisor()
             if pid:
-                signal_process(pid, signal.SIGUSR1, lambda: run.supervisor() == pid)
+                # The second for one that the job has stopped: it wakes and ends the run as if nothing had been.
+                for number in (signal.SIGUSR1, signal.SIGCONT):
+                    signal_process(pid, number, lambda: run.supervisor() == pid)
             else:
                 self._settle(run)
 
@@ -255,6 +254,8 @@ class ProcessBackend:
                 return
             name = run.spec["name"]
             pid = run.supervisor()
+            if pid and run.is_stuck(self._clock):
+                run.kill(pid)
             if pid and self._watching().add(name, pid):
                 return
             if self._watching().watches(name):
@@ -324,6 +325,9 @@ class ProcessBackend:
                 run = Run(os.path.join(job, entry))
                 while run.exists and not held.enter_context(run.locked()):
                     if self._clock.monotonic() >= deadline:
+                        # Its run's end is written: whatever keeps it, the job's signal perhaps, it is not needed.
+                        if pid := run.supervisor():
+                            run.kill(pid)
                         raise BackendError(f"the supervisor in {run.directory} has not ended yet")
                     self._clock.sleep(_LOCK_INTERVAL)
             trash = self._path(layout.TRASH, os.path.basename(job))

@@ -10,8 +10,9 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
     spec.json             what to run; complete before the directory has its name
     lock                  a record lock, held by the supervisor for its life: at most one, found by its pid;
                           made with the directory, since a second file of that name would be a second lock
+                          its times are set by a supervisor that is ending its run and makes progress
     started.json          written before the command is let go: from here on, no second start
-    stop.json             a request to end, with its grace
+    stop.json             a request to end, with its grace and when that is over (CLOCK_BOOTTIME)
     exit.json             the end; written once, durable, then never changed
     removed               the run was removed; only its log counts
     log.OFFSET            what it wrote, in segments named by the offset of their first byte
@@ -20,10 +21,14 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
+
+from cumulus.chronos import cgroup
 
 FORMAT = 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
@@ -75,6 +80,12 @@ def read_document(path: str) -> dict[str, Any] | None:
     return document
 
 
+def enclosure(started: dict[str, Any] | None) -> str:
+    """The cgroup of a run that has started, "" where it has none; jobs can write the file that says so."""
+    directory = (started or {}).get("cgroup")
+    return str(directory) if cgroup.is_ours(directory) else ""
+
+
 def sync_directory(path: str) -> None:
     """Make names created or renamed in the directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,6 +93,34 @@ def sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Stop(NamedTuple):
+    """A request to end: the seconds of grace that were given, and when they are over (CLOCK_BOOTTIME)."""
+
+    grace: float
+    kill_at: float
+
+
+def write_stop(path: str, request: Stop) -> None:
+    write_document(path, request._asdict())
+
+
+def read_stop(path: str = STOP) -> Stop | None:
+    """The request at `path`; where it is damaged, one to end at once."""
+    try:
+        document = read_document(path)
+        # Versions before this one gave the grace alone.
+        return None if document is None else Stop(float(document["grace"]), float(document.get("kill_at", math.inf)))
+    except (ValueError, KeyError, TypeError):
+        return Stop(0.0, 0.0)
+
+
+def show_progress() -> None:
+    """Said by a supervisor in its run's directory, again and again while it ends the run: it is not stuck."""
+    with contextlib.suppress(OSError):
+        # By path: to close a descriptor of the file would let go of the lock.
+        os.utime(LOCK)
 
 
 def boot_id() -> str:

@@ -11,13 +11,17 @@ import math
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cumulus.backends.process import layout
 from cumulus.backends.process.supervise import End
 
 if TYPE_CHECKING:
     from cumulus.chronos.ledger import Ledger
+
+Answer = TypeVar("Answer")
 
 LEDGER_PATIENCE = 10.0
 """Seconds for which an unavailable ledger is asked again before the run is given up."""
@@ -31,6 +35,13 @@ class LeaseRefused(Exception):
         self.end = end
 
 
+class Hold(NamedTuple):
+    """What holds a job to its leases: variables of its environment, and the cgroup it is started in, if any."""
+
+    variables: dict[str, str] = {}
+    cgroup: str | None = None
+
+
 class LeaseGuard:
     """The leases of one run, as spec.json names them."""
 
@@ -40,12 +51,12 @@ class LeaseGuard:
         self._home: str | None = spec["chronos_home"]
         self._opened: Ledger | None = None
 
-    def attach(self, pid: int) -> dict[str, str]:
-        """Register `pid`, whose descendants end with the leases; the variables by which its job is held to them.
+    def attach(self, pid: int) -> Hold:
+        """Register `pid`, whose descendants end with the leases, and prepare what holds its job to them.
 
         Raises `LeaseRefused` where a lease is not to be had, or cannot be enforced as it promises."""
         if not self._leases:
-            return {}
+            return Hold()
         readable, writable = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
@@ -64,10 +75,10 @@ class LeaseGuard:
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             how = f"was killed by signal {number}, perhaps for want of memory" if number else "ended without a word"
             raise LeaseRefused(End(None, "Lost", f"not started: what checks its leases {how}"))
-        end, variables = json.loads(verdict)
+        end, hold = json.loads(verdict)
         if end:
             raise LeaseRefused(End(*end))
-        return dict(variables)
+        return Hold(*hold)
 
     def ended(self, by: float = math.inf) -> str:
         """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else "". With
@@ -97,33 +108,37 @@ class LeaseGuard:
                 return End(None, "Stopped", f"its lease was released {when}")
         return None
 
-    def _attach(self, pid: int) -> tuple[End | None, dict[str, str]]:
-        """In the child: the run's end where it must not start, else the variables."""
+    def _attach(self, pid: int) -> tuple[End | None, Hold]:
+        """In the child: the run's end where it must not start, else what holds it."""
         from cumulus.errors import ChronosError, LedgerUnavailable, NoSuchLease, StaleToken
 
         variables: dict[str, str] = {}
-        for lease in self._leases:
-            try:
-                self._patiently(lease["id"], pid, lease["token"])
+        try:
+            for lease in self._leases:
+                attach = partial(self._ledger().attach, lease["id"], pid, lease["token"], role="supervisor")
+                self._patiently(attach)
                 variables = self._enforced(variables, lease["id"])
-            except NoSuchLease as error:
-                over = self.end("before the command was started")
-                return over or End(None, "StartError", f"not started without its lease: {error}"), {}
-            except StaleToken as error:
-                return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), {}
-            except LedgerUnavailable as error:
-                # The node's fault, not the job's: another attempt may find it well.
-                return End(None, "Lost", f"not started: {error}"), {}
-            except ChronosError as error:
-                return End(None, "StartError", f"not started: {error}"), {}
-            except Exception as error:
-                # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
-                sys.excepthook(*sys.exc_info())
-                full = isinstance(error, OSError) and error.errno in layout.NO_ROOM
-                reason = "Lost" if full or isinstance(error, MemoryError) else "StartError"
-                what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
-                return End(None, reason, f"not started: {what}"), {}
-        return None, variables
+            # Last: what the enforcement starts for the node is not to be taken for the job's.
+            ids = [lease["id"] for lease in self._leases]
+            enclosure = self._patiently(partial(self._ledger().enclose, ids, pid))
+        except NoSuchLease as error:
+            over = self.end("before the command was started")
+            return over or End(None, "StartError", f"not started without its lease: {error}"), Hold()
+        except StaleToken as error:
+            return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), Hold()
+        except LedgerUnavailable as error:
+            # The node's fault, not the job's: another attempt may find it well.
+            return End(None, "Lost", f"not started: {error}"), Hold()
+        except ChronosError as error:
+            return End(None, "StartError", f"not started: {error}"), Hold()
+        except Exception as error:
+            # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
+            sys.excepthook(*sys.exc_info())
+            full = isinstance(error, OSError) and error.errno in layout.NO_ROOM
+            reason = "Lost" if full or isinstance(error, MemoryError) else "StartError"
+            what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
+            return End(None, reason, f"not started: {what}"), Hold()
+        return None, Hold(variables, enclosure)
 
     def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
         from cumulus.chronos import enforce
@@ -139,13 +154,13 @@ class LeaseGuard:
         merged = enforce.merge(self._own, ours)
         return {name: value for name, value in merged.items() if value != self._own.get(name)}
 
-    def _patiently(self, id: str, pid: int, token: int) -> None:
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable
 
         deadline = time.monotonic() + LEDGER_PATIENCE
         while True:
             try:
-                return self._ledger().attach(id, pid, token, role="supervisor")
+                return ask()
             except LedgerUnavailable:
                 if time.monotonic() >= deadline or os.path.exists(layout.STOP):
                     raise

@@ -14,10 +14,15 @@ from typing import Any
 
 from cumulus.backends.base import Observed, State
 from cumulus.backends.process import layout
+from cumulus.backends.process.watch import signal_process
+from cumulus.chronos import cgroup
 from cumulus.clock import Clock, timestamp
 
 MAX_SPAWNS = 5
 """A supervisor that ended so often without starting the command will not do better."""
+
+_STUCK = 10.0
+"""Seconds after the end of the grace period in which a supervisor that shows no progress is given up."""
 
 _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
@@ -98,6 +103,26 @@ class Run:
             os.close(descriptor)
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 
+    def request_stop(self, grace: float, clock: Clock) -> None:
+        """Ask its supervisor, and all later ones, for its end. A second request can only bring the end nearer."""
+        kill_at = clock.monotonic() + max(0.0, grace)
+        earlier = layout.read_stop(self._path(layout.STOP))
+        if earlier is None or earlier.kill_at > kill_at:
+            layout.write_stop(self._path(layout.STOP), layout.Stop(max(0.0, grace), kill_at))
+
+    def is_stuck(self, clock: Clock) -> bool:
+        """Whether its supervisor was asked to end it, and neither has nor shows any progress: the job may have
+        stopped it, or the file system of its command does not answer."""
+        request = layout.read_stop(self._path(layout.STOP))
+        if request is None or clock.monotonic() < request.kill_at + _STUCK:
+            return False
+        return clock.now().timestamp() - os.stat(self._path(layout.LOCK)).st_mtime >= _STUCK
+
+    def kill(self, supervisor: int) -> None:
+        """SIGKILL a supervisor that is stuck, and all in the job's cgroup. The next supervisor ends what is left."""
+        signal_process(supervisor, signal.SIGKILL, lambda: self.supervisor() == supervisor)
+        cgroup.kill(layout.enclosure(layout.read_document(self._path(layout.STARTED))))
+
     def may_spawn(self, clock: Clock) -> bool:
         """Whether it is time for another supervisor."""
         return self.spawned < MAX_SPAWNS or clock.monotonic() >= self._spawned_at + _SPAWN_PAUSE
@@ -106,6 +131,7 @@ class Run:
         """Start a supervisor in a session of its own; its pid. Harmless where one is there: it ends at once."""
         self.spawned += 1
         self._spawned_at = clock.monotonic()
+        os.utime(self._path(layout.LOCK))  # It has not had the time to show progress itself.
         log = self._path(layout.SUPERVISOR_LOG)
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(

@@ -26,6 +26,7 @@ from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
 from cumulus.backends.process.log import LogWriter, Redactor, kept_of
 from cumulus.backends.process.supervise import End, Supervisor
+from cumulus.chronos import cgroup
 from cumulus.clock import SystemClock, timestamp
 
 _DISK_PATIENCE = 1.0
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 2)
     except (BlockingIOError, FileNotFoundError):
         return 0  # Another supervisor is at it, or the run is being purged.
+    layout.show_progress()
     if os.path.exists(layout.EXIT):
         return 0
     spec = layout.read_document(layout.SPEC)
@@ -55,6 +57,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
         tree.end_children()
+        with contextlib.suppress(OSError, ValueError):
+            cgroup.kill(layout.enclosure(layout.read_document(layout.STARTED)))
         reason = "Error" if os.path.exists(layout.STARTED) else "StartError"
         run.finish(End(None, reason, f"its supervisor failed: {type(error).__name__}: {error}"))
         raise
@@ -74,18 +78,24 @@ class _Run:
             return End(None, "StartError", "its specification was written by a newer version of Cumulus")
         leases = LeaseGuard(spec)
         try:
-            enforcement = leases.attach(os.getpid())
+            hold = leases.attach(os.getpid())
             if os.path.exists(layout.STOP):
                 return _STOPPED
             # Not before: what the enforcement started for the node is not to end with this job.
             tree.become_subreaper()
             secrets = resolve_secrets(spec)
             log, redactor = LogWriter(".", kept_of(spec)), Redactor(list(secrets.values()))
-            pid, output, release = launch(spec, secrets, enforcement)
+            pid, output, release = launch(spec, secrets, hold.variables)
+            enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, pid) else ""
             self._started_at = timestamp(self._clock.now())
             layout.write_document(
                 layout.STARTED,
-                {"started_at": self._started_at, "boot_id": layout.boot_id(), "session": os.getsid(0)},
+                {
+                    "started_at": self._started_at,
+                    "boot_id": layout.boot_id(),
+                    "session": os.getsid(0),
+                    "cgroup": enclosure,
+                },
             )
         except LeaseRefused as error:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
@@ -95,7 +105,7 @@ class _Run:
             # The command waits at its gate and ends with this process.
             reason = "Lost" if error.errno in layout.NO_ROOM else "StartError"
             return End(None, reason, f"it could not be started: {error.strerror}")
-        supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases)
+        supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases, enclosure)
         try:
             failure = release()
         except BrokenPipeError:
@@ -122,9 +132,17 @@ class _Run:
         if started.get("boot_id") != layout.boot_id():
             return End(None, "Lost", "the machine was restarted while it ran")
         mark = f"CUMULUS_WORKLOAD={self._spec['name']}"
-        tree.end_strays(mark, started["session"], float(self._spec["grace"]))
+        tree.end_strays(mark, started["session"], self._grace_left(), layout.enclosure(started))
         over = leases.end("while it had no supervisor")
+        if over is None and os.path.exists(layout.STOP):
+            return End(None, "Stopped", "stopped; its supervisor had died, and what it had started was ended")
         return over or End(None, "Lost", "its supervisor died; what it had started was ended")
+
+    def _grace_left(self) -> float:
+        """Seconds for what lost its supervisor to end by itself: after a request to stop no more than that one left."""
+        grace = float(self._spec["grace"])
+        stop = layout.read_stop()
+        return grace if stop is None else min(grace, max(0.0, stop.kill_at - self._clock.monotonic()))
 
     def finish(self, end: End) -> None:
         """Write the end, durable, once. On a full disk it waits for room: the end is not to be lost."""
@@ -145,6 +163,7 @@ class _Run:
             except OSError as error:
                 if error.errno not in (*layout.NO_ROOM, errno.EIO):
                     raise
+                layout.show_progress()
                 self._clock.sleep(_DISK_PATIENCE)
         self.announce()
 

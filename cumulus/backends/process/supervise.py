@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import select
@@ -52,7 +53,9 @@ class Supervisor:
         log: LogWriter,
         redactor: Redactor,
         leases: LeaseGuard,
+        enclosure: str = "",
     ) -> None:
+        """`enclosure` is the cgroup that the command was put into, "" for none."""
         self._spec = spec
         self._pid = pid
         self._output = output
@@ -60,6 +63,7 @@ class Supervisor:
         self._log = log
         self._redactor = redactor
         self._leases = leases
+        self._enclosure = enclosure
         self._status: int | None = None
         self._gone_at = math.inf
         """When the command was seen to be gone, on the machine's monotonic clock."""
@@ -80,6 +84,8 @@ class Supervisor:
         oom_kills = _kernel_oom_kills()
         while self._reap() and (self._status is None or self._is_ending()):
             now = time.monotonic()
+            if self._kill_at is not None:
+                layout.show_progress()
             if now >= next_look:
                 self._look_for_stop()
                 next_look = now + _LOOK
@@ -88,7 +94,7 @@ class Supervisor:
                 next_memory = now + _MEMORY_LOOK
             if self._kill_at is not None and now >= self._kill_at:
                 self._killed = True
-                tree.kill_all(os.getpid())
+                tree.kill_all(os.getpid(), self._enclosure)
                 self._kill_at = now + _KILL_AGAIN
             wake_at = min(t for t in (next_look, self._kill_at, self._memory_look(next_memory)) if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
@@ -99,11 +105,13 @@ class Supervisor:
     def abandon(self) -> None:
         """End whatever the command left running, and close its log."""
         while self._reap():
-            tree.kill_all(os.getpid())
+            layout.show_progress()
+            tree.kill_all(os.getpid(), self._enclosure)
             self._wait(_KILL_AGAIN)
-        # What is left in the pipe. A process outside the tree may hold its other end: never wait for it.
-        while not self._closed and self._copy():
-            pass
+        # What is left in the pipe, and no more: a process outside the tree may hold its other end, and write for ever.
+        for _ in range(fcntl.fcntl(self._output, fcntl.F_GETPIPE_SZ) // _CHUNK + 1):
+            if self._closed or not self._copy():
+                break
         self._log.write(self._redactor.flush())
         self._log.close()
 
@@ -150,10 +158,10 @@ class Supervisor:
         return True
 
     def _look_for_stop(self) -> None:
-        request = _read_stop()
+        request = layout.read_stop()
         if request is None:
             return
-        kill_at = time.monotonic() + request
+        kill_at = time.monotonic() + request.grace
         # A second request can only bring the end nearer.
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
         if not self._stopping:
@@ -224,15 +232,6 @@ class Supervisor:
         if status != 0:
             return End(code, "Error", f"ended with {how}")
         return End(0, "", self._log.error)
-
-
-def _read_stop() -> float | None:
-    """The grace in seconds of a request to end."""
-    try:
-        request = layout.read_document(layout.STOP)
-    except ValueError:
-        return 0.0
-    return None if request is None else float(request["grace"])
 
 
 def _signal_name(number: int) -> str:

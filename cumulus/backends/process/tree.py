@@ -1,7 +1,8 @@
 """The processes under a supervisor: who they are, what memory they use, and ending them all.
 
 The supervisor is their subreaper: whatever forks twice, calls setsid or changes its group becomes a child of
-the supervisor when its parent ends, so the tree below the supervisor is complete. Standard library only.
+the supervisor when its parent ends, so the tree below the supervisor is complete as long as the supervisor lives.
+Where there are cgroups, the job is in one of its own, which holds it without a supervisor too. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import ctypes
 import os
 import signal
 import time
+
+from cumulus.backends.process import layout
+from cumulus.chronos import cgroup
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_AGAIN = 0.05
@@ -43,8 +47,11 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
-def kill_all(pid: int) -> bool:
-    """SIGKILL everything below `pid`, stopped first so that it cannot fork away. False: nothing was there."""
+def kill_all(pid: int, enclosure: str = "") -> bool:
+    """SIGKILL everything in the cgroup and below `pid`, stopped first so that it cannot fork away.
+
+    False: nothing was below `pid`."""
+    cgroup.kill(enclosure)
     seen: set[int] = set()
     while fresh := [p for p in descendants(pid) if p not in seen]:
         send(fresh, signal.SIGSTOP)
@@ -65,15 +72,18 @@ def end_children() -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def end_strays(mark: str, session: int, grace: float) -> None:
+def end_strays(mark: str, session: int, grace: float, enclosure: str) -> None:
     """End what lost its supervisor: SIGTERM, `grace` seconds, SIGKILL. Returns when none is left.
 
-    That is every process whose environment holds `mark`, those still in the supervisor's `session`, and what is below
-    them. While a session has members, its number is not used for another process."""
+    That is every process in the job's cgroup `enclosure`, if it had one, every one whose environment holds `mark`,
+    those still in the supervisor's `session`, and what is below them. While a session has members, its number is not
+    used for another process."""
     deadline = time.monotonic() + grace
     terminated: set[int] = set()
-    while left := _with_descendants([*marked(mark), *in_session(session)]):
+    while left := _with_descendants([*cgroup.members(enclosure), *marked(mark), *in_session(session)]):
+        layout.show_progress()
         if time.monotonic() >= deadline:
+            cgroup.kill(enclosure)
             send(left, signal.SIGKILL)
         else:
             send([pid for pid in left if pid not in terminated], signal.SIGTERM)

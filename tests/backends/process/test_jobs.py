@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
@@ -18,8 +19,10 @@ import pytest
 from cumulus.backends.base import EnvVar, Mount, State
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.environment import DRIVERS, own_environment
+from cumulus.backends.process.leases import LeaseGuard
 from cumulus.backends.process.limits import lower
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor
+from cumulus.backends.process.supervise import Supervisor
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
 
@@ -455,6 +458,22 @@ class TestStop:
 
 
 class TestLogs:
+    def test_a_writer_outside_the_tree_does_not_keep_a_run_from_its_end(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one that has left it would: it holds the other end of the pipe, and fills it faster than it is read."""
+        output, _ = os.pipe2(os.O_NONBLOCK)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
+            guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
+            Supervisor({}, 0, output, output, LogWriter(str(tmp_path)), Redactor([]), guard).abandon()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        pipe = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
+        assert pipe <= sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * pipe
+
     def test_a_flood_is_cut_in_the_middle(self, bed: ProcessBed) -> None:
         size = sum(KEPT) + (16 << 20)
         script = f"echo first; yes 0123456789abcde | head -c {size}; echo last"

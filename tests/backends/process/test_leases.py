@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.base import LeaseRef, State
+from cumulus.backends.base import LeaseRef, State, Workload
 from cumulus.backends.process import leases as guards
+from cumulus.chronos import cgroup, processes
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
+from cumulus.chronos.processes import Identity
 from cumulus.clock import timestamp
 from tests.backends.process_bed import ProcessBed, job_processes
+from tests.chronos.conftest import remove_cgroups
 
 DEVICES = [
     Device(0, "GPU-11111111-2222", "Big One", "NVIDIA", "gpu", 1 << 30, platform_index=1, device_index=0),
@@ -75,6 +78,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     finally:
         node.bed.close()
         node.ledger.close()
+        remove_cgroups(node.ledger.home)
 
 
 def test_a_job_runs_inside_its_live_lease(node: Node) -> None:
@@ -213,7 +217,7 @@ def test_a_job_may_do_without_mps(node: Node, tmp_path: Path, monkeypatch: pytes
     lease = node.lease()
     own = {"CHRONOS_MPS": mode, "PYTHONPATH": "/job"}
     spec = {"leases": [{"id": lease.id, "token": lease.token}], "env": own, "chronos_home": str(node.ledger.home)}
-    variables = guards.LeaseGuard(spec).attach(os.getpid())
+    variables, _ = guards.LeaseGuard(spec).attach(os.getpid())
     assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is (mode == "shared")
     assert variables["PYTHONPATH"].endswith(":/job")
 
@@ -339,3 +343,94 @@ class TestExpiry:
         end = node.bed.finish(work)
         assert end.reason == {"expired": "LeaseExpired", "released": "Stopped"}[over]
         assert end.message == f"its lease {'was ' if over == 'released' else ''}{over} while it had no supervisor"
+
+
+ESCAPE = """
+import os, signal, sys, time
+supervisor = os.getppid()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        script = "echo $$ > escaped.new; mv escaped.new escaped; while :; do sleep 1; done"
+        os.execve("/bin/sh", ["sh", "-c", script], {"PATH": os.environ["PATH"]})
+    os._exit(0)
+open("ready", "w")
+while not os.path.exists("go"):
+    time.sleep(0.01)
+os.kill(supervisor, getattr(signal, sys.argv[1]))
+time.sleep(100)
+"""
+"""Leaves its supervisor's tree with an empty environment, deaf to signals, and then ends or stops its supervisor."""
+
+needs_cgroups = pytest.mark.skipif(
+    cgroup.trouble()[0] != "", reason=f"cgroups of jobs are NOT tested: {cgroup.trouble()[0]}"
+)
+
+
+class TestEscape:
+    def started(self, node: Node, how: str) -> tuple[Workload, Path, Identity]:
+        """The job with its working directory, and the process that has left its tree."""
+        lease = node.lease(grace=0.2)
+        node.bed.backend.start(work := node.bed.work(sys.executable, "-c", ESCAPE, how, leases=(lease,), grace=0.2))
+        node.bed.running(work)
+        place = node.bed.run_directory(work) / "work"
+        node.bed.until((place / "escaped").exists)
+        escaped = processes.read(int((place / "escaped").read_text()))
+        assert escaped is not None
+        return work, place, Identity(escaped.pid, escaped.start)
+
+    @needs_cgroups
+    def test_a_job_is_in_its_cgroup_from_its_first_instruction(self, node: Node) -> None:
+        work, _ = node.bed.run("grep", "-h", "^0::", "/proc/self/cgroup", leases=(node.lease(),))
+        home = node.ledger.home.stat()
+        expected = f"/chronos-{home.st_dev:x}-{home.st_ino:x}-lease-1/"
+        assert expected.encode() in node.bed.log(work)
+
+    @needs_cgroups
+    def test_what_left_the_tree_of_a_killed_supervisor_ends_with_its_run(self, node: Node) -> None:
+        work, place, escaped = self.started(node, "SIGKILL")
+        (place / "go").touch()
+        assert node.bed.finish(work).reason == "Lost"
+        assert not processes.is_alive(escaped)
+
+    @needs_cgroups
+    def test_and_with_its_lease_where_no_daemon_is_there(self, node: Node) -> None:
+        work, place, escaped = self.started(node, "SIGKILL")
+        supervisor = node.bed.supervisor(work)
+        node.bed.backend.close()
+        (place / "go").touch()
+        node.bed.until(lambda: not Path(f"/proc/{supervisor}/cwd").exists())
+        node.expire()
+        node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
+        assert not processes.is_alive(escaped)
+        node.bed.reopen()
+        assert node.bed.finish(work).reason == "LeaseExpired"
+
+    def test_a_job_that_has_stopped_its_supervisor_is_stopped_all_the_same(self, node: Node) -> None:
+        work, place, escaped = self.started(node, "SIGSTOP")
+        supervisor = processes.read(node.bed.supervisor(work))
+        assert supervisor is not None
+        (place / "go").touch()
+        node.bed.until(lambda: processes.is_stopped(Identity(supervisor.pid, supervisor.start)))
+        node.bed.backend.stop(work.name, 0.2)
+        end = node.bed.finish(work)
+        assert (end.reason, end.exit_code) == ("Stopped", 143)
+        assert not processes.is_alive(escaped)
+
+    def test_a_supervisor_that_stays_stopped_is_killed_and_the_run_recorded(self, node: Node) -> None:
+        """The job stops it again and again, say."""
+        work, place, _ = self.started(node, "SIGSTOP")
+        supervisor = processes.read(node.bed.supervisor(work))
+        assert supervisor is not None
+        (place / "go").touch()
+        node.bed.until(lambda: processes.is_stopped(Identity(supervisor.pid, supervisor.start)))
+        node.bed.found(work).request_stop(0.2, node.bed.clock)
+        assert not node.bed.seen(work).state.finished
+        node.bed.clock.passed = 60.0
+        assert not node.bed.seen(work).state.finished
+        node.bed.clock.passed = 0.0
+        end = node.bed.finish(work)
+        assert (end.reason, end.message.partition(";")[0]) == ("Stopped", "stopped")
+        node.bed.backend.purge(work.job_uid)

@@ -1,0 +1,129 @@
+"""Keeps the processes of live leases in their cgroups, and the supervisors of jobs running; part of the monitor.
+
+A process that may write cgroups, as root may, can leave its own. It is looked for among all processes that were born
+of a lease: those attached or seen in its cgroups, the children of its jobs' supervisors (who adopt their orphans), and
+whatever any of these starts. One that left is put back, since programs like `su` leave without ill will; one that
+leaves again is killed. What is found ends with the lease in any case.
+
+What this misses: a process that leaves, and loses all its parents and its supervisor too, between two looks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from cumulus.chronos import cgroup, processes, records
+from cumulus.chronos.database import Database
+from cumulus.chronos.members import Membership
+from cumulus.chronos.processes import Identity, Proc
+
+YOUNG = 0.5
+"""Seconds in which a supervisor has put its job into the cgroup that was made for it, or it is looked at again."""
+
+
+class _Kept(NamedTuple):
+    """A living process of a lease: when it was started, and the cgroup that it belongs into."""
+
+    start: int
+    directory: str
+
+
+class Enclosures:
+    """`look` is called about once a second. What it knows is lost with the process: the next one learns it anew from
+    the cgroups."""
+
+    def __init__(self, database: Database, say: Callable[[str], None], young: float = YOUNG) -> None:
+        """`say` writes a line to the log."""
+        self._database = database
+        self._young = young
+        self._say = say
+        self._kept: dict[int, _Kept] = {}
+        self._seen: set[int] = set()
+        """The pids at the last look: only others need to be asked for their parents."""
+        self._put_back: set[Identity] = set()
+
+    def of(self, lease: Membership) -> tuple[Identity, ...]:
+        """The lease's processes at the last look, wherever they were."""
+        return tuple(
+            Identity(pid, kept.start)
+            for pid, kept in self._kept.items()
+            if any(f"{kept.directory}/".startswith(f"{directory}/") for directory in lease.cgroups)
+        )
+
+    def look(self) -> None:
+        """Continue stopped supervisors, and put back or end what has left its cgroup."""
+        with self._database.read() as db:
+            query = f"SELECT DISTINCT lease FROM process JOIN lease ON id = lease WHERE {records.LIVE}"
+            leases = [Membership.load(db, id) for (id,) in db.execute(query)]
+        for lease in leases:
+            self._continue_supervisors(lease)
+        directories = {directory for lease in leases for directory in lease.cgroups}
+        if not directories:
+            self._kept, self._seen, self._put_back = {}, set(), set()
+            return
+        inside = {pid: place for directory in directories for pid, place in cgroup.places(directory).items()}
+        self._learn(inside, [each for lease in leases for each in lease.placed()])
+        for pid in self._kept.keys() - inside.keys():
+            self._bring_back(pid)
+
+    def _continue_supervisors(self, lease: Membership) -> None:
+        for process in lease.attached:
+            supervisor = Identity(process.pid, process.start)
+            if process.role == "supervisor" and processes.is_stopped(supervisor):
+                self._say(f"lease {lease.id}: its job's supervisor {process.pid} was stopped, and is continued")
+                with suppress(PermissionError):
+                    processes.send(supervisor, signal.SIGCONT)
+
+    def _learn(self, inside: dict[int, str], placed: Sequence[tuple[records.Process, str]]) -> None:
+        """Bring up to date which processes belong where: `inside` is where they are, `placed` is who was attached."""
+        present = processes.pids()
+        kept = {pid: known for pid, known in self._kept.items() if pid in present}
+        kept |= {
+            process.pid: _Kept(process.start, place)
+            for process, place in placed
+            if process.role != "supervisor" and process.pid in present
+        }
+        adopters = {process.pid: place for process, place in placed if process.role == "supervisor"}
+        begun = {*inside.values(), *(known.directory for known in kept.values())}
+        for proc in _oldest_first((present - self._seen) | (inside.keys() - kept.keys())):
+            if proc.pid in inside:
+                kept[proc.pid] = _Kept(proc.start, inside[proc.pid])
+            elif proc.parent in kept:
+                kept[proc.pid] = _Kept(proc.start, kept[proc.parent].directory)
+            elif (directory := adopters.get(proc.parent)) is not None:
+                if directory in begun or _age(proc) >= self._young:
+                    kept[proc.pid] = _Kept(proc.start, directory)
+                else:
+                    present.discard(proc.pid)
+        kept.pop(os.getpid(), None)
+        self._kept, self._seen = kept, present
+        self._put_back &= {Identity(pid, known.start) for pid, known in kept.items()}
+
+    def _bring_back(self, pid: int) -> None:
+        start, directory = self._kept[pid]
+        process = Identity(pid, start)
+        if not processes.is_alive(process):
+            del self._kept[pid]
+            self._seen.discard(pid)
+        elif process not in self._put_back and cgroup.enter(directory, pid):
+            self._put_back.add(process)
+            self._say(f"process {pid} had left the cgroup of its lease, {directory}: it was put back")
+        else:
+            self._say(f"process {pid} left the cgroup of its lease again, {directory}: it is killed")
+            with suppress(PermissionError):
+                processes.send(process, signal.SIGKILL)
+
+
+def _oldest_first(pids: set[int]) -> Sequence[Proc]:
+    """So that parents are known by the time that their children are come to."""
+    found = [proc for proc in map(processes.read, pids) if proc is not None and proc.alive]
+    return sorted(found, key=lambda proc: (proc.start, proc.pid))
+
+
+def _age(proc: Proc) -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - proc.start / os.sysconf("SC_CLK_TCK")

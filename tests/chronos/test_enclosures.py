@@ -1,0 +1,236 @@
+"""Processes that leave the cgroup of their lease, and supervisors that their job has stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import cgroup, processes
+from cumulus.chronos.enclosures import Enclosures
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.members import Membership
+from cumulus.chronos.processes import Identity, Snapshot
+from tests.chronos.conftest import request, until
+
+Run = Callable[..., subprocess.Popen[bytes]]
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+PARENT = "import os, time; child = os.fork(); print('up', flush=True); time.sleep(60)"
+BOMB = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("up", flush=True)
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    if os.fork() == 0:
+        time.sleep(0.05)
+        os._exit(0)
+"""
+
+pytestmark = pytest.mark.skipif(cgroup.trouble()[0] != "", reason=f"cgroups are NOT tested: {cgroup.trouble()[0]}")
+
+
+def up(process: subprocess.Popen[bytes]) -> Identity:
+    assert process.stdout is not None
+    process.stdout.readline()
+    proc = processes.read(process.pid)
+    assert proc is not None
+    return Identity(proc.pid, proc.start)
+
+
+class Node:
+    """A lease, and what a test lets look after its cgroup."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.token = ledger.grant(request()).token
+        self.said: list[str] = []
+        self.enclosures = Enclosures(ledger.database, self.said.append)
+
+    def membership(self) -> Membership:
+        with self.ledger.database.read() as db:
+            return Membership.load(db, "a")
+
+    def enclosed(self, process: Identity) -> str:
+        """Attach it; its cgroup."""
+        self.ledger.attach("a", process.pid, self.token)
+        (directory,) = self.membership().cgroups
+        return directory
+
+    def supervised(self, supervisor: Identity) -> str:
+        """Attach it as a supervisor; the cgroup of its job."""
+        self.ledger.attach("a", supervisor.pid, self.token, role="supervisor")
+        directory = self.ledger.enclose(["a"], supervisor.pid)
+        assert directory is not None
+        return directory
+
+
+@pytest.fixture
+def node(ledger: Ledger) -> Node:
+    return Node(ledger)
+
+
+def leave(directory: str, process: Identity) -> None:
+    assert cgroup.enter(os.path.dirname(directory), process.pid)
+
+
+def child_of(process: Identity) -> Identity:
+    until(lambda: processes.children(process.pid))
+    (child,) = processes.children(process.pid)
+    return child
+
+
+def test_what_leaves_is_put_back_and_killed_when_it_leaves_again(node: Node, run: Run) -> None:
+    program = run(SLEEP)
+    process = up(program)
+    directory = node.enclosed(process)
+    node.enclosures.look()
+    leave(directory, process)
+    node.enclosures.look()
+    assert cgroup.members(directory) == {process.pid}
+    leave(directory, process)
+    node.enclosures.look()
+    assert program.wait(30) == -signal.SIGKILL
+    node.enclosures.look()
+    place = f"{directory}/{process.pid}-{process.start}"
+    assert node.said == [
+        f"process {process.pid} had left the cgroup of its lease, {place}: it was put back",
+        f"process {process.pid} left the cgroup of its lease again, {place}: it is killed",
+    ]
+
+
+def test_an_attached_process_that_leaves_before_it_was_ever_seen_inside_is_put_back(node: Node, run: Run) -> None:
+    process = up(run(SLEEP))
+    directory = node.enclosed(process)
+    leave(directory, process)
+    node.enclosures.look()
+    assert cgroup.members(directory) == {process.pid}
+
+
+def test_nobody_but_root_leaves_its_cgroup(node: Node) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can try as another user")
+    told, tell = os.pipe()
+    heard, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        above = os.path.dirname(os.read(told, 4096).decode())
+        os.setuid(65534)
+        os.write(say, b"left" if cgroup.enter(above, os.getpid()) else b"refused")
+        os._exit(0)
+    proc = processes.read(child)
+    assert proc is not None
+    os.write(tell, node.enclosed(Identity(proc.pid, proc.start)).encode())
+    os.waitpid(child, 0)
+    assert os.read(heard, 100) == b"refused"
+    for descriptor in (told, tell, heard, say):
+        os.close(descriptor)
+
+
+def test_what_its_processes_start_belongs_to_it_too(node: Node, run: Run) -> None:
+    """One that left before it was ever seen inside, while its parent is there."""
+    process = up(run(PARENT))
+    directory = node.enclosed(process)
+    child = child_of(process)
+    leave(directory, child)
+    node.enclosures.look()
+    assert cgroup.members(directory) == {process.pid, child.pid}
+
+
+def test_what_left_and_lost_its_parents_is_still_the_leases(node: Node, run: Run) -> None:
+    """Also where the lease ends before it was put back."""
+    process = up(run(PARENT))
+    child = child_of(process)
+    directory = node.enclosed(process)
+    leave(directory, child)
+    node.enclosures.look()
+    leave(directory, child)
+    os.kill(process.pid, signal.SIGKILL)
+    lease = node.membership()
+    assert child not in lease.members(Snapshot())
+    assert child in node.enclosures.of(lease)
+
+
+@pytest.mark.parametrize(("young", "taken"), [(0.0, True), (1e9, False)])
+def test_a_supervisors_children_belong_into_its_jobs_cgroup(node: Node, run: Run, young: float, taken: bool) -> None:
+    """One that was just forked is about to be put there, and is left alone for a moment."""
+    supervisor = up(run(PARENT))
+    directory = node.supervised(supervisor)
+    child = child_of(supervisor)
+    Enclosures(node.ledger.database, node.said.append, young).look()
+    assert cgroup.members(directory) == ({child.pid} if taken else set())
+
+
+def test_a_supervisor_is_not_put_into_the_cgroup(node: Node, run: Run) -> None:
+    supervisor = up(run(SLEEP))
+    node.supervised(supervisor)
+    node.enclosures.look()
+    (directory,) = node.membership().cgroups
+    assert cgroup.members(directory) == set()
+    assert node.membership().members(Snapshot()) == set()
+
+
+def test_a_stopped_supervisor_is_continued(node: Node, run: Run) -> None:
+    program = run(SLEEP)
+    supervisor = up(program)
+    node.supervised(supervisor)
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    until(lambda: processes.is_stopped(supervisor))
+    node.enclosures.look()
+    until(lambda: not processes.is_stopped(supervisor))
+    assert node.said == [f"lease a: its job's supervisor {supervisor.pid} was stopped, and is continued"]
+
+
+def test_a_job_of_several_leases_has_one_cgroup_that_ends_with_each(node: Node, run: Run) -> None:
+    supervisor = up(run(PARENT))
+    other = node.ledger.grant(request("b", device=1))
+    node.ledger.attach("b", supervisor.pid, other.token, role="supervisor")
+    node.ledger.attach("a", supervisor.pid, node.token, role="supervisor")
+    directory = node.ledger.enclose(["a", "b"], supervisor.pid)
+    assert directory is not None
+    child = child_of(supervisor)
+    assert cgroup.enter(directory, child.pid)
+    for id in ("a", "b"):
+        with node.ledger.database.read() as db:
+            lease = Membership.load(db, id)
+        assert [*map(cgroup.members, lease.cgroups)] == [{child.pid}]
+        assert [(process.pid, place) for process, place in lease.placed()] == [(supervisor.pid, directory)]
+
+
+@pytest.mark.parametrize("kill", [cgroup.kill, cgroup.kill_each])
+def test_a_cgroup_is_emptied_though_its_processes_fork_all_the_time(
+    node: Node, run: Run, kill: Callable[[str], None]
+) -> None:
+    """With cgroup.kill, and as on kernels before 5.14 without it."""
+    bomb = run(BOMB)
+    directory = node.enclosed(up(bomb))
+    until(lambda: len(cgroup.members(directory)) > 3)
+    kill(directory)
+    assert bomb.wait(30) == -signal.SIGKILL
+    until(lambda: not cgroup.populated(directory), 5)
+
+
+def test_what_is_read_from_a_file_is_taken_for_a_cgroup_only_where_it_can_be_one(tmp_path: Path) -> None:
+    assert cgroup.is_ours("/sys/fs/cgroup/chronos-1-2-a/3-4")
+    for other in ("", "/", "/sys/fs/cgroup", "/x/chronos-a/../..", None, 7):
+        assert not cgroup.is_ours(other)
+
+
+def test_who_may_not_write_cgroups_is_told_why() -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can try as another user")
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        os.write(writable, cgroup.trouble()[0].encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writable)
+    assert os.read(readable, 1000) == b"cgroup v2 cannot be written"
+    os.close(readable)
