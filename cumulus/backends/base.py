@@ -76,6 +76,13 @@ class Workload:
     grace: float = 10.0
     """Seconds between the stop signal and SIGKILL."""
     checkpoint_path: str = ""
+    user_id: int | None = None
+    """Whom a container's program runs as; None: as its image says."""
+    shm_bytes: int = 0
+    """Size of a container's /dev/shm; 0: the engine's own."""
+    host_network: bool = False
+    ports: tuple[tuple[int, int], ...] = ()
+    """(port of the container, port of its node)."""
 
 
 class State(StrEnum):

@@ -108,6 +108,10 @@ def workload(
         cpu_millis=parse_cpus(resources.cpus) if resources.cpus else 0,
         memory_bytes=parse_bytes(resources.memory) if resources.memory else 0,
         grace=parse_duration(grace(job)),
+        user_id=spec.run_as_user,
+        shm_bytes=parse_bytes(spec.shm_size) if spec.shm_size else 0,
+        host_network=spec.host_network,
+        ports=tuple((port.container_port, port.host_port) for port in spec.ports),
         checkpoint_path=(spec.checkpoint.path or "") if spec.checkpoint else "",
     )
 
@@ -124,6 +128,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         placement=job.spec.placement,
         priority=job.spec.priority,
         runtime=runtime(job),
+        host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
         gang=gang,
     )
 

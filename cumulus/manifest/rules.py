@@ -67,6 +67,9 @@ class _Given:
     def __iter__(self) -> Iterator[Any]:
         raise _UnknownError
 
+    def __str__(self) -> str:
+        raise _UnknownError
+
     def __getattr__(self, name: str) -> Any:
         raise _UnknownError
 

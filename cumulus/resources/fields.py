@@ -59,6 +59,11 @@ def _positive_duration(value: Any) -> None:
         raise ValueError(f"{value!r} is no time at all; write 90s or 1h30m")
 
 
+def _positive_bytes(value: Any) -> None:
+    if quantity.parse_bytes(value) <= 0:
+        raise ValueError(f"{value!r} is no memory at all; write 512Mi or 20Gi")
+
+
 def _moment(text: str) -> str:
     if text:
         try:
@@ -103,6 +108,11 @@ Bytes = Annotated[
     str, _checked(quantity.parse_bytes), Field(json_schema_extra={"format": "bytes"}, examples=["20Gi", "512Mi"])
 ]
 """Read with `quantity.parse_bytes`."""
+
+Size = Annotated[
+    str, _checked(_positive_bytes), Field(json_schema_extra={"format": "bytes"}, examples=["20Gi", "512Mi"])
+]
+"""More than 0; read with `quantity.parse_bytes`."""
 
 Cpus = Annotated[
     str, _checked(quantity.parse_cpus), Field(json_schema_extra={"format": "cpus"}, examples=["2", "500m"])

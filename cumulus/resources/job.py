@@ -8,9 +8,27 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Bytes, ComputeShare, Cpus, Delay, Duration, FieldError, MemoryShare, Model, Time
+from cumulus.resources.fields import (
+    Bytes,
+    ComputeShare,
+    Cpus,
+    Delay,
+    Duration,
+    FieldError,
+    MemoryShare,
+    Model,
+    Size,
+    Time,
+)
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
+
+_AS_A_PROCESS = {
+    "runAsUser": "a process runs as the node's own user",
+    "shmSize": "a process has the node's /dev/shm",
+    "hostNetwork": "a process has the node's network already",
+    "ports": "a process has the node's own ports already",
+}
 
 
 class SecretKeyRef(Model):
@@ -48,6 +66,20 @@ class Mount(Model):
         min_length=1, description="Where the job sees it; relative paths start at its working directory."
     )
     read_only: bool = Field(False, description="Refuse writes through this mount.")
+
+
+HostPort = Annotated[int, Field(ge=1, le=65535)]
+"""A TCP port."""
+
+
+class Port(Model):
+    """A TCP port of the job's container that can be reached at its node."""
+
+    container_port: HostPort = Field(description="The port that the program listens on.")
+    host_port: HostPort = Field(
+        description="The port of the node that leads there. No two jobs have the same one of a node at a time: the "
+        "second waits, or goes to another node."
+    )
 
 
 class DeviceSelector(Model):
@@ -138,6 +170,18 @@ class GPUJobSpec(Model):
         "and PYTHONUNBUFFERED. Nothing passes from the shell of the daemon.",
     )
     mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
+    run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        None, description="The user id that the container's program runs as; the image's own user if left out."
+    )
+    shm_size: Size | None = Field(
+        None,
+        description="Size of the container's /dev/shm, which PyTorch's data loaders use; 64Mi if left out. It counts "
+        "towards resources.memory.",
+    )
+    host_network: bool = Field(
+        False, description="The container uses its node's own network: every port of its program is one of the node."
+    )
+    ports: tuple[Port, ...] = Field((), description="TCP ports of the container that can be reached at its node.")
     gpu: GPU = Field(description="The share of a GPU that each replica leases.")
     min_enforcement: Enforcement = Field(
         Enforcement.NONE,
@@ -167,6 +211,40 @@ class GPUJobSpec(Model):
     def _something_to_run(self) -> Self:
         if self.image is None and not self.command:
             raise ValueError("has neither image nor command; give a command to run as a process, or an image")
+        return self
+
+    @model_validator(mode="after")
+    def _only_in_a_container(self) -> Self:
+        if self.image is not None:
+            return self
+        asked = {"runAsUser": self.run_as_user is not None, "shmSize": self.shm_size is not None,
+                 "hostNetwork": self.host_network, "ports": bool(self.ports)}  # fmt: skip
+        for name, given in asked.items():
+            if given:
+                raise FieldError((name,), f"needs an image: {_AS_A_PROCESS[name]}; remove it, or give spec.image")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_memory_once(self) -> Self:
+        if self.shm_size is None:
+            return self
+        for index, mount in enumerate(self.mounts):
+            if mount.target.rstrip("/") == "/dev/shm":
+                raise FieldError(("mounts", index, "target"), "mounts at /dev/shm beside shmSize; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_once(self) -> Self:
+        seen: set[int] = set()
+        for index, port in enumerate(self.ports):
+            if port.host_port in seen:
+                raise FieldError(("ports", index, "hostPort"), f"is port {port.host_port} a second time; keep one")
+            seen.add(port.host_port)
+            if self.host_network and port.host_port != port.container_port:
+                message = (
+                    f"is not containerPort {port.container_port}: with hostNetwork nothing leads from one to another"
+                )
+                raise FieldError(("ports", index, "hostPort"), message)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Time
-from cumulus.resources.job import DeviceSelector
+from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
 
@@ -61,6 +61,9 @@ class GPUPartitionSpec(Model):
         "is least loaded.",
     )
     runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
+    host_ports: tuple[HostPort, ...] = Field(
+        (), description="Set by the job controller: ports of the node that the replica needs for itself."
+    )
     gang: Gang | None = Field(None, description="Set by the job controller.")
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cumulus.scheduling.board import Board, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.shape import Uniform, groups_of, uniform_shape
+from cumulus.scheduling.shape import Uniform, groups_of, ports_of, uniform_shape
 from cumulus.scheduling.snapshot import FULL_COMPUTE, Gang
 
 SEARCH_STEPS = 5_000
@@ -34,15 +34,14 @@ def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | No
     requests = gang.requests
     # Only what is bound now is spread: of a reservation the size counts, and where it goes is chosen when it starts.
     spread = gang.spread and start == 0
-    if len(requests) == 1 and start == 0 and not spread:
+    if len(requests) == 1 and start == 0 and not spread and not requests[0].demand.ports:
         offer = board.pool(requests[0].demand.filter).best(requests[0].demand, length)
         return [Seat(offer.slot, offer.memory, offer.compute)] if offer else None
     groups, shape = groups_of(gang), uniform_shape(gang)
     if shape is not None and spread:
         found = spread_out(board, shape, length)
     elif shape is not None:
-        offers = board.pool(shape.demand.filter).offers(shape.demand, start, length)
-        found = uniform(offers, shape.groups, shape.size)
+        found = uniform(_offers(board, shape.demand, start, length), *shape[1:], most=_most(shape))
     else:
         found = _Search(board, gang, groups, start, length).run()
     if found is None:
@@ -54,8 +53,22 @@ def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | No
     return [seat for seat in seats if seat is not None]
 
 
-def uniform(offers: Iterable[Offer], groups: int, size: int) -> list[list[Seat]] | None:
-    """Seats for `groups` groups of `size` equal requests each, from offers in order of preference.
+def _offers(board: Board, demand: Demand, start: int, length: int) -> Iterator[Offer]:
+    """Offers of nodes that have the demand's host ports to give, best fit first."""
+    offers = board.pool(demand.filter).offers(demand, start, length)
+    if not demand.ports:
+        return offers
+    return (o for o in offers if board.ports_booked(o.slot.device.node, demand.ports, start, length) is None)
+
+
+def _most(shape: Uniform) -> int:
+    """How many groups one node may hold at most: one where each needs the same host ports."""
+    return 1 if shape.demand.ports else shape.groups
+
+
+def uniform(offers: Iterable[Offer], groups: int, size: int, *, most: int | None = None) -> list[list[Seat]] | None:
+    """Seats for `groups` groups of `size` equal requests each, at most `most` of them on one node, from offers in
+    order of preference.
 
     Takes offers until they suffice. A node whose slots can give the share c1, c2, … times holds g groups just
     when min(c1, g) + min(c2, g) + … >= g * size (Gale and Ryser).
@@ -68,16 +81,16 @@ def uniform(offers: Iterable[Offer], groups: int, size: int) -> list[list[Seat]]
         there = nodes.setdefault(node, [])
         there.append(offer)
         if len(there) >= size:
-            most = _groups_held([offer.times for offer in there], size, groups)
-            missing -= most - room.get(node, 0)
-            room[node] = most
+            held = _groups_held([offer.times for offer in there], size, groups if most is None else most)
+            missing -= held - room.get(node, 0)
+            room[node] = held
             if missing <= 0:
                 break
     if missing > 0:
         return None
     found: list[list[Seat]] = []
-    for node, most in room.items():
-        found += _spread(nodes[node], min(most, groups - len(found)), size)
+    for node, held in room.items():
+        found += _packed(nodes[node], min(held, groups - len(found)), size)
     return found
 
 
@@ -97,7 +110,8 @@ def spread_out(board: Board, shape: Uniform, length: int) -> list[list[Seat]] | 
         _, name = heappop(nodes)
         if name not in offers:
             offers[name] = pool.offers_on(name, demand, length)
-            room[name] = _groups_held([offer.times for offer in offers[name]], size, groups)
+            free = board.ports_booked(name, demand.ports, 0, length) is None
+            room[name] = _groups_held([o.times for o in offers[name]], size, _most(shape)) if free else 0
         if counts[name] < room[name]:
             counts[name] += 1
             turns.append(name)
@@ -139,7 +153,7 @@ def _groups_held(times: Sequence[int], size: int, most: int) -> int:
     return held
 
 
-def _spread(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
+def _packed(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
     """Seats on one node that is known to hold them: on the fewest preferred slots that suffice, each group on
     those with the most left to give."""
     if groups == 0:
@@ -172,14 +186,17 @@ class _Search:
         self._wanted_by: dict[int, tuple[Demand, ...]] = {}
         for demand in dict.fromkeys(request.demand for request in gang.requests):
             by_node: dict[str, list[Offer]] = {}
-            for offer in board.pool(demand.filter).offers(demand, start, length):
+            for offer in _offers(board, demand, start, length):
                 slot = offer.slot
                 by_node.setdefault(slot.device.node, []).append(offer)
                 self._free[slot.order] = slot.free(start, length)
                 self._wanted_by[slot.order] = (*self._wanted_by.get(slot.order, ()), demand)
             self._offers[demand] = by_node
-        self._dead: set[tuple[int, tuple[tuple[int, tuple[int, int]], ...]]] = set()
+        self._dead: set[tuple[int, tuple[object, ...]]] = set()
         self._touched: dict[int, int] = {}
+        self._ports = [ports_of(gang, group) for group in groups]
+        self._booked: dict[str, tuple[int, ...]] = {}
+        """Host ports that the groups placed so far have of each node."""
 
     def run(self) -> list[list[Seat]] | None:
         """Seats by group, in the order of `groups`."""
@@ -194,19 +211,20 @@ class _Search:
                     by_group = dict(zip((*order, *alike), (*placed, *rest), strict=True))
                     return [by_group[index] for index in range(len(self._groups))]
             elif len(tries) == len(placed):
-                tries.append(self._placements(self._groups[order[len(placed)]]))
+                tries.append(self._placements(order[len(placed)]))
             state = (len(placed), self._state())
             alive = len(placed) < len(order) and state not in self._dead and self._steps > 0
             seats = next(tries[-1], None) if alive else None
             if seats is not None:
-                self._apply(seats, 1)
+                self._apply(order[len(placed)], seats, 1)
                 placed.append(seats)
                 continue
             self._dead.add(state)
             del tries[len(placed) :]
             if not placed:
                 return None
-            self._apply(placed.pop(), -1)
+            seats = placed.pop()
+            self._apply(order[len(placed)], seats, -1)
 
     def _most_alike(self) -> list[int]:
         """The largest set of equal groups of equal requests: they come last and need no search."""
@@ -226,9 +244,13 @@ class _Search:
         for offer in self._by_preference([offer for there in self._offers[demand].values() for offer in there]):
             memory, compute = self._free[offer.slot.order]
             times = min(memory // offer.memory, compute // offer.compute)
-            if times > 0:
+            if times > 0 and not self._conflicts(offer.slot.device.node, groups[0]):
                 offers.append(offer._replace(times=times))
-        return uniform(offers, len(groups), len(requests))
+        return uniform(offers, len(groups), len(requests), most=1 if demand.ports else None)
+
+    def _conflicts(self, node: str, group: int) -> bool:
+        """Whether a group that was placed there has one of its host ports."""
+        return not set(self._booked.get(node, ())).isdisjoint(self._ports[group])
 
     def _ease(self, index: int) -> tuple[int, int, int]:
         demands = [self._gang.requests[request].demand for request in self._groups[index]]
@@ -236,14 +258,14 @@ class _Search:
         largest = max((o.memory for d in demands for there in self._offers[d].values() for o in there), default=0)
         return nodes, -largest * len(demands), index
 
-    def _placements(self, group: list[int]) -> Iterator[list[Seat]]:
-        demands = [self._gang.requests[index].demand for index in group]
+    def _placements(self, group: int) -> Iterator[list[Seat]]:
+        demands = [self._gang.requests[index].demand for index in self._groups[group]]
         order = sorted(range(len(demands)), key=lambda index: self._rank(demands[index]))
         tried: set[tuple[object, ...]] = set()
         nodes = set.intersection(*(set(self._offers[demand]) for demand in demands))
         for node in sorted(nodes, key=lambda node: self._preference(node, demands)):
             likeness = self._likeness(node)
-            if likeness in tried:
+            if likeness in tried or self._conflicts(node, group):
                 continue
             tried.add(likeness)
             for seats in self._choose(node, [demands[index] for index in order], []):
@@ -292,20 +314,23 @@ class _Search:
 
     def _likeness(self, node: str) -> tuple[object, ...]:
         orders = {o.slot.order: o for there in self._offers.values() for o in there.get(node, ())}
-        return tuple(
-            sorted(
-                (self._free[order], offer.slot.device.memory_bytes, str(self._wanted_by[order]))
-                for order, offer in orders.items()
-            )
+        slots = sorted(
+            (self._free[order], offer.slot.device.memory_bytes, str(self._wanted_by[order]))
+            for order, offer in orders.items()
         )
+        return (self._booked.get(node, ()), *slots)
 
     def _rank(self, demand: Demand) -> tuple[int, str]:
         return sum(len(there) for there in self._offers[demand].values()), str(demand)
 
-    def _state(self) -> tuple[tuple[int, tuple[int, int]], ...]:
-        return tuple(sorted((order, self._free[order]) for order, count in self._touched.items() if count))
+    def _state(self) -> tuple[object, ...]:
+        free = sorted((order, self._free[order]) for order, count in self._touched.items() if count)
+        return (*free, *sorted((node, ports) for node, ports in self._booked.items() if ports))
 
-    def _apply(self, seats: list[Seat], sign: int) -> None:
+    def _apply(self, group: int, seats: list[Seat], sign: int) -> None:
+        node = seats[0].slot.device.node
+        booked = set(self._booked.get(node, ()))
+        self._booked[node] = tuple(sorted(booked.symmetric_difference(self._ports[group])))
         for slot, memory, compute in seats:
             free = self._free[slot.order]
             self._free[slot.order] = (free[0] - sign * memory, free[1] - sign * compute)

@@ -71,6 +71,19 @@ class Offer(NamedTuple):
     times: int
 
 
+class Booking(NamedTuple):
+    """Host ports of a node that are taken or kept for a time."""
+
+    start: int
+    end: int
+    ports: tuple[int, ...]
+    holder: str
+    reserved: bool
+
+    def overlaps(self, ports: tuple[int, ...], start: int, end: int) -> bool:
+        return self.start < end and start < self.end and not set(ports).isdisjoint(self.ports)
+
+
 class Board:
     """All slots of ready nodes that are not cordoned, in the order of node names and device indices."""
 
@@ -90,6 +103,18 @@ class Board:
                 self.slots.append(slot)
                 self._slots[name].append(slot)
         self._by_place = {(slot.device.node, slot.device.index): slot for slot in self.slots}
+        self._whole: dict[str, tuple[int, int]] = {}
+        self._taken: dict[str, tuple[int, int]] = {}
+        for name, slots in self._slots.items():
+            memory, compute = sum(slot.device.memory_bytes for slot in slots), FULL_COMPUTE * len(slots)
+            self._whole[name] = (max(1, memory), max(1, compute))
+            free = sum(slot.memory for slot in slots), sum(slot.compute for slot in slots)
+            self._taken[name] = (memory - free[0], compute - free[1])
+        self._ports: dict[str, list[Booking]] = {}
+        for hold in () if empty else snapshot.holds:
+            if hold.ports:
+                end = (hold.until - snapshot.now) // _MICROSECOND
+                self._ports.setdefault(hold.node, []).append(Booking(0, end, hold.ports, hold.name, reserved=False))
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""
         self.reservations = 0
@@ -112,20 +137,35 @@ class Board:
     def load(self, node: str, memory: int = 0, compute: int = 0) -> float:
         """How much of the node is taken now, from 0 to 1, of its memory or of its compute, whichever is more; with so
         much more taken of it."""
-        slots = self._slots[node]
-        whole = sum(slot.device.memory_bytes for slot in slots)
-        free_memory = sum(slot.memory for slot in slots) - memory
-        free_compute = sum(slot.compute for slot in slots) - compute
-        return 1 - min(free_memory / max(1, whole), free_compute / (FULL_COMPUTE * len(slots)))
+        taken, whole = self._taken[node], self._whole[node]
+        return max((taken[0] + memory) / whole[0], (taken[1] + compute) / whole[1])
 
     def slot(self, node: str, device: int) -> Slot:
         """The slot of that device. Raises KeyError."""
         return self._by_place[node, device]
 
+    def ports_booked(self, node: str, ports: tuple[int, ...], start: int, length: int) -> Booking | None:
+        """What keeps a gang from having these host ports of the node from `start` for `length`; None where they are
+        free."""
+        if not ports:
+            return None
+        return next((b for b in self._ports.get(node, ()) if b.overlaps(ports, start, start + length)), None)
+
+    def ports_free_from(self, ports: tuple[int, ...]) -> set[int]:
+        """Every time at which one of these host ports may come free on some node."""
+        return {b.end for booked in self._ports.values() for b in booked if not set(ports).isdisjoint(b.ports)}
+
+    def book_ports(self, node: str, start: int, length: int, ports: tuple[int, ...], gang: str) -> None:
+        """Take host ports, or keep them for a gang that waits."""
+        booking = Booking(start, start + length, ports, gang, reserved=start > 0)
+        self._ports.setdefault(node, []).append(booking)
+
     def take(self, slot: Slot, length: int, memory: int, compute: int) -> None:
         """Bind a share from now for `length` microseconds."""
         slot.take(length, memory, compute)
         self.changes.append(slot)
+        taken = self._taken[slot.device.node]
+        self._taken[slot.device.node] = (taken[0] + memory, taken[1] + compute)
 
     def reserve(self, slot: Slot, start: int, length: int, memory: int, compute: int, gang: str) -> None:
         """Keep a share from `start` for `length` microseconds for a gang that waits."""

@@ -43,6 +43,8 @@ class Demand:
     memory: Share
     compute: int | None
     """Thousandths; None for the memory's share of the device."""
+    ports: tuple[int, ...] = ()
+    """Host ports of the node that its group needs for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def _demand_of(partition: GPUPartition) -> Demand:
         -1 if spec.device is None else spec.device,
         spec.memory,
         spec.compute,
+        spec.host_ports,
     )
 
 
@@ -143,6 +146,7 @@ def _demand(
     device: int,
     memory: str,
     compute: str | None,
+    ports: tuple[int, ...],
 ) -> Demand:
     """One object for all equal demands: most partitions of a queue want the same."""
     return Demand(
@@ -159,6 +163,7 @@ def _demand(
         ),
         memory=parse_share(memory),
         compute=None if compute is None else parse_millis(compute),
+        ports=ports,
     )
 
 

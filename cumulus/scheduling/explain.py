@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -17,9 +17,9 @@ from cumulus.scheduling.assign import assign
 from cumulus.scheduling.board import Board
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, microseconds
-from cumulus.scheduling.reasons import NodeReason, node_reasons
+from cumulus.scheduling.reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.shape import uniform_shape
-from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot, holder_name
 
 EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
@@ -54,6 +54,8 @@ class Blocker:
     job: str
     user: str
     overdue: bool = False
+    ports: tuple[int, ...] = ()
+    """Host ports of the node that it holds and the gang needs."""
 
     @property
     def end_is_known(self) -> bool:
@@ -64,12 +66,7 @@ class Blocker:
     @property
     def holder(self) -> str:
         """job default/train of alice; partition default/p; lease 1a2b."""
-        if self.job:
-            name = f"job {self.job}"
-        elif self.partition is not None:
-            name = f"partition {self.partition.namespace}/{self.partition.name}"
-        else:
-            name = f"lease {self.lease}, made on the node"
+        name = holder_name(self.job, self.partition, self.lease)
         return f"{name} of {self.user}" if self.user else name
 
 
@@ -160,14 +157,19 @@ def _state_without_start(snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReas
 
 
 def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
-    """Gangs refused before this one that some device of its could serve."""
-    mine = {slot.order for request in gang.requests for slot in run.board.pool(request.demand.filter).slots}
+    """Gangs refused before this one that some device of its could serve, or some node with the same host ports."""
+    pools = [run.board.pool(request.demand.filter) for request in gang.requests]
+    mine = {slot.order for pool in pools for slot in pool.slots}
+    nodes = {slot.device.node for pool in pools for slot in pool.slots}
+    ports = {port for request in gang.requests for port in request.demand.ports}
     overlaps: dict[object, bool] = {}
 
     def compete(other: Gang) -> bool:
-        for wanted in {request.demand.filter for request in other.requests}:
+        for wanted in {(request.demand.filter, request.demand.ports) for request in other.requests}:
             if wanted not in overlaps:
-                overlaps[wanted] = any(slot.order in mine for slot in run.board.pool(wanted).slots)
+                slots = run.board.pool(wanted[0]).slots
+                shares = not ports.isdisjoint(wanted[1])
+                overlaps[wanted] = any(s.order in mine or (shares and s.device.node in nodes) for s in slots)
             if overlaps[wanted]:
                 return True
         return False
@@ -187,26 +189,32 @@ def _reserve_in_turn(run: Pass, gang: Gang, ahead: list[Refusal]) -> tuple[Reser
 
 def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[Blocker, ...]:
     """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
-    is free."""
+    is free, and on each of its nodes those that have its host ports."""
     gangs = {request.partition: gang for gang in snapshot.pending for request in gang.requests}
+    demands = {request.partition: request.demand for gang in snapshot.pending for request in gang.requests}
+    ports: dict[str, set[int]] = {}
+    for kept in reservation.seats:
+        ports.setdefault(kept.node, set()).update(demands[kept.partition].ports)
     needed: dict[tuple[str, int], tuple[int, int]] = {}
     for kept in reservation.seats:
         before = needed.get((kept.node, kept.device), (0, 0))
         needed[kept.node, kept.device] = (before[0] + kept.memory_bytes, before[1] + kept.compute)
-    holders = [_holder(hold) for hold in snapshot.holds if (hold.node, hold.device) in needed]
+    holders = [_holder(hold) for hold in snapshot.holds if hold.node in ports]
     holders += [
-        _newcomer(snapshot, binding, gangs[binding.partition])
+        _newcomer(snapshot, binding, gangs[binding.partition], demands[binding.partition].ports)
         for binding in run.bindings
-        if (binding.node, binding.device) in needed
+        if binding.node in ports
     ]
+    holders = [replace(blocker, ports=tuple(sorted(ports[blocker.node] & {*blocker.ports}))) for blocker in holders]
     holders.sort(key=_by_end)
-    found = []
+    found = [blocker for blocker in holders if blocker.ports]
     for place, (memory, compute) in needed.items():
         slot = run.board.slot(*place)
         memory, compute = memory - slot.memory, compute - slot.compute
         for blocker in holders:
             if (blocker.node, blocker.device) == place and (memory > 0 or compute > 0):
-                found.append(blocker)
+                if not blocker.ports:
+                    found.append(blocker)
                 memory, compute = memory - blocker.memory_bytes, compute - blocker.compute
     return tuple(sorted(found, key=_by_end))
 
@@ -214,15 +222,15 @@ def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[
 def _holder(hold: Hold) -> Blocker:
     return Blocker(
         hold.node, hold.device, hold.memory_bytes, hold.compute, hold.until, hold.partition, hold.lease, hold.job,
-        hold.user, hold.overdue,
+        hold.user, hold.overdue, hold.ports,
     )  # fmt: skip
 
 
-def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang) -> Blocker:
+def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int, ...]) -> Blocker:
     until = snapshot.now + timedelta(seconds=gang.seconds)
     return Blocker(
         binding.node, binding.device, binding.memory_bytes, binding.compute, until, binding.partition, "", gang.job,
-        gang.user,
+        gang.user, ports=ports,
     )  # fmt: skip
 
 
@@ -268,6 +276,8 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
             until = f"until {_utc(blocker.until)} at the latest"
             ends = "its lease is over, its processes are being ended" if blocker.overdue else until
             share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
+            if blocker.ports:
+                share = f"{words_for_ports(blocker.ports)} and {share}"
             yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
         if len(about.blockers) > limit:
             yield f"  and {len(about.blockers) - limit} more"

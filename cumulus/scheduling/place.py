@@ -173,6 +173,8 @@ class Pass:
             return False
         for request, seat in zip(gang.requests, seats, strict=True):
             self.board.take(seat.slot, length, seat.memory, seat.compute)
+            if request.demand.ports:
+                self.board.book_ports(seat.slot.device.node, 0, length, request.demand.ports, gang.name)
             self.bindings.append(_binding(gang, request, seat))
         return True
 
@@ -204,8 +206,10 @@ class Pass:
             self._hopeless.add(gang, 0)
             return None
         start, seats = found
-        for seat in seats:
+        for request, seat in zip(gang.requests, seats, strict=True):
             self.board.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
+            if request.demand.ports:
+                self.board.book_ports(seat.slot.device.node, start, length, request.demand.ports, gang.name)
         return Reservation(
             gang=gang.name,
             start=self._now + timedelta(microseconds=start),
@@ -220,7 +224,8 @@ class Pass:
         if not all(self.board.pool(r.demand.filter).could_hold(r.demand) for r in gang.requests):
             return None
         shape = uniform_shape(gang)
-        if shape == (gang.requests[0].demand, 1, 1):
+        ports = tuple({port for request in gang.requests for port in request.demand.ports})
+        if shape == (gang.requests[0].demand, 1, 1) and not ports:
             first = self.board.pool(shape.demand.filter).earliest(shape.demand, length)
             return (first[0], [Seat(first[1].slot, first[1].memory, first[1].compute)]) if first else None
         low, guess = 1, None
@@ -229,7 +234,8 @@ class Pass:
             if bounds is None:
                 return None
             low, guess = max(bounds[0], self._not_before.get((shape, length), 1)), bounds[1]
-        starts = sorted({time for pool in pools for time in pool.starts() if time >= low})
+        times = self.board.ports_free_from(ports).union(*(pool.starts() for pool in pools))
+        starts = sorted(time for time in times if time >= low)
         found = _first_start(starts, guess, lambda start: assign(self.board, gang, start, length))
         if found is not None and shape is not None:
             self._not_before[shape, length] = found[0]

@@ -111,6 +111,13 @@ def _now(board: Board, node: Node, gang: Gang, demand: Demand, size: int, groups
         if fit.device_mismatch(demand.filter, slot.device) is None and fit.too_large(demand, slot.device) is None
     ]
     length = microseconds(gang.seconds)
+    booked = board.ports_booked(node.name, demand.ports, 0, length)
+    if booked is not None:
+        ports = words_for_ports(tuple(sorted({*demand.ports} & {*booked.ports})))
+        if booked.reserved:
+            return Reason("Reserved", f"{ports} is kept for {booked.holder}, ahead in the queue")
+        return Reason("HostPortTaken", f"{ports} of the node is taken by {booked.holder}")
+    most = 1 if demand.ports else groups
     shares = [(slot, *fit.share_of(demand, slot.device.memory_bytes)) for slot in slots]
     offers = [
         Offer(slot, memory, compute, times)
@@ -118,9 +125,10 @@ def _now(board: Board, node: Node, gang: Gang, demand: Demand, size: int, groups
         if (times := _times(slot.free(0, length), memory, compute)) > 0
     ]
     if len(offers) >= size:
-        room = next(count for count in range(groups, 0, -1) if uniform(offers, count, size) is not None)
+        room = next(count for count in range(most, 0, -1) if uniform(offers, count, size) is not None)
         part = f"{room} of the gang's {groups} replicas" if room < groups else "a part of the gang"
-        return Reason("RoomForPart", f"has room for {part}, not for all of it")
+        each = f", since each needs {words_for_ports(demand.ports)} of a node" if demand.ports and groups > 1 else ""
+        return Reason("RoomForPart", f"has room for {part}, not for all of it{each}")
     free_now = [slot for slot, memory, compute in shares if _times((slot.memory, slot.compute), memory, compute) > 0]
     if len(free_now) >= size:
         names = list(dict.fromkeys(name for slot in free_now for name in slot.reserved))
@@ -142,6 +150,11 @@ def _insufficient(shares: list[tuple[Slot, int, int]], size: int) -> Reason:
     free = f"at most {format_bytes(max(0, slot.memory))} is free on device {slot.device.index}"
     have = f"{_devices(len(with_memory))} of the node can give it" if size > 1 else free
     return Reason("InsufficientMemory", f"needs {format_bytes(memory)}{each}, {have}")
+
+
+def words_for_ports(ports: tuple[int, ...]) -> str:
+    """host port 80; host ports 80, 443."""
+    return f"host port{'s' if len(ports) != 1 else ''} {', '.join(map(str, ports))}"
 
 
 def _times(free: tuple[int, int], memory: int, compute: int) -> int:

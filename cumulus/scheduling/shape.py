@@ -31,6 +31,11 @@ def groups_of(gang: Gang) -> list[list[int]]:
     return list(groups.values())
 
 
+def ports_of(gang: Gang, group: list[int]) -> tuple[int, ...]:
+    """The host ports that the group at these positions needs for itself."""
+    return tuple(sorted({port for index in group for port in gang.requests[index].demand.ports}))
+
+
 def uniform_shape(gang: Gang) -> Uniform | None:
     """The shape of a gang of equal groups of equal requests, None for any other."""
     first = gang.requests[0].demand
@@ -71,7 +76,7 @@ def _amounts(gang: Gang, length: int) -> tuple[Hashable, tuple[Decimal | int, ..
     demand, groups, size = shape
     memory = demand.memory.size if demand.memory.size is not None else demand.memory.fraction
     assert memory is not None
-    kind = (demand.filter, size, demand.memory.size is None, demand.compute is None)
+    kind = (demand.filter, demand.ports, size, demand.memory.size is None, demand.compute is None)
     return kind, (memory, demand.compute or 0, groups, length)
 
 

@@ -73,6 +73,21 @@ class Hold:
     user: str
     overdue: bool
     """The lease's end is past, but the node has not said that the share is free."""
+    ports: tuple[int, ...] = ()
+    """Host ports of the node that go with it."""
+
+    @property
+    def name(self) -> str:
+        return holder_name(self.job, self.partition, self.lease)
+
+
+def holder_name(job: str, partition: Key | None, lease: str) -> str:
+    """job default/train; partition default/p; lease 1a2b."""
+    if job:
+        return f"job {job}"
+    if partition is not None:
+        return f"partition {partition.namespace}/{partition.name}"
+    return f"lease {lease}, made on the node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +240,7 @@ def _hold(claim: Claim, now: datetime) -> Hold:
     return Hold(
         node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
         until=_expected(until, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
-        overdue=until <= now,
+        overdue=until <= now, ports=claim.demand.ports,
     )  # fmt: skip
 
 
@@ -280,7 +295,8 @@ def _request(claim: Claim, places: list[tuple[str, int]]) -> Request:
     demand = claim.demand
     if places:
         avoid = tuple(sorted(device for _, device in places))
-        demand = replace(demand, filter=replace(demand.filter, node=places[0][0], avoid=avoid))
+        # Its host ports are held with those places already.
+        demand = replace(demand, filter=replace(demand.filter, node=places[0][0], avoid=avoid), ports=())
     return Request(partition=claim.partition, uid=claim.uid, demand=demand, group=claim.group)
 
 

@@ -213,6 +213,23 @@ def test_immutable_fields_say_so_each_at_its_place(store: Store) -> None:
     assert store.get(KEY)["spec"]["priority"] == 0
 
 
+def test_what_a_container_was_given_is_immutable_and_a_store_from_before_changes_nothing(store: Store) -> None:
+    applied(store, job("image: x\nports: [{containerPort: 80, hostPort: 8080}]"))
+    other = job("image: x\nports: [{containerPort: 80, hostPort: 8081}]\nrunAsUser: 0\nplacement: Spread")
+    assert [problem.split(" cannot")[0] for problem in refused(store, other)] == [
+        "manifest:8:3: spec.ports: is immutable and",
+        "manifest:9:12: spec.runAsUser: is immutable and",
+        "manifest:10:12: spec.placement: is immutable and",
+    ]
+    document = store.get(KEY)
+    for field in ("placement", "hostNetwork"):
+        del document["spec"][field]
+    store.update(document)
+    assert applied(store, job("image: x\nports: [{containerPort: 80, hostPort: 8080}]")) == [
+        "gpujob.cumulus.dev/train unchanged"
+    ]
+
+
 def test_an_immutable_field_cannot_be_taken_out(store: Store) -> None:
     applied(store, job("replicas: 2\nworkingDir: /x"))
     assert [line.split(";")[0] for line in refused(store, job())] == [

@@ -68,6 +68,27 @@ def test_a_workload_carries_everything() -> None:
     assert (lease.memory_bytes, lease.compute, lease.expires_at) == (20, 250, "2030-01-01T01:00:00Z")
 
 
+def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> None:
+    job = stored(
+        image="x", run_as_user=1000, shm_size="1Gi", placement="Spread", replicas=2,
+        ports=({"containerPort": 81, "hostPort": 8081}, {"containerPort": 80, "hostPort": 8080}),
+    )  # fmt: skip
+    partitions = job_objects.partitions(job, 1)
+    assert {(p.spec.placement, p.spec.host_ports) for p in partitions} == {("Spread", (8080, 8081))}
+    nodes = {
+        "n": GPUNode(
+            metadata=ObjectMeta(name="n"),
+            status=GPUNodeStatus(devices=(DeviceStatus(index=0, name="H100", memory_bytes=1),)),
+        )
+    }
+    held = [partitions[0].replace(status=GPUPartitionStatus(node="n", device=0))]
+    work = job_objects.workload(job, 1, 0, held, nodes)
+    assert (work.user_id, work.shm_bytes, work.host_network) == (1000, 2**30, False)
+    assert work.ports == ((81, 8081), (80, 8080))
+    work = job_objects.workload(stored(image="x", host_network=True, run_as_user=0), 1, 0, held, nodes)
+    assert (work.user_id, work.host_network, work.ports, work.shm_bytes) == (0, True, (), 0)
+
+
 def test_the_runtime_follows_the_image() -> None:
     assert job_objects.runtime(stored()) == "process"
     assert job_objects.runtime(stored(image="repo/x")) == "container"

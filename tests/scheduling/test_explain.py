@@ -203,3 +203,39 @@ def test_what_is_not_in_the_queue_has_no_explanation() -> None:
 def test_a_pinned_partition_hears_of_its_node_only() -> None:
     found = told([node("n1"), node("n2")], pending("p", "80Gi", node="n1"), FULL)
     assert [reason.node for reason in found.reasons] == ["n1"]
+
+
+def test_a_host_port_that_is_taken_is_the_reason_and_its_holder_the_blocker() -> None:
+    holder = of_job(held(pending("h", host_ports=(80,), user="ann"), device=1), "web")
+    nodes = [node("n1", device(0), device(1))]
+    found = told(nodes, pending("p", host_ports=(80, 81), node="n1", device=0), holder)
+    (reason,) = found.reasons
+    assert reason.reason == ("HostPortTaken", "host port 80 of the node is taken by job default/web")
+    assert (found.earliest, found.certain) == (NOW + timedelta(seconds=600), True)
+    share = "host port 80 and 20Gi and 25% of device 1 of n1"
+    assert found.lines()[3] == f"  job default/web of ann: {share}, until 2030-01-01 12:10:00Z at the latest"
+
+
+def test_a_gang_ahead_competes_by_its_host_port_too() -> None:
+    nodes = [node("n1", device(0), device(1))]
+    queue = [held(pending("h"), memory=80, compute=1000), pending("q", host_ports=(80,), node="n1", device=0, age=9)]
+    found = told(
+        nodes, pending("p", "80Gi", host_ports=(80,), node="n1", device=1), held(pending("i"), device=1), *queue
+    )
+    assert (found.ahead, found.certain) == (("default/q",), False)
+    (reason,) = found.reasons
+    assert found.earliest == NOW + timedelta(seconds=600 + 3600)
+    assert reason.reason == ("Reserved", "host port 80 is kept for default/q, ahead in the queue")
+
+
+def test_a_port_that_is_kept_says_for_whom() -> None:
+    queue = [held(pending("h", host_ports=(80,))), pending("q", host_ports=(80, 81), age=9)]
+    (reason,) = told([node()], pending("p", host_ports=(81,)), *queue).reasons
+    assert reason.reason == ("Reserved", "host port 81 is kept for default/q, ahead in the queue")
+
+
+def test_replicas_that_need_a_port_of_each_node_say_so() -> None:
+    (reason, _) = told([node("a"), node("b")], *gang("p", 3, memory="1Gi", host_ports=(80,))).reasons
+    assert reason.reason.message == (
+        "has room for 1 of the gang's 3 replicas, not for all of it, since each needs host port 80 of a node"
+    )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -328,3 +329,45 @@ def test_the_replicas_of_a_spread_gang_go_to_nodes_of_their_own_while_there_are_
 def test_compute_counts_for_the_load_as_memory_does() -> None:
     holding = [held(pending("h"), "a", memory=1, compute=900), held(pending("i"), "b", memory=40, compute=500)]
     assert places(planned([node("a"), node("b")], *holding, pending("p", "5%", placement="Spread"))) == {"p": "b/0"}
+
+
+def with_ports(name: str, *ports: int, **more: Any) -> GPUPartition:
+    return pending(name, host_ports=ports, **more)
+
+
+def test_a_host_port_is_given_once_on_a_node() -> None:
+    plan = planned([node("a"), node("b")], *(with_ports(f"p{n}", 8080, age=9 - n, memory="1Gi") for n in range(3)))
+    assert places(plan) == {"p0": "a/0", "p1": "b/0"}
+    assert reserved(plan) == {"default/p2": 3600}
+    assert places(planned([node()], with_ports("p", 80), with_ports("q", 81))) == {"p": "n1/0", "q": "n1/0"}
+
+
+def test_a_port_is_free_when_its_lease_is_over_whatever_device_that_was_on() -> None:
+    holder = held(with_ports("h", 80), device=0, ends=60)
+    plan = planned([node("n1", device(0), device(1))], holder, with_ports("p", 80, node="n1", device=1))
+    assert (places(plan), reserved(plan)) == ({}, {"default/p": 60})
+
+
+def test_replicas_with_a_host_port_go_to_nodes_of_their_own_packed_or_spread() -> None:
+    nodes = [node(name, device(0), device(1)) for name in "abc"]
+    for placement in ("Pack", "Spread"):
+        replicas = gang("g", 3, 2, memory="1Gi", host_ports=(80,), placement=placement)
+        assert {place[0] for place in places(planned(nodes, *replicas)).values()} == {"a", "b", "c"}
+        assert planned(nodes[:2], *replicas).refusals[0].hopeless
+
+
+def test_a_port_that_is_kept_for_a_gang_is_not_given_away_for_longer() -> None:
+    queue = [
+        held(with_ports("h", 80), ends=100),
+        with_ports("first", 80, age=9),
+        with_ports("long", 81, 80, age=5, duration="1h"),
+        with_ports("other", 81, age=4, duration="1h"),
+    ]
+    plan = planned([node()], *queue)
+    assert places(plan) == {"other": "n1/0"}
+    assert reserved(plan) == {"default/first": 100, "default/long": 100 + 3600}
+
+
+def test_the_rest_of_a_replica_does_not_wait_for_its_own_port() -> None:
+    first, second = gang("g", 1, 2, memory="1Gi", host_ports=(80,))
+    assert places(planned([node("n1", device(0), device(1))], held(first), second)) == {"g-r0-d1": "n1/1"}

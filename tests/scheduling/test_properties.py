@@ -38,11 +38,13 @@ def starts_of(snapshot: Snapshot, arrivals: list[Gang] | None = None) -> tuple[d
 
 
 def check_plan(snapshot: Snapshot, plan: Plan) -> None:
-    """No device over 100 %, gangs whole, groups on distinct devices of one ready node that matches."""
+    """No device over 100 %, gangs whole, groups on distinct devices of one ready node that matches, no host port of a
+    node given twice."""
     free = worlds.free_at(worlds.bound(snapshot, plan), snapshot.now)
     assert all(memory >= 0 and compute >= 0 for memory, compute in free.values())
     seats = {binding.partition: (binding.node, binding.device) for binding in plan.bindings}
     assert len(seats) == len(plan.bindings)
+    booked = {(hold.node, port) for hold in snapshot.holds for port in hold.ports}
     refused = {refusal.gang.name for refusal in plan.refusals}
     for gang in snapshot.pending:
         there = [request for request in gang.requests if request.partition in seats]
@@ -50,7 +52,11 @@ def check_plan(snapshot: Snapshot, plan: Plan) -> None:
         groups: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
         for request in there:
             groups[request.group].append(seats[request.partition])
-        for places in groups.values():
+        for group, places in groups.items():
+            ports = {port for request in there if request.group == group for port in request.demand.ports}
+            given_away = [(places[0][0], port) for port in ports]
+            assert booked.isdisjoint(given_away)
+            booked.update(given_away)
             assert len(set(places)) == len(places)
             assert len({node for node, _ in places}) == 1
 

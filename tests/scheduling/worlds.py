@@ -21,6 +21,7 @@ from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Gang, Hold, Node, 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 _names = st.sampled_from(("A100", "H100"))
+_ports = st.sampled_from(((), (), (), (80,), (80, 81)))
 _sizes = st.sampled_from((4, 4, 8, 2))
 
 
@@ -41,9 +42,10 @@ def nodes(draw: st.DrawFn, *, most: int = 3) -> tuple[Node, ...]:
 
 @st.composite
 def holds(draw: st.DrawFn, there: tuple[Node, ...]) -> tuple[Hold, ...]:
-    """Shares that are taken, never more than a device has."""
+    """Shares that are taken, never more than a device has; one of a node may have a host port."""
     found = []
     for node in there:
+        ports = draw(_ports)
         for device in node.devices:
             memory, compute = device.memory_bytes, FULL_COMPUTE
             for number in range(draw(st.integers(0, 3))):
@@ -54,7 +56,8 @@ def holds(draw: st.DrawFn, there: tuple[Node, ...]) -> tuple[Hold, ...]:
                 memory, compute = memory - took, compute - millis
                 until = NOW + timedelta(seconds=draw(st.integers(1, 12)))
                 key = Key("GPUPartition", "busy", f"{node.name}-{device.index}-{number}")
-                found.append(Hold(node.name, device.index, took, millis, until, key, key.name, "", "", False))
+                found.append(Hold(node.name, device.index, took, millis, until, key, key.name, "", "", False, ports))
+                ports = ()
     return tuple(found)
 
 
@@ -66,6 +69,7 @@ demands = st.builds(
         st.builds(Share, fraction=st.sampled_from((Decimal("0.25"), Decimal("0.5"), Decimal(1)))),
     ),
     compute=st.sampled_from((None, None, 100, 600)),
+    ports=_ports,
 )
 
 
@@ -114,11 +118,12 @@ def free_at(snapshot: Snapshot, moment: datetime) -> dict[tuple[str, int], tuple
 def fits_by_brute_force(snapshot: Snapshot, gang: Gang, moment: datetime) -> bool:
     """Whether any way to put the gang's requests on devices works, by trying every one."""
     free = free_at(snapshot, moment)
+    booked = {(hold.node, port) for hold in snapshot.holds if hold.until > moment for port in hold.ports}
     devices = {(d.node, d.index): d for n in snapshot.nodes if n.ready for d in n.devices}
     options = [
         [place for place, device in devices.items() if _serves(request.demand, device)] for request in gang.requests
     ]
-    return any(_is_allowed(gang, places, free, devices) for places in itertools.product(*options))
+    return any(_is_allowed(gang, places, free, booked, devices) for places in itertools.product(*options))
 
 
 def _serves(demand: Demand, device: Device) -> bool:
@@ -128,7 +133,7 @@ def _serves(demand: Demand, device: Device) -> bool:
 
 def _is_allowed(
     gang: Gang, places: tuple[tuple[str, int], ...], free: dict[tuple[str, int], tuple[int, int]],
-    devices: dict[tuple[str, int], Device],
+    booked: set[tuple[str, int]], devices: dict[tuple[str, int], Device],
 ) -> bool:  # fmt: skip
     groups: dict[int, list[tuple[str, int]]] = {}
     left = dict(free)
@@ -138,16 +143,23 @@ def _is_allowed(
         left[place] = (left[place][0] - memory, left[place][1] - compute)
         if min(left[place]) < 0:
             return False
-    return all(len(set(group)) == len(group) and len({n for n, _ in group}) == 1 for group in groups.values())
+    wanted: dict[int, set[tuple[str, int]]] = {}
+    for request, (node, _) in zip(gang.requests, places, strict=True):
+        wanted.setdefault(request.group, set()).update((node, port) for port in request.demand.ports)
+    ports = [*booked, *(port for group in wanted.values() for port in group)]
+    return len(set(ports)) == len(ports) and all(
+        len(set(group)) == len(group) and len({n for n, _ in group}) == 1 for group in groups.values()
+    )
 
 
 def bound(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """The snapshot after the plan's bindings were written: they hold their shares, and left the queue."""
     gangs = {gang.name: gang for gang in snapshot.pending}
+    ports = {request.partition: request.demand.ports for gang in snapshot.pending for request in gang.requests}
     new = tuple(
         Hold(
             b.node, b.device, b.memory_bytes, b.compute, snapshot.now + timedelta(seconds=gangs[b.gang].seconds),
-            b.partition, b.partition.name, b.gang, "", False,
+            b.partition, b.partition.name, b.gang, "", False, ports[b.partition],
         )
         for b in plan.bindings
     )  # fmt: skip

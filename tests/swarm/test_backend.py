@@ -63,6 +63,41 @@ def test_the_container_is_what_was_asked_for(bed: SwarmBed, tmp_path: Path) -> N
     assert template["Resources"]["Reservations"]["MemoryBytes"] == 64 * 2**20
 
 
+def test_a_container_has_its_user_shared_memory_and_ports(bed: SwarmBed) -> None:
+    say = "id -u; df -m /dev/shm | tail -n 1 | awk '{print $2}'; echo x > /dev/shm/x && cat /dev/shm/x"
+    serve = "while :; do echo hello | nc -l -p 8000; done"
+    work = bed.work("sh", "-c", f"{say}; {serve}", user_id=1234, shm_bytes=96 * 2**20, ports=((8000, 18000),))
+    started(bed, work)
+    bed.until(lambda: bed.log(work) == b"1234\n96\nx\n")
+    worker = bed.lab.nodes["worker1"]
+    bed.until(lambda: "hello" in worker.shell("busybox nc -w 1 127.0.0.1 18000 < /dev/null", 20)[1])
+
+
+def test_a_container_in_the_nodes_own_network(bed: SwarmBed) -> None:
+    work = bed.work("sh", "-c", "readlink /proc/self/ns/net; sleep 60", host_network=True, ports=((8000, 8000),))
+    started(bed, work)
+    _, own, _ = bed.lab.nodes["worker1"].shell("readlink /proc/self/ns/net", 20)
+    bed.until(lambda: bed.log(work))
+    assert bed.log(work).decode() == own
+
+
+def test_a_host_port_that_something_else_has_on_the_node_is_the_reason(bed: SwarmBed) -> None:
+    """Placement keeps jobs apart; it does not know what others started there."""
+    started(bed, bed.work("sleep", "60", ports=((8000, 18001),)))
+    end = bed.finish(_begun(bed, bed.work("true", job="service", ports=((8000, 18001),))))
+    assert (end.state, end.reason) == (State.FAILED, "Lost")
+    assert "host-mode port already in use" in end.message
+    worker = bed.lab.nodes["worker1"]
+    _, process, _ = worker.shell("busybox nc -l -p 18002 < /dev/null > /dev/null 2>&1 & echo $!", 20)
+    try:
+        bed.until(lambda: "18002" in worker.shell("busybox netstat -ltn", 20)[1])
+        end = bed.finish(_begun(bed, bed.work("true", job="program", ports=((8000, 18002),))))
+    finally:
+        worker.shell(f"kill {process}", 20)
+    assert (end.state, end.reason) == (State.FAILED, "StartError"), end
+    assert "address already in use" in end.message
+
+
 def test_a_job_with_two_gpus_is_limited_on_each(swarm: Lab, tmp_path: Path) -> None:
     def prepare(node: str, lease: LeaseRef) -> dict[str, str]:
         pipe = "/tmp/mps" if lease.device_id != "GPU-9" else "/tmp/another"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cumulus.backends.base import EnvVar, Workload
 from cumulus.backends.process.log import KEPT, Kept
 from cumulus.backends.swarm import spec
@@ -71,6 +73,28 @@ def test_the_jobs_own_paths_come_after_ours() -> None:
     variables, mounts = engine_environment(workload(env=job), {"PYTHONPATH": "/lib/hook"})
     assert variables["PYTHONPATH"] == "/lib/hook:/job"
     assert [mount["Source"] for mount in mounts] == ["/lib/hook"]
+
+
+def test_a_container_has_the_user_shared_memory_network_and_ports_that_were_asked_for() -> None:
+    def made(prepared: dict[str, str] | None = None, **more: object) -> dict[str, Any]:
+        return spec.service(workload(**more), instance="i", node_id="n", image="x", prepared=prepared)
+
+    def shared_memory(body: dict[str, Any]) -> list[dict[str, Any]]:
+        return [m for m in body["TaskTemplate"]["ContainerSpec"]["Mounts"] if m["Target"] == "/dev/shm"]
+
+    body = made(user_id=0, shm_bytes=2**30, ports=((80, 8080),))
+    assert body["TaskTemplate"]["ContainerSpec"]["User"] == "0"
+    size = {"SizeBytes": 2**30, "Mode": 0o1777}
+    assert shared_memory(body) == [{"Type": "tmpfs", "Target": "/dev/shm", "TmpfsOptions": size}]
+    assert [m["Type"] for m in shared_memory(made(PREPARED, shm_bytes=2**30))] == ["bind"], "MPS needs the node's own"
+    assert body["EndpointSpec"]["Ports"] == [
+        {"Protocol": "tcp", "PublishMode": "host", "TargetPort": 80, "PublishedPort": 8080}
+    ]
+    assert "Networks" not in body["TaskTemplate"]
+    body = made(host_network=True, ports=((80, 80),))
+    assert (body["TaskTemplate"]["Networks"], body.get("EndpointSpec")) == ([{"Target": "host"}], None)
+    assert "User" not in body["TaskTemplate"]["ContainerSpec"]
+    assert not shared_memory(body)
 
 
 def test_the_engine_keeps_as_much_of_a_log_as_is_saved() -> None:

@@ -27,6 +27,8 @@ NOWHERE = "node.id==cumulus-stopped"
 """The placement of a service that is to end: no node has it, so Swarm ends the task and keeps how it ended. Scaling
 to zero would forget the task with its exit code."""
 
+SHM = "/dev/shm"
+
 SECRETS = "/run/secrets/cumulus"
 """Where a job finds the values of its secret variables: one file a variable."""
 
@@ -95,7 +97,7 @@ def service(
         "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
         "Init": True,
         "StopGracePeriod": max(1, round(workload.grace * _NANO)),
-        "Mounts": [*_mounts(workload), *mounts],
+        "Mounts": [*_mounts(workload), *_shared_memory(workload, mounts), *mounts],
     }
     command, arguments = list(workload.command), list(workload.args)
     if secrets and command:
@@ -106,9 +108,11 @@ def service(
         container["Args"] = arguments
     if workload.working_dir:
         container["Dir"] = workload.working_dir
+    if workload.user_id is not None:
+        container["User"] = str(workload.user_id)
     if secrets:
         container["Secrets"] = [_secret_reference(secret) for secret in secrets]
-    return {
+    body: dict[str, Any] = {
         "Name": service_name(workload.name),
         "Labels": own,
         "TaskTemplate": {
@@ -122,6 +126,12 @@ def service(
         "Mode": {"Replicated": {"Replicas": 1}},
         "UpdateConfig": {"Parallelism": 1, "FailureAction": "continue", "Order": "stop-first"},
     }
+    if workload.host_network:
+        # Every port is the node's already: there is nothing to publish.
+        body["TaskTemplate"]["Networks"] = [{"Target": "host"}]
+    elif workload.ports:
+        body["EndpointSpec"] = {"Ports": [_published(*ports) for ports in workload.ports]}
+    return body
 
 
 def stopped(spec: dict[str, Any]) -> dict[str, Any] | None:
@@ -168,6 +178,20 @@ def _mounts(workload: Workload) -> list[dict[str, Any]]:
         {"Type": "bind", "Source": m.source, "Target": posixpath.join(base, m.target), "ReadOnly": m.read_only}
         for m in workload.mounts
     ]
+
+
+def _shared_memory(workload: Workload, prepared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the node prepared goes first: MPS speaks through the node's /dev/shm, which has half of its memory."""
+    if not workload.shm_bytes or any(mount["Target"] == SHM for mount in prepared):
+        return []
+    return [
+        {"Type": "tmpfs", "Target": SHM, "TmpfsOptions": {"SizeBytes": workload.shm_bytes, "Mode": 0o1777}},
+    ]
+
+
+def _published(port: int, host_port: int) -> dict[str, Any]:
+    """At the node itself, not through Swarm's mesh, where one service would have the port on all nodes."""
+    return {"Protocol": "tcp", "PublishMode": "host", "TargetPort": port, "PublishedPort": host_port}
 
 
 def _exporting(secrets: Sequence[SecretFile]) -> list[str]:
