@@ -67,9 +67,15 @@ class Enclosures:
             self._kept, self._seen, self._put_back = {}, set(), set()
             return
         inside = {pid: place for directory in directories for pid, place in cgroup.places(directory).items()}
-        self._learn(inside, [each for lease in leases for each in lease.placed()])
+        placed = [each for lease in leases for each in lease.placed()]
+        self._learn(inside, placed)
         for pid in self._kept.keys() - inside.keys():
             self._bring_back(pid)
+        used = {*inside.values(), *(known.directory for known in self._kept.values())}
+        for process, place in placed:
+            # A lease may last for months, and have many programs one after another.
+            if place not in used and not processes.is_alive(Identity(process.pid, process.start)):
+                cgroup.remove(place)
 
     def _continue_supervisors(self, lease: Membership) -> None:
         for process in lease.attached:

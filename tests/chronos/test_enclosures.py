@@ -166,6 +166,16 @@ def test_a_supervisors_children_belong_into_its_jobs_cgroup(node: Node, run: Run
     assert cgroup.members(directory) == ({child.pid} if taken else set())
 
 
+def test_the_cgroup_of_a_program_that_is_over_goes_before_its_lease(node: Node, run: Run) -> None:
+    over, lives = run(SLEEP), up(run(SLEEP))
+    directory = node.enclosed(up(over))
+    node.ledger.attach("a", lives.pid, node.token)
+    over.kill()
+    over.wait()
+    until(lambda: node.enclosures.look() or not [*Path(directory).glob(f"{over.pid}-*")])
+    assert cgroup.members(directory) == {lives.pid}
+
+
 def test_a_supervisor_is_not_put_into_the_cgroup(node: Node, run: Run) -> None:
     supervisor = up(run(SLEEP))
     node.supervised(supervisor)
