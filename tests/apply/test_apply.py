@@ -218,8 +218,8 @@ def test_what_a_container_was_given_is_immutable_and_a_store_from_before_changes
     other = job("image: x\nports: [{containerPort: 80, hostPort: 8081}]\nrunAsUser: 0\nplacement: Spread")
     assert [problem.split(" cannot")[0] for problem in refused(store, other)] == [
         "manifest:8:3: spec.ports: is immutable and",
-        "manifest:9:12: spec.runAsUser: is immutable and",
-        "manifest:10:12: spec.placement: is immutable and",
+        "manifest:9:14: spec.runAsUser: is immutable and",
+        "manifest:10:14: spec.placement: is immutable and",
     ]
     document = store.get(KEY)
     for field in ("placement", "hostNetwork"):
@@ -242,7 +242,7 @@ def test_an_immutable_block_goes_with_the_defaults_that_nobody_set(store: Store)
     applied(store, job("checkpoint: {path: /x}"))
     assert [line.split(";")[0] for line in refused(store, job())] == [
         "manifest:4:1: spec.checkpoint: is immutable and cannot change from "
-        '{"path": "/x", "gracePeriod": "30s", "onExpiry": "Requeue"} to nothing'
+        '{"path": "/x", "gracePeriod": "30s", "onExpiry": "Requeue... to nothing'
     ]
 
 
