@@ -18,11 +18,13 @@ echo "==> import contracts"
 lint-imports
 echo "==> tests"
 code=0
-python -m pytest --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup || code=$?
+# One seed for both runs: a property that failed must fail again.
+seed=--hypothesis-seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+python -m pytest "$seed" --numprocesses="${TEST_PROCESSES:-auto}" --dist=loadgroup || code=$?
 if [ "$code" = 1 ]; then
   # Real processes with real deadlines: on a busy machine one can be late for no fault of its own.
   echo "==> SOME TESTS FAILED BESIDE OTHERS (named above); each of them must pass alone"
   code=0
-  python -m pytest --last-failed --last-failed-no-failures=none || code=$?
+  python -m pytest "$seed" --last-failed --last-failed-no-failures=none || code=$?
 fi
 exit "$code"
