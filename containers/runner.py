@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 LEASE_OVER = 69
@@ -37,6 +37,7 @@ def main(command: list[str]) -> int:
     if left is not None and left <= 0:
         say("the lease is over: nothing is started")
         return LEASE_OVER
+    count_from_now(os.environ)
     give_secrets(os.environ)
     choose_device(os.environ)
     restore()
@@ -94,6 +95,14 @@ class Run:
         left = seconds_left()
         why = "its lease is over" if left is not None and left <= 0 else "it was told to stop"
         return f"{why}, {how}"
+
+
+def count_from_now(environment: dict[str, str] | os._Environ[str]) -> None:
+    """CHRONOS_EXPIRES_AT as the latest it can be: the lease's CHRONOS_LEASE_SECONDS count from the start."""
+    left, seconds = seconds_left(), float(environment.get("CHRONOS_LEASE_SECONDS") or 0)
+    if left is not None and 0 < seconds < left:
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        environment["CHRONOS_EXPIRES_AT"] = end.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def give_secrets(environment: dict[str, str] | os._Environ[str]) -> None:

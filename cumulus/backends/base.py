@@ -46,7 +46,10 @@ class LeaseRef:
     compute: int
     token: int
     expires_at: str
+    """At the latest: its time counts from the start of the program."""
     enforcement: str
+    seconds: float = 0.0
+    """How long it lasts from there; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

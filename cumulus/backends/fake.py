@@ -83,7 +83,7 @@ class _Run:
         return Observed(
             name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
             replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
-            started_at="" if state is State.STARTING or self.broken else self._wall_at(runs),
+            started_at=self._wall_at(runs) if not self.broken and runs <= min(now, ends) else "",
             finished_at=self._wall_at(ends) if state.finished else "", checkpoint_at=checkpoint,
         )  # fmt: skip
 

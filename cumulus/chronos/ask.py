@@ -25,6 +25,7 @@ def request(
     user: str | None = None,
     id: str | None = None,
     owner: str = "",
+    start_within: float = 0.0,
 ) -> LeaseRequest:
     """`compute` None: as great a part as of memory. `id` None: a new one. Raises `UsageError`."""
     try:
@@ -38,6 +39,7 @@ def request(
             user=user or caller(),
             grace=parse_duration(grace),
             owner=owner,
+            start_within=start_within,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

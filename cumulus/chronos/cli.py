@@ -71,7 +71,7 @@ def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
     device = ask.choose(ledger.devices(), options.device)
     return ask.request(
         device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
-        id=options.id, owner=options.owner,
+        id=options.id, owner=options.owner, start_within=options.start_within,
     )  # fmt: skip
 
 
@@ -161,6 +161,17 @@ def _get(options: argparse.Namespace) -> int:
     else:
         for name, value in render.lease_json(lease).items():
             print(f"{name}: {'' if value is None else value}")
+    return 0
+
+
+def _begin(options: argparse.Namespace) -> int:
+    lease = _ledger(options).begin(options.partition)
+    if options.json:
+        _tell(options, lease=render.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    else:
+        print(f"partition {lease.id} ends in {format_duration(max(0.0, lease.expires_in))}")
     return 0
 
 
@@ -367,6 +378,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--all", action="store_true", help="ended ones of the last day too")
     listing.add_argument("--user", help="only this user's")
     verb("get", _get, "one lease").add_argument("partition", help="the partition id")
+    begin = verb("begin", _begin, "let a lease's time count from now, where it waits for its program's start")
+    begin.add_argument("partition", help="the partition id")
     renew = verb("renew", _renew, "let a lease end later than it would")
     renew.add_argument("partition", help="the partition id")
     renew.add_argument("duration", type=_value(parse_duration), help="from now: 90s, 1h30m or seconds")
@@ -393,6 +406,13 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     create.add_argument("--user", help="for whom (default: who asks)")
     create.add_argument("--id", help="your own id for it: asking again with it returns the same lease")
     create.add_argument("--owner", default="", help="which control plane asks")
+    create.add_argument(
+        "--start-within",
+        type=_value(parse_duration),
+        default=0.0,
+        metavar="TIME",
+        help="let its time count from `begin`, or after so long at the latest",
+    )
     create.add_argument(
         "--grace",
         type=_checked(parse_duration),

@@ -47,6 +47,8 @@ class _Held:
     lease: Lease
     ends: float
     """When it expires, on the monotonic clock."""
+    seconds: float
+    """What it was granted for, which counts from its program's start."""
     ended: float = 0.0
     holders: list[Holder] = field(default_factory=list)
 
@@ -83,6 +85,16 @@ class FakeLeases:
                 raise ChronosError(f"lease {request.id} is there with another share")
             return self._read(held)
 
+    def begin(self, id: str) -> Lease | None:
+        with self._lock, self.faults.around("begin", id):
+            self._reach()
+            held = self._held.get(id)
+            if held is None:
+                return None
+            if held.lease.state is LeaseState.ACTIVE:
+                self._begin(held)
+            return self._read(held)
+
     def renew(self, id: str, seconds: float) -> Lease:
         with self._lock, self.faults.around("renew", id):
             self._reach()
@@ -90,6 +102,7 @@ class FakeLeases:
             ends = self._clock.monotonic() + seconds
             if ends > held.ends:
                 held.ends = ends
+                held.seconds = max(held.seconds, seconds)
                 held.lease = replace(held.lease, expires_at=self._wall(seconds))
             return self._read(held)
 
@@ -125,7 +138,7 @@ class FakeLeases:
             return [self._read(held) for held in self._live.values()]
 
     def attach(self, id: str, token: int, holder: Holder) -> None:
-        """The workload's processes run inside the lease from now on.
+        """The workload's processes run inside the lease from now on, and its time counts.
 
         Raises `NoSuchLease` when it is not active, `StaleToken` when `token` is not its own. Never fails otherwise: it
         happens on the node itself.
@@ -136,6 +149,7 @@ class FakeLeases:
             if token != held.lease.token:
                 raise StaleToken(f"lease {id} has the token {held.lease.token}, not {token}")
             held.holders.append(holder)
+            self._begin(held)
 
     def why_ended(self, id: str) -> EndReason | None:
         """Why the lease ended or is ending, as its node knows it; None while it goes on, or where there is none."""
@@ -186,13 +200,20 @@ class FakeLeases:
                 f"not {request.memory_bytes} and {request.compute / 10:g}%"
             )
         self._tokens[request.device] += 1
+        ends_in = request.start_within + request.seconds
         lease = Lease(
             id=request.id, device=request.device, device_id=device.id, memory_bytes=request.memory_bytes,
             compute=request.compute, user=request.user, grace=request.grace, token=self._tokens[request.device],
-            state=LeaseState.ACTIVE, granted_at=self._wall(0), expires_at=self._wall(request.seconds),
-            expires_in=request.seconds, owner=request.owner,
+            state=LeaseState.ACTIVE, granted_at=self._wall(0), expires_at=self._wall(ends_in), expires_in=ends_in,
+            owner=request.owner,
         )  # fmt: skip
-        return _Held(lease, self._clock.monotonic() + request.seconds)
+        return _Held(lease, self._clock.monotonic() + ends_in, request.seconds)
+
+    def _begin(self, held: _Held) -> None:
+        ends = self._clock.monotonic() + held.seconds
+        if ends < held.ends:
+            held.ends = ends
+            held.lease = replace(held.lease, expires_at=self._wall(held.seconds))
 
     def _active(self, id: str) -> _Held:
         held = self._held.get(id)

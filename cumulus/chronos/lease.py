@@ -53,6 +53,8 @@ class LeaseRequest:
     grace: float = 10.0
     owner: str = ""
     """Which control plane asks, in a word that is its own, so that it finds its leases again; "" for people."""
+    start_within: float = 0.0
+    """The lease's time counts from `Leases.begin` on, or from so many seconds after the grant at the latest."""
 
 
 class LeaseState(StrEnum):
@@ -148,6 +150,11 @@ class Leases(Protocol):
 
         Raises `NoSuchDevice`, `InsufficientShare`; `ChronosError` where the id lives with another share.
         """
+        ...
+
+    def begin(self, id: str) -> Lease | None:
+        """Its program starts: the lease's time counts from now, where it did not yet. Its end never moves later; asking
+        again changes nothing. The lease in whatever state, None where there is none."""
         ...
 
     def renew(self, id: str, seconds: float) -> Lease:

@@ -125,6 +125,18 @@ class Ledger:
         self._watch(poke=any(request.seconds < watchdog.POLL for request in requests))
         return granted
 
+    def begin(self, id: str) -> Lease | None:
+        """See `Leases.begin`. Not synced: where it is lost, so is the program."""
+        self._settle()
+        with self.database.write(durable=False) as tx:
+            now = Moment.read(self.clock)
+            lease = records.find_lease(tx, id, now)
+            if lease is None or lease.state is not LeaseState.ACTIVE:
+                return lease
+            lease = records.begin(tx, lease, now)
+        self._watch(poke=lease.expires_in < watchdog.POLL, within=_LOOKED)
+        return lease
+
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
         """See `Leases.renew`. With `token`, raises `StaleToken` where it is not the lease's."""
         _check_seconds(seconds)
@@ -402,6 +414,8 @@ def _check_request(request: LeaseRequest) -> None:
         raise UsageError(f"{request.compute / 10:g}% compute is out of range; ask for 0.1% to 100%")
     if not (math.isfinite(request.grace) and 0 <= request.grace <= _MAX_SECONDS):
         raise UsageError(f"a grace period of {request.grace}s is out of range; it is at least 0s")
+    if not (math.isfinite(request.start_within) and 0 <= request.start_within <= _MAX_SECONDS):
+        raise UsageError(f"a start within {request.start_within}s is out of range; it is at least 0s")
     _check_seconds(request.seconds)
 
 

@@ -94,6 +94,7 @@ def as_of(recorded: Lease, deadline: float, monotonic: float) -> Lease:
 
 def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, now: Moment) -> Lease:
     """Make an ACTIVE lease. The schema raises IntegrityError where the device has not enough left."""
+    ends_in = request.start_within + request.seconds
     lease = Lease(
         id=request.id,
         device=request.device,
@@ -106,8 +107,8 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, no
         token=share.token + 1,
         state=LeaseState.ACTIVE,
         granted_at=timestamp(now.wall),
-        expires_at=timestamp(now.wall + timedelta(seconds=request.seconds)),
-        expires_in=request.seconds,
+        expires_at=timestamp(now.wall + timedelta(seconds=ends_in)),
+        expires_in=ends_in,
     )
     tx.execute(
         "INSERT INTO lease (id, device_id, memory_bytes, compute, user, owner, grace, seconds, token, state,"
@@ -115,10 +116,24 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, no
         (
             lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
             request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at,
-            now.monotonic + request.seconds,
+            now.monotonic + ends_in,
         ),
     )  # fmt: skip
     _audit(tx, "granted", lease, lease.granted_at)
+    return lease
+
+
+def begin(tx: sqlite3.Connection, lease: Lease, now: Moment) -> Lease:
+    """Let the time for which an ACTIVE lease was granted count from now, where its end lies beyond that."""
+    [(seconds,)] = tx.execute("SELECT seconds FROM lease WHERE id = ?", (lease.id,))
+    if lease.expires_in <= seconds:
+        return lease
+    lease = replace(lease, expires_at=timestamp(now.wall + timedelta(seconds=seconds)), expires_in=seconds)
+    tx.execute(
+        "UPDATE lease SET deadline = ?, expires_at = ? WHERE id = ?",
+        (now.monotonic + seconds, lease.expires_at, lease.id),
+    )
+    _audit(tx, "began", lease, timestamp(now.wall))
     return lease
 
 

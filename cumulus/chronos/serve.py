@@ -32,7 +32,7 @@ from cumulus.errors import CumulusError, UsageError
 VERSION = 1
 """Of the lines' form; what is in them is `render.PROTOCOL`."""
 
-VERBS = ("devices", "stats", "list", "get", "create", "renew", "release", "prepare")
+VERBS = ("devices", "stats", "list", "get", "create", "begin", "renew", "release", "prepare")
 """What may be asked: what the sudo rule of setup-worker.sh allows too."""
 
 IDLE_SECONDS = 120.0

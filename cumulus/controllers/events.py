@@ -66,22 +66,19 @@ class Recorder:
 
     def record(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> None:
         """Say once more that `reason` befell the object. `flush` writes it, unless the object's bucket is empty."""
-        reference = ObjectReference(
-            api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
-            name=about.metadata.name, uid=about.metadata.uid or "",
-        )  # fmt: skip
-        message = message[:MESSAGE_LENGTH]
-        name = _name(reference, type, reason, message, component)
-        now = timestamp(self._clock.now())
+        name, new = self._said(about, type, reason, message, component)
         with self._lock:
-            if not self._spend(reference.uid or name):
+            if not self._spend(new.about.uid or name):
                 return
             said = self._pending.get(name)
-            if said is not None:
-                self._pending[name] = replace(said, times=said.times + 1, last=now)
-            else:
-                self._pending[name] = _Said(reference, type, reason, message, component, 1, now, now)
+            self._pending[name] = new if said is None else replace(said, times=said.times + 1, last=new.last)
             self._recorded.set()
+
+    def event(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> Write:
+        """The write of an event that is to be in the same transaction as what it tells of, whatever was said of the
+        object before. `AlreadyExists` says that it was told before."""
+        name, said = self._said(about, type, reason, message, component)
+        return Write("create", self._event(_namespace(said), name, said).to_json())
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until there is something for `flush` to write. False where there is not."""
@@ -126,6 +123,15 @@ class Recorder:
                 old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
                 return Write("update", old.replace(count=old.count + said.times, last_timestamp=said.last).to_json())
         return Write("create", self._event(namespace, name, said).to_json())
+
+    def _said(self, about: Resource, type: EventType, reason: str, message: str, component: str) -> tuple[str, _Said]:
+        reference = ObjectReference(
+            api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
+            name=about.metadata.name, uid=about.metadata.uid or "",
+        )  # fmt: skip
+        message, now = message[:MESSAGE_LENGTH], timestamp(self._clock.now())
+        name = _name(reference, type, reason, message, component)
+        return name, _Said(reference, type, reason, message, component, 1, now, now)
 
     def _event(self, namespace: str, name: str, said: _Said) -> Event:
         return Event(

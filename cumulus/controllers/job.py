@@ -16,7 +16,7 @@ from cumulus.controllers.job_plan import Plan, View
 from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown, Vanished
 from cumulus.controllers.reader import Reader, StoreReader
 from cumulus.controllers.reconcile import After, Done, Request, Result, Retry
-from cumulus.controllers.writes import unversioned, write_status
+from cumulus.controllers.writes import unversioned, write_told
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, NodeUnreachable
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
@@ -63,8 +63,9 @@ class JobController:
         self._write(job, plan)
         if plan.remove:
             self._remove(job)
-        for said in plan.says:
-            self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+        if not plan.status.phase.finished:
+            for said in plan.says:
+                self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
         return Done() if plan.wake is None else After(plan.wake)
 
     def _plan(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Plan:
@@ -134,7 +135,10 @@ class JobController:
         if plan.create:
             self._begin(job, plan)
         elif plan.status != job.status:
-            write_status(self._client, job.replace(status=plan.status))
+            ended = job.replace(status=plan.status)
+            said = plan.says if plan.status.phase.finished else ()
+            events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
+            write_told(self._client, [Write("status", ended.to_json())], events)
 
     def _begin(self, job: GPUJob, plan: Plan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
@@ -216,4 +220,4 @@ def _may_have_run(job: GPUJob, partitions: Sequence[GPUPartition]) -> bool:
     """Whether any attempt can have been started: that takes partitions that left Pending. All that are left of
     an attempt that was never observed are in `partitions`; earlier attempts ended, which status tells."""
     begun = any(p.status.phase is not PartitionPhase.PENDING for p in partitions)
-    return begun or job.status.attempt_count > 1 or job.status.start_time is not None
+    return begun or job.status.attempt_count > 1 or any(attempt.start_time for attempt in job.status.attempts)

@@ -164,4 +164,5 @@ def _lease_ref(partition: GPUPartition, node: GPUNode) -> LeaseRef:
         device_type=device.type, platform_index=device.platform_index, device_index=device.device_index,
         memory_bytes=status.memory_bytes, compute=status.compute, token=status.fencing_token,
         expires_at=status.expires_at or "", enforcement=(status.enforcement or "none"),
+        seconds=parse_duration(partition.spec.duration),
     )  # fmt: skip

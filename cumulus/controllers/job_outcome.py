@@ -23,14 +23,18 @@ DISRUPTION_BACKOFF = 1.0
 LONGEST_DISRUPTION_BACKOFF = 300.0
 """Seconds: the first and longest wait after an end that was not the job's fault, doubling with each in a row."""
 
-MOST_LOSSES = 10
-"""A job whose workload was lost this often in a row may well be what kills its nodes: it fails."""
+MOST_IN_A_ROW = 10
+"""A job whose workload was lost this often in a row may well be what kills its nodes, and one whose lease was over this
+often before its program started will not be started: it fails."""
 
 FAULTS = frozenset({"Error", "OOMKilled", "StartError"})
 """Ends that count against spec.retry.limit; so does any reason not known here."""
 
 _LOSSES = frozenset({"Lost", "NodeLost"})
-_DISRUPTIONS = _LOSSES | {"GrantFailed", "LeaseReleased", "NodeUnreachable", "Stopped"}
+EARLY = "ExpiredBeforeStart"
+_LIMITED = (_LOSSES, frozenset({EARLY}))
+"""Disruptions that end the job when there are too many in a row."""
+_DISRUPTIONS = frozenset({*_LOSSES, EARLY, "GrantFailed", "LeaseReleased", "NodeUnreachable", "Stopped"})
 _FINAL = {"StartRefused": "StartRefused", "Deadline": "DeadlineExceeded"}
 
 
@@ -53,33 +57,41 @@ class Said:
 
 
 def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> tuple[GPUJobStatus, tuple[Said, ...]]:
-    """The status once the attempt, with its end filled in, is over; each attempt is counted in this one write."""
+    """The status once the attempt, with its end filled in, is over; each attempt is counted in this one write. And what
+    is said of it where the job goes on; `end_event` speaks of its end."""
     status = job.status.model_copy(update={"attempts": (*job.status.attempts[:-1], attempt)})
     if attempt.start_time is not None and status.start_time is None:
         status = status.model_copy(update={"start_time": attempt.start_time})
     text = _text(attempt)
     if cause.reason == "Completed":
-        return _succeeded(status, attempt, now), (Said("Normal", "Completed", text),)
+        return _succeeded(status, attempt, now), ()
     status = _stopped(status, cause.reason, text, now)
     if cause.reason in _FINAL:
-        reason = _FINAL[cause.reason]
-        return failed(status, reason, cause.message or text, now), (Said("Warning", reason, cause.message or text),)
-    if cause.reason == "LeaseExpired" and attempt.start_time is not None:
+        return failed(status, _FINAL[cause.reason], cause.message or text, now), ()
+    if cause.reason == "LeaseExpired":
         if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
             return status, (Said("Normal", "Requeued", text),)
-        return failed(status, "LeaseExpired", text, now), (Said("Warning", "LeaseExpired", text),)
+        return failed(status, "LeaseExpired", text, now), ()
     if cause.reason == "Saved":
         return status, (Said("Normal", "Requeued", text),)
     if cause.reason == "Suspended":
         return status, (Said("Normal", "Suspended", text),)
-    if cause.reason in _DISRUPTIONS or cause.reason == "LeaseExpired":
-        if _in_a_row(status, _LOSSES) >= MOST_LOSSES:
-            return failed(status, cause.reason, f"{text}; so did {MOST_LOSSES} in a row", now), ()
-        return status, (Said("Warning", cause.reason, text),)
+    if cause.reason in _DISRUPTIONS:
+        if any(_in_a_row(status, reasons) >= MOST_IN_A_ROW for reasons in _LIMITED):
+            return failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
+        # The same each time, so that it is one event, with a count.
+        return status, (Said("Warning", cause.reason, cause.message if cause.reason == EARLY else text),)
     return _fault(job, status, cause.reason, text, now)
 
 
-def saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
+def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
+    """What the cause of an attempt's end comes to, by what it did before."""
+    if cause.reason == "LeaseExpired" and attempt.start_time is None:
+        return Cause(EARLY, f"its lease of {job.spec.gpu.duration} was over before its program could start")
+    return _saved(job, cause, checkpoint)
+
+
+def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
     """`cause`, or what exit code 75 of a job with a checkpoint makes of it: Saved, or NotSaved for the second in a row
     without a newer `checkpoint` (its time, "" where there is none, None where nobody could see it)."""
     spec = job.spec.checkpoint
@@ -109,6 +121,13 @@ def failed(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GP
     )
 
 
+def end_event(status: GPUJobStatus) -> Said:
+    """What is said of a job that has succeeded or failed for good: its condition, so that no way to end is silent."""
+    end = condition(status.conditions, status.phase.value)
+    assert end is not None
+    return Said("Normal" if status.phase is JobPhase.SUCCEEDED else "Warning", end.reason, end.message)
+
+
 def next_due(job: GPUJob, now: datetime) -> float:
     """Seconds until the next attempt may begin, 0 or less when it may now."""
     status = job.status
@@ -135,8 +154,7 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
     last = status.attempts[-1] if status.attempts else None
     since = job.metadata.creation_timestamp
     if last is not None:
-        lost = last.reason in _DISRUPTIONS or (last.reason == "LeaseExpired" and last.start_time is None)
-        since = (last.queue_time or since) if lost else timestamp(now)
+        since = (last.queue_time or since) if last.reason in _DISRUPTIONS else timestamp(now)
     held = condition(status.conditions, "Suspended")
     resumed = held.last_transition_time if held is not None else None
     if since and resumed and parse_timestamp(resumed) > parse_timestamp(since):
@@ -154,7 +172,7 @@ def _fault(
         return status, (Said("Warning", "AttemptFailed", message),)
     if job.spec.retry.limit:
         text = f"{text}; that was the last of {job.spec.retry.limit} retries"
-    return failed(status, reason, text, now), (Said("Warning", reason, text),)
+    return failed(status, reason, text, now), ()
 
 
 def _succeeded(status: GPUJobStatus, attempt: Attempt, now: datetime) -> GPUJobStatus:

@@ -69,6 +69,7 @@ class Plan:
     remove: bool = False
     wake: float | None = None
     says: tuple[Said, ...] = ()
+    """Events. That of the job's end is written together with its status."""
 
 
 def live_attempt(status: GPUJobStatus) -> Attempt | None:
@@ -85,9 +86,8 @@ def plan(view: View) -> Plan:
     if seen.phase.finished:
         return Plan(seen)
     attempt = live_attempt(seen)
-    if attempt is None:
-        return _between_attempts(view)
-    return _during(view, attempt)
+    made = _between_attempts(view) if attempt is None else _during(view, attempt)
+    return replace(made, says=(job_outcome.end_event(made.status),)) if made.status.phase.finished else made
 
 
 def _between_attempts(view: View) -> Plan:
@@ -134,7 +134,7 @@ def _during(view: View, attempt: Attempt) -> Plan:
         job = view.job.replace(status=job_status.ran(view.job.status, view.now))
         view = View(job, view.partitions, view.replicas, view.now, view.lost_nodes)
     checkpoint = job_replicas.checkpoint_time(view.replicas)
-    cause = job_outcome.saved(view.job, cause, checkpoint)
+    cause = job_outcome.judged(view.job, attempt, cause, checkpoint)
     ended = _ended(attempt, cause, view, checkpoint)
     status, says = job_outcome.end_attempt(view.job, ended, cause, view.now)
     return Plan(status, remove=True, says=says, wake=0.0 if not status.phase.finished else None)
@@ -220,11 +220,11 @@ def _cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause 
 
 def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
     """Why it may not go on, whatever it does."""
+    if view.job.spec.suspend:
+        return Cause("Suspended")
     left = _deadline_left(view.job, view.now)
     if left is not None and left <= 0:
         return Cause("Deadline", "activeDeadline was over")
-    if view.job.spec.suspend:
-        return Cause("Suspended")
     return _lost_share(view, attempt, held)
 
 

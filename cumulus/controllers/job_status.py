@@ -26,11 +26,11 @@ def ran(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
 
 
 def suspended(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
-    """Held by its spec."""
+    """Held by its spec. Its clock starts anew when it is resumed, as that of a Kubernetes Job does."""
     conditions = condition_set(
         status.conditions, timestamp(now), "Suspended", True, "Suspended", "spec.suspend is true"
     )
-    return status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions})
+    return status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions, "start_time": None})
 
 
 def resumed(status: GPUJobStatus, now: datetime) -> GPUJobStatus:

@@ -50,6 +50,10 @@ NODE_LOOK_SECONDS, NODE_BURST = 1.0, 2
 BOUND_SETTLE_SECONDS = 0.1
 """A bound partition has its lease within this, as a rule: its job is looked at once for both."""
 
+START_SETTLE_SECONDS = 1.0
+"""So long after its program's start a node is told that a lease's time counts. That of a process knows, and a job that
+is over by then needs it no more."""
+
 RESYNC_SECONDS = 600.0
 """How often everything is looked at once more."""
 
@@ -231,6 +235,9 @@ class Loops:
             # The attempt is over: its partitions give their leases back.
             for name in owned:
                 self._add("partition", Request(*name))
+        elif _started(change.new) and not _started(change.old):
+            for name in owned:
+                self._add("partition", Request(*name), START_SETTLE_SECONDS)
 
     def _route_partition(self, change: Change) -> None:
         request = Request(change.key.namespace, change.key.name)
@@ -284,6 +291,12 @@ def _spec(document: Document | None) -> object:
 def _live_attempt(document: Document) -> object:
     attempts = (document.get("status") or {}).get("attempts") or ()
     return attempts[-1] if attempts and not attempts[-1].get("endTime") else None
+
+
+def _started(document: Document | None) -> bool:
+    """Whether the attempt's program is known to have started."""
+    attempt = _live_attempt(document or {})
+    return isinstance(attempt, dict) and bool(attempt.get("startTime"))
 
 
 def _owning_job(document: Document) -> Key | None:

@@ -8,15 +8,16 @@ from cumulus.chronos.lease import Lease
 from cumulus.clock import Clock
 from cumulus.controllers import partition_plan
 from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.events import Recorder
+from cumulus.controllers.events import EventType, Recorder
 from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
-from cumulus.controllers.writes import unversioned, write_status
+from cumulus.controllers.writes import unversioned, write_told
 from cumulus.errors import InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease
 from cumulus.resources.job import GPUJob
+from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
 
@@ -54,7 +55,8 @@ class PartitionController:
             return Done()
         if partition.status.phase.ended:
             return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
-        releasing = self._releasing(partition)
+        job = owning_job(self._reader, partition)
+        releasing = partition_plan.releasing(partition, job)
         if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
             plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
             return self._apply(partition, plan)
@@ -64,21 +66,22 @@ class PartitionController:
             if fresh.status.phase is not PartitionPhase.BOUND:
                 return Done()
             if fresh is not partition:
-                partition, releasing = fresh, self._releasing(fresh)
+                partition, releasing = fresh, partition_plan.releasing(fresh, owning_job(self._reader, fresh))
+        started = partition_plan.to_begin(partition, job)
         try:
-            answer = self._ask(partition, releasing)
+            answer = self._ask(partition, releasing, started)
         except NodeUnreachable as error:
             self._apply(partition, self._plan(partition, Unreachable(str(error)), releasing))
             raise
-        result = self._apply(partition, self._plan(partition, answer, releasing))
+        result = self._apply(partition, self._plan(partition, answer, releasing, started))
         if isinstance(answer, Lease) and not releasing:
             return self._renew(partition, answer, result)
         return result
 
-    def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool) -> Plan:
-        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now())
+    def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None) -> Plan:
+        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
 
-    def _ask(self, partition: GPUPartition, releasing: bool) -> Answer:
+    def _ask(self, partition: GPUPartition, releasing: bool, started: str | None) -> Answer:
         agent = self._agents.get(partition.status.node)
         if agent is None:
             if self._reader.get(GPUNode, "", partition.status.node) is None:
@@ -86,6 +89,9 @@ class PartitionController:
             raise NodeUnreachable(f"this daemon does not look after the node {partition.status.node}")
         if releasing:
             return agent.leases.release(partition.uid)
+        if started is not None:
+            # A process's supervisor did so on the node; a container's start nobody there is told of.
+            return agent.leases.begin(partition.uid)
         if partition.status.phase is PartitionPhase.ACTIVE:
             return agent.leases.get(partition.uid)
         try:
@@ -114,6 +120,8 @@ class PartitionController:
     def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
         """Write status and finalizer where they changed, both at once; then say when to look again."""
         changed = plan.status != partition.status
+        ended = plan.status.phase.ended and not partition.status.phase.ended
+        events = [self._end_event(partition, plan.status)] if ended else []
         finish = plan.finish and FINALIZER in partition.metadata.finalizers
         if finish:
             left = tuple(f for f in partition.metadata.finalizers if f != FINALIZER)
@@ -123,28 +131,21 @@ class PartitionController:
             if changed:
                 status = Write("status", partition.replace(status=plan.status).to_json())
                 writes = [status, Write("update", unversioned(document))]
-            self._client.store.transact(writes, fence=self._client.fence)
+            write_told(self._client, writes, events)
         elif changed:
-            write_status(self._client, partition.replace(status=plan.status))
-        if changed and plan.status.phase is not partition.status.phase:
-            self._say(partition, plan)
+            write_told(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
+        if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
+            status_now = plan.status
+            message = f"leased {status_now.device_name or 'device'} {status_now.device} of {status_now.node}"
+            self._recorder.record(partition, "Normal", "Leased", message, component=NAME)
         return Done() if plan.wake is None or finish else After(plan.wake)
 
-    def _say(self, partition: GPUPartition, plan: Plan) -> None:
-        status = plan.status
-        match status.phase:
-            case PartitionPhase.ACTIVE:
-                message = f"leased {status.device_name or 'device'} {status.device} of {status.node}"
-                self._recorder.record(partition, "Normal", "Leased", message, component=NAME)
-            case PartitionPhase.EXPIRED:
-                self._recorder.record(partition, "Normal", "Expired", "the lease's time was over", component=NAME)
-            case PartitionPhase.FAILED:
-                ended = next((c for c in status.conditions if c.type == "Ended"), None)
-                reason, message = (ended.reason, ended.message) if ended else ("Failed", "")
-                self._recorder.record(partition, "Warning", reason, message, component=NAME)
-
-    def _releasing(self, partition: GPUPartition) -> bool:
-        return partition_plan.releasing(partition, owning_job(self._reader, partition))
+    def _end_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> Write:
+        """What is said of its end: its condition, so that no way to end is silent."""
+        end = condition(status.conditions, "Ended")
+        assert end is not None
+        type: EventType = "Warning" if status.phase is PartitionPhase.FAILED else "Normal"
+        return self._recorder.event(partition, type, end.reason, end.message, component=NAME)
 
     def _fresh(self, partition: GPUPartition) -> GPUPartition:
         document = self._client.store.get(partition.key)

@@ -14,7 +14,7 @@ from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.conditions import Truth, condition_set
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL
-from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, start_within
 from cumulus.resources.quantity import parse_duration
 
 FINALIZER = "cumulus.dev/partition"
@@ -79,12 +79,24 @@ def lease_request(partition: GPUPartition, owner: str) -> LeaseRequest:
     return LeaseRequest(
         id=partition.uid, device=status.device, memory_bytes=status.memory_bytes, compute=status.compute,
         seconds=parse_duration(spec.duration), user=spec.user or _job(partition),
-        grace=parse_duration(spec.grace_period), owner=owner,
+        grace=parse_duration(spec.grace_period), owner=owner, start_within=start_within(spec),
     )  # fmt: skip
 
 
-def plan(partition: GPUPartition, answer: Answer, *, releasing: bool, now: datetime) -> Plan:
-    """The next state of a partition that is Bound or Active, from what its node answered."""
+def to_begin(partition: GPUPartition, job: GPUJob | None) -> str | None:
+    """When the job's program started, where the node has not been told that the lease's time counts since then."""
+    status = partition.status
+    if job is None or status.phase is not PartitionPhase.ACTIVE or status.started_at is not None:
+        return None
+    live = job.status.attempts[-1] if job.status.attempts else None
+    return live.start_time if live is not None and partition.metadata.name in live.partitions else None
+
+
+def plan(
+    partition: GPUPartition, answer: Answer, *, releasing: bool, now: datetime, started: str | None = None
+) -> Plan:
+    """The next state of a partition that is Bound or Active, from what its node answered; `started` as `to_begin` said
+    when it was asked."""
     match answer:
         case Unreachable(message):
             return Plan(_unreachable(partition, message, now))
@@ -101,7 +113,7 @@ def plan(partition: GPUPartition, answer: Answer, *, releasing: bool, now: datet
         case Lease(state=LeaseState.ENDING):
             return Plan(_ending(partition, answer, now), wake=ENDING_POLL)
         case Lease():
-            return Plan(_active(partition, answer, now), wake=max(0.0, answer.expires_in) + ENDING_POLL)
+            return Plan(_active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL)
 
 
 def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> Plan:
@@ -128,12 +140,13 @@ def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float
     return wait, min(duration, left - wait)
 
 
-def _active(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
+def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str | None) -> GPUPartitionStatus:
     moment = timestamp(now)
     conditions = condition_set(partition.status.conditions, moment, "Active", True, "LeaseGranted")
     return _granted(partition, lease).model_copy(
         update={
             "phase": PartitionPhase.ACTIVE,
+            "started_at": started or partition.status.started_at,
             "conditions": condition_set(conditions, moment, "Ended", False, "LeaseLives"),
         }
     )

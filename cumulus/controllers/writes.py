@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from cumulus.errors import AlreadyExists
 from cumulus.resources.key import Document
 from cumulus.resources.meta import Resource
+from cumulus.store.base import Write
 from cumulus.store.client import Client
 
 
 def write_status(client: Client, resource: Resource) -> None:
     """`Client.update_status` without the way back: nobody needs the model of what was written."""
     client.store.update_status(resource.to_json(), fence=client.fence)
+
+
+def write_told(client: Client, writes: Sequence[Write], events: Sequence[Write]) -> None:
+    """The writes and, in the same transaction, the events that tell of them: for ends, which nobody must miss because a
+    daemon died in between. Events that are there already were told before."""
+    try:
+        client.store.transact([*writes, *events], fence=client.fence)
+    except AlreadyExists:
+        client.store.transact(writes, fence=client.fence)
 
 
 def unversioned(document: Document) -> Document:

@@ -104,7 +104,9 @@ class GPU(Model):
     )
     count: int = Field(1, ge=1, le=64, description="Devices per replica, all on one node, each leased by this share.")
     duration: Duration = Field(
-        description="How long the lease lasts: 1h30m, or seconds. The job is ended when it is over."
+        description="How long the lease lasts from the start of the program: 1h30m, or seconds. The program is ended "
+        "when it is over. The share is taken from the grant on; a start that takes over 30 s, or 2 min with an image, "
+        "counts."
     )
     selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
 
@@ -199,7 +201,9 @@ class GPUJobSpec(Model):
     priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(0, description="Higher is placed first.")
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")
     active_deadline: Duration | None = Field(
-        None, description="Longest time from the first start to the end, over all attempts."
+        None,
+        description="Longest time from the first start to the end, over all attempts. Suspending the job stops the "
+        "clock; after it is resumed, the next start starts it anew.",
     )
     checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work over the end of a lease.")
     suspend: bool = Field(False, description="Hold the job: nothing is leased or run while this is true.")
@@ -320,7 +324,9 @@ class GPUJobStatus(Model):
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
     attempt_count: int = Field(0, description="All attempts ever made.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
-    start_time: Time | None = Field(None, description="When the first attempt started.")
+    start_time: Time | None = Field(
+        None, description="When the first attempt started, since the job was suspended last."
+    )
     completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
 
 

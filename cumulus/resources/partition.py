@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Literal, Self
 
@@ -46,7 +47,10 @@ class GPUPartitionSpec(Model):
         description="A fraction 0.5, a percentage 50% or a quantity 20Gi of the device's memory."
     )
     compute: ComputeShare | None = Field(None, description="As much as the memory's share if left out.")
-    duration: Duration = Field(description="How long the lease lasts from its grant: 1h30m, or seconds.")
+    duration: Duration = Field(
+        description="How long the lease lasts: 1h30m, or seconds. It counts from the grant; in a job's partition, from "
+        "the start of its program."
+    )
     grace_period: Delay = Field("10s", description="Time between SIGTERM and SIGKILL when the lease is over.")
     user: str | None = Field(None, description="Whom the share is for.")
     node: str | None = Field(None, description="The node to take it from; any that fits if left out.")
@@ -104,9 +108,21 @@ class GPUPartitionStatus(Model):
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")
     enforcement: Enforcement | None = Field(None, description="How strongly the node holds it to the share.")
     fencing_token: int = Field(0, description="Grows with each lease on the device; an older holder is refused.")
-    activated_at: Time | None = Field(None, description="When the lease began.")
-    expires_at: Time | None = Field(None, description="When the lease ends.")
+    activated_at: Time | None = Field(None, description="When the lease was granted.")
+    started_at: Time | None = Field(
+        None, description="When the job's program started, from which the lease's time counts."
+    )
+    expires_at: Time | None = Field(None, description="When the lease ends; before its program starts, at the latest.")
     ended_at: Time | None = Field(None, description="When the share was free again.")
+
+
+START_WITHIN: Mapping[str, float] = {"process": 30.0, "container": 120.0}
+"""By runtime: seconds after its grant from which the time of a job's lease counts, though its program did not start."""
+
+
+def start_within(spec: GPUPartitionSpec) -> float:
+    """Seconds after the grant in which the lease's time begins to count at the latest; 0 where it does at once."""
+    return START_WITHIN.get(spec.runtime or "", 0.0) if spec.gang is not None else 0.0
 
 
 class GPUPartition(Resource):

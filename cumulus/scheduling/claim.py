@@ -13,7 +13,7 @@ from functools import lru_cache
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.meta import JOB_LABEL
-from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
 from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
 
@@ -100,7 +100,8 @@ def claim_of(partition: GPUPartition) -> Claim:
         group=gang.group if gang is not None else 0,
         demand=_demand_of(partition),
         spread=spec.placement is Placement.SPREAD,
-        duration=_seconds(spec.duration),
+        # As long as the share may be taken: what waits behind it is promised no earlier time.
+        duration=_seconds(spec.duration) + start_within(spec),
         grace=_seconds(spec.grace_period),
         priority=spec.priority,
         since=_moment(since) if since else None,

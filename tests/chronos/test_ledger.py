@@ -147,6 +147,33 @@ def test_an_expired_lease_is_ending_before_the_monitor_comes_to_it(ledger: Ledge
         ledger.attach("a", os.getpid(), lease.token)
 
 
+def test_the_time_of_a_lease_counts_from_its_begin(ledger: Ledger, clock: FakeClock) -> None:
+    granted = ledger.grant(request("a", start_within=30))
+    assert (granted.expires_in, granted.expires_at) == (90, "2030-01-01T00:01:30.000000Z")
+    assert ledger.grant(request("a", start_within=30)) == granted
+    clock.advance(10)
+    begun = ledger.begin("a")
+    assert begun is not None
+    assert (begun.expires_in, begun.expires_at) == (60, "2030-01-01T00:01:10.000000Z")
+    clock.advance(5)
+    assert ledger.begin("a") == replace(begun, expires_in=55)
+    clock.advance(55)
+    assert ledger.begin("a") == ledger.get("a")
+    assert ledger.list()[0].state is LeaseState.ENDING
+
+
+def test_a_lease_whose_program_starts_late_gets_what_is_left(ledger: Ledger, clock: FakeClock) -> None:
+    """The difference is capped: who waits is promised an end at the grant."""
+    ledger.grant(request("a", start_within=30))
+    clock.advance(50)
+    begun = ledger.begin("a")
+    assert begun is not None
+    assert begun.expires_in == 40
+    assert ledger.begin("nobody") is None
+    plain = ledger.grant(request("b", device=1))
+    assert ledger.begin("b") == plain
+
+
 def test_renew_moves_the_end_later_and_never_earlier(ledger: Ledger, clock: FakeClock) -> None:
     lease = ledger.grant(request("a"))
     assert ledger.renew("a", 30) == lease

@@ -10,7 +10,9 @@ import pytest
 from cumulus.backends.base import Workload
 from cumulus.backends.fake import Script
 from cumulus.chronos.lease import LeaseRequest, LeaseState
-from cumulus.errors import Fenced, NodeUnreachable, NotFound
+from cumulus.clock import parse_timestamp
+from cumulus.controllers.job_outcome import MOST_IN_A_ROW
+from cumulus.errors import BackendError, Fenced, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
 from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
@@ -244,6 +246,47 @@ def _ready(world: World) -> bool:
         return is_true(world.node().status.conditions, "Ready")
     except NotFound:
         return False
+
+
+def test_a_lease_that_is_over_before_its_program_starts_is_backed_off_from_and_given_up() -> None:
+    world = World(script=lambda workload: Script(start_seconds=9.0))
+    world.apply(a_job(duration="1ms", retry=RetryPolicy(limit=0)))
+    began = world.clock.monotonic()
+    drive(world, Daemon(world), until=phase_is(world, JobPhase.FAILED), within=3600)
+    assert because(world.job("train"), "Failed").reason == "ExpiredBeforeStart"
+    assert world.job("train").status.attempt_count == MOST_IN_A_ROW
+    assert world.clock.monotonic() - began > 2**9 - 1 - 256
+    said = [event for event in world.client.list(Event) if event.reason == "ExpiredBeforeStart"]
+    assert sorted(event.count for event in said) == [1, MOST_IN_A_ROW - 1]
+
+
+def test_a_lease_counts_from_the_start_of_its_program() -> None:
+    """Its grant is long ago when the program starts: it gets all the time, and the partition says so."""
+    world = World(script=lambda workload: FOREVER)
+    world.backend.faults.fail("start", BackendError("busy"), times=5)
+    world.apply(a_job(duration="20s"))
+    drive(world, Daemon(world), until=phase_is(world, JobPhase.FAILED), within=120)
+    (attempt,) = world.job("train").status.attempts
+    assert attempt.reason == "LeaseExpired"
+    ran = parse_timestamp(attempt.end_time or "") - parse_timestamp(attempt.start_time or "")
+    assert ran.total_seconds() == pytest.approx(20, abs=0.01)
+    (share,) = world.partitions()
+    assert share.status.started_at == attempt.start_time
+    assert share.status.expires_at == attempt.end_time
+    assert parse_timestamp(share.status.activated_at or "") < parse_timestamp(attempt.start_time or "")
+
+
+def test_the_event_of_an_end_is_written_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the job said so much that nothing more of it is recorded, and by a daemon that dies right after."""
+    world = World(script=lambda workload: Script(exit_code=3))
+    world.apply(a_job(retry=RetryPolicy(limit=20, backoff="0s")))
+    daemon = Daemon(world)
+    drive(world, daemon, until=phase_is(world, JobPhase.FAILED), within=3600)
+    assert daemon.loops is not None
+    monkeypatch.setattr(daemon.loops.recorder, "flush", lambda: 0)
+    end = because(world.job("train"), "Failed")
+    said = [e for e in world.client.list(Event) if e.involved_object.uid == world.job("train").uid]
+    assert (end.reason, end.message) in [(e.reason, e.message) for e in said]
 
 
 def test_the_deadline_ends_a_job_for_good() -> None:

@@ -43,10 +43,19 @@ class TwoNodes(RuleBasedStateMachine):
         Monitor(self.ledger).step()
         assert _answer(call, self.ledger) == _answer(call, self.fake)
 
-    @rule(id=IDS, device=st.integers(0, 2), memory=st.integers(1, 60), compute=st.integers(1, 700))
-    def grant(self, id: str, device: int, memory: int, compute: int) -> None:
-        asked = LeaseRequest(id, device, memory * GIB, compute, seconds=50, user="ada", grace=1, owner="lab")
+    @rule(
+        id=IDS, device=st.integers(0, 2), memory=st.integers(1, 60), compute=st.integers(1, 700),
+        within=st.sampled_from([0, 0, 30]),
+    )  # fmt: skip
+    def grant(self, id: str, device: int, memory: int, compute: int, within: int) -> None:
+        asked = LeaseRequest(
+            id, device, memory * GIB, compute, seconds=50, user="ada", grace=1, owner="lab", start_within=within
+        )
         self.both(lambda leases: leases.grant(asked))
+
+    @rule(id=IDS)
+    def begin(self, id: str) -> None:
+        self.both(lambda leases: leases.begin(id))
 
     @rule(id=IDS, seconds=st.integers(1, 200))
     def renew(self, id: str, seconds: int) -> None:

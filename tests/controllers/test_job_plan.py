@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import pytest
 
@@ -12,7 +13,7 @@ from cumulus.backends.base import Observed, State
 from cumulus.clock import timestamp
 from cumulus.controllers import job_objects, job_plan
 from cumulus.controllers.conditions import condition_set
-from cumulus.controllers.job_outcome import MOST_LOSSES
+from cumulus.controllers.job_outcome import MOST_IN_A_ROW
 from cumulus.controllers.job_plan import Plan, View
 from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown, Vanished
 from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
@@ -85,7 +86,20 @@ PENDING, BOUND, ACTIVE, OVER, RELEASED, REFUSED = PartitionPhase
 def planned(
     job: GPUJob, partitions: Sequence[GPUPartition], *replicas: Replica, lost: Sequence[str] = (), now: datetime = NOW
 ) -> Plan:
-    return job_plan.plan(View(job, partitions, replicas, now, frozenset(lost)))
+    return told(job, job_plan.plan(View(job, partitions, replicas, now, frozenset(lost))))
+
+
+def told(job: GPUJob, plan: Plan) -> Plan:
+    """Whatever the case: a job that ends has a condition and an event that say so, and why."""
+    if plan.status.phase.finished and not job.status.phase.finished:
+        end = condition(plan.status.conditions, plan.status.phase.value)
+        assert end is not None
+        assert (end.status, bool(end.reason), bool(end.message)) == ("True", True, True)
+        (said,) = plan.says
+        assert (said.reason, said.message) == (end.reason, end.message)
+        assert said.type == ("Normal" if plan.status.phase is JobPhase.SUCCEEDED else "Warning")
+        assert plan.status.completion_time
+    return plan
 
 
 def end(plan: Plan) -> tuple[str, str, str]:
@@ -400,7 +414,9 @@ def ended(job: GPUJob, reason: str, seconds_ago: float = 0, *, count: int = 1) -
         pytest.param({"reason": "LeaseExpired", "start_time": START}, None, 0, id="after its lease: behind all"),
         pytest.param({"reason": "Error", "start_time": START}, None, 0, id="a retry: behind all"),
         pytest.param({"reason": "NodeLost", "start_time": START}, None, -50, id="a lost run: its old place"),
-        pytest.param({"reason": "LeaseExpired"}, None, -50, id="a lease that ended before the start: its old place"),
+        pytest.param(
+            {"reason": "ExpiredBeforeStart"}, None, -50, id="a lease that ended before the start: its old place"
+        ),
         pytest.param(None, -20, -20, id="resumed: from then"),
         pytest.param({"reason": "NodeLost", "start_time": START}, -20, -20, id="lost, held and resumed: from then"),
         pytest.param({"reason": "NodeLost", "start_time": START}, -55, -50, id="resumed long ago"),
@@ -415,7 +431,13 @@ def test_its_place_in_the_queue(last: dict[str, str] | None, resumed: float | No
         conditions = condition_set((), at(-58), "Suspended", True, "Suspended")
         conditions = condition_set(conditions, at(resumed), "Suspended", False, "Resumed")
         job = job.replace(status=job.status.model_copy(update={"conditions": conditions}))
-    plan = planned(job, [], now=NOW if last is None or "NodeLost" not in last.values() else NOW + timedelta(minutes=9))
+    plan = planned(
+        job,
+        [],
+        now=NOW
+        if last is None or not {"NodeLost", "ExpiredBeforeStart"} & {*last.values()}
+        else NOW + timedelta(minutes=9),
+    )
     assert plan.status.attempts[-1].queue_time == at(since)
     assert {p.spec.gang.since for p in plan.create if p.spec.gang} == {at(since)}
 
@@ -431,6 +453,7 @@ def test_its_place_in_the_queue(last: dict[str, str] | None, resumed: float | No
         pytest.param("Saved", 0, 0, 1, id="a second after it saved"),
         pytest.param("NotSaved", 1, 0, 10, id="the backoff where it did not"),
         pytest.param("GrantFailed", 0, 0, 1, id="a second after a disruption"),
+        pytest.param("ExpiredBeforeStart", 0, 0, 1, id="a second after a lease too short"),
         pytest.param("Error", 1, 11, None, id="over"),
     ],
 )
@@ -448,16 +471,17 @@ def test_the_wait_before_the_next_attempt(reason: str, failures: int, ago: float
 
 
 def test_disruptions_in_a_row_wait_longer_and_longer() -> None:
-    waits = [planned(ended(stored(), "GrantFailed", count=count), []).wake for count in range(1, 15)]
-    assert waits[:4] == [1, 2, 4, 8]
-    assert waits[-1] == 300
+    for reason in ("GrantFailed", "ExpiredBeforeStart"):
+        waits = [planned(ended(stored(), reason, count=count), []).wake for count in range(1, 15)]
+        assert waits[:4] == [1, 2, 4, 8]
+        assert waits[-1] == 300
 
 
 def test_a_job_that_is_lost_again_and_again_may_be_what_kills_its_node() -> None:
-    job = stored(attempt=MOST_LOSSES)
-    attempts = tuple(Attempt(number=n, end_time=at(-1), reason="Lost") for n in range(1, MOST_LOSSES))
+    job = stored(attempt=MOST_IN_A_ROW)
+    attempts = tuple(Attempt(number=n, end_time=at(-1), reason="Lost") for n in range(1, MOST_IN_A_ROW))
     job = job.replace(status=job.status.model_copy(update={"attempts": (*attempts, job.status.attempts[-1])}))
-    plan = planned(job, shares(job, ACTIVE, attempt=MOST_LOSSES), Vanished())
+    plan = planned(job, shares(job, ACTIVE, attempt=MOST_IN_A_ROW), Vanished())
     assert end(plan) == ("Failed", "Lost", "Lost")
 
 
@@ -496,6 +520,70 @@ def test_a_held_job_waits_and_says_so() -> None:
     assert plan.status.phase is JobPhase.SUSPENDED
     assert is_true(plan.status.conditions, "Suspended")
     assert (plan.create, plan.wake) == ((), None)
+
+
+def test_no_end_is_silent() -> None:
+    """Every way out of every state: `told` looks at each."""
+    replicas: list[Replica] = [
+        None, Unknown(), Vanished(), RefusedStart("no"), RUNS, DONE, STOPPED, STOPPED_0, STOPPED_75, EXPIRED, EXPIRED_0,
+        EXPIRED_75, SAVED, CRASHED, *(seen(State.FAILED, reason) for reason in ("OOMKilled", "StartError", "Lost")),
+    ]  # fmt: skip
+    specs: list[dict[str, object]] = [
+        {}, {"checkpoint": CHECKPOINT}, {"suspend": True}, {"active_deadline": "20s"}, {"retry": RetryPolicy(limit=2)},
+    ]  # fmt: skip
+    ended_as = set()
+    befores = (None, "Lost", "ExpiredBeforeStart")
+    for spec, phase, before, started in product(specs, PartitionPhase, befores, (True, False)):
+        job = stored(attempt=MOST_IN_A_ROW, **spec)
+        earlier = tuple(Attempt(number=n, end_time=at(-99), reason=before) for n in range(1, MOST_IN_A_ROW) if before)
+        live = job.status.attempts[-1].model_copy(update={} if started else {"start_time": None})
+        job = job.replace(status=job.status.model_copy(update={"attempts": (*earlier, live)}))
+        for replica, lost in product(replicas, ((), ("n",))):
+            plan = planned(job, shares(job, phase, attempt=MOST_IN_A_ROW, ends_in=-75), replica, lost=lost)
+            ended_as.add(end(plan)[::2])
+            between = planned(job.replace(status=plan.status), [], now=NOW + timedelta(hours=2))
+            ended_as.add(end(between)[::2])
+    assert {phase for phase, _ in ended_as} >= {"Succeeded", "Failed", "Pending"}
+    assert {reason for _, reason in ended_as} >= {
+        "", "Error", "OOMKilled", "StartError", "StartRefused", "LeaseExpired", "DeadlineExceeded", "Lost", "NodeLost",
+        "ExpiredBeforeStart",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "phase"), [(MOST_IN_A_ROW - 2, "Pending"), (MOST_IN_A_ROW - 1, "Failed")])
+def test_a_lease_that_ends_before_its_program_starts_is_tried_again_so_often(before: int, phase: str) -> None:
+    job = stored(attempt=before + 1, phase=JobPhase.SCHEDULED, duration="1ms", checkpoint=CHECKPOINT)
+    earlier = tuple(Attempt(number=n, end_time=at(-1), reason="ExpiredBeforeStart") for n in range(1, before + 1))
+    live = job.status.attempts[-1].model_copy(update={"start_time": None})
+    job = job.replace(status=job.status.model_copy(update={"attempts": (*earlier, live), "start_time": None}))
+    never_ran = replace(seen(State.FAILED, "LeaseExpired"), started_at="")
+    for replica in (None, never_ran):
+        plan = planned(job, shares(job, OVER, attempt=before + 1, why="Expired"), replica)
+        assert end(plan) == (phase, "ExpiredBeforeStart", "ExpiredBeforeStart" if phase == "Failed" else "")
+        assert plan.status.failures == 0
+        if phase == "Pending":
+            # One event that counts, however often it happens.
+            assert [said.message for said in plan.says] == ["its lease of 1ms was over before its program could start"]
+
+
+def test_a_deadline_starts_anew_when_the_job_is_resumed() -> None:
+    held = stored(suspend=True, active_deadline="20s")
+    stopped = planned(held, shares(held, ACTIVE), STOPPED)
+    assert end(stopped) == ("Pending", "Suspended", "")
+    suspended = planned(held.replace(status=stopped.status), [])
+    assert (suspended.status.phase, suspended.status.start_time) == (JobPhase.SUSPENDED, None)
+    resumed = stored(active_deadline="20s").replace(status=suspended.status)
+    later = NOW + timedelta(hours=1)
+    again = planned(resumed, [], now=later)
+    assert (again.status.phase, len(again.create)) == (JobPhase.PENDING, 1)
+    runs = replace(RUNS, attempt=2, started_at=timestamp(later))
+    running = resumed.replace(status=again.status)
+    for seconds, phase in ((0, JobPhase.RUNNING), (19, JobPhase.RUNNING), (21, None)):
+        plan = planned(
+            running, shares(running, ACTIVE, attempt=2, ends_in=7200), runs, now=later + timedelta(seconds=seconds)
+        )
+        running = running.replace(status=plan.status)
+        assert (dict(plan.stop), phase) == ({} if phase else {0: 10}, phase)
 
 
 def test_a_deadline_also_ends_the_waiting() -> None:

@@ -13,7 +13,7 @@ from cumulus.controllers import partition_plan
 from cumulus.controllers.partition_plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
-from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
+from cumulus.resources.partition import Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
 from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -38,6 +38,29 @@ def stored(phase: PartitionPhase, *, deleting: bool = False, **spec: object) -> 
         deletion_timestamp=timestamp(NOW) if deleting else None, finalizers=(partition_plan.FINALIZER,),
     )  # fmt: skip
     return a_partition(**spec).replace(metadata=meta, status=status)  # type: ignore[arg-type]
+
+
+def test_the_lease_of_a_job_waits_for_its_program() -> None:
+    gang = Gang(name="g", size=1, since=timestamp(NOW))
+    assert partition_plan.lease_request(stored(BOUND), "me").start_within == 0
+    assert partition_plan.lease_request(stored(BOUND, gang=gang, runtime="process"), "me").start_within == 30
+    assert partition_plan.lease_request(stored(BOUND, gang=gang, runtime="container"), "me").start_within == 120
+
+
+def test_the_node_is_told_once_that_the_program_started() -> None:
+    started = timestamp(NOW)
+    attempt = Attempt(number=1, partitions=("share",))
+    waits = a_job().replace(status=GPUJobStatus(attempts=(attempt,)))
+    runs = a_job().replace(status=GPUJobStatus(attempts=(attempt.model_copy(update={"start_time": started}),)))
+    other = a_job().replace(status=GPUJobStatus(attempts=(Attempt(number=2, partitions=("x",), start_time=started),)))
+    share = stored(ACTIVE)
+    assert [partition_plan.to_begin(share, job) for job in (None, waits, other, runs)] == [None, None, None, started]
+    assert partition_plan.to_begin(stored(BOUND), runs) is None
+    plan = partition_plan.plan(share, LIVES, releasing=False, now=NOW, started=started)
+    assert (plan.status.started_at, plan.status.expires_at) == (started, LIVES.expires_at)
+    told = share.replace(status=plan.status)
+    assert partition_plan.to_begin(told, runs) is None
+    assert partition_plan.plan(told, LIVES, releasing=False, now=NOW).status == plan.status
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def a_schedule(*parts: Action | Fault, daemons: int = 1, seed: int = 0) -> Sched
 
 LATE_START = a_schedule(
     a_job("late", program=Program(kind="forever", again=True, seconds=1.0), duration=20.0, checkpoint=True),
-    Fault(0.0, "pause", call="backend.start", seconds=25.0),
+    Fault(0.0, "pause", call="backend.start", seconds=55.0),
 )
 """A start is held up until its lease is over: that is not the job's failure."""
 

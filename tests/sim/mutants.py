@@ -103,7 +103,7 @@ MUTANTS = (
     ),
     Mutant(
         "failure-counted-for-nothing", "a stop from outside counts against the job's retries",
-        job_outcome.end_attempt, "if cause.reason in _DISRUPTIONS or", "if",
+        job_outcome.end_attempt, "if cause.reason in _DISRUPTIONS:", "if False:",
     ),
     Mutant(
         "lease-named-after-partition",
@@ -156,11 +156,18 @@ MUTANTS = (
         "if False:",
     ),
     Mutant(
+        "silent-end",
+        "a job that ends says so in its status alone",
+        job_plan.plan,
+        "if made.status.phase.finished else made",
+        "if False else made",
+    ),
+    Mutant(
         "expiry-late",
         "a node ends a lease some seconds after its time",
         FakeLeases._granted,
-        "self._clock.monotonic() + request.seconds",
-        "self._clock.monotonic() + request.seconds + 15",
+        "self._clock.monotonic() + ends_in",
+        "self._clock.monotonic() + ends_in + 15",
     ),
 )  # fmt: skip
 

@@ -57,6 +57,8 @@ class Oracle:
         self._jobs = JobOracle(sim, self._docs)
         self._parts: defaultdict[tuple[str, str], dict[str, Doc]] = defaultdict(dict)
         """(job's uid, attempt) -> partition's uid -> its last state."""
+        self._told: set[tuple[str, str]] = set()
+        """(uid, reason) of what events were written of."""
         self._partial: dict[tuple[str, int], float] = {}
         self._leaked: dict[str, float] = {}
         self._next_look = 0.0
@@ -73,12 +75,16 @@ class Oracle:
             kind = row.key.kind
             if fence is None and sim.stack and kind != "Lease":
                 raise Violation("fencing", f"{sim.who()} wrote {row.key} without a fence")
-            if kind == "GPUJob":
+            if kind == "Event":
+                self._told.add((document["involvedObject"]["uid"], document["reason"]))
+            elif kind == "GPUJob":
                 self._jobs.committed(row.type, document)
             elif kind == "GPUPartition":
                 self._partition(row.type, document, bound)
             elif kind == "Lease":
                 self._leadership(document)
+        for row in rows:
+            self._check_told(decode(row.document))
         for gang in bound:
             phases = {p["metadata"]["name"]: phase_of(p) for p in self._parts[gang].values()}
             if "Pending" in phases.values():
@@ -100,6 +106,10 @@ class Oracle:
     def renewed(self, node: SimLeases, id: str, ends: float) -> None:
         self._leases[id].ends = ends
         self._sim.note(f"{node.name} renews {self._lease_name(id)}")
+
+    def began(self, node: SimLeases, id: str, ends: float) -> None:
+        self._leases[id].ends = ends
+        self._sim.note(f"the time of {self._lease_name(id)} counts")
 
     def released(self, node: SimLeases, id: str) -> None:
         """The node was asked to end a lease that was live, just now: nobody may want it any more."""
@@ -233,6 +243,19 @@ class Oracle:
         if memory > node.capacity(device) or compute > FULL_COMPUTE:
             names = [self._lease_name(id) for id in shares]
             raise Violation("over-allocated", f"device {device} of {node.name}: {names}")
+
+    def _check_told(self, document: Doc) -> None:
+        """Whatever ended has a condition, and an event that was written with it."""
+        kind, phase, uid = document["kind"], phase_of(document), document["metadata"].get("uid", "")
+        if kind == "GPUJob" and phase in ("Succeeded", "Failed"):
+            type = phase
+        elif kind == "GPUPartition" and phase in ENDED:
+            type = "Ended"
+        else:
+            return
+        why = [c.get("reason") for c in document["status"].get("conditions") or () if c["type"] == type]
+        if not why or (uid, why[0]) not in self._told:
+            raise Violation("silent end", f"{document['metadata']['name']} is {phase}, and nobody was told")
 
     def _check_gangs(self) -> None:
         """A gang runs in part only for a moment: while it starts, while it ends."""

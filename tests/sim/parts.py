@@ -75,8 +75,14 @@ class SimLeases(FakeLeases):
 
     def _granted(self, request: LeaseRequest) -> _Held:
         held = super()._granted(request)
-        self._sim.oracle.granted(self, held.lease, request.seconds)
+        self._sim.oracle.granted(self, held.lease, request.start_within + request.seconds)
         return held
+
+    def _begin(self, held: _Held) -> None:
+        before = held.ends
+        super()._begin(held)
+        if held.ends != before:
+            self._sim.oracle.began(self, held.lease.id, held.ends - self._sim.started_at)
 
     def renew(self, id: str, seconds: float) -> Lease:
         held = self._held.get(id)

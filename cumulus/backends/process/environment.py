@@ -82,6 +82,7 @@ def _of_the_leases(leases: Sequence[LeaseRef]) -> dict[str, str]:
         "CHRONOS_MEMORY_BYTES": ",".join(str(x.memory_bytes) for x in leases),
         "CHRONOS_COMPUTE_PERCENT": ",".join(f"{x.compute / 10:g}" for x in leases),
         "CHRONOS_EXPIRES_AT": min(x.expires_at for x in leases),
+        "CHRONOS_LEASE_SECONDS": f"{min(x.seconds for x in leases):g}",
         "CHRONOS_DEVICE": ",".join(str(x.device) for x in leases),
         "CHRONOS_DEVICE_NAME": ",".join(x.device_name for x in leases),
         "CHRONOS_FENCING_TOKEN": ",".join(str(x.token) for x in leases),

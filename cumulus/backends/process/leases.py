@@ -6,17 +6,20 @@ a supervisor's memory, which each running job would hold.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from cumulus.backends.process import layout
 from cumulus.backends.process.supervise import End
+from cumulus.clock import SystemClock, timestamp
 
 if TYPE_CHECKING:
     from cumulus.chronos.ledger import Ledger
@@ -50,6 +53,8 @@ class LeaseGuard:
         self._own: dict[str, str] = spec["env"]
         self._home: str | None = spec["chronos_home"]
         self._opened: Ledger | None = None
+        self._ready: tuple[int, int, BinaryIO] | None = None
+        """The child that attached, which waits to be told that the command starts: how, and where it answers."""
 
     def attach(self, pid: int) -> Hold:
         """Register `pid`, whose descendants end with the leases, and prepare what holds its job to them.
@@ -58,27 +63,51 @@ class LeaseGuard:
         if not self._leases:
             return Hold()
         readable, writable = os.pipe2(os.O_CLOEXEC)
+        gate, opener = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
             try:
-                with open(writable, "wb") as answer:
-                    answer.write(json.dumps(self._attach(pid)).encode())
+                os.close(opener)
+                with open(writable, "wb") as words:
+                    verdict = self._attach(pid)
+                    words.write(json.dumps(verdict).encode() + b"\n")
+                    words.flush()
+                    if verdict[0] is None and os.read(gate, 1):
+                        self._begin()
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(0)
         os.close(writable)
-        with open(readable, "rb") as answer:
-            verdict = answer.read()
+        os.close(gate)
+        answer = os.fdopen(readable, "rb")
+        said = answer.readline()
+        if said:
+            end, hold = json.loads(said)
+            if end is None:
+                self._ready = child, opener, answer
+                return Hold(*hold)
+        os.close(opener)
+        answer.close()
         _, status = os.waitpid(child, 0)
-        if not verdict:
+        if not said:
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             how = f"was killed by signal {number}, perhaps for want of memory" if number else "ended without a word"
             raise LeaseRefused(End(None, "Lost", f"not started: what checks its leases {how}"))
-        end, hold = json.loads(verdict)
-        if end:
-            raise LeaseRefused(End(*end))
-        return Hold(*hold)
+        raise LeaseRefused(End(*end))
+
+    def begin(self) -> None:
+        """The command is about to be let go: the leases' time counts from now."""
+        if self._ready is None:
+            return
+        child, opener, answer = self._ready
+        self._ready = None
+        with contextlib.suppress(BrokenPipeError):
+            os.write(opener, b"x")
+        os.close(opener)
+        answer.read()
+        answer.close()
+        os.waitpid(child, 0)
 
     def ended(self, by: float = math.inf) -> str:
         """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else "". With
@@ -140,6 +169,14 @@ class LeaseGuard:
             return End(None, reason, f"not started: {what}"), Hold()
         return None, Hold(variables, enclosure)
 
+    def _begin(self) -> None:
+        """In the child. Where the ledger cannot be written, the time counts a little later, as it would anyway."""
+        from cumulus.errors import ChronosError
+
+        for lease in self._leases:
+            with contextlib.suppress(ChronosError):
+                self._ledger().begin(lease["id"])
+
     def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
         from cumulus.chronos import enforce
         from cumulus.errors import NoSuchLease
@@ -152,7 +189,16 @@ class LeaseGuard:
         ours = enforce.join(variables, enforce.environment(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = enforce.merge(self._own, ours)
-        return {name: value for name, value in merged.items() if value != self._own.get(name)}
+        variables = {name: value for name, value in merged.items() if value != self._own.get(name)}
+        return variables | self._ends(id, lease.expires_in, variables)
+
+    def _ends(self, id: str, expires_in: float, variables: dict[str, str]) -> dict[str, str]:
+        """The variable that says when the first lease ends, where its time has yet to count: from about now on."""
+        seconds = next((x["seconds"] for x in self._leases if x["id"] == id and x.get("seconds")), expires_in)
+        if seconds >= expires_in:
+            return {}
+        ends = timestamp(SystemClock().now() + timedelta(seconds=seconds))
+        return {"CHRONOS_EXPIRES_AT": min(ends, variables.get("CHRONOS_EXPIRES_AT", ends))}
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable

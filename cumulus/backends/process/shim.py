@@ -106,6 +106,7 @@ class _Run:
             reason = "Lost" if error.errno in layout.NO_ROOM else "StartError"
             return End(None, reason, f"it could not be started: {error.strerror}")
         supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases, enclosure)
+        leases.begin()
         try:
             failure = release()
         except BrokenPipeError:

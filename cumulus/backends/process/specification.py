@@ -74,7 +74,7 @@ def specification(
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
         "chronos_home": chronos_home,
-        "leases": [{"id": x.id, "token": x.token} for x in workload.leases],
+        "leases": [{"id": x.id, "token": x.token, "seconds": x.seconds} for x in workload.leases],
         "memory_bytes": workload.memory_bytes,
         "cpus": _cpus(workload),
         "grace": workload.grace,

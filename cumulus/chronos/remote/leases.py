@@ -54,6 +54,9 @@ class RemoteLeases:
     def grant(self, request: LeaseRequest) -> Lease:
         return self._granted(protocol.create(request))
 
+    def begin(self, id: str) -> Lease | None:
+        return self._found(protocol.begin(id))
+
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
         """With `token`, raises `StaleToken` where it is not the lease's."""
         return self._granted(protocol.renew(id, seconds, token))

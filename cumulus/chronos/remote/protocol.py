@@ -40,8 +40,9 @@ def listing(ended: bool) -> Sequence[str]:
 
 
 def create(request: LeaseRequest) -> Sequence[str]:
+    within = (f"--start-within={_plain(request.start_within)}s",) if request.start_within else ()
     return (
-        "create", "--json", f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
+        "create", "--json", *within, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
         f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
         str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
     )  # fmt: skip
@@ -49,6 +50,10 @@ def create(request: LeaseRequest) -> Sequence[str]:
 
 def get(id: str) -> Sequence[str]:
     return ("get", "--json", id)
+
+
+def begin(id: str) -> Sequence[str]:
+    return ("begin", "--json", id)
 
 
 def renew(id: str, seconds: float, token: int | None) -> Sequence[str]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.chronos.processes import Identity
-from cumulus.clock import timestamp
-from tests.backends.process_bed import ProcessBed, job_processes
+from cumulus.clock import parse_timestamp, timestamp
+from tests.backends.process_bed import ProcessBed, job_processes, processes_of
 from tests.chronos.conftest import remove_cgroups
 
 DEVICES = [
@@ -220,6 +220,35 @@ def test_a_job_may_do_without_mps(node: Node, tmp_path: Path, monkeypatch: pytes
     variables, _ = guards.LeaseGuard(spec).attach(os.getpid())
     assert ("CUDA_MPS_PIPE_DIRECTORY" in variables) is (mode == "shared")
     assert variables["PYTHONPATH"].endswith(":/job")
+
+
+class TestStart:
+    def test_the_time_of_a_lease_counts_from_the_start_of_the_command(self, node: Node) -> None:
+        lease = node.ledger.grant(LeaseRequest("lease-1", 0, 1 << 20, 250, 60.0, grace=0.3, start_within=30.0))
+        assert lease.expires_in > 80
+        known = dataclasses.replace(reference(lease), seconds=60.0)
+        script = ": > ready; echo $CHRONOS_EXPIRES_AT $CHRONOS_LEASE_SECONDS; exec sleep 100"
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(known,)))
+        node.bed.running(work)
+        begun = node.ledger.get("lease-1")
+        assert begun is not None
+        started = parse_timestamp(node.bed.seen(work).started_at)
+        left = (parse_timestamp(begun.expires_at) - started).total_seconds()
+        assert 60 <= left < 75
+        node.bed.until(lambda: node.bed.log(work).endswith(b"\n"))
+        said, seconds = node.bed.log(work).decode().split()
+        assert seconds == "60"
+        # A moment too early, never too late.
+        assert started + timedelta(seconds=40) < parse_timestamp(said) <= parse_timestamp(begun.expires_at)
+        node.bed.backend.stop(work.name, 0)
+        node.bed.finish(work)
+
+    def test_one_that_is_not_started_leaves_no_child_and_no_time_counts(self, node: Node) -> None:
+        lease = node.ledger.grant(LeaseRequest("lease-1", 0, 1 << 20, 250, 60.0, grace=0.3, start_within=30.0))
+        work, end = node.bed.run("true", working_dir="/no/such", leases=(reference(lease),))
+        assert end.reason == "StartError"
+        assert node.ledger.get("lease-1").expires_at == lease.expires_at  # type: ignore[union-attr]
+        node.bed.until(lambda: not processes_of(node.bed.run_directory(work)))
 
 
 class TestExpiry:
