@@ -105,8 +105,7 @@ class GPU(Model):
     count: int = Field(1, ge=1, le=64, description="Devices per replica, all on one node, each leased by this share.")
     duration: Duration = Field(
         description="How long the lease lasts from the start of the program: 1h30m, or seconds. The program is ended "
-        "when it is over. The share is taken from the grant on; a start that takes over 30 s, or 2 min with an image, "
-        "counts."
+        "when it is over."
     )
     selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
 

@@ -61,8 +61,8 @@ FIELDS:
     range: at least 1, at most 64
 
   duration  <duration> -required-
-    How long the lease lasts: 1h30m, or seconds. The job is ended when it is
-    over.
+    How long the lease lasts from the start of the program: 1h30m, or seconds.
+    The program is ended when it is over.
     for example: 1h30m, 90s
 
   selector  <DeviceSelector>
