@@ -140,3 +140,11 @@ def test_events_of_an_earlier_object_of_that_name_are_not_shown(store: SqliteSto
     assert "Mine" in out
     assert "not shown" not in out
     assert NOW.year == 2030
+
+
+def test_what_only_a_container_has(store: SqliteStore, run: Run) -> None:
+    ports = [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81, "hostPort": 81}]
+    store.create(running("web", image="x", runAsUser=0, shmSize="1Gi", hostNetwork=False, ports=ports))
+    lines = [" ".join(line.split()) for line in run("describe", "job", "web").out.splitlines()]
+    assert {"Run as user: 0", "Shm size: 1Gi", "Ports: 8080 to 80, 81 to 81"} <= set(lines)
+    assert not any(line.startswith("Host network") for line in lines)

@@ -262,8 +262,13 @@ def _job_spec(job: Document) -> list[tuple[str, str]]:
     command = [*(spec.pop("command", None) or ()), *(spec.pop("args", None) or ())]
     env = spec.pop("env", None) or ()
     mounts = spec.pop("mounts", None) or ()
+    ports = spec.pop("ports", None) or ()
+    user = spec.pop("runAsUser", None)
     fields = [("Command", " ".join(_word(word) for word in command))] if command else []
     fields += _flat(spec)
+    # Also 0, which `_flat` leaves out.
+    fields += [("Run as user", str(user))] if user is not None else []
+    fields += [("Ports", ", ".join(f"{p['hostPort']} to {p['containerPort']}" for p in ports))] if ports else []
     fields += [("Env", "\n".join(_env(e) for e in env))] if env else []
     if mounts:
         shown = [f"{m['source']} at {m['target']}{' (read only)' if m.get('readOnly') else ''}" for m in mounts]
