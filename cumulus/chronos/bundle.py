@@ -25,6 +25,7 @@ _PARTS = (
     "cumulus/__init__.py",
     "cumulus/errors.py",
     "cumulus/clock.py",
+    "cumulus/descriptors.py",
     "cumulus/resources/__init__.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",

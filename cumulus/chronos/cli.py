@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
+from cumulus import descriptors
 from cumulus.chronos import ask, environment, render
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
@@ -48,6 +49,7 @@ offers the CPU beside a GPU.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
+    descriptors.ensure()
     options = parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int] = options.run

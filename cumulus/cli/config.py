@@ -1,5 +1,6 @@
 """The daemon's configuration file: few keys, each checked, an unknown one is an error at its line.
 
+    apiVersion: cumulus.dev/v1alpha1
     node:
       name: gpu-3              # the GPUNode's name; the host's name if left out
       labels: {rack: "7"}      # put on the node
@@ -12,7 +13,8 @@
       first: 8Mi               # kept of its beginning
       last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
 
-Taken from --config, else $ORCHESTRATOR_CONFIG, else ./config.yaml where that is there.
+Taken from --config, else $ORCHESTRATOR_CONFIG, else ./config.yaml. Since many programs have a file of that name, this
+last one is read only where it has the apiVersion; the others may leave it out.
 """
 
 from __future__ import annotations
@@ -24,19 +26,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from cumulus.backends.process.log import KEPT, Kept
 from cumulus.errors import UsageError
 from cumulus.manifest.yaml_nodes import Node, parse
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
+from cumulus.resources.key import API_VERSION
 from cumulus.resources.quantity import format_bytes, parse_bytes
 from cumulus.suggest import nearest
 
+_log = structlog.get_logger("cumulus.serve")
+
 DEFAULT = "config.yaml"
 KEYS = {
-    "node": ("name", "labels"), "chronos": ("offerCPU",), "workers": (), "jobs": ("env",), "logs": ("first", "last"),
+    "apiVersion": (), "node": ("name", "labels"), "chronos": ("offerCPU",), "workers": (), "jobs": ("env",),
+    "logs": ("first", "last"),
 }  # fmt: skip
 MOST_WORKERS = 64
+_OURS = re.compile(rb"^(?:\{\s*)?[\"']?apiVersion[\"']?\s*:\s*[\"']?cumulus\.dev/", re.MULTILINE)
+_MANIFEST = re.compile(rb"^(?:\{\s*)?[\"']?kind[\"']?\s*:", re.MULTILINE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MOST_BYTES = 2**20
 LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
 
@@ -54,14 +65,34 @@ class Config:
 
 
 def find(given: str) -> Path | None:
-    """The file to read, None where there is none. Raises UsageError where one was named and is not there."""
+    """The file to read, None where there is none, or one that is not ours. Raises UsageError where one was named and is
+    not there."""
     named = given or os.environ.get("ORCHESTRATOR_CONFIG", "")
     if named:
         if not Path(named).is_file():
             source = "--config" if given else "ORCHESTRATOR_CONFIG"
             raise UsageError(f"the configuration file {named} is not there", hint=f"it is named by {source}")
         return Path(named)
-    return Path(DEFAULT) if Path(DEFAULT).is_file() else None
+    path = Path(DEFAULT)
+    if not path.is_file():
+        return None
+    if _is_ours(path):
+        return path
+    _log.warning(
+        f"./{DEFAULT} is not read: it does not say apiVersion: {API_VERSION}, so it may be another program's",
+        fix="add that line, or name the file with --config",
+    )
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    """By a line of it, so that one of ours with a slip in it is read and refused. A manifest is no configuration."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES)
+    except OSError:
+        return False
+    return bool(_OURS.search(text)) and not _MANIFEST.search(text)
 
 
 def load(path: Path | None) -> Config:
@@ -81,6 +112,7 @@ def load(path: Path | None) -> Config:
         return Config()
     root = _Section(path, documents[0], "")
     root.check_keys(tuple(KEYS))
+    root.check_version("apiVersion")
     node, chronos, logs, jobs = map(root.section, ("node", "chronos", "logs", "jobs"))
     return Config(
         node_name=node.text("name") if node else "",
@@ -120,6 +152,11 @@ class _Section:
                 right = f"did you mean {self._path_of(meant[0])}?" if meant else f"the keys here are {', '.join(known)}"
                 place = f"{self._path}:{line}:{column}"
                 raise UsageError(f"{place}: {self._path_of(key)}: unknown key; {right}", hint=_NOT_MEANT)
+
+    def check_version(self, key: str) -> None:
+        node, value = self._value(key)
+        if node is not None and value != API_VERSION:
+            raise self._wrong(node, key, f"must be {API_VERSION}")
 
     def text(self, key: str) -> str:
         node, value = self._value(key)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cumulus import __version__
+from cumulus import __version__, descriptors
 from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.suggest import nearest
@@ -77,6 +77,7 @@ BROKEN_PIPE = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    descriptors.ensure()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 
 from cumulus.backends.process.log import Kept
 from cumulus.cli import config
@@ -55,6 +56,7 @@ def test_nothing(tmp_path: Path, text: str) -> None:
         ("logs: {last: 2Ti}", "logs.last: is 2Ti; it is at least 64Ki and at most 1Ti"),
         ("logs: {last: much}", "logs.last: 'much' is not a quantity"),
         ("logs: {last: true}", "logs.last: true is not a number"),
+        ("apiVersion: cumulus.dev/v2", "config.yaml:1:13: apiVersion: must be cumulus.dev/v1alpha1"),
         ("- a", "the file: must be a map"),
         ("a: [", "config.yaml:2:1: a value is missing here"),
         ("workers: 1\n---\nworkers: 2", "holds 2 documents"),
@@ -71,7 +73,7 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
     assert config.find("") is None
-    Path("config.yaml").touch()
+    Path("config.yaml").write_text("apiVersion: cumulus.dev/v1alpha1\nworkers: [")
     assert config.find("") == Path("config.yaml")
     Path("other.yaml").touch()
     monkeypatch.setenv("ORCHESTRATOR_CONFIG", "other.yaml")
@@ -80,3 +82,39 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ORCHESTRATOR_CONFIG", "missing.yaml")
     with pytest.raises(UsageError, match=r"missing.yaml is not there"):
         config.find("")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "server: {port: 80}",
+        "a: [",
+        "apiVersion: v1\nkind: Config",
+        "list:\n  apiVersion: cumulus.dev/v1alpha1",
+        "apiVersion: cumulus.dev/v1alpha1\nkind: GPUJob",
+        "\xff\x00",
+    ],
+)
+def test_another_programs_file_of_that_name_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    Path("config.yaml").write_bytes(text.encode("latin-1"))
+    with structlog.testing.capture_logs() as said:
+        assert config.find("") is None
+    [line] = said
+    assert line["log_level"] == "warning"
+    assert line["event"].startswith("./config.yaml is not read: it does not say apiVersion: cumulus.dev/v1alpha1")
+    assert config.find("config.yaml") == Path("config.yaml")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "config.yaml")
+    assert config.find("") == Path("config.yaml")
+
+
+@pytest.mark.parametrize("text", ["apiVersion: cumulus.dev/v1alpha1\n", '{"apiVersion": "cumulus.dev/v1alpha1"}'])
+def test_a_file_of_ours_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    Path("config.yaml").write_text(text)
+    assert config.load(config.find("")) == config.Config()

@@ -135,6 +135,7 @@ def test_flags_take_kubectls_values(store: SqliteStore, run: Run) -> None:
     assert run("delete", "job", "a", "--wait=false").out == "gpujob.cumulus.dev/a deleted\n"
 
 
+@pytest.mark.usefixtures("served")
 def test_a_reader_that_has_gone_is_no_error(store: SqliteStore) -> None:
     for number in range(300):
         store.create(job(f"job-with-a-long-name-{'x' * 100}-{number}"))

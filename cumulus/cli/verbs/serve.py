@@ -23,7 +23,7 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.monitor import ensure_running
-from cumulus.cli import config
+from cumulus.cli import config, logfile
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.keeper import Keeper
 from cumulus.cli.systemd import notify
@@ -54,7 +54,8 @@ def serve(
             "--config",
             metavar="FILE",
             show_default=False,
-            help="Configuration; else $ORCHESTRATOR_CONFIG, else ./config.yaml where it is there.",
+            help="Configuration; else $ORCHESTRATOR_CONFIG, else ./config.yaml where that says apiVersion: "
+            "cumulus.dev/v1alpha1.",
         ),
     ] = "",
     workers: Annotated[
@@ -66,11 +67,17 @@ def serve(
     log_level: Annotated[
         str, typer.Option(metavar="debug|info|warning|error", help="The least that is logged.")
     ] = "info",
+    log_file: Annotated[
+        str, typer.Option(metavar="FILE", show_default=False, help="Where the log goes instead; - is stderr.")
+    ] = "",
 ) -> int:
     """Run the daemon that makes objects come true, in the foreground.
 
     It needs nothing else: its store is a file in the state directory, jobs are processes of this machine. Several
     may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
+
+    Its log goes to stderr. Started with & at a terminal it would write into what you type next, so there it goes to
+    serve.log in the state directory.
 
     \b
     Examples:
@@ -78,9 +85,9 @@ def serve(
       cumulus serve --home /var/lib/cumulus --log-format json
       cumulus serve --config config.yaml --workers 8
     """  # fmt: skip
-    log.configure(format=log_format, level=log_level)
     if home:
         os.environ["CUMULUS_HOME"] = home
+    log.configure(format=log_format, level=log_level, stream=logfile.chosen(log_file, paths.home()))
     settings = config.load(config.find(config_file))
     threads = _workers(workers) or settings.workers
     if settings.offer_cpu:

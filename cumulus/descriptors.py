@@ -1,0 +1,18 @@
+"""Descriptors 0, 1 and 2 of a command, whatever its caller left of them. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def ensure() -> None:
+    """Open /dev/null in the place of each that is closed (`>&-`). Call it before anything else is opened: a database
+    that got descriptor 1 would have results written into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
