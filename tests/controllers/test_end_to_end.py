@@ -219,6 +219,18 @@ def test_a_priority_that_is_raised_overtakes_the_queue() -> None:
     assert world.job("second").status.phase is JobPhase.PENDING
 
 
+def test_jobs_that_are_longer_than_their_leases_take_turns() -> None:
+    """One that is requeued does not take the share from those who were told when they start."""
+    world = World(script=lambda workload: Script(seconds=1000))
+    names = ("first", "second", "third")
+    for name in names:
+        world.apply(a_job(name, memory="1.0", duration="60s", checkpoint=Checkpoint(path="/ckpt", grace_period="5s")))
+        world.clock.advance(1)
+    drive(world, Daemon(world), until=lambda: world.job("third").status.attempt_count == 2)
+    started = {a.start_time: name for name in names for a in world.job(name).status.attempts if a.start_time}
+    assert [started[time] for time in sorted(started)] == list(names)
+
+
 def test_devices_of_one_replica_are_on_one_node() -> None:
     world = World(["node-1", "node-2"], devices=2)
     world.apply(a_job(memory="1.0", count=2))
