@@ -181,19 +181,14 @@ class Ledger:
         found = processes.read(supervisor)
         if found is None:
             raise ChronosError(f"process {supervisor} is gone")
-        directory = cgroup.make(cgroup.name(self._cgroup(ids[0]), found.pid, found.start))
-        if directory is None:
-            return None
-        rows = [(id, self._recorded(id, directory)) for id in ids]
-        try:
-            # Not durable: where it is lost, so are the processes.
-            with self.database.write(durable=False) as tx:
-                for id in ids:
-                    _active(tx, id, None, Moment.read(self.clock))
+        # Not durable: where it is lost, so are the processes.
+        with self.database.write(durable=False) as tx:
+            for id in ids:
+                _active(tx, id, None, Moment.read(self.clock))
+            directory = cgroup.make(cgroup.name(self._cgroup(ids[0]), found.pid, found.start))
+            if directory is not None:
+                rows = [(id, self._recorded(id, directory)) for id in ids]
                 tx.executemany("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", rows)
-        except ChronosError:
-            cgroup.remove(directory)
-            raise
         return directory
 
     def detach(self, id: str, pid: int) -> None:
