@@ -46,6 +46,8 @@ class Enclosures:
         self._seen: set[int] = set()
         """The pids at the last look: only others need to be asked for their parents."""
         self._put_back: set[Identity] = set()
+        self._continued: set[Identity] = set()
+        """Supervisors of whom it was said already: a job may stop its own again and again."""
 
     def of(self, lease: Membership) -> tuple[Identity, ...]:
         """The lease's processes at the last look, wherever they were."""
@@ -64,7 +66,7 @@ class Enclosures:
             self._continue_supervisors(lease)
         directories = {directory for lease in leases for directory in lease.cgroups}
         if not directories:
-            self._kept, self._seen, self._put_back = {}, set(), set()
+            self._kept, self._seen, self._put_back, self._continued = {}, set(), set(), set()
             return
         inside = {pid: place for directory in directories for pid, place in cgroup.places(directory).items()}
         placed = [each for lease in leases for each in lease.placed()]
@@ -81,7 +83,9 @@ class Enclosures:
         for process in lease.attached:
             supervisor = Identity(process.pid, process.start)
             if process.role == "supervisor" and processes.is_stopped(supervisor):
-                self._say(f"lease {lease.id}: its job's supervisor {process.pid} was stopped, and is continued")
+                if supervisor not in self._continued:
+                    self._continued.add(supervisor)
+                    self._say(f"lease {lease.id}: its job's supervisor {process.pid} was stopped, and is continued")
                 with suppress(PermissionError):
                     processes.send(supervisor, signal.SIGCONT)
 
@@ -89,19 +93,20 @@ class Enclosures:
         """Bring up to date which processes belong where: `inside` is where they are, `placed` is who was attached."""
         present = processes.pids()
         kept = {pid: known for pid, known in self._kept.items() if pid in present}
-        kept |= {
-            process.pid: _Kept(process.start, place)
-            for process, place in placed
-            if process.role != "supervisor" and process.pid in present
-        }
-        adopters = {process.pid: place for process, place in placed if process.role == "supervisor"}
+        adopters: dict[int, _Kept] = {}
+        for process, place in placed:
+            into = adopters if process.role == "supervisor" else kept
+            into[process.pid] = _Kept(process.start, place)
         begun = {*inside.values(), *(known.directory for known in kept.values())}
-        for proc in _oldest_first((present - self._seen) | (inside.keys() - kept.keys())):
+        new = [processes.read(pid) for pid in (present - self._seen) | (inside.keys() - kept.keys())]
+        # A parent is older than its children, so that it is known by the time that they are come to.
+        for proc in sorted((proc for proc in new if proc is not None and proc.alive), key=_by_age):
             if proc.pid in inside:
                 kept[proc.pid] = _Kept(proc.start, inside[proc.pid])
-            elif proc.parent in kept:
+            elif _is_child(proc, kept):
                 kept[proc.pid] = _Kept(proc.start, kept[proc.parent].directory)
-            elif (directory := adopters.get(proc.parent)) is not None:
+            elif _is_child(proc, adopters):
+                directory = adopters[proc.parent].directory
                 if directory in begun or _age(proc) >= self._young:
                     kept[proc.pid] = _Kept(proc.start, directory)
                 else:
@@ -125,10 +130,15 @@ class Enclosures:
                 processes.send(process, signal.SIGKILL)
 
 
-def _oldest_first(pids: set[int]) -> Sequence[Proc]:
-    """So that parents are known by the time that their children are come to."""
-    found = [proc for proc in map(processes.read, pids) if proc is not None and proc.alive]
-    return sorted(found, key=lambda proc: (proc.start, proc.pid))
+def _is_child(proc: Proc, of: dict[int, _Kept]) -> bool:
+    """Whether its parent is one of those, and not another process that has that pid now."""
+    known = of.get(proc.parent)
+    return known is not None and processes.is_alive(Identity(proc.parent, known.start))
+
+
+def _by_age(proc: Proc) -> tuple[int, int]:
+    """Times are in hundredths of a second; of those that are equal, pids tell, unless they have just begun anew."""
+    return proc.start, proc.pid
 
 
 def _age(proc: Proc) -> float:

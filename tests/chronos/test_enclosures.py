@@ -176,6 +176,22 @@ def test_the_cgroup_of_a_program_that_is_over_goes_before_its_lease(node: Node, 
     assert cgroup.members(directory) == {lives.pid}
 
 
+@pytest.mark.parametrize("role", ["root", "supervisor"])
+def test_a_pid_that_means_another_process_now_makes_no_child_the_leases(node: Node, run: Run, role: str) -> None:
+    stranger = up(run(PARENT))
+    child = child_of(stranger)
+    node.ledger.attach("a", stranger.pid, node.token, role=role)
+    node.ledger.enclose(["a"], stranger.pid)
+    with node.ledger.database.write() as tx:
+        tx.execute("UPDATE process SET start = start - 1")
+    (directory,) = node.membership().cgroups
+    os.mkdir(f"{directory}/{stranger.pid}-{stranger.start - 1}")
+    assert cgroup.enter(os.path.dirname(directory), stranger.pid)
+    Enclosures(node.ledger.database, node.said.append, young=0.0).look()
+    assert cgroup.members(directory) == set()
+    assert processes.is_alive(child)
+
+
 def test_a_supervisor_is_not_put_into_the_cgroup(node: Node, run: Run) -> None:
     supervisor = up(run(SLEEP))
     node.supervised(supervisor)
