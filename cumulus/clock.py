@@ -72,6 +72,14 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def to_the_second(text: str) -> str:
+    """A timestamp as people are shown it: 2030-01-31T12:00:00Z. What is no timestamp stays as it is."""
+    try:
+        return parse_timestamp(text).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
+    except (ValueError, OverflowError):
+        return text
+
+
 def parse_timestamp(text: str) -> datetime:
     """The inverse of `timestamp`; any RFC 3339 text is read. Raises ValueError."""
     return datetime.fromisoformat(text).astimezone(UTC)

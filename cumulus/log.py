@@ -6,8 +6,8 @@ The manager binds `controller`, `key` and `reconcile_id` around each reconcile w
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import re
 import sys
 from collections.abc import MutableMapping
@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from cumulus import gate, printable
 from cumulus.errors import UsageError
 
 FORMATS = ("auto", "json", "console")
@@ -41,12 +42,13 @@ def configure(*, format: str = "auto", level: str = "info", stream: TextIO | Non
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ" if readable else "iso", utc=True),
             redact,
             *(_readable(out) if readable else _json()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        # Its colours are its own, and what it tells of was made harmless.
+        logger_factory=structlog.PrintLoggerFactory(gate.raw(out)),
         cache_logger_on_first_use=False,
     )
 
@@ -67,8 +69,24 @@ def _clean(key: str, value: Any) -> Any:
 
 
 def _readable(out: TextIO) -> list[Any]:
-    colours = out.isatty() and not os.environ.get("NO_COLOR")
-    return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)]
+    return [_printable, structlog.dev.ConsoleRenderer(colors=gate.colours(out), exception_formatter=_traceback)]
+
+
+def _printable(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Values that hold control characters are shown, not obeyed, in one line each."""
+    return {key: value if key == "exc_info" else _one_line(value) for key, value in line.items()}
+
+
+def _one_line(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return printable.one_line(value if isinstance(value, str) else repr(value))
+
+
+def _traceback(out: TextIO, exception: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    out.write("\n" + printable.log_entry(text.getvalue().strip("\n")))
 
 
 def _json() -> list[Any]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
-from cumulus import descriptors
+from cumulus import descriptors, gate
 from cumulus.chronos import ask, environment, render
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.processes import Snapshot
-from cumulus.clock import SystemClock, timestamp
+from cumulus.clock import SystemClock, timestamp, to_the_second
 from cumulus.errors import CumulusError, NoSuchLease, UsageError
 from cumulus.resources.quantity import (
     format_bytes,
@@ -50,6 +50,11 @@ offers the CPU beside a GPU.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     descriptors.ensure()
+    with gate.guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = parser().parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
@@ -88,16 +93,17 @@ def _stats(options: argparse.Namespace) -> int:
         devices = [render.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
         _tell(options, node=_node(), devices=devices, leases=[render.use_json(one) for one in used.leases])
     else:
-        print(render.usage_table(rows))
+        render.usage_table(rows, sys.stdout)
         if used.leases:
-            print(f"\n{render.use_table(used.leases)}")
+            print()
+            render.use_table(used.leases, sys.stdout)
     return 0
 
 
 def _metrics(options: argparse.Namespace) -> int:
     from cumulus.chronos import metrics
 
-    print(metrics.exposition(*_measured(_ledger(options))), end="")
+    gate.block(sys.stdout, metrics.exposition(*_measured(_ledger(options))))
     return 0
 
 
@@ -119,7 +125,7 @@ def _devices(options: argparse.Namespace) -> int:
         conditions = [render.health_json(condition) for condition in ledger.health()]
         _tell(options, node=_node(), devices=[render.device_json(d) for d in devices], conditions=conditions)
     else:
-        print(render.devices_table(devices))
+        render.devices_table(devices, sys.stdout)
         for condition in ledger.health():
             if not condition.status:
                 print(f"{condition.type}: {condition.message}")
@@ -148,7 +154,7 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         _tell(options, leases=[render.lease_json(x) for x in leases])
     elif leases:
-        print(render.leases_table(leases))
+        render.leases_table(leases, sys.stdout)
     else:
         print("no leases", file=sys.stderr)
     return 0
@@ -162,7 +168,8 @@ def _get(options: argparse.Namespace) -> int:
         raise _unknown(options.partition)
     else:
         for name, value in render.lease_json(lease).items():
-            print(f"{name}: {'' if value is None else value}")
+            text = "" if value is None else to_the_second(value) if name.endswith("At") else value
+            print(f"{name}: {text}")
     return 0
 
 
@@ -245,7 +252,8 @@ def _prepare(options: argparse.Namespace) -> int:
     if options.json:
         _tell(options, variables=dict(variables))
     else:
-        print("".join(f"{name}={value}\n" for name, value in sorted(variables.items())), end="")
+        for name, value in sorted(variables.items()):
+            print(f"{name}={value}")
     return 0
 
 
@@ -326,6 +334,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
+
+    def print_help(self, file: Any = None) -> None:
+        gate.block(file or sys.stdout, self.format_help())
 
 
 def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:

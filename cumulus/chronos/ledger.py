@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cumulus import printable
 from cumulus.chronos import cgroup, processes, records, watchdog
 from cumulus.chronos.database import Database, default_home
 from cumulus.chronos.device import discover
@@ -34,6 +35,7 @@ from cumulus.errors import (
 from cumulus.resources.quantity import format_bytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
+_MAX_TEXT = 253
 _ENFORCEMENT_SECONDS = 30.0
 """For so long what is known of a device's enforcement holds: asking runs programs of the driver."""
 
@@ -403,6 +405,11 @@ def _check_fits(request: LeaseRequest, share: Share) -> None:
 def _check_request(request: LeaseRequest) -> None:
     if not _ID.fullmatch(request.id):
         raise UsageError(f"{request.id!r} is not a lease id", hint="use up to 127 letters, digits, '.', '_' and '-'")
+    for what, text in (("user", request.user), ("owner", request.owner)):
+        if printable.harmful(text) is not None:
+            raise UsageError(f"{text!r} cannot be the {what} of a lease: it holds control characters")
+        if len(text) > _MAX_TEXT:
+            raise UsageError(f"the {what} of a lease has {len(text)} characters; at most {_MAX_TEXT} are kept")
     if request.memory_bytes < 1:
         raise UsageError(f"{request.memory_bytes} bytes of memory is no share; ask for at least 1")
     if not 1 <= request.compute <= FULL_COMPUTE:

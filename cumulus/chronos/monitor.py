@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from cumulus import printable
 from cumulus.chronos import audit, cgroup, enforce, records, slots, strays, watchdog
 from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.database import Database
@@ -343,7 +344,7 @@ class Monitor:
 def say(text: str) -> None:
     """A line for the log, lost where the disk is full: the monitor must go on."""
     with suppress(OSError):
-        os.write(sys.stderr.fileno(), f"{text}\n".encode())
+        os.write(sys.stderr.fileno(), f"{printable.log_entry(text)}\n".encode())
 
 
 def _abandoned(db: sqlite3.Connection) -> set[str]:

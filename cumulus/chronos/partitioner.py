@@ -10,11 +10,13 @@ period, SIGKILL) when the lease expires, and the lease is released when this pro
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from cumulus import gate
 from cumulus.chronos import ask, environment, records
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
@@ -201,7 +203,7 @@ class Partitioner:
     def show_stats(self) -> None:
         """Print the devices and what is free of them."""
         for row in self.stats():
-            print(f"{row.index}: {row.name}: {row.available:.0%} of {row.memory_bytes} bytes free")
+            gate.line(sys.stdout, f"{row.index}: {row.name}: {row.available:.0%} of {row.memory_bytes} bytes free")
 
     def _grant(
         self,

@@ -5,22 +5,19 @@ The JSON is a protocol: fields are added, never renamed or removed, while `PROTO
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
 from cumulus.errors import CumulusError
 from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.table import Heading, Table
 
 if TYPE_CHECKING:
     from cumulus.chronos.nvml import Use
     from cumulus.chronos.use import LeaseUse
 
 PROTOCOL = 1
-
-_GAP = "  "
 
 
 def error_json(error: CumulusError) -> dict[str, Any]:
@@ -100,21 +97,26 @@ def use_json(use: LeaseUse) -> dict[str, Any]:
     }
 
 
-def devices_table(devices: Sequence[Device]) -> str:
-    header = ("DEVICE", "NAME", "TYPE", "MEMORY", "ENFORCEMENT", "DRIVER", "ID")
-    return _table(
-        header,
+def devices_table(devices: Sequence[Device], out: TextIO) -> None:
+    headings = (
+        Heading("DEVICE"), Heading("NAME"), Heading("TYPE", "whole", 4), Heading("MEMORY", "whole", 1),
+        Heading("ENFORCEMENT", "whole", 2), Heading("DRIVER", "cut", 5), Heading("ID", "whole", 3),
+    )  # fmt: skip
+    Table(headings, out).write(
         [
             (str(d.index), d.name, d.type, format_bytes(d.memory_bytes), d.enforcement.value, d.driver, d.id)
             for d in devices
-        ],
+        ]
     )
 
 
-def usage_table(rows: Sequence[tuple[Device, Usage, int]]) -> str:
-    header = ("DEVICE", "NAME", "TYPE", "MEMORY", "LEASED", "FREE", "COMPUTE FREE", "LEASES")
-    return _table(
-        header,
+def usage_table(rows: Sequence[tuple[Device, Usage, int]], out: TextIO) -> None:
+    headings = (
+        Heading("DEVICE"), Heading("NAME", "cut", 1), Heading("TYPE", "whole", 5), Heading("MEMORY", "whole", 3),
+        Heading("LEASED", "whole", 2), Heading("FREE", "whole"), Heading("COMPUTE FREE", "whole"),
+        Heading("LEASES", "whole", 4),
+    )  # fmt: skip
+    Table(headings, out).write(
         [
             (
                 str(device.index),
@@ -127,14 +129,17 @@ def usage_table(rows: Sequence[tuple[Device, Usage, int]]) -> str:
                 str(count),
             )
             for device, usage, count in rows
-        ],
+        ]
     )
 
 
-def use_table(uses: Sequence[LeaseUse]) -> str:
-    header = ("PARTITION", "DEVICE", "MEMORY", "USED", "IDLE", "COMPUTE", "BUSY", "IDLE", "")
-    return _table(
-        header,
+def use_table(uses: Sequence[LeaseUse], out: TextIO) -> None:
+    headings = (
+        Heading("PARTITION", "whole"), Heading("DEVICE", "whole", 5), Heading("MEMORY", "whole", 1),
+        Heading("USED", "whole"), Heading("IDLE", "whole", 3), Heading("COMPUTE", "whole", 2), Heading("BUSY", "whole"),
+        Heading("IDLE", "whole", 4), Heading("", "whole"),
+    )  # fmt: skip
+    Table(headings, out).write(
         [
             (
                 use.lease.id,
@@ -148,14 +153,17 @@ def use_table(uses: Sequence[LeaseUse]) -> str:
                 "over its lease" if use.over else "",
             )
             for use in uses
-        ],
+        ]
     )
 
 
-def leases_table(leases: Sequence[Lease]) -> str:
-    header = ("PARTITION", "DEVICE", "USER", "MEMORY", "COMPUTE", "STATE", "ENDS IN")
-    return _table(
-        header,
+def leases_table(leases: Sequence[Lease], out: TextIO) -> None:
+    headings = (
+        Heading("PARTITION", "whole"), Heading("DEVICE", "whole", 3), Heading("USER", "cut", 2),
+        Heading("MEMORY", "whole", 1), Heading("COMPUTE", "whole", 4), Heading("STATE", "whole"),
+        Heading("ENDS IN", "whole"),
+    )  # fmt: skip
+    Table(headings, out).write(
         [
             (
                 lease.id,
@@ -167,7 +175,7 @@ def leases_table(leases: Sequence[Lease]) -> str:
                 format_duration(lease.expires_in) if lease.state is LeaseState.ACTIVE else "-",
             )
             for lease in leases
-        ],
+        ]
     )
 
 
@@ -177,23 +185,3 @@ def _state(lease: Lease) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}%" if part in (0, whole) else f"{100 * part / whole:.1f}%"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side. On a terminal too narrow for them, the widest one is cut; a pipe gets everything."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    if sys.stdout.isatty():
-        room = os.get_terminal_size(sys.stdout.fileno()).columns
-        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - room
-        widest = widths.index(max(widths))
-        if excess > 0:
-            widths[widest] = max(len(header[widest]), widths[widest] - excess)
-    lines = []
-    for row in (header, *rows):
-        cells = [_cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append(_GAP.join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _cut(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else cell[: width - 1] + "…"

@@ -12,6 +12,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from cumulus import gate
 from cumulus.chronos import cgroup, processes, records, watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
@@ -110,7 +111,7 @@ def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     try:
         Service(home, idle, take_over=take_over).run()
     except (AlreadyRunning, LedgerUnavailable, OSError) as error:
-        print(f"chronos monitor: {error}", file=sys.stderr)
+        gate.line(sys.stderr, f"chronos monitor: {error}")
         return 1
     return 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cumulus.cli.columns import condition, is_silent, lookup, node_state
-from cumulus.cli.jsonpath import Path, show
+from cumulus.cli.jsonpath import Path
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
@@ -71,7 +71,7 @@ class HasValue:
     def met(self, document: Document | None) -> bool:
         if document is None:
             return False
-        found = [show(value) for value in self.path.find(document)]
+        found = self.path.texts(document)
         return bool(found) if self.value is None else self.value in found
 
     def hopeless(self, document: Document | None) -> str:

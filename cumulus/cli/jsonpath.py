@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 1_000_000
 """Values that one evaluation may visit: nested ranges and `..` could otherwise take for ever."""
+MAX_TEXT = 32 * 2**20
+"""Characters that one evaluation may write: some times what the largest objects hold."""
 
 
 class Template:
@@ -72,8 +74,13 @@ class Path:
             raise UsageError(f"path {shown!r}: {first}", hint=first.hint)
 
     def find(self, document: Any) -> list[Any]:
-        """Every value that the path leads to."""
+        """Every value that the path leads to. Raises UsageError where that is too much."""
         return _walk(self._steps, [document], document, _Budget())
+
+    def texts(self, document: Any) -> list[str]:
+        """The same as text."""
+        budget = _Budget()
+        return _shown(_walk(self._steps, [document], document, budget), budget)
 
 
 def _led(steps: tuple[Step, ...], place: Place | None, root: Place) -> Place | None:
@@ -108,26 +115,34 @@ def show(value: Any) -> str:
 class _Budget:
     def __init__(self) -> None:
         self.left = MAX_STEPS
+        self.text = MAX_TEXT
 
     def spend(self, amount: int) -> None:
         self.left -= amount
         if self.left < 0:
             raise UsageError("this jsonpath visits too many values", hint="nest fewer ranges, or filter sooner")
 
+    def write(self, text: str) -> str:
+        self.text -= len(text)
+        if self.text < 0:
+            raise UsageError(f"this jsonpath writes more than {MAX_TEXT // 2**20} MiB", hint="write smaller values")
+        return text
+
 
 def _render(parts: tuple[Part, ...], current: Any, root: Any, out: list[str], budget: _Budget) -> None:
     for part in parts:
         budget.spend(1)
         if isinstance(part, str):
-            out.append(part)
+            out.append(budget.write(part))
         elif isinstance(part, Range):
             for value in _spread(_walk(part.steps, [current], root, budget)):
                 _render(part.body, value, root, out, budget)
         else:
-            found = _walk(part, [current], root, budget)
-            text = " ".join(show(value) for value in found)
-            budget.spend(len(text))
-            out.append(text)
+            out.append(" ".join(_shown(_walk(part, [current], root, budget), budget)))
+
+
+def _shown(values: list[Any], budget: _Budget) -> list[str]:
+    return [budget.write(show(value)) for value in values]
 
 
 def _spread(values: list[Any]) -> list[Any]:
@@ -141,9 +156,9 @@ def _walk(steps: tuple[Step, ...], values: list[Any], root: Any, budget: _Budget
     for step in steps:
         found: list[Any] = []
         for value in values:
+            before = len(found)
             found.extend(_step(step, value, root, budget))
-            budget.spend(1)
-        budget.spend(len(found))
+            budget.spend(1 + len(found) - before)
         values = found
     return values
 
@@ -196,20 +211,28 @@ def _holds(step: Filter, value: Any, root: Any, budget: _Budget) -> bool:
     left, right = (_operand(side, value, root, budget) for side in (step.left, step.right))
     if not step.operator:
         return bool(left)
-    return any(_compare(step.operator, a, b) for a in left for b in right)
+    return any(_compare(step.operator, a, b, budget) for a in left for b in right)
 
 
 def _operand(side: Operand, value: Any, root: Any, budget: _Budget) -> list[Any]:
     return [side.literal] if side.steps is None else _walk(side.steps, [value], root, budget)
 
 
-def _compare(operator: str, a: Any, b: Any) -> bool:
+def _compare(operator: str, a: Any, b: Any, budget: _Budget) -> bool:
+    budget.spend(_size(a) if type(a) is type(b) else 1)
     if isinstance(a, bool) != isinstance(b, bool):
         return operator == "!="
     try:
         return _OPERATORS[operator](a, b)
     except TypeError:
         return False
+
+
+def _size(value: Any) -> int:
+    """What it costs to compare it with one like it."""
+    if isinstance(value, str):
+        return 1 + len(value) // 1000
+    return 1 + sum(map(_size, _children(value)))
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {

@@ -10,13 +10,13 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cumulus import __version__, descriptors
+from cumulus import __version__, descriptors, gate
 from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.suggest import nearest
@@ -78,6 +78,11 @@ BROKEN_PIPE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     descriptors.ensure()
+    with gate.guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -109,8 +114,10 @@ def _drop_output() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    group = typer.main.get_command(_app())
+    group = _with_help_in_lines(typer.main.get_command(_app()))
     if COMPLETE in os.environ:
+        # A shell reads it, and breaks it into lines.
+        sys.stdout = gate.raw(sys.stdout)
         group.main(arguments, prog_name="cumulus", complete_var=COMPLETE)
     try:
         with group.make_context("cumulus", arguments) as context:
@@ -184,7 +191,19 @@ def load(name: str) -> Any:
         app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=_SETTINGS)(getattr(module, name))
     command = typer.main.get_command(app)
     command.name = name
+    return _with_help_in_lines(command)
+
+
+def _with_help_in_lines(command: Any) -> Any:
+    """Click hands over its help as one text, which `print` would write as one line."""
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.get_help = functools.partial(_help, each.get_help)
     return command
+
+
+def _help(get: Callable[[Any], str], context: Any) -> NoReturn:
+    gate.block(sys.stdout, get(context) + "\n")
+    raise typer.Exit(0)
 
 
 def _plain_flag(arg: str, flags: dict[str, Any]) -> list[str]:
@@ -250,8 +269,7 @@ def _root(
         print(f"cumulus {__version__}")
         raise typer.Exit(0)
     if ctx.invoked_subcommand is None:
-        print(ctx.get_help())
-        raise typer.Exit(0)
+        ctx.get_help()
 
 
 COMPLETE = "_CUMULUS_COMPLETE"

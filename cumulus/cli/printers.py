@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from cumulus import gate, printable
 from cumulus.cli.columns import NOTHING, Cells
-from cumulus.cli.table import Table
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
+from cumulus.table import Heading, Table
 
 if TYPE_CHECKING:
     from cumulus.cli.jsonpath import Path, Template
@@ -30,7 +31,7 @@ class Printer(Protocol):
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, indent=4, ensure_ascii=False)
+    return printable.json_text(json.dumps(value, indent=4, ensure_ascii=False))
 
 
 def to_yaml(value: Any) -> str:
@@ -72,17 +73,17 @@ class Tables:
         columns = [c for c in kind.columns if self._wide or not c.wide]
         if kind.name not in self._tables:
             if self._tables:
-                self._out.write("\n")
-            self._tables[kind.name] = Table(self._titles(kind, columns), self._out, heading=self._heading)
+                gate.line(self._out)
+            self._tables[kind.name] = Table(self._headings_of(kind, columns), self._out, heading=self._heading)
         cells = self._cells()
         self._tables[kind.name].write([self._row(kind, columns, d, cells) for d in documents])
 
-    def _titles(self, kind: Kind, columns: Sequence[Column]) -> list[str]:
-        titles = ["NAMESPACE"] if self._all and kind.namespaced else []
+    def _headings_of(self, kind: Kind, columns: Sequence[Column]) -> list[Heading | str]:
+        headings: list[Heading | str] = ["NAMESPACE"] if self._all and kind.namespaced else []
         if kind.name != "Event":
-            titles.append("NAME")
-        titles += [c.title for c in columns]
-        return [*titles, "LABELS"] if self._labels else titles
+            headings.append("NAME")
+        headings += [Heading(c.title, c.fit, c.yields) for c in columns]
+        return [*headings, Heading("LABELS", "wrap")] if self._labels else headings
 
     def _row(self, kind: Kind, columns: Sequence[Column], document: Document, cells: Cells) -> list[str]:
         metadata = document["metadata"]
@@ -106,7 +107,7 @@ class Names:
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
         for document in documents:
-            self._out.write(f"{kind.qualified}/{document['metadata']['name']}\n")
+            gate.line(self._out, f"{kind.qualified}/{document['metadata']['name']}")
         self._out.flush()
 
 
@@ -115,9 +116,8 @@ class CustomColumns:
 
     def __init__(self, spec: str, out: TextIO, kinds: Sequence[Kind], *, heading: bool) -> None:
         """Raises UsageError, also for a field that none of `kinds` has."""
-        from cumulus.cli.jsonpath import Path, show
+        from cumulus.cli.jsonpath import Path
 
-        self._show = show
         self._paths: list[Path] = []
         titles: list[str] = []
         for part in split_columns(spec):
@@ -137,7 +137,7 @@ class CustomColumns:
             self._table.write([[self._cell(path, d) for path in self._paths] for d in documents])
 
     def _cell(self, path: Path, document: Document) -> str:
-        return ",".join(self._show(value) for value in path.find(document)) or NOTHING
+        return ",".join(path.texts(document)) or NOTHING
 
 
 def split_columns(spec: str) -> list[str]:
@@ -182,11 +182,16 @@ class Documents:
 
     def _write(self, value: Document) -> None:
         if self._template is not None:
-            self._out.write(self._template.render(value))
+            text = self._template.render(value)
+            if self._out.isatty():
+                gate.block(self._out, text)
+            else:
+                # A program asked for these values.
+                gate.raw(self._out).write(text)
         elif self._form == "yaml":
-            self._out.write(("---\n" if self._stream else "") + to_yaml(value) + "\n")
+            gate.block(self._out, ("---\n" if self._stream else "") + to_yaml(value) + "\n")
         else:
-            self._out.write(to_json(value) + "\n")
+            gate.block(self._out, to_json(value) + "\n")
         self._out.flush()
 
 

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cumulus.cli import terminal
+from cumulus import gate, printable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -24,17 +24,18 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show `text` as what is being waited for."""
-        text = terminal.one_line(text)
+        text = printable.one_line(text)
         if text == self._last:
             return
         self._last = text
         if not sys.stderr.isatty():
-            print(text, file=sys.stderr, flush=True)
+            gate.line(sys.stderr, text)
+            sys.stderr.flush()
         elif self._status is None:
             from rich.console import Console
             from rich.text import Text
 
-            self._status = Console(stderr=True).status(Text(text))
+            self._status = Console(file=gate.raw(sys.stderr)).status(Text(text))
             self._status.start()
         else:
             from rich.text import Text

@@ -1,43 +1,15 @@
-"""What the terminal can do, and the ways of speaking to the person at it.
+"""The ways of speaking to the person at the terminal.
 
-Results go to stdout; everything else (errors, notes, progress) to stderr, so that pipes carry results alone.
+Results go to stdout; everything else (errors, notes, progress) to stderr, so that pipes carry results alone. All of it
+goes through `cumulus.gate`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TextIO
 
+from cumulus import gate
 from cumulus.errors import CumulusError
-
-GREEN, YELLOW, RED, DIM, BOLD = "32", "33", "31", "2", "1"
-
-
-def colours(stream: TextIO) -> bool:
-    """Whether colour codes may be written to `stream`: a terminal that has them, and no NO_COLOR."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()
-
-
-def paint(text: str, code: str, stream: TextIO) -> str:
-    """`text` in a colour where `stream` takes colours."""
-    return f"\x1b[{code}m{text}\x1b[0m" if code and colours(stream) else text
-
-
-def width(stream: TextIO) -> int | None:
-    """Columns of the terminal behind `stream`, None where it is none: what is piped is never cut."""
-    if not stream.isatty():
-        return None
-    try:
-        columns = os.get_terminal_size(stream.fileno()).columns
-    except OSError:
-        return None
-    return columns or None
-
-
-def one_line(text: str) -> str:
-    """Text with line breaks and control characters made harmless."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split("\n")))
 
 
 def error(problem: CumulusError | str) -> None:
@@ -50,13 +22,13 @@ def error(problem: CumulusError | str) -> None:
         note(line)
     if problems:
         text = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was changed"
-    print(f"{paint('error:', RED, sys.stderr)} {one_line(text)}", file=sys.stderr)
+    gate.line(sys.stderr, ("error:", gate.RED), f" {text}")
 
 
 def note(text: str) -> None:
     """One line on stderr that is no failure."""
-    print(one_line(text), file=sys.stderr)
+    gate.line(sys.stderr, text)
 
 
 def warning(text: str) -> None:
-    print(f"{paint('warning:', YELLOW, sys.stderr)} {one_line(text)}", file=sys.stderr)
+    gate.line(sys.stderr, ("warning:", gate.YELLOW), f" {text}")

@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
+from cumulus import printable
 from cumulus.manifest.yaml_nodes import resolve
 
 
 def dump(value: Any) -> str:
     """One YAML document: block style, keys in their order, long text as a literal block."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    return text
+    return printable.yaml_text(text)
 
 
 def dump_all(values: Iterable[Any]) -> str:
@@ -33,7 +34,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None
-    if "\n" in text:
+    if printable.hidden(text):
+        style = '"'
+    elif "\n" in text:
         style = "|"
     else:
         try:

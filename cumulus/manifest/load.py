@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,8 +81,8 @@ def _files(source: str, recursive: bool, problems: list[Problem]) -> Iterator[tu
         return
     path = Path(source)
     try:
-        files = _files_in(path, recursive) if path.is_dir() else None
-    except OSError as error:
+        files = _files_in(path, recursive, problems) if stat.S_ISDIR(path.stat().st_mode) else None
+    except (OSError, ValueError) as error:
         problems.append(_unreadable(source, error))
         return
     if files is None:
@@ -94,16 +95,27 @@ def _files(source: str, recursive: bool, problems: list[Problem]) -> Iterator[tu
         yield str(file), file
 
 
-def _files_in(directory: Path, recursive: bool) -> list[Path]:
+def _files_in(directory: Path, recursive: bool, problems: list[Problem]) -> list[Path]:
     found: list[Path] = []
     # A listing says when it may not read; a glob leaves out what it may not read.
     for path in sorted(directory.iterdir()):
         if path.name.startswith("."):
             continue
-        if path.is_dir():
-            found += _files_in(path, recursive) if recursive and not path.is_symlink() else []
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            # A link that leads nowhere, or in a circle.
+            if path.suffix in SUFFIXES:
+                problems.append(_unreadable(str(path), error))
+            continue
+        if stat.S_ISDIR(mode):
+            found += _files_in(path, recursive, problems) if recursive and not path.is_symlink() else []
         elif path.suffix in SUFFIXES:
-            found.append(path)
+            # Nobody means a pipe or a device by a directory, and reading one may never end.
+            if stat.S_ISREG(mode):
+                found.append(path)
+            else:
+                problems.append(Problem(Position(str(path)), "", "is no regular file; name it with -f to read it"))
     return found
 
 

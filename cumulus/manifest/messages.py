@@ -209,7 +209,6 @@ _BOUNDS = {
 }
 _PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]*$": "must be letters, digits and '_', not beginning with a digit",
-    r"^/": "must be an absolute path, beginning with '/'",
     r"^(s3|file)://": "must begin with s3:// or file://",
 }
 _LEADING_ZERO = re.compile(r"-?0[0-9]+")

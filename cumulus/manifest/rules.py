@@ -67,6 +67,9 @@ class _Given:
     def __iter__(self) -> Iterator[Any]:
         raise _UnknownError
 
+    def __getitem__(self, _: Any) -> Any:
+        raise _UnknownError
+
     def __str__(self) -> str:
         raise _UnknownError
 

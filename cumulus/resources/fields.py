@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from cumulus import printable
 from cumulus.resources import quantity
 
 
@@ -120,6 +121,7 @@ Cpus = Annotated[
 """Read with `quantity.parse_cpus`."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
@@ -152,4 +154,54 @@ def check_label_value(value: str) -> str:
     return value
 
 
+def check_text(value: str) -> str:
+    """A short text that stands in tables and messages: no control characters. Raises ValueError."""
+    found = printable.harmful(value)
+    if found is not None:
+        raise ValueError(f"{value[:80]!r} holds the control character U+{ord(found):04X}; leave it out")
+    return value
+
+
+def check_argument(value: str) -> str:
+    """What a program can be given. Raises ValueError."""
+    if "\0" in value:
+        raise ValueError(f"{value[:80]!r} holds a NUL character, which no program can be given")
+    return value
+
+
+def check_path(value: str) -> str:
+    """A path, absolute or relative, that stays below where it starts. Raises ValueError."""
+    check_text(value)
+    parts = value.split("/")
+    if ".." in parts:
+        raise ValueError(f"{value[:80]!r} goes up with '..'; write the path without it")
+    if not value:
+        raise ValueError("must not be empty")
+    if all(part in ("", ".") for part in parts) and parts[0] != "":
+        raise ValueError(f"{value[:80]!r} names nothing; write a path")
+    return value
+
+
+def check_absolute_path(value: str) -> str:
+    """Raises ValueError."""
+    if not value.startswith("/"):
+        raise ValueError(f"must be an absolute path, beginning with '/', got {value[:80]!r}")
+    return check_path(value)
+
+
+def check_secret_name(value: str) -> str:
+    """A file name, as secrets are kept in files. Raises ValueError."""
+    if not _SECRET_NAME.fullmatch(value):
+        raise ValueError(
+            f"{value[:80]!r} cannot name a secret or a key of one; use at most 253 letters, digits, '-', '_' and '.', "
+            "beginning with a letter, digit or '_'"
+        )
+    return value
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+Argument = Annotated[str, AfterValidator(check_argument)]
+NodePath = Annotated[str, AfterValidator(check_path)]
+AbsolutePath = Annotated[str, AfterValidator(check_absolute_path)]
+SecretName = Annotated[str, AfterValidator(check_secret_name)]
 Name = Annotated[str, BeforeValidator(lambda v: check_name(v) if isinstance(v, str) else v)]

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import (
+    AbsolutePath,
+    Argument,
     Bytes,
     ComputeShare,
     Cpus,
@@ -17,7 +19,10 @@ from cumulus.resources.fields import (
     FieldError,
     MemoryShare,
     Model,
+    NodePath,
+    SecretName,
     Size,
+    Text,
     Time,
 )
 from cumulus.resources.meta import Condition, LabelMap, Resource
@@ -34,8 +39,8 @@ _AS_A_PROCESS = {
 class SecretKeyRef(Model):
     """One key of a secret kept on the node or the cluster, never in an object."""
 
-    name: str = Field(min_length=1, description="The secret's name.")
-    key: str = Field(min_length=1, description="The key within the secret.")
+    name: SecretName = Field(description="The secret's name.")
+    key: SecretName = Field(description="The key within the secret.")
 
 
 class EnvSource(Model):
@@ -48,7 +53,7 @@ class Env(Model):
     """An environment variable: either a value, or where to take it from."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The variable's name.")
-    value: str | None = Field(None, description="Its value, as text.")
+    value: Argument | None = Field(None, description="Its value, as text.")
     value_from: EnvSource | None = Field(None, description="Where its value comes from, instead of `value`.")
 
     @model_validator(mode="after")
@@ -61,11 +66,12 @@ class Env(Model):
 class Mount(Model):
     """A path of the node that the job sees."""
 
-    source: str = Field(pattern=r"^/", description="An absolute path on the node.")
-    target: str = Field(
-        min_length=1, description="Where the job sees it; relative paths start at its working directory."
+    source: AbsolutePath = Field(description="An absolute path on the node.")
+    target: NodePath = Field(
+        description="Where the job sees it; relative paths start at its working directory. A job without an image sees "
+        "the node's own paths: there it is relative, or the source itself."
     )
-    read_only: bool = Field(False, description="Refuse writes through this mount.")
+    read_only: bool = Field(False, description="Refuse writes through this mount; needs an image.")
 
 
 HostPort = Annotated[int, Field(ge=1, le=65535)]
@@ -85,8 +91,8 @@ class Port(Model):
 class DeviceSelector(Model):
     """Which devices will do. Everything given must hold."""
 
-    vendor: str | None = Field(None, description="The vendor, compared without case as a part: nvidia, amd, intel.")
-    name: str | None = Field(None, description="A glob on the device's name: *H100*.")
+    vendor: Text | None = Field(None, description="The vendor, compared without case as a part: nvidia, amd, intel.")
+    name: Text | None = Field(None, description="A glob on the device's name: *H100*.")
     type: Literal["gpu", "cpu", "accelerator"] | None = Field(None, description="The type of device.")
     min_memory: Bytes | None = Field(None, description="The least memory the whole device must have.")
     node_labels: LabelMap = Field(default_factory=dict, description="Labels that the node must carry.")
@@ -128,12 +134,12 @@ class Checkpoint(Model):
     """How the job keeps its work over the end of a lease. A job without one that exits with 0 after the stop signal has
     succeeded."""
 
-    path: str | None = Field(
+    path: NodePath | None = Field(
         None,
         description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH. A relative path is "
         "kept for all attempts, and goes with the job when it is deleted.",
     )
-    uri: str | None = Field(
+    uri: Text | None = Field(
         None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
     )
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
@@ -153,14 +159,16 @@ class Checkpoint(Model):
 class GPUJobSpec(Model):
     """What to run, on what share of a GPU, for how long."""
 
-    image: str | None = Field(None, min_length=1, description="Container image; without one the job runs as a process.")
-    command: tuple[str, ...] = Field(
+    image: Text | None = Field(
+        None, min_length=1, description="Container image; without one the job runs as a process."
+    )
+    command: tuple[Argument, ...] = Field(
         (),
         description="The program and its first arguments; required without an image. A job has the PATH of a login: "
         "give the path of a Python of your own.",
     )
-    args: tuple[str, ...] = Field((), description="Arguments that follow the command.")
-    working_dir: str | None = Field(
+    args: tuple[Argument, ...] = Field((), description="Arguments that follow the command.")
+    working_dir: AbsolutePath | None = Field(
         None,
         description="Directory to start in. If left out, each replica of each attempt has a new one, whose files go "
         "with the job when it is deleted, or after its ttlAfterFinished: `describe` shows the path.",
@@ -260,13 +268,57 @@ class GPUJobSpec(Model):
         return self
 
     @model_validator(mode="after")
+    def _program_named(self) -> Self:
+        if self.image is None and self.command and not self.command[0]:
+            raise FieldError(("command", 0), "names no program; give one, as in command: [python, train.py]")
+        return self
+
+    @model_validator(mode="after")
     def _targets_once(self) -> Self:
         seen: set[str] = set()
         for index, mount in enumerate(self.mounts):
-            if mount.target in seen:
+            target = _plain(mount.target)
+            if target in seen:
                 raise FieldError(("mounts", index, "target"), f"mounts at {mount.target} a second time; keep one")
-            seen.add(mount.target)
+            seen.add(target)
         return self
+
+    @model_validator(mode="after")
+    def _no_read_only_links(self) -> Self:
+        for index, mount in enumerate(self.mounts):
+            if self.image is None and mount.read_only is True:
+                message = "cannot hold without an image: a process writes wherever its user may; remove it"
+                raise FieldError(("mounts", index, "readOnly"), message)
+        return self
+
+    @model_validator(mode="after")
+    def _node_paths_stay(self) -> Self:
+        for index, mount in enumerate(self.mounts):
+            moved = _plain(mount.target) != _plain(mount.source)
+            if self.image is None and mount.target.startswith("/") and moved:
+                message = (
+                    "cannot be another absolute path without an image: a process sees the node's own; use a path "
+                    "relative to the working directory, or the source itself"
+                )
+                raise FieldError(("mounts", index, "target"), message)
+        return self
+
+    @model_validator(mode="after")
+    def _no_links_in_sources(self) -> Self:
+        """Without an image a mount is a symbolic link."""
+        targets = [_plain(mount.target) for mount in self.mounts]
+        for index, target in enumerate(targets):
+            outer = next((other for other in targets if target.startswith(f"{other}/")), None)
+            if self.image is None and outer is not None and not target.startswith("/"):
+                message = f"lies within the mount at {outer}, and would be a link in its source; choose one beside it"
+                raise FieldError(("mounts", index, "target"), message)
+        return self
+
+
+def _plain(path: str) -> str:
+    """/a/b for /a//./b/"""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
 
 
 class JobPhase(StrEnum):

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Model, Time
+from cumulus.resources.fields import Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource
 
 
@@ -32,12 +32,11 @@ class SshAddress(Model):
     user: Annotated[str, AfterValidator(_user)] = Field(
         description="The user to be there: root, or one that may run chronos_cli with sudo."
     )
-    key_secret: str | None = Field(
+    key_secret: SecretName | None = Field(
         None,
-        min_length=1,
         description="A secret whose key ssh-privatekey is the private key; else SSH_KEY_PATH, the agent, or ~/.ssh.",
     )
-    chronos_cli: str | None = Field(
+    chronos_cli: Text | None = Field(
         None,
         min_length=1,
         description="The shell words that run chronos_cli there; for root chronos_cli, for others with sudo -n.",

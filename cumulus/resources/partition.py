@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Time
+from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Text, Time
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
@@ -34,7 +34,7 @@ class Gang(Model):
     """Set by the job controller: partitions of one `name` are bound all together or not at all, those of
     one `group` to distinct devices of one node."""
 
-    name: str = Field(description="Partitions of one name are bound all together or not at all.")
+    name: Text = Field(description="Partitions of one name are bound all together or not at all.")
     size: int = Field(ge=1, description="How many partitions the gang has.")
     group: int = Field(0, ge=0, description="Partitions of one group go to distinct devices of one node.")
     since: str = Field(description="When the attempt joined the queue: its place among those of the same priority.")
@@ -52,8 +52,8 @@ class GPUPartitionSpec(Model):
         "the start of its program."
     )
     grace_period: Delay = Field("10s", description="Time between SIGTERM and SIGKILL when the lease is over.")
-    user: str | None = Field(None, description="Whom the share is for.")
-    node: str | None = Field(None, description="The node to take it from; any that fits if left out.")
+    user: Text | None = Field(None, description="Whom the share is for.")
+    node: Text | None = Field(None, description="The node to take it from; any that fits if left out.")
     device: int | None = Field(None, ge=0, description="The device's index on that node; needs `node`.")
     selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
     min_enforcement: Enforcement = Field(Enforcement.NONE, description="none, guarded or hard.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cumulus.errors import UsageError
 from cumulus.suggest import nearest
@@ -18,13 +18,15 @@ class Column:
     """A table column: the dotted path of its value in the object's JSON, and how it is shown.
 
     `form`: text, age (a timestamp as the time since), until (a timestamp as the time left), bytes, or a
-    name that the command line knows how to compute.
+    name that the command line knows how to compute. `fit` and `yields`: see `cumulus.table.Heading`.
     """
 
     title: str
     path: str
     form: str = "text"
     wide: bool = False
+    fit: Literal["whole", "cut", "wrap"] = "cut"
+    yields: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,56 +64,56 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "GPUJob", "gpujobs", ("jobs", "job", "gj"), True, "cumulus.resources.job",
         (
-            Column("PHASE", "status.phase"),
-            Column("NODE", "", form="job-node"),
-            Column("GPU", "", form="job-gpu"),
-            Column("ATTEMPTS", "", form="job-attempts"),
-            Column("LEASE ENDS", "", form="job-lease", wide=True),
-            Column("IMAGE", "spec.image", wide=True),
-            Column("REASON", "", form="job-reason", wide=True),
-            Column("AGE", "metadata.creationTimestamp", form="age"),
+            Column("PHASE", "status.phase", fit="whole", yields=0),
+            Column("NODE", "", form="job-node", yields=2),
+            Column("GPU", "", form="job-gpu", yields=4),
+            Column("ATTEMPTS", "", form="job-attempts", yields=5),
+            Column("LEASE ENDS", "", form="job-lease", wide=True, fit="whole", yields=1),
+            Column("IMAGE", "spec.image", wide=True, yields=6),
+            Column("REASON", "", form="job-reason", wide=True, fit="whole", yields=0),
+            Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=3),
         ),
     ),
     Kind(
         "GPUPartition", "gpupartitions", ("partitions", "partition", "parts", "part", "gp"), True,
         "cumulus.resources.partition",
         (
-            Column("PHASE", "status.phase"),
-            Column("NODE", "status.node"),
-            Column("DEVICE", "status.device"),
-            Column("MEMORY", "status.memoryBytes", form="bytes"),
-            Column("ENFORCEMENT", "status.enforcement"),
-            Column("ENDS IN", "status.expiresAt", form="until"),
-            Column("COMPUTE", "status.compute", form="millis", wide=True),
-            Column("USER", "spec.user", wide=True),
-            Column("PARTITION-ID", "status.partitionId", wide=True),
-            Column("TOKEN", "status.fencingToken", wide=True),
-            Column("AGE", "metadata.creationTimestamp", form="age"),
+            Column("PHASE", "status.phase", fit="whole", yields=0),
+            Column("NODE", "status.node", yields=2),
+            Column("DEVICE", "status.device", yields=4),
+            Column("MEMORY", "status.memoryBytes", form="bytes", yields=1),
+            Column("ENFORCEMENT", "status.enforcement", yields=6),
+            Column("ENDS IN", "status.expiresAt", form="until", fit="whole", yields=0),
+            Column("COMPUTE", "status.compute", form="millis", wide=True, yields=5),
+            Column("USER", "spec.user", wide=True, yields=3),
+            Column("PARTITION-ID", "status.partitionId", wide=True, fit="whole", yields=7),
+            Column("TOKEN", "status.fencingToken", wide=True, yields=8),
+            Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
         ),
         selected=frozenset({"status.node"}),
     ),
     Kind(
         "GPUNode", "gpunodes", ("nodes", "node", "no"), False, "cumulus.resources.node",
         (
-            Column("STATUS", "", form="node-status"),
-            Column("RUNTIMES", "status.runtimes"),
-            Column("DEVICES", "", form="node-devices"),
-            Column("FREE", "", form="node-free"),
-            Column("HEARTBEAT", "status.heartbeatTime", form="age", wide=True),
-            Column("CHRONOS", "status.chronosVersion", wide=True),
-            Column("AGE", "metadata.creationTimestamp", form="age"),
+            Column("STATUS", "", form="node-status", fit="whole", yields=0),
+            Column("RUNTIMES", "status.runtimes", yields=4),
+            Column("DEVICES", "", form="node-devices", yields=2),
+            Column("FREE", "", form="node-free", yields=1),
+            Column("HEARTBEAT", "status.heartbeatTime", form="age", wide=True, fit="whole", yields=3),
+            Column("CHRONOS", "status.chronosVersion", wide=True, yields=6),
+            Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
         ),
     ),
     Kind(
         "Event", "events", ("ev",), True, "cumulus.resources.event",
         (
-            Column("LAST SEEN", "lastTimestamp", form="age"),
-            Column("TYPE", "type"),
-            Column("REASON", "reason"),
-            Column("OBJECT", "", form="event-object"),
-            Column("COUNT", "count", wide=True),
-            Column("SOURCE", "source.component", wide=True),
-            Column("MESSAGE", "message"),
+            Column("LAST SEEN", "lastTimestamp", form="age", fit="whole", yields=1),
+            Column("TYPE", "type", fit="whole", yields=3),
+            Column("REASON", "reason", fit="whole", yields=0),
+            Column("OBJECT", "", form="event-object", yields=2),
+            Column("COUNT", "count", wide=True, yields=4),
+            Column("SOURCE", "source.component", wide=True, yields=5),
+            Column("MESSAGE", "message", fit="wrap", yields=0),
         ),
         user_made=False,
         selected=frozenset({"involvedObject.kind", "involvedObject.name"}),

@@ -290,7 +290,7 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
 
 
 def _utc(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _some(names: tuple[str, ...], limit: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cumulus import printable
 from cumulus.chronos import cli, ledger, watchdog
 from cumulus.chronos.lease import LeaseState
 from cumulus.chronos.processes import MARKER
@@ -63,12 +64,12 @@ def shell(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 def test_stats_before_and_after_a_lease(shell: Shell) -> None:
     assert shell("stats") == (
-        "DEVICE  NAME  TYPE  MEMORY  LEASED  FREE  COMPUTE FREE  LEASES\n"
-        "0       H100  gpu   80Gi    0%      80Gi  100%          0\n"
-        "1       H100  gpu   80Gi    0%      80Gi  100%          0\n"
+        "DEVICE   NAME   TYPE   MEMORY   LEASED   FREE   COMPUTE FREE   LEASES\n"
+        "0        H100   gpu    80Gi     0%       80Gi   100%           0\n"
+        "1        H100   gpu    80Gi     0%       80Gi   100%           0\n"
     )
     shell("create 1 12.5% 1h --compute 33.3%")
-    assert shell("stats").splitlines()[2] == "1       H100  gpu   80Gi    12.5%   70Gi  66.7%         1"
+    assert shell("stats").splitlines()[2] == "1        H100   gpu    80Gi     12.5%    70Gi   66.7%          1"
 
 
 def test_create_list_renew_release(shell: Shell) -> None:
@@ -79,14 +80,14 @@ def test_create_list_renew_release(shell: Shell) -> None:
     )
     listing = re.sub(r"1h(29m|30m)", "1h29m", shell("list"))
     assert listing == (
-        "PARTITION  DEVICE  USER  MEMORY  COMPUTE  STATE   ENDS IN\n"
-        "mine       0       ada   40Gi    50%      Active  1h29m\n"
+        "PARTITION   DEVICE   USER   MEMORY   COMPUTE   STATE    ENDS IN\n"
+        "mine        0        ada    40Gi     50%       Active   1h29m\n"
     )
     assert shell("renew mine 3h") == "partition mine ends in 3h\n"
     assert shell("release mine") == "partition mine has ended (released)\n"
     assert shell("release mine") == "partition mine has ended (released)\n"
     assert shell("list") == ""
-    assert shell("list --all").splitlines()[1] == "mine       0       ada   40Gi    50%      Ended (released)  -"
+    assert shell("list --all").splitlines()[1] == "mine        0        ada    40Gi     50%       Ended (released)   -"
 
 
 def test_json_is_a_protocol(shell: Shell) -> None:
@@ -297,7 +298,7 @@ def test_a_reader_that_stops_is_no_error(books: ledger.Ledger) -> None:
 
 
 def test_a_table_fits_a_narrow_terminal(books: ledger.Ledger) -> None:
-    chronos("create", "0", "0.25", "60", "--id", "a-very-long-name-" * 5)
+    chronos("create", "0", "0.25", "60", "--id", "a-long-name-" * 3 + "z", "--user", "somebody-with-a-long-name")
     master, slave = pty.openpty()
     os.set_inheritable(slave, True)
     import fcntl
@@ -305,12 +306,50 @@ def test_a_table_fits_a_narrow_terminal(books: ledger.Ledger) -> None:
     import termios
 
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    process = subprocess.Popen([sys.executable, "-m", "cumulus.chronos", "list"], stdout=slave)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cumulus.chronos", "list"], stdout=slave, stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    with process.stderr:
+        said = process.stderr.read().decode()
     process.wait(30)
     os.close(slave)
     lines = os.read(master, 10000).decode().splitlines()
     os.close(master)
     assert len(lines) == 2
     assert all(len(line) <= 60 for line in lines)
-    assert "…" in lines[1]
-    assert "\x1b" not in "".join(lines)
+    assert lines[0].split() == ["PARTITION", "STATE", "ENDS", "IN"]
+    assert lines[1].startswith("a-long-name-a-long-name-a-long-name-z")
+    assert said == "DEVICE, USER, MEMORY and COMPUTE left out: no room here; `| less -S` shows all\n"
+
+
+def test_what_others_wrote_is_shown_and_not_obeyed(shell: Shell, books: ledger.Ledger) -> None:
+    forged = "u\x1b[31m\x9b1m\u202e\nFAKE   0   root"
+    shell("create 0 0.25 60 --id a")
+    with books.database.write() as tx:
+        # As an older version took it.
+        tx.execute("UPDATE lease SET user = ? WHERE id = 'a'", (forged,))
+    told = "u\\x1b[31m\\x9b1m\\u202e FAKE   0   root"
+    assert len(shell("list").splitlines()) == 2
+    for line in ("list", "get a"):
+        assert told in shell(line)
+    for line in ("list", "get a", "metrics", "stats", "devices"):
+        assert printable.harmful(shell(line).replace("\n", "")) is None
+    assert shell.json("get a")["lease"]["user"] == forged
+
+
+@pytest.mark.parametrize("option", ["--user", "--owner"])
+def test_control_characters_are_refused(shell: Shell, option: str) -> None:
+    what = option.removeprefix("--")
+    message = shell(f"create 0 0.25 60 {option} u\x1b[31m", 2)
+    assert message == f"chronos_cli: 'u\\x1b[31m' cannot be the {what} of a lease: it holds control characters\n"
+    assert "at most 253" in shell(f"create 0 0.25 60 {option} {'x' * 254}", 2)
+
+
+def test_a_bad_word_in_an_error_is_one_harmless_line(shell: Shell) -> None:
+    for line, code in (
+        ("get x\x1b[31m", 1), ("create 0 1\x9b31m 60", 2), ("exec x\x1b]0;owned\x07 true", 1), ("\x1b[2J", 2),
+        ("create 0\x1b 0.1 60", 1),
+    ):  # fmt: skip
+        assert printable.harmful(shell(line, code).removesuffix("\n")) is None

@@ -117,6 +117,32 @@ def test_nested_ranges_end_in_bounded_time() -> None:
         Template(bomb).render(wide)
 
 
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{.items[?($.items[*].n==$.items[*].n)]}", "visits too many values"),
+        ("{.items[?(@.text==$..*)]}", "visits too many values"),
+        ("{range .items[*]}{$}{end}", "writes more than 32 MiB"),
+        ("{range $.items[*]}{range $.items[*]}" + "x" * 4000 + "{end}{end}", "writes more than 32 MiB"),
+    ],
+)
+def test_cross_products_end_in_bounded_time(template: str, problem: str) -> None:
+    document = {"items": [{"n": n, "text": "x" * 500} for n in range(1000)]}
+    with pytest.raises(UsageError, match=problem):
+        Template(template).render(document)
+
+
+def test_what_a_column_shows_is_bounded_too() -> None:
+    document = {"a": [["x" * 1000]] * 40_000}
+    assert len(Path(".a[0:100]").texts(document)) == 100
+    with pytest.raises(UsageError, match="writes more than"):
+        Path(".a[*]").texts(document)
+
+
+def test_an_object_that_is_as_large_as_they_come_is_shown() -> None:
+    assert len(Template("{@}").render({"a": "x" * 4_000_000})) > 4_000_000
+
+
 _json: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abcn"), inner, max_size=4),

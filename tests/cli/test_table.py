@@ -3,18 +3,23 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cumulus.cli import table
-from cumulus.cli.table import Table
+from cumulus import printable, table
 from cumulus.store.sqlite import SqliteStore
+from cumulus.table import Heading, Table
 from tests.cli.conftest import event, running
 
 
@@ -30,15 +35,58 @@ def test_wide_characters_take_two_columns() -> None:
     out = StringIO()
     Table(["A", "B"], out, heading=False).write([["日本", "x"], ["abcd", "y"], ["e\u0301", "z"]])
     assert out.getvalue() == "日本   x\nabcd   y\ne\u0301      z\n"
-    assert table.clip("日本語", 5) == "日本…"
-    assert table.clip("abc", 3) == "abc"
+    assert printable.clip("日本語", 5) == "日本…"
+    assert printable.clip("abc", 3) == "abc"
 
 
-def test_the_widest_column_gives_way() -> None:
-    assert table.fit([5, 40, 10], None) == [5, 40, 10]
-    assert table.fit([5, 40, 10], 41) == [5, 20, 10]
-    assert table.fit([5, 40, 10], 5) == [5, 8, 8]
-    assert table.fit([40, 20, 10], 50, frozenset({0})) == [40, 8, 8]
+def test_columns_give_way_in_their_order() -> None:
+    name, node, image, reason, text = (
+        Heading("NAME", "whole"), Heading("NODE", yields=2), Heading("IMAGE", yields=3), Heading("REASON", "whole"),
+        Heading("MESSAGE", "wrap"),
+    )  # fmt: skip
+    all_of_them = [name, node, image, reason, text]
+    assert table.fit(all_of_them, [10, 20, 30, 6, 50], None) == (table.GAP, [10, 20, 30, 6, 50])
+    assert table.fit(all_of_them, [10, 20, 30, 6, 50], 128) == (table.GAP, [10, 20, 30, 6, 50])
+    # Text is broken into lines first, then what yields most is cut; names and reasons stay.
+    assert table.fit(all_of_them, [10, 20, 30, 6, 50], 120) == (table.NARROW_GAP, [10, 20, 30, 6, 46])
+    assert table.fit(all_of_them, [10, 20, 30, 6, 50], 100) == (table.NARROW_GAP, [10, 20, 16, 6, 40])
+    assert table.fit(all_of_them, [10, 20, 30, 6, 50], 80) == (table.NARROW_GAP, [10, 14, 14, 6, 28])
+    assert table.fits(all_of_them, [10, 20, 30, 6, 50], 76)
+    assert not table.fits(all_of_them, [10, 20, 30, 6, 50], 75)
+
+
+def test_huge_cells_are_fitted_at_once() -> None:
+    assert table.fit([Heading("A"), Heading("B")], [10**9, 10**9 + 7], 80) == (table.NARROW_GAP, [39, 39])
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["whole", "cut", "wrap"]), st.integers(0, 4), st.text("a 日\u0301\x1b", max_size=60)),
+        min_size=1, max_size=8,
+    ),
+    st.integers(20, 200),
+)  # fmt: skip
+def test_a_heading_never_wraps_and_nothing_but_what_may_be_is_cut(
+    columns: list[tuple[Any, int, str]], width: int
+) -> None:
+    out = Screen()
+    headings = [Heading(f"T{index}", fit, yields) for index, (fit, yields, _) in enumerate(columns)]
+    with patch.dict(os.environ, COLUMNS=str(width)):
+        Table(headings, out).write([[text for _, _, text in columns]])
+    heading, *lines = re.sub("\x1b\\[[0-9]*m", "", out.getvalue()).splitlines()
+    if len(columns) * 4 <= width:
+        assert printable.cells(heading) <= width
+    shown = "".join("".join(line.split()) for line in lines)
+    for index, (fit, yields, text) in enumerate(columns):
+        if fit == "whole" and not yields:
+            assert f"T{index}" in heading
+            assert "".join(printable.one_line(text).split()) in shown
+
+
+class Screen(StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def on_terminal(columns: int, *arguments: str, **environment: str) -> str:
@@ -74,7 +122,10 @@ def test_a_terminal_gets_colours_and_its_width() -> None:
     lines = on_terminal(70, "get", "events", NO_COLOR="1").splitlines()
     assert "\x1b" not in "".join(lines)
     assert all(len(line) <= 70 for line in lines)
-    assert lines[1].endswith("…")
+    assert lines[0] == "LAST SEEN  TYPE    REASON   OBJECT        MESSAGE"
+    # Under its heading, to the end.
+    start = lines[0].index("MESSAGE")
+    assert " ".join(line[start:].strip() for line in lines[1:]) == ("a long story " * 20).strip()
 
 
 @pytest.mark.usefixtures("filled")

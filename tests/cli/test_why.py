@@ -29,7 +29,7 @@ def full(store: SqliteStore) -> SqliteStore:
 def test_it_waits_for_a_lease_and_says_until_when(full: SqliteStore) -> None:
     full.create(job("train", gpu={"memory": "60Gi"}))
     said = why(full, "train")
-    assert said.startswith("gpujob/train: starts by 2030-01-01 12:55")
+    assert said.startswith("gpujob/train: starts by 2030-01-01T12:55")
     assert "at the latest" in said
     assert "job default/holder of alice: 40Gi and 50% of device 0 of gpu-1" in said
     assert "gpu-1: InsufficientMemory" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,24 @@ def test_a_link_to_a_directory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(job("a"))
     (tmp_path / "round").symlink_to(tmp_path)
     assert names(load([tmp_path], recursive=True)) == ["a"]
+
+
+def test_what_is_no_regular_file_in_a_directory_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(job("a"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.json"))
+    (tmp_path / "device.yml").symlink_to("/dev/zero")
+    (tmp_path / "round.yaml").symlink_to("round.yaml")
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
+    assert sorted(refused(lambda: load([tmp_path], recursive=True))) == [
+        f"{tmp_path}/device.yml: is no regular file; name it with -f to read it",
+        f"{tmp_path}/gone.yaml: cannot be read: no such file or directory",
+        f"{tmp_path}/pipe.yaml: is no regular file; name it with -f to read it",
+        f"{tmp_path}/round.yaml: cannot be read: too many levels of symbolic links",
+        f"{tmp_path}/socket.json: is no regular file; name it with -f to read it",
+    ]
 
 
 def test_endless_and_large_files_are_refused() -> None:

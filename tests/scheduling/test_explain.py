@@ -79,10 +79,10 @@ def test_who_holds_it_until_when_and_when_it_starts() -> None:
         "n1",
     )
     assert found.lines() == [
-        "starts by 2030-01-01 12:10:00Z (in 10m) at the latest",
+        "starts by 2030-01-01T12:10:00Z (in 10m) at the latest",
         "place 1 of 1 in the queue",
         "waits for:",
-        "  job default/train of ann: 70Gi and 70% of device 0 of n1, until 2030-01-01 12:10:00Z at the latest",
+        "  job default/train of ann: 70Gi and 70% of device 0 of n1, until 2030-01-01T12:10:00Z at the latest",
         "nodes:",
         "  n1: InsufficientMemory: needs 80Gi, at most 10Gi is free on device 0",
     ]
@@ -117,7 +117,7 @@ def test_who_is_ahead_is_named_and_the_time_is_then_only_expected() -> None:
     assert found.ahead == ("default/first",)
     assert not found.certain
     assert found.earliest == NOW + timedelta(seconds=600 + 3600)
-    assert found.headline == "is expected to start by 2030-01-01 13:10:00Z (in 1h10m)"
+    assert found.headline == "is expected to start by 2030-01-01T13:10:00Z (in 1h10m)"
 
 
 def test_those_who_wait_for_other_devices_are_not_ahead() -> None:
@@ -213,7 +213,7 @@ def test_a_host_port_that_is_taken_is_the_reason_and_its_holder_the_blocker() ->
     assert reason.reason == ("HostPortTaken", "host port 80 of the node is taken by job default/web")
     assert (found.earliest, found.certain) == (NOW + timedelta(seconds=600), True)
     share = "host port 80 and 20Gi and 25% of device 1 of n1"
-    assert found.lines()[3] == f"  job default/web of ann: {share}, until 2030-01-01 12:10:00Z at the latest"
+    assert found.lines()[3] == f"  job default/web of ann: {share}, until 2030-01-01T12:10:00Z at the latest"
 
 
 def test_a_gang_ahead_competes_by_its_host_port_too() -> None:

@@ -68,7 +68,8 @@ def launch(
         os.close(opener)
         answer = os.read(verdict, 8)
         os.close(verdict)
-        return _explain(answer, spec["command"][0], directory, environment) if answer else ""
+        shown = {**environment, **dict.fromkeys(secrets, "from a secret")}
+        return _explain(answer, spec["command"][0], directory, shown) if answer else ""
 
     return pid, output, release
 
@@ -84,7 +85,7 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
         if not os.path.isdir(directory):
             raise StartFailed(f"working directory {directory} is not a directory on this node")
         for source, target in spec["links"]:
-            _link(source, os.path.join(directory, target))
+            _link(source, os.path.join(directory, target), directory)
     except OSError as error:
         if error.errno in layout.NO_ROOM:
             raise
@@ -92,7 +93,11 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
     return directory
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: str, target: str, directory: str) -> None:
+    if not f"{os.path.realpath(os.path.dirname(target))}/".startswith(f"{os.path.realpath(directory)}/"):
+        raise StartFailed(
+            f"mount target {target} lies behind a symbolic link, outside {directory}; choose another target"
+        )
     if not os.path.exists(source):
         raise StartFailed(f"mount source {source} is not on this node")
     if os.path.islink(target) and os.readlink(target) == source:

@@ -122,6 +122,10 @@ class Redactor:
         self._held = data[len(data) - hold :]
         return data[: len(data) - hold]
 
+    def text(self, text: str) -> str:
+        """A whole text, such as a message about the job."""
+        return (self.feed(text.encode("utf-8", "surrogateescape")) + self.flush()).decode("utf-8", "surrogateescape")
+
     @property
     def holding(self) -> bool:
         """Whether something is held back."""

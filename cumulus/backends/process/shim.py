@@ -14,6 +14,7 @@ import fcntl
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 if __name__ == "__main__":
@@ -61,7 +62,8 @@ def main(arguments: list[str]) -> int:
             cgroup.kill(layout.enclosure(layout.read_document(layout.STARTED)))
         reason = "Error" if os.path.exists(layout.STARTED) else "StartError"
         run.finish(End(None, reason, f"its supervisor failed: {type(error).__name__}: {error}"))
-        raise
+        sys.stderr.write(run.without_secrets(traceback.format_exc()))
+        return 1
     run.finish(end)
     return 0
 
@@ -71,6 +73,7 @@ class _Run:
         self._spec = spec
         self._clock = SystemClock()
         self._started_at = ""
+        self._redactor = Redactor(())
 
     def to_its_end(self, wake: int) -> End:
         spec = self._spec
@@ -84,6 +87,8 @@ class _Run:
             # Not before: what the enforcement started for the node is not to end with this job.
             tree.become_subreaper()
             secrets = resolve_secrets(spec)
+            # Before anything is made beside them: no text of this run holds a secret.
+            self._redactor = Redactor(list(secrets.values()))
             log, redactor = LogWriter(".", kept_of(spec)), Redactor(list(secrets.values()))
             pid, output, release = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, pid) else ""
@@ -152,7 +157,7 @@ class _Run:
             "state": "Succeeded" if end.reason == "" else "Failed",
             "exit_code": end.code,
             "reason": end.reason,
-            "message": end.message,
+            "message": self.without_secrets(end.message),
             "started_at": self._started_at,
             "finished_at": timestamp(self._clock.now()),
             "checkpoint_at": checkpoint.written(self._spec) if end.code == SAVED else None,
@@ -167,6 +172,9 @@ class _Run:
                 layout.show_progress()
                 self._clock.sleep(_DISK_PATIENCE)
         self.announce()
+
+    def without_secrets(self, text: str) -> str:
+        return self._redactor.text(text)
 
     def announce(self) -> None:
         """Tell whoever watches that something changed. They look anyway, later: failing here is harmless."""

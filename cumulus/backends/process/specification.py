@@ -37,8 +37,14 @@ def refuse_impossible(workload: Workload, node: str) -> None:
             f"working directory {workload.working_dir!r} is relative to nothing",
             hint="give an absolute path, or leave spec.workingDir out for a fresh directory",
         )
+    if any("\0" in text for text in (workload.working_dir, workload.checkpoint_path)):
+        raise BackendRefused("a path holds a NUL character, which names nothing on any node")
     for mount in workload.mounts:
         _refuse_mount(mount)
+    linked = [os.path.normpath(mount.target) + os.sep for mount in workload.mounts if not os.path.isabs(mount.target)]
+    for index, target in enumerate(linked):
+        if any(target.startswith(other) for other in (*linked[:index], *linked[index + 1 :])):
+            raise BackendRefused(f"mount target {target} lies within another: it would be a link in that one's source")
 
 
 def specification(
@@ -89,6 +95,8 @@ def is_name(text: str) -> bool:
 
 
 def _refuse_mount(mount: Mount) -> None:
+    if "\0" in mount.source or "\0" in mount.target:
+        raise BackendRefused("a mount's path holds a NUL character, which names nothing on any node")
     if mount.read_only:
         raise BackendRefused(
             f"mount {mount.target} cannot be read-only: a local process writes wherever its user may",
@@ -109,9 +117,11 @@ def _checkpoint(workload: Workload, job_directory: str) -> tuple[str, list[str]]
     path = workload.checkpoint_path
     if not path or os.path.isabs(path):
         return path, []
-    path = os.path.normpath(os.path.join(job_directory, layout.CHECKPOINT, path))
-    if not path.startswith(job_directory + os.sep):
-        raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory")
+    # Beside it are the records of the supervisors.
+    kept = os.path.join(job_directory, layout.CHECKPOINT)
+    path = os.path.normpath(os.path.join(kept, path))
+    if not path.startswith(kept + os.sep):
+        raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory of checkpoints")
     return path, [os.path.dirname(path)]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import LeaseRef, Workload
-from cumulus.backends.process.log import Kept
+from cumulus.backends.process.log import Kept, Redactor
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
@@ -123,6 +123,9 @@ class Services:
             with contextlib.suppress(SecretUnavailable):
                 values.append(self._secrets.get(name, key))
         return values
+
+    def without_secrets(self, record: Record, text: str) -> str:
+        return Redactor(self.secret_values(record)).text(text)
 
     def _created(self, record: Record, id: str) -> None:
         record.write(SERVICE, {"id": id, "at": timestamp(self._clock.now())})

@@ -240,7 +240,9 @@ class Settler:
         record.write(
             END,
             {
-                "state": state.value, "exit_code": code, "reason": reason, "message": message,
+                "state": state.value, "exit_code": code, "reason": reason,
+                # An engine may tell of the environment that it could not start a program in.
+                "message": self._services.without_secrets(record, message),
                 "started_at": min(started, finished), "finished_at": finished,
                 "checkpoint_at": self._checkpoint_at(record, run) if run is not None and code == SAVED else None,
             },

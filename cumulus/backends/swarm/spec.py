@@ -197,8 +197,10 @@ def _published(port: int, host_port: int) -> dict[str, Any]:
 def _exporting(secrets: Sequence[SecretFile]) -> list[str]:
     """A shell that gives the command its secret variables: they are in no specification, and nothing that inspects
     the container shows them."""
-    exports = "".join(f'{s.name}="$(cat {SECRETS}/{s.name})"; export {s.name}; ' for s in secrets)
-    return ["/bin/sh", "-c", f'{exports}exec "$@"', "sh"]
+    # All are read before any is set: PATH may be among them, by which cat is found.
+    read = "".join(f'_cumulus_{i}="$(cat {SECRETS}/{s.name})"; ' for i, s in enumerate(secrets))
+    exports = "".join(f'{s.name}="$_cumulus_{i}"; export {s.name}; ' for i, s in enumerate(secrets))
+    return ["/bin/sh", "-c", f'{read}{exports}exec "$@"', "sh"]
 
 
 def _secret_reference(secret: SecretFile) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cumulus import gate
 from cumulus.cli import context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 
@@ -93,7 +94,7 @@ def diff(
     except CumulusError as error:
         terminal.error(error)
         return 2
-    sys.stdout.write(_painted(text))
+    _print(text)
     return 1 if text else 0
 
 
@@ -126,16 +127,15 @@ def _show(results: Sequence[Result], output: str, suffix: str) -> None:
     if output in ("json", "yaml"):
         documents = [result.after or result.before or {} for result in results]
         value = documents[0] if len(documents) == 1 else printers.as_list(documents)
-        print(printers.to_json(value) if output == "json" else printers.to_yaml(value))
+        text = printers.to_json(value) if output == "json" else printers.to_yaml(value)
+        gate.block(sys.stdout, f"{text}\n")
         return
     for result in results:
         print(f"{result.kind.qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
 
 
-def _painted(text: str) -> str:
+def _print(diff: str) -> None:
     """Removed lines red and added ones green on a terminal."""
-    if not text or not terminal.colours(sys.stdout):
-        return text
-    codes = {"-": terminal.RED, "+": terminal.GREEN, "@": terminal.DIM}
-    lines = text.splitlines(keepends=True)
-    return "".join(terminal.paint(line.rstrip("\n"), codes.get(line[:1], ""), sys.stdout) + "\n" for line in lines)
+    codes = {"-": gate.RED, "+": gate.GREEN, "@": gate.DIM}
+    for line in diff.splitlines():
+        gate.line(sys.stdout, (line, codes.get(line[:1], "")))

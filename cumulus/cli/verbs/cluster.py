@@ -16,10 +16,10 @@ from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.cli import confirm, context, swarm, terminal
-from cumulus.cli.table import Table
 from cumulus.errors import CumulusError
 from cumulus.resources.job import GPUJob
 from cumulus.store.base import Query, Store
+from cumulus.table import Heading, Table
 
 app = typer.Typer(
     add_completion=False,
@@ -77,12 +77,15 @@ def status() -> None:
     """
     engine = _engine()
     members = [Member.read(node) for node in engine.nodes()]
-    header = ("NAME", "STATE", "AVAILABILITY", "ROLE", "ENGINE", "ADDRESS", "GPUS")
+    headings = (
+        "NAME", Heading("STATE", "whole"), Heading("AVAILABILITY", "whole", 1), Heading("ROLE", "whole", 3),
+        Heading("ENGINE", "cut", 4), Heading("ADDRESS", "whole", 2), Heading("GPUS", "whole", 1),
+    )  # fmt: skip
     rows = [
         (m.name, m.state, m.availability, m.role, m.engine, m.address, m.labels.get("gpu.count", ""))
         for m in sorted(members, key=lambda m: m.name)
     ]
-    Table(header, sys.stdout).write(rows)
+    Table(headings, sys.stdout).write(rows)
     for trouble in (*_owner(), *cluster.troubles(engine)):
         terminal.warning(trouble)
 

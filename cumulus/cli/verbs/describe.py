@@ -8,22 +8,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TextIO
 
+from cumulus import gate, printable
 from cumulus.cli import damage, files, options, targets, terminal
 from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
 from cumulus.cli.context import Freshness, open_store
-from cumulus.cli.table import GAP, cells
 from cumulus.cli.targets import Selection
-from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp
+from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import NotFound
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Query, Store
+from cumulus.table import Heading, Table
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 Rows = Sequence[Sequence[str]]
 _DIRECTORIES = 8
 """Shown of a job at most: the latest."""
+_WHOLE = frozenset({"NAME", "REASON", "LEASE"})
+"""Columns whose words are never broken."""
+_MOST, _MOST_LINES = 4000, 200
+"""Characters of one value that are shown, and values of a list."""
 
 
 def describe(
@@ -47,7 +52,7 @@ def describe(
             try:
                 for document in targets.documents(store, target, selection):
                     if shown:
-                        print("\n" + "-" * 40 + "\n")
+                        gate.block(sys.stdout, f"\n{'-' * 40}\n\n")
                     shown += 1
                     try:
                         Description(store, document, SystemClock(), sys.stdout).write()
@@ -114,7 +119,9 @@ class Description:
                 ("Active since", _moment(status.get("activatedAt"), self._now)),
                 (
                     "Ends",
-                    f"{expires} (in {until(expires, self._now)})" if expires and _runs(status) else str(expires or ""),
+                    f"{to_the_second(expires)} (in {until(expires, self._now)})"
+                    if expires and _runs(status)
+                    else to_the_second(expires or ""),
                 ),
                 ("Ended", _moment(status.get("endedAt"), self._now)),
             ]
@@ -134,8 +141,11 @@ class Description:
                 ("Chronos", status.get("chronosVersion", "")),
             ]
         )
-        titles = ("DEVICE", "NAME", "VENDOR", "TYPE", "MEMORY", "FREE", "FREE COMPUTE", "ENFORCEMENT", "DRIVER")
-        self._table("Devices", titles, [_device_row(d) for d in devices(node)])
+        headings = (
+            "DEVICE", "NAME", Heading("VENDOR", yields=2), "TYPE", "MEMORY", "FREE", "FREE COMPUTE", "ENFORCEMENT",
+            Heading("DRIVER", yields=1),
+        )  # fmt: skip
+        self._table("Devices", headings, [_device_row(d) for d in devices(node)])
         foreign = [
             [str(d["index"]), lease["partitionId"], lease.get("user") or NOTHING, format_bytes(lease["memoryBytes"]),
              percent(lease["compute"]), until(lease["expiresAt"], self._now)]
@@ -157,8 +167,9 @@ class Description:
 
         found = waiting(self._store, self._document, self._clock)
         if found is not None:
-            self._out.write("Waiting:\n")
-            self._out.writelines(f"  {terminal.one_line(line)}\n" for line in found.lines())
+            gate.line(self._out, "Waiting:")
+            for line in found.lines():
+                gate.line(self._out, f"  {line}")
 
     def _conditions(self) -> None:
         conditions = lookup(self._document, "status.conditions") or ()
@@ -184,32 +195,28 @@ class Description:
         columns = [c for c in kind.columns if not c.wide]
         find = Cells(self._now)
         rows = [[d["metadata"]["name"], *find.row(columns, d)] for d in documents]
-        self._table(title, ["NAME", *(c.title for c in columns)], rows)
+        self._table(title, ["NAME", *(Heading(c.title, c.fit, c.yields) for c in columns)], rows)
 
     def _fields(self, fields: Iterable[tuple[str, str]], title: str = "") -> None:
         shown = [(name, value) for name, value in fields if value]
         indent = "  " if title else ""
         if title and shown:
-            self._out.write(f"{title}:\n")
+            gate.line(self._out, f"{title}:")
         width = max((len(name) for name, _ in shown), default=0) + 1
         width = max(width, 14)
         for name, value in shown:
-            lines = value.split("\n")
-            self._out.write(f"{indent}{name + ':':<{width}} {terminal.one_line(lines[0])}\n")
-            for line in lines[1:]:
-                self._out.write(f"{indent}{'':<{width}} {terminal.one_line(line)}\n")
+            for number, line in enumerate(value.split("\n")):
+                label = f"{name}:" if number == 0 else ""
+                gate.line(self._out, f"{indent}{label:<{width}} {_short(line)}")
 
-    def _table(self, title: str, titles: Sequence[str], rows: Rows) -> None:
-        """Indented, and never cut: a description is read to its end."""
+    def _table(self, title: str, headings: Sequence[Heading | str], rows: Rows) -> None:
+        """Indented. A description is read to its end: what has no room in a line is broken into several, not cut."""
         if not rows:
-            self._out.write(f"{title}: none\n")
+            gate.line(self._out, f"{title}: none")
             return
-        lines = [list(titles), *[[terminal.one_line(c) for c in row] for row in rows]]
-        widths = [max(cells(line[i]) for line in lines) for i in range(len(titles))]
-        self._out.write(f"{title}:\n")
-        for line in lines:
-            padded = (value + " " * (w - cells(value)) for value, w in zip(line, widths, strict=True))
-            self._out.write("  " + GAP.join(padded).rstrip() + "\n")
+        gate.line(self._out, f"{title}:")
+        broken = [Heading(h, "whole" if h in _WHOLE else "wrap") if isinstance(h, str) else h for h in headings]
+        Table(broken, self._out, indent="  ").write([[_short(cell) for cell in row] for row in rows])
 
 
 def _metadata(document: Document, now: datetime) -> Iterator[tuple[str, str]]:
@@ -218,8 +225,8 @@ def _metadata(document: Document, now: datetime) -> Iterator[tuple[str, str]]:
     owners = [f"{o['kind'].lower()}/{o['name']}" for o in metadata.get("ownerReferences") or ()]
     yield "Name", metadata["name"]
     yield "Namespace", metadata.get("namespace", "")
-    yield "Labels", "\n".join(f"{k}={v}" for k, v in (metadata.get("labels") or {}).items())
-    yield "Annotations", "\n".join(f"{k}={v}" for k, v in annotations.items())
+    yield "Labels", _listed(f"{k}={v}" for k, v in (metadata.get("labels") or {}).items())
+    yield "Annotations", _listed(f"{k}={v}" for k, v in annotations.items())
     yield "UID", metadata.get("uid", "")
     yield "Created", _moment(metadata.get("creationTimestamp"), now)
     yield "Belongs to", ", ".join(owners)
@@ -249,7 +256,7 @@ def _job_files(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
     when = "with the job, when it is deleted"
     if ttl and completed:
         end = timestamp(parse_timestamp(completed) + timedelta(seconds=parse_duration(ttl)))
-        when = f"with the job, at {end} (in {until(end, now)})"
+        when = f"with the job, at {to_the_second(end)} (in {until(end, now)})"
     elif ttl:
         when = f"with the job, {ttl} after it finished, or when it is deleted"
     yield "Directories", "\n".join(shown)
@@ -269,11 +276,26 @@ def _job_spec(job: Document) -> list[tuple[str, str]]:
     # Also 0, which `_flat` leaves out.
     fields += [("Run as user", str(user))] if user is not None else []
     fields += [("Ports", ", ".join(f"{p['hostPort']} to {p['containerPort']}" for p in ports))] if ports else []
-    fields += [("Env", "\n".join(_env(e) for e in env))] if env else []
+    fields += [("Env", _listed(_env(e) for e in env))] if env else []
     if mounts:
         shown = [f"{m['source']} at {m['target']}{' (read only)' if m.get('readOnly') else ''}" for m in mounts]
-        fields.append(("Mounts", "\n".join(shown)))
+        fields.append(("Mounts", _listed(shown)))
     return fields
+
+
+def _listed(items: Iterable[str]) -> str:
+    """A line for each, whatever breaks it holds itself."""
+    given = list(items)
+    lines = [printable.one_line(_short(item)) for item in given[:_MOST_LINES]]
+    more = [f"… and {len(given) - _MOST_LINES:,} more; all are in -o yaml"] if len(given) > _MOST_LINES else []
+    return "\n".join([*lines, *more])
+
+
+def _short(text: str) -> str:
+    """As much of a text as a person looks at."""
+    if len(text) <= _MOST:
+        return text
+    return f"{text[:_MOST]}… ({len(text):,} characters; all of it is in -o yaml)"
 
 
 def _word(word: str) -> str:
@@ -352,7 +374,7 @@ def _bound(partition: Document) -> bool:
 
 
 def _moment(moment: str | None, now: datetime) -> str:
-    return f"{moment} ({age(moment, now)} ago)" if moment else ""
+    return f"{to_the_second(moment)} ({age(moment, now)} ago)" if moment else ""
 
 
 def _condition_row(found: Document, now: datetime) -> list[str]:

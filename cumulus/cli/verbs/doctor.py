@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus.cli import terminal
+from cumulus import gate, printable
 from cumulus.cli.checks import CHECKS, Finding, guarded
 from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
@@ -42,7 +42,7 @@ def doctor(
             progress.say("looking at this machine")
         findings = list(examine(CHECKS, SystemClock(), PATIENCE))
     if output:
-        print(to_json([asdict(finding) for finding in findings]))
+        gate.block(sys.stdout, to_json([asdict(finding) for finding in findings]) + "\n")
     else:
         show(findings)
     return 1 if any(finding.level == "FAIL" for finding in findings) else 0
@@ -70,10 +70,14 @@ def _into(found: dict[str, list[Finding]], check: Callable[[], Iterator[Finding]
 
 def show(findings: Sequence[Finding]) -> None:
     """A line for each finding, the fix below it."""
-    colours = {"OK": terminal.GREEN, "WARN": terminal.YELLOW, "FAIL": terminal.RED}
+    colours = {"OK": gate.GREEN, "WARN": gate.YELLOW, "FAIL": gate.RED}
     width = max(len(finding.what) for finding in findings)
+    room = gate.width(sys.stdout)
     for finding in findings:
-        level = terminal.paint(f"{finding.level:<4}", colours[finding.level], sys.stdout)
-        print(f"{level}  {finding.what:<{width}}  {terminal.one_line(finding.text)}")
+        level = (f"{finding.level:<4}", colours[finding.level])
+        text = printable.wrap(finding.text, max(room - width - 8, 30)) if room else [finding.text]
+        gate.line(sys.stdout, level, f"  {finding.what:<{width}}  {text[0]}")
+        for more in text[1:]:
+            gate.line(sys.stdout, f"{'':<{width + 8}}{more}")
         if finding.fix:
-            print(f"{'':<{width + 8}}fix: {terminal.one_line(finding.fix)}")
+            gate.line(sys.stdout, f"{'':<{width + 8}}fix: {finding.fix}")

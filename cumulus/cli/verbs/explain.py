@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cumulus.cli import completion, terminal
+from cumulus import gate
+from cumulus.cli import completion
 
 
 def explain(
@@ -29,5 +30,5 @@ def explain(
     """
     from cumulus.resources.explain import explain as text_of
 
-    width = terminal.width(sys.stdout)
-    sys.stdout.write(text_of(path, recursive=recursive, width=min(width, 100) if width else 80))
+    width = gate.width(sys.stdout)
+    gate.block(sys.stdout, text_of(path, recursive=recursive, width=min(width, 100) if width else 80))

@@ -166,7 +166,10 @@ def _ranks(rows: Sequence[Sequence[Any]]) -> list[list[_Rank]]:
 
     def rank(value: Any) -> _Rank:
         size = value if isinstance(value, int | float) else sizes.get(value) if isinstance(value, str) else None
-        return (1, 0.0, str(value)) if size is None else (0, float(size), "")
+        if size is None:
+            # Lists and objects have no order.
+            return 1, 0.0, "" if isinstance(value, dict | list) else str(value)
+        return 0, float(size), ""
 
     return [[rank(value) for value in row] for row in rows]
 

@@ -11,7 +11,7 @@ import typer
 
 from cumulus import paths
 from cumulus.backends.base import Backend
-from cumulus.cli import context, options, targets, terminal
+from cumulus.cli import context, joblog, options, targets, terminal
 from cumulus.cli.columns import lookup
 from cumulus.cli.goals import summary
 from cumulus.cli.progress import Progress
@@ -45,7 +45,9 @@ def logs(
 ) -> None:
     """Show what a job wrote to stdout and stderr.
 
-    Logs stay until the job is deleted. Why an attempt wrote nothing, and how one ended, is said on stderr.
+    Logs stay until the job is deleted. Why an attempt wrote nothing, and how one ended, is said on stderr. A pipe gets
+    the bytes that the job wrote; a terminal obeys of them line breaks, tabs, carriage return, backspace, colours and
+    erase in line, and shows all other control characters as text.
 
     \b
     Examples:
@@ -206,9 +208,7 @@ def _copy(job: Document, attempt: int, replica: int, *, follow: bool, tail: int 
     backend = _backend(job, _node(job, attempt, replica))
     try:
         log = _Counted(backend.logs(job["metadata"]["uid"], attempt, replica, follow=follow, tail=tail))
-        for chunk in log:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        joblog.copy(log, sys.stdout)
         return log.size > 0
     finally:
         backend.close()

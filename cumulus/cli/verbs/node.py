@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from cumulus import __version__, paths
+from cumulus import __version__, gate, paths
 from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
 from cumulus.chronos.remote.install import Setup, install
 from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
@@ -15,7 +16,7 @@ from cumulus.cli.columns import lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
-from cumulus.clock import SystemClock
+from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
 from cumulus.resources.fields import check_name
 from cumulus.resources.key import Document, Key
@@ -127,7 +128,7 @@ def setup(
             raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")
         link = workers.link(name, ssh, paths.home())
         try:
-            print(install(link, Setup(prefix, python, dry_run)), end="")
+            gate.block(sys.stdout, install(link, Setup(prefix, python, dry_run)))
         finally:
             link.close()
         if dry_run:
@@ -176,7 +177,7 @@ def drain(
         foreign = [x for d in lookup(_node(store, name), "status.devices") or () for x in d.get("foreignLeases") or ()]
     print(f"gpunode.cumulus.dev/{name} drained")
     if foreign:
-        last = max(lease["expiresAt"] for lease in foreign)
+        last = to_the_second(max(lease["expiresAt"] for lease in foreign))
         terminal.note(f"{len(foreign)} leases there are not this store's and go on; the last ends at {last}")
     return 0
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli.table import Table
 from cumulus.errors import CumulusError, UsageError
 from cumulus.secrets import MAX_BYTES, SecretStore
+from cumulus.table import Heading, Table
 
 app = typer.Typer(
     add_completion=False,
@@ -69,7 +69,7 @@ def list_() -> None:
     if not found:
         print("No secrets found.", file=sys.stderr)
         return
-    Table(["NAME", "KEY"], sys.stdout).write([list(pair) for pair in found])
+    Table(["NAME", Heading("KEY", "whole")], sys.stdout).write([list(pair) for pair in found])
 
 
 @app.command("delete")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from cumulus import __version__
+from cumulus import __version__, gate
 
 
 class Shell(StrEnum):
@@ -44,7 +45,7 @@ def version(
     if output == "json":
         import json
 
-        print(json.dumps(found, indent=4))
+        gate.block(sys.stdout, json.dumps(found, indent=4) + "\n")
     elif output:
         raise UsageError(f"there is no output form {output!r} here", hint="the form is json")
     else:
@@ -66,4 +67,4 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
 
     from cumulus.cli.main import COMPLETE
 
-    print(get_completion_script(prog_name="cumulus", complete_var=COMPLETE, shell=shell.value))
+    gate.block(sys.stdout, get_completion_script(prog_name="cumulus", complete_var=COMPLETE, shell=shell.value) + "\n")

@@ -13,7 +13,7 @@ from cumulus.cli import context, options, targets
 from cumulus.cli.columns import age, condition, lookup, until
 from cumulus.cli.goals import summary
 from cumulus.cli.targets import Target
-from cumulus.clock import Clock, SystemClock
+from cumulus.clock import Clock, SystemClock, to_the_second
 from cumulus.errors import UsageError
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
@@ -164,7 +164,7 @@ def _leases(store: Store, job: Document, clock: Clock) -> Iterator[str]:
         if lookup(p, "status.phase") == "Active" and lookup(p, "status.expiresAt")
     ]
     if ends:
-        yield f"Its lease ends in {until(min(ends), clock.now())}, at {min(ends)}."
+        yield f"Its lease ends in {until(min(ends), clock.now())}, at {to_the_second(min(ends))}."
 
 
 def _last_attempt(job: Document) -> Iterator[str]:

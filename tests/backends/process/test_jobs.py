@@ -103,6 +103,19 @@ class TestStartErrors:
             "command not found: no-such-program; give its full path, or a program on PATH (/bin:/usr/bin)"
         )
 
+    @pytest.mark.parametrize("value", ["/hush-hush/bin:/secret-place", "abc"])
+    def test_a_secret_that_is_the_path_is_not_told(self, bed: ProcessBed, value: str) -> None:
+        bed.secrets.set("db", "path", value)
+        message = self.told(bed, "no-such-program", env=(EnvVar("PATH", secret="db", key="path"),))
+        assert message == (
+            "command not found: no-such-program; give its full path, or a program on PATH (from a secret)"
+        )
+
+    def test_no_secret_is_told_whatever_the_message_is_made_of(self, bed: ProcessBed) -> None:
+        bed.secrets.set("db", "place", "hush-hush")
+        message = self.told(bed, "/no/hush-hush/program", env=(EnvVar("PLACE", secret="db", key="place"),))
+        assert message == "command not found: /no/[secret]/program; give a program that is on this node"
+
     def test_unknown_path(self, bed: ProcessBed) -> None:
         assert self.told(bed, "/no/such") == "command not found: /no/such; give a program that is on this node"
 
@@ -141,6 +154,14 @@ class TestStartErrors:
         message = self.told(bed, "true", working_dir=str(tmp_path), mounts=(Mount("/usr", "data"),))
         assert "is taken by something else" in message
 
+    def test_a_target_behind_a_link(self, bed: ProcessBed, tmp_path: Path) -> None:
+        (tmp_path / "others").mkdir()
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / "in").symlink_to(tmp_path / "others")
+        message = self.told(bed, "true", working_dir=f"{tmp_path}/work", mounts=(Mount("/usr", "in/deep/data"),))
+        assert "lies behind a symbolic link" in message
+        assert list((tmp_path / "others").iterdir()) == []
+
 
 class TestMounts:
     def test_relative_target_appears_in_the_working_directory(self, bed: ProcessBed, tmp_path: Path) -> None:
@@ -163,6 +184,15 @@ class TestMounts:
         with pytest.raises(BackendRefused, match=told):
             bed.backend.start(bed.work("true", mounts=(mount,)))
         assert list(bed.backend.list()) == []
+
+    @pytest.mark.parametrize("targets", [("data", "data/sub"), ("data/sub", "data"), ("data", "./data"), ("a", "a//b")])
+    def test_none_becomes_a_link_in_the_source_of_another(
+        self, bed: ProcessBed, tmp_path: Path, targets: tuple[str, str]
+    ) -> None:
+        mounts = tuple(Mount(str(tmp_path), target) for target in targets)
+        with pytest.raises(BackendRefused, match="within another"):
+            bed.backend.start(bed.work("true", mounts=mounts))
+        bed.run("true", mounts=(Mount(str(tmp_path), "data"), Mount("/usr", "data-b")))
 
     def test_purge_leaves_what_was_mounted(self, bed: ProcessBed, tmp_path: Path) -> None:
         (tmp_path / "kept").mkdir()
@@ -187,6 +217,11 @@ class TestRefusals:
             ({"name": "../x"}, "cannot be the name"),
             ({"job_uid": ".."}, "cannot be the job uid"),
             ({"checkpoint_path": "../../x"}, "leaves the job's directory"),
+            ({"checkpoint_path": "../a1-r0/exit.json"}, "leaves the job's directory"),
+            ({"checkpoint_path": "."}, "leaves the job's directory"),
+            ({"checkpoint_path": "a\0b"}, "NUL"),
+            ({"working_dir": "/a\0b"}, "NUL"),
+            ({"mounts": (Mount("/a\0", "b"),)}, "NUL"),
         ],
     )
     def test_what_a_process_can_never_do(self, bed: ProcessBed, fields: dict[str, Any], told: str) -> None:
