@@ -60,7 +60,7 @@ class JobController:
             plan = self._plan(job, partitions, replicas)
         for replica, grace in plan.stop.items():
             self._backend(job).stop(self._workload(job, replica), grace)
-        self._write(job, plan)
+        plan = self._write(job, plan)
         if plan.remove:
             self._remove(job)
         if not plan.status.phase.finished:
@@ -129,20 +129,43 @@ class JobController:
         meta = partition.metadata
         return meta.name in attempt.partitions and meta.labels.get(REPLICA_LABEL) == str(replica)
 
-    def _write(self, job: GPUJob, plan: Plan) -> None:
+    def _write(self, job: GPUJob, plan: Plan) -> Plan:
+        """The plan as it was written."""
         for partition in plan.update:
             self._client.store.update(partition.to_json(), fence=self._client.fence)
         if plan.create:
-            self._begin(job, plan)
-        elif plan.status != job.status:
+            return self._begin_somehow(job, plan)
+        if plan.status != job.status:
             ended = job.replace(status=plan.status)
             said = plan.says if plan.status.phase.finished else ()
             events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
             write_told(self._client, [Write("status", ended.to_json())], events)
+        return plan
+
+    def _begin_somehow(self, job: GPUJob, plan: Plan) -> Plan:
+        """Anybody may have made a partition of the name that the job's was to have."""
+        try:
+            self._begin(job, plan)
+            return plan
+        except AlreadyExists as error:
+            if not self._taken(job, plan):
+                raise Retry(f"cannot create the partitions of attempt {plan.status.attempt_count}: {error}") from error
+        other = job_plan.renamed(job, plan)
+        try:
+            self._begin(job, other)
+            return other
+        except AlreadyExists:
+            return self._write(job, job_plan.blocked(job, self._taken(job, other), self._clock.now()))
+
+    def _taken(self, job: GPUJob, plan: Plan) -> list[GPUPartition]:
+        """Partitions that have the names of those to be made and are not the job's."""
+        store = StoreReader(self._client.store)
+        found = (store.get(GPUPartition, p.metadata.namespace or "", p.metadata.name) for p in plan.create)
+        return [p for p in found if p is not None and all(o.uid != job.uid for o in p.metadata.owner_references)]
 
     def _begin(self, job: GPUJob, plan: Plan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
-        attempt sees its partitions."""
+        attempt sees its partitions. Raises AlreadyExists."""
         writes = [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
         writes += [Write("create", partition.to_json()) for partition in plan.create]
         document = job.replace(status=plan.status).to_json()
@@ -151,10 +174,7 @@ class JobController:
             writes.insert(0, Write("update", {**document, "metadata": metadata}))
             document = unversioned(document)
         writes.append(Write("status", document))
-        try:
-            self._client.store.transact(writes, fence=self._client.fence)
-        except AlreadyExists as error:
-            raise Retry(f"cannot create the partitions of attempt {plan.status.attempt_count}: {error}") from error
+        self._client.store.transact(writes, fence=self._client.fence)
 
     def _remove(self, job: GPUJob) -> None:
         for replica in range(job.spec.replicas):

@@ -41,6 +41,10 @@ STOP_POLL = 1.0
 """Seconds between looks at workloads that are being ended; the backend's reports usually come first."""
 
 
+TAKEN_POLL = 10.0
+"""Seconds between looks at whether a name that a job needs is free."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a plan is made from. `partitions` are all that the job owns, `replicas` those of the running attempt."""
@@ -119,6 +123,27 @@ def _begin(view: View, status: GPUJobStatus) -> Plan:
     )
     discard = tuple(partition for partition in view.partitions if not partition.deleting)
     return Plan(status, create=job_objects.partitions(job.replace(status=status), number), discard=discard)
+
+
+def renamed(job: GPUJob, plan: Plan) -> Plan:
+    """A plan that begins an attempt, with other names for its partitions: theirs are taken by somebody else's."""
+    mark = job.uid.replace("-", "")[:8]
+    create = tuple(
+        partition.replace(metadata=partition.metadata.model_copy(update={"name": f"{partition.metadata.name}-{mark}"}))
+        for partition in plan.create
+    )
+    attempts = plan.status.attempts
+    last = attempts[-1].model_copy(update={"partitions": tuple(partition.metadata.name for partition in create)})
+    return replace(plan, create=create, status=plan.status.model_copy(update={"attempts": (*attempts[:-1], last)}))
+
+
+def blocked(job: GPUJob, taken: Sequence[GPUPartition], now: datetime) -> Plan:
+    """The job cannot begin an attempt while those partitions of others are there."""
+    names = ", ".join(str(partition.key) for partition in taken[:3])
+    message = f"its partition cannot be made: {names} is there and not its own; delete that, or make the job anew"
+    status = job_status.waiting(job.status, "NameTaken", message, now)
+    new = condition(job.status.conditions, "Scheduled") != condition(status.conditions, "Scheduled")
+    return Plan(status, wake=TAKEN_POLL, says=(Said("Warning", "NameTaken", message),) if new else ())
 
 
 def _during(view: View, attempt: Attempt) -> Plan:

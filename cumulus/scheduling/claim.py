@@ -76,6 +76,8 @@ class Claim:
     compute: int
     expires_at: datetime | None
     lease: str
+    owner: str = ""
+    """uid of the job that made it: what others call a gang of theirs makes it no part of the job's."""
 
     @property
     def path(self) -> str:
@@ -113,6 +115,7 @@ def claim_of(partition: GPUPartition) -> Claim:
         compute=status.compute,
         expires_at=_moment(status.expires_at) if status.expires_at is not None else None,
         lease=status.partition_id,
+        owner=next((owner.uid for owner in metadata.owner_references if owner.kind == "GPUJob"), ""),
     )
 
 

@@ -166,7 +166,7 @@ class Assembler:
     """`assemble` for one pass after the other: a gang of one is made once for its claim, not in each pass anew."""
 
     def __init__(self) -> None:
-        self._alone: dict[str | Key, tuple[Claim, Gang]] = {}
+        self._alone: dict[tuple[str, str] | Key, tuple[Claim, Gang]] = {}
 
     def assemble(self, nodes: Iterable[GPUNode], claims: Iterable[Claim], now: datetime) -> Snapshot:
         """As the function `assemble` says."""
@@ -187,7 +187,7 @@ class Assembler:
     def _gangs(self, claims: Iterable[Claim], now: datetime) -> tuple[list[Gang], list[Incomplete]]:
         gangs: list[Gang] = []
         incomplete: list[Incomplete] = []
-        alone: dict[str | Key, tuple[Claim, Gang]] = {}
+        alone: dict[tuple[str, str] | Key, tuple[Claim, Gang]] = {}
         for key, found in _members(claims).items():
             first = found[0]
             known = self._alone.get(key)
@@ -262,12 +262,13 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
                 )  # fmt: skip
 
 
-def _members(claims: Iterable[Claim]) -> dict[str | Key, list[Claim]]:
-    """The claims that count, by the name of their gang, or by their own key where they have none."""
-    members: dict[str | Key, list[Claim]] = {}
+def _members(claims: Iterable[Claim]) -> dict[tuple[str, str] | Key, list[Claim]]:
+    """The claims that count, by their gang's name and owner, or by their own key where they have none."""
+    members: dict[tuple[str, str] | Key, list[Claim]] = {}
     for claim in claims:
         if not claim.deleting and (claim.pending or claim.holding):
-            members.setdefault(claim.gang or claim.partition, []).append(claim)
+            key = (claim.gang, claim.owner) if claim.gang else claim.partition
+            members.setdefault(key, []).append(claim)
     return members
 
 

@@ -93,6 +93,10 @@ def test_a_partition_waits_too(full: SqliteStore) -> None:
             "gpujob/train is between attempts: attempt 2 waits after Error. The next begins in 7s.\n"
             "Attempt 1 ended with Error, exit code 3.",
         ),
+        (
+            job("train", status={"conditions": [condition("Scheduled", False, "NameTaken", "a/b is there")]}),
+            "gpujob/train waits: a/b is there.",
+        ),
         (active("train"), "gpupartition/train is active on gpu-1; its lease ends in 55m."),
         (
             partition("train", status={"phase": "Expired", "endedAt": ago(minutes=2)}),

@@ -16,7 +16,7 @@ from cumulus.errors import BackendError, Fenced, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
 from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
-from cumulus.resources.partition import GPUPartition, PartitionPhase, Renewal
+from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase, Renewal
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client
 from tests.controllers.driver import Daemon, World, drive, settle
@@ -299,6 +299,45 @@ def test_the_event_of_an_end_is_written_with_it(monkeypatch: pytest.MonkeyPatch)
     end = because(world.job("train"), "Failed")
     said = [e for e in world.client.list(Event) if e.involved_object.uid == world.job("train").uid]
     assert (end.reason, end.message) in [(e.reason, e.message) for e in said]
+
+
+def test_a_job_whose_partitions_name_is_taken_runs_under_another() -> None:
+    world = World(script=lambda workload: FOREVER)
+    world.apply(a_partition("train-a1-r0-d0", memory="0.1", duration="2h"))
+    world.apply(a_job())
+    daemon = Daemon(world)
+    drive(world, daemon, until=phase_is(world, JobPhase.RUNNING), within=60)
+    (attempt,) = world.job("train").status.attempts
+    assert attempt.partitions == (f"train-a1-r0-d0-{world.job('train').uid[:8]}",)
+    world.change_spec("train", suspend=True)
+    drive(world, daemon, until=phase_is(world, JobPhase.SUSPENDED), within=60)
+    assert world.partition("train-a1-r0-d0").status.phase is PartitionPhase.ACTIVE
+
+
+def test_a_job_both_of_whose_names_are_taken_says_by_what() -> None:
+    world = World()
+    world.apply(a_job(suspend=True))
+    both = ["train-a1-r0-d0", f"train-a1-r0-d0-{world.job('train').uid[:8]}"]
+    for name in both:
+        world.apply(a_partition(name, memory="0.1", duration="2h"))
+    world.change_spec("train", suspend=False)
+    daemon = Daemon(world)
+    settle(world, daemon, seconds=60)
+    said = because(world.job("train"), "Scheduled")
+    assert (said.status, said.reason) == ("False", "NameTaken")
+    assert f"gpupartition/default/{both[1]} is there and not its own" in said.message
+    (event,) = [e for e in world.client.list(Event) if e.reason == "NameTaken"]
+    assert (event.message, event.count) == (said.message, 1)
+    world.client.delete(world.partition(both[1]))
+    drive(world, daemon, until=phase_is(world, JobPhase.SUCCEEDED), within=60)
+
+
+def test_nobody_joins_the_gang_of_a_job() -> None:
+    world = World(devices=2)
+    gang = Gang(name="train-a1", size=5, since="2030-01-01T00:00:00Z")
+    world.apply(a_partition("foreign", memory="0.1", gang=gang))
+    world.apply(a_job())
+    drive(world, Daemon(world), until=phase_is(world, JobPhase.SUCCEEDED), within=60)
 
 
 def test_the_deadline_ends_a_job_for_good() -> None:

@@ -121,6 +121,9 @@ def _pending(store: Store, job: Document, title: str, clock: Clock) -> Iterator[
         yield f"{title} is between attempts: {waits.get('message')}.{_due(job, clock)}"
         yield from _last_attempt(job)
         return
+    if waits.get("reason") == "NameTaken":
+        yield f"{title} waits: {waits.get('message')}."
+        return
     yield from _explained(store, waiting(store, job, clock), title)
 
 
