@@ -63,13 +63,14 @@ def _without(last: Any, live: Any, path: tuple[str, ...]) -> Any:
 
 def _merge_items(last: list[Any], new: list[Any], live: list[Any], path: tuple[str, ...]) -> list[Any]:
     name = KEYED_LISTS[path]
-    before, wanted, there = (_by_name(items, name) for items in (last, new, live))
+    before, wanted, there = (by_name(items, name) for items in (last, new, live))
     merged = [_merge_maps(_map(before.get(key)), item, _map(there.get(key)), path) for key, item in wanted.items()]
     others = [item for key, item in there.items() if key not in wanted and key not in before]
     return merged + others
 
 
-def _by_name(items: list[Any], name: str) -> dict[Any, Any]:
+def by_name(items: list[Any], name: str) -> dict[Any, Any]:
+    """The items of a list of KEYED_LISTS by what its field `name` says; those without are left out."""
     return {item[name]: item for item in items if isinstance(item, Mapping) and isinstance(item.get(name), str)}
 
 

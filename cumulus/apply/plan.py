@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from cumulus.apply.merge import merge
+from cumulus.apply.merge import KEYED_LISTS, by_name, merge
 from cumulus.manifest import Manifest, Problem
 from cumulus.resources import registry
 from cumulus.resources.key import Document, Key
@@ -68,7 +68,7 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
     after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
     old, new = _spec(stored), _spec(wanted)
     # The manifest's word for the same value (60m for 1h) is no change.
-    after["spec"] = old if old == new else _kept_words(old, new, root(manifest.kind).fields["spec"])
+    after["spec"] = old if old == new else _kept_words(old, new, root(manifest.kind).fields["spec"], ("spec",))
     problems = sorted(_immutable(manifest, model, old, after["spec"]))
     if problems:
         return problems
@@ -164,13 +164,19 @@ def _differences(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[tuple[tu
         yield path, old, new
 
 
-def _kept_words(old: Any, new: Any, field: Field) -> Any:
-    """`new`, with each value that means the same as the `old` one left as the old one was written."""
+def _kept_words(old: Any, new: Any, field: Field, path: tuple[str, ...]) -> Any:
+    """`new`, with each value that means the same as the `old` one left as the old one was written: 1024Mi as 1Gi, and
+    named items (`env`) in their old order."""
     if isinstance(old, dict) and isinstance(new, dict) and field.container == "" and field.fields:
         return {
-            key: _kept_words(old[key], value, field.fields[key]) if key in old and key in field.fields else value
+            key: _kept_words(old[key], value, field.fields[key], (*path, key))
+            if key in old and key in field.fields
+            else value
             for key, value in new.items()
         }
+    if path in KEYED_LISTS and isinstance(old, list) and isinstance(new, list):
+        before, after = (by_name(items, KEYED_LISTS[path]) for items in (old, new))
+        return old if before == after and len(before) == len(old) == len(new) else new
     return old if field.container == "" and same_value(field.type, old, new) else new
 
 
@@ -185,11 +191,17 @@ def _user_metadata(resource: Resource) -> Document:
 
 
 def _same_metadata(manifest: Manifest, before: Document, after: Document) -> bool:
-    """Whether labels and annotations are the same. An object as `get -o yaml` printed it asks for no change, so its
-    note of what was applied stays as it was: defaults and others' fields do not become the user's."""
-    if not manifest.printed or LAST_APPLIED not in before.get("annotations", {}):
+    """Whether labels and annotations are the same, and the note of what was applied says the same in whatever words.
+    An object as `get -o yaml` printed it asks for no change, so its note stays as it was: defaults and others' fields
+    do not become the user's."""
+    if before == after or LAST_APPLIED not in before.get("annotations", {}):
         return before == after
-    return _without_note(before) == _without_note(after)
+    same_note = manifest.printed or _says_the_same(manifest, last_applied({"metadata": before}))
+    return same_note and _without_note(before) == _without_note(after)
+
+
+def _says_the_same(manifest: Manifest, last: Document | None) -> bool:
+    return last is not None and _kept_words(last, manifest.document, root(manifest.kind), ()) == last
 
 
 def _without_note(metadata: Document) -> Document:

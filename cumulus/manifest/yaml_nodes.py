@@ -59,6 +59,8 @@ def parse(text: str, file: str) -> tuple[list[Node], list[Problem]]:
     the rest of the file is not read. Raises nothing."""
     problems: list[Problem] = []
     documents: list[Node] = []
+    if _MARK in text:
+        text = _MARK_AFTER.sub(r"\1", _MARK_BEFORE.sub("", text))
     control = _CONTROL.search(text)
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
@@ -334,6 +336,11 @@ _SCALAR_TAGS: dict[str, tuple[type, ...]] = {
 # What YAML 1.2 does not allow in a stream; NEL, tab and line ends are allowed.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _TAB_INDENT = re.compile(r"[ \-]*\t")
+_MARK = "\ufeff"
+_NOTHING = r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*"
+# Byte order marks where YAML allows them: at the beginning of each document, as `cat a.yaml b.yaml` leaves them.
+_MARK_BEFORE = re.compile(rf"^{_MARK}(?={_NOTHING}---(?:\s|\Z))", re.MULTILINE)
+_MARK_AFTER = re.compile(rf"^(---[ \t]*(?:#[^\n]*)?\r?\n{_NOTHING}){_MARK}", re.MULTILINE)
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _SYNTAX = (
     ("mapping values are not allowed", "a second ': ' stands on this line; put text that holds one in quotes, or "

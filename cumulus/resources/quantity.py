@@ -60,7 +60,7 @@ def parse_bytes(value: str | int | float) -> int:
     else:
         raise ValueError(f"{value!r} has the unknown unit {suffix!r}; units are Ki Mi Gi Ti Pi Ei or k M G T P E")
     if not 0 <= result <= _MAX_BYTES:
-        raise ValueError(f"{value!r} is out of range; at most 8Ei")
+        raise ValueError(f"{value!r} is out of range; it must be less than 8Ei")
     return int(result.to_integral_value(rounding="ROUND_CEILING"))
 
 

@@ -96,14 +96,36 @@ def test_a_dry_run_writes_nothing(store: Store) -> None:
     assert store.revision() == 0
 
 
-def test_another_word_for_the_same_value_changes_no_spec(store: Store) -> None:
+def test_another_word_for_the_same_value_changes_nothing(store: Store) -> None:
     applied(store, job(gpu="memory: 0.5, compute: 50%, duration: 1h, selector: {minMemory: 1Gi}"))
-    spec = store.get(KEY)["spec"]
+    before = store.get(KEY)
     again = job(gpu="memory: 50%, compute: 0.5, duration: 60m, selector: {minMemory: 1024Mi}")
-    assert applied(store, again) == ["gpujob.cumulus.dev/train configured"]
-    assert store.get(KEY)["spec"] == spec
-    assert store.get(KEY)["metadata"]["generation"] == 1
     assert applied(store, again) == ["gpujob.cumulus.dev/train unchanged"]
+    assert diff(apply(store, load_text(again), dry_run=True)) == ""
+    assert store.get(KEY) == before
+    # A change beside it is one, and only that.
+    assert applied(store, again + "  priority: 3\n") == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["spec"] == before["spec"] | {"priority": 3}
+
+
+def test_the_order_of_named_items_changes_nothing(store: Store) -> None:
+    env = ["{name: A, value: '1'}", "{name: B, value: '2'}"]
+    mounts = ["{source: /a, target: a}", "{source: /b, target: b}"]
+    applied(store, job(f"env: [{', '.join(env)}]\nmounts: [{', '.join(mounts)}]"))
+    before = store.get(KEY)
+    turned = job(f"env: [{', '.join(env[::-1])}]\nmounts: [{', '.join(mounts[::-1])}]")
+    assert applied(store, turned) == ["gpujob.cumulus.dev/train unchanged"]
+    assert diff(apply(store, load_text(turned), dry_run=True)) == ""
+    assert applied(store, turned + "  priority: 3\n") == ["gpujob.cumulus.dev/train configured"]
+    assert store.get(KEY)["spec"] == before["spec"] | {"priority": 3}
+    [other] = refused(
+        store, job("env: [{name: B, value: '1'}, {name: A, value: '2'}]\nmounts: [" + ", ".join(mounts) + "]")
+    )
+    assert "spec.env: is immutable" in other
+    # The order of what has no names means something.
+    applied(store, job("args: [a, b]", name="other"))
+    [order] = refused(store, job("args: [b, a]", name="other"))
+    assert "spec.args: is immutable" in order
 
 
 def test_a_default_written_out_changes_no_spec(store: Store) -> None:

@@ -13,6 +13,10 @@ import pytest
 
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.goals import Deleted, HasCondition, HasValue, parse_goal
+from cumulus.cli.progress import Progress
+from cumulus.cli.targets import Selection, Target
+from cumulus.cli.verbs.wait import Waiter
+from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.registry import BY_NAME
 from cumulus.store.base import Document, Key
@@ -139,6 +143,26 @@ def test_deletion(store: SqliteStore, run: Run) -> None:
     assert made["metadata"]["uid"]
     assert run("wait", "job/train", "--for=delete").code == 0
     assert run("wait", "jobs", "--all", "--for=delete").code == 0
+
+
+def test_deletion_is_of_the_object_and_not_of_its_name(store: SqliteStore, capsys: pytest.CaptureFixture[str]) -> None:
+    first = store.create(job("train"))
+    store.delete(JOB)
+    store.create(job("train"))
+    with Progress() as progress:
+        target = Target(BY_NAME["GPUJob"], "train")
+        uids = {JOB: first["metadata"]["uid"]}
+        Waiter(store, [target], Selection(), {"GPUJob": Deleted()}, progress, SystemClock(), uids).run(0.0)
+    assert capsys.readouterr().out == "gpujob.cumulus.dev/train deleted\n"
+
+
+def test_the_deletion_of_all_is_of_all_that_were_there(store: SqliteStore) -> None:
+    store.create(job("train"))
+    with waiting("jobs", "--all", "--for=delete", "--timeout=20s") as finish:
+        store.create(job("later"))
+        store.delete(JOB)
+        code, out, _ = finish()
+    assert (code, out) == (0, "gpujob.cumulus.dev/train deleted\n")
 
 
 def test_creation(store: SqliteStore) -> None:

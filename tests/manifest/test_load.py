@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,32 @@ def test_thousands_of_problems_are_cut_short() -> None:
     problems = refused(lambda: load_text(text))
     assert problems[0] == "manifest:1:1: has 2,000 problems more than are told here"
     assert len(problems) == 1001
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + job("a") + "---\n\ufeff" + job("b"),
+        job("a") + "\ufeff---\n" + job("b"),
+        job("a") + "---\n\ufeff---\n" + job("b"),
+        job("a") + "\ufeff# of b\n\n---\n# more\n" + job("b"),
+        job("a") + "--- # next\n\n# of b\n\ufeff" + job("b"),
+        (job("a") + "---\n\ufeff" + job("b")).replace("\n", "\r\n"),
+    ],
+)
+def test_a_byte_order_mark_may_begin_each_document(text: str) -> None:
+    assert names(load_text(text)) == ["a", "b"]
+
+
+def test_a_byte_order_mark_within_a_document_is_refused_or_text() -> None:
+    [problem] = refused(lambda: load_text(job("a").replace("spec:", "\ufeffspec:")))
+    assert problem.startswith("manifest:5:")
+    quoted = job("a").replace("[python]", '["a\ufeff---"]')
+    assert load_text(quoted)[0].document["spec"]["command"] == ["a\ufeff---"]
+
+
+def test_byte_order_marks_are_looked_for_in_linear_time() -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidManifest):
+        load_text("---\n" + "\n# x\n" * 200_000 + "\ufeff\ufeff")
+    assert time.process_time() - began < 10

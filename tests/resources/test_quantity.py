@@ -91,6 +91,13 @@ def test_no_shares(text: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["8Ei", "9Ei", "8192Pi", "1e19", str(2**63)])
+def test_a_bound_is_told_as_it_is(text: str) -> None:
+    with pytest.raises(ValueError, match="out of range; it must be less than 8Ei"):
+        quantity.parse_bytes(text)
+    assert quantity.parse_bytes("7.9Ei") < quantity.parse_bytes(2**63 - 1) == 2**63 - 1
+
+
 def test_the_share_of_a_device() -> None:
     assert quantity.parse_share("50%").of(81) == 40
     assert quantity.parse_share("1Gi").of(1) == 2**30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -94,7 +94,11 @@ def delete(
         if grace and any(key.kind == "GPUPartition" for key in keys):
             raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
         doomed = _jobs(store, keys)
-        left = [key for key in keys if _delete(store, key, orphan=cascade == "orphan", grace=grace)]
+        left = {}
+        for key in keys:
+            uid = _delete(store, key, orphan=cascade == "orphan", grace=grace)
+            if uid:
+                left[key] = uid
         files.tell_of_loss(doomed)
         _finish(store, left, wait, seconds, bool(timeout))
     if ignore_not_found:
@@ -177,8 +181,8 @@ def _jobs(store: Store, keys: Sequence[Key]) -> list[Document]:
     return found
 
 
-def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> bool:
-    """Ask for it; whether something still holds the object."""
+def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> str:
+    """Ask for it; the uid of the object where something still holds it, else ""."""
     for attempt in range(_ATTEMPTS):
         try:
             document = store.get(key)
@@ -188,14 +192,14 @@ def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> bool:
             break
         except NotFound:
             _gone(key)
-            return False
+            return ""
         except Conflict:
             if attempt == _ATTEMPTS - 1:
                 raise
     if marked["metadata"].get("finalizers"):
-        return True
+        return str(uid)
     _gone(key)
-    return False
+    return ""
 
 
 def _disowning(store: Store, owner: Document) -> Iterator[Write]:
@@ -208,7 +212,7 @@ def _disowning(store: Store, owner: Document) -> Iterator[Write]:
             yield Write("update", {**document, "metadata": {**metadata, "ownerReferences": kept}})
 
 
-def _finish(store: Store, keys: Sequence[Key], wait: bool, seconds: float, insist: bool) -> None:
+def _finish(store: Store, keys: Mapping[Key, str], wait: bool, seconds: float, insist: bool) -> None:
     """Wait for what is only marked yet. With no daemon that would be for ever, so only where a time-out is given."""
     if not keys:
         return
@@ -224,7 +228,7 @@ def _finish(store: Store, keys: Sequence[Key], wait: bool, seconds: float, insis
         for key in keys:
             target = Target(BY_NAME[key.kind], key.name)
             goals: dict[str, Goal] = {key.kind: Deleted()}
-            waiter = Waiter(store, [target], Selection(key.namespace or None), goals, progress, clock)
+            waiter = Waiter(store, [target], Selection(key.namespace or None), goals, progress, clock, keys)
             waiter.run(max(0.0, deadline - clock.monotonic()))
 
 

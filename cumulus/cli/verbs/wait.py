@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -94,8 +96,10 @@ class Waiter:
         goals: dict[str, Goal],
         progress: Progress,
         clock: Clock,
+        uids: Mapping[Key, str] = MappingProxyType({}),
     ) -> None:
-        """Raises UsageError for a bad selector."""
+        """`uids`: of objects whose deletion is waited for, where they are known; else those that are there at the first
+        look. Another object of the same name is not what was meant. Raises UsageError for a bad selector."""
         self._store = store
         self._targets = found
         self._selection = selection
@@ -106,6 +110,8 @@ class Waiter:
         self._open: dict[Key, Document | None] = {}
         self._met: set[Key] = set()
         self._ask_at = 0.0
+        self._uids = dict(uids)
+        self._looked = False
 
     def run(self, seconds: float) -> None:
         """Print a line for each object as it gets there. Raises TimedOut, Hopeless, NotFound."""
@@ -138,6 +144,7 @@ class Waiter:
                 if key not in self._met and not isinstance(goal, Deleted | Created):
                     raise targets.not_found(target, key.namespace) from None
                 self._see(key, None)
+        self._looked = True
 
     def _follow(self, since: int, deadline: float) -> None:
         watch = self._store.watch(since=since, kinds=frozenset(self._goals))
@@ -167,6 +174,13 @@ class Waiter:
         if key in self._met:
             return
         goal = self._goals[key.kind]
+        if isinstance(goal, Deleted) and document is not None:
+            uid = document["metadata"]["uid"]
+            if self._looked and key not in self._uids:
+                # Made since: nobody meant it.
+                return
+            if self._uids.setdefault(key, uid) != uid:
+                document = None
         if goal.met(document):
             self._open.pop(key, None)
             self._met.add(key)
