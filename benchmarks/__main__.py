@@ -1,4 +1,5 @@
 """`python -m benchmarks [NAME…]`: run them, print the table, and write docs/performance.md with its plot.
+`python -m benchmarks plot`: draw the plot anew from the table that is there.
 
 All in one run on one machine: each row is a ratio whose two sides were measured in turn. Each part runs in a process
 of its own, so that one that fails or hangs takes no other with it: it stands in the table as failed, and the exit
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
         return _measure(Path(arguments[1]), arguments[2])
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\nThe parts: {', '.join(NAMES)}.")
+        return 0
+    if list(arguments) == ["plot"]:
+        report.draw(DOCS)
         return 0
     unknown = sorted(set(arguments) - set(NAMES))
     if unknown:

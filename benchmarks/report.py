@@ -1,12 +1,12 @@
-"""The table and the plot of docs/performance.md. The text around them is kept between runs."""
+"""The table of docs/performance.md. The text around them is kept between runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
-from benchmarks.harness import Failed, LeftOut, Result, Row, machine
+from benchmarks import plot
+from benchmarks.harness import Failed, LeftOut, Result, machine
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -25,11 +25,22 @@ def line(result: Result) -> str:
 
 def write(docs: Path, results: Sequence[Result]) -> None:
     """Put the results between the marks of performance.md and draw performance.svg beside it."""
-    (docs / "performance.svg").write_text(plot([r for r in results if isinstance(r, Row)]))
     page = docs / "performance.md"
     text = page.read_text()
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     page.write_text(f"{before}{BEGIN}\n{_table(results)}\n{after}")
+    draw(docs)
+
+
+def draw(docs: Path) -> None:
+    """Draw performance.svg from the table of performance.md."""
+    (docs / "performance.svg").write_text(plot.draw(measured(docs)))
+
+
+def measured(docs: Path) -> str:
+    """What stands between the marks of performance.md."""
+    text = (docs / "performance.md").read_text()
+    return text[text.index(BEGIN) : text.index(END)]
 
 
 def _table(results: Sequence[Result]) -> str:
@@ -49,34 +60,3 @@ def _table(results: Sequence[Result]) -> str:
             what = f"{result.what} ({result.note})" if result.note else result.what
             rows.append(f"| {what} | {result.ours} | {result.peer} | {result.ratio:.2f} | {result.goal} | {verdict} |")
     return "\n".join(rows)
-
-
-def plot(rows: Sequence[Row]) -> str:
-    """How far each row is from its goal, as bars from the goal's line: to the right is better than asked for."""
-    compared = [(row, factor) for row in rows if (factor := _better_by(row)) is not None]
-    height, left, width = 26, 560, 360
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height * len(compared) + 50}" '
-        'font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{left}" y="20">how many times better than its goal (1: just met; the bars end at 8)</text>',
-    ]
-    for number, (row, factor) in enumerate(compared):
-        y = 34 + number * height
-        length = min(factor, 8) / 8 * width
-        color = "#2a7f62" if row.met else "#b3392f"
-        out.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(row.what[:92])}</text>')
-        out.append(f'<rect x="{left}" y="{y}" width="{length:.0f}" height="{height - 8}" fill="{color}"/>')
-        out.append(f'<text x="{left + length + 6:.0f}" y="{y + 14}">{factor:.1f}</text>')
-    goal = left + width / 8
-    out.append(f'<line x1="{goal}" y1="28" x2="{goal}" y2="{34 + height * len(compared)}" stroke="black"/>')
-    return "\n".join([*out, "</svg>"]) + "\n"
-
-
-def _better_by(row: Row) -> float | None:
-    """At least 1 when the goal is met; None for rows without a bound to divide by."""
-    if row.goal.startswith("at least "):
-        return row.ratio / float(row.goal.removeprefix("at least "))
-    if row.goal.startswith("at most ") and row.ratio > 0:
-        return float(row.goal.removeprefix("at most ")) / row.ratio
-    return None
