@@ -1,7 +1,8 @@
 """The Store protocol: versioned documents, optimistic concurrency, resumable watches.
 
 A *document* is an object's JSON as a plain dict, always a well-formed Kubernetes object. Stores know
-`metadata` and the split of `spec` from `status`, nothing of a kind's schema (`client` adds the types).
+`metadata` and the split of `spec` from `status`, nothing of a kind's schema (`client` adds the types), but that a field
+selector is checked against it: over a field that is not there it would match everything.
 Documents given to and got from a store are never shared: callers may keep them but must not change
 what `get`, `list` or a watch returned.
 

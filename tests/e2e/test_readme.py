@@ -28,9 +28,13 @@ def commands() -> list[str]:
 
 
 def test_the_tour_works_as_written(tmp_path: Path) -> None:
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     [manifest] = re.findall(r"```yaml\n(.*?)```", tour(), re.S)
-    (tmp_path / "train.yaml").write_text(manifest)
+    (tmp_path / ".tour").mkdir()
+    (tmp_path / ".tour" / "train.yaml").write_text(manifest)
+    (tmp_path / ".gitignore").write_text((README.parent / ".gitignore").read_text())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     script = ["set -eu", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for command in commands():
         # An echo of each command, so that a failure shows where it happened.
@@ -55,6 +59,9 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "mine" in done.stdout[done.stdout.index("gpujob.cumulus.dev/second created") :], (
         "`why` names who holds the share"
     )
+    left = ["git", "status", "--porcelain", "--untracked-files=all"]
+    status = subprocess.run(left, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert status.stdout == "?? .gitignore\n", "a clone is as clean after the tour as before"
 
 
 def test_the_tour_is_not_empty() -> None:
