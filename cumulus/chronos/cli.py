@@ -126,6 +126,8 @@ def _devices(options: argparse.Namespace) -> int:
         _tell(options, node=_node(), devices=[render.device_json(d) for d in devices], conditions=conditions)
     else:
         render.devices_table(devices, sys.stdout)
+        for note in render.size_notes(devices):
+            print(note)
         for condition in ledger.health():
             if not condition.status:
                 print(f"{condition.type}: {condition.message}")

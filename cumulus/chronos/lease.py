@@ -18,7 +18,7 @@ FULL_COMPUTE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as the ledger froze it when it first saw it. `memory_bytes` never changes after."""
+    """One device as the ledger has it. `memory_bytes` follows what the driver says, but never below what is leased."""
 
     index: int
     id: str
@@ -33,6 +33,8 @@ class Device:
     platform_index: int = -1
     """OpenCL platform and device numbers for selecting it, -1 where it is not an OpenCL device."""
     device_index: int = -1
+    next_memory_bytes: int = 0
+    """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ _MAX_TEXT = 253
 _ENFORCEMENT_SECONDS = 30.0
 """For so long what is known of a device's enforcement holds: asking runs programs of the driver."""
 
+_SIZES_SECONDS = 3600.0
+"""For so long what drivers said of sizes holds."""
+
 _LOOKED = 0.1
 """For so long after a look at the monitor it is taken to run, by whoever makes no new lease."""
 
@@ -83,16 +86,22 @@ class Ledger:
         return self.database.home
 
     def devices(self) -> Sequence[Device]:
-        """The devices offered, by index, with the capacity they had when first seen. Empty where there is none.
+        """The devices offered, by index. Empty where there is none.
 
-        The drivers are asked once in each boot, and again as long as they know of no device, or by `rediscover`.
+        The drivers are asked once in each boot, and again as long as they know of no device, or by `rediscover`; for
+        sizes alone once an hour.
         A CPU device is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it.
         """
         offered = self._offered()
         with self.database.read() as db:
             fresh = records.discovered(db, self._boot)
+            measured = records.sizes_age(db, Moment.read(self.clock))
         if not offered or not fresh:
             offered = self.rediscover()
+        elif measured > _SIZES_SECONDS and self._start_monitor:
+            # Not in supervisors, say, which others wait for.
+            self.measure()
+            offered = self._offered()
         with self.database.read() as db:
             age = records.enforcement_age(db, Moment.read(self.clock))
         return self._offered() if age > _ENFORCEMENT_SECONDS and self._judge(offered) else offered
@@ -102,8 +111,22 @@ class Ledger:
         found = self._discover()
         self._settle()
         with self.database.write() as tx:
-            records.record_devices(tx, found, self._boot)
+            records.record_devices(tx, found, self._boot, Moment.read(self.clock))
         self._judge(self._offered())
+        return self._offered()
+
+    def measure(self) -> None:
+        """Ask the drivers how large the known devices are, and nothing else: one that does not answer now stays."""
+        self._settle()
+        with self.database.write(durable=False) as tx:
+            # At first, so that others do not ask at the same time.
+            records.remember_sizes(tx, Moment.read(self.clock))
+        found = self._discover()
+        with self.database.write() as tx:
+            records.record_sizes(tx, found, Moment.read(self.clock))
+
+    def known(self) -> Sequence[Device]:
+        """The devices as they are recorded: no driver is asked."""
         return self._offered()
 
     def grant(self, request: LeaseRequest) -> Lease:

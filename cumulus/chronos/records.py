@@ -14,6 +14,7 @@ from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from cumulus.chronos import sizes
 from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Enforcement
@@ -165,6 +166,7 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndRea
         (LeaseState.ENDED, reason, ended_at, lease.id),
     )
     _audit(tx, str(reason), lease, ended_at)
+    sizes.lease_ended(tx, lease.device_id)
     return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
 
 
@@ -206,7 +208,8 @@ def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
 
 def devices(db: sqlite3.Connection) -> list[Device]:
     """The devices present, by index."""
-    return [_device(row) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
+    waiting = sizes.pending(db)
+    return [_device(row, waiting) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
 
 
 def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
@@ -221,12 +224,21 @@ def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
 def find_device(db: sqlite3.Connection, id: str) -> Device | None:
     """The device of a lease, present or not."""
     row = db.execute(f"{_DEVICE} WHERE id = ?", (id,)).fetchone()
-    return None if row is None else _device(row)
+    return None if row is None else _device(row, sizes.pending(db))
 
 
 def enforcement_age(db: sqlite3.Connection, now: Moment) -> float:
     """Seconds since `record_enforcement`, infinite where it never was in this boot."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'enforcement'").fetchone()
+    return _age(db, "enforcement", now)
+
+
+def sizes_age(db: sqlite3.Connection, now: Moment) -> float:
+    """Seconds since `remember_sizes`, infinite where it never was in this boot."""
+    return _age(db, "measured", now)
+
+
+def _age(db: sqlite3.Connection, key: str, now: Moment) -> float:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     age = now.monotonic - float(row[0]) if row else -1.0
     return age if age >= 0 else math.inf
 
@@ -253,12 +265,12 @@ def discovered(db: sqlite3.Connection, boot: str) -> bool:
     return db.execute("SELECT 1 FROM meta WHERE key = 'discovered' AND value = ?", (boot,)).fetchone() is not None
 
 
-def record_devices(tx: sqlite3.Connection, found: Sequence[Device], boot: str) -> None:
+def record_devices(tx: sqlite3.Connection, found: Sequence[Device], boot: str, now: Moment) -> None:
     """Take over what discovery found, GPUs first.
 
-    A known device keeps its index and the capacity it had when first seen, so that an index never comes to mean
-    another device. One exception: a GPU that appears on a machine where only a CPU was known goes before it, as
-    long as no lease is live there, since people write 0 for the first GPU.
+    A known device keeps its index, so that one never comes to mean another device. One exception: a GPU that appears
+    on a machine where only a CPU was known goes before it, as long as no lease is live there, since people write 0 for
+    the first GPU.
     """
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('discovered', ?)", (boot,))
     known = dict(tx.execute("SELECT id, number FROM device").fetchall())
@@ -278,7 +290,24 @@ def record_devices(tx: sqlite3.Connection, found: Sequence[Device], boot: str) -
             (device.id, known[device.id], device.name, device.vendor, device.type, device.memory_bytes,
              device.driver, device.platform_index, device.device_index),
         )  # fmt: skip
+    record_sizes(tx, found, now)
     _gpus_first(tx)
+
+
+def record_sizes(tx: sqlite3.Connection, found: Sequence[Device], now: Moment) -> None:
+    """Take over the sizes alone, of the devices that are known."""
+    remember_sizes(tx, now)
+    known = {id: (type, size) for id, type, size in tx.execute("SELECT id, type, memory_bytes FROM device")}
+    waiting = sizes.pending(tx)
+    for device in found:
+        if device.id in known:
+            type, size = known[device.id]
+            sizes.follow(tx, device.id, sizes.settled(type, waiting.get(device.id, size), device.memory_bytes))
+
+
+def remember_sizes(tx: sqlite3.Connection, now: Moment) -> None:
+    """That drivers were asked for them."""
+    tx.execute("INSERT OR REPLACE INTO meta VALUES ('measured', ?)", (str(now.monotonic),))
 
 
 def boot(db: sqlite3.Connection) -> str | None:
@@ -299,7 +328,7 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
-    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health')")
+    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health', 'measured')")
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")
@@ -354,7 +383,7 @@ def _gpus_first(tx: sqlite3.Connection) -> None:
     tx.execute("UPDATE device SET number = -1 - number WHERE number < 0")
 
 
-def _device(row: Any) -> Device:
+def _device(row: Any, waiting: Mapping[str, int]) -> Device:
     number, id, name, vendor, type_, memory_bytes, driver, enforcement, platform_index, device_index = row
     return Device(
         index=number,
@@ -367,6 +396,7 @@ def _device(row: Any) -> Device:
         enforcement=Enforcement(enforcement),
         platform_index=platform_index,
         device_index=device_index,
+        next_memory_bytes=waiting.get(id, 0),
     )
 
 

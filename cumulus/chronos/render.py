@@ -40,6 +40,7 @@ def device_json(device: Device) -> dict[str, Any]:
         "memoryBytes": device.memory_bytes,
         "driver": device.driver,
         "enforcement": device.enforcement.value,
+        "nextMemoryBytes": device.next_memory_bytes,
         "platformIndex": device.platform_index,
         "deviceIndex": device.device_index,
     }
@@ -95,6 +96,16 @@ def use_json(use: LeaseUse) -> dict[str, Any]:
         "source": use.source or None,
         "over": use.over,
     }
+
+
+def size_notes(devices: Sequence[Device]) -> list[str]:
+    """A line for each device that has another size than what counts as long as leases live there."""
+    return [
+        f"device {d.index} has {format_bytes(d.next_memory_bytes)} of memory now: {format_bytes(d.memory_bytes)} count"
+        " until its leases have ended"
+        for d in devices
+        if d.next_memory_bytes
+    ]
 
 
 def devices_table(devices: Sequence[Device], out: TextIO) -> None:

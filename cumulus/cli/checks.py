@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from cumulus import locks, paths
 from cumulus.cli import context
@@ -20,6 +21,9 @@ from cumulus.cli.columns import age, condition
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import BackendError, CumulusError, NotFound
 from cumulus.resources.quantity import format_bytes
+
+if TYPE_CHECKING:
+    from cumulus.chronos.lease import Device
 
 Level = Literal["OK", "WARN", "FAIL"]
 
@@ -171,11 +175,43 @@ def devices() -> Iterator[Finding]:
         text = f"{each.index}: {each.name}, {each.type}, {format_bytes(each.memory_bytes)}{opencl}"
         fix = "" if each.platform_index >= 0 else "echo libnvidia-opencl.so.1 > /etc/OpenCL/vendors/nvidia.icd"
         yield Finding("OK" if not opencl else "WARN", "device", text, fix)
+    yield from sizes(found, _known_devices(default_home()))
     for each in found:
         report = enforce.strength(each, default_home())
         level: Level = "OK" if report.enforcement.value != "none" else "WARN"
         text = f"device {each.index}: {report.enforcement.value}: {report.reason}"
         yield Finding(level, "enforcement", text, report.remedy)
+
+
+def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]:
+    """Where a device has another size than the ledger counts on. `found` is what drivers say, `known` the ledger."""
+    from cumulus.chronos.sizes import settled
+
+    said = {device.id: device.memory_bytes for device in found}
+    for each in known:
+        aim = each.next_memory_bytes or each.memory_bytes
+        now = settled(each.type, aim, said.get(each.id, aim))
+        counted = format_bytes(each.memory_bytes)
+        text = f"device {each.index} has {format_bytes(now)} of memory, and the ledger counts on {counted}"
+        if now != aim:
+            yield Finding("WARN", "memory", text, "run: chronos_cli devices --refresh")
+        elif now < each.memory_bytes:
+            fix = "let leases end, or end some: chronos_cli list; until then nothing is granted there"
+            yield Finding("WARN", "memory", f"{text}, which its leases hold", fix)
+        elif now > each.memory_bytes:
+            yield Finding("OK", "memory", f"{text} until no lease lives there")
+
+
+def _known_devices(home: Path) -> Sequence[Device]:
+    from cumulus.chronos.ledger import Ledger
+
+    if not (home / "ledger.db").exists():
+        return ()
+    opened = Ledger(home, start_monitor=False)
+    try:
+        return opened.known()
+    finally:
+        opened.close()
 
 
 def kernels() -> Iterator[Finding]:

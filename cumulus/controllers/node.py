@@ -19,6 +19,7 @@ from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUna
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.quantity import format_bytes
 from cumulus.store.client import Client
 
 NAME = "node"
@@ -88,6 +89,7 @@ class NodeController:
         runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
         self._tell_of_trouble(node, status)
+        self._tell_of_sizes(node, status)
         self._pass_on(partitions, leases)
         return After(LOOK_SECONDS)
 
@@ -98,6 +100,15 @@ class NodeController:
             changed = old is not None and (old.status, old.reason) != (found.status, found.reason)
             if found.type not in CONTROLLERS_CONDITIONS and changed and (found.status != "True" or _mended(found)):
                 self._recorder.record(node, "Warning", f"{found.type}{found.reason}", found.message, component=NAME)
+
+    def _tell_of_sizes(self, node: GPUNode, status: GPUNodeStatus) -> None:
+        """An event where a device has another size than before."""
+        before = {device.id: device for device in node.status.devices}
+        for device in status.devices:
+            old = before.get(device.id)
+            if old is not None and (told := resized(old, device)):
+                less = (device.next_memory_bytes or device.memory_bytes) < old.memory_bytes
+                self._recorder.record(node, "Warning" if less else "Normal", "DeviceResized", told, component=NAME)
 
     def _own(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
@@ -194,6 +205,21 @@ def observed(
     )
 
 
+def resized(old: DeviceStatus, new: DeviceStatus) -> str:
+    """What there is to say of the device's memory, "" where that is nothing new."""
+    if (old.memory_bytes, old.next_memory_bytes) == (new.memory_bytes, new.next_memory_bytes):
+        return ""
+    if (old.next_memory_bytes, None) == (new.memory_bytes, new.next_memory_bytes):
+        return ""  # It was told when the driver said so.
+    size = format_bytes(new.next_memory_bytes or new.memory_bytes)
+    said = f"device {new.index} ({new.name}) has {size} of memory now, {format_bytes(old.memory_bytes)} before"
+    if new.next_memory_bytes is None:
+        return said
+    if new.next_memory_bytes < new.memory_bytes:
+        return f"{said}; its leases hold {format_bytes(new.memory_bytes)}, and nothing is granted until some have ended"
+    return f"{said}; {format_bytes(new.memory_bytes)} count until no lease lives there"
+
+
 def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
     """Whether anything but the heartbeat changed, or the heartbeat is old enough to be written alone."""
     if old.heartbeat_time is None or new.heartbeat_time is None:
@@ -213,7 +239,8 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceSta
     foreign = sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id)
     return DeviceStatus(
         index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
-        memory_bytes=device.memory_bytes, driver=device.driver, enforcement=device.enforcement,
+        memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
+        driver=device.driver, enforcement=device.enforcement,
         free_memory_bytes=device.memory_bytes - sum(lease.memory_bytes for lease in taken),
         free_compute=FULL_COMPUTE - sum(lease.compute for lease in taken),
         foreign_leases=tuple(

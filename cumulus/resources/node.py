@@ -70,6 +70,10 @@ class DeviceStatus(Model):
     vendor: str = Field("", description="The device's vendor.")
     type: Literal["gpu", "cpu", "accelerator"] = Field("gpu", description="gpu, cpu or accelerator.")
     memory_bytes: int = Field(description="All its memory that can be leased, in bytes.")
+    next_memory_bytes: int | None = Field(
+        None,
+        description="Its memory once no lease lives there, where the driver says now that it has less or more.",
+    )
     driver: str = Field("", description="The driver's version.")
     enforcement: Enforcement = Field(
         Enforcement.NONE, description="How strongly the node can hold a job to a share of it."

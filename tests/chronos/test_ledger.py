@@ -331,14 +331,6 @@ def test_the_cpu_is_offered_where_there_is_no_gpu(home: Path, clock: FakeClock) 
     assert [(d.index, d.id) for d in ledger.devices()] == [(0, "cpu")]
 
 
-def test_capacity_stays_as_first_seen(home: Path, clock: FakeClock) -> None:
-    sizes = iter([16 * GIB, 10 * GIB, 20 * GIB])
-    ledger = Ledger(home, clock, lambda: [replace(CPU, memory_bytes=next(sizes))])
-    first = ledger.devices()
-    ledger.rediscover()
-    assert ledger.rediscover() == first
-
-
 def test_an_index_keeps_its_device_when_another_is_lost(home: Path, clock: FakeClock) -> None:
     found = [list(GPUS), [GPUS[1]], [GPUS[1], replace(GPUS[0], id="GPU-c")], list(GPUS)]
     ledger = Ledger(home, clock, lambda: found.pop(0))

@@ -14,6 +14,7 @@ import pytest
 
 from cumulus import locks
 from cumulus.chronos import cgroup
+from cumulus.chronos.lease import Device
 from cumulus.cli import checks
 from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
@@ -106,6 +107,22 @@ def tool(directory: Path, name: str, script: str) -> None:
     path = directory / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def test_a_device_of_another_size_than_the_ledger_counts_on() -> None:
+    def device(size: int, following: int = 0, type: str = "gpu") -> Device:
+        return Device(0, "GPU-a", "H100", "NVIDIA", type, size << 30, next_memory_bytes=following << 30)
+
+    def told(said: Device, known: Device) -> list[tuple[str, str]]:
+        return [(finding.level, finding.text) for finding in checks.sizes([said], [known])]
+
+    assert told(device(4), device(4)) == []
+    assert told(device(2), device(4)) == [("WARN", "device 0 has 2Gi of memory, and the ledger counts on 4Gi")]
+    text = "device 0 has 2Gi of memory, and the ledger counts on 3Gi, which its leases hold"
+    assert told(device(2), device(3, 2)) == [("WARN", text)]
+    assert told(device(4), device(2, 4))[0][0] == "OK"
+    assert told(device(16, type="cpu"), device(15, type="cpu")) == []
+    assert list(checks.sizes([], [device(4)])) == []
 
 
 def test_docker(tools: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from cumulus.backends.fake import Script
 from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import Health, LeaseRequest, NodeFacts
+from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers import loops, node
 from cumulus.controllers.agent import NodeAgent
@@ -21,6 +23,7 @@ from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+GIB = 2**30
 
 
 def after(seconds: float, status: GPUNodeStatus, **changes: object) -> GPUNodeStatus:
@@ -86,6 +89,44 @@ def test_what_holds_jobs_on_a_node_is_told_as_its_conditions() -> None:
     told.clear()
     drive(world, daemon, until=lambda: shown("MPSReady") == "", within=15)
     assert shown("Ready") == "True Answers"
+
+
+def test_a_device_of_another_size_is_told_once(tmp_path: Path) -> None:
+    """The driver says less than what leases hold: no more is granted, and an event says why."""
+    world = World()
+    found = [fake_device(memory_bytes=4 * GIB)]
+    ledger = Ledger(tmp_path, world.clock, lambda: list(found), start_monitor=False)
+    world.agents[0] = NodeAgent("node-1", ledger)
+    daemon = Daemon(world)
+
+    def told() -> list[tuple[str, str]]:
+        events = [event for event in world.client.list(Event) if event.reason == "DeviceResized"]
+        return [(event.type, event.message) for event in sorted(events, key=lambda event: event.last_timestamp)]
+
+    def sizes() -> list[tuple[int, int | None, int]]:
+        devices = world.node().status.devices
+        return [(d.memory_bytes // GIB, d.next_memory_bytes, d.free_memory_bytes // GIB) for d in devices]
+
+    drive(world, daemon, until=lambda: _ready(world) == "True")
+    ledger.grant(LeaseRequest("a", 0, 3 * GIB, 300, seconds=600))
+    found[:] = [fake_device(memory_bytes=2 * GIB)]
+    ledger.measure()
+    settle(world, daemon, seconds=30)
+    assert sizes() == [(3, 2 * GIB, 0)]
+    assert told() == [
+        ("Warning", "device 0 (Fake GPU) has 2Gi of memory now, 4Gi before; its leases hold 3Gi, and nothing is granted "
+         "until some have ended"),
+    ]  # fmt: skip
+    ledger.release("a")
+    settle(world, daemon, seconds=30)
+    assert sizes() == [(2, None, 2)]
+    assert len(told()) == 1
+    found[:] = [fake_device(memory_bytes=8 * GIB)]
+    ledger.measure()
+    settle(world, daemon, seconds=30)
+    assert sizes() == [(8, None, 8)]
+    assert told()[-1] == ("Normal", "device 0 (Fake GPU) has 8Gi of memory now, 2Gi before")
+    ledger.close()
 
 
 def test_a_nodes_labels_from_people_stay() -> None:

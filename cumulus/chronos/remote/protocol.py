@@ -85,6 +85,7 @@ def device(fields: Mapping[str, Any]) -> Device:
         index=fields["index"], id=fields["id"], name=fields["name"], vendor=fields["vendor"], type=fields["type"],
         memory_bytes=fields["memoryBytes"], driver=fields["driver"], enforcement=Enforcement(fields["enforcement"]),
         platform_index=fields["platformIndex"], device_index=fields["deviceIndex"],
+        next_memory_bytes=fields.get("nextMemoryBytes", 0),
     )  # fmt: skip
 
 

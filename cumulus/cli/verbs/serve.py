@@ -29,7 +29,7 @@ from cumulus.cli.keeper import Keeper
 from cumulus.cli.systemd import notify
 from cumulus.controllers.agent import Connect, NodeAgent
 from cumulus.controllers.manager import WORKERS, Manager, Role
-from cumulus.errors import LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
+from cumulus.errors import ChronosError, LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
 from cumulus.resources.node import GPUNode
@@ -128,6 +128,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
             backends.append(swarm)
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
+        threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         manager = Manager(
             store, backends, [agent], connect=_connector(home), ready=_report(home, store, commands),
             troubled=_troubled, workers=_threads(workers), cluster=None if swarm is None else swarm.machines,
@@ -216,6 +217,15 @@ def _start_monitor(ledger: Ledger) -> None:
         ensure_running(ledger.home)
     except (LedgerUnavailable, OSError) as error:
         _log.warning("the monitor of leases does not start", error=str(error))
+
+
+def _measure(ledger: Ledger) -> None:
+    """A device may have another size than when the last daemon ran. Not waited for: drivers take their time."""
+    try:
+        if ledger.known():
+            ledger.measure()
+    except ChronosError as error:
+        _log.warning("the devices' sizes are not asked for", error=str(error))
 
 
 def _report(home: Path, store: Store, commands: Keeper) -> Callable[[Role], None]:
