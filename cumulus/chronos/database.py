@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -151,6 +153,17 @@ def default_home() -> Path:
     return Path(state) / "chronos"
 
 
+def private(home: Path) -> None:
+    """Raises `LedgerUnavailable` where everybody may write to the directory: they could put another ledger, or another
+    monitor's files, in its place. Raises OSError."""
+    mode = stat.S_IMODE(home.stat().st_mode)
+    if mode & stat.S_IWOTH:
+        raise LedgerUnavailable(
+            f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the ledger",
+            hint=f"run: chmod o-w {shlex.quote(str(home))}, or set CHRONOS_HOME to a directory of your own",
+        )
+
+
 class Database:
     """Connections to one home. Every method raises `LedgerUnavailable` where the file cannot be used."""
 
@@ -249,6 +262,7 @@ class Database:
     def _connect(self) -> None:
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private(self.home)
             lock_file = os.open(self.home / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Made here for its mode. One that is there must not be opened and closed: that would drop the locks that
             # another connection of this process holds on it (sqlite.org/howtocorrupt.html, 2.2).

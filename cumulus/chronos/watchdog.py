@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cumulus.chronos import processes
+from cumulus.chronos.database import private
 from cumulus.chronos.processes import MARKER, Identity
 from cumulus.errors import LedgerUnavailable
 
@@ -26,6 +27,7 @@ POLL = 1.0
 _START_TIMEOUT = 15.0
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _LOG_BYTES = 2**20
+_LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -176,7 +178,9 @@ def _start(home: Path) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
     environment.update({k: v for k, v in os.environ.items() if k.startswith("CHRONOS_") and k != "CHRONOS_HOME"})
     try:
-        with open(log, "ab") as output:
+        with open(os.open(log, _LOG_FLAGS, 0o600), "ab") as output:
+            # Also where a version before this one, or somebody's umask, made it for all to read.
+            os.fchmod(output.fileno(), 0o600)
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -209,6 +213,7 @@ def _prepare(home: Path) -> None:
     log = home / "monitor.log"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private(home)
         if not os.access(home, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if log.exists() and log.stat().st_size > _LOG_BYTES:

@@ -52,7 +52,9 @@ def state() -> Iterator[Finding]:
     free = shutil.disk_usage(home).free
     if free < 2**28:
         yield Finding("WARN", "state", f"{home} has only {format_bytes(free)} free", "free some disk space")
-    elif home.stat().st_mode & 0o022:
+    elif home.stat().st_mode & 0o002:
+        yield Finding("FAIL", "state", f"{home} can be written by everybody", f"run: chmod go-w {home}")
+    elif home.stat().st_mode & 0o020:
         yield Finding("WARN", "state", f"{home} can be written by other users", f"run: chmod go-w {home}")
     else:
         yield Finding("OK", "state", f"{home}, {format_bytes(free)} free")

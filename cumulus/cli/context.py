@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +41,23 @@ def open_store(*, create: bool = False) -> Iterator[Store]:
         store.close()
 
 
+def check_private(home: Path) -> None:
+    """Raises StoreUnavailable where everybody may write to the state directory: they could put another store, and jobs
+    of theirs, in the place of ours. Raises OSError."""
+    mode = stat.S_IMODE(home.stat().st_mode)
+    if mode & stat.S_IWOTH:
+        raise StoreUnavailable(
+            f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the store",
+            hint=f"run: chmod o-w {shlex.quote(str(home))}, or set CUMULUS_HOME to a directory of your own",
+        )
+
+
 def _sqlite(directory: Path) -> Store:
     from cumulus.store.sqlite import SqliteStore
 
     try:
+        if directory.parent.exists():
+            check_private(directory.parent)
         return SqliteStore(directory)
     except OSError as error:
         raise StoreUnavailable(
@@ -59,8 +74,9 @@ class DaemonLock:
     """
 
     def __init__(self, home: Path) -> None:
-        """Raises OSError where the file cannot be made."""
+        """Raises OSError where the file cannot be made, StoreUnavailable where everybody may write there."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_private(home)
         self._fd = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
 

@@ -60,6 +60,18 @@ class Connections:
                 raise
 
     @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The writing connection outside of a transaction, for what SQLite does in one of its own. No other thread of
+        this process writes meanwhile."""
+        with self._write_lock, translated(self.file):
+            connection = self._open_writer()
+            self._turnstile.enter()
+            try:
+                yield connection
+            finally:
+                self._turnstile.leave()
+
+    @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for one statement."""
         with translated(self.file):

@@ -15,7 +15,7 @@ from pathlib import Path
 from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
-from cumulus.store import listing, rules, tables
+from cumulus.store import listing, rules, shrink, tables
 from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import Row, decode, event
 from cumulus.store.commit import GroupCommit, Job
@@ -107,6 +107,7 @@ class SqliteStore(SingleWrites):
         revision = max(compacted, min(keep_from, newest - self._retention.revisions))
         if revision > compacted:
             self.compact(revision)
+        shrink.give_back(self._connections)
         return revision
 
     def close(self) -> None:

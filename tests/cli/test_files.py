@@ -103,3 +103,22 @@ class TestDelete:
         done = run(*prune)
         assert "gpujob.cumulus.dev/go pruned" in done.out
         assert f"The files in {place(home, document)} go with job go, once" in done.err
+
+
+class TestModes:
+    """A state directory that everybody may write to is one whose store anybody may replace."""
+
+    @pytest.mark.parametrize("words", [("get", "jobs"), ("delete", "jobs", "--all"), ("serve",)])
+    def test_it_is_refused(self, run: Run, home: Path, words: tuple[str, ...]) -> None:
+        SqliteStore(home / "store").close()
+        home.chmod(0o777)
+        done = run(*words)
+        home.chmod(0o700)
+        assert done.code == 1
+        told = f"{home} can be written by everybody (mode 0777): anybody could replace the store; run: chmod o-w {home}"
+        assert told in done.err
+
+    def test_a_group_may(self, run: Run, home: Path) -> None:
+        SqliteStore(home / "store").close()
+        home.chmod(0o770)
+        assert run("get", "jobs").code == 0

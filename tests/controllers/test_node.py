@@ -113,10 +113,8 @@ def test_a_device_of_another_size_is_told_once(tmp_path: Path) -> None:
     ledger.measure()
     settle(world, daemon, seconds=30)
     assert sizes() == [(3, 2 * GIB, 0)]
-    assert told() == [
-        ("Warning", "device 0 (Fake GPU) has 2Gi of memory now, 4Gi before; its leases hold 3Gi, and nothing is granted "
-         "until some have ended"),
-    ]  # fmt: skip
+    text = "device 0 (Fake GPU) has 2Gi of memory now, 4Gi before; "
+    assert told() == [("Warning", f"{text}its leases hold 3Gi, and nothing is granted until some have ended")]
     ledger.release("a")
     settle(world, daemon, seconds=30)
     assert sizes() == [(2, None, 2)]

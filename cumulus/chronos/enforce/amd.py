@@ -90,9 +90,9 @@ def _place(count: int, units: int, ranges: Ranges) -> tuple[int, int]:
 def _ranges(home: Path, device_id: str) -> Iterator[Ranges]:
     directory = home / "compute-units"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / f"{hashlib.sha256(device_id.encode()).hexdigest()[:16]}.json"
-        path.touch()
+        path.touch(mode=0o600)
     except OSError as error:
         raise LedgerUnavailable(f"{directory}: {error.strerror}") from error
     with _open(path) as ranges:
