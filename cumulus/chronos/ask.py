@@ -26,6 +26,7 @@ def request(
     id: str | None = None,
     owner: str = "",
     start_within: float = 0.0,
+    name: str = "",
 ) -> LeaseRequest:
     """`compute` None: as great a part as of memory. `id` None: a new one. Raises `UsageError`."""
     try:
@@ -40,6 +41,7 @@ def request(
             grace=parse_duration(grace),
             owner=owner,
             start_within=start_within,
+            name=name,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

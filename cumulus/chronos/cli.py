@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus import descriptors, gate
-from cumulus.chronos import ask, environment, render
+from cumulus.chronos import ask, environment, names, render
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.processes import Snapshot
@@ -42,9 +42,14 @@ examples:
   chronos_cli exec PARTITION -- python train.py    run a program inside the lease; it ends with the lease
   chronos_cli release PARTITION                    give the share back before its time
 
+PARTITION is an id, a name (that of the GPUPartition, or of create --name), or the beginning of one.
+
 Leases are kept in CHRONOS_HOME (default /var/lib/chronos, or the user's state directory). CHRONOS_OFFER_CPU=1
 offers the CPU beside a GPU.
 """
+
+
+_WHICH = "the partition: its id, its name, or the beginning of one; with --json the whole id"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +83,7 @@ def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
     device = ask.choose(ledger.devices(), options.device)
     return ask.request(
         device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
-        id=options.id, owner=options.owner, start_within=options.start_within,
+        id=options.id, owner=options.owner, start_within=options.start_within, name=options.name or "",
     )  # fmt: skip
 
 
@@ -163,7 +168,8 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _get(options: argparse.Namespace) -> int:
-    lease = _ledger(options).get(options.partition)
+    ledger = _ledger(options)
+    lease = ledger.get(_meant(options, ledger, ended=True))
     if options.json:
         _tell(options, lease=render.lease_json(lease) if lease else None)
     elif lease is None:
@@ -176,7 +182,8 @@ def _get(options: argparse.Namespace) -> int:
 
 
 def _begin(options: argparse.Namespace) -> int:
-    lease = _ledger(options).begin(options.partition)
+    ledger = _ledger(options)
+    lease = ledger.begin(_meant(options, ledger))
     if options.json:
         _tell(options, lease=render.lease_json(lease) if lease else None)
     elif lease is None:
@@ -187,7 +194,8 @@ def _begin(options: argparse.Namespace) -> int:
 
 
 def _renew(options: argparse.Namespace) -> int:
-    lease = _ledger(options).renew(options.partition, options.duration, token=options.token)
+    ledger = _ledger(options)
+    lease = ledger.renew(_meant(options, ledger), options.duration, token=options.token)
     if options.json:
         _tell(options, lease=render.lease_json(lease))
     else:
@@ -197,13 +205,14 @@ def _renew(options: argparse.Namespace) -> int:
 
 def _release(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
-    lease = ledger.get(options.partition)
+    id = _meant(options, ledger)
+    lease = ledger.get(id)
     if lease is not None and lease.state is LeaseState.ACTIVE:
         _attach_marked(ledger, lease)
-        lease = ledger.release(options.partition, token=options.token)
+        lease = ledger.release(id, token=options.token)
     while options.wait and lease is not None and lease.state is LeaseState.ENDING:
         time.sleep(0.02)
-        lease = ledger.get(options.partition)
+        lease = ledger.get(id)
     if options.json:
         _tell(options, lease=render.lease_json(lease) if lease else None)
     elif lease is None:
@@ -222,7 +231,7 @@ def _exec(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise UsageError("exec needs a command", hint="chronos_cli exec PARTITION -- COMMAND")
-    lease = ledger.get(options.partition)
+    lease = ledger.get(names.meant(ledger, options.partition))
     if lease is None:
         raise _unknown(options.partition)
     device = ask.choose(ledger.devices(), lease.device_id)
@@ -250,7 +259,8 @@ def _undo_python() -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    variables = _ledger(options).prepare(options.partition)
+    ledger = _ledger(options)
+    variables = ledger.prepare(_meant(options, ledger))
     if options.json:
         _tell(options, variables=dict(variables))
     else:
@@ -311,11 +321,18 @@ def _node() -> dict[str, Any]:
         "hostname": os.uname().nodename,
         "chronosVersion": cumulus.__version__,
         "bootId": boot_id(),
+        # Of what not every version takes.
+        "takes": ["name"],
     }
 
 
 def _share(lease: Lease) -> str:
     return f"{format_bytes(lease.memory_bytes)} memory and {lease.compute / 10:g}% compute"
+
+
+def _meant(options: argparse.Namespace, ledger: Ledger, *, ended: bool = False) -> str:
+    """The id of the lease that is meant. Programs, which ask for JSON, always give the whole of it."""
+    return str(options.partition) if options.json else names.meant(ledger, options.partition, ended=ended)
 
 
 def _unknown(id: str) -> NoSuchLease:
@@ -392,22 +409,22 @@ def parser() -> argparse.ArgumentParser:
     listing = verb("list", _list, "live leases")
     listing.add_argument("--all", action="store_true", help="ended ones of the last day too")
     listing.add_argument("--user", help="only this user's")
-    verb("get", _get, "one lease").add_argument("partition", help="the partition id")
+    verb("get", _get, "one lease").add_argument("partition", help=_WHICH)
     begin = verb("begin", _begin, "let a lease's time count from now, where it waits for its program's start")
-    begin.add_argument("partition", help="the partition id")
+    begin.add_argument("partition", help=_WHICH)
     renew = verb("renew", _renew, "let a lease end later than it would")
-    renew.add_argument("partition", help="the partition id")
+    renew.add_argument("partition", help=_WHICH)
     renew.add_argument("duration", type=_value(parse_duration), help="from now: 90s, 1h30m or seconds")
     renew.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
     release = verb("release", _release, "end a lease and its processes")
-    release.add_argument("partition", help="the partition id")
+    release.add_argument("partition", help=_WHICH)
     release.add_argument("--wait", action="store_true", help="until its processes are gone")
     release.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
     execute = verb("exec", _exec, "run a command inside a lease; it ends with the lease")
-    execute.add_argument("partition", help="the partition id")
+    execute.add_argument("partition", help=_WHICH)
     execute.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT…]")
     prepare = verb("prepare", _prepare, "what a container needs to be held to a lease")
-    prepare.add_argument("partition", help="the partition id")
+    prepare.add_argument("partition", help=_WHICH)
     verb("serve", _serve, "answer such commands from standard input, for controllers that come over SSH")
     _add_monitor(verb("monitor", _monitor, "end leases on time, in the foreground (as a service does)"))
     return made
@@ -420,6 +437,7 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     create.add_argument("--compute", type=_checked(parse_millis), help="0.25 or 25%% (default: as much as memory)")
     create.add_argument("--user", help="for whom (default: who asks)")
     create.add_argument("--id", help="your own id for it: asking again with it returns the same lease")
+    create.add_argument("--name", type=_value(names.check), help="a name for it, to be used in the place of its id")
     create.add_argument("--owner", default="", help="which control plane asks")
     create.add_argument(
         "--start-within",

@@ -67,7 +67,8 @@ CREATE TABLE lease (
     deadline REAL NOT NULL,
     ending_since REAL,
     end_reason TEXT,
-    ended_at TEXT NOT NULL DEFAULT ''
+    ended_at TEXT NOT NULL DEFAULT '',
+    name TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE process (
     lease TEXT NOT NULL,
@@ -315,6 +316,9 @@ class Database:
                 self._sync_directory()
             elif found == 1:
                 connection.executescript(f"BEGIN;{_FROM_1}PRAGMA user_version={VERSION};COMMIT;")
+            if "name" not in {column for _, column, *_ in connection.execute("PRAGMA table_info(lease)")}:
+                # No version of its own: one that does not know it does without.
+                connection.execute("ALTER TABLE lease ADD COLUMN name TEXT NOT NULL DEFAULT ''")
         except BaseException:
             connection.close()
             raise

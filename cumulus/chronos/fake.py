@@ -205,7 +205,7 @@ class FakeLeases:
             id=request.id, device=request.device, device_id=device.id, memory_bytes=request.memory_bytes,
             compute=request.compute, user=request.user, grace=request.grace, token=self._tokens[request.device],
             state=LeaseState.ACTIVE, granted_at=self._wall(0), expires_at=self._wall(ends_in), expires_in=ends_in,
-            owner=request.owner,
+            owner=request.owner, name=request.name,
         )  # fmt: skip
         return _Held(lease, self._clock.monotonic() + ends_in, request.seconds)
 

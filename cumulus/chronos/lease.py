@@ -57,6 +57,8 @@ class LeaseRequest:
     """Which control plane asks, in a word that is its own, so that it finds its leases again; "" for people."""
     start_within: float = 0.0
     """The lease's time counts from `Leases.begin` on, or from so many seconds after the grant at the latest."""
+    name: str = ""
+    """What people call it: with it they may say which lease they mean. Several may have the same."""
 
 
 class LeaseState(StrEnum):
@@ -93,6 +95,8 @@ class Lease:
     end_reason: EndReason | None = None
     ended_at: str = ""
     owner: str = ""
+    """As in the request."""
+    name: str = ""
     """As in the request."""
 
 

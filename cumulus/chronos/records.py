@@ -26,7 +26,8 @@ ENDING = f"state = 'Ending' AND {LIVE}"
 
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
-    " granted_at, expires_at, deadline, end_reason, ended_at, owner FROM lease JOIN device ON device.id = device_id"
+    " granted_at, expires_at, deadline, end_reason, ended_at, owner, lease.name"
+    " FROM lease JOIN device ON device.id = device_id"
 )
 _DEVICE = (
     "SELECT number, id, name, vendor, type, memory_bytes, driver, enforcement, platform_index, device_index FROM device"
@@ -89,7 +90,7 @@ def as_of(recorded: Lease, deadline: float, monotonic: float) -> Lease:
     return Lease(
         recorded.id, recorded.device, recorded.device_id, recorded.memory_bytes, recorded.compute, recorded.user,
         recorded.grace, recorded.token, state, recorded.granted_at, recorded.expires_at, left, reason,
-        recorded.ended_at, recorded.owner,
+        recorded.ended_at, recorded.owner, recorded.name,
     )  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, no
         compute=request.compute,
         user=request.user,
         owner=request.owner,
+        name=request.name,
         grace=request.grace,
         token=share.token + 1,
         state=LeaseState.ACTIVE,
@@ -113,11 +115,11 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, share: Share, no
     )
     tx.execute(
         "INSERT INTO lease (id, device_id, memory_bytes, compute, user, owner, grace, seconds, token, state,"
-        " granted_at, expires_at, deadline) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " granted_at, expires_at, deadline, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
             request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at,
-            now.monotonic + ends_in,
+            now.monotonic + ends_in, lease.name,
         ),
     )  # fmt: skip
     _audit(tx, "granted", lease, lease.granted_at)
@@ -406,10 +408,11 @@ def _lease(row: Any, now: Moment) -> Lease:
 
 
 def _recorded(row: Any, left: float = 0.0) -> Lease:
-    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, owner = row
+    id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, *who = row
+    owner, name = who
     return Lease(
         id, device, device_id, memory, compute, user, grace, token, _STATES[state], granted, expires, left,
-        _REASONS[reason], ended, owner,
+        _REASONS[reason], ended, owner, name,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def lease_json(lease: Lease) -> dict[str, Any]:
         "computePercent": lease.compute / 10,
         "user": lease.user,
         "owner": lease.owner,
+        "name": lease.name,
         "grace": lease.grace,
         "token": lease.token,
         "state": lease.state.value,
@@ -169,15 +170,17 @@ def use_table(uses: Sequence[LeaseUse], out: TextIO) -> None:
 
 
 def leases_table(leases: Sequence[Lease], out: TextIO) -> None:
+    named = any(lease.name for lease in leases)
     headings = (
-        Heading("PARTITION", "whole"), Heading("DEVICE", "whole", 3), Heading("USER", "cut", 2),
-        Heading("MEMORY", "whole", 1), Heading("COMPUTE", "whole", 4), Heading("STATE", "whole"),
-        Heading("ENDS IN", "whole"),
+        Heading("PARTITION", "whole"), *([Heading("NAME", "cut", 2)] if named else []), Heading("DEVICE", "whole", 3),
+        Heading("USER", "cut", 2), Heading("MEMORY", "whole", 1), Heading("COMPUTE", "whole", 4),
+        Heading("STATE", "whole"), Heading("ENDS IN", "whole"),
     )  # fmt: skip
     Table(headings, out).write(
         [
             (
                 lease.id,
+                *([lease.name or "-"] if named else []),
                 str(lease.device),
                 lease.user or "-",
                 format_bytes(lease.memory_bytes),

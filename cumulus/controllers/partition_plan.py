@@ -79,8 +79,14 @@ def lease_request(partition: GPUPartition, owner: str) -> LeaseRequest:
     return LeaseRequest(
         id=partition.uid, device=status.device, memory_bytes=status.memory_bytes, compute=status.compute,
         seconds=parse_duration(spec.duration), user=spec.user or _job(partition),
-        grace=parse_duration(spec.grace_period), owner=owner, start_within=start_within(spec),
+        grace=parse_duration(spec.grace_period), owner=owner, start_within=start_within(spec), name=_called(partition),
     )  # fmt: skip
+
+
+def _called(partition: GPUPartition) -> str:
+    """By what people on the node may call its lease."""
+    metadata = partition.metadata
+    return metadata.name if metadata.namespace == "default" else f"{metadata.namespace}/{metadata.name}"
 
 
 def to_begin(partition: GPUPartition, job: GPUJob | None) -> str | None:

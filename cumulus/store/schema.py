@@ -167,8 +167,6 @@ def _create(file: Path) -> None:
     with aside(file) as made:
         with closing(sqlite3.connect(made, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
-            # Before there is a table: so that the file can become shorter again, see `shrink`.
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {_TABLES} COMMIT;"
             )

@@ -101,6 +101,7 @@ def test_json_is_a_protocol(shell: Shell) -> None:
         "computePercent": 25.0,
         "user": "ada",
         "owner": "lab",
+        "name": "",
         "grace": 2.0,
         "token": 1,
         "state": "Active",
@@ -269,6 +270,66 @@ def test_exec_gives_what_its_caller_has(books: ledger.Ledger, tmp_path: Path) ->
     assert set(outside) - set(inside) == set()
     added = {line.partition("=")[0] for line in set(inside) - set(outside)}
     assert {name.partition("_")[0] for name in added} <= {"CHRONOS", "CUDA", "CUPY", "XLA", "PYTHONPATH"}, added
+
+
+class TestNames:
+    """A partition's name, or the beginning of its name or id, is enough for a person; a program gives whole ids."""
+
+    @pytest.fixture(autouse=True)
+    def leases(self, shell: Shell) -> None:
+        for id, name in (("aa-1", "mine"), ("aa-2", "train-a1-r0-d0"), ("bb-3", "vision/train"), ("cc-4", "")):
+            shell(f"create 0 0.1 60 --id {id} -q" + (f" --name {name}" if name else ""))
+
+    @pytest.mark.parametrize(
+        ("said", "meant"),
+        [
+            ("aa-1", "aa-1"), ("mine", "aa-1"), ("m", "aa-1"), ("train", "aa-2"), ("train-a1", "aa-2"),
+            ("vision/train", "bb-3"), ("vis", "bb-3"), ("b", "bb-3"), ("cc", "cc-4"),
+        ],
+    )  # fmt: skip
+    def test_what_is_meant(self, shell: Shell, said: str, meant: str) -> None:
+        assert f"partitionId: {meant}\n" in shell(f"get {said}")
+        assert shell(f"renew {said} 120") == f"partition {meant} ends in 2m\n"
+        assert shell(f"release {said}") == f"partition {meant} has ended (released)\n"
+
+    def test_several_are_not_guessed_among(self, shell: Shell) -> None:
+        told = "chronos_cli: 'aa' may mean aa-1 (mine), aa-2 (train-a1-r0-d0) (write more of it)\n"
+        assert shell("release aa", 2) == told
+        assert len(shell.json("list")["leases"]) == 4
+
+    def test_nothing_means_nothing(self, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["release", ""]) == 1
+        assert "there is no lease" in capsys.readouterr().err
+        assert "there is no lease zz" in shell("get zz", 1)
+
+    def test_programs_give_whole_ids(self, shell: Shell) -> None:
+        """Else a release that is asked for again would end another lease that begins so."""
+        for said in ("mine", "cc", "aa"):
+            assert shell.json(f"release {said}")["lease"] is None
+            assert shell.json(f"get {said}")["lease"] is None
+        assert shell.json("get aa-1")["lease"]["name"] == "mine"
+        assert len(shell.json("list")["leases"]) == 4
+
+    def test_live_ones_before_ended_ones(self, shell: Shell) -> None:
+        shell("release aa-1")
+        assert "state: Ended\n" in shell("get mine")
+        assert "there is no lease mine" in shell("release mine", 1)
+        shell("create 0 0.1 60 --id dd-5 --name mine -q")
+        assert "partitionId: dd-5\n" in shell("get mine")
+
+    def test_the_table_shows_names(self, shell: Shell) -> None:
+        assert [line.split()[:2] for line in shell("list").splitlines()] == [
+            ["PARTITION", "NAME"], ["aa-1", "mine"], ["aa-2", "train-a1-r0-d0"], ["bb-3", "vision/train"],
+            ["cc-4", "-"],
+        ]  # fmt: skip
+
+    def test_bad_names(self, shell: Shell) -> None:
+        assert "'-x' is not a name" in shell("create 0 0.1 60 --name=-x", 2)
+
+
+def test_exec_takes_a_name(books: ledger.Ledger) -> None:
+    chronos("create", "0", "0.25", "60", "--id", "0b5c", "--name", "mine")
+    assert chronos("exec", "min", "--", "sh", "-c", f"echo ${MARKER}").stdout == "0b5c\n"
 
 
 def test_exec_of_what_is_not_there(books: ledger.Ledger) -> None:

@@ -34,6 +34,7 @@ class RemoteLeases:
         self._clock = NodeClock()
         self._facts = NodeFacts()
         self._discovered = False
+        self._named = False
 
     @property
     def facts(self) -> NodeFacts:
@@ -44,6 +45,7 @@ class RemoteLeases:
         said, _ = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
         with self._understanding():
             node = said["node"]
+            self._named = "name" in node.get("takes", ())
             skew = None if self._clock.skew is None else round(self._clock.skew, 3)
             conditions = tuple(protocol.health(fields) for fields in said.get("conditions", ()))
             self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
@@ -52,7 +54,7 @@ class RemoteLeases:
         return found
 
     def grant(self, request: LeaseRequest) -> Lease:
-        return self._granted(protocol.create(request))
+        return self._granted(protocol.create(request, named=self._named))
 
     def begin(self, id: str) -> Lease | None:
         return self._found(protocol.begin(id))

@@ -39,10 +39,12 @@ def listing(ended: bool) -> Sequence[str]:
     return ("list", "--json", *(("--all",) if ended else ()))
 
 
-def create(request: LeaseRequest) -> Sequence[str]:
+def create(request: LeaseRequest, *, named: bool) -> Sequence[str]:
+    """`named`: whether the Chronos there takes names."""
     within = (f"--start-within={_plain(request.start_within)}s",) if request.start_within else ()
+    name = (f"--name={request.name}",) if named and request.name else ()
     return (
-        "create", "--json", *within, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
+        "create", "--json", *within, *name, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
         f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
         str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
     )  # fmt: skip
@@ -101,6 +103,7 @@ def lease(fields: Mapping[str, Any]) -> Lease:
         grace=fields["grace"], token=fields["token"], state=LeaseState(fields["state"]),
         granted_at=fields["grantedAt"], expires_at=fields["expiresAt"], expires_in=fields["expiresIn"],
         end_reason=EndReason(reason) if reason else None, ended_at=fields["endedAt"] or "",
+        name=fields.get("name", ""),
     )  # fmt: skip
 
 
