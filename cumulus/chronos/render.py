@@ -172,7 +172,7 @@ def use_table(uses: Sequence[LeaseUse], out: TextIO) -> None:
 def leases_table(leases: Sequence[Lease], out: TextIO) -> None:
     named = any(lease.name for lease in leases)
     headings = (
-        Heading("PARTITION", "whole"), *([Heading("NAME", "cut", 2)] if named else []), Heading("DEVICE", "whole", 3),
+        Heading("PARTITION", "whole"), *([Heading("NAME", "whole", 1)] if named else []), Heading("DEVICE", "whole", 3),
         Heading("USER", "cut", 2), Heading("MEMORY", "whole", 1), Heading("COMPUTE", "whole", 4),
         Heading("STATE", "whole"), Heading("ENDS IN", "whole"),
     )  # fmt: skip
