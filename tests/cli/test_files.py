@@ -56,7 +56,7 @@ class TestDescribe:
         assert (
             "Files go:      with the job, 1h after it finished, or when it is deleted\n" in run("describe", "job/a").out
         )
-        assert "Files go:      with the job, at 2030-01-01T12:56:00.000000Z (in 56m)\n" in run("describe", "job/b").out
+        assert "Files go:      with the job, at 2030-01-01T12:56:00Z (in 56m)\n" in run("describe", "job/b").out
 
     def test_none(self, store: SqliteStore, run: Run) -> None:
         store.create(running("train"))
