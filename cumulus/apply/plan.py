@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cumulus.apply.merge import KEYED_LISTS, by_name, merge
+from cumulus.errors import InvalidObject
 from cumulus.manifest import Manifest, Problem
 from cumulus.resources import registry
 from cumulus.resources.key import Document, Key
@@ -18,6 +19,7 @@ from cumulus.resources.schema import Field, root
 from cumulus.resources.values import same_value
 from cumulus.store.base import Write
 from cumulus.store.client import decode
+from cumulus.store.codec import check_room
 
 Action = Literal["created", "configured", "unchanged", "pruned"]
 
@@ -73,6 +75,8 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
     if problems:
         return problems
     unchanged = old == after["spec"] and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
+    if not unchanged and (large := _too_large(manifest, after)) is not None:
+        return [large]
     action: Action = "unchanged" if unchanged else "configured"
     return Result(action, manifest.kind, manifest.key, live, live if unchanged else after)
 
@@ -97,7 +101,17 @@ def _creation(manifest: Manifest) -> Result | list[Problem]:
     document = manifest.resource.to_json()
     metadata = document["metadata"]
     metadata["annotations"] = metadata.get("annotations", {}) | {LAST_APPLIED: _note(manifest)}
+    if (large := _too_large(manifest, document)) is not None:
+        return [large]
     return Result("created", manifest.kind, manifest.key, None, document)
+
+
+def _too_large(manifest: Manifest, document: Document) -> Problem | None:
+    try:
+        check_room(document, manifest.key)
+    except InvalidObject as error:
+        return manifest.problem((), f"{error}; {error.hint}")
+    return None
 
 
 def _forbidden(manifest: Manifest, live: Document) -> Problem | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.resources.meta import Condition, condition, with_condition
 
 Truth = Literal["True", "False", "Unknown"]
@@ -13,6 +14,7 @@ def condition_set(
     conditions: tuple[Condition, ...], now: str, type: str, status: Truth | bool, reason: str, message: str = ""
 ) -> tuple[Condition, ...]:
     """`conditions` with that one put in; its lastTransitionTime moves to `now` only when its status changes."""
+    reason, message = cut(reason, LONGEST_WORD), cut(message)
     truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
     old = condition(conditions, type)
     if old is not None and (old.status, old.reason, old.message) == (truth, reason, message):

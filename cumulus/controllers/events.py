@@ -19,7 +19,8 @@ from typing import Literal
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import AlreadyExists, CumulusError, Fenced, NotFound
+from cumulus.controllers.texts import LONGEST_WORD, cut
+from cumulus.errors import AlreadyExists, CumulusError, Fenced, InvalidObject, NotFound
 from cumulus.resources.event import Event, EventSource, ObjectReference
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.store.base import Key, Store, Write
@@ -33,7 +34,6 @@ REFILL_SECONDS = 60.0
 """An empty bucket gains one event in this time."""
 REMEMBERED = 4096
 """Objects whose buckets are kept, and events that are remembered to be in the store."""
-MESSAGE_LENGTH = 1024
 
 EventType = Literal["Normal", "Warning"]
 
@@ -98,10 +98,22 @@ class Recorder:
             self._flush(pending)
         except Fenced:
             raise
+        except InvalidObject as error:
+            # One that cannot be stored takes no others with it.
+            log.warning("an event was dropped", error=str(error))
+            return self._flush_each(pending)
         except CumulusError as error:
             log.info("events were dropped", count=len(pending), error=str(error))
             return 0
         return len(pending)
+
+    def _flush_each(self, pending: Mapping[str, _Said]) -> int:
+        written = 0
+        for name, said in pending.items():
+            with suppress(InvalidObject):
+                self._flush({name: said})
+                written += 1
+        return written
 
     def _flush(self, pending: Mapping[str, _Said]) -> None:
         store, fence = self._client.store, self._client.fence
@@ -129,7 +141,7 @@ class Recorder:
             api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
             name=about.metadata.name, uid=about.metadata.uid or "",
         )  # fmt: skip
-        message, now = message[:MESSAGE_LENGTH], timestamp(self._clock.now())
+        reason, message, now = cut(reason, LONGEST_WORD), cut(message), timestamp(self._clock.now())
         name = _name(reference, type, reason, message, component)
         return name, _Said(reference, type, reason, message, component, 1, now, now)
 

@@ -17,7 +17,7 @@ from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown, Van
 from cumulus.controllers.reader import Reader, StoreReader
 from cumulus.controllers.reconcile import After, Done, Request, Result, Retry
 from cumulus.controllers.writes import unversioned, write_told
-from cumulus.errors import AlreadyExists, BackendRefused, Conflict, NodeUnreachable
+from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
 from cumulus.resources.node import GPUNode
@@ -60,7 +60,10 @@ class JobController:
             plan = self._plan(job, partitions, replicas)
         for replica, grace in plan.stop.items():
             self._backend(job).stop(self._workload(job, replica), grace)
-        plan = self._write(job, plan)
+        try:
+            plan = self._write(job, plan)
+        except InvalidObject as error:
+            plan = self._give_up(job, partitions, replicas, error)
         if plan.remove:
             self._remove(job)
         if not plan.status.phase.finished:
@@ -69,8 +72,11 @@ class JobController:
         return Done() if plan.wake is None else After(plan.wake)
 
     def _plan(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Plan:
+        return job_plan.plan(self._view(job, partitions, replicas))
+
+    def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
         names = {p.status.node for p in partitions if p.status.node}
-        return job_plan.plan(View(job, partitions, replicas, self._clock.now(), self._lost(names)))
+        return View(job, partitions, replicas, self._clock.now(), self._lost(names))
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
         """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
@@ -141,6 +147,26 @@ class JobController:
             events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
             write_told(self._client, [Write("status", ended.to_json())], events)
         return plan
+
+    def _give_up(
+        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], error: InvalidObject
+    ) -> Plan:
+        """What would be said of the job has no room. It ends, and its shares are free: nobody waits for it for ever."""
+        plan = job_plan.refused(self._view(job, partitions, replicas), str(error))
+        for replica, grace in plan.stop.items():
+            self._backend(job).stop(self._workload(job, replica), grace)
+        if not plan.status.phase.finished:
+            return plan
+        try:
+            return self._write(job, plan)
+        except InvalidObject:
+            # An object from before there was a limit leaves no room at all.
+            for partition in partitions:
+                if not partition.deleting:
+                    self._client.delete(partition)
+            (said,) = plan.says
+            self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+            raise
 
     def _begin_somehow(self, job: GPUJob, plan: Plan) -> Plan:
         """Anybody may have made a partition of the name that the job's was to have."""

@@ -19,6 +19,7 @@ from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job_outcome import Cause, Said
 from cumulus.controllers.job_replicas import RefusedStart, Replica, Unknown
 from cumulus.controllers.partition_plan import over_by_time
+from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -43,6 +44,10 @@ STOP_POLL = 1.0
 
 TAKEN_POLL = 10.0
 """Seconds between looks at whether a name that a job needs is free."""
+
+
+KEPT_PARTITIONS = 16
+"""Names of partitions that are kept of an attempt that is over: those of a large gang would fill the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,25 @@ def renamed(job: GPUJob, plan: Plan) -> Plan:
     attempts = plan.status.attempts
     last = attempts[-1].model_copy(update={"partitions": tuple(partition.metadata.name for partition in create)})
     return replace(plan, create=create, status=plan.status.model_copy(update={"attempts": (*attempts[:-1], last)}))
+
+
+def refused(view: View, why: str) -> Plan:
+    """The job's status cannot be written. What runs is stopped; then the job fails, with the least that says so."""
+    alive = [r for r, replica in enumerate(view.replicas) if _alive(replica)]
+    job, attempt = view.job, live_attempt(view.job.status)
+    if alive:
+        reached = [r for r in alive if not isinstance(view.replicas[r], Unknown)]
+        return Plan(job.status, stop={r: parse_duration(job_objects.grace(job)) for r in reached}, wake=STOP_POLL)
+    attempts: tuple[Attempt, ...] = ()
+    if attempt is not None:
+        over = Attempt(number=attempt.number, node=attempt.node, start_time=attempt.start_time)
+        attempts = (_ended(over, Cause("StatusRefused"), view, None),)
+    small = GPUJobStatus(
+        observed_generation=job.metadata.generation or 0, attempts=attempts, attempt_count=job.status.attempt_count,
+        failures=job.status.failures, start_time=job.status.start_time,
+    )  # fmt: skip
+    status = job_outcome.failed(small, "StatusRefused", f"its status cannot be written: {why}", view.now)
+    return Plan(status, remove=attempt is not None, says=(job_outcome.end_event(status),))
 
 
 def blocked(job: GPUJob, taken: Sequence[GPUPartition], now: datetime) -> Plan:
@@ -339,9 +363,10 @@ def _ended(attempt: Attempt, cause: Cause, view: View, checkpoint: str | None) -
         update={
             "end_time": max(finished) if finished else timestamp(view.now),
             "exit_code": cause.exit_code,
-            "reason": cause.reason,
-            "message": cause.message,
+            "reason": cut(cause.reason, LONGEST_WORD),
+            "message": cut(cause.message),
             "checkpoint_time": checkpoint or None,
+            "partitions": attempt.partitions[:KEPT_PARTITIONS],
         }
     )
 
@@ -352,8 +377,7 @@ def _interrupted(job: GPUJob) -> JobPhase:
 
 
 def _ending(partition: GPUPartition) -> bool:
-    ended = condition(partition.status.conditions, "Ended")
-    return ended is not None and ended.reason == "Ending"
+    return any(c.type == "Ended" and c.reason == "Ending" for c in partition.status.conditions)
 
 
 def _deadline_left(job: GPUJob, now: datetime) -> float | None:

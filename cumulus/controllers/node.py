@@ -5,6 +5,7 @@ and says when it stops answering. What changed of leases on the node by itself i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import datetime
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
@@ -14,12 +15,14 @@ from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Bound, Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
-from cumulus.controllers.writes import write_status
+from cumulus.controllers.texts import LONGEST_WORD, cut
+from cumulus.controllers.writes import write_status, write_told
 from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.quantity import format_bytes
+from cumulus.store.base import Write
 from cumulus.store.client import Client
 
 NAME = "node"
@@ -35,6 +38,9 @@ HEARTBEAT_SECONDS = 20.0
 
 SKEW_SECONDS = 0.5
 """A clock that is off by so much more or less than before is worth a write."""
+
+MOST_LISTED = 64
+"""Foreign leases of one device that its node's status lists one by one."""
 
 SILENT_SECONDS = 40.0
 """How long a node may be silent before it is not Ready."""
@@ -133,8 +139,18 @@ class NodeController:
         if missing:
             labels = {**node.metadata.labels, **missing}
             node = self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": labels})))
-        if worth_writing(node.status, status):
+        if not worth_writing(node.status, status):
+            return
+        try:
             write_status(self._client, node.replace(status=status))
+        except InvalidObject as error:
+            # Without its devices nothing is placed there any more, and the heartbeat goes on.
+            now = timestamp(self._clock.now())
+            conditions = condition_set((), now, "Ready", False, "StatusRefused", str(error))
+            small = GPUNodeStatus(conditions=conditions, heartbeat_time=now)
+            if worth_writing(node.status, small):
+                event = self._recorder.event(node, "Warning", "StatusRefused", str(error), component=NAME)
+                write_told(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
     def _pass_on(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> None:
         active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
@@ -234,9 +250,22 @@ def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
     return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
 
 
+def _listed(leases: Sequence[Lease]) -> Sequence[Lease]:
+    """With those beyond `MOST_LISTED` as one, which lasts as long as the last of them: a status has its limit."""
+    rest = leases[MOST_LISTED - 1 :]
+    if len(rest) < 2:
+        return leases
+    last = max(rest, key=lambda lease: parse_timestamp(lease.expires_at).timestamp() + lease.grace)
+    together = replace(
+        last, id=f"{len(rest)}-more", user="", memory_bytes=sum(lease.memory_bytes for lease in rest),
+        compute=sum(lease.compute for lease in rest),
+    )  # fmt: skip
+    return [*leases[: MOST_LISTED - 1], together]
+
+
 def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:
     taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
-    foreign = sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id)
+    foreign = _listed(sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id))
     return DeviceStatus(
         index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
         memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
@@ -246,7 +275,7 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceSta
         foreign_leases=tuple(
             ForeignLease(
                 partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
-                expires_at=lease.expires_at, grace_seconds=lease.grace, user=lease.user,
+                expires_at=lease.expires_at, grace_seconds=lease.grace, user=cut(lease.user, LONGEST_WORD),
             )
             for lease in foreign
         ),

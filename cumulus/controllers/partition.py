@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cumulus.chronos.lease import Lease
+from cumulus.chronos.lease import Lease, LeaseState
 from cumulus.clock import Clock
 from cumulus.controllers import partition_plan
 from cumulus.controllers.agent import NodeAgent
@@ -13,7 +13,7 @@ from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Re
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import unversioned, write_told
-from cumulus.errors import InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease
+from cumulus.errors import InsufficientShare, InvalidObject, NodeUnreachable, NoSuchDevice, NoSuchLease
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
@@ -119,6 +119,28 @@ class PartitionController:
 
     def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
         """Write status and finalizer where they changed, both at once; then say when to look again."""
+        try:
+            return self._write(partition, plan)
+        except InvalidObject as error:
+            return self._give_up(partition, error)
+
+    def _give_up(self, partition: GPUPartition, error: InvalidObject) -> Result:
+        """What would be said of it has no room: its lease is given back, and then it fails."""
+        agent = self._agents.get(partition.status.node)
+        lease = agent.leases.release(partition.uid) if agent is not None else None
+        if lease is not None and lease.state is not LeaseState.ENDED:
+            return After(partition_plan.ENDING_POLL)
+        small = partition_plan.refused(partition, str(error), self._clock.now())
+        try:
+            return self._write(partition, small)
+        except InvalidObject:
+            # An object from before there was a limit leaves no room at all.
+            end = condition(small.status.conditions, "Ended")
+            assert end is not None
+            self._recorder.record(partition, "Warning", end.reason, end.message, component=NAME)
+            raise
+
+    def _write(self, partition: GPUPartition, plan: Plan) -> Result:
         changed = plan.status != partition.status
         ended = plan.status.phase.ended and not partition.status.phase.ended
         events = [self._end_event(partition, plan.status)] if ended else []

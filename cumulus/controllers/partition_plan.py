@@ -122,6 +122,16 @@ def plan(
             return Plan(_active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL)
 
 
+def refused(partition: GPUPartition, why: str, now: datetime) -> Plan:
+    """Its status cannot be written, and its lease has ended: it fails, with the least that says so."""
+    moment, message = timestamp(now), f"its status cannot be written: {why}"
+    small = GPUPartitionStatus(
+        phase=PartitionPhase.FAILED, node=partition.status.node, device=partition.status.device, ended_at=moment,
+        conditions=condition_set((), moment, "Ended", True, "StatusRefused", message),
+    )  # fmt: skip
+    return Plan(small, finish=partition.deleting)
+
+
 def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> Plan:
     """The next state of a partition that holds no lease: Pending, or ended."""
     if partition.status.phase is PartitionPhase.PENDING and releasing and not partition.deleting:

@@ -173,6 +173,11 @@ class ScheduleController:
         except (Conflict, NotFound) as error:
             log.debug("stale", loop=NAME, gangs=len(gangs), error=str(error))
             return False
+        except InvalidObject as error:
+            # One whose status has no room must not keep the others from their places.
+            if len(gangs) == 1:
+                log.error("left out an object", error=str(error))
+            return len(gangs) == 1
         return True
 
     def _binding(self, binding: Binding, partition: GPUPartition) -> list[Write]:
@@ -217,7 +222,7 @@ class ScheduleController:
             return
         try:
             self._wrote(self._client.store.transact(writes, fence=self._client.fence))
-        except (Conflict, NotFound) as error:
+        except (Conflict, NotFound, InvalidObject) as error:
             log.debug("stale", loop=NAME, error=str(error))
 
     def _wrote(self, documents: Documents) -> None:

@@ -56,7 +56,8 @@ class ObjectMeta(Model):
     uid: str | None = Field(None, description="Unique for ever. Set by the store.")
     labels: LabelMap = Field(default_factory=dict, description="Short texts to select objects by: app: training.")
     annotations: dict[Annotated[str, AfterValidator(check_label_key)], str] = Field(
-        default_factory=dict, description="Texts of any length for people and tools."
+        default_factory=dict,
+        description="Texts for people and tools. An object has at most 1 MiB of JSON, its status apart.",
     )
     generation: int | None = Field(None, description="Grows with each change of spec. Set by the store.")
     resource_version: str | None = Field(

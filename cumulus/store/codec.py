@@ -14,6 +14,9 @@ from cumulus.store.base import Event
 MAX_BYTES = 1_572_864
 """Largest stored object: etcd's default request limit, so that every object fits there too."""
 
+MAX_GIVEN = 1_048_576
+"""Largest object without its status: the rest of `MAX_BYTES` is the controllers', so that a status always has room."""
+
 ADDED, MODIFIED, DELETED = 1, 2, 3
 _EVENT_TYPES = {ADDED: "ADDED", MODIFIED: "MODIFIED", DELETED: "DELETED"}
 
@@ -37,6 +40,17 @@ def encode(document: Document, key: Key) -> bytes:
             hint="keep large data in a file or bucket and refer to it",
         )
     return blob
+
+
+def check_room(document: Document, key: Key) -> None:
+    """Raises InvalidObject where what was given of an object leaves no room for its status."""
+    given = {name: value for name, value in document.items() if name != "status"}
+    size = len(canonical(given, key))
+    if size > MAX_GIVEN:
+        raise InvalidObject(
+            f"{key} has {size} bytes of JSON without its status, more than the {MAX_GIVEN} that may be given",
+            hint="keep large data in a file or bucket and refer to it; what `apply` notes of a manifest counts too",
+        )
 
 
 def canonical(value: Any, key: Key) -> bytes:

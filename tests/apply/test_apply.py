@@ -494,3 +494,15 @@ def test_writes_carry_what_they_read(store: Store) -> None:
     assert isinstance(write, Write)
     assert write.document is not None
     assert write.document["metadata"]["resourceVersion"] == store.get(KEY)["metadata"]["resourceVersion"]
+
+
+def test_a_manifest_that_leaves_its_status_no_room_is_refused(store: Store) -> None:
+    """The note of what was applied counts too: it is a copy."""
+    large = job().replace("labels: {app: x}", f"labels: {{app: x}}, annotations: {{note: {'x' * 785900}}}")
+    (said,) = refused(store, large)
+    assert "bytes of JSON without its status, more than the 1048576 that may be given; keep large data" in said
+    assert said.startswith("<stdin>:1:1: ") or ":1:" in said
+    fits = large.replace("x" * 785900, "x" * 500_000)
+    assert applied(store, fits) == ["gpujob.cumulus.dev/train created"]
+    (said,) = refused(store, fits.replace("x" * 500_000, "y" * 600_000))
+    assert "may be given" in said

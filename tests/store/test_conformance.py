@@ -20,6 +20,7 @@ from cumulus.errors import (
     UsageError,
 )
 from cumulus.store.base import Fence, Key, Query, Retention, Store, Write
+from cumulus.store.codec import MAX_BYTES, MAX_GIVEN
 from tests.store.conftest import Make, thing, version
 
 A = Key("Thing", "default", "a")
@@ -101,6 +102,18 @@ class TestCreate:
         with pytest.raises(InvalidObject, match="JSON"):
             store.create(thing("a", spec={"x": value}))
         assert store.revision() == 0
+
+    def test_what_is_given_leaves_a_status_its_room(self, store: Store) -> None:
+        for kind in ("GPUJob", "GPUPartition", "GPUNode", "Event"):
+            document = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "n"}, "spec": {"text": ""}}
+            key = Key(kind, "", "n")
+            with pytest.raises(InvalidObject, match=f"more than the {MAX_GIVEN} that may be given"):
+                store.create({**document, "spec": {"text": "x" * MAX_GIVEN}})
+            made = store.create({**document, "spec": {"text": "x" * (MAX_GIVEN - 1000)}})
+            made = store.update_status({**made, "status": {"text": "x" * (MAX_BYTES - MAX_GIVEN)}})
+            with pytest.raises(InvalidObject, match="may be given"):
+                store.update({**made, "metadata": {**made["metadata"], "annotations": {"note": "x" * 2000}}})
+            store.delete(key)
 
     def test_refuses_an_object_too_large(self, store: Store) -> None:
         with pytest.raises(InvalidObject, match="bytes"):
