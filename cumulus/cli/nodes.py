@@ -21,8 +21,12 @@ def leases(number: int) -> str:
 
 def stakes(store: Store, node: Document) -> Sequence[str]:
     """What cannot be had back by discovery: `was added by hand`, `holds 2 leases, …`."""
+    from cumulus.controllers.cluster import FINALIZER
+
     found = []
-    if lookup(node, "spec.ssh"):
+    if FINALIZER in (node["metadata"].get("finalizers") or ()):
+        found.append("is a machine of the Swarm, and leaves it")
+    elif lookup(node, "spec.ssh"):
         found.append("was added by hand")
     if lookup(node, "spec.unschedulable"):
         found.append("is cordoned")

@@ -29,6 +29,8 @@ CLUSTER = Request("", "cluster")
 LOOK_SECONDS = 10.0
 CONDITION = "ContainersReady"
 RUNTIME = "container"
+FINALIZER = "cumulus.dev/cluster"
+"""On a GPUNode whose machine leaves the cluster with it."""
 _OURS = ("gpu.", "cumulus.dev/")
 
 
@@ -36,7 +38,27 @@ class Machine(Protocol):
     """One machine of the cluster, as its engine tells."""
 
     @property
-    def name(self) -> str: ...
+    def id(self) -> str:
+        """The cluster's own name for it, which stays when the host is renamed."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """No other machine has it."""
+        ...
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the cluster remembers that name for that id."""
+        ...
+
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def role(self) -> str:
+        """worker or manager."""
+        ...
+
     @property
     def address(self) -> str: ...
     @property
@@ -65,6 +87,14 @@ class Cluster(Protocol):
 
     def tell(self, name: str, labels: Mapping[str, str]) -> None:
         """Make these the machine's labels that begin with `gpu.`; the others stay."""
+        ...
+
+    def pin(self, id: str, name: str) -> None:
+        """Let the cluster remember the name for the id, and for no other one."""
+        ...
+
+    def remove(self, name: str) -> str:
+        """Take the machine out of the cluster. What came of it, for people."""
         ...
 
 
@@ -97,7 +127,7 @@ class ClusterController:
 
     def reconcile(self, request: Request) -> Result:
         try:
-            machines = {machine.name: machine for machine in self._cluster.machines()}
+            machines = self._named()
         except NotOurs as error:
             self._stay_away(error)
             return After(LOOK_SECONDS)
@@ -105,23 +135,53 @@ class ClusterController:
             node = self._reader.get(GPUNode, "", machine.name)
             if node is None and machine.name not in self._here:
                 node = self._create(machine)
-            if node is not None and not node.deleting:
+            if node is not None and node.deleting:
+                self._leave(node, machine)
+            elif node is not None:
                 node = self._label(node, machine)
                 self._judge(node, machine)
                 self._cluster.tell(machine.name, device_labels(node))
         for node in self._reader.all(GPUNode):
-            if node.metadata.name not in machines and is_member(node):
+            if node.metadata.name in machines:
+                continue
+            if node.deleting:
+                free(self._client, node)
+            elif is_member(node):
                 self._say(node, False, "NotAMember", "it is no node of the cluster any more")
         return After(LOOK_SECONDS)
 
+    def _named(self) -> Mapping[str, Machine]:
+        """The machines by the names of their GPUNodes, which the cluster remembers from then on."""
+        machines = self._cluster.machines()
+        loose = [machine for machine in machines if not machine.pinned]
+        for machine in loose:
+            name = name_of(machine, machines, self._reader.all(GPUNode), self._here)
+            self._cluster.pin(machine.id, name)
+        machines = self._cluster.machines() if loose else machines
+        return {machine.name: machine for machine in machines}
+
+    def _leave(self, node: GPUNode, machine: Machine) -> None:
+        """Before its GPUNode goes, the machine goes: it would be found again else."""
+        if FINALIZER not in node.metadata.finalizers:
+            return
+        if machine.role == "manager":
+            hint = f"make it a worker, and it goes: docker node demote {machine.hostname}"
+            self._say(node, False, "IsManager", f"it is a manager of the Swarm; {hint}")
+            return
+        said = self._cluster.remove(machine.name)
+        node = self._say(node, False, "Left", said)
+        free(self._client, node)
+
     def _stay_away(self, error: NotOurs) -> None:
         for node in self._reader.all(GPUNode):
-            if is_member(node):
+            if node.deleting:
+                free(self._client, node)
+            elif is_member(node):
                 self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
 
     def _create(self, machine: Machine) -> GPUNode:
         node = GPUNode(
-            metadata=ObjectMeta(name=machine.name),
+            metadata=ObjectMeta(name=machine.name, finalizers=(FINALIZER,)),
             spec=GPUNodeSpec(ssh=SshAddress(host=machine.address, user=self._user)),
         )
         try:
@@ -130,10 +190,13 @@ class ClusterController:
             return self._client.get(GPUNode, "", machine.name)
 
     def _label(self, node: GPUNode, machine: Machine) -> GPUNode:
-        wanted = {**node.metadata.labels, **foreign_labels(machine.labels)}
-        if wanted == node.metadata.labels:
-            return node
-        return self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": wanted})))
+        """Labels of the machine's, and the finalizer by which the machine goes with a GPUNode reached over SSH."""
+        held = node.metadata.finalizers
+        update: dict[str, object] = {"labels": {**node.metadata.labels, **foreign_labels(machine.labels)}}
+        if node.spec.ssh is not None and FINALIZER not in held:
+            update["finalizers"] = (*held, FINALIZER)
+        metadata = node.metadata.model_copy(update=update)
+        return node if metadata == node.metadata else self._client.update(node.replace(metadata=metadata))
 
     def _judge(self, node: GPUNode, machine: Machine) -> None:
         if machine.state != "ready":
@@ -144,15 +207,37 @@ class ClusterController:
         else:
             self._say(node, True, "Active", "")
 
-    def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> None:
+    def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> GPUNode:
         now = timestamp(self._clock.now())
         conditions = condition_set(node.status.conditions, now, CONDITION, ready, reason, message)
         if conditions == node.status.conditions:
-            return
-        write_status(self._client, node.replace(status=node.status.model_copy(update={"conditions": conditions})))
+            return node
+        node = node.replace(status=node.status.model_copy(update={"conditions": conditions}))
+        write_status(self._client, node)
         if not ready:
             self._recorder.record(node, "Warning", reason, f"containers: {message}", component=NAME)
         self._changed(node.metadata.name)
+        return node
+
+
+def name_of(machine: Machine, machines: Sequence[Machine], nodes: Sequence[GPUNode], here: Collection[str]) -> str:
+    """The GPUNode that a machine is which has no name yet: that of this host, the one at its address, else its own."""
+    if machine.hostname in here:
+        return machine.hostname
+    taken = {other.name for other in machines if other.id != machine.id}
+    at = [n.metadata.name for n in nodes if n.spec.ssh is not None and n.spec.ssh.host == machine.address]
+    free = [name for name in at if name not in taken]
+    return free[0] if len(at) == len(free) == 1 else machine.name
+
+
+def free(client: Client, node: GPUNode) -> None:
+    """Let a GPUNode that is being deleted go."""
+    if FINALIZER not in node.metadata.finalizers:
+        return
+    found = client.get(GPUNode, "", node.metadata.name)
+    if found.uid == node.uid:
+        left = tuple(finalizer for finalizer in found.metadata.finalizers if finalizer != FINALIZER)
+        client.update(found.replace(metadata=found.metadata.model_copy(update={"finalizers": left})))
 
 
 def is_member(node: GPUNode) -> bool:

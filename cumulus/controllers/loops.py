@@ -171,7 +171,8 @@ class Loops:
             ),
             self._schedule,
             NodeController(
-                cache, client, agents, clock, recorder, changed=self._lease_changed, offers=self._offers
+                cache, client, agents, clock, recorder, changed=self._lease_changed, offers=self._offers,
+                clustered=self._cluster is not None,
             ),
             CollectController(GPUPartition, cache, client),
             CollectController(GPUJob, cache, client),

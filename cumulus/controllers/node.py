@@ -4,6 +4,8 @@ and says when it stops answering. What changed of leases on the node by itself i
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +13,7 @@ from datetime import datetime
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers.cluster import free
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
 from cumulus.controllers.reader import Bound, Reader
@@ -19,7 +22,7 @@ from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.controllers.writes import write_status, write_told
 from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.key import Key
-from cumulus.resources.meta import Condition, ObjectMeta, condition
+from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Write
@@ -28,13 +31,17 @@ from cumulus.store.client import Client
 NAME = "node"
 
 LOOK_SECONDS = 10.0
-CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady")
+TWIN = "Twin"
+"""The condition of a node whose devices another node counts."""
+CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady", TWIN)
 """Conditions of a node that controllers set; all others are its own Chronos' and go when that tells them no more."""
 
 """How often a node is asked."""
 
 HEARTBEAT_SECONDS = 20.0
 """How often, at most, a heartbeat alone is written."""
+
+_UUIDS = ("GPU-", "MIG-")
 
 SKEW_SECONDS = 0.5
 """A clock that is off by so much more or less than before is worth a write."""
@@ -61,8 +68,11 @@ class NodeController:
         *,
         changed: Callable[[Key], None],
         offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),
+        clustered: bool = False,
     ) -> None:
-        """`offers`: the runtimes that a node has beside its agent's; None: not known now, so it keeps what it has."""
+        """`offers`: the runtimes that a node has beside its agent's; None: not known now, so it keeps what it has.
+        `clustered`: whether there is a cluster, which nodes that are deleted leave first."""
+        self._clustered = clustered
         self._offers = offers
         self._reader = reader
         self._client = client
@@ -71,10 +81,16 @@ class NodeController:
         self._recorder = recorder
         self._changed = changed
         self._answered: dict[str, float] = {}
+        self._mutex = threading.Lock()
+        self._where: defaultdict[str, set[str]] = defaultdict(set)
+        """Device to the nodes that ever had it, in this term."""
         self._began = clock.monotonic()
 
     def reconcile(self, request: Request) -> Result:
         node = self._reader.get(GPUNode, "", request.name)
+        if node is not None and node.deleting and not self._clustered:
+            free(self._client, node)
+            return Done()
         agent = self._agents.get(request.name)
         if agent is None:
             return Done() if node is None else self._unattended(node)
@@ -88,8 +104,9 @@ class NodeController:
         if node is None:
             node = self._create(agent)
         partitions = self._reader.on_node(agent.name)
-        own = self._own(partitions, leases)
+        own = self._own(agent.name, partitions, leases)
         status = observed(node, agent, devices, leases, own, self._clock.now())
+        status = self._once(node, status)
         offered = self._offers(agent.name)
         offered = node.status.runtimes if offered is None else offered
         runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
@@ -116,16 +133,55 @@ class NodeController:
                 less = (device.next_memory_bytes or device.memory_bytes) < old.memory_bytes
                 self._recorder.record(node, "Warning" if less else "Normal", "DeviceResized", told, component=NAME)
 
-    def _own(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
+    def _own(self, name: str, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
         own = {partition.uid for partition in partitions}
-        return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id)}
+        return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id, name)}
 
-    def _is_ours(self, id: str) -> bool:
+    def _is_ours(self, id: str, name: str) -> bool:
+        """Not one of a partition on another node: that one may by mistake be the same machine, and counts it."""
         try:
-            return self._reader.partition(id) is not None
+            partition = self._reader.partition(id)
         except InvalidObject:
             return True
+        return partition is not None and partition.status.node in ("", name)
+
+    def _once(self, node: GPUNode, status: GPUNodeStatus) -> GPUNodeStatus:
+        """The status without devices that another node counts already: a machine can be two nodes by mistake.
+
+        The elder one that is Ready has them; one that is not loses them here."""
+        now = timestamp(self._clock.now())
+        elsewhere: dict[str, str] = {}
+        mine = physical(status)
+        for other in self._with_any_of(mine, node.metadata.name):
+            shared = mine & physical(other.status)
+            if not shared:
+                continue
+            if is_true(other.status.conditions, "Ready") and _age(other) < _age(node):
+                elsewhere |= dict.fromkeys(shared, other.metadata.name)
+            else:
+                message = f"the machine is the node {node.metadata.name} now, which counts its devices"
+                write_status(self._client, other.replace(status=_without(other.status, shared, message, now)))
+        if elsewhere:
+            names = ", ".join(sorted(set(elsewhere.values())))
+            message = f"the node {names} counts these devices already: they are one machine; remove one of the nodes"
+            return _without(status, frozenset(elsewhere), message, now)
+        if condition(status.conditions, TWIN) is not None:
+            kept = tuple(c for c in status.conditions if c.type != TWIN)
+            return status.model_copy(update={"conditions": kept})
+        return status
+
+    def _with_any_of(self, devices: frozenset[str], name: str) -> Sequence[GPUNode]:
+        """Other nodes that had any of the devices when they were looked at last."""
+        with self._mutex:
+            if not self._where:
+                for node in self._reader.all(GPUNode):
+                    for device in physical(node.status):
+                        self._where[device].add(node.metadata.name)
+            for device in devices:
+                self._where[device].add(name)
+            names = {other for device in devices for other in self._where[device]} - {name}
+        return [node for node in (self._reader.get(GPUNode, "", other) for other in sorted(names)) if node is not None]
 
     def _create(self, agent: NodeAgent) -> GPUNode:
         node = GPUNode(metadata=ObjectMeta(name=agent.name, labels=dict(agent.labels)))
@@ -261,6 +317,26 @@ def _listed(leases: Sequence[Lease]) -> Sequence[Lease]:
         compute=sum(lease.compute for lease in rest),
     )  # fmt: skip
     return [*leases[: MOST_LISTED - 1], together]
+
+
+def physical(status: GPUNodeStatus) -> frozenset[str]:
+    """Names of the node's devices that no other machine has: a GPU by its UUID, another one by its address in this
+    boot. A CPU has none: several nodes may offer shares of one on purpose."""
+    return frozenset(
+        device.id if device.id.startswith(_UUIDS) else f"{status.boot_id}/{device.id}"
+        for device in status.devices
+        if device.type != "cpu" and device.id and (device.id.startswith(_UUIDS) or status.boot_id)
+    )
+
+
+def _without(status: GPUNodeStatus, devices: frozenset[str], message: str, now: str) -> GPUNodeStatus:
+    left = tuple(d for d in status.devices if not {d.id, f"{status.boot_id}/{d.id}"} & devices)
+    conditions = condition_set(status.conditions, now, TWIN, True, "OneMachine", message)
+    return status.model_copy(update={"devices": left, "conditions": conditions})
+
+
+def _age(node: GPUNode) -> tuple[str, str]:
+    return node.metadata.creation_timestamp or "", node.metadata.name
 
 
 def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:

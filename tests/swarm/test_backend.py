@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
-from cumulus.errors import BackendError, BackendRefused, NotOurs
+from cumulus.clock import SystemClock, timestamp
+from cumulus.errors import BackendError, BackendRefused, NodeUnreachable, NotOurs
 from tests.backends.conformance import Behaviour
 from tests.lab.lab import Lab
 from tests.lab.node import LabError
@@ -318,6 +320,35 @@ def test_an_engine_that_is_stopped_takes_no_log_along(bed: SwarmBed) -> None:
     assert [f.reason for f in bed.backend.findings()] == ["EngineStopped"]
     bed.backend.remove(work.name)
     assert sorted(bed.log(work).split()) == sorted([*(b"%d" % n for n in range(1, 2001)), b"up", b"saved"])
+
+
+def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its lease may go on, it is not known to be over; then its service and its secrets go, and when the node
+    comes back, its container."""
+    worker = bed.lab.nodes["worker1"]
+    bed.secrets.set("api", "token", "hush")
+    over = timestamp(SystemClock().now() + timedelta(seconds=10))
+    env = (EnvVar("TOKEN", secret="api", key="token"),)
+    work = started(bed, bed.work(*LONG, leases=(lease(expires_at=over),), env=env))
+    kept = started(bed, bed.work(*LONG, leases=(lease(),), job="kept"))
+    worker.cut()
+    try:
+        bed.until(lambda: "worker1" not in bed.lab.ready())
+        with pytest.raises(NodeUnreachable):
+            bed.backend.get(work.name)
+        monkeypatch.setattr("cumulus.backends.swarm.settle.OVER_SECONDS", 0.0)
+        end = bed.finish(work)
+        assert (end.reason, "did not answer until long after the lease was over" in end.message) == ("Lost", True)
+        with pytest.raises(NodeUnreachable):
+            bed.backend.get(kept.name)
+        monkeypatch.setattr("cumulus.backends.swarm.joblog.LOG_SECONDS", 0.0)
+        bed.backend.remove(work.name)
+        assert bed.services() == [spec.service_name(kept.name)]
+        assert not bed.backend.engine.secrets([f"{spec.WORKLOAD}={work.name}"])
+    finally:
+        worker.heal()
+    label = f"label={spec.WORKLOAD}={work.name}"
+    bed.until(lambda: not worker.docker("ps", "--all", "-q", "--filter", label) and "worker1" in bed.lab.ready())
 
 
 def test_services_of_others_are_left_alone(bed: SwarmBed) -> None:

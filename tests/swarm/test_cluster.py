@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from tests.lab.node import Node
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
@@ -27,14 +29,21 @@ def test_the_swarms_nodes_are_shown_and_its_settings_put_right(control: Control)
         control.lab.manager.docker("swarm", "update", "--dispatcher-heartbeat", "5s")
 
 
-def test_a_worker_leaves_and_joins_as_the_token_says(control: Control) -> None:
+def test_a_worker_is_renamed_leaves_and_joins_as_the_token_says(control: Control) -> None:
     worker = control.lab.nodes["worker2"]
     words = control.ok("cluster", "join-token").split()
     assert words[0] == "scripts/setup-worker.sh"
-    worker.docker("swarm", "leave")
-    id = control.lab.manager.docker("node", "ls", "--filter", "name=worker2", "--format", "{{.ID}}")
-    eventually(lambda: "worker2" not in control.lab.ready(), 150)
-    control.lab.manager.docker("node", "rm", "--force", id)
+    _rename(worker, "renamed")
+    eventually(lambda: "renamed" in control.lab.ready(), 150, "the Swarm knows the host's new name")
+    eventually(lambda: _hostname(control, "worker2") == "renamed", 150, "its node was looked at since")
+    assert {node["metadata"]["name"] for node in control.items("nodes")} >= {"worker1", "worker2"}
+    assert not [node for node in control.items("nodes") if node["metadata"]["name"] == "renamed"]
+    _rename(worker, "worker2")
+    eventually(lambda: "worker2" in control.lab.ready(), 150)
+    assert "gpunode.cumulus.dev/worker2 removed: it left the Swarm" in control.ok("node", "remove", "worker2")
+    assert "worker2" not in control.lab.manager.docker("node", "ls", "--format", "{{.Hostname}}")
+    assert worker.docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip() == "inactive"
+    assert "worker2" not in {node["metadata"]["name"] for node in control.items("nodes")}
     script = str(ROOT / "scripts" / "join-swarm.sh")
     assert "join the Swarm" in worker.inside(script, *words[1:], "--dry-run")
     worker.inside(script, *words[1:], "--yes")
@@ -68,6 +77,16 @@ def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availab
     finally:
         manager.docker("node", "update", "--availability", "active", "worker1")
     control.ready()
+
+
+def _rename(worker: Node, name: str) -> None:
+    worker.inside("hostname", name)
+    worker.kill_engine(signal.SIGTERM)
+    worker.start_engine()
+
+
+def _hostname(control: Control, name: str) -> str:
+    return str(control.get("node", name)["status"].get("hostname", ""))
 
 
 def _why(control: Control, name: str) -> str:

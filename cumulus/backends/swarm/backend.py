@@ -59,7 +59,7 @@ class SwarmBackend:
             engine, lambda: place.find(root), clock, named=instance, store_id=store_id,
             known=lambda name: self._records.find(name) is not None,
         )  # fmt: skip
-        self.machines = Machines(self.members, self.ownership)
+        self.machines = Machines(self.members, self.ownership, node_engine)
         self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, kept)
         self._settler = Settler(engine, self.members, self._services, node_engine, lease_end, clock, self._find)
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, kept)

@@ -170,6 +170,10 @@ class Engine:
                     raise
             time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
 
+    def remove_node(self, id: str) -> None:
+        """Also one that is up: it is told nothing."""
+        self._gone("/nodes/{0}?force=1", id)
+
     def info(self) -> Json:
         return dict(self._call("GET", "/info"))
 

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.owner import Ownership
+from cumulus.backends.swarm.settle import Engines
+from cumulus.errors import BackendError
 
 
 class Machines:
     """See `controllers.cluster.Cluster`."""
 
-    def __init__(self, members: Members, ownership: Ownership) -> None:
+    def __init__(self, members: Members, ownership: Ownership, node_engine: Engines) -> None:
         self._members = members
         self._ownership = ownership
+        self._node_engine = node_engine
 
     @property
     def confirmed(self) -> bool:
@@ -26,3 +29,27 @@ class Machines:
     def tell(self, name: str, labels: Mapping[str, str]) -> None:
         self._ownership.instance()
         self._members.label(self._members.named(name), labels)
+
+    def pin(self, id: str, name: str) -> None:
+        self._ownership.instance()
+        self._members.pin(id, name)
+
+    def remove(self, name: str) -> str:
+        self._ownership.instance()
+        member = self._members.named(name)
+        untold = "it does not answer the manager" if not member.answers else self._tell_to_leave(name)
+        self._members.remove(member)
+        if not untold:
+            return "it left the Swarm"
+        return f"it is removed from the Swarm, but does not know it ({untold}); run there: docker swarm leave --force"
+
+    def _tell_to_leave(self, name: str) -> str:
+        """Why it could not be told, "" where it left."""
+        engine = self._node_engine(name)
+        if engine is None:
+            return "it is not reached over SSH"
+        try:
+            engine.leave_swarm()
+        except BackendError as error:
+            return str(error)
+        return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
@@ -15,9 +15,12 @@ from cumulus.clock import Clock
 from cumulus.errors import BackendError
 
 NAME_LABEL = f"{PREFIX}node"
-"""On a Swarm node: the GPUNode that it is, where that has another name than the host."""
+"""On a Swarm node: the GPUNode that it is. It is written when the node is first seen, so that a host that is renamed
+stays the GPUNode that it was."""
 
 _FRESH_SECONDS = 1.0
+_SUFFIX = 6
+"""Letters of an id that tell apart those that want the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,13 @@ class Member:
     updated: str = ""
     """When the manager last wrote something of it: each time it joins anew, among other things."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    """As an object's name."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether its name was written to it."""
+        return self.labels.get(NAME_LABEL) == self.name
 
     @property
     def answers(self) -> bool:
@@ -46,8 +56,9 @@ class Member:
         labels = spec.get("Labels") or {}
         manager = str((node.get("ManagerStatus") or {}).get("Addr", "")).rsplit(":", 1)[0]
         address = str(status.get("Addr", ""))
+        hostname = object_name(description.get("Hostname", node["ID"]))
         return cls(
-            id=node["ID"], name=labels.get(NAME_LABEL) or object_name(description.get("Hostname", node["ID"])),
+            id=node["ID"], name=labels.get(NAME_LABEL) or hostname, hostname=hostname,
             address=manager if address in ("", "0.0.0.0", "127.0.0.1") else address,
             state=status.get("State", "unknown"), availability=spec.get("Availability", "active"),
             role=spec.get("Role", "worker"), engine=(description.get("Engine") or {}).get("EngineVersion", ""),
@@ -63,29 +74,48 @@ class Members:
         self._engine = engine
         self._clock = clock
         self._mutex = threading.Lock()
-        self._members: Sequence[Member] = ()
+        self._everyone: Sequence[Member] = ()
         self._until = float("-inf")
 
     def all(self) -> Sequence[Member]:
-        """Raises `BackendError`."""
+        """Each machine once, under a name of its own. Raises `BackendError`."""
+        return distinct(self.everyone())
+
+    def everyone(self) -> Sequence[Member]:
+        """As the manager lists them: a machine that joined anew also as what it was before. Raises `BackendError`."""
         with self._mutex:
             if self._clock.monotonic() >= self._until:
-                self._members = [Member.read(node) for node in self._engine.nodes()]
+                self._everyone = [Member.read(node) for node in self._engine.nodes()]
                 self._until = self._clock.monotonic() + _FRESH_SECONDS
-            return self._members
+            return self._everyone
 
     def named(self, name: str) -> Member:
-        """Raises `BackendError` where there is none. Of several with one host name the one that answers is meant."""
-        found = sorted((m for m in self.all() if m.name == name), key=lambda m: (not m.answers, m.id))
-        if not found:
+        """Raises `BackendError` where there is none."""
+        found = next((member for member in self.all() if member.name == name), None)
+        if found is None:
             raise BackendError(
                 f"no node of the Swarm is named {name}",
                 hint=f"join it, or say which one it is: docker node update --label-add {NAME_LABEL}={name} NODE",
             )
-        return found[0]
+        return found
 
     def by_id(self, id: str) -> Member | None:
-        return next((member for member in self.all() if member.id == id), None)
+        return next((member for member in self.everyone() if member.id == id), None)
+
+    def pin(self, id: str, name: str) -> None:
+        """Make the node that GPUNode, whatever its host is called; no other one is it any more."""
+        for member in self.everyone():
+            wanted = {NAME_LABEL: name} if member.id == id else {}
+            if member.id == id or member.labels.get(NAME_LABEL) == name:
+                self.label(member, wanted, owned=NAME_LABEL)
+
+    def remove(self, member: Member) -> None:
+        """Take it out of the Swarm, with what it was before it joined anew. It need not answer."""
+        for other in self.everyone():
+            if other.id == member.id or (other.name == member.name and not other.answers):
+                self._engine.remove_node(other.id)
+        with self._mutex:
+            self._until = float("-inf")
 
     def label(self, member: Member, labels: Mapping[str, str], owned: str = "gpu.") -> bool:
         """Make `labels` the node's labels of that prefix; others stay. Whether something was to be changed."""
@@ -102,6 +132,25 @@ class Members:
         with self._mutex:
             self._until = float("-inf")
         return True
+
+
+def distinct(members: Sequence[Member]) -> Sequence[Member]:
+    """Each machine once, with a name that no other one has.
+
+    Of several that want a name, the one has it to which it was written, else the first that answers. Where that one
+    does not answer, and another one does at the same address, it is the same machine that joined anew. Another one that
+    answers is a machine of its own: its name ends with its id's beginning. One that does not is what a machine was."""
+    holders: dict[str, Member] = {}
+    others: list[Member] = []
+    for member in sorted(members, key=lambda m: (not m.pinned, not m.answers, m.id)):
+        holder = holders.setdefault(member.name, member)
+        if holder is member or not member.answers:
+            continue
+        if not holder.answers and member.address == holder.address:
+            holders[member.name] = member
+        else:
+            others.append(replace(member, name=f"{member.name}-{member.id[:_SUFFIX]}"))
+    return [*holders.values(), *others]
 
 
 def object_name(hostname: str) -> str:

@@ -25,6 +25,9 @@ PLACE_SECONDS = 45.0
 """How long a task may wait for its node to take it."""
 FORGET_SECONDS = 30.0
 """How long a service may be without any task."""
+OVER_SECONDS = 60.0
+"""How long after its leases, by the clock, the run of a node that does not answer is taken to be over: the node ends
+it alone. More than clocks differ."""
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
@@ -124,6 +127,8 @@ class Settler:
         """No node has taken it yet. Swarm would wait for ever."""
         member = self._members.named(record.start["node"])
         if not member.answers:
+            if self._leases_are_over(record):
+                return self._given_up(record)
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm")
         age = (self._clock.now() - parse_timestamp(run.created)).total_seconds()
         if run.error and age > PLACE_SECONDS:
@@ -137,8 +142,22 @@ class Settler:
             self._find(record, "NodeRemoved", f"{record.start['node']} was removed from the Swarm")
             return self._lost(record, "its node was removed from the Swarm")
         if not member.answers:
+            if self._leases_are_over(record):
+                return self._given_up(record)
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
         return self.running(record, run)
+
+    def _leases_are_over(self, record: Record) -> bool:
+        """By the clock, with the grace of whatever ran there. Not known of a run whose record was lost."""
+        ends = [parse_timestamp(lease["expires_at"]) for lease in record.start["leases"] if lease["expires_at"]]
+        if not ends or len(ends) < len(record.start["leases"]):
+            return False
+        return (self._clock.now() - max(ends)).total_seconds() > float(record.start["grace"]) + OVER_SECONDS
+
+    def _given_up(self, record: Record) -> Observed:
+        """Its service can go: Swarm tells the node so when that is back."""
+        self._services.end(record)
+        return self._lost(record, f"{record.start['node']} did not answer until long after the lease was over")
 
     def _stopping(self, record: Record, run: Task, stop: Mapping[str, Any]) -> Observed:
         if run.desired == "running":

@@ -34,6 +34,10 @@ class NodeEngine(Protocol):
         """SIGKILL; one that is gone or has ended is no error."""
         ...
 
+    def leave_swarm(self) -> None:
+        """Its containers end. One that is in no Swarm is no error."""
+        ...
+
     def container_log(self, id: str, since: float = 0.0) -> bytes:
         """Multiplexed, with time stamps."""
         ...
@@ -71,6 +75,11 @@ class ShellEngine:
     def kill(self, id: str) -> None:
         status, _, errors = self._run("kill", id)
         if status != 0 and "No such" not in errors and "is not running" not in errors:
+            raise BackendError(f"docker on the node: {errors.strip()[:200]}")
+
+    def leave_swarm(self) -> None:
+        status, _, errors = self._run("swarm", "leave", "--force")
+        if status != 0 and "not part of a swarm" not in errors:
             raise BackendError(f"docker on the node: {errors.strip()[:200]}")
 
     def container_log(self, id: str, since: float = 0.0) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from cumulus import __version__, gate, paths
 from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
 from cumulus.chronos.remote.install import Setup, install
 from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
-from cumulus.cli.columns import lookup
+from cumulus.cli.columns import condition, lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
@@ -38,6 +38,7 @@ Name = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 POLL_SECONDS = 0.5
+LEAVE_SECONDS = 90.0
 
 
 class Refused(CumulusError):
@@ -196,6 +197,8 @@ def remove(
 ) -> int:
     """Take a worker out. What Chronos it has stays installed, and its host key known.
 
+    A machine of the Swarm leaves that too, which ends its containers; this waits for it, and says how it went.
+
     \b
     Examples:
       cumulus node remove gpu-3
@@ -215,9 +218,35 @@ def remove(
                 f"{nodes.leases(len(holders))} are forgotten here; if {name} lives, they go on there until their end, "
                 "while their jobs begin anew elsewhere"
             )
-        store.delete(Key("GPUNode", "", name), uid=node["metadata"]["uid"])
-    print(f"gpunode.cumulus.dev/{name} removed")
+        since = store.revision()
+        marked = store.delete(Key("GPUNode", "", name), uid=node["metadata"]["uid"])
+        said = _see_it_leave(store, marked, since) if marked["metadata"].get("finalizers") else ""
+    print(f"gpunode.cumulus.dev/{name} removed{said}")
     return 0
+
+
+def _see_it_leave(store: Store, node: Document, since: int) -> str:
+    """Wait until a machine has left the cluster that it is in; what is known of how it did. Raises Refused."""
+    name = node["metadata"]["name"]
+    if context.daemon_pid(paths.home()) is None:
+        raise Refused(f"{name} has yet to leave the Swarm", hint="a daemon sees to that; start it: cumulus serve")
+    clock = SystemClock()
+    deadline = clock.monotonic() + LEAVE_SECONDS
+    watch = store.watch(since=since, kinds=frozenset({"GPUNode"}))
+    said: Mapping[str, Any] = {}
+    try:
+        while clock.monotonic() < deadline:
+            for event in watch.next(POLL_SECONDS):
+                if event.key.name != name:
+                    continue
+                said = condition(event.document, "ContainersReady") or {}
+                if event.type == "DELETED":
+                    return f": {said['message']}" if said.get("reason") == "Left" else ""
+                if said.get("reason") == "IsManager":
+                    raise Refused(f"{name} stays until it can leave the Swarm: {said['message']}")
+    finally:
+        watch.close()
+    raise Refused(f"{name} has not left the Swarm within {LEAVE_SECONDS:.0f} s", hint="read the daemon's log")
 
 
 @app.command("list")

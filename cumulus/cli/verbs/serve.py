@@ -32,7 +32,7 @@ from cumulus.controllers.manager import WORKERS, Manager, Role
 from cumulus.errors import ChronosError, LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
-from cumulus.resources.node import GPUNode
+from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import SecretStore
 from cumulus.store.base import Store
 from cumulus.store.client import Client
@@ -153,15 +153,17 @@ def _swarm(
         return None
     from cumulus.cli import swarm, workers
 
-    shells: dict[str, workers.LinkShell | None] = {}
+    shells: dict[str, tuple[SshAddress | None, workers.LinkShell | None]] = {}
 
     def shell(name: str) -> workers.LinkShell | None:
-        if name not in shells:
-            try:
-                shells[name] = workers.shell(home, Client(store).get(GPUNode, "", name))
-            except NotFound:
-                return None
-        return shells[name]
+        try:
+            node = Client(store).get(GPUNode, "", name)
+        except NotFound:
+            return None
+        known = shells.get(name)
+        if known is None or known[0] != node.spec.ssh:
+            known = shells[name] = node.spec.ssh, workers.shell(home, node)
+        return known[1]
 
     made = swarm.backend(home, store, agents, shell, settings.logs)
     if made is not None:
