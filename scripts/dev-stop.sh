@@ -3,9 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f .dev/settings ] || { echo "Nothing is set up."; exit; }
-. .dev/settings
-export CUMULUS_HOME=${CUMULUS_HOME:-$PWD/.dev/cumulus} SWARM_MANAGER=$endpoint
-if [ "${1:-}" = --all ] && [ -d "$CUMULUS_HOME/store" ]; then .venv/bin/cumulus delete job --all --timeout 120s || true; fi
+. scripts/_dev.sh
+if [ "${1:-}" = --all ] && [ -d "$CUMULUS_HOME/store" ]; then
+  .venv/bin/cumulus delete job --all --timeout 120s
+fi
 if [ -f .dev/pid ] && kill -0 "$(cat .dev/pid)" 2>/dev/null; then
   pid=$(cat .dev/pid)
   kill "$pid"

@@ -48,10 +48,13 @@ class Control:
             "SSH_KEY_PATH": str(lab.key), "SWARM_INSTANCE": directory.name,
         }  # fmt: skip
 
-    def run(self, *args: str, input: str | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *args: str, input: str | None = None, timeout: float = 240, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [CUMULUS, *args], env=self.env, input=input, capture_output=True, text=True, timeout=timeout, check=False
-        )
+            [CUMULUS, *args], env=self.env | variables, input=input, capture_output=True, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
 
     def ok(self, *args: str, input: str | None = None, timeout: float = 240) -> str:
         done = self.run(*args, input=input, timeout=timeout)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.lab.node import Node
+from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
@@ -22,7 +23,7 @@ def test_the_swarms_nodes_are_shown_and_its_settings_put_right(control: Control)
     assert {"manager", "worker1", "worker2"} <= {line.split()[0] for line in done.stdout.splitlines()}
     assert "is silent for 15s" in done.stderr
     try:
-        assert "settings are right" in control.ok("cluster", "init")
+        assert "right settings" in control.ok("cluster", "init")
         assert not control.run("cluster", "status").stderr
     finally:
         # The tests of nodes that fall silent wait for Swarm's own fifteen seconds.
@@ -45,11 +46,35 @@ def test_a_worker_is_renamed_leaves_and_joins_as_the_token_says(control: Control
     assert worker.docker("info", "--format", "{{.Swarm.LocalNodeState}}").strip() == "inactive"
     assert "worker2" not in {node["metadata"]["name"] for node in control.items("nodes")}
     script = str(ROOT / "scripts" / "join-swarm.sh")
+    _swarm_of_its_own(control, worker)
+    assert "another Swarm, whose managers are " + worker.address in refused(worker, script, *words[1:], "--dry-run")
+    assert "no join token" in refused(worker, script, words[1], words[2] + "x", "--dry-run")
+    worker.docker("swarm", "leave", "--force")
     assert "join the Swarm" in worker.inside(script, *words[1:], "--dry-run")
     worker.inside(script, *words[1:], "--yes")
     assert "nothing is to be changed" in worker.inside(script, *words[1:], "--yes")
     control.lab.manager.docker("node", "update", "--label-add", "place=worker2", "worker2")
     control.ready()
+
+
+def _swarm_of_its_own(control: Control, worker: Node) -> None:
+    """Its address is one that the machine has, and is not changed unnoticed."""
+
+    def init(address: str) -> subprocess.CompletedProcess[str]:
+        return control.run("cluster", "init", "--advertise", address, SWARM_MANAGER=worker.socket)
+
+    wrong = init("10.255.255.1")
+    assert wrong.returncode == 1
+    assert "no interface of the engine's machine has the address 10.255.255.1" in wrong.stderr
+    assert f"was made; its manager is {worker.address}" in init(worker.address).stdout
+    assert f"manages a Swarm already, as {worker.address}, and" in init("10.255.255.1").stderr
+    assert f"The Swarm at {worker.address} has the right settings" in init(worker.address).stdout
+
+
+def refused(worker: Node, *command: str) -> str:
+    with pytest.raises(LabError) as error:
+        worker.inside(*command)
+    return str(error.value)
 
 
 def test_labels_go_both_ways(control: Control) -> None:

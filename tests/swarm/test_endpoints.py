@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,11 +12,14 @@ import pytest
 from cumulus.backends.base import State
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, from_environment
 from cumulus.errors import BackendError
+from tests.commands import CUMULUS
 from tests.lab.lab import Lab
 from tests.lab.node import TLS_PORT
 from tests.swarm.bed import SwarmBed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def runs_a_job(bed: SwarmBed, engine: Engine) -> None:
@@ -81,3 +87,29 @@ def test_a_manager_over_ssh_whose_host_key_is_unknown_is_not_believed(swarm: Lab
     (ssh_home / "known_hosts").unlink()
     with pytest.raises(BackendError):
         Engine([f"ssh://root@{swarm.manager.address}"]).nodes()
+
+
+def test_dev_setup_takes_certificates_and_does_not_say_it_is_set_up_when_it_is_not(swarm: Lab, tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name in ("dev-setup.sh", "_dev.sh"):
+        shutil.copy(ROOT / "scripts" / name, scripts)
+    (scripts / "_python.sh").write_text(f"VENV={Path(CUMULUS).parents[1]}\nmake_venv() {{ :; }}\n")
+
+    def set_up(**variables: str) -> subprocess.CompletedProcess[str]:
+        command = [str(scripts / "dev-setup.sh"), f"tcp://{swarm.manager.address}:{TLS_PORT}", "--no-image"]
+        env = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker"), **variables}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+    refused = set_up()
+    assert refused.returncode == 1
+    assert "does not answer" in refused.stderr
+    assert "Set up" not in refused.stdout
+    try:
+        done = set_up(DOCKER_TLS_VERIFY="1", DOCKER_CERT_PATH=str(swarm.directory / "tls"))
+    finally:
+        # The tests of nodes that fall silent wait for Swarm's own fifteen seconds.
+        swarm.manager.docker("swarm", "update", "--dispatcher-heartbeat", "5s")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Set up. Start the controllers with scripts/dev-start.sh\n")
+    assert f"certificates={swarm.directory}/tls" in (tmp_path / ".dev" / "settings").read_text()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
+from cumulus.errors import BackendError, BackendRefused
 
 HISTORY = 5
 """Tasks of a service that Swarm must remember: less, and how a job ended is pruned (moby#37520, #45443)."""
@@ -15,20 +16,54 @@ HEARTBEAT_SECONDS = 20
 _NANO = 10**9
 
 
-def initialise(engine: Engine, advertise: str = "") -> bool:
-    """Make the engine a manager, or put its Swarm's settings right. Whether it was made."""
-    made = engine.info()["Swarm"]["LocalNodeState"] != "active"
-    if made:
-        body: dict[str, Any] = {"ListenAddr": "0.0.0.0:2377", "Spec": _settled({})}
-        if advertise:
-            body["AdvertiseAddr"] = advertise
-        engine.swarm_init(body)
+PORT = 2377
+
+
+def initialise(engine: Engine, advertise: str = "", listen: str = "") -> bool:
+    """Make the engine a manager, or put its Swarm's settings right. Whether it was made.
+
+    Raises `BackendRefused` where no interface of the engine's machine has the address, or where the manager has another
+    one already: Swarm cannot change it."""
+    present = engine.info()["Swarm"]
+    if present["LocalNodeState"] != "active":
+        _make(engine, advertise, listen)
         return True
+    address = present.get("NodeAddr", "")
+    if advertise and _host(advertise) != address:
+        raise BackendRefused(
+            f"the engine manages a Swarm already, as {address}, and Swarm cannot change a manager's address",
+            hint="go on with that one, or end the Swarm with its services and secrets (docker swarm leave --force), and"
+            " make it anew",
+        )
     swarm = engine.swarm()
     wanted = _settled(swarm["Spec"])
     if wanted != swarm["Spec"]:
         engine.swarm_update(wanted, swarm["Version"]["Index"])
     return False
+
+
+def _make(engine: Engine, advertise: str, listen: str) -> None:
+    """The engine does not check what it advertises, but it cannot listen on an address that no interface has."""
+    body: dict[str, Any] = {"Spec": _settled({})}
+    if advertise:
+        body["AdvertiseAddr"] = advertise
+    host = _host(listen or advertise or "0.0.0.0")
+    try:
+        engine.swarm_init({"ListenAddr": f"[{host}]:{PORT}" if ":" in host else f"{host}:{PORT}", **body})
+    except BackendError as error:
+        if "assign requested address" not in str(error):
+            raise
+        raise BackendRefused(
+            f"no interface of the engine's machine has the address {host}",
+            hint="name one that it has (ip address); where it is behind NAT, add --listen 0.0.0.0",
+        ) from None
+
+
+def _host(address: str) -> str:
+    """Without its port, and without the brackets of IPv6."""
+    if address.startswith("["):
+        return address[1:].split("]", 1)[0]
+    return address.rsplit(":", 1)[0] if address.count(":") == 1 else address
 
 
 def invitation(engine: Engine) -> tuple[str, str]:

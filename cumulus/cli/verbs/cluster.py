@@ -37,20 +37,34 @@ def init(
     advertise: Annotated[
         str, typer.Option(metavar="ADDRESS", show_default=False, help="The address by which workers reach the manager.")
     ] = "",
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            show_default=False,
+            help="The machine's own address, where that is another: behind NAT, 0.0.0.0.",
+        ),
+    ] = "",
 ) -> None:
     """Make the engine's machine the manager of a new Swarm, or put the settings of the one it manages right.
 
     A node may be silent for a minute before it is taken for down, since Swarm ends the containers of a node that
     was; and enough of each service's history is kept to see how its task ended.
 
+    The manager listens on the address that --advertise names, so that one which no interface has is refused.
+
     \b
     Examples:
       cumulus cluster init
       cumulus cluster init --advertise 10.0.0.5
+      cumulus cluster init --advertise 198.51.100.7 --listen 0.0.0.0
     """  # fmt: skip
     engine = _engine()
-    made = cluster.initialise(engine, advertise)
-    print("The Swarm was made." if made else "The engine manages a Swarm; its settings are right.")
+    made = cluster.initialise(engine, advertise, listen)
+    address = engine.info()["Swarm"].get("NodeAddr", "")
+    print(
+        f"The Swarm was made; its manager is {address}." if made else f"The Swarm at {address} has the right settings."
+    )
     print("Let workers join with: cumulus cluster join-token")
 
 
@@ -103,7 +117,7 @@ def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     the new mark within seconds, and touches nothing any more. Two that are to share a Swarm need no adoption: start
     each with a SWARM_INSTANCE of its own.
 
-    
+    \b
     Examples:
       cumulus cluster status
       cumulus cluster adopt

@@ -20,7 +20,8 @@ for word; do
   esac
 done
 [ -n "$token" ] || { sed -n '2,8p' "$0" | cut -c3- >&2; exit 2; }
-case $token in SWMTKN-*) ;; *) fail "$token is no join token; get one with: cumulus cluster join-token" ;; esac
+printf %s "$token" | grep -Eq '^SWMTKN-(1|2-1)-[0-9a-z]{50}-[0-9a-z]{25}$' ||
+  fail "that is no join token (SWMTKN-1-, 50 letters and digits, -, 25 more); get one with: cumulus cluster join-token"
 manager=${manager#tcp://}
 case $manager in *:*) ;; *) manager=$manager:2377 ;; esac
 
@@ -49,8 +50,28 @@ elif [ -e "$installed" ] && ! cmp -s "$here/../../runtime.py" "$installed"; then
 fi
 state=none
 [ -n "$install" ] || state=$(docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null) || fail "the engine does not answer: docker info"
+# The Swarm that this machine is in is the one asked for where it knows that manager, or where its root certificate is
+# the one that the token names (by the SHA-256 of the file, in base 36).
+asked_for() {
+  managers=$(docker info --format '{{range .Swarm.RemoteManagers}}{{.Addr}} {{end}}')
+  host=${manager%:*}
+  for address in "$host" $(getent ahosts "$host" | cut -d' ' -f1 | sort -u); do
+    case " $managers " in *" $address:${manager##*:} "*) return 0 ;; esac
+  done
+  python3 - "$(docker info --format '{{.DockerRootDir}}')/swarm/certificates/swarm-root-ca.crt" "$token" <<'PYTHON'
+import hashlib, sys
+try:
+    digest = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()
+except OSError:
+    sys.exit(1)
+named = sys.argv[2].split("-")[-2]
+sys.exit(int(digest, 16) != int(named, 36))
+PYTHON
+}
 case $state in
-  active) ;;
+  active)
+    asked_for || fail "this machine is in another Swarm, whose managers are ${managers}
+Leave that one first, which ends its containers here: docker swarm leave" ;;
   pending | locked | error) fail "this machine's membership is $state; leave that Swarm first: docker swarm leave" ;;
   *) join=1; step "join the Swarm at $manager as a worker" ;;
 esac
