@@ -56,8 +56,9 @@ def _sqlite(directory: Path) -> Store:
     from cumulus.store.sqlite import SqliteStore
 
     try:
-        if directory.parent.exists():
-            check_private(directory.parent)
+        # `mkdir -p` gives its mode to the last directory alone, and the state directory is its owner's too.
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_private(directory.parent)
         return SqliteStore(directory)
     except OSError as error:
         raise StoreUnavailable(

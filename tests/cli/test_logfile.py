@@ -51,7 +51,9 @@ def test_which_file(tmp_path: Path) -> None:
 
 _SCRIPT = """
 import subprocess, sys
-look = "import sys; from cumulus.cli.logfile import in_background; print(in_background(), file=open(sys.argv[1], 'w'))"
+look = "import sys; from pathlib import Path; from cumulus.cli.logfile import chosen, in_background; "
+look += "print(in_background(), file=open(sys.argv[1], 'w')); "
+look += "print('said', file=chosen('', Path('home')) or sys.stderr)"
 tell = [sys.executable, "-c", look]
 subprocess.run([*tell, "front"], check=True)
 subprocess.run([*tell, "back"], check=True, process_group=0)
@@ -71,6 +73,7 @@ def test_the_background_of_a_terminal(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).read_text() for name in ("front", "back", "piped")} == {
         "front": "False\n", "back": "True\n", "piped": "False\n",
     }  # fmt: skip
+    assert (tmp_path / "home" / "serve.log").read_text() == "said\n"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])

@@ -91,7 +91,7 @@ def test_following_ends_with_the_job_and_says_how(store: SqliteStore, run: Run, 
     assert run("logs", "train", "-f") == (
         0,
         "one\n",
-        "Attempt 1 ended with Error, exit code 3: ended with exit code 3.\n",
+        "Attempt 1 ended with Error, exit code 3.\n",
     )
     done = tried({**OVER, "exitCode": 0, "reason": "Completed"}, phase="Succeeded")
     tell(store, done)

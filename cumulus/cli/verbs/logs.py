@@ -112,11 +112,10 @@ def _of(job: Document, number: int) -> Document:
 
 
 def _end(attempt: Document) -> str:
-    """How it ended: `StartError, exit code 127: there is no program tarin`."""
-    code = attempt.get("exitCode")
-    said = attempt.get("reason") or "no reason"
-    said += f", exit code {code}" if code else ""
-    return f"{said}: {attempt['message']}" if attempt.get("message") else said
+    """How it ended: `Error, exit code 3`, `StartError: there is no program tarin`."""
+    code, message = attempt.get("exitCode"), attempt.get("message")
+    said = (attempt.get("reason") or "no reason") + (f", exit code {code}" if code else "")
+    return f"{said}: {message}" if message and message != f"ended with exit code {code}" else said
 
 
 def _silence(job: Document, number: int) -> str:
