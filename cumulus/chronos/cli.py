@@ -175,7 +175,8 @@ def _get(options: argparse.Namespace) -> int:
     elif lease is None:
         raise _unknown(options.partition)
     else:
-        for name, value in render.lease_json(lease).items():
+        shown = render.lease_json(lease) | {"expiresIn": format_duration(max(0.0, lease.expires_in))}
+        for name, value in shown.items():
             text = "" if value is None else to_the_second(value) if name.endswith("At") else value
             print(f"{name}: {text}")
     return 0

@@ -83,6 +83,8 @@ def test_create_list_renew_release(shell: Shell) -> None:
         "PARTITION   DEVICE   USER   MEMORY   COMPUTE   STATE    ENDS IN\n"
         "mine        0        ada    40Gi     50%       Active   1h29m\n"
     )
+    assert re.search(r"^expiresIn: 1h(29m|30m)$", shell("get mine"), re.MULTILINE)
+    assert re.search(r"^grantedAt: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", shell("get mine"), re.MULTILINE)
     assert shell("renew mine 3h") == "partition mine ends in 3h\n"
     assert shell("release mine") == "partition mine has ended (released)\n"
     assert shell("release mine") == "partition mine has ended (released)\n"

@@ -109,6 +109,8 @@ def test_what_is_wrong_is_said_in_one_line(run: Run, worker: Worker) -> None:
         (("add", "gpu-1"), "say where the node is"),
         (("add", "gpu-1", "--ssh", "nowhere"), "is no SSH address"),
         (("add", "GPU_1", "--ssh", "root@x"), "is not a name"),
+        (("add", "gpu-1", "--ssh", "root@x", "--key-secret", "../x"), "cannot name a secret"),
+        (("add", "gpu-1", "--ssh", "root@x", "--chronos-cli", "a\x1b[2J"), "holds the control character U+001B"),
         (("setup", "gpu-1"), "there is no node gpu-1"),
         (("drain", "gpu-1"), "there is no node gpu-1"),
         (("remove", "gpu-1"), "there is no node gpu-1"),

@@ -18,7 +18,7 @@ from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
 from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
-from cumulus.resources.fields import check_name
+from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
@@ -77,10 +77,10 @@ def add(
     """  # fmt: skip
     if not ssh:
         raise UsageError("say where the node is", hint="--ssh USER@HOST or --ssh USER@HOST:PORT")
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    _checked(check_name, name)
+    _checked(check_text, chronos_cli)
+    if key_secret:
+        _checked(check_secret_name, key_secret)
     place = Address.parse(ssh)
     with context.open_store(create=True) as store:
         known = _see_that_it_is_new(store, name, place)
@@ -127,6 +127,7 @@ def setup(
         ssh = _address(_node(store, name))
         if prefix and not prefix.startswith("/"):
             raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")
+        _checked(check_text, prefix)
         link = workers.link(name, ssh, paths.home())
         try:
             gate.block(sys.stdout, install(link, Setup(prefix, python, dry_run)))
@@ -261,6 +262,14 @@ def list_(output: options.Output = "", watch: options.Watch = False, no_headers:
     from cumulus.cli.verbs.get import get
 
     return get(["nodes"], output=output, watch=watch, no_headers=no_headers)
+
+
+def _checked(check: Callable[[str], str], text: str) -> None:
+    """Raises UsageError."""
+    try:
+        check(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
