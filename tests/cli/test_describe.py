@@ -149,3 +149,16 @@ def test_what_only_a_container_has(store: SqliteStore, run: Run) -> None:
     lines = [" ".join(line.split()) for line in run("describe", "job", "web").out.splitlines()]
     assert {"Run as user: 0", "Shm size: 1Gi", "Ports: 8080 to 80, 81 to 81"} <= set(lines)
     assert not any(line.startswith("Host network") for line in lines)
+
+
+def test_the_largest_objects_are_described_in_bounded_text(store: SqliteStore, run: Run) -> None:
+    store.create(job("word", command=["echo", "x" * 700_000]))
+    store.create(job("wide", command=["echo", "日本 " * 70_000]))
+    store.create(job("many", env=[{"name": f"A{n}", "value": "y" * 20} for n in range(10_000)]))
+    word, wide, many = (run("describe", "job", name).out for name in ("word", "wide", "many"))
+    assert "… (700,005 characters; all of it is in -o yaml)\n" in word
+    assert "all of it is in -o yaml" in wide
+    assert "… and 9,800 more; all are in -o yaml\n" in many
+    assert all(len(text) < 20_000 for text in (word, wide, many))
+    columns = run("get", "jobs", "-o", "custom-columns=NAME:.metadata.name,COMMAND:.spec.command").out
+    assert len(columns) > 900_000

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cumulus.backends.base import EnvVar, Workload
 from cumulus.backends.process.log import KEPT, Kept
@@ -106,3 +110,18 @@ def test_the_engine_keeps_as_much_of_a_log_as_is_saved() -> None:
 
     assert kept_by_engine(KEPT) == sum(KEPT)
     assert sum(odd := Kept(1, 5 * 2**20)) <= kept_by_engine(odd) <= 7 * 2**20
+
+
+def test_a_secret_path_hides_no_other_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "SECRETS", str(tmp_path))
+    values = {"PATH": "/none of the system's", "TOKEN": "hush\nhush", "LD_LIBRARY_PATH": "/none"}
+    for name, value in values.items():
+        (tmp_path / name).write_text(value)
+    secrets = [spec.SecretFile(name, f"id-{name}", f"secret-{name}") for name in values]
+    body = spec.service(
+        workload(command=("/usr/bin/env", "-0")), instance="i", node_id="n", image="x", secrets=secrets
+    )  # fmt: skip
+    command = body["TaskTemplate"]["ContainerSpec"]["Command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair)
+    assert {name: told[name] for name in values} == values
