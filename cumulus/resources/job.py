@@ -240,7 +240,7 @@ class GPUJobSpec(Model):
         if self.shm_size is None:
             return self
         for index, mount in enumerate(self.mounts):
-            if mount.target.rstrip("/") == "/dev/shm":
+            if _plain(mount.target) == "/dev/shm":
                 raise FieldError(("mounts", index, "target"), "mounts at /dev/shm beside shmSize; keep one of them")
         return self
 

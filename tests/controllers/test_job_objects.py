@@ -42,7 +42,7 @@ def test_names_of_long_jobs_are_valid_and_distinct(name: str) -> None:
 def test_a_workload_carries_everything() -> None:
     secret = EnvSource(secret_key_ref=SecretKeyRef(name="s", key="k"))
     job = stored(
-        command=("python", "train.py"), args=("--fast",), working_dir="/w", replicas=2, count=1,
+        image="x", command=("python", "train.py"), args=("--fast",), working_dir="/w", replicas=2, count=1,
         env=(Env(name="A", value="1"), Env(name="S", value_from=secret)),
         mounts=(JobMount(source="/data", target="/d", read_only=True),),
         resources=HostResources(cpus="500m", memory="1Gi"),
