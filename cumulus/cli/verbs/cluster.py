@@ -119,7 +119,6 @@ def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 
     \b
     Examples:
-      cumulus cluster status
       cumulus cluster adopt
       cumulus cluster adopt --yes
     """  # fmt: skip
