@@ -26,8 +26,9 @@ def acquire(descriptor: int, seconds: float) -> bool:
             time.sleep(_PAUSE)
 
 
-def holders(*paths: str | os.PathLike[str]) -> list[int]:
-    """The processes that hold a lock on one of the files, other than this one, as far as the kernel shows them.
+def holders(*paths: str | os.PathLike[str], shared: bool = False) -> list[int]:
+    """The processes that hold an exclusive lock on one of the files, other than this one, as far as the kernel shows
+    them. With `shared` also those that share one.
 
     The files are not opened: closing one would drop the POSIX locks that this process holds on it (fcntl(2))."""
     wanted = set()
@@ -43,12 +44,21 @@ def holders(*paths: str | os.PathLike[str]) -> list[int]:
             lines = [words for line in file if "->" not in (words := line.split()) and len(words) >= 8]
     except OSError:
         return []
-    held = [(int(words[4]), *words[5].rpartition(":")[::2]) for words in lines]
+    kinds = ("WRITE", "READ") if shared else ("WRITE",)
+    held = [(int(words[4]), *words[5].rpartition(":")[::2]) for words in lines if words[3] in kinds]
     inodes = {inode for _, inode in wanted}
     pids = {pid for pid, device, inode in held if (device, inode) in wanted}
     # Some file systems show another device here than to stat(2).
     pids = pids or {pid for pid, _, inode in held if inode in inodes}
     return sorted(pid for pid in pids - {os.getpid()} if pid > 0)
+
+
+def blame(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> tuple[str, str]:
+    """Who keeps others from the lock on the file, and what to do about it."""
+    pids = holders(path, *more)
+    # The others wait for it themselves, one lock further.
+    pids = [pid for pid in pids if is_stopped(pid)] or pids
+    return described(pids), hint(pids, path)
 
 
 def described(pids: list[int]) -> str:

@@ -29,6 +29,7 @@ _PARTS = (
     "cumulus/gate.py",
     "cumulus/printable.py",
     "cumulus/table.py",
+    "cumulus/locks.py",
     "cumulus/resources/__init__.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",

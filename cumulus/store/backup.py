@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from cumulus import locks
 from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.store import schema, tables
 from cumulus.store.connections import Connections
@@ -134,8 +135,9 @@ def _alone(store_dir: Path) -> Iterator[None]:
         descriptor = os.open(store_dir, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not _try_lock(descriptor):
+            who = locks.described(locks.holders(store_dir, shared=True))
             raise StoreUnavailable(
-                f"the store in {store_dir} is in use by another process",
+                f"the store in {store_dir} is in use by {who}",
                 hint=f"stop the daemon and every command that uses it (`fuser {store_dir / schema.FILE}` lists them)",
             )
         yield

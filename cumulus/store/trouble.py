@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from cumulus import locks
 from cumulus.errors import StoreUnavailable
 
 _ROOM = 1 << 20
@@ -49,10 +50,9 @@ def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(file)):
         return DiskFull(file)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnavailable(
-            f"{file} has been locked by another process for too long",
-            hint=f"see who holds it with `fuser {file}`, and try again",
-        )
+        # The write-ahead log's locks are on its shared memory; `writers` is the turnstile before them.
+        who, fix = locks.blame(f"{file}-shm", file.parent / "writers", file)
+        return StoreUnavailable(f"{file} has been locked for too long by {who}", hint=fix)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return read_only(file)
     if code == sqlite3.SQLITE_CANTOPEN:

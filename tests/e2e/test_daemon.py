@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus import locks
 from tests.commands import CHRONOS_CLI
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
@@ -118,6 +119,39 @@ def test_a_standby_takes_over_when_the_leader_is_killed(machine: Machine, tmp_pa
     for name in ("one", "two"):
         machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=60s")
     assert starts(log) == {"one 1 0": 1, "two 1 0": 1}
+
+
+def test_a_standby_takes_over_from_a_leader_that_was_stopped(machine: Machine, tmp_path: Path) -> None:
+    """It is not gone, so that its lease must run out; nothing it may hold keeps the other from its work."""
+    first = machine.serve()
+    machine.ready()
+    holder = machine.get("lease", "cumulus-controller")["spec"]
+    machine.serve()
+    log = tmp_path / "starts"
+    machine.apply(manifest("one", record(log, "sleep 1")))
+    eventually(lambda: starts(log), what="running")
+    store = machine.directory / "cumulus" / "store"
+    while True:
+        first.send_signal(signal.SIGSTOP)
+        eventually(lambda: locks.is_stopped(first.pid), what="stopped")
+        if first.pid not in locks.holders(store / "cumulus.db-shm", store / "writers"):
+            break
+        # In the midst of a write, which nobody but SQLite can break off: others wait with a bound, and name it.
+        first.send_signal(signal.SIGCONT)
+    try:
+        checked = machine.run("doctor")
+        assert checked.returncode == 1
+        assert f"process {first.pid} (cumulus), which is stopped" in checked.stdout
+        assert f"kill -CONT {first.pid}" in checked.stdout
+        machine.apply(manifest("two", record(log, "true")))
+        for name in ("one", "two"):
+            machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=60s")
+        assert machine.get("lease", "cumulus-controller")["spec"]["token"] > holder["token"]
+    finally:
+        first.send_signal(signal.SIGCONT)
+    machine.apply(manifest("three", record(log, "true")))
+    machine.ok("wait", "gpujob/three", "--for=condition=Succeeded", "--timeout=60s")
+    assert starts(log) == {"one 1 0": 1, "two 1 0": 1, "three 1 0": 1}
 
 
 def test_a_lease_ends_with_no_daemon_and_no_monitor_of_its_own(machine: Machine, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """`Backend` with runtime `process`: each workload is a local process under a supervisor that outlives the daemon.
 
 All state is in files (see `layout`); what is kept in memory is a cache. So several daemons and a command line may
-use one root at once, and one that was killed between any two steps is continued by the next.
+use one root at once, and one that was killed between any two steps is continued by the next. So is one that was
+stopped (SIGSTOP) between two steps: no process waits for another. Each step is atomic in the file system, and who made
+a run looks once more, after it is linked and before it is started, whether another has removed or purged it meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
 import signal
@@ -84,8 +86,8 @@ class ProcessBackend:
     def start(self, workload: Workload) -> None:
         """See `Backend.start`. The run is on the disk before anything is started, and started at most once."""
         refuse_impossible(workload, self._node)
-        with _translated(f"start {workload.name}"), self._exclusive():
-            if os.path.exists(self._path(layout.PURGED, workload.job_uid)):
+        with _translated(f"start {workload.name}"), self._mutex:
+            if self._purged(workload.job_uid):
                 return
             directory = self._path(layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
             if not os.path.exists(directory):
@@ -97,10 +99,17 @@ class ProcessBackend:
                 raise BackendRefused(f"attempt {workload.attempt} of the job already runs as {run.spec['name']}")
             link = self._path(layout.RUNS, workload.name)
             os.close(os.open(self._path(layout.EVENTS, workload.name), os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if not os.path.lexists(link):
+            with contextlib.suppress(FileExistsError):
                 os.symlink(os.path.relpath(directory, os.path.dirname(link)), link)
                 layout.sync_directory(os.path.dirname(link))
-            self._settle(run)
+            # Another process may have removed or purged it since the looks above: it did not see the link then.
+            if self._purged(workload.job_uid):
+                self._forget(workload.name)
+                self._discard(os.path.dirname(directory))
+            elif os.path.exists(os.path.join(directory, layout.REMOVED)):
+                self._forget(workload.name)
+            else:
+                self._settle(run)
 
     def stop(self, name: str, grace: float) -> None:
         """See `Backend.stop`. The request is a file, so that it holds though this process dies right after."""
@@ -124,30 +133,28 @@ class ProcessBackend:
             return
         if not self._observe(run).state.finished:
             raise BackendError(f"{name} still runs", hint="stop it first")
-        with _translated(f"remove {name}"), self._exclusive():
+        with _translated(f"remove {name}"), self._mutex:
             if os.path.isdir(run.directory):
                 layout.write_durably(os.path.join(run.directory, layout.REMOVED), b"")
             self._forget(name)
 
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`. The job's uid is remembered: nothing of it is started any more."""
-        with _translated(f"purge job {job_uid}"), self._exclusive():
-            tombstone = self._path(layout.PURGED, job_uid)
-            job = self._path(layout.JOBS, job_uid)
+        with _translated(f"purge job {job_uid}"), self._mutex:
             self._sweep()
             if not self._has(job_uid):
                 return
             # Names without a link were removed, or made by a start that got no further: none of them runs.
             linked = [name for name in self._names_of(job_uid) if self.find(name) is not None]
-            if not os.path.exists(tombstone):
+            if not self._purged(job_uid):
                 for name in linked:
                     run = self.find(name)
                     if run is not None and not self._observe(run).state.finished:
                         raise BackendError(f"{name} still runs", hint="stop it first")
-                layout.write_durably(tombstone, b"")
+                layout.write_durably(self._path(layout.PURGED, job_uid), b"")
             for name in linked:
                 self._forget(name)
-            self._discard(job)
+            self._discard(self._path(layout.JOBS, job_uid))
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""
@@ -157,7 +164,7 @@ class ProcessBackend:
     def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. Finished runs are read once a process, so that thousands of them cost little."""
         with _translated("list its workloads"):
-            names = sorted(self._names_of(job_uid) if job_uid else os.listdir(self._path(layout.RUNS)))
+            names = self._names_of(job_uid) if job_uid else sorted(os.listdir(self._path(layout.RUNS)))
         observed = []
         for name in names:
             # One damaged run must not hide the others; whoever asks for it by name is told.
@@ -221,15 +228,21 @@ class ProcessBackend:
             kept=self._kept,
         )
         job = os.path.dirname(directory)
-        if not os.path.isdir(job):
+        with contextlib.suppress(FileExistsError):
             os.mkdir(job, 0o700)
             layout.sync_directory(os.path.dirname(job))
-        made = f"{directory}.new"
+        # Of this process alone: another may be at the same.
+        made = f"{directory}.{os.getpid()}.new"
         shutil.rmtree(made, ignore_errors=True)
         os.mkdir(made, 0o700)
         os.close(os.open(os.path.join(made, layout.LOCK), os.O_CREAT | os.O_CLOEXEC, 0o600))
         layout.write_document(os.path.join(made, layout.SPEC), spec)
-        os.rename(made, directory)
+        try:
+            os.rename(made, directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(made, ignore_errors=True)
         layout.sync_directory(job)
 
     def _run(self, directory: str, name: str | None = None) -> Run:
@@ -298,6 +311,9 @@ class ProcessBackend:
                 # Its bug must not end the thread that tells the others and reaps supervisors.
                 log.exception("a subscriber failed", namespace=namespace, job=job)
 
+    def _purged(self, job_uid: str) -> bool:
+        return os.path.exists(self._path(layout.PURGED, job_uid))
+
     def _has(self, job_uid: str) -> bool:
         return is_name(job_uid) and os.path.isdir(self._path(layout.JOBS, job_uid))
 
@@ -307,7 +323,7 @@ class ProcessBackend:
             return []
         job = self._path(layout.JOBS, job_uid)
         specs = (layout.read_document(os.path.join(job, entry, layout.SPEC)) for entry in os.listdir(job))
-        return [spec["name"] for spec in specs if spec is not None]
+        return sorted({spec["name"] for spec in specs if spec is not None})
 
     def _forget(self, name: str) -> None:
         for path in (self._path(layout.RUNS, name), self._path(layout.EVENTS, name)):
@@ -318,7 +334,10 @@ class ProcessBackend:
             self._runs.pop(name, None)
 
     def _discard(self, job: str) -> None:
-        """Delete a job's directory, while no supervisor is in it: one that comes late must not find half a run."""
+        """Delete a job's directory, while no supervisor is in it: one that comes late must not find half a run.
+        Harmless where another process is at the same."""
+        if not os.path.isdir(job):
+            return
         deadline = self._clock.monotonic() + _SUPERVISOR_PATIENCE
         with contextlib.ExitStack() as held:
             for entry in os.listdir(job):
@@ -331,7 +350,8 @@ class ProcessBackend:
                         raise BackendError(f"the supervisor in {run.directory} has not ended yet")
                     self._clock.sleep(_LOCK_INTERVAL)
             trash = self._path(layout.TRASH, os.path.basename(job))
-            os.rename(job, trash)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(job, trash)
             _delete(trash)
 
     def _sweep(self) -> None:
@@ -343,15 +363,9 @@ class ProcessBackend:
             return
         self._next_sweep = now + 3600
         for entry in os.scandir(self._path(layout.PURGED)):
-            if entry.stat().st_mtime < now - TOMBSTONE_SECONDS:
-                os.unlink(entry.path)
-
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Held by one thread of one process at a time, and let go by the kernel when it dies."""
-        with self._mutex, open(self._path(layout.ROOT_LOCK), "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            with contextlib.suppress(FileNotFoundError):
+                if entry.stat().st_mtime < now - TOMBSTONE_SECONDS:
+                    os.unlink(entry.path)
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self._root, *parts)
@@ -370,13 +384,18 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _delete(directory: str) -> None:
-    """With everything below: jobs may leave directories that even their owner cannot enter or change."""
-    try:
-        shutil.rmtree(directory)
-    except PermissionError:
-        for parent, names, _ in os.walk(directory):
-            for name in names:
-                path = os.path.join(parent, name)
-                if not os.path.islink(path):
-                    os.chmod(path, stat.S_IRWXU)
-        shutil.rmtree(directory)
+    """With everything below: jobs may leave directories that even their owner cannot enter or change. Another process
+    may be at the same."""
+    while os.path.lexists(directory):
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            for parent, names, _ in os.walk(directory):
+                for name in names:
+                    path = os.path.join(parent, name)
+                    if not os.path.islink(path):
+                        os.chmod(path, stat.S_IRWXU)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)

@@ -1,6 +1,5 @@
 """The files of a run: what the backend, the supervisor and the log reader agree on. Standard library only.
 
-ROOT/lock                 held while runs are made, removed or purged
 ROOT/runs/NAME            link to the run's directory: everything started and not removed
 ROOT/events/NAME          its times are set by the supervisor when the run's state changed
 ROOT/trash/               what a purge is deleting
@@ -33,7 +32,7 @@ from cumulus.chronos import cgroup
 FORMAT = 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
 
-RUNS, JOBS, EVENTS, PURGED, TRASH, ROOT_LOCK = "runs", "jobs", "events", "purged", "trash", "lock"
+RUNS, JOBS, EVENTS, PURGED, TRASH = "runs", "jobs", "events", "purged", "trash"
 SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
 WORK, CHECKPOINT, SUPERVISOR_LOG, LOG_PREFIX = "work", "checkpoint", "supervisor.log", "log."
 

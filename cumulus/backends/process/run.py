@@ -150,12 +150,14 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Keep supervisors away. False: one is there. For one thread of a process at a time."""
+        """Keep supervisors away. False: one is there. For one thread of a process at a time.
+
+        Another backend that is at the same keeps them away as well, and is not waited for: it may have been stopped."""
         with open(self._path(layout.LOCK), "r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _BACKEND_BYTE)
             except BlockingIOError:
-                yield False
+                yield not self.supervisor()
             else:
                 yield True
 

@@ -7,7 +7,6 @@ those of ROCm's documentation ("Setting the number of compute units") and of the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -15,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cumulus import locks
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 
+_LOCK_SECONDS = 5.0
 TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
 
 Ranges = dict[str, tuple[int, int]]
@@ -103,7 +104,12 @@ def _ranges(home: Path, device_id: str) -> Iterator[Ranges]:
 def _open(path: Path) -> Iterator[Ranges]:
     """The file's ranges, written back at the end. One process at a time."""
     with path.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not locks.acquire(file.fileno(), _LOCK_SECONDS):
+            who, fix = locks.blame(path)
+            raise LedgerUnavailable(
+                f"{path} has been locked for {_LOCK_SECONDS:g} s by {who}",
+                hint=fix,
+            )
         text = file.read()
         ranges: Ranges = {lease: (first, count) for lease, (first, count) in json.loads(text or "{}").items()}
         yield ranges

@@ -6,7 +6,6 @@ which owns the GPU's context, when the first client comes. See nvidia-cuda-mps-c
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cumulus import locks
 from cumulus.chronos.processes import Identity, Snapshot, is_alive, read, send
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
@@ -30,6 +30,7 @@ ANSWER_SECONDS = 5.0
 
 _PASSED = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _END_SECONDS = 5.0
+_LOCK_SECONDS = 10.0
 _LOG_BYTES = 2**18
 _STICKY = "client process have a sticky error set"
 _TOLD = "told-to-end"
@@ -207,7 +208,12 @@ class Daemon:
     def _locked(self) -> Iterator[None]:
         fd = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not locks.acquire(fd, _LOCK_SECONDS):
+                who, fix = locks.blame(self.place)
+                raise ChronosError(
+                    f"{self.place} has been locked for {_LOCK_SECONDS:g} s by {who}",
+                    hint=fix,
+                )
             yield
         finally:
             os.close(fd)

@@ -1,4 +1,5 @@
-"""Started once, whatever dies when: daemons and supervisors killed between any two steps, daemons that race.
+"""Started once, whatever dies or stops when: daemons and supervisors killed or stopped between any two steps, daemons
+that race.
 
 Each job appends a line to a file outside its run, so that what counts is what ran, not what is told.
 """
@@ -9,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cumulus.backends.process import launch as launch_module
 from cumulus.backends.process import layout, shim, tree
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.supervise import Supervisor
+from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed, job_processes
 
 STEPS = ("mkdir", "open", "rename", "fsync", "symlink", "posix_spawn", "fork", "pipe2", "write")
@@ -56,7 +58,33 @@ def killed_after(step: int, action: Callable[[], object]) -> bool:
     return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
-def _arm(step: int) -> None:
+@contextlib.contextmanager
+def stopped_after(step: int, action: Callable[[], object]) -> Iterator[bool]:
+    """Run `action` in a child that is stopped after its `step`th call; it goes on, to its end, after the context.
+    False: it came to its end before."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            _arm(step, signal.SIGSTOP)
+            action()
+            status = 0
+        except BackendError:
+            status = 0  # What it was at was purged meanwhile, perhaps: a daemon tries again.
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    stopped = os.WIFSTOPPED(status)
+    try:
+        yield stopped
+    finally:
+        if stopped:
+            os.kill(child, signal.SIGCONT)
+            _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def _arm(step: int, number: signal.Signals = signal.SIGKILL) -> None:
     armed, calls = os.getpid(), 0
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +94,7 @@ def _arm(step: int) -> None:
             if os.getpid() == armed:
                 calls += 1
                 if calls == step:
-                    os.kill(armed, signal.SIGKILL)
+                    os.kill(armed, number)
             return result
 
         return call
@@ -104,6 +132,60 @@ def test_a_daemon_killed_at_any_step_and_then_only_looked_at(bed: ProcessBed, ra
         bed.backend.purge(work.job_uid)
         assert not bed.run_directory(work).parent.exists()
     assert times(ran, step) == 1
+
+
+def test_a_daemon_stopped_at_any_step_of_start_holds_up_no_other(bed: ProcessBed, ran: Path) -> None:
+    """Another starts the same meanwhile, and does not wait; when the first goes on, nothing runs twice."""
+    stopped, step = True, 0
+    while stopped:
+        step += 1
+        work = job(bed, ran, step)
+        with stopped_after(step, partial(_start, bed, work)) as stopped:
+            bed.backend.start(work)
+            assert bed.finish(work).state is State.SUCCEEDED
+        assert bed.seen(work).state is State.SUCCEEDED
+        assert times(ran, step) == 1, f"step {step}"
+    assert step > 15
+
+
+def test_a_daemon_stopped_at_any_step_of_start_while_the_job_is_purged(bed: ProcessBed, ran: Path) -> None:
+    stopped, step = True, 0
+    while stopped:
+        step += 1
+        work = job(bed, ran, step)
+        with stopped_after(step, partial(_start, bed, work)) as stopped:
+            if bed.backend.get(work.name) is not None:
+                bed.finish(work)
+            bed.backend.purge(work.job_uid)
+        if bed.backend.get(work.name) is not None:
+            # There was nothing of it yet that could have been purged.
+            bed.finish(work)
+        assert times(ran, step) <= 1, f"step {step}"
+        bed.backend.purge(work.job_uid)
+        assert bed.backend.get(work.name) is None
+        assert not bed.run_directory(work).parent.exists()
+        assert os.listdir(bed.root / layout.TRASH) == []
+    assert step > 15
+
+
+@pytest.mark.parametrize("what", ["remove", "purge"])
+def test_a_daemon_stopped_at_any_step_of_the_end_holds_up_no_other(bed: ProcessBed, ran: Path, what: str) -> None:
+    stopped, step = True, 0
+    while stopped:
+        step += 1
+        work = job(bed, ran, step)
+        bed.backend.start(work)
+        bed.finish(work)
+        subject = work.name if what == "remove" else work.job_uid
+        with stopped_after(step, lambda: getattr(bed.open(), what)(subject)) as stopped:  # noqa: B023
+            getattr(bed.backend, what)(subject)
+            bed.backend.start(work)
+            assert bed.backend.get(work.name) is None
+        assert bed.backend.get(work.name) is None
+        bed.backend.purge(work.job_uid)
+        assert not bed.run_directory(work).parent.exists()
+        assert times(ran, step) == 1
+    assert step > 2
 
 
 def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
