@@ -21,9 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cumulus import locks
+from cumulus.chronos import claim
 from cumulus.chronos.changes import Changes
 from cumulus.chronos.processes import LEDGER
-from cumulus.errors import LedgerUnavailable
+from cumulus.errors import LedgerReplaced, LedgerUnavailable
 
 VERSION = 2
 SYSTEM_HOME = Path("/var/lib/chronos")
@@ -130,6 +132,7 @@ DROP TABLE audit_1;
 """
 
 # A connection made before a fork must neither be used nor closed by the child (sqlite.org/howtocorrupt.html, 2.6).
+# Neither is one to a file that was replaced closed: SQLite would tidy up by names that are another file's now.
 _inherited: list[sqlite3.Connection | None] = []
 _forks = 0
 """How often this process has become another: cheaper to look at than its pid."""
@@ -166,12 +169,20 @@ def private(home: Path) -> None:
 
 
 class Database:
-    """Connections to one home. Every method raises `LedgerUnavailable` where the file cannot be used."""
+    """Connections to one home. Every method raises `LedgerUnavailable` where the file cannot be used.
+
+    The file that is open is the one at its path, looked at with each call. Where it was removed, moved or replaced, the
+    next call opens what is there now, unless a monitor still ends the leases of the one that was: see `claim`.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / LEDGER
         self._forks = _forks
+        self._pinned = False
+        self._identity: claim.FileIdentity | None = None
+        self.generation = 0
+        """Grows each time a file is opened: what was learned of an earlier one does not hold any more."""
         self._connection: sqlite3.Connection | None = None
         self._lock_file = -1
         self._log_file = -1
@@ -184,6 +195,26 @@ class Database:
         changes = self._changes
         number = 1 if changes is None else changes.now()
         return None if number & 1 else number
+
+    def check(self) -> int:
+        """See that the file is open that is at its path. Returns the `generation`. Raises LedgerReplaced."""
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        return self.generation
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the file that is open is not at its path any more."""
+        return self._connection is not None and self._identity != claim.identity(self.path)
+
+    def pin(self) -> claim.FileIdentity:
+        """Go on with the file that is open, whatever becomes of its name: what it knows is not lost then."""
+        self.check()
+        self._pinned = True
+        assert self._identity is not None
+        return self._identity
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -247,7 +278,7 @@ class Database:
         self._connection = self._changes = None
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._forks == _forks:
+        if self._connection is not None and self._forks == _forks and (self._pinned or not self.replaced):
             return self._connection
         if self._forks != _forks:
             _inherited.append(self._connection)
@@ -255,12 +286,25 @@ class Database:
             self._connection = None
             self._forks = _forks
         with self._mutex:
+            if self._connection is not None and not self._pinned and self.replaced:
+                _inherited.append(self._connection)
+                self._connection = self._changes = None
+                os.close(self._lock_file)
+                os.close(self._log_file)
             if self._connection is None:
                 self._connect()
             assert self._connection is not None
             return self._connection
 
     def _connect(self) -> None:
+        pid = claim.of_another_ledger(self.home)
+        if pid is not None:
+            raise LedgerReplaced(
+                f"the ledger in {self.home} was removed, moved or replaced, and its monitor, process {pid}, still ends"
+                " the leases that it knew",
+                hint=f"put it back; or end what runs on the devices, then run `kill {pid}`: a new ledger is made with"
+                " no leases",
+            )
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             private(self.home)
@@ -285,7 +329,9 @@ class Database:
                     self._changes = Changes(self.home)
                 except OSError as error:
                     raise self._unusable(error) from error
+                self._identity = claim.identity(self.path)
                 self._connection = connection
+                self.generation += 1
             finally:
                 fcntl.flock(lock_file, fcntl.LOCK_UN)
         except BaseException:
@@ -342,9 +388,11 @@ class Database:
             except BlockingIOError:
                 waited = time.monotonic() - start
                 if waited > _LOCK_TIMEOUT:
+                    path = self.home / "ledger.lock"
+                    who, fix = locks.blame(path)
                     raise LedgerUnavailable(
-                        f"{self.home / 'ledger.lock'} has been held by another process for {_LOCK_TIMEOUT:.0f}s",
-                        hint=f"see who holds it with: fuser {self.home / 'ledger.lock'}",
+                        f"{path} has been held for {_LOCK_TIMEOUT:.0f} s by {who}",
+                        hint=fix,
                     ) from None
                 if waited < _LOCK_SPIN:
                     os.sched_yield()
@@ -368,5 +416,6 @@ class Database:
                 text, hint=f"make {self.home} and its files writable for this user, or set CHRONOS_HOME"
             )
         if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return LedgerUnavailable(text, hint=f"see who holds it with: fuser {self.path}")
+            who, fix = locks.blame(f"{self.path}-shm", self.path)
+            return LedgerUnavailable(f"{text}, by {who}", hint=fix)
         return LedgerUnavailable(text, hint=f"check the disk and the permissions of {self.home}")

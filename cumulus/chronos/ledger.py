@@ -76,7 +76,8 @@ class Ledger:
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
         self._boot = boot or boot_id()
         self._watcher = watchdog.Watcher(self.database.home)
-        self._settled = False
+        self._settled = 0
+        """The generation of the database that `_settle` has seen to."""
         self._devices_known = False
         self._live: tuple[int, list[tuple[Lease, float]]] | None = None
         """What `list` found, and the version of the ledger it found it in."""
@@ -274,10 +275,10 @@ class Ledger:
         return leases
 
     def _find_live(self) -> Sequence[tuple[Lease, float]]:
+        self._settle()
         version, known = self.database.version(), self._live
         if known is not None and known[0] == version:
             return known[1]
-        self._settle()
         version = self.database.version()
         with self.database.read() as db:
             found = records.live(db)
@@ -352,15 +353,17 @@ class Ledger:
             return _offer(records.devices(db))
 
     def _settle(self) -> None:
-        """Once a process: see that what an earlier boot left is carried over."""
-        if self._settled:
+        """See that the ledger is open that is there now. Once for each: what an earlier boot left is carried over."""
+        generation = self.database.check()
+        if self._settled == generation:
             return
+        self._devices_known, self._live = False, None
         with self.database.read() as db:
             known = records.boot(db)
         if known != self._boot:
             with self.database.write() as tx:
                 records.settle_boot(tx, self._boot, Moment.read(self.clock))
-        self._settled = True
+        self._settled = generation
 
     def _look_after(self, found: Sequence[Lease]) -> None:
         """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""

@@ -129,7 +129,10 @@ class Monitor:
             self._next_deadline = records.next_deadline(db, now.monotonic)
             for lease in records.leases(db, now, f"{records.ACTIVE} AND deadline <= ?", now.monotonic):
                 found[lease.id] = _Ending(lease, now.monotonic, recorded=False)
-            for id in _abandoned(db) - found.keys():
+            over = _abandoned(db)
+            if self._database.replaced:
+                over |= self._deserted(db)
+            for id in over - found.keys():
                 held = records.find_lease(db, id, now)
                 if held is not None and held.state is LeaseState.ACTIVE:
                     held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.RELEASED)
@@ -139,6 +142,21 @@ class Monitor:
                 known.recorded = found[id].recorded
                 found[id] = known
         self._endings = found
+
+    def _deserted(self, db: sqlite3.Connection) -> set[str]:
+        """Leases to which processes were attached and of which none is left. In a ledger that was lost no other can be
+        attached any more; where it was not, their share is theirs until it is given back."""
+        attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
+        if all(any(is_alive(Identity(p.pid, p.start)) for p in lease.attached) for lease in attached):
+            return set()
+        snapshot = Snapshot(home=self._database.home)
+        return {
+            lease.id
+            for lease in attached
+            if not any(snapshot.has(Identity(p.pid, p.start)) for p in lease.attached)
+            and not lease.members(snapshot)
+            and not lease.populated()
+        }
 
     def _begin(self, ending: _Ending) -> None:
         """End what is attached, at once: a look at all processes takes milliseconds."""
@@ -263,8 +281,15 @@ class Monitor:
                 tx.executemany("DELETE FROM cgroup WHERE directory = ?", removed)
 
     def _keep_house(self) -> None:
-        """What can wait until no lease is about to end."""
+        """What can wait until no lease is about to end. Where the ledger was lost, nothing but what finds the leases'
+        processes: the rest is written beside the ledger, in what may be another's place."""
         now = self._clock.monotonic()
+        if self._database.replaced:
+            if now >= self._next_housekeeping:
+                self._next_housekeeping = now + _HOUSEKEEPING
+                self._remember_sessions()
+                self._remove_cgroups()
+            return
         if now >= self._next_flush:
             self._next_flush = now + watchdog.POLL / 2
             self._enclosures.look()

@@ -6,14 +6,16 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus import gate
-from cumulus.chronos import cgroup, processes, records, watchdog
+from cumulus import gate, locks
+from cumulus.chronos import cgroup, claim, processes, records, watchdog
+from cumulus.chronos.claim import FileIdentity
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
@@ -27,6 +29,8 @@ _LOCK_PATIENCE = 1.0
 _NICE = -10
 _TROUBLE_PAUSE = 0.2
 _TAKE_OVERS = 5
+_LOST = "the ledger was removed, moved or replaced: the leases it knew end on time, and none is granted until then"
+_BACK = "the ledger is back"
 
 
 class AlreadyRunning(Exception):
@@ -43,13 +47,17 @@ class Service:
         self._ledger = Ledger(home, self._clock, start_monitor=False)
         self._ledger.list()
         self._idle = idle
-        self._lock = _take_over(home / "monitor.pid") if take_over else _take_lock(home / "monitor.pid")
+        ledger = self._ledger.database.pin()
+        take = _take_over if take_over else _take_lock
+        self._lock = take(home / claim.LOCK, ledger)
+        self._claim = _claimed(home, self._clock)
         self._poke = _open_fifo(home / "monitor.poke")
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping = False
 
     def run(self) -> None:
-        """Returns when told to stop, idle for long, or the ledger's directory is gone."""
+        """Returns when told to stop, or idle for long; or where the ledger was removed, moved or replaced, and none of
+        the leases is left that it knew."""
         signal.set_wakeup_fd(self._waker)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -58,7 +66,13 @@ class Service:
         _tell_systemd("READY=1")
         busy_at = self._clock.monotonic()
         said = ""
-        while not self._stopping and self._ledger.database.path.exists():
+        lost = False
+        while not self._stopping:
+            if lost != self._ledger.database.replaced:
+                lost = not lost
+                say(f"{timestamp(self._clock.now())} {_LOST if lost else _BACK}")
+            if lost and self._knows_nothing():
+                break
             try:
                 pause = monitor.step()
                 said = ""
@@ -77,8 +91,18 @@ class Service:
             self._wait(pause)
         _tell_systemd("STOPPING=1")
 
+    def _knows_nothing(self) -> bool:
+        """Whether no lease is live in the ledger that was lost, or none can be read there."""
+        try:
+            return self._ledger.database.idle()
+        except LedgerUnavailable as error:
+            say(f"{timestamp(self._clock.now())} {error}")
+            return True
+
     def _wait(self, seconds: float) -> None:
         readable, _, _ = select.select([self._poke, self._wake], [], [], seconds)
+        if self._claim is not None:
+            claim.answer(self._claim)
         for fd in readable:
             try:
                 os.read(fd, 65536)
@@ -93,6 +117,8 @@ class Service:
         with self._ledger.database.write() as tx:
             if tx.execute(f"SELECT EXISTS (SELECT 1 FROM lease WHERE {records.LIVE})").fetchone()[0]:
                 return False
+            if self._claim is not None:
+                self._claim.close()
             os.close(self._lock)
             return True
 
@@ -139,22 +165,30 @@ def _run_detached(home: Path, idle: float) -> int:
     return 0
 
 
-def _take_lock(path: Path) -> int:
+def _claimed(home: Path, clock: SystemClock) -> socket.socket | None:
+    """Another monitor that ends has its claim for a moment longer than its lock."""
+    deadline = clock.monotonic() + _LOCK_PATIENCE
+    while (made := claim.claim(home)) is None and clock.monotonic() < deadline:
+        clock.sleep(0.01)
+    if made is None:
+        say(f"{timestamp(clock.now())} another process says that it serves {home}: were it removed, nobody would know")
+    return made
+
+
+def _take_lock(path: Path, ledger: FileIdentity) -> int:
     deadline = time.monotonic() + _LOCK_PATIENCE
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):
-                watchdog.sign(fd)
+                watchdog.sign(fd, ledger)
                 return fd
         except BlockingIOError:
             # Who asks whether a monitor runs holds the lock, shared, for a moment.
             if time.monotonic() > deadline:
-                owner = watchdog.holder(path.parent)
                 os.close(fd)
-                who = owner.pid if owner else "unknown"
-                raise AlreadyRunning(f"a monitor runs already, process {who}") from None
+                raise AlreadyRunning(f"a monitor runs already, {locks.described(locks.holders(path))}") from None
         os.close(fd)
         time.sleep(0.01)
 
@@ -167,15 +201,15 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-def _take_over(path: Path) -> int:
+def _take_over(path: Path, ledger: FileIdentity) -> int:
     """Take the lock from a monitor that runs, and from those that are started until we have it."""
     for _ in range(_TAKE_OVERS):
         # A pid alone could be another process's by the time that it is signalled.
         if owner := watchdog.holder(path.parent):
             processes.send(owner, signal.SIGTERM)
         with suppress(AlreadyRunning):
-            return _take_lock(path)
-    return _take_lock(path)
+            return _take_lock(path, ledger)
+    return _take_lock(path, ledger)
 
 
 def _hurry() -> None:
@@ -192,8 +226,6 @@ def _tell_systemd(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    import socket
-
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
         out.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 

@@ -16,7 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from cumulus import locks
 from cumulus.chronos import processes
+from cumulus.chronos.claim import FileIdentity
 from cumulus.chronos.database import private
 from cumulus.chronos.processes import MARKER, Identity
 from cumulus.errors import LedgerUnavailable
@@ -48,15 +50,15 @@ def holder(home: Path) -> Identity | None:
         words = (home / "monitor.pid").read_text().split()
     except FileNotFoundError:
         return None
-    return Identity(int(words[0]), int(words[1])) if len(words) == 2 else None
+    return Identity(int(words[0]), int(words[1])) if len(words) >= 2 else None
 
 
-def sign(fd: int) -> None:
-    """Say in the lock's file, which this process has locked, who it is."""
+def sign(fd: int, ledger: FileIdentity) -> None:
+    """Say in the lock's file, which this process has locked, who it is, and which ledger it has open."""
     me = processes.read(os.getpid())
     assert me is not None
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{me.pid} {me.start}\n".encode(), 0)
+    os.pwrite(fd, f"{me.pid} {me.start} {ledger.device} {ledger.inode}\n".encode(), 0)
 
 
 def is_running(home: Path) -> bool:
@@ -146,7 +148,11 @@ def ensure_running(home: Path) -> None:
             if running(home) is not None:
                 return
             if time.monotonic() > deadline:
-                raise LedgerUnavailable(f"the Chronos monitor of {home} has been starting for {_START_TIMEOUT:.0f}s")
+                who, fix = locks.blame(home / "monitor.start")
+                raise LedgerUnavailable(
+                    f"the Chronos monitor of {home} has been starting for {_START_TIMEOUT:.0f} s, by {who}",
+                    hint=fix,
+                )
             time.sleep(0.01)
         if running(home) is None:
             _start(home)

@@ -64,12 +64,14 @@ def store() -> Iterator[Finding]:
     """The store: opens, reads every object, and takes a write."""
     directory = paths.store_dir(paths.home())
     if not directory.exists():
+        context.refuse_unread(paths.home())
         yield Finding("OK", "store", f"{directory} (is made when it is first used)")
         return
     from cumulus.resources.registry import KINDS
     from cumulus.store.base import Query
     from cumulus.store.sqlite import SqliteStore
 
+    context.refuse_unread(paths.home())
     opened = SqliteStore(directory)
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
@@ -150,7 +152,10 @@ def ledger() -> Iterator[Finding]:
         opened.close()
     yield Finding("OK", "ledger", f"{home}, {len(leases)} live leases")
     pid = running(home)
-    if pid is not None:
+    if pid and locks.is_stopped(pid):
+        text = f"{locks.described([pid])}: leases do not end on time"
+        yield Finding("FAIL", "monitor", text, locks.hint([pid], home))
+    elif pid is not None:
         yield Finding("OK", "monitor", f"process {pid} ends leases on time")
     elif leases:
         fix = "run: chronos_cli monitor, or install scripts/chronos-monitor.service"

@@ -14,7 +14,7 @@ from pathlib import Path
 from cumulus import paths
 from cumulus.cli import terminal
 from cumulus.clock import Clock, parse_timestamp
-from cumulus.errors import StoreUnavailable
+from cumulus.errors import StoreReplaced, StoreUnavailable
 from cumulus.resources.quantity import format_duration
 from cumulus.store.base import Query, Store
 
@@ -27,6 +27,7 @@ def open_store(*, create: bool = False) -> Iterator[Store]:
     """The store of this CUMULUS_HOME. Without `create`, a state directory that is not there is not made:
     an empty store in memory answers instead, and stderr says so. Raises StoreUnavailable."""
     directory = paths.store_dir(paths.home())
+    refuse_unread(paths.home())
     store: Store
     if not create and not directory.exists():
         from cumulus.store.memory import MemoryStore
@@ -79,7 +80,15 @@ class DaemonLock:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_private(home)
         self._fd = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _locker(self._fd) is None:
+            os.ftruncate(self._fd, 0)  # What an earlier daemon said of its store.
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
+
+    def serves(self, store: Path) -> None:
+        """Say which store this daemon has open: `refuse_unread` compares."""
+        found = os.stat(store)
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{found.st_dev} {found.st_ino}\n".encode(), 0)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -87,16 +96,50 @@ class DaemonLock:
 
 def daemon_pid(home: Path) -> int | None:
     """The pid of a `serve` that runs on this state directory now, None where none does."""
+    return _daemon(home)[0]
+
+
+def refuse_unread(home: Path) -> None:
+    """Raises StoreReplaced where a daemon runs on this state directory, but has another store open than is there now:
+    nobody would read what is written here."""
+    pid, served = _daemon(home)
+    file = store_file(home)
+    if pid is None or len(served) != 2:
+        return
+    try:
+        found = os.stat(file)
+        if served == [b"%d" % found.st_dev, b"%d" % found.st_ino]:
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    raise StoreReplaced(
+        f"{file} is not the store that the daemon, process {pid}, has open: that was removed, moved or replaced",
+        hint="put it back, or end the daemon and start it again (jobs go on without it)",
+    )
+
+
+def _daemon(home: Path) -> tuple[int | None, list[bytes]]:
+    """The pid of a daemon, and what it said of its store."""
     try:
         fd = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return None
+        return None, []
     try:
-        request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, request))
+        return _locker(fd), os.pread(fd, 256, 0).split()
     finally:
         os.close(fd)
+
+
+def _locker(fd: int) -> int | None:
+    """The pid of another process that holds a lock on the file."""
+    request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, request))
     return int(pid) if kind != fcntl.F_UNLCK else None
+
+
+def store_file(home: Path) -> Path:
+    """The store's file, without loading what reads it."""
+    return paths.store_dir(home) / "cumulus.db"
 
 
 def note_if_no_daemon(then: str) -> None:

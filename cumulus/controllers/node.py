@@ -20,7 +20,14 @@ from cumulus.controllers.reader import Bound, Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.controllers.writes import write_status, write_told
-from cumulus.errors import AlreadyExists, ChronosError, InvalidObject, LedgerUnavailable, NodeUnreachable
+from cumulus.errors import (
+    AlreadyExists,
+    ChronosError,
+    InvalidObject,
+    LedgerReplaced,
+    LedgerUnavailable,
+    NodeUnreachable,
+)
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
@@ -218,8 +225,10 @@ class NodeController:
         since = self._answered.get(agent.name, self._began)
         if node is not None:
             never = condition(node.status.conditions, "Ready") is None
-            if never or self._clock.monotonic() - since >= SILENT_SECONDS:
-                reason = "Unreachable" if isinstance(error, NodeUnreachable) else "NoLedger"
+            # What answers that its ledger was replaced is neither slow nor away: nothing can be leased there.
+            certain = never or isinstance(error, LedgerReplaced)
+            if certain or self._clock.monotonic() - since >= SILENT_SECONDS:
+                reason = _SILENCE.get(type(error), "NoLedger")
                 self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
         return After(LOOK_SECONDS)
 
@@ -240,6 +249,9 @@ class NodeController:
             status = node.status.model_copy(update={"conditions": conditions})
             write_status(self._client, node.replace(status=status))
             self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
+
+
+_SILENCE = {NodeUnreachable: "Unreachable", LedgerReplaced: "LedgerReplaced"}
 
 
 def _mended(found: Condition) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cumulus.errors import StoreUnavailable
+from cumulus import locks
+from cumulus.errors import StoreReplaced, StoreUnavailable
 from cumulus.store import schema
 from cumulus.store.trouble import read_only, translated
 from cumulus.store.turnstile import Turnstile
@@ -35,7 +36,7 @@ class Connections:
         try:
             schema.prepare(directory)
             self._writable = os.access(directory, os.W_OK) and os.access(self.file, os.W_OK)
-            self._inode = self.file.stat().st_ino
+            self._identity = identity(self.file)
             with self.reading() as connection:
                 schema.check_tables(connection, self.file)
         except BaseException:
@@ -109,10 +110,7 @@ class Connections:
         self._check_open()
         if not self._writable:
             raise read_only(self.file)
-        if self.file.stat().st_ino != self._inode:
-            raise StoreUnavailable(
-                f"{self.file} was replaced while it was in use", hint="start this process again"
-            )  # fmt: skip
+        self._check_identity()
         if self._writer is None:
             self._writer = schema.connect(self.file, write=True, busy_seconds=self._busy_seconds)
             # The log has been made by now and stays while this connection does. SQLite syncs what it writes there,
@@ -133,6 +131,7 @@ class Connections:
     def _take(self) -> tuple[sqlite3.Connection, bool]:
         with self._pool_lock:
             self._check_open()
+            self._check_identity()
             if self._idle:
                 return self._idle.pop(), False
         if self._writable:
@@ -153,9 +152,27 @@ class Connections:
                 return
         connection.close()
 
+    def _check_identity(self) -> None:
+        """What is open would go on working without its name; but nobody else would read what is written there."""
+        found = identity(self.file)
+        if found != self._identity:
+            raise StoreReplaced(
+                f"{self.file} was {'removed' if found is None else 'replaced'} while it was in use",
+                hint="put it back, or restore a backup with `cumulus restore FILE`; then start this process again",
+            )
+
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
+
+
+def identity(file: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None where there is none."""
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock_shared(directory: Path) -> int:
@@ -166,7 +183,11 @@ def _lock_shared(directory: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise StoreUnavailable(f"{directory} is being restored from a backup", hint="try again") from error
+            who, fix = locks.blame(directory)
+            raise StoreUnavailable(
+                f"{directory} is being restored from a backup by {who}",
+                hint=fix,
+            ) from error
         except BaseException:
             os.close(descriptor)
             raise

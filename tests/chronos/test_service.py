@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import cgroup, processes, service, watchdog
+from cumulus.chronos.claim import FileIdentity
 from cumulus.chronos.lease import EndReason, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import MARKER
@@ -377,7 +378,7 @@ def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
     first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     path.unlink()
     assert not service._is_at(first, path)
-    second = service._take_lock(path)
+    second = service._take_lock(path, FileIdentity(1, 2))
     assert service._is_at(second, path)
     assert watchdog.running(home) == os.getpid()
     os.close(first)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.errors import CumulusError, StoreUnavailable
+from cumulus.errors import CumulusError, StoreReplaced, StoreUnavailable
 from cumulus.store.base import Fence, Key, Query, Write
 from cumulus.store.commit import Job
 from cumulus.store.schema import FILE, VERSION
@@ -154,6 +154,30 @@ class TestInUse:
         with pytest.raises(StoreUnavailable, match="replaced"):
             sqlite.create(thing("b"))
 
+    @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+    def test_a_store_that_was_lost_is_neither_read_nor_written(
+        self, tmp_path: Path, sqlite: SqliteStore, how: str
+    ) -> None:
+        """It would go on working without its name, and nobody else would read it."""
+        sqlite.create(thing("a"))
+        watch = sqlite.watch(since=0)
+        assert len(watch.next(10)) == 1
+        directory = tmp_path / "store"
+        if how == "removed":
+            shutil.rmtree(directory)
+        else:
+            directory.rename(tmp_path / "aside")
+        if how == "replaced":
+            SqliteStore(directory).close()
+        for call in (lambda: sqlite.create(thing("b")), lambda: sqlite.get(A), sqlite.revision, lambda: watch.next(10)):
+            with pytest.raises(StoreReplaced, match="while it was in use") as caught:
+                call()
+            assert "put it back" in str(caught.value.hint)
+        if how == "moved":
+            (tmp_path / "aside").rename(directory)
+            assert sqlite.get(A)
+            sqlite.create(thing("b"))
+
     def test_locked_by_another_for_too_long(self, tmp_path: Path) -> None:
         store = SqliteStore(tmp_path / "store", busy_seconds=0.05)
         store.create(thing("a"))
@@ -161,7 +185,7 @@ class TestInUse:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked") as caught:
             store.create(thing("b"))
-        assert "fuser" in str(caught.value.hint)
+        assert "fuser" in str(caught.value.hint)  # This very process, which is not told of itself.
         assert store.get(A), "reading goes on"
         other.execute("ROLLBACK")
         store.create(thing("b"))

@@ -27,6 +27,7 @@ _ERRORS: Mapping[str, type[CumulusError]] = {
         errors.NoSuchLease,
         errors.StaleToken,
         errors.LedgerUnavailable,
+        errors.LedgerReplaced,
         errors.UsageError,
     )
 }

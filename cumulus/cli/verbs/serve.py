@@ -23,7 +23,7 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
 from cumulus.chronos.ledger import Ledger, boot_id
 from cumulus.chronos.monitor import ensure_running
-from cumulus.cli import config, logfile
+from cumulus.cli import config, context, logfile
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.keeper import Keeper
 from cumulus.cli.systemd import notify
@@ -188,9 +188,12 @@ def _threads(workers: int) -> dict[str, int] | None:
 
 def _opened(home: Path) -> tuple[SqliteStore, DaemonLock]:
     try:
+        # Another daemon of this state directory may be at work on a store that is not there any more.
+        context.refuse_unread(home)
         lock = DaemonLock(home)
         store = SqliteStore(paths.store_dir(home))
         store.revision()
+        lock.serves(context.store_file(home))
         return store, lock
     except OSError as error:
         raise StoreUnavailable(
