@@ -15,7 +15,7 @@ import pytest
 from cumulus.chronos import cgroup, watchdog
 from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.processes import MARKER
+from cumulus.chronos.processes import LEDGER, MARKER
 from cumulus.clock import Clock, FakeClock
 
 GIB = 2**30
@@ -100,10 +100,14 @@ def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
     def start(program: str, *, session: bool = False, **environment: str) -> subprocess.Popen[bytes]:
         name, value = mark.split("=", 1)
+        # One that names a lease and no ledger is any ledger's: a monitor of other tests would end it for its own.
+        home = tmp_path / "chronos"
+        home.mkdir(mode=0o700, exist_ok=True)
+        (home / LEDGER).touch(0o600)
         # -S: without the site module Python starts in a third of the time.
         process = subprocess.Popen(
             [sys.executable, "-S", "-c", program],
-            env={name: value, "OUT": str(tmp_path), **environment},
+            env={name: value, "OUT": str(tmp_path), "CHRONOS_HOME": str(home), **environment},
             stdout=subprocess.PIPE,
             start_new_session=session,
         )
