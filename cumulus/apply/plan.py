@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from cumulus.apply.merge import KEYED_LISTS, by_name, merge
+from cumulus.clock import to_the_second
 from cumulus.errors import InvalidObject
 from cumulus.manifest import Manifest, Problem
 from cumulus.resources import registry
@@ -119,7 +120,7 @@ def _forbidden(manifest: Manifest, live: Document) -> Problem | None:
     if since is None:
         return None
     word = f"{manifest.kind.name.lower()}/{manifest.key.name}"
-    message = f"is being deleted since {since}; wait until it is gone: cumulus wait {word} --for=delete"
+    message = f"is being deleted since {to_the_second(since)}; wait until it is gone: cumulus wait {word} --for=delete"
     return manifest.problem(("metadata", "name"), message)
 
 

@@ -280,7 +280,7 @@ def test_an_object_that_is_being_deleted_is_refused(store: Store) -> None:
     edit(store, lambda document: document["metadata"].update(finalizers=["cumulus.dev/job"]))
     store.delete(KEY)
     assert refused(store, job()) == [
-        "manifest:3:18: metadata.name: is being deleted since 2030-01-01T00:00:00.000000Z; "
+        "manifest:3:18: metadata.name: is being deleted since 2030-01-01T00:00:00Z; "
         "wait until it is gone: cumulus wait gpujob/train --for=delete"
     ]
 
