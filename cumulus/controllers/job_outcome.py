@@ -70,7 +70,8 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> t
         return failed(status, _FINAL[cause.reason], cause.message or text, now), ()
     if cause.reason == "LeaseExpired":
         if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
-            return status, (Said("Normal", "Requeued", text),)
+            hint = "; checkpoint.exitZero: Succeeded would count that as done" if cause.exit_code == 0 else ""
+            return status, (Said("Normal", "Requeued", f"{text}{hint}"),)
         return failed(status, "LeaseExpired", text, now), ()
     if cause.reason == "Saved":
         return status, (Said("Normal", "Requeued", text),)

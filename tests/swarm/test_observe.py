@@ -14,7 +14,7 @@ import pytest
 from cumulus.backends.base import State
 from cumulus.backends.swarm import observe, spec
 from cumulus.backends.swarm.observe import Facts, Task
-from cumulus.backends.swarm.records import Record
+from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.settle import Settler
 from cumulus.backends.swarm.shell import ShellEngine
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
@@ -60,6 +60,26 @@ def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
     assert observe.ended(seen, facts)[:2] == expected
 
 
+class _Services:
+    """What a run's end asks of the services."""
+
+    def without_secrets(self, record: Record, text: str) -> str:
+        return text
+
+
+def settler(expires: str) -> Settler:
+    """Whose nodes say that every lease has expired, at that time."""
+    return Settler(
+        None,
+        None,
+        _Services(),
+        lambda node: None,
+        lambda node, lease: ("expired", expires),
+        SystemClock(),
+        lambda *_: None,
+    )  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("complete", "ended_before", "how"),
     [
@@ -75,11 +95,20 @@ def test_a_lease_that_ended_after_the_run_did_not_end_it(
 ) -> None:
     run = task("complete", 0) if complete else task("failed", 143)
     expires = timestamp(parse_timestamp(run.at) + timedelta(seconds=ended_before))
-    settler = Settler(
-        None, None, None, lambda node: None, lambda node, lease: ("expired", expires), SystemClock(), lambda *_: None
-    )  # type: ignore[arg-type]
     record = Record(str(tmp_path), {"node": "n", "leases": [{"id": "a", "expires_at": expires}]})
-    assert settler._how_lease_ended(record, run) == how
+    assert settler(expires)._how_lease_ended(record, run) == how
+
+
+@pytest.mark.parametrize(("ran", "code"), [(True, 0), (False, None)])
+def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path, ran: bool, code: int | None) -> None:
+    """Swarm says 0 of it, which would say that the job did its work."""
+    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
+    record = Record(str(tmp_path), {**start, "leases": []})
+    record.write(STOP, {"grace": 1.0, "at": AT})
+    if ran:
+        record.write(RUNNING, {"at": AT, "task": "t1"})
+    end = settler("")._end(record, task("shutdown", 0))
+    assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", code)
 
 
 class _LocalShell:
