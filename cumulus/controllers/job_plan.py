@@ -144,8 +144,9 @@ def renamed(job: GPUJob, plan: Plan) -> Plan:
 
 def refused(view: View, why: str) -> Plan:
     """The job's status cannot be written. What runs is stopped; then the job fails, with the least that says so."""
-    alive = [r for r, replica in enumerate(view.replicas) if _alive(replica)]
     job, attempt = view.job, live_attempt(view.job.status)
+    held = [p for p in view.partitions if attempt is not None and p.metadata.name in attempt.partitions]
+    alive = [r for r, replica in enumerate(view.replicas) if _alive(replica) and not _lost(view, held, r)]
     if alive:
         reached = [r for r in alive if not isinstance(view.replicas[r], Unknown)]
         return Plan(job.status, stop={r: parse_duration(job_objects.grace(job)) for r in reached}, wake=STOP_POLL)

@@ -7,6 +7,7 @@ import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,10 +31,9 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
 
 @pytest.mark.parametrize(("seen", "facts", "expected"), [
     (task("complete", 0), Facts(), (State.SUCCEEDED, "")),
-    (task("complete", 0), Facts(stopped=True), (State.SUCCEEDED, "")),
+    (task("complete", 0), Facts(stopped=True), (State.FAILED, "Stopped")),
     (task("complete", 0), Facts(lease="expired"), (State.FAILED, "LeaseExpired")),
     (task("complete", 0), Facts(lease="released"), (State.FAILED, "Stopped")),
-    (task("complete", 0), Facts(lease="expired", stopped=True), (State.FAILED, "LeaseExpired")),
     (task("shutdown", 0), Facts(stopped=True), (State.FAILED, "Stopped")),
     (task("failed", 75), Facts(), (State.FAILED, "Error")),
     (task("failed", 7, "task: non-zero exit (7)"), Facts(), (State.FAILED, "Error")),
@@ -60,6 +60,13 @@ def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
     assert observe.ended(seen, facts)[:2] == expected
 
 
+class _Members:
+    """A Swarm that nobody joined lately."""
+
+    def by_id(self, id: str) -> SimpleNamespace:
+        return SimpleNamespace(updated="2020-01-01T00:00:00Z")
+
+
 class _Services:
     """What a run's end asks of the services."""
 
@@ -71,7 +78,7 @@ def settler(expires: str) -> Settler:
     """Whose nodes say that every lease has expired, at that time."""
     return Settler(
         None,
-        None,
+        _Members(),
         _Services(),
         lambda node: None,
         lambda node, lease: ("expired", expires),
@@ -109,6 +116,28 @@ def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path
         record.write(RUNNING, {"at": AT, "task": "t1"})
     end = settler("")._end(record, task("shutdown", 0))
     assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", code)
+
+
+@pytest.mark.parametrize(
+    ("seen", "stopped_before", "reason"),
+    [
+        pytest.param(task("complete", 0), 5.0, "Stopped", id="told to stop before it ended"),
+        pytest.param(task("complete", 0), -0.5, "Stopped", id="by two clocks nobody can tell"),
+        pytest.param(task("complete", 0), -5.0, "", id="gone before"),
+        pytest.param(task("failed", 3), -5.0, "Error", id="failed before"),
+        pytest.param(task("shutdown", 143), -5.0, "Stopped", id="ended by Swarm, whatever the clocks say"),
+    ],
+)
+def test_a_run_that_was_gone_before_it_was_told_to_stop_is_what_its_exit_code_says(
+    tmp_path: Path, seen: Task, stopped_before: float, reason: str
+) -> None:
+    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
+    record = Record(str(tmp_path), {**start, "leases": [], "memory_bytes": 0})
+    record.write(RUNNING, {"at": AT, "task": "t1"})
+    told = timestamp(parse_timestamp(seen.at) - timedelta(seconds=stopped_before))
+    record.write(STOP, {"grace": 1.0, "at": told})
+    end = settler("")._end(record, seen)
+    assert (end.state, end.reason) == (State.FAILED if reason else State.SUCCEEDED, reason)
 
 
 class _LocalShell:

@@ -103,7 +103,7 @@ class Facts:
     """What else is known when a task has ended. `lease` is "expired" or "released" where its lease is over."""
 
     stopped: bool = False
-    """It was to be stopped. A task that Swarm calls complete had ended before."""
+    """It was told to stop, and had not ended before that."""
     lease: str = ""
     oom: bool | None = None
     """None: nobody could be asked."""
@@ -117,11 +117,11 @@ def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
     """State, reason and message of a task that has ended."""
     code = task.exit_code
     how = f"exit code {code}" if code is not None else task.error or task.state
-    if task.state == "complete" and not facts.lease:
+    if task.state == "complete" and not facts.lease and not facts.stopped:
         return State.SUCCEEDED, "", ""
     if task.state == "rejected":
         return State.FAILED, "StartError", task.error or "the node refused to run it"
-    if facts.stopped and task.state != "complete":
+    if facts.stopped:
         killed = ", killed after its grace period" if code == 137 else ""
         return State.FAILED, "Stopped", f"stopped, and it ended with {how}{killed}"
     if facts.oom:

@@ -197,12 +197,13 @@ class Settler:
         return f"; its registry says: {refusal} (credentials come from `docker login` where `cumulus serve` runs)"
 
     def _facts(self, record: Record, run: Task) -> Facts:
-        stopped = record.has(STOP)
-        if run.state == "rejected" or (stopped and run.state != "complete"):
+        stop = record.read(STOP)
+        gone_before = stop is not None and run.at != "" and _seconds(run.at, stop["at"]) > CLOCKS
+        stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
+        if run.state == "rejected" or stopped:
             return Facts(stopped=stopped)
         return Facts(
-            stopped=stopped, lease=self._how_lease_ended(record, run),
-            oom=self._was_oom(record, run) if run.exit_code == 137 else False,
+            lease=self._how_lease_ended(record, run), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
             restarted=self._joined_anew(run),
         )  # fmt: skip
