@@ -166,7 +166,7 @@ class Freshness:
             terminal.note(trouble)
 
     def _trouble(self) -> str:
-        moments = [lease["spec"].get("renewTime") or "" for lease in self._store.list(Query("Lease")).items]
+        moments = [(lease.get("spec") or {}).get("renewTime") or "" for lease in self._store.list(Query("Lease")).items]
         since = max(moments, default="")
         silent = (self._clock.now() - parse_timestamp(since)).total_seconds() if since else None
         home = paths.home()

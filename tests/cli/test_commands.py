@@ -26,7 +26,7 @@ from cumulus import paths
 from cumulus.cli import quick
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import SERVED, job, listens
+from tests.cli.conftest import SERVED, job, listens, node
 from tests.waiting import eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.quick"]
@@ -161,6 +161,9 @@ def test_the_client_imports_next_to_nothing() -> None:
         ["get", "job", "b", "nothing"],
         ["get", "jobs", "-n", "elsewhere"],
         ["get", "jobs", "--nope"],
+        ["get", "job", "none", "-w"],
+        ["get", "jobs", "--field-selector=status.phse!=Running"],
+        ["get", "jobs", "--sort-by=.spec.priority", "-o", "custom-columns=P:.spec.gpu.memory"],
         ["get", "--help"],
         ["apply"],
         ["apply", "-f"],
@@ -172,6 +175,8 @@ def test_the_client_imports_next_to_nothing() -> None:
         ["wait", "job/a", "--for=condition=Running", "--timeout=0"],
         ["wait", "job/none", "--for=delete", "--timeout=0"],
         ["delete", "job", "none"],
+        ["delete", "nodes", "--all"],
+        ["delete", "jobs", "--field-selector=status.phase!=running"],
         ["logs", "a"],
         ["explain", "gpujob.spec.gpu"],
         ["why", "a"],
@@ -184,6 +189,7 @@ def test_the_client_imports_next_to_nothing() -> None:
 def test_words_mean_the_same(words: list[str], server: Server, store: SqliteStore, tmp_path: Path) -> None:
     store.create(job("a"))
     store.create(job("b"))
+    store.create(node("gpu-1", unschedulable=True))
     (tmp_path / "a.yaml").write_text(manifest("a"))
     (tmp_path / "new.yaml").write_text(manifest("new"))
     (tmp_path / "wrong.yaml").write_text("kind: GPUJob\nspec: {gpu: {memory: lots}}\n")

@@ -93,6 +93,7 @@ def test_following_ends_with_the_job_and_says_how(store: SqliteStore, run: Run, 
         "one\n",
         "Attempt 1 ended with Error, exit code 3.\n",
     )
+    assert run("logs", "train", "--tail=0") == (0, "", "")
     done = tried({**OVER, "exitCode": 0, "reason": "Completed"}, phase="Succeeded")
     tell(store, done)
     assert run("logs", "train", "-f") == (0, "one\n", "")

@@ -90,9 +90,9 @@ def delete(
             keys, missing = _from_files(store, filename, recursive)
         else:
             keys, missing = _named(store, targets.parse(words or ()), selection, several)
-        _see_about_nodes(store, keys, ask=several and not yes)
         if grace and any(key.kind == "GPUPartition" for key in keys):
             raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
+        _see_about_nodes(store, keys, ask=several and not yes)
         doomed = _jobs(store, keys)
         left = {}
         for key in keys:

@@ -67,13 +67,12 @@ def logs(
             raise UsageError(f"{target} has {replicas} replicas, counted from 0: there is no replica {replica}")
         if replica is None and replicas > 1:
             terminal.note(f"This is replica 0 of {replicas}; choose another with --replica 1 to {replicas - 1}.")
-        follower = _Follower(store, targets.key(target, namespace), job, replica or 0)
         if follow:
-            follower.run(attempt, lines)
-        else:
-            number = _attempt(job, attempt)
-            if not _copy(job, number, replica or 0, follow=False, tail=lines):
-                terminal.note(_silence(job, number))
+            _Follower(store, targets.key(target, namespace), job, replica or 0).run(attempt, lines)
+            return
+        number = _attempt(job, attempt)
+        if not _copy(job, number, replica or 0, follow=False, tail=lines) and lines != 0:
+            terminal.note(_silence(job, number))
 
 
 def _begun(job: Document) -> list[int]:
@@ -135,7 +134,7 @@ class _Follower:
         self._replica = replica
 
     def run(self, asked: int, tail: int | None) -> None:
-        """From the attempt `asked` (0: the last) on; where one was asked for, that one alone. Raises NoLog."""
+        """The attempt `asked` alone; where that is 0, the last one and all that follow it. Raises NoLog."""
         if not _begun(self._job):
             context.note_if_no_daemon("it starts")
             self._until(partial(self._followed, 0))
@@ -146,7 +145,7 @@ class _Follower:
                 context.note_if_no_daemon("how the attempt ended is told")
                 return
             attempt = _of(self._job, number)
-            if not wrote:
+            if not wrote and tail != 0:
                 terminal.note(_silence(self._job, number))
             elif attempt.get("reason") != "Completed":
                 terminal.note(f"Attempt {number} ended with {_end(attempt)}.")
@@ -184,8 +183,12 @@ class _Follower:
                     for event in events:
                         if event.key == self._key:
                             self._seen(None if event.type == "DELETED" else event.document)
-                    if not events and patience is not None and context.daemon_pid(paths.home()) is None:
+                    if events or patience is None:
+                        continue
+                    if context.daemon_pid(paths.home()) is None:
                         return False
+                    # Other replicas of the gang may go on for long.
+                    progress.say(f"waiting for the attempt of gpujob/{self._key.name} to end: {summary(self._job)}")
                 return True
             finally:
                 watch.close()
