@@ -119,7 +119,7 @@ def runs(pid: int) -> bool:
 def test_an_expired_lease_ends_its_process_on_time_and_frees_the_share(real: Ledger, run: Run) -> None:
     process = up(run(SLEEP))
     granted = time.monotonic()
-    lease = real.grant(request(seconds=1.5))
+    lease = real.grant(request(seconds=1.5, grace=30))
     real.attach("a", process.pid, lease.token)
     assert process.wait(30) == -signal.SIGTERM
     assert 1.5 < time.monotonic() - granted < 10
@@ -142,7 +142,7 @@ def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run) -> No
     took = []
     for id in ("a", "b", "c", "d"):
         process = up(run(SLEEP))
-        real.attach(id, process.pid, real.grant(request(id)).token)
+        real.attach(id, process.pid, real.grant(request(id, grace=30)).token)
         started = time.monotonic()
         real.release(id)
         assert process.wait(30) == -signal.SIGTERM
@@ -203,7 +203,7 @@ def test_a_session_is_remembered_when_its_maker_has_gone(either: Ledger, run: Ru
 def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> None:
     process = up(run(SLEEP, **{MARKER: "a"}))
     bystander = up(run(SLEEP, **{MARKER: "aa", "NOT_" + MARKER: "a"}))
-    real.grant(request(seconds=0.3))
+    real.grant(request(seconds=0.3, grace=30))
     assert process.wait(30) == -signal.SIGTERM
     until(lambda: ended(real, "a"))
     assert bystander.poll() is None
@@ -219,7 +219,7 @@ def test_the_supervisor_of_a_job_is_left_alone(real: Ledger, run: Run, tmp_path:
         "time.sleep(60)",
         **{MARKER: "a"},
     )
-    real.attach("a", up(process).pid, real.grant(request()).token, role="supervisor")
+    real.attach("a", up(process).pid, real.grant(request(grace=30)).token, role="supervisor")
     real.release("a")
     assert process.stdout is not None
     assert process.stdout.readline() == b"15\n"
@@ -293,7 +293,7 @@ def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger
 
 def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, run: Run, home: Path) -> None:
     process = up(run(SLEEP))
-    lease = real.grant(request(seconds=4.0))
+    lease = real.grant(request(seconds=4.0, grace=30))
     real.attach("a", process.pid, lease.token)
     end_monitor(home)
     # Who reads all the time looks at the monitor ten times a second.
