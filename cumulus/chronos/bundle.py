@@ -27,6 +27,7 @@ _PARTS = (
     "cumulus/clock.py",
     "cumulus/descriptors.py",
     "cumulus/gate.py",
+    "cumulus/locks.py",
     "cumulus/printable.py",
     "cumulus/table.py",
     "cumulus/locks.py",

@@ -126,6 +126,12 @@ def places(directory: str) -> dict[int, str]:
     return found
 
 
+def is_inside(pid: int, directory: str) -> bool:
+    """Whether the process is in the cgroup or one below it, by its own account; True too where it is gone."""
+    root, there = _mount(), _path(pid)
+    return root is None or there is None or f"{root}{there}/".startswith(f"{directory}/")
+
+
 def populated(directory: str) -> bool:
     """Whether a process lives in the cgroup or below it, also one that is just being forked."""
     with suppress(OSError), open(f"{directory}/cgroup.events") as file:

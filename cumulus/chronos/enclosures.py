@@ -121,6 +121,9 @@ class Enclosures:
         if not processes.is_alive(process):
             del self._kept[pid]
             self._seen.discard(pid)
+        elif cgroup.is_inside(pid, directory):
+            # It was forked while this looked, or is about to be gone.
+            return
         elif process not in self._put_back and cgroup.enter(directory, pid):
             self._put_back.add(process)
             self._say(f"process {pid} had left the cgroup of its lease, {directory}: it was put back")

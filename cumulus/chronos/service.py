@@ -207,6 +207,8 @@ def _take_over(path: Path, ledger: FileIdentity) -> int:
         # A pid alone could be another process's by the time that it is signalled.
         if owner := watchdog.holder(path.parent):
             processes.send(owner, signal.SIGTERM)
+            # One that was stopped would not heed the other.
+            processes.send(owner, signal.SIGCONT)
         with suppress(AlreadyRunning):
             return _take_lock(path, ledger)
     return _take_lock(path, ledger)

@@ -385,9 +385,15 @@ def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
     os.close(second)
 
 
-def test_a_service_takes_over_from_the_monitor_that_runs(real: Ledger, home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_service_takes_over_from_the_monitor_that_runs(
+    real: Ledger, home: Path, tmp_path: Path, stopped: bool
+) -> None:
     real.grant(request(seconds=60.0))
     first = watchdog.running(home)
+    if stopped:
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(10)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus import locks
 from cumulus.chronos import enforce
 from cumulus.chronos.enforce import mps_daemon
 from cumulus.chronos.enforce.mps import MODE, Mps
@@ -298,3 +299,11 @@ def test_the_monitor_starts_a_daemon_again_that_was_killed_and_the_node_says_so(
         ledger.close()
         daemon.stop()
         shutil.rmtree(daemon.place.parent)
+
+
+def test_a_stopped_process_that_starts_mps_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "acquire", lambda descriptor, seconds: False)
+    with pytest.raises(ChronosError, match="has been locked for"):
+        Daemon(tmp_path).ensure()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cumulus import locks
 from cumulus.chronos import enforce
 from cumulus.chronos.enforce import account, amd, loader, opencl_layer
 from cumulus.chronos.lease import Device
-from cumulus.errors import ChronosError
+from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 
 from .conftest import CPU, MIB, make_lease
@@ -209,6 +210,15 @@ def test_amds_leases_get_compute_units_of_their_own(tmp_path: Path) -> None:
     enforcer.forget("one", tmp_path)
     quarter = replace(make_lease("third", MIB), compute=250)
     assert enforcer.environment(quarter, RADEON, tmp_path)["HSA_CU_MASK"] == "0:0-25"
+
+
+def test_a_stopped_process_that_holds_amds_ranges_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "acquire", lambda descriptor, seconds: False)
+    enforcer = amd.ComputeUnitMask(make_topology(tmp_path / "topology", 104))
+    with pytest.raises(LedgerUnavailable, match="has been locked for"):
+        enforcer.environment(make_lease("a", MIB), RADEON, tmp_path)
 
 
 def test_amd_without_a_topology_masks_nothing(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_the_wheel_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
     ]
     assert "cumulus.chronos.cli" in modules
     wanted = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
-    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'unpacked')!r}); [__import__(m) for m in {wanted!r}]"
+    # What is put on jobs' PYTHONPATH is found there.
+    places = [str(tmp_path / "unpacked"), str(tmp_path / "unpacked/cumulus/chronos/enforce/hook")]
+    program = f"import sys; sys.path[:0] = {places!r}; [__import__(m) for m in {wanted!r}]"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
 
