@@ -30,7 +30,6 @@ _PARTS = (
     "cumulus/locks.py",
     "cumulus/printable.py",
     "cumulus/table.py",
-    "cumulus/locks.py",
     "cumulus/resources/__init__.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",
