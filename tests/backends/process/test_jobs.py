@@ -542,3 +542,16 @@ class TestLogs:
     def test_unknown_ones_are_an_error(self, bed: ProcessBed) -> None:
         with pytest.raises(BackendError, match="no log of attempt 3, replica 1"):
             bed.backend.logs("nobody", 3, 1)
+
+
+def test_what_is_kept_of_jobs_is_their_users_alone(tmp_path: Path) -> None:
+    """Whatever the umask of the daemon is."""
+    umask = os.umask(0)
+    try:
+        bed = ProcessBed(tmp_path)
+        bed.run("sh", "-c", "echo hello")
+    finally:
+        os.umask(umask)
+        bed.close()
+    modes = {p.relative_to(bed.root): p.stat().st_mode & 0o777 for p in (bed.root, *bed.root.rglob("*"))}
+    assert {str(p): f"{mode:04o}" for p, mode in modes.items() if mode & 0o077} == {}
