@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -21,9 +20,6 @@ from cumulus.chronos import cgroup, processes, records
 from cumulus.chronos.database import Database
 from cumulus.chronos.members import Membership
 from cumulus.chronos.processes import Identity, Proc
-
-YOUNG = 0.5
-"""Seconds in which a supervisor has put its job into the cgroup that was made for it, or it is looked at again."""
 
 
 class _Kept(NamedTuple):
@@ -37,14 +33,16 @@ class Enclosures:
     """`look` is called about once a second. What it knows is lost with the process: the next one learns it anew from
     the cgroups."""
 
-    def __init__(self, database: Database, say: Callable[[str], None], young: float = YOUNG) -> None:
+    def __init__(self, database: Database, say: Callable[[str], None]) -> None:
         """`say` writes a line to the log."""
         self._database = database
-        self._young = young
         self._say = say
         self._kept: dict[int, _Kept] = {}
         self._seen: set[int] = set()
         """The pids at the last look: only others need to be asked for their parents."""
+        self._adopted: set[Identity] = set()
+        """Children of supervisors that were outside at the last look for the first time: one may just be on its way
+        into its cgroup, and a fork of the supervisor's own is gone by the next."""
         self._put_back: set[Identity] = set()
         self._continued: set[Identity] = set()
         """Supervisors of whom it was said already: a job may stop its own again and again."""
@@ -97,7 +95,7 @@ class Enclosures:
         for process, place in placed:
             into = adopters if process.role == "supervisor" else kept
             into[process.pid] = _Kept(process.start, place)
-        begun = {*inside.values(), *(known.directory for known in kept.values())}
+        adopted: set[Identity] = set()
         new = [processes.read(pid) for pid in (present - self._seen) | (inside.keys() - kept.keys())]
         # A parent is older than its children, so that it is known by the time that they are come to.
         for proc in sorted((proc for proc in new if proc is not None and proc.alive), key=_by_age):
@@ -106,13 +104,13 @@ class Enclosures:
             elif _is_child(proc, kept):
                 kept[proc.pid] = _Kept(proc.start, kept[proc.parent].directory)
             elif _is_child(proc, adopters):
-                directory = adopters[proc.parent].directory
-                if directory in begun or _age(proc) >= self._young:
-                    kept[proc.pid] = _Kept(proc.start, directory)
+                if (orphan := Identity(proc.pid, proc.start)) in self._adopted:
+                    kept[proc.pid] = _Kept(proc.start, adopters[proc.parent].directory)
                 else:
+                    adopted.add(orphan)
                     present.discard(proc.pid)
         kept.pop(os.getpid(), None)
-        self._kept, self._seen = kept, present
+        self._kept, self._seen, self._adopted = kept, present, adopted
         self._put_back &= {Identity(pid, known.start) for pid, known in kept.items()}
 
     def _bring_back(self, pid: int) -> None:
@@ -142,7 +140,3 @@ def _is_child(proc: Proc, of: dict[int, _Kept]) -> bool:
 def _by_age(proc: Proc) -> tuple[int, int]:
     """Times are in hundredths of a second; of those that are equal, pids tell, unless they have just begun anew."""
     return proc.start, proc.pid
-
-
-def _age(proc: Proc) -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - proc.start / os.sysconf("SC_CLK_TCK")

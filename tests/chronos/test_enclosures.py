@@ -144,26 +144,29 @@ def test_what_its_processes_start_belongs_to_it_too(node: Node, run: Run) -> Non
 
 def test_what_left_and_lost_its_parents_is_still_the_leases(node: Node, run: Run) -> None:
     """Also where the lease ends before it was put back."""
-    process = up(run(PARENT))
+    program = run(PARENT)
+    process = up(program)
     child = child_of(process)
     directory = node.enclosed(process)
     leave(directory, child)
     node.enclosures.look()
     leave(directory, child)
-    os.kill(process.pid, signal.SIGKILL)
+    program.kill()
+    program.wait()
     lease = node.membership()
     assert child not in lease.members(Snapshot())
     assert child in node.enclosures.of(lease)
 
 
-@pytest.mark.parametrize(("young", "taken"), [(0.0, True), (1e9, False)])
-def test_a_supervisors_children_belong_into_its_jobs_cgroup(node: Node, run: Run, young: float, taken: bool) -> None:
-    """One that was just forked is about to be put there, and is left alone for a moment."""
+def test_a_supervisors_children_belong_into_its_jobs_cgroup(node: Node, run: Run) -> None:
+    """One that is outside for the first time may be about to be put there, or be a fork of the supervisor's own."""
     supervisor = up(run(PARENT))
     directory = node.supervised(supervisor)
     child = child_of(supervisor)
-    Enclosures(node.ledger.database, node.said.append, young).look()
-    assert cgroup.members(directory) == ({child.pid} if taken else set())
+    node.enclosures.look()
+    assert cgroup.members(directory) == set()
+    node.enclosures.look()
+    assert cgroup.members(directory) == {child.pid}
 
 
 def test_the_cgroup_of_a_program_that_is_over_goes_before_its_lease(node: Node, run: Run) -> None:
@@ -187,7 +190,8 @@ def test_a_pid_that_means_another_process_now_makes_no_child_the_leases(node: No
     (directory,) = node.membership().cgroups
     os.mkdir(f"{directory}/{stranger.pid}-{stranger.start - 1}")
     assert cgroup.enter(os.path.dirname(directory), stranger.pid)
-    Enclosures(node.ledger.database, node.said.append, young=0.0).look()
+    node.enclosures.look()
+    node.enclosures.look()
     assert cgroup.members(directory) == set()
     assert processes.is_alive(child)
 
