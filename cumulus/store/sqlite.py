@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -107,7 +108,9 @@ class SqliteStore(SingleWrites):
         revision = max(compacted, min(keep_from, newest - self._retention.revisions))
         if revision > compacted:
             self.compact(revision)
-        shrink.give_back(self._connections)
+        with suppress(StoreUnavailable):
+            # A disk that is too full for it, say: the next round tries again.
+            shrink.give_back(self._connections)
         return revision
 
     def close(self) -> None:
