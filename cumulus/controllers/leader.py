@@ -209,8 +209,10 @@ class Elector:
             ended = self._term
             if ended is None or (term is not None and term is not ended):
                 return
+            lapsed = self._clock.monotonic() >= self._deadline
             self._term = self._held = None
-        log.warning("lost leadership", identity=self.identity, token=ended.fence.token, **({"why": why} if why else {}))
+        why = why or ("it was not renewed in time" if lapsed else "another daemon leads, or a worker has left")
+        log.warning("lost leadership", identity=self.identity, token=ended.fence.token, why=why)
 
     def _resign(self) -> None:
         with self._mutex:
