@@ -123,9 +123,9 @@ MUTANTS = (
         "two-transactions",
         "an attempt is recorded in one transaction, its partitions are made in the next",
         job.JobController._begin,
-        "        self._client.store.transact(writes, fence=self._client.fence)",
-        "        self._client.store.transact(writes[-1:], fence=self._client.fence)\n"
-        "        self._client.store.transact(writes[:-1], fence=self._client.fence)",
+        "    self._client.store.transact(writes, fence=self._client.fence)",
+        "    self._client.store.transact(writes[-1:], fence=self._client.fence)\n"
+        "    self._client.store.transact(writes[:-1], fence=self._client.fence)",
     ),
     Mutant(
         "leftovers-not-removed",
