@@ -53,6 +53,12 @@ def configure(*, format: str = "auto", level: str = "info", stream: TextIO | Non
     )
 
 
+def silence() -> None:
+    """Log nothing: a verb tells a person in its own words what matters, and its output is not to be mixed with lines
+    of the parts that it uses."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blank every value, however deep, whose key looks like a secret's."""
     return {key: _clean(key, value) for key, value in line.items()}

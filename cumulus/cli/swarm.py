@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cumulus import paths
+from cumulus import log, paths
 from cumulus.backends.base import LeaseRef
 from cumulus.backends.process.log import KEPT, Kept
 from cumulus.backends.swarm.backend import SwarmBackend
@@ -54,6 +54,7 @@ def reader(home: Path) -> SwarmBackend:
     def nobody() -> str:
         raise BackendError("who only reads logs has no part in the Swarm")
 
+    log.silence()
     return _backend(home, from_environment(os.environ) or Engine([]), nobody, dict, lambda node: None)
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cumulus import gate, log, manifest, printable
-from cumulus.cli import joblog, printers
+from cumulus.cli import joblog, printers, swarm
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, event, failed, job, node, running
 from tests.cli.test_table import on_terminal
@@ -189,6 +190,11 @@ class TestLogLines:
     def test_times_have_no_microseconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_COLOR", "1")
         assert self.said()[19:21] == "Z "
+
+    def test_a_verb_is_not_mixed_with_log_lines(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        swarm.reader(home).close()
+        structlog.get_logger("cumulus.backends").error("cannot look at the Swarm's tasks")
+        assert capsys.readouterr() == ("", "")
 
     def test_colours_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NO_COLOR", raising=False)

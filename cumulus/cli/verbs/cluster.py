@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cumulus import paths
+from cumulus import log, paths
 from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_environment
@@ -155,6 +155,7 @@ def _tell_what_runs(services: Sequence[Mapping[str, Any]], store: Store) -> None
 
 
 def _backend(store: Store) -> SwarmBackend:
+    log.silence()
     made = swarm.backend(paths.home(), store)
     return made if made is not None else swarm_missing()
 
