@@ -93,7 +93,7 @@ def on_terminal(columns: int, *arguments: str, **environment: str) -> str:
     """What the command writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
     command = [sys.executable, "-m", "cumulus.cli.main", *arguments]
     with subprocess.Popen(
         command, stdout=theirs, stderr=theirs, stdin=theirs, env={**env, "TERM": "xterm", **environment}
