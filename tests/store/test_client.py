@@ -95,7 +95,7 @@ VALID: tuple[tuple[type[Resource], dict[str, Any]], ...] = (
             "spec": {
                 "command": ["true"],
                 "env": [{"name": "A", "value": "b"}],
-                "mounts": [{"source": "/a", "target": "/b"}],
+                "mounts": [{"source": "/a", "target": "b"}],
                 "gpu": {
                     "memory": "0.5",
                     "compute": "50%",
