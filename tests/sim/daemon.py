@@ -232,9 +232,14 @@ class Daemon:
 
     def _next_due(self, loops: Loops) -> float:
         """`Loops.next_due` without its locks, since it is asked at every step and there is one thread; and when the
-        threads have something to look at."""
-        queues = [_queue_due(runner.queue) for name, runner in loops.runners.items() if name not in self._gone]
-        soonest = min([*queues, loops._next_resync]) - self.sim.started_at
+        threads have something to look at. What a loop is to do waits while all its threads are held up."""
+        queues = [
+            _queue_due(runner.queue)
+            for name, runner in loops.runners.items()
+            if name not in self._gone and not self._is_busy(name)
+        ]
+        resync = math.inf if "attend" in self._at_work else loops._next_resync
+        soonest = min([*queues, resync]) - self.sim.started_at
         return min(soonest, self._next_look if self._lapsed else self.elector.deadline - self.sim.started_at)
 
     def notify(self, namespace: str, job: str) -> None:
@@ -288,13 +293,16 @@ class Daemon:
 
     def _run(self, runner: Runner) -> bool:
         name = runner.controller.name
-        if self._reconciles.get(name, 0) >= THREADS.get(name, 1):
+        if self._is_busy(name):
             return False
         self._reconciles[name] = self._reconciles.get(name, 0) + 1
         try:
             return runner.step(0)
         finally:
             self._reconciles[name] -= 1
+
+    def _is_busy(self, loop: str) -> bool:
+        return self._reconciles.get(loop, 0) >= THREADS.get(loop, 1)
 
     def _works(self, loop: str) -> bool:
         """Whether the loop's workers go on, as each looks before it takes a key. Who leaves ends the term."""
