@@ -25,6 +25,7 @@ from tests.e2e.conftest import Machine
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GIB = 2**30
+PAGE = 2 * 2**20
 ANSWER_SECONDS = 40.0
 
 HUGE, FITS = 0.25, 0.025
@@ -218,8 +219,8 @@ def full_rate(gpu: Device, tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 def part(gpu: Device, share: float) -> int:
-    """Bytes of that part of the GPU's memory."""
-    return int(gpu.memory_bytes * share)
+    """Bytes of that part of the GPU's memory, in whole pages of 2 MiB, as cuMemCreate wants them."""
+    return int(gpu.memory_bytes * share) // PAGE * PAGE
 
 
 def memory_used(gpu: Device) -> int:
