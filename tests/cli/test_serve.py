@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from cumulus.chronos import watchdog
 from cumulus.chronos.ledger import Ledger
 from cumulus.cli.context import DaemonLock, daemon_pid
 from cumulus.cli.systemd import notify
-from cumulus.cli.verbs.serve import node_name
+from cumulus.cli.verbs.serve import kept_name, node_name
 from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
@@ -235,3 +236,15 @@ def test_logs_of_what_never_ran(store: SqliteStore, run: Run) -> None:
     assert run("logs", "node/x").code == 2
     assert run("logs", "nope").code == 1
     assert store.get(Key("GPUJob", "default", "train"))
+
+
+def test_a_host_that_is_renamed_stays_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the state directory is another machine's, as far as anybody knows."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr("socket.gethostname", lambda: "before")
+    assert kept_name(home) == "before"
+    monkeypatch.setattr("socket.gethostname", lambda: "after")
+    assert kept_name(home) == "before"
+    shutil.copytree(home, tmp_path / "copy")
+    assert kept_name(tmp_path / "copy") == "after"

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.swarm import owner, place, spec
+from cumulus import place
+from cumulus.backends.swarm import owner, spec
 from cumulus.backends.swarm.engine import NameTaken
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.clock import FakeClock

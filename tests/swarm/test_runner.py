@@ -51,13 +51,15 @@ def test_nothing_begins_when_the_lease_is_over() -> None:
 
 def test_a_stop_signal_reaches_the_command_once(tmp_path: Path) -> None:
     """The container's init and the node's monitor both send it; programs take a second one for impatience."""
-    script = "trap 'echo told' TERM; : > ready; while [ ! -e done ]; do sleep 0.05; done"
+    script = "trap 'echo told; : > told' TERM; : > ready; while [ ! -e done ]; do sleep 0.05; done"
     process = subprocess.Popen(
         [sys.executable, str(RUNNER), "sh", "-c", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
     _until(tmp_path / "ready")
-    for _ in range(3):
+    process.send_signal(signal.SIGTERM)
+    _until(tmp_path / "told")
+    for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
     (tmp_path / "done").touch()

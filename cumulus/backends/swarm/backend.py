@@ -14,7 +14,7 @@ import structlog
 
 from cumulus.backends.base import Finding, Observed, Workload
 from cumulus.backends.process.log import KEPT, Kept
-from cumulus.backends.swarm import observe, place, spec
+from cumulus.backends.swarm import observe, spec
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.joblog import JobLogs
 from cumulus.backends.swarm.machines import Machines
@@ -25,7 +25,8 @@ from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.settle import Engines, LeaseEnd, Settler
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BackendError, NodeUnreachable, NotOurs
+from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
+from cumulus.place import Place, find
 from cumulus.secrets import SecretStore
 
 log = structlog.get_logger("cumulus.backends")
@@ -56,7 +57,7 @@ class SwarmBackend:
         self.members = Members(engine, clock)
         self._records = Records(root)
         self.ownership = Ownership(
-            engine, lambda: place.find(root), clock, named=instance, store_id=store_id,
+            engine, lambda: _place(root), clock, named=instance, store_id=store_id,
             known=lambda name: self._records.find(name) is not None,
         )  # fmt: skip
         self.machines = Machines(self.members, self.ownership, node_engine)
@@ -243,3 +244,10 @@ class SwarmBackend:
     def _poke(self) -> None:
         if self._watcher is not None:
             self._watcher.poke()
+
+
+def _place(root: str) -> Place:
+    try:
+        return find(root)
+    except CumulusError as error:
+        raise BackendError(str(error), hint=error.hint) from None

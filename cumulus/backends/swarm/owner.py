@@ -18,9 +18,9 @@ import structlog
 
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine, NameTaken
-from cumulus.backends.swarm.place import Place
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, NotOurs
+from cumulus.place import Place
 
 log = structlog.get_logger("cumulus.backends")
 
@@ -103,7 +103,7 @@ class Ownership:
         """Whether the Swarm was this control plane's when it was looked at last, also by an earlier daemon. Asks
         nobody."""
         if self._refusal is None and not self._instance and self._remembered is None:
-            self._remembered = self._place().remembers(self.name)
+            self._remembered = bool(self._place().recall(self.name))
         return self._refusal is None and bool(self._instance or self._remembered)
 
     def instance(self) -> str:
@@ -171,7 +171,7 @@ class Ownership:
             refusal = None if self.is_ours(mark) else self._anothers(mark)
         if mark is not None and refusal is None:
             self._instance = mark.instance
-        self._place().remember(self.name, refusal is None)
+        self._place().note(self.name, "" if mark is None or refusal is not None else mark.instance)
         if refusal is not None and (self._refusal is None or str(refusal) != str(self._refusal)):
             log.error("the Swarm is not ours: nothing on it is touched", why=str(refusal), hint=refusal.hint)
         if refusal is None and self._refusal is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 
-from cumulus import __version__, log, paths
+from cumulus import __version__, log, paths, place
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cumulus.backends.swarm.backend import SwarmBackend
 
 _log = structlog.get_logger("cumulus.serve")
+_NAME = "node-name"
 
 
 def serve(
@@ -109,7 +110,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
     commands = Keeper(home)
     try:
         ledger = Ledger()
-        name = settings.node_name or node_name()
+        name = settings.node_name or kept_name(home)
         backend = ProcessBackend(
             paths.process_dir(home),
             name,
@@ -260,6 +261,15 @@ def holder(store: Store) -> str:
         return str(store.get(Key("Lease", "", LEADER))["spec"].get("holderIdentity", ""))
     except StoreError:
         return ""
+
+
+def kept_name(home: Path) -> str:
+    """The name of this machine's node: the host's when a daemon first ran on the state directory, so that a host that
+    is renamed is no second node. A copy of the directory, on another machine say, has the name of its host."""
+    here = place.find(str(home))
+    name = here.recall(_NAME) or node_name()
+    here.note(_NAME, name)
+    return name
 
 
 def node_name() -> str:

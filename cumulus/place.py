@@ -16,8 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cumulus.backends.process.layout import write_durably
-from cumulus.errors import BackendError
+from cumulus.errors import CumulusError
 
 FILE = "place.json"
 
@@ -29,26 +28,29 @@ class Place:
     """For people: user@host:directory."""
     root: str
 
-    def remembers(self, what: str) -> bool:
-        """Whether it was told so, and is no copy of the place that was."""
+    def recall(self, what: str) -> str:
+        """What was noted here; "" where nothing was, and in a copy of the place."""
         with suppress(OSError):
-            return self._note(what).read_text() == self.id
-        return False
+            id, _, text = self._note(what).read_text().partition(" ")
+            return text if id == self.id else ""
+        return ""
 
-    def remember(self, what: str, true: bool) -> None:
-        """A disk that is full only makes the next daemon look before it acts."""
+    def note(self, what: str, text: str) -> None:
+        """ "" forgets it. Where the disk is full, nothing was noted."""
         with suppress(OSError):
-            if true and not self.remembers(what):
-                write_durably(str(self._note(what)), self.id.encode())
-            elif not true:
+            if text and text != self.recall(what):
+                temporary = self._note(what).with_name(f".{what}.{os.getpid()}")
+                temporary.write_text(f"{self.id} {text}")
+                temporary.rename(self._note(what))
+            elif not text:
                 self._note(what).unlink(missing_ok=True)
 
     def _note(self, what: str) -> Path:
-        return Path(self.root, f"{what}.ours")
+        return Path(self.root, f"{what}.here")
 
 
 def find(root: str, machine: str | None = None) -> Place:
-    """The place that the directory `root` is, named when it is first asked for. Raises BackendError."""
+    """The place that the directory `root` is, named when it is first asked for. Raises CumulusError."""
     machine = _machine() if machine is None else machine
     try:
         directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -59,7 +61,7 @@ def find(root: str, machine: str | None = None) -> Place:
         finally:
             os.close(directory)
     except OSError as error:
-        raise BackendError(f"{root} cannot be named: {error.strerror}") from error
+        raise CumulusError(f"{root} cannot be named: {error.strerror}") from error
     return Place(id, f"{_user()}@{socket.gethostname()}:{os.path.dirname(os.path.abspath(root))}", root)
 
 
