@@ -8,6 +8,7 @@ to be on the workers.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
 from cumulus.chronos.lease import LeaseState, Prepares
 from cumulus.controllers.agent import NodeAgent
-from cumulus.errors import BackendError, NodeUnreachable, NotFound
+from cumulus.errors import BackendError, NodeUnreachable, NotFound, UsageError
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
@@ -46,6 +47,17 @@ def store_id(store: Store) -> str:
         raise BackendError(
             "the store has no id yet, since no daemon has led on it", hint="start one: cumulus serve"
         ) from None
+
+
+def _instance() -> str:
+    """Raises `UsageError` where it can be no part of a Swarm config's name."""
+    given = os.environ.get("SWARM_INSTANCE", "")
+    if given and not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,48}[A-Za-z0-9])?", given):
+        raise UsageError(
+            f"SWARM_INSTANCE is {given[:80]!r}, which names no control plane",
+            hint="take up to 50 letters, digits, '-', '_' and '.'; the first and the last a letter or digit",
+        )
+    return given
 
 
 def reader(home: Path) -> SwarmBackend:
@@ -85,6 +97,6 @@ def _backend(
 
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
-        store_id=store_id, instance=os.environ.get("SWARM_INSTANCE", ""), node_engine=node_engine, prepare=prepare,
+        store_id=store_id, instance=_instance(), node_engine=node_engine, prepare=prepare,
         lease_end=lease_end, kept=kept,
     )  # fmt: skip

@@ -222,9 +222,9 @@ class ClusterController:
 
 def name_of(machine: Machine, machines: Sequence[Machine], nodes: Sequence[GPUNode], here: Collection[str]) -> str:
     """The GPUNode that a machine is which has no name yet: that of this host, the one at its address, else its own."""
-    if machine.hostname in here:
-        return machine.hostname
     taken = {other.name for other in machines if other.id != machine.id}
+    if machine.hostname in here and machine.hostname not in taken:
+        return machine.hostname
     at = [n.metadata.name for n in nodes if n.spec.ssh is not None and n.spec.ssh.host == machine.address]
     free = [name for name in at if name not in taken]
     return free[0] if len(at) == len(free) == 1 else machine.name

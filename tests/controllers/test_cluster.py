@@ -144,6 +144,9 @@ def test_this_hosts_own_node_is_the_machine_with_its_name() -> None:
     bed.cluster.pin("1", "head")
     assert bed.look() == {"head"}
     assert not bed.node("head").metadata.finalizers, "it has no machine to leave with"
+    bed.cluster.members["2"] = member("2", "head", "10.0.0.2")
+    assert bed.look() == {"head", "head-2"}, "another host of that name is another node"
+    assert bed.look() == {"head", "head-2"}
 
 
 def test_a_node_that_is_removed_leaves_the_cluster_and_is_not_found_again() -> None:

@@ -16,8 +16,9 @@ from cumulus import place
 from cumulus.backends.swarm import owner, spec
 from cumulus.backends.swarm.engine import NameTaken
 from cumulus.backends.swarm.owner import Ownership
+from cumulus.cli import swarm as cli_swarm
 from cumulus.clock import FakeClock
-from cumulus.errors import BackendError, NotOurs
+from cumulus.errors import BackendError, NotOurs, UsageError
 
 
 @dataclass
@@ -223,3 +224,10 @@ def test_those_that_share_a_swarm_have_a_mark_each(swarm: FakeSwarm, first: Plan
     with pytest.raises(NotOurs, match="the store store-b"):
         Plane(swarm, tmp_path / "c" / "swarm", "store-c", named="blue").instance()
     assert first.instance() == "store-a"
+
+
+@pytest.mark.parametrize("given", ["a b", "-a", "x" * 51, "a\nb"])
+def test_a_name_that_a_mark_cannot_have_is_refused(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_INSTANCE", given)
+    with pytest.raises(UsageError, match="SWARM_INSTANCE is"):
+        cli_swarm.reader(tmp_path)

@@ -75,17 +75,20 @@ class Members:
         self._clock = clock
         self._mutex = threading.Lock()
         self._everyone: Sequence[Member] = ()
+        self._distinct: Sequence[Member] = ()
         self._until = float("-inf")
 
     def all(self) -> Sequence[Member]:
         """Each machine once, under a name of its own. Raises `BackendError`."""
-        return distinct(self.everyone())
+        self.everyone()
+        return self._distinct
 
     def everyone(self) -> Sequence[Member]:
         """As the manager lists them: a machine that joined anew also as what it was before. Raises `BackendError`."""
         with self._mutex:
             if self._clock.monotonic() >= self._until:
                 self._everyone = [Member.read(node) for node in self._engine.nodes()]
+                self._distinct = distinct(self._everyone)
                 self._until = self._clock.monotonic() + _FRESH_SECONDS
             return self._everyone
 

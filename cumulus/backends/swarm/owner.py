@@ -36,6 +36,7 @@ _UNNAMED = re.compile(rf"{UNNAMED}|[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{
 _STORE, _PLACE, _WHERE, _SINCE = "owner-store", "owner-place", "owner-where", "owner-since"
 _TEXT = "The control plane that runs this Swarm; its labels say which. Made by Cumulus: see `cumulus cluster status`.\n"
 _SHOWN = 5
+_LONGEST = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class Mark:
         labels = config["Spec"].get("Labels") or {}
 
         def label(name: str) -> str:
-            return str(labels.get(f"{spec.PREFIX}{name}", ""))
+            # It is shown to people, and anybody on the Swarm can write it.
+            return "".join(c for c in str(labels.get(f"{spec.PREFIX}{name}", "")) if c.isprintable())[:_LONGEST]
 
         return cls(
             store=label(_STORE), place=label(_PLACE), instance=str(labels.get(spec.INSTANCE, "")), where=label(_WHERE),
