@@ -17,7 +17,6 @@ Standard library only; other calls go to runc untouched.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -37,7 +36,7 @@ SLOT_VARIABLE = "CHRONOS_SLOT"
 LEASES_VARIABLE = "CHRONOS_PARTITION_ID"
 
 SLOTS = "slots"
-"""In CHRONOS_HOME: taken/DIGEST a slot that was used, logs/CONTAINER where a container's log is."""
+"""In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
 TAKEN, LOGS = "taken", "logs"
 KEPT = "chronos-logs"
 """Beside the engine's own directory `containers`, so on the same disk: the logs of containers that have ended."""
@@ -87,7 +86,7 @@ def take_slot(path: Path, container: str, home: Path) -> None:
     slot = given.get(SLOT_VARIABLE, "")
     if not slot:
         return
-    taken = home / SLOTS / TAKEN / hashlib.sha256(slot.encode()).hexdigest()
+    taken = home / SLOTS / TAKEN / _file_name(slot)
     leases = [lease for lease in given.get(LEASES_VARIABLE, "").split(",") if lease]
     note = {"slot": slot, "container": container, "leases": leases}
     try:
@@ -95,7 +94,7 @@ def take_slot(path: Path, container: str, home: Path) -> None:
     except FileExistsError:
         raise ValueError(f"{slot} was started on this node before: a lease runs its program once") from None
     if directory := _engines_directory(config, container):
-        _write_once(home / SLOTS / LOGS / container, directory)
+        _write_once(home / SLOTS / LOGS / container, directory, durably=False)
 
 
 def keep_log(container: str, home: Path) -> None:
@@ -242,18 +241,30 @@ def _engines_directory(config: Mapping[str, Any], container: str) -> str:
     return ""
 
 
-def _write_once(path: Path, text: str) -> None:
-    """A whole file, durably, where none was. Raises FileExistsError."""
+def _file_name(slot: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", slot):
+        return slot
+    # Loaded here alone: every start of a container waits for this program's imports.
+    import hashlib
+
+    return f"sha256-{hashlib.sha256(slot.encode()).hexdigest()}"
+
+
+def _write_once(path: Path, text: str, *, durably: bool = True) -> None:
+    """A whole file where none was. Raises FileExistsError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not durably:
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

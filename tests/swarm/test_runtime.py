@@ -142,6 +142,16 @@ def test_a_slot_is_used_once(tmp_path: Path) -> None:
     runtime.take_slot(config(tmp_path, "A=1"), "f" * 64, home)
 
 
+@pytest.mark.parametrize("name", ["../../etc/x", "a" * 253, ".hidden", "a b"])
+def test_a_slot_of_any_name_is_a_file_in_its_place(tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    runtime.take_slot(slot(tmp_path, name), CONTAINER, home)
+    with pytest.raises(ValueError, match="was started on this node before"):
+        runtime.take_slot(slot(tmp_path, name), CONTAINER, home)
+    [taken] = (home / "slots" / "taken").iterdir()
+    assert json.loads(taken.read_text())["slot"] == name
+
+
 def test_a_refusal_is_told_where_the_engine_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHRONOS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CHRONOS_RUNC", "true")
