@@ -38,6 +38,11 @@ def running(control: Control, name: str) -> None:
     control.ok("wait", f"gpujob/{name}", "--for=condition=Running", "--timeout=200s")
 
 
+def counting(control: Control) -> None:
+    """Until the nodes know that the programs have started: a lease counts from then, so it ends soon."""
+    eventually(lambda: all(p["status"].get("startedAt") for p in control.items("partitions")), 150)
+
+
 def of_job(node: Node, name: str) -> bool:
     """Whether a process of the job's containers lives on the node, seen past engine and manager."""
     return node.has_process(f"CUMULUS_JOB={name}\0")
@@ -78,6 +83,7 @@ def test_a_lease_ends_its_container_and_the_job_goes_on_elsewhere(control: Contr
 def test_a_lease_ends_its_container_with_no_daemon(control: Control) -> None:
     control.apply(job("alone", LOOP, duration="25s", gpu=on("worker1")))
     running(control, "alone")
+    counting(control)
     control.daemons[0].send_signal(signal.SIGKILL)
     control.daemons[0].wait()
     worker = control.lab.nodes["worker1"]
@@ -109,6 +115,7 @@ def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control
     worker = whole.nodes["worker1"]
     control.apply(job("cut", LOOP, duration="60s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "cut")
+    counting(control)
     worker.cut()
     eventually(lambda: "worker1" not in whole.ready(), 150, "Swarm takes the worker for down")
     assert of_job(worker, "cut"), "its container goes on (moby#39028)"
