@@ -71,7 +71,9 @@ class SimLeases(FakeLeases):
         self.clock = clock
         self.name = name
         self._sim = sim
-        self.faults.hook = lambda call, subject, when: sim.call(f"chronos.{call}", f"{name} {subject}", when)
+        self._told: dict[str, float] = {}
+        """By lease: the end that the oracle was told last."""
+        self.faults.hook = self._at_call
 
     def _granted(self, request: LeaseRequest) -> _Held:
         held = super()._granted(request)
@@ -86,12 +88,15 @@ class SimLeases(FakeLeases):
 
     def renew(self, id: str, seconds: float) -> Lease:
         held = self._held.get(id)
-        before = held.ends if held is not None else 0.0
-        try:
-            return super().renew(id, seconds)
-        finally:
-            if held is not None and held.ends != before:
-                self._sim.oracle.renewed(self, id, held.ends - self._sim.started_at)
+        self._told[id] = held.ends if held is not None else 0.0
+        return super().renew(id, seconds)
+
+    def _at_call(self, call: str, subject: str, when: str) -> None:
+        held = self._held.get(subject) if (call, when) == ("renew", "after") else None
+        if held is not None and held.ends != self._told[subject]:
+            # Before the answer is held up, perhaps: the lease is renewed by now.
+            self._sim.oracle.renewed(self, subject, held.ends - self._sim.started_at)
+        self._sim.call(f"chronos.{call}", f"{self.name} {subject}", when)
 
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
         wanted = held.lease.state is LeaseState.ACTIVE and reason is EndReason.RELEASED

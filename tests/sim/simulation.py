@@ -212,10 +212,14 @@ class Simulation:
             work()
             self.stack = stack
             return True
-        free = [d for d in self.daemons if not d.paused and (d not in self.stack or d is self.stack[-1])]
+        free = self._free()
         if len(free) > 1:
             self.rng.shuffle(free)
         return any(self._step(daemon) for daemon in free)
+
+    def _free(self) -> list[Daemon]:
+        """The daemons that can do something now: not those that are held up, or further down the stack."""
+        return [d for d in self.daemons if not d.paused and (d not in self.stack or d is self.stack[-1])]
 
     def _step(self, daemon: Daemon) -> bool:
         nested = daemon in self.stack
@@ -237,7 +241,7 @@ class Simulation:
 
     def _next_moment(self) -> float:
         start = self.started_at
-        times = [daemon.next_due() for daemon in self.daemons if not daemon.paused]
+        times = [daemon.next_due() for daemon in self._free()]
         if self._timers:
             times.append(self._timers[0][0])
         natural = [leases.next_change() for leases in self.leases.values()]
