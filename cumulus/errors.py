@@ -82,6 +82,10 @@ class LedgerUnavailable(ChronosError):
     """The ledger's directory cannot be used: no permission, full disk, damaged, newer version."""
 
 
+class LedgerFull(LedgerUnavailable):
+    """The disk of the ledger is full: no lease is granted until there is room. Those that are live end as ever."""
+
+
 class LedgerReplaced(LedgerUnavailable):
     """The ledger was removed, moved or replaced, and leases of the one that was there may still be live."""
 

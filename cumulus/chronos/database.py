@@ -10,6 +10,7 @@ written in order; SQLite itself (`synchronous=NORMAL`) syncs the log before it m
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
@@ -25,7 +26,7 @@ from cumulus import locks
 from cumulus.chronos import claim
 from cumulus.chronos.changes import Changes
 from cumulus.chronos.processes import LEDGER
-from cumulus.errors import LedgerReplaced, LedgerUnavailable
+from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 
 VERSION = 2
 SYSTEM_HOME = Path("/var/lib/chronos")
@@ -400,14 +401,21 @@ class Database:
                     time.sleep(_LOCK_NAP)
 
     def _unusable(self, error: OSError) -> LedgerUnavailable:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return self._full()
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
         return LedgerUnavailable(f"the ledger {self.home} cannot be used: {error.strerror}", hint=hint)
+
+    def _full(self) -> LedgerFull:
+        return LedgerFull(
+            f"the disk of the ledger {self.path} is full", hint=f"free some space on the disk of {self.home}"
+        )
 
     def _translate(self, error: sqlite3.Error) -> LedgerUnavailable:
         code = getattr(error, "sqlite_errorname", "") or ""
         text = f"the ledger {self.path} cannot be used: {error}"
         if code.startswith("SQLITE_FULL"):
-            return LedgerUnavailable(text, hint=f"free some space on the disk of {self.home}")
+            return self._full()
         if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             hint = f"end what runs on the devices, then move {self.home} away: a new ledger is made with no leases"
             return LedgerUnavailable(f"the ledger {self.path} is damaged: {error}", hint=hint)

@@ -171,8 +171,8 @@ def _fault(
     if failures <= job.spec.retry.limit:
         message = f"{text}; retry {failures} of {job.spec.retry.limit}"
         return status, (Said("Warning", "AttemptFailed", message),)
-    if job.spec.retry.limit:
-        text = f"{text}; that was the last of {job.spec.retry.limit} retries"
+    if limit := job.spec.retry.limit:
+        text = f"{text}; that was {'the only retry' if limit == 1 else f'the last of {limit} retries'}"
     return failed(status, reason, text, now), ()
 
 

@@ -24,6 +24,7 @@ from cumulus.errors import (
     AlreadyExists,
     ChronosError,
     InvalidObject,
+    LedgerFull,
     LedgerReplaced,
     LedgerUnavailable,
     NodeUnreachable,
@@ -225,8 +226,8 @@ class NodeController:
         since = self._answered.get(agent.name, self._began)
         if node is not None:
             never = condition(node.status.conditions, "Ready") is None
-            # What answers that its ledger was replaced is neither slow nor away: nothing can be leased there.
-            certain = never or isinstance(error, LedgerReplaced)
+            # What answers that its ledger is full or was replaced is neither slow nor away, but nothing can be leased.
+            certain = never or isinstance(error, LedgerFull | LedgerReplaced)
             if certain or self._clock.monotonic() - since >= SILENT_SECONDS:
                 reason = _SILENCE.get(type(error), "NoLedger")
                 self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
@@ -251,7 +252,7 @@ class NodeController:
             self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
 
 
-_SILENCE = {NodeUnreachable: "Unreachable", LedgerReplaced: "LedgerReplaced"}
+_SILENCE = {NodeUnreachable: "Unreachable", LedgerFull: "LedgerFull", LedgerReplaced: "LedgerReplaced"}
 
 
 def _mended(found: Condition) -> bool:

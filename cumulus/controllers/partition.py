@@ -13,7 +13,14 @@ from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Re
 from cumulus.controllers.reader import Reader
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import unversioned, write_told
-from cumulus.errors import InsufficientShare, InvalidObject, NodeUnreachable, NoSuchDevice, NoSuchLease
+from cumulus.errors import (
+    InsufficientShare,
+    InvalidObject,
+    LedgerUnavailable,
+    NodeUnreachable,
+    NoSuchDevice,
+    NoSuchLease,
+)
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
@@ -73,10 +80,25 @@ class PartitionController:
         except NodeUnreachable as error:
             self._apply(partition, self._plan(partition, Unreachable(str(error)), releasing))
             raise
+        except LedgerUnavailable as error:
+            self._tell_of_ledger(partition, job, error, releasing)
+            raise
         result = self._apply(partition, self._plan(partition, answer, releasing, started))
         if isinstance(answer, Lease) and not releasing:
             return self._renew(partition, answer, result)
         return result
+
+    def _tell_of_ledger(
+        self, partition: GPUPartition, job: GPUJob | None, error: LedgerUnavailable, releasing: bool
+    ) -> None:
+        """Who waits for the lease learns at once why there is none; it is asked for again all the same."""
+        why = Unreachable(f"{error}; {error.hint}" if error.hint else str(error), type(error).__name__)
+        before = condition(partition.status.conditions, "Active")
+        self._apply(partition, self._plan(partition, why, releasing))
+        if before is None or (before.reason, before.message) != (why.reason, why.message):
+            for about in (partition, job):
+                if about is not None:
+                    self._recorder.record(about, "Warning", why.reason, why.message, component=NAME)
 
     def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None) -> Plan:
         return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)

@@ -36,9 +36,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The node did not answer: nothing is known, and nothing follows but a condition."""
+    """The node did not answer, or its ledger cannot be used: nothing follows but a condition, which says so at once."""
 
     message: str
+    reason: str = "NodeUnreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,8 @@ def plan(
     """The next state of a partition that is Bound or Active, from what its node answered; `started` as `to_begin` said
     when it was asked."""
     match answer:
-        case Unreachable(message):
-            return Plan(_unreachable(partition, message, now))
+        case Unreachable():
+            return Plan(_unreachable(partition, answer, now))
         case Gone():
             return _end(partition, PartitionPhase.FAILED, "NodeGone", "its node was deleted", now)
         case Refused(reason, message):
@@ -209,9 +210,10 @@ def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
     )
 
 
-def _unreachable(partition: GPUPartition, message: str, now: datetime) -> GPUPartitionStatus:
+def _unreachable(partition: GPUPartition, answer: Unreachable, now: datetime) -> GPUPartitionStatus:
     truth: Truth = "Unknown" if partition.status.phase is PartitionPhase.ACTIVE else "False"
-    conditions = condition_set(partition.status.conditions, timestamp(now), "Active", truth, "NodeUnreachable", message)
+    moment = timestamp(now)
+    conditions = condition_set(partition.status.conditions, moment, "Active", truth, answer.reason, answer.message)
     return partition.status.model_copy(update={"conditions": conditions})
 
 

@@ -19,7 +19,7 @@ from cumulus.chronos import audit, records
 from cumulus.chronos.lease import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
-from cumulus.errors import LedgerUnavailable
+from cumulus.errors import LedgerFull, LedgerUnavailable
 from tests.chronos.conftest import GIB, end_monitor, open_ledger, remove_cgroups, request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]
@@ -367,7 +367,7 @@ def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, r
         while True:
             granted.append(ledger.grant(request(f"b{len(granted)}", memory_bytes=1, compute=1, device=1)).id)
 
-    with pytest.raises(LedgerUnavailable, match="full") as caught:
+    with pytest.raises(LedgerFull, match="full") as caught:
         grant_on()
     assert "free some space" in (caught.value.hint or "")
     assert process.wait(30) == -signal.SIGTERM

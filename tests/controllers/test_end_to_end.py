@@ -12,7 +12,7 @@ from cumulus.backends.fake import Script
 from cumulus.chronos.lease import LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job_outcome import MOST_IN_A_ROW
-from cumulus.errors import BackendError, Fenced, NodeUnreachable, NotFound
+from cumulus.errors import BackendError, Fenced, LedgerFull, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
 from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
@@ -41,6 +41,25 @@ def by_attempt(*scripts: Script) -> Callable[[Workload], Script]:
 
 
 FOREVER = Script(seconds=math.inf)
+
+
+def test_a_job_whose_nodes_ledger_cannot_be_used_says_so_at_once_and_starts_when_it_can() -> None:
+    world = World()
+    world.apply(a_job())
+    full = LedgerFull("on node-1: the disk of the ledger is full", hint="free some space")
+    world.leases["node-1"].faults.fail("grant", full, times=6)
+    daemon = Daemon(world)
+    drive(
+        world, daemon, until=lambda: bool(world.partitions()) and because(world.partitions()[0], "Active").message != ""
+    )
+    told = because(world.partitions()[0], "Active")
+    assert (told.status, told.reason, told.message) == ("False", "LedgerFull", f"{full}; free some space")
+    drive(world, daemon, until=phase_is(world, JobPhase.SUCCEEDED))
+    events = [e for e in world.client.list(Event) if e.reason == "LedgerFull"]
+    assert {e.involved_object.kind: e.message for e in events} == dict.fromkeys(
+        ("GPUJob", "GPUPartition"), f"{full}; free some space"
+    )
+    assert [e.count for e in events] == [1, 1]
 
 
 def test_a_job_is_placed_leased_run_and_done() -> None:

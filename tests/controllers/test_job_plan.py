@@ -625,3 +625,11 @@ def test_waiting_copies_why_from_the_partition() -> None:
     scheduled = condition(planned(job, [share.replace(status=status)], None).status.conditions, "Scheduled")
     assert scheduled is not None
     assert (scheduled.status, scheduled.reason, scheduled.message) == ("False", "NoNodeFits", "TooLarge: n")
+
+
+@pytest.mark.parametrize(("limit", "words"), [(1, "that was the only retry"), (3, "that was the last of 3 retries")])
+def test_the_last_retry_is_counted_in_plain_words(limit: int, words: str) -> None:
+    job = stored(retry=RetryPolicy(limit=limit), failures=limit)
+    failed = condition(planned(job, shares(job, ACTIVE), CRASHED).status.conditions, "Failed")
+    assert failed is not None
+    assert failed.message.endswith(words)

@@ -14,7 +14,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers import loops, node
 from cumulus.controllers.agent import NodeAgent
-from cumulus.errors import LedgerReplaced
+from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
@@ -166,14 +166,15 @@ def test_silence_is_unknown_after_a_while_and_an_answer_heals_it() -> None:
     assert _ready(world) == "True"
 
 
-def test_a_node_that_says_its_ledger_was_replaced_is_not_ready_at_once() -> None:
-    """It is not slow or away: nothing can be leased there."""
+@pytest.mark.parametrize("kind", [LedgerReplaced, LedgerFull])
+def test_a_node_that_says_why_nothing_can_be_leased_there_is_not_ready_at_once(kind: type[LedgerUnavailable]) -> None:
+    """It is not slow or away."""
     world = World()
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: _ready(world) == "True")
-    world.leases["node-1"].faults.fail("devices", LedgerReplaced("it was moved", hint="put it back"))
-    drive(world, daemon, until=lambda: because(world)[0] == "LedgerReplaced", within=node.LOOK_SECONDS + 1)
-    assert because(world) == ("LedgerReplaced", "Unknown", "it was moved; put it back")
+    world.leases["node-1"].faults.fail("devices", kind("it was moved", hint="put it back"))
+    drive(world, daemon, until=lambda: because(world)[0] == kind.__name__, within=node.LOOK_SECONDS + 1)
+    assert because(world) == (kind.__name__, "Unknown", "it was moved; put it back")
     drive(world, daemon, until=lambda: because(world)[1] == "True", within=node.LOOK_SECONDS + 1)
 
 

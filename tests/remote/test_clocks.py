@@ -26,6 +26,20 @@ def lease(skew: float, left: float, **fields: object) -> Lease:
     return replace(told, **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("theirs", "way", "skew"), [
+    pytest.param(1.53, 1.53, 0.0, id="the way explains it"),
+    pytest.param(0.0, 1.5, 0.0, id="it was asked at once"),
+    pytest.param(0.01, 0.02, 0.0, id="a short way"),
+    pytest.param(3.5, 1.0, 3.0, id="the way does not explain it"),
+    pytest.param(-2.5, 1.0, -3.0, id="nor that it is behind"),
+])  # fmt: skip
+def test_no_skew_is_told_that_the_way_explains(theirs: float, way: float, skew: float) -> None:
+    """A first answer may take seconds, on the same kernel too."""
+    clock = NodeClock()
+    clock.measure(NOW + seconds(theirs), NOW, NOW + seconds(way))
+    assert clock.skew == skew
+
+
 @pytest.mark.parametrize("skew", [0.0, 7200.0, -7200.0, 0.4])
 def test_the_skew_is_told_within_half_the_way(skew: float) -> None:
     clock = NodeClock()

@@ -7,13 +7,13 @@ import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cumulus.backends.base import State
 from cumulus.backends.swarm import observe, spec
+from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.observe import Facts, Task
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.settle import Settler
@@ -55,16 +55,47 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
     (task("failed", 0, "No such container: x"), Facts(lease="expired"), (State.FAILED, "LeaseExpired")),
     (task("failed", 127, "starting container failed: exec"), Facts(), (State.FAILED, "StartError")),
     (task("failed", error="starting container failed: no such file"), Facts(), (State.FAILED, "Lost")),
+    (
+        task("failed", 128, "starting container failed: task 7f: already exists: unknown"),
+        Facts(), (State.FAILED, "Lost"),
+    ),
+    (
+        task("failed", 128, "starting container failed: rpc error: code = Unavailable desc = transport is closing"),
+        Facts(), (State.FAILED, "Lost"),
+    ),
+    (task("failed", 128, "starting container failed: address already in use"), Facts(), (State.FAILED, "StartError")),
+    (
+        task("failed", 127, 'starting container failed: exec: "already exists": not found'),
+        Facts(), (State.FAILED, "StartError"),
+    ),
+    (task("failed", 126, "starting container failed: connection refused"), Facts(), (State.FAILED, "StartError")),
+    (task("failed", 1, "task: non-zero exit (1)"), Facts(drained=True), (State.FAILED, "Error")),
+    (
+        task("rejected", error="Conflict. The container name /x is already in use by container 7f"),
+        Facts(), (State.FAILED, "Lost"),
+    ),
+    (task("rejected", error="No such image: x: connection refused"), Facts(), (State.FAILED, "StartError")),
+    (
+        task("rejected", error="invalid mount config: bind source path does not exist"),
+        Facts(), (State.FAILED, "StartError"),
+    ),
 ])  # fmt: skip
 def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
     assert observe.ended(seen, facts)[:2] == expected
 
 
+@pytest.mark.parametrize(("drained", "why"), [(True, "its node was drained"), (False, "its service was changed")])
+def test_what_swarm_ended_says_why(drained: bool, why: str) -> None:
+    message = observe.ended(task("shutdown", 143), Facts(node="n", drained=drained))[2]
+    assert message.startswith(f"Swarm ended it on n: {why}")
+
+
 class _Members:
     """A Swarm that nobody joined lately."""
 
-    def by_id(self, id: str) -> SimpleNamespace:
-        return SimpleNamespace(updated="2020-01-01T00:00:00Z")
+    def by_id(self, id: str) -> Member:
+        spec = {"Spec": {"Availability": "active"}, "Status": {"State": "ready"}}
+        return Member.read({"ID": id, "UpdatedAt": "2020-01-01T00:00:00Z", **spec})
 
 
 class _Services:
@@ -138,6 +169,13 @@ def test_a_run_that_was_gone_before_it_was_told_to_stop_is_what_its_exit_code_sa
     record.write(STOP, {"grace": 1.0, "at": told})
     end = settler("")._end(record, seen)
     assert (end.state, end.reason) == (State.FAILED if reason else State.SUCCEEDED, reason)
+
+
+def test_a_start_that_the_engine_failed_has_no_exit_code_of_the_program(tmp_path: Path) -> None:
+    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
+    record = Record(str(tmp_path), {**start, "leases": [], "memory_bytes": 0})
+    end = settler("")._end(record, task("failed", 128, "starting container failed: task 7f: already exists"))
+    assert (end.reason, end.exit_code) == ("Lost", None)
 
 
 class _LocalShell:

@@ -46,7 +46,7 @@ def connect(url: str, certificates: str, seconds: float) -> Any:
         )  # fmt: skip
     except DockerException as error:
         if "Error while fetching server API version" in str(error):
-            raise requests.exceptions.ConnectionError(first_line(error)) from None
+            raise requests.exceptions.ConnectionError(first_line(error)) from error
         raise BackendRefused(f"the Docker address {url} cannot be used: {first_line(error)}") from None
 
 
@@ -66,6 +66,28 @@ def registry_headers(image: str) -> dict[str, str]:
     if not found:
         return {}
     return {"X-Registry-Auth": auth.encode_header(found).decode()}
+
+
+def silence(error: BaseException) -> str:
+    """How an engine did not answer, for people: what the HTTP library wraps around the cause is left out."""
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return "took too long to answer"
+    if isinstance(error, requests.exceptions.ConnectTimeout | TimeoutError):
+        return "cannot be reached: it does not answer in time"
+    inner, seen = _inner(error), first_line(error)
+    if inner is not None and inner.strerror and not isinstance(error, requests.exceptions.SSLError):
+        return f"cannot be reached: {inner.strerror}"
+    return f"does not answer: {seen}"
+
+
+def _inner(error: object, depth: int = 8) -> OSError | None:
+    """The system's own error inside those of the libraries: their cause, context, arguments, or reason."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, requests.exceptions.RequestException):
+        return error
+    if depth and isinstance(error, BaseException):
+        around = (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args)
+        return next((found for part in around if (found := _inner(part, depth - 1)) is not None), None)
+    return None
 
 
 def first_line(error: object) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import requests
 from docker.context import ContextAPI
 
-from cumulus.backends.swarm.endpoint import TROUBLES, connect, first_line, normal, registry_headers
+from cumulus.backends.swarm.endpoint import TROUBLES, connect, first_line, normal, registry_headers, silence
 from cumulus.errors import BackendError, BackendRefused
 
 Json = dict[str, Any]
@@ -295,7 +295,7 @@ class Engine:
             try:
                 response = self._send(url, method, path, *words, **more)
             except TROUBLES as error:
-                trouble = EngineUnavailable(f"the Docker engine {url} does not answer: {first_line(error)}")
+                trouble = EngineUnavailable(f"the Docker engine {url} {silence(error)}")
                 self._drop(url)
                 continue
             if response.ok:

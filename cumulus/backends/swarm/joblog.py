@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cumulus.backends.process.log import Kept, Redactor
 from cumulus.backends.swarm import logs, observe
-from cumulus.backends.swarm.engine import Engine, NoSuch
+from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
@@ -105,6 +105,9 @@ class JobLogs:
                 try:
                     said = self._engine.task_log(run.id, since)
                     logs.check(said)
+                except EngineUnavailable as error:
+                    # The manager waits for the node, as long as we wait for the manager.
+                    trouble, said = BackendError(f"the log of {member.name} did not come in time ({error})"), None
                 except BackendError as error:
                     trouble, said = error, None
             engine = self._node_engine(record.start["node"])

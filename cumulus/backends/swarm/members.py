@@ -50,6 +50,11 @@ class Member:
     def answers(self) -> bool:
         return self.state == "ready"
 
+    @property
+    def drained(self) -> bool:
+        """Whether Swarm ends what runs there, and places nothing."""
+        return self.availability == "drain"
+
     @classmethod
     def read(cls, node: Mapping[str, Any]) -> Member:
         spec, status, description = node["Spec"], node.get("Status", {}), node.get("Description", {})

@@ -20,7 +20,16 @@ _UNPLACED = frozenset({"new", "allocated", "pending"})
 _INTERRUPTED = (137, 143, 255)
 """Exit codes by SIGKILL and SIGTERM, and what an engine says of containers that it finds dead when it starts."""
 
-_ENGINE_LOST = ("context canceled", "agent", "connection", "starting container failed")
+_NOT_STARTED = "starting container failed"
+_PROGRAM = (126, 127)
+"""Exit codes of a start that failed for the program: one that may not be run, one that is not there."""
+
+_ENGINE_LOST = (
+    "already exists", "already in use by container", "context canceled", "context deadline exceeded",
+    "transport is closing", "ttrpc: closed", "code = unavailable", "connection refused", "connection reset",
+    "cannot connect to the docker daemon", "shim disconnected",
+)  # fmt: skip
+"""What an engine says that was killed and started anew between its own steps, or that lost its containerd."""
 
 _GONE = "no such container"
 """What an engine says of a task whose container it removed itself: with a Swarm it does so whenever it is stopped."""
@@ -111,6 +120,8 @@ class Facts:
     node: str = ""
     restarted: bool = False
     """The node joined the Swarm anew about then: its engine was restarted, or it lost its power."""
+    drained: bool = False
+    """The node takes no tasks: its availability is drain."""
 
 
 def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
@@ -120,7 +131,8 @@ def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
     if task.state == "complete" and not facts.lease and not facts.stopped:
         return State.SUCCEEDED, "", ""
     if task.state == "rejected":
-        return State.FAILED, "StartError", task.error or "the node refused to run it"
+        lost = not facts.stopped and _engines_fault(task)
+        return State.FAILED, "Lost" if lost else "StartError", task.error or "the node refused to run it"
     if facts.stopped:
         killed = ", killed after its grace period" if code == 137 else ""
         return State.FAILED, "Stopped", f"stopped, and it ended with {how}{killed}"
@@ -134,15 +146,31 @@ def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
     if task.container_gone:
         return State.FAILED, "Lost", f"the engine{where} was stopped, which ends and removes all containers of a Swarm"
     if task.state in ("shutdown", "orphaned", "remove"):
-        return State.FAILED, "Lost", f"Swarm ended it{where}: its service was changed, or its node did not answer"
+        why = "its node was drained" if facts.drained else "its service was changed, or its node did not answer"
+        return State.FAILED, "Lost", f"Swarm ended it{where}: {why}"
     if facts.restarted and code in _INTERRUPTED:
         return State.FAILED, "Lost", f"the engine of {facts.node} was restarted, and it ended with {how}"
-    if code is None or any(text in task.error.lower() for text in _ENGINE_LOST):
-        reason = "Lost" if code is None else "StartError"
-        return State.FAILED, reason, task.error or "the engine lost it"
+    if code is None or _engines_fault(task):
+        return State.FAILED, "Lost", task.error or "the engine lost it"
+    if not_started(task):
+        return State.FAILED, "StartError", task.error
     if code == 137 and facts.oom is None and facts.memory_bytes:
         return State.FAILED, "OOMKilled", "killed, and its node cannot be asked why: most likely for its memory limit"
     return State.FAILED, "Error", f"ended with {how}"
+
+
+def not_started(task: Task) -> bool:
+    """Whether its engine says that the container could not be started: the exit code is the engine's then."""
+    return _NOT_STARTED in task.error.lower()
+
+
+def _engines_fault(task: Task) -> bool:
+    """Whether a task that could not be started, or was lost, was so for its engine and not for what the job asks for:
+    another start may do. Attempts that are lost in a row have a limit, so a wrong guess does not go on for ever."""
+    error = task.error.lower()
+    if task.exit_code in _PROGRAM or NO_IMAGE.lower() in error:
+        return False
+    return any(text in error for text in _ENGINE_LOST)
 
 
 def moment(text: str) -> str:

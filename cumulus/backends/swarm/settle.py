@@ -13,7 +13,7 @@ from cumulus.backends.base import Observed, State
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.swarm import observe
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.observe import Facts, Task
 from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
@@ -110,8 +110,19 @@ class Settler:
             self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
             self._services.unscale(record)
         else:
-            self._find(record, "ServiceChanged", "somebody changed its service, and Swarm replaces its task: it ends")
+            self._find(record, *self._why_replaced(record, run))
             self._services.end(record)
+
+    def _why_replaced(self, record: Record, run: Task) -> tuple[str, str]:
+        """Reason and message of what made Swarm end the run's task and want another in its place."""
+        node, member = record.start["node"], self._members.by_id(run.node_id)
+        if member is None:
+            return "NodeRemoved", f"{node} was removed from the Swarm"
+        if not member.answers:
+            return "NodeDown", f"{node} is {member.state} in the Swarm, and Swarm replaces its task: it ends"
+        if member.drained:
+            return "NodeDrained", f"{node} was drained in the Swarm, which ends the task there"
+        return "ServiceChanged", "somebody changed its service, and Swarm replaces its task: it ends"
 
     def _without_task(self, record: Record) -> Observed:
         if not self._services.is_there(record):
@@ -187,6 +198,8 @@ class Settler:
         code = run.exit_code
         if code == 0 and run.state != "complete" and not record.has(RUNNING):
             code = None  # So Swarm says of a container that it made and never started.
+        if reason == "Lost" and observe.not_started(run):
+            code = None  # The engine's, not the program's.
         return self._ended(record, state, code, reason, message, run)
 
     def _registry_says(self, run: Task) -> str:
@@ -202,10 +215,11 @@ class Settler:
         stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
         if run.state == "rejected" or stopped:
             return Facts(stopped=stopped)
+        member = self._members.by_id(run.node_id)
         return Facts(
             lease=self._how_lease_ended(record, run), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
-            restarted=self._joined_anew(run),
+            restarted=_joined_anew(member, run), drained=member is not None and member.drained,
         )  # fmt: skip
 
     def _how_lease_ended(self, record: Record, run: Task) -> str:
@@ -240,14 +254,6 @@ class Settler:
             return None
         return None if container is None else bool(container["State"].get("OOMKilled"))
 
-    def _joined_anew(self, run: Task) -> bool:
-        """Whether the run's node joined the Swarm about when the run ended."""
-        member = self._members.by_id(run.node_id)
-        if member is None:
-            return True
-        since = (parse_timestamp(member.updated) - parse_timestamp(run.at)).total_seconds()
-        return since > -REJOIN_SECONDS
-
     def _lost(self, record: Record, message: str) -> Observed:
         return self._ended(record, State.FAILED, None, "Lost", message)
 
@@ -270,6 +276,11 @@ class Settler:
         end = record.end()
         assert end is not None
         return end
+
+
+def _joined_anew(member: Member | None, run: Task) -> bool:
+    """Whether the run's node joined the Swarm about when the run ended."""
+    return member is None or _seconds(run.at, member.updated) > -REJOIN_SECONDS
 
 
 def _seconds(since: str, until: str) -> float:

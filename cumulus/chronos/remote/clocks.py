@@ -31,7 +31,8 @@ class NodeClock:
 
     @property
     def skew(self) -> float | None:
-        """Seconds by which the node's clock is ahead of ours, None before it was measured."""
+        """Seconds by which the node's clock is ahead of ours, 0 where the way alone may explain what was measured; None
+        before it was measured."""
         return self._skew
 
     def measure(self, theirs: datetime, sent: datetime, received: datetime) -> None:
@@ -44,7 +45,7 @@ class NodeClock:
                 low, high = narrowed if narrowed[0] <= narrowed[1] else (low, high)
             self._bounds = low, high
             if self._skew is None or not low <= self._skew <= high:
-                self._skew = (low + high) / 2
+                self._skew = 0.0 if low <= 0.0 <= high else (low + high) / 2
 
     def on_ours(self, lease: Lease, sent: datetime, received: datetime) -> Lease:
         """`lease` with its times on our clock."""

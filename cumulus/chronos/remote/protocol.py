@@ -14,7 +14,7 @@ from cumulus import errors
 from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.remote.link import Answer
 from cumulus.chronos.render import PROTOCOL
-from cumulus.errors import ChronosError, CumulusError, LedgerUnavailable, NodeUnreachable
+from cumulus.errors import ChronosError, CumulusError, LedgerFull, LedgerUnavailable, NodeUnreachable
 from cumulus.resources.enforcement import Enforcement
 
 DEVICES = ("devices", "--json")
@@ -27,6 +27,7 @@ _ERRORS: Mapping[str, type[CumulusError]] = {
         errors.NoSuchLease,
         errors.StaleToken,
         errors.LedgerUnavailable,
+        errors.LedgerFull,
         errors.LedgerReplaced,
         errors.UsageError,
     )
@@ -142,7 +143,7 @@ def _silence(node: str, answer: Answer) -> ChronosError:
 def _error(node: str, error: Mapping[str, Any]) -> CumulusError:
     kind = _ERRORS.get(str(error.get("kind")), ChronosError)
     message = str(error.get("message"))
-    if kind is LedgerUnavailable:
+    if kind in (LedgerUnavailable, LedgerFull):
         message = f"on {node}: {message}"
     return kind(message, hint=error.get("hint"))
 
