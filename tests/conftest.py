@@ -1,4 +1,5 @@
-"""For all tests: how hypothesis searches, and which tests must not run beside each other."""
+"""For all tests: how hypothesis searches, what is only run with --slow, and which tests must not run beside each
+other."""
 
 from __future__ import annotations
 
@@ -34,6 +35,10 @@ set no number of examples of their own."""
 CHRONOS = Path(__file__).parent / "chronos"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run what takes minutes of both cores")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """One seed for all properties of a run. First, since hypothesis reads the option in a hook of its own, and xdist
@@ -47,7 +52,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """After a failure, also where `-q` leaves the header out: how to see it again."""
+    """What was left out, loudly. After a failure, also where `-q` leaves the header out: how to see it again."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    if slow := {report.nodeid.split("[")[0] for report in skipped if "slow" in report.keywords}:
+        terminalreporter.section("LEFT OUT, SINCE THEY TAKE VERY LONG: scripts/test.sh --slow runs them", sep="!")
+        for name in sorted(slow):
+            terminalreporter.write_line(name)
     if terminalreporter.stats.get("failed"):
         seed = config.option.hypothesis_seed
         terminalreporter.write_line(
@@ -93,10 +103,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 # First, since xdist reads the groups in a hook of its own.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of Chronos name their leases alike, and a monitor ends whatever process names its lease: one at a time.
     Properties have the time to search, and then hypothesis's five minutes to make a failing example smaller."""
     for item in items:
+        if item.get_closest_marker("slow") and not config.option.slow:
+            item.add_marker(pytest.mark.skip(reason="takes very long: --slow"))
         if hasattr(getattr(item, "obj", None), "hypothesis"):
             item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS + 330))
         if CHRONOS in item.path.parents:

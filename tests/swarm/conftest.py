@@ -14,11 +14,20 @@ from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, controlled
 from tests.swarm.image import busybox
 
+FIRST_LAB = ("test_backend", "test_conformance", "test_endpoints", "test_faults", "test_logs", "test_observe")
+"""Take about as long as all others that share a lab."""
+OWN_LAB = ("test_dockerfile", "test_managers", "test_script")
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Left out with the reason where there can be no lab. Each of xdist's workers makes one of its own."""
+    """Left out with the reason where there can be no lab. Those that share one run in two groups, beside each other:
+    each of xdist's workers makes a lab of its own."""
     why = missing()
     for item in items:
+        shares = "swarm" in getattr(item, "fixturenames", ()) and item.path.stem not in OWN_LAB
+        if shares and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("swarm-1" if item.path.stem in FIRST_LAB else "swarm-2"))
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("docker"):
             if why:
                 item.add_marker(pytest.mark.skip(reason=f"THE SWARM'S TESTS ARE LEFT OUT: {why}"))
