@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,7 @@ class Lab:
         self._sweeper = self._start_sweeper()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         self._install_chronos()
-        self._subnet = _free_subnet()
+        self._subnet, self._claim = _free_subnet()
         self._switch = self._start_switch()
         certificates.make(self.directory, [f"{self._subnet}.{10 + number}" for number in range(workers + 1)])
         names = ["manager", *(f"worker{n}" for n in range(1, workers + 1))]
@@ -149,6 +150,7 @@ class Lab:
         assert self._sweeper.stdin is not None
         self._sweeper.stdin.close()
         self._sweeper.wait(60)
+        self._claim.close()
 
     def _node(self, name: str, number: int) -> Node:
         address = f"{self._subnet}.{10 + number}"
@@ -218,10 +220,18 @@ def end_on_signals() -> None:
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
-def _free_subnet() -> str:
-    """A /24 of 10.77 that no interface of this machine uses."""
+def _free_subnet() -> tuple[str, socket.socket]:
+    """A /24 of 10.77 that no interface of this machine uses, and what keeps it from labs that start at the same time:
+    a name that the kernel lets one process have, and frees with it."""
     used = run("ip", "-4", "-o", "addr")
     for number in range(256):
-        if f" 10.77.{number}." not in used:
-            return f"10.77.{number}"
+        if f" 10.77.{number}." in used:
+            continue
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0cumulus-lab-10.77.{number}")
+        except OSError:
+            claim.close()
+            continue
+        return f"10.77.{number}", claim
     raise LabError("256 labs run on this machine already")
