@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Once: a Docker context for a remote Swarm manager, the Swarm's settings, and the job image on its engine.
+# Once: a Docker context for a remote Swarm manager, the Swarm's settings, and the job image on the nodes.
 #   scripts/dev-setup.sh ssh://USER@HOST [CONTEXT]            (or tcp://HOST:2376; default context: cumulus-dev)
 #   scripts/dev-setup.sh ssh://USER@HOST [CONTEXT] --no-image
 # For tcp:// with TLS set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH to the directory of ca.pem, cert.pem and key.pem.
@@ -39,5 +39,5 @@ mkdir -p .dev
 printf 'context=%q\nendpoint=%q\ncertificates=%q\n' "$context" "$endpoint" "$certificates" >.dev/settings
 . scripts/_dev.sh
 "$VENV/bin/cumulus" cluster init
-[ -z "$image" ] || job_image
+[ -z "$image" ] || job_image || { echo "error: not every node has the job image: run this again once the above is mended, or with --no-image" >&2; exit 1; }
 echo "Set up. Start the controllers with scripts/dev-start.sh"

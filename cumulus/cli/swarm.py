@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from cumulus import log, paths
 from cumulus.backends.base import LeaseRef
@@ -20,7 +21,7 @@ from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
 from cumulus.chronos.lease import LeaseState, Prepares
 from cumulus.controllers.agent import NodeAgent
-from cumulus.errors import BackendError, NodeUnreachable, NotFound, UsageError
+from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotFound, UsageError
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
@@ -37,6 +38,13 @@ def backend(
     """The backend of the Swarm that the environment names; None where it names none."""
     engine = from_environment(os.environ)
     return None if engine is None else _backend(home, engine, lambda: store_id(store), agents, shells, kept)
+
+
+def missing() -> NoReturn:
+    raise CumulusError(
+        "no Docker engine is named",
+        hint="set SWARM_MANAGER to a manager: unix:///var/run/docker.sock, tcp://HOST:2376 or ssh://USER@HOST",
+    )
 
 
 def store_id(store: Store) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases
+from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases, carry
 from cumulus.controllers.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import SecretStore
@@ -41,6 +42,9 @@ class LinkShell:
     def run(self, command: str, seconds: float) -> tuple[int, str, str]:
         answer = self._link.run(command, seconds)
         return answer.status, answer.output, answer.errors
+
+    def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
+        return carry.feed(self._link, command, chunks)
 
     def close(self) -> None:
         self._link.close()

@@ -31,6 +31,9 @@ UPDATE_TRIES = 8
 EVENT_SECONDS = 120.0
 """Silence after which the stream of events is opened anew: a half-open connection is not noticed otherwise."""
 
+CHUNK = 1 << 20
+"""Bytes of an image that are held at once."""
+
 _NO_MANAGER = ("swarm does not have a leader", "not a swarm manager", "context deadline exceeded", "no elected primary")
 
 _REGISTRY_REFUSES = (
@@ -64,6 +67,10 @@ class Engine:
     @property
     def urls(self) -> Sequence[str]:
         return self._urls
+
+    @property
+    def tls(self) -> str:
+        return self._tls
 
     # Services
 
@@ -232,6 +239,20 @@ class Engine:
 
     # Images
 
+    def image(self, name: str) -> Json | None:
+        return self._found("/images/{0}/json", name)
+
+    def save_image(self, name: str) -> Iterator[bytes]:
+        """The image with that name as an archive."""
+        timeout = (self._seconds, EVENT_SECONDS)
+        response = self._request("GET", "/images/{0}/get", name, stream=True, timeout=timeout)
+        try:
+            yield from response.iter_content(CHUNK)
+        except requests.exceptions.RequestException as error:
+            raise EngineUnavailable(f"the Docker engine stopped sending {name}: {silence(error)}") from None
+        finally:
+            response.close()
+
     def digest(self, image: str) -> str:
         """`image@sha256:…` where its registry tells, else the image as it is. Remembered for a minute."""
         return self._look_up(image)[0]
@@ -338,6 +359,11 @@ class NoSuch(BackendError):
 
 class NameTaken(BackendError):
     """A service or secret of that name is there."""
+
+
+def each(engine: Engine) -> Sequence[Engine]:
+    """Its managers, each alone."""
+    return [Engine([url], tls=engine.tls) for url in engine.urls]
 
 
 def from_environment(environment: Mapping[str, str]) -> Engine | None:

@@ -118,6 +118,20 @@ class Link:
         with self._turn():
             return self._twice(lambda connection: self._converse(connection, server, words, deadline))
 
+    @contextmanager
+    def channel(self, command: str) -> Iterator[paramiko.Channel]:
+        """A session in which the command was begun, for who feeds it and minds the time (`carry`). Raises as `run`."""
+        with self._turn():
+            connection, _ = self._connected()
+            try:
+                channel = connection.transport.open_session(timeout=CONNECT_SECONDS)
+                channel.exec_command(command)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                self._drop(connection)
+                raise self._failed(f"{self.node} broke the connection: {error or type(error).__name__}") from None
+            with channel:
+                yield channel
+
     def close(self) -> None:
         """Commands that run fail, and so does every later one."""
         self._closed = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.cli import confirm, context, swarm, terminal
+from cumulus.cli.verbs import image
 from cumulus.errors import CumulusError
 from cumulus.resources.job import GPUJob
 from cumulus.store.base import Query, Store
@@ -28,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Make a Docker Swarm for containers, let machines join it, look at it, and take it over.",
 )
+app.add_typer(image.app, name="image")
 SHOWN = 5
 """Names of services that a line tells."""
 
@@ -157,18 +159,11 @@ def _tell_what_runs(services: Sequence[Mapping[str, Any]], store: Store) -> None
 def _backend(store: Store) -> SwarmBackend:
     log.silence()
     made = swarm.backend(paths.home(), store)
-    return made if made is not None else swarm_missing()
+    return made if made is not None else swarm.missing()
 
 
 def _engine() -> Engine:
-    return from_environment(os.environ) or swarm_missing()
-
-
-def swarm_missing() -> NoReturn:
-    raise CumulusError(
-        "no Docker engine is named",
-        hint="set SWARM_MANAGER to a manager: unix:///var/run/docker.sock, tcp://HOST:2376 or ssh://USER@HOST",
-    )
+    return from_environment(os.environ) or swarm.missing()
 
 
 def _owner() -> Sequence[str]:
