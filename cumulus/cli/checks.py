@@ -3,6 +3,7 @@ changes nothing, but for files that it removes again."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -78,10 +79,15 @@ def store() -> Iterator[Finding]:
         revision = opened.revision()
     finally:
         opened.close()
-    with tempfile.TemporaryFile(dir=directory) as probe:
-        probe.write(b"x" * 4096)
-        probe.flush()
-        os.fsync(probe.fileno())
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        fix = "free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"chown or chmod {directory}"
+        yield Finding("FAIL", "store", f"{directory} cannot be written: {error.strerror}", fix)
+        return
     shown = ", ".join(f"{n} {k.name.lower() if n == 1 else k.plural}" for k, n in counts if n) or "no objects"
     yield Finding("OK", "store", f"revision {revision}, {shown}; every object reads well")
 

@@ -255,7 +255,7 @@ def _cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause 
     replicas = view.replicas
     done = [r for r in replicas if isinstance(r, Observed) and job_replicas.done(view.job, r)]
     if replicas and len(done) == len(replicas):
-        return Cause("Completed", next((r.message for r in done if r.state is State.FAILED), ""), exit_code=0)
+        return Cause("Completed", next((r.message for r in done if r.message), ""), exit_code=0)
     refused = next((r for r in replicas if isinstance(r, RefusedStart)), None)
     if refused is not None:
         return Cause("StartRefused", refused.message)

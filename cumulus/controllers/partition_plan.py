@@ -112,7 +112,9 @@ def plan(
         case Refused(reason, message):
             return _end(partition, PartitionPhase.FAILED, reason, message, now)
         case None if releasing:
-            return _end(partition, PartitionPhase.RELEASED, "Released", "no lease was made", now)
+            active = partition.status.phase is PartitionPhase.ACTIVE
+            message = "its node knows nothing of its lease any more" if active else "no lease was made"
+            return _end(partition, PartitionPhase.RELEASED, "Released", message, now)
         case None:
             return _end(partition, PartitionPhase.FAILED, "LeaseLost", "the node does not know the lease", now)
         case Lease(state=LeaseState.ENDED):

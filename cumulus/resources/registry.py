@@ -110,7 +110,7 @@ KINDS: tuple[Kind, ...] = (
             Column("LAST SEEN", "lastTimestamp", form="age", fit="whole", yields=1),
             Column("TYPE", "type", fit="whole", yields=3),
             Column("REASON", "reason", fit="whole", yields=0),
-            Column("OBJECT", "", form="event-object", yields=2),
+            Column("OBJECT", "", form="event-object", fit="wrap", yields=2),
             Column("COUNT", "count", wide=True, yields=4),
             Column("SOURCE", "source.component", wide=True, yields=5),
             Column("MESSAGE", "message", fit="wrap", yields=0),

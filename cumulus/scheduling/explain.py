@@ -90,7 +90,7 @@ class Explanation:
     """From 1, in a queue of `queue` gangs."""
     queue: int = 0
     ahead: tuple[str, ...] = ()
-    """Gangs that wait before it for some of the same devices."""
+    """Jobs, and gangs of no job, that wait before it for some of the same devices."""
     bindings: tuple[Binding, ...] = ()
     """Where it goes, when it fits."""
 
@@ -138,7 +138,7 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
         and all(blocker.end_is_known for blocker in blockers),
         position=position,
         queue=len(snapshot.pending),
-        ahead=tuple(refusal.gang.name for refusal in ahead),
+        ahead=tuple(f"job {r.gang.job}" if r.gang.job else r.gang.name for r in ahead),
     )
 
 

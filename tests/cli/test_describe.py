@@ -4,7 +4,7 @@ import pytest
 
 from cumulus.clock import to_the_second
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import NOW, Run, active, ahead, event, failed, job, node, partition, running
+from tests.cli.conftest import NOW, Run, active, ago, ahead, condition, event, failed, job, node, partition, running
 
 pytestmark = pytest.mark.usefixtures("still")
 
@@ -85,6 +85,15 @@ def test_a_waiting_job_says_for_whom_and_why_not_each_node(store: SqliteStore, r
     assert "job default/holder" in waiting
     assert "gpu-1: InsufficientMemory" in waiting
     assert "gpu-2: NodeNotReady" in waiting
+
+
+def test_a_job_between_attempts_fits_nowhere_yet(store: SqliteStore, run: Run) -> None:
+    store.create(node("gpu-1"))
+    backing = condition("Scheduled", False, "BackingOff", "attempt 2 waits after Lost")
+    attempt = {"number": 1, "endTime": ago(seconds=1), "reason": "Lost"}
+    store.create(job("train", status={"phase": "Pending", "conditions": [backing], "attempts": [attempt]}))
+    waiting = run("describe", "job", "train").out.partition("Waiting:\n")[2].partition("Events")[0]
+    assert waiting == "  it is between attempts: attempt 2 waits after Lost.\n"
 
 
 def test_a_partition(store: SqliteStore, run: Run) -> None:

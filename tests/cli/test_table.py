@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cumulus import printable, table
 from cumulus.store.sqlite import SqliteStore
 from cumulus.table import Heading, Table
-from tests.cli.conftest import event, running
+from tests.cli.conftest import active, event, running
 
 
 def test_rows_of_later_batches_line_up_and_have_no_heading() -> None:
@@ -126,6 +126,16 @@ def test_a_terminal_gets_colours_and_its_width() -> None:
     # Under its heading, to the end.
     start = lines[0].index("MESSAGE")
     assert " ".join(line[start:].strip() for line in lines[1:]) == ("a long story " * 20).strip()
+
+
+def test_the_object_of_an_event_is_shown_whole(store: SqliteStore) -> None:
+    name = "overrun-the-lease-of-a-long-name-a1-r0-d0"
+    store.create(event("e", store.create(active(name)), "DeadlineExceeded", "a long story " * 20))
+    lines = on_terminal(80, "get", "events", NO_COLOR="1").splitlines()
+    heading = next(line for line in lines if "OBJECT" in line)
+    column = slice(heading.index("OBJECT"), heading.index("MESSAGE"))
+    shown = "".join(line[column].strip() for line in lines[lines.index(heading) + 1 :])
+    assert shown == f"gpupartition/{name}"
 
 
 @pytest.mark.usefixtures("filled")

@@ -39,7 +39,7 @@ def test_others_are_ahead(full: SqliteStore) -> None:
     for name in ("first", "second"):
         made = full.create(job(name, gpu={"memory": "60Gi"}))
         full.create(partition(f"{name}-a1-r0-d0", owner=made, memory="60Gi", status={"phase": "Pending"}))
-    assert "place 2 of 2 in the queue, behind default/first" in why(full, "second")
+    assert "place 2 of 2 in the queue, behind job default/first" in why(full, "second")
 
 
 def test_it_will_never_fit(full: SqliteStore) -> None:

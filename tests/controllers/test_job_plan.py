@@ -135,6 +135,13 @@ def test_a_workload_of_which_nothing_is_known_is_looked_at_again_soon() -> None:
     assert known.wake > 3600
 
 
+def test_what_a_job_that_succeeded_lost_is_told() -> None:
+    lost = replace(DONE, message="its log could not be written: No space left on device")
+    job = stored()
+    ended = planned(job, shares(job, ACTIVE), lost).status
+    assert (ended.phase, ended.attempts[-1].message) == ("Succeeded", lost.message)
+
+
 @pytest.mark.parametrize(
     ("spec", "phase", "replica", "expected"),
     [

@@ -139,6 +139,15 @@ def test_without_a_lease_nothing_is_asked_of_a_node() -> None:
     assert partition_plan.plan_idle(stored(EXPIRED), releasing=True, now=NOW).status.phase is EXPIRED
 
 
+@pytest.mark.parametrize(
+    ("phase", "message"), [(BOUND, "no lease was made"), (ACTIVE, "its node knows nothing of its lease any more")]
+)
+def test_what_is_given_back_without_a_lease_says_whether_it_had_one(phase: PartitionPhase, message: str) -> None:
+    ended = condition(partition_plan.plan(stored(phase), None, releasing=True, now=NOW).status.conditions, "Ended")
+    assert ended is not None
+    assert (ended.reason, ended.message) == ("Released", message)
+
+
 def test_a_lease_is_asked_for_by_the_partitions_uid() -> None:
     request = partition_plan.lease_request(stored(BOUND, user="ada", duration="90s", grace_period="5s"), "cumulus:x")
     assert (request.id, request.device, request.memory_bytes, request.compute) == ("uid-1", 0, 8, 500)

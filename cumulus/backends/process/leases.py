@@ -55,6 +55,8 @@ class LeaseGuard:
         self._opened: Ledger | None = None
         self._ready: tuple[int, int, BinaryIO] | None = None
         """The child that attached, which waits to be told that the command starts: how, and where it answers."""
+        self._began = math.inf
+        """When the command was let go, by the machine's monotonic clock."""
 
     def attach(self, pid: int) -> Hold:
         """Register `pid`, whose descendants end with the leases, and prepare what holds its job to them.
@@ -98,6 +100,7 @@ class LeaseGuard:
 
     def begin(self) -> None:
         """The command is about to be let go: the leases' time counts from now."""
+        self._began = SystemClock().monotonic()
         if self._ready is None:
             return
         child, opener, answer = self._ready
@@ -117,12 +120,15 @@ class LeaseGuard:
         from cumulus.chronos.lease import EndReason, LeaseState
         from cumulus.errors import ChronosError
 
-        reasons = set()
+        reasons: set[EndReason | None] = set()
         for lease in self._leases:
             try:
                 found = self._ledger().get(lease["id"])
                 since = self._ledger().ended_since(lease["id"]) if by < math.inf else None
             except ChronosError:
+                # The ledger is gone, say. The monitor ends the leases that it knew all the same.
+                if self._began + (lease.get("seconds") or math.inf) <= min(by, SystemClock().monotonic()):
+                    reasons.add(EndReason.EXPIRED)
                 continue
             if found is not None and found.state is not LeaseState.ACTIVE and (since is None or since <= by):
                 reasons.add(found.end_reason)

@@ -57,9 +57,19 @@ class LogWriter:
         self._descriptor = -1
         self._left = 0
         self._next = 0
+        self._missing = 0
+        """Bytes that could not be written, with nothing written since."""
+        self._why = ""
 
     def write(self, data: bytes) -> None:
-        """Append `data`. What cannot be written (full disk) is dropped, and the job goes on."""
+        """Append `data`. What cannot be written (full disk) is dropped, a line in its place, and the job goes on."""
+        if self._missing and self._append(_gap(self._missing, self._why)):
+            self._missing += len(data)
+            return
+        self._missing = self._append(data)
+
+    def _append(self, data: bytes) -> int:
+        """How many bytes of `data` could not be written."""
         view = memoryview(data)
         try:
             while view:
@@ -71,9 +81,12 @@ class LogWriter:
                 self._next += written
         except OSError as error:
             self._lost(error)
+        return len(view)
 
     def close(self) -> None:
         """Make the last segment durable."""
+        if self._missing:
+            self._append(_gap(self._missing, self._why))
         if self._descriptor >= 0:
             try:
                 os.fsync(self._descriptor)
@@ -83,7 +96,8 @@ class LogWriter:
             self._descriptor = -1
 
     def _lost(self, error: OSError) -> None:
-        self.error = self.error or f"its log could not be written: {error.strerror}"
+        self._why = error.strerror or str(error)
+        self.error = self.error or f"its log could not be written: {self._why}"
 
     def _open(self) -> None:
         path = os.path.join(self._directory, f"{LOG_PREFIX}{self._next:015d}")
@@ -213,8 +227,8 @@ def _only_kept(parts: Sequence[_Part], kept: Kept) -> Sequence[_Part]:
     return [part for part in shown if part.start < part.end]
 
 
-def _gap(size: int) -> bytes:
-    return f"\n[cumulus: {size} bytes of the log were dropped here: it passed its limit]\n".encode()
+def _gap(size: int, why: str = "it passed its limit") -> bytes:
+    return f"\n[cumulus: {size} bytes of the log were dropped here: {why}]\n".encode()
 
 
 def _tail_position(parts: Sequence[_Part], lines: int) -> int:

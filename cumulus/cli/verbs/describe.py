@@ -159,16 +159,20 @@ class Description:
         self._objects("Partitions", [p for p in taken if _runs(p.get("status") or {}) or _bound(p)])
 
     def _waiting(self) -> None:
-        """For what waits in the queue: when it starts, who is in the way, and each node's reason."""
+        """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue."""
         kind, phase = self._document["kind"], lookup(self._document, "status.phase") or "Pending"
         if kind not in ("GPUJob", "GPUPartition") or phase != "Pending" or lookup(self._document, "spec.suspend"):
             return
-        from cumulus.cli.verbs.why import waiting
+        from cumulus.cli.verbs.why import held_back, waiting
 
-        found = waiting(self._store, self._document, self._clock)
-        if found is not None:
+        if kind == "GPUJob" and (held := held_back(self._document, self._clock)):
+            lines = [f"it {held}"]
+        else:
+            found = waiting(self._store, self._document, self._clock)
+            lines = found.lines() if found is not None else []
+        if lines:
             gate.line(self._out, "Waiting:")
-            for line in found.lines():
+            for line in lines:
                 gate.line(self._out, f"  {line}")
 
     def _conditions(self) -> None:

@@ -115,14 +115,21 @@ def _job(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]
     yield from _pending(store, job, title, clock)
 
 
-def _pending(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
+def held_back(job: Document, clock: Clock) -> str:
+    """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
     waits = condition(job, "Scheduled")
     if waits.get("reason") in ("BackingOff", "Releasing"):
-        yield f"{title} is between attempts: {waits.get('message')}.{_due(job, clock)}"
-        yield from _last_attempt(job)
-        return
+        return f"is between attempts: {waits.get('message')}.{_due(job, clock)}"
     if waits.get("reason") == "NameTaken":
-        yield f"{title} waits: {waits.get('message')}."
+        return f"waits: {waits.get('message')}."
+    return ""
+
+
+def _pending(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
+    if held := held_back(job, clock):
+        yield f"{title} {held}"
+        if condition(job, "Scheduled").get("reason") != "NameTaken":
+            yield from _last_attempt(job)
         return
     yield from _explained(store, waiting(store, job, clock), title)
 

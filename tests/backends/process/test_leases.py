@@ -22,7 +22,7 @@ from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.chronos.processes import Identity
-from cumulus.clock import parse_timestamp, timestamp
+from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from tests.backends.process_bed import ProcessBed, job_processes, processes_of
 from tests.chronos.conftest import remove_cgroups
 
@@ -252,6 +252,15 @@ class TestStart:
 
 
 class TestExpiry:
+    @pytest.mark.parametrize(("ran", "by", "end"), [(61, 60.5, "expired"), (61, 59, ""), (30, 30, "")])
+    def test_where_the_ledger_is_gone_the_time_tells(self, tmp_path: Path, ran: float, by: float, end: str) -> None:
+        (tmp_path / "file").write_text("x")
+        spec = {"leases": [{"id": "a", "token": 1, "seconds": 60.0}], "env": {}, "chronos_home": str(tmp_path / "file")}
+        guard = guards.LeaseGuard(spec)
+        assert guard.ended() == ""
+        guard._began = SystemClock().monotonic() - ran
+        assert guard.ended(by=guard._began + by) == end
+
     def test_ends_the_job_and_is_its_reason(self, node: Node) -> None:
         script = "trap 'echo saved; exit 0' TERM; : > ready; while :; do sleep 0.02; done"
         node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(node.lease(grace=20.0),)))

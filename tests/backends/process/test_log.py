@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -76,6 +78,21 @@ class TestLog:
         (tmp_path / "log.000000000000000").symlink_to("/dev/full")
         writer = write(tmp_path, b"lost")
         assert "No space left" in writer.error
+
+    def test_what_a_full_disk_lost_is_told_where_it_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writer = LogWriter(str(tmp_path), AMPLE)
+        writer.write(b"before")
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+            writer.write(b"lost")
+            writer.write(b"lost too")
+        writer.write(b"after")
+        writer.close()
+        told = b"\n[cumulus: 12 bytes of the log were dropped here: No space left on device]\n"
+        assert read(tmp_path, kept=AMPLE) == b"before" + told + b"after"
+        assert writer.error == "its log could not be written: No space left on device"
 
     @pytest.mark.parametrize(
         ("lines", "expected"),
