@@ -168,6 +168,7 @@ class Lab:
         worker = root / "cumulus" / "chronos" / "remote" / "worker"
         shutil.copy2(worker / "chronos-runtime", path.parent / "chronos-runtime")
         shutil.copy2(root / "cumulus" / "chronos" / "runtime.py", path.parent / "chronos_runtime.py")
+        (path.parent / "python").symlink_to(Path(sys.executable).resolve())
 
     def _start_sweeper(self) -> subprocess.Popen[bytes]:
         """A process that outlives this one and removes what the kernel does not."""

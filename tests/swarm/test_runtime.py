@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,22 @@ def test_a_gpu_is_found_by_its_address(tmp_path: Path, vendor: str, names: list[
     linux: dict[str, Any] = json.loads(path.read_text())["linux"]
     assert [os.path.basename(device["path"]) for device in linux["devices"]] == names
     assert all(rule["allow"] and rule["access"] == "rwm" for rule in linux["resources"]["devices"])
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_python_is_the_one_that_the_installation_names(tmp_path: Path, linked: bool) -> None:
+    """Else it is looked for, which takes one start of Python more."""
+    for name, word in (("linked", "linked"), ("bin/python3", "looked for")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "{word}: $*"\n')
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(Path(runtime.__file__).parent / "remote" / "worker" / "chronos-runtime", tmp_path)
+    if linked:
+        (tmp_path / "python").symlink_to("linked")
+    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    command = [str(tmp_path / "chronos-runtime"), "--root", "/r", "create", "id"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"{'linked' if linked else 'looked for'}: -I {tmp_path}/chronos_runtime.py --root /r create id\n"
 
 
 def test_a_container_without_a_lease_is_left_as_it_is(tmp_path: Path) -> None:

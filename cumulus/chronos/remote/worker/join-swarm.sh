@@ -44,7 +44,8 @@ if { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null 2>&1; } && comman
 elif ! docker info --format '{{.DefaultRuntime}}' 2>/dev/null | grep -qx chronos; then
   runtime=chronos
   step "make Chronos' runtime Docker's default: it gives containers the GPUs they leased, and starts none twice"
-elif [ -e "$installed" ] && ! cmp -s "$here/../../runtime.py" "$installed"; then
+elif [ -e "$installed" ] && { ! cmp -s "$here/../../runtime.py" "$installed" ||
+  ! cmp -s "$here/chronos-runtime" "$(dirname "$installed")/chronos-runtime"; }; then
   runtime=newer
   step "bring Chronos' runtime up to this version"
 fi
@@ -91,6 +92,13 @@ fi
 if [ "$runtime" = chronos ] || [ "$runtime" = newer ]; then
   install -D -m 755 "$here/chronos-runtime" /usr/local/lib/cumulus/chronos-runtime
   install -m 644 "$here/../../runtime.py" "$installed"
+  for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    # The program itself, not a shim that looks for it at each call.
+    found=$("$python" -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null) || continue
+    [ -n "$found" ] || continue
+    ln -sfn "$(readlink -f "$found")" "$(dirname "$installed")/python"
+    break
+  done
 fi
 if [ "$runtime" = chronos ]; then
   mkdir -p /etc/docker
