@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cumulus import locks, paths
-from cumulus.cli import context
+from cumulus.cli import context, damage
 from cumulus.cli.columns import age, condition
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import BackendError, CumulusError, NotFound
@@ -77,6 +77,7 @@ def store() -> Iterator[Finding]:
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
         revision = opened.revision()
+        wrong = list(damage.damaged(opened))
     finally:
         opened.close()
     try:
@@ -89,6 +90,10 @@ def store() -> Iterator[Finding]:
         yield Finding("FAIL", "store", f"{directory} cannot be written: {error.strerror}", fix)
         return
     shown = ", ".join(f"{n} {k.name.lower() if n == 1 else k.plural}" for k, n in counts if n) or "no objects"
+    if wrong:
+        said = f"{len(wrong)} of its objects {'is' if len(wrong) == 1 else 'are'} not valid and left alone: {wrong[0]}"
+        yield Finding("WARN", "store", f"revision {revision}, {shown}; {said}", wrong[0].hint or "")
+        return
     yield Finding("OK", "store", f"revision {revision}, {shown}; every object reads well")
 
 

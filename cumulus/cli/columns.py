@@ -16,6 +16,7 @@ from cumulus.resources.quantity import format_bytes, format_duration
 from cumulus.resources.registry import Column
 
 NOTHING = "-"
+UNKNOWN = "?"
 PartitionsOf = Callable[[Document], Sequence[Document]]
 """The partitions that belong to a job."""
 
@@ -34,7 +35,7 @@ class Cells:
         return [self.cell(column, document) for column in columns]
 
     def cell(self, column: Column, document: Document) -> str:
-        """The text of one cell, `-` where there is nothing to show. Never raises on odd objects."""
+        """The text of one cell, `-` where there is nothing to show, UNKNOWN on damaged objects."""
         try:
             whole = _WHOLE.get(column.form)
             if whole is not None:
@@ -47,7 +48,7 @@ class Cells:
                 return "ended"
             return self._value(column.form, lookup(document, column.path)) or NOTHING
         except (TypeError, ValueError, AttributeError, KeyError):
-            return "?"
+            return UNKNOWN
 
     def _value(self, form: str, value: Any) -> str:
         if value is None or value == "":

@@ -1,19 +1,55 @@
 """When a verb stumbles over the shape of an object: which stored object is damaged, and where.
 
 The store answers for each row's identity and checksum. What is in `spec` and `status` it takes as it comes, from older
-and newer versions and from other programs, and verbs read it without checking, so that they start fast.
+and newer versions and from other programs, and verbs read it without checking, so that
+they start fast. An object that is damaged hides no other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cumulus.cli import terminal
 from cumulus.cli.context import open_store
 from cumulus.errors import InvalidObject, StoreError
-from cumulus.resources.registry import KINDS
-from cumulus.store.base import Query
+from cumulus.resources.key import Document
+from cumulus.resources.registry import BY_NAME, KINDS
+from cumulus.store.base import Query, Store
 
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 """What a document of another shape than its kind's raises where it is taken apart; and so do defects of ours."""
+
+
+class LeftOut:
+    """Damaged objects that a verb met beside others: those are shown, and one warning names these."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, InvalidObject] = {}
+
+    def add(self, error: InvalidObject) -> None:
+        self._found.setdefault(str(error), error)
+
+    def blame(self, caught: Exception, document: Document) -> None:
+        """What was raised where `document` was shown is told of it, or of whatever stored object is damaged. Raises
+        `caught` where none is: the defect is ours."""
+        error = _wrong(document) or _find()
+        if error is None:
+            raise caught
+        self.add(error)
+
+    def look(self, document: Document) -> None:
+        """Some of it could not be shown: that is told where it, or another object, is damaged."""
+        error = _wrong(document) or _find()
+        if error is not None:
+            self.add(error)
+
+    def tell(self) -> None:
+        """Say it once; what is found after that is said by the next call."""
+        if self._found:
+            first, *others = self._found.values()
+            more = f" ({len(others)} more are not valid: `cumulus doctor` counts them)" if others else ""
+            terminal.warning(f"{first}; {first.hint}{more}")
+        self._found = {}
 
 
 def tell(caught: Exception) -> int:
@@ -25,22 +61,30 @@ def tell(caught: Exception) -> int:
     return 1
 
 
+def damaged(store: Store) -> Iterator[InvalidObject]:
+    """The stored objects that are not what their kind says."""
+    for kind in KINDS:
+        for document in store.list(Query(kind.name)).items:
+            error = _wrong(document)
+            if error is not None:
+                yield error
+
+
 def _find() -> InvalidObject | None:
     """The first stored object that is not what its kind says."""
-    from cumulus.store.client import decode
-
     try:
         with open_store() as store:
-            for kind in KINDS:
-                for document in store.list(Query(kind.name)).items:
-                    try:
-                        decode(kind.model(), document)
-                    except InvalidObject as error:
-                        name = document["metadata"]["name"]
-                        return InvalidObject(
-                            str(error),
-                            hint=f"see all of it with `cumulus get {kind.name.lower()} {name} -o yaml`, and delete it",
-                        )
+            return next(damaged(store), None)
     except StoreError:
         return None
+
+
+def _wrong(document: Document) -> InvalidObject | None:
+    from cumulus.store.client import decode
+
+    kind = BY_NAME[document["kind"]]
+    try:
+        decode(kind.model(), document)
+    except InvalidObject as error:
+        return error
     return None

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from cumulus import gate, printable
-from cumulus.cli.columns import NOTHING, Cells
+from cumulus.cli import damage
+from cumulus.cli.columns import NOTHING, UNKNOWN, Cells
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
@@ -66,6 +67,7 @@ class Tables:
         self._heading = heading
         self._several = several
         self._tables: dict[str, Table] = {}
+        self._left_out = damage.LeftOut()
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
         if not documents:
@@ -77,6 +79,7 @@ class Tables:
             self._tables[kind.name] = Table(self._headings_of(kind, columns), self._out, heading=self._heading)
         cells = self._cells()
         self._tables[kind.name].write([self._row(kind, columns, d, cells) for d in documents])
+        self._left_out.tell()
 
     def _headings_of(self, kind: Kind, columns: Sequence[Column]) -> list[Heading | str]:
         headings: list[Heading | str] = ["NAMESPACE"] if self._all and kind.namespaced else []
@@ -90,7 +93,10 @@ class Tables:
         row = [metadata.get("namespace", "")] if self._all and kind.namespaced else []
         if kind.name != "Event":
             row.append(f"{kind.name.lower()}/{metadata['name']}" if self._several else metadata["name"])
-        row += cells.row(columns, document)
+        shown = cells.row(columns, document)
+        if UNKNOWN in shown:
+            self._left_out.look(document)
+        row += shown
         return [*row, labels_text(document)] if self._labels else row
 
 

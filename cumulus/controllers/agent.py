@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cumulus.chronos.lease import Leases, NodeFacts
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Reader, readable
 from cumulus.resources.node import GPUNode
 
 
@@ -56,7 +56,7 @@ class Agents(Mapping[str, NodeAgent]):
     def __getitem__(self, name: str) -> NodeAgent:
         if name in self._here:
             return self._here[name]
-        node = self._reader.get(GPUNode, "", name)
+        node = readable(self._reader, GPUNode, "", name)
         out = node is None or node.spec.ssh is None or self._closed(node)
         address = None if node is None or out else (node.uid, node.spec.ssh)
         with self._lock:

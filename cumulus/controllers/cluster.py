@@ -12,10 +12,10 @@ from typing import Protocol
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Reader, log_damaged
 from cumulus.controllers.reconcile import After, Request, Result
 from cumulus.controllers.writes import write_status
-from cumulus.errors import AlreadyExists, NotOurs
+from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
 from cumulus.resources.fields import check_label_key, check_label_value
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
@@ -132,7 +132,11 @@ class ClusterController:
             self._stay_away(error)
             return After(LOOK_SECONDS)
         for machine in machines.values():
-            node = self._reader.get(GPUNode, "", machine.name)
+            try:
+                node = self._reader.get(GPUNode, "", machine.name)
+            except InvalidObject as error:
+                log_damaged(error)
+                continue
             if node is None and machine.name not in self._here:
                 node = self._create(machine)
             if node is not None and node.deleting:

@@ -139,7 +139,12 @@ class SweepController:
         """End and forget workloads whose job is gone or whose attempt is over."""
         gone = set()
         for observed in backend.list():
-            job = self._job(observed)
+            try:
+                job = self._job(observed)
+            except InvalidObject as error:
+                # It may be meant to run; it is ended where its deletion is asked for, or with its lease.
+                log.error("left alone a workload of a damaged job", workload=observed.name, error=str(error))
+                continue
             if job is not None and not _over(job, observed):
                 if observed.state.finished or job.status.phase is JobPhase.SCHEDULED:
                     self._changed(observed.namespace, observed.job)

@@ -22,8 +22,9 @@ from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.resources.quantity import parse_duration
+from cumulus.store.base import Document, Key, Query, Write, key_of
+from cumulus.store.client import Client, decode
 
 NAME = "job"
 FINALIZER = "cumulus.dev/job"
@@ -47,7 +48,10 @@ class JobController:
         self._recorder = recorder
 
     def reconcile(self, request: Request) -> Result:
-        job = self._reader.get(GPUJob, *request)
+        try:
+            job = self._reader.get(GPUJob, *request)
+        except InvalidObject:
+            return self._delete_damaged(request)
         if job is None:
             return Done()
         if job.deleting:
@@ -210,25 +214,44 @@ class JobController:
         """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
         if FINALIZER not in job.metadata.finalizers:
             return Done()
-        partitions = StoreReader(self._client.store).owned(GPUPartition, job.uid)
         backend = self._backends.get(job_objects.runtime(job))
-        if backend is None and _may_have_run(job, partitions):
+        if backend is None and _may_have_run(job, StoreReader(self._client.store).owned(GPUPartition, job.uid)):
             raise self._no_backend(job)
-        alive = [o for o in backend.list(job.uid) if not o.state.finished] if backend else []
-        for observed in alive:
-            self._backend(job).stop(observed.name, job_objects.last_grace(job))
+        return self._let_go(job.to_json(), [backend] if backend else [], job_objects.last_grace(job))
+
+    def _delete_damaged(self, request: Request) -> Result:
+        """As far as it can be understood: what runs of it has its uid. Raises InvalidObject where its deletion was not
+        asked for: what runs then goes on to the end of its lease."""
+        document = self._client.store.get(Key(GPUJob.KIND, *request))
+        metadata = document["metadata"]
+        if "deletionTimestamp" not in metadata:
+            decode(GPUJob, document)
+        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+            return Done()
+        own = parse_duration(job_objects.GRACE)
+        grace = min(own, metadata.get("deletionGracePeriodSeconds") or own)
+        return self._let_go(document, list(self._backends.values()), grace)
+
+    def _let_go(self, job: Document, backends: Sequence[Backend], grace: float) -> Result:
+        uid = job["metadata"]["uid"]
+        alive = [(backend, o) for backend in backends for o in backend.list(uid) if not o.state.finished]
+        for backend, observed in alive:
+            backend.stop(observed.name, grace)
         if alive:
             return After(job_plan.STOP_POLL)
+        partitions = self._client.store.list(Query(GPUPartition.KIND, owner_uid=uid)).items
         for partition in partitions:
-            if not partition.deleting:
-                self._client.delete(partition)
+            if "deletionTimestamp" not in partition["metadata"]:
+                uid_there = partition["metadata"]["uid"]
+                self._client.store.delete(key_of(partition), uid=uid_there, fence=self._client.fence)
         if partitions:
             return After(DELETE_POLL)
-        if backend is not None:
-            backend.purge(job.uid)
-        left = tuple(finalizer for finalizer in job.metadata.finalizers if finalizer != FINALIZER)
-        freed = job.replace(metadata=job.metadata.model_copy(update={"finalizers": left}))
-        self._client.store.update(freed.to_json(), fence=self._client.fence)
+        for backend in backends:
+            backend.purge(uid)
+        left = [finalizer for finalizer in job["metadata"]["finalizers"] if finalizer != FINALIZER]
+        self._client.store.update(
+            {**job, "metadata": {**job["metadata"], "finalizers": left}}, fence=self._client.fence
+        )
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:

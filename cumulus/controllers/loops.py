@@ -22,6 +22,7 @@ from cumulus.controllers.leader import Term
 from cumulus.controllers.node import NodeController
 from cumulus.controllers.pace import Pace
 from cumulus.controllers.partition import PartitionController
+from cumulus.controllers.reader import readable
 from cumulus.controllers.reconcile import Controller, Request
 from cumulus.controllers.runner import Runner
 from cumulus.controllers.schedule import ScheduleController
@@ -195,7 +196,7 @@ class Loops:
         """What backends found of jobs that are still there becomes events of theirs."""
         for backend in self._backends:
             for found in backend.findings() if isinstance(backend, Finds) else ():
-                job = self.informer.cache.get(GPUJob, found.namespace, found.job)
+                job = readable(self.informer.cache, GPUJob, found.namespace, found.job)
                 if job is not None and job.uid == found.job_uid:
                     self.recorder.record(job, "Warning", found.reason, found.message, component=backend.runtime)
 

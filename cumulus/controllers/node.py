@@ -16,7 +16,7 @@ from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.cluster import free
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.events import Recorder
-from cumulus.controllers.reader import Bound, Reader
+from cumulus.controllers.reader import Bound, Reader, readable
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.controllers.writes import write_status, write_told
@@ -34,7 +34,7 @@ from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Write
-from cumulus.store.client import Client
+from cumulus.store.client import Client, decode
 
 NAME = "node"
 
@@ -95,7 +95,10 @@ class NodeController:
         self._began = clock.monotonic()
 
     def reconcile(self, request: Request) -> Result:
-        node = self._reader.get(GPUNode, "", request.name)
+        try:
+            node = self._reader.get(GPUNode, "", request.name)
+        except InvalidObject:
+            return self._delete_damaged(request.name)
         if node is not None and node.deleting and not self._clustered:
             free(self._client, node)
             return Done()
@@ -189,7 +192,19 @@ class NodeController:
             for device in devices:
                 self._where[device].add(name)
             names = {other for device in devices for other in self._where[device]} - {name}
-        return [node for node in (self._reader.get(GPUNode, "", other) for other in sorted(names)) if node is not None]
+        found = (readable(self._reader, GPUNode, "", other) for other in sorted(names))
+        return [node for node in found if node is not None]
+
+    def _delete_damaged(self, name: str) -> Result:
+        """A machine that is there, of a Swarm or this one, is found anew. Raises InvalidObject where its deletion was
+        not asked for."""
+        document = self._client.store.get(Key(GPUNode.KIND, "", name))
+        if "deletionTimestamp" not in document["metadata"]:
+            decode(GPUNode, document)
+        else:
+            metadata = {**document["metadata"], "finalizers": []}
+            self._client.store.update({**document, "metadata": metadata}, fence=self._client.fence)
+        return Done()
 
     def _create(self, agent: NodeAgent) -> GPUNode:
         node = GPUNode(metadata=ObjectMeta(name=agent.name, labels=dict(agent.labels)))

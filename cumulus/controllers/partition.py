@@ -10,7 +10,7 @@ from cumulus.controllers import partition_plan
 from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.events import EventType, Recorder
 from cumulus.controllers.partition_plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Reader, readable
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import unversioned, write_told
 from cumulus.errors import (
@@ -20,12 +20,13 @@ from cumulus.errors import (
     NodeUnreachable,
     NoSuchDevice,
     NoSuchLease,
+    NotFound,
 )
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
-from cumulus.store.base import Write
+from cumulus.store.base import Key, Write
 from cumulus.store.client import Client, decode
 
 NAME = "partition"
@@ -57,7 +58,10 @@ class PartitionController:
         self._waited_for = waited_for
 
     def reconcile(self, request: Request) -> Result:
-        partition = self._reader.get(GPUPartition, *request)
+        try:
+            partition = self._reader.get(GPUPartition, *request)
+        except InvalidObject:
+            return self._delete_damaged(request)
         if partition is None:
             return Done()
         if partition.status.phase.ended:
@@ -99,6 +103,35 @@ class PartitionController:
             for about in (partition, job):
                 if about is not None:
                     self._recorder.record(about, "Warning", why.reason, why.message, component=NAME)
+
+    def _delete_damaged(self, request: Request) -> Result:
+        """Its lease has its uid. Raises InvalidObject where its deletion was not asked for: the lease then lasts to its
+        end."""
+        document = self._client.store.get(Key(GPUPartition.KIND, *request))
+        metadata = document["metadata"]
+        if "deletionTimestamp" not in metadata:
+            decode(GPUPartition, document)
+        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+            return Done()
+        status = document.get("status")
+        node = status.get("node") if isinstance(status, dict) else None
+        for name in [node] if isinstance(node, str) and node else list(self._agents):
+            agent = self._agents.get(name)
+            if agent is None and self._is_known(name):
+                raise NodeUnreachable(f"this daemon does not look after the node {name}")
+            lease = agent.leases.release(metadata["uid"]) if agent is not None else None
+            if lease is not None and lease.state is not LeaseState.ENDED:
+                return After(partition_plan.ENDING_POLL)
+        left = [finalizer for finalizer in metadata["finalizers"] if finalizer != FINALIZER]
+        self._client.store.update({**document, "metadata": {**metadata, "finalizers": left}}, fence=self._client.fence)
+        return Done()
+
+    def _is_known(self, node: str) -> bool:
+        try:
+            self._client.store.get(Key(GPUNode.KIND, "", node))
+        except NotFound:
+            return False
+        return True
 
     def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None) -> Plan:
         return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
@@ -199,10 +232,11 @@ class PartitionController:
 
 
 def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
-    """The job that owns the partition, as the reader knows it."""
+    """The job that owns the partition, as the reader knows it; None where it is damaged: the lease is then neither
+    given back nor lengthened for its sake."""
     for owner in partition.metadata.owner_references:
         if owner.kind == GPUJob.KIND:
-            job = reader.get(GPUJob, partition.metadata.namespace or "", owner.name)
+            job = readable(reader, GPUJob, partition.metadata.namespace or "", owner.name)
             if job is not None and job.uid == owner.uid:
                 return job
     return None

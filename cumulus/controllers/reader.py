@@ -21,7 +21,7 @@ from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Query, Store
-from cumulus.store.client import decode
+from cumulus.store.client import Client, decode
 
 log = structlog.get_logger("cumulus.controllers")
 
@@ -68,6 +68,19 @@ class Bound(NamedTuple):
     key: Key
     uid: str
     active: bool
+
+
+def readable(reader: Reader, model: type[R], namespace: str, name: str) -> R | None:
+    """`get`, and None where the stored row is damaged, which is logged."""
+    try:
+        return reader.get(model, namespace, name)
+    except InvalidObject as error:
+        log_damaged(error)
+        return None
+
+
+def log_damaged(error: InvalidObject) -> None:
+    log.error("left out a damaged object", error=str(error))
 
 
 @dataclass(slots=True)
@@ -208,7 +221,7 @@ class Cache:
             try:
                 found = self._model(model, name)
             except InvalidObject as error:
-                log.error("left out a damaged object", error=str(error))
+                log_damaged(error)
                 continue
             if found is not None:
                 yield found
@@ -248,10 +261,13 @@ class StoreReader:
             return None
 
     def all(self, model: type[R]) -> list[R]:
-        return [decode(model, item) for item in self._store.list(Query(model.KIND)).items]
+        return self._decoded(model, Query(model.KIND))
 
     def owned(self, model: type[R], uid: str) -> list[R]:
-        return [decode(model, item) for item in self._store.list(Query(model.KIND, owner_uid=uid)).items]
+        return self._decoded(model, Query(model.KIND, owner_uid=uid))
+
+    def _decoded(self, model: type[R], query: Query) -> list[R]:
+        return Client(self._store).list(model, query, damaged=log_damaged)
 
     def on_node(self, node: str) -> list[Bound]:
         return [

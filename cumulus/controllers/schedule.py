@@ -15,7 +15,7 @@ import structlog
 from cumulus.clock import Clock, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.partition_plan import FINALIZER
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Reader, readable
 from cumulus.controllers.reconcile import After, Done, Request, Result
 from cumulus.controllers.writes import unversioned
 from cumulus.errors import Conflict, InvalidObject, NotFound
@@ -119,11 +119,7 @@ class ScheduleController:
 
     def _partition(self, key: Key) -> GPUPartition | None:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
-        try:
-            return self._reader.get(GPUPartition, key.namespace, key.name)
-        except InvalidObject as error:
-            log.error("left out a damaged object", error=str(error))
-            return None
+        return readable(self._reader, GPUPartition, key.namespace, key.name)
 
     def _place(self, snapshot: Snapshot, run: Pass) -> tuple[list[Unplaced], bool]:
         """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others

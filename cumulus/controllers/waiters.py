@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cumulus.controllers.reader import Reader
+from cumulus.controllers.reader import Reader, readable
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.scheduling import fit
@@ -13,10 +13,10 @@ from cumulus.scheduling.snapshot import build
 
 def waited_for(reader: Reader, partition: GPUPartition, now: datetime) -> bool:
     """Whether some pending partition would do with the device that `partition` is on."""
-    node = reader.get(GPUNode, "", partition.status.node)
+    node = readable(reader, GPUNode, "", partition.status.node)
     if node is None:
         return False
-    live = [reader.get(GPUPartition, key.namespace, key.name) for key in reader.live()]
+    live = [readable(reader, GPUPartition, key.namespace, key.name) for key in reader.live()]
     snapshot = build([node], [p for p in live if p is not None and p.status.phase is PartitionPhase.PENDING], now)
     devices = [device for device in snapshot.nodes[0].devices if device.index == partition.status.device]
     demands = {request.demand for gang in snapshot.pending for request in gang.requests}

@@ -33,7 +33,7 @@ def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: Path) -> 
         if decorator.info.mode != "after":
             continue
         try:
-            decorator.func(partial)
+            getattr(decorator.func, "check", decorator.func)(partial)
         except _UnknownError:
             continue
         except ValueError as error:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.alias_generators import to_camel
 
 from cumulus import printable
@@ -34,6 +34,36 @@ class FieldError(ValueError):
     def __init__(self, at: tuple[str | int, ...], message: str) -> None:
         super().__init__(message)
         self.at = at
+
+
+STORED = {"stored": True}
+"""Validation context for what is read from a store: its types must be right, but no rule of writing is applied. A rule
+may be newer than the object, and what could be written yesterday must be read for as long as it is there."""
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def _writing(info: ValidationInfo) -> bool:
+    return info.context is not STORED
+
+
+def on_write(check: Callable[[_T], _T]) -> AfterValidator:
+    """A rule on one field of what is written."""
+    return AfterValidator(lambda value, info: check(value) if _writing(info) else value)
+
+
+def rule(check: Callable[[_M], None]) -> Any:
+    """A rule over several fields of what is written: a method that raises FieldError or ValueError. What code relies on
+    when it reads is no rule, but a plain `model_validator`."""
+
+    def checked(self: _M, info: ValidationInfo) -> _M:
+        if _writing(info):
+            check(self)
+        return self
+
+    checked.check = check  # type: ignore[attr-defined]
+    return model_validator(mode="after")(checked)
 
 
 def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> BeforeValidator:
@@ -199,9 +229,9 @@ def check_secret_name(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(check_text)]
-Argument = Annotated[str, AfterValidator(check_argument)]
-NodePath = Annotated[str, AfterValidator(check_path)]
-AbsolutePath = Annotated[str, AfterValidator(check_absolute_path)]
-SecretName = Annotated[str, AfterValidator(check_secret_name)]
+Text = Annotated[str, on_write(check_text)]
+Argument = Annotated[str, on_write(check_argument)]
+NodePath = Annotated[str, on_write(check_path)]
+AbsolutePath = Annotated[str, on_write(check_absolute_path)]
+SecretName = Annotated[str, on_write(check_secret_name)]
 Name = Annotated[str, BeforeValidator(lambda v: check_name(v) if isinstance(v, str) else v)]

@@ -24,6 +24,7 @@ from cumulus.resources.fields import (
     Size,
     Text,
     Time,
+    rule,
 )
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
@@ -224,28 +225,26 @@ class GPUJobSpec(Model):
             raise ValueError("has neither image nor command; give a command to run as a process, or an image")
         return self
 
-    @model_validator(mode="after")
-    def _only_in_a_container(self) -> Self:
+    @rule
+    def _only_in_a_container(self) -> None:
         if self.image is not None:
-            return self
+            return
         asked = {"runAsUser": self.run_as_user is not None, "shmSize": self.shm_size is not None,
                  "hostNetwork": self.host_network, "ports": bool(self.ports)}  # fmt: skip
         for name, given in asked.items():
             if given:
                 raise FieldError((name,), f"needs an image: {_AS_A_PROCESS[name]}; remove it, or give spec.image")
-        return self
 
-    @model_validator(mode="after")
-    def _shared_memory_once(self) -> Self:
+    @rule
+    def _shared_memory_once(self) -> None:
         if self.shm_size is None:
-            return self
+            return
         for index, mount in enumerate(self.mounts):
             if _plain(mount.target) == "/dev/shm":
                 raise FieldError(("mounts", index, "target"), "mounts at /dev/shm beside shmSize; keep one of them")
-        return self
 
-    @model_validator(mode="after")
-    def _ports_once(self) -> Self:
+    @rule
+    def _ports_once(self) -> None:
         seen: set[int] = set()
         for index, port in enumerate(self.ports):
             if port.host_port in seen:
@@ -256,43 +255,38 @@ class GPUJobSpec(Model):
                     f"is not containerPort {port.container_port}: with hostNetwork nothing leads from one to another"
                 )
                 raise FieldError(("ports", index, "hostPort"), message)
-        return self
 
-    @model_validator(mode="after")
-    def _variables_once(self) -> Self:
+    @rule
+    def _variables_once(self) -> None:
         seen: set[str] = set()
         for index, variable in enumerate(self.env):
             if variable.name in seen:
                 raise FieldError(("env", index, "name"), f"sets {variable.name} a second time; keep one")
             seen.add(variable.name)
-        return self
 
-    @model_validator(mode="after")
-    def _program_named(self) -> Self:
+    @rule
+    def _program_named(self) -> None:
         if self.image is None and self.command and not self.command[0]:
             raise FieldError(("command", 0), "names no program; give one, as in command: [python, train.py]")
-        return self
 
-    @model_validator(mode="after")
-    def _targets_once(self) -> Self:
+    @rule
+    def _targets_once(self) -> None:
         seen: set[str] = set()
         for index, mount in enumerate(self.mounts):
             target = _plain(mount.target)
             if target in seen:
                 raise FieldError(("mounts", index, "target"), f"mounts at {mount.target} a second time; keep one")
             seen.add(target)
-        return self
 
-    @model_validator(mode="after")
-    def _no_read_only_links(self) -> Self:
+    @rule
+    def _no_read_only_links(self) -> None:
         for index, mount in enumerate(self.mounts):
             if self.image is None and mount.read_only is True:
                 message = "cannot hold without an image: a process writes wherever its user may; remove it"
                 raise FieldError(("mounts", index, "readOnly"), message)
-        return self
 
-    @model_validator(mode="after")
-    def _node_paths_stay(self) -> Self:
+    @rule
+    def _node_paths_stay(self) -> None:
         for index, mount in enumerate(self.mounts):
             moved = _plain(mount.target) != _plain(mount.source)
             if self.image is None and mount.target.startswith("/") and moved:
@@ -301,10 +295,9 @@ class GPUJobSpec(Model):
                     "relative to the working directory, or the source itself"
                 )
                 raise FieldError(("mounts", index, "target"), message)
-        return self
 
-    @model_validator(mode="after")
-    def _no_links_in_sources(self) -> Self:
+    @rule
+    def _no_links_in_sources(self) -> None:
         """Without an image a mount is a symbolic link."""
         targets = [_plain(mount.target) for mount in self.mounts]
         for index, target in enumerate(targets):
@@ -312,7 +305,6 @@ class GPUJobSpec(Model):
             if self.image is None and outer is not None and not target.startswith("/"):
                 message = f"lies within the mount at {outer}, and would be a link in its source; choose one beside it"
                 raise FieldError(("mounts", index, "target"), message)
-        return self
 
 
 def _plain(path: str) -> str:

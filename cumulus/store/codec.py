@@ -44,13 +44,21 @@ def encode(document: Document, key: Key) -> bytes:
 
 def check_room(document: Document, key: Key) -> None:
     """Raises InvalidObject where what was given of an object leaves no room for its status."""
-    given = {name: value for name, value in document.items() if name != "status"}
-    size = len(canonical(given, key))
+    size = _size_given(document, key)
     if size > MAX_GIVEN:
         raise InvalidObject(
             f"{key} has {size} bytes of JSON without its status, more than the {MAX_GIVEN} that may be given",
             hint="keep large data in a file or bucket and refer to it; what `apply` notes of a manifest counts too",
         )
+
+
+def has_room(document: Document, key: Key) -> bool:
+    """Whether `check_room` would pass it."""
+    return _size_given(document, key) <= MAX_GIVEN
+
+
+def _size_given(document: Document, key: Key) -> int:
+    return len(canonical({name: value for name, value in document.items() if name != "status"}, key))
 
 
 def canonical(value: Any, key: Key) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Fence, Write
-from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode
+from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
 
 LEASE_KIND = "Lease"
 _OWN = frozenset(
@@ -174,8 +174,8 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
             kind, document = MODIFIED, _with_status(stored, given.get("status"))
         else:
             kind, document = _updated(key, stored, given)
-            if _users(document) != _users(stored):
-                # Not where a controller's mark is all that changes, on an object from before there was this limit.
+            if _users(document) != _users(stored) and has_room(stored, key):
+                # An object from before there was this limit can still be suspended and labelled.
                 check_room(document, key)
     blob = encode(document, key)
     if kind == MODIFIED and blob == encode(stored, key):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.cli.damage import LeftOut
 from cumulus.cli.targets import parse_one
 from cumulus.cli.verbs.why import answer
 from cumulus.clock import FakeClock
@@ -14,7 +15,7 @@ from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, no
 
 def why(store: SqliteStore, *words: str, daemon: bool = True) -> str:
     target = parse_one(words, default="GPUJob")
-    return "\n".join(answer(store, target, "default", FakeClock(NOW), daemon=daemon))
+    return "\n".join(answer(store, target, "default", FakeClock(NOW), daemon=daemon, left_out=LeftOut()))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
+from cumulus.cli import confirm, context, damage, files, nodes, options, targets, terminal
 from cumulus.cli.goals import Deleted, Goal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
@@ -135,7 +135,7 @@ def _named(
 
 def _see_about_nodes(store: Store, keys: Sequence[Key], *, ask: bool) -> None:
     """Before anything is deleted: whether nodes may go with what would be lost with them. Raises Refused."""
-    found = {key.name: nodes.stakes(store, node) for key in keys if key.kind == "GPUNode" for node in _read(store, key)}
+    found = {key.name: _stakes(store, node) for key in keys if key.kind == "GPUNode" for node in _read(store, key)}
     lost = {name: stakes for name, stakes in found.items() if stakes}
     for name, stakes in lost.items():
         terminal.warning(f"gpunode/{name} {', '.join(stakes)}")
@@ -146,6 +146,13 @@ def _see_about_nodes(store: Store, keys: Sequence[Key], *, ask: bool) -> None:
         raise Refused("nobody is there to confirm it, so nothing was deleted", hint=by_name)
     if not confirm.confirmed(f"Delete {'it' if len(lost) == 1 else 'them'} all the same?"):
         raise Refused("nothing was deleted")
+
+
+def _stakes(store: Store, node: Document) -> Sequence[str]:
+    try:
+        return nodes.stakes(store, node)
+    except damage.MALFORMED:
+        return ["is damaged: what would be lost with it cannot be told"]
 
 
 def _read(store: Store, key: Key) -> list[Document]:

@@ -14,7 +14,7 @@ from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, t
 from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.targets import Selection
 from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp, to_the_second
-from cumulus.errors import NotFound
+from cumulus.errors import InvalidObject, NotFound
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
@@ -47,6 +47,7 @@ def describe(
     """
     selection = Selection(None if all_namespaces else namespace, selector)
     code = shown = 0
+    left_out = damage.LeftOut()
     with open_store() as store:
         for target in targets.parse(words or ()):
             try:
@@ -55,12 +56,14 @@ def describe(
                         gate.block(sys.stdout, f"\n{'-' * 40}\n\n")
                     shown += 1
                     try:
-                        Description(store, document, SystemClock(), sys.stdout).write()
-                    except damage.MALFORMED as error:
-                        code = damage.tell(error)
+                        Description(store, document, SystemClock(), sys.stdout, left_out).write()
+                    except (InvalidObject, *damage.MALFORMED) as error:
+                        left_out.blame(error, document)
+                        code = 1
             except NotFound as error:
                 terminal.error(error)
                 code = 1
+        left_out.tell()
         if shown:
             Freshness(store, SystemClock()).look()
     if not shown and code == 0:
@@ -71,12 +74,13 @@ def describe(
 class Description:
     """Writes one object."""
 
-    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO) -> None:
+    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO, left_out: damage.LeftOut) -> None:
         self._store = store
         self._document = document
         self._clock = clock
         self._now = clock.now()
         self._out = out
+        self._left_out = left_out
 
     def write(self) -> None:
         document = self._document
@@ -168,7 +172,7 @@ class Description:
         if kind == "GPUJob" and (held := held_back(self._document, self._clock)):
             lines = [f"it {held}"]
         else:
-            found = waiting(self._store, self._document, self._clock)
+            found = waiting(self._store, self._document, self._clock, self._left_out)
             lines = found.lines() if found is not None else []
         if lines:
             gate.line(self._out, "Waiting:")

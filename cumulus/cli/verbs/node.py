@@ -11,7 +11,7 @@ import typer
 from cumulus import __version__, gate, paths
 from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
 from cumulus.chronos.remote.install import Setup, install
-from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
+from cumulus.cli import completion, confirm, context, damage, nodes, options, terminal, workers
 from cumulus.cli.columns import condition, lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
@@ -23,8 +23,8 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.registry import BY_NAME
-from cumulus.store.base import Query, Store
-from cumulus.store.client import decode
+from cumulus.store.base import Store
+from cumulus.store.client import Client, decode
 
 app = typer.Typer(
     add_completion=False,
@@ -275,14 +275,15 @@ def _checked(check: Callable[[str], str], text: str) -> None:
 def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
     """The address that the node has so far, None where it is new. Raises Refused."""
     known = None
-    for document in store.list(Query("GPUNode")).items:
-        node = decode(GPUNode, document)
+    left_out = damage.LeftOut()
+    for node in Client(store).list(GPUNode, damaged=left_out.add):
         if node.metadata.name == name and node.spec.ssh is None:
             raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")
         if node.metadata.name == name:
             known = node.spec.ssh
         elif node.spec.ssh is not None and (node.spec.ssh.host, node.spec.ssh.port) == (place.host, place.port):
             raise Refused(f"{place.host}, port {place.port} is there already, as the node {node.metadata.name}")
+    left_out.tell()
     return known
 
 

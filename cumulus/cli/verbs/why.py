@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cumulus import paths
-from cumulus.cli import context, options, targets
+from cumulus.cli import context, damage, options, targets
 from cumulus.cli.columns import age, condition, lookup, until
 from cumulus.cli.goals import summary
 from cumulus.cli.targets import Target
@@ -43,29 +43,36 @@ def why(words: options.JobWords, namespace: options.Namespace = "default") -> No
         raise UsageError(f"only jobs and partitions wait, not a {target.kind.name}")
     with context.open_store() as store:
         daemon = context.daemon_pid(paths.home()) is not None
-        for line in answer(store, target, namespace, SystemClock(), daemon=daemon):
+        left_out = damage.LeftOut()
+        for line in answer(store, target, namespace, SystemClock(), daemon=daemon, left_out=left_out):
             print(line)
+        left_out.tell()
 
 
-def answer(store: Store, target: Target, namespace: str, clock: Clock, *, daemon: bool) -> Iterator[str]:
+def answer(
+    store: Store, target: Target, namespace: str, clock: Clock, *, daemon: bool, left_out: damage.LeftOut
+) -> Iterator[str]:
     """The lines of the answer, for a job or partition in whatever state. Raises NotFound."""
     document = targets.one(store, target, namespace)
     title = f"{target}"
     if document["metadata"].get("deletionTimestamp"):
         yield f"{title} is being deleted."
     elif target.kind.name == "GPUJob":
-        yield from _job(store, document, title, clock)
+        yield from _job(store, document, title, clock, left_out)
     else:
-        yield from _partition(store, document, title, clock)
+        yield from _partition(store, document, title, clock, left_out)
     if not daemon and not _over(document):
         yield f"No daemon runs on {paths.home()}: nothing happens until `cumulus serve` is started."
 
 
-def waiting(store: Store, document: Document, clock: Clock) -> Explanation | None:
-    """Why a job or partition that is in the queue, or would come into it, is not placed. None where it is placed."""
+def waiting(store: Store, document: Document, clock: Clock, left_out: damage.LeftOut) -> Explanation | None:
+    """Why a job or partition that is in the queue, or would come into it, is not placed. None where it is placed.
+
+    Raises InvalidObject where it is damaged itself; as the scheduler does, it leaves out others that are.
+    """
     client = Client(store)
-    nodes = client.list(GPUNode)
-    partitions = client.list(GPUPartition)
+    nodes = client.list(GPUNode, damaged=left_out.add)
+    partitions = client.list(GPUPartition, damaged=left_out.add)
     key = key_of(document)
     if key.kind == "GPUJob":
         job = decode(GPUJob, document)
@@ -92,7 +99,7 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
     ]
 
 
-def _job(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
+def _job(store: Store, job: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
     now = clock.now()
     phase = lookup(job, "status.phase") or "Pending"
     if _over(job):
@@ -112,7 +119,7 @@ def _job(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]
         step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
         yield f"{title} has its place{_place(job)}; {step}."
         return
-    yield from _pending(store, job, title, clock)
+    yield from _pending(store, job, title, clock, left_out)
 
 
 def held_back(job: Document, clock: Clock) -> str:
@@ -125,13 +132,13 @@ def held_back(job: Document, clock: Clock) -> str:
     return ""
 
 
-def _pending(store: Store, job: Document, title: str, clock: Clock) -> Iterator[str]:
+def _pending(store: Store, job: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
     if held := held_back(job, clock):
         yield f"{title} {held}"
         if condition(job, "Scheduled").get("reason") != "NameTaken":
             yield from _last_attempt(job)
         return
-    yield from _explained(store, waiting(store, job, clock), title)
+    yield from _explained(store, waiting(store, job, clock, left_out), title)
 
 
 def _due(job: Document, clock: Clock) -> str:
@@ -153,7 +160,7 @@ def _explained(store: Store, found: Explanation | None, title: str) -> Iterator[
     yield from rest
 
 
-def _partition(store: Store, partition: Document, title: str, clock: Clock) -> Iterator[str]:
+def _partition(store: Store, partition: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
     now = clock.now()
     phase = lookup(partition, "status.phase") or "Pending"
     if _over(partition):
@@ -164,7 +171,7 @@ def _partition(store: Store, partition: Document, title: str, clock: Clock) -> I
     elif phase == "Bound":
         yield f"{title} is bound to {lookup(partition, 'status.node')}; its lease is being granted."
     else:
-        yield from _explained(store, waiting(store, partition, clock), title)
+        yield from _explained(store, waiting(store, partition, clock, left_out), title)
 
 
 def _leases(store: Store, job: Document, clock: Clock) -> Iterator[str]:
