@@ -20,6 +20,9 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 """What a document of another shape than its kind's raises where it is taken apart; and so do defects of ours."""
 
 
+_NAMED = 5
+
+
 class LeftOut:
     """Damaged objects that a verb met beside others: those are shown, and one warning names these."""
 
@@ -47,8 +50,9 @@ class LeftOut:
         """Say it once; what is found after that is said by the next call."""
         if self._found:
             first, *others = self._found.values()
-            more = f" ({len(others)} more are not valid: `cumulus doctor` counts them)" if others else ""
-            terminal.warning(f"{first}; {first.hint}{more}")
+            also = "".join(f"; {other}" for other in others[: _NAMED - 1])
+            more = f"; and {len(others) - _NAMED + 1} more" if len(others) >= _NAMED else ""
+            terminal.warning(f"{first}; {first.hint}{also}{more}")
         self._found = {}
 
 
