@@ -35,11 +35,13 @@ _MAGIC = b"SQLite format 3\0"
 def backup(store_dir: Path, file: Path) -> None:
     """Write the store in `store_dir`, which may be in use, to the new file `file`.
 
-    Raises UsageError where `file` is there, StoreUnavailable where there is no store, it is damaged, or the disk
-    of `file` is full; no file is left behind then.
+    Raises UsageError where `file` is there or its directory is not, StoreUnavailable where there is no store, it is
+    damaged, or the disk of `file` is full; no file is left behind then.
     """
     if not (store_dir / schema.FILE).exists():
         raise StoreUnavailable(f"there is no store in {store_dir}", hint="set CUMULUS_HOME to the one to back up")
+    if not file.parent.is_dir():
+        raise UsageError(f"there is no directory {file.parent}", hint="make it, or name a file in another one")
     connections = Connections(store_dir, BUSY_SECONDS)
     with closing(connections), connections.reading() as source, schema.aside(file) as made:
         _copy(source, made)
@@ -61,9 +63,14 @@ def restore(file: Path, store_dir: Path) -> None:
     Raises StoreUnavailable where `file` is not a sound backup, or where a process has the store open. Nothing is
     changed then.
     """
+    hint = "name a file that `cumulus backup` wrote"
     with translated(file):
+        if not file.exists():
+            raise StoreUnavailable(f"there is no {file}", hint=hint)
+        if not file.is_file():
+            raise StoreUnavailable(f"{file} is not a file", hint=hint)
         if not file.stat().st_size:
-            raise StoreUnavailable(f"{file} is empty", hint="name a file that `cumulus backup` wrote")
+            raise StoreUnavailable(f"{file} is empty", hint=hint)
     schema.make_directory(store_dir)
     with closing(schema.connect(file, write=False, busy_seconds=BUSY_SECONDS)) as source:
         with translated(file):

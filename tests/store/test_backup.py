@@ -125,7 +125,7 @@ def test_refusals_of_backup(sqlite: SqliteStore, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="no store"):
         backup(tmp_path / "nowhere", tmp_path / "file")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(UsageError, match=r"there is no directory .*/no/such"):
         backup(tmp_path / "store", tmp_path / "no" / "such" / "file")
 
 
@@ -177,6 +177,8 @@ def test_what_is_no_backup_is_refused_and_changes_nothing(saved: Path, tmp_path:
         with pytest.raises(StoreUnavailable) as caught:
             restore(bad, tmp_path / "store")
         assert "\n" not in str(caught.value)
+        if bad in (empty, tmp_path / "missing", tmp_path):
+            assert caught.value.hint == "name a file that `cumulus backup` wrote"
     assert names(tmp_path / "store") == ["a", "b", "c", "later"]
     assert not (tmp_path / "store" / f"{FILE}.replaced").exists()
 

@@ -322,8 +322,14 @@ class ProcessBackend:
         if not self._has(job_uid):
             return []
         job = self._path(layout.JOBS, job_uid)
-        specs = (layout.read_document(os.path.join(job, entry, layout.SPEC)) for entry in os.listdir(job))
-        return sorted({spec["name"] for spec in specs if spec is not None})
+        names = set()
+        for entry in os.listdir(job):
+            # What the job made there itself must not keep it from being deleted.
+            with contextlib.suppress(ValueError, KeyError):
+                spec = layout.read_document(os.path.join(job, entry, layout.SPEC))
+                if spec is not None:
+                    names.add(str(spec["name"]))
+        return sorted(names)
 
     def _forget(self, name: str) -> None:
         for path in (self._path(layout.RUNS, name), self._path(layout.EVENTS, name)):
@@ -355,9 +361,13 @@ class ProcessBackend:
             _delete(trash)
 
     def _sweep(self) -> None:
-        """Finish purges that were cut short, and forget the oldest."""
+        """Finish purges that were cut short, and forget the oldest. What cannot be deleted (immutable, mounted on) is
+        in no other job's way."""
         for name in os.listdir(self._path(layout.TRASH)):
-            _delete(self._path(layout.TRASH, name))
+            try:
+                _delete(self._path(layout.TRASH, name))
+            except OSError as error:
+                log.warning("files of a deleted job cannot be deleted", path=error.filename, error=error.strerror)
         now = self._clock.now().timestamp()
         if now < self._next_sweep:
             return
@@ -388,7 +398,10 @@ def _delete(directory: str) -> None:
     may be at the same."""
     while os.path.lexists(directory):
         try:
-            shutil.rmtree(directory)
+            if os.path.islink(directory) or not os.path.isdir(directory):
+                os.unlink(directory)
+            else:
+                shutil.rmtree(directory)
         except FileNotFoundError:
             continue
         except PermissionError:

@@ -25,12 +25,16 @@ import errno
 import json
 import math
 import os
+import stat
 from typing import Any, NamedTuple
 
 from cumulus.chronos import cgroup
 
 FORMAT = 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
+
+_MOST = 64 * 2**20
+"""Bytes of a document at most; the largest spec has a few MiB."""
 
 RUNS, JOBS, EVENTS, PURGED, TRASH = "runs", "jobs", "events", "purged", "trash"
 SPEC, LOCK, STARTED, STOP, EXIT, REMOVED = "spec.json", "lock", "started.json", "stop.json", "exit.json", "removed"
@@ -67,12 +71,18 @@ def write_document(path: str, document: dict[str, Any]) -> None:
 
 
 def read_document(path: str) -> dict[str, Any] | None:
-    """The JSON object at `path`, None where there is no file. Raises ValueError where it is no JSON object."""
+    """The JSON object at `path`, None where there is no file. Raises ValueError where it is no JSON object.
+
+    A job can put there what it likes: a pipe that nobody writes to or a link to /dev/zero is no file."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            content = file.read(_MOST + 1)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    if len(content) > _MOST:
+        raise ValueError(f"{path} is larger than {_MOST} bytes")
     document = json.loads(content.decode("utf-8", "surrogateescape"))
     if not isinstance(document, dict):
         raise ValueError(f"{path} holds no JSON object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.backends.base import State
 from cumulus.backends.process import layout, shim
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
 from cumulus.backends.process.inotify import Inotify
@@ -164,6 +166,64 @@ def test_purge_that_was_cut_short_is_finished_by_the_next(bed: ProcessBed, monke
     assert list((bed.root / layout.TRASH).iterdir()) == []
     bed.backend.start(work)
     assert bed.backend.get(work.name) is None
+
+
+def test_files_that_cannot_be_deleted_keep_no_other_job(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job can make a file immutable, or mount something in its directory."""
+    kept, _ = bed.run("true")
+    other, _ = bed.run("true", job="other")
+    delete = shutil.rmtree
+
+    def refused(directory: str) -> None:
+        if os.path.basename(directory) == kept.job_uid:
+            raise PermissionError(errno.EPERM, "Operation not permitted", directory)
+        delete(directory)
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    with pytest.raises(BackendError, match="Operation not permitted"):
+        bed.backend.purge(kept.job_uid)
+    bed.backend.purge(other.job_uid)
+    assert not bed.run_directory(other).exists()
+    # Out of the way it is, and more cannot be done.
+    bed.backend.purge(kept.job_uid)
+    assert bed.backend.get(kept.name) is None
+    assert [path.name for path in (bed.root / layout.TRASH).iterdir()] == [kept.job_uid]
+
+
+def test_a_job_that_makes_its_directory_a_link_deletes_nothing_behind_it(bed: ProcessBed, tmp_path: Path) -> None:
+    (victim := tmp_path / "victim").mkdir()
+    (victim / "file").write_text("kept")
+    work, _ = bed.run("true")
+    job = bed.run_directory(work).parent
+    bed.until(lambda: not bed.found(work).supervisor())
+    job.rename(tmp_path / "moved")
+    job.symlink_to(victim)
+    bed.backend.purge(work.job_uid)
+    assert not job.is_symlink()
+    assert (victim / "file").read_text() == "kept"
+    assert list((bed.root / layout.TRASH).iterdir()) == []
+
+
+def test_what_a_job_puts_beside_its_run_keeps_it_from_nothing(bed: ProcessBed) -> None:
+    script = """
+        cd ../..; echo x > file; mkdir a7-r0 a8-r0 a9-r0
+        mkfifo a7-r0/spec.json; ln -s /dev/zero a8-r0/spec.json; echo '{"x": 1}' > a9-r0/spec.json
+    """
+    work, end = bed.run("sh", "-c", script)
+    assert end.exit_code == 0
+    bed.backend.purge(work.job_uid)
+    assert not bed.run_directory(work).parent.exists()
+
+
+@pytest.mark.parametrize("make", ["mkfifo", "ln -s /dev/zero"])
+def test_a_job_that_replaces_a_record_of_its_run_stops_no_backend(bed: ProcessBed, make: str) -> None:
+    """A pipe that nobody writes to would be waited for, and no other job looked after."""
+    work = bed.work("sh", "-c", f"{make} ../exit.json; : > ready; exec sleep 100")
+    bed.backend.start(work)
+    bed.until(lambda: (bed.run_directory(work) / "work" / "ready").exists())
+    assert bed.seen(work).state is State.RUNNING
+    bed.backend.stop(work.name, 0)
+    assert bed.finish(work).state is State.FAILED
 
 
 def test_a_supervisor_that_comes_while_its_run_is_deleted_runs_nothing(bed: ProcessBed, tmp_path: Path) -> None:
