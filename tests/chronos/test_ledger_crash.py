@@ -251,6 +251,20 @@ def test_a_ledger_of_version_1_is_carried_over(home: Path, clock: FakeClock) -> 
     ledger.close()
 
 
+def test_a_ledger_from_before_leases_had_names_is_carried_over(home: Path, clock: FakeClock) -> None:
+    ledger = open_ledger(home, clock)
+    ledger.grant(request("old"))
+    with ledger.database.write() as tx:
+        tx.execute("ALTER TABLE lease DROP COLUMN name")
+    ledger.close()
+    ledger = open_ledger(home, clock)
+    assert [(x.id, x.state, x.name) for x in ledger.list()] == [("old", LeaseState.ACTIVE, "")]
+    ledger.release("old")
+    ledger.grant(request("new"))
+    assert [x.id for x in ledger.list()] == ["new"]
+    ledger.close()
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_grant_and_a_release_wait_for_the_disk_once_each(home: Path, tmp_path: Path) -> None:
     program = f"""
