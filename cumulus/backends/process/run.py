@@ -63,14 +63,25 @@ class Run:
     def observe(self) -> Observed:
         """Its state by its files."""
         if self._end is None:
-            end = layout.read_document(self._path(layout.EXIT))
+            end = self._recorded_end()
             if end is None:
                 started = layout.read_document(self._path(layout.STARTED))
                 state = State.STARTING if started is None else State.RUNNING
                 return self._observed(state, started_at="" if started is None else started["started_at"])
-            self._end = Observed(**{**end, "state": State(end["state"])})
+            self._end = end
             self.__dict__.pop("spec", None)  # Not needed any more, and there may be thousands of ended runs.
         return self._end
+
+    def _recorded_end(self) -> Observed | None:
+        """What its supervisor recorded at its end. Where the job wrote something else there, its supervisor writes
+        over it when it ends, so that the run can be stopped until then."""
+        try:
+            end = layout.read_document(self._path(layout.EXIT))
+            return None if end is None else Observed(**{**end, "state": State(end["state"])})
+        except (ValueError, KeyError, TypeError):
+            if self.supervisor():
+                return None
+            raise
 
     @property
     def finished(self) -> bool:

@@ -215,7 +215,7 @@ def test_what_a_job_puts_beside_its_run_keeps_it_from_nothing(bed: ProcessBed) -
     assert not bed.run_directory(work).parent.exists()
 
 
-@pytest.mark.parametrize("make", ["mkfifo", "ln -s /dev/zero"])
+@pytest.mark.parametrize("make", ["mkfifo", "ln -s /dev/zero", "echo x >", "echo {} >"])
 def test_a_job_that_replaces_a_record_of_its_run_stops_no_backend(bed: ProcessBed, make: str) -> None:
     """A pipe that nobody writes to would be waited for, and no other job looked after."""
     work = bed.work("sh", "-c", f"{make} ../exit.json; : > ready; exec sleep 100")
