@@ -99,11 +99,7 @@ class FakeLeases:
         with self._lock, self.faults.around("renew", id):
             self._reach()
             held = self._active(id)
-            ends = self._clock.monotonic() + seconds
-            if ends > held.ends:
-                held.ends = ends
-                held.seconds = max(held.seconds, seconds)
-                held.lease = replace(held.lease, expires_at=self._wall(seconds))
+            self._renew(held, seconds)
             return self._read(held)
 
     def release(self, id: str) -> Lease | None:
@@ -214,6 +210,13 @@ class FakeLeases:
         if ends < held.ends:
             held.ends = ends
             held.lease = replace(held.lease, expires_at=self._wall(held.seconds))
+
+    def _renew(self, held: _Held, seconds: float) -> None:
+        ends = self._clock.monotonic() + seconds
+        if ends > held.ends:
+            held.ends = ends
+            held.seconds = max(held.seconds, seconds)
+            held.lease = replace(held.lease, expires_at=self._wall(seconds))
 
     def _active(self, id: str) -> _Held:
         held = self._held.get(id)

@@ -88,6 +88,23 @@ DELETED_BEFORE_START = replace(
 )  # fmt: skip
 """A job is deleted between the look at its partitions and the start, by people whom the informer is late to tell of."""
 
+RENEWED_THEN_HELD = a_schedule(
+    Action(0.0, "partition", "p0", (("duration", 20.0), ("maximum", 60.0), ("memory", "0.5"))),
+    Fault(2.0, "pause", call="chronos.renew", when="after", seconds=25.0),
+    Fault(31.0, "lag", seconds=1.0),
+)
+"""A node renews a lease, and its answer is held up until the lease's old end is past: the new end counts."""
+
+HELD_IN_TURN = a_schedule(
+    Fault(1.692, "late", call="store.write update Lease", seconds=4.1),
+    Fault(4.551, "late", call="store.write update Lease", when="after", seconds=9.0),
+    daemons=2,
+)
+"""One daemon's renewal is late, then the other's: the first is due meanwhile, and can do nothing."""
+
+NOTHING_WRONG = {"renewed-then-held": RENEWED_THEN_HELD, "held-in-turn": HELD_IN_TURN}
+"""Where the simulation itself once went wrong."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),

@@ -71,9 +71,7 @@ class SimLeases(FakeLeases):
         self.clock = clock
         self.name = name
         self._sim = sim
-        self._told: dict[str, float] = {}
-        """By lease: the end that the oracle was told last."""
-        self.faults.hook = self._at_call
+        self.faults.hook = lambda call, subject, when: sim.call(f"chronos.{call}", f"{name} {subject}", when)
 
     def _granted(self, request: LeaseRequest) -> _Held:
         held = super()._granted(request)
@@ -86,17 +84,11 @@ class SimLeases(FakeLeases):
         if held.ends != before:
             self._sim.oracle.began(self, held.lease.id, held.ends - self._sim.started_at)
 
-    def renew(self, id: str, seconds: float) -> Lease:
-        held = self._held.get(id)
-        self._told[id] = held.ends if held is not None else 0.0
-        return super().renew(id, seconds)
-
-    def _at_call(self, call: str, subject: str, when: str) -> None:
-        held = self._held.get(subject) if (call, when) == ("renew", "after") else None
-        if held is not None and held.ends != self._told[subject]:
-            # Before the answer is held up, perhaps: the lease is renewed by now.
-            self._sim.oracle.renewed(self, subject, held.ends - self._sim.started_at)
-        self._sim.call(f"chronos.{call}", f"{self.name} {subject}", when)
+    def _renew(self, held: _Held, seconds: float) -> None:
+        before = held.ends
+        super()._renew(held, seconds)
+        if held.ends != before:
+            self._sim.oracle.renewed(self, held.lease.id, held.ends - self._sim.started_at)
 
     def _end(self, held: _Held, at: float, reason: EndReason) -> None:
         wanted = held.lease.state is LeaseState.ACTIVE and reason is EndReason.RELEASED
@@ -133,14 +125,7 @@ class SimBackend(FakeBackend):
 
     def stop(self, name: str, grace: float) -> None:
         self._reach_run(name)
-        run = self._runs.get(name)
-        before = None if run is None else run._stop
-        try:
-            super().stop(name, grace)
-        finally:
-            self.changed = True
-            if run is not None and before is None and run._stop is not None:
-                self._sim.oracle.stopped(run)
+        super().stop(name, grace)
 
     def remove(self, name: str) -> None:
         self._reach_run(name)
@@ -169,6 +154,13 @@ class SimBackend(FakeBackend):
     def all_alive(self) -> list[_Run]:
         now = self._clock.monotonic()
         return [run for run in self._runs.values() if run.ends() > now]
+
+    def _stop(self, run: _Run, grace: float) -> None:
+        before = run._stop
+        super()._stop(run, grace)
+        self.changed = True
+        if before is None and run._stop is not None:
+            self._sim.oracle.stopped(run)
 
     def _attach(self, run: _Run) -> None:
         super()._attach(run)

@@ -38,6 +38,10 @@ STEPS = 10_000
 REST_SECONDS = 400.0
 """How long after the last fault everything must be at rest: the longest story fits in, a resync or the end of a long
 lease does not, so that neither makes up for a look that was forgotten."""
+IDLE = 50
+"""So often in a row time may move by `TICK` with nobody at work: more, and somebody is due who does nothing."""
+TICK = 0.0005
+"""The least by which time moves."""
 DEPTH = 4
 """How many calls may be held up at once."""
 
@@ -191,13 +195,20 @@ class Simulation:
 
     def _loop(self, end: float, done: Callable[[], bool] | None = None) -> None:
         """Let everyone do what is due, and time pass, until `end` or until it is `done`."""
+        idle = 0
         while True:
             if self._work():
+                idle = 0
                 continue
             now = self.now()
             if now >= end or (done is not None and done()):
                 return
-            self.clock.advance(max(0.0005, min(self._next_moment(), end) - now))
+            step = min(self._next_moment(), end) - now
+            idle = idle + 1 if step <= TICK else 0
+            if idle > IDLE:
+                due = [daemon.name for daemon in self._free() if daemon.next_due() <= now]
+                raise Violation("livelock", f"something is due that nobody does: {due or 'a node or a timer'}")
+            self.clock.advance(max(TICK, step))
             self.backend.tell()
             self.oracle.time_passed()
 

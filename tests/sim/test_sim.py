@@ -13,7 +13,7 @@ import pytest
 
 from tests.sim import report
 from tests.sim.check import check, check_schedule
-from tests.sim.known import FOUND
+from tests.sim.known import FOUND, NOTHING_WRONG
 from tests.sim.mutants import MUTANTS, hunt, named, planted
 from tests.sim.schedule import generate
 from tests.sim.shrink import shrink
@@ -45,6 +45,11 @@ def hold(chunk: int) -> None:
     for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
         violation = check(seed).violation
         assert not violation, f"{violation}; replay it with: python -m tests.sim --replay {seed}"
+
+
+@pytest.mark.parametrize("name", NOTHING_WRONG)
+def test_no_fault_is_seen_where_there_is_none(name: str) -> None:
+    assert not check_schedule(NOTHING_WRONG[name]).violation
 
 
 @pytest.mark.parametrize("bug", FOUND)
