@@ -181,7 +181,7 @@ class FakeBackend:
         with self._lock, self.faults.around("stop", name):
             run = self._settled(name)
             if run is not None:
-                self._stop(run, grace)
+                self._signal(run, grace)
 
     def remove(self, name: str) -> None:
         with self._lock, self.faults.around("remove", name):
@@ -255,7 +255,7 @@ class FakeBackend:
         times += [t for run in runs if now < (t := run.began + run.script.start_seconds) < run.ends()]
         return min(times, default=None)
 
-    def _stop(self, run: _Run, grace: float) -> None:
+    def _signal(self, run: _Run, grace: float) -> None:
         run.signal(self._clock.monotonic(), grace, "Stopped")
 
     def _attach(self, run: _Run) -> None:

@@ -155,9 +155,9 @@ class SimBackend(FakeBackend):
         now = self._clock.monotonic()
         return [run for run in self._runs.values() if run.ends() > now]
 
-    def _stop(self, run: _Run, grace: float) -> None:
+    def _signal(self, run: _Run, grace: float) -> None:
         before = run._stop
-        super()._stop(run, grace)
+        super()._signal(run, grace)
         self.changed = True
         if before is None and run._stop is not None:
             self._sim.oracle.stopped(run)
