@@ -88,6 +88,12 @@ DELETED_BEFORE_START = replace(
 )  # fmt: skip
 """A job is deleted between the look at its partitions and the start, by people whom the informer is late to tell of."""
 
+RELEASED_IN_GRACE = a_schedule(
+    a_job("held", program=Program(seconds=30.0, stop_seconds=7.0), limit=1),
+    Action(5.0, "release", "held"),
+)
+"""A partition is deleted whose workload takes a while to end: it stays until then."""
+
 RENEWED_THEN_HELD = a_schedule(
     Action(0.0, "partition", "p0", (("duration", 20.0), ("maximum", 60.0), ("memory", "0.5"))),
     Fault(2.0, "pause", call="chronos.renew", when="after", seconds=25.0),
@@ -113,5 +119,6 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "no-second-look": (DELETED_BEFORE_START, "started too late"),
     "no-sweep": (ASKED_LATE, "leak"),
     "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
+    "finalizer-too-early": (RELEASED_IN_GRACE, "gone too early"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

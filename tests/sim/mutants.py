@@ -47,7 +47,7 @@ MUTANTS = (
         "status-before-action", "a job is said to run before its workloads are started",
         job.JobController.reconcile, "    if plan.start:\n",
         "    if plan.start:\n"
-        "        early = plan.status.model_copy(update={'phase': 'Running'})\n"
+        "        early = plan.status.model_copy(update={'phase': type(plan.status.phase)('Running')})\n"
         "        job = self._client.update_status(job.replace(status=early))\n",
     ),
     Mutant(
