@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 PATIENCE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
@@ -19,3 +21,11 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def cgroups_of(home: Path) -> list[str]:
+    """Cgroups of the leases of a Chronos that are still there."""
+    if not home.exists():
+        return []
+    mark = f"chronos-{home.stat().st_dev:x}-{home.stat().st_ino:x}-"
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]

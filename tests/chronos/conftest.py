@@ -17,6 +17,7 @@ from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import LEDGER, MARKER
 from cumulus.clock import Clock, FakeClock
+from tests.processes import cgroups_of
 
 GIB = 2**30
 GPUS = [
@@ -57,14 +58,6 @@ def end_monitor(home: Path) -> None:
     if pid:
         os.kill(pid, signal.SIGKILL)
         until(lambda: watchdog.running(home) is None)
-
-
-def cgroups_of(home: Path) -> list[str]:
-    """Cgroups of the home's leases that are still there."""
-    if not home.exists():
-        return []
-    mark = f"chronos-{home.stat().st_dev:x}-{home.stat().st_ino:x}-"
-    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if os.path.basename(path).startswith(mark)]
 
 
 def remove_cgroups(home: Path) -> None:

@@ -21,7 +21,8 @@ from cumulus.chronos.lease import EndReason, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.processes import MARKER
 from cumulus.clock import SystemClock
-from tests.chronos.conftest import cgroups_of, end_monitor, open_ledger, request, until
+from tests.chronos.conftest import end_monitor, open_ledger, request, until
+from tests.processes import cgroups_of
 
 Run = Callable[..., subprocess.Popen[bytes]]
 

@@ -1,4 +1,4 @@
-"""`python -m tests.lab`: a lab for people, see `scripts/lab.sh`.
+"""`python -m tests.lab`: a lab for people, see `scripts/lab.sh`. It ends with who started it.
 
 up [WORKERS]      start it and stay until Ctrl-C        docker NODE ...   the docker client against a node
 cut NODE          take its network away                 heal NODE         give it back
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.lab.lab import end_on_signals, lab
-from tests.lab.node import LabError, run
+from tests.lab.node import LabError, end_with_parent, run
 
 DIRECTORY = Path(os.environ.get("CUMULUS_LAB", "/tmp/cumulus-lab"))
 
@@ -34,6 +33,10 @@ def main(words: list[str]) -> int:
             print(f"export DOCKER_HOST={facts['nodes']['manager']['socket']}")
             print(f"export SSH_KEY_PATH={facts['key']} KNOWN_HOSTS={facts['known_hosts']}")
             return 0
+    except BrokenPipeError:
+        # Who reads is gone. What is left in the buffer must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except (LabError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -42,17 +45,12 @@ def main(words: list[str]) -> int:
 
 
 def _up(workers: int) -> int:
-    if DIRECTORY.exists():
-        raise LabError(f"a lab is up already in {DIRECTORY}; end it, or set CUMULUS_LAB to another directory")
     end_on_signals()
+    end_with_parent(int(os.environ.get("CUMULUS_LAB_PARENT") or os.getppid()))
     with lab(workers, DIRECTORY) as made:
         print(made.manager.docker("node", "ls"))
         print("The lab is up; Ctrl-C ends it. In another terminal: scripts/lab.sh help", flush=True)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("ending the lab", file=sys.stderr)
-    return 0
+        made.guard()
 
 
 def _facts() -> Any:

@@ -20,9 +20,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from tests.lab import certificates
+from tests.lab import certificates, claim
 from tests.lab.node import LabError, Node, die_with_parent, run, until, write_facts
+from tests.lab.sweep import sweep
 
 NEEDED = {
     "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",
@@ -55,10 +57,12 @@ class Lab:
             raise LabError(why)
         os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cumulus-lab-"))
-        self.directory.mkdir(exist_ok=True)
+        self._lock = claim.take(self.directory)
         # An interface has at most 15 letters.
         self.tag = f"lab{os.getpid():x}{next(_numbers)}"
         self._sweeper = self._start_sweeper()
+        self.shared.mkdir()
+        self.shared.chmod(0o1777)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         self._install_chronos()
         self._subnet, self._claim = _free_subnet()
@@ -84,6 +88,11 @@ class Lab:
     def host(self) -> str:
         """This machine's address, as the nodes reach it."""
         return f"{self._subnet}.1"
+
+    @property
+    def shared(self) -> Path:
+        """What is /mnt on every node: storage that all of them see."""
+        return self.directory / "shared"
 
     @property
     def known_hosts(self) -> Path:
@@ -150,7 +159,16 @@ class Lab:
         assert self._sweeper.stdin is not None
         self._sweeper.stdin.close()
         self._sweeper.wait(60)
+        if self.directory.exists():
+            sweep(self.directory)  # The sweeper was killed.
         self._claim.close()
+        os.close(self._lock)
+
+    def guard(self) -> NoReturn:
+        """Stay, and see that there is a sweeper."""
+        while True:
+            self._sweeper.wait()
+            self._sweeper = self._start_sweeper()
 
     def _node(self, name: str, number: int) -> Node:
         address = f"{self._subnet}.{10 + number}"
@@ -174,7 +192,7 @@ class Lab:
         """A process that outlives this one and removes what the kernel does not."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.lab.sweep", str(self.directory)], stdin=subprocess.PIPE,
-            start_new_session=True, cwd=Path(__file__).resolve().parents[2],
+            start_new_session=True, cwd=Path(__file__).resolve().parents[2], pass_fds=[self._lock],
         )  # fmt: skip
 
     def _start_switch(self) -> subprocess.Popen[bytes]:
@@ -198,7 +216,8 @@ class Lab:
         write_facts(
             self.directory / "lab.json",
             {
-                "switch": self._switch.pid, "key": str(self.key), "known_hosts": str(self.known_hosts),
+                "owner": os.getpid(), "switch": self._switch.pid,
+                "key": str(self.key), "known_hosts": str(self.known_hosts),
                 "nodes": {name: node.facts() for name, node in self.nodes.items()},
             },
         )  # fmt: skip
@@ -216,9 +235,17 @@ def lab(workers: int = 2, directory: Path | None = None) -> Iterator[Lab]:
 
 
 def end_on_signals() -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does, so that `finally` runs."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    """SIGTERM, SIGHUP and Ctrl-C end the program once, so that `finally` runs, and runs to its end."""
+    # In the background of a script SIGINT is ignored.
+    ending = [n for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+
+    def end(number: int, frame: object) -> None:
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in ending:
+        signal.signal(number, end)
 
 
 def _free_subnet() -> tuple[str, socket.socket]:

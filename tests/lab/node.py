@@ -53,6 +53,13 @@ def die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def end_with_parent(parent: int) -> None:
+    """SIGTERM for this process when its parent ends, however that ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Node:
     """`name` is its host name, `address` its IPv4 address; `switch` is the process in whose network the bridge is."""
 
@@ -224,7 +231,7 @@ class Node:
         self.inside(
             "sh", "-ec",
             f"hostname {self.name}; mount -t tmpfs tmpfs /run; mkdir -p /run/sshd /run/lock /var/lib/chronos;"
-            f"mount --bind {self.chronos_home} /var/lib/chronos;"
+            f"mount --bind {self.chronos_home} /var/lib/chronos; mount --bind {self.directory.parent}/shared /mnt;"
             f"mount --bind {boot} /proc/sys/kernel/random/boot_id;"
             f"ip addr add {self.address}/24 dev eth0; ip link set eth0 up; ip link set lo up",
         )  # fmt: skip
@@ -254,7 +261,9 @@ class Node:
 def remove_traces(directory: Path, cgroups: Sequence[str]) -> None:
     """What stays when all processes are gone: cgroups and files."""
     for name in cgroups:
-        for root in Path("/sys/fs/cgroup").glob(f"*/{name}") if name else ():
+        # In each hierarchy of version 1, and in that of version 2, beside them or alone.
+        top = Path("/sys/fs/cgroup")
+        for root in (top / name, *top.glob(f"*/{name}")) if name else ():
             for below in sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True):
                 with contextlib.suppress(OSError):
                     below.rmdir()

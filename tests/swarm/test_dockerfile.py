@@ -188,7 +188,7 @@ def test_the_examples_run_in_it_on_a_swarm(engine: Builder, swarm: Lab, control:
     engine.docker("save", f"--output={archive}", IMAGE, timeout=300)
     swarm.nodes["worker1"].docker("load", f"--input={archive}", timeout=300)
     archive.unlink()
-    forget_checkpoint()
+    forget_checkpoint(swarm)
     try:
         for name in ("container", "checkpoint"):
             [example] = yaml.safe_load_all((ROOT / "manifests" / "swarm" / f"{name}.yaml").read_text())
@@ -202,4 +202,4 @@ def test_the_examples_run_in_it_on_a_swarm(engine: Builder, swarm: Lab, control:
         assert len(reasons) > 1
         assert "goes on from /shared/cumulus-example-checkpoint" in control.ok("logs", "checkpoint")
     finally:
-        forget_checkpoint()
+        forget_checkpoint(swarm)

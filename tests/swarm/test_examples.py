@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "manifests" / "swarm").glob("*.yaml"))
-KEPT = Path("/tmp/cumulus-example-checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +30,8 @@ def image(swarm: Lab) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_checkpoint() -> Iterator[None]:
-    forget_checkpoint()
-    yield
-    forget_checkpoint()
+def _no_checkpoint(swarm: Lab) -> None:
+    forget_checkpoint(swarm)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -61,5 +58,6 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in EXAMPLES} == {"container", "gang", "checkpoint"}
 
 
-def forget_checkpoint() -> None:
-    subprocess.run(["rm", "-rf", str(KEPT), f"{KEPT}.new", f"{KEPT}.old"], check=True)
+def forget_checkpoint(lab: Lab) -> None:
+    for kept in lab.shared.glob("cumulus-example-checkpoint*"):
+        shutil.rmtree(kept)
