@@ -106,8 +106,8 @@ class JobLogs:
                     said = self._engine.task_log(run.id, since)
                     logs.check(said)
                 except EngineUnavailable as error:
-                    # The manager waits for the node, as long as we wait for the manager.
-                    trouble, said = BackendError(f"the log of {member.name} did not come in time ({error})"), None
+                    # A manager waits for a node that is away, as long as we wait for the manager.
+                    trouble, said = BackendError(f"no log came from {member.name} through the manager: {error}"), None
                 except BackendError as error:
                     trouble, said = error, None
             engine = self._node_engine(record.start["node"])
