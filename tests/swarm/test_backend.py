@@ -182,6 +182,16 @@ def test_a_drained_node_gives_the_run_back(bed: SwarmBed, monkeypatch: pytest.Mo
     assert (end.reason, "no suitable node" in end.message) == ("Lost", True)
 
 
+def test_a_run_that_a_drain_ended_says_so(bed: SwarmBed) -> None:
+    work = started(bed, bed.work(*LONG))
+    bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
+    try:
+        end = bed.finish(work)
+    finally:
+        bed.lab.manager.docker("node", "update", "--availability", "active", "worker1")
+    assert (end.reason, "drained" in end.message) == ("Lost", True)
+
+
 def test_a_start_that_was_cut_short_is_not_made_twice(bed: SwarmBed) -> None:
     """A daemon that died between the creation and its record."""
     work = started(bed, bed.work(*LONG))
