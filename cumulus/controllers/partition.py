@@ -64,6 +64,9 @@ class PartitionController:
             return self._delete_damaged(request)
         if partition is None:
             return Done()
+        if partition.status.phase is PartitionPhase.BOUND:
+            # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
+            partition = self._fresh(partition)
         if partition.status.phase.ended:
             return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
         job = owning_job(self._reader, partition)
@@ -71,13 +74,6 @@ class PartitionController:
         if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
             plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
             return self._apply(partition, plan)
-        if partition.status.phase is PartitionPhase.BOUND:
-            # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
-            fresh = self._fresh(partition)
-            if fresh.status.phase is not PartitionPhase.BOUND:
-                return Done()
-            if fresh is not partition:
-                partition, releasing = fresh, partition_plan.releasing(fresh, owning_job(self._reader, fresh))
         started = partition_plan.to_begin(partition, job)
         try:
             answer = self._ask(partition, releasing, started)

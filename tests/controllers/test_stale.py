@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.backends.fake import Script
+from cumulus.chronos.lease import LeaseState
 from cumulus.controllers.job import JobController
 from cumulus.controllers.loops import Loops
 from cumulus.controllers.reconcile import Request
@@ -70,6 +71,19 @@ def test_no_lease_is_asked_for_a_partition_that_was_deleted_meanwhile() -> None:
     world.client.delete(world.partition("share"))
     reconcile(loops, "partition", Request("default", "share"))
     assert not world.leases["node-1"].list(ended=True)
+
+
+def test_a_lease_is_ended_also_where_its_grant_is_not_seen_yet() -> None:
+    """The look that follows a grant may come before the cache shows it, and be the last one that comes by itself."""
+    world = World()
+    world.apply(a_partition())
+    loops = until_seen(world, Daemon(world), PartitionPhase.BOUND, "share")
+    reconcile(loops, "partition", Request("default", "share"))
+    assert world.partition("share").status.phase is PartitionPhase.ACTIVE
+    world.client.delete(world.partition("share"))
+    reconcile(loops, "partition", Request("default", "share"))
+    [lease] = world.leases["node-1"].list(ended=True)
+    assert lease.state is not LeaseState.ACTIVE
 
 
 def test_no_lease_is_asked_for_a_partition_that_is_gone() -> None:

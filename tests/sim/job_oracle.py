@@ -23,6 +23,10 @@ class JobOracle:
         self.suspended: dict[str, float] = {}
         """uid -> when it was last told, or had just been told, not to run."""
 
+    def is_suspended(self, uid: str) -> bool:
+        """Whether people want it not to run, as it is stored now."""
+        return bool(self._docs["GPUJob", uid]["spec"].get("suspend"))
+
     def runs(self, uid: str, attempt: int) -> list[_Run]:
         """The workloads that the attempt truly had."""
         return [run for run in self._sim.backend.by_job.get(uid, ()) if run.workload.attempt == attempt]

@@ -14,9 +14,9 @@ def a_job(name: str, at: float = 0.0, *, program: Program | None = None, **field
     return Action(at, "create", name, tuple(sorted(given.items())), program or Program())
 
 
-def a_schedule(*parts: Action | Fault, daemons: int = 1, seed: int = 0) -> Schedule:
+def a_schedule(*parts: Action | Fault, daemons: int = 1, nodes: int = 1, seed: int = 0) -> Schedule:
     return Schedule(
-        seed=seed, nodes=1, devices=1, daemons=daemons, sluggish=0.0, skews=(0.0,) * (daemons + 1),
+        seed=seed, nodes=nodes, devices=1, daemons=daemons, sluggish=0.0, skews=(0.0,) * (daemons + nodes),
         actions=tuple(part for part in parts if isinstance(part, Action)),
         faults=tuple(part for part in parts if isinstance(part, Fault)),
     )  # fmt: skip
@@ -108,7 +108,20 @@ HELD_IN_TURN = a_schedule(
 )
 """One daemon's renewal is late, then the other's: the first is due meanwhile, and can do nothing."""
 
-NOTHING_WRONG = {"renewed-then-held": RENEWED_THEN_HELD, "held-in-turn": HELD_IN_TURN}
+SUSPENDED_BEFORE_START = a_schedule(
+    a_job("j0", 14.647, backoff="3s", limit=1, memory="0.6", replicas=3, priority=5,
+          program=Program(seconds=0.5, start_seconds=1.0)),
+    Action(25.456, "change", "j0", (("suspend", True),), None),
+    Fault(14.647, "pause", call="backend.start", skip=1, seconds=15.0),
+    nodes=3,
+)  # fmt: skip
+"""A held-up daemon starts the rest of a gang that people suspended meanwhile: its end is wanted."""
+
+NOTHING_WRONG = {
+    "renewed-then-held": RENEWED_THEN_HELD,
+    "held-in-turn": HELD_IN_TURN,
+    "suspended-before-start": SUSPENDED_BEFORE_START,
+}
 """Where the simulation itself once went wrong."""
 
 FOUND: dict[str, tuple[Schedule, str]] = {

@@ -124,6 +124,8 @@ class Oracle:
         sim.note(f"{run_name(run)} is asked to end")
         if run.ends() < sim.clock.monotonic() or self._interrupted() or not self._is_live(work.job_uid, work.attempt):
             return
+        if self._jobs.is_suspended(work.job_uid):
+            return
         asked = self._jobs.suspended.get(work.job_uid, -1.0)
         gang = self._parts[work.job_uid, str(work.attempt)]
         others = [r for r in self._jobs.runs(work.job_uid, work.attempt) if r is not run]
