@@ -27,7 +27,7 @@ from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.place import Binding, Pass
 from cumulus.scheduling.reasons import Explainer, NodeReason
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
-from cumulus.store.base import Documents, Write
+from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
 
 log = structlog.get_logger("cumulus.controllers")
@@ -75,6 +75,8 @@ class ScheduleController:
         self._claims: dict[Key, tuple[int, Claim]] = {}
         self._assembler = Assembler()
         self._written = 0
+        self._unanswered = False
+        """Whether the answer to a write was lost: it may have been done, at a revision that is not known."""
         self._explain_from = 0
         self._not_before = 0.0
 
@@ -87,6 +89,9 @@ class ScheduleController:
         began = self._clock.monotonic()
         if began < self._not_before:
             return After(self._not_before - began)
+        if self._unanswered:
+            self._written = self._client.store.list(Query(GPUPartition.KIND, limit=1)).revision
+            self._unanswered = False
         if self._reader.revision < self._written:
             return After(VISIBLE_WITHIN)
         self._refresh()
@@ -165,7 +170,7 @@ class ScheduleController:
                 return False
             writes += self._binding(binding, partition)
         try:
-            self._wrote(self._client.store.transact(writes, fence=self._client.fence))
+            self._write(writes)
         except (Conflict, NotFound) as error:
             log.debug("stale", loop=NAME, gangs=len(gangs), error=str(error))
             return False
@@ -217,13 +222,20 @@ class ScheduleController:
         if not writes:
             return
         try:
-            self._wrote(self._client.store.transact(writes, fence=self._client.fence))
+            self._write(writes)
         except (Conflict, NotFound, InvalidObject) as error:
             log.debug("stale", loop=NAME, error=str(error))
 
-    def _wrote(self, documents: Documents) -> None:
-        revisions = [int(document["metadata"]["resourceVersion"]) for document in documents]
-        self._written = max(self._written, *revisions)
+    def _write(self, writes: Sequence[Write]) -> None:
+        """Write, and note at which revision: no pass decides on a view from before that."""
+        self._unanswered = True
+        try:
+            documents = self._client.store.transact(writes, fence=self._client.fence)
+        except (Conflict, NotFound, InvalidObject):
+            self._unanswered = False
+            raise
+        self._unanswered = False
+        self._written = max(self._written, *(int(found["metadata"]["resourceVersion"]) for found in documents))
 
 
 def summary(reasons: Sequence[NodeReason]) -> str:

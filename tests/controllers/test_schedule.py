@@ -12,13 +12,14 @@ from cumulus.controllers.partition_plan import FINALIZER
 from cumulus.controllers.reader import StoreReader
 from cumulus.controllers.reconcile import After, Done
 from cumulus.controllers.schedule import QUEUE, ScheduleController, summary
-from cumulus.errors import Conflict
+from cumulus.errors import Conflict, StoreUnavailable
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.reasons import NodeReason
+from cumulus.store.base import Query
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from tests.controllers.objects import a_partition
@@ -101,6 +102,26 @@ def test_a_gang_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) ->
     bench.clock.advance(5)
     bench.schedule()
     assert set(bench.phases().values()) == {"Bound"}
+
+
+def test_no_pass_decides_on_a_view_from_before_a_write_whose_answer_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.want("p", memory="1.0")
+    bench.reader.at = bench.store.list(Query(GPUPartition.KIND)).revision
+    transact = bench.store.transact
+
+    def lost(writes: object, **options: object) -> object:
+        transact(writes, **options)  # type: ignore[arg-type]
+        raise StoreUnavailable("the answer was lost")
+
+    monkeypatch.setattr(bench.store, "transact", lost)
+    with pytest.raises(StoreUnavailable):
+        bench.schedule()
+    monkeypatch.setattr(bench.store, "transact", transact)
+    assert bench.phases() == {"p": "Bound"}
+    assert bench.schedule() == After(schedule.VISIBLE_WITHIN), "it waits for its view to show what it may have done"
+    bench.reader.at = None
+    assert bench.schedule() == Done()
 
 
 def test_one_stale_gang_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
