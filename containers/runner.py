@@ -49,19 +49,26 @@ class Run:
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
+        self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        """Signals that came before there was a child to have them."""
         self._stopped = False
         self._forwarded: set[int] = set()
 
     def run(self) -> int:
         began = time.monotonic()
+        # Before the start: a signal that came in between would end this process, and leave the command alone.
+        for number in FORWARDED:
+            signal.signal(number, lambda number, frame: self._heard(number))
         try:
             # A group of its own: a signal sent to all of the container's processes reaches it once, through here.
             child = subprocess.Popen(self._command, process_group=0)
         except OSError as error:
             say(f"{self._command[0]} cannot be run: {error.strerror}")
             return 126 if isinstance(error, PermissionError) else 127
-        for number in FORWARDED:
-            signal.signal(number, lambda number, frame: self._forward(child, number))
+        self._child = child
+        for number in self._early:
+            self._forward(child, number)
         say(f"attempt {os.environ.get('CUMULUS_ATTEMPT', '1')} has begun{lease()}")
         status = self._wait(child, began)
         code = status if status >= 0 else 128 - status
@@ -77,6 +84,12 @@ class Run:
                 return child.wait(heartbeat or None)
             except subprocess.TimeoutExpired:
                 say(f"has run for {time.monotonic() - began:.0f}s{lease()}")
+
+    def _heard(self, number: int) -> None:
+        if self._child is None:
+            self._early.append(number)
+        else:
+            self._forward(self._child, number)
 
     def _forward(self, child: subprocess.Popen[bytes], number: int) -> None:
         """Once: the init process and the node's monitor may both send it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,28 @@ def test_the_state_is_kept_at_the_stop_signal_and_found_again(tmp_path: Path) ->
     assert (status, "kept its state" in errors) == (143, True)
     (state / "step").unlink()
     assert ended(start("cat", f"{state}/step", **places))[1] == "41\n"
+
+
+def test_a_signal_that_comes_while_the_command_is_being_started_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("runner", RUNNER)
+    assert spec is not None
+    assert spec.loader is not None
+    runner = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(runner)
+    made = subprocess.Popen
+
+    def signalled(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = made(*args, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    before = {number: signal.getsignal(number) for number in runner.FORWARDED}
+    monkeypatch.setattr(runner.subprocess, "Popen", signalled)
+    try:
+        assert runner.Run(["sleep", "60"]).run() == 128 + signal.SIGTERM
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_an_attempt_that_was_not_stopped_keeps_nothing(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Bring images to the nodes without a registry.",
+    help="Bring images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
 )
 AT_ONCE = 4
 """Nodes that are sent to at once."""
