@@ -22,7 +22,7 @@ from tests.swarm.bed import IMAGE
 from tests.swarm.control import Control, job
 from tests.swarm.image import busybox
 
-ROUNDS = 7
+ROUNDS = 15
 MANY = 100
 IDLE_SECONDS = 30.0
 RUNNING = "from apply to container running"
