@@ -80,7 +80,7 @@ def _one(made: Lab, control: Control) -> Iterator[Result]:
         made.manager.docker("service", "rm", f"bare-{number}")
     peer = {"unit": "s", "peer_name": "docker service create"}
     yield at_most(
-        RUNNING, statistics.median(ours), statistics.median(bare), 1.15, **peer,
+        RUNNING, statistics.median(ours), statistics.median(bare), 1.10, **peer,
         note="ours finds the node and leases the share there over SSH first",
     )  # fmt: skip
     yield reported(STORED, statistics.median(stored), statistics.median(bare), **peer)
