@@ -18,18 +18,18 @@ from benchmarks.harness import LeftOut, Result, at_least, at_most, in_rounds, un
 from cumulus import log
 from cumulus.apply.apply import apply
 from cumulus.backends.base import Backend
-from cumulus.backends.fake import FakeBackend, Script
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
-from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.manager import Manager
+from cumulus.machinery.manager import Manager
 from cumulus.manifest import Manifest, load_text
+from cumulus.nodes.agent import NodeAgent
 from cumulus.secrets import SecretStore
 from cumulus.store.base import Store
 from cumulus.store.sqlite import SqliteStore
+from cumulus.testing.backend import FakeBackend, Script
+from cumulus.testing.leases import FakeLeases, fake_device
 
 COUNT = 10_000
 FEW = 200

@@ -13,8 +13,8 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.claim import Demand, Filter
+from cumulus.scheduling.cycle import place
 from cumulus.scheduling.explain import explain
-from cumulus.scheduling.place import place
 from cumulus.scheduling.snapshot import Device, Gang, Hold, Node, Request, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

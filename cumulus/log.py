@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 import structlog
 
-from cumulus import gate, printable
 from cumulus.errors import UsageError
+from cumulus.lib import printable, safe_output
 
 FORMATS = ("auto", "json", "console")
 LEVELS = ("debug", "info", "warning", "error")
@@ -48,7 +48,7 @@ def configure(*, format: str = "auto", level: str = "info", stream: TextIO | Non
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # Its colours are its own, and what it tells of was made harmless.
-        logger_factory=structlog.PrintLoggerFactory(gate.raw(out)),
+        logger_factory=structlog.PrintLoggerFactory(safe_output.raw(out)),
         cache_logger_on_first_use=False,
     )
 
@@ -75,7 +75,7 @@ def _clean(key: str, value: Any) -> Any:
 
 
 def _readable(out: TextIO) -> list[Any]:
-    return [_printable, structlog.dev.ConsoleRenderer(colors=gate.colours(out), exception_formatter=_traceback)]
+    return [_printable, structlog.dev.ConsoleRenderer(colors=safe_output.colours(out), exception_formatter=_traceback)]
 
 
 def _printable(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cumulus import locks
 from cumulus.chronos.enforce import amd
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import CumulusError, LedgerUnavailable, StoreUnavailable
+from cumulus.lib import locks
 from cumulus.store.backup import restore
 from cumulus.store.schema import FILE
 from cumulus.store.sqlite import SqliteStore

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.suggest import nearest
+from cumulus.lib.suggest import nearest
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,7 @@ _PARTS = (
     "cumulus/__init__.py",
     "cumulus/errors.py",
     "cumulus/clock.py",
-    "cumulus/descriptors.py",
-    "cumulus/gate.py",
-    "cumulus/locks.py",
-    "cumulus/printable.py",
-    "cumulus/table.py",
+    "cumulus/lib/*.py",
     "cumulus/resources/__init__.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",
@@ -59,7 +55,7 @@ chronos_cli = cumulus.chronos.cli:main
 
 def build() -> bytes:
     """The wheel's bytes (PEP 427)."""
-    found = sorted(path for part in _PARTS for path in _ROOT.glob(part) if path.name != "fake.py")
+    found = sorted(path for part in _PARTS for path in _ROOT.glob(part))
     contents = {str(path.relative_to(_ROOT)): path.read_bytes() for path in found}
     for name, text in (("METADATA", _METADATA), ("WHEEL", _WHEEL), ("entry_points.txt", _ENTRY_POINTS)):
         contents[f"{_INFO}/{name}"] = text.encode()

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
-from cumulus import descriptors, gate
-from cumulus.chronos import ask, environment, names, render
+from cumulus.chronos import environment, lease_args, names, render
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger, boot_id
-from cumulus.chronos.processes import Snapshot
 from cumulus.clock import SystemClock, timestamp, to_the_second
 from cumulus.errors import CumulusError, NoSuchLease, UsageError
+from cumulus.lib import descriptors, safe_output
+from cumulus.lib.processes import Snapshot
 from cumulus.resources.quantity import (
     format_bytes,
     format_duration,
@@ -32,7 +32,7 @@ from cumulus.resources.quantity import (
 )
 
 if TYPE_CHECKING:
-    from cumulus.chronos.use import NodeUse
+    from cumulus.chronos.usage import NodeUse
 
 _EXAMPLES = """\
 examples:
@@ -55,7 +55,7 @@ _WHICH = "the partition: its id, its name, or the beginning of one; with --json 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     descriptors.ensure()
-    with gate.guarded():
+    with safe_output.guarded():
         return _main(arguments)
 
 
@@ -80,8 +80,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
     """What `create` with these options asks of `ledger`."""
-    device = ask.choose(ledger.devices(), options.device)
-    return ask.request(
+    device = lease_args.choose(ledger.devices(), options.device)
+    return lease_args.request(
         device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
         id=options.id, owner=options.owner, start_within=options.start_within, name=options.name or "",
     )  # fmt: skip
@@ -108,17 +108,17 @@ def _stats(options: argparse.Namespace) -> int:
 def _metrics(options: argparse.Namespace) -> int:
     from cumulus.chronos import metrics
 
-    gate.block(sys.stdout, metrics.exposition(*_measured(_ledger(options))))
+    safe_output.block(sys.stdout, metrics.exposition(*_measured(_ledger(options))))
     return 0
 
 
 def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUse]:
     """The devices with what of them is leased, by how many leases; and what is used."""
-    from cumulus.chronos import use
+    from cumulus.chronos import usage
 
     leases = ledger.list()
     rows = [(d, ledger.usage(d.index), sum(x.device_id == d.id for x in leases)) for d in _some_devices(ledger)]
-    return rows, use.measure(ledger.database, [device for device, _, _ in rows], leases)
+    return rows, usage.measure(ledger.database, [device for device, _, _ in rows], leases)
 
 
 def _devices(options: argparse.Namespace) -> int:
@@ -149,7 +149,7 @@ def _create(options: argparse.Namespace) -> int:
     elif options.quiet:
         print(lease.id)
     else:
-        name = ask.choose(ledger.devices(), lease.device_id).name
+        name = lease_args.choose(ledger.devices(), lease.device_id).name
         print(f"partition {lease.id}")
         print(f"  {_share(lease)} of device {lease.device} ({name}) for {format_duration(lease.expires_in)}")
         print(f"  run a program in it with: chronos_cli exec {lease.id} -- COMMAND")
@@ -235,7 +235,7 @@ def _exec(options: argparse.Namespace) -> int:
     lease = ledger.get(names.meant(ledger, options.partition))
     if lease is None:
         raise _unknown(options.partition)
-    device = ask.choose(ledger.devices(), lease.device_id)
+    device = lease_args.choose(ledger.devices(), lease.device_id)
     # Before this process belongs to the lease: what the enforcement starts for the node is not to end with it.
     prepared = enforce.environment(lease, device, ledger.home) if lease.state is LeaseState.ACTIVE else {}
     ledger.attach(lease.id, os.getpid(), lease.token)
@@ -307,7 +307,7 @@ def _attach_marked(ledger: Ledger, lease: Lease) -> None:
 def _some_devices(ledger: Ledger) -> Sequence[Device]:
     devices = ledger.devices()
     if not devices:
-        raise ask.none_offered()
+        raise lease_args.none_offered()
     return devices
 
 
@@ -356,7 +356,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see: {self.prog} --help)\n")
 
     def print_help(self, file: Any = None) -> None:
-        gate.block(file or sys.stdout, self.format_help())
+        safe_output.block(file or sys.stdout, self.format_help())
 
 
 def _value(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -450,7 +450,7 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--grace",
         type=_checked(parse_duration),
-        default=ask.GRACE,
+        default=lease_args.GRACE,
         help="between SIGTERM and SIGKILL when it ends (default 10s)",
     )
     create.add_argument("-q", "--quiet", action="store_true", help="print the partition id alone")

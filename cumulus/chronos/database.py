@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cumulus import locks
-from cumulus.chronos import claim
-from cumulus.chronos.changes import Changes
-from cumulus.chronos.processes import LEDGER
+from cumulus.chronos import monitor_claim
+from cumulus.chronos.change_counter import Changes
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
+from cumulus.lib import locks
+from cumulus.lib.processes import LEDGER
 
 VERSION = 2
 SYSTEM_HOME = Path("/var/lib/chronos")
@@ -181,7 +181,7 @@ class Database:
         self.path = home / LEDGER
         self._forks = _forks
         self._pinned = False
-        self._identity: claim.FileIdentity | None = None
+        self._identity: monitor_claim.FileIdentity | None = None
         self.generation = 0
         """Grows each time a file is opened: what was learned of an earlier one does not hold any more."""
         self._connection: sqlite3.Connection | None = None
@@ -208,9 +208,9 @@ class Database:
     @property
     def replaced(self) -> bool:
         """Whether the file that is open is not at its path any more."""
-        return self._connection is not None and self._identity != claim.identity(self.path)
+        return self._connection is not None and self._identity != monitor_claim.identity(self.path)
 
-    def pin(self) -> claim.FileIdentity:
+    def pin(self) -> monitor_claim.FileIdentity:
         """Go on with the file that is open, whatever becomes of its name: what it knows is not lost then."""
         self.check()
         self._pinned = True
@@ -298,7 +298,7 @@ class Database:
             return self._connection
 
     def _connect(self) -> None:
-        pid = claim.of_another_ledger(self.home)
+        pid = monitor_claim.of_another_ledger(self.home)
         if pid is not None:
             raise LedgerReplaced(
                 f"the ledger in {self.home} was removed, moved or replaced, and its monitor, process {pid}, still ends"
@@ -330,7 +330,7 @@ class Database:
                     self._changes = Changes(self.home)
                 except OSError as error:
                     raise self._unusable(error) from error
-                self._identity = claim.identity(self.path)
+                self._identity = monitor_claim.identity(self.path)
                 self._connection = connection
                 self.generation += 1
             finally:

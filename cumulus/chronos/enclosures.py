@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from cumulus.chronos import cgroup, processes, records
+from cumulus.chronos import cgroup, records
 from cumulus.chronos.database import Database
 from cumulus.chronos.members import Membership
-from cumulus.chronos.processes import Identity, Proc
+from cumulus.lib import processes
+from cumulus.lib.processes import Identity, Proc
 
 
 class _Kept(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.lease import Device, Lease
-from cumulus.chronos.processes import MARKER
+from cumulus.lib.processes import MARKER
 
 _VENDORS = Path("/etc/OpenCL/vendors")
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus import printable
-from cumulus.chronos import cgroup, processes, records, watchdog
+from cumulus.chronos import cgroup, records, watchdog
 from cumulus.chronos.database import Database, default_home
 from cumulus.chronos.device import discover
 from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
@@ -32,6 +31,7 @@ from cumulus.errors import (
     StaleToken,
     UsageError,
 )
+from cumulus.lib import printable, processes
 from cumulus.resources.quantity import format_bytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")

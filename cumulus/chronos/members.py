@@ -17,8 +17,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cumulus.chronos import cgroup, processes, records
-from cumulus.chronos.processes import Identity, Snapshot
+from cumulus.chronos import cgroup, records
+from cumulus.lib import processes
+from cumulus.lib.processes import Identity, Snapshot
 
 
 @dataclass(frozen=True)

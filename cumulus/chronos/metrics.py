@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Usage
-from cumulus.chronos.use import LeaseUse, NodeUse
+from cumulus.chronos.usage import LeaseUse, NodeUse
 
 _Labels = dict[str, str]
 _Sample = tuple[_Labels, float | None]

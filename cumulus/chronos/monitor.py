@@ -17,19 +17,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus import printable
-from cumulus.chronos import audit, cgroup, enforce, records, slots, strays, watchdog
+from cumulus.chronos import audit, cgroup, enforce, late_containers, records, slots, watchdog
 from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.database import Database
 from cumulus.chronos.enclosures import Enclosures
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.chronos.processes import Identity, Snapshot, is_alive, send
 from cumulus.chronos.records import Moment
 from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
 from cumulus.errors import ChronosError
+from cumulus.lib import printable
+from cumulus.lib.processes import Identity, Snapshot, is_alive, send
 
 __all__ = ["Monitor", "ensure_running"]
 
@@ -329,8 +329,8 @@ class Monitor:
 
     def _end_strays(self) -> None:
         with self._database.read() as db:
-            ended = records.recently_ended(db, self._clock.monotonic() - strays.SECONDS)
-        late = strays.end(ended, Snapshot(home=self._database.home)) if ended else ()
+            ended = records.recently_ended(db, self._clock.monotonic() - late_containers.SECONDS)
+        late = late_containers.end(ended, Snapshot(home=self._database.home)) if ended else ()
         if late:
             self._say(f"ended {len(late)} processes of containers that started after their lease was over")
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from cumulus import gate
-from cumulus.chronos import ask, environment, records
+from cumulus.chronos import environment, lease_args, records
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import NoSuchLease
+from cumulus.lib import safe_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Partition:
 
     def renew(self, duration: float | str) -> None:
         """Let it end `duration` from now, if that is later than it would. Raises `NoSuchLease` where it has ended."""
-        self._partitioner.ledger.renew(self.partition_id, ask.seconds(duration))
+        self._partitioner.ledger.renew(self.partition_id, lease_args.seconds(duration))
 
     def release(self) -> None:
         """Give the share back now; this process goes on. Asking again is harmless."""
@@ -121,7 +121,7 @@ class Partitioner:
         user: str | None = None,
         *,
         compute: float | str | None = None,
-        grace: float | str = ask.GRACE,
+        grace: float | str = lease_args.GRACE,
         enforce: bool = True,
     ) -> Partition:
         """Lease a share of `device` for this process.
@@ -141,7 +141,7 @@ class Partitioner:
         self, device: int = 0, memory: float | str = 1.0, duration: float | str = 3600, user: str | None = None
     ) -> str:
         """A lease tied to no process: its partition id, to hand to others, who release it or let it expire."""
-        return self._grant(device, memory, duration, user, None, ask.GRACE)[0].id
+        return self._grant(device, memory, duration, user, None, lease_args.GRACE)[0].id
 
     def release(self, partition_id: str) -> bool:
         """End a lease and the processes attached to it. False where there is none of that id."""
@@ -193,7 +193,7 @@ class Partitioner:
 
     def available(self, device: int = 0) -> float:
         """The fraction of the device's memory that is free. Raises `NoSuchDevice`."""
-        found = ask.choose(self.ledger.devices(), device)
+        found = lease_args.choose(self.ledger.devices(), device)
         return 1 - self.ledger.usage(found.index).memory_bytes / found.memory_bytes
 
     def get_available(self, device: int) -> float:
@@ -203,7 +203,9 @@ class Partitioner:
     def show_stats(self) -> None:
         """Print the devices and what is free of them."""
         for row in self.stats():
-            gate.line(sys.stdout, f"{row.index}: {row.name}: {row.available:.0%} of {row.memory_bytes} bytes free")
+            safe_output.line(
+                sys.stdout, f"{row.index}: {row.name}: {row.available:.0%} of {row.memory_bytes} bytes free"
+            )
 
     def _grant(
         self,
@@ -214,6 +216,6 @@ class Partitioner:
         compute: float | str | None,
         grace: float | str,
     ) -> tuple[Lease, Device]:
-        found = ask.choose(self.ledger.devices(), device)
-        asked = ask.request(found, memory, duration, compute=compute, grace=grace, user=user)
+        found = lease_args.choose(self.ledger.devices(), device)
+        asked = lease_args.request(found, memory, duration, compute=compute, grace=grace, user=user)
         return self.ledger.grant(asked), found

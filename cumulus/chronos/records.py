@@ -14,7 +14,7 @@ from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from cumulus.chronos import sizes
+from cumulus.chronos import device_sizes
 from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Enforcement
@@ -168,7 +168,7 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndRea
         (LeaseState.ENDED, reason, ended_at, lease.id),
     )
     _audit(tx, str(reason), lease, ended_at)
-    sizes.lease_ended(tx, lease.device_id)
+    device_sizes.lease_ended(tx, lease.device_id)
     return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
 
 
@@ -210,7 +210,7 @@ def holders(db: sqlite3.Connection) -> list[tuple[str, int, int]]:
 
 def devices(db: sqlite3.Connection) -> list[Device]:
     """The devices present, by index."""
-    waiting = sizes.pending(db)
+    waiting = device_sizes.pending(db)
     return [_device(row, waiting) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
 
 
@@ -226,7 +226,7 @@ def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
 def find_device(db: sqlite3.Connection, id: str) -> Device | None:
     """The device of a lease, present or not."""
     row = db.execute(f"{_DEVICE} WHERE id = ?", (id,)).fetchone()
-    return None if row is None else _device(row, sizes.pending(db))
+    return None if row is None else _device(row, device_sizes.pending(db))
 
 
 def enforcement_age(db: sqlite3.Connection, now: Moment) -> float:
@@ -300,11 +300,13 @@ def record_sizes(tx: sqlite3.Connection, found: Sequence[Device], now: Moment) -
     """Take over the sizes alone, of the devices that are known."""
     remember_sizes(tx, now)
     known = {id: (type, size) for id, type, size in tx.execute("SELECT id, type, memory_bytes FROM device")}
-    waiting = sizes.pending(tx)
+    waiting = device_sizes.pending(tx)
     for device in found:
         if device.id in known:
             type, size = known[device.id]
-            sizes.follow(tx, device.id, sizes.settled(type, waiting.get(device.id, size), device.memory_bytes))
+            device_sizes.follow(
+                tx, device.id, device_sizes.settled(type, waiting.get(device.id, size), device.memory_bytes)
+            )
 
 
 def remember_sizes(tx: sqlite3.Connection, now: Moment) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
 from cumulus.errors import CumulusError
+from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
-from cumulus.table import Heading, Table
 
 if TYPE_CHECKING:
     from cumulus.chronos.nvml import Use
-    from cumulus.chronos.use import LeaseUse
+    from cumulus.chronos.usage import LeaseUse
 
 PROTOCOL = 1
 

@@ -13,14 +13,14 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus import gate, locks
-from cumulus.chronos import cgroup, claim, processes, records, watchdog
-from cumulus.chronos.claim import FileIdentity
+from cumulus.chronos import cgroup, monitor_claim, records, watchdog
 from cumulus.chronos.database import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
+from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import CumulusError, LedgerUnavailable
+from cumulus.lib import locks, processes, safe_output
 
 IDLE = 30.0
 """Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""
@@ -49,7 +49,7 @@ class Service:
         self._idle = idle
         ledger = self._ledger.database.pin()
         take = _take_over if take_over else _take_lock
-        self._lock = take(home / claim.LOCK, ledger)
+        self._lock = take(home / monitor_claim.LOCK, ledger)
         self._claim = _claimed(home, self._clock)
         self._poke = _open_fifo(home / "monitor.poke")
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -102,7 +102,7 @@ class Service:
     def _wait(self, seconds: float) -> None:
         readable, _, _ = select.select([self._poke, self._wake], [], [], seconds)
         if self._claim is not None:
-            claim.answer(self._claim)
+            monitor_claim.answer(self._claim)
         for fd in readable:
             try:
                 os.read(fd, 65536)
@@ -137,7 +137,7 @@ def run(home: Path, idle: float | None, *, take_over: bool = False) -> int:
     try:
         Service(home, idle, take_over=take_over).run()
     except (AlreadyRunning, LedgerUnavailable, OSError) as error:
-        gate.line(sys.stderr, f"chronos monitor: {error}")
+        safe_output.line(sys.stderr, f"chronos monitor: {error}")
         return 1
     return 0
 
@@ -168,7 +168,7 @@ def _run_detached(home: Path, idle: float) -> int:
 def _claimed(home: Path, clock: SystemClock) -> socket.socket | None:
     """Another monitor that ends has its claim for a moment longer than its lock."""
     deadline = clock.monotonic() + _LOCK_PATIENCE
-    while (made := claim.claim(home)) is None and clock.monotonic() < deadline:
+    while (made := monitor_claim.claim(home)) is None and clock.monotonic() < deadline:
         clock.sleep(0.01)
     if made is None:
         say(f"{timestamp(clock.now())} another process says that it serves {home}: were it removed, nobody would know")

@@ -16,12 +16,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus import locks
-from cumulus.chronos import processes
-from cumulus.chronos.claim import FileIdentity
 from cumulus.chronos.database import private
-from cumulus.chronos.processes import MARKER, Identity
+from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib import locks, processes
+from cumulus.lib.processes import MARKER, Identity
 
 POLL = 1.0
 """Seconds after which the monitor looks at the ledger even if nobody poked it."""

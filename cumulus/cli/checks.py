@@ -16,12 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cumulus import locks, paths
-from cumulus.cli import context, damage
+from cumulus import paths
+from cumulus.cli import context
 from cumulus.cli.columns import age, condition
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import BackendError, CumulusError, NotFound
+from cumulus.lib import locks
 from cumulus.resources.quantity import format_bytes
+from cumulus.service import diagnose
 
 if TYPE_CHECKING:
     from cumulus.chronos.lease import Device
@@ -77,7 +79,7 @@ def store() -> Iterator[Finding]:
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
         revision = opened.revision()
-        wrong = list(damage.damaged(opened))
+        wrong = list(diagnose.damaged(opened))
     finally:
         opened.close()
     try:
@@ -119,7 +121,7 @@ RENEWED_SECONDS = 20.0
 
 def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
     """Who leads, by the Lease's document, and whether it does the work. `pid` is that of a daemon that runs here."""
-    from cumulus.controllers.holder import pid_here
+    from cumulus.machinery.holder import pid_here
 
     spec = lease.get("spec") or {}
     holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
@@ -203,7 +205,7 @@ def devices() -> Iterator[Finding]:
 
 def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]:
     """Where a device has another size than the ledger counts on. `found` is what drivers say, `known` the ledger."""
-    from cumulus.chronos.sizes import settled
+    from cumulus.chronos.device_sizes import settled
 
     said = {device.id: device.memory_bytes for device in found}
     for each in known:

@@ -28,13 +28,13 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.rundir.log import KEPT, Kept
 from cumulus.errors import UsageError
+from cumulus.lib.suggest import nearest
 from cumulus.manifest.yaml_nodes import Node, parse
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
 from cumulus.resources.key import API_VERSION
 from cumulus.resources.quantity import format_bytes, parse_bytes
-from cumulus.suggest import nearest
 
 _log = structlog.get_logger("cumulus.serve")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.backends.process import layout
+from cumulus.backends.rundir import layout
 from cumulus.cli import terminal
 from cumulus.resources.key import Document
 

@@ -28,7 +28,7 @@ from cumulus.cli.jsonpath_syntax import (
 from cumulus.errors import UsageError
 
 if TYPE_CHECKING:
-    from cumulus.resources.place import Place
+    from cumulus.resources.field_path import Place
     from cumulus.resources.registry import Kind
 
 MAX_STEPS = 1_000_000
@@ -59,7 +59,7 @@ class Path:
 
     def check(self, kinds: Sequence[Kind]) -> None:
         """Raises UsageError where none of `kinds` has the fields on the way, with what was probably meant."""
-        from cumulus.resources.place import Place
+        from cumulus.resources.field_path import Place
 
         problems: list[UsageError] = []
         for kind in kinds:

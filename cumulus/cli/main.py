@@ -16,10 +16,11 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cumulus import __version__, descriptors, gate
+from cumulus import __version__
 from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
-from cumulus.suggest import nearest
+from cumulus.lib import descriptors, safe_output
+from cumulus.lib.suggest import nearest
 
 
 class Verb(NamedTuple):
@@ -78,7 +79,7 @@ BROKEN_PIPE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     descriptors.ensure()
-    with gate.guarded():
+    with safe_output.guarded():
         return _main(arguments)
 
 
@@ -103,9 +104,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         terminal.error(error)
         return 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        from cumulus.cli import damage
+        from cumulus.service import diagnose
 
-        return damage.tell(error)
+        return diagnose.tell(error)
 
 
 def _drop_output() -> None:
@@ -117,7 +118,7 @@ def _run(arguments: list[str]) -> int:
     group = _with_help_in_lines(typer.main.get_command(_app()))
     if COMPLETE in os.environ:
         # A shell reads it, and breaks it into lines.
-        sys.stdout = gate.raw(sys.stdout)
+        sys.stdout = safe_output.raw(sys.stdout)
         group.main(arguments, prog_name="cumulus", complete_var=COMPLETE)
     try:
         with group.make_context("cumulus", arguments) as context:
@@ -202,7 +203,7 @@ def _with_help_in_lines(command: Any) -> Any:
 
 
 def _help(get: Callable[[Any], str], context: Any) -> NoReturn:
-    gate.block(sys.stdout, get(context) + "\n")
+    safe_output.block(sys.stdout, get(context) + "\n")
     raise typer.Exit(0)
 
 

@@ -21,7 +21,7 @@ def leases(number: int) -> str:
 
 def stakes(store: Store, node: Document) -> Sequence[str]:
     """What cannot be had back by discovery: `was added by hand`, `holds 2 leases, …`."""
-    from cumulus.controllers.cluster import FINALIZER
+    from cumulus.controllers.swarm.controller import FINALIZER
 
     found = []
     if FINALIZER in (node["metadata"].get("finalizers") or ()):

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from cumulus import gate, printable
-from cumulus.cli import damage
 from cumulus.cli.columns import NOTHING, UNKNOWN, Cells
 from cumulus.errors import UsageError
+from cumulus.lib import printable, safe_output
+from cumulus.lib.table import Heading, Table
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
-from cumulus.table import Heading, Table
+from cumulus.service import diagnose
 
 if TYPE_CHECKING:
     from cumulus.cli.jsonpath import Path, Template
@@ -67,7 +67,7 @@ class Tables:
         self._heading = heading
         self._several = several
         self._tables: dict[str, Table] = {}
-        self._left_out = damage.LeftOut()
+        self._left_out = diagnose.LeftOut()
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
         if not documents:
@@ -75,7 +75,7 @@ class Tables:
         columns = [c for c in kind.columns if self._wide or not c.wide]
         if kind.name not in self._tables:
             if self._tables:
-                gate.line(self._out)
+                safe_output.line(self._out)
             self._tables[kind.name] = Table(self._headings_of(kind, columns), self._out, heading=self._heading)
         cells = self._cells()
         self._tables[kind.name].write([self._row(kind, columns, d, cells) for d in documents])
@@ -113,7 +113,7 @@ class Names:
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
         for document in documents:
-            gate.line(self._out, f"{kind.qualified}/{document['metadata']['name']}")
+            safe_output.line(self._out, f"{kind.qualified}/{document['metadata']['name']}")
         self._out.flush()
 
 
@@ -190,14 +190,14 @@ class Documents:
         if self._template is not None:
             text = self._template.render(value)
             if self._out.isatty():
-                gate.block(self._out, text)
+                safe_output.block(self._out, text)
             else:
                 # A program asked for these values.
-                gate.raw(self._out).write(text)
+                safe_output.raw(self._out).write(text)
         elif self._form == "yaml":
-            gate.block(self._out, ("---\n" if self._stream else "") + to_yaml(value) + "\n")
+            safe_output.block(self._out, ("---\n" if self._stream else "") + to_yaml(value) + "\n")
         else:
-            gate.block(self._out, to_json(value) + "\n")
+            safe_output.block(self._out, to_json(value) + "\n")
         self._out.flush()
 
 

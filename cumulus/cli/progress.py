@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cumulus import gate, printable
+from cumulus.lib import printable, safe_output
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -29,13 +29,13 @@ class Progress:
             return
         self._last = text
         if not sys.stderr.isatty():
-            gate.line(sys.stderr, text)
+            safe_output.line(sys.stderr, text)
             sys.stderr.flush()
         elif self._status is None:
             from rich.console import Console
             from rich.text import Text
 
-            self._status = Console(file=gate.raw(sys.stderr)).status(Text(text))
+            self._status = Console(file=safe_output.raw(sys.stderr)).status(Text(text))
             self._status.start()
         else:
             from rich.text import Text

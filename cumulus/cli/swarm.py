@@ -15,13 +15,13 @@ from typing import NoReturn
 
 from cumulus import log, paths
 from cumulus.backends.base import LeaseRef
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.rundir.log import KEPT, Kept
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
 from cumulus.chronos.lease import LeaseState, Prepares
-from cumulus.controllers.agent import NodeAgent
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotFound, UsageError
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER

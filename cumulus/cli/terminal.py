@@ -1,15 +1,15 @@
 """The ways of speaking to the person at the terminal.
 
 Results go to stdout; everything else (errors, notes, progress) to stderr, so that pipes carry results alone. All of it
-goes through `cumulus.gate`.
+goes through `cumulus.lib.safe_output`.
 """
 
 from __future__ import annotations
 
 import sys
 
-from cumulus import gate
 from cumulus.errors import CumulusError
+from cumulus.lib import safe_output
 
 
 def error(problem: CumulusError | str) -> None:
@@ -22,13 +22,13 @@ def error(problem: CumulusError | str) -> None:
         note(line)
     if problems:
         text = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was changed"
-    gate.line(sys.stderr, ("error:", gate.RED), f" {text}")
+    safe_output.line(sys.stderr, ("error:", safe_output.RED), f" {text}")
 
 
 def note(text: str) -> None:
     """One line on stderr that is no failure."""
-    gate.line(sys.stderr, text)
+    safe_output.line(sys.stderr, text)
 
 
 def warning(text: str) -> None:
-    gate.line(sys.stderr, ("warning:", gate.YELLOW), f" {text}")
+    safe_output.line(sys.stderr, ("warning:", safe_output.YELLOW), f" {text}")

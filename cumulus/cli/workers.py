@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.chronos.remote import Address, KnownHosts, Link, RemoteLeases, carry
-from cumulus.controllers.agent import Connect, NodeAgent
+from cumulus.nodes import carry
+from cumulus.nodes.address import Address
+from cumulus.nodes.agent import Connect, NodeAgent
+from cumulus.nodes.host_keys import KnownHosts
+from cumulus.nodes.leases import RemoteLeases
+from cumulus.nodes.link import Link
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import SecretStore
 

@@ -11,25 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cumulus.backends.base import Backend, Finds
 from cumulus.clock import Clock
-from cumulus.controllers import gc, schedule, ttl
-from cumulus.controllers.agent import Agents, NodeAgent
-from cumulus.controllers.cluster import CLUSTER, RUNTIME, Cluster, ClusterController, runs_containers
-from cumulus.controllers.events import Recorder
-from cumulus.controllers.gc import CollectController, SweepController
-from cumulus.controllers.informer import Change, Informer
-from cumulus.controllers.job import JobController
-from cumulus.controllers.leader import Term
-from cumulus.controllers.node import NodeController
-from cumulus.controllers.pace import Pace
-from cumulus.controllers.partition import PartitionController
-from cumulus.controllers.reader import readable
-from cumulus.controllers.reconcile import Controller, Request
-from cumulus.controllers.runner import Runner
-from cumulus.controllers.schedule import ScheduleController
-from cumulus.controllers.ttl import TidyController, TtlController
-from cumulus.controllers.waiters import waited_for
-from cumulus.controllers.workqueue import WorkQueue
+from cumulus.controllers.binding import controller as schedule
+from cumulus.controllers.binding.controller import ScheduleController
+from cumulus.controllers.gc import controller as gc
+from cumulus.controllers.gc.controller import CollectController, SweepController
+from cumulus.controllers.job.controller import JobController
+from cumulus.controllers.node.controller import NodeController
+from cumulus.controllers.partition.contention import waited_for
+from cumulus.controllers.partition.controller import PartitionController
+from cumulus.controllers.swarm.controller import CLUSTER, RUNTIME, Cluster, ClusterController, runs_containers
+from cumulus.controllers.ttl import controller as ttl
+from cumulus.controllers.ttl.controller import TidyController, TtlController
 from cumulus.errors import BackendError, NotOurs
+from cumulus.machinery.cache import readable
+from cumulus.machinery.informer import Change, Informer
+from cumulus.machinery.leader import Term
+from cumulus.machinery.pace import Pace
+from cumulus.machinery.reconcile import Controller, Request
+from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.runner import Runner
+from cumulus.machinery.workqueue import WorkQueue
+from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document, Key
 from cumulus.resources.lease import Lease

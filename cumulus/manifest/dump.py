@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from cumulus import printable
+from cumulus.lib import printable
 from cumulus.manifest.yaml_nodes import resolve
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import Path
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry
 from cumulus.resources.fields import FieldError
 from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import Field
-from cumulus.suggest import nearest
 
 
 def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) -> tuple[str, Path]:

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator
 
 from cumulus.errors import UsageError
+from cumulus.resources.field_path import instead
 from cumulus.resources.key import API_VERSION
-from cumulus.resources.place import instead
 from cumulus.resources.registry import Kind, find_kind
 from cumulus.resources.schema import Field, root
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cumulus.errors import UsageError
-from cumulus.suggest import nearest
+from cumulus.lib.suggest import nearest
 
 if TYPE_CHECKING:
     from cumulus.resources.meta import Resource
@@ -18,7 +18,7 @@ class Column:
     """A table column: the dotted path of its value in the object's JSON, and how it is shown.
 
     `form`: text, age (a timestamp as the time since), until (a timestamp as the time left), bytes, or a
-    name that the command line knows how to compute. `fit` and `yields`: see `cumulus.table.Heading`.
+    name that the command line knows how to compute. `fit` and `yields`: see `cumulus.lib.table.Heading`.
     """
 
     title: str

@@ -15,8 +15,8 @@ from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes, format_duration
 from cumulus.scheduling.assign import assign
 from cumulus.scheduling.board import Board
+from cumulus.scheduling.cycle import Binding, Pass, Refusal, Reservation, microseconds
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.place import Binding, Pass, Refusal, Reservation, microseconds
 from cumulus.scheduling.reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.shape import uniform_shape
 from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot, holder_name

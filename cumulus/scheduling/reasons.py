@@ -9,8 +9,8 @@ from cumulus.scheduling import fit
 from cumulus.scheduling.assign import uniform
 from cumulus.scheduling.board import Board, Offer, Slot
 from cumulus.scheduling.claim import Demand
+from cumulus.scheduling.cycle import microseconds
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.place import microseconds
 from cumulus.scheduling.snapshot import Gang, Node, Snapshot
 
 # Of several devices' reasons a node shows the one that came closest to fitting, of the largest device.

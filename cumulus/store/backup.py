@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from cumulus import locks
 from cumulus.errors import StoreUnavailable, UsageError
+from cumulus.lib import locks
 from cumulus.store import schema, tables
 from cumulus.store.connections import Connections
-from cumulus.store.trouble import translated
+from cumulus.store.sqlite_errors import translated
 
 REVISION_GAP = 1_000_000_000
 """How far a restore moves the revision on: etcd's advice, years of writes at any speed a store has."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cumulus import locks
 from cumulus.errors import StoreReplaced, StoreUnavailable
+from cumulus.lib import locks
 from cumulus.store import schema
-from cumulus.store.trouble import read_only, translated
-from cumulus.store.turnstile import Turnstile
+from cumulus.store.sqlite_errors import read_only, translated
+from cumulus.store.writer_lock import Turnstile
 
 _IDLE_READERS = 8
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
 from cumulus.store.rules import new_uid
-from cumulus.store.trouble import RESTORE, translated
+from cumulus.store.sqlite_errors import RESTORE, translated
 
 FILE = "cumulus.db"
 RESTORING = "restoring"

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cumulus.errors import UsageError
+from cumulus.lib.suggest import nearest
 from cumulus.resources.key import Document
 from cumulus.resources.registry import BY_NAME, Kind
-from cumulus.suggest import nearest
 
 if TYPE_CHECKING:
-    from cumulus.resources.place import Place
+    from cumulus.resources.field_path import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ def _checked(kind: Kind, names: tuple[str, ...], value: str) -> tuple[str, ...]:
     """The path as objects have it: a key of a map is one name, with its dots. Raises UsageError for a field that the
     kind does not have, and for a value that the field never has."""
     # Only where it is needed: the schema takes longer to make than most lists to read.
-    from cumulus.resources.place import Place
+    from cumulus.resources.field_path import Place
 
     place = Place.start(kind)
     for index, name in enumerate(names):

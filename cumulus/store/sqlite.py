@@ -23,7 +23,7 @@ from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
 from cumulus.store.notify import Notifier, Signal
 from cumulus.store.single import SingleWrites
-from cumulus.store.trouble import DiskFull
+from cumulus.store.sqlite_errors import DiskFull
 from cumulus.store.watch import Hub, Slice
 
 Jobs = list[Job]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.backends.base import Workload
-from cumulus.backends.fake import FakeBackend, Script
 from cumulus.clock import FakeClock
+from cumulus.testing.backend import FakeBackend, Script
 from tests.backends.conformance import BackendConformance, Bed, Behaviour
 
 

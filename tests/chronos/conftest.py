@@ -15,8 +15,8 @@ import pytest
 from cumulus.chronos import cgroup, watchdog
 from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.processes import LEDGER, MARKER
 from cumulus.clock import Clock, FakeClock
+from cumulus.lib.processes import LEDGER, MARKER
 from tests.processes import cgroups_of
 
 GIB = 2**30

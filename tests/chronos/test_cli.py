@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from cumulus import printable
 from cumulus.chronos import cli, ledger, watchdog
 from cumulus.chronos.lease import LeaseState
-from cumulus.chronos.processes import MARKER
+from cumulus.lib import printable
+from cumulus.lib.processes import MARKER
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]

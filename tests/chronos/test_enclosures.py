@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup, processes
+from cumulus.chronos import cgroup
 from cumulus.chronos.enclosures import Enclosures
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.chronos.processes import Identity, Snapshot
+from cumulus.lib import processes
+from cumulus.lib.processes import Identity, Snapshot
 from tests.chronos.conftest import request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]

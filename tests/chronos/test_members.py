@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from cumulus.chronos import cgroup, processes
+from cumulus.chronos import cgroup
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.chronos.processes import MARKER, Identity, Snapshot
+from cumulus.lib import processes
+from cumulus.lib.processes import MARKER, Identity, Snapshot
 from tests.chronos.conftest import request
 
 Run = Callable[..., subprocess.Popen[bytes]]

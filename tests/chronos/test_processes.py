@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cumulus.chronos import processes
-from cumulus.chronos.processes import MARKER, Identity, Snapshot
+from cumulus.lib import processes
+from cumulus.lib.processes import MARKER, Identity, Snapshot
 from tests.chronos.conftest import until
 
 Run = Callable[..., subprocess.Popen[bytes]]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import claim, watchdog
+from cumulus.chronos import monitor_claim, watchdog
 from cumulus.chronos.lease import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerReplaced, LedgerUnavailable
@@ -154,11 +154,11 @@ def test_a_ledger_with_no_lease_is_made_anew_at_once(real: Ledger, home: Path) -
 
 def test_only_roots_and_ones_own_word_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any user can take the name of a socket."""
-    with claim.claim(home) as listener:  # type: ignore[union-attr]
+    with monitor_claim.claim(home) as listener:  # type: ignore[union-attr]
         assert listener is not None
-        assert claim.claim(home) is None
-        assert claim.of_another_ledger(home) == os.getpid()
+        assert monitor_claim.claim(home) is None
+        assert monitor_claim.of_another_ledger(home) == os.getpid()
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
-        monkeypatch.setattr(claim, "TRUSTED", ())
-        assert claim.of_another_ledger(home) is None
-    assert claim.of_another_ledger(home) is None
+        monkeypatch.setattr(monitor_claim, "TRUSTED", ())
+        assert monitor_claim.of_another_ledger(home) is None
+    assert monitor_claim.of_another_ledger(home) is None

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup, processes, service, watchdog
-from cumulus.chronos.claim import FileIdentity
+from cumulus.chronos import cgroup, service, watchdog
 from cumulus.chronos.lease import EndReason, LeaseState
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.processes import MARKER
+from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock
+from cumulus.lib import processes
+from cumulus.lib.processes import MARKER
 from tests.chronos.conftest import end_monitor, open_ledger, request, until
 from tests.processes import cgroups_of
 

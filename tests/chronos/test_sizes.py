@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.chronos import sizes
+from cumulus.chronos import device_sizes
 from cumulus.chronos.lease import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
@@ -108,7 +108,7 @@ def test_a_wish_to_change_that_is_over_leaves_nothing_behind(machine: Machine) -
     ],
 )
 def test_only_a_cpu_changes_a_little_without_notice(type: str, known: int, said: int, settled: int) -> None:
-    assert sizes.settled(type, known, said) == settled
+    assert device_sizes.settled(type, known, said) == settled
 
 
 def test_a_cpu_does_not_flap(home: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 from cumulus.chronos import metrics, nvml
 from cumulus.chronos.enforce import account
 from cumulus.chronos.lease import Lease, LeaseState, Usage
-from cumulus.chronos.processes import read
-from cumulus.chronos.use import LeaseUse, NodeUse
+from cumulus.chronos.usage import LeaseUse, NodeUse
+from cumulus.lib.processes import read
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request
 from tests.chronos.test_cli import Shell, shell
 

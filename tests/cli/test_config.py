@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cumulus.backends.process.log import Kept
+from cumulus.backends.rundir.log import Kept
 from cumulus.cli import config
 from cumulus.errors import UsageError
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cumulus import locks
 from cumulus.chronos import cgroup
 from cumulus.chronos.lease import Device
 from cumulus.cli import checks
@@ -20,6 +19,7 @@ from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
 from cumulus.clock import SystemClock
 from cumulus.errors import StoreUnavailable
+from cumulus.lib import locks
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW, Run, ago, condition, job
@@ -186,7 +186,7 @@ def test_a_daemon_is_well_only_where_it_does_the_work(document: dict[str, Any], 
 
 
 def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
-    code = "from cumulus.controllers.holder import this_process as p; print(p(), flush=True); input()"
+    code = "from cumulus.machinery.holder import this_process as p; print(p(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as leader:

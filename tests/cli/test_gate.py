@@ -14,8 +14,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cumulus import gate, log, manifest, printable
-from cumulus.cli import joblog, printers, swarm
+from cumulus import log, manifest
+from cumulus.cli import log_output, printers, swarm
+from cumulus.lib import printable, safe_output
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, event, failed, job, node, running
 from tests.cli.test_table import on_terminal
@@ -79,11 +80,11 @@ def test_json_and_yaml_hold_no_harmful_character_and_the_same_values(text: str) 
 
 
 def test_print_writes_one_line_and_what_is_asked_for_writes_blocks(capsys: pytest.CaptureFixture[str]) -> None:
-    with gate.guarded():
+    with safe_output.guarded():
         print("a", FORGED)
         print("to", "stderr\n", file=sys.stderr)
-        gate.block(sys.stdout, "b\nc\x1b\n")
-        gate.line(sys.stdout, ("d\n", gate.RED), "e")
+        safe_output.block(sys.stdout, "b\nc\x1b\n")
+        safe_output.line(sys.stdout, ("d\n", safe_output.RED), "e")
     said = capsys.readouterr()
     assert said.out == f"a {SHOWN}\nb\nc\\x1b\nd e\n"
     assert said.err == "to stderr\n\n"
@@ -93,13 +94,13 @@ def test_colours_are_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    gate.line(out, ("bad\x1b[0m", gate.RED), " \x1b[31mx", ("", gate.RED))
+    safe_output.line(out, ("bad\x1b[0m", safe_output.RED), " \x1b[31mx", ("", safe_output.RED))
     assert out.getvalue() == "\x1b[31mbad\\x1b[0m\x1b[0m \\x1b[31mx\n"
 
 
 def test_a_terminal_that_knows_few_characters_gets_the_others_as_codes() -> None:
     raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
-    gate.line(raw, "grün …")
+    safe_output.line(raw, "grün …")
     assert raw.buffer.getvalue() == b"gr\\xfcn \\u2026\n"  # type: ignore[attr-defined]
 
 
@@ -232,7 +233,7 @@ HARMFUL_LOG = (
 
 def copied(chunks: list[bytes], *, terminal: bool) -> bytes:
     out: Any = Tty(terminal)
-    joblog.copy(chunks, out)
+    log_output.copy(chunks, out)
     return bytes(out.buffer.getvalue())
 
 

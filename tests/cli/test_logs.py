@@ -13,8 +13,8 @@ import pytest
 
 from cumulus import paths
 from cumulus.backends.base import Observed, State
-from cumulus.backends.process import layout
-from cumulus.backends.process.log import LogWriter
+from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.log import LogWriter
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, ago, failed, job

@@ -20,8 +20,8 @@ from cumulus import paths
 from cumulus.chronos import watchdog
 from cumulus.chronos.ledger import Ledger
 from cumulus.cli.context import DaemonLock, daemon_pid
-from cumulus.cli.systemd import notify
 from cumulus.cli.verbs.serve import kept_name, node_name
+from cumulus.lib.systemd import notify
 from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus import printable, table
+from cumulus.lib import printable, table
+from cumulus.lib.table import Heading, Table
 from cumulus.store.sqlite import SqliteStore
-from cumulus.table import Heading, Table
 from tests.cli.conftest import active, event, running
 
 

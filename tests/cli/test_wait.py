@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from cumulus.cli.context import DaemonLock
-from cumulus.cli.goals import Deleted, HasCondition, HasValue, parse_goal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import Waiter
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.registry import BY_NAME
+from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_goal
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, condition, failed, job, node, partition, running

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli.damage import LeftOut
 from cumulus.cli.targets import parse_one
 from cumulus.cli.verbs.why import answer
 from cumulus.clock import FakeClock
+from cumulus.service.diagnose import LeftOut
 from cumulus.store.base import Document
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, node, partition, running

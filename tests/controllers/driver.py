@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import Workload
-from cumulus.backends.fake import FakeBackend, Script
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.clock import FakeClock
-from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.informer import Informer
-from cumulus.controllers.leader import Elector
 from cumulus.controllers.loops import KINDS, Loops
 from cumulus.errors import Fenced
+from cumulus.machinery.informer import Informer
+from cumulus.machinery.leader import Elector
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
@@ -26,6 +24,8 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.store.base import Store
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.backend import FakeBackend, Script
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.exact import ExactStore
 
 STEPS = 20_000

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from cumulus.chronos.lease import FULL_COMPUTE
-from cumulus.faults import Faults
 from cumulus.resources.job import GPUJob
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Documents, Fence, Store, Write
 from cumulus.store.single import SingleWrites
+from cumulus.testing.faults import Faults
 from tests.controllers.driver import World
 from tests.controllers.exact import ExactWatch
 

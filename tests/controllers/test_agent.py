@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.clock import FakeClock
-from cumulus.controllers.agent import Agents, NodeAgent
-from cumulus.controllers.reader import StoreReader
+from cumulus.machinery.cache import StoreReader
+from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.leases import FakeLeases, fake_device
 
 
 class Connector:

@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 
 from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
-from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.cluster import CLUSTER, FINALIZER, ClusterController
-from cumulus.controllers.events import Recorder
-from cumulus.controllers.node import TWIN, NodeController
-from cumulus.controllers.reader import StoreReader
-from cumulus.controllers.reconcile import Request
+from cumulus.controllers.node.controller import TWIN, NodeController
+from cumulus.controllers.swarm.controller import CLUSTER, FINALIZER, ClusterController
 from cumulus.errors import BackendError, NotFound, NotOurs
+from cumulus.machinery.cache import StoreReader
+from cumulus.machinery.reconcile import Request
+from cumulus.machinery.recorder import Recorder
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_partition
 
 

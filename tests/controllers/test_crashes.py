@@ -14,11 +14,11 @@ from functools import cache
 import pytest
 
 from cumulus.backends.base import Workload
-from cumulus.backends.fake import Script
 from cumulus.errors import BackendError, NodeUnreachable, NotFound, StoreUnavailable
-from cumulus.faults import Faults, When
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
 from cumulus.resources.partition import GPUPartition
+from cumulus.testing.backend import Script
+from cumulus.testing.faults import Faults, When
 from tests.controllers.driver import STEPS, Daemon, World, next_moment, settle
 from tests.controllers.faulty import FaultyStore, Oracle
 from tests.controllers.objects import a_job, a_partition

@@ -8,11 +8,11 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from cumulus.backends.fake import Script
 from cumulus.errors import NotFound
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Document, Key
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive
 from tests.controllers.objects import a_job
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.backends.base import Workload
-from cumulus.backends.fake import Script
 from cumulus.chronos.lease import LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp
-from cumulus.controllers.job_outcome import MOST_IN_A_ROW
+from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.errors import BackendError, Fenced, LedgerFull, NodeUnreachable, NotFound
 from cumulus.resources.event import Event
 from cumulus.resources.job import Checkpoint, GPUJob, JobPhase, RetryPolicy
@@ -19,6 +18,7 @@ from cumulus.resources.meta import Condition, OwnerReference, condition, is_true
 from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase, Renewal
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client
+from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.exact import ExactWatch
 from tests.controllers.objects import a_job, a_partition

@@ -7,16 +7,16 @@ import threading
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.events import BURST, REFILL_SECONDS, Recorder
-from cumulus.controllers.leader import Elector
 from cumulus.errors import Fenced, StoreUnavailable
-from cumulus.faults import Faults
+from cumulus.machinery.leader import Elector
+from cumulus.machinery.recorder import BURST, REFILL_SECONDS, Recorder
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.faults import Faults
 from tests.controllers.faulty import FaultyStore
 from tests.controllers.objects import a_job
 from tests.waiting import PATIENCE

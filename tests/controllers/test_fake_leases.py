@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import Lease, LeaseRequest, Leases, LeaseState
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, NodeUnreachable, NoSuchLease, StaleToken
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.chronos.conftest import GIB, GPUS, open_ledger, request
 
 RUN = uuid.uuid4().hex

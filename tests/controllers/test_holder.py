@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cumulus.controllers import holder
+from cumulus.machinery import holder
 
 PRINT = "from cumulus.controllers import holder; print(holder.this_process(), flush=True); input()"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.informer import Change, Informer
-from cumulus.controllers.reader import Bound, StoreReader
 from cumulus.errors import InvalidObject
+from cumulus.machinery.cache import Bound, StoreReader
+from cumulus.machinery.informer import Change, Informer
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -178,7 +178,7 @@ def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: In
 def test_many_pages_are_listed_at_one_revision(
     client: Client, informer: Informer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cumulus.controllers.informer.PAGE", 3)
+    monkeypatch.setattr("cumulus.machinery.informer.PAGE", 3)
     for number in range(10):
         client.create(a_job(f"job-{number}"))
         client.create(a_partition(f"share-{number}"))

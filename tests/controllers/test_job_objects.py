@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cumulus.backends.base import EnvVar, Mount
-from cumulus.controllers import job_objects
+from cumulus.controllers.job import objects
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import check_label_value, check_name
 from cumulus.resources.job import Checkpoint, Env, EnvSource, GPUJob, HostResources, SecretKeyRef
@@ -23,20 +23,20 @@ def stored(name: str = "train", uid: str = "12345678-9abc", **spec: object) -> G
 
 def test_names_are_as_agreed() -> None:
     job = stored(replicas=2)
-    assert job_objects.partition_names(job, 3) == ("train-a3-r0-d0", "train-a3-r1-d0")
-    assert job_objects.workload_name(job, 3, 1) == "default.train.12345678-a3-r1"
+    assert objects.partition_names(job, 3) == ("train-a3-r0-d0", "train-a3-r1-d0")
+    assert objects.workload_name(job, 3, 1) == "default.train.12345678-a3-r1"
 
 
 @pytest.mark.parametrize("name", ["a" * 253, "a" * 226, "x." + "y" * 240, "a" * 63, "a-" * 100 + "b"])
 def test_names_of_long_jobs_are_valid_and_distinct(name: str) -> None:
     job, other = stored(name), stored(name[:-1] + "z")
-    for partition in job_objects.partitions(job, 1000):
+    for partition in objects.partitions(job, 1000):
         check_name(partition.metadata.name)
         check_label_value(partition.metadata.labels[JOB_LABEL])
         assert partition.spec.gang is not None
         check_name(partition.spec.gang.name)
-    assert set(job_objects.partition_names(job, 1)).isdisjoint(job_objects.partition_names(other, 1))
-    assert len(job_objects.workload_name(job, 1000, 999)) < 240
+    assert set(objects.partition_names(job, 1)).isdisjoint(objects.partition_names(other, 1))
+    assert len(objects.workload_name(job, 1000, 999)) < 240
 
 
 def test_a_workload_carries_everything() -> None:
@@ -52,10 +52,10 @@ def test_a_workload_carries_everything() -> None:
         phase=PartitionPhase.ACTIVE, node="n", device=1, partition_id="lease", memory_bytes=20, compute=250,
         fencing_token=7, expires_at="2030-01-01T01:00:00Z", enforcement=Enforcement.GUARDED,
     )  # fmt: skip
-    held = [job_objects.partitions(job, 2)[1].replace(status=status)]
+    held = [objects.partitions(job, 2)[1].replace(status=status)]
     device = DeviceStatus(index=1, id="pci-1", name="H100", memory_bytes=80, platform_index=2, device_index=3)
     node = GPUNode(metadata=ObjectMeta(name="n"), status=GPUNodeStatus(devices=(device,)))
-    work = job_objects.workload(job, 2, 1, held, {"n": node})
+    work = objects.workload(job, 2, 1, held, {"n": node})
     assert (work.namespace, work.job, work.job_uid, work.attempt) == ("default", "train", job.uid, 2)
     assert (work.replica, work.replicas, work.node) == (1, 2, "n")
     assert (work.command, work.working_dir) == (("python", "train.py", "--fast"), "/w")
@@ -73,7 +73,7 @@ def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> 
         image="x", run_as_user=1000, shm_size="1Gi", placement="Spread", replicas=2,
         ports=({"containerPort": 81, "hostPort": 8081}, {"containerPort": 80, "hostPort": 8080}),
     )  # fmt: skip
-    partitions = job_objects.partitions(job, 1)
+    partitions = objects.partitions(job, 1)
     assert {(p.spec.placement, p.spec.host_ports) for p in partitions} == {("Spread", (8080, 8081))}
     nodes = {
         "n": GPUNode(
@@ -82,14 +82,14 @@ def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> 
         )
     }
     held = [partitions[0].replace(status=GPUPartitionStatus(node="n", device=0))]
-    work = job_objects.workload(job, 1, 0, held, nodes)
+    work = objects.workload(job, 1, 0, held, nodes)
     assert (work.user_id, work.shm_bytes, work.host_network) == (1000, 2**30, False)
     assert work.ports == ((81, 8081), (80, 8080))
-    work = job_objects.workload(stored(image="x", host_network=True, run_as_user=0), 1, 0, held, nodes)
+    work = objects.workload(stored(image="x", host_network=True, run_as_user=0), 1, 0, held, nodes)
     assert (work.user_id, work.host_network, work.ports, work.shm_bytes) == (0, True, (), 0)
 
 
 def test_the_runtime_follows_the_image() -> None:
-    assert job_objects.runtime(stored()) == "process"
-    assert job_objects.runtime(stored(image="repo/x")) == "container"
-    assert [p.spec.runtime for p in job_objects.partitions(stored(image="repo/x"), 1)] == ["container"]
+    assert objects.runtime(stored()) == "process"
+    assert objects.runtime(stored(image="repo/x")) == "container"
+    assert [p.spec.runtime for p in objects.partitions(stored(image="repo/x"), 1)] == ["container"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.leader import LEASE_SECONDS, Elector
 from cumulus.errors import Fenced, StoreReplaced, StoreUnavailable
-from cumulus.faults import Faults
+from cumulus.machinery.leader import LEASE_SECONDS, Elector
 from cumulus.resources.lease import LEADER, PROGRESSING, Lease
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.faults import Faults
 from tests.controllers.faulty import FaultyStore
 from tests.controllers.objects import a_job
 

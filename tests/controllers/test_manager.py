@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.fake import FakeBackend, Script
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.clock import SystemClock
-from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.manager import Manager, Role
-from cumulus.controllers.runner import Runner
 from cumulus.errors import Conflict, NotFound, StoreReplaced
+from cumulus.machinery.manager import Manager, Role
+from cumulus.machinery.runner import Runner
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.lease import LEADER, PROGRESSING, Lease
 from cumulus.resources.meta import condition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.backend import FakeBackend, Script
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_job
 
 
@@ -108,7 +108,7 @@ def test_from_start_to_a_finished_job_to_a_drained_stop(site: Site) -> None:
 
 def test_a_clean_stop_hands_over_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long before the lease of the one that stopped would be over."""
-    monkeypatch.setattr("cumulus.controllers.leader.LEASE_SECONDS", 600.0)
+    monkeypatch.setattr("cumulus.machinery.leader.LEASE_SECONDS", 600.0)
     first = site.start()
     until(lambda: first.role is Role.LEADING)
     second = site.start()
@@ -179,8 +179,8 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writers' lock was held for so long that the term was over before the renewal was written."""
-    monkeypatch.setattr("cumulus.controllers.leader.LEASE_SECONDS", 1.5)
-    monkeypatch.setattr("cumulus.controllers.leader.RENEW_SECONDS", 0.2)
+    monkeypatch.setattr("cumulus.machinery.leader.LEASE_SECONDS", 1.5)
+    monkeypatch.setattr("cumulus.machinery.leader.RENEW_SECONDS", 0.2)
     roles: list[Role] = []
     manager = site.start(roles)
     until(lambda: manager.role is Role.LEADING)

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.fake import Script
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import Health, LeaseRequest, NodeFacts
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
-from cumulus.controllers import loops, node
-from cumulus.controllers.agent import NodeAgent
+from cumulus.controllers import loops
+from cumulus.controllers.node import controller
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
 from cumulus.resources.node import GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition
+from cumulus.testing.backend import Script
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job, a_partition
 
@@ -47,14 +48,14 @@ HEARD = GPUNodeStatus(heartbeat_time=timestamp(NOW), hostname="h", clock_skew_se
     ],
 )
 def test_what_is_worth_a_write(old: GPUNodeStatus, new: GPUNodeStatus, worth: bool) -> None:
-    assert node.worth_writing(old, new) is worth
+    assert controller.worth_writing(old, new) is worth
 
 
 def test_own_and_foreign_leases_are_told_apart_and_both_are_taken() -> None:
     leases = FakeLeases([fake_device(memory_bytes=100)], FakeClock())
     leases.grant(LeaseRequest("ours", 0, 30, 300, seconds=60))
     leases.grant(LeaseRequest("theirs", 0, 20, 200, seconds=60, grace=7, user="bob"))
-    status = node.observed(
+    status = controller.observed(
         GPUNode(metadata=ObjectMeta(name="n")), NodeAgent("n", leases), leases.devices(), leases.list(), {"ours"}, NOW
     )
     (device,) = status.devices
@@ -173,9 +174,9 @@ def test_a_node_that_says_why_nothing_can_be_leased_there_is_not_ready_at_once(k
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: _ready(world) == "True")
     world.leases["node-1"].faults.fail("devices", kind("it was moved", hint="put it back"))
-    drive(world, daemon, until=lambda: because(world)[0] == kind.__name__, within=node.LOOK_SECONDS + 1)
+    drive(world, daemon, until=lambda: because(world)[0] == kind.__name__, within=controller.LOOK_SECONDS + 1)
     assert because(world) == (kind.__name__, "Unknown", "it was moved; put it back")
-    drive(world, daemon, until=lambda: because(world)[1] == "True", within=node.LOOK_SECONDS + 1)
+    drive(world, daemon, until=lambda: because(world)[1] == "True", within=controller.LOOK_SECONDS + 1)
 
 
 def because(world: World) -> tuple[str, str, str]:

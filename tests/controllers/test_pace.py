@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from cumulus.controllers.pace import Pace
+from cumulus.machinery.pace import Pace
 
 
 def pace() -> Pace:

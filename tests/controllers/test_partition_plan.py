@@ -9,8 +9,8 @@ import pytest
 
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.clock import timestamp
-from cumulus.controllers import partition_plan
-from cumulus.controllers.partition_plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
+from cumulus.controllers.partition import plan as partition_plan
+from cumulus.controllers.partition.plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
 from cumulus.resources.partition import Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal

@@ -10,17 +10,15 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from cumulus.backends.fake import Script
-from cumulus.chronos.fake import FakeLeases, fake_device
 from cumulus.chronos.lease import LeaseRequest
 from cumulus.clock import FakeClock
-from cumulus.controllers import node
-from cumulus.controllers.agent import NodeAgent
 from cumulus.controllers.conditions import condition_set
-from cumulus.controllers.events import Recorder
-from cumulus.controllers.node import MOST_LISTED
+from cumulus.controllers.node import controller
+from cumulus.controllers.node.controller import MOST_LISTED
 from cumulus.controllers.texts import LONGEST_TEXT, LONGEST_WORD, cut
 from cumulus.errors import InvalidObject
+from cumulus.machinery.recorder import Recorder
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
@@ -30,6 +28,8 @@ from cumulus.store.base import Documents, Fence, Write
 from cumulus.store.client import Client
 from cumulus.store.codec import MAX_BYTES, MAX_GIVEN
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.backend import Script
+from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job, a_partition
 
@@ -163,7 +163,7 @@ def test_many_foreign_leases_are_told_as_one() -> None:
         leases.grant(LeaseRequest(f"lease-{number:03}", 0, 2, 3, seconds=60 + number, user="u" * 5000))
     agent = NodeAgent("n", leases)
     given = (GPUNode(metadata=ObjectMeta(name="n")), agent, leases.devices(), leases.list(), set())
-    status = node.observed(*given, datetime(2030, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]
+    status = controller.observed(*given, datetime(2030, 1, 1, tzinfo=UTC))  # type: ignore[arg-type]
     (device,) = status.devices
     foreign = device.foreign_leases
     assert (len(foreign), foreign[-1].partition_id) == (MOST_LISTED, f"{301 - MOST_LISTED}-more")

@@ -8,9 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.reconcile import After, Done, Permanent, Request, Result, Retry
-from cumulus.controllers.runner import Runner
-from cumulus.controllers.workqueue import WorkQueue
 from cumulus.errors import (
     AlreadyExists,
     BackendError,
@@ -23,6 +20,9 @@ from cumulus.errors import (
     NotFound,
     StoreUnavailable,
 )
+from cumulus.machinery.reconcile import After, Done, Permanent, Request, Result, Retry
+from cumulus.machinery.runner import Runner
+from cumulus.machinery.workqueue import WorkQueue
 
 KEY = Request("default", "a")
 

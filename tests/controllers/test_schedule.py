@@ -7,12 +7,12 @@ import random
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers import schedule
-from cumulus.controllers.partition_plan import FINALIZER
-from cumulus.controllers.reader import StoreReader
-from cumulus.controllers.reconcile import After, Done
-from cumulus.controllers.schedule import QUEUE, ScheduleController, summary
+from cumulus.controllers.binding import controller
+from cumulus.controllers.binding.controller import QUEUE, ScheduleController, summary
+from cumulus.controllers.partition.plan import FINALIZER
 from cumulus.errors import Conflict, StoreUnavailable
+from cumulus.machinery.cache import StoreReader
+from cumulus.machinery.reconcile import After, Done
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
@@ -119,7 +119,7 @@ def test_no_pass_decides_on_a_view_from_before_a_write_whose_answer_was_lost(mon
         bench.schedule()
     monkeypatch.setattr(bench.store, "transact", transact)
     assert bench.phases() == {"p": "Bound"}
-    assert bench.schedule() == After(schedule.VISIBLE_WITHIN), "it waits for its view to show what it may have done"
+    assert bench.schedule() == After(controller.VISIBLE_WITHIN), "it waits for its view to show what it may have done"
     bench.reader.at = None
     assert bench.schedule() == Done()
 
@@ -147,7 +147,7 @@ def test_it_waits_until_it_sees_what_it_wrote() -> None:
     bench.schedule()
     bench.want("q", memory="0.4")
     bench.reader.at = before
-    assert bench.schedule() == After(schedule.VISIBLE_WITHIN)
+    assert bench.schedule() == After(controller.VISIBLE_WITHIN)
     assert bench.phases() == {"p": "Bound", "q": "Pending"}
     bench.reader.at = None
     bench.schedule()
@@ -158,9 +158,9 @@ def test_reasons_are_written_after_a_while_and_only_when_they_change() -> None:
     bench = Bench(nodes=2)
     bench.want("p", memory="0.7", node="n0")
     bench.want("q", memory="0.7", node="n0")
-    assert bench.schedule() == After(schedule.EXPLAINED_AFTER)
+    assert bench.schedule() == After(controller.EXPLAINED_AFTER)
     assert condition(bench.client.get(GPUPartition, "default", "q").status.conditions, "Bound") is None
-    bench.clock.advance(schedule.EXPLAINED_AFTER)
+    bench.clock.advance(controller.EXPLAINED_AFTER)
     bench.schedule()
     first = bench.bound("q")
     assert first.status == "False"
@@ -185,7 +185,7 @@ def test_a_long_queue_is_explained_in_turns() -> None:
     bench.clock.advance(10)
     passes = 0
     while isinstance(bench.schedule(), After):
-        bench.clock.advance(schedule.EXPLAINED_AFTER)
+        bench.clock.advance(controller.EXPLAINED_AFTER)
         passes += 1
         assert passes < 10
     said = [

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from cumulus.backends.fake import Script
 from cumulus.chronos.lease import LeaseState
-from cumulus.controllers.job import JobController
+from cumulus.controllers.job.controller import JobController
 from cumulus.controllers.loops import Loops
-from cumulus.controllers.reconcile import Request
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
+from cumulus.machinery.reconcile import Request
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.testing.backend import Script
 from tests.controllers.driver import Daemon, World, drive, settle
 from tests.controllers.objects import a_job, a_partition
 

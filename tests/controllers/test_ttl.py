@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.events import Recorder
-from cumulus.controllers.reconcile import After
-from cumulus.controllers.ttl import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyController
+from cumulus.controllers.ttl.controller import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyController
 from cumulus.errors import Expired
+from cumulus.machinery.reconcile import After
+from cumulus.machinery.recorder import Recorder
 from cumulus.resources.event import Event
 from cumulus.store.base import Retention
 from cumulus.store.client import Client

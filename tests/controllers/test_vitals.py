@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.vitals import Vitals
+from cumulus.machinery.liveness import Vitals
 
 
 @pytest.fixture

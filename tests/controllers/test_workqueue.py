@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cumulus.clock import FakeClock, SystemClock
-from cumulus.controllers.reconcile import Request
-from cumulus.controllers.workqueue import BACKOFF_BASE, BACKOFF_CAP, WorkQueue
+from cumulus.machinery.reconcile import Request
+from cumulus.machinery.workqueue import BACKOFF_BASE, BACKOFF_CAP, WorkQueue
 
 A, B = Request("default", "a"), Request("default", "b")
 

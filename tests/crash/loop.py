@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import paths
-from cumulus.chronos import processes, watchdog
-from cumulus.chronos.processes import Identity
+from cumulus.chronos import watchdog
 from cumulus.errors import StoreError
+from cumulus.lib import processes
+from cumulus.lib.processes import Identity
 from cumulus.store.base import Query
 from cumulus.store.sqlite import SqliteStore
 from tests.commands import CHRONOS_CLI, CUMULUS

@@ -26,7 +26,7 @@ from cumulus.chronos import cli as chronos_cli
 from cumulus.chronos import ledger, watchdog
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock
-from cumulus.controllers.leader import LEASE_SECONDS
+from cumulus.machinery.leader import LEASE_SECONDS
 from cumulus.resources.job import JobPhase
 from cumulus.resources.key import Key, key_of
 from cumulus.store import tables

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import State, Workload
-from cumulus.backends.process import layout
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.rundir import layout
 from cumulus.chronos.lease import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulus.chronos import watchdog
-from cumulus.chronos.processes import read
+from cumulus.lib.processes import read
 
 
 def eventually(check: Callable[[], Any], within: float) -> Any:

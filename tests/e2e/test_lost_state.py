@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus import locks
+from cumulus.lib import locks
 from tests.commands import CHRONOS_CLI
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually

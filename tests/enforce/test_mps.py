@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from cumulus import locks
 from cumulus.chronos import enforce
 from cumulus.chronos.enforce import mps_daemon
 from cumulus.chronos.enforce.mps import MODE, Mps
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon
 from cumulus.chronos.lease import LeaseRequest
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.processes import Identity, is_alive, read
 from cumulus.errors import ChronosError
+from cumulus.lib import locks
+from cumulus.lib.processes import Identity, is_alive, read
 from cumulus.resources.enforcement import Enforcement
 from tests.waiting import eventually
 

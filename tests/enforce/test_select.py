@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cumulus import locks
 from cumulus.chronos import enforce
 from cumulus.chronos.enforce import account, amd, loader, opencl_layer
 from cumulus.chronos.lease import Device
 from cumulus.errors import ChronosError, LedgerUnavailable
+from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement
 
 from .conftest import CPU, MIB, make_lease

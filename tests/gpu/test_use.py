@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import nvml, use
+from cumulus.chronos import nvml, usage
 from cumulus.chronos.lease import LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
@@ -32,7 +32,7 @@ def test_the_use_of_each_lease_is_told(
     worker.tell("go")
     SystemClock().sleep(2.5)
     told = nvml.ask()[node.gpu.id]
-    one, small, busy = use.measure(ledger.database, ledger.devices(), ledger.list()).leases
+    one, small, busy = usage.measure(ledger.database, ledger.devices(), ledger.list()).leases
     worker.line()
     pids = {"holder": holder.process.pid, "busy": worker.process.pid}
     by_process = {name: told.processes.get(pid) for name, pid in pids.items()}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.claim import Claim, Demand, Filter
-from cumulus.scheduling.place import Pass, place
+from cumulus.scheduling.cycle import Pass, place
 from cumulus.scheduling.reasons import Explainer, node_reasons
 from cumulus.scheduling.snapshot import Assembler, Snapshot, assemble
 from tests.scheduling.worlds import NOW, snapshots

@@ -9,8 +9,8 @@ import pytest
 
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
-from cumulus.scheduling import place as placing
-from cumulus.scheduling.place import Plan, place
+from cumulus.scheduling import cycle as placing
+from cumulus.scheduling.cycle import Plan, place
 from cumulus.scheduling.snapshot import build
 from tests.scheduling.build import GI, NOW, device, foreign, gang, held, node, pending
 

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cumulus.scheduling.cycle import Pass, Plan, place
 from cumulus.scheduling.explain import State, explain
-from cumulus.scheduling.place import Pass, Plan, place
 from cumulus.scheduling.shape import Refused
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from tests.scheduling import worlds

@@ -15,7 +15,7 @@ from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.place import Plan
+from cumulus.scheduling.cycle import Plan
 from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Gang, Hold, Node, Request, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -11,13 +11,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cumulus.controllers.agent import NodeAgent
-from cumulus.controllers.informer import Informer
-from cumulus.controllers.leader import Elector, Term
 from cumulus.controllers.loops import KINDS, Loops
-from cumulus.controllers.runner import Runner
-from cumulus.controllers.workqueue import WorkQueue
 from cumulus.errors import CumulusError, Expired, Fenced
+from cumulus.machinery.informer import Informer
+from cumulus.machinery.leader import Elector, Term
+from cumulus.machinery.runner import Runner
+from cumulus.machinery.workqueue import WorkQueue
+from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.key import Document, Key
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
 from cumulus.store.single import SingleWrites

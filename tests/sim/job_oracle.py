@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import State
-from cumulus.backends.fake import _Run
 from cumulus.store.codec import DELETED
+from cumulus.testing.backend import _Run
 from tests.sim.parts import failed_itself
 from tests.sim.truth import Doc, Violation, owner_of, run_name
 

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cumulus.backends.fake import FakeBackend
-from cumulus.chronos.fake import FakeLeases
-from cumulus.controllers import gc, job, job_objects, job_outcome, job_plan, partition_plan
-from cumulus.controllers.informer import Informer
-from cumulus.controllers.leader import Elector
+from cumulus.controllers.gc import controller
+from cumulus.controllers.job import controller as job
+from cumulus.controllers.job import objects, plan
+from cumulus.controllers.job import outcome as job_outcome
+from cumulus.controllers.partition import plan as partition_plan
+from cumulus.machinery.informer import Informer
+from cumulus.machinery.leader import Elector
 from cumulus.store import rules
+from cumulus.testing.backend import FakeBackend
+from cumulus.testing.leases import FakeLeases
 from tests.sim.check import check
 from tests.sim.simulation import Outcome
 
@@ -70,12 +74,12 @@ MUTANTS = (
     ),
     Mutant(
         "attempt-number-twice", "an attempt that never started gives its number to the next",
-        job_plan._begin, "status.attempt_count + 1",
+        plan._begin, "status.attempt_count + 1",
         "status.attempt_count + (not status.attempts or status.attempts[-1].start_time is not None)",
     ),
     Mutant(
         "start-too-early", "a replica is started when one of the gang's partitions is Active",
-        job_plan._going_on, "active = all(", "active = any(",
+        plan._going_on, "active = all(", "active = any(",
     ),
     Mutant(
         "share-free-at-sigterm", "a node gives a share away when its processes get SIGTERM, not when they are gone",
@@ -89,13 +93,13 @@ MUTANTS = (
     Mutant(
         "absence-from-the-cache",
         "a lease whose partition the cache does not know is taken for a leftover",
-        gc.SweepController._sweep_leases,
+        controller.SweepController._sweep_leases,
         "if lease.id not in wanted:",
         "if True:",
     ),
     Mutant(
         "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
-        job_plan._alive, "isinstance(replica, Unknown) or ", "",
+        plan._alive, "isinstance(replica, Unknown) or ", "",
     ),
     Mutant(
         "relist-keeps-the-gone", "a relist does not notice what was deleted meanwhile",
@@ -115,7 +119,7 @@ MUTANTS = (
     Mutant(
         "workload-named-without-uid",
         "a workload's name is not its job's alone",
-        job_objects.workload_name,
+        objects.workload_name,
         ".{job.uid.replace('-', '')[:8]}-a",
         "-a",
     ),
@@ -130,7 +134,7 @@ MUTANTS = (
     Mutant(
         "leftovers-not-removed",
         "what a crash left on the backend is not looked for",
-        gc.SweepController._sweep_workloads,
+        controller.SweepController._sweep_workloads,
         "in backend.list():",
         "in []:",
     ),
@@ -144,21 +148,21 @@ MUTANTS = (
     Mutant(
         "start-given-up",
         "nobody looks again at a workload whose node did not answer",
-        job_plan._wake,
+        plan._wake,
         "if any(isinstance(replica, Unknown) for replica in view.replicas):",
         "if False:",
     ),
     Mutant(
         "no-sweep",
         "leases that a deposed daemon still asked for are left to themselves",
-        gc.SweepController._sweep_leases,
+        controller.SweepController._sweep_leases,
         "if lease.id not in wanted:",
         "if False:",
     ),
     Mutant(
         "silent-end",
         "a job that ends says so in its status alone",
-        job_plan.plan,
+        plan.plan,
         "if made.status.phase.finished else made",
         "if False else made",
     ),

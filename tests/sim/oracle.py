@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import State
-from cumulus.backends.fake import _Run
 from cumulus.chronos.lease import FULL_COMPUTE, Lease, LeaseState
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Fence
 from cumulus.store.codec import ADDED, DELETED, Row, decode
+from cumulus.testing.backend import _Run
 from tests.sim.job_oracle import JobOracle
 from tests.sim.parts import SimLeases
 from tests.sim.truth import Doc, Violation, owner_of, phase_of, run_name, state_of, why_of

@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import Observed, Workload
-from cumulus.backends.fake import FakeBackend, Script, _Run
-from cumulus.chronos.fake import FakeLeases, _Held, fake_device
 from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.store.base import Documents, Event, Fence, Retention, Write
 from cumulus.store.memory import MemoryStore
+from cumulus.testing.backend import FakeBackend, Script, _Run
+from cumulus.testing.leases import FakeLeases, _Held, fake_device
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation

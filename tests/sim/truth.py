@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cumulus.backends.base import State
-from cumulus.backends.fake import _Run
+from cumulus.testing.backend import _Run
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cumulus.errors import UsageError
-from cumulus.resources.place import Place
+from cumulus.resources.field_path import Place
 from cumulus.resources.registry import KINDS
 from cumulus.store.selectors import parse_fields, parse_labels
 

@@ -173,7 +173,7 @@ def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
 
 def test_a_drained_node_gives_the_run_back(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Swarm leaves such a task pending for ever; here it is given up, and never starts later."""
-    monkeypatch.setattr("cumulus.backends.swarm.settle.PLACE_SECONDS", 1.0)
+    monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.PLACE_SECONDS", 1.0)
     bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
     try:
         end = bed.finish(_begun(bed, bed.work("true")))
@@ -283,7 +283,7 @@ def test_somebody_scales_the_service(bed: SwarmBed, counted: tuple[Workload, Pat
 
 
 def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.backends.swarm.settle.FORGET_SECONDS", 0.5)
+    monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.FORGET_SECONDS", 0.5)
     work = started(bed, bed.work(*LONG))
     bed.lab.manager.docker("service", "scale", "--detach", f"{bed.service(work)['ID']}=0")
     assert bed.finish(work).reason == "Lost"
@@ -346,7 +346,7 @@ def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, monkeypatch: pyte
         bed.until(lambda: "worker1" not in bed.lab.ready())
         with pytest.raises(NodeUnreachable):
             bed.backend.get(work.name)
-        monkeypatch.setattr("cumulus.backends.swarm.settle.OVER_SECONDS", 0.0)
+        monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.OVER_SECONDS", 0.0)
         end = bed.finish(work)
         assert (end.reason, "did not answer until long after the lease was over" in end.message) == ("Lost", True)
         with pytest.raises(NodeUnreachable):

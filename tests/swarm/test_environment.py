@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import EnvVar, Workload
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.rundir.log import KEPT, Kept
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.environment import engine_environment
 from tests.swarm.test_backend import lease

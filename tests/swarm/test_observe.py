@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.backends.swarm import observe, spec
+from cumulus.backends.swarm import spec, tasks
 from cumulus.backends.swarm.members import Member
-from cumulus.backends.swarm.observe import Facts, Task
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
-from cumulus.backends.swarm.settle import Settler
 from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.backends.swarm.task_reconciler import Settler
+from cumulus.backends.swarm.tasks import Facts, Task
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 
 AT = "2026-01-02T03:04:05.123456789Z"
@@ -81,12 +81,12 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
     ),
 ])  # fmt: skip
 def test_an_end(seen: Task, facts: Facts, expected: tuple[State, str]) -> None:
-    assert observe.ended(seen, facts)[:2] == expected
+    assert tasks.ended(seen, facts)[:2] == expected
 
 
 @pytest.mark.parametrize(("drained", "why"), [(True, "its node was drained"), (False, "its service was changed")])
 def test_what_swarm_ended_says_why(drained: bool, why: str) -> None:
-    message = observe.ended(task("shutdown", 143), Facts(node="n", drained=drained))[2]
+    message = tasks.ended(task("shutdown", 143), Facts(node="n", drained=drained))[2]
     assert message.startswith(f"Swarm ended it on n: {why}")
 
 
@@ -220,18 +220,18 @@ def test_a_code_that_no_program_gave_is_none() -> None:
 @pytest.mark.parametrize("state", ["new", "pending", "assigned", "accepted", "preparing", "ready", "starting"])
 def test_a_task_on_its_way(state: str) -> None:
     assert not task(state).terminal
-    assert observe.state(task(state)) is State.STARTING
+    assert tasks.state(task(state)) is State.STARTING
 
 
 def test_a_pending_task_has_no_container() -> None:
-    assert not observe.alive([task("pending", NodeID="")])
-    assert observe.alive([task("preparing")])
+    assert not tasks.alive([task("pending", NodeID="")])
+    assert tasks.alive([task("preparing")])
 
 
 def test_nanoseconds_are_cut() -> None:
     assert task("running").at == "2026-01-02T03:04:05.123456Z"
-    assert observe.moment("2026-01-02T03:04:05Z") == "2026-01-02T03:04:05.000000Z"
-    assert observe.moment("0001-01-01T00:00:00Z") == ""
+    assert tasks.moment("2026-01-02T03:04:05Z") == "2026-01-02T03:04:05.000000Z"
+    assert tasks.moment("0001-01-01T00:00:00Z") == ""
 
 
 def test_names_fit_swarm_and_differ() -> None:

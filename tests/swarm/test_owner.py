@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from cumulus import place
 from cumulus.backends.swarm import owner, spec
 from cumulus.backends.swarm.engine import NameTaken
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.cli import swarm as cli_swarm
 from cumulus.clock import FakeClock
 from cumulus.errors import BackendError, NotOurs, UsageError
+from cumulus.lib import state_id
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Plane:
         self.clock = FakeClock()
         root.mkdir(parents=True, exist_ok=True)
         self.ownership = Ownership(
-            swarm, lambda: place.find(str(root)), self.clock, named=named, store_id=lambda: store,  # type: ignore[arg-type]
+            swarm, lambda: state_id.find(str(root)), self.clock, named=named, store_id=lambda: store,  # type: ignore[arg-type]
             known=lambda name: name in records.split(),
         )  # fmt: skip
 
@@ -166,8 +166,8 @@ def test_a_copy_of_the_whole_state_directory_is_not_the_owner(swarm: FakeSwarm, 
     assert not copy.ownership.confirmed, "nor does it take itself for it while the Swarm does not answer"
     with pytest.raises(NotOurs, match="another copy of this store"):
         copy.instance()
-    assert place.find(str(first.root)).id == place.find(str(first.root)).id != place.find(str(copy.root)).id
-    assert place.find(str(first.root), "another machine").id != place.find(str(first.root), "a third one").id
+    assert state_id.find(str(first.root)).id == state_id.find(str(first.root)).id != state_id.find(str(copy.root)).id
+    assert state_id.find(str(first.root), "another machine").id != state_id.find(str(first.root), "a third one").id
 
 
 def test_a_directory_that_is_moved_stays_the_owner(swarm: FakeSwarm, first: Plane, tmp_path: Path) -> None:

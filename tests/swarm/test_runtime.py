@@ -14,10 +14,10 @@ import pytest
 
 from cumulus.backends.base import State
 from cumulus.chronos import runtime, slots
-from cumulus.chronos.fake import fake_device
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import FakeClock
+from cumulus.testing.leases import fake_device
 from tests.swarm.bed import SwarmBed
 from tests.swarm.test_backend import lease
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import structlog
 
 from cumulus.backends.base import Observed, Workload
-from cumulus.backends.process import layout
-from cumulus.backends.process.log import KEPT, Kept, kept_of, read_log
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification
 from cumulus.backends.process.watch import Watcher, signal_process
+from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.log import KEPT, Kept, kept_of, read_log
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.secrets import SecretStore

@@ -13,7 +13,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cumulus.backends.process import layout, limits
+from cumulus.backends.process import limits
+from cumulus.backends.rundir import layout
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"

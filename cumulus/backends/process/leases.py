@@ -17,8 +17,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
-from cumulus.backends.process import layout
 from cumulus.backends.process.supervise import End
+from cumulus.backends.rundir import layout
 from cumulus.clock import SystemClock, timestamp
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any
 
 from cumulus.backends.base import Observed, State
-from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
+from cumulus.backends.rundir import layout
 from cumulus.chronos import cgroup
 from cumulus.clock import Clock, timestamp
 

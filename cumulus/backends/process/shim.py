@@ -22,11 +22,12 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
 from cumulus.backends.exit_codes import SAVED
-from cumulus.backends.process import checkpoint, layout, tree
+from cumulus.backends.process import tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
-from cumulus.backends.process.log import LogWriter, Redactor, kept_of
 from cumulus.backends.process.supervise import End, Supervisor
+from cumulus.backends.rundir import checkpoint, layout
+from cumulus.backends.rundir.log import LogWriter, Redactor, kept_of
 from cumulus.chronos import cgroup
 from cumulus.clock import SystemClock, timestamp
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cumulus.backends.base import Mount, Workload
-from cumulus.backends.process import layout
 from cumulus.backends.process.environment import fixed_environment, own_environment
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.log import KEPT, Kept
 from cumulus.errors import BackendRefused
 
 

@@ -13,8 +13,9 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cumulus.backends.process import layout, tree
-from cumulus.backends.process.log import LogWriter, Redactor
+from cumulus.backends.process import tree
+from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.log import LogWriter, Redactor
 from cumulus.clock import SystemClock
 
 if TYPE_CHECKING:

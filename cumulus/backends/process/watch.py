@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from cumulus.backends.process.inotify import Inotify
+from cumulus.lib.inotify import Inotify
 
 log = structlog.get_logger("cumulus.backends")
 

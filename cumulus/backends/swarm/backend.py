@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 
 from cumulus.backends.base import Finding, Observed, Workload
-from cumulus.backends.process.log import KEPT, Kept
-from cumulus.backends.swarm import observe, spec
+from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.swarm import spec
+from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.joblog import JobLogs
 from cumulus.backends.swarm.machines import Machines
@@ -22,11 +23,11 @@ from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
-from cumulus.backends.swarm.settle import Engines, LeaseEnd, Settler
+from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, Settler
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
-from cumulus.place import Place, find
+from cumulus.lib.state_id import Place, find
 from cumulus.secrets import SecretStore
 
 log = structlog.get_logger("cumulus.backends")

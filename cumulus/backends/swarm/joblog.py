@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from cumulus.backends.process.log import Kept, Redactor
-from cumulus.backends.swarm import logs, observe
+from cumulus.backends.rundir.log import Kept, Redactor
+from cumulus.backends.swarm import logs
+from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.settle import Engines, run_of
+from cumulus.backends.swarm.task_reconciler import Engines, run_of
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 

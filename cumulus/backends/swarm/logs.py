@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cumulus.backends.process.layout import LOG_PREFIX
-from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor, kept_of, read_log
+from cumulus.backends.rundir.layout import LOG_PREFIX
+from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor, kept_of, read_log
 from cumulus.backends.swarm.records import LOG_DONE, Record
 from cumulus.clock import parse_timestamp
 from cumulus.errors import BackendError

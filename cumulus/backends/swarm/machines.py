@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.owner import Ownership
-from cumulus.backends.swarm.settle import Engines
+from cumulus.backends.swarm.task_reconciler import Engines
 from cumulus.errors import BackendError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.observe import moment
 from cumulus.backends.swarm.spec import PREFIX
+from cumulus.backends.swarm.tasks import moment
 from cumulus.clock import Clock
 from cumulus.errors import BackendError
 

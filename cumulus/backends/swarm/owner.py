@@ -20,7 +20,7 @@ from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, NotOurs
-from cumulus.place import Place
+from cumulus.lib.state_id import Place
 
 log = structlog.get_logger("cumulus.backends")
 

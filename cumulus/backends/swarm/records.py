@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cumulus.backends.base import Observed, State, Workload
-from cumulus.backends.process import layout
+from cumulus.backends.rundir import layout
 from cumulus.backends.swarm import spec
 from cumulus.errors import BackendError
 

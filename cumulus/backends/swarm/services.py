@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import LeaseRef, Workload
-from cumulus.backends.process.log import Kept, Redactor
+from cumulus.backends.rundir.log import Kept, Redactor
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken

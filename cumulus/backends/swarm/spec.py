@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.base import Workload
-from cumulus.backends.process.log import KEPT, Kept
+from cumulus.backends.rundir.log import KEPT, Kept
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.errors import BackendRefused
 

@@ -15,7 +15,7 @@ import structlog
 
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.observe import TERMINAL
+from cumulus.backends.swarm.tasks import TERMINAL
 from cumulus.errors import BackendError, NotOurs
 
 log = structlog.get_logger("cumulus.backends")

@@ -14,9 +14,9 @@ import uuid
 from pathlib import Path
 
 from cumulus.chronos.lease import Device, Lease, LeaseState
-from cumulus.chronos.processes import Identity, is_alive
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib.processes import Identity, is_alive
 
 _LIMITS = struct.Struct("=8sQQii16s")
 _LIMITS_MAGIC = b"CHRLIM1\0"

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cumulus import locks
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement
 
 _LOCK_SECONDS = 5.0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus import gate
 from cumulus.cli import context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import safe_output
 
 if TYPE_CHECKING:
     from cumulus.apply import Prune, Result
@@ -128,7 +128,7 @@ def _show(results: Sequence[Result], output: str, suffix: str) -> None:
         documents = [result.after or result.before or {} for result in results]
         value = documents[0] if len(documents) == 1 else printers.as_list(documents)
         text = printers.to_json(value) if output == "json" else printers.to_yaml(value)
-        gate.block(sys.stdout, f"{text}\n")
+        safe_output.block(sys.stdout, f"{text}\n")
         return
     for result in results:
         print(f"{result.kind.qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
@@ -136,6 +136,6 @@ def _show(results: Sequence[Result], output: str, suffix: str) -> None:
 
 def _print(diff: str) -> None:
     """Removed lines red and added ones green on a terminal."""
-    codes = {"-": gate.RED, "+": gate.GREEN, "@": gate.DIM}
+    codes = {"-": safe_output.RED, "+": safe_output.GREEN, "@": safe_output.DIM}
     for line in diff.splitlines():
-        gate.line(sys.stdout, (line, codes.get(line[:1], "")))
+        safe_output.line(sys.stdout, (line, codes.get(line[:1], "")))

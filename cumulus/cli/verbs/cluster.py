@@ -18,9 +18,9 @@ from cumulus.backends.swarm.spec import OWNER
 from cumulus.cli import confirm, context, swarm, terminal
 from cumulus.cli.verbs import image
 from cumulus.errors import CumulusError
+from cumulus.lib.table import Heading, Table
 from cumulus.resources.job import GPUJob
 from cumulus.store.base import Query, Store
-from cumulus.table import Heading, Table
 
 app = typer.Typer(
     add_completion=False,

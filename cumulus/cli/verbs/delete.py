@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from cumulus import paths
-from cumulus.cli import confirm, context, damage, files, nodes, options, targets, terminal
-from cumulus.cli.goals import Deleted, Goal
+from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import Waiter, seconds_of
@@ -18,6 +17,8 @@ from cumulus.clock import SystemClock
 from cumulus.errors import Conflict, CumulusError, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
+from cumulus.service import diagnose
+from cumulus.service.wait_conditions import Deleted, Goal
 from cumulus.store.base import Query, Store, Write
 
 _ATTEMPTS = 5
@@ -151,7 +152,7 @@ def _see_about_nodes(store: Store, keys: Sequence[Key], *, ask: bool) -> None:
 def _stakes(store: Store, node: Document) -> Sequence[str]:
     try:
         return nodes.stakes(store, node)
-    except damage.MALFORMED:
+    except diagnose.MALFORMED:
         return ["is damaged: what would be lost with it cannot be told"]
 
 

@@ -8,18 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TextIO
 
-from cumulus import gate, printable
-from cumulus.cli import damage, files, options, targets, terminal
+from cumulus.cli import files, options, targets, terminal
 from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
 from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.targets import Selection
 from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import InvalidObject, NotFound
+from cumulus.lib import printable, safe_output
+from cumulus.lib.table import Heading, Table
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
+from cumulus.service import diagnose
 from cumulus.store.base import Query, Store
-from cumulus.table import Heading, Table
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 Rows = Sequence[Sequence[str]]
@@ -47,17 +48,17 @@ def describe(
     """
     selection = Selection(None if all_namespaces else namespace, selector)
     code = shown = 0
-    left_out = damage.LeftOut()
+    left_out = diagnose.LeftOut()
     with open_store() as store:
         for target in targets.parse(words or ()):
             try:
                 for document in targets.documents(store, target, selection):
                     if shown:
-                        gate.block(sys.stdout, f"\n{'-' * 40}\n\n")
+                        safe_output.block(sys.stdout, f"\n{'-' * 40}\n\n")
                     shown += 1
                     try:
                         Description(store, document, SystemClock(), sys.stdout, left_out).write()
-                    except (InvalidObject, *damage.MALFORMED) as error:
+                    except (InvalidObject, *diagnose.MALFORMED) as error:
                         left_out.blame(error, document)
                         code = 1
             except NotFound as error:
@@ -74,7 +75,7 @@ def describe(
 class Description:
     """Writes one object."""
 
-    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO, left_out: damage.LeftOut) -> None:
+    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO, left_out: diagnose.LeftOut) -> None:
         self._store = store
         self._document = document
         self._clock = clock
@@ -175,9 +176,9 @@ class Description:
             found = waiting(self._store, self._document, self._clock, self._left_out)
             lines = found.lines() if found is not None else []
         if lines:
-            gate.line(self._out, "Waiting:")
+            safe_output.line(self._out, "Waiting:")
             for line in lines:
-                gate.line(self._out, f"  {line}")
+                safe_output.line(self._out, f"  {line}")
 
     def _conditions(self) -> None:
         conditions = lookup(self._document, "status.conditions") or ()
@@ -209,20 +210,20 @@ class Description:
         shown = [(name, value) for name, value in fields if value]
         indent = "  " if title else ""
         if title and shown:
-            gate.line(self._out, f"{title}:")
+            safe_output.line(self._out, f"{title}:")
         width = max((len(name) for name, _ in shown), default=0) + 1
         width = max(width, 14)
         for name, value in shown:
             for number, line in enumerate(value.split("\n")):
                 label = f"{name}:" if number == 0 else ""
-                gate.line(self._out, f"{indent}{label:<{width}} {_short(line)}")
+                safe_output.line(self._out, f"{indent}{label:<{width}} {_short(line)}")
 
     def _table(self, title: str, headings: Sequence[Heading | str], rows: Rows) -> None:
         """Indented. A description is read to its end: what has no room in a line is broken into several, not cut."""
         if not rows:
-            gate.line(self._out, f"{title}: none")
+            safe_output.line(self._out, f"{title}: none")
             return
-        gate.line(self._out, f"{title}:")
+        safe_output.line(self._out, f"{title}:")
         broken = [Heading(h, "whole" if h in _WHOLE else "wrap") if isinstance(h, str) else h for h in headings]
         Table(broken, self._out, indent="  ").write([[_short(cell) for cell in row] for row in rows])
 

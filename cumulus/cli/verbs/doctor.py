@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from cumulus import gate, printable
 from cumulus.cli.checks import CHECKS, Finding, guarded
 from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import UsageError
+from cumulus.lib import printable, safe_output
 
 PATIENCE = 60.0
 """Seconds after which a check that has not answered is given up."""
@@ -42,7 +42,7 @@ def doctor(
             progress.say("looking at this machine")
         findings = list(examine(CHECKS, SystemClock(), PATIENCE))
     if output:
-        gate.block(sys.stdout, to_json([asdict(finding) for finding in findings]) + "\n")
+        safe_output.block(sys.stdout, to_json([asdict(finding) for finding in findings]) + "\n")
     else:
         show(findings)
     return 1 if any(finding.level == "FAIL" for finding in findings) else 0
@@ -70,14 +70,14 @@ def _into(found: dict[str, list[Finding]], check: Callable[[], Iterator[Finding]
 
 def show(findings: Sequence[Finding]) -> None:
     """A line for each finding, the fix below it."""
-    colours = {"OK": gate.GREEN, "WARN": gate.YELLOW, "FAIL": gate.RED}
+    colours = {"OK": safe_output.GREEN, "WARN": safe_output.YELLOW, "FAIL": safe_output.RED}
     width = max(len(finding.what) for finding in findings)
-    room = gate.width(sys.stdout)
+    room = safe_output.width(sys.stdout)
     for finding in findings:
         level = (f"{finding.level:<4}", colours[finding.level])
         text = printable.wrap(finding.text, max(room - width - 8, 30)) if room else [finding.text]
-        gate.line(sys.stdout, level, f"  {finding.what:<{width}}  {text[0]}")
+        safe_output.line(sys.stdout, level, f"  {finding.what:<{width}}  {text[0]}")
         for more in text[1:]:
-            gate.line(sys.stdout, f"{'':<{width + 8}}{more}")
+            safe_output.line(sys.stdout, f"{'':<{width + 8}}{more}")
         if finding.fix:
-            gate.line(sys.stdout, f"{'':<{width + 8}}fix: {finding.fix}")
+            safe_output.line(sys.stdout, f"{'':<{width + 8}}fix: {finding.fix}")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cumulus import gate
 from cumulus.cli import completion
+from cumulus.lib import safe_output
 
 
 def explain(
@@ -30,5 +30,5 @@ def explain(
     """
     from cumulus.resources.explain import explain as text_of
 
-    width = gate.width(sys.stdout)
-    gate.block(sys.stdout, text_of(path, recursive=recursive, width=min(width, 100) if width else 80))
+    width = safe_output.width(sys.stdout)
+    safe_output.block(sys.stdout, text_of(path, recursive=recursive, width=min(width, 100) if width else 80))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus import gate, log, paths
+from cumulus import log, paths
 from cumulus.backends.swarm import images
 from cumulus.backends.swarm.engine import Engine, each, from_environment
 from cumulus.backends.swarm.images import Image
@@ -19,6 +19,7 @@ from cumulus.cli import completion, context, swarm, terminal, workers
 from cumulus.cli.columns import lookup
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import safe_output
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Query
@@ -70,7 +71,7 @@ def push(
     for why in left_out:
         terminal.note(why)
     if not targets:
-        gate.line(sys.stdout, f"no other node takes containers: {image.name} stays where it is")
+        safe_output.line(sys.stdout, f"no other node takes containers: {image.name} stays where it is")
         return 0
     return 1 if _push_all(image, targets) else 0
 
@@ -144,7 +145,7 @@ def _tell(name: str, image: Image, future: Future[bool]) -> bool:
     except CumulusError as error:
         terminal.error(f"{name}: {error}; {error.hint}" if error.hint else f"{name}: {error}")
         return False
-    gate.line(sys.stdout, f"{name}: {f'loaded {image.name}' if sent else f'has {image.name} already'}")
+    safe_output.line(sys.stdout, f"{name}: {f'loaded {image.name}' if sent else f'has {image.name} already'}")
     sys.stdout.flush()
     return True
 

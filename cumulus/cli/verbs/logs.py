@@ -11,12 +11,12 @@ import typer
 
 from cumulus import paths
 from cumulus.backends.base import Backend
-from cumulus.cli import context, joblog, options, targets, terminal
+from cumulus.cli import context, log_output, options, targets, terminal
 from cumulus.cli.columns import lookup
-from cumulus.cli.goals import summary
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.resources.key import Document, Key
+from cumulus.service.wait_conditions import summary
 from cumulus.store.base import Store
 
 _PATIENCE = 2.0
@@ -210,7 +210,7 @@ def _copy(job: Document, attempt: int, replica: int, *, follow: bool, tail: int 
     backend = _backend(job, _node(job, attempt, replica))
     try:
         log = _Counted(backend.logs(job["metadata"]["uid"], attempt, replica, follow=follow, tail=tail))
-        joblog.copy(log, sys.stdout)
+        log_output.copy(log, sys.stdout)
         return log.size > 0
     finally:
         backend.close()

@@ -8,21 +8,25 @@ from typing import Annotated, Any
 
 import typer
 
-from cumulus import __version__, gate, paths
-from cumulus.chronos.remote import Address, RemoteLeases, hostkeys
-from cumulus.chronos.remote.install import Setup, install
-from cumulus.cli import completion, confirm, context, damage, nodes, options, terminal, workers
+from cumulus import __version__, paths
+from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
 from cumulus.cli.columns import condition, lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
 from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
+from cumulus.lib import safe_output
+from cumulus.nodes import host_keys
+from cumulus.nodes.address import Address
+from cumulus.nodes.install import Setup, install
+from cumulus.nodes.leases import RemoteLeases
 from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.registry import BY_NAME
+from cumulus.service import diagnose
 from cumulus.store.base import Store
 from cumulus.store.client import Client, decode
 
@@ -130,7 +134,7 @@ def setup(
         _checked(check_text, prefix)
         link = workers.link(name, ssh, paths.home())
         try:
-            gate.block(sys.stdout, install(link, Setup(prefix, python, dry_run)))
+            safe_output.block(sys.stdout, install(link, Setup(prefix, python, dry_run)))
         finally:
             link.close()
         if dry_run:
@@ -275,7 +279,7 @@ def _checked(check: Callable[[str], str], text: str) -> None:
 def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
     """The address that the node has so far, None where it is new. Raises Refused."""
     known = None
-    left_out = damage.LeftOut()
+    left_out = diagnose.LeftOut()
     for node in Client(store).list(GPUNode, damaged=left_out.add):
         if node.metadata.name == name and node.spec.ssh is None:
             raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")
@@ -290,8 +294,8 @@ def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress |
 def _trust(spec: SshAddress, yes: bool, fingerprint: str) -> None:
     known = workers.known_hosts(paths.home())
     address = workers.address(spec)
-    key = hostkeys.fetch(address, 10)
-    shown = hostkeys.fingerprint(key)
+    key = host_keys.fetch(address, 10)
+    shown = host_keys.fingerprint(key)
     if fingerprint and shown.split()[0] != fingerprint:
         raise Refused(f"{address.known_as} shows the host key {shown}, not {fingerprint}")
     if known.knows(address, key):

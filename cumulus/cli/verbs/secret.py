@@ -11,8 +11,8 @@ import typer
 
 from cumulus import paths
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib.table import Heading, Table
 from cumulus.secrets import MAX_BYTES, SecretStore
-from cumulus.table import Heading, Table
 
 app = typer.Typer(
     add_completion=False,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import structlog
 import typer
 
-from cumulus import __version__, log, paths, place
+from cumulus import __version__, log, paths
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
@@ -26,10 +26,11 @@ from cumulus.chronos.monitor import ensure_running
 from cumulus.cli import config, context, logfile
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.keeper import Keeper
-from cumulus.cli.systemd import notify
-from cumulus.controllers.agent import Connect, NodeAgent
-from cumulus.controllers.manager import WORKERS, Manager, Role
 from cumulus.errors import ChronosError, LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
+from cumulus.lib import state_id
+from cumulus.lib.systemd import notify
+from cumulus.machinery.manager import WORKERS, Manager, Role
+from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.key import Key
 from cumulus.resources.lease import LEADER
 from cumulus.resources.node import GPUNode, SshAddress
@@ -266,7 +267,7 @@ def holder(store: Store) -> str:
 def kept_name(home: Path) -> str:
     """The name of this machine's node: the host's when a daemon first ran on the state directory, so that a host that
     is renamed is no second node. A copy of the directory, on another machine say, has the name of its host."""
-    here = place.find(str(home))
+    here = state_id.find(str(home))
     name = here.recall(_NAME) or node_name()
     here.note(_NAME, name)
     return name

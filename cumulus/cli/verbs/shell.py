@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cumulus import __version__, gate
+from cumulus import __version__
+from cumulus.lib import safe_output
 
 
 class Shell(StrEnum):
@@ -45,7 +46,7 @@ def version(
     if output == "json":
         import json
 
-        gate.block(sys.stdout, json.dumps(found, indent=4) + "\n")
+        safe_output.block(sys.stdout, json.dumps(found, indent=4) + "\n")
     elif output:
         raise UsageError(f"there is no output form {output!r} here", hint="the form is json")
     else:
@@ -67,4 +68,6 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
 
     from cumulus.cli.main import COMPLETE
 
-    gate.block(sys.stdout, get_completion_script(prog_name="cumulus", complete_var=COMPLETE, shell=shell.value) + "\n")
+    safe_output.block(
+        sys.stdout, get_completion_script(prog_name="cumulus", complete_var=COMPLETE, shell=shell.value) + "\n"
+    )

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import context, options, targets
-from cumulus.cli.goals import Created, Deleted, Goal, parse_goal, summary
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import Clock, SystemClock
@@ -17,6 +16,7 @@ from cumulus.errors import CumulusError, Expired, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.registry import BY_NAME
+from cumulus.service.wait_conditions import Created, Deleted, Goal, parse_goal, summary
 from cumulus.store.base import Store
 
 _LONGEST = 3600.0

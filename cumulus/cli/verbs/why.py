@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from cumulus import paths
-from cumulus.cli import context, damage, options, targets
+from cumulus.cli import context, options, targets
 from cumulus.cli.columns import age, condition, lookup, until
-from cumulus.cli.goals import summary
 from cumulus.cli.targets import Target
 from cumulus.clock import Clock, SystemClock, to_the_second
 from cumulus.errors import UsageError
@@ -22,6 +21,8 @@ from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_duration
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.snapshot import build
+from cumulus.service import diagnose
+from cumulus.service.wait_conditions import summary
 from cumulus.store.base import Query, Store, key_of
 from cumulus.store.client import Client, decode
 
@@ -43,14 +44,14 @@ def why(words: options.JobWords, namespace: options.Namespace = "default") -> No
         raise UsageError(f"only jobs and partitions wait, not a {target.kind.name}")
     with context.open_store() as store:
         daemon = context.daemon_pid(paths.home()) is not None
-        left_out = damage.LeftOut()
+        left_out = diagnose.LeftOut()
         for line in answer(store, target, namespace, SystemClock(), daemon=daemon, left_out=left_out):
             print(line)
         left_out.tell()
 
 
 def answer(
-    store: Store, target: Target, namespace: str, clock: Clock, *, daemon: bool, left_out: damage.LeftOut
+    store: Store, target: Target, namespace: str, clock: Clock, *, daemon: bool, left_out: diagnose.LeftOut
 ) -> Iterator[str]:
     """The lines of the answer, for a job or partition in whatever state. Raises NotFound."""
     document = targets.one(store, target, namespace)
@@ -65,7 +66,7 @@ def answer(
         yield f"No daemon runs on {paths.home()}: nothing happens until `cumulus serve` is started."
 
 
-def waiting(store: Store, document: Document, clock: Clock, left_out: damage.LeftOut) -> Explanation | None:
+def waiting(store: Store, document: Document, clock: Clock, left_out: diagnose.LeftOut) -> Explanation | None:
     """Why a job or partition that is in the queue, or would come into it, is not placed. None where it is placed.
 
     Raises InvalidObject where it is damaged itself; as the scheduler does, it leaves out others that are.
@@ -89,9 +90,9 @@ def waiting(store: Store, document: Document, clock: Clock, left_out: damage.Lef
 
 def _to_be(job: GPUJob) -> list[GPUPartition]:
     """The partitions that the job controller will make: it may not have come to it, or not be running."""
-    from cumulus.controllers import job_objects
+    from cumulus.controllers.job import objects
 
-    made = job_objects.partitions(job, job.status.attempt_count + 1)
+    made = objects.partitions(job, job.status.attempt_count + 1)
     created = job.metadata.creation_timestamp
     return [
         p.replace(metadata=p.metadata.model_copy(update={"uid": p.metadata.name, "creation_timestamp": created}))
@@ -99,7 +100,7 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
     ]
 
 
-def _job(store: Store, job: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
+def _job(store: Store, job: Document, title: str, clock: Clock, left_out: diagnose.LeftOut) -> Iterator[str]:
     now = clock.now()
     phase = lookup(job, "status.phase") or "Pending"
     if _over(job):
@@ -132,7 +133,7 @@ def held_back(job: Document, clock: Clock) -> str:
     return ""
 
 
-def _pending(store: Store, job: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
+def _pending(store: Store, job: Document, title: str, clock: Clock, left_out: diagnose.LeftOut) -> Iterator[str]:
     if held := held_back(job, clock):
         yield f"{title} {held}"
         if condition(job, "Scheduled").get("reason") != "NameTaken":
@@ -142,9 +143,9 @@ def _pending(store: Store, job: Document, title: str, clock: Clock, left_out: da
 
 
 def _due(job: Document, clock: Clock) -> str:
-    from cumulus.controllers import job_outcome
+    from cumulus.controllers.job import outcome
 
-    left = job_outcome.next_due(decode(GPUJob, job), clock.now())
+    left = outcome.next_due(decode(GPUJob, job), clock.now())
     return f" The next begins in {format_duration(left)}." if left > 0 else ""
 
 
@@ -160,7 +161,9 @@ def _explained(store: Store, found: Explanation | None, title: str) -> Iterator[
     yield from rest
 
 
-def _partition(store: Store, partition: Document, title: str, clock: Clock, left_out: damage.LeftOut) -> Iterator[str]:
+def _partition(
+    store: Store, partition: Document, title: str, clock: Clock, left_out: diagnose.LeftOut
+) -> Iterator[str]:
     now = clock.now()
     phase = lookup(partition, "status.phase") or "Pending"
     if _over(partition):

@@ -20,10 +20,11 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.backends.process import layout, shim
+from cumulus.backends.process import shim
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
-from cumulus.backends.process.inotify import Inotify
+from cumulus.backends.rundir import layout
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.inotify import Inotify
 from tests.backends.process_bed import ProcessBed, job_processes
 
 

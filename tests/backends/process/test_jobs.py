@@ -21,8 +21,8 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.environment import DRIVERS, own_environment
 from cumulus.backends.process.leases import LeaseGuard
 from cumulus.backends.process.limits import lower
-from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor
 from cumulus.backends.process.supervise import Supervisor
+from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
 

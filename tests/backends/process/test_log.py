@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.backends.process.log import KEPT, Kept, LogWriter, Redactor, read_log
+from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor, read_log
 
 SMALL = Kept(first=10, last=30)
 AMPLE = Kept(first=7, last=10_000)

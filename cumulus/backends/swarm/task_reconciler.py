@@ -1,0 +1,295 @@
+"""From what Swarm's tasks say to what a run is; what nobody of ours did to it is undone, or ends it.
+
+records + tasks -> Settler.settle -> Observed, the end on the disk, findings for events
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cumulus.backends.base import Observed, State
+from cumulus.backends.exit_codes import SAVED
+from cumulus.backends.swarm import tasks as observe
+from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
+from cumulus.backends.swarm.services import Services
+from cumulus.backends.swarm.shell import NodeEngine, SeesFiles
+from cumulus.backends.swarm.tasks import Facts, Task
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.errors import BackendError, ChronosError, NodeUnreachable
+
+PLACE_SECONDS = 45.0
+"""How long a task may wait for its node to take it."""
+FORGET_SECONDS = 30.0
+"""How long a service may be without any task."""
+OVER_SECONDS = 60.0
+"""How long after its leases, by the clock, the run of a node that does not answer is taken to be over: the node ends
+it alone. More than clocks differ."""
+REJOIN_SECONDS = 30.0
+"""How long before the end of a run its node may have joined anew for that to be the reason."""
+
+CLOCKS = 1.0
+"""Seconds by which two machines' clocks may tell a run's end and its lease's wrongly against each other."""
+
+LeaseEnd = Callable[[str, str], tuple[str, str]]
+"""Node and lease id -> "expired", "released" or "" while it lives, and the end of its time. Raises `ChronosError`."""
+Engines = Callable[[str], NodeEngine | None]
+"""A node's own engine, where it can be reached without the manager."""
+Find = Callable[[Record, str, str], None]
+"""Told of what nobody of ours did: reason and message."""
+
+
+class Settler:
+    """Its callers hold the record's mutex."""
+
+    def __init__(
+        self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
+        clock: Clock, find: Find,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._members = members
+        self._services = services
+        self._node_engine = node_engine
+        self._lease_end = lease_end
+        self._clock = clock
+        self._find = find
+
+    def settle(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
+        """What a run whose service was created is now. Raises `NodeUnreachable` while its node does not answer."""
+        end = record.end()
+        if end is not None:
+            return end
+        tasks = tasks or observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
+        if not tasks:
+            return self._without_task(record)
+        run, others = run_of(record, tasks)
+        if run.terminal:
+            if observe.alive(others):
+                self._find(record, "ServiceChanged", "somebody changed its service: what that started is ended")
+                self._services.end(record)
+                return self.running(record, run)
+            if any(task.wanted for task in others):
+                # Swarm would run it again on its node, once that takes it.
+                self._services.end(record)
+            return self._end(record, run)
+        stop = record.read(STOP)
+        if stop is not None:
+            return self._stopping(record, run, stop)
+        if any(task.wanted for task in others):
+            self._put_back(record, run)
+        return self._on_node(record, run) if run.placed else self._waiting(record, run)
+
+    def running(self, record: Record, run: Task | None = None) -> Observed:
+        """As it was seen last: `run` moves it on."""
+        known = record.read(RUNNING)
+        if known is None and run is not None and run.state == "running":
+            known = {"at": run.at, "task": run.id}
+            record.write(RUNNING, known)
+        if known is None:
+            return record.observed(State.STARTING)
+        return record.observed(State.RUNNING, started_at=known["at"])
+
+    def ask_to_stop(self, record: Record, grace: float, why: str = "") -> None:
+        """Record the request. A later one can only bring the end nearer."""
+        earlier = record.read(STOP)
+        now = self._clock.now()
+        if earlier is not None:
+            left = float(earlier["grace"]) - (now - parse_timestamp(earlier["at"])).total_seconds()
+            if left <= grace:
+                return
+        record.write(STOP, {"grace": max(0.0, grace), "at": timestamp(now), "why": why})
+
+    def never_started(self, record: Record) -> None:
+        record.write(END, {"state": State.FAILED.value, "reason": "StartError", "message": "never started"})
+
+    def _put_back(self, record: Record, run: Task) -> None:
+        if run.wanted:
+            self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
+            self._services.unscale(record)
+        else:
+            self._find(record, *self._why_replaced(record, run))
+            self._services.end(record)
+
+    def _why_replaced(self, record: Record, run: Task) -> tuple[str, str]:
+        """Reason and message of what made Swarm end the run's task and want another in its place."""
+        node, member = record.start["node"], self._members.by_id(run.node_id)
+        if member is None:
+            return "NodeRemoved", f"{node} was removed from the Swarm"
+        if not member.answers:
+            return "NodeDown", f"{node} is {member.state} in the Swarm, and Swarm replaces its task: it ends"
+        if member.drained:
+            return "NodeDrained", f"{node} was drained in the Swarm, which ends the task there"
+        return "ServiceChanged", "somebody changed its service, and Swarm replaces its task: it ends"
+
+    def _without_task(self, record: Record) -> Observed:
+        if not self._services.is_there(record):
+            self._find(record, "ServiceRemoved", "somebody removed its service")
+            return self._lost(record, "somebody removed its service")
+        began = parse_timestamp((record.read(SERVICE) or {}).get("at") or timestamp(self._clock.now()))
+        if (self._clock.now() - began).total_seconds() > FORGET_SECONDS:
+            self._find(record, "TaskForgotten", "Swarm has no task of its service: it was scaled to zero, or pruned")
+            return self._lost(record, "Swarm has no task of its service any more")
+        return self.running(record)
+
+    def _waiting(self, record: Record, run: Task) -> Observed:
+        """No node has taken it yet. Swarm would wait for ever."""
+        member = self._members.named(record.start["node"])
+        if not member.answers:
+            if self._leases_are_over(record):
+                return self._given_up(record)
+            raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm")
+        age = (self._clock.now() - parse_timestamp(run.created)).total_seconds()
+        if run.error and age > PLACE_SECONDS:
+            self.ask_to_stop(record, 0.0, why=f"Swarm does not place it: {run.error}")
+            self._services.end(record)
+        return self.running(record, run)
+
+    def _on_node(self, record: Record, run: Task) -> Observed:
+        member = self._members.by_id(run.node_id)
+        if member is None:
+            self._find(record, "NodeRemoved", f"{record.start['node']} was removed from the Swarm")
+            return self._lost(record, "its node was removed from the Swarm")
+        if not member.answers:
+            if self._leases_are_over(record):
+                return self._given_up(record)
+            raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
+        return self.running(record, run)
+
+    def _leases_are_over(self, record: Record) -> bool:
+        """By the clock, with the grace of whatever ran there. Not known of a run whose record was lost."""
+        ends = [parse_timestamp(lease["expires_at"]) for lease in record.start["leases"] if lease["expires_at"]]
+        if not ends or len(ends) < len(record.start["leases"]):
+            return False
+        return (self._clock.now() - max(ends)).total_seconds() > float(record.start["grace"]) + OVER_SECONDS
+
+    def _given_up(self, record: Record) -> Observed:
+        """Its service can go: Swarm tells the node so when that is back."""
+        self._services.end(record)
+        return self._lost(record, f"{record.start['node']} did not answer until long after the lease was over")
+
+    def _stopping(self, record: Record, run: Task, stop: Mapping[str, Any]) -> Observed:
+        if run.desired == "running":
+            self._services.end(record)
+        elif not run.placed:
+            why = stop.get("why")
+            if why:
+                return self._lost(record, why)
+            return self._ended(record, State.FAILED, None, "Stopped", "stopped before it started")
+        elapsed = (self._clock.now() - parse_timestamp(stop["at"])).total_seconds()
+        if elapsed >= float(stop["grace"]) and run.container:
+            self._kill(record, run)
+        return self._on_node(record, run) if run.placed else self.running(record, run)
+
+    def _kill(self, record: Record, run: Task) -> None:
+        engine = self._node_engine(record.start["node"])
+        if engine is not None:
+            with contextlib.suppress(BackendError):
+                engine.kill(run.container)
+
+    def _end(self, record: Record, run: Task) -> Observed:
+        state, reason, message = observe.ended(run, self._facts(record, run))
+        if reason == "Lost":
+            self._find(record, "EngineStopped" if run.container_gone else "ServiceEnded", message)
+        if reason == "StartError" and observe.NO_IMAGE in message:
+            message = f"{message}{self._registry_says(run)}"
+        code = run.exit_code
+        if code == 0 and run.state != "complete" and not record.has(RUNNING):
+            code = None  # So Swarm says of a container that it made and never started.
+        if reason == "Lost" and observe.not_started(run):
+            code = None  # The engine's, not the program's.
+        return self._ended(record, state, code, reason, message, run)
+
+    def _registry_says(self, run: Task) -> str:
+        """Swarm does not tell why an image could not be pulled."""
+        refusal = self._engine.refusal(run.image.partition("@")[0])
+        if not refusal:
+            return ""
+        return f"; its registry says: {refusal} (credentials come from `docker login` where `cumulus serve` runs)"
+
+    def _facts(self, record: Record, run: Task) -> Facts:
+        stop = record.read(STOP)
+        gone_before = stop is not None and run.at != "" and _seconds(run.at, stop["at"]) > CLOCKS
+        stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
+        if run.state == "rejected" or stopped:
+            return Facts(stopped=stopped)
+        member = self._members.by_id(run.node_id)
+        return Facts(
+            lease=self._how_lease_ended(record, run), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
+            memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
+            restarted=_joined_anew(member, run), drained=member is not None and member.drained,
+        )  # fmt: skip
+
+    def _how_lease_ended(self, record: Record, run: Task) -> str:
+        """By the word of the node's Chronos; where it says nothing, by the time. A lease that ended after the run did
+        not end it."""
+        for lease in record.start["leases"]:
+            try:
+                end, expires = self._lease_end(record.start["node"], lease["id"])
+            except ChronosError:
+                expires = lease["expires_at"]
+                end = "expired" if expires and self._clock.now() >= parse_timestamp(expires) else ""
+            if end == "expired" and expires and run.at and _seconds(run.at, expires) > CLOCKS:
+                continue
+            if end:
+                return end
+        return ""
+
+    def _checkpoint_at(self, record: Record, run: Task) -> str | None:
+        engine, path = self._node_engine(record.start["node"]), record.start.get("checkpoint_path")
+        if not isinstance(engine, SeesFiles) or not path:
+            return None
+        try:
+            return engine.written(run.container, path)
+        except BackendError:
+            return None
+
+    def _was_oom(self, record: Record, run: Task) -> bool | None:
+        engine = self._node_engine(record.start["node"])
+        try:
+            container = None if engine is None else engine.container(run.container)
+        except BackendError:
+            return None
+        return None if container is None else bool(container["State"].get("OOMKilled"))
+
+    def _lost(self, record: Record, message: str) -> Observed:
+        return self._ended(record, State.FAILED, None, "Lost", message)
+
+    def _ended(
+        self, record: Record, state: State, code: int | None, reason: str, message: str, run: Task | None = None
+    ) -> Observed:
+        finished = run.at if run is not None and run.at else timestamp(self._clock.now())
+        known = record.read(RUNNING)
+        started = known["at"] if known else (run.created if run is not None and run.container else "")
+        record.write(
+            END,
+            {
+                "state": state.value, "exit_code": code, "reason": reason,
+                # An engine may tell of the environment that it could not start a program in.
+                "message": self._services.without_secrets(record, message),
+                "started_at": min(started, finished), "finished_at": finished,
+                "checkpoint_at": self._checkpoint_at(record, run) if run is not None and code == SAVED else None,
+            },
+        )  # fmt: skip
+        end = record.end()
+        assert end is not None
+        return end
+
+
+def _joined_anew(member: Member | None, run: Task) -> bool:
+    """Whether the run's node joined the Swarm about when the run ended."""
+    return member is None or _seconds(run.at, member.updated) > -REJOIN_SECONDS
+
+
+def _seconds(since: str, until: str) -> float:
+    return (parse_timestamp(until) - parse_timestamp(since)).total_seconds()
+
+
+def run_of(record: Record, tasks: Sequence[Task]) -> tuple[Task, Sequence[Task]]:
+    """The task that is the run, and the others: the one that was seen to run, else the first that has a node."""
+    known = (record.read(RUNNING) or {}).get("task")
+    first = next((task for task in tasks if task.placed), tasks[0])
+    run = next((task for task in tasks if task.id == known), first)
+    return run, [task for task in tasks if task is not run]

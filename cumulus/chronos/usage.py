@@ -1,0 +1,81 @@
+"""What leases use of what they leased, for `chronos_cli stats` and `metrics`: no part of enforcement.
+
+NVIDIA's driver tells it by process, for clients of MPS memory only; elsewhere the OpenCL layer's account of the lease
+does, and of memory only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cumulus.chronos import nvml
+from cumulus.chronos.database import Database
+from cumulus.chronos.enforce import account
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease
+from cumulus.chronos.members import Membership
+from cumulus.lib.processes import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseUse:
+    """A lease and what its processes use: bytes, and thousandths of the device. None where nobody knows."""
+
+    lease: Lease
+    memory_bytes: int | None = None
+    compute: int | None = None
+    """The part of the last second or two in which it kept the device busy, with however many multiprocessors."""
+    source: str = ""
+    """`driver`, `account`, or "" where there is neither."""
+
+    @property
+    def idle_memory_bytes(self) -> int | None:
+        """Leased and not used."""
+        return None if self.memory_bytes is None else max(0, self.lease.memory_bytes - self.memory_bytes)
+
+    @property
+    def idle_compute(self) -> int | None:
+        """Leased and not used."""
+        return None if self.compute is None else max(0, self.lease.compute - self.compute)
+
+    @property
+    def over(self) -> bool:
+        """Whether it holds more memory than it leased."""
+        return self.memory_bytes is not None and self.memory_bytes > self.lease.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUse:
+    """`devices` has what is used of those on which the driver tells it, by id."""
+
+    leases: Sequence[LeaseUse]
+    devices: Mapping[str, nvml.Use]
+
+
+def measure(database: Database, devices: Iterable[Device], leases: Sequence[Lease]) -> NodeUse:
+    """Now. Asks NVIDIA's driver once where there is such a device, which takes up to a second."""
+    told = nvml.ask() if any("nvidia" in device.vendor.lower() for device in devices) else {}
+    snapshot = Snapshot(home=database.home) if told else None
+    found = []
+    for lease in leases:
+        if snapshot is not None and lease.device_id in told:
+            with database.read() as db:
+                members = Membership.load(db, lease.id).members(snapshot)
+            found.append(_by_process(lease, {member.pid for member in members}, told[lease.device_id]))
+        else:
+            found.append(_by_account(lease, database.home))
+    return NodeUse(found, {id: use.whole for id, use in told.items()})
+
+
+def _by_process(lease: Lease, pids: Iterable[int], device: nvml.DeviceUse) -> LeaseUse:
+    uses = [device.processes[pid] for pid in pids if pid in device.processes]
+    compute = [use.compute for use in uses]
+    known = min(sum(filter(None, compute)), FULL_COMPUTE) if None not in compute else None
+    return LeaseUse(lease, sum(use.memory_bytes for use in uses), known, "driver")
+
+
+def _by_account(lease: Lease, home: Path) -> LeaseUse:
+    if not account.directory(home, lease.id).is_dir():
+        return LeaseUse(lease)
+    return LeaseUse(lease, sum(account.used(lease.id, home).values()), None, "account")

@@ -1,0 +1,262 @@
+"""The schedule loop: one key for the whole queue. Builds a snapshot, asks `scheduling` where each gang goes, writes it.
+
+A gang's bindings are one transaction, each with its partition's version as precondition. A pass never starts before the
+reader shows the last pass's writes, so that no share is given twice; the node's ledger would refuse it anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import structlog
+
+from cumulus.clock import Clock, timestamp
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.partition.plan import FINALIZER
+from cumulus.controllers.writes import unversioned
+from cumulus.errors import Conflict, InvalidObject, NotFound
+from cumulus.machinery.cache import Reader, readable
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.resources.key import Key
+from cumulus.resources.meta import condition
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.scheduling.claim import Claim, claim_of
+from cumulus.scheduling.cycle import Binding, Pass
+from cumulus.scheduling.reasons import Explainer, NodeReason
+from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
+from cumulus.store.base import Query, Write
+from cumulus.store.client import Client
+
+log = structlog.get_logger("cumulus.controllers")
+
+NAME = "schedule"
+QUEUE = Request("", "queue")
+"""The loop's only key."""
+
+VISIBLE_WITHIN = 0.05
+"""Seconds before the reader is looked at again where it lags behind what this loop wrote."""
+
+REST = 9.0
+LONGEST_REST = 3.0
+"""After a pass the loop rests for so many times as long as it thought, and no longer than that many seconds: what
+happens meanwhile is one pass's work, and a long queue does not keep the other loops from theirs."""
+
+GANGS_PER_WRITE = 64
+
+EXPLAINED_PER_PASS = 64
+"""How many waiting gangs get their reasons worked out in one pass; the rest comes with the next ones."""
+
+EXPLAINED_AFTER = 1.0
+"""Seconds in the queue before a gang's reasons are written down: most leave it sooner."""
+
+NAMED_NODES = 5
+"""How many nodes a condition names for each reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A gang that waits, and why on each node."""
+
+    gang: Gang
+    reason: str
+    reasons: tuple[NodeReason, ...]
+
+
+class ScheduleController:
+    name = NAME
+
+    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+        self._reader = reader
+        self._client = client
+        self._clock = clock
+        self._claims: dict[Key, tuple[int, Claim]] = {}
+        self._assembler = Assembler()
+        self._written = 0
+        self._unanswered = False
+        """Whether the answer to a write was lost: it may have been done, at a revision that is not known."""
+        self._explain_from = 0
+        self._not_before = 0.0
+
+    @property
+    def rest(self) -> float:
+        """Seconds until a new pass may begin, 0 when it may now."""
+        return max(0.0, self._not_before - self._clock.monotonic())
+
+    def reconcile(self, request: Request) -> Result:
+        began = self._clock.monotonic()
+        if began < self._not_before:
+            return After(self._not_before - began)
+        if self._unanswered:
+            self._written = self._client.store.list(Query(GPUPartition.KIND, limit=1)).revision
+            self._unanswered = False
+        if self._reader.revision < self._written:
+            return After(VISIBLE_WITHIN)
+        self._refresh()
+        claims = (claim for _, claim in self._claims.values())
+        snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
+        run = Pass(snapshot)
+        unplaced, young = self._place(snapshot, run)
+        ended = self._clock.monotonic()
+        self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
+        bound = self._bind_all(list(_gangs(run.bindings)))
+        self._refuse(unplaced)
+        if not bound:
+            return After(VISIBLE_WITHIN)
+        return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
+
+    def _refresh(self) -> None:
+        """Bring the claims up to the reader's view; only what changed is decoded."""
+        claims, live = self._claims, self._reader.live()
+        for key in [key for key in claims if key not in live]:
+            del claims[key]
+        for key, revision in live.items():
+            known = claims.get(key)
+            if known is not None and known[0] == revision:
+                continue
+            partition = self._partition(key)
+            if partition is not None:
+                claims[key] = (revision, claim_of(partition))
+            else:
+                claims.pop(key, None)
+
+    def _partition(self, key: Key) -> GPUPartition | None:
+        """None where it went, or is damaged: the node's ledger still knows what it holds."""
+        return readable(self._reader, GPUPartition, key.namespace, key.name)
+
+    def _place(self, snapshot: Snapshot, run: Pass) -> tuple[list[Unplaced], bool]:
+        """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others
+        have yet to wait long enough for that. Turns go on from where the last pass stopped."""
+        explain = Explainer(snapshot, run.board)
+        unplaced: list[Unplaced] = []
+        position, last, young = 0, 0, False
+        for gang in snapshot.pending:
+            if run.bind(gang):
+                continue
+            position += 1
+            if not _waited(gang, snapshot):
+                young = True
+                run.refuse(gang)
+            elif position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
+                last = position
+                reasons = explain.node_reasons(gang)
+                unplaced.append(Unplaced(gang, run.refuse(gang).reason.code, reasons))
+            else:
+                run.refuse(gang)
+        self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
+        return unplaced, young
+
+    def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
+        """Write bindings, each gang's all or none. False where a partition changed meanwhile.
+
+        Many gangs share a transaction, since each costs a sync to disk; where one of them is stale, the rest is
+        written one by one.
+        """
+        stale = False
+        for start in range(0, len(gangs), GANGS_PER_WRITE):
+            some = gangs[start : start + GANGS_PER_WRITE]
+            if not self._bind(some):
+                written = [self._bind([gang]) for gang in some] if len(some) > 1 else [False]
+                stale = stale or not all(written)
+        return not stale
+
+    def _bind(self, gangs: Sequence[Sequence[Binding]]) -> bool:
+        writes = []
+        for binding in (binding for gang in gangs for binding in gang):
+            partition = self._partition(binding.partition)
+            if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+                return False
+            writes += self._binding(binding, partition)
+        try:
+            self._write(writes)
+        except (Conflict, NotFound) as error:
+            log.debug("stale", loop=NAME, gangs=len(gangs), error=str(error))
+            return False
+        except InvalidObject as error:
+            # One whose status has no room must not keep the others from their places.
+            if len(gangs) == 1:
+                log.error("left out an object", error=str(error))
+            return len(gangs) == 1
+        return True
+
+    def _binding(self, binding: Binding, partition: GPUPartition) -> list[Write]:
+        now = timestamp(self._clock.now())
+        status = partition.status.model_copy(
+            update={
+                "observed_generation": partition.metadata.generation or 0,
+                "phase": PartitionPhase.BOUND,
+                "conditions": condition_set(partition.status.conditions, now, "Bound", True, "Bound"),
+                "node": binding.node,
+                "device": binding.device,
+                "device_name": binding.device_name,
+                "memory_bytes": binding.memory_bytes,
+                "compute": binding.compute,
+                "enforcement": binding.enforcement,
+            }
+        )
+        document = partition.replace(status=status).to_json()
+        if FINALIZER in partition.metadata.finalizers:
+            return [Write("status", document)]
+        # Whatever holds a lease is kept until the node has confirmed its end.
+        metadata = {**document["metadata"], "finalizers": [*partition.metadata.finalizers, FINALIZER]}
+        return [Write("update", {**document, "metadata": metadata}), Write("status", unversioned(document))]
+
+    def _refuse(self, unplaced: Iterable[Unplaced]) -> None:
+        """Say on each waiting partition why, where what is to be said changed."""
+        now = timestamp(self._clock.now())
+        writes = []
+        for item in unplaced:
+            message = summary(item.reasons)
+            for request in item.gang.requests:
+                partition = self._partition(request.partition)
+                if partition is None or partition.status.phase is not PartitionPhase.PENDING:
+                    continue
+                old = condition(partition.status.conditions, "Bound")
+                if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, message):
+                    continue
+                conditions = condition_set(partition.status.conditions, now, "Bound", False, item.reason, message)
+                status = partition.status.model_copy(update={"conditions": conditions})
+                writes.append(Write("status", partition.replace(status=status).to_json()))
+        if not writes:
+            return
+        try:
+            self._write(writes)
+        except (Conflict, NotFound, InvalidObject) as error:
+            log.debug("stale", loop=NAME, error=str(error))
+
+    def _write(self, writes: Sequence[Write]) -> None:
+        """Write, and note at which revision: no pass decides on a view from before that."""
+        self._unanswered = True
+        try:
+            documents = self._client.store.transact(writes, fence=self._client.fence)
+        except (Conflict, NotFound, InvalidObject):
+            self._unanswered = False
+            raise
+        self._unanswered = False
+        self._written = max(self._written, *(int(found["metadata"]["resourceVersion"]) for found in documents))
+
+
+def summary(reasons: Sequence[NodeReason]) -> str:
+    """Why, by node, without figures that change all the time: `InsufficientMemory: gpu-1, gpu-2; NotReady: gpu-3`."""
+    if not reasons:
+        return "there are no nodes"
+    ordered = sorted((item.reason.code, item.node) for item in reasons)
+    return "; ".join(_group(code, [node for _, node in found]) for code, found in groupby(ordered, lambda i: i[0]))
+
+
+def _waited(gang: Gang, snapshot: Snapshot) -> bool:
+    """Whether it waits for long enough to be told why."""
+    return (snapshot.now - gang.since).total_seconds() >= EXPLAINED_AFTER
+
+
+def _group(code: str, nodes: list[str]) -> str:
+    named = [node for node in nodes[:NAMED_NODES] if node]
+    more = f" and {len(nodes) - NAMED_NODES} more" if len(nodes) > NAMED_NODES else ""
+    return f"{code}: {', '.join(named)}{more}" if named else code
+
+
+def _gangs(bindings: Sequence[Binding]) -> Iterator[list[Binding]]:
+    for _, found in groupby(bindings, lambda binding: binding.gang):
+        yield list(found)

@@ -1,0 +1,293 @@
+"""The job loop: gives a job its partitions, runs its attempts in them, and writes down what came of it.
+
+One reconcile looks, plans (`job_plan`), starts or stops workloads, looks again, and writes one status. What it starts
+has a name that is used once, so that doing it again after a crash changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cumulus.backends.base import Backend
+from cumulus.clock import Clock
+from cumulus.controllers.job import objects
+from cumulus.controllers.job import plan as job_plan
+from cumulus.controllers.job.plan import Plan, View
+from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown, Vanished
+from cumulus.controllers.writes import unversioned, write_told
+from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
+from cumulus.machinery.cache import Reader, StoreReader
+from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
+from cumulus.machinery.recorder import Recorder
+from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.meta import REPLICA_LABEL, is_true
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.quantity import parse_duration
+from cumulus.store.base import Document, Key, Query, Write, key_of
+from cumulus.store.client import Client, decode
+
+NAME = "job"
+FINALIZER = "cumulus.dev/job"
+
+DELETE_POLL = 30.0
+"""Seconds between looks at a job whose partitions are going; their events usually come first."""
+
+
+class JobController:
+    """`backends` by runtime: process, container."""
+
+    name = NAME
+
+    def __init__(
+        self, reader: Reader, client: Client, backends: Mapping[str, Backend], clock: Clock, recorder: Recorder
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._backends = backends
+        self._clock = clock
+        self._recorder = recorder
+
+    def reconcile(self, request: Request) -> Result:
+        try:
+            job = self._reader.get(GPUJob, *request)
+        except InvalidObject:
+            return self._delete_damaged(request)
+        if job is None:
+            return Done()
+        if job.deleting:
+            return self._delete(job)
+        partitions = self._partitions(job)
+        replicas = self._observe(job, partitions)
+        plan = self._plan(job, partitions, replicas)
+        if plan.start:
+            replicas = self._start(job, partitions, replicas, plan.start)
+            plan = self._plan(job, partitions, replicas)
+        for replica, grace in plan.stop.items():
+            self._backend(job).stop(self._workload(job, replica), grace)
+        try:
+            plan = self._write(job, plan)
+        except InvalidObject as error:
+            plan = self._give_up(job, partitions, replicas, error)
+        if plan.remove:
+            self._remove(job)
+        if not plan.status.phase.finished:
+            for said in plan.says:
+                self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+        return Done() if plan.wake is None else After(plan.wake)
+
+    def _plan(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Plan:
+        return job_plan.plan(self._view(job, partitions, replicas))
+
+    def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
+        names = {p.status.node for p in partitions if p.status.node}
+        return View(job, partitions, replicas, self._clock.now(), self._lost(names))
+
+    def _partitions(self, job: GPUJob) -> list[GPUPartition]:
+        """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
+        found = self._reader.owned(GPUPartition, job.uid)
+        attempt = job_plan.live_attempt(job.status)
+        missing = set(attempt.partitions if attempt else ()) - {p.metadata.name for p in found}
+        store = StoreReader(self._client.store)
+        for name in sorted(missing):
+            partition = store.get(GPUPartition, job.metadata.namespace or "", name)
+            if partition is not None and any(o.uid == job.uid for o in partition.metadata.owner_references):
+                found.append(partition)
+        return found
+
+    def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
+        """The replicas of the running attempt. None was started before all its partitions were Active."""
+        attempt = job_plan.live_attempt(job.status)
+        if attempt is None:
+            return []
+        early = (PartitionPhase.PENDING, PartitionPhase.BOUND)
+        if any(p.metadata.name in attempt.partitions and p.status.phase in early for p in partitions):
+            return [None] * job.spec.replicas
+        return [self._look(job, replica) for replica in range(job.spec.replicas)]
+
+    def _look(self, job: GPUJob, replica: int) -> Replica:
+        try:
+            return self._backend(job).get(self._workload(job, replica))
+        except NodeUnreachable:
+            return Unknown()
+
+    def _start(
+        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], wanted: Sequence[int]
+    ) -> list[Replica]:
+        """Start what is wanted and look again. Raises Conflict where the job is not what it was taken for."""
+        attempt = self._attempt(job)
+        stored = self._client.store.get(job.key)["metadata"]
+        if (stored["uid"], stored["resourceVersion"]) != (job.uid, job.metadata.resource_version):
+            raise Conflict(f"{job.key} changed; nothing was started")
+        held = {r: [p for p in partitions if self._belongs(p, attempt, r)] for r in wanted}
+        nodes = self._nodes({p.status.node for parts in held.values() for p in parts})
+        result = list(replicas)
+        for replica in wanted:
+            workload = objects.workload(job, attempt.number, replica, held[replica], nodes)
+            try:
+                self._backend(job).start(workload)
+            except BackendRefused as error:
+                result[replica] = RefusedStart(str(error))
+                break
+            except NodeUnreachable:
+                result[replica] = Unknown()
+            else:
+                # A name that is used up is not started again: what is not there now will never be.
+                result[replica] = self._look(job, replica) or Vanished()
+        return result
+
+    def _belongs(self, partition: GPUPartition, attempt: Attempt, replica: int) -> bool:
+        meta = partition.metadata
+        return meta.name in attempt.partitions and meta.labels.get(REPLICA_LABEL) == str(replica)
+
+    def _write(self, job: GPUJob, plan: Plan) -> Plan:
+        """The plan as it was written."""
+        for partition in plan.update:
+            self._client.store.update(partition.to_json(), fence=self._client.fence)
+        if plan.create:
+            return self._begin_somehow(job, plan)
+        if plan.status != job.status:
+            ended = job.replace(status=plan.status)
+            said = plan.says if plan.status.phase.finished else ()
+            events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
+            write_told(self._client, [Write("status", ended.to_json())], events)
+        return plan
+
+    def _give_up(
+        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], error: InvalidObject
+    ) -> Plan:
+        """What would be said of the job has no room. It ends, and its shares are free: nobody waits for it for ever."""
+        plan = job_plan.refused(self._view(job, partitions, replicas), str(error))
+        for replica, grace in plan.stop.items():
+            self._backend(job).stop(self._workload(job, replica), grace)
+        if not plan.status.phase.finished:
+            return plan
+        try:
+            return self._write(job, plan)
+        except InvalidObject:
+            # An object from before there was a limit leaves no room at all.
+            for partition in partitions:
+                if not partition.deleting:
+                    self._client.delete(partition)
+            (said,) = plan.says
+            self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+            raise
+
+    def _begin_somehow(self, job: GPUJob, plan: Plan) -> Plan:
+        """Anybody may have made a partition of the name that the job's was to have."""
+        try:
+            self._begin(job, plan)
+            return plan
+        except AlreadyExists as error:
+            if not self._taken(job, plan):
+                raise Retry(f"cannot create the partitions of attempt {plan.status.attempt_count}: {error}") from error
+        other = job_plan.renamed(job, plan)
+        try:
+            self._begin(job, other)
+            return other
+        except AlreadyExists:
+            return self._write(job, job_plan.blocked(job, self._taken(job, other), self._clock.now()))
+
+    def _taken(self, job: GPUJob, plan: Plan) -> list[GPUPartition]:
+        """Partitions that have the names of those to be made and are not the job's."""
+        store = StoreReader(self._client.store)
+        found = (store.get(GPUPartition, p.metadata.namespace or "", p.metadata.name) for p in plan.create)
+        return [p for p in found if p is not None and all(o.uid != job.uid for o in p.metadata.owner_references)]
+
+    def _begin(self, job: GPUJob, plan: Plan) -> None:
+        """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
+        attempt sees its partitions. Raises AlreadyExists."""
+        writes = [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
+        writes += [Write("create", partition.to_json()) for partition in plan.create]
+        document = job.replace(status=plan.status).to_json()
+        if FINALIZER not in job.metadata.finalizers:
+            metadata = {**document["metadata"], "finalizers": [*job.metadata.finalizers, FINALIZER]}
+            writes.insert(0, Write("update", {**document, "metadata": metadata}))
+            document = unversioned(document)
+        writes.append(Write("status", document))
+        self._client.store.transact(writes, fence=self._client.fence)
+
+    def _remove(self, job: GPUJob) -> None:
+        for replica in range(job.spec.replicas):
+            self._backend(job).remove(self._workload(job, replica))
+
+    def _delete(self, job: GPUJob) -> Result:
+        """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
+        if FINALIZER not in job.metadata.finalizers:
+            return Done()
+        backend = self._backends.get(objects.runtime(job))
+        if backend is None and _may_have_run(job, StoreReader(self._client.store).owned(GPUPartition, job.uid)):
+            raise self._no_backend(job)
+        return self._let_go(job.to_json(), [backend] if backend else [], objects.last_grace(job))
+
+    def _delete_damaged(self, request: Request) -> Result:
+        """As far as it can be understood: what runs of it has its uid. Raises InvalidObject where its deletion was not
+        asked for: what runs then goes on to the end of its lease."""
+        document = self._client.store.get(Key(GPUJob.KIND, *request))
+        metadata = document["metadata"]
+        if "deletionTimestamp" not in metadata:
+            decode(GPUJob, document)
+        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+            return Done()
+        own = parse_duration(objects.GRACE)
+        grace = min(own, metadata.get("deletionGracePeriodSeconds") or own)
+        return self._let_go(document, list(self._backends.values()), grace)
+
+    def _let_go(self, job: Document, backends: Sequence[Backend], grace: float) -> Result:
+        uid = job["metadata"]["uid"]
+        alive = [(backend, o) for backend in backends for o in backend.list(uid) if not o.state.finished]
+        for backend, observed in alive:
+            backend.stop(observed.name, grace)
+        if alive:
+            return After(job_plan.STOP_POLL)
+        partitions = self._client.store.list(Query(GPUPartition.KIND, owner_uid=uid)).items
+        for partition in partitions:
+            if "deletionTimestamp" not in partition["metadata"]:
+                uid_there = partition["metadata"]["uid"]
+                self._client.store.delete(key_of(partition), uid=uid_there, fence=self._client.fence)
+        if partitions:
+            return After(DELETE_POLL)
+        for backend in backends:
+            backend.purge(uid)
+        left = [finalizer for finalizer in job["metadata"]["finalizers"] if finalizer != FINALIZER]
+        self._client.store.update(
+            {**job, "metadata": {**job["metadata"], "finalizers": left}}, fence=self._client.fence
+        )
+        return Done()
+
+    def _backend(self, job: GPUJob) -> Backend:
+        backend = self._backends.get(objects.runtime(job))
+        if backend is None:
+            raise self._no_backend(job)
+        return backend
+
+    def _no_backend(self, job: GPUJob) -> Retry:
+        return Retry(f"this daemon has no backend for runtime {objects.runtime(job)}")
+
+    def _attempt(self, job: GPUJob) -> Attempt:
+        attempt = job_plan.live_attempt(job.status)
+        assert attempt is not None
+        return attempt
+
+    def _workload(self, job: GPUJob, replica: int) -> str:
+        return objects.workload_name(job, self._attempt(job).number, replica)
+
+    def _lost(self, names: set[str]) -> frozenset[str]:
+        nodes = {name: self._reader.get(GPUNode, "", name) for name in names}
+        return frozenset(
+            name for name, node in nodes.items() if node is None or not is_true(node.status.conditions, "Ready")
+        )
+
+    def _nodes(self, names: set[str]) -> dict[str, GPUNode]:
+        nodes = {name: self._reader.get(GPUNode, "", name) for name in names}
+        for name, node in nodes.items():
+            if node is None:
+                raise Retry(f"the node {name} is not known")
+        return {name: node for name, node in nodes.items() if node is not None}
+
+
+def _may_have_run(job: GPUJob, partitions: Sequence[GPUPartition]) -> bool:
+    """Whether any attempt can have been started: that takes partitions that left Pending. All that are left of
+    an attempt that was never observed are in `partitions`; earlier attempts ended, which status tells."""
+    begun = any(p.status.phase is not PartitionPhase.PENDING for p in partitions)
+    return begun or job.status.attempt_count > 1 or any(attempt.start_time for attempt in job.status.attempts)

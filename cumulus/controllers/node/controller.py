@@ -1,0 +1,387 @@
+"""The node loop: discovery and heartbeat. Makes each agent's GPUNode, keeps its devices and free shares up to date,
+and says when it stops answering. What changed of leases on the node by itself is passed on to the partition loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
+from datetime import datetime
+
+from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.swarm.controller import free
+from cumulus.controllers.texts import LONGEST_WORD, cut
+from cumulus.controllers.writes import write_status, write_told
+from cumulus.errors import (
+    AlreadyExists,
+    ChronosError,
+    InvalidObject,
+    LedgerFull,
+    LedgerReplaced,
+    LedgerUnavailable,
+    NodeUnreachable,
+)
+from cumulus.machinery.cache import Bound, Reader, readable
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.recorder import Recorder
+from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.key import Key
+from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
+from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.quantity import format_bytes
+from cumulus.store.base import Write
+from cumulus.store.client import Client, decode
+
+NAME = "node"
+
+LOOK_SECONDS = 10.0
+TWIN = "Twin"
+"""The condition of a node whose devices another node counts."""
+CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady", TWIN)
+"""Conditions of a node that controllers set; all others are its own Chronos' and go when that tells them no more."""
+
+"""How often a node is asked."""
+
+HEARTBEAT_SECONDS = 20.0
+"""How often, at most, a heartbeat alone is written."""
+
+_UUIDS = ("GPU-", "MIG-")
+
+SKEW_SECONDS = 0.5
+"""A clock that is off by so much more or less than before is worth a write."""
+
+MOST_LISTED = 64
+"""Foreign leases of one device that its node's status lists one by one."""
+
+SILENT_SECONDS = 40.0
+"""How long a node may be silent before it is not Ready."""
+
+
+class NodeController:
+    """`changed` is told the key of each partition whose lease is not what its status says."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        changed: Callable[[Key], None],
+        offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),
+        clustered: bool = False,
+    ) -> None:
+        """`offers`: the runtimes that a node has beside its agent's; None: not known now, so it keeps what it has.
+        `clustered`: whether there is a cluster, which nodes that are deleted leave first."""
+        self._clustered = clustered
+        self._offers = offers
+        self._reader = reader
+        self._client = client
+        self._agents = agents
+        self._clock = clock
+        self._recorder = recorder
+        self._changed = changed
+        self._answered: dict[str, float] = {}
+        self._mutex = threading.Lock()
+        self._where: defaultdict[str, set[str]] = defaultdict(set)
+        """Device to the nodes that ever had it, in this term."""
+        self._began = clock.monotonic()
+
+    def reconcile(self, request: Request) -> Result:
+        try:
+            node = self._reader.get(GPUNode, "", request.name)
+        except InvalidObject:
+            return self._delete_damaged(request.name)
+        if node is not None and node.deleting and not self._clustered:
+            free(self._client, node)
+            return Done()
+        agent = self._agents.get(request.name)
+        if agent is None:
+            return Done() if node is None else self._unattended(node)
+        if node is not None and node.deleting:
+            return After(LOOK_SECONDS)
+        try:
+            devices, leases = agent.leases.devices(), agent.leases.list()
+        except (NodeUnreachable, LedgerUnavailable) as error:
+            return self._silent(node, agent, error)
+        self._answered[agent.name] = self._clock.monotonic()
+        if node is None:
+            node = self._create(agent)
+        partitions = self._reader.on_node(agent.name)
+        own = self._own(agent.name, partitions, leases)
+        status = observed(node, agent, devices, leases, own, self._clock.now())
+        status = self._once(node, status)
+        offered = self._offers(agent.name)
+        offered = node.status.runtimes if offered is None else offered
+        runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
+        self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
+        self._tell_of_trouble(node, status)
+        self._tell_of_sizes(node, status)
+        self._pass_on(partitions, leases)
+        return After(LOOK_SECONDS)
+
+    def _tell_of_trouble(self, node: GPUNode, status: GPUNodeStatus) -> None:
+        """An event where what holds jobs to their leases is not well any more, or had to be mended."""
+        for found in status.conditions:
+            old = condition(node.status.conditions, found.type)
+            changed = old is not None and (old.status, old.reason) != (found.status, found.reason)
+            if found.type not in CONTROLLERS_CONDITIONS and changed and (found.status != "True" or _mended(found)):
+                self._recorder.record(node, "Warning", f"{found.type}{found.reason}", found.message, component=NAME)
+
+    def _tell_of_sizes(self, node: GPUNode, status: GPUNodeStatus) -> None:
+        """An event where a device has another size than before."""
+        before = {device.id: device for device in node.status.devices}
+        for device in status.devices:
+            old = before.get(device.id)
+            if old is not None and (told := resized(old, device)):
+                less = (device.next_memory_bytes or device.memory_bytes) < old.memory_bytes
+                self._recorder.record(node, "Warning" if less else "Normal", "DeviceResized", told, component=NAME)
+
+    def _own(self, name: str, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
+        """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
+        own = {partition.uid for partition in partitions}
+        return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id, name)}
+
+    def _is_ours(self, id: str, name: str) -> bool:
+        """Not one of a partition on another node: that one may by mistake be the same machine, and counts it."""
+        try:
+            partition = self._reader.partition(id)
+        except InvalidObject:
+            return True
+        return partition is not None and partition.status.node in ("", name)
+
+    def _once(self, node: GPUNode, status: GPUNodeStatus) -> GPUNodeStatus:
+        """The status without devices that another node counts already: a machine can be two nodes by mistake.
+
+        The elder one that is Ready has them; one that is not loses them here."""
+        now = timestamp(self._clock.now())
+        elsewhere: dict[str, str] = {}
+        mine = physical(status)
+        for other in self._with_any_of(mine, node.metadata.name):
+            shared = mine & physical(other.status)
+            if not shared:
+                continue
+            if is_true(other.status.conditions, "Ready") and _age(other) < _age(node):
+                elsewhere |= dict.fromkeys(shared, other.metadata.name)
+            else:
+                message = f"the machine is the node {node.metadata.name} now, which counts its devices"
+                write_status(self._client, other.replace(status=_without(other.status, shared, message, now)))
+        if elsewhere:
+            names = ", ".join(sorted(set(elsewhere.values())))
+            message = f"the node {names} counts these devices already: they are one machine; remove one of the nodes"
+            return _without(status, frozenset(elsewhere), message, now)
+        if condition(status.conditions, TWIN) is not None:
+            kept = tuple(c for c in status.conditions if c.type != TWIN)
+            return status.model_copy(update={"conditions": kept})
+        return status
+
+    def _with_any_of(self, devices: frozenset[str], name: str) -> Sequence[GPUNode]:
+        """Other nodes that had any of the devices when they were looked at last."""
+        with self._mutex:
+            if not self._where:
+                for node in self._reader.all(GPUNode):
+                    for device in physical(node.status):
+                        self._where[device].add(node.metadata.name)
+            for device in devices:
+                self._where[device].add(name)
+            names = {other for device in devices for other in self._where[device]} - {name}
+        found = (readable(self._reader, GPUNode, "", other) for other in sorted(names))
+        return [node for node in found if node is not None]
+
+    def _delete_damaged(self, name: str) -> Result:
+        """A machine that is there, of a Swarm or this one, is found anew. Raises InvalidObject where its deletion was
+        not asked for."""
+        document = self._client.store.get(Key(GPUNode.KIND, "", name))
+        if "deletionTimestamp" not in document["metadata"]:
+            decode(GPUNode, document)
+        else:
+            metadata = {**document["metadata"], "finalizers": []}
+            self._client.store.update({**document, "metadata": metadata}, fence=self._client.fence)
+        return Done()
+
+    def _create(self, agent: NodeAgent) -> GPUNode:
+        node = GPUNode(metadata=ObjectMeta(name=agent.name, labels=dict(agent.labels)))
+        try:
+            return self._client.create(node)
+        except AlreadyExists:
+            return self._client.get(GPUNode, "", agent.name)
+
+    def _write(self, node: GPUNode, status: GPUNodeStatus, agent: NodeAgent) -> None:
+        missing = {k: v for k, v in agent.labels.items() if node.metadata.labels.get(k) != v}
+        if missing:
+            labels = {**node.metadata.labels, **missing}
+            node = self._client.update(node.replace(metadata=node.metadata.model_copy(update={"labels": labels})))
+        if not worth_writing(node.status, status):
+            return
+        try:
+            write_status(self._client, node.replace(status=status))
+        except InvalidObject as error:
+            # Without its devices nothing is placed there any more, and the heartbeat goes on.
+            now = timestamp(self._clock.now())
+            conditions = condition_set((), now, "Ready", False, "StatusRefused", str(error))
+            small = GPUNodeStatus(conditions=conditions, heartbeat_time=now)
+            if worth_writing(node.status, small):
+                event = self._recorder.event(node, "Warning", "StatusRefused", str(error), component=NAME)
+                write_told(self._client, [Write("status", node.replace(status=small).to_json())], [event])
+
+    def _pass_on(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> None:
+        active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
+        for partition in partitions:
+            if partition.active and partition.uid not in active:
+                self._changed(partition.key)
+
+    def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
+        since = self._answered.get(agent.name, self._began)
+        if node is not None:
+            never = condition(node.status.conditions, "Ready") is None
+            # What answers that its ledger is full or was replaced is neither slow nor away, but nothing can be leased.
+            certain = never or isinstance(error, LedgerFull | LedgerReplaced)
+            if certain or self._clock.monotonic() - since >= SILENT_SECONDS:
+                reason = _SILENCE.get(type(error), "NoLedger")
+                self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
+        return After(LOOK_SECONDS)
+
+    def _unattended(self, node: GPUNode) -> Result:
+        """A node that no agent of this daemon looks after: its heartbeat is all there is."""
+        if node.status.heartbeat_time is None:
+            return Done()
+        age = (self._clock.now() - parse_timestamp(node.status.heartbeat_time)).total_seconds()
+        if age >= SILENT_SECONDS:
+            self._not_ready(node, "NoHeartbeat", "no daemon reports this node")
+            return Done()
+        return After(SILENT_SECONDS - age)
+
+    def _not_ready(self, node: GPUNode, reason: str, message: str) -> None:
+        now = timestamp(self._clock.now())
+        conditions = condition_set(node.status.conditions, now, "Ready", "Unknown", reason, message)
+        if conditions != node.status.conditions:
+            status = node.status.model_copy(update={"conditions": conditions})
+            write_status(self._client, node.replace(status=status))
+            self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
+
+
+_SILENCE = {NodeUnreachable: "Unreachable", LedgerFull: "LedgerFull", LedgerReplaced: "LedgerReplaced"}
+
+
+def _mended(found: Condition) -> bool:
+    return found.reason == "Restarted"
+
+
+def observed(
+    node: GPUNode,
+    agent: NodeAgent,
+    devices: Sequence[Device],
+    leases: Sequence[Lease],
+    own: Set[str],
+    now: datetime,
+) -> GPUNodeStatus:
+    """The status of a node that answered. A lease that is not among the store's `own` is foreign."""
+    moment = timestamp(now)
+    facts = agent.facts()
+    told = {health.type for health in facts.conditions}
+    conditions = tuple(c for c in node.status.conditions if c.type in (*CONTROLLERS_CONDITIONS, *told))
+    conditions = condition_set(conditions, moment, "Ready", True, "Answers")
+    for health in facts.conditions:
+        conditions = condition_set(conditions, moment, health.type, health.status, health.reason, health.message)
+    return node.status.model_copy(
+        update={
+            "observed_generation": node.metadata.generation or 0,
+            "conditions": conditions,
+            "hostname": facts.hostname,
+            "boot_id": facts.boot_id,
+            "runtimes": agent.runtimes,
+            "devices": tuple(_device(device, leases, own) for device in devices),
+            "heartbeat_time": moment,
+            "chronos_version": facts.chronos_version,
+            "clock_skew_seconds": facts.clock_skew,
+        }
+    )
+
+
+def resized(old: DeviceStatus, new: DeviceStatus) -> str:
+    """What there is to say of the device's memory, "" where that is nothing new."""
+    if (old.memory_bytes, old.next_memory_bytes) == (new.memory_bytes, new.next_memory_bytes):
+        return ""
+    if (old.next_memory_bytes, None) == (new.memory_bytes, new.next_memory_bytes):
+        return ""  # It was told when the driver said so.
+    size = format_bytes(new.next_memory_bytes or new.memory_bytes)
+    said = f"device {new.index} ({new.name}) has {size} of memory now, {format_bytes(old.memory_bytes)} before"
+    if new.next_memory_bytes is None:
+        return said
+    if new.next_memory_bytes < new.memory_bytes:
+        return f"{said}; its leases hold {format_bytes(new.memory_bytes)}, and nothing is granted until some have ended"
+    return f"{said}; {format_bytes(new.memory_bytes)} count until no lease lives there"
+
+
+def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:
+    """Whether anything but the heartbeat changed, or the heartbeat is old enough to be written alone."""
+    if old.heartbeat_time is None or new.heartbeat_time is None:
+        return True
+    passing: dict[str, object] = {"heartbeat_time": new.heartbeat_time}
+    skews = (old.clock_skew_seconds, new.clock_skew_seconds)
+    if None not in skews and abs((skews[0] or 0.0) - (skews[1] or 0.0)) < SKEW_SECONDS:
+        passing["clock_skew_seconds"] = new.clock_skew_seconds
+    if old.model_copy(update=passing) != new:
+        return True
+    age = parse_timestamp(new.heartbeat_time) - parse_timestamp(old.heartbeat_time)
+    return not 0 <= age.total_seconds() < HEARTBEAT_SECONDS
+
+
+def _listed(leases: Sequence[Lease]) -> Sequence[Lease]:
+    """With those beyond `MOST_LISTED` as one, which lasts as long as the last of them: a status has its limit."""
+    rest = leases[MOST_LISTED - 1 :]
+    if len(rest) < 2:
+        return leases
+    last = max(rest, key=lambda lease: parse_timestamp(lease.expires_at).timestamp() + lease.grace)
+    together = replace(
+        last, id=f"{len(rest)}-more", user="", memory_bytes=sum(lease.memory_bytes for lease in rest),
+        compute=sum(lease.compute for lease in rest),
+    )  # fmt: skip
+    return [*leases[: MOST_LISTED - 1], together]
+
+
+def physical(status: GPUNodeStatus) -> frozenset[str]:
+    """Names of the node's devices that no other machine has: a GPU by its UUID, another one by its address in this
+    boot. A CPU has none: several nodes may offer shares of one on purpose."""
+    return frozenset(
+        device.id if device.id.startswith(_UUIDS) else f"{status.boot_id}/{device.id}"
+        for device in status.devices
+        if device.type != "cpu" and device.id and (device.id.startswith(_UUIDS) or status.boot_id)
+    )
+
+
+def _without(status: GPUNodeStatus, devices: frozenset[str], message: str, now: str) -> GPUNodeStatus:
+    left = tuple(d for d in status.devices if not {d.id, f"{status.boot_id}/{d.id}"} & devices)
+    conditions = condition_set(status.conditions, now, TWIN, True, "OneMachine", message)
+    return status.model_copy(update={"devices": left, "conditions": conditions})
+
+
+def _age(node: GPUNode) -> tuple[str, str]:
+    return node.metadata.creation_timestamp or "", node.metadata.name
+
+
+def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:
+    taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
+    foreign = _listed(sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id))
+    return DeviceStatus(
+        index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
+        memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
+        driver=device.driver, enforcement=device.enforcement,
+        free_memory_bytes=device.memory_bytes - sum(lease.memory_bytes for lease in taken),
+        free_compute=FULL_COMPUTE - sum(lease.compute for lease in taken),
+        foreign_leases=tuple(
+            ForeignLease(
+                partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
+                expires_at=lease.expires_at, grace_seconds=lease.grace, user=cut(lease.user, LONGEST_WORD),
+            )
+            for lease in foreign
+        ),
+        platform_index=device.platform_index, device_index=device.device_index,
+    )  # fmt: skip

@@ -1,0 +1,238 @@
+"""The partition loop: takes bound partitions to their node for a lease, follows the lease, and gives it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.clock import Clock
+from cumulus.controllers.partition import plan as partition_plan
+from cumulus.controllers.partition.plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
+from cumulus.controllers.writes import unversioned, write_told
+from cumulus.errors import (
+    InsufficientShare,
+    InvalidObject,
+    LedgerUnavailable,
+    NodeUnreachable,
+    NoSuchDevice,
+    NoSuchLease,
+    NotFound,
+)
+from cumulus.machinery.cache import Reader, readable
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.recorder import EventType, Recorder
+from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.job import GPUJob
+from cumulus.resources.meta import condition
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
+from cumulus.store.base import Key, Write
+from cumulus.store.client import Client, decode
+
+NAME = "partition"
+
+
+class PartitionController:
+    """`owner` marks the leases that this store's controllers asked for; `waited_for` tells whether somebody
+    waits for the partition's device."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        agents: Mapping[str, NodeAgent],
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        owner: str,
+        waited_for: Callable[[GPUPartition], bool],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._agents = agents
+        self._clock = clock
+        self._recorder = recorder
+        self._owner = owner
+        self._waited_for = waited_for
+
+    def reconcile(self, request: Request) -> Result:
+        try:
+            partition = self._reader.get(GPUPartition, *request)
+        except InvalidObject:
+            return self._delete_damaged(request)
+        if partition is None:
+            return Done()
+        if partition.status.phase is PartitionPhase.BOUND:
+            # A lease is never asked for on old knowledge: a partition deleted meanwhile must not get one.
+            partition = self._fresh(partition)
+        if partition.status.phase.ended:
+            return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
+        job = owning_job(self._reader, partition)
+        releasing = partition_plan.releasing(partition, job)
+        if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
+            plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
+            return self._apply(partition, plan)
+        started = partition_plan.to_begin(partition, job)
+        try:
+            answer = self._ask(partition, releasing, started)
+        except NodeUnreachable as error:
+            self._apply(partition, self._plan(partition, Unreachable(str(error)), releasing))
+            raise
+        except LedgerUnavailable as error:
+            self._tell_of_ledger(partition, job, error, releasing)
+            raise
+        result = self._apply(partition, self._plan(partition, answer, releasing, started))
+        if isinstance(answer, Lease) and not releasing:
+            return self._renew(partition, answer, result)
+        return result
+
+    def _tell_of_ledger(
+        self, partition: GPUPartition, job: GPUJob | None, error: LedgerUnavailable, releasing: bool
+    ) -> None:
+        """Who waits for the lease learns at once why there is none; it is asked for again all the same."""
+        why = Unreachable(f"{error}; {error.hint}" if error.hint else str(error), type(error).__name__)
+        before = condition(partition.status.conditions, "Active")
+        self._apply(partition, self._plan(partition, why, releasing))
+        if before is None or (before.reason, before.message) != (why.reason, why.message):
+            for about in (partition, job):
+                if about is not None:
+                    self._recorder.record(about, "Warning", why.reason, why.message, component=NAME)
+
+    def _delete_damaged(self, request: Request) -> Result:
+        """Its lease has its uid. Raises InvalidObject where its deletion was not asked for: the lease then lasts to its
+        end."""
+        document = self._client.store.get(Key(GPUPartition.KIND, *request))
+        metadata = document["metadata"]
+        if "deletionTimestamp" not in metadata:
+            decode(GPUPartition, document)
+        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+            return Done()
+        status = document.get("status")
+        node = status.get("node") if isinstance(status, dict) else None
+        for name in [node] if isinstance(node, str) and node else list(self._agents):
+            agent = self._agents.get(name)
+            if agent is None and self._is_known(name):
+                raise NodeUnreachable(f"this daemon does not look after the node {name}")
+            lease = agent.leases.release(metadata["uid"]) if agent is not None else None
+            if lease is not None and lease.state is not LeaseState.ENDED:
+                return After(partition_plan.ENDING_POLL)
+        left = [finalizer for finalizer in metadata["finalizers"] if finalizer != FINALIZER]
+        self._client.store.update({**document, "metadata": {**metadata, "finalizers": left}}, fence=self._client.fence)
+        return Done()
+
+    def _is_known(self, node: str) -> bool:
+        try:
+            self._client.store.get(Key(GPUNode.KIND, "", node))
+        except NotFound:
+            return False
+        return True
+
+    def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None) -> Plan:
+        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
+
+    def _ask(self, partition: GPUPartition, releasing: bool, started: str | None) -> Answer:
+        agent = self._agents.get(partition.status.node)
+        if agent is None:
+            if self._reader.get(GPUNode, "", partition.status.node) is None:
+                return Gone()
+            raise NodeUnreachable(f"this daemon does not look after the node {partition.status.node}")
+        if releasing:
+            return agent.leases.release(partition.uid)
+        if started is not None:
+            # A process's supervisor did so on the node; a container's start nobody there is told of.
+            return agent.leases.begin(partition.uid)
+        if partition.status.phase is PartitionPhase.ACTIVE:
+            return agent.leases.get(partition.uid)
+        try:
+            return agent.leases.grant(partition_plan.lease_request(partition, self._owner))
+        except (InsufficientShare, NoSuchDevice) as error:
+            return Refused(type(error).__name__, str(error))
+
+    def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
+        due = partition_plan.renewal(partition, lease, self._clock.now())
+        if due is None:
+            return result
+        wait, seconds = due
+        if wait > 0:
+            return After(wait)
+        if self._waited_for(partition):
+            return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
+        try:
+            renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
+        except NoSuchLease:
+            return After(partition_plan.ENDING_POLL)
+        self._recorder.record(partition, "Normal", "Renewed", "nobody waits for the device", component=NAME)
+        result = self._apply(partition, self._plan(partition, renewed, False))
+        due = partition_plan.renewal(partition, renewed, self._clock.now())
+        return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
+
+    def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
+        """Write status and finalizer where they changed, both at once; then say when to look again."""
+        try:
+            return self._write(partition, plan)
+        except InvalidObject as error:
+            return self._give_up(partition, error)
+
+    def _give_up(self, partition: GPUPartition, error: InvalidObject) -> Result:
+        """What would be said of it has no room: its lease is given back, and then it fails."""
+        agent = self._agents.get(partition.status.node)
+        lease = agent.leases.release(partition.uid) if agent is not None else None
+        if lease is not None and lease.state is not LeaseState.ENDED:
+            return After(partition_plan.ENDING_POLL)
+        small = partition_plan.refused(partition, str(error), self._clock.now())
+        try:
+            return self._write(partition, small)
+        except InvalidObject:
+            # An object from before there was a limit leaves no room at all.
+            end = condition(small.status.conditions, "Ended")
+            assert end is not None
+            self._recorder.record(partition, "Warning", end.reason, end.message, component=NAME)
+            raise
+
+    def _write(self, partition: GPUPartition, plan: Plan) -> Result:
+        changed = plan.status != partition.status
+        ended = plan.status.phase.ended and not partition.status.phase.ended
+        events = [self._end_event(partition, plan.status)] if ended else []
+        finish = plan.finish and FINALIZER in partition.metadata.finalizers
+        if finish:
+            left = tuple(f for f in partition.metadata.finalizers if f != FINALIZER)
+            metadata = partition.metadata.model_copy(update={"finalizers": left})
+            document = partition.replace(metadata=metadata).to_json()
+            writes = [Write("update", document)]
+            if changed:
+                status = Write("status", partition.replace(status=plan.status).to_json())
+                writes = [status, Write("update", unversioned(document))]
+            write_told(self._client, writes, events)
+        elif changed:
+            write_told(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
+        if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
+            status_now = plan.status
+            message = f"leased {status_now.device_name or 'device'} {status_now.device} of {status_now.node}"
+            self._recorder.record(partition, "Normal", "Leased", message, component=NAME)
+        return Done() if plan.wake is None or finish else After(plan.wake)
+
+    def _end_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> Write:
+        """What is said of its end: its condition, so that no way to end is silent."""
+        end = condition(status.conditions, "Ended")
+        assert end is not None
+        type: EventType = "Warning" if status.phase is PartitionPhase.FAILED else "Normal"
+        return self._recorder.event(partition, type, end.reason, end.message, component=NAME)
+
+    def _fresh(self, partition: GPUPartition) -> GPUPartition:
+        document = self._client.store.get(partition.key)
+        if document["metadata"]["resourceVersion"] == partition.metadata.resource_version:
+            return partition
+        return decode(GPUPartition, document)
+
+
+def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
+    """The job that owns the partition, as the reader knows it; None where it is damaged: the lease is then neither
+    given back nor lengthened for its sake."""
+    for owner in partition.metadata.owner_references:
+        if owner.kind == GPUJob.KIND:
+            job = readable(reader, GPUJob, partition.metadata.namespace or "", owner.name)
+            if job is not None and job.uid == owner.uid:
+                return job
+    return None

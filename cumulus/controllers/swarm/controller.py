@@ -1,0 +1,278 @@
+"""The cluster loop: the machines of a container engine's cluster and the GPUNodes, each told of the other.
+
+A machine becomes a GPUNode that is reached over SSH. While the engine takes new work there, the node offers the
+runtime `container`; a machine that is drained, paused or down offers it no more. Labels go both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from cumulus.clock import Clock, timestamp
+from cumulus.controllers.conditions import condition_set
+from cumulus.controllers.writes import write_status
+from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
+from cumulus.machinery.cache import Reader, log_damaged
+from cumulus.machinery.reconcile import After, Request, Result
+from cumulus.machinery.recorder import Recorder
+from cumulus.resources.fields import check_label_key, check_label_value
+from cumulus.resources.meta import ObjectMeta, condition
+from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.quantity import format_bytes
+from cumulus.store.client import Client
+
+NAME = "cluster"
+CLUSTER = Request("", "cluster")
+"""The loop's only key."""
+
+LOOK_SECONDS = 10.0
+CONDITION = "ContainersReady"
+RUNTIME = "container"
+FINALIZER = "cumulus.dev/cluster"
+"""On a GPUNode whose machine leaves the cluster with it."""
+_OURS = ("gpu.", "cumulus.dev/")
+
+
+class Machine(Protocol):
+    """One machine of the cluster, as its engine tells."""
+
+    @property
+    def id(self) -> str:
+        """The cluster's own name for it, which stays when the host is renamed."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """No other machine has it."""
+        ...
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the cluster remembers that name for that id."""
+        ...
+
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def role(self) -> str:
+        """worker or manager."""
+        ...
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def state(self) -> str:
+        """ready, down, or another word of the engine's."""
+        ...
+
+    @property
+    def availability(self) -> str:
+        """active, pause or drain."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class Cluster(Protocol):
+    """Raises `BackendError`, `NotOurs` where it belongs to another control plane."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it was this control plane's when it was looked at last. Asks nobody."""
+        ...
+
+    def machines(self) -> Sequence[Machine]: ...
+
+    def tell(self, name: str, labels: Mapping[str, str]) -> None:
+        """Make these the machine's labels that begin with `gpu.`; the others stay."""
+        ...
+
+    def pin(self, id: str, name: str) -> None:
+        """Let the cluster remember the name for the id, and for no other one."""
+        ...
+
+    def remove(self, name: str) -> str:
+        """Take the machine out of the cluster. What came of it, for people."""
+        ...
+
+
+class ClusterController:
+    """`here` are the nodes that need no SSH; `user` is whom to be on the others. `changed` is told each node whose
+    readiness for containers changed."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        reader: Reader,
+        client: Client,
+        cluster: Cluster,
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        here: Collection[str],
+        user: str,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._reader = reader
+        self._client = client
+        self._cluster = cluster
+        self._clock = clock
+        self._recorder = recorder
+        self._here = here
+        self._user = user
+        self._changed = changed
+
+    def reconcile(self, request: Request) -> Result:
+        try:
+            machines = self._named()
+        except NotOurs as error:
+            self._stay_away(error)
+            return After(LOOK_SECONDS)
+        for machine in machines.values():
+            try:
+                node = self._reader.get(GPUNode, "", machine.name)
+            except InvalidObject as error:
+                log_damaged(error)
+                continue
+            if node is None and machine.name not in self._here:
+                node = self._create(machine)
+            if node is not None and node.deleting:
+                self._leave(node, machine)
+            elif node is not None:
+                node = self._label(node, machine)
+                self._judge(node, machine)
+                self._cluster.tell(machine.name, device_labels(node))
+        for node in self._reader.all(GPUNode):
+            if node.metadata.name in machines:
+                continue
+            if node.deleting:
+                free(self._client, node)
+            elif is_member(node):
+                self._say(node, False, "NotAMember", "it is no node of the cluster any more")
+        return After(LOOK_SECONDS)
+
+    def _named(self) -> Mapping[str, Machine]:
+        """The machines by the names of their GPUNodes, which the cluster remembers from then on."""
+        machines = self._cluster.machines()
+        loose = [machine for machine in machines if not machine.pinned]
+        for machine in loose:
+            name = name_of(machine, machines, self._reader.all(GPUNode), self._here)
+            self._cluster.pin(machine.id, name)
+        machines = self._cluster.machines() if loose else machines
+        return {machine.name: machine for machine in machines}
+
+    def _leave(self, node: GPUNode, machine: Machine) -> None:
+        """Before its GPUNode goes, the machine goes: it would be found again else."""
+        if FINALIZER not in node.metadata.finalizers:
+            return
+        if machine.role == "manager":
+            hint = f"make it a worker, and it goes: docker node demote {machine.hostname}"
+            self._say(node, False, "IsManager", f"it is a manager of the Swarm; {hint}")
+            return
+        said = self._cluster.remove(machine.name)
+        node = self._say(node, False, "Left", said)
+        free(self._client, node)
+
+    def _stay_away(self, error: NotOurs) -> None:
+        for node in self._reader.all(GPUNode):
+            if node.deleting:
+                free(self._client, node)
+            elif is_member(node):
+                self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
+
+    def _create(self, machine: Machine) -> GPUNode:
+        node = GPUNode(
+            metadata=ObjectMeta(name=machine.name, finalizers=(FINALIZER,)),
+            spec=GPUNodeSpec(ssh=SshAddress(host=machine.address, user=self._user)),
+        )
+        try:
+            return self._client.create(node)
+        except AlreadyExists:
+            return self._client.get(GPUNode, "", machine.name)
+
+    def _label(self, node: GPUNode, machine: Machine) -> GPUNode:
+        """Labels of the machine's, and the finalizer by which the machine goes with a GPUNode reached over SSH."""
+        held = node.metadata.finalizers
+        update: dict[str, object] = {"labels": {**node.metadata.labels, **foreign_labels(machine.labels)}}
+        if node.spec.ssh is not None and FINALIZER not in held:
+            update["finalizers"] = (*held, FINALIZER)
+        metadata = node.metadata.model_copy(update=update)
+        return node if metadata == node.metadata else self._client.update(node.replace(metadata=metadata))
+
+    def _judge(self, node: GPUNode, machine: Machine) -> None:
+        if machine.state != "ready":
+            self._say(node, False, "Down", f"the cluster's manager says that it is {machine.state}")
+        elif machine.availability != "active":
+            reason = {"drain": "Drained", "pause": "Paused"}.get(machine.availability, "Unavailable")
+            self._say(node, False, reason, f"its availability is {machine.availability}")
+        else:
+            self._say(node, True, "Active", "")
+
+    def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> GPUNode:
+        now = timestamp(self._clock.now())
+        conditions = condition_set(node.status.conditions, now, CONDITION, ready, reason, message)
+        if conditions == node.status.conditions:
+            return node
+        node = node.replace(status=node.status.model_copy(update={"conditions": conditions}))
+        write_status(self._client, node)
+        if not ready:
+            self._recorder.record(node, "Warning", reason, f"containers: {message}", component=NAME)
+        self._changed(node.metadata.name)
+        return node
+
+
+def name_of(machine: Machine, machines: Sequence[Machine], nodes: Sequence[GPUNode], here: Collection[str]) -> str:
+    """The GPUNode that a machine is which has no name yet: that of this host, the one at its address, else its own."""
+    taken = {other.name for other in machines if other.id != machine.id}
+    if machine.hostname in here and machine.hostname not in taken:
+        return machine.hostname
+    at = [n.metadata.name for n in nodes if n.spec.ssh is not None and n.spec.ssh.host == machine.address]
+    free = [name for name in at if name not in taken]
+    return free[0] if len(at) == len(free) == 1 else machine.name
+
+
+def free(client: Client, node: GPUNode) -> None:
+    """Let a GPUNode that is being deleted go."""
+    if FINALIZER not in node.metadata.finalizers:
+        return
+    found = client.get(GPUNode, "", node.metadata.name)
+    if found.uid == node.uid:
+        left = tuple(finalizer for finalizer in found.metadata.finalizers if finalizer != FINALIZER)
+        client.update(found.replace(metadata=found.metadata.model_copy(update={"finalizers": left})))
+
+
+def is_member(node: GPUNode) -> bool:
+    """Whether the node is, or was, a machine of the cluster."""
+    return condition(node.status.conditions, CONDITION) is not None
+
+
+def runs_containers(cluster: Cluster, name: str) -> bool:
+    """Whether the engine takes new containers there."""
+    return any(m.name == name and m.state == "ready" and m.availability == "active" for m in cluster.machines())
+
+
+def device_labels(node: GPUNode) -> dict[str, str]:
+    """What a machine's labels say of its devices: gpu.count, and for each gpu.N.name, gpu.N.memory, gpu.N.id."""
+    if not node.status.devices:
+        return {}
+    labels = {"gpu.count": str(len(node.status.devices))}
+    for device in node.status.devices:
+        labels[f"gpu.{device.index}.name"] = device.name
+        labels[f"gpu.{device.index}.memory"] = format_bytes(device.memory_bytes)
+        labels[f"gpu.{device.index}.id"] = device.id
+    return labels
+
+
+def foreign_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """A machine's labels that people gave it, as far as they can be an object's."""
+    found = {}
+    for key, value in labels.items():
+        try:
+            if not key.startswith(_OURS):
+                found[check_label_key(key)] = check_label_value(value)
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,81 @@
+"""Things that go by themselves with time: finished jobs, events, and the store's history."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.errors import Conflict, NotFound
+from cumulus.machinery.cache import Reader
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.resources.event import Event
+from cumulus.resources.job import GPUJob
+from cumulus.resources.key import key_of
+from cumulus.resources.quantity import parse_duration
+from cumulus.store.base import Query, Write
+from cumulus.store.client import Client
+
+EVENT_SECONDS = 3600.0
+"""How long an event is kept after it was last seen."""
+
+TIDY = Request("", "tidy")
+"""The tidy loop's only key."""
+TIDY_SECONDS = 60.0
+PAGE = 500
+
+
+class TtlController:
+    """Deletes finished jobs once their spec.ttlAfterFinished has passed."""
+
+    name = "ttl"
+
+    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+        self._reader = reader
+        self._client = client
+        self._clock = clock
+
+    def reconcile(self, request: Request) -> Result:
+        job = self._reader.get(GPUJob, *request)
+        if job is None or job.deleting or not job.status.phase.finished:
+            return Done()
+        if job.spec.ttl_after_finished is None or job.status.completion_time is None:
+            return Done()
+        age = (self._clock.now() - parse_timestamp(job.status.completion_time)).total_seconds()
+        left = parse_duration(job.spec.ttl_after_finished) - age
+        if left > 0:
+            return After(left)
+        self._client.store.delete(
+            job.key, uid=job.uid, resource_version=job.metadata.resource_version, fence=self._client.fence
+        )
+        return Done()
+
+
+class TidyController:
+    """Deletes old events, and lets the store forget old history."""
+
+    name = "tidy"
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+
+    def reconcile(self, request: Request) -> Result:
+        self._expire_events()
+        self._client.store.retain()
+        return After(TIDY_SECONDS)
+
+    def _expire_events(self) -> None:
+        store, token = self._client.store, ""
+        oldest = timestamp(self._clock.now() - timedelta(seconds=EVENT_SECONDS))
+        while True:
+            page = store.list(Query(Event.KIND, limit=PAGE, continue_token=token))
+            old = [item for item in page.items if item.get("lastTimestamp", "") < oldest]
+            writes = [Write("delete", key=key_of(item), uid=item["metadata"]["uid"]) for item in old]
+            if writes:
+                try:
+                    store.transact(writes, fence=self._client.fence)
+                except (Conflict, NotFound):
+                    return
+            token = page.continue_token
+            if not token:
+                return

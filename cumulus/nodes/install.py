@@ -1,0 +1,89 @@
+"""Carries Chronos over to a worker and sets it up there: nothing is fetched by the worker."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+
+from cumulus.chronos import bundle
+from cumulus.errors import ChronosError, CumulusError
+from cumulus.nodes.link import Answer, Link
+from cumulus.nodes.protocol import SUDO_REFUSES
+
+SECONDS = 300.0
+"""For the worker to set itself up: the first look at its devices may start drivers."""
+
+SCRIPT = "setup-worker.sh"
+SERVICE = "chronos-monitor.service"
+
+
+class SetupFailed(CumulusError):
+    """The worker could not be set up; the message is what it said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """`prefix`: where to install for the SSH user alone; "" for the whole machine, as root or by sudo.
+    `python`: what is to run it; "" for the first that is new enough."""
+
+    prefix: str = ""
+    python: str = ""
+    dry_run: bool = False
+
+
+def install(link: Link, setup: Setup) -> str:
+    """Returns what the worker said. Raises `SetupFailed`, `NodeUnreachable`."""
+    place = _checked(link, "mktemp -d", "a directory for temporary files").strip()
+    try:
+        for name, data in _files():
+            _checked(link, f"cat > {shlex.quote(f'{place}/{name}')}", f"room for {name} in {place}", data)
+        answer = link.run(_command(link, setup, place), SECONDS, again=False)
+    finally:
+        # What went wrong before says more than that the node cannot be reached to tidy up.
+        with suppress(ChronosError):
+            link.run(f"rm -rf {shlex.quote(place)}", 15)
+    if answer.status != 0:
+        raise _failure(link, answer)
+    return answer.output + answer.errors
+
+
+def _files() -> list[tuple[str, bytes]]:
+    worker = resources.files("cumulus.nodes").joinpath("worker")
+    scripts = [(name, worker.joinpath(name).read_bytes()) for name in (SCRIPT, SERVICE)]
+    return [(bundle.NAME, bundle.build()), *scripts]
+
+
+def _command(link: Link, setup: Setup, place: str) -> str:
+    words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{bundle.NAME}"]
+    if setup.dry_run:
+        words.append("--dry-run")
+    if setup.prefix:
+        words += ["--prefix", setup.prefix]
+    elif link.address.user != "root":
+        words = ["sudo", "-n", *words, "--user", link.address.user]
+    return shlex.join(words)
+
+
+def _checked(link: Link, command: str, needed: str, input: bytes = b"") -> str:
+    answer = link.run(command, 60, input=input)
+    if answer.status != 0:
+        raise SetupFailed(f"{link.node} needs {needed}: {_last(answer)}")
+    return answer.output
+
+
+def _failure(link: Link, answer: Answer) -> SetupFailed:
+    said = _last(answer)
+    if said.startswith(SUDO_REFUSES):
+        return SetupFailed(
+            f"{link.address.user} may not set {link.node} up: {said}",
+            hint=f"have root run scripts/setup-worker.sh --user {link.address.user} there,"
+            " or give --prefix DIR to install for that user alone",
+        )
+    return SetupFailed(f"{link.node} could not be set up: {said}")
+
+
+def _last(answer: Answer) -> str:
+    lines = (answer.errors.strip() or answer.output.strip()).splitlines()
+    return lines[-1].removeprefix("setup-worker: ") if lines else f"exit code {answer.status}"

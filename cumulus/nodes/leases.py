@@ -1,0 +1,114 @@
+"""`Leases` of another machine: each call is a `chronos_cli --json` there, asked of a server where there can be one."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cumulus.chronos.lease import Device, Lease, LeaseRequest, NodeFacts
+from cumulus.clock import parse_timestamp
+from cumulus.errors import LedgerUnavailable
+from cumulus.nodes import protocol
+from cumulus.nodes.clocks import NodeClock
+from cumulus.nodes.link import Answer, Link
+
+SECONDS = 15.0
+"""For a command to answer."""
+
+DISCOVERY_SECONDS = 75.0
+"""For the first look at a node's devices: its drivers may have to start."""
+
+
+class RemoteLeases:
+    """Raises what the ledger there raises, `NodeUnreachable` for any silence, `NodeBusy` where it is slow, and
+    `LedgerUnavailable` where no Chronos that speaks this protocol answers. Times are on this machine's clock.
+
+    `command` is the shell text that runs chronos_cli there.
+    """
+
+    def __init__(self, link: Link, command: str = "chronos_cli") -> None:
+        self.link = link
+        self._command = command
+        self._clock = NodeClock()
+        self._facts = NodeFacts()
+        self._discovered = False
+        self._named = False
+
+    @property
+    def facts(self) -> NodeFacts:
+        """As of when the devices were asked for last."""
+        return self._facts
+
+    def devices(self) -> Sequence[Device]:
+        said, _ = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
+        with self._understanding():
+            node = said["node"]
+            self._named = "name" in node.get("takes", ())
+            skew = None if self._clock.skew is None else round(self._clock.skew, 3)
+            conditions = tuple(protocol.health(fields) for fields in said.get("conditions", ()))
+            self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
+            found = [protocol.device(fields) for fields in said["devices"]]
+        self._discovered = True
+        return found
+
+    def grant(self, request: LeaseRequest) -> Lease:
+        return self._granted(protocol.create(request, named=self._named))
+
+    def begin(self, id: str) -> Lease | None:
+        return self._found(protocol.begin(id))
+
+    def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
+        """With `token`, raises `StaleToken` where it is not the lease's."""
+        return self._granted(protocol.renew(id, seconds, token))
+
+    def release(self, id: str, *, token: int | None = None) -> Lease | None:
+        """With `token`, raises `StaleToken` where it is not the lease's."""
+        return self._found(protocol.release(id, token))
+
+    def get(self, id: str) -> Lease | None:
+        return self._found(protocol.get(id))
+
+    def list(self, *, ended: bool = False) -> Sequence[Lease]:
+        said, answer = self._ask(protocol.listing(ended))
+        with self._understanding():
+            return [self._clock.on_ours(protocol.lease(x), answer.sent, answer.received) for x in said["leases"]]
+
+    def prepare(self, id: str) -> Mapping[str, str]:
+        """See `Prepares.prepare`."""
+        said, _ = self._ask(("prepare", "--json", id))
+        with self._understanding():
+            return {str(name): str(value) for name, value in said["variables"].items()}
+
+    def close(self) -> None:
+        """Calls that wait fail, and so does every later one."""
+        self.link.close()
+
+    def _granted(self, arguments: Sequence[str]) -> Lease:
+        lease = self._found(arguments)
+        if lease is None:
+            raise LedgerUnavailable(f"Chronos on {self.link.node} tells no lease where there must be one")
+        return lease
+
+    def _found(self, arguments: Sequence[str]) -> Lease | None:
+        said, answer = self._ask(arguments)
+        with self._understanding():
+            fields = said["lease"]
+            return fields and self._clock.on_ours(protocol.lease(fields), answer.sent, answer.received)
+
+    def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
+        answer = self.link.ask(f"{self._command} serve --json", arguments, seconds)
+        if answer is None:
+            answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
+        said = protocol.answer(self.link.node, answer)
+        with self._understanding():
+            self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)
+        return said, answer
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, ValueError, TypeError) as error:
+            raise LedgerUnavailable(f"Chronos on {self.link.node} answers in a way unknown here: {error!r}") from None

@@ -1,0 +1,28 @@
+"""The TCP connection under SSH: made within a deadline, and ended by the kernel when the other side falls silent."""
+
+from __future__ import annotations
+
+import socket
+
+from cumulus.errors import NodeUnreachable
+from cumulus.nodes.address import Address
+
+SILENT_SECONDS = 12.0
+"""What was sent and is not acknowledged for so long ends the connection (TCP_USER_TIMEOUT, RFC 5482): SSH's own
+keep-alive only sends, so that a half-open connection would otherwise live for a quarter of an hour."""
+
+
+def open_socket(address: Address, seconds: float) -> socket.socket:
+    """Raises `NodeUnreachable`."""
+    where = f"{address.host}, port {address.port},"
+    try:
+        made = socket.create_connection((address.host, address.port), timeout=seconds)
+    except socket.gaierror as error:
+        raise NodeUnreachable(f"the host name {address.host} is not known: {error.strerror}") from None
+    except TimeoutError:
+        raise NodeUnreachable(f"{where} does not answer within {seconds:g}s") from None
+    except OSError as error:
+        raise NodeUnreachable(f"{where} cannot be reached: {error.strerror or error}") from None
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_SECONDS * 1000))
+    return made

@@ -1,0 +1,253 @@
+"""What goes wrong on the way: each kind of silence is NodeUnreachable, in bounded time, and passes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos.lease import LeaseState
+from cumulus.errors import CumulusError, NodeUnreachable
+from cumulus.nodes import link, sockets
+from cumulus.nodes.address import Address
+from cumulus.nodes.host_keys import KnownHosts, fetch
+from cumulus.nodes.leases import RemoteLeases
+from cumulus.nodes.link import Link
+from tests.nodes.conftest import Worker, connect
+from tests.nodes.test_leases import request
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.ssh
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long between attempts."""
+    monkeypatch.setattr(link, "BACK_OFF", (0.05, 0.2))
+
+
+@pytest.fixture
+def connection(worker: Worker, known_hosts: KnownHosts) -> Iterator[Link]:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    connection = Link("gpu-1", worker.address, known_hosts)
+    yield connection
+    connection.close()
+
+
+def test_one_connection_serves_all_calls(worker: Worker, connection: Link) -> None:
+    for _ in range(5):
+        assert connection.run("echo hello", 10).output == "hello\n"
+    assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
+
+
+def test_input_output_and_status_come_whole(connection: Link) -> None:
+    data = os.urandom(3_000_000).hex().encode()
+    answer = connection.run("cat; echo oops >&2; exit 3", 20, input=data)
+    assert (answer.output.encode(), answer.errors, answer.status) == (data, "oops\n", 3)
+
+
+def test_many_calls_at_once_take_turns(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TURN_SECONDS", 30)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda n: connection.run(f"sleep 0.05; echo {n}", 20).output, range(24)))
+    assert answers == [f"{n}\n" for n in range(24)]
+
+
+def test_a_slow_node_does_not_keep_all_threads(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TURN_SECONDS", 0.2)
+    connection.run("true", 10)
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(connection.run, "sleep 6", 60) for _ in range(4)]
+        eventually(lambda: connection._turns._value == 0)
+        begun = time.monotonic()
+        with pytest.raises(link.NodeBusy, match="has not yet answered"):
+            connection.run("true", 20)
+        assert time.monotonic() - begun < 5
+        assert [each.result().status for each in slow] == [0] * 4
+    assert connection.run("true", 10).status == 0
+
+
+def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NodeUnreachable, match="did not answer in time"):
+        connection.run("sleep 60", 0.5)
+    assert time.monotonic() - begun < 30
+    eventually(lambda: says_hello(connection))
+
+
+def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: Link) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(connection.run, "sleep 5; echo done", 60)
+        hangs = pool.submit(connection.run, "sleep 60", 1.5)
+        connection.run("true", 10)
+        with pytest.raises(NodeUnreachable, match="did not answer in time"):
+            hangs.result()
+        assert long.result().output == "done\n"
+    assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
+
+
+def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: Link) -> None:
+    """The kernel goes on acknowledging: only the deadline helps, also where paramiko has none of its own."""
+    connection.run("true", 10)
+    pids = worker.sessions()
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(NodeUnreachable):
+            connection.run("true", 1)
+        assert time.monotonic() - begun < 30
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_restarted_server_is_found_again_within_the_same_call(worker: Worker, connection: Link) -> None:
+    connection.run("true", 10)
+    worker.stop()
+    worker.start()
+    assert connection.run("echo hello", 10).output == "hello\n"
+
+
+def test_what_must_run_once_is_not_run_again(worker: Worker, connection: Link, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    with ThreadPoolExecutor(1) as pool:
+        connection.run("true", 10)
+        answer = pool.submit(connection.run, f"echo x >> {mark}; sleep 30", 20, again=False)
+        eventually(mark.exists)
+        worker.stop()
+        worker.start()
+        with pytest.raises(NodeUnreachable):
+            answer.result(60)
+    assert mark.read_text() == "x\n"
+
+
+def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker, connection: Link) -> None:
+    connection.run("true", 10)
+    worker.stop()
+    with pytest.raises(NodeUnreachable, match="cannot be reached"):
+        connection.run("true", 10)
+    begun = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(NodeUnreachable):
+            connection.run("true", 10)
+    assert time.monotonic() - begun < 20
+    worker.start()
+    eventually(lambda: says_hello(connection))
+
+
+def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CONNECT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = Address("127.0.0.1", "root", mute.getsockname()[1])
+        known_hosts.own.write_text(
+            f"{address.known_as} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3m2p0ZQ4m1nJQ8l6bTn3mJ1d8o3m0Qy2b1kS3o7x9v\n"
+        )
+        begun = time.monotonic()
+        with pytest.raises(NodeUnreachable):
+            Link("mute", address, known_hosts).run("true", 60)
+        assert time.monotonic() - begun < 30
+
+
+def test_closing_ends_calls_that_wait(connection: Link) -> None:
+    connection.run("true", 10)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(connection.run, "sleep 30", 60)
+        threading.Event().wait(0.3)
+        connection.close()
+        with pytest.raises(NodeUnreachable):
+            answer.result(20)
+    with pytest.raises(NodeUnreachable):
+        connection.run("true", 5)
+
+
+def test_a_key_that_does_not_fit_is_refused_with_the_way_out(
+    worker: Worker, known_hosts: KnownHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    wrong = tmp_path / "wrong"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
+    monkeypatch.setenv("SSH_KEY_PATH", str(wrong))
+    with pytest.raises(NodeUnreachable, match="no key fits") as refused:
+        Link("gpu-1", worker.address, known_hosts).run("true", 5)
+    assert refused.value.hint is not None
+    assert "authorized_keys" in refused.value.hint
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_key_from_a_secret_lets_in(
+    worker: Worker,
+    known_hosts: KnownHosts,
+    client_key: Path,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import subprocess
+
+    monkeypatch.delenv("SSH_KEY_PATH")
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    mine = tmp_path / "mine"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", mine], check=True)
+    config = worker.directory / "sshd_config"
+    config.write_text(config.read_text().replace(f"{client_key}.pub", f"{mine}.pub"))
+    worker.stop()
+    worker.start()
+    secret = mine.read_text().strip()  # as SecretStore gives it: without the newline at its end
+    connection = Link("gpu-1", worker.address, known_hosts, lambda: secret)
+    assert connection.run("echo hello", 10).output == "hello\n"
+    connection.close()
+
+
+def says_hello(connection: Link) -> bool:
+    try:
+        return connection.run("echo hello", 10).output == "hello\n"
+    except NodeUnreachable:
+        return False
+
+
+def test_a_secret_that_is_no_key_is_not_shown(worker: Worker, known_hosts: KnownHosts) -> None:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    with pytest.raises(CumulusError) as refused:
+        Link("gpu-1", worker.address, known_hosts, lambda: "hunter2").run("true", 5)
+    assert "hunter2" not in f"{refused.value} {refused.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        'kill_it() {{ [ "$1" != serve ] || exit 2; {} "$@" >/dev/null; kill -9 $$; }}; kill_it',
+        'kill_it() {{ {} "$@" | {{ read -r line; echo "$line"; read -r line; kill -9 $$; }}; }}; kill_it',
+    ],
+    ids=["one by one", "served"],
+)
+def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: RemoteLeases, killed: str) -> None:
+    """chronos_cli is killed when it has granted and not yet answered: the same id gives the same lease."""
+    leases.devices()
+    broken = connect(worker, leases.link.known_hosts, killed.format(worker.command))
+    asked = request()
+    with pytest.raises(NodeUnreachable, match="ended before it answered"):
+        broken.grant(asked)
+    granted = leases.get(asked.id)
+    assert granted is not None
+    again = leases.grant(asked)
+    assert (again.token, again.state) == (granted.token, LeaseState.ACTIVE)
+    assert len(leases.list()) == 1
+
+
+def test_silent_connections_are_ended_by_the_kernel() -> None:
+    """What makes keep-alives find out that the other side is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        made = sockets.open_socket(Address("127.0.0.1", "me", server.getsockname()[1]), 5)
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12000
+        made.close()

@@ -1,0 +1,160 @@
+"""What a worker gets: the wheel, the script, and both by way of `install`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos import bundle
+from cumulus.nodes.host_keys import KnownHosts, fetch
+from cumulus.nodes.install import Setup, SetupFailed, install
+from cumulus.nodes.link import Link
+from tests.chronos.conftest import end_monitor
+from tests.nodes.conftest import ROOT, Worker
+from tests.waiting import eventually
+
+SCRIPT = ROOT / "scripts" / "setup-worker.sh"
+
+
+def set_up(*words: str, code: int = 0, **variables: str) -> str:
+    environment = {**os.environ, "PYTHON": sys.executable, **variables}
+    environment.pop("CHRONOS_HOME", None)
+    done = subprocess.run(
+        ["sh", str(SCRIPT), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=environment,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Iterator[Path]:
+    """Where a worker's part is installed for one user. Its monitor is ended."""
+    yield tmp_path / "chronos"
+    end_monitor(tmp_path / "chronos/var/chronos")
+
+
+def test_the_same_source_makes_the_same_wheel() -> None:
+    assert bundle.build() == bundle.build()
+
+
+def test_the_wheel_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(bundle.build())
+    with zipfile.ZipFile(tmp_path / "wheel") as wheel:
+        names = wheel.namelist()
+        wheel.extractall(tmp_path / "unpacked")
+    assert not [name for name in names if "/remote/" in name or "__pycache__" in name]
+    modules = [
+        name.removesuffix(".py").replace("/", ".") for name in names if re.fullmatch(r"cumulus/[a-z_/]+\.py", name)
+    ]
+    assert "cumulus.chronos.cli" in modules
+    wanted = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
+    # What is put on jobs' PYTHONPATH is found there.
+    places = [str(tmp_path / "unpacked"), str(tmp_path / "unpacked/cumulus/chronos/enforce/hook")]
+    program = f"import sys; sys.path[:0] = {places!r}; [__import__(m) for m in {wanted!r}]"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pip_takes_the_wheel(tmp_path: Path) -> None:
+    wheel = tmp_path / bundle.NAME
+    wheel.write_bytes(bundle.build())
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*words, tmp_path / "t", wheel], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "t/bin/chronos_cli").is_file()
+
+
+def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
+    said = set_up("--prefix", str(prefix), "--dry-run")
+    assert "install Chronos" in said
+    assert not prefix.exists()
+    assert "give --yes" in set_up("--prefix", str(prefix), code=1)
+    assert "Chronos is ready." in set_up("--prefix", str(prefix), "--yes")
+    assert "nothing is to be changed" in set_up("--prefix", str(prefix), "--yes")
+    chronos = [str(prefix / "bin/chronos_cli")]
+    granted = subprocess.run([*chronos, "create", "0", "10%", "60", "-q"], capture_output=True, text=True, timeout=30)
+    assert granted.returncode == 0, granted.stderr
+    listed = subprocess.run([*chronos, "list"], capture_output=True, text=True, timeout=30, cwd="/")
+    assert granted.stdout.strip() in listed.stdout
+
+
+def test_another_version_replaces_the_first_and_its_monitor(prefix: Path, tmp_path: Path) -> None:
+    set_up("--prefix", str(prefix), "--yes")
+    home = prefix / "var/chronos"
+    first = (home / "monitor.pid").read_text()
+    other = tmp_path / "other.whl"
+    other.write_bytes(bundle.build())
+    with zipfile.ZipFile(other, "a") as wheel:
+        wheel.writestr("cumulus/other.txt", "another version")
+    said = set_up("--prefix", str(prefix), "--yes", "--wheel", str(other))
+    assert "in place of" in said
+    assert (prefix / "lib/chronos/current/cumulus/other.txt").is_file()
+    assert (home / "monitor.pid").read_text() != first
+
+
+def test_nothing_of_the_caller_decides_what_runs(prefix: Path, tmp_path: Path) -> None:
+    """What sudo starts must not load modules from the caller's directory or variables."""
+    set_up("--prefix", str(prefix), "--yes")
+    trap = tmp_path / "trap/cumulus"
+    trap.mkdir(parents=True)
+    (trap / "__init__.py").write_text("raise SystemExit('trapped')")
+    done = subprocess.run(
+        [str(prefix / "bin/chronos_cli"), "list"], capture_output=True, text=True, timeout=30,
+        cwd=trap.parent, env={**os.environ, "PYTHONPATH": str(trap.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--user", "nobody", "--prefix", "/tmp/x"), "for an installation by root"),
+        (("--what",), "--user NAME    let this user"),
+    ],
+)
+def test_wrong_usage(words: tuple[str, ...], said: str) -> None:
+    assert said in set_up(*words, code=2 if words == ("--what",) else 1)
+
+
+def test_a_python_that_is_too_old_is_not_taken(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "dirname", "readlink", "mktemp", "rm"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tools / "python3").chmod(0o755)
+    assert "Python 3.11 or newer is needed" in set_up("--prefix", "/nowhere", code=1, PYTHON="", PATH=str(tools))
+
+
+@pytest.mark.ssh
+def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownHosts, prefix: Path) -> None:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    link = Link("gpu-1", worker.address, known_hosts)
+    said = install(link, Setup(str(prefix), sys.executable))
+    assert "Chronos is ready." in said
+    assert '"leases": []' in link.run(f"{prefix}/bin/chronos_cli list --json", 15).output
+    # Other tests' set-ups come and go meanwhile.
+    look = "ls /tmp/tmp.*/setup-worker.sh 2>/dev/null; true"
+    eventually(lambda: "setup-worker.sh" not in link.run(look, 15).output, 60, "what was carried over is gone")
+    link.close()
+
+
+@pytest.mark.ssh
+def test_what_goes_wrong_there_is_told(worker: Worker, known_hosts: KnownHosts) -> None:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    link = Link("gpu-1", worker.address, known_hosts)
+    with pytest.raises(SetupFailed, match=r"gpu-1 could not be set up: .*/proc/nowhere"):
+        install(link, Setup("/proc/nowhere", sys.executable))
+    link.close()
