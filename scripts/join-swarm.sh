@@ -1,1 +1,1 @@
-../cumulus/chronos/remote/worker/join-swarm.sh
+../cumulus/nodes/worker/join-swarm.sh

@@ -1,1 +1,1 @@
-../cumulus/chronos/remote/worker/setup-worker.sh
+../cumulus/nodes/worker/setup-worker.sh

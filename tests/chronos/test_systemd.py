@@ -152,7 +152,7 @@ class Machine:
 
 PRELUDE = """
 import os, subprocess, sys, time
-from cumulus.chronos import processes, watchdog
+from cumulus.lib import processes; from cumulus.chronos import watchdog
 from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 ledger = Ledger(discover=lambda: [Device(0, "GPU-a", "H100", "NVIDIA", "gpu", 1 << 36)])

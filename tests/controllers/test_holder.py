@@ -11,7 +11,7 @@ import pytest
 
 from cumulus.machinery import holder
 
-PRINT = "from cumulus.controllers import holder; print(holder.this_process(), flush=True); input()"
+PRINT = "from cumulus.machinery import holder; print(holder.this_process(), flush=True); input()"
 
 
 @pytest.fixture

@@ -77,8 +77,8 @@ class Site:
         return Ledger(self.workers[name].ledger, start_monitor=False)
 
     def agent(self, node: GPUNode) -> NodeAgent:
-        leases = self.leases(controller.metadata.name)
-        return NodeAgent(controller.metadata.name, leases, facts=lambda: leases.facts, close=leases.close)
+        leases = self.leases(node.metadata.name)
+        return NodeAgent(node.metadata.name, leases, facts=lambda: leases.facts, close=leases.close)
 
     def close(self) -> None:
         for worker in self.workers.values():

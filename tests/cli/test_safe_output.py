@@ -105,7 +105,7 @@ def test_a_terminal_that_knows_few_characters_gets_the_others_as_codes() -> None
 
 
 def test_an_exception_that_nobody_caught_is_told_without_harm() -> None:
-    code = "from cumulus import gate\nwith gate.guarded():\n    raise Exception('a\\x1b[2J')"
+    code = "from cumulus.lib import safe_output\nwith safe_output.guarded():\n    raise Exception('a\\x1b[2J')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == "Traceback (most recent call last):"
