@@ -29,6 +29,7 @@ _PARTS = (
     "cumulus/resources/__init__.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",
+    "cumulus/resources/reasons.py",
     "cumulus/chronos/*.py",
     "cumulus/chronos/enforce/**/*.py",
     # Where it was built. A worker that can't load it does without: the node says so.

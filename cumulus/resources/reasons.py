@@ -1,0 +1,292 @@
+"""Condition types and reasons: the CamelCase words of statuses, attempts and events, with what they mean for retries.
+
+Members are plain text (`StrEnum`), so they compare equal to what is stored. Each enum says who sets its words.
+Standard library only: the process supervisor and Chronos load this.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum, unique
+
+
+@unique
+class JobCondition(StrEnum):
+    """Condition types of a GPUJob. The job controller sets them."""
+
+    SCHEDULED = "Scheduled"
+    PARTITIONS_READY = "PartitionsReady"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+@unique
+class PartitionCondition(StrEnum):
+    """Condition types of a GPUPartition. The binding controller sets Bound, the partition controller the others."""
+
+    BOUND = "Bound"
+    ACTIVE = "Active"
+    ENDED = "Ended"
+
+
+@unique
+class NodeCondition(StrEnum):
+    """Condition types of a GPUNode. The node controller sets Ready and Twin, the cluster controller ContainersReady;
+    the node's own Chronos sets the others."""
+
+    READY = "Ready"
+    CONTAINERS_READY = "ContainersReady"
+    MPS_READY = "MPSReady"
+    OPENCL_LAYER = "OpenCLLayer"
+    TWIN = "Twin"
+    """Another node counts its devices."""
+
+
+@unique
+class LeaseCondition(StrEnum):
+    """Condition types of the Lease. The leader sets them."""
+
+    PROGRESSING = "Progressing"
+
+
+@unique
+class Retry(Enum):
+    """What the end of an attempt means for its job."""
+
+    DONE = "done"
+    """The job has succeeded."""
+    FAULT = "fault"
+    """It counts against spec.retry.limit."""
+    DISRUPTION = "disruption"
+    """Not the job's fault: it is tried again, after a growing pause, without a limit."""
+    LOSS = "loss"
+    """A disruption that the job may itself be the cause of: too many in a row end the job."""
+    LATE = "late"
+    """A disruption in which the program never started: too many in a row end the job."""
+    SAVED = "saved"
+    """It saved its work and goes on in a new lease."""
+    EXPIRED = "expired"
+    """Its lease was over: spec.checkpoint.onExpiry says whether the job goes on."""
+    HELD = "held"
+    """The job is suspended: the next attempt begins when it is resumed."""
+    FINAL = "final"
+    """No further attempt is made."""
+
+    @property
+    def disruption(self) -> bool:
+        """Whether it was not the job's fault: the job keeps its place in the queue."""
+        return self in (Retry.DISRUPTION, Retry.LOSS, Retry.LATE)
+
+
+@unique
+class AttemptReason(StrEnum):
+    """Why an attempt, or one workload of it, ended. Backends set the first six; the job controller sets all."""
+
+    retry: Retry
+
+    def __new__(cls, value: str, retry: Retry) -> AttemptReason:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.retry = retry
+        return member
+
+    ERROR = "Error", Retry.FAULT
+    """Its program failed."""
+    OOM_KILLED = "OOMKilled", Retry.FAULT
+    """It used more memory than its limit."""
+    START_ERROR = "StartError", Retry.FAULT
+    """Its program could not be started."""
+    LEASE_EXPIRED = "LeaseExpired", Retry.EXPIRED
+    STOPPED = "Stopped", Retry.DISRUPTION
+    """Somebody stopped it, or its lease was released."""
+    LOST = "Lost", Retry.LOSS
+    """What ran it (its supervisor, its engine, its machine) went away."""
+
+    COMPLETED = "Completed", Retry.DONE
+    SAVED = "Saved", Retry.SAVED
+    """It ended with exit code 75, and its checkpoint is newer than the last attempt's."""
+    NOT_SAVED = "NotSaved", Retry.FAULT
+    """It ended with exit code 75 for the second time in a row without a newer checkpoint."""
+    SUSPENDED = "Suspended", Retry.HELD
+    DEADLINE = "Deadline", Retry.FINAL
+    """spec.activeDeadline was over."""
+    START_REFUSED = "StartRefused", Retry.FINAL
+    """Its backend will never start it."""
+    STATUS_REFUSED = "StatusRefused", Retry.FINAL
+    """Its job's status cannot be written."""
+    NODE_LOST = "NodeLost", Retry.LOSS
+    """Its node is gone, or was silent until its lease was over."""
+    EXPIRED_BEFORE_START = "ExpiredBeforeStart", Retry.LATE
+    """Its lease was over before its program could start."""
+    GRANT_FAILED = "GrantFailed", Retry.DISRUPTION
+    """Its node would not grant the lease."""
+    LEASE_RELEASED = "LeaseReleased", Retry.DISRUPTION
+    """Its lease was given back, or its partition deleted."""
+    NODE_UNREACHABLE = "NodeUnreachable", Retry.DISRUPTION
+    """Its node fell silent before it started."""
+
+
+def retry_of(reason: str) -> Retry:
+    """What an attempt's `reason` means for its job. A reason that is not known counts against the limit."""
+    try:
+        return AttemptReason(reason).retry  # type: ignore[call-arg]
+    except ValueError:
+        return Retry.FAULT
+
+
+@unique
+class JobReason(StrEnum):
+    """Reasons of a GPUJob's conditions beside those of its attempts. The job controller sets them; what a job waits
+    for in the queue has a `SchedulingReason`."""
+
+    WAITING = "Waiting"
+    """An earlier step has not come yet."""
+    QUEUED = "Queued"
+    BACKING_OFF = "BackingOff"
+    """The next attempt waits for its time."""
+    RELEASING = "Releasing"
+    """The next attempt waits until the last one's leases are given back."""
+    NAME_TAKEN = "NameTaken"
+    """Another object has the name of its partition."""
+    BOUND = "Bound"
+    GRANTING = "Granting"
+    """Its nodes are asked for the leases."""
+    ACTIVE = "Active"
+    """All its leases are granted."""
+    STARTING = "Starting"
+    STARTED = "Started"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """It failed: spec.activeDeadline was over."""
+
+
+@unique
+class SchedulingReason(StrEnum):
+    """Why something is not placed, on one node or at all. The scheduler sets them: on a partition's condition
+    Bound, and from there on its job's condition Scheduled."""
+
+    NODE_NOT_READY = "NodeNotReady"
+    CORDONED = "Cordoned"
+    OTHER_NODE = "OtherNode"
+    RUNTIME_MISSING = "RuntimeMissing"
+    LABEL_MISMATCH = "LabelMismatch"
+    NO_MATCHING_DEVICE = "NoMatchingDevice"
+    ENFORCEMENT_TOO_WEAK = "EnforcementTooWeak"
+    TOO_LARGE = "TooLarge"
+    NO_SUCH_NODE = "NoSuchNode"
+    HOST_PORT_TAKEN = "HostPortTaken"
+    RESERVED = "Reserved"
+    """What is free is kept for a job ahead in the queue."""
+    ROOM_FOR_PART = "RoomForPart"
+    """There is room for some replicas of the gang, not for all."""
+    INSUFFICIENT_COMPUTE = "InsufficientCompute"
+    INSUFFICIENT_MEMORY = "InsufficientMemory"
+    GANG_INCOMPLETE = "GangIncomplete"
+    NO_NODE_FITS = "NoNodeFits"
+    WAITING_FOR_SHARE = "WaitingForShare"
+
+
+@unique
+class PartitionReason(StrEnum):
+    """Reasons of a GPUPartition's conditions. The partition controller sets them, the binding controller Bound. A node
+    that refuses or cannot use its ledger is quoted by the name of its error: InsufficientShare, LedgerFull."""
+
+    BOUND = "Bound"
+    LEASE_GRANTED = "LeaseGranted"
+    LEASE_LIVES = "LeaseLives"
+    ENDING = "Ending"
+    """The lease is over and its processes are being ended: the share is still taken."""
+    EXPIRED = "Expired"
+    RELEASED = "Released"
+    LEASE_LOST = "LeaseLost"
+    """The node does not know the lease any more."""
+    NODE_GONE = "NodeGone"
+    """Somebody deleted its GPUNode."""
+    NODE_UNREACHABLE = "NodeUnreachable"
+    STATUS_REFUSED = "StatusRefused"
+
+    @property
+    def node_lost(self) -> bool:
+        """Whether the lease went with its node: what ran in it counts as lost, not as refused."""
+        return self in (PartitionReason.NODE_GONE, PartitionReason.LEASE_LOST)
+
+
+@unique
+class ReadyReason(StrEnum):
+    """Reasons of a GPUNode's conditions Ready and Twin. The node controller sets them."""
+
+    ANSWERS = "Answers"
+    UNREACHABLE = "Unreachable"
+    NO_LEDGER = "NoLedger"
+    LEDGER_FULL = "LedgerFull"
+    LEDGER_REPLACED = "LedgerReplaced"
+    NO_HEARTBEAT = "NoHeartbeat"
+    """No daemon looks after the node."""
+    STATUS_REFUSED = "StatusRefused"
+    ONE_MACHINE = "OneMachine"
+    """Its devices are another node's too."""
+
+
+@unique
+class ContainersReason(StrEnum):
+    """Reasons of a GPUNode's condition ContainersReady. The cluster controller sets them."""
+
+    ACTIVE = "Active"
+    DOWN = "Down"
+    DRAINED = "Drained"
+    PAUSED = "Paused"
+    UNAVAILABLE = "Unavailable"
+    NOT_A_MEMBER = "NotAMember"
+    IS_MANAGER = "IsManager"
+    """The node is to go, but it is a manager of the cluster."""
+    LEFT = "Left"
+    NOT_OURS = "NotOurs"
+    """The cluster belongs to another control plane."""
+
+
+@unique
+class EnforcementReason(StrEnum):
+    """Reasons of a GPUNode's conditions MPSReady and OpenCLLayer. The node's own Chronos sets them."""
+
+    ANSWERS = "Answers"
+    NOT_NEEDED_YET = "NotNeededYet"
+    RESTARTED = "Restarted"
+    """It was down, and is up again: shown for a while, so that whoever looks now and then learns of it."""
+    UNAVAILABLE = "Unavailable"
+    FAULTED = "Faulted"
+    DOES_NOT_START = "DoesNotStart"
+    FOUND = "Found"
+    NOT_BUILT = "NotBuilt"
+    LOADER_WITHOUT_LAYERS = "LoaderWithoutLayers"
+
+
+@unique
+class LeaseReason(StrEnum):
+    """Reasons of the Lease's condition Progressing. The leader sets them."""
+
+    WORKS = "Works"
+    STALLED = "Stalled"
+
+
+@unique
+class EventReason(StrEnum):
+    """Reasons of events that are no condition's and no attempt's. The controllers and backends set them."""
+
+    ATTEMPT_FAILED = "AttemptFailed"
+    REQUEUED = "Requeued"
+    LEASED = "Leased"
+    RENEWED = "Renewed"
+    NOT_READY = "NotReady"
+    DEVICE_RESIZED = "DeviceResized"
+    ENGINE_STOPPED = "EngineStopped"
+    NODE_DOWN = "NodeDown"
+    NODE_DRAINED = "NodeDrained"
+    NODE_REMOVED = "NodeRemoved"
+    SERVICE_ADOPTED = "ServiceAdopted"
+    SERVICE_CHANGED = "ServiceChanged"
+    SERVICE_ENDED = "ServiceEnded"
+    SERVICE_REMOVED = "ServiceRemoved"
+    SERVICE_SCALED = "ServiceScaled"
+    TASK_FORGOTTEN = "TaskForgotten"
