@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cumulus import paths
 from cumulus.cli import context
-from cumulus.cli.columns import age, condition
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import BackendError, CumulusError, NotFound
 from cumulus.lib import locks
+from cumulus.resources.columns import age
+from cumulus.resources.documents import condition
 from cumulus.resources.quantity import format_bytes
 from cumulus.service import diagnose
 

@@ -36,7 +36,7 @@ _MOST_BYTES = 8 * 2**20
 """Of a request. Linux allows 6 MiB to arguments and variables together."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
-    "cumulus.apply", "cumulus.service.diagnose", "cumulus.cli.jsonpath", "cumulus.controllers.job.objects",
+    "cumulus.apply", "cumulus.service.diagnose", "cumulus.resources.jsonpath", "cumulus.controllers.job.objects",
     "cumulus.controllers.partition.plan", "cumulus.manifest", "cumulus.resources.explain", "cumulus.store.memory",
     "cumulus.store.sqlite", "encodings.utf_8_sig", "pydantic.type_adapter", "typer._adapters",
 )  # fmt: skip

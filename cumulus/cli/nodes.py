@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cumulus.cli.columns import ENDED, devices, lookup
+from cumulus.resources.columns import ENDED, devices
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.store.base import Query, Store
 

@@ -9,16 +9,16 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from cumulus.cli.columns import NOTHING, UNKNOWN, Cells
 from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
+from cumulus.resources.columns import NOTHING, UNKNOWN, Cells
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
 from cumulus.service import diagnose
 
 if TYPE_CHECKING:
-    from cumulus.cli.jsonpath import Path, Template
+    from cumulus.resources.jsonpath import Path, Template
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=…", "jsonpath=…")
 
@@ -122,7 +122,7 @@ class CustomColumns:
 
     def __init__(self, spec: str, out: TextIO, kinds: Sequence[Kind], *, heading: bool) -> None:
         """Raises UsageError, also for a field that none of `kinds` has."""
-        from cumulus.cli.jsonpath import Path
+        from cumulus.resources.jsonpath import Path
 
         self._paths: list[Path] = []
         titles: list[str] = []
@@ -216,7 +216,7 @@ def printer(
     if name == "custom-columns" and equals:
         return CustomColumns(rest, out, kinds, heading=heading)
     if name == "jsonpath" and equals:
-        from cumulus.cli.jsonpath import Template
+        from cumulus.resources.jsonpath import Template
 
         return Documents("jsonpath", out, template=Template(rest), stream=stream)
     raise UsageError(f"there is no output form {form!r}", hint=f"the forms are {', '.join(FORMS)}")

@@ -85,7 +85,7 @@ class Matcher:
     """Whether a document is of the selection."""
 
     def __init__(self, kind: Kind, selection: Selection) -> None:
-        from cumulus.store import selectors
+        from cumulus.resources import selectors
 
         self._namespace = selection.namespace if kind.namespaced else None
         self._labels = selectors.parse_labels(selection.labels)

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from cumulus.cli.columns import condition, is_silent, lookup, node_state
-from cumulus.cli.jsonpath import Path
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
+from cumulus.resources.columns import is_silent, node_state
+from cumulus.resources.documents import condition, lookup
+from cumulus.resources.jsonpath import Path
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Kind
 

@@ -14,8 +14,8 @@ from heapq import merge
 import orjson
 
 from cumulus.errors import Expired, UsageError
+from cumulus.resources import selectors
 from cumulus.resources.key import Document
-from cumulus.store import selectors
 from cumulus.store.base import Page, Query
 from cumulus.store.codec import decode
 from cumulus.store.rules import owner_uids

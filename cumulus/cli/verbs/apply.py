@@ -117,7 +117,7 @@ def _prune(prune: bool, limit: str, selector: str) -> Prune | None:
     if limit and not limit.isdigit():
         raise UsageError(f"--prune-limit takes a number, not {limit!r}")
     from cumulus.apply import Prune
-    from cumulus.store.selectors import parse_labels
+    from cumulus.resources.selectors import parse_labels
 
     parse_labels(selector)
     return Prune(selector, limit=int(limit) if limit else None)

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import TextIO
 
 from cumulus.cli import files, options, targets, terminal
-from cumulus.cli.columns import NOTHING, Cells, age, devices, lookup, percent, text, until
 from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.targets import Selection
 from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
+from cumulus.resources.columns import NOTHING, Cells, age, devices, percent, text, until
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import context, options, targets
-from cumulus.cli.columns import lookup
 from cumulus.cli.targets import Target
 from cumulus.errors import Conflict, CumulusError, UsageError
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, key_of
 from cumulus.store.base import Store
 

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import completion, options, targets
-from cumulus.cli.columns import Cells
 from cumulus.cli.context import open_store
 from cumulus.cli.printers import Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs import get
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
+from cumulus.resources.columns import Cells
 from cumulus.resources.registry import BY_NAME
 
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cumulus.cli import options, targets, terminal
-from cumulus.cli.columns import Cells, lookup
 from cumulus.cli.context import Freshness, open_store
 from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
+from cumulus.resources.columns import Cells
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
 from cumulus.resources.registry import BY_NAME, Kind
 from cumulus.store.base import Query, Store
 
 if TYPE_CHECKING:
-    from cumulus.cli.jsonpath import Path
+    from cumulus.resources.jsonpath import Path
 
 LOOK_SECONDS = 30.0
 """How often a watch in which nothing happens looks whether anybody is there to make something happen."""
@@ -83,7 +84,7 @@ def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
     """The field to sort by. Raises UsageError, also where none of `kinds` has it."""
     if not path:
         return None
-    from cumulus.cli.jsonpath import Path
+    from cumulus.resources.jsonpath import Path
 
     order = Path(path)
     order.check(kinds)

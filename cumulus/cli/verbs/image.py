@@ -16,10 +16,10 @@ from cumulus.backends.swarm.engine import Engine, each, from_environment
 from cumulus.backends.swarm.images import Image
 from cumulus.backends.swarm.members import Member, distinct
 from cumulus.cli import completion, context, swarm, terminal, workers
-from cumulus.cli.columns import lookup
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
+from cumulus.resources.documents import lookup
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Query

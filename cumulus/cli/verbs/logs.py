@@ -12,9 +12,9 @@ import typer
 from cumulus import paths
 from cumulus.backends.base import Backend
 from cumulus.cli import context, log_output, options, targets, terminal
-from cumulus.cli.columns import lookup
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, NotFound, UsageError
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.service.wait_conditions import summary
 from cumulus.store.base import Store

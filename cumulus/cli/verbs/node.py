@@ -10,7 +10,6 @@ import typer
 
 from cumulus import __version__, paths
 from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
-from cumulus.cli.columns import condition, lookup
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
@@ -21,6 +20,7 @@ from cumulus.nodes import host_keys
 from cumulus.nodes.address import Address
 from cumulus.nodes.install import Setup, install
 from cumulus.nodes.leases import RemoteLeases
+from cumulus.resources.documents import condition, lookup
 from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress

@@ -10,10 +10,11 @@ from datetime import datetime
 
 from cumulus import paths
 from cumulus.cli import context, options, targets
-from cumulus.cli.columns import age, condition, lookup, until
 from cumulus.cli.targets import Target
 from cumulus.clock import Clock, SystemClock, to_the_second
 from cumulus.errors import UsageError
+from cumulus.resources.columns import age, until
+from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Document
 from cumulus.resources.node import GPUNode

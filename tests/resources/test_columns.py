@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cumulus.cli import columns
-from cumulus.cli.columns import Cells
+from cumulus.resources import columns
+from cumulus.resources.columns import Cells
 from cumulus.resources.registry import KINDS, Column
 from tests.cli.conftest import NOW, ago, ahead, failed, job, node, running
 

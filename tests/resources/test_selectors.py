@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cumulus.errors import UsageError
 from cumulus.resources.field_path import Place
 from cumulus.resources.registry import KINDS
-from cumulus.store.selectors import parse_fields, parse_labels
+from cumulus.resources.selectors import parse_fields, parse_labels
 
 LABELS = {"app": "web", "tier": "front", "cumulus.dev/job": "train", "empty": ""}
 

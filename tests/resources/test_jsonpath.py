@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cumulus.cli.jsonpath import Path, Template
 from cumulus.errors import UsageError
+from cumulus.resources.jsonpath import Path, Template
 
 DOCUMENT = {
     "kind": "List",

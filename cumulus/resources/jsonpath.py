@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cumulus.cli.jsonpath_syntax import (
+from cumulus.errors import UsageError
+from cumulus.resources.jsonpath_syntax import (
     Descend,
     Every,
     Field,
@@ -25,7 +26,6 @@ from cumulus.cli.jsonpath_syntax import (
     parse_path,
     parse_template,
 )
-from cumulus.errors import UsageError
 
 if TYPE_CHECKING:
     from cumulus.resources.field_path import Place

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.registry import BY_NAME, Kind
 
@@ -93,9 +94,7 @@ def parse_fields(text: str, kind: str = "") -> FieldSelector:
 
 def _field_text(document: Document, path: tuple[str, ...]) -> str | None:
     """A scalar as text, "" where it is missing, None (equal to nothing) for a map or list."""
-    value: object = document
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
+    value = lookup(document, path)
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -6,11 +6,12 @@ and a job's at its partitions too, which are read only when such a column is sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from cumulus.clock import parse_timestamp
+from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.quantity import format_bytes, format_duration
 from cumulus.resources.registry import Column
@@ -70,15 +71,6 @@ class Cells:
         return f"in {until(min(ends), self.now)}" if ends else ""
 
 
-def lookup(document: Any, path: str) -> Any:
-    """The value at a dotted path, None where it is missing."""
-    for name in path.split("."):
-        if not isinstance(document, Mapping):
-            return None
-        document = document.get(name)
-    return document
-
-
 def text(value: Any) -> str:
     """A value for a person: lists joined by commas."""
     if isinstance(value, bool):
@@ -102,14 +94,6 @@ def until(moment: str, now: datetime) -> str:
 def percent(millis: int) -> str:
     """Thousandths of a device: 250 is 25%."""
     return f"{millis / 10:g}%"
-
-
-def condition(document: Document, type: str) -> Mapping[str, Any]:
-    """The condition of that type, empty where the object has none."""
-    for found in lookup(document, "status.conditions") or ():
-        if found.get("type") == type:
-            return dict(found)
-    return {}
 
 
 def job_node(job: Document) -> str:

@@ -1,0 +1,31 @@
+"""Reading an object's JSON without its model: the value at a dotted path, a condition.
+
+Verbs and pages read documents this way, so that they start fast and so that a damaged object can be shown too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cumulus.resources.key import Document
+
+
+def lookup(document: Any, path: str | Sequence[str]) -> Any:
+    """The value at `status.phase`, or at the names of a path; None where it is missing.
+
+    Give the names where one of them has dots itself, as the key of a label has.
+    """
+    for name in path.split(".") if isinstance(path, str) else path:
+        if not isinstance(document, dict):
+            return None
+        document = document.get(name)
+    return document
+
+
+def condition(document: Document, type: str) -> Mapping[str, Any]:
+    """The condition of that type, empty where the object has none."""
+    for found in lookup(document, "status.conditions") or ():
+        if found.get("type") == type:
+            return dict(found)
+    return {}
