@@ -102,7 +102,10 @@ class SwarmBed(Bed):
         engine = Engine([self.lab.manager.socket])
         for service in engine.services([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_service(service["ID"])
-        engine.remove_config(f"{owner.NAME}-{self.instance}")
+        for mark in self.lab.manager.docker(
+            "config", "ls", "-q", "--filter", f"name={owner.NAME}-{self.instance}"
+        ).split():
+            self.lab.manager.docker("config", "rm", mark)
         for secret in engine.secrets([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_secret(secret["ID"])
         engine.close()

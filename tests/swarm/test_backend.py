@@ -332,6 +332,41 @@ def test_an_engine_that_is_stopped_takes_no_log_along(bed: SwarmBed) -> None:
     assert sorted(bed.log(work).split()) == sorted([*(b"%d" % n for n in range(1, 2001)), b"up", b"saved"])
 
 
+def test_a_log_says_where_its_end_may_be_missing(bed: SwarmBed) -> None:
+    """An engine that was killed drops what a container wrote that ended before it was back."""
+    worker = bed.lab.nodes["worker1"]
+    away = b"[cumulus: the engine of worker1 was away when this ended: the end of the log may be missing]\n"
+    lost = started(bed, bed.work("sh", "-c", "echo begin; sleep 2; printf done", job="lost"))
+    bed.until(lambda: bed.log(lost) == b"begin\n")
+    worker.kill_engine()
+    bed.until(lambda: not worker.has_process(f"CUMULUS_JOB={lost.job}\0"))
+    worker.start_engine()
+    assert bed.finish(lost).state is State.SUCCEEDED
+    following = bed.backend.logs(lost.job_uid, 1, 0, follow=True)
+    begun = b"begin\n", b"begin\ndone\n"
+    assert b"".join(following) in [log + away for log in begun]
+    assert bed.log(lost) in [log + away for log in begun]
+    bed.backend.remove(lost.name)
+    assert bed.log(lost) in [log + away for log in begun]
+    assert bed.log(lost, tail=1) == away
+    # Nothing is said of one that ends while the engine is there.
+    after = started(bed, bed.work("sh", "-c", "echo begin; sleep 2; printf done", attempt=2))
+    bed.finish(after)
+    assert bed.log(after) == b"begin\ndone"
+
+
+def test_an_empty_answer_of_the_manager_is_not_believed_at_the_end(
+    bed: SwarmBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a manager gives it whose node has just come back."""
+    monkeypatch.setattr(Engine, "task_log", lambda self, id, since=0.0: b"")
+    bed.finish(work := bed.start(Behaviour(output="from the node\n")))
+    assert b"".join(bed.backend.logs(work.job_uid, 1, 0, follow=True)) == b"from the node\n"
+    assert bed.log(work) == b"from the node\n"
+    bed.backend.remove(work.name)
+    assert bed.log(work) == b"from the node\n"
+
+
 def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its lease may go on, it is not known to be over; then its service and its secrets go, and when the node
     comes back, its container."""
@@ -382,7 +417,6 @@ def test_another_control_plane_on_the_swarm_is_left_alone(bed: SwarmBed) -> None
     work = started(bed, bed.work(*LONG))
     other = bed.beside("other", instance=f"{bed.instance}-other")
     assert not list(other.list())
-    other.engine.remove_config(other.ownership.name)
     other.close()
     assert bed.seen(work).state is State.RUNNING
 

@@ -153,9 +153,6 @@ class Engine:
             return False
         return True
 
-    def remove_config(self, name: str) -> None:
-        self._gone("/configs/{0}", name)
-
     # Nodes and the cluster
 
     def nodes(self) -> Sequence[Json]:

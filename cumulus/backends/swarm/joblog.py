@@ -9,16 +9,21 @@ from cumulus.backends.rundir.log import Kept, Redactor
 from cumulus.backends.swarm import logs
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
-from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.task_reconciler import Engines, run_of
+from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, run_of, seconds_between
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 
 LOG_SECONDS = 120.0
 """How long the log of a run that has ended is asked for in vain before its service goes without."""
 FOLLOW_SECONDS = 0.3
+NOTICED_SECONDS = 0.5
+"""An engine that is there notices the end of a container sooner, or its node did not join the Swarm anew."""
+JOINED_SECONDS = 10.0
+"""How long after its node joined anew a manager may know nothing of a log that is there."""
+_AWAY = "was away when this ended: the end of the log may be missing"
 
 
 class JobLogs:
@@ -43,7 +48,9 @@ class JobLogs:
             logs.write(record, b"")
             return
         try:
-            logs.save(record, self._fetcher(record), self._redactor(record), self._kept)
+            reader = logs.Reader(self._fetcher(record), self._redactor(record))
+            content = reader.step() + reader.flush()
+            logs.write(record, content + self._lacks(record, content[-1:]), self._kept)
         except NoSuch as error:
             logs.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
         except BackendError as error:
@@ -60,19 +67,25 @@ class JobLogs:
     def _live(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
         try:
             reader = logs.Reader(self._fetcher(record), self._redactor(record))
-            content = reader.step() if follow else reader.step() + reader.flush()
+            content = reader.step()
+            if not follow:
+                content += reader.flush()
+                content += self._lacks(record, content[-1:]) if record.has(END) else b""
             yield logs.last_lines(content, tail)
         except NoSuch:
             return
+        last = content[-1:]
         while follow:
             ended = record.has(END) or record.has(REMOVED) or not self._goes_on(record)
             with contextlib.suppress(NoSuch):
                 if fresh := reader.step():
+                    last = fresh[-1:]
                     yield fresh
             if ended:
+                rest = reader.flush()
+                yield rest + self._lacks(record, rest[-1:] or last)
                 break
             self._clock.sleep(FOLLOW_SECONDS)
-        yield reader.flush()
 
     def _goes_on(self, record: Record) -> bool:
         try:
@@ -112,14 +125,51 @@ class JobLogs:
                 except BackendError as error:
                     trouble, said = error, None
             engine = self._node_engine(record.start["node"])
-            # A manager whose node has just come back may answer with nothing at all.
-            if said or (said is not None and (since or engine is None or not run.terminal)):
+            ended = run.terminal or record.has(END)
+            if said or (said is not None and not ended):
                 return said
-            if engine is None:
+            # A manager whose node has just come back may answer with nothing at all.
+            if engine is not None:
+                return engine.container_log(run.container, since)
+            if said is None:
                 raise trouble
-            return engine.container_log(run.container, since)
+            if member is not None and self._just_joined(member):
+                raise BackendError(f"{member.name} has just come back, and the manager has no log of it yet")
+            return said
 
         return fetch
+
+    def _just_joined(self, member: Member) -> bool:
+        if not member.updated:
+            return False
+        return abs((self._clock.now() - parse_timestamp(member.updated)).total_seconds()) < JOINED_SECONDS
+
+    def _lacks(self, record: Record, before: bytes) -> bytes:
+        """The line that says that the end of a log may be missing; nothing where it is whole, or that is not known.
+
+        An engine that was killed drops what a container wrote that ended before it was back. `before` is the last
+        byte of the log."""
+        try:
+            if not self._engine_was_away(record, self._run(record)):
+                return b""
+        except BackendError:
+            return b""
+        start = b"\n" if before not in (b"", b"\n") else b""
+        return start + f"[cumulus: the engine of {record.start['node']} {_AWAY}]\n".encode()
+
+    def _engine_was_away(self, record: Record, run: observe.Task) -> bool:
+        """Whether the run's container ended while its engine did not watch. The node is asked only where it joined
+        anew meanwhile, as it does when its engine starts."""
+        member, engine = self._members.by_id(run.node_id), self._node_engine(record.start["node"])
+        if member is None or engine is None or run.state not in ("complete", "failed") or not run.container:
+            return False
+        if not member.updated or seconds_between(run.created, member.updated) <= 0:
+            return False
+        state = (engine.container(run.container) or {}).get("State") or {}
+        finished = observe.moment(state.get("FinishedAt", ""))
+        if not finished or seconds_between(finished, member.updated) < -CLOCKS:
+            return False
+        return seconds_between(finished, run.at) > NOTICED_SECONDS
 
     def _kept_on_node(self, record: Record, run: observe.Task, since: float) -> bytes:
         """What the node kept of a container that its engine removed."""

@@ -94,15 +94,6 @@ class Reader:
         return self._redactor.flush()
 
 
-def save(record: Record, fetch: Fetch, redactor: Redactor, kept: Kept = KEPT) -> None:
-    """Write the whole log to the record, once."""
-    if record.has(LOG_DONE):
-        return
-    reader = Reader(fetch, redactor)
-    content = reader.step() + reader.flush()
-    write(record, content, kept)
-
-
 def write(record: Record, content: bytes, kept: Kept = KEPT) -> None:
     """`content` as the whole of the log, of which `kept` stays; one that was begun before a crash is written anew."""
     for name in os.listdir(record.directory):

@@ -211,7 +211,7 @@ class Settler:
 
     def _facts(self, record: Record, run: Task) -> Facts:
         stop = record.read(STOP)
-        gone_before = stop is not None and run.at != "" and _seconds(run.at, stop["at"]) > CLOCKS
+        gone_before = stop is not None and run.at != "" and seconds_between(run.at, stop["at"]) > CLOCKS
         stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
         if run.state == "rejected" or stopped:
             return Facts(stopped=stopped)
@@ -231,7 +231,7 @@ class Settler:
             except ChronosError:
                 expires = lease["expires_at"]
                 end = "expired" if expires and self._clock.now() >= parse_timestamp(expires) else ""
-            if end == "expired" and expires and run.at and _seconds(run.at, expires) > CLOCKS:
+            if end == "expired" and expires and run.at and seconds_between(run.at, expires) > CLOCKS:
                 continue
             if end:
                 return end
@@ -280,10 +280,10 @@ class Settler:
 
 def _joined_anew(member: Member | None, run: Task) -> bool:
     """Whether the run's node joined the Swarm about when the run ended."""
-    return member is None or _seconds(run.at, member.updated) > -REJOIN_SECONDS
+    return member is None or seconds_between(run.at, member.updated) > -REJOIN_SECONDS
 
 
-def _seconds(since: str, until: str) -> float:
+def seconds_between(since: str, until: str) -> float:
     return (parse_timestamp(until) - parse_timestamp(since)).total_seconds()
 
 
