@@ -7,7 +7,8 @@ import functools
 import os
 import random
 import time
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ PROPERTY_SECONDS = float(os.environ.get("PROPERTY_SECONDS", "30"))
 """How long one property searches at most. With `--hypothesis-profile=long` this alone ends the search of those that
 set no number of examples of their own."""
 
+MENDED = "the lab was mended"
+"""A property of a test: what had to be put in order before it."""
+
 CHRONOS = Path(__file__).parent / "chronos"
 
 
@@ -53,16 +57,39 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What was left out, loudly. After a failure, also where `-q` leaves the header out: how to see it again."""
-    skipped = terminalreporter.stats.get("skipped", ())
-    if slow := {report.nodeid.split("[")[0] for report in skipped if "slow" in report.keywords}:
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
+    if slow := [report.nodeid for report in terminalreporter.stats.get("skipped", ()) if "slow" in report.keywords]:
         terminalreporter.section("LEFT OUT, SINCE THEY TAKE VERY LONG: scripts/test.sh --slow runs them", sep="!")
-        for name in sorted(slow):
-            terminalreporter.write_line(name)
+        for line in left_out(slow, {report.nodeid for report in reports}):
+            terminalreporter.write_line(line)
+    mended = {
+        f"{report.nodeid}: {words}"
+        for report in reports
+        for name, words in getattr(report, "user_properties", ())
+        if name == MENDED
+    }
+    if mended:
+        terminalreporter.section("AN EARLIER TEST LEFT THE LAB BROKEN: mended before these", sep="!")
+        for line in sorted(mended):
+            terminalreporter.write_line(line)
     if terminalreporter.stats.get("failed"):
         seed = config.option.hypothesis_seed
         terminalreporter.write_line(
             f"Properties' examples come again with: PROPERTY_SECONDS=600 python -m pytest --hypothesis-seed={seed} TEST"
         )
+
+
+def left_out(slow: Sequence[str], every: Collection[str]) -> list[str]:
+    """The tests, each with those of its parameters that were left out where others were run."""
+    parameters = defaultdict(list)
+    for id in slow:
+        name, _, parameter = id.partition("[")
+        parameters[name].append(parameter.removesuffix("]"))
+    run = {id.partition("[")[0] for id in set(every) - set(slow)}
+    return [
+        f"{name}: of its parameters {', '.join(parameters[name])}" if name in run else name
+        for name in sorted(parameters)
+    ]
 
 
 class _TimeIsUp(BaseException):

@@ -8,6 +8,7 @@ processes, which the kernel kills with this one; a sweeper that hears of the end
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -16,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ def missing() -> str:
     done = subprocess.run(["unshare", "--net", "--pid", "--fork", "--mount", "true"], capture_output=True, check=False)
     return "" if done.returncode == 0 else "a lab needs the right to make namespaces (a privileged container)"
 
+
+_MEND_SECONDS = 20.0
+"""How long a node may take to be Ready, after each step that is to bring it back."""
 
 _numbers = itertools.count()
 
@@ -136,6 +140,35 @@ class Lab:
         """The nodes that the Swarm takes for Ready."""
         lines = self.manager.docker("node", "ls", "--format", "{{.Hostname}} {{.Status}}").splitlines()
         return {line.split()[0] for line in lines if line.split()[1:] == ["Ready"]}
+
+    def mend(self) -> list[str]:
+        """Put in order what was left broken: links, engines, nodes that are not Ready. What was done, in words; nothing
+        where the lab is whole. Raises LabError where a node does not come back."""
+        done = []
+        for node in self.nodes.values():
+            if node.is_cut:
+                node.heal()
+                done.append(f"{node.name} was cut off, and is connected again")
+            if not node.has_engine():
+                node.restart()
+                done.append(f"{node.name} had no engine, and was started again")
+        steps: Sequence[tuple[str, Callable[[Node], None]]] = (
+            ("was waited for", lambda node: None),
+            ("got its engine restarted", Node.restart),
+            ("was switched off and on", _power_cycle),
+        )
+        for words, step in steps:
+            broken = [node for name, node in self.nodes.items() if name not in self.ready()]
+            if not broken:
+                return done
+            for node in broken:
+                step(node)
+                done.append(f"{node.name} was not Ready, and {words}")
+            with contextlib.suppress(LabError):
+                until(lambda: self.ready() == set(self.nodes), _MEND_SECONDS, "all nodes are Ready")
+        if self.ready() != set(self.nodes):
+            raise LabError(f"the lab stays broken: {'; '.join(done)}\n{self.manager.docker('node', 'ls')}")
+        return done
 
     def image(self, tag: str, directory: Path) -> None:
         """Make the directory an image on every node; no registry is asked."""
@@ -232,6 +265,11 @@ def lab(workers: int = 2, directory: Path | None = None) -> Iterator[Lab]:
         yield made
     finally:
         made.down()
+
+
+def _power_cycle(node: Node) -> None:
+    node.power_off()
+    node.boot()
 
 
 def end_on_signals() -> None:

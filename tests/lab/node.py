@@ -72,6 +72,7 @@ class Node:
         self._switch = switch
         self._holder: subprocess.Popen[bytes] | None = None
         self.pid = 0
+        self.is_cut = False
         directory.mkdir(parents=True)
         (directory / "chronos").mkdir()
         self._write_sshd_config()
@@ -146,10 +147,26 @@ class Node:
 
     def cut(self) -> None:
         """Take the network away."""
+        self.is_cut = True
         self._on_switch("link", "set", self._port, "down")
 
     def heal(self) -> None:
         self._on_switch("link", "set", self._port, "up")
+        self.is_cut = False
+
+    def has_engine(self) -> bool:
+        """Whether the node is on and its dockerd lives."""
+        pidfile = self.directory / "docker.pid"
+        return bool(self.pid and pidfile.exists() and (self._proc() / pidfile.read_text().strip()).exists())
+
+    def restart(self) -> None:
+        """The engine anew, or the whole node where that is off."""
+        if not self.pid:
+            self.boot()
+            return
+        if self.has_engine():
+            self.kill_engine()
+        self.start_engine()
 
     def shell(self, command: str, timeout: float = 60) -> tuple[int, str, str]:
         """Exit status, output and errors of a shell command on the node, however it ends."""
@@ -224,6 +241,7 @@ class Node:
         self._on_switch("link", "del", self._port, check=False)
         self._on_switch("link", "add", self._port, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
         self._on_switch("link", "set", self._port, "master", "bridge0", "up")
+        self.is_cut = False
 
     def _prepare(self) -> None:
         boot = self.directory / "boot_id"

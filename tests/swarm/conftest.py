@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MENDED
 from tests.lab.lab import Lab, lab, missing
 from tests.swarm.bed import IMAGE, SwarmBed
 from tests.swarm.control import Control, controlled
 from tests.swarm.image import busybox
+from tests.waiting import eventually
 
 FIRST_LAB = ("test_backend", "test_conformance", "test_endpoints", "test_faults", "test_logs", "test_observe")
 """Take about as long as all others that share a lab."""
@@ -56,6 +58,14 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _whole_lab(request: pytest.FixtureRequest) -> None:
+    """No test gets a lab that an earlier one broke. What had to be mended stands at the end of the report."""
+    if "swarm" in request.fixturenames:
+        lab: Lab = request.getfixturevalue("swarm")
+        request.node.user_properties.extend((MENDED, words) for words in lab.mend())
+
+
 @pytest.fixture
 def bed(swarm: Lab, tmp_path: Path) -> Iterator[SwarmBed]:
     bed = SwarmBed(swarm, tmp_path)
@@ -76,3 +86,12 @@ def _no_engine_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def control(swarm: Lab, tmp_path: Path) -> Iterator[Control]:
     with controlled(swarm, tmp_path) as control:
         yield control
+
+
+@pytest.fixture
+def whole(swarm: Lab) -> Iterator[Lab]:
+    """The lab, put in order again after the test."""
+    yield swarm
+    for node in swarm.nodes.values():
+        node.heal()
+    eventually(lambda: swarm.ready() == set(swarm.nodes), 150, "all nodes are Ready again")

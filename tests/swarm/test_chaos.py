@@ -14,10 +14,8 @@ import pytest
 from tests.lab.lab import Lab
 from tests.lab.node import LabError, Node
 from tests.swarm.control import Control, job
-from tests.swarm.test_faults import settled, whole
+from tests.swarm.test_faults import settled
 from tests.waiting import eventually
-
-__all__ = ["whole"]
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,6 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 LOOP = "trap 'echo stopped; exit 143' TERM; echo up; while :; do sleep 0.1; done"
-
-
-@pytest.fixture
-def whole(swarm: Lab) -> Iterator[Lab]:
-    """The lab, put in order again after the test."""
-    yield swarm
-    for node in swarm.nodes.values():
-        node.heal()
-    eventually(lambda: swarm.ready() == set(swarm.nodes), 150, "all nodes are Ready again")
 
 
 def on(place: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def ended(lab: Lab, node: Node, ref: LeaseRef) -> bool:
     return isinstance(found, dict) and found["state"] == "Ended"
 
 
-def test_a_container_ends_with_its_lease(bed: SwarmBed, worker: Node) -> None:
+def test_a_container_ends_with_its_lease(bed: SwarmBed, whole: Lab, worker: Node) -> None:
     """moby#39028: it does so with the manager gone, and the share is free only when it has ended."""
     ref = granted(bed.lab, worker, "15s")
     script = (
