@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from benchmarks.harness import Result, reported
+from cumulus.resources.device import Device
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.cycle import place
 from cumulus.scheduling.explain import explain
-from cumulus.scheduling.snapshot import Device, Gang, Hold, Node, Request, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, Node, Request, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 GI = 2**30
@@ -54,7 +55,7 @@ def cluster(nodes: int, leases: int, pending: list[Gang]) -> Snapshot:
             name=f"node-{number:04}", ready=True, not_ready="", cordoned=False, labels={"zone": f"z{number % 4}"},
             runtimes=("process", "container"),
             devices=tuple(
-                Device(f"node-{number:04}", index, *_MODELS[number % 2], Enforcement.HARD) for index in range(DEVICES)
+                Device(index, "", *_MODELS[number % 2], enforcement=Enforcement.HARD) for index in range(DEVICES)
             ),
         )
         for number in range(nodes)

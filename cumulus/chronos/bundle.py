@@ -27,6 +27,7 @@ _PARTS = (
     "cumulus/clock.py",
     "cumulus/lib/*.py",
     "cumulus/resources/__init__.py",
+    "cumulus/resources/device.py",
     "cumulus/resources/quantity.py",
     "cumulus/resources/enforcement.py",
     "cumulus/resources/reasons.py",

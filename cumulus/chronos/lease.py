@@ -10,31 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from cumulus.resources.enforcement import Enforcement
-
-FULL_COMPUTE = 1000
-"""Thousandths of a device's compute that make a whole device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device as the ledger has it. `memory_bytes` follows what the driver says, but never below what is leased."""
-
-    index: int
-    id: str
-    """Stable across reboots: a PCI address or UUID where there is one, else platform/name/ordinal."""
-    name: str
-    vendor: str
-    type: str
-    """gpu, cpu or accelerator."""
-    memory_bytes: int
-    driver: str = ""
-    enforcement: Enforcement = Enforcement.NONE
-    platform_index: int = -1
-    """OpenCL platform and device numbers for selecting it, -1 where it is not an OpenCL device."""
-    device_index: int = -1
-    next_memory_bytes: int = 0
-    """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
+from cumulus.resources.device import FULL_COMPUTE as FULL_COMPUTE
+from cumulus.resources.device import Device as Device
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ import pwd
 import uuid
 from collections.abc import Sequence
 
-from cumulus.chronos.lease import FULL_COMPUTE, Device, LeaseRequest
+from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.errors import NoSuchDevice, UsageError
-from cumulus.resources.quantity import Share, parse_duration, parse_millis, parse_share
+from cumulus.resources.device import slice_of
+from cumulus.resources.quantity import parse_duration, parse_millis, parse_share
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL, where nobody says."""
@@ -30,12 +31,12 @@ def request(
 ) -> LeaseRequest:
     """`compute` None: as great a part as of memory. `id` None: a new one. Raises `UsageError`."""
     try:
-        share = parse_share(memory)
+        part = slice_of(device.memory_bytes, parse_share(memory), None if compute is None else parse_millis(compute))
         return LeaseRequest(
             id=id or str(uuid.uuid4()),
             device=device.index,
-            memory_bytes=max(1, share.of(device.memory_bytes)),
-            compute=_matching(share, device) if compute is None else parse_millis(compute),
+            memory_bytes=part.memory_bytes,
+            compute=part.compute,
             seconds=parse_duration(duration),
             user=user or caller(),
             grace=parse_duration(grace),
@@ -81,12 +82,3 @@ def caller() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-def _matching(share: Share, device: Device) -> int:
-    if share.fraction is not None:
-        # As it was written: 0.1 is 10 % of compute, whatever a tenth of the memory rounds to.
-        millis = int(share.fraction * FULL_COMPUTE)
-    else:
-        millis = FULL_COMPUTE * share.of(device.memory_bytes) // device.memory_bytes
-    return max(1, min(FULL_COMPUTE, millis))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
+from cumulus.resources.device import Device, Slice
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource
@@ -85,6 +86,25 @@ class DeviceStatus(Model):
     )
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
+
+    @classmethod
+    def of(cls, device: Device, *, free: Slice, foreign_leases: tuple[ForeignLease, ...] = ()) -> Self:
+        """The status of a device of which so much is free."""
+        return cls(
+            index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
+            memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
+            driver=device.driver, enforcement=device.enforcement, free_memory_bytes=free.memory_bytes,
+            free_compute=free.compute, foreign_leases=foreign_leases, platform_index=device.platform_index,
+            device_index=device.device_index,
+        )  # fmt: skip
+
+    @property
+    def device(self) -> Device:
+        """The device itself, without what is free of it."""
+        return Device(
+            self.index, self.id, self.name, self.vendor, self.type, self.memory_bytes, self.driver, self.enforcement,
+            self.platform_index, self.device_index, self.next_memory_bytes or 0,
+        )  # fmt: skip
 
 
 class GPUNodeStatus(Model):

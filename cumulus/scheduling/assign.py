@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
+from cumulus.resources.device import FULL_COMPUTE
 from cumulus.scheduling.board import Board, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.shape import Uniform, groups_of, ports_of, uniform_shape
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Gang
+from cumulus.scheduling.snapshot import Gang
 
 SEARCH_STEPS = 5_000
 """Slots that the search for a mixed gang tries before it gives up for this pass."""
@@ -58,7 +59,7 @@ def _offers(board: Board, demand: Demand, start: int, length: int) -> Iterator[O
     offers = board.pool(demand.filter).offers(demand, start, length)
     if not demand.ports:
         return offers
-    return (o for o in offers if board.ports_booked(o.slot.device.node, demand.ports, start, length) is None)
+    return (o for o in offers if board.ports_booked(o.slot.node, demand.ports, start, length) is None)
 
 
 def _most(shape: Uniform) -> int:
@@ -77,7 +78,7 @@ def uniform(offers: Iterable[Offer], groups: int, size: int, *, most: int | None
     room: dict[str, int] = {}
     missing = groups
     for offer in offers:
-        node = offer.slot.device.node
+        node = offer.slot.node
         there = nodes.setdefault(node, [])
         there.append(offer)
         if len(there) >= size:
@@ -188,7 +189,7 @@ class _Search:
             by_node: dict[str, list[Offer]] = {}
             for offer in _offers(board, demand, start, length):
                 slot = offer.slot
-                by_node.setdefault(slot.device.node, []).append(offer)
+                by_node.setdefault(slot.node, []).append(offer)
                 self._free[slot.order] = slot.free(start, length)
                 self._wanted_by[slot.order] = (*self._wanted_by.get(slot.order, ()), demand)
             self._offers[demand] = by_node
@@ -244,7 +245,7 @@ class _Search:
         for offer in self._by_preference([offer for there in self._offers[demand].values() for offer in there]):
             memory, compute = self._free[offer.slot.order]
             times = min(memory // offer.memory, compute // offer.compute)
-            if times > 0 and not self._conflicts(offer.slot.device.node, groups[0]):
+            if times > 0 and not self._conflicts(offer.slot.node, groups[0]):
                 offers.append(offer._replace(times=times))
         return uniform(offers, len(groups), len(requests), most=1 if demand.ports else None)
 
@@ -328,7 +329,7 @@ class _Search:
         return (*free, *sorted((node, ports) for node, ports in self._booked.items() if ports))
 
     def _apply(self, group: int, seats: list[Seat], sign: int) -> None:
-        node = seats[0].slot.device.node
+        node = seats[0].slot.node
         booked = set(self._booked.get(node, ()))
         self._booked[node] = tuple(sorted(booked.symmetric_difference(self._ports[group])))
         for slot, memory, compute in seats:

@@ -13,21 +13,23 @@ from datetime import timedelta
 from functools import cached_property
 from typing import NamedTuple
 
+from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Snapshot
+from cumulus.scheduling.snapshot import Snapshot
 from cumulus.scheduling.timeline import Taken, Timeline
 
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class Slot:
-    """One device, and what is taken of it so far in this pass."""
+    """One device of a node, and what is taken of it so far in this pass."""
 
-    __slots__ = ("_taken", "_timeline", "compute", "device", "memory", "order", "reserved")
+    __slots__ = ("_taken", "_timeline", "compute", "device", "memory", "node", "order", "reserved")
 
-    def __init__(self, order: int, device: Device, taken: list[Taken]) -> None:
+    def __init__(self, order: int, node: str, device: Device, taken: list[Taken]) -> None:
         self.order = order
+        self.node = node
         self.device = device
         self.memory = device.memory_bytes - sum(share[1] for share in taken)
         """Bytes free now."""
@@ -99,10 +101,10 @@ class Board:
         for name, node in self._nodes.items():
             self._slots[name] = []
             for device in node.devices:
-                slot = Slot(len(self.slots), device, taken.get((name, device.index), []))
+                slot = Slot(len(self.slots), name, device, taken.get((name, device.index), []))
                 self.slots.append(slot)
                 self._slots[name].append(slot)
-        self._by_place = {(slot.device.node, slot.device.index): slot for slot in self.slots}
+        self._by_place = {(slot.node, slot.device.index): slot for slot in self.slots}
         self._whole: dict[str, tuple[int, int]] = {}
         self._taken: dict[str, tuple[int, int]] = {}
         for name, slots in self._slots.items():
@@ -164,8 +166,8 @@ class Board:
         """Bind a share from now for `length` microseconds."""
         slot.take(length, memory, compute)
         self.changes.append(slot)
-        taken = self._taken[slot.device.node]
-        self._taken[slot.device.node] = (taken[0] + memory, taken[1] + compute)
+        taken = self._taken[slot.node]
+        self._taken[slot.node] = (taken[0] + memory, taken[1] + compute)
 
     def reserve(self, slot: Slot, start: int, length: int, memory: int, compute: int, gang: str) -> None:
         """Keep a share from `start` for `length` microseconds for a gang that waits."""
@@ -219,7 +221,7 @@ class Pool:
     def _by_node(self) -> dict[str, list[Slot]]:
         found: dict[str, list[Slot]] = {}
         for slot in self.slots:
-            found.setdefault(slot.device.node, []).append(slot)
+            found.setdefault(slot.node, []).append(slot)
         return found
 
     def best(self, demand: Demand, length: int) -> Offer | None:

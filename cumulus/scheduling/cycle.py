@@ -174,7 +174,7 @@ class Pass:
         for request, seat in zip(gang.requests, seats, strict=True):
             self.board.take(seat.slot, length, seat.memory, seat.compute)
             if request.demand.ports:
-                self.board.book_ports(seat.slot.device.node, 0, length, request.demand.ports, gang.name)
+                self.board.book_ports(seat.slot.node, 0, length, request.demand.ports, gang.name)
             self.bindings.append(_binding(gang, request, seat))
         return True
 
@@ -209,12 +209,12 @@ class Pass:
         for request, seat in zip(gang.requests, seats, strict=True):
             self.board.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
             if request.demand.ports:
-                self.board.book_ports(seat.slot.device.node, start, length, request.demand.ports, gang.name)
+                self.board.book_ports(seat.slot.node, start, length, request.demand.ports, gang.name)
         return Reservation(
             gang=gang.name,
             start=self._now + timedelta(microseconds=start),
             seats=tuple(
-                Kept(request.partition, seat.slot.device.node, seat.slot.device.index, seat.memory, seat.compute)
+                Kept(request.partition, seat.slot.node, seat.slot.device.index, seat.memory, seat.compute)
                 for request, seat in zip(gang.requests, seats, strict=True)
             ),
         )
@@ -311,6 +311,6 @@ def _bisected(starts: list[int], attempt: Callable[[int], list[Seat] | None]) ->
 def _binding(gang: Gang, request: Request, seat: Seat) -> Binding:
     device = seat.slot.device
     return Binding(
-        partition=request.partition, uid=request.uid, gang=gang.name, node=device.node, device=device.index,
+        partition=request.partition, uid=request.uid, gang=gang.name, node=seat.slot.node, device=device.index,
         device_name=device.name, memory_bytes=seat.memory, compute=seat.compute, enforcement=device.enforcement,
     )  # fmt: skip

@@ -160,7 +160,7 @@ def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
     """Gangs refused before this one that some device of its could serve, or some node with the same host ports."""
     pools = [run.board.pool(request.demand.filter) for request in gang.requests]
     mine = {slot.order for pool in pools for slot in pool.slots}
-    nodes = {slot.device.node for pool in pools for slot in pool.slots}
+    nodes = {slot.node for pool in pools for slot in pool.slots}
     ports = {port for request in gang.requests for port in request.demand.ports}
     overlaps: dict[object, bool] = {}
 
@@ -169,7 +169,7 @@ def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
             if wanted not in overlaps:
                 slots = run.board.pool(wanted[0]).slots
                 shares = not ports.isdisjoint(wanted[1])
-                overlaps[wanted] = any(s.order in mine or (shares and s.device.node in nodes) for s in slots)
+                overlaps[wanted] = any(s.order in mine or (shares and s.node in nodes) for s in slots)
             if overlaps[wanted]:
                 return True
         return False

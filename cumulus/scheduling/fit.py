@@ -8,9 +8,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from cumulus.resources.device import Device, slice_of
 from cumulus.resources.quantity import format_bytes
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Node
+from cumulus.scheduling.snapshot import Node
 
 # OpenCL names AMD in full; people write the short name.
 _VENDOR_ALIASES = {"amd": ("amd", "advanced micro devices")}
@@ -83,18 +84,9 @@ def too_large(demand: Demand, device: Device) -> Reason | None:
 
 
 def share_of(demand: Demand, capacity: int) -> tuple[int, int]:
-    """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes.
-
-    Compute that is not given is the memory's share, rounded down so that shares which fill the memory
-    never need more than the whole compute, and at least 1.
-    """
-    memory = max(1, demand.memory.of(capacity))
-    if demand.compute is not None:
-        return memory, demand.compute
-    if demand.memory.fraction is not None:
-        # Of the fraction itself: bytes are whole, so 70% of them can be a little less.
-        return memory, max(1, int(demand.memory.fraction * FULL_COMPUTE))
-    return memory, max(1, min(FULL_COMPUTE, memory * FULL_COMPUTE // max(1, capacity)))
+    """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes."""
+    memory, compute, _ = slice_of(capacity, demand.memory, demand.compute)
+    return memory, compute
 
 
 def _is_vendor(wanted: str, vendor: str) -> bool:

@@ -12,32 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.device import Device
 from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.claim import Claim, Demand, claim_of
 
-FULL_COMPUTE = 1000
-"""Thousandths of a device's compute that make a whole device."""
-
 OVERDUE = timedelta(seconds=10)
 """A share still taken after its lease's end is expected back within this, for its processes are being ended; if it is
 overdue for longer already, then within as long again, so that nobody waits for a stuck one for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device of a node; `memory_bytes` is its whole capacity."""
-
-    node: str
-    index: int
-    name: str
-    vendor: str
-    type: str
-    memory_bytes: int
-    enforcement: Enforcement
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,14 +208,8 @@ def _node(node: GPUNode) -> Node:
         cordoned=node.spec.unschedulable or node.deleting,
         labels=dict(node.metadata.labels),
         runtimes=tuple(node.status.runtimes),
-        devices=tuple(
-            Device(
-                node=node.metadata.name, index=device.index, name=device.name, vendor=device.vendor, type=device.type,
-                memory_bytes=device.memory_bytes, enforcement=device.enforcement,
-            )
-            for device in sorted(node.status.devices, key=lambda device: device.index)
-        ),
-    )  # fmt: skip
+        devices=tuple(found.device for found in sorted(node.status.devices, key=lambda found: found.index)),
+    )
 
 
 def _hold(claim: Claim, now: datetime) -> Hold:

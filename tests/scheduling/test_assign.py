@@ -5,21 +5,21 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.device import Device
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.assign import Seat, assign, uniform
 from cumulus.scheduling.board import Board, Offer, Slot
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.shape import Refused
-from cumulus.scheduling.snapshot import Device, Gang, Node, Request, Snapshot
+from cumulus.scheduling.snapshot import Gang, Node, Request, Snapshot
 from tests.scheduling.worlds import NOW
 
 
 def offers(*nodes: list[int]) -> list[Offer]:
     """One offer for each number: so many shares can that slot give."""
     return [
-        Offer(Slot(order, Device(f"n{node}", order, "x", "", "gpu", 100, Enforcement.NONE), []), 1, 1, times)
+        Offer(Slot(order, f"n{node}", Device(order, "", "x", "", "gpu", 100), []), 1, 1, times)
         for order, (node, times) in enumerate((n, times) for n, slots in enumerate(nodes) for times in slots)
     ]
 
@@ -28,7 +28,7 @@ def assert_allowed(found: list[list[Seat]], given_: list[Offer], groups: int, si
     assert len(found) == groups
     for group in found:
         assert len({seat.slot.order for seat in group}) == size
-        assert len({seat.slot.device.node for seat in group}) == 1
+        assert len({seat.slot.node for seat in group}) == 1
     for offer in given_:
         assert sum(seat.slot is offer.slot for group in found for seat in group) <= offer.times
 
@@ -94,7 +94,7 @@ def _snapshot(*nodes: list[int]) -> Snapshot:
         NOW,
         tuple(
             Node(f"n{n}", True, "", False, {}, (), tuple(
-                Device(f"n{n}", i, "x", "", "gpu", size, Enforcement.NONE) for i, size in enumerate(sizes)
+                Device(i, "", "x", "", "gpu", size) for i, size in enumerate(sizes)
             ))
             for n, sizes in enumerate(nodes)
         ),
@@ -112,14 +112,14 @@ def test_a_mixed_gang_goes_back_on_a_first_choice_that_leaves_no_place() -> None
     gang = _gang([_take(3)], [_take(3, node="n0")])
     seats = assign(Board(_snapshot([3], [4])), gang, 0, 1)
     assert seats is not None
-    assert [seat.slot.device.node for seat in seats] == ["n1", "n0"]
+    assert [seat.slot.node for seat in seats] == ["n1", "n0"]
 
 
 def test_a_mixed_gang_of_many_replicas_on_many_like_nodes_is_seated() -> None:
     gang = _gang(*([_take(3), _take(2)] for _ in range(100)))
     seats = assign(Board(_snapshot(*([4, 4] for _ in range(100)))), gang, 0, 1)
     assert seats is not None
-    assert len({(seat.slot.device.node, seat.slot.device.index) for seat in seats}) == 200
+    assert len({(seat.slot.node, seat.slot.device.index) for seat in seats}) == 200
 
 
 def test_a_mixed_gang_that_cannot_fit_is_given_up_in_bounded_time() -> None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
+from cumulus.resources.device import Device
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.quantity import Share
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.snapshot import Device, Node
+from cumulus.scheduling.snapshot import Node
 
 GI = 2**30
-DEVICE = Device("n1", 2, "NVIDIA H100 PCIe", "NVIDIA Corporation", "gpu", 80 * GI, Enforcement.GUARDED)
+DEVICE = Device(2, "", "NVIDIA H100 PCIe", "NVIDIA Corporation", "gpu", 80 * GI, enforcement=Enforcement.GUARDED)
 NODE = Node("n1", True, "", False, {"zone": "a"}, ("process",), (DEVICE,))
 
 
@@ -55,7 +56,7 @@ def test_a_node_matches_or_says_what_is_missing(wanted: Filter, code: str | None
 
 
 def test_amd_is_found_under_its_full_name() -> None:
-    radeon = Device("n1", 0, "gfx942", "Advanced Micro Devices, Inc.", "gpu", GI, Enforcement.NONE)
+    radeon = Device(0, "", "gfx942", "Advanced Micro Devices, Inc.", "gpu", GI)
     assert fit.device_mismatch(Filter(vendor="amd"), radeon) is None
 
 

@@ -10,13 +10,13 @@ from decimal import Decimal
 
 from hypothesis import strategies as st
 
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.device import FULL_COMPUTE, Device
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.cycle import Plan
-from cumulus.scheduling.snapshot import FULL_COMPUTE, Device, Gang, Hold, Node, Request, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, Node, Request, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -32,7 +32,7 @@ def nodes(draw: st.DrawFn, *, most: int = 3) -> tuple[Node, ...]:
     for number in range(draw(st.integers(1, most))):
         name = f"n{number}"
         devices = tuple(
-            Device(name, index, draw(_names), "NVIDIA", "gpu", draw(_sizes), Enforcement.NONE)
+            Device(index, "", draw(_names), "NVIDIA", "gpu", draw(_sizes))
             for index in range(draw(st.integers(1, 3)))
         )  # fmt: skip
         ready = draw(st.sampled_from((True, True, True, False)))
@@ -107,7 +107,7 @@ def queued(snapshot: Snapshot, pending: Iterable[Gang]) -> Snapshot:
 
 def free_at(snapshot: Snapshot, moment: datetime) -> dict[tuple[str, int], tuple[int, int]]:
     """Free memory and compute of every device of a ready node, from the holds alone."""
-    free = {(d.node, d.index): (d.memory_bytes, FULL_COMPUTE) for n in snapshot.nodes if n.ready for d in n.devices}
+    free = {(n.name, d.index): (d.memory_bytes, FULL_COMPUTE) for n in snapshot.nodes if n.ready for d in n.devices}
     for hold in snapshot.holds:
         if hold.until > moment and (hold.node, hold.device) in free:
             memory, compute = free[hold.node, hold.device]
@@ -119,16 +119,17 @@ def fits_by_brute_force(snapshot: Snapshot, gang: Gang, moment: datetime) -> boo
     """Whether any way to put the gang's requests on devices works, by trying every one."""
     free = free_at(snapshot, moment)
     booked = {(hold.node, port) for hold in snapshot.holds if hold.until > moment for port in hold.ports}
-    devices = {(d.node, d.index): d for n in snapshot.nodes if n.ready for d in n.devices}
+    devices = {(n.name, d.index): d for n in snapshot.nodes if n.ready for d in n.devices}
     options = [
-        [place for place, device in devices.items() if _serves(request.demand, device)] for request in gang.requests
+        [place for place, device in devices.items() if _serves(request.demand, place[0], device)]
+        for request in gang.requests
     ]
     return any(_is_allowed(gang, places, free, booked, devices) for places in itertools.product(*options))
 
 
-def _serves(demand: Demand, device: Device) -> bool:
+def _serves(demand: Demand, node: str, device: Device) -> bool:
     wanted = demand.filter
-    return wanted.node in ("", device.node) and fit.device_mismatch(wanted, device) is None
+    return wanted.node in ("", node) and fit.device_mismatch(wanted, device) is None
 
 
 def _is_allowed(

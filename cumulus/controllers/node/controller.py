@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
+from cumulus.chronos.lease import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.swarm.controller import free
@@ -29,6 +29,7 @@ from cumulus.machinery.cache import Bound, Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.device import FULL_COMPUTE, Device, Slice
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
@@ -370,12 +371,10 @@ def _age(node: GPUNode) -> tuple[str, str]:
 def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceStatus:
     taken = [lease for lease in leases if lease.device == device.index and lease.state is not LeaseState.ENDED]
     foreign = _listed(sorted((lease for lease in taken if lease.id not in own), key=lambda lease: lease.id))
-    return DeviceStatus(
-        index=device.index, id=device.id, name=device.name, vendor=device.vendor, type=device.type,
-        memory_bytes=device.memory_bytes, next_memory_bytes=device.next_memory_bytes or None,
-        driver=device.driver, enforcement=device.enforcement,
-        free_memory_bytes=device.memory_bytes - sum(lease.memory_bytes for lease in taken),
-        free_compute=FULL_COMPUTE - sum(lease.compute for lease in taken),
+    memory, compute = sum(lease.memory_bytes for lease in taken), sum(lease.compute for lease in taken)
+    return DeviceStatus.of(
+        device,
+        free=Slice(device.memory_bytes - memory, FULL_COMPUTE - compute),
         foreign_leases=tuple(
             ForeignLease(
                 partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
@@ -383,5 +382,4 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceSta
             )
             for lease in foreign
         ),
-        platform_index=device.platform_index, device_index=device.device_index,
     )  # fmt: skip

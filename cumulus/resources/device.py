@@ -1,0 +1,68 @@
+"""What a device is, and which parts of it can be leased: the one description that nodes and controllers share.
+
+A lease takes a `Slice`: the whole device, a fraction of it, or a part of a fixed size that its driver makes (a MIG
+profile). Memory is in bytes, compute in thousandths of the device. Standard library only; Chronos uses it alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.quantity import Share
+
+FULL_COMPUTE = 1000
+"""Thousandths of a device's compute that make a whole device."""
+
+
+class Slice(NamedTuple):
+    """A part of a device."""
+
+    memory_bytes: int
+    compute: int
+    profile: str = ""
+    """The name by which the driver makes it, such as 1g.10gb; "" for a fraction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. `memory_bytes` follows what the driver says, but never below what is leased."""
+
+    index: int
+    id: str
+    """Stable across reboots: a PCI address or UUID where there is one, else platform/name/ordinal."""
+    name: str
+    vendor: str
+    type: str
+    """gpu, cpu or accelerator."""
+    memory_bytes: int
+    driver: str = ""
+    enforcement: Enforcement = Enforcement.NONE
+    platform_index: int = -1
+    """OpenCL platform and device numbers for selecting it, -1 where it is not an OpenCL device."""
+    device_index: int = -1
+    next_memory_bytes: int = 0
+    """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
+    profiles: tuple[Slice, ...] = ()
+    """The slices that its driver makes; empty where any fraction can be leased."""
+
+    @property
+    def whole(self) -> Slice:
+        """All of it."""
+        return Slice(self.memory_bytes, FULL_COMPUTE)
+
+
+def slice_of(memory_bytes: int, share: Share, compute: int | None = None) -> Slice:
+    """The slice that a share takes of a device with `memory_bytes`; it may be more than the whole device.
+
+    `compute` None is as great a part as of the memory, rounded down so that shares which fill the memory never need
+    more than the whole compute. At least one byte, and one thousandth.
+    """
+    memory = max(1, share.of(memory_bytes))
+    if compute is not None:
+        return Slice(memory, compute)
+    if share.fraction is not None:
+        # As it was written: 0.1 is 10 % of compute, whatever a tenth of the memory rounds to.
+        return Slice(memory, max(1, int(share.fraction * FULL_COMPUTE)))
+    return Slice(memory, max(1, min(FULL_COMPUTE, memory * FULL_COMPUTE // max(1, memory_bytes))))
