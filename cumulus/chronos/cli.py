@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import cumulus
 from cumulus.chronos import environment, lease_args, names, render
 from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
-from cumulus.chronos.ledger import Ledger, boot_id
+from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock, timestamp, to_the_second
 from cumulus.errors import CumulusError, NoSuchLease, UsageError
 from cumulus.lib import descriptors, safe_output
-from cumulus.lib.processes import Snapshot
+from cumulus.lib.processes import Snapshot, boot_id
 from cumulus.resources.quantity import (
     format_bytes,
     format_duration,

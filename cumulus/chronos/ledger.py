@@ -48,11 +48,6 @@ _LOOKED = 0.1
 _MAX_SECONDS = 100 * 365 * 86400.0
 
 
-def boot_id() -> str:
-    """Names this boot of the machine: monotonic times and process ids mean nothing in another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 class Ledger:
     """`Leases` on this machine's devices, kept in `home` (default: see `database.default_home`).
 
@@ -74,7 +69,7 @@ class Ledger:
         self.clock = clock or SystemClock()
         self._discover = discover
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
-        self._boot = boot or boot_id()
+        self._boot = boot or processes.boot_id()
         self._watcher = watchdog.Watcher(self.database.home)
         self._settled = 0
         """The generation of the database that `_settle` has seen to."""

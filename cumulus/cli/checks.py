@@ -122,7 +122,7 @@ RENEWED_SECONDS = 20.0
 
 def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
     """Who leads, by the Lease's document, and whether it does the work. `pid` is that of a daemon that runs here."""
-    from cumulus.machinery.holder import pid_here
+    from cumulus.machinery.process_identity import pid_here
 
     spec = lease.get("spec") or {}
     holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")

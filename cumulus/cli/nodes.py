@@ -22,10 +22,10 @@ def leases(number: int) -> str:
 
 def stakes(store: Store, node: Document) -> Sequence[str]:
     """What cannot be had back by discovery: `was added by hand`, `holds 2 leases, …`."""
-    from cumulus.controllers.swarm.controller import FINALIZER
+    from cumulus.resources.node import CLUSTER_FINALIZER
 
     found = []
-    if FINALIZER in (node["metadata"].get("finalizers") or ()):
+    if CLUSTER_FINALIZER in (node["metadata"].get("finalizers") or ()):
         found.append("is a machine of the Swarm, and leaves it")
     elif lookup(node, "spec.ssh"):
         found.append("was added by hand")

@@ -26,10 +26,10 @@ from cumulus.errors import BackendError, NotOurs
 from cumulus.machinery.cache import readable
 from cumulus.machinery.informer import Change, Informer
 from cumulus.machinery.leader import Term
-from cumulus.machinery.pace import Pace
 from cumulus.machinery.reconcile import Controller, Request
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.runner import Runner
+from cumulus.machinery.throttle import Throttle
 from cumulus.machinery.workqueue import WorkQueue
 from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.job import GPUJob
@@ -94,8 +94,8 @@ class Loops:
         by_runtime = {backend.runtime: backend for backend in backends}
         self._backends = tuple(backends)
         self._nodes = by_node
-        self._paces: defaultdict[str, Pace] = defaultdict(
-            lambda: Pace(soon=NODE_SETTLE_SECONDS, interval=NODE_LOOK_SECONDS, burst=NODE_BURST)
+        self._paces: defaultdict[str, Throttle] = defaultdict(
+            lambda: Throttle(soon=NODE_SETTLE_SECONDS, interval=NODE_LOOK_SECONDS, burst=NODE_BURST)
         )
         self.runners: dict[str, Runner] = {}
         self._build(client, by_node, by_runtime, f"cumulus:{term.store_id}")

@@ -24,6 +24,11 @@ _MARK = b"\0" + MARKER.encode() + b"="
 _HOME = b"\0CHRONOS_HOME="
 
 
+def boot_id() -> str:
+    """Names this boot of the machine: monotonic times and process ids mean nothing in another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 class Proc(NamedTuple):
     """A line of /proc/PID/stat (proc_pid_stat(5)). `start` is in clock ticks since boot."""
 

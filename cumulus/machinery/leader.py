@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.conditions import condition_set
 from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreReplaced, StoreUnavailable
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.lease import LEADER, PROGRESSING, Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
 from cumulus.store.base import Fence, Store

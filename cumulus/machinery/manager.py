@@ -24,12 +24,12 @@ from cumulus.clock import Clock, SystemClock
 from cumulus.controllers.loops import KINDS, Loops
 from cumulus.controllers.swarm.controller import Cluster, is_member
 from cumulus.errors import CumulusError, Fenced, StoreReplaced
-from cumulus.machinery import holder
+from cumulus.machinery import process_identity
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector, Term
 from cumulus.machinery.liveness import Vitals
-from cumulus.machinery.pace import Pace
 from cumulus.machinery.runner import Runner
+from cumulus.machinery.throttle import Throttle
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
 from cumulus.resources.node import GPUNode
 from cumulus.store.base import Store
@@ -101,7 +101,11 @@ class Manager:
         self._cluster_user = cluster_user
         self._agents = Agents(self._informer.cache, agents, connect, closed=self._is_anothers)
         self._elector = Elector(
-            store, identity or unique_identity(), self._clock, process=holder.this_process(), is_gone=holder.is_gone
+            store,
+            identity or unique_identity(),
+            self._clock,
+            process=process_identity.this_process(),
+            is_gone=process_identity.is_gone,
         )
         self._vitals = Vitals(self._clock, stall_seconds, troubled)
         self._stop = threading.Event()
@@ -185,7 +189,7 @@ class Manager:
 
     def _attend(self, loops: Loops, term: Term) -> None:
         """What the term's own thread does: events, resync, and watching whether the term goes on."""
-        pace = Pace(soon=EVENTS_SETTLE_SECONDS, interval=ATTEND_SECONDS, burst=EVENTS_BURST)
+        pace = Throttle(soon=EVENTS_SETTLE_SECONDS, interval=ATTEND_SECONDS, burst=EVENTS_BURST)
         while self._elector.holds(term):
             if loops.recorder.wait(ATTEND_SECONDS):
                 now = self._clock.monotonic()

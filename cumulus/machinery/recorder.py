@@ -19,8 +19,8 @@ from typing import Literal
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.texts import LONGEST_WORD, cut
 from cumulus.errors import AlreadyExists, CumulusError, Fenced, InvalidObject, NotFound
+from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources.event import Event, EventSource, ObjectReference
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.store.base import Key, Store, Write
@@ -141,7 +141,7 @@ class Recorder:
             api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
             name=about.metadata.name, uid=about.metadata.uid or "",
         )  # fmt: skip
-        reason, message, now = cut(reason, LONGEST_WORD), cut(message), timestamp(self._clock.now())
+        reason, message, now = truncate(reason, LONGEST_WORD), truncate(message), timestamp(self._clock.now())
         name = _name(reference, type, reason, message, component)
         return name, _Said(reference, type, reason, message, component, 1, now, now)
 

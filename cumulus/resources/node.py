@@ -12,6 +12,9 @@ from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource
 
+CLUSTER_FINALIZER = "cumulus.dev/cluster"
+"""On a GPUNode whose machine leaves its cluster with it."""
+
 
 def _host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*", value):

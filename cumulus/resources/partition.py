@@ -14,6 +14,9 @@ from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
 
+FINALIZER = "cumulus.dev/partition"
+"""On a partition from its binding until its node has confirmed that the share is free."""
+
 
 class Renewal(Model):
     """Whether the lease is lengthened before its end."""

@@ -186,7 +186,7 @@ def test_a_daemon_is_well_only_where_it_does_the_work(document: dict[str, Any], 
 
 
 def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
-    code = "from cumulus.machinery.holder import this_process as p; print(p(), flush=True); input()"
+    code = "from cumulus.machinery.process_identity import this_process as p; print(p(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as leader:

@@ -11,14 +11,14 @@ from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
 from cumulus.chronos.lease import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.controllers.node.controller import TWIN, NodeController
-from cumulus.controllers.swarm.controller import CLUSTER, FINALIZER, ClusterController
+from cumulus.controllers.swarm.controller import CLUSTER, ClusterController
 from cumulus.errors import BackendError, NotFound, NotOurs
 from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import Request
 from cumulus.machinery.recorder import Recorder
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.meta import ObjectMeta, condition
-from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.leases import FakeLeases, fake_device
@@ -152,7 +152,7 @@ def test_this_hosts_own_node_is_the_machine_with_its_name() -> None:
 def test_a_node_that_is_removed_leaves_the_cluster_and_is_not_found_again() -> None:
     bed = Bed(member("1", "gpu-1"), member("2", "gpu-2"))
     bed.look()
-    assert bed.node("gpu-1").metadata.finalizers == (FINALIZER,)
+    assert bed.node("gpu-1").metadata.finalizers == (CLUSTER_FINALIZER,)
     watch = bed.client.store.watch(since=bed.client.store.revision())
     bed.client.delete(bed.node("gpu-1"))
     assert bed.look() == {"gpu-2"}
@@ -277,7 +277,7 @@ def test_a_lease_of_a_partition_on_the_other_node_of_a_machine_is_taken_here_too
 
 def test_a_node_goes_where_there_is_no_cluster_any_more() -> None:
     world = Machines()
-    made = world.client.create(GPUNode(metadata=ObjectMeta(name="gone", finalizers=(FINALIZER,))))
+    made = world.client.create(GPUNode(metadata=ObjectMeta(name="gone", finalizers=(CLUSTER_FINALIZER,))))
     world.client.delete(made)
     world.controller.reconcile(Request("", "gone"))
     with pytest.raises(NotFound):

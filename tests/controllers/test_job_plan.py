@@ -11,12 +11,12 @@ import pytest
 
 from cumulus.backends.base import Observed, State
 from cumulus.clock import timestamp
-from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.controllers.job.plan import Plan, View
 from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown, Vanished
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase

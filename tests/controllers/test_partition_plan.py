@@ -13,7 +13,7 @@ from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
-from cumulus.resources.partition import Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
 from tests.controllers.objects import a_job, a_partition
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -35,7 +35,7 @@ def stored(phase: PartitionPhase, *, deleting: bool = False, **spec: object) -> 
         status = status.model_copy(update={"node": "n", "device": 0, "memory_bytes": 8, "compute": 500})
     meta = ObjectMeta(
         name="share", namespace="default", uid="uid-1", generation=1,
-        deletion_timestamp=timestamp(NOW) if deleting else None, finalizers=(partition_plan.FINALIZER,),
+        deletion_timestamp=timestamp(NOW) if deleting else None, finalizers=(FINALIZER,),
     )  # fmt: skip
     return a_partition(**spec).replace(metadata=meta, status=status)  # type: ignore[arg-type]
 

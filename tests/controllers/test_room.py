@@ -12,13 +12,13 @@ import pytest
 
 from cumulus.chronos.lease import LeaseRequest
 from cumulus.clock import FakeClock
-from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.node import controller
 from cumulus.controllers.node.controller import MOST_LISTED
-from cumulus.controllers.texts import LONGEST_TEXT, LONGEST_WORD, cut
 from cumulus.errors import InvalidObject
+from cumulus.lib.truncate import LONGEST_TEXT, LONGEST_WORD, truncate
 from cumulus.machinery.recorder import Recorder
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.event import Event
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition, is_true
@@ -65,10 +65,10 @@ def told(world: World, uid: str, reason: str) -> list[Event]:
 
 def test_a_text_is_cut_once_and_keeps_its_ends() -> None:
     long = "begin" + "x" * 700_000 + "end"
-    short = cut(long)
+    short = truncate(long)
     assert len(short) == LONGEST_TEXT
-    assert (short[:5], short[-3:], cut(short)) == ("begin", "end", short)
-    assert (cut("short"), cut("kein \ud800 Täxt")) == ("short", "kein ? Täxt")
+    assert (short[:5], short[-3:], truncate(short)) == ("begin", "end", short)
+    assert (truncate("short"), truncate("kein \ud800 Täxt")) == ("short", "kein ? Täxt")
     (made,) = condition_set((), "2030-01-01T00:00:00Z", "Ready", True, "R" * 9999, long)
     assert (len(made.reason), made.message) == (LONGEST_WORD, short)
     assert condition_set((made,), "2031-01-01T00:00:00Z", "Ready", True, "R" * 9999, long) == (made,)

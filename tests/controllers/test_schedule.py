@@ -9,14 +9,13 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.controllers.binding import controller
 from cumulus.controllers.binding.controller import QUEUE, ScheduleController, summary
-from cumulus.controllers.partition.plan import FINALIZER
 from cumulus.errors import Conflict, StoreUnavailable
 from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import After, Done
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
-from cumulus.resources.partition import Gang, GPUPartition, PartitionPhase
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, PartitionPhase
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.reasons import NodeReason
 from cumulus.store.base import Query

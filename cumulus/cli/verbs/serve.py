@@ -21,13 +21,14 @@ from cumulus import __version__, log, paths
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.lease import NodeFacts
-from cumulus.chronos.ledger import Ledger, boot_id
+from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import ensure_running
 from cumulus.cli import config, context, logfile
 from cumulus.cli.context import DaemonLock
 from cumulus.cli.keeper import Keeper
 from cumulus.errors import ChronosError, LedgerUnavailable, NotFound, StoreError, StoreUnavailable, UsageError
 from cumulus.lib import state_id
+from cumulus.lib.processes import boot_id
 from cumulus.lib.systemd import notify
 from cumulus.machinery.manager import WORKERS, Manager, Role
 from cumulus.nodes.agent import Connect, NodeAgent

@@ -13,16 +13,16 @@ from itertools import groupby
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.conditions import condition_set
-from cumulus.controllers.partition.plan import FINALIZER
-from cumulus.controllers.writes import unversioned
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.writes import unversioned
+from cumulus.resources.conditions import condition_set
+from cumulus.resources.finalizers import with_finalizer
 from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.partition import FINALIZER, GPUPartition, PartitionPhase
 from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.cycle import Binding, Pass
 from cumulus.scheduling.reasons import Explainer, NodeReason
@@ -200,8 +200,7 @@ class ScheduleController:
         if FINALIZER in partition.metadata.finalizers:
             return [Write("status", document)]
         # Whatever holds a lease is kept until the node has confirmed its end.
-        metadata = {**document["metadata"], "finalizers": [*partition.metadata.finalizers, FINALIZER]}
-        return [Write("update", {**document, "metadata": metadata}), Write("status", unversioned(document))]
+        return [Write("update", with_finalizer(document, FINALIZER)), Write("status", unversioned(document))]
 
     def _refuse(self, unplaced: Iterable[Unplaced]) -> None:
         """Say on each waiting partition why, where what is to be said changed."""

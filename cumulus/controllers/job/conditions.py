@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from cumulus.clock import timestamp
-from cumulus.controllers.conditions import condition_set
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
 

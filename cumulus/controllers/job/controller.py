@@ -14,11 +14,12 @@ from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.plan import Plan, View
 from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown, Vanished
-from cumulus.controllers.writes import unversioned, write_told
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.writes import unversioned, write_with_events
+from cumulus.resources.finalizers import has_finalizer, with_finalizer, without_finalizer
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import REPLICA_LABEL, is_true
 from cumulus.resources.node import GPUNode
@@ -150,7 +151,7 @@ class JobController:
             ended = job.replace(status=plan.status)
             said = plan.says if plan.status.phase.finished else ()
             events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
-            write_told(self._client, [Write("status", ended.to_json())], events)
+            write_with_events(self._client, [Write("status", ended.to_json())], events)
         return plan
 
     def _give_up(
@@ -201,8 +202,7 @@ class JobController:
         writes += [Write("create", partition.to_json()) for partition in plan.create]
         document = job.replace(status=plan.status).to_json()
         if FINALIZER not in job.metadata.finalizers:
-            metadata = {**document["metadata"], "finalizers": [*job.metadata.finalizers, FINALIZER]}
-            writes.insert(0, Write("update", {**document, "metadata": metadata}))
+            writes.insert(0, Write("update", with_finalizer(document, FINALIZER)))
             document = unversioned(document)
         writes.append(Write("status", document))
         self._client.store.transact(writes, fence=self._client.fence)
@@ -227,7 +227,7 @@ class JobController:
         metadata = document["metadata"]
         if "deletionTimestamp" not in metadata:
             decode(GPUJob, document)
-        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+        if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
             return Done()
         own = parse_duration(objects.GRACE)
         grace = min(own, metadata.get("deletionGracePeriodSeconds") or own)
@@ -249,10 +249,7 @@ class JobController:
             return After(DELETE_POLL)
         for backend in backends:
             backend.purge(uid)
-        left = [finalizer for finalizer in job["metadata"]["finalizers"] if finalizer != FINALIZER]
-        self._client.store.update(
-            {**job, "metadata": {**job["metadata"], "finalizers": left}}, fence=self._client.fence
-        )
+        self._client.store.update(without_finalizer(job, FINALIZER), fence=self._client.fence)
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from cumulus.backends.base import EnvVar, LeaseRef, Mount, Workload
-from cumulus.controllers.partition.plan import FINALIZER
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import Gang, GPUPartition, GPUPartitionSpec
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration
 
 GRACE = "10s"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.conditions import condition_set
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.quantity import parse_duration

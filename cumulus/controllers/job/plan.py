@@ -14,14 +14,14 @@ from datetime import datetime
 
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.conditions import condition_set
 from cumulus.controllers.job import conditions as job_status
 from cumulus.controllers.job import objects, outcome
 from cumulus.controllers.job import replicas as job_replicas
 from cumulus.controllers.job.outcome import Cause, Said
 from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown
 from cumulus.controllers.partition.plan import over_by_time
-from cumulus.controllers.texts import LONGEST_WORD, cut
+from cumulus.lib.truncate import LONGEST_WORD, truncate
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -366,8 +366,8 @@ def _ended(attempt: Attempt, cause: Cause, view: View, checkpoint: str | None) -
         update={
             "end_time": max(finished) if finished else timestamp(view.now),
             "exit_code": cause.exit_code,
-            "reason": cut(cause.reason, LONGEST_WORD),
-            "message": cut(cause.message),
+            "reason": truncate(cause.reason, LONGEST_WORD),
+            "message": truncate(cause.message),
             "checkpoint_time": checkpoint or None,
             "partitions": attempt.partitions[:KEPT_PARTITIONS],
         }

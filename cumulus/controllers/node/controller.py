@@ -12,10 +12,6 @@ from datetime import datetime
 
 from cumulus.chronos.lease import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
-from cumulus.controllers.conditions import condition_set
-from cumulus.controllers.swarm.controller import free
-from cumulus.controllers.texts import LONGEST_WORD, cut
-from cumulus.controllers.writes import write_status, write_told
 from cumulus.errors import (
     AlreadyExists,
     ChronosError,
@@ -25,14 +21,17 @@ from cumulus.errors import (
     LedgerUnavailable,
     NodeUnreachable,
 )
+from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.machinery.cache import Bound, Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.writes import remove_finalizer, write_status, write_with_events
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.device import FULL_COMPUTE, Device, Slice
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
-from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.node import CLUSTER_FINALIZER, DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
@@ -101,7 +100,7 @@ class NodeController:
         except InvalidObject:
             return self._delete_damaged(request.name)
         if node is not None and node.deleting and not self._clustered:
-            free(self._client, node)
+            remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             return Done()
         agent = self._agents.get(request.name)
         if agent is None:
@@ -230,7 +229,7 @@ class NodeController:
             small = GPUNodeStatus(conditions=conditions, heartbeat_time=now)
             if worth_writing(node.status, small):
                 event = self._recorder.event(node, "Warning", "StatusRefused", str(error), component=NAME)
-                write_told(self._client, [Write("status", node.replace(status=small).to_json())], [event])
+                write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
     def _pass_on(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> None:
         active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
@@ -378,7 +377,7 @@ def _device(device: Device, leases: Sequence[Lease], own: Set[str]) -> DeviceSta
         foreign_leases=tuple(
             ForeignLease(
                 partition_id=lease.id, memory_bytes=lease.memory_bytes, compute=lease.compute,
-                expires_at=lease.expires_at, grace_seconds=lease.grace, user=cut(lease.user, LONGEST_WORD),
+                expires_at=lease.expires_at, grace_seconds=lease.grace, user=truncate(lease.user, LONGEST_WORD),
             )
             for lease in foreign
         ),

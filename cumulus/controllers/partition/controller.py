@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from cumulus.chronos.lease import Lease, LeaseState
 from cumulus.clock import Clock
 from cumulus.controllers.partition import plan as partition_plan
-from cumulus.controllers.partition.plan import FINALIZER, Answer, Gone, Plan, Refused, Unreachable
-from cumulus.controllers.writes import unversioned, write_told
+from cumulus.controllers.partition.plan import Answer, Gone, Plan, Refused, Unreachable
 from cumulus.errors import (
     InsufficientShare,
     InvalidObject,
@@ -21,11 +20,13 @@ from cumulus.errors import (
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import EventType, Recorder
+from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.finalizers import has_finalizer, without_finalizer
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
+from cumulus.resources.partition import FINALIZER, GPUPartition, GPUPartitionStatus, PartitionPhase
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client, decode
 
@@ -107,7 +108,7 @@ class PartitionController:
         metadata = document["metadata"]
         if "deletionTimestamp" not in metadata:
             decode(GPUPartition, document)
-        if "deletionTimestamp" not in metadata or FINALIZER not in (metadata.get("finalizers") or ()):
+        if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
             return Done()
         status = document.get("status")
         node = status.get("node") if isinstance(status, dict) else None
@@ -118,8 +119,7 @@ class PartitionController:
             lease = agent.leases.release(metadata["uid"]) if agent is not None else None
             if lease is not None and lease.state is not LeaseState.ENDED:
                 return After(partition_plan.ENDING_POLL)
-        left = [finalizer for finalizer in metadata["finalizers"] if finalizer != FINALIZER]
-        self._client.store.update({**document, "metadata": {**metadata, "finalizers": left}}, fence=self._client.fence)
+        self._client.store.update(without_finalizer(document, FINALIZER), fence=self._client.fence)
         return Done()
 
     def _is_known(self, node: str) -> bool:
@@ -197,16 +197,14 @@ class PartitionController:
         events = [self._end_event(partition, plan.status)] if ended else []
         finish = plan.finish and FINALIZER in partition.metadata.finalizers
         if finish:
-            left = tuple(f for f in partition.metadata.finalizers if f != FINALIZER)
-            metadata = partition.metadata.model_copy(update={"finalizers": left})
-            document = partition.replace(metadata=metadata).to_json()
+            document = without_finalizer(partition.to_json(), FINALIZER)
             writes = [Write("update", document)]
             if changed:
                 status = Write("status", partition.replace(status=plan.status).to_json())
                 writes = [status, Write("update", unversioned(document))]
-            write_told(self._client, writes, events)
+            write_with_events(self._client, writes, events)
         elif changed:
-            write_told(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
+            write_with_events(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
         if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
             status_now = plan.status
             message = f"leased {status_now.device_name or 'device'} {status_now.device} of {status_now.node}"

@@ -11,13 +11,11 @@ from datetime import datetime, timedelta
 
 from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.conditions import Truth, condition_set
+from cumulus.resources.conditions import Truth, condition_set
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, start_within
 from cumulus.resources.quantity import parse_duration
-
-FINALIZER = "cumulus.dev/partition"
 
 ENDING_POLL = 0.25
 """Seconds between looks at a lease whose processes are being ended."""

@@ -10,15 +10,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.conditions import condition_set
-from cumulus.controllers.writes import write_status
 from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
 from cumulus.machinery.cache import Reader, log_damaged
 from cumulus.machinery.reconcile import After, Request, Result
 from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.writes import remove_finalizer, write_status
+from cumulus.resources.conditions import condition_set
 from cumulus.resources.fields import check_label_key, check_label_value
 from cumulus.resources.meta import ObjectMeta, condition
-from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.client import Client
 
@@ -29,8 +29,6 @@ CLUSTER = Request("", "cluster")
 LOOK_SECONDS = 10.0
 CONDITION = "ContainersReady"
 RUNTIME = "container"
-FINALIZER = "cumulus.dev/cluster"
-"""On a GPUNode whose machine leaves the cluster with it."""
 _OURS = ("gpu.", "cumulus.dev/")
 
 
@@ -149,7 +147,7 @@ class ClusterController:
             if node.metadata.name in machines:
                 continue
             if node.deleting:
-                free(self._client, node)
+                remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif is_member(node):
                 self._say(node, False, "NotAMember", "it is no node of the cluster any more")
         return After(LOOK_SECONDS)
@@ -166,7 +164,7 @@ class ClusterController:
 
     def _leave(self, node: GPUNode, machine: Machine) -> None:
         """Before its GPUNode goes, the machine goes: it would be found again else."""
-        if FINALIZER not in node.metadata.finalizers:
+        if CLUSTER_FINALIZER not in node.metadata.finalizers:
             return
         if machine.role == "manager":
             hint = f"make it a worker, and it goes: docker node demote {machine.hostname}"
@@ -174,18 +172,18 @@ class ClusterController:
             return
         said = self._cluster.remove(machine.name)
         node = self._say(node, False, "Left", said)
-        free(self._client, node)
+        remove_finalizer(self._client, node, CLUSTER_FINALIZER)
 
     def _stay_away(self, error: NotOurs) -> None:
         for node in self._reader.all(GPUNode):
             if node.deleting:
-                free(self._client, node)
+                remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif is_member(node):
                 self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
 
     def _create(self, machine: Machine) -> GPUNode:
         node = GPUNode(
-            metadata=ObjectMeta(name=machine.name, finalizers=(FINALIZER,)),
+            metadata=ObjectMeta(name=machine.name, finalizers=(CLUSTER_FINALIZER,)),
             spec=GPUNodeSpec(ssh=SshAddress(host=machine.address, user=self._user)),
         )
         try:
@@ -197,8 +195,8 @@ class ClusterController:
         """Labels of the machine's, and the finalizer by which the machine goes with a GPUNode reached over SSH."""
         held = node.metadata.finalizers
         update: dict[str, object] = {"labels": {**node.metadata.labels, **foreign_labels(machine.labels)}}
-        if node.spec.ssh is not None and FINALIZER not in held:
-            update["finalizers"] = (*held, FINALIZER)
+        if node.spec.ssh is not None and CLUSTER_FINALIZER not in held:
+            update["finalizers"] = (*held, CLUSTER_FINALIZER)
         metadata = node.metadata.model_copy(update=update)
         return node if metadata == node.metadata else self._client.update(node.replace(metadata=metadata))
 
@@ -232,16 +230,6 @@ def name_of(machine: Machine, machines: Sequence[Machine], nodes: Sequence[GPUNo
     at = [n.metadata.name for n in nodes if n.spec.ssh is not None and n.spec.ssh.host == machine.address]
     free = [name for name in at if name not in taken]
     return free[0] if len(at) == len(free) == 1 else machine.name
-
-
-def free(client: Client, node: GPUNode) -> None:
-    """Let a GPUNode that is being deleted go."""
-    if FINALIZER not in node.metadata.finalizers:
-        return
-    found = client.get(GPUNode, "", node.metadata.name)
-    if found.uid == node.uid:
-        left = tuple(finalizer for finalizer in found.metadata.finalizers if finalizer != FINALIZER)
-        client.update(found.replace(metadata=found.metadata.model_copy(update={"finalizers": left})))
 
 
 def is_member(node: GPUNode) -> bool:

@@ -1,10 +1,10 @@
-"""Small helpers for the conditions of a status."""
+"""Setting one condition of a status."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from cumulus.controllers.texts import LONGEST_WORD, cut
+from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources.meta import Condition, condition, with_condition
 
 Truth = Literal["True", "False", "Unknown"]
@@ -14,7 +14,7 @@ def condition_set(
     conditions: tuple[Condition, ...], now: str, type: str, status: Truth | bool, reason: str, message: str = ""
 ) -> tuple[Condition, ...]:
     """`conditions` with that one put in; its lastTransitionTime moves to `now` only when its status changes."""
-    reason, message = cut(reason, LONGEST_WORD), cut(message)
+    reason, message = truncate(reason, LONGEST_WORD), truncate(message)
     truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
     old = condition(conditions, type)
     if old is not None and (old.status, old.reason, old.message) == (truth, reason, message):

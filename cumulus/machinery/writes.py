@@ -1,10 +1,11 @@
-"""Small helpers for writing."""
+"""What controllers write beside plain updates: a status alone, an end with its event, an object without a finalizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cumulus.errors import AlreadyExists
+from cumulus.resources.finalizers import without_finalizer
 from cumulus.resources.key import Document
 from cumulus.resources.meta import Resource
 from cumulus.store.base import Write
@@ -16,13 +17,22 @@ def write_status(client: Client, resource: Resource) -> None:
     client.store.update_status(resource.to_json(), fence=client.fence)
 
 
-def write_told(client: Client, writes: Sequence[Write], events: Sequence[Write]) -> None:
+def write_with_events(client: Client, writes: Sequence[Write], events: Sequence[Write]) -> None:
     """The writes and, in the same transaction, the events that tell of them: for ends, which nobody must miss because a
     daemon died in between. Events that are there already were told before."""
     try:
         client.store.transact([*writes, *events], fence=client.fence)
     except AlreadyExists:
         client.store.transact(writes, fence=client.fence)
+
+
+def remove_finalizer(client: Client, resource: Resource, finalizer: str) -> None:
+    """Take the finalizer off that very object, whatever else was changed on it since it was read."""
+    if finalizer not in resource.metadata.finalizers:
+        return
+    found = client.store.get(resource.key)
+    if found["metadata"]["uid"] == resource.uid:
+        client.store.update(without_finalizer(found, finalizer), fence=client.fence)
 
 
 def unversioned(document: Document) -> Document:

@@ -1,4 +1,4 @@
-"""Others' texts (errors, a program's end, names from a node) on their way into status, conditions and events."""
+"""How long a text of others (an error, a program's end, a name from a node) may be in a status, condition or event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONGEST_WORD = 128
 _BETWEEN = " … "
 
 
-def cut(text: str, length: int = LONGEST_TEXT) -> str:
+def truncate(text: str, length: int = LONGEST_TEXT) -> str:
     """`text` with at most `length` characters: the beginning and the end, where what matters stands as a rule. What no
     JSON can hold (half a surrogate, of a name that is no text) becomes '?'."""
     if not text.isascii():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from cumulus.machinery.pace import Pace
+from cumulus.machinery.throttle import Throttle
 
 
-def pace() -> Pace:
-    return Pace(soon=0.25, interval=1, burst=3)
+def pace() -> Throttle:
+    return Throttle(soon=0.25, interval=1, burst=3)
 
 
 def test_one_change_is_seen_to_soon_and_so_is_the_next_after_a_rest() -> None:

@@ -1,9 +1,9 @@
-"""Pace: when to do what is best done once for several changes, such as reading a node anew or writing events."""
+"""When to do what is best done once for several changes, such as reading a node anew or writing events."""
 
 from __future__ import annotations
 
 
-class Pace:
+class Throttle:
     """Due `soon` seconds after a change, and no more often than every `interval` seconds where changes keep coming.
     After a rest, `burst` of them come soon before they are spaced. It is ITU-T I.371's virtual scheduling (GCRA).
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from cumulus.chronos.ledger import boot_id
 from cumulus.lib import processes
 
 
@@ -53,4 +52,4 @@ def pid_here(process: str) -> int | None:
 
 def _world() -> str:
     """In which pids mean the same: this boot of this machine, this pid namespace (pid_namespaces(7))."""
-    return f"{boot_id()}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{processes.boot_id()}/{os.readlink('/proc/self/ns/pid')}"
