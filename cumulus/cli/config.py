@@ -28,7 +28,7 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.manifest.yaml_nodes import Node, parse
@@ -60,7 +60,7 @@ class Config:
     node_labels: Mapping[str, str] = field(default_factory=dict)
     offer_cpu: bool = False
     workers: int = 0
-    logs: Kept = KEPT
+    logs: LogRetention = DEFAULT_RETENTION
     job_env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -119,9 +119,14 @@ def load(path: Path | None) -> Config:
         node_labels=node.labels("labels") if node else {},
         offer_cpu=chronos.flag("offerCPU") if chronos else False,
         workers=root.count("workers"),
-        logs=Kept(logs.size("first", KEPT.first), logs.size("last", KEPT.last)) if logs else KEPT,
+        logs=_retention(logs) if logs else DEFAULT_RETENTION,
         job_env=jobs.variables("env") if jobs else {},
     )
+
+
+def _retention(logs: _Section) -> LogRetention:
+    first, last = DEFAULT_RETENTION
+    return LogRetention(logs.size("first", first), logs.size("last", last))
 
 
 class _Section:

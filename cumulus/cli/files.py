@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.backends.rundir import layout
+from cumulus.backends.process import layout
+from cumulus.backends.rundir.layout import JOBS
 from cumulus.cli import terminal
 from cumulus.resources.key import Document
 
@@ -18,7 +19,7 @@ _NAMED = 5
 
 def directory(job: Document) -> Path:
     """Below it is all that goes with the job: working directories, logs, checkpoints at relative paths."""
-    return paths.process_dir(paths.home()) / layout.JOBS / str(job["metadata"].get("uid"))
+    return paths.process_dir(paths.home()) / JOBS / str(job["metadata"].get("uid"))
 
 
 def working_directories(job: Document) -> list[Path]:

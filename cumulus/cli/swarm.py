@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from cumulus import log, paths
 from cumulus.backends.base import LeaseRef
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.shell import NodeShell, ShellEngine
@@ -33,11 +33,15 @@ Shells = Callable[[str], NodeShell | None]
 
 
 def backend(
-    home: Path, store: Store, agents: Agents = dict, shells: Shells = lambda node: None, kept: Kept = KEPT
+    home: Path,
+    store: Store,
+    agents: Agents = dict,
+    shells: Shells = lambda node: None,
+    retention: LogRetention = DEFAULT_RETENTION,
 ) -> SwarmBackend | None:
     """The backend of the Swarm that the environment names; None where it names none."""
     engine = from_environment(os.environ)
-    return None if engine is None else _backend(home, engine, lambda: store_id(store), agents, shells, kept)
+    return None if engine is None else _backend(home, engine, lambda: store_id(store), agents, shells, retention)
 
 
 def missing() -> NoReturn:
@@ -79,7 +83,12 @@ def reader(home: Path) -> SwarmBackend:
 
 
 def _backend(
-    home: Path, engine: Engine, store_id: Callable[[], str], agents: Agents, shells: Shells, kept: Kept = KEPT
+    home: Path,
+    engine: Engine,
+    store_id: Callable[[], str],
+    agents: Agents,
+    shells: Shells,
+    retention: LogRetention = DEFAULT_RETENTION,
 ) -> SwarmBackend:
     def agent(node: str) -> NodeAgent:
         found = agents().get(node)
@@ -106,5 +115,5 @@ def _backend(
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
         store_id=store_id, instance=_instance(), node_engine=node_engine, prepare=prepare,
-        lease_end=lease_end, kept=kept,
+        lease_end=lease_end, retention=retention,
     )  # fmt: skip

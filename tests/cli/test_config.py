@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cumulus.backends.rundir.log import Kept
+from cumulus.backends.logs import LogRetention
 from cumulus.cli import config
 from cumulus.errors import UsageError
 
@@ -20,12 +20,12 @@ def test_everything(tmp_path: Path) -> None:
     text = 'node: {name: gpu-3, labels: {rack: "7"}}\nchronos: {offerCPU: true}\nworkers: 8\n'
     text += 'logs: {first: 1Mi, last: 1Gi}\njobs: {env: {TMPDIR: /scratch, N: "4"}}\n'
     assert load(tmp_path, text) == config.Config(
-        "gpu-3", {"rack": "7"}, True, 8, Kept(2**20, 2**30), {"TMPDIR": "/scratch", "N": "4"}
+        "gpu-3", {"rack": "7"}, True, 8, LogRetention(2**20, 2**30), {"TMPDIR": "/scratch", "N": "4"}
     )
 
 
 def test_half_of_the_kept_log(tmp_path: Path) -> None:
-    assert load(tmp_path, "logs: {last: 100Mi}").logs == Kept(8 * 2**20, 100 * 2**20)
+    assert load(tmp_path, "logs: {last: 100Mi}").logs == LogRetention(8 * 2**20, 100 * 2**20)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "node:\nchronos:\nworkers:\n", "{}"])

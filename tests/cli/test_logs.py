@@ -13,8 +13,10 @@ import pytest
 
 from cumulus import paths
 from cumulus.backends.base import Observed, State
-from cumulus.backends.rundir import layout
-from cumulus.backends.rundir.log import LogWriter
+from cumulus.backends.process import layout
+from cumulus.backends.rundir.documents import write_document
+from cumulus.backends.rundir.layout import run_directory
+from cumulus.backends.rundir.log import FileLog
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, ago, failed, job
@@ -23,7 +25,7 @@ from tests.cli.conftest import Run, ago, failed, job
 def ran(home: Path, document: Document, attempt: int, text: str, *, replica: int = 0) -> None:
     """A run of the job that wrote `text` and is over."""
     uid = document["metadata"]["uid"]
-    directory = paths.process_dir(home) / layout.run_directory(uid, attempt, replica)
+    directory = paths.process_dir(home) / run_directory(uid, attempt, replica)
     directory.mkdir(parents=True)
     (directory / layout.LOCK).touch()
     who: dict[str, Any] = {
@@ -31,11 +33,11 @@ def ran(home: Path, document: Document, attempt: int, text: str, *, replica: int
         "attempt": attempt, "replica": replica, "node": "gpu-1",
     }  # fmt: skip
     end = Observed(**who, state=State.SUCCEEDED, finished_at=ago(minutes=1))
-    layout.write_document(str(directory / layout.SPEC), {**who, "format": layout.FORMAT})
-    layout.write_document(str(directory / layout.EXIT), {n: getattr(end, n) for n in Observed.__slots__})
-    writer = LogWriter(str(directory))
-    writer.write(text.encode())
-    writer.close()
+    write_document(str(directory / layout.SPEC), {**who, "format": layout.FORMAT})
+    write_document(str(directory / layout.EXIT), {n: getattr(end, n) for n in Observed.__slots__})
+    writer = FileLog(str(directory)).writer()
+    writer.append(text.encode())
+    writer.seal()
 
 
 def tried(*attempts: Document, phase: str = "Running") -> Document:

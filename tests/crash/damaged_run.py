@@ -12,8 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.backends.process import run
-from cumulus.backends.rundir import layout
+from cumulus.backends.process import layout, run
 from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed
 from tests.crash.nonsense import VALUES, damage

@@ -14,7 +14,7 @@ import pytest
 
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.lease import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore
@@ -214,9 +214,9 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
     def check(said: list[str]) -> None:
         for started in (root / "process").glob("jobs/*/*/started.json"):
             # As after a restart of the machine, so that no process of now is taken for one of before.
-            document = layout.read_document(str(started))
+            document = read_document(str(started))
             assert document is not None
-            layout.write_document(str(started), {**document, "boot_id": "before"})
+            write_document(str(started), {**document, "boot_id": "before"})
         for file in root.glob("ran-*"):
             file.unlink()
         made = backend(root)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import EnvVar, Workload
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.environment import engine_environment
 from tests.swarm.test_backend import lease
@@ -102,14 +102,14 @@ def test_a_container_has_the_user_shared_memory_network_and_ports_that_were_aske
 
 
 def test_the_engine_keeps_as_much_of_a_log_as_is_saved() -> None:
-    def kept_by_engine(kept: Kept) -> int:
-        body = spec.service(workload(), instance="i", node_id="n", image="x", kept=kept)
+    def kept_by_engine(kept: LogRetention) -> int:
+        body = spec.service(workload(), instance="i", node_id="n", image="x", retention=kept)
         options = body["TaskTemplate"]["LogDriver"]["Options"]
         # The oldest file goes when another is begun.
         return int(options["max-size"].removesuffix("m")) * 2**20 * (int(options["max-file"]) - 1)
 
-    assert kept_by_engine(KEPT) == sum(KEPT)
-    assert sum(odd := Kept(1, 5 * 2**20)) <= kept_by_engine(odd) <= 7 * 2**20
+    assert kept_by_engine(DEFAULT_RETENTION) == sum(DEFAULT_RETENTION)
+    assert sum(odd := LogRetention(1, 5 * 2**20)) <= kept_by_engine(odd) <= 7 * 2**20
 
 
 def test_a_secret_path_hides_no_other_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

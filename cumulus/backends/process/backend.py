@@ -21,11 +21,14 @@ from pathlib import Path
 import structlog
 
 from cumulus.backends.base import Observed, Workload
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.process import layout
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification
 from cumulus.backends.process.watch import Watcher, signal_process
-from cumulus.backends.rundir import layout
-from cumulus.backends.rundir.log import KEPT, Kept, kept_of, read_log
+from cumulus.backends.rundir.documents import read_document, sync_directory, write_document, write_durably
+from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
+from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.secrets import SecretStore
@@ -45,8 +48,8 @@ TOMBSTONE_SECONDS = 30 * 86400.0
 class ProcessBackend:
     """Runs workloads below `root`, which is made where missing. `node` is the only node it starts for.
 
-    `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `kept` is what is kept of
-    the log of each run that is started from now on, `env` what every job gets beside its own variables.
+    `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `retention` says how
+    much stays of the log of each run that is started from now on, `env` what every job gets beside its own variables.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class ProcessBackend:
         chronos_home: Path | None = None,
         clock: Clock | None = None,
         *,
-        kept: Kept = KEPT,
+        retention: LogRetention = DEFAULT_RETENTION,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
@@ -65,7 +68,7 @@ class ProcessBackend:
         self._secrets = secrets
         self._chronos_home = None if chronos_home is None else os.path.abspath(chronos_home)
         self._clock = clock or SystemClock()
-        self._kept = kept
+        self._retention = retention
         self._env = env
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
@@ -73,11 +76,11 @@ class ProcessBackend:
         self._watcher: Watcher | None = None
         self._next_sweep = 0.0
         with _translated("prepare its directory"):
-            for directory in ("", layout.RUNS, layout.JOBS, layout.EVENTS, layout.PURGED, layout.TRASH):
+            for directory in ("", layout.RUNS, JOBS, layout.EVENTS, PURGED, layout.TRASH):
                 os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
             # Also where they were there: whoever made them may have been killed before this.
             for directory in (self._root, os.path.dirname(self._root)):
-                layout.sync_directory(directory)
+                sync_directory(directory)
 
     @property
     def runtime(self) -> str:
@@ -89,10 +92,10 @@ class ProcessBackend:
         with _translated(f"start {workload.name}"), self._mutex:
             if self._purged(workload.job_uid):
                 return
-            directory = self._path(layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
+            directory = self._path(run_directory(workload.job_uid, workload.attempt, workload.replica))
             if not os.path.exists(directory):
                 self._create(workload, directory)
-            if os.path.exists(os.path.join(directory, layout.REMOVED)):
+            if os.path.exists(os.path.join(directory, REMOVED)):
                 return
             run = self._run(directory)
             if run.spec["name"] != workload.name:
@@ -101,12 +104,12 @@ class ProcessBackend:
             os.close(os.open(self._path(layout.EVENTS, workload.name), os.O_CREAT | os.O_CLOEXEC, 0o600))
             with contextlib.suppress(FileExistsError):
                 os.symlink(os.path.relpath(directory, os.path.dirname(link)), link)
-                layout.sync_directory(os.path.dirname(link))
+                sync_directory(os.path.dirname(link))
             # Another process may have removed or purged it since the looks above: it did not see the link then.
             if self._purged(workload.job_uid):
                 self._forget(workload.name)
                 self._discard(os.path.dirname(directory))
-            elif os.path.exists(os.path.join(directory, layout.REMOVED)):
+            elif os.path.exists(os.path.join(directory, REMOVED)):
                 self._forget(workload.name)
             else:
                 self._settle(run)
@@ -135,7 +138,7 @@ class ProcessBackend:
             raise BackendError(f"{name} still runs", hint="stop it first")
         with _translated(f"remove {name}"), self._mutex:
             if os.path.isdir(run.directory):
-                layout.write_durably(os.path.join(run.directory, layout.REMOVED), b"")
+                write_durably(os.path.join(run.directory, REMOVED), b"")
             self._forget(name)
 
     def purge(self, job_uid: str) -> None:
@@ -151,10 +154,10 @@ class ProcessBackend:
                     run = self.find(name)
                     if run is not None and not self._observe(run).state.finished:
                         raise BackendError(f"{name} still runs", hint="stop it first")
-                layout.write_durably(self._path(layout.PURGED, job_uid), b"")
+                write_durably(self._path(PURGED, job_uid), b"")
             for name in linked:
                 self._forget(name)
-            self._discard(self._path(layout.JOBS, job_uid))
+            self._discard(self._path(JOBS, job_uid))
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""
@@ -177,17 +180,14 @@ class ProcessBackend:
         self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
     ) -> Iterator[bytes]:
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
-        directory = self._path(layout.run_directory(job_uid, attempt, replica))
+        directory = self._path(run_directory(job_uid, attempt, replica))
         if not os.path.isfile(os.path.join(directory, layout.SPEC)):
             raise BackendError(f"there is no log of attempt {attempt}, replica {replica} on node {self._node}")
         run = self._run(directory)
-        return read_log(
-            directory,
-            kept=kept_of(run.spec),
-            tail=tail,
-            ended=(lambda: run.finished) if follow else None,
-            wait=lambda: self._clock.sleep(FOLLOW_INTERVAL),
-        )
+        kept = FileLog(directory, retention_of(run.spec))
+        if not follow:
+            return kept.read(tail=tail)
+        return kept.follow(lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL), tail=tail)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""
@@ -225,25 +225,25 @@ class ProcessBackend:
             chronos_home=self._chronos_home,
             daemon=os.environ,
             node_env=self._env,
-            kept=self._kept,
+            retention=self._retention,
         )
         job = os.path.dirname(directory)
         with contextlib.suppress(FileExistsError):
             os.mkdir(job, 0o700)
-            layout.sync_directory(os.path.dirname(job))
+            sync_directory(os.path.dirname(job))
         # Of this process alone: another may be at the same.
         made = f"{directory}.{os.getpid()}.new"
         shutil.rmtree(made, ignore_errors=True)
         os.mkdir(made, 0o700)
         os.close(os.open(os.path.join(made, layout.LOCK), os.O_CREAT | os.O_CLOEXEC, 0o600))
-        layout.write_document(os.path.join(made, layout.SPEC), spec)
+        write_document(os.path.join(made, layout.SPEC), spec)
         try:
             os.rename(made, directory)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(made, ignore_errors=True)
-        layout.sync_directory(job)
+        sync_directory(job)
 
     def _run(self, directory: str, name: str | None = None) -> Run:
         with self._mutex:
@@ -312,21 +312,21 @@ class ProcessBackend:
                 log.exception("a subscriber failed", namespace=namespace, job=job)
 
     def _purged(self, job_uid: str) -> bool:
-        return os.path.exists(self._path(layout.PURGED, job_uid))
+        return os.path.exists(self._path(PURGED, job_uid))
 
     def _has(self, job_uid: str) -> bool:
-        return is_name(job_uid) and os.path.isdir(self._path(layout.JOBS, job_uid))
+        return is_name(job_uid) and os.path.isdir(self._path(JOBS, job_uid))
 
     def _names_of(self, job_uid: str) -> Sequence[str]:
         """The workloads that have a complete directory below the job's."""
         if not self._has(job_uid):
             return []
-        job = self._path(layout.JOBS, job_uid)
+        job = self._path(JOBS, job_uid)
         names = set()
         for entry in os.listdir(job):
             # What the job made there itself must not keep it from being deleted.
             with contextlib.suppress(ValueError, KeyError):
-                spec = layout.read_document(os.path.join(job, entry, layout.SPEC))
+                spec = read_document(os.path.join(job, entry, layout.SPEC))
                 if spec is not None:
                     names.add(str(spec["name"]))
         return sorted(names)
@@ -335,7 +335,7 @@ class ProcessBackend:
         for path in (self._path(layout.RUNS, name), self._path(layout.EVENTS, name)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        layout.sync_directory(self._path(layout.RUNS))
+        sync_directory(self._path(layout.RUNS))
         with self._mutex:
             self._runs.pop(name, None)
 
@@ -372,7 +372,7 @@ class ProcessBackend:
         if now < self._next_sweep:
             return
         self._next_sweep = now + 3600
-        for entry in os.scandir(self._path(layout.PURGED)):
+        for entry in os.scandir(self._path(PURGED)):
             with contextlib.suppress(FileNotFoundError):
                 if entry.stat().st_mtime < now - TOMBSTONE_SECONDS:
                     os.unlink(entry.path)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from cumulus.backends.base import LeaseRef, Workload
-from cumulus.chronos.environment import selection
+from cumulus.backends.base import Workload
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What a login has. A program that wants another Python says so: by its path, or by a PATH of its own."""
@@ -50,46 +49,3 @@ def _login() -> dict[str, str]:
         # No login has it. What a job prints is then in its log at once, and not lost with SIGKILL.
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def fixed_environment(workload: Workload, checkpoint: str, chronos_home: str | None) -> dict[str, str]:
-    """What says who the job is and what it leased: wins over all else, secrets too.
-
-    CUMULUS_WORKLOAD and CHRONOS_PARTITION_ID are also the marks by which the node finds processes to end.
-    """
-    variables = {
-        "CUMULUS_JOB": workload.job,
-        "CUMULUS_NAMESPACE": workload.namespace,
-        "CUMULUS_ATTEMPT": str(workload.attempt),
-        "CUMULUS_REPLICA": str(workload.replica),
-        "CUMULUS_REPLICAS": str(workload.replicas),
-        "CUMULUS_WORKLOAD": workload.name,
-    }
-    if checkpoint:
-        variables["CUMULUS_CHECKPOINT_PATH"] = checkpoint
-    if chronos_home is not None:
-        variables["CHRONOS_HOME"] = chronos_home
-    variables.update(_of_the_leases(workload.leases))
-    return variables
-
-
-def _of_the_leases(leases: Sequence[LeaseRef]) -> dict[str, str]:
-    """One value a lease, comma-separated in the leases' order; CHRONOS_EXPIRES_AT is the first to come."""
-    if not leases:
-        return {}
-    variables = {
-        "CHRONOS_PARTITION_ID": ",".join(x.id for x in leases),
-        "CHRONOS_MEMORY_BYTES": ",".join(str(x.memory_bytes) for x in leases),
-        "CHRONOS_COMPUTE_PERCENT": ",".join(f"{x.compute / 10:g}" for x in leases),
-        "CHRONOS_EXPIRES_AT": min(x.expires_at for x in leases),
-        "CHRONOS_LEASE_SECONDS": f"{min(x.seconds for x in leases):g}",
-        "CHRONOS_DEVICE": ",".join(str(x.device) for x in leases),
-        "CHRONOS_DEVICE_NAME": ",".join(x.device_name for x in leases),
-        "CHRONOS_FENCING_TOKEN": ",".join(str(x.token) for x in leases),
-        "CHRONOS_ENFORCEMENT": min((x.enforcement for x in leases), key=_STRENGTHS.index),
-    }
-    variables.update(selection([(x.device_id, x.platform_index, x.device_index) for x in leases]))
-    return variables
-
-
-_STRENGTHS = ["none", "guarded", "hard"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cumulus.backends.process import limits
-from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"
@@ -88,7 +88,7 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
         for source, target in spec["links"]:
             _link(source, os.path.join(directory, target), directory)
     except OSError as error:
-        if error.errno in layout.NO_ROOM:
+        if error.errno in NO_ROOM:
             raise
         raise StartFailed(f"working directory {directory}: {error.strerror}: {error.filename}") from None
     return directory

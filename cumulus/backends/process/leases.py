@@ -17,8 +17,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
+from cumulus.backends.process import layout
 from cumulus.backends.process.supervise import End
-from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.clock import SystemClock, timestamp
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class LeaseGuard:
         except Exception as error:
             # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
             sys.excepthook(*sys.exc_info())
-            full = isinstance(error, OSError) and error.errno in layout.NO_ROOM
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
             reason = "Lost" if full or isinstance(error, MemoryError) else "StartError"
             what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
             return End(None, reason, f"not started: {what}"), Hold()

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import Any
 
 from cumulus.backends.base import Observed, State
+from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
-from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos import cgroup
 from cumulus.clock import Clock, timestamp
 
@@ -55,7 +56,7 @@ class Run:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """What it runs; never changes."""
-        spec = layout.read_document(self._path(layout.SPEC))
+        spec = read_document(self._path(layout.SPEC))
         if spec is None:
             raise FileNotFoundError(2, "the run was purged", self.directory)
         return spec
@@ -65,7 +66,7 @@ class Run:
         if self._end is None:
             end = self._recorded_end()
             if end is None:
-                started = layout.read_document(self._path(layout.STARTED))
+                started = read_document(self._path(layout.STARTED))
                 state = State.STARTING if started is None else State.RUNNING
                 return self._observed(state, started_at="" if started is None else started["started_at"])
             self._end = end
@@ -76,7 +77,7 @@ class Run:
         """What its supervisor recorded at its end. Where the job wrote something else there, its supervisor writes
         over it when it ends, so that the run can be stopped until then."""
         try:
-            end = layout.read_document(self._path(layout.EXIT))
+            end = read_document(self._path(layout.EXIT))
             return None if end is None else Observed(**{**end, "state": State(end["state"])})
         except (ValueError, KeyError, TypeError):
             if self.supervisor():
@@ -132,7 +133,7 @@ class Run:
     def kill(self, supervisor: int) -> None:
         """SIGKILL a supervisor that is stuck, and all in the job's cgroup. The next supervisor ends what is left."""
         signal_process(supervisor, signal.SIGKILL, lambda: self.supervisor() == supervisor)
-        cgroup.kill(layout.enclosure(layout.read_document(self._path(layout.STARTED))))
+        cgroup.kill(layout.enclosure(read_document(self._path(layout.STARTED))))
 
     def may_spawn(self, clock: Clock) -> bool:
         """Whether it is time for another supervisor."""
@@ -181,7 +182,7 @@ class Run:
             end = self._observed(State.FAILED, reason="StartError", message=f"{message}: {self._last_words()}")
             document = {name: getattr(end, name) for name in Observed.__slots__}
             document["finished_at"] = timestamp(clock.now())
-            layout.write_document(self._path(layout.EXIT), document)
+            write_document(self._path(layout.EXIT), document)
         return True
 
     def _observed(self, state: State, **more: Any) -> Observed:

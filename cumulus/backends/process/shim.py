@@ -21,13 +21,16 @@ if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
+from cumulus.backends import checkpoints, variables
 from cumulus.backends.exit_codes import SAVED
-from cumulus.backends.process import tree
+from cumulus.backends.process import layout, tree
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
 from cumulus.backends.process.supervise import End, Supervisor
-from cumulus.backends.rundir import checkpoint, layout
-from cumulus.backends.rundir.log import LogWriter, Redactor, kept_of
+from cumulus.backends.redactor import Redactor
+from cumulus.backends.rundir.checkpoint import CheckpointFiles
+from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
+from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.chronos import cgroup
 from cumulus.clock import SystemClock, timestamp
 
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> int:
     layout.show_progress()
     if os.path.exists(layout.EXIT):
         return 0
-    spec = layout.read_document(layout.SPEC)
+    spec = read_document(layout.SPEC)
     if spec is None:
         return 1
     run = _Run(spec)
@@ -60,7 +63,7 @@ def main(arguments: list[str]) -> int:
         # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
         tree.end_children()
         with contextlib.suppress(OSError, ValueError):
-            cgroup.kill(layout.enclosure(layout.read_document(layout.STARTED)))
+            cgroup.kill(layout.enclosure(read_document(layout.STARTED)))
         reason = "Error" if os.path.exists(layout.STARTED) else "StartError"
         run.finish(End(None, reason, f"its supervisor failed: {type(error).__name__}: {error}"))
         sys.stderr.write(run.without_secrets(traceback.format_exc()))
@@ -90,11 +93,11 @@ class _Run:
             secrets = resolve_secrets(spec)
             # Before anything is made beside them: no text of this run holds a secret.
             self._redactor = Redactor(list(secrets.values()))
-            log, redactor = LogWriter(".", kept_of(spec)), Redactor(list(secrets.values()))
+            log = FileLog(".", retention_of(spec)).writer(list(secrets.values()))
             pid, output, release = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, pid) else ""
             self._started_at = timestamp(self._clock.now())
-            layout.write_document(
+            write_document(
                 layout.STARTED,
                 {
                     "started_at": self._started_at,
@@ -109,9 +112,9 @@ class _Run:
             return End(None, "StartError", str(error))
         except OSError as error:
             # The command waits at its gate and ends with this process.
-            reason = "Lost" if error.errno in layout.NO_ROOM else "StartError"
+            reason = "Lost" if error.errno in NO_ROOM else "StartError"
             return End(None, reason, f"it could not be started: {error.strerror}")
-        supervisor = Supervisor(spec, pid, output, wake, log, redactor, leases, enclosure)
+        supervisor = Supervisor(spec, pid, output, wake, log, leases, enclosure)
         leases.begin()
         try:
             failure = release()
@@ -133,12 +136,12 @@ class _Run:
 
     def bury(self) -> End:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
-        started = layout.read_document(layout.STARTED) or {}
+        started = read_document(layout.STARTED) or {}
         self._started_at = started.get("started_at", "")
         leases = LeaseGuard(self._spec)
         if started.get("boot_id") != layout.boot_id():
             return End(None, "Lost", "the machine was restarted while it ran")
-        mark = f"CUMULUS_WORKLOAD={self._spec['name']}"
+        mark = f"{variables.WORKLOAD}={self._spec['name']}"
         tree.end_strays(mark, started["session"], self._grace_left(), layout.enclosure(started))
         over = leases.end("while it had no supervisor")
         if over is None and os.path.exists(layout.STOP):
@@ -161,18 +164,22 @@ class _Run:
             "message": self.without_secrets(end.message),
             "started_at": self._started_at,
             "finished_at": timestamp(self._clock.now()),
-            "checkpoint_at": checkpoint.written(self._spec) if end.code == SAVED else None,
+            "checkpoint_at": checkpoints.written_at(self._checkpoint()) if end.code == SAVED else None,
         }
         while True:
             try:
-                layout.write_document(layout.EXIT, document)
+                write_document(layout.EXIT, document)
                 break
             except OSError as error:
-                if error.errno not in (*layout.NO_ROOM, errno.EIO):
+                if error.errno not in (*NO_ROOM, errno.EIO):
                     raise
                 layout.show_progress()
                 self._clock.sleep(_DISK_PATIENCE)
         self.announce()
+
+    def _checkpoint(self) -> checkpoints.CheckpointStore | None:
+        path = self._spec["fixed_env"].get(variables.CHECKPOINT_PATH)
+        return None if path is None else CheckpointFiles(path)
 
     def without_secrets(self, text: str) -> str:
         return self._redactor.text(text)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cumulus.backends.base import Mount, Workload
-from cumulus.backends.process.environment import fixed_environment, own_environment
-from cumulus.backends.rundir import layout
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.job_environment import job_environment
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.process import layout
+from cumulus.backends.process.environment import own_environment
+from cumulus.backends.rundir.layout import run_directory
 from cumulus.errors import BackendRefused
 
 
@@ -55,11 +57,11 @@ def specification(
     chronos_home: str | None,
     daemon: Mapping[str, str],
     node_env: Mapping[str, str] | None = None,
-    kept: Kept = KEPT,
+    retention: LogRetention = DEFAULT_RETENTION,
 ) -> dict[str, Any]:
     """What spec.json holds. Secrets are in it by name only. `daemon` is its own environment, `node_env` what every
     job of this node gets."""
-    directory = os.path.join(root, layout.run_directory(workload.job_uid, workload.attempt, workload.replica))
+    directory = os.path.join(root, run_directory(workload.job_uid, workload.attempt, workload.replica))
     checkpoint, made = _checkpoint(workload, os.path.dirname(directory))
     return {
         "format": layout.FORMAT,
@@ -76,7 +78,7 @@ def specification(
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
         "env": own_environment(workload, daemon, node_env),
-        "fixed_env": fixed_environment(workload, checkpoint, chronos_home),
+        "fixed_env": job_environment(workload, checkpoint, chronos_home),
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
         "chronos_home": chronos_home,
@@ -84,7 +86,7 @@ def specification(
         "memory_bytes": workload.memory_bytes,
         "cpus": _cpus(workload),
         "grace": workload.grace,
-        "kept": list(kept),
+        "kept": list(retention),
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
 

@@ -13,9 +13,8 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cumulus.backends.process import tree
-from cumulus.backends.rundir import layout
-from cumulus.backends.rundir.log import LogWriter, Redactor
+from cumulus.backends.logs import LogWriter
+from cumulus.backends.process import layout, tree
 from cumulus.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ class Supervisor:
         output: int,
         wake: int,
         log: LogWriter,
-        redactor: Redactor,
         leases: LeaseGuard,
         enclosure: str = "",
     ) -> None:
@@ -62,7 +60,6 @@ class Supervisor:
         self._output = output
         self._wake = wake
         self._log = log
-        self._redactor = redactor
         self._leases = leases
         self._enclosure = enclosure
         self._status: int | None = None
@@ -113,15 +110,14 @@ class Supervisor:
         for _ in range(fcntl.fcntl(self._output, fcntl.F_GETPIPE_SZ) // _CHUNK + 1):
             if self._closed or not self._copy():
                 break
-        self._log.write(self._redactor.flush())
-        self._log.close()
+        self._log.seal()
 
     def _memory_look(self, at: float) -> float | None:
         return at if self._spec["memory_bytes"] else None
 
     def _wait(self, seconds: float) -> bool:
         """Wait for output or a signal and take it. True where a signal came."""
-        if self._redactor.holding:
+        if self._log.holding:
             seconds = min(seconds, _HOLD)
         signalled = copied = False
         for descriptor, _ in self._poll.poll(seconds * 1000 + 1):
@@ -133,7 +129,7 @@ class Supervisor:
                 self._copy()
         if not copied:
             # A pause: what looks like the beginning of a secret must not be held back from its reader for long.
-            self._log.write(self._redactor.flush())
+            self._log.flush()
         return signalled
 
     def _take_signals(self) -> None:
@@ -155,7 +151,7 @@ class Supervisor:
             self._closed = True
             self._poll.unregister(self._output)
             return False
-        self._log.write(self._redactor.feed(data))
+        self._log.append(data)
         return True
 
     def _look_for_stop(self) -> None:

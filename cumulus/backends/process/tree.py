@@ -12,7 +12,7 @@ import os
 import signal
 import time
 
-from cumulus.backends.rundir import layout
+from cumulus.backends.process import layout
 from cumulus.chronos import cgroup
 
 _PR_SET_CHILD_SUBREAPER = 36

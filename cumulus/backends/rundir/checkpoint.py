@@ -1,7 +1,6 @@
-"""When a job's checkpoint was written last: what shows that a job which wants a new lease has saved. Used by the
-supervisor only.
+"""`CheckpointStore` for files of this machine. What is written at or below a path is the checkpoint.
 
-Standard library only. The time is that of the last change to a file (st_ctime), which a program cannot set back.
+The time is that of the last change to a file (st_ctime), which a program cannot set back. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import os
 import select
 import signal
 from datetime import UTC, datetime
-from typing import Any
 
+from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
 from cumulus.clock import timestamp
 
 _PATIENCE = 5.0
@@ -20,31 +19,35 @@ _PATIENCE = 5.0
 _MOST_FILES = 20_000
 
 
-def written(spec: dict[str, Any]) -> str | None:
-    """When the newest file of the run's checkpoint was written, "" where there is none; None where the job names no
-    path, or its file system does not answer."""
-    path: str | None = spec["fixed_env"].get("CUMULUS_CHECKPOINT_PATH")
-    if path is None:
-        return None
-    readable, writable = os.pipe2(os.O_CLOEXEC)
-    # In a child: the job chose the path, and looking there may take for ever.
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writable, b"=" + newest(path).encode())
-        finally:
-            os._exit(0)
-    os.close(writable)
-    with open(readable, "rb") as answer:
-        if not select.select([answer], [], [], _PATIENCE)[0]:
-            os.kill(child, signal.SIGKILL)
-            return None
-        said = answer.read()
-    os.waitpid(child, 0)
-    return said[1:].decode() if said else None
+class CheckpointFiles:
+    """The files at or below `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def newest(self) -> Checkpoint | None:
+        """See `CheckpointStore.newest`. For a process of one thread: it forks."""
+        readable, writable = os.pipe2(os.O_CLOEXEC)
+        # In a child: the job chose the path, and looking there may take for ever.
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writable, b"=" + _newest(self._path).encode())
+            finally:
+                os._exit(0)
+        os.close(writable)
+        with open(readable, "rb") as answer:
+            if not select.select([answer], [], [], _PATIENCE)[0]:
+                os.kill(child, signal.SIGKILL)
+                raise CheckpointUnseen(f"the file system of {self._path} does not answer")
+            said = answer.read().decode()
+        os.waitpid(child, 0)
+        if not said:
+            raise CheckpointUnseen(f"{self._path} could not be looked at")
+        return Checkpoint(self._path, said[1:]) if said[1:] else None
 
 
-def newest(path: str) -> str:
+def _newest(path: str) -> str:
     """When the newest file at or below `path` was written, "" where there is none. Links are not followed."""
     last, seen = 0.0, 0
     places = [path]

@@ -1,11 +1,10 @@
-"""The log of a run: its beginning and its end are kept, what a long one has between them is dropped.
+"""`LogStore` in the directory of a run, one file a segment.
 
     log.000000000000000        the first bytes
     log.000000012582912        segments, each named by the offset of its first byte; those from the middle go
     log.000000016777216        first, when none of their bytes is among the last ones any more
 
-The first lines say how the program began, the last ones how it ended. A reader is given exactly `Kept` of both, and
-between them a line that says how many bytes are missing. Standard library only.
+A reader of a log that has ended is given exactly what its retention says. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,42 +17,86 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from cumulus.backends.rundir.layout import LOG_PREFIX
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.redactor import Redactor
 
 _CHUNK = 64 * 1024
 _SEGMENTS = 14
 """Into which the last bytes are cut. The disk holds up to one more than is kept; two where they are no equal parts."""
 
-_NAME = re.compile(re.escape(LOG_PREFIX) + r"(\d+)")
+_PREFIX = "log."
+_NAME = re.compile(re.escape(_PREFIX) + r"(\d+)")
 
 
-class Kept(NamedTuple):
-    """How many bytes of a log are kept: the first ones and the last ones."""
-
-    first: int = 8 * 2**20
-    last: int = 56 * 2**20
-
-    @property
-    def segment(self) -> int:
-        """Bytes of a segment after the first."""
-        return max(1, -(-self.last // _SEGMENTS))
-
-
-KEPT = Kept()
-
-
-def kept_of(document: dict[str, Any]) -> Kept:
+def retention_of(document: dict[str, Any]) -> LogRetention:
     """What a run's writer was told, as the run's files say; the default where they are older than that."""
-    return Kept(*document.get("kept", KEPT))
+    return LogRetention(*document.get("kept", DEFAULT_RETENTION))
 
 
-class LogWriter:
-    """Appends to the log in `directory`; at most one writer at a time. Never raises: `error` says what it lost."""
+def _segment(retention: LogRetention) -> int:
+    """Bytes of a segment after the first."""
+    return max(1, -(-retention.last // _SEGMENTS))
 
-    def __init__(self, directory: str, kept: Kept = KEPT) -> None:
+
+class FileLog:
+    """`LogStore`: the log in `directory`, of which its writer keeps as much as `retention` says."""
+
+    def __init__(self, directory: str, retention: LogRetention = DEFAULT_RETENTION) -> None:
+        self._directory = directory
+        self._retention = retention
+
+    def writer(self, secrets: Sequence[str] = ()) -> _Writer:
+        """See `LogStore.writer`. At most one at a time."""
+        return _Writer(self._directory, self._retention, secrets)
+
+    def read(self, *, tail: int | None = None) -> Iterator[bytes]:
+        """See `LogStore.read`."""
+        return self._chunks(lambda: True, lambda: None, tail)
+
+    def follow(
+        self, ended: Callable[[], bool], wait: Callable[[], None], *, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """See `LogStore.follow`. A reader that follows is given all that is still there when it looks, also what the
+        retention would drop."""
+        return self._chunks(ended, wait, tail)
+
+    def clear(self) -> None:
+        """Delete what is there: a log that was begun before a crash is written anew."""
+        for _, path in _segments(self._directory):
+            os.unlink(path)
+
+    def _chunks(self, ended: Callable[[], bool], wait: Callable[[], None], tail: int | None) -> Iterator[bytes]:
+        position: int | None = None
+        while True:
+            # Asked before reading: what was written before the end is then read in this round.
+            last_round = ended()
+            with ExitStack() as opened:
+                parts = _open_parts(self._directory, position or 0, opened)
+                if position is None:
+                    parts = _only_kept(parts, self._retention)
+                    position = 0 if tail is None else _tail_position(parts, tail)
+                for part in parts:
+                    if part.end <= position:
+                        continue
+                    if part.start > position:
+                        yield _gap(part.start - position)
+                        position = part.start
+                    for chunk in part.read(position):
+                        position += len(chunk)
+                        yield chunk
+            if last_round:
+                return
+            wait()
+
+
+class _Writer:
+    """See `LogWriter`."""
+
+    def __init__(self, directory: str, retention: LogRetention, secrets: Sequence[str]) -> None:
         self.error = ""
         self._directory = directory
-        self._kept = kept
+        self._retention = retention
+        self._redactor = Redactor(secrets)
         self._descriptor = -1
         self._left = 0
         self._next = 0
@@ -61,14 +104,23 @@ class LogWriter:
         """Bytes that could not be written, with nothing written since."""
         self._why = ""
 
-    def write(self, data: bytes) -> None:
-        """Append `data`. What cannot be written (full disk) is dropped, a line in its place, and the job goes on."""
-        if self._missing and self._append(_gap(self._missing, self._why)):
+    @property
+    def holding(self) -> bool:
+        return self._redactor.holding
+
+    def append(self, data: bytes) -> None:
+        self._write(self._redactor.feed(data))
+
+    def flush(self) -> None:
+        self._write(self._redactor.flush())
+
+    def _write(self, data: bytes) -> None:
+        if self._missing and self._put(_gap(self._missing, self._why)):
             self._missing += len(data)
             return
-        self._missing = self._append(data)
+        self._missing = self._put(data)
 
-    def _append(self, data: bytes) -> int:
+    def _put(self, data: bytes) -> int:
         """How many bytes of `data` could not be written."""
         view = memoryview(data)
         try:
@@ -83,10 +135,10 @@ class LogWriter:
             self._lost(error)
         return len(view)
 
-    def close(self) -> None:
-        """Make the last segment durable."""
+    def seal(self) -> None:
+        self.flush()
         if self._missing:
-            self._append(_gap(self._missing, self._why))
+            self._put(_gap(self._missing, self._why))
         if self._descriptor >= 0:
             try:
                 os.fsync(self._descriptor)
@@ -100,90 +152,14 @@ class LogWriter:
         self.error = self.error or f"its log could not be written: {self._why}"
 
     def _open(self) -> None:
-        path = os.path.join(self._directory, f"{LOG_PREFIX}{self._next:015d}")
+        path = os.path.join(self._directory, f"{_PREFIX}{self._next:015d}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._left = descriptor, self._kept.segment if self._next else self._kept.first
+        self._descriptor, self._left = descriptor, _segment(self._retention) if self._next else self._retention.first
         for start, unwanted in _segments(self._directory):
-            if 0 < start <= self._next - self._kept.last - self._kept.segment:
+            if 0 < start <= self._next - self._retention.last - _segment(self._retention):
                 os.unlink(unwanted)
-
-
-class Redactor:
-    """Replaces secret values in a stream of bytes, also where a value is cut by the end of a chunk.
-
-    Guards against the slip of printing an environment, not against a program that encodes its secrets.
-    """
-
-    MARK = b"[secret]"
-    SHORTEST = 4
-    """Shorter values are left alone: they would be found everywhere."""
-
-    def __init__(self, values: Sequence[str]) -> None:
-        encoded = {v.encode("utf-8", "surrogateescape") for v in values}
-        self._values = sorted((v for v in encoded if len(v) >= self.SHORTEST), key=len, reverse=True)
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """What may be written of all that was fed so far."""
-        if not self._values:
-            return data
-        data = self._held + data
-        for value in self._values:
-            data = data.replace(value, self.MARK)
-        hold = max(_overlap(data, value) for value in self._values)
-        self._held = data[len(data) - hold :]
-        return data[: len(data) - hold]
-
-    def text(self, text: str) -> str:
-        """A whole text, such as a message about the job."""
-        return (self.feed(text.encode("utf-8", "surrogateescape")) + self.flush()).decode("utf-8", "surrogateescape")
-
-    @property
-    def holding(self) -> bool:
-        """Whether something is held back."""
-        return bool(self._held)
-
-    def flush(self) -> bytes:
-        """What was held back: the stream paused or ended."""
-        held, self._held = self._held, b""
-        return held
-
-
-def read_log(
-    directory: str,
-    *,
-    kept: Kept = KEPT,
-    tail: int | None = None,
-    ended: Callable[[], bool] | None = None,
-    wait: Callable[[], None],
-) -> Iterator[bytes]:
-    """The log's chunks, from the last `tail` lines where given. With `ended`, follows until it returns True.
-
-    `kept` is what its writer keeps. A reader that follows is given all that is still there when it looks, so that it
-    misses something only where the program writes faster than it reads."""
-    position: int | None = None
-    while True:
-        # Asked before reading: what was written before the end is then read in this round.
-        last_round = ended is None or ended()
-        with ExitStack() as opened:
-            parts = _open_parts(directory, position or 0, opened)
-            if position is None:
-                parts = _only_kept(parts, kept)
-                position = 0 if tail is None else _tail_position(parts, tail)
-            for part in parts:
-                if part.end <= position:
-                    continue
-                if part.start > position:
-                    yield _gap(part.start - position)
-                    position = part.start
-                for chunk in part.read(position):
-                    position += len(chunk)
-                    yield chunk
-        if last_round:
-            return
-        wait()
 
 
 class _Part(NamedTuple):
@@ -219,11 +195,11 @@ def _open_parts(directory: str, position: int, opened: ExitStack) -> Sequence[_P
         return parts
 
 
-def _only_kept(parts: Sequence[_Part], kept: Kept) -> Sequence[_Part]:
+def _only_kept(parts: Sequence[_Part], retention: LogRetention) -> Sequence[_Part]:
     """Without what is on the disk still, since its segment holds some of the last bytes too."""
     end = parts[-1].end if parts else 0
-    last = max(end - kept.last, 0)
-    shown = [part if part.start < kept.first else part._replace(start=max(part.start, last)) for part in parts]
+    last = max(end - retention.last, 0)
+    shown = [part if part.start < retention.first else part._replace(start=max(part.start, last)) for part in parts]
     return [part for part in shown if part.start < part.end]
 
 
@@ -263,11 +239,3 @@ def _segments(directory: str) -> list[tuple[int, str]]:
         entries = []  # Purged meanwhile.
     named = ((_NAME.fullmatch(entry), entry) for entry in entries)
     return sorted((int(match[1]), os.path.join(directory, entry)) for match, entry in named if match)
-
-
-def _overlap(data: bytes, value: bytes) -> int:
-    """Length of the longest end of `data` that begins `value` without being all of it."""
-    for length in range(min(len(value) - 1, len(data)), 0, -1):
-        if data.endswith(value[:length]):
-            return length
-    return 0

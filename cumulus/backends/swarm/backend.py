@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from cumulus.backends.base import Finding, Observed, Workload
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine
@@ -35,7 +35,7 @@ log = structlog.get_logger("cumulus.backends")
 
 class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
-    none; `instance` names this control plane where several share a Swarm. `kept` is what is kept of a job's log.
+    none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -51,7 +51,7 @@ class SwarmBackend:
         prepare: Prepare = lambda node, lease: {},
         lease_end: LeaseEnd = lambda node, lease: ("", ""),
         clock: Clock | None = None,
-        kept: Kept = KEPT,
+        retention: LogRetention = DEFAULT_RETENTION,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -62,9 +62,9 @@ class SwarmBackend:
             known=lambda name: self._records.find(name) is not None,
         )  # fmt: skip
         self.machines = Machines(self.members, self.ownership, node_engine)
-        self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, kept)
+        self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, retention)
         self._settler = Settler(engine, self.members, self._services, node_engine, lease_end, clock, self._find)
-        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, kept)
+        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention)
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cumulus.backends.base import Workload
-from cumulus.backends.process.environment import fixed_environment
+from cumulus.backends.job_environment import job_environment
 from cumulus.chronos import enforce
 from cumulus.chronos.runtime import SLOT_VARIABLE
 
@@ -28,7 +28,7 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables.setdefault("PYTHONUNBUFFERED", "1")
     variables |= _devices(workload)
     variables = enforce.merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
-    fixed = fixed_environment(workload, workload.checkpoint_path, None)
+    fixed = job_environment(workload, workload.checkpoint_path, None)
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
     variables[SLOT_VARIABLE] = workload.name
     return variables, _mounts({name: value for name, value in prepared.items() if name in variables})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from cumulus.backends.rundir.log import Kept, Redactor
+from cumulus.backends.logs import LogRetention
+from cumulus.backends.redactor import Redactor
 from cumulus.backends.swarm import logs
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
@@ -31,14 +32,14 @@ class JobLogs:
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
-        kept: Kept,
+        retention: LogRetention,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
         self._services = services
         self._node_engine = node_engine
         self._clock = clock
-        self._kept = kept
+        self._retention = retention
 
     def save(self, record: Record) -> None:
         """Put the whole log on this disk. Raises `BackendError` where it cannot be read and there is hope yet."""
@@ -50,7 +51,7 @@ class JobLogs:
         try:
             reader = logs.Reader(self._fetcher(record), self._redactor(record))
             content = reader.step() + reader.flush()
-            logs.write(record, content + self._lacks(record, content[-1:]), self._kept)
+            logs.write(record, content + self._lacks(record, content[-1:]), self._retention)
         except NoSuch as error:
             logs.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
         except BackendError as error:

@@ -6,15 +6,15 @@ size) is one message of the log driver, and begins with its time where times are
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cumulus.backends.rundir.layout import LOG_PREFIX
-from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor, kept_of, read_log
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.redactor import Redactor
+from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.backends.swarm.records import LOG_DONE, Record
 from cumulus.clock import parse_timestamp
 from cumulus.errors import BackendError
@@ -94,20 +94,18 @@ class Reader:
         return self._redactor.flush()
 
 
-def write(record: Record, content: bytes, kept: Kept = KEPT) -> None:
-    """`content` as the whole of the log, of which `kept` stays; one that was begun before a crash is written anew."""
-    for name in os.listdir(record.directory):
-        if name.startswith(LOG_PREFIX) and name != LOG_DONE:
-            os.unlink(os.path.join(record.directory, name))
-    writer = LogWriter(record.directory, kept)
-    writer.write(content)
-    writer.close()
-    record.write(LOG_DONE, {"bytes": len(content), "error": writer.error, "kept": list(kept)})
+def write(record: Record, content: bytes, retention: LogRetention = DEFAULT_RETENTION) -> None:
+    """Make `content` the whole log, within `retention`. One that was begun before a crash is written anew."""
+    log = FileLog(record.directory, retention)
+    log.clear()
+    writer = log.writer()
+    writer.append(content)
+    writer.seal()
+    record.write(LOG_DONE, {"bytes": len(content), "error": writer.error, "kept": list(retention)})
 
 
 def saved(record: Record, tail: int | None) -> Iterator[bytes]:
-    kept = kept_of(record.read(LOG_DONE) or {})
-    return read_log(record.directory, kept=kept, tail=tail, wait=lambda: None)
+    return FileLog(record.directory, retention_of(record.read(LOG_DONE) or {})).read(tail=tail)
 
 
 def last_lines(content: bytes, tail: int | None) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any
 
 from cumulus.backends.base import Observed, State, Workload
 from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.documents import read_document, sync_directory, write_document, write_durably
 from cumulus.backends.swarm import spec
 from cumulus.errors import BackendError
 
@@ -46,12 +47,12 @@ class Record:
 
     def read(self, file: str) -> dict[str, Any] | None:
         try:
-            return layout.read_document(os.path.join(self.directory, file))
+            return read_document(os.path.join(self.directory, file))
         except ValueError as error:
             raise BackendError(f"the record of {self.name} is damaged: {error}") from None
 
     def write(self, file: str, document: dict[str, Any]) -> None:
-        layout.write_document(os.path.join(self.directory, file), document)
+        write_document(os.path.join(self.directory, file), document)
 
     def has(self, file: str) -> bool:
         return os.path.exists(os.path.join(self.directory, file))
@@ -80,7 +81,7 @@ class Records:
         with _translated("prepare its directory"):
             for directory in ("", NAMES, layout.JOBS, layout.PURGED):
                 os.makedirs(os.path.join(self.root, directory), mode=0o700, exist_ok=True)
-            layout.sync_directory(os.path.dirname(self.root))
+            sync_directory(os.path.dirname(self.root))
 
     def create(self, workload: Workload) -> Record | None:
         """The workload's record, made now or before. None where its run was removed, or its job purged."""
@@ -127,7 +128,7 @@ class Records:
         with self._mutex:
             known = self._known.get(directory)
             if known is None:
-                start = layout.read_document(os.path.join(directory, START))
+                start = read_document(os.path.join(directory, START))
                 if start is None:
                     return None
                 known = self._known[directory] = Record(directory, start)
@@ -151,7 +152,7 @@ class Records:
 
     def remove(self, record: Record) -> None:
         with _translated(f"remove {record.name}"):
-            layout.write_durably(os.path.join(record.directory, REMOVED), b"")
+            write_durably(os.path.join(record.directory, REMOVED), b"")
             self._unlink(record)
 
     def purge(self, job_uid: str) -> None:
@@ -160,7 +161,7 @@ class Records:
             records = self.of_job(job_uid)
             if not records:
                 return
-            layout.write_durably(os.path.join(self.root, layout.PURGED, job_uid), b"")
+            write_durably(os.path.join(self.root, layout.PURGED, job_uid), b"")
             for record in records:
                 self._unlink(record)
                 with self._mutex:
@@ -178,8 +179,8 @@ class Records:
                 return None
             if not os.path.exists(os.path.join(directory, START)):
                 os.makedirs(directory, mode=0o700, exist_ok=True)
-                layout.write_document(os.path.join(directory, START), start)
-                layout.sync_directory(os.path.dirname(directory))
+                write_document(os.path.join(directory, START), start)
+                sync_directory(os.path.dirname(directory))
             record = self.load(directory)
             if record is not None:
                 self._link(record)

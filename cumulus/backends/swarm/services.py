@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import LeaseRef, Workload
-from cumulus.backends.rundir.log import Kept, Redactor
+from cumulus.backends.logs import LogRetention
+from cumulus.backends.redactor import Redactor
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
@@ -29,7 +30,7 @@ class Services:
 
     def __init__(
         self, engine: Engine, members: Members, secrets: SecretStore, instance: Callable[[], str], prepare: Prepare,
-        clock: Clock, kept: Kept,
+        clock: Clock, retention: LogRetention,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -37,7 +38,7 @@ class Services:
         self._instance = instance
         self._prepare = prepare
         self._clock = clock
-        self._kept = kept
+        self._retention = retention
 
     def labels(self, job_uid: str = "") -> list[str]:
         """What all of ours carry, or those of one job."""
@@ -53,7 +54,7 @@ class Services:
         prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
         body = spec.service(
             workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
-            secrets=self._make_secrets(workload), prepared=_joined(prepared), kept=self._kept,
+            secrets=self._make_secrets(workload), prepared=_joined(prepared), retention=self._retention,
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))

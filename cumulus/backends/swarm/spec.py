@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.base import Workload
-from cumulus.backends.rundir.log import KEPT, Kept
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.errors import BackendRefused
 
@@ -84,7 +84,7 @@ def service(
     image: str,
     secrets: Sequence[SecretFile] = (),
     prepared: Mapping[str, str] | None = None,
-    kept: Kept = KEPT,
+    retention: LogRetention = DEFAULT_RETENTION,
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job."""
     own = labels(workload, instance)
@@ -121,7 +121,7 @@ def service(
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
             # On its one node there is never a second task beside the first, whatever people scale it to.
             "Placement": {"Constraints": [f"node.id=={node_id}"], "MaxReplicas": 1},
-            "LogDriver": _log_driver(kept),
+            "LogDriver": _log_driver(retention),
         },
         "Mode": {"Replicated": {"Replicas": 1}},
         "UpdateConfig": {"Parallelism": 1, "FailureAction": "continue", "Order": "stop-first"},
@@ -166,9 +166,9 @@ def _resources(workload: Workload) -> dict[str, Any]:
     return {"Limits": limits, "Reservations": dict(limits)} if limits else {}
 
 
-def _log_driver(kept: Kept) -> dict[str, Any]:
+def _log_driver(retention: LogRetention) -> dict[str, Any]:
     """The engine keeps as much until the log is saved. It deletes the older of its files whole, hence one more."""
-    size = -(-(kept.first + kept.last) // (2 * 2**20))
+    size = -(-(retention.first + retention.last) // (2 * 2**20))
     return {"Name": "json-file", "Options": {"max-size": f"{size}m", "max-file": "3"}}
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.backends.base import Observed, State
+from cumulus.backends.checkpoints import written_at
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.swarm import tasks as observe
+from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
@@ -241,10 +243,7 @@ class Settler:
         engine, path = self._node_engine(record.start["node"]), record.start.get("checkpoint_path")
         if not isinstance(engine, SeesFiles) or not path:
             return None
-        try:
-            return engine.written(run.container, path)
-        except BackendError:
-            return None
+        return written_at(NodeFiles(engine, run.container, path))
 
     def _was_oom(self, record: Record, run: Task) -> bool | None:
         engine = self._node_engine(record.start["node"])

@@ -118,7 +118,7 @@ def run(home: Path, settings: config.Config, workers: int) -> int:
             name,
             SecretStore(paths.secrets_dir(home)),
             chronos_home=ledger.home,
-            kept=settings.logs,
+            retention=settings.logs,
             env=settings.job_env,
         )
         agent = NodeAgent(

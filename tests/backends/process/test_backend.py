@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.backends.process import shim
+from cumulus.backends.process import layout, shim
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
-from cumulus.backends.rundir import layout
+from cumulus.backends.rundir.layout import PURGED
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.inotify import Inotify
 from tests.backends.process_bed import ProcessBed, job_processes
@@ -280,11 +280,11 @@ def test_tombstones_are_dropped_in_time(bed: ProcessBed) -> None:
     for n in range(2):
         work, _ = bed.run("true", job=f"job{n}")
         bed.backend.purge(work.job_uid)
-        path = bed.root / layout.PURGED / work.job_uid
+        path = bed.root / PURGED / work.job_uid
         assert path.exists()
         os.utime(path, (0, time.time() - TOMBSTONE_SECONDS - 1))
         bed.reopen()
-    assert not (bed.root / layout.PURGED / "uid-job0").exists()
+    assert not (bed.root / PURGED / "uid-job0").exists()
 
 
 def test_a_subscriber_that_fails_does_not_end_the_watch(bed: ProcessBed) -> None:

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import EnvVar, Mount, State
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.environment import DRIVERS, own_environment
 from cumulus.backends.process.leases import LeaseGuard
 from cumulus.backends.process.limits import lower
 from cumulus.backends.process.supervise import Supervisor
-from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor
+from cumulus.backends.rundir.log import FileLog
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
 
@@ -503,26 +504,26 @@ class TestLogs:
             signal.alarm(20)
             monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
             guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
-            Supervisor({}, 0, output, output, LogWriter(str(tmp_path)), Redactor([]), guard).abandon()
+            Supervisor({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard).abandon()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         pipe = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
         assert pipe <= sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * pipe
 
     def test_a_flood_is_cut_in_the_middle(self, bed: ProcessBed) -> None:
-        size = sum(KEPT) + (16 << 20)
+        size = sum(DEFAULT_RETENTION) + (16 << 20)
         script = f"echo first; yes 0123456789abcde | head -c {size}; echo last"
         work, end = bed.run("sh", "-c", script)
         assert end.state is State.SUCCEEDED
         log = bed.log(work)
         assert log.startswith(b"first\n")
         assert log.endswith(b"last\n")
-        dropped = len(b"first\n") + size + len(b"last\n") - sum(KEPT)
+        dropped = len(b"first\n") + size + len(b"last\n") - sum(DEFAULT_RETENTION)
         assert b"\n[cumulus: %d bytes of the log were dropped here" % dropped in log
 
     def test_how_much_is_kept_can_be_chosen(self, tmp_path: Path, bed: ProcessBed) -> None:
-        kept = Kept(first=100_000, last=200_000)
-        other = ProcessBackend(bed.root, NODE, bed.secrets, kept=kept)
+        kept = LogRetention(first=100_000, last=200_000)
+        other = ProcessBackend(bed.root, NODE, bed.secrets, retention=kept)
         other.start(work := bed.work("sh", "-c", "yes 0123456789abcde | head -c 1000000"))
         end = bed.finish(work)
         other.close()

@@ -12,21 +12,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.backends.rundir.log import KEPT, Kept, LogWriter, Redactor, read_log
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, LogWriter
+from cumulus.backends.redactor import Redactor
+from cumulus.backends.rundir.log import FileLog
 
-SMALL = Kept(first=10, last=30)
-AMPLE = Kept(first=7, last=10_000)
-
-
-def read(directory: Path, tail: int | None = None, kept: Kept = SMALL) -> bytes:
-    return b"".join(read_log(str(directory), kept=kept, tail=tail, wait=lambda: None))
+SMALL = LogRetention(first=10, last=30)
+AMPLE = LogRetention(first=7, last=10_000)
 
 
-def write(directory: Path, *chunks: bytes, kept: Kept = SMALL) -> LogWriter:
-    writer = LogWriter(str(directory), kept)
+def read(directory: Path, tail: int | None = None, kept: LogRetention = SMALL) -> bytes:
+    return b"".join(FileLog(str(directory), kept).read(tail=tail))
+
+
+def write(directory: Path, *chunks: bytes, kept: LogRetention = SMALL) -> LogWriter:
+    writer = FileLog(str(directory), kept).writer()
     for chunk in chunks:
-        writer.write(chunk)
-    writer.close()
+        writer.append(chunk)
+    writer.seal()
     return writer
 
 
@@ -36,7 +38,12 @@ MEMORY = "/dev/shm"
 """Where syncing costs nothing."""
 
 sizes = st.lists(st.integers(0, 60), max_size=12)
-kept_sizes = st.builds(Kept, st.integers(1, 20), st.integers(1, 90))
+kept_sizes = st.builds(LogRetention, st.integers(1, 20), st.integers(1, 90))
+
+
+def segment(kept: LogRetention) -> int:
+    """Bytes of a segment at most."""
+    return -(-kept.last // 14)
 
 
 def gap(size: int) -> bytes:
@@ -53,7 +60,7 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
-def shown(data: bytes, kept: Kept) -> bytes:
+def shown(data: bytes, kept: LogRetention) -> bytes:
     """What is to be shown of a log."""
     missing = len(data) - kept.first - kept.last
     return data if missing <= 0 else data[: kept.first] + gap(missing) + data[-kept.last :]
@@ -71,7 +78,7 @@ class TestLog:
     def test_beyond_its_limit_the_middle_goes_and_the_gap_is_told(self, tmp_path: Path) -> None:
         data = bytes(range(100))
         write(tmp_path, data)
-        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= sum(SMALL) + SMALL.segment
+        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= sum(SMALL) + segment(SMALL)
         assert read(tmp_path) == data[:10] + gap(60) + data[70:]
 
     def test_a_full_disk_loses_output_but_does_not_fail(self, tmp_path: Path) -> None:
@@ -82,14 +89,14 @@ class TestLog:
     def test_what_a_full_disk_lost_is_told_where_it_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        writer = LogWriter(str(tmp_path), AMPLE)
-        writer.write(b"before")
+        writer = FileLog(str(tmp_path), AMPLE).writer()
+        writer.append(b"before")
         with monkeypatch.context() as full:
             full.setattr(os, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
-            writer.write(b"lost")
-            writer.write(b"lost too")
-        writer.write(b"after")
-        writer.close()
+            writer.append(b"lost")
+            writer.append(b"lost too")
+        writer.append(b"after")
+        writer.seal()
         told = b"\n[cumulus: 12 bytes of the log were dropped here: No space left on device]\n"
         assert read(tmp_path, kept=AMPLE) == b"before" + told + b"after"
         assert writer.error == "its log could not be written: No space left on device"
@@ -120,70 +127,70 @@ class TestLog:
             with open(tmp_path / "log.000000000000000", "ab") as file:
                 file.write(b"b")
 
-        assert b"".join(read_log(str(tmp_path), ended=lambda: next(rounds), wait=wait)) == b"abb"
+        assert b"".join(FileLog(str(tmp_path)).follow(lambda: next(rounds), wait)) == b"abb"
 
     def test_follow_tells_a_gap_once(self, tmp_path: Path) -> None:
-        writer = LogWriter(str(tmp_path), SMALL)
+        writer = FileLog(str(tmp_path), SMALL).writer()
         rounds = iter([False, False, True])
         written = iter([b"y" * 25, b"x" * 55])
-        out = read_log(str(tmp_path), kept=SMALL, ended=lambda: next(rounds), wait=lambda: writer.write(next(written)))
+        out = FileLog(str(tmp_path), SMALL).follow(lambda: next(rounds), lambda: writer.append(next(written)))
         text = b"".join(out)
-        writer.close()
+        writer.seal()
         assert text == b"y" * 25 + gap(24) + b"x" * 31  # It is given all that is there, not only what is kept.
 
     def test_a_reader_is_given_one_moment_of_a_log_that_goes_on(self, tmp_path: Path) -> None:
         """Its segments are deleted while it reads: what it opened stays readable."""
-        writer = LogWriter(str(tmp_path), SMALL)
-        writer.write(b"a" * 90)
-        reading = read_log(str(tmp_path), kept=SMALL, wait=lambda: None)
+        writer = FileLog(str(tmp_path), SMALL).writer()
+        writer.append(b"a" * 90)
+        reading = FileLog(str(tmp_path), SMALL).read()
         first = next(reading)
-        writer.write(b"b" * 1000)
+        writer.append(b"b" * 1000)
         assert first + b"".join(reading) == b"a" * 10 + gap(50) + b"a" * 30
 
     @settings(max_examples=100, deadline=None)
     @given(sizes, kept_sizes)
-    def test_kept_are_exactly_the_first_and_the_last_bytes(self, sizes: list[int], kept: Kept) -> None:
+    def test_kept_are_exactly_the_first_and_the_last_bytes(self, sizes: list[int], kept: LogRetention) -> None:
         data = numbered(sum(sizes))
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             write(Path(name), *cut(data, sizes), kept=kept)
             assert read(Path(name), kept=kept) == shown(data, kept)
-            assert sum(p.stat().st_size for p in Path(name).iterdir()) <= sum(kept) + 2 * kept.segment
+            assert sum(p.stat().st_size for p in Path(name).iterdir()) <= sum(kept) + 2 * segment(kept)
 
     def test_kept_are_8_and_56_mib_of_a_real_log(self, tmp_path: Path) -> None:
         """Sizes at which segments come and go: 44 MB once kept 28, a number of 1 GB was false."""
         data = b"".join(b"%015d\n" % n for n in range(75 * 2**20 // 16))
-        writer = LogWriter(str(tmp_path))
+        writer = FileLog(str(tmp_path)).writer()
         position = 0
         for total in (44_000_000, 64 * 2**20 + 1, len(data)):
-            writer.write(data[position:total])
+            writer.append(data[position:total])
             position = total
-            found = read(tmp_path, kept=KEPT)
-            expected = shown(data[:total], KEPT)
+            found = read(tmp_path, kept=DEFAULT_RETENTION)
+            expected = shown(data[:total], DEFAULT_RETENTION)
             assert found == expected, (total, len(found), len(expected))
-        writer.close()
+        writer.seal()
 
     @settings(max_examples=100, deadline=None)
     @given(st.lists(sizes, min_size=1, max_size=6), kept_sizes, st.integers(0, 5))
     def test_a_follower_misses_nothing_but_what_it_is_told_of(
-        self, rounds: list[list[int]], kept: Kept, begins: int
+        self, rounds: list[list[int]], kept: LogRetention, begins: int
     ) -> None:
         """Over any rotations: every byte it gets is in its place, and each gap is as long as it says."""
         data = numbered(sum(map(sum, rounds)))
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
-            writer = LogWriter(name, kept)
+            writer = FileLog(name, kept).writer()
             written = 0
             left = list(rounds)
 
             def more() -> None:
                 nonlocal written
                 for size in left.pop(0):
-                    writer.write(data[written : written + size])
+                    writer.append(data[written : written + size])
                     written += size
 
             for _ in range(min(begins, len(rounds) - 1)):
                 more()
-            out = list(read_log(name, kept=kept, ended=lambda: not left, wait=more))
-            writer.close()
+            out = list(FileLog(name, kept).follow(lambda: not left, more))
+            writer.seal()
             position = 0
             for chunk in out:
                 if told := GAP.fullmatch(chunk):
@@ -197,7 +204,7 @@ class TestLog:
 
     @settings(max_examples=100, deadline=None)
     @given(sizes, kept_sizes, st.integers(0, 12))
-    def test_the_last_lines_are_of_what_is_kept(self, sizes: list[int], kept: Kept, lines: int) -> None:
+    def test_the_last_lines_are_of_what_is_kept(self, sizes: list[int], kept: LogRetention, lines: int) -> None:
         data = numbered(sum(sizes)).replace(b"0", b"\n")
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             write(Path(name), *cut(data, sizes), kept=kept)
@@ -213,7 +220,7 @@ class TestLog:
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 12), st.integers(0, 8))
     def test_tail_is_the_end_of_the_whole(self, chunks: list[bytes], segment: int, lines: int) -> None:
-        ample = Kept(first=segment, last=14 * max(segment, 50))
+        ample = LogRetention(first=segment, last=14 * max(segment, 50))
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             directory = Path(name)
             write(directory, *chunks, kept=ample)

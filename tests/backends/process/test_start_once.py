@@ -19,10 +19,9 @@ import pytest
 
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process import launch as launch_module
-from cumulus.backends.process import shim, tree
+from cumulus.backends.process import layout, shim, tree
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.supervise import Supervisor
-from cumulus.backends.rundir import layout
 from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed, job_processes
 

@@ -1,0 +1,67 @@
+"""The log of a run as a seam: what backends and readers of logs need of the place that keeps it.
+
+    the program's output -> LogWriter.append (secrets replaced) -> the store -> LogStore.read, LogStore.follow
+
+A store keeps the beginning and the end of a log, which say how the program began and how it ended. Of a log that grows
+longer than that it drops the middle, and a reader finds a line in its place that says how many bytes are missing.
+Implemented by `rundir.log.FileLog`, files on this disk. Standard library only: each supervisor imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+
+class LogRetention(NamedTuple):
+    """How much of a log stays, in bytes: of its beginning and of its end."""
+
+    first: int = 8 * 2**20
+    last: int = 56 * 2**20
+
+
+DEFAULT_RETENTION = LogRetention()
+
+
+class LogWriter(Protocol):
+    """Appends to one log. Never raises: a job goes on without its log, and `error` says what was lost."""
+
+    error: str
+    """Why something could not be written, for a person; "" where everything was."""
+
+    @property
+    def holding(self) -> bool:
+        """Whether bytes are held back because they may be the beginning of a secret."""
+        ...
+
+    def append(self, data: bytes) -> None:
+        """Add `data`, with the values of secrets replaced. What cannot be written is dropped, and a line says so."""
+        ...
+
+    def flush(self) -> None:
+        """Write what is held back too: the program pauses, and readers should not wait for it."""
+        ...
+
+    def seal(self) -> None:
+        """Write and make durable all of the log: nothing is appended any more."""
+        ...
+
+
+class LogStore(Protocol):
+    """The log of one run. It has one writer and any number of readers, in other processes too."""
+
+    def writer(self, secrets: Sequence[str] = ()) -> LogWriter:
+        """Begins the log; for the one process that runs the program. `secrets` are values that must not be in it."""
+        ...
+
+    def read(self, *, tail: int | None = None) -> Iterator[bytes]:
+        """The log in chunks as it is now, its last `tail` lines where given; nothing where nothing was written."""
+        ...
+
+    def follow(
+        self, ended: Callable[[], bool], wait: Callable[[], None], *, tail: int | None = None
+    ) -> Iterator[bytes]:
+        """As `read`, then what is appended until `ended()`. `wait()` is called between two looks. All that was
+        appended before `ended()` became true is given; something is missed, and said to be, only where the program
+        writes faster than the reader reads."""
+        ...

@@ -1,0 +1,73 @@
+"""The files of a local process's run: what the backend and the supervisor agree on. Standard library only.
+
+ROOT/runs/NAME            link to the run's directory: everything started and not removed
+ROOT/events/NAME          the supervisor sets its times when the run's state has changed
+ROOT/trash/               what a purge is deleting
+ROOT/jobs/JOB_UID/checkpoint/  of all attempts, where the job gives a relative path
+ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends share)
+    spec.json             what to run; complete before the directory has its name
+    lock                  a record lock, held by the supervisor for its life: at most one, found by its pid;
+                          made with the directory, since a second file of that name would be a second lock;
+                          a supervisor that is ending its run sets its times while it makes progress
+    started.json          written before the command is let go: from here on, no second start
+    stop.json             a request to end, with its grace and when that is over (CLOCK_BOOTTIME)
+    exit.json             the end; written once, durable, then never changed
+    work/                 its working directory, where the job names none
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from typing import Any, NamedTuple
+
+from cumulus.backends.rundir.documents import read_document, write_document
+from cumulus.chronos import cgroup
+
+FORMAT = 1
+"""Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
+
+RUNS, EVENTS, TRASH = "runs", "events", "trash"
+SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
+WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
+
+
+def enclosure(started: dict[str, Any] | None) -> str:
+    """The cgroup of a run that has started, "" where it has none; jobs can write the file that says so."""
+    directory = (started or {}).get("cgroup")
+    return str(directory) if cgroup.is_ours(directory) else ""
+
+
+class Stop(NamedTuple):
+    """A request to end: the seconds of grace that were given, and when they are over (CLOCK_BOOTTIME)."""
+
+    grace: float
+    kill_at: float
+
+
+def write_stop(path: str, request: Stop) -> None:
+    write_document(path, request._asdict())
+
+
+def read_stop(path: str = STOP) -> Stop | None:
+    """The request at `path`; where it is damaged, one to end at once."""
+    try:
+        document = read_document(path)
+        # Versions before this one gave the grace alone.
+        return None if document is None else Stop(float(document["grace"]), float(document.get("kill_at", math.inf)))
+    except (ValueError, KeyError, TypeError):
+        return Stop(0.0, 0.0)
+
+
+def show_progress() -> None:
+    """Said by a supervisor in its run's directory, again and again while it ends the run: it is not stuck."""
+    with contextlib.suppress(OSError):
+        # By path: to close a descriptor of the file would let go of the lock.
+        os.utime(LOCK)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: a run started in another one has no processes left."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

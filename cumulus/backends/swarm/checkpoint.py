@@ -1,0 +1,26 @@
+"""`CheckpointStore` for the files that a container has of its node, seen by the node's own engine."""
+
+from __future__ import annotations
+
+from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
+from cumulus.backends.swarm.shell import SeesFiles
+from cumulus.errors import BackendError
+
+
+class NodeFiles:
+    """The files at or below the `path` of a container. It may have ended."""
+
+    def __init__(self, engine: SeesFiles, container: str, path: str) -> None:
+        self._engine = engine
+        self._container = container
+        self._path = path
+
+    def newest(self) -> Checkpoint | None:
+        """See `CheckpointStore.newest`."""
+        try:
+            written = self._engine.written(self._container, self._path)
+        except BackendError as error:
+            raise CheckpointUnseen(str(error)) from error
+        if written is None:
+            raise CheckpointUnseen(f"{self._path} is no directory of the node, or cannot be read there")
+        return Checkpoint(self._path, written) if written else None
