@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-KEYED_LISTS: Mapping[tuple[str, ...], str] = {("spec", "env"): "name", ("spec", "mounts"): "target"}
-"""Path of each list that is merged by item -> the field that names its items."""
+from cumulus.resources.values import KEYED_LISTS, by_name
 
 _GONE = object()
 
@@ -67,11 +66,6 @@ def _merge_items(last: list[Any], new: list[Any], live: list[Any], path: tuple[s
     merged = [_merge_maps(_map(before.get(key)), item, _map(there.get(key)), path) for key, item in wanted.items()]
     others = [item for key, item in there.items() if key not in wanted and key not in before]
     return merged + others
-
-
-def by_name(items: list[Any], name: str) -> dict[Any, Any]:
-    """The items of a list of KEYED_LISTS by what its field `name` says; those without are left out."""
-    return {item[name]: item for item in items if isinstance(item, Mapping) and isinstance(item.get(name), str)}
 
 
 def _map(value: Any) -> Mapping[str, Any]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from cumulus.apply.merge import KEYED_LISTS, by_name, merge
+from cumulus.admission import immutability
+from cumulus.admission.admit import refusals
+from cumulus.admission.problems import Rejected
+from cumulus.admission.validation import validated
+from cumulus.apply.merge import merge
 from cumulus.clock import to_the_second
 from cumulus.errors import InvalidObject
 from cumulus.manifest import Manifest, Problem
 from cumulus.resources import registry
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import LAST_APPLIED, Resource
-from cumulus.resources.schema import Field, root
-from cumulus.resources.values import same_value
+from cumulus.resources.schema import root
 from cumulus.store.base import Write
 from cumulus.store.client import decode
 from cumulus.store.codec import check_room
@@ -62,19 +63,18 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
     forbidden = _forbidden(manifest, live)
     if forbidden is not None:
         return [forbidden]
-    model = manifest.kind.model()
-    stored = decode(model, live)
+    stored = decode(manifest.kind.model(), live)
     try:
-        wanted = model.model_validate(_merged(manifest, stored))
-    except ValidationError as error:
-        return [_does_not_fit(manifest, error)]
+        wanted = validated(manifest.kind, _merged(manifest, stored))
+    except Rejected as rejected:
+        return _does_not_fit(manifest, rejected)
     after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
     old, new = _spec(stored), _spec(wanted)
     # The manifest's word for the same value (60m for 1h) is no change.
-    after["spec"] = old if old == new else _kept_words(old, new, root(manifest.kind).fields["spec"], ("spec",))
-    problems = sorted(_immutable(manifest, model, old, after["spec"]))
-    if problems:
-        return problems
+    after["spec"] = immutability.spec_in_old_words(manifest.kind, old, new)
+    changed = sorted(manifest.placed(immutability.changed(manifest.kind, manifest.key, old, after["spec"])))
+    if changed:
+        return changed
     unchanged = old == after["spec"] and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
     if not unchanged and (large := _too_large(manifest, after)) is not None:
         return [large]
@@ -93,12 +93,8 @@ def last_applied(document: Document) -> Document | None:
 
 
 def _creation(manifest: Manifest) -> Result | list[Problem]:
-    if manifest.kind.name == "GPUNode" and not manifest.resource.to_json()["spec"].get("ssh"):
-        message = (
-            f"there is no GPUNode {manifest.key.name}; nodes are made by discovery, or by apply with spec.ssh, "
-            "where they are to be found"
-        )
-        return [manifest.problem(("metadata", "name"), message)]
+    if refused := refusals(manifest.kind, manifest.resource):
+        return manifest.placed(refused)
     document = manifest.resource.to_json()
     metadata = document["metadata"]
     metadata["annotations"] = metadata.get("annotations", {}) | {LAST_APPLIED: _note(manifest)}
@@ -148,51 +144,9 @@ def _users_part(document: Mapping[str, Any]) -> Document:
     return part
 
 
-def _does_not_fit(manifest: Manifest, error: ValidationError) -> Problem:
-    first = error.errors(include_url=False)[0]
-    path = tuple(first["loc"])
-    reason = (first.get("ctx") or {}).get("error") or first["msg"]
-    return manifest.problem(path, f"does not go with what others set on {manifest.key}: {reason}")
-
-
-def _immutable(
-    manifest: Manifest, model: type[Resource], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> Iterator[Problem]:
-    word = f"{manifest.kind.name.lower()}/{manifest.key.name}"
-    advice = f"delete and apply it again (cumulus delete {word}), or give the new one another name"
-    for name in [*before, *(name for name in after if name not in before)]:
-        if name in model.MUTABLE:
-            continue
-        for path, old, new in _differences(before.get(name), after.get(name), ("spec", name)):
-            change = f"is immutable and cannot change from {_shown(old)} to {_shown(new)}"
-            yield manifest.problem(path, f"{change}; {advice}")
-
-
-def _differences(old: Any, new: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """The deepest fields that differ; a list is one value."""
-    if old == new:
-        return
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), (*path, key))
-    else:
-        yield path, old, new
-
-
-def _kept_words(old: Any, new: Any, field: Field, path: tuple[str, ...]) -> Any:
-    """`new`, with each value that means the same as the `old` one left as the old one was written: 1024Mi as 1Gi, and
-    named items (`env`) in their old order."""
-    if isinstance(old, dict) and isinstance(new, dict) and field.container == "" and field.fields:
-        return {
-            key: _kept_words(old[key], value, field.fields[key], (*path, key))
-            if key in old and key in field.fields
-            else value
-            for key, value in new.items()
-        }
-    if path in KEYED_LISTS and isinstance(old, list) and isinstance(new, list):
-        before, after = (by_name(items, KEYED_LISTS[path]) for items in (old, new))
-        return old if before == after and len(before) == len(old) == len(new) else new
-    return old if field.container == "" and same_value(field.type, old, new) else new
+def _does_not_fit(manifest: Manifest, rejected: Rejected) -> list[Problem]:
+    said = f"does not go with what others set on {manifest.key}"
+    return [manifest.problem(found.path, f"{said}: {found.message}") for found in rejected.problems]
 
 
 def _spec(resource: Resource) -> Document:
@@ -216,7 +170,7 @@ def _same_metadata(manifest: Manifest, before: Document, after: Document) -> boo
 
 
 def _says_the_same(manifest: Manifest, last: Document | None) -> bool:
-    return last is not None and _kept_words(last, manifest.document, root(manifest.kind), ()) == last
+    return last is not None and immutability.in_old_words(last, manifest.document, root(manifest.kind), ()) == last
 
 
 def _without_note(metadata: Document) -> Document:
@@ -230,13 +184,6 @@ def _others_metadata(metadata: Document) -> Document:
 
 def _note(manifest: Manifest) -> str:
     return json.dumps(manifest.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _shown(value: Any) -> str:
-    if value is None or value in ({}, [], ()):
-        return "nothing"
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 _USERS_METADATA = ("labels", "annotations")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from cumulus.manifest import rules
-from cumulus.manifest.messages import joined, meant_field, message_for, suggestion, unknown_kind
-from cumulus.manifest.problem import Path, Position, Problem, path_text
+from cumulus.admission.messages import joined, suggestion
+from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
+from cumulus.admission.validation import validated
+from cumulus.lib.suggest import nearest
+from cumulus.manifest.problem import Position, Problem
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry, schema
-from cumulus.resources.key import API_VERSION, Document, Key
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.meta import LAST_APPLIED, SERVER_FIELDS, Resource
-
-DEFAULT_NAMESPACE = "default"
-MAX_PROBLEMS = 1000
-"""Problems with the fields of one object that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +41,10 @@ class Manifest:
     def problem(self, path: Path, message: str) -> Problem:
         """A problem with the value at `path`, placed at it or at the nearest thing around it that exists."""
         return Problem(position(self.file, self.node, path), path_text(self.prefix + path), message)
+
+    def placed(self, problems: Iterable[FieldProblem]) -> list[Problem]:
+        """What admission found, each placed in the file."""
+        return [self.problem(problem.path, problem.message) for problem in problems]
 
 
 def check(node: Node, file: str, namespace: str | None, prefix: Path = ()) -> Iterator[Manifest | Problem]:
@@ -113,9 +112,9 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
     problems += _set_namespace(document, node, kind, file, namespace, prefix)
     resource: Resource | None = None
     try:
-        resource = kind.model().model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
-    except ValidationError as error:
-        problems += _schema_problems(error, document, node, kind, file, prefix)
+        resource = validated(kind, document, node)
+    except Rejected as rejected:
+        problems += [_problem(file, node, p.path, prefix, p.message, key=p.of_name) for p in rejected.problems]
     if problems or resource is None:
         yield from problems
         return
@@ -135,7 +134,7 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> re
     else:
         found = registry.BY_NAME.get(kind_node.text)
         if found is None:
-            message, found = unknown_kind(kind_node)
+            message, found = _unknown_kind(kind_node)
             problems.append(_problem(file, node, ("kind",), prefix, message))
         elif not found.user_made:
             message = f"{found.name} objects are made by the system; they cannot be applied"
@@ -212,57 +211,18 @@ def _set_namespace(
     return []
 
 
-def _schema_problems(
-    error: ValidationError, document: Document, node: Node, kind: registry.Kind, file: str, prefix: Path
-) -> list[Problem]:
-    found: dict[Problem, None] = {}
-    shape = schema.root(kind)
-    details = error.errors(include_url=False)
-    more = len(details) - MAX_PROBLEMS
-    if more > 0:
-        details = details[:MAX_PROBLEMS]
-        found[_problem(file, node, (), prefix, f"has {more:,} problems more than are told here")] = None
-    unknown = {tuple(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"}
-    # A field that was given under a misspelt name is not also missing.
-    misspelt = {(*path[:-1], meant) for path in unknown if (meant := meant_field(path, shape)) is not None}
-    for detail in details:
-        loc = tuple(detail["loc"])
-        is_key = loc[-1:] == ("[key]",)
-        path = loc[:-1] if is_key else loc
-        if _is_broken(node, path) or (detail["type"] == "missing" and path in misspelt):
-            continue
-        message, at = message_for(detail, node, path, shape)
-        key = is_key or detail["type"] == "extra_forbidden"
-        found[_problem(file, node, path + at, prefix, message, key=key)] = None
-    wrong = {tuple(detail["loc"]) for detail in details} | misspelt | set(_broken_paths(node))
-    for path, message in rules.broken_rules(kind.model(), document, wrong):
-        found[_problem(file, node, path, prefix, message)] = None
-    return list(found)
-
-
-def _is_broken(node: Node, path: Path) -> bool:
-    """Whether a problem with the value at `path`, or with one around it, was reported while reading."""
-    for step in path:
-        if node.broken:
-            return True
-        if isinstance(node.value, dict) and step in node.value:
-            node = node.value[str(step)]
-        elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-        else:
-            return False
-    return node.broken
-
-
-def _broken_paths(node: Node, path: Path = ()) -> Iterator[Path]:
-    if node.broken:
-        yield path
-    if isinstance(node.value, dict):
-        for key, below in node.value.items():
-            yield from _broken_paths(below, (*path, key))
-    elif isinstance(node.value, list):
-        for index, below in enumerate(node.value):
-            yield from _broken_paths(below, (*path, index))
+def _unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
+    """What to say about a kind that is none, and the kind that was probably meant."""
+    user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
+    words = {word: kind for kind in user_made.values() for word in kind.words}
+    near = nearest(node.text, user_made)
+    meant = words.get(node.text.lower()) or (user_made[near[0]] if near else None)
+    known = joined(list(user_made), "and")
+    if not node.text or isinstance(node.value, list | dict):
+        return f"must be one of {joined(list(user_made), 'or')}", None
+    if meant is None:
+        return f"there is no kind {node.text[:60]!r}; the kinds are {known}", None
+    return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
 
 
 def _problem(file: str, node: Node, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from cumulus.errors import CumulusError
 
-Path = tuple[str | int, ...]
-"""Where in a document a value is: ("spec", "env", 2, "name")."""
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
@@ -44,18 +41,3 @@ class InvalidManifest(CumulusError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def path_text(path: Path) -> str:
-    """spec.env[2].name; keys of labels and the like in brackets: metadata.labels[app.example.com/name]."""
-    text = ""
-    for index, given in enumerate(path):
-        step = given if isinstance(given, int) or given.isprintable() else repr(given)
-        if isinstance(step, int) or (index and path[index - 1] in _MAPS):
-            text += f"[{step}]"
-        else:
-            text += f".{step}" if text else step
-    return text
-
-
-_MAPS = frozenset({"labels", "annotations", "nodeLabels"})

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from cumulus.manifest.problem import Path, Position, Problem, path_text
+from cumulus.admission.problems import Path, path_text
+from cumulus.manifest.problem import Position, Problem
 
 MAX_DEPTH = 64
 MAX_NODES = 250_000

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 API_VERSION = "cumulus.dev/v1alpha1"
 
+DEFAULT_NAMESPACE = "default"
+"""The namespace of an object that names none."""
+
 Document = dict[str, Any]
 """An object's JSON."""
 

@@ -114,6 +114,9 @@ class Resource(Model):
     def deleting(self) -> bool:
         return self.metadata.deletion_timestamp is not None
 
+    def check_user_may_create(self) -> None:
+        """A kind's own rule on what people may make, beyond its schema. Raises FieldError."""
+
     def owned_by(self) -> OwnerReference:
         """A controller reference to this object, for what it makes."""
         return OwnerReference(

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from cumulus.resources.device import Device, Slice
 from cumulus.resources.enforcement import Enforcement
-from cumulus.resources.fields import Model, SecretName, Text, Time
+from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource
 
 CLUSTER_FINALIZER = "cumulus.dev/cluster"
@@ -140,3 +140,11 @@ class GPUNode(Resource):
     status: GPUNodeStatus = Field(
         default_factory=GPUNodeStatus, description="What discovery and heartbeats found. It cannot be applied."
     )
+
+    def check_user_may_create(self) -> None:
+        if self.spec.ssh is None:
+            message = (
+                f"there is no GPUNode {self.metadata.name}; nodes are made by discovery, or by apply with spec.ssh, "
+                "where they are to be found"
+            )
+            raise FieldError(("metadata", "name"), message)

@@ -1,11 +1,14 @@
-"""Whether two texts say the same: 60m and 1h, 0.5 and 50%, 1Gi and 1024Mi. Standard library only."""
+"""Whether two values say the same: 60m and 1h, 0.5 and 50%, `env` in another order. Standard library only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cumulus.resources import quantity
+
+KEYED_LISTS: Mapping[tuple[str, ...], str] = {("spec", "env"): "name", ("spec", "mounts"): "target"}
+"""Path of each list whose items have names -> the field that names them. They are merged by item, as maps are."""
 
 _PARSERS: dict[str, Callable[[Any], object]] = {
     "duration": quantity.parse_duration,
@@ -22,3 +25,8 @@ def same_value(type: str, old: object, new: object) -> bool:
         return True
     parse = _PARSERS.get(type)
     return parse is not None and isinstance(old, str) and isinstance(new, str) and parse(old) == parse(new)
+
+
+def by_name(items: list[Any], name: str) -> dict[Any, Any]:
+    """The items of a list of KEYED_LISTS by what its field `name` says; those without are left out."""
+    return {item[name]: item for item in items if isinstance(item, Mapping) and isinstance(item.get(name), str)}

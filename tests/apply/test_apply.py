@@ -306,7 +306,7 @@ def test_a_merge_that_gives_an_invalid_object_is_refused(store: Store) -> None:
     key = Key("GPUPartition", "default", "p")
     edit(store, lambda document: document["spec"]["renewal"].update(policy="WhileIdle"), key)
     assert refused(store, text[: text.index("  renewal")]) == [
-        "manifest:4:1: spec.renewal: does not go with what others set on gpupartition/default/p: "
+        "manifest:4:1: spec.renewal.maximum: does not go with what others set on gpupartition/default/p: "
         "is required for policy WhileIdle; add maximum: 8h"
     ]
 

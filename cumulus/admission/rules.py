@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from cumulus.manifest.problem import Path
+from cumulus.admission.problems import Path
 from cumulus.resources.fields import FieldError
 
 Wrong = Mapping[Path, bool]
@@ -40,7 +40,7 @@ def _broken(model: type[BaseModel], value: object, wrong: Wrong, path: Path) -> 
             yield path + (error.at if isinstance(error, FieldError) else ()), str(error)
     for field in model.model_fields.values():
         alias = field.alias or ""
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         below = value.get(alias)
         if inner is None:
             continue
@@ -87,7 +87,7 @@ class _Partial:
         field = self._model.model_fields[name]
         alias = field.alias or ""
         path = (*self._path, alias)
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         if self._wrong.get(path) or (inner is None and path in self._wrong):
             return _Given()
         value = self._value.get(alias)
@@ -103,8 +103,8 @@ class _Partial:
         return _Partial(inner, value, self._wrong, path)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The model in `M`, `M | None`, `tuple[M, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_in(arg)) is not None), None)
+    return next((found for arg in get_args(annotation) if (found := model_in(arg)) is not None), None)

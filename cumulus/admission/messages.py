@@ -6,20 +6,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cumulus.admission.problems import Path
+from cumulus.admission.written import Written, at
 from cumulus.lib.suggest import nearest
-from cumulus.manifest.problem import Path
-from cumulus.manifest.yaml_nodes import Node
-from cumulus.resources import registry
 from cumulus.resources.fields import FieldError
 from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import Field
 
 
-def message_for(detail: Mapping[str, Any], node: Node, path: Path, root: Field) -> tuple[str, Path]:
-    """The message for one pydantic error of the document `node`, and the rest of the path where a rule knows better."""
+def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: Field) -> tuple[str, Path]:
+    """The message for one pydantic error of the document `written`, and the rest of the path where a rule knows it."""
     kind: str = detail["type"]
     context: Mapping[str, Any] = detail.get("ctx") or {}
-    value = _at(node, path)
+    value = at(written, path)
     if kind == "value_error":
         return _broken_rule(context["error"], value, _field_at(root, path))
     if kind == "missing":
@@ -52,20 +51,6 @@ def suggestion(word: str, candidates: Iterable[str], *, all_of: str = "") -> str
     for near in nearest(word, known):
         return f"; did you mean {near}?"
     return f"; {all_of} {joined(known, 'and')}" if all_of and known else ""
-
-
-def unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
-    """What to say about a kind that is none, and the kind that was probably meant."""
-    user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
-    words = {word: kind for kind in user_made.values() for word in kind.words}
-    near = nearest(node.text, user_made)
-    meant = words.get(node.text.lower()) or (user_made[near[0]] if near else None)
-    known = joined(list(user_made), "and")
-    if not node.text or isinstance(node.value, list | dict):
-        return f"must be one of {joined(list(user_made), 'or')}", None
-    if meant is None:
-        return f"there is no kind {node.text[:60]!r}; the kinds are {known}", None
-    return f"there is no kind {node.text[:60]!r}; did you mean {meant.name}?", meant
 
 
 def joined(words: Sequence[str], last: str) -> str:
@@ -105,7 +90,7 @@ def _within(path: str, outer: str) -> bool:
     return outer == "" or path == outer or path.startswith(outer + ".")
 
 
-def _broken_rule(error: ValueError, value: Node | None, field: Field | None) -> tuple[str, Path]:
+def _broken_rule(error: ValueError, value: Written | None, field: Field | None) -> tuple[str, Path]:
     if isinstance(error, FieldError):
         return str(error), error.at
     if field is not None and field.examples and value is not None and isinstance(value.value, list | dict | bool):
@@ -117,14 +102,14 @@ def _broken_rule(error: ValueError, value: Node | None, field: Field | None) -> 
     return said, ()
 
 
-def _wrong_choice(value: Node | None, field: Field | None) -> str:
+def _wrong_choice(value: Written | None, field: Field | None) -> str:
     choices = list(field.choices) if field is not None else []
     text = f"must be {joined(choices, 'or')}, got {_shown(value)}"
     near = nearest(value.text, choices) if value is not None else []
     return f"{text}; did you mean {near[0]}?" if near else text
 
 
-def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | None:
+def _wrong_type(kind: str, value: Written | None, field: Field | None) -> str | None:
     got = f"got {_shown(value)}"
     if kind == "string_type":
         if value is None or isinstance(value.value, list | dict):
@@ -152,7 +137,7 @@ def _wrong_type(kind: str, value: Node | None, field: Field | None) -> str | Non
     return None
 
 
-def _as_list(value: Node | None, field: Field | None) -> str:
+def _as_list(value: Written | None, field: Field | None) -> str:
     if value is None or field is None:
         return ""
     if field.type == "[]string" and isinstance(value.value, str):
@@ -162,7 +147,7 @@ def _as_list(value: Node | None, field: Field | None) -> str:
     return "; begin each item with '- '" if isinstance(value.value, dict) else ""
 
 
-def _shown(value: Node | None) -> str:
+def _shown(value: Written | None) -> str:
     if value is None or value.value is None:
         return "nothing"
     if isinstance(value.value, dict):
@@ -171,17 +156,6 @@ def _shown(value: Node | None) -> str:
         return "a list"
     text = value.text if len(value.text) <= 60 else value.text[:57] + "..."
     return repr(text) if isinstance(value.value, str) else text
-
-
-def _at(node: Node, path: Path) -> Node | None:
-    for step in path:
-        if isinstance(node.value, dict) and step in node.value:
-            node = node.value[str(step)]
-        elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-        else:
-            return None
-    return node
 
 
 def _field_at(root: Field, path: Path) -> Field | None:

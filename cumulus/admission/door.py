@@ -1,0 +1,23 @@
+"""The check that a store makes of each write, in its transaction. Light: the models are loaded by the first write."""
+
+from __future__ import annotations
+
+from cumulus.resources.key import Document
+from cumulus.resources.registry import BY_NAME
+
+
+def check(old: Document | None, new: Document) -> None:
+    """Whether what is stored may go from `old` (None: nothing) to `new`. A kind that is not known passes. Raises
+    InvalidObject."""
+    kind = BY_NAME.get(new["kind"])
+    if kind is None:
+        return
+    from cumulus.admission import admit
+
+    if old is None:
+        admit.check_create(kind, new)
+        return
+    if old.get("status") != new.get("status"):
+        admit.check_status(kind, old, new)
+    if admit.without_status(old) != admit.without_status(new):
+        admit.check_update(kind, old, new)
