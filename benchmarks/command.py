@@ -15,8 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import LeftOut, Result, at_most, in_rounds, reported, until, version_of
 from benchmarks.store import document
-from cumulus import paths
-from cumulus.cli.quick import OFF
+from cumulus import environment, paths
 from cumulus.store.sqlite import SqliteStore
 from tests.commands import CUMULUS
 
@@ -66,7 +65,7 @@ def _apply(home: Path) -> Iterator[Result]:
     with _command_server(home):
         for number in range(2 * ROUNDS + 2):
             file.write_text(json.dumps(document(f"job-{number}")))
-            off = {OFF: "1"} if number % 2 else {}
+            off = {environment.NO_COMMAND_SERVER: "1"} if number % 2 else {}
             (cold if off else served).append(_milliseconds(command, {"CUMULUS_HOME": str(home), **off}))
             if off:
                 empty.append(_milliseconds(EMPTY, {}))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from cumulus import environment
+
 # What starts a command must import neither typing nor pathlib: they take longer than all else that it does.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ def home() -> Path:
 def home_text(given: str = "") -> str:
     """The state directory: `given`, else $CUMULUS_HOME, else $XDG_STATE_HOME/cumulus, else ~/.local/state/cumulus.
     Absolute. Raises OSError where a relative one is meant and the current directory is gone."""
-    given = given or os.environ.get("CUMULUS_HOME", "")
+    given = given or os.environ.get(environment.HOME, "")
     if not given:
-        given = os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "cumulus")
+        given = os.path.join(os.environ.get(environment.STATE_HOME) or os.path.expanduser("~/.local/state"), "cumulus")
     path = os.path.expanduser(given)
     return path if path.startswith("/") else os.path.join(os.getcwd(), path)
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cumulus import paths
+from cumulus import daemon_lock, environment, paths
 from cumulus.cli import context
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.errors import BackendError, CumulusError, NotFound
@@ -68,14 +68,14 @@ def store() -> Iterator[Finding]:
     """The store: opens, reads every object, and takes a write."""
     directory = paths.store_dir(paths.home())
     if not directory.exists():
-        context.refuse_unread(paths.home())
+        daemon_lock.refuse_unread(paths.home())
         yield Finding("OK", "store", f"{directory} (is made when it is first used)")
         return
     from cumulus.resources.registry import KINDS
     from cumulus.store.base import Query
     from cumulus.store.sqlite import SqliteStore
 
-    context.refuse_unread(paths.home())
+    daemon_lock.refuse_unread(paths.home())
     opened = SqliteStore(directory)
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
@@ -102,7 +102,7 @@ def store() -> Iterator[Finding]:
 
 def daemon() -> Iterator[Finding]:
     """Whether a daemon runs here, and which leads."""
-    pid = context.daemon_pid(paths.home())
+    pid = daemon_lock.daemon_pid(paths.home())
     if pid is None:
         yield Finding("WARN", "daemon", "none runs on this state directory", "run: cumulus serve")
         return
@@ -313,7 +313,7 @@ def ssh() -> Iterator[Finding]:
         return
     done = _run(["ssh", "-V"], 5)
     version = done.stderr.strip().split(",")[0] if done else "ssh does not answer"
-    if not os.environ.get("SSH_AUTH_SOCK"):
+    if not os.environ.get(environment.SSH_AUTH_SOCK):
         yield Finding("WARN", "ssh", f"{version}; no agent runs", "run: eval $(ssh-agent) && ssh-add")
         return
     keys = _run(["ssh-add", "-l"], 5)
@@ -346,15 +346,12 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def owner() -> Iterator[Finding]:
     """Whether the Swarm that the environment names is this state directory's."""
-    from cumulus.backends.swarm.engine import from_environment
-
-    if from_environment(os.environ) is None:
-        return
     from cumulus.cli import swarm
 
+    if swarm.engine() is None:
+        return
     with context.open_store() as opened:
-        backend = swarm.backend(paths.home(), opened)
-        assert backend is not None
+        backend = swarm.named_backend(paths.home(), opened)
         try:
             trouble: BackendError | None = backend.ownership.trouble()
         except BackendError as error:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cumulus import __version__
+from cumulus import __version__, environment
 from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
@@ -116,10 +116,10 @@ def _drop_output() -> None:
 
 def _run(arguments: list[str]) -> int:
     group = _with_help_in_lines(typer.main.get_command(_app()))
-    if COMPLETE in os.environ:
+    if environment.COMPLETE in os.environ:
         # A shell reads it, and breaks it into lines.
         sys.stdout = safe_output.raw(sys.stdout)
-        group.main(arguments, prog_name="cumulus", complete_var=COMPLETE)
+        group.main(arguments, prog_name="cumulus", complete_var=environment.COMPLETE)
     try:
         with group.make_context("cumulus", arguments) as context:
             return group.invoke(context) or 0
@@ -239,7 +239,7 @@ def _light(params: Any) -> Any:
 def _app() -> typer.Typer:
     app = typer.Typer(
         cls=LazyGroup,
-        add_completion=COMPLETE in os.environ,
+        add_completion=environment.COMPLETE in os.environ,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings=_SETTINGS,
@@ -265,7 +265,7 @@ def _root(
       cumulus why JOB                     ask why a job is not running
     """
     if home:
-        os.environ["CUMULUS_HOME"] = home
+        os.environ[environment.HOME] = home
     if version:
         print(f"cumulus {__version__}")
         raise typer.Exit(0)
@@ -273,7 +273,6 @@ def _root(
         ctx.get_help()
 
 
-COMPLETE = "_CUMULUS_COMPLETE"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 # Click's class of wrong usage, which typer carries under different names in different versions.
 _USAGE: Any = typer.BadParameter.__bases__[0]

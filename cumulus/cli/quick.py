@@ -21,7 +21,7 @@ import _socket
 import os
 import sys
 
-from cumulus import __version__, paths
+from cumulus import __version__, environment, paths
 
 SERVED = frozenset(
     (
@@ -30,7 +30,6 @@ SERVED = frozenset(
     )
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
-OFF = "CUMULUS_NO_COMMAND_SERVER"
 READY, GO = b"R", b"G"
 _PATIENCE = 1.0
 """Seconds within which a server must take the request; one that is stopped or overloaded keeps nobody waiting."""
@@ -76,7 +75,7 @@ def _accepted(arguments: list[str]) -> _socket.socket | None:
     """A connection over which the command has begun, None where it must run here."""
     try:
         home = _home(arguments)
-        if home is None or OFF in os.environ or not _can_be_sent(arguments):
+        if home is None or environment.NO_COMMAND_SERVER in os.environ or not _can_be_sent(arguments):
             return None
         return _begun(home, arguments)
     except OSError:

@@ -116,7 +116,7 @@ def lease(renewed: str, *, holder: str = "here-1-abc") -> Document:
 @pytest.fixture
 def served(home: Path, store: SqliteStore) -> Iterator[None]:
     """As if a daemon ran: another process holds its lock."""
-    script = "import sys; from pathlib import Path; from cumulus.cli.context import DaemonLock; "
+    script = "import sys; from pathlib import Path; from cumulus.daemon_lock import DaemonLock; "
     script += "lock = DaemonLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import cumulus
-from cumulus import paths
+from cumulus import environment, paths
 from cumulus.cli import quick
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
@@ -99,7 +99,12 @@ class Done:
 
 
 def ordinary(*arguments: str, **options: Any) -> Done:
-    return Done(ORDINARY, *arguments, env={**os.environ, **options.pop("env", {}), quick.OFF: "1"}, **options)
+    return Done(
+        ORDINARY,
+        *arguments,
+        env={**os.environ, **options.pop("env", {}), environment.NO_COMMAND_SERVER: "1"},
+        **options,
+    )
 
 
 def served(*arguments: str, **options: Any) -> Done:
@@ -148,7 +153,15 @@ def test_the_client_imports_next_to_nothing() -> None:
     script = "import os, sys; old = set(sys.modules); import cumulus.cli.quick; print(*sorted(set(sys.modules) - old))"
     env = {**os.environ, "PYTHONPATH": str(Path(cumulus.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, env=env, check=True)
-    few = {"__future__", "_socket", "cumulus", "cumulus.cli", "cumulus.cli.quick", "cumulus.paths"}
+    few = {
+        "__future__",
+        "_socket",
+        "cumulus",
+        "cumulus.cli",
+        "cumulus.cli.quick",
+        "cumulus.environment",
+        "cumulus.paths",
+    }
     assert set(done.stdout.split()) <= few
 
 
@@ -233,7 +246,7 @@ def test_a_terminal_is_a_terminal(serve: Callable[..., Server], home: Path, stor
     serve(home, NO_COLOR="1", COLUMNS="10")
     (tmp_path / "new.yaml").write_text(manifest("new"))
     shown = []
-    for command, off in ((SERVED, {}), (ORDINARY, {quick.OFF: "1"})):
+    for command, off in ((SERVED, {}), (ORDINARY, {environment.NO_COMMAND_SERVER: "1"})):
         ours, theirs = pty.openpty()
         env = {**os.environ, "TERM": "xterm", **off}
         with subprocess.Popen([*command, "diff", "-f", "new.yaml"], stdout=theirs, env=env, cwd=tmp_path) as client:
@@ -417,7 +430,7 @@ def test_what_was_not_taken_is_not_run_later(server: Server, home: Path) -> None
 @pytest.mark.parametrize(
     "env",
     [
-        {quick.OFF: "1"},
+        {environment.NO_COMMAND_SERVER: "1"},
         {"PYTHONHASHSEED": "0"},
         {"LD_LIBRARY_PATH": "/nowhere"},
         {"TYPER_USE_RICH": "0"},
@@ -459,7 +472,7 @@ def test_a_package_that_was_changed_falls_back_and_ends_the_server(
     env = {"PYTHONPATH": str(copy.parent)}
     server = serve(home, **env)
     assert served("version", env=env).code == 0
-    file = copy / "cli" / "jsonpath.py"
+    file = copy / "resources" / "jsonpath.py"
     file.write_text(file.read_text() + "\n")
     assert falls_back(**env)
     assert server.process.wait(60) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli.context import DaemonLock
+from cumulus.daemon_lock import DaemonLock
 from cumulus.store.base import Document, Key, Query
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, job, node, partition, running

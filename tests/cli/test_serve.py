@@ -19,9 +19,9 @@ import pytest
 from cumulus import paths
 from cumulus.chronos import watchdog
 from cumulus.chronos.ledger import Ledger
-from cumulus.cli.context import DaemonLock, daemon_pid
-from cumulus.cli.verbs.serve import kept_name, node_name
+from cumulus.daemon_lock import DaemonLock, daemon_pid
 from cumulus.lib.systemd import notify
+from cumulus.server.daemon import host_name, node_name
 from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
@@ -149,7 +149,7 @@ def test_wrong_usage(run: Run, arguments: list[str], problem: str) -> None:
 
 def test_a_lock_is_seen_from_other_processes_and_ends_with_its_own(home: Path) -> None:
     assert daemon_pid(home) is None
-    script = "import sys; from pathlib import Path; from cumulus.cli.context import DaemonLock; " \
+    script = "import sys; from pathlib import Path; from cumulus.daemon_lock import DaemonLock; " \
         "lock = DaemonLock(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"  # fmt: skip
     holders = [
         subprocess.Popen([sys.executable, "-c", script, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -206,7 +206,7 @@ def test_the_protocol_of_sd_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_the_nodes_name_is_a_name(host: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: host)
-    assert node_name() == name
+    assert host_name() == name
 
 
 def test_following_a_job_that_never_starts_ends_with_it(store: SqliteStore) -> None:
@@ -243,8 +243,8 @@ def test_a_host_that_is_renamed_stays_its_node(tmp_path: Path, monkeypatch: pyte
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setattr("socket.gethostname", lambda: "before")
-    assert kept_name(home) == "before"
+    assert node_name(home) == "before"
     monkeypatch.setattr("socket.gethostname", lambda: "after")
-    assert kept_name(home) == "before"
+    assert node_name(home) == "before"
     shutil.copytree(home, tmp_path / "copy")
-    assert kept_name(tmp_path / "copy") == "after"
+    assert node_name(tmp_path / "copy") == "after"

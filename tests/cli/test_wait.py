@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from cumulus.cli.context import DaemonLock
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import Waiter
 from cumulus.clock import SystemClock
+from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import UsageError
 from cumulus.resources.registry import BY_NAME
 from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_goal

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.backends.swarm.engine import Engine, EngineUnavailable, from_environment
+from cumulus.backends.swarm.engine import Engine, EngineUnavailable, from_settings
+from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError
 from tests.commands import CUMULUS
 from tests.lab.lab import Lab
@@ -32,12 +33,12 @@ def runs_a_job(bed: SwarmBed, engine: Engine) -> None:
 
 
 def over_tls(lab: Lab, certificates: str) -> Engine:
-    engine = from_environment(
-        {
-            "SWARM_MANAGER": f"tcp://{lab.manager.address}:{TLS_PORT}",
-            "DOCKER_TLS_VERIFY": "1",
-            "DOCKER_CERT_PATH": str(lab.directory / certificates),
-        }
+    engine = from_settings(
+        SwarmSettings(
+            manager=f"tcp://{lab.manager.address}:{TLS_PORT}",
+            tls_verify="1",
+            certificates=str(lab.directory / certificates),
+        )
     )
     assert engine is not None
     return engine
@@ -78,7 +79,7 @@ def ssh_home(swarm: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.mark.usefixtures("ssh_home")
 def test_a_manager_over_ssh(bed: SwarmBed, swarm: Lab) -> None:
-    engine = from_environment({"SWARM_MANAGER": f"ssh://root@{swarm.manager.address}"})
+    engine = from_settings(SwarmSettings(manager=f"ssh://root@{swarm.manager.address}"))
     assert engine is not None
     runs_a_job(bed, engine)
 

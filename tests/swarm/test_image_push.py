@@ -13,11 +13,11 @@ import pytest
 from cumulus.backends.swarm import images
 from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
-from cumulus.cli.workers import LinkShell
 from cumulus.errors import BackendError, BackendRefused, NodeUnreachable
 from cumulus.nodes.address import Address
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.link import Link
+from cumulus.nodes.workers import LinkShell
 from tests.lab.lab import Lab
 from tests.swarm.control import Control
 

@@ -18,6 +18,7 @@ import requests
 from docker.context import ContextAPI
 
 from cumulus.backends.swarm.endpoint import TROUBLES, connect, first_line, normal, registry_headers, silence
+from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError, BackendRefused
 
 Json = dict[str, Any]
@@ -363,16 +364,15 @@ def each(engine: Engine) -> Sequence[Engine]:
     return [Engine([url], tls=engine.tls) for url in engine.urls]
 
 
-def from_environment(environment: Mapping[str, str]) -> Engine | None:
-    """The Swarm that SWARM_MANAGER names (several managers with commas), else DOCKER_HOST, else the current Docker
-    context where it is not the default one. None where none of them is given."""
-    tls = environment.get("DOCKER_CERT_PATH", "") if environment.get("DOCKER_TLS_VERIFY") else ""
-    named = environment.get("SWARM_MANAGER") or environment.get("DOCKER_HOST") or ""
-    if named:
-        return Engine([normal(word) for word in named.replace(",", " ").split()], tls=tls)
+def from_settings(settings: SwarmSettings) -> Engine | None:
+    """The Swarm that they name, else the current Docker context where it is not the default one. None where there is
+    neither."""
+    managers = settings.managers
+    if managers:
+        return Engine([normal(word) for word in managers], tls=settings.tls)
     context = ContextAPI.get_current_context()
     if context is not None and context.name != "default" and context.Host:
-        return Engine([context.Host], tls=tls)
+        return Engine([context.Host], tls=settings.tls)
     return None
 
 

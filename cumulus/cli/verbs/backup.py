@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus import paths
-from cumulus.cli import context
+from cumulus import daemon_lock, paths
 from cumulus.errors import CumulusError
 
 
@@ -42,7 +41,7 @@ def restore(
       cumulus --home /var/lib/cumulus restore cumulus-2026-01-31.backup
     """
     home = paths.home()
-    pid = context.daemon_pid(home)
+    pid = daemon_lock.daemon_pid(home)
     if pid is not None:
         raise Refused(f"a daemon runs on {home} (process {pid})", hint="stop it first")
     from cumulus.store.backup import restore as put

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ import typer
 from cumulus import log, paths
 from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
-from cumulus.backends.swarm.engine import Engine, from_environment
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.cli import confirm, context, swarm, terminal
@@ -61,7 +59,7 @@ def init(
       cumulus cluster init --advertise 10.0.0.5
       cumulus cluster init --advertise 198.51.100.7 --listen 0.0.0.0
     """  # fmt: skip
-    engine = _engine()
+    engine = swarm.named_engine()
     made = cluster.initialise(engine, advertise, listen)
     address = engine.info()["Swarm"].get("NodeAddr", "")
     print(
@@ -78,7 +76,7 @@ def join_token() -> None:
     Examples:
       cumulus cluster join-token
     """
-    engine = _engine()
+    engine = swarm.named_engine()
     address, token = cluster.invitation(engine)
     print(f"scripts/setup-worker.sh {address} {token}")
 
@@ -91,7 +89,7 @@ def status() -> None:
     Examples:
       cumulus cluster status
     """
-    engine = _engine()
+    engine = swarm.named_engine()
     members = [Member.read(node) for node in engine.nodes()]
     headings = (
         "NAME", Heading("STATE", "whole"), Heading("AVAILABILITY", "whole", 1), Heading("ROLE", "whole", 3),
@@ -158,12 +156,7 @@ def _tell_what_runs(services: Sequence[Mapping[str, Any]], store: Store) -> None
 
 def _backend(store: Store) -> SwarmBackend:
     log.silence()
-    made = swarm.backend(paths.home(), store)
-    return made if made is not None else swarm.missing()
-
-
-def _engine() -> Engine:
-    return from_environment(os.environ) or swarm.missing()
+    return swarm.named_backend(paths.home(), store)
 
 
 def _owner() -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus import paths
+from cumulus import daemon_lock, paths
 from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
 from cumulus.cli.progress import Progress
 from cumulus.cli.targets import Selection, Target
@@ -224,7 +224,7 @@ def _finish(store: Store, keys: Mapping[Key, str], wait: bool, seconds: float, i
     """Wait for what is only marked yet. With no daemon that would be for ever, so only where a time-out is given."""
     if not keys:
         return
-    absent = context.daemon_pid(paths.home()) is None
+    absent = daemon_lock.daemon_pid(paths.home()) is None
     if not wait or (absent and not insist):
         for key in keys:
             print(f"{_shown(key)} marked for deletion")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -10,15 +9,17 @@ from typing import Annotated
 
 import typer
 
-from cumulus import log, paths
+from cumulus import daemon_lock, log, paths
 from cumulus.backends.swarm import images
-from cumulus.backends.swarm.engine import Engine, each, from_environment
+from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.backends.swarm.members import Member, distinct
-from cumulus.cli import completion, context, swarm, terminal, workers
+from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus.cli import completion, context, swarm, terminal
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
+from cumulus.nodes import workers
 from cumulus.resources.documents import lookup
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
@@ -65,7 +66,7 @@ def push(
       cumulus cluster image push train:2026-11 --node gpu-1 --node gpu-2
     """
     log.silence()
-    engine = from_environment(os.environ) or swarm.missing()
+    engine = swarm.named_engine()
     image = images.find(each(engine), name)
     targets, left_out = _targets(engine, image, node or [])
     for why in left_out:
@@ -86,7 +87,7 @@ def _targets(
             f"no node of the Swarm is named {unknown[0]}", hint=f"its nodes are {', '.join(sorted(members))}"
         )
     addresses = _addresses()
-    user = os.environ.get("SWARM_SSH_USER") or "root"
+    user = SwarmSettings().ssh_user
     targets, said = {}, []
     for name, member in sorted(members.items()):
         if wanted and name not in wanted:
@@ -103,7 +104,7 @@ def _targets(
 
 def _addresses() -> Mapping[str, SshAddress]:
     """Of the GPUNodes that are known: before the first daemon there are none."""
-    if not context.store_file(paths.home()).exists():
+    if not daemon_lock.store_file(paths.home()).exists():
         return {}
     with context.open_store() as store:
         found = [decode(GPUNode, item) for item in store.list(Query(GPUNode.KIND)).items if lookup(item, "spec.ssh")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cumulus import paths
+from cumulus import daemon_lock, paths
 from cumulus.backends.base import Backend
 from cumulus.cli import context, log_output, options, targets, terminal
 from cumulus.cli.progress import Progress
@@ -185,7 +185,7 @@ class _Follower:
                             self._seen(None if event.type == "DELETED" else event.document)
                     if events or patience is None:
                         continue
-                    if context.daemon_pid(paths.home()) is None:
+                    if daemon_lock.daemon_pid(paths.home()) is None:
                         return False
                     # Other replicas of the gang may go on for long.
                     progress.say(f"waiting for the attempt of gpujob/{self._key.name} to end: {summary(self._job)}")

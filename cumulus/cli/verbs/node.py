@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cumulus import __version__, paths
-from cumulus.cli import completion, confirm, context, nodes, options, terminal, workers
+from cumulus import __version__, daemon_lock, paths
+from cumulus.cli import completion, confirm, context, nodes, options, terminal
 from cumulus.cli.targets import Target
 from cumulus.cli.verbs.edit import edit
 from cumulus.cli.verbs.wait import seconds_of
 from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
 from cumulus.lib import safe_output
-from cumulus.nodes import host_keys
+from cumulus.nodes import host_keys, workers
 from cumulus.nodes.address import Address
 from cumulus.nodes.install import Setup, install
 from cumulus.nodes.leases import RemoteLeases
@@ -233,7 +233,7 @@ def remove(
 def _see_it_leave(store: Store, node: Document, since: int) -> str:
     """Wait until a machine has left the cluster that it is in; what is known of how it did. Raises Refused."""
     name = node["metadata"]["name"]
-    if context.daemon_pid(paths.home()) is None:
+    if daemon_lock.daemon_pid(paths.home()) is None:
         raise Refused(f"{name} has yet to leave the Swarm", hint="a daemon sees to that; start it: cumulus serve")
     clock = SystemClock()
     deadline = clock.monotonic() + LEAVE_SECONDS

@@ -66,7 +66,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")
     """
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
-    from cumulus.cli.main import COMPLETE
+    from cumulus.environment import COMPLETE
 
     safe_output.block(
         sys.stdout, get_completion_script(prog_name="cumulus", complete_var=COMPLETE, shell=shell.value) + "\n"

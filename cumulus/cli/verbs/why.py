@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from cumulus import paths
+from cumulus import daemon_lock, paths
 from cumulus.cli import context, options, targets
 from cumulus.cli.targets import Target
 from cumulus.clock import Clock, SystemClock, to_the_second
@@ -44,7 +44,7 @@ def why(words: options.JobWords, namespace: options.Namespace = "default") -> No
     if target.kind.name not in ("GPUJob", "GPUPartition"):
         raise UsageError(f"only jobs and partitions wait, not a {target.kind.name}")
     with context.open_store() as store:
-        daemon = context.daemon_pid(paths.home()) is not None
+        daemon = daemon_lock.daemon_pid(paths.home()) is not None
         left_out = diagnose.LeftOut()
         for line in answer(store, target, namespace, SystemClock(), daemon=daemon, left_out=left_out):
             print(line)

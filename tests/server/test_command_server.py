@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli import keeper
-from cumulus.cli.keeper import Keeper
+from cumulus.server import command_server
+from cumulus.server.command_server import CommandServer
 from tests.cli.conftest import listens
 from tests.waiting import eventually
 
 
 @pytest.fixture
-def kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
-    monkeypatch.setattr(keeper, "_AGAIN_SECONDS", 0.01)
+def kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandServer]:
+    monkeypatch.setattr(command_server, "_AGAIN_SECONDS", 0.01)
     monkeypatch.setenv("CUMULUS_JOB", "marks the processes of a job")
     home.mkdir()
-    made = Keeper(home)
+    made = CommandServer(home, os.environ)
     yield made
     made.close()
     if made._process is not None:
         made._process.wait(60)
 
 
-def server(kept: Keeper) -> int:
+def server(kept: CommandServer) -> int:
     assert kept._process is not None
     return kept._process.pid
 
 
-def test_a_server_that_was_killed_is_started_again_until_it_is_closed(kept: Keeper, home: Path) -> None:
+def test_a_server_that_was_killed_is_started_again_until_it_is_closed(kept: CommandServer, home: Path) -> None:
     kept.start()
     kept.start()
     eventually(lambda: listens(home))
@@ -43,7 +43,7 @@ def test_a_server_that_was_killed_is_started_again_until_it_is_closed(kept: Keep
     assert not kept._thread.is_alive()
 
 
-def test_a_server_carries_no_marks_and_no_terminal(kept: Keeper, home: Path) -> None:
+def test_a_server_carries_no_marks_and_no_terminal(kept: CommandServer, home: Path) -> None:
     kept.start()
     eventually(lambda: listens(home))
     names = {pair.partition(b"=")[0] for pair in Path(f"/proc/{server(kept)}/environ").read_bytes().split(b"\0")}
@@ -51,7 +51,7 @@ def test_a_server_carries_no_marks_and_no_terminal(kept: Keeper, home: Path) -> 
     assert os.getsid(server(kept)) == server(kept)
 
 
-def test_closing_before_the_start_keeps_it_from_starting(kept: Keeper, home: Path) -> None:
+def test_closing_before_the_start_keeps_it_from_starting(kept: CommandServer, home: Path) -> None:
     kept.close()
     kept.start()
     kept._thread.join(60)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli import logfile
-from cumulus.cli.logfile import LogFile
+from cumulus.errors import UsageError
+from cumulus.server import log_file
+from cumulus.server.log_file import LogFile
 
 
 def test_a_log_file_is_its_owners_and_made_with_its_first_line(tmp_path: Path) -> None:
@@ -42,16 +43,25 @@ def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
 
 
 def test_which_file(tmp_path: Path) -> None:
-    assert logfile.chosen("-", tmp_path) is None
-    named = logfile.chosen(str(tmp_path / "own.log"), tmp_path)
+    assert log_file.chosen("-", tmp_path) is None
+    named = log_file.chosen(str(tmp_path / "own.log"), tmp_path)
     assert named is not None
     print("said", file=named)
     assert (tmp_path / "own.log").read_text() == "said\n"
 
 
+def test_directories_of_a_log_file_are_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"there is no directory {tmp_path}/a$"):
+        log_file.chosen(str(tmp_path / "a" / "b" / "c.log"), tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"there is no directory {tmp_path}/file$"):
+        log_file.chosen(str(tmp_path / "file" / "c.log"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 _SCRIPT = """
 import subprocess, sys
-look = "import sys; from pathlib import Path; from cumulus.cli.logfile import chosen, in_background; "
+look = "import sys; from pathlib import Path; from cumulus.server.log_file import chosen, in_background; "
 look += "print(in_background(), file=open(sys.argv[1], 'w')); "
 look += "print('said', file=chosen('', Path('home')) or sys.stderr)"
 tell = [sys.executable, "-c", look]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -21,11 +21,12 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_", "LD_", "PYTHON", "TYPER_", "TZ")
 for a process of that job."""
 
 
-class Keeper:
+class CommandServer:
     """One server process on a state directory, from `start` to `close`. Without it, commands only start slower."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self._home = home
+        self._environment = {name: value for name, value in environment.items() if name.startswith(_KEPT)}
         self._closed = threading.Event()
         self._mutex = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,12 +60,11 @@ class Keeper:
 
     def _started(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "cumulus.cli.commands", str(self._home)]
-        variables = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
         with self._mutex:
             # The pipe is how it sees that the daemon has ended, also by kill -9.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=variables,
-                start_new_session=True,
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=self._environment, start_new_session=True,
             )  # fmt: skip
             if self._closed.is_set() and self._process.stdin is not None:
                 self._process.stdin.close()

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from cumulus.errors import UsageError
+
 MOST_BYTES = 16 * 2**20
 """Of a file; the one before it is kept as FILE.1."""
 
@@ -65,9 +67,19 @@ class LogFile(io.TextIOBase):
 
 
 def chosen(given: str, home: Path) -> TextIO | None:
-    """The file that `given` names, or one in `home` for a daemon in the background; None is stderr, as "-" asks."""
+    """The file that `given` names, or one in `home` for a daemon in the background; None is stderr, as "-" asks.
+    Raises UsageError where the directory of the file that is named is not there."""
+    if given == "-":
+        return None
     if given:
-        return None if given == "-" else _file(Path(given))
+        path = Path(given)
+        if not path.parent.is_dir():
+            missing = next(each for each in reversed([path.parent, *path.parent.parents]) if not each.is_dir())
+            raise UsageError(
+                f"the log file {path} cannot be made: there is no directory {missing}",
+                hint="make it, or name another file with --log-file",
+            )
+        return _file(path)
     return _file(home / "serve.log") if in_background() else None
 
 

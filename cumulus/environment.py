@@ -1,0 +1,35 @@
+"""The environment variables that Cumulus reads, each named once. Standard library only.
+
+A process reads them once, at its start: the daemon into `cumulus.server.settings`, a command where its verb begins.
+What is below gets values. Variables that belong to a protocol of others (NOTIFY_SOCKET, NO_COLOR, TERM, COLUMNS) are
+read by what implements it, and the node's own (CHRONOS_…) by `cumulus.chronos`.
+"""
+
+HOME = "CUMULUS_HOME"
+"""The state directory."""
+STATE_HOME = "XDG_STATE_HOME"
+"""Where programs of this user keep their state; the state directory is `cumulus` in it."""
+CONFIG = "ORCHESTRATOR_CONFIG"
+"""The daemon's configuration file."""
+NO_COMMAND_SERVER = "CUMULUS_NO_COMMAND_SERVER"
+"""Set: a command runs in its own process."""
+COMPLETE = "_CUMULUS_COMPLETE"
+"""Set by a shell that asks for completions."""
+SWARM_MANAGER = "SWARM_MANAGER"
+"""The Swarm's managers, with commas."""
+DOCKER_HOST = "DOCKER_HOST"
+"""The engine, where no manager is named."""
+DOCKER_CONTEXT = "DOCKER_CONTEXT"
+"""Docker's own name for an engine, where neither is named."""
+DOCKER_TLS_VERIFY = "DOCKER_TLS_VERIFY"
+"""Set: the engine is asked over TLS."""
+DOCKER_CERT_PATH = "DOCKER_CERT_PATH"
+"""The directory of the certificates for that."""
+SWARM_INSTANCE = "SWARM_INSTANCE"
+"""Which control plane this is, where several share a Swarm."""
+SWARM_SSH_USER = "SWARM_SSH_USER"
+"""Whom to be on the Swarm's machines."""
+SSH_KEY_PATH = "SSH_KEY_PATH"
+"""The private key for workers that name no secret."""
+SSH_AUTH_SOCK = "SSH_AUTH_SOCK"
+"""The socket of ssh-agent."""

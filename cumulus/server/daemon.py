@@ -1,0 +1,208 @@
+"""Puts the whole control plane together on embedded defaults, and runs it.
+
+SQLite in CUMULUS_HOME/store, the process backend in CUMULUS_HOME/process, this machine's ledger, one manager.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cumulus import __version__, paths
+from cumulus.backends.base import Backend
+from cumulus.backends.process.backend import ProcessBackend
+from cumulus.chronos.lease import NodeFacts
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.monitor import ensure_running
+from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
+from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
+from cumulus.lib import state_id
+from cumulus.lib.processes import boot_id
+from cumulus.lib.systemd import notify
+from cumulus.machinery.manager import WORKERS, Manager, Role
+from cumulus.nodes.agent import Connect, NodeAgent
+from cumulus.resources.node import GPUNode
+from cumulus.secrets import SecretStore
+from cumulus.server.command_server import CommandServer
+from cumulus.server.settings import Settings
+from cumulus.store.base import Store
+from cumulus.store.leadership import holder_identity
+from cumulus.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from cumulus.backends.swarm.backend import SwarmBackend
+
+_log = structlog.get_logger("cumulus.serve")
+OFFER_CPU = "CHRONOS_OFFER_CPU"
+_NAME = "node-name"
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; 0 then. Raises StoreUnavailable where the store can't be used."""
+    if settings.chronos.offerCPU:
+        # The ledger reads it, also in the monitor and the supervisors, which are processes of their own.
+        os.environ[OFFER_CPU] = "1"
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    home = settings.home
+    store, lock = _open(home)
+    command_server = CommandServer(home, settings.environment)
+    try:
+        ledger = Ledger()
+        name = settings.node.name or node_name(home)
+        agent = NodeAgent(
+            name, ledger, labels=settings.node.labels,
+            facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
+        )  # fmt: skip
+        backends: list[Backend] = [_process_backend(settings, name, ledger)]
+        swarm = _swarm_backend(settings, store, lambda: manager.agents)
+        if swarm is not None:
+            backends.append(swarm)
+        _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
+        _start_monitor(ledger)
+        threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
+        manager = Manager(
+            store, backends, [agent], connect=_connector(home), ready=_ready(home, store, command_server),
+            troubled=_troubled, workers=_threads(settings.workers), cluster=None if swarm is None else swarm.machines,
+            cluster_user=settings.swarm.ssh_user,
+        )  # fmt: skip
+        manager.run(stop)
+        for opened in backends:
+            opened.close()
+        _log.info("stopped")
+        return 0
+    finally:
+        command_server.close()
+        store.close()
+        lock.close()
+
+
+def _open(home: Path) -> tuple[SqliteStore, DaemonLock]:
+    try:
+        # Another daemon of this state directory may be at work on a store that is not there any more.
+        refuse_unread(home)
+        lock = DaemonLock(home)
+        store = SqliteStore(paths.store_dir(home))
+        store.revision()
+        lock.serves(store_file(home))
+        return store, lock
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the state directory {home} cannot be used: {error.strerror}",
+            hint="set CUMULUS_HOME to a directory that you may write",
+        ) from None
+
+
+def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBackend:
+    return ProcessBackend(
+        paths.process_dir(settings.home),
+        node,
+        SecretStore(paths.secrets_dir(settings.home)),
+        chronos_home=ledger.home,
+        retention=settings.logs.retention,
+        env=settings.jobs.env,
+    )
+
+
+def _swarm_backend(
+    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]]
+) -> SwarmBackend | None:
+    """Loaded where the settings name a Swarm, so that a daemon without one starts faster."""
+    if not settings.swarm.is_named:
+        return None
+    from cumulus.server import swarm
+
+    made = swarm.backend(settings, store, agents)
+    if made is not None:
+        _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
+    return made
+
+
+def _connector(home: Path) -> Connect:
+    """SSH is loaded when there is a node to reach by it, so that a daemon without one starts faster."""
+
+    def connect(node: GPUNode) -> NodeAgent:
+        from cumulus.nodes.workers import connector
+
+        return connector(home)(node)
+
+    return connect
+
+
+def _threads(workers: int | None) -> dict[str, int] | None:
+    return {**WORKERS, "job": workers, "partition": workers} if workers else None
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_stop(number: int, _frame: object) -> None:
+        if stop.is_set():
+            # Asked a second time: whoever asks does not want to wait for the drain.
+            os._exit(128 + number)
+        notify(STOPPING="1", STATUS="draining: jobs go on, the reconciles that run are finished")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _start_monitor(ledger: Ledger) -> None:
+    """Its absence keeps nothing from starting: the node says that it is not ready, and a grant tries again."""
+    try:
+        ledger.list()  # makes the ledger where there is none
+        ensure_running(ledger.home)
+    except (LedgerUnavailable, OSError) as error:
+        _log.warning("the monitor of leases does not start", error=str(error))
+
+
+def _measure(ledger: Ledger) -> None:
+    """A device may have another size than when the last daemon ran. Not waited for: drivers take their time."""
+    try:
+        if ledger.known():
+            ledger.measure()
+    except ChronosError as error:
+        _log.warning("the devices' sizes are not asked for", error=str(error))
+
+
+def _ready(home: Path, store: Store, command_server: CommandServer) -> Callable[[Role], None]:
+    def ready(role: Role) -> None:
+        leader = holder_identity(store)
+        if role is Role.LEADING:
+            _log.info("leading: objects are made to come true", home=str(home))
+            notify(READY="1", STATUS=f"leads on {home}")
+            command_server.start()
+        else:
+            if leader:
+                _log.info("standing by: takes over when the leader is gone", leader=leader)
+            notify(READY="1", STATUS=f"stands by on {home} for {leader}")
+
+    return ready
+
+
+def _troubled(troubles: Sequence[str]) -> None:
+    """The log has said it. A service manager shows it as the daemon's status."""
+    said = f"not ready: {'; '.join(troubles)}" if troubles else "makes progress again"
+    notify(STATUS=said)
+
+
+def node_name(home: Path) -> str:
+    """The name of this machine's node: the host's when a daemon first ran on the state directory, so that a host that
+    is renamed is no second node. A copy of the directory, on another machine say, has the name of its host."""
+    here = state_id.find(str(home))
+    name = here.recall(_NAME) or host_name()
+    here.note(_NAME, name)
+    return name
+
+
+def host_name() -> str:
+    """The host's name as an object's name: lower case, what does not belong there replaced by '-'."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip("-.")
+    return re.sub(r"-*\.[-.]*", ".", name)[:253] or "node"

@@ -1,0 +1,229 @@
+"""The daemon's settings: read once, checked, and handed down. Nothing below reads them again.
+
+A flag of `cumulus serve` wins over the environment (`cumulus.environment`), and that over the configuration file, which
+has few keys. Each is checked, and an unknown one is an error at its line:
+
+    apiVersion: cumulus.dev/v1alpha1
+    node:
+      name: gpu-3              # the GPUNode's name; the host's name if left out
+      labels: {rack: "7"}      # put on the node
+    chronos:
+      offerCPU: true           # lease the CPU beside a GPU too
+    workers: 4                 # threads for each of the job and partition loops
+    jobs:
+      env: {TMPDIR: /scratch}  # variables of every job that runs as a process; a job's own win
+    logs:                      # of each replica of each attempt
+      first: 8Mi               # kept of its beginning
+      last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from cumulus import environment, paths
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus.errors import UsageError
+from cumulus.resources.fields import check_label_key, check_label_value, check_name
+from cumulus.resources.key import API_VERSION
+from cumulus.resources.quantity import format_bytes, parse_bytes
+from cumulus.server.config_file import ConfigFile, find
+
+MOST_WORKERS = 64
+LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
+"""Bytes."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _version(value: Any) -> str:
+    if value != API_VERSION:
+        raise ValueError(f"must be {API_VERSION}")
+    return API_VERSION
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return check_name(value)
+
+
+def _texts(value: Any, example: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError(f"must be a map of text to text; put numbers in quotes, as in {example}")
+    return value
+
+
+def _labels(value: Any) -> dict[str, str]:
+    labels = _texts(value, 'rack: "7"')
+    return {check_label_key(key): check_label_value(text) for key, text in labels.items()}
+
+
+def _variables(value: Any) -> dict[str, str]:
+    variables = _texts(value, 'OMP_NUM_THREADS: "4"')
+    for name, text in variables.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a variable")
+        if "\0" in text:
+            raise ValueError(f"{name} holds a NUL character, which no program can be given")
+    return variables
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _workers(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_WORKERS:
+        raise ValueError(f"must be a whole number from 1 to {MOST_WORKERS}")
+    return value
+
+
+def _log_size(value: Any) -> int:
+    try:
+        size = parse_bytes(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if not LEAST_LOG <= size <= MOST_LOG:
+        least, most = format_bytes(LEAST_LOG), format_bytes(MOST_LOG)
+        raise ValueError(f"is {format_bytes(size)}; it is at least {least} and at most {most}")
+    return size
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(_Section):
+    """This machine's GPUNode. Without a name the daemon takes the host's."""
+
+    name: Annotated[str, BeforeValidator(_name)] = ""
+    labels: Annotated[Mapping[str, str], BeforeValidator(_labels)] = {}
+
+
+class ChronosSettings(_Section):
+    offerCPU: Annotated[bool, BeforeValidator(_flag)] = False
+
+
+class JobSettings(_Section):
+    env: Annotated[Mapping[str, str], BeforeValidator(_variables)] = {}
+
+
+class LogSettings(_Section):
+    """Bytes that are kept of a replica's log."""
+
+    first: Annotated[int, BeforeValidator(_log_size)] = DEFAULT_RETENTION.first
+    last: Annotated[int, BeforeValidator(_log_size)] = DEFAULT_RETENTION.last
+
+    @property
+    def retention(self) -> LogRetention:
+        return LogRetention(self.first, self.last)
+
+
+class Configuration(_Section):
+    """What the file may say."""
+
+    apiVersion: Annotated[str, BeforeValidator(_version)] = API_VERSION
+    node: NodeSettings = NodeSettings()
+    chronos: ChronosSettings = ChronosSettings()
+    workers: Annotated[int, BeforeValidator(_workers)] | None = None
+    """Threads for each of the job and partition loops; None: as many as are usual."""
+    jobs: JobSettings = JobSettings()
+    logs: LogSettings = LogSettings()
+
+
+class Settings(Configuration, BaseSettings):
+    """All that the daemon is told from outside. Made by `read`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", populate_by_name=True, env_ignore_empty=True)
+
+    home: Path = Field(default_factory=paths.home)
+    """The state directory."""
+    config_file: str = Field("", validation_alias=environment.CONFIG)
+    swarm: SwarmSettings = Field(default_factory=SwarmSettings)
+    environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ))
+    """The daemon's own, of which supervisors and jobs get a little."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Variables(settings_cls), _File(settings_cls)
+
+
+class _Variables(EnvSettingsSource):
+    """Only the variables that fields name: $HOME is not our state directory, nor $LOGS the section of the file."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        if field.validation_alias is None:
+            return None, field_name, False
+        return super().get_field_value(field, field_name)
+
+
+class _File(PydanticBaseSettingsSource):
+    """The configuration file that a flag or the environment names, or the one that is found."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        flags = self.settings_sources_data[InitSettingsSource.__name__]
+        source = "--config" if environment.CONFIG in flags else environment.CONFIG
+        path = find(self.current_state.get(environment.CONFIG, ""), source)
+        if path is None:
+            return {}
+        file = ConfigFile(path)
+        values = file.values
+        try:
+            found = Configuration.model_validate(values)
+        except ValidationError as error:
+            raise _at_its_place(file, error) from None
+        return {name: getattr(found, name) for name in found.model_fields_set}
+
+
+def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
+    problem = error.errors(include_url=False)[0]
+    keys = [str(key) for key in problem["loc"] if not str(key).startswith("function-")]
+    if problem["type"] == "extra_forbidden":
+        section = Configuration.model_fields[keys[0]].annotation if len(keys) > 1 else Configuration
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        return file.unknown(keys, tuple(section.model_fields))
+    if problem["type"] == "value_error":
+        return file.wrong(keys, str(problem["ctx"]["error"]))
+    return file.wrong(keys, "must be a map of keys to values")
+
+
+def read(*, home: str = "", config_file: str = "", workers: str = "") -> Settings:
+    """The settings of this process, with the flags that are given ("": not given).
+
+    Raises UsageError, which names the flag, or the file with line and column, and says what would be right."""
+    flags: dict[str, Any] = {"home": Path(paths.home_text(home))}
+    if config_file:
+        flags[environment.CONFIG] = config_file
+    if workers:
+        if not (workers.isdecimal() and 1 <= int(workers) <= MOST_WORKERS):
+            raise UsageError(f"--workers takes a number from 1 to {MOST_WORKERS}, not {workers!r}")
+        flags["workers"] = int(workers)
+    return Settings(**flags)

@@ -1,0 +1,83 @@
+"""The daemon's Swarm backend: the Swarm that the settings name, and its nodes' Chronos and engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cumulus import paths
+from cumulus.backends.base import LeaseRef
+from cumulus.backends.swarm.backend import SwarmBackend
+from cumulus.backends.swarm.engine import from_settings
+from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.chronos.lease import LeaseState, Prepares
+from cumulus.errors import NodeUnreachable, NotFound
+from cumulus.nodes import workers
+from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.node import GPUNode, SshAddress
+from cumulus.secrets import SecretStore
+from cumulus.server.settings import Settings
+from cumulus.store.base import Store
+from cumulus.store.client import Client
+from cumulus.store.leadership import store_id
+
+Agents = Callable[[], Mapping[str, NodeAgent]]
+
+
+def backend(settings: Settings, store: Store, agents: Agents) -> SwarmBackend | None:
+    """None where Docker's context, which the settings name, is the default one. `agents`: of the nodes that this daemon
+    looks after."""
+    engine = from_settings(settings.swarm)
+    if engine is None:
+        return None
+    nodes = _Nodes(settings, store, agents)
+    return SwarmBackend(
+        str(paths.swarm_dir(settings.home)), engine, SecretStore(paths.secrets_dir(settings.home)),
+        store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
+        prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
+    )  # fmt: skip
+
+
+class _Nodes:
+    """What the backend asks of a node by its name."""
+
+    def __init__(self, settings: Settings, store: Store, agents: Agents) -> None:
+        self._settings = settings
+        self._client = Client(store)
+        self._agents = agents
+        self._shells: dict[str, tuple[SshAddress | None, workers.LinkShell | None]] = {}
+
+    def prepare(self, node: str, lease: LeaseRef) -> Mapping[str, str]:
+        """The variables that hold a container to its lease there."""
+        leases = self._agent(node).leases
+        if lease.enforcement == Enforcement.NONE.value or not isinstance(leases, Prepares):
+            return {}
+        return leases.prepare(lease.id)
+
+    def lease_end(self, node: str, id: str) -> tuple[str, str]:
+        """Why a lease ended, and when; two empty texts while it is active or not known."""
+        lease = self._agent(node).leases.get(id)
+        if lease is None or lease.state is LeaseState.ACTIVE:
+            return "", ""
+        return (str(lease.end_reason.value) if lease.end_reason else "released"), lease.expires_at
+
+    def engine(self, node: str) -> ShellEngine | None:
+        """The node's own engine, None where it has no SSH address."""
+        shell = self._shell(node)
+        return None if shell is None else ShellEngine(shell)
+
+    def _agent(self, node: str) -> NodeAgent:
+        found = self._agents().get(node)
+        if found is None:
+            raise NodeUnreachable(f"this daemon does not look after the node {node}")
+        return found
+
+    def _shell(self, name: str) -> workers.LinkShell | None:
+        try:
+            node = self._client.get(GPUNode, "", name)
+        except NotFound:
+            return None
+        known = self._shells.get(name)
+        if known is None or known[0] != node.spec.ssh:
+            known = self._shells[name] = node.spec.ssh, workers.shell(self._settings.home, node)
+        return known[1]

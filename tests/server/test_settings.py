@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import structlog
+
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus.errors import UsageError
+from cumulus.server import settings
+from cumulus.server.config_file import find
+from cumulus.server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUMULUS_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("ORCHESTRATOR_CONFIG", raising=False)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return settings.read(config_file=str(file))
+
+
+def said(read: Settings) -> tuple[object, ...]:
+    """What a file may say."""
+    return read.node.name, read.node.labels, read.chronos.offerCPU, read.workers, read.logs.retention, read.jobs.env
+
+
+def test_everything(tmp_path: Path) -> None:
+    text = 'node: {name: gpu-3, labels: {rack: "7"}}\nchronos: {offerCPU: true}\nworkers: 8\n'
+    text += 'logs: {first: 1Mi, last: 1Gi}\njobs: {env: {TMPDIR: /scratch, N: "4"}}\n'
+    expected = ("gpu-3", {"rack": "7"}, True, 8, LogRetention(2**20, 2**30), {"TMPDIR": "/scratch", "N": "4"})
+    assert said(load(tmp_path, text)) == expected
+
+
+def test_half_of_the_kept_log(tmp_path: Path) -> None:
+    assert load(tmp_path, "logs: {last: 100Mi}").logs.retention == LogRetention(8 * 2**20, 100 * 2**20)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "node:\nchronos:\nworkers:\n", "{}"])
+def test_nothing(tmp_path: Path, text: str) -> None:
+    assert said(load(tmp_path, text)) == said(settings.read()) == ("", {}, False, None, DEFAULT_RETENTION, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nodes: {}", "config.yaml:1:1: nodes: unknown key; did you mean node?"),
+        ("chronos:\n  offerCpu: true", "config.yaml:2:3: chronos.offerCpu: unknown key; did you mean chronos.offerCPU"),
+        ("chronos:\n  x: 1", "chronos.x: unknown key; the keys here are offerCPU"),
+        ("workers: many", "config.yaml:1:10: workers: must be a whole number from 1 to 64"),
+        ("workers: true", "workers: must be a whole number"),
+        ("workers: 65", "workers: must be a whole number"),
+        ("chronos: {offerCPU: 1}", "chronos.offerCPU: must be true or false"),
+        ("node: {name: GPU 3}", "node.name: 'GPU 3' is not a name"),
+        ("node: {name: 3}", "node.name: must be text"),
+        ("node: {labels: {rack: 7}}", 'node.labels: must be a map of text to text; put numbers in quotes, as in rack:'),
+        ("node: {labels: {-a: b}}", "node.labels: '-a' is not a label key"),
+        ("node: 3", "config.yaml:1:7: node: must be a map"),
+        ("jobs: {env: {N: 4}}", "jobs.env: must be a map of text to text; put numbers in quotes, as in OMP_NUM_"),
+        ("jobs: {env: {A-B: c}}", "config.yaml:1:13: jobs.env: 'A-B' is not the name of a variable"),
+        ('jobs: {env: {A: "a\\0b"}}', "NUL"),
+        ("logs: {first: 1}", "logs.first: is 1; it is at least 64Ki and at most 1Ti"),
+        ("logs: {last: 2Ti}", "logs.last: is 2Ti; it is at least 64Ki and at most 1Ti"),
+        ("logs: {last: much}", "logs.last: 'much' is not a quantity"),
+        ("logs: {last: true}", "logs.last: true is not a number"),
+        ("apiVersion: cumulus.dev/v2", "config.yaml:1:13: apiVersion: must be cumulus.dev/v1alpha1"),
+        ("- a", "the file: must be a map"),
+        ("a: [", "config.yaml:2:1: a value is missing here"),
+        ("workers: 1\n---\nworkers: 2", "holds 2 documents"),
+    ],
+)  # fmt: skip
+def test_each_problem_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, text)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.read().workers is None
+    Path("config.yaml").write_text("apiVersion: cumulus.dev/v1alpha1\nworkers: [")
+    with pytest.raises(UsageError, match=r"^config.yaml:3:"):
+        settings.read()
+    Path("other.yaml").write_text("workers: 3")
+    Path("third.yaml").write_text("workers: 5")
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "other.yaml")
+    assert settings.read().workers == 3
+    assert settings.read(config_file="third.yaml").workers == 5
+    assert settings.read(config_file="third.yaml", workers="7").workers == 7
+    monkeypatch.setenv("ORCHESTRATOR_CONFIG", "missing.yaml")
+    with pytest.raises(UsageError, match=r"missing.yaml is not there") as caught:
+        settings.read()
+    assert caught.value.hint == "it is named by ORCHESTRATOR_CONFIG"
+    with pytest.raises(UsageError, match=r"gone.yaml is not there") as caught:
+        settings.read(config_file="gone.yaml")
+    assert caught.value.hint == "it is named by --config"
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("pipe", "the configuration file config.yaml is a pipe; it must be a file"),
+        ("directory", "the configuration file config.yaml is a directory; it must be a file"),
+        ("loop", "the configuration file config.yaml cannot be read: Too many levels of symbolic links"),
+        ("dangling", "the configuration file config.yaml is a link to nothing"),
+    ],
+)
+def test_what_is_no_file_is_not_passed_over(kind: str, problem: str, named: bool) -> None:
+    path = Path("config.yaml")
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+        case "dangling":
+            path.symlink_to("nowhere")
+    with pytest.raises(UsageError) as caught:
+        settings.read(config_file="config.yaml" if named else "")
+    assert str(caught.value) == problem
+
+
+def test_settings_cannot_be_changed_and_the_file_cannot_reach_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"config.yaml:1:1: home: unknown key"):
+        load(tmp_path, "home: /elsewhere")
+    for name in ("HOME", "LOGS", "WORKERS", "NODE", "JOBS", "ENVIRONMENT", "SWARM"):
+        monkeypatch.setenv(name, "1")
+    read = settings.read(home=str(tmp_path / "given"))
+    assert read.home == tmp_path / "given"
+    assert said(read) == ("", {}, False, None, DEFAULT_RETENTION, {})
+    with pytest.raises(ValueError, match="frozen"):
+        read.workers = 3
+
+
+def test_which_swarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SWARM_MANAGER", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "SWARM_SSH_USER"):
+        monkeypatch.setenv(name, "")
+    found = SwarmSettings()
+    assert not found.is_named
+    assert (found.managers, found.tls, found.ssh_user) == ([], "", "root")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://a:2376")
+    monkeypatch.setenv("DOCKER_CERT_PATH", "/certs")
+    assert (SwarmSettings().managers, SwarmSettings().tls) == (["tcp://a:2376"], "")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("SWARM_MANAGER", "b,c  d")
+    monkeypatch.setenv("SWARM_SSH_USER", "deploy")
+    found = settings.read().swarm
+    assert (found.managers, found.tls, found.ssh_user) == (["b", "c", "d"], "/certs", "deploy")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "server: {port: 80}",
+        "a: [",
+        "apiVersion: v1\nkind: Config",
+        "list:\n  apiVersion: cumulus.dev/v1alpha1",
+        "apiVersion: cumulus.dev/v1alpha1\nkind: GPUJob",
+        "\xff\x00",
+    ],
+)
+def test_another_programs_file_of_that_name_is_left_alone(text: str) -> None:
+    Path("config.yaml").write_bytes(text.encode("latin-1"))
+    with structlog.testing.capture_logs() as lines:
+        assert find("", "") is None
+    [line] = lines
+    assert line["log_level"] == "warning"
+    assert line["event"].startswith("./config.yaml is not read: it does not say apiVersion: cumulus.dev/v1alpha1")
+    assert find("config.yaml", "--config") == Path("config.yaml")
+
+
+@pytest.mark.parametrize("text", ["apiVersion: cumulus.dev/v1alpha1\n", '{"apiVersion": "cumulus.dev/v1alpha1"}'])
+def test_a_file_of_ours_is_read(text: str) -> None:
+    Path("config.yaml").write_text(text)
+    assert said(settings.read()) == ("", {}, False, None, DEFAULT_RETENTION, {})
