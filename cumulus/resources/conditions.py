@@ -14,7 +14,7 @@ def condition_set(
     conditions: tuple[Condition, ...], now: str, type: str, status: Truth | bool, reason: str, message: str = ""
 ) -> tuple[Condition, ...]:
     """`conditions` with that one put in; its lastTransitionTime moves to `now` only when its status changes."""
-    reason, message = truncate(reason, LONGEST_WORD), truncate(message)
+    reason, message = truncate(str(reason), LONGEST_WORD), truncate(message)
     truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
     old = condition(conditions, type)
     if old is not None and (old.status, old.reason, old.message) == (truth, reason, message):

@@ -372,6 +372,12 @@ class GPUJobStatus(Model):
     )
     completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
 
+    @property
+    def live_attempt(self) -> Attempt | None:
+        """The attempt that was begun and has not ended."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.end_time is None else None
+
 
 class GPUJob(Resource):
     """A program that runs inside leased shares of GPUs."""

@@ -14,8 +14,8 @@ from cumulus.clock import timestamp
 from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
-from cumulus.controllers.job.plan import Plan, View
-from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown, Vanished
+from cumulus.controllers.job.plan import JobPlan
+from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
 from cumulus.resources.meta import condition, is_true
@@ -86,24 +86,24 @@ PENDING, BOUND, ACTIVE, OVER, RELEASED, REFUSED = PartitionPhase
 
 def planned(
     job: GPUJob, partitions: Sequence[GPUPartition], *replicas: Replica, lost: Sequence[str] = (), now: datetime = NOW
-) -> Plan:
+) -> JobPlan:
     return told(job, job_plan.plan(View(job, partitions, replicas, now, frozenset(lost))))
 
 
-def told(job: GPUJob, plan: Plan) -> Plan:
+def told(job: GPUJob, plan: JobPlan) -> JobPlan:
     """Whatever the case: a job that ends has a condition and an event that say so, and why."""
     if plan.status.phase.finished and not job.status.phase.finished:
         end = condition(plan.status.conditions, plan.status.phase.value)
         assert end is not None
         assert (end.status, bool(end.reason), bool(end.message)) == ("True", True, True)
-        (said,) = plan.says
+        (said,) = plan.events
         assert (said.reason, said.message) == (end.reason, end.message)
         assert said.type == ("Normal" if plan.status.phase is JobPhase.SUCCEEDED else "Warning")
         assert plan.status.completion_time
     return plan
 
 
-def end(plan: Plan) -> tuple[str, str, str]:
+def end(plan: JobPlan) -> tuple[str, str, str]:
     """How the plan ends the attempt: phase of the job, reason of the attempt, reason of the Failed condition."""
     failed = condition(plan.status.conditions, "Failed")
     last = plan.status.attempts[-1]
@@ -170,7 +170,7 @@ def test_what_a_job_that_succeeded_lost_is_told() -> None:
         pytest.param({"suspend": True}, PENDING, None, ("Pending", "Suspended", ""), id="held before it ran"),
         pytest.param({}, ACTIVE, STOPPED, ("Pending", "Stopped", ""), id="stopped by others: again, uncounted"),
         pytest.param(
-            {}, ACTIVE, RefusedStart("no"), ("Failed", "StartRefused", "StartRefused"), id="can never be started"
+            {}, ACTIVE, StartRefused("no"), ("Failed", "StartRefused", "StartRefused"), id="can never be started"
         ),
         pytest.param({}, ACTIVE, Vanished(), ("Pending", "Lost", ""), id="lost: again, uncounted"),
         pytest.param(
@@ -533,7 +533,7 @@ def test_a_held_job_waits_and_says_so() -> None:
 def test_no_end_is_silent() -> None:
     """Every way out of every state: `told` looks at each."""
     replicas: list[Replica] = [
-        None, Unknown(), Vanished(), RefusedStart("no"), RUNS, DONE, STOPPED, STOPPED_0, STOPPED_75, EXPIRED, EXPIRED_0,
+        None, Unknown(), Vanished(), StartRefused("no"), RUNS, DONE, STOPPED, STOPPED_0, STOPPED_75, EXPIRED, EXPIRED_0,
         EXPIRED_75, SAVED, CRASHED, *(seen(State.FAILED, reason) for reason in ("OOMKilled", "StartError", "Lost")),
     ]  # fmt: skip
     specs: list[dict[str, object]] = [
@@ -571,7 +571,9 @@ def test_a_lease_that_ends_before_its_program_starts_is_tried_again_so_often(bef
         assert plan.status.failures == 0
         if phase == "Pending":
             # One event that counts, however often it happens.
-            assert [said.message for said in plan.says] == ["its lease of 1ms was over before its program could start"]
+            assert [said.message for said in plan.events] == [
+                "its lease of 1ms was over before its program could start"
+            ]
 
 
 def test_a_deadline_starts_anew_when_the_job_is_resumed() -> None:

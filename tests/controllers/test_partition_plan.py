@@ -10,7 +10,8 @@ import pytest
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.clock import timestamp
 from cumulus.controllers.partition import plan as partition_plan
-from cumulus.controllers.partition.plan import ENDING_POLL, Answer, Gone, Refused, Unreachable
+from cumulus.controllers.partition.plan import ENDING_POLL, Answer, GrantRefused, NodeGone, Unreachable
+from cumulus.controllers.partition_facts import over_by_time
 from cumulus.resources.job import Attempt, GPUJobStatus
 from cumulus.resources.meta import ATTEMPT_LABEL, ObjectMeta, condition
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionStatus, PartitionPhase, Renewal
@@ -78,11 +79,11 @@ def test_the_node_is_told_once_that_the_program_started() -> None:
         pytest.param(BOUND, None, True, RELEASED, "Released", False, id="nothing to give back where none was granted"),
         pytest.param(ACTIVE, None, False, FAILED, "LeaseLost", False, id="a node that forgot the lease"),
         pytest.param(
-            BOUND, Refused("InsufficientShare", "none"), False, FAILED, "InsufficientShare", False, id="a refusal"
+            BOUND, GrantRefused("InsufficientShare", "none"), False, FAILED, "InsufficientShare", False, id="a refusal"
         ),
         pytest.param(ACTIVE, Unreachable("cut"), False, ACTIVE, None, False, id="unreachable is not dead"),
         pytest.param(BOUND, Unreachable("cut"), True, BOUND, None, False, id="nor is it given back"),
-        pytest.param(ACTIVE, Gone(), True, FAILED, "NodeGone", False, id="a node that people removed is gone"),
+        pytest.param(ACTIVE, NodeGone(), True, FAILED, "NodeGone", False, id="a node that people removed is gone"),
     ],
 )
 def test_the_answer_decides(
@@ -100,7 +101,7 @@ def test_the_answer_decides(
 def test_phases_never_go_back() -> None:
     order = list(PartitionPhase)
     answers: list[Answer] = [
-        LIVES, ENDING, OVER, GIVEN_BACK, None, Refused("X", "x"), Unreachable("x"), Gone(),
+        LIVES, ENDING, OVER, GIVEN_BACK, None, GrantRefused("X", "x"), Unreachable("x"), NodeGone(),
     ]  # fmt: skip
     for phase in (BOUND, ACTIVE):
         for answer in answers:
@@ -128,7 +129,7 @@ def test_the_finalizer_goes_with_the_confirmed_end_and_no_sooner() -> None:
     assert not partition_plan.plan(deleted, ENDING, releasing=True, now=NOW).finish
     assert not partition_plan.plan(deleted, Unreachable("cut"), releasing=True, now=NOW).finish
     assert partition_plan.plan(deleted, GIVEN_BACK, releasing=True, now=NOW).finish
-    assert partition_plan.plan(deleted, Gone(), releasing=True, now=NOW).finish
+    assert partition_plan.plan(deleted, NodeGone(), releasing=True, now=NOW).finish
 
 
 def test_without_a_lease_nothing_is_asked_of_a_node() -> None:
@@ -194,7 +195,7 @@ def test_renewal(renewal: Renewal, age: float, left: float, expected: tuple[floa
 
 def test_over_by_time_only_after_end_grace_and_margin() -> None:
     partition = stored(ACTIVE, grace_period="10s")
-    assert not partition_plan.over_by_time(partition, NOW + timedelta(days=9), 0)
+    assert not over_by_time(partition, NOW + timedelta(days=9), 0)
     ends = partition.replace(status=partition.status.model_copy(update={"expires_at": timestamp(NOW)}))
-    assert not partition_plan.over_by_time(ends, NOW + timedelta(seconds=70), 60)
-    assert partition_plan.over_by_time(ends, NOW + timedelta(seconds=71), 60)
+    assert not over_by_time(ends, NOW + timedelta(seconds=70), 60)
+    assert over_by_time(ends, NOW + timedelta(seconds=71), 60)

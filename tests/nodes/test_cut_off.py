@@ -14,7 +14,7 @@ from cumulus.backends.base import Observed
 from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock, parse_timestamp
-from cumulus.controllers.job import objects, plan
+from cumulus.controllers.job import objects, view
 from cumulus.controllers.node import controller
 from cumulus.errors import NodeUnreachable
 from cumulus.machinery.manager import Manager
@@ -53,7 +53,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "LOOK_SECONDS", 0.3)
     monkeypatch.setattr(controller, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(controller, "SILENT_SECONDS", 2.0)
-    monkeypatch.setattr(plan, "LOST_MARGIN", 2.0)
+    monkeypatch.setattr(view, "LOST_MARGIN", 2.0)
     monkeypatch.setattr(objects, "GRACE", "1s")
 
 

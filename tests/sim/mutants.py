@@ -17,6 +17,7 @@ from cumulus.controllers.gc import controller
 from cumulus.controllers.job import controller as job
 from cumulus.controllers.job import objects, plan
 from cumulus.controllers.job import outcome as job_outcome
+from cumulus.controllers.job import view as job_view
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector
@@ -52,14 +53,15 @@ MUTANTS = (
         job.JobController.reconcile, "    if plan.start:\n",
         "    if plan.start:\n"
         "        early = plan.status.model_copy(update={'phase': type(plan.status.phase)('Running')})\n"
-        "        job = self._client.update_status(job.replace(status=early))\n",
+        "        job = self._client.update_status(job.replace(status=early))\n"
+        "        view = self._view(job, view.partitions, view.replicas)\n",
     ),
     Mutant(
         "blind-write",
         "a job's finalizer is written with the job as it was, whatever was changed since",
         job.JobController._begin,
-        'Write("update", {**document, "metadata": metadata})',
-        'Write("update", unversioned({**document, "metadata": metadata}))',
+        'Write("update", with_finalizer(document, FINALIZER))',
+        'Write("update", unversioned(with_finalizer(document, FINALIZER)))',
     ),
     Mutant(
         "versions-not-compared",
@@ -87,8 +89,8 @@ MUTANTS = (
     ),
     Mutant(
         "finalizer-too-early", "a partition goes when the node has begun to end its lease",
-        partition_plan.plan, "return Plan(_ending(partition, answer, now), wake=ENDING_POLL)",
-        "return Plan(_ending(partition, answer, now), finish=releasing, wake=ENDING_POLL)",
+        partition_plan.plan, "return PartitionPlan(_ending(partition, answer, now), wake=ENDING_POLL)",
+        "return PartitionPlan(_ending(partition, answer, now), finish=releasing, wake=ENDING_POLL)",
     ),
     Mutant(
         "absence-from-the-cache",
@@ -99,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "unreachable-is-dead", "a workload whose node does not answer is taken to have ended",
-        plan._alive, "isinstance(replica, Unknown) or ", "",
+        job_view.alive, "isinstance(replica, Unknown) or ", "",
     ),
     Mutant(
         "relist-keeps-the-gone", "a relist does not notice what was deleted meanwhile",
@@ -107,7 +109,7 @@ MUTANTS = (
     ),
     Mutant(
         "failure-counted-for-nothing", "a stop from outside counts against the job's retries",
-        job_outcome.end_attempt, "if cause.reason in _DISRUPTIONS:", "if False:",
+        job_outcome.end_attempt, "if retry.disruption:", "if False:",
     ),
     Mutant(
         "lease-named-after-partition",

@@ -23,6 +23,7 @@ from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, PartitionPhase
+from cumulus.resources.reasons import PartitionCondition, PartitionReason
 from cumulus.scheduling.claim import Claim, claim_of
 from cumulus.scheduling.cycle import Binding, Pass
 from cumulus.scheduling.reasons import Explainer, NodeReason
@@ -187,7 +188,9 @@ class ScheduleController:
             update={
                 "observed_generation": partition.metadata.generation or 0,
                 "phase": PartitionPhase.BOUND,
-                "conditions": condition_set(partition.status.conditions, now, "Bound", True, "Bound"),
+                "conditions": condition_set(
+                    partition.status.conditions, now, PartitionCondition.BOUND, True, PartitionReason.BOUND
+                ),
                 "node": binding.node,
                 "device": binding.device,
                 "device_name": binding.device_name,
@@ -212,10 +215,12 @@ class ScheduleController:
                 partition = self._partition(request.partition)
                 if partition is None or partition.status.phase is not PartitionPhase.PENDING:
                     continue
-                old = condition(partition.status.conditions, "Bound")
+                old = condition(partition.status.conditions, PartitionCondition.BOUND)
                 if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, message):
                     continue
-                conditions = condition_set(partition.status.conditions, now, "Bound", False, item.reason, message)
+                conditions = condition_set(
+                    partition.status.conditions, now, PartitionCondition.BOUND, False, item.reason, message
+                )
                 status = partition.status.model_copy(update={"conditions": conditions})
                 writes.append(Write("status", partition.replace(status=status).to_json()))
         if not writes:

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from cumulus.backends.base import Backend, Observed
-from cumulus.controllers.job import plan
 from cumulus.errors import BackendError, ChronosError, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader
 from cumulus.machinery.reconcile import After, Done, Request, Result
@@ -172,7 +171,7 @@ class SweepController:
 
 
 def _over(job: GPUJob, observed: Observed) -> bool:
-    attempt = plan.live_attempt(job.status)
+    attempt = job.status.live_attempt
     if observed.attempt > job.status.attempt_count:
         return False
     return attempt is None or attempt.number != observed.attempt

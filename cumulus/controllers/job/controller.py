@@ -1,7 +1,6 @@
-"""The job loop: gives a job its partitions, runs its attempts in them, and writes down what came of it.
+"""Reconciles one job: reads, plans, starts or stops workloads, looks again, and writes one status if it changed.
 
-One reconcile looks, plans (`job_plan`), starts or stops workloads, looks again, and writes one status. What it starts
-has a name that is used once, so that doing it again after a crash changes nothing.
+What it starts has a name that is used once, so that doing it again after a crash changes nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from cumulus.backends.base import Backend
 from cumulus.clock import Clock
 from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
-from cumulus.controllers.job.plan import Plan, View
-from cumulus.controllers.job.replicas import RefusedStart, Replica, Unknown, Vanished
+from cumulus.controllers.job.plan import JobPlan
+from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
 from cumulus.machinery.cache import Reader, StoreReader
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
@@ -21,10 +20,11 @@ from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.resources.finalizers import has_finalizer, with_finalizer, without_finalizer
 from cumulus.resources.job import Attempt, GPUJob
-from cumulus.resources.meta import REPLICA_LABEL, is_true
+from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reasons import NodeCondition
 from cumulus.store.base import Document, Key, Query, Write, key_of
 from cumulus.store.client import Client, decode
 
@@ -58,27 +58,26 @@ class JobController:
             return Done()
         if job.deleting:
             return self._delete(job)
-        partitions = self._partitions(job)
-        replicas = self._observe(job, partitions)
-        plan = self._plan(job, partitions, replicas)
+        view = self._read(job)
+        plan = job_plan.plan(view)
         if plan.start:
-            replicas = self._start(job, partitions, replicas, plan.start)
-            plan = self._plan(job, partitions, replicas)
-        for replica, grace in plan.stop.items():
-            self._backend(job).stop(self._workload(job, replica), grace)
+            view = self._view(job, view.partitions, self._start(view, plan.start))
+            plan = job_plan.plan(view)
+        self._stop(job, plan)
         try:
             plan = self._write(job, plan)
         except InvalidObject as error:
-            plan = self._give_up(job, partitions, replicas, error)
+            plan = self._give_up(view, error)
         if plan.remove:
             self._remove(job)
         if not plan.status.phase.finished:
-            for said in plan.says:
-                self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+            for event in plan.events:
+                self._recorder.record(job, event.type, event.reason, event.message, component=NAME)
         return Done() if plan.wake is None else After(plan.wake)
 
-    def _plan(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> Plan:
-        return job_plan.plan(self._view(job, partitions, replicas))
+    def _read(self, job: GPUJob) -> View:
+        partitions = self._partitions(job)
+        return self._view(job, partitions, self._observe(job, partitions))
 
     def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
         names = {p.status.node for p in partitions if p.status.node}
@@ -87,7 +86,7 @@ class JobController:
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
         """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
         found = self._reader.owned(GPUPartition, job.uid)
-        attempt = job_plan.live_attempt(job.status)
+        attempt = job.status.live_attempt
         missing = set(attempt.partitions if attempt else ()) - {p.metadata.name for p in found}
         store = StoreReader(self._client.store)
         for name in sorted(missing):
@@ -98,7 +97,7 @@ class JobController:
 
     def _observe(self, job: GPUJob, partitions: Sequence[GPUPartition]) -> list[Replica]:
         """The replicas of the running attempt. None was started before all its partitions were Active."""
-        attempt = job_plan.live_attempt(job.status)
+        attempt = job.status.live_attempt
         if attempt is None:
             return []
         early = (PartitionPhase.PENDING, PartitionPhase.BOUND)
@@ -112,23 +111,22 @@ class JobController:
         except NodeUnreachable:
             return Unknown()
 
-    def _start(
-        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], wanted: Sequence[int]
-    ) -> list[Replica]:
+    def _start(self, view: View, wanted: Sequence[int]) -> list[Replica]:
         """Start what is wanted and look again. Raises Conflict where the job is not what it was taken for."""
-        attempt = self._attempt(job)
+        job, attempt = view.job, self._attempt(view.job)
         stored = self._client.store.get(job.key)["metadata"]
         if (stored["uid"], stored["resourceVersion"]) != (job.uid, job.metadata.resource_version):
             raise Conflict(f"{job.key} changed; nothing was started")
-        held = {r: [p for p in partitions if self._belongs(p, attempt, r)] for r in wanted}
-        nodes = self._nodes({p.status.node for parts in held.values() for p in parts})
-        result = list(replicas)
+        held = view.held(attempt)
+        shares = {replica: shares_of(held, replica) for replica in wanted}
+        nodes = self._nodes({p.status.node for parts in shares.values() for p in parts})
+        result = list(view.replicas)
         for replica in wanted:
-            workload = objects.workload(job, attempt.number, replica, held[replica], nodes)
+            workload = objects.workload(job, attempt.number, replica, shares[replica], nodes)
             try:
                 self._backend(job).start(workload)
             except BackendRefused as error:
-                result[replica] = RefusedStart(str(error))
+                result[replica] = StartRefused(str(error))
                 break
             except NodeUnreachable:
                 result[replica] = Unknown()
@@ -137,11 +135,11 @@ class JobController:
                 result[replica] = self._look(job, replica) or Vanished()
         return result
 
-    def _belongs(self, partition: GPUPartition, attempt: Attempt, replica: int) -> bool:
-        meta = partition.metadata
-        return meta.name in attempt.partitions and meta.labels.get(REPLICA_LABEL) == str(replica)
+    def _stop(self, job: GPUJob, plan: JobPlan) -> None:
+        for replica, grace in plan.stop.items():
+            self._backend(job).stop(self._workload(job, replica), grace)
 
-    def _write(self, job: GPUJob, plan: Plan) -> Plan:
+    def _write(self, job: GPUJob, plan: JobPlan) -> JobPlan:
         """The plan as it was written."""
         for partition in plan.update:
             self._client.store.update(partition.to_json(), fence=self._client.fence)
@@ -149,32 +147,30 @@ class JobController:
             return self._begin_somehow(job, plan)
         if plan.status != job.status:
             ended = job.replace(status=plan.status)
-            said = plan.says if plan.status.phase.finished else ()
-            events = [self._recorder.event(job, s.type, s.reason, s.message, component=NAME) for s in said]
+            told = plan.events if plan.status.phase.finished else ()
+            events = [self._recorder.event(job, e.type, e.reason, e.message, component=NAME) for e in told]
             write_with_events(self._client, [Write("status", ended.to_json())], events)
         return plan
 
-    def _give_up(
-        self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica], error: InvalidObject
-    ) -> Plan:
+    def _give_up(self, view: View, error: InvalidObject) -> JobPlan:
         """What would be said of the job has no room. It ends, and its shares are free: nobody waits for it for ever."""
-        plan = job_plan.refused(self._view(job, partitions, replicas), str(error))
-        for replica, grace in plan.stop.items():
-            self._backend(job).stop(self._workload(job, replica), grace)
+        job = view.job
+        plan = job_plan.status_refused(self._view(job, view.partitions, view.replicas), str(error))
+        self._stop(job, plan)
         if not plan.status.phase.finished:
             return plan
         try:
             return self._write(job, plan)
         except InvalidObject:
             # An object from before there was a limit leaves no room at all.
-            for partition in partitions:
+            for partition in view.partitions:
                 if not partition.deleting:
                     self._client.delete(partition)
-            (said,) = plan.says
-            self._recorder.record(job, said.type, said.reason, said.message, component=NAME)
+            (event,) = plan.events
+            self._recorder.record(job, event.type, event.reason, event.message, component=NAME)
             raise
 
-    def _begin_somehow(self, job: GPUJob, plan: Plan) -> Plan:
+    def _begin_somehow(self, job: GPUJob, plan: JobPlan) -> JobPlan:
         """Anybody may have made a partition of the name that the job's was to have."""
         try:
             self._begin(job, plan)
@@ -187,15 +183,15 @@ class JobController:
             self._begin(job, other)
             return other
         except AlreadyExists:
-            return self._write(job, job_plan.blocked(job, self._taken(job, other), self._clock.now()))
+            return self._write(job, job_plan.name_taken(job, self._taken(job, other), self._clock.now()))
 
-    def _taken(self, job: GPUJob, plan: Plan) -> list[GPUPartition]:
+    def _taken(self, job: GPUJob, plan: JobPlan) -> list[GPUPartition]:
         """Partitions that have the names of those to be made and are not the job's."""
         store = StoreReader(self._client.store)
         found = (store.get(GPUPartition, p.metadata.namespace or "", p.metadata.name) for p in plan.create)
         return [p for p in found if p is not None and all(o.uid != job.uid for o in p.metadata.owner_references)]
 
-    def _begin(self, job: GPUJob, plan: Plan) -> None:
+    def _begin(self, job: GPUJob, plan: JobPlan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
         attempt sees its partitions. Raises AlreadyExists."""
         writes = [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
@@ -262,7 +258,7 @@ class JobController:
         return Retry(f"this daemon has no backend for runtime {objects.runtime(job)}")
 
     def _attempt(self, job: GPUJob) -> Attempt:
-        attempt = job_plan.live_attempt(job.status)
+        attempt = job.status.live_attempt
         assert attempt is not None
         return attempt
 
@@ -270,10 +266,10 @@ class JobController:
         return objects.workload_name(job, self._attempt(job).number, replica)
 
     def _lost(self, names: set[str]) -> frozenset[str]:
-        nodes = {name: self._reader.get(GPUNode, "", name) for name in names}
-        return frozenset(
-            name for name, node in nodes.items() if node is None or not is_true(node.status.conditions, "Ready")
-        )
+        return frozenset(name for name in names if not self._is_ready(self._reader.get(GPUNode, "", name)))
+
+    def _is_ready(self, node: GPUNode | None) -> bool:
+        return node is not None and is_true(node.status.conditions, NodeCondition.READY)
 
     def _nodes(self, names: set[str]) -> dict[str, GPUNode]:
         nodes = {name: self._reader.get(GPUNode, "", name) for name in names}

@@ -1,17 +1,21 @@
-"""What the end of an attempt means for its job: done, failed, or tried again, and when. Pure."""
+"""What the end of an attempt means for its job: done, failed, or tried again, and when. Pure.
+
+What each reason means for retries is said beside it, in `resources.reasons`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Literal
 
-from cumulus.backends.exit_codes import SAVED
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.resources.conditions import condition_set
+from cumulus.controllers.job import status as job_status
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, Retry, retry_of
 
 KEPT_ATTEMPTS = 20
 """How many of the last attempts a status lists."""
@@ -27,20 +31,10 @@ MOST_IN_A_ROW = 10
 """A job whose workload was lost this often in a row may well be what kills its nodes, and one whose lease was over this
 often before its program started will not be started: it fails."""
 
-FAULTS = frozenset({"Error", "OOMKilled", "StartError"})
-"""Ends that count against spec.retry.limit; so does any reason not known here."""
-
-_LOSSES = frozenset({"Lost", "NodeLost"})
-EARLY = "ExpiredBeforeStart"
-_LIMITED = (_LOSSES, frozenset({EARLY}))
-"""Disruptions that end the job when there are too many in a row."""
-_DISRUPTIONS = frozenset({*_LOSSES, EARLY, "GrantFailed", "LeaseReleased", "NodeUnreachable", "Stopped"})
-_FINAL = {"StartRefused": "StartRefused", "Deadline": "DeadlineExceeded"}
-
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why an attempt ends; `reason` is one CamelCase word."""
+    """Why an attempt ends. `reason` is an `AttemptReason`, or a word that only its backend knows."""
 
     reason: str
     message: str = ""
@@ -48,7 +42,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class EventDraft:
     """An event to record."""
 
     type: Literal["Normal", "Warning"]
@@ -56,77 +50,40 @@ class Said:
     message: str
 
 
-def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> tuple[GPUJobStatus, tuple[Said, ...]]:
-    """The status once the attempt, with its end filled in, is over; each attempt is counted in this one write. And what
-    is said of it where the job goes on; `end_event` speaks of its end."""
+Following = tuple[GPUJobStatus, tuple[EventDraft, ...]]
+"""The status after an attempt, and what is told of its end where the job goes on."""
+
+
+def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> Following:
+    """What follows once the attempt, with its end filled in, is over; each attempt is counted in this one write.
+    `end_event` speaks of the job's end."""
     status = job.status.model_copy(update={"attempts": (*job.status.attempts[:-1], attempt)})
     if attempt.start_time is not None and status.start_time is None:
         status = status.model_copy(update={"start_time": attempt.start_time})
-    text = _text(attempt)
-    if cause.reason == "Completed":
-        return _succeeded(status, attempt, now), ()
-    status = _stopped(status, cause.reason, text, now)
-    if cause.reason in _FINAL:
-        return failed(status, _FINAL[cause.reason], cause.message or text, now), ()
-    if cause.reason == "LeaseExpired":
-        if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
-            hint = "; checkpoint.exitZero: Succeeded would count that as done" if cause.exit_code == 0 else ""
-            return status, (Said("Normal", "Requeued", f"{text}{hint}"),)
-        return failed(status, "LeaseExpired", text, now), ()
-    if cause.reason == "Saved":
-        return status, (Said("Normal", "Requeued", text),)
-    if cause.reason == "Suspended":
-        return status, (Said("Normal", "Suspended", text),)
-    if cause.reason in _DISRUPTIONS:
-        if any(_in_a_row(status, reasons) >= MOST_IN_A_ROW for reasons in _LIMITED):
-            return failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
-        # The same each time, so that it is one event, with a count.
-        return status, (Said("Warning", cause.reason, cause.message if cause.reason == EARLY else text),)
-    return _fault(job, status, cause.reason, text, now)
+    retry, text = retry_of(cause.reason), _text(attempt)
+    if retry is Retry.DONE:
+        return job_status.succeeded(status, attempt, text, now), ()
+    status = job_status.stopped(status, cause.reason, text, now)
+    if retry is Retry.FINAL:
+        late = cause.reason == AttemptReason.DEADLINE
+        reason = JobReason.DEADLINE_EXCEEDED if late else cause.reason
+        return job_status.failed(status, reason, cause.message or text, now), ()
+    if retry is Retry.EXPIRED:
+        return _after_expiry(job, status, cause, text, now)
+    if retry is Retry.SAVED:
+        return status, (EventDraft("Normal", EventReason.REQUEUED, text),)
+    if retry is Retry.HELD:
+        return status, (EventDraft("Normal", JobReason.SUSPENDED, text),)
+    if retry.disruption:
+        return _after_disruption(status, cause, text, now)
+    return _after_fault(job, status, cause.reason, text, now)
 
 
-def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
-    """What the cause of an attempt's end comes to, by what it did before."""
-    if cause.reason == "LeaseExpired" and attempt.start_time is None:
-        return Cause(EARLY, f"its lease of {job.spec.gpu.duration} was over before its program could start")
-    return _saved(job, cause, checkpoint)
-
-
-def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
-    """`cause`, or what exit code 75 of a job with a checkpoint makes of it: Saved, or NotSaved for the second in a row
-    without a newer `checkpoint` (its time, "" where there is none, None where nobody could see it)."""
-    spec = job.spec.checkpoint
-    if (
-        cause.exit_code != SAVED
-        or spec is None
-        or spec.on_expiry != "Requeue"
-        or cause.reason in ("Suspended", "Deadline")
-    ):
-        return cause
-    before = job.status.attempts[-2] if len(job.status.attempts) > 1 else None
-    if before is None or before.exit_code != SAVED:
-        return replace(cause, reason="Saved")
-    if checkpoint is None and cause.reason != "Error":
-        # It was told to end, as it is once in each lease: nothing spins, and what nobody can see is taken on trust.
-        return replace(cause, reason="Saved")
-    if checkpoint and checkpoint > (before.checkpoint_time or ""):
-        return replace(cause, reason="Saved")
-    return replace(cause, reason="NotSaved", message=f"no newer checkpoint than that of attempt {before.number}")
-
-
-def failed(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
-    """The status of a job that is given up."""
-    conditions = condition_set(status.conditions, timestamp(now), "Failed", True, reason, message)
-    return status.model_copy(
-        update={"phase": JobPhase.FAILED, "conditions": conditions, "completion_time": timestamp(now)}
-    )
-
-
-def end_event(status: GPUJobStatus) -> Said:
-    """What is said of a job that has succeeded or failed for good: its condition, so that no way to end is silent."""
+def end_event(status: GPUJobStatus) -> EventDraft:
+    """What is told of a job that has succeeded or failed for good: its condition, so that no way to end is silent."""
     end = condition(status.conditions, status.phase.value)
     assert end is not None
-    return Said("Normal" if status.phase is JobPhase.SUCCEEDED else "Warning", end.reason, end.message)
+    return EventDraft("Normal" if status.phase is JobPhase.SUCCEEDED else "Warning", end.reason, end.message)
 
 
 def next_due(job: GPUJob, now: datetime) -> float:
@@ -135,12 +92,13 @@ def next_due(job: GPUJob, now: datetime) -> float:
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.end_time is None:
         return 0.0
-    if last.reason in _DISRUPTIONS:
+    retry = retry_of(last.reason)
+    if retry.disruption:
         row = _in_a_row(status, _DISRUPTIONS)
         delay = min(LONGEST_DISRUPTION_BACKOFF, DISRUPTION_BACKOFF * 2.0 ** min(row - 1, 20))
-    elif last.reason == "Saved":
+    elif retry is Retry.SAVED:
         delay = DISRUPTION_BACKOFF
-    elif last.reason in ("Suspended", "LeaseExpired"):
+    elif retry in (Retry.HELD, Retry.EXPIRED):
         delay = 0.0
     else:
         delay = min(
@@ -155,51 +113,49 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
     last = status.attempts[-1] if status.attempts else None
     since = job.metadata.creation_timestamp
     if last is not None:
-        since = (last.queue_time or since) if last.reason in _DISRUPTIONS else timestamp(now)
-    held = condition(status.conditions, "Suspended")
+        since = (last.queue_time or since) if retry_of(last.reason).disruption else timestamp(now)
+    held = condition(status.conditions, JobCondition.SUSPENDED)
     resumed = held.last_transition_time if held is not None else None
     if since and resumed and parse_timestamp(resumed) > parse_timestamp(since):
         return resumed
     return since
 
 
-def _fault(
-    job: GPUJob, status: GPUJobStatus, reason: str, text: str, now: datetime
-) -> tuple[GPUJobStatus, tuple[Said, ...]]:
+def _after_expiry(job: GPUJob, status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
+    if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
+        hint = "; checkpoint.exitZero: Succeeded would count that as done" if cause.exit_code == 0 else ""
+        return status, (EventDraft("Normal", EventReason.REQUEUED, f"{text}{hint}"),)
+    return job_status.failed(status, cause.reason, text, now), ()
+
+
+def _after_disruption(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
+    if any(_in_a_row(status, frozenset({retry})) >= MOST_IN_A_ROW for retry in _LIMITED):
+        return job_status.failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
+    # Of a late one the same each time, so that it is one event, with a count.
+    message = cause.message if retry_of(cause.reason) is Retry.LATE else text
+    return status, (EventDraft("Warning", cause.reason, message),)
+
+
+_DISRUPTIONS = frozenset(retry for retry in Retry if retry.disruption)
+_LIMITED = (Retry.LOSS, Retry.LATE)
+"""Disruptions that end the job when there are too many in a row."""
+
+
+def _after_fault(job: GPUJob, status: GPUJobStatus, reason: str, text: str, now: datetime) -> Following:
     failures = status.failures + 1
     status = status.model_copy(update={"failures": failures})
     if failures <= job.spec.retry.limit:
         message = f"{text}; retry {failures} of {job.spec.retry.limit}"
-        return status, (Said("Warning", "AttemptFailed", message),)
+        return status, (EventDraft("Warning", EventReason.ATTEMPT_FAILED, message),)
     if limit := job.spec.retry.limit:
         text = f"{text}; that was {'the only retry' if limit == 1 else f'the last of {limit} retries'}"
-    return failed(status, reason, text, now), ()
+    return job_status.failed(status, reason, text, now), ()
 
 
-def _succeeded(status: GPUJobStatus, attempt: Attempt, now: datetime) -> GPUJobStatus:
-    moment = timestamp(now)
-    conditions = condition_set(status.conditions, moment, "Running", False, "Completed")
-    conditions = condition_set(conditions, moment, "Succeeded", True, "Completed", _text(attempt))
-    return status.model_copy(
-        update={"phase": JobPhase.SUCCEEDED, "conditions": conditions, "completion_time": attempt.end_time}
-    )
-
-
-def _stopped(status: GPUJobStatus, reason: str, text: str, now: datetime) -> GPUJobStatus:
-    conditions = status.conditions
-    for type in ("Scheduled", "PartitionsReady", "Running"):
-        conditions = condition_set(conditions, timestamp(now), type, False, reason, text if type == "Running" else "")
-    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
-
-
-def _in_a_row(status: GPUJobStatus, reasons: frozenset[str]) -> int:
-    """How many of the last attempts, without a gap, ended for one of `reasons`."""
-    count = 0
-    for attempt in reversed(status.attempts):
-        if attempt.reason not in reasons:
-            break
-        count += 1
-    return count
+def _in_a_row(status: GPUJobStatus, kinds: frozenset[Retry]) -> int:
+    """How many of the last attempts, without a gap, ended in one of these ways."""
+    row = takewhile(lambda attempt: retry_of(attempt.reason) in kinds, reversed(status.attempts))
+    return sum(1 for _ in row)
 
 
 def _text(attempt: Attempt) -> str:

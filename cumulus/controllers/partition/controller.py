@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from cumulus.chronos.lease import Lease, LeaseState
 from cumulus.clock import Clock
 from cumulus.controllers.partition import plan as partition_plan
-from cumulus.controllers.partition.plan import Answer, Gone, Plan, Refused, Unreachable
+from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, Unreachable
 from cumulus.errors import (
     InsufficientShare,
     InvalidObject,
@@ -27,6 +27,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, GPUPartitionStatus, PartitionPhase
+from cumulus.resources.reasons import EventReason, PartitionCondition
 from cumulus.store.base import Key, Write
 from cumulus.store.client import Client, decode
 
@@ -94,7 +95,7 @@ class PartitionController:
     ) -> None:
         """Who waits for the lease learns at once why there is none; it is asked for again all the same."""
         why = Unreachable(f"{error}; {error.hint}" if error.hint else str(error), type(error).__name__)
-        before = condition(partition.status.conditions, "Active")
+        before = condition(partition.status.conditions, PartitionCondition.ACTIVE)
         self._apply(partition, self._plan(partition, why, releasing))
         if before is None or (before.reason, before.message) != (why.reason, why.message):
             for about in (partition, job):
@@ -129,14 +130,16 @@ class PartitionController:
             return False
         return True
 
-    def _plan(self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None) -> Plan:
+    def _plan(
+        self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None
+    ) -> PartitionPlan:
         return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
 
     def _ask(self, partition: GPUPartition, releasing: bool, started: str | None) -> Answer:
         agent = self._agents.get(partition.status.node)
         if agent is None:
             if self._reader.get(GPUNode, "", partition.status.node) is None:
-                return Gone()
+                return NodeGone()
             raise NodeUnreachable(f"this daemon does not look after the node {partition.status.node}")
         if releasing:
             return agent.leases.release(partition.uid)
@@ -148,7 +151,7 @@ class PartitionController:
         try:
             return agent.leases.grant(partition_plan.lease_request(partition, self._owner))
         except (InsufficientShare, NoSuchDevice) as error:
-            return Refused(type(error).__name__, str(error))
+            return GrantRefused(type(error).__name__, str(error))
 
     def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
         due = partition_plan.renewal(partition, lease, self._clock.now())
@@ -163,12 +166,12 @@ class PartitionController:
             renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
         except NoSuchLease:
             return After(partition_plan.ENDING_POLL)
-        self._recorder.record(partition, "Normal", "Renewed", "nobody waits for the device", component=NAME)
+        self._recorder.record(partition, "Normal", EventReason.RENEWED, "nobody waits for the device", component=NAME)
         result = self._apply(partition, self._plan(partition, renewed, False))
         due = partition_plan.renewal(partition, renewed, self._clock.now())
         return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
 
-    def _apply(self, partition: GPUPartition, plan: Plan) -> Result:
+    def _apply(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         """Write status and finalizer where they changed, both at once; then say when to look again."""
         try:
             return self._write(partition, plan)
@@ -181,17 +184,17 @@ class PartitionController:
         lease = agent.leases.release(partition.uid) if agent is not None else None
         if lease is not None and lease.state is not LeaseState.ENDED:
             return After(partition_plan.ENDING_POLL)
-        small = partition_plan.refused(partition, str(error), self._clock.now())
+        small = partition_plan.status_refused(partition, str(error), self._clock.now())
         try:
             return self._write(partition, small)
         except InvalidObject:
             # An object from before there was a limit leaves no room at all.
-            end = condition(small.status.conditions, "Ended")
+            end = condition(small.status.conditions, PartitionCondition.ENDED)
             assert end is not None
             self._recorder.record(partition, "Warning", end.reason, end.message, component=NAME)
             raise
 
-    def _write(self, partition: GPUPartition, plan: Plan) -> Result:
+    def _write(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         changed = plan.status != partition.status
         ended = plan.status.phase.ended and not partition.status.phase.ended
         events = [self._end_event(partition, plan.status)] if ended else []
@@ -208,12 +211,12 @@ class PartitionController:
         if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
             status_now = plan.status
             message = f"leased {status_now.device_name or 'device'} {status_now.device} of {status_now.node}"
-            self._recorder.record(partition, "Normal", "Leased", message, component=NAME)
+            self._recorder.record(partition, "Normal", EventReason.LEASED, message, component=NAME)
         return Done() if plan.wake is None or finish else After(plan.wake)
 
     def _end_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> Write:
         """What is said of its end: its condition, so that no way to end is silent."""
-        end = condition(status.conditions, "Ended")
+        end = condition(status.conditions, PartitionCondition.ENDED)
         assert end is not None
         type: EventType = "Warning" if status.phase is PartitionPhase.FAILED else "Normal"
         return self._recorder.event(partition, type, end.reason, end.message, component=NAME)

@@ -7,7 +7,7 @@ written only when the node has confirmed that the share is free, or when a perso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
@@ -16,6 +16,7 @@ from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, start_within
 from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reasons import PartitionCondition, PartitionReason
 
 ENDING_POLL = 0.25
 """Seconds between looks at a lease whose processes are being ended."""
@@ -25,7 +26,7 @@ RENEW_FRACTION = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class GrantRefused:
     """The node would not grant the lease; `reason` is one CamelCase word."""
 
     reason: str
@@ -37,20 +38,20 @@ class Unreachable:
     """The node did not answer, or its ledger cannot be used: nothing follows but a condition, which says so at once."""
 
     message: str
-    reason: str = "NodeUnreachable"
+    reason: str = PartitionReason.NODE_UNREACHABLE
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class NodeGone:
     """A person deleted the GPUNode: it is not coming back with that lease."""
 
 
-Answer = Lease | None | Refused | Unreachable | Gone
+Answer = Lease | None | GrantRefused | Unreachable | NodeGone
 """What the node said when it was asked to grant, show or release the lease."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PartitionPlan:
     """`status` to write where it differs; whether the finalizer goes with it; when to look again."""
 
     status: GPUPartitionStatus
@@ -99,45 +100,48 @@ def to_begin(partition: GPUPartition, job: GPUJob | None) -> str | None:
 
 def plan(
     partition: GPUPartition, answer: Answer, *, releasing: bool, now: datetime, started: str | None = None
-) -> Plan:
+) -> PartitionPlan:
     """The next state of a partition that is Bound or Active, from what its node answered; `started` as `to_begin` said
     when it was asked."""
     match answer:
         case Unreachable():
-            return Plan(_unreachable(partition, answer, now))
-        case Gone():
-            return _end(partition, PartitionPhase.FAILED, "NodeGone", "its node was deleted", now)
-        case Refused(reason, message):
+            return PartitionPlan(_unreachable(partition, answer, now))
+        case NodeGone():
+            return _end(partition, PartitionPhase.FAILED, PartitionReason.NODE_GONE, "its node was deleted", now)
+        case GrantRefused(reason, message):
             return _end(partition, PartitionPhase.FAILED, reason, message, now)
         case None if releasing:
             active = partition.status.phase is PartitionPhase.ACTIVE
             message = "its node knows nothing of its lease any more" if active else "no lease was made"
-            return _end(partition, PartitionPhase.RELEASED, "Released", message, now)
+            return _end(partition, PartitionPhase.RELEASED, PartitionReason.RELEASED, message, now)
         case None:
-            return _end(partition, PartitionPhase.FAILED, "LeaseLost", "the node does not know the lease", now)
+            message = "the node does not know the lease"
+            return _end(partition, PartitionPhase.FAILED, PartitionReason.LEASE_LOST, message, now)
         case Lease(state=LeaseState.ENDED):
             return _ended(partition, answer, now)
         case Lease(state=LeaseState.ENDING):
-            return Plan(_ending(partition, answer, now), wake=ENDING_POLL)
+            return PartitionPlan(_ending(partition, answer, now), wake=ENDING_POLL)
         case Lease():
-            return Plan(_active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL)
+            return PartitionPlan(
+                _active(partition, answer, now, started), wake=max(0.0, answer.expires_in) + ENDING_POLL
+            )
 
 
-def refused(partition: GPUPartition, why: str, now: datetime) -> Plan:
+def status_refused(partition: GPUPartition, why: str, now: datetime) -> PartitionPlan:
     """Its status cannot be written, and its lease has ended: it fails, with the least that says so."""
     moment, message = timestamp(now), f"its status cannot be written: {why}"
     small = GPUPartitionStatus(
         phase=PartitionPhase.FAILED, node=partition.status.node, device=partition.status.device, ended_at=moment,
-        conditions=condition_set((), moment, "Ended", True, "StatusRefused", message),
+        conditions=condition_set((), moment, PartitionCondition.ENDED, True, PartitionReason.STATUS_REFUSED, message),
     )  # fmt: skip
-    return Plan(small, finish=partition.deleting)
+    return PartitionPlan(small, finish=partition.deleting)
 
 
-def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> Plan:
+def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> PartitionPlan:
     """The next state of a partition that holds no lease: Pending, or ended."""
     if partition.status.phase is PartitionPhase.PENDING and releasing and not partition.deleting:
-        return _end(partition, PartitionPhase.RELEASED, "Released", "no lease was made", now)
-    return Plan(partition.status, finish=partition.deleting)
+        return _end(partition, PartitionPhase.RELEASED, PartitionReason.RELEASED, "no lease was made", now)
+    return PartitionPlan(partition.status, finish=partition.deleting)
 
 
 def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float, float] | None:
@@ -159,41 +163,53 @@ def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float
 
 def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str | None) -> GPUPartitionStatus:
     moment = timestamp(now)
-    conditions = condition_set(partition.status.conditions, moment, "Active", True, "LeaseGranted")
+    conditions = condition_set(
+        partition.status.conditions, moment, PartitionCondition.ACTIVE, True, PartitionReason.LEASE_GRANTED
+    )
     return _granted(partition, lease).model_copy(
         update={
             "phase": PartitionPhase.ACTIVE,
             "started_at": started or partition.status.started_at,
-            "conditions": condition_set(conditions, moment, "Ended", False, "LeaseLives"),
+            "conditions": condition_set(
+                conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES
+            ),
         }
     )
 
 
 def _ending(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitionStatus:
     """The phase stays: the share is still taken."""
-    conditions = condition_set(partition.status.conditions, timestamp(now), "Ended", False, "Ending", _why(lease))
+    conditions = condition_set(
+        partition.status.conditions,
+        timestamp(now),
+        PartitionCondition.ENDED,
+        False,
+        PartitionReason.ENDING,
+        _why(lease),
+    )
     return _granted(partition, lease).model_copy(update={"conditions": conditions})
 
 
-def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> Plan:
+def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> PartitionPlan:
     expired = lease.end_reason is EndReason.EXPIRED
     phase = PartitionPhase.EXPIRED if expired else PartitionPhase.RELEASED
+    reason = PartitionReason.EXPIRED if expired else PartitionReason.RELEASED
     known = partition.replace(status=_granted(partition, lease))
-    return _end(known, phase, phase.value, _why(lease), now)
+    return _end(known, phase, reason, _why(lease), now)
 
 
-def _end(partition: GPUPartition, phase: PartitionPhase, reason: str, message: str, now: datetime) -> Plan:
+def _end(partition: GPUPartition, phase: PartitionPhase, reason: str, message: str, now: datetime) -> PartitionPlan:
     moment = timestamp(now)
-    conditions = condition_set(partition.status.conditions, moment, "Active", False, reason, message)
+    conditions = condition_set(partition.status.conditions, moment, PartitionCondition.ACTIVE, False, reason, message)
     status = partition.status.model_copy(
         update={
             "observed_generation": partition.metadata.generation or 0,
             "phase": phase,
-            "conditions": condition_set(conditions, moment, "Ended", True, reason, message),
+            "conditions": condition_set(conditions, moment, PartitionCondition.ENDED, True, reason, message),
             "ended_at": moment,
         }
     )
-    return Plan(status, finish=partition.deleting)
+    return PartitionPlan(status, finish=partition.deleting)
 
 
 def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
@@ -213,7 +229,9 @@ def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
 def _unreachable(partition: GPUPartition, answer: Unreachable, now: datetime) -> GPUPartitionStatus:
     truth: Truth = "Unknown" if partition.status.phase is PartitionPhase.ACTIVE else "False"
     moment = timestamp(now)
-    conditions = condition_set(partition.status.conditions, moment, "Active", truth, answer.reason, answer.message)
+    conditions = condition_set(
+        partition.status.conditions, moment, PartitionCondition.ACTIVE, truth, answer.reason, answer.message
+    )
     return partition.status.model_copy(update={"conditions": conditions})
 
 
@@ -225,13 +243,3 @@ def _job(partition: GPUPartition) -> str:
 
 def _why(lease: Lease) -> str:
     return "its time was over" if lease.end_reason is EndReason.EXPIRED else "it was given back"
-
-
-def over_by_time(partition: GPUPartition, now: datetime, margin: float) -> bool:
-    """Whether the lease and its grace are over by the clock, with `margin` seconds to spare, whatever the node says:
-    the node ends its leases alone, also when cut off. False for a lease whose end is not known."""
-    expires_at = partition.status.expires_at
-    if expires_at is None:
-        return False
-    end = parse_timestamp(expires_at) + timedelta(seconds=parse_duration(partition.spec.grace_period) + margin)
-    return now > end

@@ -1,0 +1,166 @@
+"""Why the running attempt of a job must end, or has ended, and what that comes to by what the attempt did before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cumulus.backends.base import Observed, State
+from cumulus.backends.exit_codes import SAVED
+from cumulus.controllers.job.outcome import Cause
+from cumulus.controllers.job.view import (
+    LOST_MARGIN,
+    OVERRUN_MARGIN,
+    Replica,
+    StartRefused,
+    Vanished,
+    View,
+    shares_of,
+)
+from cumulus.controllers.partition_facts import over_by_time
+from cumulus.resources.job import Attempt, GPUJob
+from cumulus.resources.meta import condition
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.reasons import AttemptReason, PartitionCondition, PartitionReason
+
+_GIVEN_BACK = (AttemptReason.STOPPED, AttemptReason.LEASE_RELEASED)
+"""Ends of replicas that tell nothing where something else is known to have ended the attempt."""
+
+_OUTSIDE: tuple[str, ...] = (
+    AttemptReason.LEASE_EXPIRED,
+    AttemptReason.LOST,
+    AttemptReason.LEASE_RELEASED,
+    AttemptReason.STOPPED,
+)
+"""Ends of replicas that are not their own doing, the one that says most first."""
+
+_NODE_LOST = frozenset(reason for reason in PartitionReason if reason.node_lost)
+
+
+def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """Why the attempt must end, or has ended; None while it may go on. What the job did itself comes first."""
+    replicas = view.replicas
+    done = [r for r in replicas if isinstance(r, Observed) and _did_its_work(view.job, r)]
+    if replicas and len(done) == len(replicas):
+        return Cause(AttemptReason.COMPLETED, next((r.message for r in done if r.message), ""), exit_code=0)
+    refused = next((r for r in replicas if isinstance(r, StartRefused)), None)
+    if refused is not None:
+        return Cause(AttemptReason.START_REFUSED, refused.message)
+    failed = _failure(replicas, held)
+    if failed is not None and failed.reason not in _GIVEN_BACK:
+        return failed
+    outside = _from_outside(view, attempt, held)
+    if outside is None or failed is None:
+        return outside or failed
+    return replace(outside, exit_code=failed.exit_code)
+
+
+def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
+    """What the cause of an attempt's end comes to, by what it did before."""
+    if cause.reason == AttemptReason.LEASE_EXPIRED and attempt.start_time is None:
+        message = f"its lease of {job.spec.gpu.duration} was over before its program could start"
+        return Cause(AttemptReason.EXPIRED_BEFORE_START, message)
+    return _saved(job, cause, checkpoint)
+
+
+def _did_its_work(job: GPUJob, replica: Observed) -> bool:
+    """After the stop signal exit code 0 may also mean: saved."""
+    if replica.state is State.SUCCEEDED:
+        return True
+    checkpoint = job.spec.checkpoint
+    means_done = checkpoint is None or checkpoint.exit_zero == "Succeeded"
+    signalled = replica.reason in (AttemptReason.STOPPED, AttemptReason.LEASE_EXPIRED)
+    return signalled and replica.exit_code == 0 and means_done
+
+
+def _failure(replicas: Sequence[Replica], held: Sequence[GPUPartition]) -> Cause | None:
+    """The replica that failed first of its own; one that was ended from outside counts only where there is no other."""
+    failed = [(r, _refined(r, held)) for r in replicas if isinstance(r, Observed) and r.state is State.FAILED]
+    if not failed:
+        vanished = any(isinstance(r, Vanished) for r in replicas)
+        return Cause(AttemptReason.LOST, "the backend lost it") if vanished else None
+    first, reason = min(failed, key=lambda one: _rank(*one))
+    who = f"replica {first.replica}: " if len(replicas) > 1 else ""
+    return Cause(reason, f"{who}{first.message}" if first.message else who.removesuffix(": "), first.exit_code)
+
+
+def _rank(replica: Observed, reason: str) -> tuple[int, bool, str, int]:
+    """Of those that were ended from outside, the one that saved speaks for the gang."""
+    outside = _OUTSIDE.index(reason) if reason in _OUTSIDE else -1
+    return outside, outside >= 0 and replica.exit_code != SAVED, replica.finished_at, replica.replica
+
+
+def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
+    """The reason of a failed replica, with what is known of its lease: a lease that ended first is the reason."""
+    reason = replica.reason or AttemptReason.ERROR
+    if reason in (AttemptReason.STOPPED, AttemptReason.START_ERROR):
+        mine = shares_of(held, replica.replica)
+        if any(p.status.phase is PartitionPhase.EXPIRED for p in mine):
+            return AttemptReason.LEASE_EXPIRED
+        if any(p.status.phase.ended for p in mine):
+            return AttemptReason.LEASE_RELEASED
+    return reason
+
+
+def _from_outside(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """Why it may not go on, whatever it does."""
+    if view.job.spec.suspend:
+        return Cause(AttemptReason.SUSPENDED)
+    left = view.deadline_left()
+    if left is not None and left <= 0:
+        return Cause(AttemptReason.DEADLINE, "activeDeadline was over")
+    return _lost_share(view, attempt, held)
+
+
+def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
+    """What happened to the partitions that the attempt cannot survive."""
+    for partition in held:
+        name, status = partition.metadata.name, partition.status
+        if status.phase is PartitionPhase.FAILED:
+            return _failed_share(partition)
+        if status.phase is PartitionPhase.EXPIRED:
+            return Cause(AttemptReason.LEASE_EXPIRED)
+        if status.phase is PartitionPhase.RELEASED or partition.deleting:
+            return Cause(AttemptReason.LEASE_RELEASED, f"{name} was released")
+        if over_by_time(partition, view.now, LOST_MARGIN) and status.node in view.lost_nodes:
+            return Cause(AttemptReason.NODE_LOST, f"{status.node} did not answer before the lease was over")
+        if over_by_time(partition, view.now, OVERRUN_MARGIN):
+            return Cause(AttemptReason.LEASE_EXPIRED)
+        stuck = view.stuck_left(partition)
+        if stuck is not None and stuck <= 0:
+            return Cause(AttemptReason.NODE_UNREACHABLE, f"{status.node} does not answer")
+    if len(held) < len(attempt.partitions):
+        return Cause(AttemptReason.LEASE_RELEASED, "a partition was deleted")
+    return None
+
+
+def _failed_share(partition: GPUPartition) -> Cause:
+    ended = condition(partition.status.conditions, PartitionCondition.ENDED)
+    if ended is None:
+        return Cause(AttemptReason.GRANT_FAILED, partition.metadata.name)
+    reason = AttemptReason.NODE_LOST if ended.reason in _NODE_LOST else AttemptReason.GRANT_FAILED
+    return Cause(reason, f"{partition.metadata.name}: {ended.message}")
+
+
+def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
+    """`cause`, or what exit code 75 of a job with a checkpoint makes of it: Saved, or NotSaved for the second in a row
+    without a newer `checkpoint` (its time, "" where there is none, None where nobody could see it)."""
+    spec = job.spec.checkpoint
+    if (
+        cause.exit_code != SAVED
+        or spec is None
+        or spec.on_expiry != "Requeue"
+        or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE)
+    ):
+        return cause
+    saved = replace(cause, reason=AttemptReason.SAVED)
+    before = job.status.attempts[-2] if len(job.status.attempts) > 1 else None
+    if before is None or before.exit_code != SAVED:
+        return saved
+    if checkpoint is None and cause.reason != AttemptReason.ERROR:
+        # It was told to end, as it is once in each lease: nothing spins, and what nobody can see is taken on trust.
+        return saved
+    if checkpoint and checkpoint > (before.checkpoint_time or ""):
+        return saved
+    message = f"no newer checkpoint than that of attempt {before.number}"
+    return replace(cause, reason=AttemptReason.NOT_SAVED, message=message)

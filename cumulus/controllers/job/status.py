@@ -1,0 +1,81 @@
+"""What a job's status says at each step of its life: its phase and its conditions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cumulus.clock import timestamp
+from cumulus.resources.conditions import condition_set
+from cumulus.resources.job import Attempt, GPUJobStatus, JobPhase
+from cumulus.resources.meta import condition
+from cumulus.resources.reasons import JobCondition, JobReason
+
+
+def waiting(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
+    """Pending, with why."""
+    conditions = condition_set(status.conditions, timestamp(now), JobCondition.SCHEDULED, False, reason, message)
+    for type in (JobCondition.PARTITIONS_READY, JobCondition.RUNNING):
+        conditions = condition_set(conditions, timestamp(now), type, False, JobReason.WAITING)
+    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
+
+
+def suspended(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
+    """Held by its spec. Its clock starts anew when it is resumed, as that of a Kubernetes Job does."""
+    conditions = condition_set(
+        status.conditions, timestamp(now), JobCondition.SUSPENDED, True, JobReason.SUSPENDED, "spec.suspend is true"
+    )
+    return status.model_copy(update={"phase": JobPhase.SUSPENDED, "conditions": conditions, "start_time": None})
+
+
+def resumed(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
+    """No longer held, where it ever was."""
+    if condition(status.conditions, JobCondition.SUSPENDED) is None:
+        return status
+    conditions = condition_set(status.conditions, timestamp(now), JobCondition.SUSPENDED, False, JobReason.RESUMED)
+    return status.model_copy(update={"conditions": conditions})
+
+
+def scheduled(status: GPUJobStatus, now: datetime, *, active: bool, running: bool) -> GPUJobStatus:
+    """On its nodes: whether all leases are granted, and whether all replicas run."""
+    moment = timestamp(now)
+    conditions = condition_set(status.conditions, moment, JobCondition.SCHEDULED, True, JobReason.BOUND)
+    ready = JobReason.ACTIVE if active else JobReason.GRANTING
+    conditions = condition_set(conditions, moment, JobCondition.PARTITIONS_READY, active, ready)
+    started = JobReason.STARTED if running else JobReason.STARTING
+    conditions = condition_set(conditions, moment, JobCondition.RUNNING, running, started)
+    phase = JobPhase.RUNNING if running else JobPhase.SCHEDULED
+    return status.model_copy(update={"conditions": conditions, "phase": phase})
+
+
+def ran(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
+    """With the conditions of an attempt that got to run, also where its end was the first that was seen of it."""
+    conditions = condition_set(status.conditions, timestamp(now), JobCondition.SCHEDULED, True, JobReason.BOUND)
+    conditions = condition_set(conditions, timestamp(now), JobCondition.PARTITIONS_READY, True, JobReason.ACTIVE)
+    return status.model_copy(update={"conditions": conditions})
+
+
+def stopped(status: GPUJobStatus, reason: str, text: str, now: datetime) -> GPUJobStatus:
+    """Its attempt is over, and the job is not done."""
+    conditions = status.conditions
+    for type in (JobCondition.SCHEDULED, JobCondition.PARTITIONS_READY, JobCondition.RUNNING):
+        message = text if type is JobCondition.RUNNING else ""
+        conditions = condition_set(conditions, timestamp(now), type, False, reason, message)
+    return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
+
+
+def succeeded(status: GPUJobStatus, attempt: Attempt, text: str, now: datetime) -> GPUJobStatus:
+    """Its last attempt did the job's work."""
+    moment, reason = timestamp(now), attempt.reason
+    conditions = condition_set(status.conditions, moment, JobCondition.RUNNING, False, reason)
+    conditions = condition_set(conditions, moment, JobCondition.SUCCEEDED, True, reason, text)
+    return status.model_copy(
+        update={"phase": JobPhase.SUCCEEDED, "conditions": conditions, "completion_time": attempt.end_time}
+    )
+
+
+def failed(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
+    """The job is given up."""
+    conditions = condition_set(status.conditions, timestamp(now), JobCondition.FAILED, True, reason, message)
+    return status.model_copy(
+        update={"phase": JobPhase.FAILED, "conditions": conditions, "completion_time": timestamp(now)}
+    )
