@@ -14,6 +14,7 @@ from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.backends.swarm.task_reconciler import Patience
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
 from tests.lab.lab import Lab
@@ -45,6 +46,11 @@ class SwarmBed(Bed):
             "node_engine": self._engines.get, "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
         }  # fmt: skip
         return SwarmBackend(str(self.directory / directory), engine, self.secrets, **{**fixed, **self.options, **more})
+
+    def impatient(self, **seconds: float) -> None:
+        """Open the backend anew, so that it waits no longer than that: see `Patience`."""
+        self.options["patience"] = Patience(**seconds)
+        self.reopen()
 
     def reopen(self) -> None:
         self.backend.close()

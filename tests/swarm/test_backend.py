@@ -85,6 +85,7 @@ def test_a_container_in_the_nodes_own_network(bed: SwarmBed) -> None:
 
 def test_a_host_port_that_something_else_has_on_the_node_is_the_reason(bed: SwarmBed) -> None:
     """Placement keeps jobs apart; it does not know what others started there."""
+    bed.impatient(place=5.0)
     started(bed, bed.work("sleep", "60", ports=((8000, 18001),)))
     end = bed.finish(_begun(bed, bed.work("true", job="service", ports=((8000, 18001),))))
     assert (end.state, end.reason) == (State.FAILED, "Lost")
@@ -171,9 +172,9 @@ def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
         bed.backend.start(bed.work("true", node="moon"))
 
 
-def test_a_drained_node_gives_the_run_back(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drained_node_gives_the_run_back(bed: SwarmBed) -> None:
     """Swarm leaves such a task pending for ever; here it is given up, and never starts later."""
-    monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.PLACE_SECONDS", 1.0)
+    bed.impatient(place=1.0)
     bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
     try:
         end = bed.finish(_begun(bed, bed.work("true")))
@@ -282,8 +283,8 @@ def test_somebody_scales_the_service(bed: SwarmBed, counted: tuple[Workload, Pat
     assert starts.read_text() == "start\n"
 
 
-def test_somebody_scales_the_service_to_nothing(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.FORGET_SECONDS", 0.5)
+def test_somebody_scales_the_service_to_nothing(bed: SwarmBed) -> None:
+    bed.impatient(forget=0.5)
     work = started(bed, bed.work(*LONG))
     bed.lab.manager.docker("service", "scale", "--detach", f"{bed.service(work)['ID']}=0")
     assert bed.finish(work).reason == "Lost"
@@ -367,7 +368,7 @@ def test_an_empty_answer_of_the_manager_is_not_believed_at_the_end(
     assert bed.log(work) == b"from the node\n"
 
 
-def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, brisk: Lab) -> None:
     """While its lease may go on, it is not known to be over; then its service and its secrets go, and when the node
     comes back, its container."""
     worker = bed.lab.nodes["worker1"]
@@ -381,12 +382,12 @@ def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, monkeypatch: pyte
         bed.until(lambda: "worker1" not in bed.lab.ready())
         with pytest.raises(NodeUnreachable):
             bed.backend.get(work.name)
-        monkeypatch.setattr("cumulus.backends.swarm.task_reconciler.OVER_SECONDS", 0.0)
+        bed.impatient(over=0.0)
         end = bed.finish(work)
         assert (end.reason, "did not answer until long after the lease was over" in end.message) == ("Lost", True)
         with pytest.raises(NodeUnreachable):
             bed.backend.get(kept.name)
-        monkeypatch.setattr("cumulus.backends.swarm.joblog.LOG_SECONDS", 0.0)
+        bed.impatient(over=0.0, log=0.0)
         bed.backend.remove(work.name)
         assert bed.services() == [spec.service_name(kept.name)]
         assert not bed.backend.engine.secrets([f"{spec.WORKLOAD}={work.name}"])
@@ -478,7 +479,7 @@ def test_a_log_that_nobody_can_read_does_not_keep_the_service_for_ever(bed: Swar
     with pytest.raises(BackendError):
         bed.backend.remove(work.name)
     assert bed.services()
-    monkeypatch.setattr("cumulus.backends.swarm.joblog.LOG_SECONDS", 0.0)
+    bed.impatient(log=0.0)
     bed.backend.remove(work.name)
     assert not bed.services()
     assert b"could not be read" in bed.log(work)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,15 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-JOBS = 50
 SECONDS = float(os.environ.get("CUMULUS_CHAOS_SECONDS", "120"))
+STEPS = 16
+"""Moments after a job's creation at which the daemon is killed; all of them with --slow, every other one without."""
 
 NOTE = 'echo "$CUMULUS_JOB $CUMULUS_ATTEMPT $CUMULUS_REPLICA" >> /book/$(hostname)-$$-$CUMULUS_JOB-$CUMULUS_ATTEMPT;'
 """Each run writes one line of its own: an attempt that ran twice has two."""
+
+
+AWAY = "[cumulus: the engine of {} was away when this ended: the end of the log may be missing]\n"
 
 
 def book(directory: Path) -> Counter[str]:
@@ -31,12 +36,19 @@ def book(directory: Path) -> Counter[str]:
     return Counter(line for path in directory.iterdir() for line in path.read_text().splitlines())
 
 
-def test_a_daemon_that_is_killed_at_every_step(control: Control, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(range(0, STEPS, 2), id="every other"),
+        pytest.param(range(1, STEPS, 2), id="the others", marks=pytest.mark.slow),
+    ],
+)
+def test_a_daemon_that_is_killed_at_every_step(control: Control, tmp_path: Path, steps: range) -> None:
     directory = tmp_path / "book"
     directory.mkdir()
     mount = {"source": str(directory), "target": "/book"}
     names = []
-    for step in range(16):
+    for step in steps:
         name = f"step-{step}"
         names.append(name)
         control.apply(job(name, f"{NOTE} sleep 0.5", mounts=[mount]))
@@ -51,77 +63,103 @@ def test_a_daemon_that_is_killed_at_every_step(control: Control, tmp_path: Path)
     settled(control)
 
 
+def test_jobs_through_one_kill_of_each_kind(control: Control, whole: Lab, tmp_path: Path) -> None:
+    chaos = Chaos(control, tmp_path / "book", jobs=10, seed=5)
+    one, two = whole.workers
+    one.cut()
+    chaos.kill_daemon(signal.SIGKILL)
+    chaos.kill_container()
+    chaos.kill_engine(two, 1.0)
+    chaos.kill_daemon(signal.SIGTERM)
+    chaos.kill_container()
+    # Long enough for the manager to take it for down.
+    eventually(lambda: one.name not in whole.ready(), 60, f"Swarm takes {one.name} for down")
+    one.heal()
+    chaos.kill_engine(one, 0.0)
+    chaos.counts()
+
+
+@pytest.mark.slow
 def test_fifty_jobs_through_two_minutes_of_kills(control: Control, whole: Lab, tmp_path: Path) -> None:
-    directory = tmp_path / "book"
-    directory.mkdir()
-    mount = {"source": str(directory), "target": "/book"}
-    names = [f"chaos-{n}" for n in range(JOBS)]
-    chance = random.Random(5)
-    script = f"{NOTE} sleep {{}}; echo done"
-    control.apply(
-        *(job(n, script.format(chance.randint(1, 8)), memory="8%", duration="45s", mounts=[mount],
-              checkpoint={"gracePeriod": "2s"}) for n in names)
-    )  # fmt: skip
+    chaos = Chaos(control, tmp_path / "book", jobs=50, seed=5)
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        chance.choice((_kill_daemon, _kill_engine, _cut, _kill_container))(control, chance)
-        time.sleep(chance.uniform(1, 4))
-    for node in whole.nodes.values():
-        node.heal()
-    for name in names:
-        control.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=300s", timeout=320)
-    settled(control)
-    runs = book(directory)
-    assert max(runs.values()) == 1, "no attempt ran twice"
-    for name in names:
-        attempts = control.attempts(name)
-        assert [a["reason"] for a in attempts].count("Completed") == 1
-        assert attempts[-1]["reason"] == "Completed"
-        assert runs[f"{name} {attempts[-1]['number']} 0"] == 1
-        assert all(int(run.split()[1]) <= attempts[-1]["number"] for run in runs if run.split()[0] == name)
-        assert control.ok("logs", name).endswith("done\n")
-    assert not control.lab.manager.docker("secret", "ls", "-q")
-    partitions = [p for p in control.items("partitions") if p["status"].get("phase") in ("Bound", "Active")]
-    assert not partitions
+        node = chaos.chance.choice(whole.workers)
+        match chaos.chance.choice(("daemon", "engine", "cut", "container")):
+            case "daemon":
+                chaos.kill_daemon(chaos.chance.choice((signal.SIGKILL, signal.SIGTERM)))
+            case "engine":
+                chaos.kill_engine(node, chaos.chance.uniform(0, 2))
+            case "cut":
+                node.cut()
+                time.sleep(chaos.chance.uniform(1, 25))
+                node.heal()
+            case "container":
+                chaos.kill_container()
+        time.sleep(chaos.chance.uniform(1, 4))
+    chaos.counts()
 
 
-def _kill_daemon(control: Control, chance: random.Random) -> None:
-    control.daemons[-1].send_signal(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-    control.daemons[-1].wait(60)
-    control.serve()
+class Chaos:
+    """Jobs of one to eight seconds, which write down each of their runs; what kills around them; the count."""
 
+    def __init__(self, control: Control, directory: Path, jobs: int, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self._control = control
+        self._directory = directory
+        self._names = [f"chaos-{n}" for n in range(jobs)]
+        self._killed: set[str] = set()
+        directory.mkdir()
+        script = f"{NOTE} sleep {{}}; echo done"
+        fields: dict[str, Any] = {
+            "memory": "8%", "duration": "45s", "mounts": [{"source": str(directory), "target": "/book"}],
+            "checkpoint": {"gracePeriod": "2s"},
+        }  # fmt: skip
+        control.apply(*(job(n, script.format(self.chance.randint(1, 8)), **fields) for n in self._names))
 
-def _kill_engine(control: Control, chance: random.Random) -> None:
-    node = _worker(control, chance)
-    node.kill_engine()
-    time.sleep(chance.uniform(0, 2))
-    node.start_engine()
+    def kill_daemon(self, how: signal.Signals) -> None:
+        self._control.daemons[-1].send_signal(how)
+        self._control.daemons[-1].wait(60)
+        self._control.serve()
 
+    def kill_engine(self, node: Node, seconds: float) -> None:
+        self._killed.add(node.name)
+        node.kill_engine()
+        time.sleep(seconds)
+        node.start_engine()
 
-def _cut(control: Control, chance: random.Random) -> None:
-    node = _worker(control, chance)
-    node.cut()
-    time.sleep(chance.uniform(1, 25))
-    node.heal()
+    def kill_container(self) -> None:
+        """A person removes a service by hand."""
+        services = self._control.services()
+        if services:
+            service = self.chance.choice(services)
+            try:
+                self._control.lab.manager.docker("service", "rm", service)
+            except LabError:
+                # The daemon may have been faster.
+                if service in self._control.services():
+                    raise
 
-
-def _kill_container(control: Control, chance: random.Random) -> None:
-    """A person removes a service by hand."""
-    services = control.services()
-    if services:
-        service = chance.choice(services)
-        try:
-            control.lab.manager.docker("service", "rm", service)
-        except LabError:
-            # The daemon may have been faster.
-            if service in control.services():
-                raise
-
-
-def _worker(control: Control, chance: random.Random) -> Node:
-    return chance.choice(control.lab.workers)
-
-
-def test_an_earlier_chaos_left_nothing(swarm: Lab) -> None:
-    """Also by the kernel's account: no container of a job is left on any node."""
-    eventually(lambda: not any(node.has_process("CUMULUS_JOB=chaos") for node in swarm.nodes.values()), 150)
+    def counts(self) -> None:
+        """Every job succeeded, no attempt ran twice, every log is whole or says why not, and nothing is left."""
+        control = self._control
+        for name in self._names:
+            control.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=300s", timeout=320)
+        settled(control)
+        runs = book(self._directory)
+        assert max(runs.values()) == 1, "no attempt ran twice"
+        for name in self._names:
+            attempts = control.attempts(name)
+            assert [a["reason"] for a in attempts].count("Completed") == 1
+            assert attempts[-1]["reason"] == "Completed"
+            assert runs[f"{name} {attempts[-1]['number']} 0"] == 1
+            assert all(int(run.split()[1]) <= attempts[-1]["number"] for run in runs if run.split()[0] == name)
+            log, node = control.ok("logs", name), attempts[-1]["node"]
+            if not log.endswith("done\n"):
+                assert node in self._killed
+                assert log in (AWAY.format(node), f"done\n{AWAY.format(node)}")
+        assert not control.lab.manager.docker("secret", "ls", "-q")
+        partitions = [p for p in control.items("partitions") if p["status"].get("phase") in ("Bound", "Active")]
+        assert not partitions
+        nodes = control.lab.nodes.values()
+        eventually(lambda: not any(node.has_process("CUMULUS_JOB=chaos") for node in nodes), 150, "no container lives")

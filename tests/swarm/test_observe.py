@@ -16,7 +16,7 @@ from cumulus.backends.swarm import spec, tasks
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.shell import ShellEngine
-from cumulus.backends.swarm.task_reconciler import Settler
+from cumulus.backends.swarm.task_reconciler import Patience, Settler
 from cumulus.backends.swarm.tasks import Facts, Task
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 
@@ -115,6 +115,7 @@ def settler(expires: str) -> Settler:
         lambda node, lease: ("expired", expires),
         SystemClock(),
         lambda *_: None,
+        Patience(),
     )  # type: ignore[arg-type]
 
 

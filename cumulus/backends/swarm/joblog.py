@@ -13,12 +13,10 @@ from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, run_of, seconds_between
+from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, Patience, run_of, seconds_between
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 
-LOG_SECONDS = 120.0
-"""How long the log of a run that has ended is asked for in vain before its service goes without."""
 FOLLOW_SECONDS = 0.3
 NOTICED_SECONDS = 0.5
 """An engine that is there notices the end of a container sooner, or its node did not join the Swarm anew."""
@@ -32,7 +30,7 @@ class JobLogs:
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
-        retention: LogRetention,
+        retention: LogRetention, patience: Patience,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -40,6 +38,7 @@ class JobLogs:
         self._node_engine = node_engine
         self._clock = clock
         self._retention = retention
+        self._patience = patience
 
     def save(self, record: Record) -> None:
         """Put the whole log on this disk. Raises `BackendError` where it cannot be read and there is hope yet."""
@@ -57,7 +56,7 @@ class JobLogs:
         except BackendError as error:
             end = record.end()
             finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
-            if (self._clock.now() - finished).total_seconds() < LOG_SECONDS:
+            if (self._clock.now() - finished).total_seconds() < self._patience.log:
                 raise
             logs.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
 

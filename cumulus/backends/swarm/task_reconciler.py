@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.base import Observed, State
@@ -23,13 +24,6 @@ from cumulus.backends.swarm.tasks import Facts, Task
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, ChronosError, NodeUnreachable
 
-PLACE_SECONDS = 45.0
-"""How long a task may wait for its node to take it."""
-FORGET_SECONDS = 30.0
-"""How long a service may be without any task."""
-OVER_SECONDS = 60.0
-"""How long after its leases, by the clock, the run of a node that does not answer is taken to be over: the node ends
-it alone. More than clocks differ."""
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
@@ -44,18 +38,34 @@ Find = Callable[[Record, str, str], None]
 """Told of what nobody of ours did: reason and message."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds for which a backend waits before it gives something up."""
+
+    place: float = 45.0
+    """That a task may wait for its node to take it."""
+    forget: float = 30.0
+    """That a service may be without any task."""
+    over: float = 60.0
+    """After its leases, by the clock, until the run of a node that does not answer is taken to be over: the node ends
+    it alone. More than clocks differ."""
+    log: float = 120.0
+    """That the log of a run that has ended is asked for in vain before its service goes without."""
+
+
 class Settler:
     """Its callers hold the record's mutex."""
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
-        clock: Clock, find: Find,
+        clock: Clock, find: Find, patience: Patience,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
         self._services = services
         self._node_engine = node_engine
         self._lease_end = lease_end
+        self._patience = patience
         self._clock = clock
         self._find = find
 
@@ -131,7 +141,7 @@ class Settler:
             self._find(record, "ServiceRemoved", "somebody removed its service")
             return self._lost(record, "somebody removed its service")
         began = parse_timestamp((record.read(SERVICE) or {}).get("at") or timestamp(self._clock.now()))
-        if (self._clock.now() - began).total_seconds() > FORGET_SECONDS:
+        if (self._clock.now() - began).total_seconds() > self._patience.forget:
             self._find(record, "TaskForgotten", "Swarm has no task of its service: it was scaled to zero, or pruned")
             return self._lost(record, "Swarm has no task of its service any more")
         return self.running(record)
@@ -144,7 +154,7 @@ class Settler:
                 return self._given_up(record)
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm")
         age = (self._clock.now() - parse_timestamp(run.created)).total_seconds()
-        if run.error and age > PLACE_SECONDS:
+        if run.error and age > self._patience.place:
             self.ask_to_stop(record, 0.0, why=f"Swarm does not place it: {run.error}")
             self._services.end(record)
         return self.running(record, run)
@@ -165,7 +175,7 @@ class Settler:
         ends = [parse_timestamp(lease["expires_at"]) for lease in record.start["leases"] if lease["expires_at"]]
         if not ends or len(ends) < len(record.start["leases"]):
             return False
-        return (self._clock.now() - max(ends)).total_seconds() > float(record.start["grace"]) + OVER_SECONDS
+        return (self._clock.now() - max(ends)).total_seconds() > float(record.start["grace"]) + self._patience.over
 
     def _given_up(self, record: Record) -> Observed:
         """Its service can go: Swarm tells the node so when that is back."""
