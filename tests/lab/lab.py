@@ -216,7 +216,7 @@ class Lab:
             f'#!/bin/sh\nexport CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
         )
         path.chmod(0o755)
-        worker = root / "cumulus" / "chronos" / "remote" / "worker"
+        worker = root / "cumulus" / "nodes" / "worker"
         shutil.copy2(worker / "chronos-runtime", path.parent / "chronos-runtime")
         shutil.copy2(root / "cumulus" / "chronos" / "runtime.py", path.parent / "chronos_runtime.py")
         (path.parent / "python").symlink_to(Path(sys.executable).resolve())
