@@ -124,6 +124,37 @@ NOTHING_WRONG = {
 }
 """Where the simulation itself once went wrong."""
 
+LATE_RENEWAL = a_schedule(Fault(19.078, "late", call="store.write update Lease", when="after", seconds=4.2), seed=143)
+"""The answer to a renewal comes when the term is over: that term is not led again."""
+
+CHANGED_AT_START = replace(
+    a_schedule(
+        a_job("j3", 0.4, backoff="3s", checkpoint=True, duration=20.0, memory="0.6", replicas=2,
+              program=Program(kind="forever", again=True)),
+        Action(3.137, "delete", "j3"),
+        a_job("j2", 4.435, backoff="3s", memory="0.6", priority=5, replicas=3,
+              program=Program(kind="fails", seconds=0.5, fails=2, stop_seconds=1.0)),
+        Action(4.445, "change", "j2", (("suspend", True),)),
+        seed=91,
+    ),
+    devices=2,
+    sluggish=0.8,
+)  # fmt: skip
+"""A job is suspended between the read and the write that gives it its finalizer."""
+
+LEFT_BY_A_SUSPENDED = a_schedule(
+    a_job("j2", backoff="3s", duration=20.0, memory="0.6",
+          program=Program(kind="forever", seconds=6.0, stop_seconds=1.0)),
+    a_job("j0", 5.762, limit=2, memory="0.5", program=Program(seconds=6.0)),
+    a_job("j3", 7.639, backoff="3s", duration=20.0, memory="0.6", ttl="5s",
+          program=Program(kind="forever", stop_seconds=1.0)),
+    Action(7.782, "change", "j0", (("suspend", True),)),
+    Action(20.988, "change", "j0", (("suspend", False),)),
+    Fault(44.262, "notices", seconds=45.0, amount=1.0),
+    seed=66,
+)  # fmt: skip
+"""Nobody is told that a workload has ended: the sweep finds it."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
@@ -133,5 +164,8 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "no-sweep": (ASKED_LATE, "leak"),
     "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
     "finalizer-too-early": (RELEASED_IN_GRACE, "gone too early"),
+    "lapsed-term-revives": (LATE_RENEWAL, "revived"),
+    "blind-write": (CHANGED_AT_START, "lost change"),
+    "leftovers-not-removed": (LEFT_BY_A_SUSPENDED, "not at rest"),
 }
 """By the bug: a schedule that shows it, and the oracle that sees it. Chance takes hundreds of seeds to find these."""

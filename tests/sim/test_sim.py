@@ -25,7 +25,6 @@ SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
 CHUNKS, SLOW_CHUNKS = 10, 58
 REPLAYED = list(range(20))
-LONG_SOUGHT = ("blind-write", "leftovers-not-removed")
 WITHIN = 200
 """Seeds in which each planted bug is to be found."""
 
@@ -65,14 +64,7 @@ def test_a_rare_bug_would_be_found(bug: str) -> None:
         assert check_schedule(schedule).violation.startswith(oracle)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(mutant.name, marks=pytest.mark.slow if mutant.name in LONG_SOUGHT else ())
-        for mutant in MUTANTS
-        if mutant.name not in FOUND
-    ],
-)
+@pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS if mutant.name not in FOUND])
 def test_a_planted_bug_is_found_by_chance(name: str) -> None:
     assert hunt(name, WITHIN) is not None
 
