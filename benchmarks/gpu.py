@@ -24,10 +24,10 @@ from typing import Any
 from benchmarks import report
 from benchmarks.harness import LeftOut, Result, at_least, at_most, limit, machine, until
 from benchmarks.lease import stopped
-from cumulus.chronos import enforce, environment
+from cumulus.chronos import enforce
+from cumulus.chronos.contract import FULL_COMPUTE, Device, LeaseRequest, variables
 from cumulus.chronos.device import discover
 from cumulus.chronos.enforce.mps import Mps
-from cumulus.chronos.lease import FULL_COMPUTE, Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import InsufficientShare
 
@@ -286,7 +286,7 @@ def _throughput(directory: Path) -> Iterator[Result]:
         return
     with _ledger(directory, [gpu]) as ledger:
         lease = ledger.grant(request("all", memory=gpu.memory_bytes, compute=FULL_COMPUTE))
-        held = environment.of_lease(lease, gpu) | enforce.environment(lease, gpu, ledger.home)
+        held = variables.of_lease(lease, gpu) | enforce.environment(lease, gpu, ledger.home)
         try:
             bare, leased = in_turn({}, held)
         finally:
@@ -305,9 +305,9 @@ def in_turn(*environments: dict[str, str]) -> list[list[list[float]]]:
     programs = [
         subprocess.Popen(
             [sys.executable, "-c", THROUGHPUT],
-            env=enforce.merge(os.environ, variables), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            env=variables.merge(os.environ, held), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )
-        for variables in environments
+        for held in environments
     ]  # fmt: skip
     rates: list[list[list[float]]] = [[] for _ in programs]
     try:

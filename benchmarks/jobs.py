@@ -19,7 +19,7 @@ from cumulus import log
 from cumulus.apply.apply import apply
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.machinery.manager import Manager

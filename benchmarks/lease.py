@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.harness import Result, at_most, limit, percentile, until
 from cumulus.chronos import watchdog
-from cumulus.chronos.lease import Device, LeaseRequest
+from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import parse_timestamp
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cumulus.backends import variables as names
 from cumulus.backends.base import LeaseRef, Workload
-from cumulus.chronos.environment import HeldLease, of_leases
+from cumulus.chronos.contract.variables import HeldLease, of_leases
 from cumulus.resources.enforcement import Enforcement
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cumulus.chronos import records
+from cumulus.chronos.contract import EndReason
 from cumulus.chronos.database import Database
-from cumulus.chronos.lease import EndReason
 
 MAX_BYTES = 10 * 2**20
 KEPT = 5

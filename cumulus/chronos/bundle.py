@@ -32,6 +32,7 @@ _PARTS = (
     "cumulus/resources/enforcement.py",
     "cumulus/resources/reasons.py",
     "cumulus/chronos/*.py",
+    "cumulus/chronos/contract/*.py",
     "cumulus/chronos/enforce/**/*.py",
     # Where it was built. A worker that can't load it does without: the node says so.
     "cumulus/chronos/enforce/lib/*.so",

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from cumulus.chronos import enforce, records
+from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.database import Database
-from cumulus.chronos.lease import Device, Health
 from cumulus.clock import Clock
 
 LOOK_SECONDS = 5.0

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
-from cumulus.chronos import environment, lease_args, names, render
-from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos import lease_args, names, render
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Usage, variables
 from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock, timestamp, to_the_second
 from cumulus.errors import CumulusError, NoSuchLease, UsageError
 from cumulus.lib import descriptors, safe_output
-from cumulus.lib.processes import Snapshot, boot_id
+from cumulus.lib.processes import boot_id
 from cumulus.resources.quantity import (
     format_bytes,
     format_duration,
@@ -239,9 +240,9 @@ def _exec(options: argparse.Namespace) -> int:
     # Before this process belongs to the lease: what the enforcement starts for the node is not to end with it.
     prepared = enforce.environment(lease, device, ledger.home) if lease.state is LeaseState.ACTIVE else {}
     ledger.attach(lease.id, os.getpid(), lease.token)
-    ours = environment.of_lease(lease, device) | prepared
+    ours = variables.of_lease(lease, device) | prepared
     ledger.close()
-    os.environ.update(enforce.merge(os.environ, ours))
+    os.environ.update(variables.merge(os.environ, ours))
     _undo_python()
     try:
         os.execvp(command[0], command)
@@ -261,11 +262,11 @@ def _undo_python() -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
-    variables = ledger.prepare(_meant(options, ledger))
+    prepared = ledger.prepare(_meant(options, ledger))
     if options.json:
-        _tell(options, variables=dict(variables))
+        _tell(options, variables=dict(prepared))
     else:
-        for name, value in sorted(variables.items()):
+        for name, value in sorted(prepared.items()):
             print(f"{name}={value}")
     return 0
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shlex
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -24,12 +22,11 @@ from pathlib import Path
 
 from cumulus.chronos import monitor_claim
 from cumulus.chronos.change_counter import Changes
+from cumulus.chronos.home import LEDGER, check_private
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.lib import locks
-from cumulus.lib.processes import LEDGER
 
 VERSION = 2
-SYSTEM_HOME = Path("/var/lib/chronos")
 _LOCK_TIMEOUT = 10.0
 _LOCK_SPIN = 0.005
 """Seconds of trying again at once: as long as a few writers take."""
@@ -145,28 +142,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def default_home() -> Path:
-    """CHRONOS_HOME; else /var/lib/chronos where it is or can be made writable; else the user's state directory."""
-    chosen = os.environ.get("CHRONOS_HOME")
-    if chosen:
-        return Path(chosen).absolute()
-    if os.access(SYSTEM_HOME if SYSTEM_HOME.exists() else SYSTEM_HOME.parent, os.W_OK | os.X_OK):
-        return SYSTEM_HOME
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "chronos"
-
-
-def private(home: Path) -> None:
-    """Raises `LedgerUnavailable` where everybody may write to the directory: they could put another ledger, or another
-    monitor's files, in its place. Raises OSError."""
-    mode = stat.S_IMODE(home.stat().st_mode)
-    if mode & stat.S_IWOTH:
-        raise LedgerUnavailable(
-            f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the ledger",
-            hint=f"run: chmod o-w {shlex.quote(str(home))}, or set CHRONOS_HOME to a directory of your own",
-        )
 
 
 class Database:
@@ -308,7 +283,7 @@ class Database:
             )
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            private(self.home)
+            check_private(self.home)
             lock_file = os.open(self.home / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Made here for its mode. One that is there must not be opened and closed: that would drop the locks that
             # another connection of this process holds on it (sqlite.org/howtocorrupt.html, 2.2).

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cumulus.chronos.environment import loader_environment
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
+from cumulus.chronos.contract.variables import loader_environment
 
 TIMEOUT = 30.0
 """Seconds for a driver to answer; a first CUDA initialisation on a big machine takes several."""

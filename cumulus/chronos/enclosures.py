@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from cumulus.chronos import cgroup, records
+from cumulus.chronos import records
 from cumulus.chronos.database import Database
 from cumulus.chronos.members import Membership
-from cumulus.lib import processes
+from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity, Proc
 
 

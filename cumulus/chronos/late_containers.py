@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 
-from cumulus.lib.processes import Identity, Snapshot, send
+from cumulus.chronos.snapshot import Snapshot
+from cumulus.lib.processes import Identity, send
 
 SECONDS = 900.0
 """For so long after the end of a lease its late containers are looked for."""

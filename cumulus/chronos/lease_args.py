@@ -7,7 +7,7 @@ import pwd
 import uuid
 from collections.abc import Sequence
 
-from cumulus.chronos.lease import Device, LeaseRequest
+from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.errors import NoSuchDevice, UsageError
 from cumulus.resources.device import slice_of
 from cumulus.resources.quantity import parse_duration, parse_millis, parse_share

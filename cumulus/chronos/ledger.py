@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import cgroup, records, watchdog
-from cumulus.chronos.database import Database, default_home
+from cumulus.chronos import records, watchdog
+from cumulus.chronos.contract import FULL_COMPUTE, Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
-from cumulus.chronos.lease import FULL_COMPUTE, Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos.home import default_home
 from cumulus.chronos.records import Moment, Share
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
@@ -31,7 +32,7 @@ from cumulus.errors import (
     StaleToken,
     UsageError,
 )
-from cumulus.lib import printable, processes
+from cumulus.lib import cgroup, printable, processes
 from cumulus.resources.quantity import format_bytes
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
@@ -49,7 +50,7 @@ _MAX_SECONDS = 100 * 365 * 86400.0
 
 
 class Ledger:
-    """`Leases` on this machine's devices, kept in `home` (default: see `database.default_home`).
+    """`Leases` on this machine's devices, kept in `home` (default: see `home.default_home`).
 
     Safe between threads, processes and forks. `discover` tells the devices when the ledger needs them first. The
     monitor is started whenever a lease is live and none runs, unless `start_monitor` is False or the clock is not

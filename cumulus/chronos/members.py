@@ -17,9 +17,10 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cumulus.chronos import cgroup, records
-from cumulus.lib import processes
-from cumulus.lib.processes import Identity, Snapshot
+from cumulus.chronos import records
+from cumulus.chronos.snapshot import Snapshot
+from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Membership:
         for process in self.attached:
             identity = Identity(process.pid, process.start)
             if process.role == "supervisor":
-                found.update(processes.children(process.pid) if processes.is_alive(identity) else ())
+                found.update(processes.living(processes.children(process.pid)) if processes.is_alive(identity) else ())
             elif processes.is_alive(identity):
                 found.add(identity)
         return found - {identity for identity in found if identity.pid in _UNTOUCHABLE | {os.getpid()}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Usage
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Usage
 from cumulus.chronos.usage import LeaseUse, NodeUse
 
 _Labels = dict[str, str]

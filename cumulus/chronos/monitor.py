@@ -17,19 +17,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, cgroup, enforce, late_containers, records, slots, watchdog
+from cumulus.chronos import audit, enforce, late_containers, records, slots, watchdog
 from cumulus.chronos.caretaker import Caretaker
+from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.database import Database
 from cumulus.chronos.enclosures import Enclosures
-from cumulus.chronos.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
 from cumulus.chronos.records import Moment
+from cumulus.chronos.snapshot import Snapshot
 from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
 from cumulus.errors import ChronosError
-from cumulus.lib import printable
-from cumulus.lib.processes import Identity, Snapshot, is_alive, send
+from cumulus.lib import cgroup, printable
+from cumulus.lib.processes import Identity, is_alive, send
 
 __all__ = ["Monitor", "ensure_running"]
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cumulus.lib.processes import LEDGER
+from cumulus.chronos.home import LEDGER
 
 LOCK = "monitor.pid"
 """The file in the ledger's home that its monitor has locked."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import UsageError
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from cumulus.chronos import environment, lease_args, records
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease, LeaseState
+from cumulus.chronos import lease_args, records
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, LeaseState, variables
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import NoSuchLease
 from cumulus.lib import safe_output
@@ -83,7 +83,7 @@ class Partition:
         lease = self._partitioner.ledger.get(self.partition_id)
         if lease is None:
             raise NoSuchLease(f"there is no lease {self.partition_id}")
-        return environment.of_lease(lease, self._device)
+        return variables.of_lease(lease, self._device)
 
     def renew(self, duration: float | str) -> None:
         """Let it end `duration` from now, if that is later than it would. Raises `NoSuchLease` where it has ended."""
@@ -110,7 +110,7 @@ class Partitioner:
     """Makes and lists leases on this machine's devices. Every method may raise `LedgerUnavailable`."""
 
     def __init__(self, home: str | Path | None = None) -> None:
-        """`home`: the ledger's directory, by default CHRONOS_HOME or what `database.default_home` says."""
+        """`home`: the ledger's directory, by default CHRONOS_HOME or what `home.default_home` says."""
         self.ledger = Ledger(Path(home) if home is not None else None)
 
     def create(

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from cumulus.chronos import device_sizes
-from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.resources.enforcement import Enforcement
 

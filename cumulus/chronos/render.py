@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
 from cumulus.errors import CumulusError
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration

@@ -13,14 +13,14 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import cgroup, monitor_claim, records, watchdog
-from cumulus.chronos.database import default_home
+from cumulus.chronos import monitor_claim, records, watchdog
+from cumulus.chronos.home import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
 from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import CumulusError, LedgerUnavailable
-from cumulus.lib import locks, processes, safe_output
+from cumulus.lib import cgroup, locks, processes, safe_output
 
 IDLE = 30.0
 """Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""

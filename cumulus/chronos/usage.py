@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cumulus.chronos import nvml
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease
 from cumulus.chronos.database import Database
 from cumulus.chronos.enforce import account
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Lease
 from cumulus.chronos.members import Membership
-from cumulus.lib.processes import Snapshot
+from cumulus.chronos.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos.database import private
+from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.home import check_private
 from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks, processes
-from cumulus.lib.processes import MARKER, Identity
+from cumulus.lib.processes import Identity
 
 POLL = 1.0
 """Seconds after which the monitor looks at the ledger even if nobody poked it."""
@@ -29,7 +30,6 @@ _START_TIMEOUT = 15.0
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _LOG_BYTES = 2**20
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-_PR_GET_CHILD_SUBREAPER = 37
 
 
 def running(home: Path) -> int | None:
@@ -136,7 +136,7 @@ def ensure_running(home: Path) -> None:
     Does nothing inside a lease or in a supervisor of jobs: a monitor started there would be ended with the job.
     Raises `LedgerUnavailable` where the monitor does not come up.
     """
-    if is_running(home) or MARKER in os.environ or _is_subreaper():
+    if is_running(home) or PARTITION_ID in os.environ or processes.is_subreaper():
         return
     _prepare(home)
     # One starts it, and the others wait: a Python for each of many processes would slow them all.
@@ -218,7 +218,7 @@ def _prepare(home: Path) -> None:
     log = home / "monitor.log"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private(home)
+        check_private(home)
         if not os.access(home, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if log.exists() and log.stat().st_size > _LOG_BYTES:
@@ -226,11 +226,3 @@ def _prepare(home: Path) -> None:
     except OSError as error:
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
         raise LedgerUnavailable(f"{home} cannot be used: {error.strerror}", hint=hint) from error
-
-
-def _is_subreaper() -> bool:
-    import ctypes
-
-    flag = ctypes.c_int()
-    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
-    return bool(flag.value)

@@ -27,7 +27,7 @@ from cumulus.resources.quantity import format_bytes
 from cumulus.service import diagnose
 
 if TYPE_CHECKING:
-    from cumulus.chronos.lease import Device
+    from cumulus.chronos.contract import Device
 
 Level = Literal["OK", "WARN", "FAIL"]
 
@@ -147,7 +147,7 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
 
 def ledger() -> Iterator[Finding]:
     """The node's ledger of leases and its monitor."""
-    from cumulus.chronos.database import default_home
+    from cumulus.chronos.home import default_home
     from cumulus.chronos.ledger import Ledger
     from cumulus.chronos.watchdog import running
 
@@ -181,7 +181,7 @@ def ledger() -> Iterator[Finding]:
 def devices() -> Iterator[Finding]:
     """The devices that can be leased, and how strongly their leases are enforced."""
     from cumulus.chronos import device, enforce
-    from cumulus.chronos.database import default_home
+    from cumulus.chronos.home import default_home
 
     found = device.discover()
     if not found:
@@ -279,7 +279,7 @@ print('cumulus-doctor: ' + json.dumps(answers))
 
 def cgroups() -> Iterator[Finding]:
     """Whether jobs run in cgroups of their own, which hold them also where they leave their supervisor."""
-    from cumulus.chronos import cgroup
+    from cumulus.lib import cgroup
 
     problem, fix = cgroup.trouble()
     if problem:

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them, and signals that cannot hit another process. Linux only; below `members`.
+"""Processes as /proc shows them, and signals that cannot hit another process. Linux only, standard library only.
 
 Pids are reused, so a process is named by its pid and start time, and signalled through a pidfd.
 """
@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
-_CHASES = 20
-_BATCH = 25
-
-MARKER = "CHRONOS_PARTITION_ID"
-"""Environment variable that names the leases of a process, separated by commas."""
-
-LEDGER = "ledger.db"
-"""The ledger's file in its home."""
-
-_MARK = b"\0" + MARKER.encode() + b"="
-_HOME = b"\0CHRONOS_HOME="
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 def boot_id() -> str:
     """Names this boot of the machine: monotonic times and process ids mean nothing in another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 class Proc(NamedTuple):
@@ -49,95 +39,9 @@ class Identity(NamedTuple):
     start: int
 
 
-class Snapshot:
-    """All processes at about one moment. `between` is called every millisecond or so while it is taken.
-
-    With the ledger's `home`, processes that name another ledger of this machine are not marked: ids of leases are
-    chosen by callers, and two ledgers may have the same.
-    """
-
-    def __init__(self, between: Callable[[], None] = lambda: None, home: Path | None = None) -> None:
-        self._home = home
-        self.procs: dict[int, Proc] = {}
-        self.complete = False
-        """Whether no process was started while this was taken: only then can none have slipped through."""
-        self._marked: dict[str, set[int]] = {}
-        self._take(between)
-        self._children: dict[int, list[int]] = {}
-        self._sessions: dict[int, set[int]] = {}
-        self._groups: dict[int, set[int]] = {}
-        for proc in self.procs.values():
-            self._children.setdefault(proc.parent, []).append(proc.pid)
-            self._sessions.setdefault(proc.session, set()).add(proc.pid)
-            if proc.alive:
-                self._groups.setdefault(proc.group, set()).add(proc.pid)
-
-    def has(self, identity: Identity) -> bool:
-        """Whether that very process is alive."""
-        proc = self.procs.get(identity.pid)
-        return proc is not None and proc.start == identity.start and proc.alive
-
-    def below(self, pid: int) -> set[int]:
-        """Descendants of `pid`, without itself."""
-        found: set[int] = set()
-        pending = [pid]
-        while pending:
-            for child in self._children.get(pending.pop(), ()):
-                if child not in found:
-                    found.add(child)
-                    pending.append(child)
-        return found
-
-    def in_session(self, leader: Identity) -> set[int]:
-        """Members of the session, unless another process has taken its leader's pid since."""
-        proc = self.procs.get(leader.pid)
-        if proc is not None and proc.start != leader.start:
-            return set()
-        return self._sessions.get(leader.pid, set())
-
-    def marked(self, id: str) -> set[int]:
-        """Processes whose initial environment names the lease, as far as this user may read it."""
-        return self._marked.get(id, set())
-
-    def identities(self, pids: Iterable[int]) -> set[Identity]:
-        """The living among `pids`."""
-        alive = (self.procs[pid] for pid in pids if pid in self.procs)
-        return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
-
-    def groups_of(self, members: Iterable[Identity]) -> set[int]:
-        """The process groups of which no other living process than `members` is part."""
-        pids = {member.pid for member in members}
-        groups = {self.procs[pid].group for pid in pids if pid in self.procs} - {0, 1, os.getpgrp()}
-        return {group for group in groups if self._groups.get(group, set()) <= pids}
-
-    def _take(self, between: Callable[[], None]) -> None:
-        last = last_pid()
-        # Newest first: what forks and exits all the time is caught best by looking at once.
-        for count, pid in enumerate(sorted(pids(), reverse=True)):
-            if count % _BATCH == 0:
-                between()
-            self._add(pid)
-        for _ in range(_CHASES):
-            newest = last_pid()
-            if newest == last:
-                self.complete = True
-                return
-            for pid in _between(last, newest):
-                self._add(pid)
-            last = newest
-
-    def _add(self, pid: int) -> None:
-        proc = read(pid)
-        if proc is not None:
-            self.procs[pid] = proc
-            # At once, since it may be gone when it is asked for. Whom it has forked before is looked at next.
-            for lease in markers(pid, self._home):
-                self._marked.setdefault(lease, set()).add(pid)
-
-
 def read(pid: int) -> Proc | None:
     """The process now, None where it is gone."""
-    line = _content(f"/proc/{pid}/stat")
+    line = content(f"/proc/{pid}/stat")
     if not line:
         return None
     # The name in parentheses may hold anything, parentheses too.
@@ -169,27 +73,6 @@ def send(target: Identity, number: int) -> bool:
         os.close(handle)
 
 
-def children(pid: int) -> list[Identity]:
-    """The living children of a process's main thread, at once; none where the kernel does not list them."""
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
-            found = [read(int(child)) for child in file.read().split()]
-    except OSError:
-        return []
-    return [Identity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive]
-
-
-def last_pid() -> int:
-    """The pid that was given out last in this pid namespace (proc_loadavg(5))."""
-    with open("/proc/loadavg", "rb") as file:
-        return int(file.read().split()[4])
-
-
-def _between(last: int, newest: int) -> range:
-    """The pids given out after `last`, the newest first. Where they have wrapped around, those since."""
-    return range(newest, last if newest >= last else 1, -1)
-
-
 def is_alive(target: Identity) -> bool:
     """Whether that very process runs now."""
     proc = read(target.pid)
@@ -207,33 +90,77 @@ def pids() -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdecimal()}
 
 
-def markers(pid: int, home: Path | None = None) -> list[str]:
-    """The leases that the process's initial environment names, as far as this user may read it.
-
-    None where it names another ledger than that in `home`. A home that is no ledger is no excuse.
-    """
-    environment = b"\0" + _content(f"/proc/{pid}/environ")
-    named = _variable(environment, _MARK)
-    if not named:
-        return []
-    other = _variable(environment, _HOME)
-    if home is not None and other and _is_another_ledger(Path(os.fsdecode(other)), home):
-        return []
-    return named.decode(errors="replace").split(",")
-
-
-def _variable(environment: bytes, start: bytes) -> bytes:
-    return environment.partition(start)[2].split(b"\0", 1)[0]
-
-
-def _is_another_ledger(there: Path, home: Path) -> bool:
+def children(pid: int) -> list[int]:
+    """The pids of a process's children, of all its threads; zombies too. Racy by nature: callers look again."""
     try:
-        return not os.path.samefile(there / LEDGER, home / LEDGER)
-    except (OSError, ValueError):
-        return False
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    found: list[int] = []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+        except FileNotFoundError:
+            if os.path.exists(f"/proc/{pid}/task/{thread}/stat"):
+                # A kernel without CONFIG_PROC_CHILDREN.
+                return [proc.pid for proc in map(read, pids()) if proc is not None and proc.parent == pid]
+        except OSError:
+            continue
+    return found
 
 
-def _content(path: str) -> bytes:
+def descendants(pid: int) -> list[int]:
+    """The pids of every process below `pid`, parents before children; as racy as `children`."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        for child in children(pending.pop()):
+            found.append(child)
+            pending.append(child)
+    return found
+
+
+def living(candidates: Iterable[int]) -> set[Identity]:
+    """Those of the pids whose processes are alive now."""
+    found = map(read, candidates)
+    return {Identity(proc.pid, proc.start) for proc in found if proc is not None and proc.alive}
+
+
+def environment(pid: int) -> list[bytes]:
+    """The entries NAME=VALUE that a process was started with; empty where it is gone or another user's."""
+    return content(f"/proc/{pid}/environ").split(b"\0")
+
+
+def memory_bytes(pids: Iterable[int], limit: int) -> int:
+    """Memory of the processes' own (anonymous and shared memory, no file pages), in bytes.
+
+    Counted per process first, which counts pages shared after fork many times; only where that passes `limit`
+    by proportional share (Pss of smaps_rollup), which is exact and slow. Device memory is not in it.
+    """
+    pids = list(pids)
+    counted = sum(map(_private, pids))
+    return counted if counted <= limit else sum(map(_proportional, pids))
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans among this process's descendants (prctl(2)). Raises OSError."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def is_subreaper() -> bool:
+    """Whether this process adopts the orphans among its descendants."""
+    import ctypes
+
+    flag = ctypes.c_int()
+    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    return bool(flag.value)
+
+
+def content(path: str) -> bytes:
     """Of a file of /proc, without the cost of a file object; empty where it is gone or not to be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -248,3 +175,18 @@ def _content(path: str) -> bytes:
     finally:
         os.close(handle)
     return b"".join(parts)
+
+
+def _private(pid: int) -> int:
+    return _kibibytes(f"/proc/{pid}/status", (b"RssAnon:", b"RssShmem:")) or 0
+
+
+def _proportional(pid: int) -> int:
+    told = _kibibytes(f"/proc/{pid}/smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:"))
+    return _private(pid) if told is None else told
+
+
+def _kibibytes(path: str, fields: tuple[bytes, ...]) -> int | None:
+    """The sum of these lines of a file of /proc, in bytes; None where it cannot be read."""
+    lines = content(path).splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(fields)) if lines else None

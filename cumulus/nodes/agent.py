@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cumulus.chronos.lease import Leases, NodeFacts
+from cumulus.chronos.contract import Leases, NodeFacts
 from cumulus.machinery.cache import Reader, readable
 from cumulus.resources.node import GPUNode
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
 
 _REMEMBERED = 50_000

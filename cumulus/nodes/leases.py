@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cumulus.chronos.lease import Device, Lease, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable
 from cumulus.nodes import protocol

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from cumulus import errors
-from cumulus.chronos.lease import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import Device, EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.render import PROTOCOL
 from cumulus.errors import ChronosError, CumulusError, LedgerFull, LedgerUnavailable, NodeUnreachable
 from cumulus.nodes.link import Answer

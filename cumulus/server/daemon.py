@@ -6,7 +6,6 @@ SQLite in CUMULUS_HOME/store, the process backend in CUMULUS_HOME/process, this 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import threading
@@ -19,12 +18,13 @@ import structlog
 from cumulus import __version__, paths
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.chronos.lease import NodeFacts
+from cumulus.chronos.contract import NodeFacts
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import ensure_running
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
 from cumulus.lib import state_id
+from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
 from cumulus.lib.systemd import notify
 from cumulus.machinery.manager import WORKERS, Manager, Role
@@ -197,12 +197,6 @@ def node_name(home: Path) -> str:
     """The name of this machine's node: the host's when a daemon first ran on the state directory, so that a host that
     is renamed is no second node. A copy of the directory, on another machine say, has the name of its host."""
     here = state_id.find(str(home))
-    name = here.recall(_NAME) or host_name()
+    name = here.recall(_NAME) or object_name(socket.gethostname())
     here.note(_NAME, name)
     return name
-
-
-def host_name() -> str:
-    """The host's name as an object's name: lower case, what does not belong there replaced by '-'."""
-    name = re.sub(r"[^a-z0-9.-]+", "-", socket.gethostname().lower()).strip("-.")
-    return re.sub(r"-*\.[-.]*", ".", name)[:253] or "node"

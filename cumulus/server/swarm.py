@@ -9,7 +9,7 @@ from cumulus.backends.base import LeaseRef
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
 from cumulus.backends.swarm.shell import ShellEngine
-from cumulus.chronos.lease import LeaseState, Prepares
+from cumulus.chronos.contract import LeaseState, Prepares
 from cumulus.errors import NodeUnreachable, NotFound
 from cumulus.nodes import workers
 from cumulus.nodes.agent import NodeAgent

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from cumulus.backends.base import Observed, State, Workload
 from cumulus.backends.exit_codes import SAVED
-from cumulus.chronos.lease import EndReason
+from cumulus.chronos.contract import EndReason
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 from cumulus.testing.faults import Faults

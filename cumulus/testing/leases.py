@@ -1,6 +1,6 @@
 """A node's leases in memory, on an injected clock, with scripted faults: for tests and the simulation.
 
-Keeps the contract of `chronos.lease.Leases` to the letter and passes the ledger's conformance suite. What the
+Keeps the contract of `chronos.contract.Leases` to the letter and passes the ledger's conformance suite. What the
 monitor does on a real node, ending the processes of an expired lease, happens here once the clock has passed its end.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
-from cumulus.chronos.lease import (
+from cumulus.chronos.contract import (
     FULL_COMPUTE,
     Device,
     EndReason,

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup, watchdog
-from cumulus.chronos.lease import Device, LeaseRequest
+from cumulus.chronos import watchdog
+from cumulus.chronos.contract import Device, LeaseRequest
+from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.home import LEDGER
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import Clock, FakeClock
-from cumulus.lib.processes import LEDGER, MARKER
+from cumulus.lib import cgroup
 from tests.processes import cgroups_of
 
 GIB = 2**30
@@ -47,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("CHRONOS_HOME", str(tmp_path / "chronos"))
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "30")
     monkeypatch.delenv("CHRONOS_OFFER_CPU", raising=False)
-    monkeypatch.delenv(MARKER, raising=False)
+    monkeypatch.delenv(PARTITION_ID, raising=False)
     yield tmp_path / "chronos"
     end_monitor(tmp_path / "chronos")
     remove_cgroups(tmp_path / "chronos")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos.caretaker import LOOK_SECONDS, SHOWN_SECONDS, Caretaker
-from cumulus.chronos.lease import Device, Health
+from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from tests.waiting import eventually

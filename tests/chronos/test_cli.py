@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import cli, ledger, watchdog
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
+from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.lib import printable
-from cumulus.lib.processes import MARKER
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]
@@ -187,8 +187,8 @@ def test_list_of_one_user(shell: Shell) -> None:
 
 def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: Run) -> None:
     shell("create 0 0.5 1h --id a --grace 1")
-    process = run("import time; time.sleep(60)", **{MARKER: "a"})
-    until(lambda: MARKER.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
+    process = run("import time; time.sleep(60)", **{PARTITION_ID: "a"})
+    until(lambda: PARTITION_ID.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
     assert shell("release a --wait") == "partition a has ended (released)\n"
     assert process.wait(30) == -signal.SIGTERM
 
@@ -239,7 +239,7 @@ def test_exec_runs_the_command_inside_the_lease_and_ends_it_with_it(books: ledge
     done = chronos("exec", "a", "--", "sh", "-c", "env; exit 7")
     assert done.returncode == 7
     variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
-    assert variables[MARKER] == "a"
+    assert variables[PARTITION_ID] == "a"
     assert variables["CHRONOS_MEMORY_BYTES"] == str(20 * GIB)
     assert variables["CHRONOS_COMPUTE_PERCENT"] == "25"
     assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-a"
@@ -331,7 +331,7 @@ class TestNames:
 
 def test_exec_takes_a_name(books: ledger.Ledger) -> None:
     chronos("create", "0", "0.25", "60", "--id", "0b5c", "--name", "mine")
-    assert chronos("exec", "min", "--", "sh", "-c", f"echo ${MARKER}").stdout == "0b5c\n"
+    assert chronos("exec", "min", "--", "sh", "-c", f"echo ${PARTITION_ID}").stdout == "0b5c\n"
 
 
 def test_exec_of_what_is_not_there(books: ledger.Ledger) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import device
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
 
 GPU_ID = "GPU-2ad1c3a8-4f7e-5d11-9c3b-0c6b6f1f0a01"
 SMI = f"{GPU_ID}, NVIDIA H100 80GB HBM3, 81559, 580.95.05, 00000000:18:00.0\n"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup
 from cumulus.chronos.enclosures import Enclosures
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.lib import processes
-from cumulus.lib.processes import Identity, Snapshot
+from cumulus.chronos.snapshot import Snapshot
+from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
 from tests.chronos.conftest import request, until
 
 Run = Callable[..., subprocess.Popen[bytes]]
@@ -81,8 +81,8 @@ def leave(directory: str, process: Identity) -> None:
 
 
 def child_of(process: Identity) -> Identity:
-    until(lambda: processes.children(process.pid))
-    (child,) = processes.children(process.pid)
+    until(lambda: processes.living(processes.children(process.pid)))
+    (child,) = processes.living(processes.children(process.pid))
     return child
 
 

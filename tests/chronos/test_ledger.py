@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import records
-from cumulus.chronos.lease import EndReason, Lease, LeaseState, Usage
+from cumulus.chronos.contract import EndReason, Lease, LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, InsufficientShare, NoSuchDevice, NoSuchLease, StaleToken, UsageError

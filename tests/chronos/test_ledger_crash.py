@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import audit, records
-from cumulus.chronos.lease import LeaseState, Usage
+from cumulus.chronos.contract import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerFull, LedgerUnavailable
@@ -124,7 +124,7 @@ def test_a_failed_sync_is_no_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPa
 HAMMER = """
 import sys
 from pathlib import Path
-from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.contract import LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import InsufficientShare
 from tests.chronos.conftest import CPU, GIB, GPUS

@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from cumulus.chronos import cgroup
+from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.members import Membership
-from cumulus.lib import processes
-from cumulus.lib.processes import MARKER, Identity, Snapshot
+from cumulus.chronos.snapshot import Snapshot
+from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
 from tests.chronos.conftest import request
 
 Run = Callable[..., subprocess.Popen[bytes]]
@@ -35,7 +36,7 @@ def load(ledger: Ledger, id: str = "a") -> Membership:
 
 
 def test_descendants_and_marked_processes_are_members_and_nobody_else(ledger: Ledger, run: Run) -> None:
-    root, marked, stranger = up(run(PARENT)), up(run(SLEEP, **{MARKER: "a"})), up(run(SLEEP))
+    root, marked, stranger = up(run(PARENT)), up(run(SLEEP, **{PARTITION_ID: "a"})), up(run(SLEEP))
     ledger.attach("a", root.pid, ledger.grant(request()).token)
     snapshot = Snapshot()
     members = load(ledger).members(snapshot)
@@ -76,7 +77,7 @@ def test_neither_this_process_nor_a_supervisor_is_a_member(
     ledger: Ledger, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
-    supervisor = up(run(SLEEP, **{MARKER: "a"}))
+    supervisor = up(run(SLEEP, **{PARTITION_ID: "a"}))
     token = ledger.grant(request()).token
     ledger.attach("a", supervisor.pid, token, role="supervisor")
     ledger.attach("a", os.getpid(), token)

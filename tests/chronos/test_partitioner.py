@@ -13,7 +13,7 @@ import pytest
 
 import cumulus.chronos
 from cumulus.chronos import Partitioner
-from cumulus.chronos.lease import EndReason, LeaseState
+from cumulus.chronos.contract import EndReason, LeaseState
 from cumulus.errors import InsufficientShare, NoSuchDevice, UsageError
 from tests.chronos.conftest import GIB, open_ledger, until
 

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.home import LEDGER
+from cumulus.chronos.snapshot import Snapshot
 from cumulus.lib import processes
-from cumulus.lib.processes import MARKER, Identity, Snapshot
+from cumulus.lib.processes import Identity
 from tests.chronos.conftest import until
 
 Run = Callable[..., subprocess.Popen[bytes]]
@@ -95,9 +98,9 @@ def test_a_snapshot_knows_descendants_and_sessions(run: Run) -> None:
 
 
 def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
-    first = up(run(SLEEP, **{MARKER: "a,b"}))
-    second = up(run(SLEEP, **{"A": "1", "X" + MARKER: "a", MARKER: "ab"}))
-    third = up(run(SLEEP, NOTHING=f"{MARKER}=a"))
+    first = up(run(SLEEP, **{PARTITION_ID: "a,b"}))
+    second = up(run(SLEEP, **{"A": "1", "X" + PARTITION_ID: "a", PARTITION_ID: "ab"}))
+    third = up(run(SLEEP, NOTHING=f"{PARTITION_ID}=a"))
     snapshot = Snapshot()
     assert first.pid in snapshot.marked("a")
     assert first.pid in snapshot.marked("b")
@@ -111,17 +114,17 @@ def test_a_marker_of_another_ledger_is_none_of_ours(run: Run, tmp_path: Path) ->
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for home in (ours, theirs):
         home.mkdir()
-        (home / processes.LEDGER).touch()
+        (home / LEDGER).touch()
     (tmp_path / "alias").symlink_to(ours)
     mine = {
-        up(run(SLEEP, **{MARKER: "a", **home})).pid
+        up(run(SLEEP, **{PARTITION_ID: "a", **home})).pid
         for home in (
             {"CHRONOS_HOME": ""},
             {"CHRONOS_HOME": f"{tmp_path}/alias"},
             {"CHRONOS_HOME": f"{tmp_path}/no-ledger"},
         )
     }
-    other = up(run(SLEEP, **{MARKER: "a", "CHRONOS_HOME": str(theirs)})).pid
+    other = up(run(SLEEP, **{PARTITION_ID: "a", "CHRONOS_HOME": str(theirs)})).pid
     assert mine <= Snapshot(home=ours).marked("a")
     assert other not in Snapshot(home=ours).marked("a")
     assert other in Snapshot(home=theirs).marked("a")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import monitor_claim, watchdog
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerReplaced, LedgerUnavailable
 from tests.chronos.conftest import open_ledger, request, until

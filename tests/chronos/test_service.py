@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import cgroup, service, watchdog
-from cumulus.chronos.lease import EndReason, LeaseState
+from cumulus.chronos import service, watchdog
+from cumulus.chronos.contract import EndReason, LeaseState
+from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock
-from cumulus.lib import processes
-from cumulus.lib.processes import MARKER
+from cumulus.lib import cgroup, processes
 from tests.chronos.conftest import end_monitor, open_ledger, request, until
 from tests.processes import cgroups_of
 
@@ -166,7 +166,7 @@ def test_a_daemon_that_left_its_session_is_ended(either: Ledger, run: Run, tmp_p
 
 
 def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run, tmp_path: Path) -> None:
-    process = run(DAEMON.removesuffix("time.sleep(60)\n"), **{MARKER: "other,a"})
+    process = run(DAEMON.removesuffix("time.sleep(60)\n"), **{PARTITION_ID: "other,a"})
     either.attach("a", process.pid, either.grant(request()).token)
     pid = daemon_pid(tmp_path)
     assert process.wait(30) == 0
@@ -179,13 +179,13 @@ def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run
 @pytest.mark.parametrize("storm", [HOPPER, BOMB], ids=["hopper", "bomb"])
 def test_what_forks_faster_than_it_can_be_seen_is_ended(either: Ledger, run: Run, tmp_path: Path, storm: str) -> None:
     id = f"storm-{os.getpid()}-{tmp_path.name}"
-    process = run(f"{WHEN_ATTACHED}{storm}", session=True, **{MARKER: id})
+    process = run(f"{WHEN_ATTACHED}{storm}", session=True, **{PARTITION_ID: id})
     either.attach(id, process.pid, either.grant(request(id, grace=0.1)).token)
     (tmp_path / "attached").touch()
     up(process)
     either.release(id)
     until(lambda: ended(either, id))
-    assert _alive_with(f"{MARKER}={id}") == 0
+    assert _alive_with(f"{PARTITION_ID}={id}") == 0
 
 
 def test_a_session_is_remembered_when_its_maker_has_gone(either: Ledger, run: Run, tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_session_is_remembered_when_its_maker_has_gone(either: Ledger, run: Ru
 
 
 def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> None:
-    process = up(run(SLEEP, **{MARKER: "a"}))
-    bystander = up(run(SLEEP, **{MARKER: "aa", "NOT_" + MARKER: "a"}))
+    process = up(run(SLEEP, **{PARTITION_ID: "a"}))
+    bystander = up(run(SLEEP, **{PARTITION_ID: "aa", "NOT_" + PARTITION_ID: "a"}))
     real.grant(request(seconds=0.3, grace=30))
     assert process.wait(30) == -signal.SIGTERM
     until(lambda: ended(real, "a"))
@@ -219,7 +219,7 @@ def test_the_supervisor_of_a_job_is_left_alone(real: Ledger, run: Run, tmp_path:
         "print('up', flush=True)\n"
         "print(os.waitpid(child, 0)[1], flush=True)\n"
         "time.sleep(60)",
-        **{MARKER: "a"},
+        **{PARTITION_ID: "a"},
     )
     real.attach("a", up(process).pid, real.grant(request(grace=30)).token, role="supervisor")
     real.release("a")
@@ -431,7 +431,7 @@ def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) 
 
 
 def test_no_monitor_is_started_inside_a_lease(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MARKER, "a")
+    monkeypatch.setenv(PARTITION_ID, "a")
     open_ledger(home, SystemClock()).grant(request(seconds=60.0))
     assert watchdog.running(home) is None
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cumulus.chronos import device_sizes
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import InsufficientShare

@@ -153,7 +153,7 @@ class Machine:
 PRELUDE = """
 import os, subprocess, sys, time
 from cumulus.lib import processes; from cumulus.chronos import watchdog
-from cumulus.chronos.lease import Device, LeaseRequest
+from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 ledger = Ledger(discover=lambda: [Device(0, "GPU-a", "H100", "NVIDIA", "gpu", 1 << 36)])
 """

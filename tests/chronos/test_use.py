@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import metrics, nvml
+from cumulus.chronos.contract import Lease, LeaseState, Usage
 from cumulus.chronos.enforce import account
-from cumulus.chronos.lease import Lease, LeaseState, Usage
 from cumulus.chronos.usage import LeaseUse, NodeUse
 from cumulus.lib.processes import read
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from cumulus.chronos import cgroup
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
 from cumulus.cli import checks
 from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
 from cumulus.clock import SystemClock
 from cumulus.errors import StoreUnavailable
-from cumulus.lib import locks
+from cumulus.lib import cgroup, locks
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW, Run, ago, condition, job

@@ -20,8 +20,9 @@ from cumulus import paths
 from cumulus.chronos import watchdog
 from cumulus.chronos.ledger import Ledger
 from cumulus.daemon_lock import DaemonLock, daemon_pid
+from cumulus.lib.host import object_name
 from cumulus.lib.systemd import notify
-from cumulus.server.daemon import host_name, node_name
+from cumulus.server.daemon import node_name
 from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
@@ -204,9 +205,8 @@ def test_the_protocol_of_sd_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("x" * 300, "x" * 253),
     ],
 )
-def test_the_nodes_name_is_a_name(host: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: host)
-    assert host_name() == name
+def test_the_nodes_name_is_a_name(host: str, name: str) -> None:
+    assert object_name(host) == name
 
 
 def test_following_a_job_that_never_starts_ends_with_it(store: SqliteStore) -> None:

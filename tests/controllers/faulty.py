@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cumulus.chronos.lease import FULL_COMPUTE
+from cumulus.chronos.contract import FULL_COMPUTE
 from cumulus.resources.job import GPUJob
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Documents, Fence, Store, Write

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
-from cumulus.chronos.lease import Device, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
 from cumulus.controllers.node.controller import TWIN, NodeController
 from cumulus.controllers.swarm.controller import CLUSTER, ClusterController

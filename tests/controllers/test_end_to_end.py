@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.backends.base import Workload
-from cumulus.chronos.lease import LeaseRequest, LeaseState
+from cumulus.chronos.contract import LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW
 from cumulus.errors import BackendError, Fenced, LedgerFull, NodeUnreachable, NotFound

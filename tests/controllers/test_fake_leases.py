@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from cumulus.chronos.lease import Lease, LeaseRequest, Leases, LeaseState
+from cumulus.chronos.contract import Lease, LeaseRequest, Leases, LeaseState
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import FakeClock
 from cumulus.errors import ChronosError, NodeUnreachable, NoSuchLease, StaleToken

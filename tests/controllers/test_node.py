@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.lease import Health, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import Health, LeaseRequest, NodeFacts
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
 from cumulus.controllers import loops

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cumulus.chronos.lease import EndReason, Lease, LeaseState
+from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.clock import timestamp
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import ENDING_POLL, Answer, GrantRefused, NodeGone, Unreachable

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.contract import LeaseRequest
 from cumulus.clock import FakeClock
 from cumulus.controllers.node import controller
 from cumulus.controllers.node.controller import MOST_LISTED

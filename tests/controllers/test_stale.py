@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
 from cumulus.controllers.job.controller import JobController
 from cumulus.controllers.loops import Loops
 from cumulus.errors import Conflict, NodeUnreachable, NotFound

@@ -15,7 +15,7 @@ import pytest
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.rundir.documents import read_document, write_document
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore
 from cumulus.store.base import Query

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from cumulus.chronos.contract import Device, Lease, LeaseState
 from cumulus.chronos.enforce import opencl_layer
 from cumulus.chronos.enforce.account import used
-from cumulus.chronos.lease import Device, Lease, LeaseState
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.enforce import account, merge
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
+from cumulus.chronos.contract.variables import merge
+from cumulus.chronos.enforce import account
 from cumulus.clock import SystemClock
 
 from .conftest import CPU, MIB, Leased, compile_c, make_lease

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import enforce
+from cumulus.chronos.contract import LeaseRequest
+from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce import mps_daemon
-from cumulus.chronos.enforce.mps import MODE, Mps
+from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon
-from cumulus.chronos.lease import LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import ChronosError
 from cumulus.lib import locks
@@ -196,7 +197,7 @@ def test_an_nvidia_gpu_with_mps_and_the_layer_is_guarded(
     control: Path, layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUMULUS_OPENCL_LAYER", str(layer))
-    monkeypatch.delenv(MODE, raising=False)
+    monkeypatch.delenv(MPS_MODE, raising=False)
     assert enforce.strength(H100, control).enforcement is Enforcement.GUARDED
     variables = enforce.environment(make_lease("a", 2**30), H100, control)
     assert {"OPENCL_LAYERS", "CUDA_MPS_PIPE_DIRECTORY", "PYTHONPATH"} <= set(variables)

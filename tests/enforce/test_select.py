@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import enforce
+from cumulus.chronos.contract import Device, variables
 from cumulus.chronos.enforce import account, amd, loader, opencl_layer
-from cumulus.chronos.lease import Device
 from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement
@@ -105,7 +105,7 @@ def test_the_systems_loaders_are_those_of_the_linkers_cache() -> None:
 def test_lists_are_joined_ours_first_and_all_else_is_replaced() -> None:
     job = {"PYTHONPATH": "/job", "OPENCL_LAYERS": "/other.so", "CUPY_GPU_MEMORY_LIMIT": "9", "X": "1"}
     ours = {"PYTHONPATH": "/ours", "OPENCL_LAYERS": "/layer.so", "CUPY_GPU_MEMORY_LIMIT": "5"}
-    assert enforce.merge(job, ours) == {
+    assert variables.merge(job, ours) == {
         "PYTHONPATH": "/ours:/job",
         "OPENCL_LAYERS": "/layer.so:/other.so",
         "CUPY_GPU_MEMORY_LIMIT": "5",
@@ -117,18 +117,18 @@ def test_a_job_that_uses_jaxs_newer_name_gets_our_limit_under_it() -> None:
     """JAX fails where both are set."""
     ours = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.1900"}
     for own, holds in (("0.9", "0.1900"), ("0.1", "0.1")):
-        merged = enforce.merge({"XLA_CLIENT_MEM_FRACTION": own}, ours)
+        merged = variables.merge({"XLA_CLIENT_MEM_FRACTION": own}, ours)
         assert merged == {"XLA_CLIENT_MEM_FRACTION": holds}
 
 
 def test_a_job_without_mps_gets_none_of_its_variables() -> None:
     ours = {"CUDA_MPS_PIPE_DIRECTORY": "/run/mps", "OPENCL_LAYERS": "/layer.so"}
-    assert enforce.merge({"CHRONOS_MPS": "off"}, ours) == {"CHRONOS_MPS": "off", "OPENCL_LAYERS": "/layer.so"}
+    assert variables.merge({"CHRONOS_MPS": "off"}, ours) == {"CHRONOS_MPS": "off", "OPENCL_LAYERS": "/layer.so"}
 
 
 def test_merging_twice_changes_nothing() -> None:
-    once = enforce.merge({"PYTHONPATH": "/job"}, {"PYTHONPATH": "/ours"})
-    assert enforce.merge(once, {"PYTHONPATH": "/ours"}) == once
+    once = variables.merge({"PYTHONPATH": "/job"}, {"PYTHONPATH": "/ours"})
+    assert variables.merge(once, {"PYTHONPATH": "/ours"}) == once
 
 
 def test_of_two_leases_each_devices_memory_is_limited_and_the_smaller_of_other_limits_holds() -> None:
@@ -142,24 +142,24 @@ def test_of_two_leases_each_devices_memory_is_limited_and_the_smaller_of_other_l
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "GPU-2=4M,GPU-1=8M",
         "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "9",
     }
-    assert enforce.merge(limits("GPU-1", "8M", "9"), limits("GPU-2", "4M", "12.5")) == expected
-    assert enforce.merge({"CUPY_GPU_MEMORY_LIMIT": "half"}, {"CUPY_GPU_MEMORY_LIMIT": "5"}) == {
+    assert variables.merge(limits("GPU-1", "8M", "9"), limits("GPU-2", "4M", "12.5")) == expected
+    assert variables.merge({"CUPY_GPU_MEMORY_LIMIT": "half"}, {"CUPY_GPU_MEMORY_LIMIT": "5"}) == {
         "CUPY_GPU_MEMORY_LIMIT": "5"
     }
 
 
 def test_one_mps_daemon_holds_a_job_on_several_gpus_and_one_a_lease_cannot() -> None:
     one, same, other = ({"CUDA_MPS_PIPE_DIRECTORY": path, "A": path} for path in ("/run/x", "/run/x", "/run/y"))
-    assert enforce.join({}, one) == one
-    assert enforce.join(one, same) == one
-    assert enforce.join(one, {"B": "1"}) == {**one, "B": "1"}
+    assert variables.join({}, one) == one
+    assert variables.join(one, same) == one
+    assert variables.join(one, {"B": "1"}) == {**one, "B": "1"}
     with pytest.raises(ChronosError, match="one MPS daemon a lease"):
-        enforce.join(one, other)
+        variables.join(one, other)
 
 
 def test_a_job_may_do_without_mps() -> None:
     ours = {"CUDA_MPS_PIPE_DIRECTORY": "/run/x", "OPENCL_LAYERS": "/layer.so"}
-    assert "CUDA_MPS_PIPE_DIRECTORY" not in enforce.merge({"CHRONOS_MPS": "off"}, ours)
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in variables.merge({"CHRONOS_MPS": "off"}, ours)
 
 
 # ---- accounts ----

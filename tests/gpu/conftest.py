@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import nvml
+from cumulus.chronos.contract import Device, Lease, LeaseState
+from cumulus.chronos.contract.variables import MPS_MODE, merge
 from cumulus.chronos.device import discover
-from cumulus.chronos.enforce import environment, forget, merge, opencl_layer
-from cumulus.chronos.enforce.mps import MODE, Mps
-from cumulus.chronos.lease import Device, Lease, LeaseState
+from cumulus.chronos.enforce import environment, forget, opencl_layer
+from cumulus.chronos.enforce.mps import Mps
 from cumulus.clock import SystemClock
 from tests.e2e.conftest import Machine
 
@@ -79,7 +80,7 @@ def nvidia_opencl(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "OPENCL_LIBRARY": "libOpenCL.so.1",
         "OPENCL_DEVICE": "gpu",
         "OCL_ICD_VENDORS": f"{vendors}/",
-        MODE: "off",
+        MPS_MODE: "off",
     }
 
 
@@ -89,7 +90,7 @@ class Program:
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-            env=merge({**os.environ, MODE: variables.get(MODE, "")}, variables),
+            env=merge({**os.environ, MPS_MODE: variables.get(MPS_MODE, "")}, variables),
         )  # fmt: skip
 
     def line(self, seconds: float = ANSWER_SECONDS) -> Any:
@@ -187,7 +188,7 @@ class Node:
 @pytest.fixture
 def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
-    monkeypatch.setenv(MODE, "shared")
+    monkeypatch.setenv(MPS_MODE, "shared")
     made = Node(gpu, tmp_path)
     yield made
     made.close()
@@ -197,7 +198,7 @@ def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def machine(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """The daemon, with this machine's GPUs."""
     monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
-    monkeypatch.setenv(MODE, "shared")
+    monkeypatch.setenv(MPS_MODE, "shared")
     made = Machine(tmp_path / "m")
     try:
         made.serve()

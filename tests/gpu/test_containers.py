@@ -14,8 +14,8 @@ import pytest
 from cumulus.backends.base import EnvVar, LeaseRef, State, Workload
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
+from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.enforce.mps import MODE
-from cumulus.chronos.lease import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore
 

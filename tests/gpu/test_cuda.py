@@ -8,11 +8,10 @@ from statistics import median
 import pytest
 
 from benchmarks.gpu import in_turn
+from cumulus.chronos.contract import Device
+from cumulus.chronos.contract.variables import MPS_MODE, selection
 from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import strength
-from cumulus.chronos.enforce.mps import MODE
-from cumulus.chronos.environment import selection
-from cumulus.chronos.lease import Device
 from cumulus.resources.enforcement import Enforcement
 
 from .conftest import FITS, GIB, HUGE, Node, memory_used, until
@@ -176,7 +175,7 @@ def test_the_gpu_is_device_0_and_joined_with_its_opencl_device(
 
 
 def test_isolated_leases_are_limited_and_bound_by_the_daemon(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MODE, "isolated")
+    monkeypatch.setenv(MPS_MODE, "isolated")
     lease = node.lease("isolated", 0.05)
     assert node.outcome("device", node.part(HUGE), **lease) == REFUSED
     assert node.outcome("device", node.part(FITS), **lease) == "ok"

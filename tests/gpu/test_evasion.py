@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.enforce.mps import MODE, Mps
+from cumulus.chronos.contract.variables import MPS_MODE
+from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.mps_daemon import Daemon
 from cumulus.clock import SystemClock
 
@@ -42,7 +43,7 @@ def test_shared_raising_ones_own_limit_works(node: Node) -> None:
 
 
 def test_isolated_raising_ones_own_limit_does_not_work(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MODE, "isolated")
+    monkeypatch.setenv(MPS_MODE, "isolated")
     lease = node.lease("small", 0.05)
     assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node)}) == REFUSED
 
@@ -55,21 +56,21 @@ def test_shared_raising_ones_own_percentage_works(node: Node, full_rate: float) 
 def test_isolated_raising_ones_own_percentage_does_not_work(
     node: Node, full_rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(MODE, "isolated")
+    monkeypatch.setenv(MPS_MODE, "isolated")
     (rate,) = node.rates({**node.lease("small", 0.05, 0.25), PERCENTAGE: "100"})
     assert rate == pytest.approx(full_rate / 4, rel=0.15)
 
 
 @pytest.mark.parametrize("mode", ["shared", "isolated"])
 def test_leaving_mps_by_another_pipe_directory_works(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setenv(MODE, mode)
+    monkeypatch.setenv(MPS_MODE, mode)
     lease = node.lease("small", 0.05)
     assert node.outcome("device", node.part(HUGE), **{**lease, PIPE: "/nonexistent"}) == "ok"
 
 
 @pytest.mark.parametrize("mode", ["shared", "isolated"])
 def test_a_second_process_gets_the_limit_again(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setenv(MODE, mode)
+    monkeypatch.setenv(MPS_MODE, mode)
     lease = node.lease("small", 0.05)
     first, second = (node.cuda("alloc", "device", node.part(0.0375), **lease) for _ in "12")
     assert (first.line()["outcome"], second.line()["outcome"]) == ("ok", "ok")
@@ -117,7 +118,7 @@ def test_shared_a_job_that_faults_on_the_gpu_ends_its_neighbours_work(node: Node
 
 
 def test_isolated_a_fault_stays_in_its_lease(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MODE, "isolated")
+    monkeypatch.setenv(MPS_MODE, "isolated")
     neighbour = node.cuda("alloc", "device", GIB, **node.lease("one", 0.25))
     assert neighbour.line()["outcome"] == "ok"
     node.cuda("fault", **node.lease("other", 0.25)).line()

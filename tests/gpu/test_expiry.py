@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cumulus.chronos.lease import Device, LeaseRequest, LeaseState
+from cumulus.chronos.contract import Device, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 

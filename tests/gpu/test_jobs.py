@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.chronos.lease import Device
+from cumulus.chronos.contract import Device
 from tests.e2e.conftest import Machine, manifest
 
 from .conftest import FITS, GIB, HUGE, memory_used, part, until

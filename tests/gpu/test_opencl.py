@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from cumulus.chronos.contract import Lease, LeaseState
+from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce import account
-from cumulus.chronos.enforce.mps import MODE
-from cumulus.chronos.lease import Lease, LeaseState
 
 from .conftest import FITS, HUGE, Node, Program, until
 
@@ -92,7 +92,7 @@ def test_evasion_unsetting_the_layer_works(node: Node, nvidia_opencl: dict[str, 
 def test_beside_mps_nvidias_driver_makes_no_context_and_the_job_is_told(
     node: Node, nvidia_opencl: dict[str, str]
 ) -> None:
-    job = node.opencl(**node.lease("small", 0.05), **{k: v for k, v in nvidia_opencl.items() if k != MODE})
+    job = node.opencl(**node.lease("small", 0.05), **{k: v for k, v in nvidia_opencl.items() if k != MPS_MODE})
     assert job.process.stdout is not None
     said = job.process.stdout.read().decode()
     assert "-9999" in said

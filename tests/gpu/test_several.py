@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.chronos.contract import Device
+from cumulus.chronos.contract.variables import MPS_MODE, join, selection
 from cumulus.chronos.device import discover
-from cumulus.chronos.enforce import health, join
-from cumulus.chronos.enforce.mps import MODE
-from cumulus.chronos.environment import selection
-from cumulus.chronos.lease import Device
+from cumulus.chronos.enforce import health
 from cumulus.errors import ChronosError
 from tests.e2e.conftest import Machine, manifest
 
@@ -132,7 +131,7 @@ def test_a_fault_on_one_gpu_and_work_on_the_other(nodes: list[Node], measured: M
 
 def test_isolated_a_job_with_two_gpus_is_refused(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     """It would reach neither: each lease's daemon has a GPU of its own."""
-    monkeypatch.setenv(MODE, "isolated")
+    monkeypatch.setenv(MPS_MODE, "isolated")
     with pytest.raises(ChronosError, match="one MPS daemon a lease"):
         both(nodes, 0.05)
 

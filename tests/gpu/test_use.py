@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import nvml, usage
-from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.contract import LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 

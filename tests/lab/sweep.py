@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import cgroup
+from cumulus.lib import cgroup
 from tests.lab.node import remove_traces
 from tests.processes import cgroups_of
 

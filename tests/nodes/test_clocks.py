@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.nodes.clocks import NodeClock
 

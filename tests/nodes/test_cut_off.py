@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import Observed
-from cumulus.chronos.lease import EndReason, Lease, LeaseState
+from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.controllers.job import objects, view

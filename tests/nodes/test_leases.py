@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos import records
+from cumulus.chronos.contract import EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.database import Database
-from cumulus.chronos.lease import EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.errors import (
     ChronosError,
     InsufficientShare,

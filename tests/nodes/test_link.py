@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.lease import LeaseState
+from cumulus.chronos.contract import LeaseState
 from cumulus.errors import CumulusError, NodeUnreachable
 from cumulus.nodes import link, sockets
 from cumulus.nodes.address import Address

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import State
-from cumulus.chronos.lease import FULL_COMPUTE, Lease, LeaseState
+from cumulus.chronos.contract import FULL_COMPUTE, Lease, LeaseState
 from cumulus.resources.partition import PartitionPhase
 from cumulus.store.base import Fence
 from cumulus.store.codec import ADDED, DELETED, Row, decode

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cumulus.backends.base import Observed, Workload
-from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.store.base import Documents, Event, Fence, Retention, Write

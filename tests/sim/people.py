@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cumulus.chronos.lease import LeaseRequest
+from cumulus.chronos.contract import LeaseRequest
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError
 from cumulus.resources.job import GPU, Checkpoint, GPUJob, GPUJobSpec, RetryPolicy
 from cumulus.resources.meta import ObjectMeta, Resource

@@ -23,7 +23,7 @@ import os
 from typing import Any, NamedTuple
 
 from cumulus.backends.rundir.documents import read_document, write_document
-from cumulus.chronos import cgroup
+from cumulus.lib import cgroup
 
 FORMAT = 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
@@ -65,9 +65,3 @@ def show_progress() -> None:
     with contextlib.suppress(OSError):
         # By path: to close a descriptor of the file would let go of the lock.
         os.utime(LOCK)
-
-
-def boot_id() -> str:
-    """Names this boot of the machine: a run started in another one has no processes left."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()

@@ -118,7 +118,7 @@ class LeaseGuard:
         `by`, where it had begun to end by that time of the machine's monotonic clock."""
         if not self._leases:
             return ""
-        from cumulus.chronos.lease import EndReason, LeaseState
+        from cumulus.chronos.contract import EndReason, LeaseState
         from cumulus.errors import ChronosError
 
         reasons: set[EndReason | None] = set()
@@ -186,6 +186,7 @@ class LeaseGuard:
 
     def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
         from cumulus.chronos import enforce
+        from cumulus.chronos.contract import variables as contract
         from cumulus.errors import NoSuchLease
 
         ledger = self._ledger()
@@ -193,19 +194,21 @@ class LeaseGuard:
         device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
         if lease is None or device is None:
             raise NoSuchLease(f"the device of lease {id} is not on this node any more")
-        ours = enforce.join(variables, enforce.environment(lease, device, ledger.home))
+        ours = contract.join(variables, enforce.environment(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
-        merged = enforce.merge(self._own, ours)
+        merged = contract.merge(self._own, ours)
         variables = {name: value for name, value in merged.items() if value != self._own.get(name)}
         return variables | self._ends(id, lease.expires_in, variables)
 
     def _ends(self, id: str, expires_in: float, variables: dict[str, str]) -> dict[str, str]:
         """The variable that says when the first lease ends, where its time has yet to count: from about now on."""
+        from cumulus.chronos.contract.variables import EXPIRES_AT
+
         seconds = next((x["seconds"] for x in self._leases if x["id"] == id and x.get("seconds")), expires_in)
         if seconds >= expires_in:
             return {}
         ends = timestamp(SystemClock().now() + timedelta(seconds=seconds))
-        return {"CHRONOS_EXPIRES_AT": min(ends, variables.get("CHRONOS_EXPIRES_AT", ends))}
+        return {EXPIRES_AT: min(ends, variables.get(EXPIRES_AT, ends))}
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable

@@ -16,8 +16,8 @@ from cumulus.backends.base import Observed, State
 from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
-from cumulus.chronos import cgroup
 from cumulus.clock import Clock, timestamp
+from cumulus.lib import cgroup
 
 MAX_SPAWNS = 5
 """A supervisor that ended so often without starting the command will not do better."""

@@ -31,8 +31,8 @@ from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
 from cumulus.backends.rundir.log import FileLog, retention_of
-from cumulus.chronos import cgroup
 from cumulus.clock import SystemClock, timestamp
+from cumulus.lib import cgroup, processes
 
 _DISK_PATIENCE = 1.0
 _STOPPED = End(None, "Stopped", "stopped before it started")
@@ -101,7 +101,7 @@ class _Run:
                 layout.STARTED,
                 {
                     "started_at": self._started_at,
-                    "boot_id": layout.boot_id(),
+                    "boot_id": processes.boot_id(),
                     "session": os.getsid(0),
                     "cgroup": enclosure,
                 },
@@ -139,7 +139,7 @@ class _Run:
         started = read_document(layout.STARTED) or {}
         self._started_at = started.get("started_at", "")
         leases = LeaseGuard(self._spec)
-        if started.get("boot_id") != layout.boot_id():
+        if started.get("boot_id") != processes.boot_id():
             return End(None, "Lost", "the machine was restarted while it ran")
         mark = f"{variables.WORKLOAD}={self._spec['name']}"
         tree.end_strays(mark, started["session"], self._grace_left(), layout.enclosure(started))

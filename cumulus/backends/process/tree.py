@@ -13,7 +13,7 @@ import signal
 import time
 
 from cumulus.backends.process import layout
-from cumulus.chronos import cgroup
+from cumulus.lib import cgroup
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_AGAIN = 0.05

@@ -12,7 +12,7 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.backends.job_environment import job_environment
-from cumulus.chronos import enforce
+from cumulus.chronos.contract.variables import merge
 from cumulus.chronos.runtime import SLOT_VARIABLE
 
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
@@ -27,7 +27,7 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables = {e.name: e.value for e in workload.env if not e.secret}
     variables.setdefault("PYTHONUNBUFFERED", "1")
     variables |= _devices(workload)
-    variables = enforce.merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
+    variables = merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
     fixed = job_environment(workload, workload.checkpoint_path, None)
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
     variables[SLOT_VARIABLE] = workload.name

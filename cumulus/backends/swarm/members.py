@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from cumulus.backends.swarm.spec import PREFIX
 from cumulus.backends.swarm.tasks import moment
 from cumulus.clock import Clock
 from cumulus.errors import BackendError
+from cumulus.lib.host import object_name
 
 NAME_LABEL = f"{PREFIX}node"
 """On a Swarm node: the GPUNode that it is. It is written when the node is first seen, so that a host that is renamed
@@ -159,9 +159,3 @@ def distinct(members: Sequence[Member]) -> Sequence[Member]:
         else:
             others.append(replace(member, name=f"{member.name}-{member.id[:_SUFFIX]}"))
     return [*holders.values(), *others]
-
-
-def object_name(hostname: str) -> str:
-    """The host's name as an object's name."""
-    name = re.sub(r"[^a-z0-9.-]+", "-", hostname.lower()).strip("-.")
-    return name[:253] or "node"

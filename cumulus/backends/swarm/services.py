@@ -16,7 +16,7 @@ from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.records import END, SERVICE, Record, Records
-from cumulus.chronos import enforce
+from cumulus.chronos.contract import variables
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NodeUnreachable
 from cumulus.secrets import SecretStore, SecretUnavailable
@@ -158,6 +158,6 @@ class Services:
 
 def _joined(prepared: Sequence[Mapping[str, str]]) -> dict[str, str]:
     try:
-        return functools.reduce(enforce.join, prepared, {})
+        return functools.reduce(variables.join, prepared, {})
     except ChronosError as error:
         raise BackendRefused(str(error), hint=error.hint) from error

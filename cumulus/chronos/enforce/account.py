@@ -13,7 +13,7 @@ import urllib.parse
 import uuid
 from pathlib import Path
 
-from cumulus.chronos.lease import Device, Lease, LeaseState
+from cumulus.chronos.contract import Device, Lease, LeaseState
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib.processes import Identity, is_alive

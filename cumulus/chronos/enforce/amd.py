@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
 from cumulus.chronos.enforce.base import Report
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement

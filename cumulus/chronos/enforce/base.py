@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cumulus.chronos.lease import Device, Health, Lease
+from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.resources.enforcement import Enforcement
 
 

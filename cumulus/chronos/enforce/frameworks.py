@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
-from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.resources.enforcement import Enforcement
 
 HOOK = Path(__file__).parent / "hook"

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.enforce.base import Report
-from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.resources.enforcement import Enforcement
 
 

@@ -21,13 +21,13 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
+from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
-from cumulus.chronos.lease import FULL_COMPUTE, Device, Health, Lease
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 
-MODE = "CHRONOS_MPS"
 MODES = ("shared", "isolated", "off")
 
 _QUERY_SECONDS = 10.0
@@ -44,7 +44,7 @@ class Mps:
     name = "mps"
 
     def __init__(self, mode: str | None = None) -> None:
-        self._mode = mode or os.environ.get(MODE, "") or "shared"
+        self._mode = mode or os.environ.get(MPS_MODE, "") or "shared"
 
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "nvidia" in device.vendor.lower()
@@ -119,16 +119,16 @@ class Mps:
     def _trouble(self, device: Device) -> tuple[str, str] | None:
         """Why MPS can't limit on the device and what would mend it."""
         if self._mode not in MODES:
-            return f"{MODE}={self._mode} is unknown", f"Set {MODE} to one of {', '.join(MODES)}."
+            return f"{MPS_MODE}={self._mode} is unknown", f"Set {MPS_MODE} to one of {', '.join(MODES)}."
         if self._mode == "off":
-            return f"MPS is switched off by {MODE}", f"Unset {MODE}."
+            return f"MPS is switched off by {MPS_MODE}", f"Unset {MPS_MODE}."
         if shutil.which(CONTROL) is None:
             return f"{CONTROL} is not installed", "Install the driver's compute utilities (nvidia-compute-utils-NNN)."
         mode = _compute_mode(device)
         if mode == "Prohibited":
             return "the GPU's compute mode is Prohibited", "Set it: nvidia-smi --compute-mode=DEFAULT"
         if mode == "Exclusive_Process" and self._mode == "isolated":
-            return "in compute mode Exclusive_Process one MPS daemon alone can use the GPU", f"Set {MODE}=shared."
+            return "in compute mode Exclusive_Process one MPS daemon alone can use the GPU", f"Set {MPS_MODE}=shared."
         return None
 
     def _daemon(self, lease_id: str, home: Path, device_id: str = "") -> Daemon:

@@ -18,10 +18,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
 from cumulus.lib import locks
-from cumulus.lib.processes import Identity, Snapshot, is_alive, read, send
+from cumulus.lib.processes import Identity, is_alive, read, send
 
 CONTROL = "nvidia-cuda-mps-control"
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
-from cumulus.chronos.lease import Device, Health, Lease
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 

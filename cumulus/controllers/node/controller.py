@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
-from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import (
     AlreadyExists,

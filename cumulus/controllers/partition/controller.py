@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cumulus.chronos.lease import Lease, LeaseState
+from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, Unreachable

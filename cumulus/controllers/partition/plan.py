@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from cumulus.chronos.lease import EndReason, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.conditions import Truth, condition_set
 from cumulus.resources.job import GPUJob

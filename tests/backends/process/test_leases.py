@@ -17,12 +17,11 @@ import pytest
 
 from cumulus.backends.base import LeaseRef, State, Workload
 from cumulus.backends.process import leases as guards
-from cumulus.chronos import cgroup
-from cumulus.chronos.lease import Device, Lease, LeaseRequest, LeaseState
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
-from cumulus.lib import processes
+from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
 from tests.backends.process_bed import ProcessBed, job_processes, processes_of
 from tests.chronos.conftest import remove_cgroups

@@ -1,18 +1,51 @@
-"""The variables by which a program knows its lease and uses the leased device, and by which `members` finds it."""
+"""The environment variables by which a program knows its leases, uses the leased devices, and is held to them.
+
+The node finds a lease's processes by `PARTITION_ID`. `of_leases` is the same for a job, a container and a program
+that `chronos_cli exec` runs; what holds a program to a lease, which the node prepares, is added by `join` and `merge`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cumulus.chronos.lease import Device, Lease
-from cumulus.lib.processes import MARKER
+from cumulus.chronos.contract.lease import Lease
+from cumulus.errors import ChronosError
+from cumulus.resources.device import Device
 from cumulus.resources.enforcement import Enforcement
 
+PARTITION_ID = "CHRONOS_PARTITION_ID"
+"""Names the leases of a process, separated by commas."""
+
+EXPIRES_AT = "CHRONOS_EXPIRES_AT"
+LEASE_SECONDS = "CHRONOS_LEASE_SECONDS"
+"""How long the lease lasts from the start of the program; where its time counts from the grant it is not set."""
+
+MPS_MODE = "CHRONOS_MPS"
+"""How MPS is used on a node, and `off` for a job that wants none."""
+
 _VENDORS = Path("/etc/OpenCL/vendors")
+_PIPE = "CUDA_MPS_PIPE_DIRECTORY"
+_LISTS = {
+    "PYTHONPATH": ":",
+    "LD_LIBRARY_PATH": ":",
+    "OPENCL_LAYERS": ":",
+    "CHRONOS_ACCOUNT": ":",
+    "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",",
+}
+"""Variables that hold several values and what is between them: ours go before those of the job."""
+
+_LEAST = {
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION",
+    "CUPY_GPU_MEMORY_LIMIT",
+}  # fmt: skip
+"""Numbers that count on every device that a job sees: of several leases the smallest holds."""
+
+_RENAMED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "XLA_CLIENT_MEM_FRACTION"}
+"""Ours and a newer name of it. JAX fails where both are set: a job that uses the newer one gets ours under it."""
 
 
 class HeldLease(NamedTuple):
@@ -54,10 +87,10 @@ def of_leases(leases: Sequence[HeldLease]) -> dict[str, str]:
     if not leases:
         return {}
     variables = {
-        MARKER: ",".join(x.id for x in leases),
+        PARTITION_ID: ",".join(x.id for x in leases),
         "CHRONOS_MEMORY_BYTES": ",".join(str(x.memory_bytes) for x in leases),
         "CHRONOS_COMPUTE_PERCENT": ",".join(f"{x.compute / 10:g}" for x in leases),
-        "CHRONOS_EXPIRES_AT": min(x.expires_at for x in leases),
+        EXPIRES_AT: min(x.expires_at for x in leases),
         "CHRONOS_DEVICE": ",".join(str(x.device) for x in leases),
         "CHRONOS_DEVICE_NAME": ",".join(x.device_name for x in leases),
         "CHRONOS_FENCING_TOKEN": ",".join(str(x.token) for x in leases),
@@ -65,7 +98,7 @@ def of_leases(leases: Sequence[HeldLease]) -> dict[str, str]:
     }
     seconds = [x.seconds for x in leases if x.seconds is not None]
     if seconds:
-        variables["CHRONOS_LEASE_SECONDS"] = f"{min(seconds):g}"
+        variables[LEASE_SECONDS] = f"{min(seconds):g}"
     return variables | selection([(x.device_id, x.platform_index, x.device_index) for x in leases])
 
 
@@ -96,3 +129,45 @@ def loader_environment() -> dict[str, str]:
         return {}
     runtime = Path(sys.executable).parents[1] / "lib" / "libintelocl.so"
     return {"OCL_ICD_VENDORS": str(runtime)} if runtime.exists() else {}
+
+
+def join(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
+    """What a job needs in its environment that holds both leases, from what `Prepares.prepare` said of each.
+
+    Raises `ChronosError` where no program can be held to both: one with a daemon of MPS a lease reaches neither GPU.
+    """
+    if one.get(_PIPE, other.get(_PIPE)) != other.get(_PIPE, one.get(_PIPE)):
+        raise ChronosError(
+            f"a job with leases on several GPUs cannot be held by one MPS daemon a lease ({MPS_MODE}=isolated)",
+            hint=f"set {MPS_MODE}=shared on the node, or ask for one GPU",
+        )
+    return merge(one, other)
+
+
+def merge(job: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The job's variables with ours: lists are joined, of limits the smaller one holds, everything else is replaced.
+
+    A job that sets CHRONOS_MPS=off gets no MPS, beside which NVIDIA's OpenCL does not run.
+    """
+    merged = dict(job)
+    for name, value in ours.items():
+        if job.get(MPS_MODE) == "off" and name.startswith("CUDA_MPS_"):
+            continue
+        # `job` may be os.environ, which refuses to be asked for None.
+        if (renamed := _RENAMED.get(name, "")) and renamed in job:
+            name = renamed
+        separator = _LISTS.get(name)
+        if separator and merged.get(name):
+            value = separator.join(dict.fromkeys([*value.split(separator), *merged[name].split(separator)]))
+        if name in _LEAST and name in merged:
+            value = min(value, merged[name], key=_number)
+        merged[name] = value
+    return merged
+
+
+def _number(text: str) -> float:
+    """More than any limit, where the job's own value is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")

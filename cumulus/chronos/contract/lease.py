@@ -1,7 +1,4 @@
-"""What a lease is: plain values and the protocol by which controllers reach a node's leases.
-
-Standard library only. Shares are whole numbers: memory in bytes, compute in thousandths of a device.
-"""
+"""A lease, the request for one, and the protocol by which controllers reach a node's leases."""
 
 from __future__ import annotations
 
@@ -10,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from cumulus.resources.device import FULL_COMPUTE as FULL_COMPUTE
-from cumulus.resources.device import Device as Device
+from cumulus.resources.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +79,6 @@ class Usage:
 
     memory_bytes: int
     compute: int
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """A condition of the node, as in Kubernetes: `type` and `reason` are CamelCase words, `message` a sentence."""
-
-    type: str
-    status: bool
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What a node says of itself beside its devices; empty where it is not known."""
-
-    hostname: str = ""
-    boot_id: str = ""
-    chronos_version: str = ""
-    clock_skew: float | None = None
-    """Seconds by which its wall clock is ahead of ours, None where it is the same clock or was not measured."""
-    conditions: tuple[Health, ...] = ()
-    """Of what holds its jobs to their leases, as its monitor found it last."""
 
 
 @runtime_checkable
