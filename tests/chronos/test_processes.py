@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import LEDGER
-from cumulus.chronos.snapshot import Snapshot
+from cumulus.chronos.snapshot import Snapshot, leases_of
 from cumulus.lib import processes
 from cumulus.lib.processes import Identity
 from tests.chronos.conftest import until
@@ -106,8 +106,8 @@ def test_a_marker_is_one_whole_name_of_the_list(run: Run) -> None:
     assert first.pid in snapshot.marked("b")
     assert second.pid in snapshot.marked("ab")
     assert not {second.pid, third.pid} & snapshot.marked("a")
-    assert processes.markers(first.pid) == ["a", "b"]
-    assert processes.markers(third.pid) == []
+    assert leases_of(first.pid) == ["a", "b"]
+    assert leases_of(third.pid) == []
 
 
 def test_a_marker_of_another_ledger_is_none_of_ours(run: Run, tmp_path: Path) -> None:
