@@ -15,7 +15,7 @@ from cumulus.backends.base import EnvVar, LeaseRef, State, Workload
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.chronos.contract import Device, LeaseRequest
-from cumulus.chronos.enforce.mps import MODE
+from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.ledger import Ledger
 from cumulus.secrets import SecretStore
 
@@ -169,7 +169,7 @@ def test_opencl_in_a_container_is_held_by_the_layer(bed: Bed, gpu: Device) -> No
         "python",
         "-c",
         OPENCL % (part(gpu, HUGE), part(gpu, FITS)),
-        env=(EnvVar(MODE, "off"),),
+        env=(EnvVar(MPS_MODE, "off"),),
     )
     assert bed.finish(work) is State.SUCCEEDED, bed.log(work)
     [answer] = bed.answers(work)
