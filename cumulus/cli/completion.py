@@ -11,8 +11,8 @@ import typer
 
 from cumulus import paths
 from cumulus.errors import CumulusError
+from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, KINDS, Kind, find_kind
-from cumulus.store.base import Query
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=", "jsonpath=")
 LIMIT = 500
@@ -61,18 +61,14 @@ def _kind(word: str) -> Kind | None:
 
 
 def _names(kind: Kind | None, prefix: str, ctx: typer.Context) -> list[str]:
-    directory = paths.store_dir(paths.home())
-    if kind is None or not directory.exists():
+    if kind is None:
         return []
-    from cumulus.store.sqlite import SqliteStore
+    from cumulus.client.embedded import EmbeddedClient
 
     namespace = (ctx.params.get("namespace") or "default") if kind.namespaced else None
     try:
-        store = SqliteStore(directory)
-        try:
-            items = store.list(Query(kind=kind.name, namespace=namespace)).items
-        finally:
-            store.close()
+        with EmbeddedClient.open(paths.home()) as client:
+            items = client.list(Query(kind=kind.name, namespace=namespace)).items
     except (CumulusError, OSError):
         return []
     names = (item["metadata"]["name"] for item in items)

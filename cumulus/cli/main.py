@@ -104,9 +104,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         terminal.error(error)
         return 1
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        from cumulus.service import diagnose
+        from cumulus.cli import left_out
 
-        return diagnose.tell(error)
+        return left_out.tell(error)
 
 
 def _drop_output() -> None:

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from cumulus.cli.left_out import LeftOut
 from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING, UNKNOWN, Cells
 from cumulus.resources.key import Document
 from cumulus.resources.registry import Column, Kind
-from cumulus.service import diagnose
 
 if TYPE_CHECKING:
     from cumulus.resources.jsonpath import Path, Template
@@ -52,6 +52,7 @@ class Tables:
         self,
         out: TextIO,
         cells: Callable[[], Cells],
+        left_out: LeftOut,
         *,
         wide: bool = False,
         all_namespaces: bool = False,
@@ -67,7 +68,7 @@ class Tables:
         self._heading = heading
         self._several = several
         self._tables: dict[str, Table] = {}
-        self._left_out = diagnose.LeftOut()
+        self._left_out = left_out
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
         if not documents:

@@ -1,17 +1,22 @@
 """What a person names on the command line: kinds, kinds with names, KIND/NAME.
 
-The verbs get `Target`s; `documents` reads them from the store.
+The verbs get `Target`s; `documents` reads them through the client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cumulus.errors import NotFound, UsageError
+from cumulus.errors import UsageError
 from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, Kind, find_kind
-from cumulus.store.base import Query, Store
+
+if TYPE_CHECKING:
+    from cumulus.client.base import Client
+    from cumulus.resources.selectors import Matcher
 
 ALL = tuple(BY_NAME[name] for name in ("GPUJob", "GPUPartition"))
 """What `all` means, to every verb. No node: what is true of all work must be safe to say of all, as in `delete all`."""
@@ -58,12 +63,6 @@ def key(target: Target, namespace: str) -> Key:
     return Key(target.kind.name, namespace if target.kind.namespaced else "", target.name)
 
 
-def not_found(target: Target, namespace: str) -> NotFound:
-    """As kubectl words it, with the namespace, since looking in the wrong one is the usual slip."""
-    where = f" in namespace {namespace}" if target.kind.namespaced else ""
-    return NotFound(f"{target.kind.qualified} {target.name!r} not found{where}")
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which objects of a kind: a namespace (None: all), label and field selectors."""
@@ -78,41 +77,19 @@ class Selection:
 
     def matcher(self, kind: Kind) -> Matcher:
         """For a watch, which tells of every object. Raises UsageError for a bad selector."""
-        return Matcher(kind, self)
+        from cumulus.resources.selectors import Matcher
+
+        return Matcher(self.query(kind))
 
 
-class Matcher:
-    """Whether a document is of the selection."""
-
-    def __init__(self, kind: Kind, selection: Selection) -> None:
-        from cumulus.resources import selectors
-
-        self._namespace = selection.namespace if kind.namespaced else None
-        self._labels = selectors.parse_labels(selection.labels)
-        self._fields = selectors.parse_fields(selection.fields, kind.name)
-
-    def __call__(self, document: Document) -> bool:
-        if self._namespace is not None and document["metadata"].get("namespace") != self._namespace:
-            return False
-        return self._labels.matches(document) and self._fields.matches(document)
-
-
-def one(store: Store, target: Target, namespace: str) -> Document:
-    """A named object. Raises NotFound, worded for a person."""
-    try:
-        return store.get(key(target, namespace))
-    except NotFound:
-        raise not_found(target, namespace) from None
-
-
-def documents(store: Store, target: Target, selection: Selection) -> Iterator[Document]:
+def documents(client: Client, target: Target, selection: Selection) -> Iterator[Document]:
     """The objects of a target, in the store's order. Raises NotFound for a name, UsageError for a selector."""
     if target.name is None:
-        yield from store.list(selection.query(target.kind)).items
+        yield from client.list(selection.query(target.kind)).items
         return
     if selection.labels or selection.fields:
         raise UsageError("a name and a selector cannot be given together")
-    yield one(store, target, selection.namespace or "default")
+    yield client.get(key(target, selection.namespace or "default"))
 
 
 def _kinds(word: str) -> list[Kind]:

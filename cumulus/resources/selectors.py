@@ -20,6 +20,7 @@ from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, Kind
 
 if TYPE_CHECKING:
@@ -90,6 +91,24 @@ def parse_fields(text: str, kind: str = "") -> FieldSelector:
         return FieldSelector()
     known = BY_NAME.get(kind)
     return FieldSelector(tuple(_field_term(text, start, part, known) for start, part in _split_fields(text)))
+
+
+class Matcher:
+    """Whether a document is one that a query finds, but for its owner: for a watch, which tells of every object."""
+
+    def __init__(self, query: Query) -> None:
+        """Raises UsageError for a bad selector."""
+        self._kind = query.kind
+        self._namespace = query.namespace
+        self._labels = parse_labels(query.labels)
+        self._fields = parse_fields(query.fields, query.kind)
+
+    def __call__(self, document: Document) -> bool:
+        if document["kind"] != self._kind:
+            return False
+        if self._namespace is not None and document["metadata"].get("namespace") != self._namespace:
+            return False
+        return self._labels.matches(document) and self._fields.matches(document)
 
 
 def _field_text(document: Document, path: tuple[str, ...]) -> str | None:

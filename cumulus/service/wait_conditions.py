@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.resources.columns import is_silent, node_state
@@ -26,12 +26,12 @@ _FINAL = {
 }
 
 
-class Goal(Protocol):
-    """`document` is None when the object is not there. `str` is the goal as it is written."""
+class WaitCondition(Protocol):
+    """`document` is None when the object is not there. `str` is the condition as it is written."""
 
-    def met(self, document: Document | None) -> bool: ...
+    def met(self, document: Document | None, now: datetime) -> bool: ...
 
-    def hopeless(self, document: Document | None) -> str:
+    def unreachable(self, document: Document | None) -> str:
         """Why it can't come true any more, "" while it can."""
         ...
 
@@ -46,16 +46,16 @@ class HasCondition:
     def __str__(self) -> str:
         return f"condition={self.type}" + (f"={self.status}" if self.status != "True" else "")
 
-    def met(self, document: Document | None) -> bool:
+    def met(self, document: Document | None, now: datetime) -> bool:
         if document is None:
             return False
         status = condition(document, self.type).get("status", "Unknown")
-        if (document["kind"], self.type) == ("GPUNode", "Ready") and is_silent(document, SystemClock().now()):
+        if (document["kind"], self.type) == ("GPUNode", "Ready") and is_silent(document, now):
             # Of a node that was Ready when the last daemon ended nobody knows how it is.
             status = "Unknown"
         return bool(status.lower() == self.status.lower())
 
-    def hopeless(self, document: Document | None) -> str:
+    def unreachable(self, document: Document | None) -> str:
         return _over(document)
 
 
@@ -69,33 +69,33 @@ class HasValue:
     def __str__(self) -> str:
         return "the jsonpath" + (f"={self.value}" if self.value is not None else "")
 
-    def met(self, document: Document | None) -> bool:
+    def met(self, document: Document | None, now: datetime) -> bool:
         if document is None:
             return False
         found = self.path.texts(document)
         return bool(found) if self.value is None else self.value in found
 
-    def hopeless(self, document: Document | None) -> str:
+    def unreachable(self, document: Document | None) -> str:
         return _over(document)
 
 
 class Created:
-    def met(self, document: Document | None) -> bool:
+    def met(self, document: Document | None, now: datetime) -> bool:
         return document is not None
 
-    def hopeless(self, document: Document | None) -> str:
+    def unreachable(self, document: Document | None) -> str:
         return ""
 
 
 class Deleted:
-    def met(self, document: Document | None) -> bool:
+    def met(self, document: Document | None, now: datetime) -> bool:
         return document is None
 
-    def hopeless(self, document: Document | None) -> str:
+    def unreachable(self, document: Document | None) -> str:
         return ""
 
 
-def parse_goal(text: str, kind: Kind) -> Goal:
+def parse_condition(text: str, kind: Kind) -> WaitCondition:
     """Raises UsageError, with the conditions that `kind` has."""
     form, _, rest = text.partition("=")
     if text == "delete":
@@ -147,17 +147,20 @@ def _over(document: Document | None) -> str:
     phase = lookup(document, "status.phase")
     if phase not in _FINAL.get(document["kind"], ()):
         return ""
-    return summary(document)
+    return phase_summary(document)
 
 
-def summary(document: Document) -> str:
+def summary(document: Document, now: datetime) -> str:
     """How an object is, in a few words: `Failed (BackoffLimitExceeded: exit code 3)`."""
-    kind = document["kind"]
+    if document["kind"] != "GPUNode":
+        return phase_summary(document)
+    state = node_state(document, now)
+    return state if state.startswith("Unknown (") else state + detail(condition(document, "Ready"))
+
+
+def phase_summary(document: Document) -> str:
+    """The same of a job or partition, which have a phase."""
     phase = str(lookup(document, "status.phase") or "")
-    if kind == "GPUNode":
-        ready = condition(document, "Ready")
-        state = node_state(document, SystemClock().now())
-        return state if state.startswith("Unknown (") else state + detail(ready)
     if not phase:
         return "no status yet"
     for type in (phase, "Ended", "Scheduled", "Bound", "PartitionsReady"):

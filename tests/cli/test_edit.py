@@ -4,14 +4,15 @@ import threading
 
 import pytest
 
-from cumulus.cli.targets import parse_one
-from cumulus.cli.verbs import edit
-from cumulus.cli.verbs.edit import _set_spec
+from cumulus.clock import SystemClock
 from cumulus.errors import Conflict
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, failed, job, node, running
 
+TESTER = Identity("tester")
 TRAIN = Key("GPUJob", "default", "train")
 
 
@@ -75,11 +76,9 @@ def test_wrong_pairs(store: SqliteStore, run: Run, arguments: list[str]) -> None
 
 def test_a_change_is_made_again_when_another_was_faster(store: SqliteStore) -> None:
     store.create(job("train"))
+    objects = Objects(store, SystemClock())
     threads = [
-        threading.Thread(
-            target=edit.edit,
-            args=(store, parse_one(["train"], default="GPUJob"), "default", lambda d, n=n: _labelled(d, str(n))),
-        )
+        threading.Thread(target=objects.edit, args=(TESTER, TRAIN, lambda d, n=n: _labelled(d, str(n))))
         for n in range(4)
     ]
     for thread in threads:
@@ -99,7 +98,7 @@ def test_an_object_that_never_holds_still_is_given_up(store: SqliteStore) -> Non
 
     def change(document: Document) -> Document:
         store.update(_labelled(document, document["metadata"]["resourceVersion"]))
-        return _set_spec(document, "suspend", True)
+        return {**document, "spec": {**document["spec"], "suspend": True}}
 
     with pytest.raises(Conflict, match="keeps changing"):
-        edit.edit(store, parse_one(["train"], default="GPUJob"), "default", change)
+        Objects(store, SystemClock()).edit(TESTER, TRAIN, change)

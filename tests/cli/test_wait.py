@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from cumulus.cli.progress import Progress
-from cumulus.cli.targets import Selection, Target
-from cumulus.cli.verbs.wait import Waiter
+from cumulus.cli.verbs.wait import follow
+from cumulus.client.embedded import EmbeddedClient
 from cumulus.clock import SystemClock
-from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import UsageError
 from cumulus.resources.registry import BY_NAME
-from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_goal
+from cumulus.daemon_lock import DaemonLock
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_condition
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, condition, failed, job, node, partition, running
@@ -149,10 +150,8 @@ def test_deletion_is_of_the_object_and_not_of_its_name(store: SqliteStore, capsy
     first = store.create(job("train"))
     store.delete(JOB)
     store.create(job("train"))
-    with Progress() as progress:
-        target = Target(BY_NAME["GPUJob"], "train")
-        uids = {JOB: first["metadata"]["uid"]}
-        Waiter(store, [target], Selection(), {"GPUJob": Deleted()}, progress, SystemClock(), uids).run(0.0)
+    client = EmbeddedClient(Service(store, Path("/nowhere")), Identity("tester"))
+    follow(client, [JOB], "delete", 0.0, {JOB: first["metadata"]["uid"]})
     assert capsys.readouterr().out == "gpujob.cumulus.dev/train deleted\n"
 
 
@@ -233,16 +232,17 @@ def test_wrong_usage(store: SqliteStore, run: Run, arguments: list[str], code: i
 
 def test_the_words_of_a_goal() -> None:
     kind = BY_NAME["GPUJob"]
-    assert parse_goal("condition=succeeded", kind) == HasCondition("Succeeded")
-    assert parse_goal("condition=Ready=false", BY_NAME["GPUNode"]) == HasCondition("Ready", "false")
-    assert isinstance(parse_goal("delete", kind), Deleted)
-    found: Any = parse_goal('jsonpath={.status.conditions[?(@.type=="c")].reason}=e', kind)
+    assert parse_condition("condition=succeeded", kind) == HasCondition("Succeeded")
+    assert parse_condition("condition=Ready=false", BY_NAME["GPUNode"]) == HasCondition("Ready", "false")
+    assert isinstance(parse_condition("delete", kind), Deleted)
+    found: Any = parse_condition('jsonpath={.status.conditions[?(@.type=="c")].reason}=e', kind)
     assert isinstance(found, HasValue)
     assert found.value == "e"
     with pytest.raises(UsageError):
-        parse_goal("condition=", kind)
+        parse_condition("condition=", kind)
 
 
 def test_a_condition_that_is_not_there_is_unknown() -> None:
-    assert HasCondition("Running", "Unknown").met(job("x"))
-    assert not HasCondition("Running", "False").met(job("x"))
+    now = SystemClock().now()
+    assert HasCondition("Running", "Unknown").met(job("x"), now)
+    assert not HasCondition("Running", "False").met(job("x"), now)

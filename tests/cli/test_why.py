@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.cli.targets import parse_one
-from cumulus.cli.verbs.why import answer
+from cumulus.cli import targets
 from cumulus.clock import FakeClock
-from cumulus.service.diagnose import LeftOut
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
 from cumulus.store.base import Document
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, node, partition, running
 
 
-def why(store: SqliteStore, *words: str, daemon: bool = True) -> str:
-    target = parse_one(words, default="GPUJob")
-    return "\n".join(answer(store, target, "default", FakeClock(NOW), daemon=daemon, left_out=LeftOut()))
+def why(store: SqliteStore, *words: str) -> str:
+    key = targets.key(targets.parse_one(words, default="GPUJob"), "default")
+    service = Service(store, Path("/nowhere"), FakeClock(NOW))
+    return "\n".join(service.explanations.why(Identity("tester"), key).lines)
 
 
 @pytest.fixture
@@ -48,12 +49,12 @@ def test_it_will_never_fit(full: SqliteStore) -> None:
     assert "no node could ever hold it" in why(full, "train")
 
 
-def test_it_fits_and_only_a_daemon_is_missing(full: SqliteStore, home: Path) -> None:
+@pytest.mark.usefixtures("still")
+def test_it_fits_and_only_a_daemon_is_missing(full: SqliteStore, home: Path, run: Run) -> None:
     full.create(job("train", gpu={"memory": "10Gi"}))
-    said = why(full, "train", daemon=False)
-    assert said == (
+    assert run("why", "train").out == (
         "gpujob/train: fits now, on device 0 of gpu-1.\nplace 1 of 1 in the queue\n"
-        f"No daemon runs on {home}: nothing happens until `cumulus serve` is started."
+        f"No daemon runs on {home}: nothing happens until `cumulus serve` is started.\n"
     )
 
 

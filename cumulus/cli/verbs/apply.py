@@ -61,16 +61,16 @@ def apply(
         raise UsageError(f"there is no output form {output!r} here", hint="the forms are name, json, yaml")
     pruning = _prune(prune, prune_limit, selector)
     manifests = load(filename, recursive, namespace)
-    from cumulus import apply as engine
-
     dry = dry_run == "server"
-    with context.open_store(create=not dry) as store:
-        results = engine.apply(store, manifests, dry_run=dry, prune=pruning)
-    _show(results, output, " (server dry run)" if dry else "")
-    if not dry:
-        files.tell_of_loss([r.before for r in results if r.action == "pruned" and r.before and r.key.kind == "GPUJob"])
-    if not dry and any(result.action != "unchanged" for result in results):
-        context.note_if_no_daemon("this takes effect")
+    with context.client(create=not dry) as client:
+        results = client.apply(manifests, dry_run=dry, prune=pruning)
+        _show(results, output, " (server dry run)" if dry else "")
+        if dry:
+            return
+        pruned = [r.before for r in results if r.action == "pruned" and r.before and r.key.kind == "GPUJob"]
+        files.tell_of_loss(client, {job["metadata"]["uid"]: job["metadata"]["name"] for job in pruned})
+        if any(result.action != "unchanged" for result in results):
+            context.note_if_no_daemon("this takes effect", client)
 
 
 def diff(
@@ -87,10 +87,11 @@ def diff(
     """
     try:
         manifests = load(filename, recursive, namespace)
-        from cumulus import apply as engine
+        with context.client() as client:
+            results = client.apply(manifests, dry_run=True)
+        from cumulus.apply import diff as differences
 
-        with context.open_store() as store:
-            text = engine.diff(engine.apply(store, manifests, dry_run=True))
+        text = differences(results)
     except CumulusError as error:
         terminal.error(error)
         return 2

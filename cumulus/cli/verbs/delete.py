@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus import daemon_lock, paths
 from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
-from cumulus.cli.progress import Progress
+from cumulus.cli.left_out import MALFORMED
 from cumulus.cli.targets import Selection, Target
-from cumulus.cli.verbs.wait import Waiter, seconds_of
-from cumulus.clock import SystemClock
-from cumulus.errors import Conflict, CumulusError, NotFound, UsageError
+from cumulus.cli.verbs.wait import follow, seconds_of
+from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
-from cumulus.service import diagnose
-from cumulus.service.wait_conditions import Deleted, Goal
-from cumulus.store.base import Query, Store, Write
 
-_ATTEMPTS = 5
+if TYPE_CHECKING:
+    from cumulus.client.base import Client, Propagation
 
 
-class Refused(CumulusError):
-    """More would be lost than was said."""
+class NotConfirmed(CumulusError):
+    """More would be lost than was said, and nobody agreed to it."""
 
 
 def delete(
@@ -84,24 +79,23 @@ def delete(
     grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
     selection = Selection(None if all_namespaces else namespace, selector, field_selector)
-    with context.open_store() as store:
+    with context.client() as client:
         if filename:
             if words or several:
                 raise UsageError("give either -f or what to delete, not both")
-            keys, missing = _from_files(store, filename, recursive)
+            found, missing = _from_files(client, filename, recursive)
         else:
-            keys, missing = _named(store, targets.parse(words or ()), selection, several)
-        if grace and any(key.kind == "GPUPartition" for key in keys):
+            found, missing = _named(client, targets.parse(words or ()), selection, several)
+        if grace and any(document["kind"] == "GPUPartition" for document in found):
             raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
-        _see_about_nodes(store, keys, ask=several and not yes)
-        doomed = _jobs(store, keys)
+        _see_about_nodes(client, found, ask=several and not yes)
         left = {}
-        for key in keys:
-            uid = _delete(store, key, orphan=cascade == "orphan", grace=grace)
+        for key in map(key_of, found):
+            uid = _delete(client, key, "orphan" if cascade == "orphan" else "background", grace)
             if uid:
                 left[key] = uid
-        files.tell_of_loss(doomed)
-        _finish(store, left, wait, seconds, bool(timeout))
+        files.tell_of_loss(client, {d["metadata"]["uid"]: key_of(d).name for d in found if d["kind"] == "GPUJob"})
+        _finish(client, left, wait, seconds, bool(timeout))
     if ignore_not_found:
         return 0
     for error in missing:
@@ -118,130 +112,82 @@ def _grace(seconds: int | None, now: bool) -> int:
 
 
 def _named(
-    store: Store, found: Sequence[Target], selection: Selection, several: bool
-) -> tuple[list[Key], list[NotFound]]:
-    keys: list[Key] = []
+    client: Client, found: Sequence[Target], selection: Selection, several: bool
+) -> tuple[list[Document], list[NotFound]]:
+    documents: list[Document] = []
     missing: list[NotFound] = []
     if several != any(target.name is None for target in found) or (several and any(t.name for t in found)):
         raise UsageError("name objects, or give a kind with --all or a selector", hint="see `cumulus delete --help`")
     for target in found:
         try:
-            keys.extend(key_of(document) for document in targets.documents(store, target, selection))
+            documents.extend(targets.documents(client, target, selection))
         except NotFound as error:
             missing.append(error)
-    if several and not keys:
+    if several and not documents:
         terminal.note("No resources found.")
-    return keys, missing
+    return documents, missing
 
 
-def _see_about_nodes(store: Store, keys: Sequence[Key], *, ask: bool) -> None:
-    """Before anything is deleted: whether nodes may go with what would be lost with them. Raises Refused."""
-    found = {key.name: _stakes(store, node) for key in keys if key.kind == "GPUNode" for node in _read(store, key)}
-    lost = {name: stakes for name, stakes in found.items() if stakes}
+def _see_about_nodes(client: Client, found: Sequence[Document], *, ask: bool) -> None:
+    """Before anything is deleted: whether nodes may go with what would be lost with them. Raises NotConfirmed."""
+    names = [key_of(document).name for document in found if document["kind"] == "GPUNode"]
+    lost = {name: stakes for name in names if (stakes := _stakes(client, name))}
     for name, stakes in lost.items():
         terminal.warning(f"gpunode/{name} {', '.join(stakes)}")
     if not lost or not ask:
         return
     by_name = f"name them: cumulus delete node {' '.join(lost)}; or give --yes"
     if not confirm.possible():
-        raise Refused("nobody is there to confirm it, so nothing was deleted", hint=by_name)
+        raise NotConfirmed("nobody is there to confirm it, so nothing was deleted", hint=by_name)
     if not confirm.confirmed(f"Delete {'it' if len(lost) == 1 else 'them'} all the same?"):
-        raise Refused("nothing was deleted")
+        raise NotConfirmed("nothing was deleted")
 
 
-def _stakes(store: Store, node: Document) -> Sequence[str]:
+def _stakes(client: Client, name: str) -> Sequence[str]:
     try:
-        return nodes.stakes(store, node)
-    except diagnose.MALFORMED:
+        return nodes.stakes(client.node_stakes(name))
+    except NotFound:
+        return []
+    except MALFORMED:
         return ["is damaged: what would be lost with it cannot be told"]
 
 
-def _read(store: Store, key: Key) -> list[Document]:
-    try:
-        return [store.get(key)]
-    except NotFound:
-        return []
-
-
-def _from_files(store: Store, files: Sequence[str], recursive: bool) -> tuple[list[Key], list[NotFound]]:
+def _from_files(client: Client, files: Sequence[str], recursive: bool) -> tuple[list[Document], list[NotFound]]:
     """The objects of the manifests, the last first: what refers to others goes before them."""
     from cumulus import manifest
 
-    keys: list[Key] = []
+    documents: list[Document] = []
     missing: list[NotFound] = []
     for loaded in reversed(manifest.load(files, recursive=recursive)):
-        target = Target(BY_NAME[loaded.key.kind], loaded.key.name)
         try:
-            targets.one(store, target, loaded.key.namespace)
-            keys.append(loaded.key)
+            documents.append(client.get(loaded.key))
         except NotFound as error:
             missing.append(error)
-    return keys, missing
+    return documents, missing
 
 
-def _jobs(store: Store, keys: Sequence[Key]) -> list[Document]:
-    """Those of the objects that may have files."""
-    found = []
-    for key in keys:
-        if key.kind == "GPUJob":
-            with contextlib.suppress(NotFound):
-                found.append(store.get(key))
-    return found
-
-
-def _delete(store: Store, key: Key, *, orphan: bool, grace: int) -> str:
+def _delete(client: Client, key: Key, propagation: Propagation, grace: int) -> str:
     """Ask for it; the uid of the object where something still holds it, else ""."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            document = store.get(key)
-            writes = list(_disowning(store, document)) if orphan else []
-            uid = document["metadata"]["uid"]
-            marked = store.transact([*writes, Write("delete", key=key, uid=uid, grace_seconds=grace)])[-1]
-            break
-        except NotFound:
-            _gone(key)
-            return ""
-        except Conflict:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    if marked["metadata"].get("finalizers"):
-        return str(uid)
-    _gone(key)
+    try:
+        metadata = client.delete(key, propagation=propagation, grace_seconds=grace)["metadata"]
+    except NotFound:
+        metadata = {}
+    if metadata.get("finalizers"):
+        return str(metadata["uid"])
+    print(f"{_shown(key)} deleted", flush=True)
     return ""
 
 
-def _disowning(store: Store, owner: Document) -> Iterator[Write]:
-    """Take the owner out of everything that belongs to it, so that garbage collection leaves that be."""
-    uid = owner["metadata"]["uid"]
-    for kind in BY_NAME:
-        for document in store.list(Query(kind=kind, owner_uid=uid)).items:
-            metadata = document["metadata"]
-            kept = [o for o in metadata["ownerReferences"] if o["uid"] != uid]
-            yield Write("update", {**document, "metadata": {**metadata, "ownerReferences": kept}})
-
-
-def _finish(store: Store, keys: Mapping[Key, str], wait: bool, seconds: float, insist: bool) -> None:
+def _finish(client: Client, left: Mapping[Key, str], wait: bool, seconds: float, insist: bool) -> None:
     """Wait for what is only marked yet. With no daemon that would be for ever, so only where a time-out is given."""
-    if not keys:
+    if not left:
         return
-    absent = daemon_lock.daemon_pid(paths.home()) is None
-    if not wait or (absent and not insist):
-        for key in keys:
+    if not wait or (not insist and client.server_state().pid is None):
+        for key in left:
             print(f"{_shown(key)} marked for deletion")
-        context.note_if_no_daemon("it is deleted")
+        context.note_if_no_daemon("it is deleted", client)
         return
-    clock = SystemClock()
-    deadline = clock.monotonic() + seconds
-    with Progress() as progress:
-        for key in keys:
-            target = Target(BY_NAME[key.kind], key.name)
-            goals: dict[str, Goal] = {key.kind: Deleted()}
-            waiter = Waiter(store, [target], Selection(key.namespace or None), goals, progress, clock, keys)
-            waiter.run(max(0.0, deadline - clock.monotonic()))
-
-
-def _gone(key: Key) -> None:
-    print(f"{_shown(key)} deleted", flush=True)
+    follow(client, list(left), "delete", seconds, left)
 
 
 def _shown(key: Key) -> str:

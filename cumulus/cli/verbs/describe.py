@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from cumulus.cli import files, options, targets, terminal
-from cumulus.cli.context import Freshness, open_store
+from cumulus.cli import context, options, targets, terminal
+from cumulus.cli.context import Freshness
+from cumulus.cli.left_out import MALFORMED, LeftOut
 from cumulus.cli.targets import Selection
-from cumulus.clock import Clock, SystemClock, parse_timestamp, timestamp, to_the_second
+from cumulus.clock import SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
@@ -20,8 +21,9 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
-from cumulus.service import diagnose
-from cumulus.store.base import Query, Store
+
+if TYPE_CHECKING:
+    from cumulus.client.base import Description, JobFiles
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 Rows = Sequence[Sequence[str]]
@@ -49,17 +51,20 @@ def describe(
     """
     selection = Selection(None if all_namespaces else namespace, selector)
     code = shown = 0
-    left_out = diagnose.LeftOut()
-    with open_store() as store:
+    with context.client() as client:
+        left_out = LeftOut(client)
         for target in targets.parse(words or ()):
             try:
-                for document in targets.documents(store, target, selection):
+                for document in targets.documents(client, target, selection):
                     if shown:
                         safe_output.block(sys.stdout, f"\n{'-' * 40}\n\n")
                     shown += 1
                     try:
-                        Description(store, document, SystemClock(), sys.stdout, left_out).write()
-                    except (InvalidObject, *diagnose.MALFORMED) as error:
+                        described = client.describe(key_of(document))
+                        Page(described, SystemClock().now(), sys.stdout).write()
+                        left_out.add(*described.damaged)
+                        code = 1 if described.incomplete else code
+                    except (InvalidObject, *MALFORMED) as error:
                         left_out.blame(error, document)
                         code = 1
             except NotFound as error:
@@ -67,22 +72,20 @@ def describe(
                 code = 1
         left_out.tell()
         if shown:
-            Freshness(store, SystemClock()).look()
+            Freshness(client).look()
     if not shown and code == 0:
         terminal.note("No resources found.")
     return code
 
 
-class Description:
+class Page:
     """Writes one object."""
 
-    def __init__(self, store: Store, document: Document, clock: Clock, out: TextIO, left_out: diagnose.LeftOut) -> None:
-        self._store = store
-        self._document = document
-        self._clock = clock
-        self._now = clock.now()
+    def __init__(self, described: Description, now: datetime, out: TextIO) -> None:
+        self._described = described
+        self._document = described.document
+        self._now = now
         self._out = out
-        self._left_out = left_out
 
     def write(self) -> None:
         document = self._document
@@ -101,12 +104,11 @@ class Description:
 
     def _job(self) -> None:
         job = self._document
-        self._fields([*_job_status(job, self._now), *_job_files(job, self._now)])
+        self._fields([*_job_status(job, self._now), *_job_files(job, self._described.files, self._now)])
         self._fields(_job_spec(job), "Spec")
         attempts = [_attempt_row(a, self._now) for a in lookup(job, "status.attempts") or ()]
         self._table("Attempts", ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE"), attempts)
-        owned = self._store.list(Query(kind="GPUPartition", owner_uid=job["metadata"]["uid"])).items
-        self._objects("Partitions", owned)
+        self._partitions()
 
     def _partition(self) -> None:
         partition = self._document
@@ -161,24 +163,12 @@ class Description:
         if foreign:
             columns = ("DEVICE", "LEASE", "USER", "MEMORY", "COMPUTE", "ENDS IN")
             self._table("Leases made on the node itself", columns, foreign)
-        taken = self._store.list(Query(kind="GPUPartition", fields=f"status.node={node['metadata']['name']}")).items
-        self._objects("Partitions", [p for p in taken if _runs(p.get("status") or {}) or _bound(p)])
+        self._partitions()
 
     def _waiting(self) -> None:
-        """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue."""
-        kind, phase = self._document["kind"], lookup(self._document, "status.phase") or "Pending"
-        if kind not in ("GPUJob", "GPUPartition") or phase != "Pending" or lookup(self._document, "spec.suspend"):
-            return
-        from cumulus.cli.verbs.why import held_back, waiting
-
-        if kind == "GPUJob" and (held := held_back(self._document, self._clock)):
-            lines = [f"it {held}"]
-        else:
-            found = waiting(self._store, self._document, self._clock, self._left_out)
-            lines = found.lines() if found is not None else []
-        if lines:
+        if self._described.waiting:
             safe_output.line(self._out, "Waiting:")
-            for line in lines:
+            for line in self._described.waiting:
                 safe_output.line(self._out, f"  {line}")
 
     def _conditions(self) -> None:
@@ -190,22 +180,16 @@ class Description:
     def _events(self) -> None:
         if self._document["kind"] in ("Event", "Lease"):
             return
-        key = key_of(self._document)
-        fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
-        found = self._store.list(Query(kind="Event", namespace=key.namespace or None, fields=fields)).items
-        uid = self._document["metadata"]["uid"]
-        mine = [e for e in found if lookup(e, "involvedObject.uid") in ("", None, uid)]
-        mine.sort(key=lambda e: str(e.get("lastTimestamp")))
-        rows = [_event_row(e, self._now) for e in mine]
+        rows = [_event_row(e, self._now) for e in self._described.events]
         self._table("Events", ("LAST SEEN", "COUNT", "TYPE", "REASON", "MESSAGE"), rows)
 
-    def _objects(self, title: str, documents: Sequence[Document]) -> None:
+    def _partitions(self) -> None:
         """The table that `get` would show."""
         kind = BY_NAME["GPUPartition"]
         columns = [c for c in kind.columns if not c.wide]
         find = Cells(self._now)
-        rows = [[d["metadata"]["name"], *find.row(columns, d)] for d in documents]
-        self._table(title, ["NAME", *(Heading(c.title, c.fit, c.yields) for c in columns)], rows)
+        rows = [[d["metadata"]["name"], *find.row(columns, d)] for d in self._described.partitions]
+        self._table("Partitions", ["NAME", *(Heading(c.title, c.fit, c.yields) for c in columns)], rows)
 
     def _fields(self, fields: Iterable[tuple[str, str]], title: str = "") -> None:
         shown = [(name, value) for name, value in fields if value]
@@ -254,14 +238,14 @@ def _job_status(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
 
 
-def _job_files(job: Document, now: datetime) -> Iterator[tuple[str, str]]:
+def _job_files(job: Document, files: JobFiles | None, now: datetime) -> Iterator[tuple[str, str]]:
     """The directories that were made for its attempts, and when they go."""
-    places = files.working_directories(job)
-    if not places:
+    if files is None or not files.working_directories:
         return
-    shown = [str(place) for place in places[-_DIRECTORIES:]]
+    places = files.working_directories
+    shown = list(places[-_DIRECTORIES:])
     if len(places) > len(shown):
-        shown.insert(0, f"{len(places) - len(shown)} earlier ones in {files.directory(job)}")
+        shown.insert(0, f"{len(places) - len(shown)} earlier ones in {files.directory}")
     ttl, completed = lookup(job, "spec.ttlAfterFinished"), lookup(job, "status.completionTime")
     when = "with the job, when it is deleted"
     if ttl and completed:
@@ -377,10 +361,6 @@ def _device_text(status: Document) -> str:
 
 def _runs(status: Document) -> bool:
     return bool(status.get("phase") == "Active")
-
-
-def _bound(partition: Document) -> bool:
-    return bool(lookup(partition, "status.phase") == "Bound")
 
 
 def _moment(moment: str | None, now: datetime) -> str:

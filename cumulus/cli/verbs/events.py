@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cumulus.cli import completion, options, targets
-from cumulus.cli.context import open_store
+from cumulus.cli import completion, context, options, targets
+from cumulus.cli.left_out import LeftOut
 from cumulus.cli.printers import Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs import get
@@ -55,10 +55,11 @@ def events(
             raise UsageError(f"there is no type {types!r} of event", hint="it is Normal or Warning")
         fields.append(f"type={types.capitalize()}")
     selection = Selection(None if all_namespaces else namespace, fields=",".join(fields))
-    with open_store() as store:
+    with context.client() as client:
         tables = Tables(
             sys.stdout,
             lambda: Cells(SystemClock().now()),
+            LeftOut(client),
             wide=output == "wide",
             all_namespaces=all_namespaces,
             heading=not no_headers,
@@ -66,5 +67,5 @@ def events(
         found = [Target(BY_NAME["Event"])]
         view = printer(output, sys.stdout, tables, [found[0].kind], heading=not no_headers, stream=watch)
         if watch:
-            get.follow(store, found, selection, view)
-        return get.show(store, found, selection, view, None)
+            get.follow(client, found, selection, view)
+        return get.show(client, found, selection, view, None)

@@ -1,4 +1,4 @@
-"""`cumulus get`: objects straight from the store as documents; no model is loaded."""
+"""`cumulus get`: objects as documents; no model is loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cumulus.cli import options, targets, terminal
-from cumulus.cli.context import Freshness, open_store
+from cumulus.cli import context, options, targets, terminal
+from cumulus.cli.context import Freshness
+from cumulus.cli.left_out import LeftOut
 from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
@@ -18,10 +19,11 @@ from cumulus.resources.columns import Cells
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
+from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, Kind
-from cumulus.store.base import Query, Store
 
 if TYPE_CHECKING:
+    from cumulus.client.base import Client
     from cumulus.resources.jsonpath import Path
 
 LOOK_SECONDS = 30.0
@@ -64,10 +66,11 @@ def get(
     for kind in kinds:
         # What is wrong for the last kind must be said before the first is shown.
         selection.matcher(kind)
-    with open_store() as store:
+    with context.client() as client:
         tables = Tables(
             sys.stdout,
-            lambda: Cells(SystemClock().now(), partitions_of(store)),
+            lambda: Cells(SystemClock().now(), partitions_of(client)),
+            LeftOut(client),
             wide=output == "wide",
             all_namespaces=all_namespaces,
             labels=show_labels,
@@ -76,8 +79,8 @@ def get(
         )
         view = printer(output, sys.stdout, tables, kinds, heading=not no_headers, stream=watch)
         if watch:
-            follow(store, found, selection, view)
-        return show(store, found, selection, view, order)
+            follow(client, found, selection, view)
+        return show(client, found, selection, view, order)
 
 
 def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
@@ -91,7 +94,7 @@ def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
     return order
 
 
-def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
+def partitions_of(client: Client) -> Callable[[Document], Sequence[Document]]:
     """The partitions of a job by its uid; all are read at once, when the first is asked for."""
     by_owner: dict[str, list[Document]] | None = None
 
@@ -99,7 +102,7 @@ def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
         nonlocal by_owner
         if by_owner is None:
             by_owner = {}
-            for partition in store.list(Query(kind="GPUPartition")).items:
+            for partition in client.list(Query(kind="GPUPartition")).items:
                 for owner in partition["metadata"].get("ownerReferences") or ():
                     by_owner.setdefault(owner["uid"], []).append(partition)
         return by_owner.get(job["metadata"]["uid"], ())
@@ -107,14 +110,14 @@ def partitions_of(store: Store) -> Callable[[Document], Sequence[Document]]:
     return find
 
 
-def show(store: Store, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
+def show(client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
     """Write what is there; the exit code."""
     code = shown = 0
     for kind, group in by_kind(found):
         documents: list[Document] = []
         for target in group:
             try:
-                documents.extend(targets.documents(store, target, selection))
+                documents.extend(targets.documents(client, target, selection))
             except NotFound as error:
                 terminal.error(error)
                 code = 1
@@ -128,7 +131,7 @@ def show(store: Store, found: Sequence[Target], selection: Selection, view: Prin
     elif not shown and code == 0:
         terminal.note(_nothing(found, selection))
     if shown and any(target.kind.user_made for target in found):
-        Freshness(store, SystemClock()).look()
+        Freshness(client).look()
     return code
 
 
@@ -189,33 +192,33 @@ def _nothing(found: Sequence[Target], selection: Selection) -> str:
     return f"No {what} found{where}."
 
 
-def follow(store: Store, found: Sequence[Target], selection: Selection, view: Printer) -> NoReturn:
+def follow(client: Client, found: Sequence[Target], selection: Selection, view: Printer) -> NoReturn:
     """List, then every change, until interrupted. Where the store forgot what came between, list again. Raises NotFound
     for a name that is not there at the start."""
     matchers = {kind.name: _wanted(kind, group, selection) for kind, group in by_kind(found)}
     for target in found:
         if target.name is not None:
-            targets.one(store, target, selection.namespace or "default")
-    fresh = Freshness(store, SystemClock()) if any(target.kind.user_made for target in found) else None
+            client.get(targets.key(target, selection.namespace or "default"))
+    fresh = Freshness(client) if any(target.kind.user_made for target in found) else None
     while True:
-        since = store.revision()
+        since = client.revision()
         for name, matches in matchers.items():
-            documents = store.list(selection.query(BY_NAME[name])).items
+            documents = client.list(selection.query(BY_NAME[name])).items
             view.batch(BY_NAME[name], in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
         try:
-            _follow(store, since, matchers, view, fresh)
+            _follow(client, since, matchers, view, fresh)
         except Expired:
             terminal.note("The store has forgotten some changes; listing again.")
 
 
 def _follow(
-    store: Store,
+    client: Client,
     since: int,
     matchers: dict[str, Callable[[Document], bool]],
     view: Printer,
     fresh: Freshness | None,
 ) -> None:
-    watch = store.watch(since=since, kinds=frozenset(matchers))
+    watch = client.watch(since=since, kinds=frozenset(matchers))
     try:
         quiet = True
         while True:

@@ -13,10 +13,13 @@ from cumulus import daemon_lock, paths
 from cumulus.backends.base import Backend
 from cumulus.cli import context, log_output, options, targets, terminal
 from cumulus.cli.progress import Progress
+from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.service.wait_conditions import summary
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
+from cumulus.service.wait_conditions import phase_summary
 from cumulus.store.base import Store
 
 _PATIENCE = 2.0
@@ -61,7 +64,7 @@ def logs(
         raise UsageError(f"only jobs have logs, not a {target.kind.name}")
     lines = tail if tail >= 0 else None
     with context.open_store() as store:
-        job = targets.one(store, target, namespace)
+        job = Objects(store, SystemClock()).get(Identity.of_this_process(), targets.key(target, namespace))
         replicas = lookup(job, "spec.replicas") or 1
         if replica is not None and replica >= replicas:
             raise UsageError(f"{target} has {replicas} replicas, counted from 0: there is no replica {replica}")
@@ -87,7 +90,10 @@ def _attempt(job: Document, asked: int) -> int:
     if not begun and _over(job):
         raise NoLog(f"{name} never started: {_why_not(job)}")
     if not begun:
-        raise NoLog(f"{name} has not started yet: {summary(job)}", hint=f"see `cumulus why {job['metadata']['name']}`")
+        raise NoLog(
+            f"{name} has not started yet: {phase_summary(job)}",
+            hint=f"see `cumulus why {job['metadata']['name']}`",
+        )
     if asked > begun[-1]:
         raise NoLog(f"{name} has started {begun[-1]} attempts: there is no log of an attempt {asked}")
     if asked and asked not in begun and (attempt := _of(job, asked)):
@@ -98,7 +104,7 @@ def _attempt(job: Document, asked: int) -> int:
 def _why_not(job: Document) -> str:
     """Why a job that is over never started: how its last attempt ended, or what its condition says."""
     ended = [a for a in lookup(job, "status.attempts") or () if a.get("endTime")]
-    return f"attempt {ended[-1]['number']} ended with {_end(ended[-1])}" if ended else summary(job)
+    return f"attempt {ended[-1]['number']} ended with {_end(ended[-1])}" if ended else phase_summary(job)
 
 
 def _over(job: Document) -> bool:
@@ -154,7 +160,7 @@ class _Follower:
             self._until(partial(self._followed, number))
             later = self._later(number)
             if not later:
-                terminal.note(f"No attempt followed: {summary(self._job)}.")
+                terminal.note(f"No attempt followed: {phase_summary(self._job)}.")
                 return
             number, tail = later[0], None
             terminal.note(f"Attempt {number} of gpujob/{self._key.name}:")
@@ -178,7 +184,7 @@ class _Follower:
                 self._seen(self._read())
                 while not come():
                     if patience is None:
-                        progress.say(f"waiting for gpujob/{self._key.name} to start: {summary(self._job)}")
+                        progress.say(f"waiting for gpujob/{self._key.name} to start: {phase_summary(self._job)}")
                     events = watch.next(timeout=patience)
                     for event in events:
                         if event.key == self._key:
@@ -188,7 +194,9 @@ class _Follower:
                     if daemon_lock.daemon_pid(paths.home()) is None:
                         return False
                     # Other replicas of the gang may go on for long.
-                    progress.say(f"waiting for the attempt of gpujob/{self._key.name} to end: {summary(self._job)}")
+                    progress.say(
+                        f"waiting for the attempt of gpujob/{self._key.name} to end: {phase_summary(self._job)}"
+                    )
                 return True
             finally:
                 watch.close()

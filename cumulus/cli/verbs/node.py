@@ -10,9 +10,9 @@ import typer
 
 from cumulus import __version__, daemon_lock, paths
 from cumulus.cli import completion, confirm, context, nodes, options, terminal
-from cumulus.cli.targets import Target
-from cumulus.cli.verbs.edit import edit
+from cumulus.cli.left_out import LeftOut
 from cumulus.cli.verbs.wait import seconds_of
+from cumulus.client.embedded import EmbeddedClient
 from cumulus.clock import SystemClock, to_the_second
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError, NotFound, UsageError
 from cumulus.lib import safe_output
@@ -25,8 +25,10 @@ from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
-from cumulus.resources.registry import BY_NAME
-from cumulus.service import diagnose
+from cumulus.service.identity import Identity
+from cumulus.service.nodes import Nodes
+from cumulus.service.objects import Change, Objects
+from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.client import Client, decode
 
@@ -141,7 +143,7 @@ def setup(
             return 0
         if prefix:
             ssh = ssh.model_copy(update={"chronos_cli": f"{prefix.rstrip('/')}/bin/chronos_cli"})
-            edit(store, _target(name), "", _with_ssh(ssh))
+            _edit(store, name, _with_ssh(ssh))
     _show_devices(name, ssh)
     return 0
 
@@ -167,13 +169,13 @@ def drain(
     deadline = clock.monotonic() + (seconds_of(timeout, "--timeout") if timeout else float("inf"))
     with context.open_store() as store:
         _node(store, name)
-        edit(store, _target(name), "", _cordoned)
+        _edit(store, name, _cordoned)
         context.note_if_no_daemon("leases are seen to end")
         if now:
-            for partition in nodes.holders(store, name):
+            for partition in _holders(store, name):
                 _delete(store, partition)
         shown = -1
-        while holders := nodes.holders(store, name):
+        while holders := _holders(store, name):
             if len(holders) != shown:
                 terminal.note(f"{name} holds {nodes.leases(len(holders))}")
                 shown = len(holders)
@@ -212,7 +214,7 @@ def remove(
     with context.open_store() as store:
         node = _node(store, name)
         _address(node)
-        holders = nodes.holders(store, name)
+        holders = _holders(store, name)
         if holders and not force:
             raise Refused(
                 f"{name} holds {nodes.leases(len(holders))}",
@@ -279,7 +281,7 @@ def _checked(check: Callable[[str], str], text: str) -> None:
 def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
     """The address that the node has so far, None where it is new. Raises Refused."""
     known = None
-    left_out = diagnose.LeftOut()
+    left_out = LeftOut(EmbeddedClient(Service(store, paths.home()), Identity.of_this_process()))
     for node in Client(store).list(GPUNode, damaged=left_out.add):
         if node.metadata.name == name and node.spec.ssh is None:
             raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")
@@ -323,7 +325,7 @@ def _record(store: Store, name: str, spec: SshAddress) -> None:
         store.create(node.to_json())
         print(f"gpunode.cumulus.dev/{name} added")
     except AlreadyExists:
-        changed = edit(store, _target(name), "", _with_ssh(spec))
+        changed = _edit(store, name, _with_ssh(spec))
         print(f"gpunode.cumulus.dev/{name} {'changed' if changed else 'unchanged'}")
 
 
@@ -370,8 +372,12 @@ def _delete(store: Store, partition: Document) -> None:
         return
 
 
-def _target(name: str) -> Target:
-    return Target(BY_NAME["GPUNode"], name)
+def _edit(store: Store, name: str, change: Change) -> bool:
+    return Objects(store, SystemClock()).edit(Identity.of_this_process(), Key("GPUNode", "", name), change)[1]
+
+
+def _holders(store: Store, name: str) -> list[Document]:
+    return Nodes(Objects(store, SystemClock())).holders(Identity.of_this_process(), name)
 
 
 def _cordoned(node: Document) -> Document:

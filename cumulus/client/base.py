@@ -1,0 +1,170 @@
+"""What the command line, tests and programs talk to: `Client`, whatever carries the call.
+
+All that crosses it can travel: documents (an object's JSON), keys and queries, frozen answers, streams of events and
+of bytes. Errors are `CumulusError`s. Calls are synchronous; a stream is an iterator or a `Watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.service.answers import (
+    ConditionMet,
+    Description,
+    JobFiles,
+    NodeStakes,
+    PatchType,
+    Propagation,
+    ServerState,
+    StillWaiting,
+    WaitStep,
+    Why,
+)
+
+if TYPE_CHECKING:
+    from cumulus.apply import Prune, Result
+    from cumulus.errors import InvalidObject
+    from cumulus.manifest import Manifest
+
+__all__ = [
+    "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "NodeStakes", "Page", "PatchType",
+    "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
+]  # fmt: skip
+
+
+class ObjectClient(Protocol):
+    """Objects of every kind."""
+
+    def get(self, key: Key) -> Document:
+        """Raises NotFound, worded for people."""
+        ...
+
+    def list(self, query: Query) -> Page:
+        """Raises Expired for a compacted revision or continue token, UsageError for a bad selector."""
+        ...
+
+    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch:
+        """The changes of these kinds after the revision `since`. Raises Expired where they were compacted."""
+        ...
+
+    def revision(self) -> int:
+        """The newest revision, 0 in an empty store: where a watch begins that is to miss nothing from now on."""
+        ...
+
+    def create(self, document: Document, *, dry_run: bool = False) -> Document:
+        """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject."""
+        ...
+
+    def update(self, document: Document, *, dry_run: bool = False) -> Document:
+        """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
+        `document`; InvalidObject."""
+        ...
+
+    def patch(
+        self, key: Key, patch: Mapping[str, object], *,
+        type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        """The object with `patch` applied. Without `resource_version`, again where another writer was faster. Raises
+        NotFound, Conflict, InvalidObject, and UsageError for a type of patch that there is not."""
+        ...
+
+    def apply(
+        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
+    ) -> Sequence[Result]:
+        """Create or change objects as manifests say, all in one transaction or none. See `cumulus.apply`."""
+        ...
+
+    def delete(
+        self, key: Key, *, uid: str | None = None, resource_version: str | None = None,
+        propagation: Propagation = "background", grace_seconds: int = 0, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        """The object as deleted, or as marked where finalizers hold it.
+
+        `uid`, `resource_version`: only that very object. `grace_seconds`: how long a job's processes have at most, from
+        the stop signal on; 0 for the job's own grace period. Raises NotFound, Conflict.
+        """
+        ...
+
+    def set_labels(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        """Set labels, and remove those whose value is None. Whether there was something to change.
+
+        Raises NotFound; AlreadySet for a label with another value, unless `overwrite`.
+        """
+        ...
+
+    def set_annotations(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        """As `set_labels`."""
+        ...
+
+    def describe(self, key: Key) -> Description:
+        """The object with what belongs to it. Raises NotFound."""
+        ...
+
+    def wait(
+        self, targets: Sequence[Key | Query], condition: str, *, seconds: float, uids: Mapping[Key, str] | None = None
+    ) -> Iterator[WaitStep]:
+        """Each object as it meets the condition, and every few seconds how the others are. See `service.waits.wait`.
+
+        Raises UsageError before it waits. The iterator raises WaitTimedOut, ConditionUnreachable, NotFound.
+        """
+        ...
+
+
+class JobClient(Protocol):
+    """What people do to jobs."""
+
+    def suspend(self, key: Key, *, suspended: bool) -> bool:
+        """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
+        ...
+
+    def why(self, key: Key) -> Why:
+        """Why a job or partition is not running, or how it is. Raises NotFound, InvalidObject, UsageError."""
+        ...
+
+    def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
+        """The directories of each of these jobs, which go once the job is deleted and its processes have ended."""
+        ...
+
+
+class NodeClient(Protocol):
+    """What people do to nodes."""
+
+    def cordon(self, name: str, *, unschedulable: bool) -> bool:
+        """Place nothing new on the node, or place jobs on it again. Whether there was something to change. Raises
+        NotFound."""
+        ...
+
+    def node_stakes(self, name: str) -> NodeStakes:
+        """What would be lost with the node. Raises NotFound."""
+        ...
+
+
+class ServerClient(Protocol):
+    """The server itself."""
+
+    def server_state(self) -> ServerState:
+        """Who keeps the objects up to date."""
+        ...
+
+    def find_damaged(self, document: Document | None = None) -> InvalidObject | None:
+        """What is wrong with `document`, else with the first stored object that is not what its kind says; None where
+        all are."""
+        ...
+
+
+class Client(ObjectClient, JobClient, NodeClient, ServerClient, Protocol):
+    """All of it. Use it with `with`, or close it."""
+
+    def close(self) -> None:
+        """End every watch. Nothing else may be called afterwards."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,164 @@
+"""The transport that carries nothing: a service in this process, over the store of a state directory.
+
+The default of the command line, which so works with no daemon running: whoever may write the store may change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from cumulus import paths
+from cumulus.errors import InvalidObject, StoreUnavailable
+from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Page, Query, Watch
+from cumulus.service.answers import (
+    Description,
+    JobFiles,
+    NodeStakes,
+    PatchType,
+    Propagation,
+    ServerState,
+    WaitStep,
+    Why,
+)
+from cumulus.daemon_lock import check_private, refuse_unread
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.base import Store
+
+if TYPE_CHECKING:
+    from cumulus.apply import Prune, Result
+    from cumulus.manifest import Manifest
+
+
+class EmbeddedClient:
+    """See `client.base.Client`. Closing it closes the store."""
+
+    def __init__(self, service: Service, identity: Identity) -> None:
+        self._service = service
+        self._identity = identity
+
+    @classmethod
+    def open(cls, home: Path, *, create: bool = False) -> Self:
+        """Of a state directory, as the user of this process. Raises StoreUnavailable; StoreReplaced where a daemon has
+        another store open. For `create`, see `open_store`."""
+        return cls(Service(open_store(home, create=create), home), Identity.of_this_process())
+
+    def get(self, key: Key) -> Document:
+        return self._service.objects.get(self._identity, key)
+
+    def list(self, query: Query) -> Page:
+        return self._service.objects.list(self._identity, query)
+
+    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch:
+        return self._service.objects.watch(self._identity, since=since, kinds=kinds)
+
+    def revision(self) -> int:
+        return self._service.objects.revision(self._identity)
+
+    def create(self, document: Document, *, dry_run: bool = False) -> Document:
+        return self._service.objects.create(self._identity, document, dry_run=dry_run)
+
+    def update(self, document: Document, *, dry_run: bool = False) -> Document:
+        return self._service.objects.update(self._identity, document, dry_run=dry_run)
+
+    def patch(
+        self, key: Key, patch: Mapping[str, object], *,
+        type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        return self._service.objects.patch(
+            self._identity, key, patch, type=type, resource_version=resource_version, dry_run=dry_run
+        )
+
+    def apply(
+        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
+    ) -> Sequence[Result]:
+        return self._service.objects.apply(self._identity, manifests, dry_run=dry_run, prune=prune)
+
+    def delete(
+        self, key: Key, *, uid: str | None = None, resource_version: str | None = None,
+        propagation: Propagation = "background", grace_seconds: int = 0, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        return self._service.objects.delete(
+            self._identity, key, uid=uid, resource_version=resource_version,
+            propagation=propagation, grace_seconds=grace_seconds, dry_run=dry_run,
+        )  # fmt: skip
+
+    def set_labels(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        return self._service.objects.set_labels(self._identity, key, changes, overwrite=overwrite)
+
+    def set_annotations(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        return self._service.objects.set_annotations(self._identity, key, changes, overwrite=overwrite)
+
+    def describe(self, key: Key) -> Description:
+        return self._service.descriptions.describe(self._identity, key)
+
+    def wait(
+        self, targets: Sequence[Key | Query], condition: str, *, seconds: float, uids: Mapping[Key, str] | None = None
+    ) -> Iterator[WaitStep]:
+        from cumulus.service.waits import wait
+
+        return wait(self, targets, condition, seconds, self._service.clock, uids or {})
+
+    def suspend(self, key: Key, *, suspended: bool) -> bool:
+        return self._service.jobs.suspend(self._identity, key, suspended=suspended)
+
+    def why(self, key: Key) -> Why:
+        return self._service.explanations.why(self._identity, key)
+
+    def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
+        return self._service.jobs.files(self._identity, uids)
+
+    def cordon(self, name: str, *, unschedulable: bool) -> bool:
+        return self._service.nodes.cordon(self._identity, name, unschedulable=unschedulable)
+
+    def node_stakes(self, name: str) -> NodeStakes:
+        return self._service.nodes.stakes(self._identity, name)
+
+    def server_state(self) -> ServerState:
+        return self._service.server_state(self._identity)
+
+    def find_damaged(self, document: Document | None = None) -> InvalidObject | None:
+        return self._service.find_damaged(self._identity, document)
+
+    def close(self) -> None:
+        self._service.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def has_store(home: Path) -> bool:
+    """Whether anything was ever stored in this state directory."""
+    return paths.store_dir(home).exists()
+
+
+def open_store(home: Path, *, create: bool = False) -> Store:
+    """The store of a state directory. Without `create`, one that is not there is not made: an empty store in memory
+    answers instead. Raises StoreUnavailable; StoreReplaced where a daemon has another store open."""
+    refuse_unread(home)
+    if not create and not has_store(home):
+        from cumulus.store.memory import MemoryStore
+
+        return MemoryStore()
+    from cumulus.store.sqlite import SqliteStore
+
+    directory = paths.store_dir(home)
+    try:
+        # `mkdir -p` gives its mode to the last directory alone, and the state directory is its owner's too.
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        check_private(directory.parent)
+        return SqliteStore(directory)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store in {directory} cannot be used: {error.strerror}",
+            hint="set CUMULUS_HOME to a directory that you may write",
+        ) from error

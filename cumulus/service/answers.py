@@ -1,0 +1,105 @@
+"""What the service is asked and answers where an object's JSON is not enough. Frozen data, so that it can travel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cumulus.errors import InvalidObject
+from cumulus.resources.key import Document, Key
+
+PatchType = Literal["merge"]
+"""`merge` is a JSON merge patch (RFC 7386): maps are merged, null removes, all else replaces."""
+Propagation = Literal["background", "orphan"]
+"""What becomes of the objects that belong to a deleted one: they are deleted after it, or stay, owned by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Who keeps the objects up to date. `home`: the state directory."""
+
+    home: str
+    pid: int | None
+    """Of the daemon that runs now, None where none does."""
+    silent_seconds: float | None
+    """Since a daemon last renewed its leadership; None where none ever led."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """The directories that were made for a job and go with it: working directories, logs, checkpoints at relative
+    paths. They may belong to another user, or lie on another node: then there seem to be none."""
+
+    directory: str
+    """All of it is below."""
+    working_directories: tuple[str, ...]
+    """Of its replicas, by attempt and replica."""
+    filled: bool
+    """Whether a program wrote any file. Its log does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job or partition is not running, or how it is, in sentences. `damaged`: stored objects that had to be left
+    out of the answer."""
+
+    lines: tuple[str, ...]
+    over: bool
+    """Whether it has ended, so that nothing will happen to it any more."""
+    damaged: tuple[InvalidObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An object with what belongs to it. `partitions`: a job's own, or those that hold a share of a node."""
+
+    document: Document
+    partitions: tuple[Document, ...] = ()
+    events: tuple[Document, ...] = ()
+    """About it, the latest last."""
+    waiting: tuple[str, ...] = ()
+    """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue."""
+    files: JobFiles | None = None
+    """Of a job."""
+    damaged: tuple[InvalidObject, ...] = ()
+    """Stored objects that had to be left out."""
+    incomplete: bool = False
+    """Whether it is damaged itself, so that why it waits cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStakes:
+    """What would be lost with a node: discovery does not bring it back."""
+
+    in_swarm: bool = False
+    added_by_hand: bool = False
+    cordoned: bool = False
+    leases: int = 0
+    """Partitions that have, or are about to have, a lease there."""
+    foreign_leases: int = 0
+    """Made on the node itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionMet:
+    """What was waited for is true of an object. `deleted`: that it is gone was waited for."""
+
+    key: Key
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """How the first object that is waited for is. `what`: `gpujob/train`, or the kinds where there is no object yet."""
+
+    what: str
+    state: str
+    others: int = 0
+    """How many more are waited for."""
+
+    def __str__(self) -> str:
+        more = f", and {self.others} more" if self.others else ""
+        return f"waiting for {self.what}: {self.state}{more}"
+
+
+WaitStep = ConditionMet | StillWaiting

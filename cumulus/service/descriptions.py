@@ -1,0 +1,71 @@
+"""All about one object, in one answer: what belongs to it, what happened, why it waits."""
+
+from __future__ import annotations
+
+from cumulus.errors import InvalidObject
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.query import Query
+from cumulus.service import diagnose
+from cumulus.service.answers import Description
+from cumulus.service.identity import Identity
+from cumulus.service.jobs import Jobs
+from cumulus.service.nodes import Nodes
+from cumulus.service.objects import Objects
+from cumulus.service.why import Explanations
+from cumulus.store.base import Store
+
+
+class Descriptions:
+    def __init__(self, store: Store, objects: Objects, jobs: Jobs, nodes: Nodes, why: Explanations) -> None:
+        self._store = store
+        self._objects = objects
+        self._jobs = jobs
+        self._nodes = nodes
+        self._why = why
+
+    def describe(self, identity: Identity, key: Key) -> Description:
+        """Raises NotFound."""
+        document = self._objects.get(identity, key)
+        damaged: list[InvalidObject] = []
+        incomplete = False
+        waiting: tuple[str, ...] = ()
+        try:
+            waiting = self._why.waiting_lines(document, damaged)
+        except (InvalidObject, *diagnose.MALFORMED):
+            found = diagnose.find_damaged(self._store, document)
+            if found is None:
+                raise
+            incomplete = True
+            damaged.append(found)
+        return Description(
+            document,
+            tuple(self._partitions(identity, document)),
+            tuple(self._events(identity, document)),
+            waiting,
+            self._jobs.files(identity, [document["metadata"]["uid"]])[0] if key.kind == "GPUJob" else None,
+            tuple(damaged),
+            incomplete,
+        )
+
+    def _partitions(self, identity: Identity, document: Document) -> list[Document]:
+        """A job's own; of a node those that have, or are about to have, a lease there."""
+        match document["kind"]:
+            case "GPUJob":
+                query = Query("GPUPartition", owner_uid=document["metadata"]["uid"])
+                return self._objects.list(identity, query).items
+            case "GPUNode":
+                found = self._nodes.holders(identity, document["metadata"]["name"])
+                return [p for p in found if lookup(p, "status.phase") in ("Active", "Bound")]
+        return []
+
+    def _events(self, identity: Identity, document: Document) -> list[Document]:
+        """The latest last."""
+        if document["kind"] in ("Event", "Lease"):
+            return []
+        key = key_of(document)
+        fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
+        found = self._objects.list(identity, Query("Event", namespace=key.namespace or None, fields=fields)).items
+        uid = document["metadata"]["uid"]
+        mine = [e for e in found if lookup(e, "involvedObject.uid") in ("", None, uid)]
+        return sorted(mine, key=lambda e: str(e.get("lastTimestamp")))

@@ -1,0 +1,70 @@
+"""What people do to jobs, and the directories that were made for them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cumulus import paths
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
+from cumulus.service.answers import JobFiles
+from cumulus.service.errors import JobFinished
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
+
+_RUN = re.compile(r"a(\d+)-r(\d+)")
+
+
+class Jobs:
+    def __init__(self, objects: Objects, home: Path) -> None:
+        self._objects = objects
+        self._home = home
+
+    def suspend(self, identity: Identity, key: Key, *, suspended: bool) -> bool:
+        """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
+
+        def change(job: Document) -> Document:
+            phase = lookup(job, "status.phase")
+            if phase in ("Succeeded", "Failed"):
+                word = "suspended" if suspended else "resumed"
+                raise JobFinished(f"{key.kind.lower()}/{key.name} is over ({phase}) and cannot be {word}")
+            if bool(lookup(job, "spec.suspend")) == suspended:
+                return job
+            return {**job, "spec": {**(job.get("spec") or {}), "suspend": suspended}}
+
+        return self._objects.edit(identity, key, change)[1]
+
+    def files(self, identity: Identity, uids: Sequence[str]) -> list[JobFiles]:
+        """The directories of each of these jobs, which go once the job is deleted and its processes have ended."""
+        return [self._files(uid) for uid in uids]
+
+    def _files(self, uid: str) -> JobFiles:
+        from cumulus.backends.process import layout
+        from cumulus.backends.rundir.layout import JOBS
+
+        directory = paths.process_dir(self._home) / JOBS / uid
+        found = [(int(match[1]), int(match[2]), path) for match, path in _runs(directory) if match]
+        works = [work for *_, path in sorted(found) if (work := path / layout.WORK).is_dir()]
+        filled = any(_is_filled(place) for place in (*works, directory / layout.CHECKPOINT))
+        return JobFiles(str(directory), tuple(map(str, works)), filled)
+
+
+def _is_filled(place: Path) -> bool:
+    try:
+        with os.scandir(place) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def _runs(place: Path) -> Iterator[tuple[re.Match[str] | None, Path]]:
+    try:
+        names = os.listdir(place)
+    except OSError:
+        # Of another user, or of a job whose processes run elsewhere.
+        return
+    for name in names:
+        yield _RUN.fullmatch(name), place / name

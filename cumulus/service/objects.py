@@ -1,0 +1,205 @@
+"""Objects of every kind: read, watched, written, deleted. What people and programs ask for comes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import Conflict, NotFound, UsageError
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.query import Page, Query, Watch
+from cumulus.resources.registry import BY_NAME
+from cumulus.service.answers import PatchType, Propagation
+from cumulus.service.errors import AlreadySet
+from cumulus.service.identity import Identity
+from cumulus.store.base import Store, Write
+
+if TYPE_CHECKING:
+    from cumulus.apply import Prune, Result
+    from cumulus.manifest import Manifest
+
+ATTEMPTS = 10
+"""How often a change is made anew when another writer was faster."""
+
+Change = Callable[[Document], Document]
+"""The changed object; the given one itself where there is nothing to change."""
+
+
+class Objects:
+    """The store as people and programs see it."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def get(self, identity: Identity, key: Key) -> Document:
+        """Raises NotFound, worded for people."""
+        try:
+            return self._store.get(key)
+        except NotFound:
+            raise not_found(key) from None
+
+    def list(self, identity: Identity, query: Query) -> Page:
+        """Raises Expired for a compacted revision or continue token, UsageError for a bad selector."""
+        return self._store.list(query)
+
+    def watch(self, identity: Identity, *, since: int, kinds: frozenset[str]) -> Watch:
+        """The changes of these kinds after the revision `since`. Raises Expired where they were compacted."""
+        return self._store.watch(since=since, kinds=kinds)
+
+    def revision(self, identity: Identity) -> int:
+        """The newest revision, 0 in an empty store: where a watch begins that is to miss nothing from now on."""
+        return self._store.revision()
+
+    def create(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
+        """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject."""
+        return self._write([Write("create", document)], dry_run)
+
+    def update(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
+        """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
+        `document`; InvalidObject."""
+        return self._write([Write("update", document)], dry_run)
+
+    def patch(
+        self, identity: Identity, key: Key, patch: Mapping[str, object], *,
+        type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        """The object with `patch` applied. Without `resource_version`, again where another writer was faster. Raises
+        NotFound, Conflict, InvalidObject, and UsageError for a type of patch that there is not."""
+        if type != "merge":
+            raise UsageError(f"there is no type {type!r} of patch", hint="it is merge")
+
+        def change(document: Document) -> Document:
+            if resource_version and resource_version != document["metadata"]["resourceVersion"]:
+                return {**document, "metadata": {**document["metadata"], "resourceVersion": resource_version}}
+            return merged(document, patch)
+
+        return self.edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
+
+    def apply(
+        self, identity: Identity, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
+    ) -> Sequence[Result]:
+        """Create or change objects as manifests say, all in one transaction or none. See `cumulus.apply`."""
+        from cumulus.apply import apply
+
+        return apply(self._store, manifests, dry_run=dry_run, prune=prune)
+
+    def delete(
+        self, identity: Identity, key: Key, *, uid: str | None = None, resource_version: str | None = None,
+        propagation: Propagation = "background", grace_seconds: int = 0, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        """The object as deleted, or as marked where finalizers hold it: then its metadata has a deletionTimestamp and
+        controllers let go of it.
+
+        `uid`, `resource_version`: only that very object. `grace_seconds`: how long a job's processes have at most, from
+        the stop signal on; 0 for the job's own grace period. Raises NotFound, Conflict.
+        """
+        for attempt in range(ATTEMPTS):
+            found = self.get(identity, key)
+            writes = list(self._disowning(found)) if propagation == "orphan" else []
+            wanted = uid or found["metadata"]["uid"]
+            writes.append(Write("delete", None, key, wanted, resource_version, grace_seconds))
+            try:
+                return self._write(writes, dry_run)
+            except Conflict:
+                if resource_version or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def set_labels(
+        self, identity: Identity, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False
+    ) -> bool:
+        """Set labels, and remove those whose value is None. Whether there was something to change.
+
+        Raises NotFound; AlreadySet for a label with another value, unless `overwrite`.
+        """
+        return self._set_metadata(identity, key, "labels", changes, overwrite)
+
+    def set_annotations(
+        self, identity: Identity, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False
+    ) -> bool:
+        """As `set_labels`."""
+        return self._set_metadata(identity, key, "annotations", changes, overwrite)
+
+    def edit(
+        self, identity: Identity, key: Key, change: Change, *, attempts: int = ATTEMPTS, dry_run: bool = False
+    ) -> tuple[Document, bool]:
+        """Read, change, write; again when another writer was faster. The object, and whether it changed. Raises
+        NotFound, Conflict, and what `change` raises."""
+        for _ in range(attempts):
+            found = self.get(identity, key)
+            changed = change(found)
+            if changed is found:
+                return found, False
+            try:
+                return self.update(identity, changed, dry_run=dry_run), True
+            except Conflict:
+                if attempts == 1:
+                    raise
+        raise Conflict(f"{key.kind.lower()}/{key.name} keeps changing", hint="try again")
+
+    def _set_metadata(
+        self, identity: Identity, key: Key, field: str, changes: Mapping[str, str | None], overwrite: bool
+    ) -> bool:
+        def change(document: Document) -> Document:
+            before = document["metadata"].get(field) or {}
+            taken = [k for k, v in changes.items() if v is not None and k in before and before[k] != v]
+            if taken and not overwrite:
+                raise AlreadySet(
+                    f"{key_of(document)} has {taken[0]}={before[taken[0]]} already", hint="give --overwrite"
+                )
+            after = {k: v for k, v in {**before, **changes}.items() if v is not None}
+            if after == before:
+                return document
+            return {**document, "metadata": {**document["metadata"], field: after}}
+
+        return self.edit(identity, key, change)[1]
+
+    def _disowning(self, owner: Document) -> Iterator[Write]:
+        """Take the owner out of everything that belongs to it, so that garbage collection leaves that be."""
+        uid = owner["metadata"]["uid"]
+        for kind in BY_NAME:
+            for document in self._store.list(Query(kind=kind, owner_uid=uid)).items:
+                metadata = document["metadata"]
+                kept = [o for o in metadata["ownerReferences"] if o["uid"] != uid]
+                yield Write("update", {**document, "metadata": {**metadata, "ownerReferences": kept}})
+
+    def _write(self, writes: Sequence[Write], dry_run: bool) -> Document:
+        """The answer to the last of the writes."""
+        if not dry_run:
+            return self._store.transact(writes)[-1]
+        from cumulus.store import codec, rules
+
+        made = rules.plan(
+            writes, None, self._stored, revision=self._store.revision(),
+            now=timestamp(self._clock.now()), new_uid=rules.new_uid,
+        )  # fmt: skip
+        return codec.decode(made.answers[-1])
+
+    def _stored(self, key: Key) -> Document | None:
+        try:
+            return self._store.get(key)
+        except NotFound:
+            return None
+
+
+def not_found(key: Key) -> NotFound:
+    """As kubectl words it, with the namespace, since looking in the wrong one is the usual slip."""
+    kind = BY_NAME.get(key.kind)
+    where = f" in namespace {key.namespace}" if key.namespace else ""
+    return NotFound(f"{kind.qualified if kind else key.kind} {key.name!r} not found{where}")
+
+
+def merged(document: Document, patch: Mapping[str, object]) -> Document:
+    """`document` with a JSON merge patch applied (RFC 7386); itself where that changes nothing."""
+    after = dict(document)
+    for name, value in patch.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, Mapping):
+            below = after.get(name)
+            after[name] = merged(below if isinstance(below, dict) else {}, value)
+        else:
+            after[name] = value
+    return document if after == document else after

@@ -1,0 +1,152 @@
+"""Waiting until a condition is met by objects: lists them, then follows their changes.
+
+It needs no more than reading and watching, so a transport may run it on either side of a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from cumulus.clock import Clock
+from cumulus.errors import Expired, NotFound
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.query import Page, Query, Watch
+from cumulus.resources.registry import BY_NAME
+from cumulus.resources.selectors import Matcher
+from cumulus.service.answers import ConditionMet, StillWaiting, WaitStep
+from cumulus.service.errors import ConditionUnreachable, WaitTimedOut
+from cumulus.service.wait_conditions import Created, Deleted, WaitCondition, parse_condition, summary
+
+STEP_SECONDS = 2.0
+"""A caller hears at least so often that the wait goes on."""
+
+
+class Reader(Protocol):
+    """What a wait needs of a store, a service or a client."""
+
+    def get(self, key: Key) -> Document: ...
+
+    def list(self, query: Query) -> Page: ...
+
+    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch: ...
+
+    def revision(self) -> int: ...
+
+
+def wait(
+    reader: Reader, targets: Sequence[Key | Query], condition: str, seconds: float, clock: Clock,
+    uids: Mapping[Key, str] = MappingProxyType({}),
+) -> Iterator[WaitStep]:  # fmt: skip
+    """Each object as it meets the condition, and how the others are meanwhile; ends when all have met it once.
+
+    `targets`: objects by their keys, or all that a query finds, of which there must be one at least (unless their
+    deletion is waited for). `condition`: see `parse_condition`. `uids`: of objects whose deletion is waited for, where
+    they are known; else those that are there at the first look. Another object of the same name is not what was meant.
+
+    Raises UsageError for a bad condition or selector, before it waits. The iterator raises WaitTimedOut,
+    ConditionUnreachable, and NotFound for a named object that is not there.
+    """
+    conditions = {target.kind: parse_condition(condition, BY_NAME[target.kind]) for target in targets}
+    return _Wait(reader, targets, conditions, clock, uids).run(seconds)
+
+
+class _Wait:
+    def __init__(
+        self, reader: Reader, targets: Sequence[Key | Query], conditions: Mapping[str, WaitCondition], clock: Clock,
+        uids: Mapping[Key, str],
+    ) -> None:  # fmt: skip
+        self._reader = reader
+        self._targets = targets
+        self._conditions = conditions
+        self._clock = clock
+        self._matchers = [Matcher(target) for target in targets if isinstance(target, Query)]
+        self._open: dict[Key, Document | None] = {}
+        self._met: set[Key] = set()
+        self._uids = dict(uids)
+        self._looked = False
+
+    def run(self, seconds: float) -> Iterator[WaitStep]:
+        deadline = self._clock.monotonic() + seconds
+        while True:
+            since = self._reader.revision()
+            yield from self._look()
+            try:
+                yield from self._follow(since, deadline)
+                return
+            except Expired:
+                continue
+
+    def _look(self) -> Iterator[WaitStep]:
+        """Read every object as it is now."""
+        self._open.clear()
+        for target in self._targets:
+            if isinstance(target, Query):
+                for document in self._reader.list(target).items:
+                    yield from self._see(key_of(document), document)
+                continue
+            try:
+                found: Document | None = self._reader.get(target)
+            except NotFound:
+                if target not in self._met and not isinstance(self._conditions[target.kind], Deleted | Created):
+                    raise
+                found = None
+            yield from self._see(target, found)
+        self._looked = True
+
+    def _follow(self, since: int, deadline: float) -> Iterator[WaitStep]:
+        if self._done():
+            return
+        watch = self._reader.watch(since=since, kinds=frozenset(self._conditions))
+        try:
+            while not self._done():
+                waiting = self._waiting()
+                yield waiting
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise WaitTimedOut(f"timed out: {waiting}")
+                for event in watch.next(timeout=min(left, STEP_SECONDS)):
+                    if self._wanted(event.key, event.document):
+                        yield from self._see(event.key, None if event.type == "DELETED" else event.document)
+        finally:
+            watch.close()
+
+    def _wanted(self, key: Key, document: Document) -> bool:
+        return key in self._open or any(matches(document) for matches in self._matchers)
+
+    def _see(self, key: Key, document: Document | None) -> Iterator[WaitStep]:
+        if key in self._met:
+            return
+        condition = self._conditions[key.kind]
+        deletion = isinstance(condition, Deleted)
+        if deletion and document is not None:
+            uid = document["metadata"]["uid"]
+            if self._looked and key not in self._uids:
+                # Made since: nobody meant it.
+                return
+            if self._uids.setdefault(key, uid) != uid:
+                document = None
+        if condition.met(document, self._clock.now()):
+            self._open.pop(key, None)
+            self._met.add(key)
+            yield ConditionMet(key, deletion)
+            return
+        reason = condition.unreachable(document)
+        if reason:
+            raise ConditionUnreachable(f"{key.kind.lower()}/{key.name} can't meet {condition} any more: {reason}")
+        self._open[key] = document
+
+    def _done(self) -> bool:
+        """None is left; where all of a kind were meant, there must have been one (or deletion is waited for)."""
+        if self._open:
+            return False
+        return bool(self._met) or all(isinstance(condition, Deleted) for condition in self._conditions.values())
+
+    def _waiting(self) -> StillWaiting:
+        if not self._open:
+            kinds = ", ".join(BY_NAME[target.kind].plural for target in self._targets)
+            return StillWaiting(kinds, "there is none yet")
+        key, document = next(iter(self._open.items()))
+        state = summary(document, self._clock.now()) if document is not None else "not there"
+        return StillWaiting(f"{key.kind.lower()}/{key.name}", state, len(self._open) - 1)

@@ -1,0 +1,221 @@
+"""Why a job or partition is not running: what blocks it, who holds that, until when at the latest, who is ahead.
+
+Asks `scheduling.explain` on a snapshot of the store: the same pass that the scheduler makes, so the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cumulus.clock import Clock, to_the_second
+from cumulus.errors import InvalidObject, UsageError
+from cumulus.resources.columns import age, until
+from cumulus.resources.documents import condition, lookup
+from cumulus.resources.job import GPUJob
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition
+from cumulus.resources.quantity import format_duration
+from cumulus.resources.query import Query
+from cumulus.scheduling.explain import Explanation, explain
+from cumulus.scheduling.snapshot import build
+from cumulus.service.answers import Why
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
+from cumulus.service.wait_conditions import phase_summary
+from cumulus.store.base import Store
+from cumulus.store.client import Client, decode
+
+
+class Explanations:
+    def __init__(self, store: Store, clock: Clock, objects: Objects) -> None:
+        self._store = store
+        self._clock = clock
+        self._objects = objects
+
+    def why(self, identity: Identity, key: Key) -> Why:
+        """For a job or partition in whatever state. Raises NotFound; InvalidObject where it is damaged."""
+        if key.kind not in ("GPUJob", "GPUPartition"):
+            raise UsageError(f"only jobs and partitions wait, not a {key.kind}")
+        document = self._objects.get(identity, key)
+        asked = _Question(self._store, document, self._clock.now())
+        return Why(tuple(asked.answer()), _over(document), tuple(asked.damaged))
+
+    def waiting_lines(self, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
+        """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue.
+        Nothing for all else. `damaged` gets the stored objects that had to be left out.
+
+        Raises InvalidObject where it is damaged itself.
+        """
+        kind, phase = document["kind"], lookup(document, "status.phase") or "Pending"
+        if kind not in ("GPUJob", "GPUPartition") or phase != "Pending" or lookup(document, "spec.suspend"):
+            return ()
+        asked = _Question(self._store, document, self._clock.now())
+        if kind == "GPUJob" and (held := asked.held_back()):
+            return (f"it {held}",)
+        found = asked.waiting()
+        damaged += asked.damaged
+        return tuple(found.lines()) if found is not None else ()
+
+
+class _Question:
+    """About one document, as of `now`."""
+
+    def __init__(self, store: Store, document: Document, now: datetime) -> None:
+        self._store = store
+        self._document = document
+        self._now = now
+        self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
+        self.damaged: list[InvalidObject] = []
+
+    def answer(self) -> Iterator[str]:
+        if self._document["metadata"].get("deletionTimestamp"):
+            yield f"{self._title} is being deleted."
+        elif self._document["kind"] == "GPUJob":
+            yield from self._job()
+        else:
+            yield from self._partition()
+
+    def waiting(self) -> Explanation | None:
+        """Why a job or partition that is in the queue, or would come into it, is not placed. None where it is placed.
+
+        Raises InvalidObject where it is damaged itself; as the scheduler does, it leaves out others that are.
+        """
+        client = Client(self._store)
+        nodes = client.list(GPUNode, damaged=self.damaged.append)
+        partitions = client.list(GPUPartition, damaged=self.damaged.append)
+        key = key_of(self._document)
+        if key.kind == "GPUJob":
+            job = decode(GPUJob, self._document)
+            mine = [p for p in partitions if any(o.uid == job.uid for o in p.metadata.owner_references)]
+            pending = [p for p in mine if p.status.phase == "Pending" and not p.deleting]
+            if not pending:
+                if any(not p.status.phase.ended for p in mine):
+                    return None
+                pending = _to_be(job)
+                partitions += pending
+            key = pending[0].key
+        return explain(build(nodes, partitions, self._now), key)
+
+    def _job(self) -> Iterator[str]:
+        job, now = self._document, self._now
+        phase = lookup(job, "status.phase") or "Pending"
+        if _over(job):
+            ended = _since(lookup(job, "status.completionTime"), now, ", ")
+            yield f"{self._title} is over: {phase_summary(job)}{ended}."
+            yield from _last_attempt(job)
+            return
+        if lookup(job, "spec.suspend"):
+            resume = f"`cumulus resume {job['metadata']['name']}`"
+            yield f"{self._title} is suspended: spec.suspend is true. {resume} lets it run."
+            return
+        if phase in ("Running", "Checkpointing"):
+            started = _since(_attempt(job).get("startTime"), now, ", ")
+            yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
+            yield from self._leases()
+            return
+        waits = condition(job, "Scheduled")
+        if phase == "Scheduled" or waits.get("status") == "True":
+            ready = condition(job, "PartitionsReady")
+            step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
+            yield f"{self._title} has its place{_place(job)}; {step}."
+            return
+        yield from self._pending()
+
+    def held_back(self) -> str:
+        """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
+        waits = condition(self._document, "Scheduled")
+        if waits.get("reason") in ("BackingOff", "Releasing"):
+            return f"is between attempts: {waits.get('message')}.{self._due()}"
+        if waits.get("reason") == "NameTaken":
+            return f"waits: {waits.get('message')}."
+        return ""
+
+    def _pending(self) -> Iterator[str]:
+        if held := self.held_back():
+            yield f"{self._title} {held}"
+            if condition(self._document, "Scheduled").get("reason") != "NameTaken":
+                yield from _last_attempt(self._document)
+            return
+        yield from self._explained(self.waiting())
+
+    def _due(self) -> str:
+        from cumulus.controllers.job import outcome
+
+        left = outcome.next_due(decode(GPUJob, self._document), self._now)
+        return f" The next begins in {format_duration(left)}." if left > 0 else ""
+
+    def _partition(self) -> Iterator[str]:
+        partition, now = self._document, self._now
+        phase = lookup(partition, "status.phase") or "Pending"
+        if _over(partition):
+            ended = _since(lookup(partition, "status.endedAt"), now, ", ")
+            yield f"{self._title} is over: {phase_summary(partition)}{ended}."
+        elif phase == "Active":
+            ends = lookup(partition, "status.expiresAt")
+            node = lookup(partition, "status.node")
+            yield f"{self._title} is active on {node}; its lease ends in {until(ends, now)}."
+        elif phase == "Bound":
+            yield f"{self._title} is bound to {lookup(partition, 'status.node')}; its lease is being granted."
+        else:
+            yield from self._explained(self.waiting())
+
+    def _leases(self) -> Iterator[str]:
+        ends = [
+            p["status"]["expiresAt"]
+            for p in self._store.list(Query(kind="GPUPartition", owner_uid=self._document["metadata"]["uid"])).items
+            if lookup(p, "status.phase") == "Active" and lookup(p, "status.expiresAt")
+        ]
+        if ends:
+            yield f"Its lease ends in {until(min(ends), self._now)}, at {to_the_second(min(ends))}."
+
+    def _explained(self, found: Explanation | None) -> Iterator[str]:
+        if not self._store.list(Query(kind="GPUNode", limit=1)).items:
+            yield f"{self._title} waits for a node: none is known. `cumulus serve` makes this machine one."
+            return
+        if found is None:
+            yield f"{self._title} has its place; its leases are being granted."
+            return
+        headline, *rest = found.lines()
+        yield f"{self._title}: {headline}."
+        yield from rest
+
+
+def _to_be(job: GPUJob) -> list[GPUPartition]:
+    """The partitions that the job controller will make: it may not have come to it, or not be running."""
+    from cumulus.controllers.job import objects
+
+    made = objects.partitions(job, job.status.attempt_count + 1)
+    created = job.metadata.creation_timestamp
+    return [
+        p.replace(metadata=p.metadata.model_copy(update={"uid": p.metadata.name, "creation_timestamp": created}))
+        for p in made
+    ]
+
+
+def _last_attempt(job: Document) -> Iterator[str]:
+    last = _attempt(job)
+    if last.get("endTime"):
+        code = f", exit code {last['exitCode']}" if last.get("exitCode") is not None else ""
+        text = f": {last['message']}" if last.get("message") else ""
+        yield f"Attempt {last.get('number')} ended with {last.get('reason') or 'no reason'}{code}{text}."
+
+
+def _attempt(job: Document) -> Document:
+    attempts = lookup(job, "status.attempts") or [{}]
+    return dict(attempts[-1])
+
+
+def _place(job: Document) -> str:
+    last = _attempt(job)
+    nodes = [n for n in dict.fromkeys(last.get("nodes") or [last.get("node")]) if n]
+    return f" on {', '.join(nodes)}" if nodes else ""
+
+
+def _since(moment: str | None, now: datetime, before: str) -> str:
+    return f"{before}{age(moment, now)} ago" if moment else ""
+
+
+def _over(document: Document) -> bool:
+    return lookup(document, "status.phase") in ("Succeeded", "Failed", "Expired", "Released")
