@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cumulus import paths
 from cumulus.cli import terminal
-from cumulus.resources.quantity import format_duration
 from cumulus.daemon_lock import daemon_pid
+from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client, ServerState

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cumulus import paths
+from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.errors import InvalidObject, StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Page, Query, Watch
@@ -24,7 +25,6 @@ from cumulus.service.answers import (
     WaitStep,
     Why,
 )
-from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store

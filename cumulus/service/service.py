@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, SystemClock, parse_timestamp
+from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import InvalidObject
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.query import Query
 from cumulus.service.answers import ServerState
-from cumulus.daemon_lock import daemon_pid
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.store.base import Store

@@ -14,9 +14,9 @@ import pytest
 from cumulus.cli.verbs.wait import follow
 from cumulus.client.embedded import EmbeddedClient
 from cumulus.clock import SystemClock
+from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import UsageError
 from cumulus.resources.registry import BY_NAME
-from cumulus.daemon_lock import DaemonLock
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_condition
