@@ -501,14 +501,14 @@ def test_the_end_of_one_job_asks_for_no_other_jobs_services(bed: SwarmBed, monke
     engine = bed.backend.engine
     answers: list[int] = []
 
-    def counted(path: str, filters: Any, ask: Any = engine._list) -> Any:
-        found = ask(path, filters)
-        # What is known of the nodes is read anew now and then.
-        if path != "/nodes":
-            answers.append(len(found))
-        return found
+    for asked in ("services", "tasks", "secrets", "containers"):
 
-    monkeypatch.setattr(engine, "_list", counted)
+        def counted(of: Any, ask: Any = getattr(engine, asked)) -> Any:
+            found = ask(of)
+            answers.append(len(found))
+            return found
+
+        monkeypatch.setattr(engine, asked, counted)
     [seen] = bed.backend.list(works[1].job_uid)
     assert (seen.name, seen.state) == (works[1].name, State.RUNNING)
     assert answers == [1, 1]

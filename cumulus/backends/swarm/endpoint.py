@@ -1,16 +1,22 @@
-"""The way to an engine: its address, certificates and log-in, and who one is to the registry of an image."""
+"""The way to an engine: its address, certificates and log-in, and who one is to the registry of an image.
+
+docker's `APIClient` is the connection: it speaks over Unix sockets, TCP, TLS and SSH, and agrees on the version of the
+API. Requests go to the paths of the Engine API through its public `request`, since its own methods lack some calls
+(logs of tasks, updates of configs) and deadlines of their own for others.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
+from urllib.parse import quote
 
 import docker
 import requests
 from docker import auth
 from docker.errors import DockerException
 from docker.tls import TLSConfig
-from docker.transport import sshconn
+from paramiko import SSHException
 
 from cumulus.errors import BackendRefused
 
@@ -20,11 +26,11 @@ PORT = 2375
 TROUBLES = (
     requests.exceptions.RequestException,
     DockerException,
-    sshconn.paramiko.SSHException,  # type: ignore[attr-defined]
+    SSHException,
     EOFError,
     OSError,
 )
-"""What says that an engine cannot be reached; over ssh:// the SDK lets its SSH client's own errors through."""
+"""What says that an engine cannot be reached; over ssh:// docker lets the errors of paramiko through."""
 
 
 def normal(address: str) -> str:
@@ -36,11 +42,11 @@ def normal(address: str) -> str:
     return f"tcp://{address}" if ":" in address else f"tcp://{address}:{PORT}"
 
 
-def connect(url: str, certificates: str, seconds: float) -> Any:
+def connect(url: str, certificates: str, seconds: float) -> EngineClient:
     """A client of the engine. Raises `BackendRefused` where the address or the certificates cannot be used, and
     `TROUBLES`."""
     try:
-        return _Client(
+        return EngineClient(
             base_url=url, version="auto", timeout=int(seconds), tls=_tls(url, certificates) or False,
             num_pools=64, max_pool_size=64,
         )  # fmt: skip
@@ -95,7 +101,15 @@ def first_line(error: object) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-class _Client(docker.APIClient):
+class EngineClient(docker.APIClient):
+    """A connection to one engine."""
+
+    def call(self, method: str, path: str, *words: str, **more: Any) -> requests.Response:
+        """The answer of the Engine API at `path`, whose places `{0}` are filled with `words`; `more` as `requests` has
+        it. Raises `TROUBLES`."""
+        place = path.format(*(quote(word, safe="/:") for word in words))
+        return self.request(method, f"{self.base_url}/v{self.api_version}{place}", **more)
+
     def merge_environment_settings(self, *request: Any) -> Any:
         """The certificates of DOCKER_CERT_PATH, where requests would take those that REQUESTS_CA_BUNDLE names."""
         return {**super().merge_environment_settings(*request), "verify": self.verify}

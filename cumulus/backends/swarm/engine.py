@@ -17,7 +17,15 @@ from typing import Any
 import requests
 from docker.context import ContextAPI
 
-from cumulus.backends.swarm.endpoint import TROUBLES, connect, first_line, normal, registry_headers, silence
+from cumulus.backends.swarm.endpoint import (
+    TROUBLES,
+    EngineClient,
+    connect,
+    first_line,
+    normal,
+    registry_headers,
+    silence,
+)  # fmt: skip
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError, BackendRefused
 
@@ -60,7 +68,7 @@ class Engine:
         self._tls = tls
         self._seconds = seconds
         self._mutex = threading.Lock()
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[str, EngineClient] = {}
         self._digests: dict[str, tuple[float, str, str]] = {}
         self.calls = 0
         """How many requests were made, for the benchmark."""
@@ -96,22 +104,11 @@ class Engine:
     def update_service(self, id: str, change: Callable[[Json], Json | None]) -> bool:
         """Apply `change` to the service's spec until no other update comes between (moby#39891, #30794): it is given
         the spec anew each time and returns the new one, None where nothing is left to do. False: no such service."""
-        for attempt in range(UPDATE_TRIES):
-            service = self.service(id)
-            if service is None:
-                return False
-            spec = change(json.loads(json.dumps(service["Spec"])))
-            if spec is None:
-                return True
-            try:
-                version = {"version": service["Version"]["Index"]}
-                self._call("POST", "/services/{0}/update", service["ID"], body=spec, params=version)
-                return True
-            except BackendError as error:
-                if "out of sequence" not in str(error):
-                    raise
-            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
-        raise BackendError(f"service {id} was changed by others {UPDATE_TRIES} times while it was to be updated")
+        try:
+            self._update("service", id, change)
+        except NoSuch:
+            return False
+        return True
 
     def remove_service(self, id: str) -> None:
         self._gone("/services/{0}", id)
@@ -160,20 +157,8 @@ class Engine:
         return self._list("/nodes", {})
 
     def update_node(self, id: str, change: Callable[[Json], Json | None]) -> None:
-        """As `update_service`."""
-        for attempt in range(UPDATE_TRIES):
-            node = self._call("GET", "/nodes/{0}", id)
-            spec = change(json.loads(json.dumps(node["Spec"])))
-            if spec is None:
-                return
-            try:
-                version = {"version": node["Version"]["Index"]}
-                self._call("POST", "/nodes/{0}/update", id, body=spec, params=version)
-                return
-            except BackendError as error:
-                if "out of sequence" not in str(error):
-                    raise
-            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
+        """As `update_service`. Raises `NoSuch` where there is no such node."""
+        self._update("node", id, change)
 
     def remove_node(self, id: str) -> None:
         """Also one that is up: it is told nothing."""
@@ -283,6 +268,22 @@ class Engine:
         for client in clients.values():
             client.close()
 
+    def _update(self, kind: str, id: str, change: Callable[[Json], Json | None]) -> None:
+        for attempt in range(UPDATE_TRIES):
+            found = self._call("GET", f"/{kind}s/{{0}}", id)
+            spec = change(json.loads(json.dumps(found["Spec"])))
+            if spec is None:
+                return
+            try:
+                version = {"version": found["Version"]["Index"]}
+                self._call("POST", f"/{kind}s/{{0}}/update", found["ID"], body=spec, params=version)
+                return
+            except BackendError as error:
+                if "out of sequence" not in str(error):
+                    raise
+            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
+        raise BackendError(f"{kind} {id} was changed by others {UPDATE_TRIES} times while it was to be updated")
+
     def _log(self, path: str, id: str, since: float) -> bytes:
         parameters = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": f"{since:.9f}" if since else "0"}
         return bytes(self._request("GET", path, id, params=parameters).content)
@@ -331,10 +332,9 @@ class Engine:
         client = self._client(url)
         self.calls += 1
         more.setdefault("timeout", self._seconds)
-        response: requests.Response = client.request(method, client._url(path, *words), **more)
-        return response
+        return client.call(method, path, *words, **more)
 
-    def _client(self, url: str) -> Any:
+    def _client(self, url: str) -> EngineClient:
         with self._mutex:
             if url not in self._clients:
                 self._clients[url] = connect(url, self._tls, self._seconds)
