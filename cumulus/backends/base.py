@@ -101,8 +101,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A workload as the backend sees it. `reason` is one CamelCase word when FAILED: Error, OOMKilled,
-    StartError, LeaseExpired, Stopped, Lost. `exit_code` is 128+N for signal N, None where there was none.
+    """A workload as the backend sees it. When FAILED, `reason` is an `AttemptReason`: Error, OOMKilled,
+    StartError, LeaseExpired, Stopped or Lost; else "". `exit_code` is 128+N for signal N, None where there was none.
 
     LeaseExpired and Stopped say that it got the stop signal before it ended, whatever its exit code, also 0: what that
     means is the job's to say. A program that was gone before the signal is what its exit code says."""
@@ -127,7 +127,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a job's workload that nobody of ours did, to be told as an event. `reason` is CamelCase."""
+    """Something that others did to a job's workload, to be told as an event. `reason` is an `EventReason`."""
 
     namespace: str
     job: str
@@ -137,7 +137,7 @@ class Finding:
 
 
 @runtime_checkable
-class Finds(Protocol):
+class ReportsFindings(Protocol):
     """A backend whose workloads others can reach: people with the engine's own tools, say."""
 
     def findings(self) -> Sequence[Finding]:

@@ -9,7 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from cumulus.backends.base import Backend, Finds
+from cumulus.backends.base import Backend, ReportsFindings
 from cumulus.clock import Clock
 from cumulus.controllers.binding import controller as schedule
 from cumulus.controllers.binding.controller import ScheduleController
@@ -197,7 +197,7 @@ class Loops:
     def _tell_findings(self) -> None:
         """What backends found of jobs that are still there becomes events of theirs."""
         for backend in self._backends:
-            for found in backend.findings() if isinstance(backend, Finds) else ():
+            for found in backend.findings() if isinstance(backend, ReportsFindings) else ():
                 job = readable(self.informer.cache, GPUJob, found.namespace, found.job)
                 if job is not None and job.uid == found.job_uid:
                     self.recorder.record(job, "Warning", found.reason, found.message, component=backend.runtime)

@@ -8,7 +8,7 @@ from cumulus import paths
 from cumulus.backends.base import LeaseRef
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
-from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.chronos.contract import LeaseState, Prepares
 from cumulus.errors import NodeUnreachable, NotFound
 from cumulus.nodes import workers

@@ -17,6 +17,7 @@ from cumulus.backends.exit_codes import SAVED
 from cumulus.chronos.contract import EndReason
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError
+from cumulus.resources.reasons import AttemptReason
 from cumulus.testing.faults import Faults
 from cumulus.testing.leases import FakeLeases
 
@@ -51,13 +52,13 @@ class _Run:
         self.wall = wall
         self.broken = ""
         """Why it never ran."""
-        self.broken_reason = "StartError"
+        self.broken_reason = AttemptReason.START_ERROR
         self.removed = False
         self._stop: tuple[float, str] | None = None
         self._killed_at = math.inf
 
     def terminate(self, at: float, grace: float, reason: EndReason) -> None:
-        self.signal(at, grace, "LeaseExpired" if reason is EndReason.EXPIRED else "Stopped")
+        self.signal(at, grace, AttemptReason.LEASE_EXPIRED if reason is EndReason.EXPIRED else AttemptReason.STOPPED)
 
     def signal(self, at: float, grace: float, reason: str) -> None:
         if self._stop is None:
@@ -101,7 +102,7 @@ class _Run:
         if self._stop is not None and self._stop[0] < self._natural_end():
             return State.FAILED, self._stopped_code(self._stop[0]), self._stop[1], ""
         if self.script.exit_code:
-            return State.FAILED, self.script.exit_code, "Error", ""
+            return State.FAILED, self.script.exit_code, AttemptReason.ERROR, ""
         return State.SUCCEEDED, 0, "", ""
 
     def _stopped_code(self, signalled: float) -> int:
@@ -256,7 +257,7 @@ class FakeBackend:
         return min(times, default=None)
 
     def _signal(self, run: _Run, grace: float) -> None:
-        run.signal(self._clock.monotonic(), grace, "Stopped")
+        run.signal(self._clock.monotonic(), grace, AttemptReason.STOPPED)
 
     def _attach(self, run: _Run) -> None:
         if self._nodes is None:
@@ -271,9 +272,9 @@ class FakeBackend:
             run.broken = str(error)
             ended = [node.why_ended(lease.id) for lease in run.workload.leases] if node is not None else []
             if EndReason.EXPIRED in ended:
-                run.broken_reason = "LeaseExpired"
+                run.broken_reason = AttemptReason.LEASE_EXPIRED
             elif EndReason.RELEASED in ended:
-                run.broken_reason = "Stopped"
+                run.broken_reason = AttemptReason.STOPPED
 
     def _observe(self, run: _Run) -> Observed | None:
         then = max(run.began, self._clock.monotonic() - self.lag())

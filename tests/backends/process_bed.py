@@ -116,7 +116,7 @@ def job_processes(directory: Path) -> Sequence[int]:
     found = []
     for pid in processes_of(directory):
         with contextlib.suppress(OSError):
-            if b"shim.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"supervisor.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

@@ -149,14 +149,14 @@ class Round:
                 monitor = watchdog.holder(self.world.chronos)
                 self._kill("monitor", monitor)
             else:
-                supervisors = [pid for pid, command in self.world.processes().items() if "shim.py" in command]
+                supervisors = [pid for pid, command in self.world.processes().items() if "supervisor.py" in command]
                 if supervisors:
                     self._kill("supervisor", self._supervisor(rng.choice(supervisors)))
 
     def _supervisor(self, pid: int) -> Identity | None:
         """It, and not what has its pid by now: who it is, and then again whether it is one."""
         found = _identity(pid)
-        return found if "shim.py" in self.world.processes().get(pid, "") else None
+        return found if "supervisor.py" in self.world.processes().get(pid, "") else None
 
     def _kill(self, kind: str, target: Identity | None) -> None:
         if target is not None and processes.send(target, signal.SIGKILL):

@@ -21,7 +21,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cumulus.backends.process import tree
+from cumulus.backends.process import process_tree
 from cumulus.chronos import cli as chronos_cli
 from cumulus.chronos import ledger, watchdog
 from cumulus.cli.main import main
@@ -213,4 +213,4 @@ def test_damaged_files_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("session", [0, 1, -1, True, None, "0", 0.0, []])
 def test_no_damaged_session_means_everybody(session: Any) -> None:
     """0 is the session of everything whose leader is outside this pid namespace."""
-    assert tree.in_session(session) == []
+    assert process_tree.in_session(session) == []

@@ -13,7 +13,7 @@ from cumulus.backends.base import Workload
 from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.shell import ShellEngine
+from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.task_reconciler import Patience
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour

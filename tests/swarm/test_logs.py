@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.swarm import logs
+from cumulus.backends.swarm import log_stream
 from cumulus.clock import parse_timestamp
 
 
@@ -29,7 +29,7 @@ class Driver:
 
 
 def test_each_step_gives_what_came_since() -> None:
-    reader = logs.Reader(driver := Driver())
+    reader = log_stream.Reader(driver := Driver())
     assert reader.step() == b""
     driver.add(1, b"a")
     driver.add(1, b"a")
@@ -42,7 +42,7 @@ def test_each_step_gives_what_came_since() -> None:
 
 def test_a_message_behind_a_later_one_is_not_lost() -> None:
     """Of two streams, each has its own reader in the engine."""
-    reader = logs.Reader(driver := Driver())
+    reader = log_stream.Reader(driver := Driver())
     driver.add(10.002, b"out")
     assert reader.step() == b"out"
     driver.add(10.0015, b"err")
@@ -54,7 +54,7 @@ def test_a_message_behind_a_later_one_is_not_lost() -> None:
 
 
 def test_only_the_last_seconds_are_read_again() -> None:
-    reader = logs.Reader(driver := Driver())
+    reader = log_stream.Reader(driver := Driver())
     for second in range(40):
         driver.add(second, b"%d " % second)
     reader.step()
@@ -65,8 +65,8 @@ def test_only_the_last_seconds_are_read_again() -> None:
 
 
 def test_a_long_log_is_not_held() -> None:
-    reader = logs.Reader(driver := Driver())
-    lines = [b"%d\n" % number for number in range(3 * logs._HELD)]
+    reader = log_stream.Reader(driver := Driver())
+    lines = [b"%d\n" % number for number in range(3 * log_stream._HELD)]
     for number, line in enumerate(lines):
         driver.add(number / 1000, line)
     assert reader.step() == b"".join(lines)
@@ -77,14 +77,16 @@ def test_a_long_log_is_not_held() -> None:
 def test_of_a_flood_the_older_messages_are_not_looked_for_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 
-    def counted(found: Counter[logs.Message], at: str, since: Any = logs._since) -> Counter[logs.Message]:
+    def counted(
+        found: Counter[log_stream.Message], at: str, since: Any = log_stream._since
+    ) -> Counter[log_stream.Message]:
         looks.append(len(found))
-        kept: Counter[logs.Message] = since(found, at)
+        kept: Counter[log_stream.Message] = since(found, at)
         return kept
 
-    monkeypatch.setattr(logs, "_since", counted)
-    reader = logs.Reader(driver := Driver())
-    lines = [b"%d\n" % number for number in range(4 * logs._HELD)]
+    monkeypatch.setattr(log_stream, "_since", counted)
+    reader = log_stream.Reader(driver := Driver())
+    lines = [b"%d\n" % number for number in range(4 * log_stream._HELD)]
     for line in lines:
         driver.add(1, line)
     assert reader.step() == b"".join(lines)

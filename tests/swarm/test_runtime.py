@@ -61,7 +61,7 @@ def test_python_is_the_one_that_the_installation_names(tmp_path: Path, linked: b
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f'#!/bin/sh\n[ "$1" = -c ] || echo "{word}: $*"\n')
         (tmp_path / name).chmod(0o755)
-    shutil.copy(Path(runtime.__file__).parent / "remote" / "worker" / "chronos-runtime", tmp_path)
+    shutil.copy(Path(runtime.__file__).parents[1] / "nodes" / "worker" / "chronos-runtime", tmp_path)
     if linked:
         (tmp_path / "python").symlink_to("linked")
     environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cumulus.backends.process import limits
+from cumulus.backends.process import rlimits
 from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.secrets import SecretStore, SecretUnavailable
 
@@ -144,7 +144,7 @@ _RESET = (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.
 def _limit(spec: dict[str, Any]) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
         file.write(_OOM_SCORE_ADJUST)
-    limits.settle()
+    rlimits.apply()
     if spec["cpus"]:
         os.sched_setaffinity(0, spec["cpus"])
 

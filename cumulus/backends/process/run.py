@@ -18,6 +18,7 @@ from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.clock import Clock, timestamp
 from cumulus.lib import cgroup
+from cumulus.resources.reasons import AttemptReason
 
 MAX_SPAWNS = 5
 """A supervisor that ended so often without starting the command will not do better."""
@@ -28,7 +29,7 @@ _STUCK = 10.0
 _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
 
-_SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
+_SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
 _SUPERVISOR_BYTE, _BACKEND_BYTE = 0, 1
 """Of the lock file. A supervisor holds both; a backend holds the second, which keeps supervisors away without making
 the backend look like one."""
@@ -148,7 +149,7 @@ class Run:
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", "-X", "utf8", _SHIM, self.directory],
+            [sys.executable, "-I", "-S", "-X", "utf8", _SUPERVISOR, self.directory],
             {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -179,7 +180,9 @@ class Run:
             if not locked or self.started or os.path.exists(self._path(layout.EXIT)):
                 return False
             message = f"its supervisor ended {self.spawned} times before it could start the command"
-            end = self._observed(State.FAILED, reason="StartError", message=f"{message}: {self._last_words()}")
+            end = self._observed(
+                State.FAILED, reason=AttemptReason.START_ERROR, message=f"{message}: {self._last_words()}"
+            )
             document = {name: getattr(end, name) for name in Observed.__slots__}
             document["finished_at"] = timestamp(clock.now())
             write_document(self._path(layout.EXIT), document)

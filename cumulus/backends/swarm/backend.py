@@ -17,17 +17,18 @@ from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.joblog import JobLogs
+from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
-from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, Patience, Settler
+from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, Patience, TaskReconciler
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
 from cumulus.lib.state_id import Place, find
+from cumulus.resources.reasons import EventReason
 from cumulus.secrets import SecretStore
 
 log = structlog.get_logger("cumulus.backends")
@@ -65,8 +66,8 @@ class SwarmBackend:
         )  # fmt: skip
         self.machines = Machines(self.members, self.ownership, node_engine)
         self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, retention)
-        self._settler = Settler(
-            engine, self.members, self._services, node_engine, lease_end, clock, self._find, patience
+        self._tasks = TaskReconciler(
+            engine, self.members, self._services, node_engine, lease_end, clock, self._report, patience
         )
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, patience)
         self._mutex = threading.Lock()
@@ -106,7 +107,7 @@ class SwarmBackend:
         with record.mutex:
             if record.has(END) or not self._services.known(record):
                 return
-            self._settler.ask_to_stop(record, grace)
+            self._tasks.ask_to_stop(record, grace)
             self._services.end(record)
         self._poke()
 
@@ -147,7 +148,7 @@ class SwarmBackend:
                 self.ownership.instance()
                 if not self._services.known(record):
                     return None
-            return self._settled(record)
+            return self._reconciled(record)
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
         """See `Backend.list`. A run whose node does not answer is told as it was."""
@@ -170,9 +171,9 @@ class SwarmBackend:
                 end = record.end()
                 if end is None and self._services.known(record):
                     try:
-                        end = self._settled(record, observe.read_all(tasks.get(self._services.id(record), ())))
+                        end = self._reconciled(record, observe.read_all(tasks.get(self._services.id(record), ())))
                     except NodeUnreachable:
-                        end = self._settler.running(record)
+                        end = self._tasks.running(record)
             if end is not None:
                 observed.append(end)
         return observed
@@ -195,7 +196,7 @@ class SwarmBackend:
             )
 
     def findings(self) -> Sequence[Finding]:
-        """See `Finds.findings`."""
+        """See `ReportsFindings.findings`."""
         with self._mutex:
             found, self._findings = self._findings, []
         return found
@@ -207,16 +208,16 @@ class SwarmBackend:
             watcher.close()
         self.engine.close()
 
-    def _settled(self, record: Record, tasks: Sequence[observe.Task] = ()) -> Observed:
-        observed = self._settler.settle(record, tasks)
+    def _reconciled(self, record: Record, tasks: Sequence[observe.Task] = ()) -> Observed:
+        observed = self._tasks.reconcile(record, tasks)
         if observed.state.finished:
             self._live.pop(record.name, None)
         return observed
 
     def _finished(self, record: Record) -> bool:
         if not record.has(END) and not self._services.known(record):
-            self._settler.never_started(record)
-        return self._settled(record).state.finished
+            self._tasks.never_started(record)
+        return self._reconciled(record).state.finished
 
     def _count(self) -> tuple[int, bool]:
         """How many runs have not ended, and whether one is on its way."""
@@ -238,9 +239,9 @@ class SwarmBackend:
     def _adopt(self, job_uid: str = "") -> None:
         for record in self._services.adopt(self._records, job_uid):
             self._live[record.name] = record
-            self._find(record, "ServiceAdopted", "its service was there without a record of it")
+            self._report(record, EventReason.SERVICE_ADOPTED, "its service was there without a record of it")
 
-    def _find(self, record: Record, reason: str, message: str) -> None:
+    def _report(self, record: Record, reason: EventReason, message: str) -> None:
         start = record.start
         log.warning("found in the Swarm", workload=record.name, reason=reason, message=message)
         with self._mutex:

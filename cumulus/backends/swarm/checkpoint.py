@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
-from cumulus.backends.swarm.shell import SeesFiles
+from cumulus.backends.swarm.node_engine import SeesFiles
 from cumulus.errors import BackendError
 
 

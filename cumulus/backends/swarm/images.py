@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.shell import NodeShell
+from cumulus.backends.swarm.node_engine import NodeShell
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 
 _SECONDS = 30.0

@@ -1,6 +1,6 @@
 """From what Swarm's tasks say to what a run is; what nobody of ours did to it is undone, or ends it.
 
-records + tasks -> Settler.settle -> Observed, the end on the disk, findings for events
+records + tasks -> TaskReconciler.reconcile -> Observed, the end on the disk, findings for events
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.members import Member, Members
+from cumulus.backends.swarm.node_engine import NodeEngine, SeesFiles
 from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.shell import NodeEngine, SeesFiles
-from cumulus.backends.swarm.tasks import Facts, Task
+from cumulus.backends.swarm.tasks import Evidence, Task
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, ChronosError, NodeUnreachable
+from cumulus.resources.reasons import AttemptReason, EventReason
 
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
@@ -34,7 +35,7 @@ LeaseEnd = Callable[[str, str], tuple[str, str]]
 """Node and lease id -> "expired", "released" or "" while it lives, and the end of its time. Raises `ChronosError`."""
 Engines = Callable[[str], NodeEngine | None]
 """A node's own engine, where it can be reached without the manager."""
-Find = Callable[[Record, str, str], None]
+Report = Callable[[Record, EventReason, str], None]
 """Told of what nobody of ours did: reason and message."""
 
 
@@ -53,12 +54,12 @@ class Patience:
     """That the log of a run that has ended is asked for in vain before its service goes without."""
 
 
-class Settler:
+class TaskReconciler:
     """Its callers hold the record's mutex."""
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
-        clock: Clock, find: Find, patience: Patience,
+        clock: Clock, report: Report, patience: Patience,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -67,9 +68,9 @@ class Settler:
         self._lease_end = lease_end
         self._patience = patience
         self._clock = clock
-        self._find = find
+        self._report = report
 
-    def settle(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
+    def reconcile(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
         """What a run whose service was created is now. Raises `NodeUnreachable` while its node does not answer."""
         end = record.end()
         if end is not None:
@@ -80,7 +81,9 @@ class Settler:
         run, others = run_of(record, tasks)
         if run.terminal:
             if observe.alive(others):
-                self._find(record, "ServiceChanged", "somebody changed its service: what that started is ended")
+                self._report(
+                    record, EventReason.SERVICE_CHANGED, "somebody changed its service: what that started is ended"
+                )
                 self._services.end(record)
                 return self.running(record, run)
             if any(task.wanted for task in others):
@@ -115,34 +118,37 @@ class Settler:
         record.write(STOP, {"grace": max(0.0, grace), "at": timestamp(now), "why": why})
 
     def never_started(self, record: Record) -> None:
-        record.write(END, {"state": State.FAILED.value, "reason": "StartError", "message": "never started"})
+        record.write(
+            END, {"state": State.FAILED.value, "reason": AttemptReason.START_ERROR, "message": "never started"}
+        )
 
     def _put_back(self, record: Record, run: Task) -> None:
         if run.wanted:
-            self._find(record, "ServiceScaled", "somebody scaled its service: it is put back to one task")
+            self._report(record, EventReason.SERVICE_SCALED, "somebody scaled its service: it is put back to one task")
             self._services.unscale(record)
         else:
-            self._find(record, *self._why_replaced(record, run))
+            self._report(record, *self._why_replaced(record, run))
             self._services.end(record)
 
-    def _why_replaced(self, record: Record, run: Task) -> tuple[str, str]:
+    def _why_replaced(self, record: Record, run: Task) -> tuple[EventReason, str]:
         """Reason and message of what made Swarm end the run's task and want another in its place."""
         node, member = record.start["node"], self._members.by_id(run.node_id)
         if member is None:
-            return "NodeRemoved", f"{node} was removed from the Swarm"
+            return EventReason.NODE_REMOVED, f"{node} was removed from the Swarm"
         if not member.answers:
-            return "NodeDown", f"{node} is {member.state} in the Swarm, and Swarm replaces its task: it ends"
+            return EventReason.NODE_DOWN, f"{node} is {member.state} in the Swarm, and Swarm replaces its task: it ends"
         if member.drained:
-            return "NodeDrained", f"{node} was drained in the Swarm, which ends the task there"
-        return "ServiceChanged", "somebody changed its service, and Swarm replaces its task: it ends"
+            return EventReason.NODE_DRAINED, f"{node} was drained in the Swarm, which ends the task there"
+        return EventReason.SERVICE_CHANGED, "somebody changed its service, and Swarm replaces its task: it ends"
 
     def _without_task(self, record: Record) -> Observed:
         if not self._services.is_there(record):
-            self._find(record, "ServiceRemoved", "somebody removed its service")
+            self._report(record, EventReason.SERVICE_REMOVED, "somebody removed its service")
             return self._lost(record, "somebody removed its service")
         began = parse_timestamp((record.read(SERVICE) or {}).get("at") or timestamp(self._clock.now()))
         if (self._clock.now() - began).total_seconds() > self._patience.forget:
-            self._find(record, "TaskForgotten", "Swarm has no task of its service: it was scaled to zero, or pruned")
+            message = "Swarm has no task of its service: it was scaled to zero, or pruned"
+            self._report(record, EventReason.TASK_FORGOTTEN, message)
             return self._lost(record, "Swarm has no task of its service any more")
         return self.running(record)
 
@@ -162,7 +168,7 @@ class Settler:
     def _on_node(self, record: Record, run: Task) -> Observed:
         member = self._members.by_id(run.node_id)
         if member is None:
-            self._find(record, "NodeRemoved", f"{record.start['node']} was removed from the Swarm")
+            self._report(record, EventReason.NODE_REMOVED, f"{record.start['node']} was removed from the Swarm")
             return self._lost(record, "its node was removed from the Swarm")
         if not member.answers:
             if self._leases_are_over(record):
@@ -189,7 +195,7 @@ class Settler:
             why = stop.get("why")
             if why:
                 return self._lost(record, why)
-            return self._ended(record, State.FAILED, None, "Stopped", "stopped before it started")
+            return self._ended(record, State.FAILED, None, AttemptReason.STOPPED, "stopped before it started")
         elapsed = (self._clock.now() - parse_timestamp(stop["at"])).total_seconds()
         if elapsed >= float(stop["grace"]) and run.container:
             self._kill(record, run)
@@ -202,15 +208,17 @@ class Settler:
                 engine.kill(run.container)
 
     def _end(self, record: Record, run: Task) -> Observed:
-        state, reason, message = observe.ended(run, self._facts(record, run))
-        if reason == "Lost":
-            self._find(record, "EngineStopped" if run.container_gone else "ServiceEnded", message)
-        if reason == "StartError" and observe.NO_IMAGE in message:
+        state, reason, message = observe.ended(run, self._evidence(record, run))
+        if reason == AttemptReason.LOST:
+            self._report(
+                record, EventReason.ENGINE_STOPPED if run.container_gone else EventReason.SERVICE_ENDED, message
+            )
+        if reason == AttemptReason.START_ERROR and observe.NO_IMAGE in message:
             message = f"{message}{self._registry_says(run)}"
         code = run.exit_code
         if code == 0 and run.state != "complete" and not record.has(RUNNING):
             code = None  # So Swarm says of a container that it made and never started.
-        if reason == "Lost" and observe.not_started(run):
+        if reason == AttemptReason.LOST and observe.not_started(run):
             code = None  # The engine's, not the program's.
         return self._ended(record, state, code, reason, message, run)
 
@@ -221,14 +229,14 @@ class Settler:
             return ""
         return f"; its registry says: {refusal} (credentials come from `docker login` where `cumulus serve` runs)"
 
-    def _facts(self, record: Record, run: Task) -> Facts:
+    def _evidence(self, record: Record, run: Task) -> Evidence:
         stop = record.read(STOP)
         gone_before = stop is not None and run.at != "" and seconds_between(run.at, stop["at"]) > CLOCKS
         stopped = stop is not None and not (run.state in ("complete", "failed") and gone_before)
         if run.state == "rejected" or stopped:
-            return Facts(stopped=stopped)
+            return Evidence(stopped=stopped)
         member = self._members.by_id(run.node_id)
-        return Facts(
+        return Evidence(
             lease=self._how_lease_ended(record, run), oom=self._was_oom(record, run) if run.exit_code == 137 else False,
             memory_bytes=int(record.start["memory_bytes"]), node=record.start["node"],
             restarted=_joined_anew(member, run), drained=member is not None and member.drained,
@@ -261,13 +269,19 @@ class Settler:
             container = None if engine is None else engine.container(run.container)
         except BackendError:
             return None
-        return None if container is None else bool(container["State"].get("OOMKilled"))
+        return None if container is None else bool(container["State"].get(AttemptReason.OOM_KILLED))
 
     def _lost(self, record: Record, message: str) -> Observed:
-        return self._ended(record, State.FAILED, None, "Lost", message)
+        return self._ended(record, State.FAILED, None, AttemptReason.LOST, message)
 
     def _ended(
-        self, record: Record, state: State, code: int | None, reason: str, message: str, run: Task | None = None
+        self,
+        record: Record,
+        state: State,
+        code: int | None,
+        reason: AttemptReason | None,
+        message: str,
+        run: Task | None = None,
     ) -> Observed:
         finished = run.at if run is not None and run.at else timestamp(self._clock.now())
         known = record.read(RUNNING)
@@ -275,7 +289,7 @@ class Settler:
         record.write(
             END,
             {
-                "state": state.value, "exit_code": code, "reason": reason,
+                "state": state.value, "exit_code": code, "reason": reason or "",
                 # An engine may tell of the environment that it could not start a program in.
                 "message": self._services.without_secrets(record, message),
                 "started_at": min(started, finished), "finished_at": finished,

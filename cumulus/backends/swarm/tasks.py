@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.base import State
+from cumulus.backends.lease_end import reason_of
 from cumulus.clock import parse_timestamp, timestamp
+from cumulus.resources.reasons import AttemptReason
 
 TERMINAL = frozenset({"complete", "failed", "rejected", "shutdown", "orphaned", "remove"})
 _UNPLACED = frozenset({"new", "allocated", "pending"})
@@ -108,8 +110,8 @@ def state(task: Task) -> State:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What else is known when a task has ended. `lease` is "expired" or "released" where its lease is over."""
+class Evidence:
+    """What is known beside the task when it has ended. `lease` is "expired" or "released" where its lease is over."""
 
     stopped: bool = False
     """It was told to stop, and had not ended before that."""
@@ -124,39 +126,50 @@ class Facts:
     """The node takes no tasks: its availability is drain."""
 
 
-def ended(task: Task, facts: Facts) -> tuple[State, str, str]:
-    """State, reason and message of a task that has ended."""
+def ended(task: Task, evidence: Evidence) -> tuple[State, AttemptReason | None, str]:
+    """State, reason and message of a task that has ended; no reason where it succeeded."""
     code = task.exit_code
     how = f"exit code {code}" if code is not None else task.error or task.state
-    if task.state == "complete" and not facts.lease and not facts.stopped:
-        return State.SUCCEEDED, "", ""
+    if task.state == "complete" and not evidence.lease and not evidence.stopped:
+        return State.SUCCEEDED, None, ""
     if task.state == "rejected":
-        lost = not facts.stopped and _engines_fault(task)
-        return State.FAILED, "Lost" if lost else "StartError", task.error or "the node refused to run it"
-    if facts.stopped:
+        lost = not evidence.stopped and _engines_fault(task)
+        return (
+            State.FAILED,
+            AttemptReason.LOST if lost else AttemptReason.START_ERROR,
+            task.error or "the node refused to run it",
+        )
+    if evidence.stopped:
         killed = ", killed after its grace period" if code == 137 else ""
-        return State.FAILED, "Stopped", f"stopped, and it ended with {how}{killed}"
-    if facts.oom:
-        return State.FAILED, "OOMKilled", f"it used more memory than its limit of {facts.memory_bytes / 2**20:.0f} MiB"
-    if facts.lease == "expired":
-        return State.FAILED, "LeaseExpired", f"its lease expired, and it ended with {how}"
-    if facts.lease == "released":
-        return State.FAILED, "Stopped", f"its lease was released, and it ended with {how}"
-    where = f" on {facts.node}" if facts.node else ""
+        return State.FAILED, AttemptReason.STOPPED, f"stopped, and it ended with {how}{killed}"
+    if evidence.oom:
+        limit = evidence.memory_bytes / 2**20
+        return State.FAILED, AttemptReason.OOM_KILLED, f"it used more memory than its limit of {limit:.0f} MiB"
+    if over := reason_of(evidence.lease, f", and it ended with {how}"):
+        return State.FAILED, *over
+    where = f" on {evidence.node}" if evidence.node else ""
     if task.container_gone:
-        return State.FAILED, "Lost", f"the engine{where} was stopped, which ends and removes all containers of a Swarm"
+        return (
+            State.FAILED,
+            AttemptReason.LOST,
+            f"the engine{where} was stopped, which ends and removes all containers of a Swarm",
+        )
     if task.state in ("shutdown", "orphaned", "remove"):
-        why = "its node was drained" if facts.drained else "its service was changed, or its node did not answer"
-        return State.FAILED, "Lost", f"Swarm ended it{where}: {why}"
-    if facts.restarted and code in _INTERRUPTED:
-        return State.FAILED, "Lost", f"the engine of {facts.node} was restarted, and it ended with {how}"
+        why = "its node was drained" if evidence.drained else "its service was changed, or its node did not answer"
+        return State.FAILED, AttemptReason.LOST, f"Swarm ended it{where}: {why}"
+    if evidence.restarted and code in _INTERRUPTED:
+        return State.FAILED, AttemptReason.LOST, f"the engine of {evidence.node} was restarted, and it ended with {how}"
     if code is None or _engines_fault(task):
-        return State.FAILED, "Lost", task.error or "the engine lost it"
+        return State.FAILED, AttemptReason.LOST, task.error or "the engine lost it"
     if not_started(task):
-        return State.FAILED, "StartError", task.error
-    if code == 137 and facts.oom is None and facts.memory_bytes:
-        return State.FAILED, "OOMKilled", "killed, and its node cannot be asked why: most likely for its memory limit"
-    return State.FAILED, "Error", f"ended with {how}"
+        return State.FAILED, AttemptReason.START_ERROR, task.error
+    if code == 137 and evidence.oom is None and evidence.memory_bytes:
+        return (
+            State.FAILED,
+            AttemptReason.OOM_KILLED,
+            "killed, and its node cannot be asked why: most likely for its memory limit",
+        )
+    return State.FAILED, AttemptReason.ERROR, f"ended with {how}"
 
 
 def not_started(task: Task) -> bool:

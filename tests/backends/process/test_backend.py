@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.backends.process import layout, shim
+from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, _delete
 from cumulus.backends.rundir.layout import PURGED
 from cumulus.errors import BackendError, BackendRefused
@@ -241,7 +241,7 @@ def test_a_supervisor_that_comes_while_its_run_is_deleted_runs_nothing(bed: Proc
         late = os.fork()
         if late == 0:
             with contextlib.suppress(BaseException):
-                shim.main([str(run)])
+                supervisor.main([str(run)])
             os._exit(0)
         os.waitpid(late, 0)
         delete(path)
@@ -344,8 +344,10 @@ def test_purge_deletes_what_its_owner_may_not_enter() -> None:
 
 def test_a_supervisor_loads_no_more_than_it_needs() -> None:
     """Each running job holds its supervisor's memory."""
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import cumulus.backends.process.shim; print(*sys.modules)"
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import cumulus.backends.process.supervisor; print(*sys.modules)"
+    )
     root = str(Path(__file__).parents[3])
     loaded = subprocess.check_output([sys.executable, "-I", "-S", "-c", script, root], text=True).split()
-    assert "cumulus.backends.process.supervise" in loaded
+    assert "cumulus.backends.process.command" in loaded
     assert {"dataclasses", "sqlite3", "subprocess", "logging", "asyncio", "cumulus.chronos.ledger"} & {*loaded} == set()

@@ -19,10 +19,10 @@ import pytest
 from cumulus.backends.base import EnvVar, Mount, State
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.process.command import Command
 from cumulus.backends.process.environment import DRIVERS, own_environment
-from cumulus.backends.process.leases import LeaseGuard
-from cumulus.backends.process.limits import lower
-from cumulus.backends.process.supervise import Supervisor
+from cumulus.backends.process.lease_guard import LeaseGuard
+from cumulus.backends.process.rlimits import lower
 from cumulus.backends.rundir.log import FileLog
 from cumulus.errors import BackendError, BackendRefused
 from tests.backends.process_bed import NODE, ProcessBed, job_processes, processes_of
@@ -504,7 +504,7 @@ class TestLogs:
             signal.alarm(20)
             monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
             guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
-            Supervisor({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard).abandon()
+            Command({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard).abandon()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         pipe = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.backends.base import LeaseRef, State, Workload
-from cumulus.backends.process import leases as guards
+from cumulus.backends.process import lease_guard as guards
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor

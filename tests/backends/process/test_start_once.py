@@ -19,9 +19,9 @@ import pytest
 
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process import launch as launch_module
-from cumulus.backends.process import layout, shim, tree
+from cumulus.backends.process import layout, process_tree, supervisor
+from cumulus.backends.process.command import Command
 from cumulus.backends.process.run import MAX_SPAWNS, Run
-from cumulus.backends.process.supervise import Supervisor
 from cumulus.errors import BackendError
 from tests.backends.process_bed import ProcessBed, job_processes
 
@@ -216,7 +216,7 @@ def _start(bed: ProcessBed, work: Workload) -> None:
 
 def _supervise(directory: str) -> None:
     os.setsid()
-    shim.main([directory])
+    supervisor.main([directory])
 
 
 def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:
@@ -260,14 +260,14 @@ class TestLost:
     def test_a_supervisor_that_fails_leaves_nothing_running(
         self, bed: ProcessBed, ran: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(self: Supervisor) -> None:
+        def fail(self: Command) -> None:
             deadline = time.monotonic() + 10
             while not times(ran) and time.monotonic() < deadline:
                 time.sleep(0.01)
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
-        monkeypatch.setattr(Supervisor, "run", fail)
+        monkeypatch.setattr(Command, "run", fail)
         bed.backend.start(work := job(bed, ran, seconds=60))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
@@ -284,7 +284,7 @@ class TestLost:
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
-        monkeypatch.setattr(shim, "resolve_secrets", fail)
+        monkeypatch.setattr(supervisor, "resolve_secrets", fail)
         bed.backend.start(work := job(bed, ran))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
@@ -308,7 +308,7 @@ class TestLost:
             return pid, *others
 
         monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
-        monkeypatch.setattr(shim, "launch", launch_and_kill)
+        monkeypatch.setattr(supervisor, "launch", launch_and_kill)
         bed.backend.start(work := job(bed, ran))
         bed.backend.close()
         assert not killed_after(10**9, partial(_supervise, str(bed.run_directory(work))))
@@ -319,10 +319,10 @@ class TestLost:
     def test_strays_without_the_mark_are_found_by_their_session(self, bed: ProcessBed) -> None:
         bed.backend.start(work := bed.work("sh", "-c", ": > ready; env -i sleep 1000 & sleep 1000", grace=0.0))
         bed.running(work)
-        supervisor = bed.supervisor(work)
-        bed.until(lambda: len(tree.descendants(supervisor)) == 3)
-        strays = tree.descendants(supervisor)
-        os.kill(supervisor, signal.SIGKILL)
+        pid = bed.supervisor(work)
+        bed.until(lambda: len(process_tree.descendants(pid)) == 3)
+        strays = process_tree.descendants(pid)
+        os.kill(pid, signal.SIGKILL)
         assert bed.finish(work).reason == "Lost"
         assert [pid for pid in strays if Path(f"/proc/{pid}/cwd").exists()] == []
 
@@ -369,8 +369,8 @@ class TestLost:
     def test_a_supervisor_that_never_gets_there_is_given_up(
         self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("cumulus.backends.process.run._SHIM", "/no/such/shim.py")
+        monkeypatch.setattr("cumulus.backends.process.run._SUPERVISOR", "/no/such/supervisor.py")
         _, end = bed.run("true")
         assert (end.state, end.reason) == (State.FAILED, "StartError")
         assert f"ended {MAX_SPAWNS} times before it could start the command" in end.message
-        assert "/no/such/shim.py" in end.message
+        assert "/no/such/supervisor.py" in end.message

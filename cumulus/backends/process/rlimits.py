@@ -18,7 +18,7 @@ SOFT = {
 loaders. All other soft limits are as high as their hard ones, which are the daemon's: its unit may set those."""
 
 
-def settle() -> None:
+def apply() -> None:
     """Give this process, which becomes the job, its limits. Raises OSError, ValueError."""
     for number in _NUMBERS:
         soft, hard = resource.getrlimit(number)

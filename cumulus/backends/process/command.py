@@ -13,12 +13,14 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cumulus.backends.lease_end import reason_of
 from cumulus.backends.logs import LogWriter
-from cumulus.backends.process import layout, tree
+from cumulus.backends.process import layout, process_tree
 from cumulus.clock import SystemClock
+from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
-    from cumulus.backends.process.leases import LeaseGuard
+    from cumulus.backends.process.lease_guard import LeaseGuard
 
 _LOOK = 1.0
 """Seconds between looks at the stop file, in case the signal that announces it was lost with a dying daemon."""
@@ -37,11 +39,11 @@ class End(NamedTuple):
     """How a run ended: `code` as a shell counts it (128+N for signal N), `reason` "" where it succeeded."""
 
     code: int | None
-    reason: str
+    reason: AttemptReason | str
     message: str
 
 
-class Supervisor:
+class Command:
     """One command from exec to its end."""
 
     def __init__(
@@ -92,7 +94,7 @@ class Supervisor:
                 next_memory = now + _MEMORY_LOOK
             if self._kill_at is not None and now >= self._kill_at:
                 self._killed = True
-                tree.kill_all(os.getpid(), self._enclosure)
+                process_tree.kill_all(os.getpid(), self._enclosure)
                 self._kill_at = now + _KILL_AGAIN
             wake_at = min(t for t in (next_look, self._kill_at, self._memory_look(next_memory)) if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
@@ -104,7 +106,7 @@ class Supervisor:
         """End whatever the command left running, and close its log."""
         while self._reap():
             layout.show_progress()
-            tree.kill_all(os.getpid(), self._enclosure)
+            process_tree.kill_all(os.getpid(), self._enclosure)
             self._wait(_KILL_AGAIN)
         # What is left in the pipe, and no more: a process outside the tree may hold its other end, and write for ever.
         for _ in range(fcntl.fcntl(self._output, fcntl.F_GETPIPE_SZ) // _CHUNK + 1):
@@ -165,7 +167,7 @@ class Supervisor:
             self._begin_to_stop()
             # The monitor signals the tree of an ended lease itself; programs may take a second signal for impatience.
             if not self._leases.ended():
-                tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
+                process_tree.send(process_tree.descendants(os.getpid()), signal.SIGTERM)
 
     def _begin_to_stop(self) -> None:
         """Before the signal: a command that is gone already is what its exit code says."""
@@ -177,7 +179,7 @@ class Supervisor:
         """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
         self._begin_to_stop()
         self._kill_at = time.monotonic() + float(self._spec["grace"])
-        tree.send(tree.descendants(os.getpid()), signal.SIGTERM)
+        process_tree.send(process_tree.descendants(os.getpid()), signal.SIGTERM)
 
     def _is_ending(self) -> bool:
         """The command is gone: whether what it left may use the grace period, to write a checkpoint perhaps.
@@ -190,7 +192,7 @@ class Supervisor:
 
     def _check_memory(self) -> None:
         limit = self._spec["memory_bytes"]
-        used = tree.memory_bytes(tree.descendants(os.getpid()), limit)
+        used = process_tree.memory_bytes(process_tree.descendants(os.getpid()), limit)
         if used > limit and not self._out_of_memory:
             self._out_of_memory = used
             self._kill_at = 0.0
@@ -216,18 +218,20 @@ class Supervisor:
             how = f"{how}; {self._log.error}"
         if self._out_of_memory:
             used, limit = (n / 2**20 for n in (self._out_of_memory, self._spec["memory_bytes"]))
-            return End(code, "OOMKilled", f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB")
+            return End(
+                code, AttemptReason.OOM_KILLED, f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB"
+            )
         lease = self._leases.ended(self._gone_at)
-        if lease == "expired":
-            return End(code, "LeaseExpired", f"its lease expired, and it ended with {how}")
-        if self._interrupted or lease == "released":
-            cause = "stopped" if self._interrupted else "its lease was released"
-            killed = ", killed after its grace period" if self._killed else ""
-            return End(code, "Stopped", f"{cause}, and it ended with {how}{killed}")
+        killed = ", killed after its grace period" if self._killed and lease != "expired" else ""
+        ended_with = f", and it ended with {how}{killed}"
+        if self._interrupted and lease != "expired":
+            return End(code, AttemptReason.STOPPED, f"stopped{ended_with}")
+        if over := reason_of(lease, ended_with):
+            return End(code, *over)
         if status == -signal.SIGKILL and kernel_oom:
-            return End(code, "OOMKilled", "killed by the kernel: the machine ran out of memory")
+            return End(code, AttemptReason.OOM_KILLED, "killed by the kernel: the machine ran out of memory")
         if status != 0:
-            return End(code, "Error", f"ended with {how}")
+            return End(code, AttemptReason.ERROR, f"ended with {how}")
         return End(0, "", self._log.error)
 
 

@@ -17,10 +17,12 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
+from cumulus.backends.lease_end import reason_of
 from cumulus.backends.process import layout
-from cumulus.backends.process.supervise import End
+from cumulus.backends.process.command import End
 from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.clock import SystemClock, timestamp
+from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
     from cumulus.chronos.ledger import Ledger
@@ -96,7 +98,7 @@ class LeaseGuard:
         if not said:
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             how = f"was killed by signal {number}, perhaps for want of memory" if number else "ended without a word"
-            raise LeaseRefused(End(None, "Lost", f"not started: what checks its leases {how}"))
+            raise LeaseRefused(End(None, AttemptReason.LOST, f"not started: what checks its leases {how}"))
         raise LeaseRefused(End(*end))
 
     def begin(self) -> None:
@@ -137,12 +139,8 @@ class LeaseGuard:
 
     def end(self, when: str) -> End | None:
         """The end of a run whose command was not waited for `when` a lease of it ended. None where they all live."""
-        match self.ended():
-            case "expired":
-                return End(None, "LeaseExpired", f"its lease expired {when}")
-            case "released":
-                return End(None, "Stopped", f"its lease was released {when}")
-        return None
+        over = reason_of(self.ended(), f" {when}")
+        return None if over is None else End(None, *over)
 
     def _attach(self, pid: int) -> tuple[End | None, Hold]:
         """In the child: the run's end where it must not start, else what holds it."""
@@ -159,19 +157,21 @@ class LeaseGuard:
             enclosure = self._patiently(partial(self._ledger().enclose, ids, pid))
         except NoSuchLease as error:
             over = self.end("before the command was started")
-            return over or End(None, "StartError", f"not started without its lease: {error}"), Hold()
+            return over or End(None, AttemptReason.START_ERROR, f"not started without its lease: {error}"), Hold()
         except StaleToken as error:
-            return End(None, "StartError", f"not started, its lease was granted to another holder: {error}"), Hold()
+            return End(
+                None, AttemptReason.START_ERROR, f"not started, its lease was granted to another holder: {error}"
+            ), Hold()
         except LedgerUnavailable as error:
             # The node's fault, not the job's: another attempt may find it well.
-            return End(None, "Lost", f"not started: {error}"), Hold()
+            return End(None, AttemptReason.LOST, f"not started: {error}"), Hold()
         except ChronosError as error:
-            return End(None, "StartError", f"not started: {error}"), Hold()
+            return End(None, AttemptReason.START_ERROR, f"not started: {error}"), Hold()
         except Exception as error:
             # A defect, most likely. It would be the same the next time, and its text is what can be acted upon.
             sys.excepthook(*sys.exc_info())
             full = isinstance(error, OSError) and error.errno in NO_ROOM
-            reason = "Lost" if full or isinstance(error, MemoryError) else "StartError"
+            reason = AttemptReason.LOST if full or isinstance(error, MemoryError) else AttemptReason.START_ERROR
             what = f"what holds it to its lease could not be set up: {type(error).__name__}: {error}"
             return End(None, reason, f"not started: {what}"), Hold()
         return None, Hold(variables, enclosure)

@@ -72,7 +72,7 @@ def end_children() -> None:
         time.sleep(_LOOK_AGAIN)
 
 
-def end_strays(mark: str, session: int, grace: float, enclosure: str) -> None:
+def end_orphans(mark: str, session: int, grace: float, enclosure: str) -> None:
     """End what lost its supervisor: SIGTERM, `grace` seconds, SIGKILL. Returns when none is left.
 
     That is every process in the job's cgroup `enclosure`, if it had one, every one whose environment holds `mark`,

@@ -1,4 +1,4 @@
-"""The supervisor of one run, a process of its own: `python -I -S shim.py DIRECTORY`.
+"""The supervisor of one run, a process of its own: `python -I -S supervisor.py DIRECTORY`.
 
 It outlives the daemon. Order is all: the run's lock, then the lease checked and attached, then `started.json`,
 and only then the command is let go. A supervisor that finds any of them missing or taken ends without running
@@ -23,19 +23,20 @@ if __name__ == "__main__":
 
 from cumulus.backends import checkpoints, variables
 from cumulus.backends.exit_codes import SAVED
-from cumulus.backends.process import layout, tree
+from cumulus.backends.process import layout, process_tree
+from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
-from cumulus.backends.process.leases import LeaseGuard, LeaseRefused
-from cumulus.backends.process.supervise import End, Supervisor
+from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib import cgroup, processes
+from cumulus.resources.reasons import AttemptReason
 
 _DISK_PATIENCE = 1.0
-_STOPPED = End(None, "Stopped", "stopped before it started")
+_STOPPED = End(None, AttemptReason.STOPPED, "stopped before it started")
 
 
 def main(arguments: list[str]) -> int:
@@ -56,15 +57,15 @@ def main(arguments: list[str]) -> int:
     spec = read_document(layout.SPEC)
     if spec is None:
         return 1
-    run = _Run(spec)
+    run = _Supervision(spec)
     try:
         end = run.to_its_end(wake) if not os.path.exists(layout.STARTED) else run.bury()
     except Exception as error:
         # Whatever went wrong, the run has an end that says so, and nothing of it runs after that.
-        tree.end_children()
+        process_tree.end_children()
         with contextlib.suppress(OSError, ValueError):
             cgroup.kill(layout.enclosure(read_document(layout.STARTED)))
-        reason = "Error" if os.path.exists(layout.STARTED) else "StartError"
+        reason = AttemptReason.ERROR if os.path.exists(layout.STARTED) else AttemptReason.START_ERROR
         run.finish(End(None, reason, f"its supervisor failed: {type(error).__name__}: {error}"))
         sys.stderr.write(run.without_secrets(traceback.format_exc()))
         return 1
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class _Run:
+class _Supervision:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
         self._clock = SystemClock()
@@ -82,14 +83,14 @@ class _Run:
     def to_its_end(self, wake: int) -> End:
         spec = self._spec
         if int(spec["format"]) > layout.FORMAT:
-            return End(None, "StartError", "its specification was written by a newer version of Cumulus")
+            return End(None, AttemptReason.START_ERROR, "its specification was written by a newer version of Cumulus")
         leases = LeaseGuard(spec)
         try:
             hold = leases.attach(os.getpid())
             if os.path.exists(layout.STOP):
                 return _STOPPED
             # Not before: what the enforcement started for the node is not to end with this job.
-            tree.become_subreaper()
+            process_tree.become_subreaper()
             secrets = resolve_secrets(spec)
             # Before anything is made beside them: no text of this run holds a secret.
             self._redactor = Redactor(list(secrets.values()))
@@ -109,30 +110,30 @@ class _Run:
         except LeaseRefused as error:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
-            return End(None, "StartError", str(error))
+            return End(None, AttemptReason.START_ERROR, str(error))
         except OSError as error:
             # The command waits at its gate and ends with this process.
-            reason = "Lost" if error.errno in NO_ROOM else "StartError"
+            reason = AttemptReason.LOST if error.errno in NO_ROOM else AttemptReason.START_ERROR
             return End(None, reason, f"it could not be started: {error.strerror}")
-        supervisor = Supervisor(spec, pid, output, wake, log, leases, enclosure)
+        command = Command(spec, pid, output, wake, log, leases, enclosure)
         leases.begin()
         try:
             failure = release()
         except BrokenPipeError:
-            supervisor.abandon()
+            command.abandon()
             return self._killed_at_the_gate(leases)
         if failure:
-            supervisor.abandon()
-            return End(None, "StartError", failure)
+            command.abandon()
+            return End(None, AttemptReason.START_ERROR, failure)
         self.announce()
-        return supervisor.run()
+        return command.run()
 
     def _killed_at_the_gate(self, leases: LeaseGuard) -> End:
         """Nothing of the job has run. The monitor did it, or something else, for want of memory perhaps."""
         over = leases.end("before the command was started")
         if over is None and os.path.exists(layout.STOP):
             return _STOPPED
-        return over or End(None, "Lost", "its process was killed before the command was started")
+        return over or End(None, AttemptReason.LOST, "its process was killed before the command was started")
 
     def bury(self) -> End:
         """The end of a run whose supervisor died after the start: nothing of it is left running when this returns."""
@@ -140,13 +141,15 @@ class _Run:
         self._started_at = started.get("started_at", "")
         leases = LeaseGuard(self._spec)
         if started.get("boot_id") != processes.boot_id():
-            return End(None, "Lost", "the machine was restarted while it ran")
+            return End(None, AttemptReason.LOST, "the machine was restarted while it ran")
         mark = f"{variables.WORKLOAD}={self._spec['name']}"
-        tree.end_strays(mark, started["session"], self._grace_left(), layout.enclosure(started))
+        process_tree.end_orphans(mark, started["session"], self._grace_left(), layout.enclosure(started))
         over = leases.end("while it had no supervisor")
         if over is None and os.path.exists(layout.STOP):
-            return End(None, "Stopped", "stopped; its supervisor had died, and what it had started was ended")
-        return over or End(None, "Lost", "its supervisor died; what it had started was ended")
+            return End(
+                None, AttemptReason.STOPPED, "stopped; its supervisor had died, and what it had started was ended"
+            )
+        return over or End(None, AttemptReason.LOST, "its supervisor died; what it had started was ended")
 
     def _grace_left(self) -> float:
         """Seconds for what lost its supervisor to end by itself: after a request to stop no more than that one left."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cumulus.backends.logs import LogRetention
 from cumulus.backends.redactor import Redactor
-from cumulus.backends.swarm import logs
+from cumulus.backends.swarm import log_stream
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
 from cumulus.backends.swarm.members import Member, Members
@@ -45,33 +45,33 @@ class JobLogs:
         if record.has(LOG_DONE):
             return
         if not record.has(SERVICE):
-            logs.write(record, b"")
+            log_stream.write(record, b"")
             return
         try:
-            reader = logs.Reader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.Reader(self._fetcher(record), self._redactor(record))
             content = reader.step() + reader.flush()
-            logs.write(record, content + self._lacks(record, content[-1:]), self._retention)
+            log_stream.write(record, content + self._lacks(record, content[-1:]), self._retention)
         except NoSuch as error:
-            logs.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
+            log_stream.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
         except BackendError as error:
             end = record.end()
             finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
             if (self._clock.now() - finished).total_seconds() < self._patience.log:
                 raise
-            logs.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
+            log_stream.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
 
     def read(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
         """See `Backend.logs`."""
-        return logs.saved(record, tail) if record.has(LOG_DONE) else self._live(record, follow, tail)
+        return log_stream.saved(record, tail) if record.has(LOG_DONE) else self._live(record, follow, tail)
 
     def _live(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
         try:
-            reader = logs.Reader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.Reader(self._fetcher(record), self._redactor(record))
             content = reader.step()
             if not follow:
                 content += reader.flush()
                 content += self._lacks(record, content[-1:]) if record.has(END) else b""
-            yield logs.last_lines(content, tail)
+            yield log_stream.last_lines(content, tail)
         except NoSuch:
             return
         last = content[-1:]
@@ -101,7 +101,7 @@ class JobLogs:
             raise NoSuch("somebody removed its service")
         return run_of(record, tasks)[0]
 
-    def _fetcher(self, record: Record) -> logs.Fetch:
+    def _fetcher(self, record: Record) -> log_stream.Fetch:
         """Reads the run's log through the manager, and where that does not work through the node's own engine.
 
         A node that is down makes the manager hang (moby#38640, #37336), so it is not asked for its logs then."""
@@ -118,7 +118,7 @@ class JobLogs:
             if member is not None and member.answers:
                 try:
                     said = self._engine.task_log(run.id, since)
-                    logs.check(said)
+                    log_stream.check(said)
                 except EngineUnavailable as error:
                     # A manager waits for a node that is away, as long as we wait for the manager.
                     trouble, said = BackendError(f"no log came from {member.name} through the manager: {error}"), None
