@@ -25,15 +25,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import cumulus
-from cumulus.chronos import cli, render
+from cumulus.chronos import cli, verbs
+from cumulus.chronos.contract import wire
+from cumulus.chronos.contract.session import VERBS, VERSION, read_request
 from cumulus.chronos.ledger import Ledger
+from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError
-
-VERSION = 1
-"""Of the lines' form; what is in them is `render.PROTOCOL`."""
-
-VERBS = ("devices", "stats", "list", "get", "create", "begin", "renew", "release", "prepare")
-"""What may be asked: what the sudo rule of setup-worker.sh allows too."""
 
 IDLE_SECONDS = 120.0
 """Without a request the server ends after so long: the other side may be gone without a word."""
@@ -64,7 +61,7 @@ class Server:
         workers = [self._work_on_grants, *[self._work] * THREADS]
         for target in workers:
             threading.Thread(target=target, daemon=True).start()
-        self._write(cli.json_document(serve=VERSION))
+        self._write(wire.document(SystemClock(), serve=VERSION))
         buffer = b""
         while True:
             *lines, buffer = (buffer + self._read()).split(b"\n")
@@ -83,8 +80,7 @@ class Server:
 
     def _take(self, line: bytes) -> None:
         try:
-            asked = json.loads(line)
-            id, words = asked["id"], [str(word) for word in asked["run"]]
+            id, words = read_request(line)
         except (ValueError, TypeError, KeyError):
             self._write(_failure(None, UsageError('a request is {"id": NUMBER, "run": [WORD, …]}')))
             return
@@ -144,7 +140,7 @@ class Server:
         wanted = {}
         for id, options in some:
             try:
-                wanted[id] = cli.lease_request(options, self._ledger)
+                wanted[id] = verbs.lease_request(options, self._ledger)
             except CumulusError as error:
                 answers[id] = _failure(id, error)
         try:
@@ -155,7 +151,7 @@ class Server:
             if isinstance(lease, CumulusError):
                 answers[id] = _failure(id, lease)
             else:
-                answers[id] = {"id": id, **cli.json_document(lease=render.lease_json(lease))}
+                answers[id] = {"id": id, **wire.document(SystemClock(), lease=wire.lease_json(lease))}
         return list(answers.values())
 
     def _write(self, said: dict[str, Any]) -> None:
@@ -170,7 +166,7 @@ class Server:
 
 
 def _failure(id: object, error: CumulusError) -> dict[str, Any]:
-    return {"id": id, **cli.json_document(error=render.error_json(error))}
+    return {"id": id, **wire.document(SystemClock(), error=wire.error_json(error))}
 
 
 def _installed() -> object:

@@ -9,8 +9,8 @@ from importlib import resources
 
 from cumulus.chronos import bundle
 from cumulus.errors import ChronosError, CumulusError
+from cumulus.nodes.answers import SUDO_REFUSES
 from cumulus.nodes.link import Answer, Link
-from cumulus.nodes.protocol import SUDO_REFUSES
 
 SECONDS = 300.0
 """For the worker to set itself up: the first look at its devices may start drivers."""

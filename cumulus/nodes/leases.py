@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, commands, wire
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable
-from cumulus.nodes import protocol
+from cumulus.nodes import answers
 from cumulus.nodes.clocks import NodeClock
 from cumulus.nodes.link import Answer, Link
 
@@ -42,42 +42,42 @@ class RemoteLeases:
         return self._facts
 
     def devices(self) -> Sequence[Device]:
-        said, _ = self._ask(protocol.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
+        said, _ = self._ask(commands.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
         with self._understanding():
             node = said["node"]
             self._named = "name" in node.get("takes", ())
             skew = None if self._clock.skew is None else round(self._clock.skew, 3)
-            conditions = tuple(protocol.health(fields) for fields in said.get("conditions", ()))
+            conditions = tuple(wire.read_health(fields) for fields in said.get("conditions", ()))
             self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
-            found = [protocol.device(fields) for fields in said["devices"]]
+            found = [wire.read_device(fields) for fields in said["devices"]]
         self._discovered = True
         return found
 
     def grant(self, request: LeaseRequest) -> Lease:
-        return self._granted(protocol.create(request, named=self._named))
+        return self._granted(commands.create(request, named=self._named))
 
     def begin(self, id: str) -> Lease | None:
-        return self._found(protocol.begin(id))
+        return self._found(commands.begin(id))
 
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
         """With `token`, raises `StaleToken` where it is not the lease's."""
-        return self._granted(protocol.renew(id, seconds, token))
+        return self._granted(commands.renew(id, seconds, token))
 
     def release(self, id: str, *, token: int | None = None) -> Lease | None:
         """With `token`, raises `StaleToken` where it is not the lease's."""
-        return self._found(protocol.release(id, token))
+        return self._found(commands.release(id, token))
 
     def get(self, id: str) -> Lease | None:
-        return self._found(protocol.get(id))
+        return self._found(commands.get(id))
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
-        said, answer = self._ask(protocol.listing(ended))
+        said, answer = self._ask(commands.listing(ended))
         with self._understanding():
-            return [self._clock.on_ours(protocol.lease(x), answer.sent, answer.received) for x in said["leases"]]
+            return [self._clock.on_ours(wire.read_lease(x), answer.sent, answer.received) for x in said["leases"]]
 
     def prepare(self, id: str) -> Mapping[str, str]:
         """See `Prepares.prepare`."""
-        said, _ = self._ask(("prepare", "--json", id))
+        said, _ = self._ask(commands.prepare(id))
         with self._understanding():
             return {str(name): str(value) for name, value in said["variables"].items()}
 
@@ -95,13 +95,13 @@ class RemoteLeases:
         said, answer = self._ask(arguments)
         with self._understanding():
             fields = said["lease"]
-            return fields and self._clock.on_ours(protocol.lease(fields), answer.sent, answer.received)
+            return fields and self._clock.on_ours(wire.read_lease(fields), answer.sent, answer.received)
 
     def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
         answer = self.link.ask(f"{self._command} serve --json", arguments, seconds)
         if answer is None:
             answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
-        said = protocol.answer(self.link.node, answer)
+        said = answers.parsed(self.link.node, answer)
         with self._understanding():
             self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)
         return said, answer

@@ -11,7 +11,7 @@ from typing import Any
 
 import paramiko
 
-from cumulus.chronos.serve import VERSION
+from cumulus.chronos.contract.session import VERSION, request_line
 from cumulus.clock import Clock
 
 MOST_LINE = 64 * 2**20
@@ -66,7 +66,7 @@ class Session:
             self._waiting[id] = waiter
         try:
             with self._sending:
-                self.channel.sendall(json.dumps({"id": id, "run": words}).encode() + b"\n")
+                self.channel.sendall(request_line(id, words))
             if not waiter.answered.wait(max(0.0, deadline - self._clock.monotonic())):
                 raise Late
         except (OSError, EOFError, paramiko.SSHException):

@@ -1,15 +1,11 @@
-"""Leases and devices for people (aligned tables) and for programs (the JSON that `chronos_cli --json` prints).
-
-The JSON is a protocol: fields are added, never renamed or removed, while `PROTOCOL` stays the same.
-"""
+"""What `chronos_cli` prints of leases and devices: tables for people, and the JSON of `stats`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease, LeaseState, Usage
-from cumulus.errors import CumulusError
+from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease, LeaseState, Usage, wire
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
 
@@ -17,62 +13,11 @@ if TYPE_CHECKING:
     from cumulus.chronos.nvml import Use
     from cumulus.chronos.usage import LeaseUse
 
-PROTOCOL = 1
-
-
-def error_json(error: CumulusError) -> dict[str, Any]:
-    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
-
-
-def health_json(condition: Health) -> dict[str, Any]:
-    return {
-        "type": condition.type, "status": condition.status, "reason": condition.reason, "message": condition.message,
-    }  # fmt: skip
-
-
-def device_json(device: Device) -> dict[str, Any]:
-    return {
-        "index": device.index,
-        "id": device.id,
-        "name": device.name,
-        "vendor": device.vendor,
-        "type": device.type,
-        "memoryBytes": device.memory_bytes,
-        "driver": device.driver,
-        "enforcement": device.enforcement.value,
-        "nextMemoryBytes": device.next_memory_bytes,
-        "platformIndex": device.platform_index,
-        "deviceIndex": device.device_index,
-    }
-
-
-def lease_json(lease: Lease) -> dict[str, Any]:
-    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` is in seconds."""
-    return {
-        "partitionId": lease.id,
-        "device": lease.device,
-        "deviceId": lease.device_id,
-        "memoryBytes": lease.memory_bytes,
-        "compute": lease.compute,
-        "computePercent": lease.compute / 10,
-        "user": lease.user,
-        "owner": lease.owner,
-        "name": lease.name,
-        "grace": lease.grace,
-        "token": lease.token,
-        "state": lease.state.value,
-        "grantedAt": lease.granted_at,
-        "expiresAt": lease.expires_at,
-        "expiresIn": round(lease.expires_in, 6),
-        "endReason": lease.end_reason.value if lease.end_reason else None,
-        "endedAt": lease.ended_at or None,
-    }
-
 
 def usage_json(device: Device, usage: Usage, count: int, used: Use | None) -> dict[str, Any]:
     """A device with what of it is leased, by how many leases, and what is used of it where the driver tells."""
     return {
-        **device_json(device),
+        **wire.device_json(device),
         "leases": count,
         "leasedMemoryBytes": usage.memory_bytes,
         "freeMemoryBytes": device.memory_bytes - usage.memory_bytes,

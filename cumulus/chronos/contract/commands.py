@@ -1,0 +1,54 @@
+"""Requests as command lines of `chronos_cli`: run as they are, or asked of a `chronos_cli serve` (see `session`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from cumulus.chronos.contract.lease import LeaseRequest
+
+DEVICES = ("devices", "--json")
+
+
+def listing(ended: bool) -> Sequence[str]:
+    return ("list", "--json", *(("--all",) if ended else ()))
+
+
+def create(request: LeaseRequest, *, named: bool) -> Sequence[str]:
+    """`named`: whether the Chronos there takes names."""
+    within = (f"--start-within={_plain(request.start_within)}s",) if request.start_within else ()
+    name = (f"--name={request.name}",) if named and request.name else ()
+    return (
+        "create", "--json", *within, *name, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
+        f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
+        str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
+    )  # fmt: skip
+
+
+def get(id: str) -> Sequence[str]:
+    return ("get", "--json", id)
+
+
+def begin(id: str) -> Sequence[str]:
+    return ("begin", "--json", id)
+
+
+def renew(id: str, seconds: float, token: int | None) -> Sequence[str]:
+    return ("renew", "--json", *_token(token), id, f"{_plain(seconds)}s")
+
+
+def release(id: str, token: int | None) -> Sequence[str]:
+    return ("release", "--json", *_token(token), id)
+
+
+def prepare(id: str) -> Sequence[str]:
+    return ("prepare", "--json", id)
+
+
+def _token(token: int | None) -> Sequence[str]:
+    return () if token is None else (f"--token={token}",)
+
+
+def _plain(seconds: float) -> str:
+    """Without an exponent, exact to the nanosecond."""
+    return f"{Decimal(seconds):.9f}"

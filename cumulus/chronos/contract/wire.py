@@ -1,0 +1,119 @@
+"""The JSON of `chronos_cli --json`: what the node writes and the control plane reads.
+
+It is a protocol: fields are added, never renamed or removed, while `PROTOCOL` stays the same. Who reads ignores fields
+that it does not know; `read_*` raise KeyError, TypeError and ValueError where one is missing or of another form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cumulus import errors
+from cumulus.chronos.contract.lease import EndReason, Lease, LeaseState
+from cumulus.chronos.contract.node import Health
+from cumulus.clock import Clock, timestamp
+from cumulus.errors import ChronosError, CumulusError
+from cumulus.resources.device import Device
+from cumulus.resources.enforcement import Enforcement
+
+PROTOCOL = 1
+
+_ERRORS: Mapping[str, type[CumulusError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.NoSuchDevice,
+        errors.InsufficientShare,
+        errors.NoSuchLease,
+        errors.StaleToken,
+        errors.LedgerUnavailable,
+        errors.LedgerFull,
+        errors.LedgerReplaced,
+        errors.UsageError,
+    )
+}
+
+
+def document(clock: Clock, **fields: Any) -> dict[str, Any]:
+    """What --json prints. `time` is the node's, so that who asks from elsewhere can tell the skew of their clocks."""
+    return {"version": PROTOCOL, "time": timestamp(clock.now()), **fields}
+
+
+def error_json(error: CumulusError) -> dict[str, Any]:
+    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+
+
+def read_error(fields: Mapping[str, Any]) -> CumulusError:
+    """The exception that was raised on the node; a `ChronosError` where its kind is not known here."""
+    kind = _ERRORS.get(str(fields.get("kind")), ChronosError)
+    return kind(str(fields.get("message")), hint=fields.get("hint"))
+
+
+def health_json(condition: Health) -> dict[str, Any]:
+    return {
+        "type": condition.type, "status": condition.status, "reason": condition.reason, "message": condition.message,
+    }  # fmt: skip
+
+
+def read_health(fields: Mapping[str, Any]) -> Health:
+    return Health(fields["type"], bool(fields["status"]), fields["reason"], fields["message"])
+
+
+def device_json(device: Device) -> dict[str, Any]:
+    return {
+        "index": device.index,
+        "id": device.id,
+        "name": device.name,
+        "vendor": device.vendor,
+        "type": device.type,
+        "memoryBytes": device.memory_bytes,
+        "driver": device.driver,
+        "enforcement": device.enforcement.value,
+        "nextMemoryBytes": device.next_memory_bytes,
+        "platformIndex": device.platform_index,
+        "deviceIndex": device.device_index,
+    }
+
+
+def read_device(fields: Mapping[str, Any]) -> Device:
+    return Device(
+        index=fields["index"], id=fields["id"], name=fields["name"], vendor=fields["vendor"], type=fields["type"],
+        memory_bytes=fields["memoryBytes"], driver=fields["driver"], enforcement=Enforcement(fields["enforcement"]),
+        platform_index=fields["platformIndex"], device_index=fields["deviceIndex"],
+        next_memory_bytes=fields.get("nextMemoryBytes", 0),
+    )  # fmt: skip
+
+
+def lease_json(lease: Lease) -> dict[str, Any]:
+    """`computePercent` is for people, `compute` the exact thousandths; `expiresIn` is in seconds."""
+    return {
+        "partitionId": lease.id,
+        "device": lease.device,
+        "deviceId": lease.device_id,
+        "memoryBytes": lease.memory_bytes,
+        "compute": lease.compute,
+        "computePercent": lease.compute / 10,
+        "user": lease.user,
+        "owner": lease.owner,
+        "name": lease.name,
+        "grace": lease.grace,
+        "token": lease.token,
+        "state": lease.state.value,
+        "grantedAt": lease.granted_at,
+        "expiresAt": lease.expires_at,
+        "expiresIn": round(lease.expires_in, 6),
+        "endReason": lease.end_reason.value if lease.end_reason else None,
+        "endedAt": lease.ended_at or None,
+    }
+
+
+def read_lease(fields: Mapping[str, Any]) -> Lease:
+    reason = fields["endReason"]
+    return Lease(
+        id=fields["partitionId"], device=fields["device"], device_id=fields["deviceId"],
+        memory_bytes=fields["memoryBytes"], compute=fields["compute"], user=fields["user"], owner=fields["owner"],
+        grace=fields["grace"], token=fields["token"], state=LeaseState(fields["state"]),
+        granted_at=fields["grantedAt"], expires_at=fields["expiresAt"], expires_in=fields["expiresIn"],
+        end_reason=EndReason(reason) if reason else None, ended_at=fields["endedAt"] or "",
+        name=fields.get("name", ""),
+    )  # fmt: skip

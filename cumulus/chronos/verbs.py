@@ -1,0 +1,291 @@
+"""What the verbs of `chronos_cli` do. Each takes the parsed options and returns the exit code.
+
+`options.ledger` and `options.tell` are set by `chronos_cli serve`: the ledger to use, and where JSON goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cumulus
+from cumulus.chronos import lease_args, names, printers
+from cumulus.chronos.contract import Device, Lease, LeaseRequest, LeaseState, Usage, variables, wire
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.snapshot import Snapshot
+from cumulus.clock import SystemClock, to_the_second
+from cumulus.errors import CumulusError, NoSuchLease, UsageError
+from cumulus.lib import safe_output
+from cumulus.lib.processes import boot_id
+from cumulus.resources.quantity import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from cumulus.chronos.usage import NodeUse
+
+
+def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
+    """What `create` with these options asks of `ledger`."""
+    device = lease_args.choose(ledger.devices(), options.device)
+    return lease_args.request(
+        device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
+        id=options.id, owner=options.owner, start_within=options.start_within, name=options.name or "",
+    )  # fmt: skip
+
+
+def stats(options: argparse.Namespace) -> int:
+    rows, used = _measured(_ledger(options))
+    if options.json:
+        devices = [printers.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
+        _tell(options, node=_node(), devices=devices, leases=[printers.use_json(one) for one in used.leases])
+    else:
+        printers.usage_table(rows, sys.stdout)
+        if used.leases:
+            print()
+            printers.use_table(used.leases, sys.stdout)
+    return 0
+
+
+def metrics(options: argparse.Namespace) -> int:
+    from cumulus.chronos import metrics
+
+    safe_output.block(sys.stdout, metrics.exposition(*_measured(_ledger(options))))
+    return 0
+
+
+def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUse]:
+    """The devices with what of them is leased, by how many leases; and what is used."""
+    from cumulus.chronos import usage
+
+    leases = ledger.list()
+    rows = [(d, ledger.usage(d.index), sum(x.device_id == d.id for x in leases)) for d in _some_devices(ledger)]
+    return rows, usage.measure(ledger.database, [device for device, _, _ in rows], leases)
+
+
+def devices(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    if options.refresh:
+        ledger.rediscover()
+    devices = ledger.devices() if options.json else _some_devices(ledger)
+    if options.json:
+        conditions = [wire.health_json(condition) for condition in ledger.health()]
+        _tell(options, node=_node(), devices=[wire.device_json(d) for d in devices], conditions=conditions)
+    else:
+        printers.devices_table(devices, sys.stdout)
+        for note in printers.size_notes(devices):
+            print(note)
+        for condition in ledger.health():
+            if not condition.status:
+                print(f"{condition.type}: {condition.message}")
+    return 0
+
+
+def create(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.grant(lease_request(options, ledger))
+    if lease.state is not LeaseState.ACTIVE and not options.json:
+        raise NoSuchLease(f"lease {lease.id} has ended: {lease.end_reason}", hint="an id is used once; take another")
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease))
+    elif options.quiet:
+        print(lease.id)
+    else:
+        name = lease_args.choose(ledger.devices(), lease.device_id).name
+        print(f"partition {lease.id}")
+        print(f"  {_share(lease)} of device {lease.device} ({name}) for {format_duration(lease.expires_in)}")
+        print(f"  run a program in it with: chronos_cli exec {lease.id} -- COMMAND")
+    return 0
+
+
+def list_(options: argparse.Namespace) -> int:
+    leases = [x for x in _ledger(options).list(ended=options.all) if options.user in (None, x.user)]
+    if options.json:
+        _tell(options, leases=[wire.lease_json(x) for x in leases])
+    elif leases:
+        printers.leases_table(leases, sys.stdout)
+    else:
+        print("no leases", file=sys.stderr)
+    return 0
+
+
+def get(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.get(_meant(options, ledger, ended=True))
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    else:
+        shown = wire.lease_json(lease) | {"expiresIn": format_duration(max(0.0, lease.expires_in))}
+        for name, value in shown.items():
+            text = "" if value is None else to_the_second(value) if name.endswith("At") else value
+            print(f"{name}: {text}")
+    return 0
+
+
+def begin(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.begin(_meant(options, ledger))
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    else:
+        print(f"partition {lease.id} ends in {format_duration(max(0.0, lease.expires_in))}")
+    return 0
+
+
+def renew(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    lease = ledger.renew(_meant(options, ledger), options.duration, token=options.token)
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease))
+    else:
+        print(f"partition {lease.id} ends in {format_duration(lease.expires_in)}")
+    return 0
+
+
+def release(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    id = _meant(options, ledger)
+    lease = ledger.get(id)
+    if lease is not None and lease.state is LeaseState.ACTIVE:
+        _attach_marked(ledger, lease)
+        lease = ledger.release(id, token=options.token)
+    while options.wait and lease is not None and lease.state is LeaseState.ENDING:
+        time.sleep(0.02)
+        lease = ledger.get(id)
+    if options.json:
+        _tell(options, lease=wire.lease_json(lease) if lease else None)
+    elif lease is None:
+        raise _unknown(options.partition)
+    elif lease.state is LeaseState.ENDED:
+        print(f"partition {lease.id} has ended ({lease.end_reason})")
+    else:
+        print(f"partition {lease.id} is ending: its processes have {format_duration(lease.grace)} to stop")
+    return 0
+
+
+def exec_(options: argparse.Namespace) -> int:
+    from cumulus.chronos import enforce
+
+    ledger = _ledger(options)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise UsageError("exec needs a command", hint="chronos_cli exec PARTITION -- COMMAND")
+    lease = ledger.get(names.meant(ledger, options.partition))
+    if lease is None:
+        raise _unknown(options.partition)
+    device = lease_args.choose(ledger.devices(), lease.device_id)
+    # Before this process belongs to the lease: what the enforcement starts for the node is not to end with it.
+    prepared = enforce.environment(lease, device, ledger.home) if lease.state is LeaseState.ACTIVE else {}
+    ledger.attach(lease.id, os.getpid(), lease.token)
+    ours = variables.of_lease(lease, device) | prepared
+    ledger.close()
+    os.environ.update(variables.merge(os.environ, ours))
+    _undo_python()
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise CumulusError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _undo_python() -> None:
+    """What Python changed in this process since it was started: the program gets what its caller has."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    given = {entry.partition(b"=")[0] for entry in Path("/proc/self/environ").read_bytes().split(b"\0")}
+    if b"LC_CTYPE" not in given:
+        # Where there is no locale Python makes one (PEP 538).
+        os.environ.pop("LC_CTYPE", None)
+
+
+def prepare(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    prepared = ledger.prepare(_meant(options, ledger))
+    if options.json:
+        _tell(options, variables=dict(prepared))
+    else:
+        for name, value in sorted(prepared.items()):
+            print(f"{name}={value}")
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    from cumulus.chronos.serve import Server
+
+    # What a driver prints, say, must not be taken for an answer.
+    sink = os.dup(1)
+    os.dup2(2, 1)
+    return Server(_ledger(options), sink=sink).run()
+
+
+def monitor(options: argparse.Namespace) -> int:
+    from cumulus.chronos import service, watchdog
+    from cumulus.chronos.monitor import Monitor
+
+    home = _ledger(options).home
+    if options.once:
+        Monitor(Ledger(home, start_monitor=False)).step()
+        return 0
+    if options.detach:
+        watchdog.ensure_running(home)
+        return 0
+    return service.run(home, options.idle, take_over=options.take_over)
+
+
+def _attach_marked(ledger: Ledger, lease: Lease) -> None:
+    """Processes that only carry the lease's variable are ended with it too, though nobody attached them."""
+    snapshot = Snapshot(home=ledger.home)
+    for process in snapshot.identities(snapshot.marked(lease.id) - {os.getpid()}):
+        try:
+            ledger.attach(lease.id, process.pid, lease.token)
+        except CumulusError:
+            # It has just gone, or the lease has just ended.
+            continue
+
+
+def _some_devices(ledger: Ledger) -> Sequence[Device]:
+    devices = ledger.devices()
+    if not devices:
+        raise lease_args.none_offered()
+    return devices
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    served: Ledger | None = options.ledger
+    return served or Ledger(Path(options.home) if options.home else None)
+
+
+def _node() -> dict[str, Any]:
+    """What a controller wants to know of the node: its version and its boot."""
+    return {
+        "hostname": os.uname().nodename,
+        "chronosVersion": cumulus.__version__,
+        "bootId": boot_id(),
+        # Of what not every version takes.
+        "takes": ["name"],
+    }
+
+
+def _share(lease: Lease) -> str:
+    return f"{format_bytes(lease.memory_bytes)} memory and {lease.compute / 10:g}% compute"
+
+
+def _meant(options: argparse.Namespace, ledger: Ledger, *, ended: bool = False) -> str:
+    """The id of the lease that is meant. Programs, which ask for JSON, always give the whole of it."""
+    return str(options.partition) if options.json else names.meant(ledger, options.partition, ended=ended)
+
+
+def _unknown(id: str) -> NoSuchLease:
+    return NoSuchLease(f"there is no lease {id}", hint="see them with: chronos_cli list --all")
+
+
+def _tell(options: argparse.Namespace, **fields: Any) -> None:
+    tell: Callable[[dict[str, Any]], None] = options.tell
+    tell(wire.document(SystemClock(), **fields))
