@@ -16,7 +16,7 @@ from cumulus.resources.quantity import Share
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.cycle import place
 from cumulus.scheduling.explain import explain
-from cumulus.scheduling.snapshot import Gang, Hold, Node, Request, Snapshot
+from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 GI = 2**30
@@ -43,7 +43,7 @@ def _measure(nodes: int, leases: int, pending: list[Gang]) -> tuple[float, int, 
     begun = time.process_time()
     plan = place(snapshot)
     placed = time.process_time()
-    explain(snapshot, pending[-1].requests[0].partition)
+    explain(snapshot, pending[-1].members[0].partition)
     return placed - begun, len(plan.bindings), time.process_time() - placed
 
 
@@ -66,7 +66,7 @@ def cluster(nodes: int, leases: int, pending: list[Gang]) -> Snapshot:
             node.name, device.index, device.memory_bytes * 3 // 4 // per_device, 700 // per_device,
             NOW + timedelta(seconds=dice.randrange(60, 86_400)),
             Key("GPUPartition", "busy", f"{node.name}-{device.index}-{n}"),
-            "", "busy/job", "alice", False,
+            "", "busy/job", "alice", ReturnsBy.NOT_GRANTED,
         )
         for node in made
         for device in node.devices
@@ -82,12 +82,12 @@ def gang(
     number: int, memory: Share, seconds: float = 3600, groups: int = 1, count: int = 1, wanted: Filter | None = None
 ) -> Gang:
     demand = Demand(wanted or Filter(), memory, None)
-    requests = tuple(
-        Request(Key("GPUPartition", "default", f"p{number:06}-{group}-{index}"), "", demand, group)
+    members = tuple(
+        Member(Key("GPUPartition", "default", f"p{number:06}-{group}-{index}"), "", demand, group)
         for group in range(groups)
         for index in range(count)
     )
-    return Gang(f"default/g{number:06}", requests, seconds, 0, NOW, f"default/g{number:06}", "bob")
+    return Gang(f"default/g{number:06}", members, seconds, 0, NOW, f"default/g{number:06}", "bob")
 
 
 def _different(pending: int) -> list[Gang]:

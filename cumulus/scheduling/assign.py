@@ -1,7 +1,7 @@
-"""Finds slots for all requests of a gang at one moment, or says that there are none.
+"""Finds slots for all members of a gang at one moment, or says that there are none.
 
 Groups of a gang go to one node each, on distinct devices of it: those that leave the least over or, where the gang is
-spread, the least loaded. That preference never decides whether there are seats. Gangs of equal requests, the only ones
+spread, the least loaded. That preference never decides whether there are seats. Gangs of equal members, the only ones
 that the job controller makes, are solved exactly and fast; any other by a bounded search.
 """
 
@@ -13,9 +13,9 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from cumulus.resources.device import FULL_COMPUTE
-from cumulus.scheduling.board import Board, Offer, Slot, is_whole
+from cumulus.scheduling.availability import Availability, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
-from cumulus.scheduling.shape import Uniform, groups_of, ports_of, uniform_shape
+from cumulus.scheduling.equivalence import Uniform, groups_of, ports_of, uniform_shape
 from cumulus.scheduling.snapshot import Gang
 
 SEARCH_STEPS = 5_000
@@ -23,43 +23,43 @@ SEARCH_STEPS = 5_000
 
 
 class Seat(NamedTuple):
-    """The slot and share that one request gets."""
+    """The slot and share that one member gets."""
 
     slot: Slot
     memory: int
     compute: int
 
 
-def assign(board: Board, gang: Gang, start: int, length: int) -> list[Seat] | None:
-    """Seats for the gang's requests, in their order, all from `start` for `length`; None where they don't fit."""
-    requests = gang.requests
+def assign(availability: Availability, gang: Gang, start: int, length: int) -> list[Seat] | None:
+    """Seats for the gang's members, in their order, all from `start` for `length`; None where they don't fit."""
+    members = gang.members
     # Only what is bound now is spread: of a reservation the size counts, and where it goes is chosen when it starts.
     spread = gang.spread and start == 0
-    if len(requests) == 1 and start == 0 and not spread and not requests[0].demand.ports:
-        offer = board.pool(requests[0].demand.filter).best(requests[0].demand, length)
+    if len(members) == 1 and start == 0 and not spread and not members[0].demand.ports:
+        offer = availability.pool(members[0].demand.filter).best(members[0].demand, length)
         return [Seat(offer.slot, offer.memory, offer.compute)] if offer else None
     groups, shape = groups_of(gang), uniform_shape(gang)
     if shape is not None and spread:
-        found = spread_out(board, shape, length)
+        found = spread_out(availability, shape, length)
     elif shape is not None:
-        found = uniform(_offers(board, shape.demand, start, length), *shape[1:], most=_most(shape))
+        found = uniform(_offers(availability, shape.demand, start, length), *shape[1:], most=_most(shape))
     else:
-        found = _Search(board, gang, groups, start, length).run()
+        found = _Search(availability, gang, groups, start, length).run()
     if found is None:
         return None
-    seats: list[Seat | None] = [None] * len(requests)
+    seats: list[Seat | None] = [None] * len(members)
     for group, given in zip(groups, found, strict=True):
         for index, seat in zip(group, given, strict=True):
             seats[index] = seat
     return [seat for seat in seats if seat is not None]
 
 
-def _offers(board: Board, demand: Demand, start: int, length: int) -> Iterator[Offer]:
+def _offers(availability: Availability, demand: Demand, start: int, length: int) -> Iterator[Offer]:
     """Offers of nodes that have the demand's host ports to give, best fit first."""
-    offers = board.pool(demand.filter).offers(demand, start, length)
+    offers = availability.pool(demand.filter).offers(demand, start, length)
     if not demand.ports:
         return offers
-    return (o for o in offers if board.ports_booked(o.slot.node, demand.ports, start, length) is None)
+    return (o for o in offers if availability.ports_booked(o.slot.node, demand.ports, start, length) is None)
 
 
 def _most(shape: Uniform) -> int:
@@ -68,7 +68,7 @@ def _most(shape: Uniform) -> int:
 
 
 def uniform(offers: Iterable[Offer], groups: int, size: int, *, most: int | None = None) -> list[list[Seat]] | None:
-    """Seats for `groups` groups of `size` equal requests each, at most `most` of them on one node, from offers in
+    """Seats for `groups` groups of `size` equal members each, at most `most` of them on one node, from offers in
     order of preference.
 
     Takes offers until they suffice. A node whose slots can give the share c1, c2, … times holds g groups just
@@ -95,13 +95,13 @@ def uniform(offers: Iterable[Offer], groups: int, size: int, *, most: int | None
     return found
 
 
-def spread_out(board: Board, shape: Uniform, length: int) -> list[list[Seat]] | None:
+def spread_out(availability: Availability, shape: Uniform, length: int) -> list[list[Seat]] | None:
     """Seats from now on for each group in turn on the node that is least loaded by then, there on the devices with
     the most left. Finds seats just when `uniform` does: how many groups a node holds is the same, whatever goes on
     others."""
     demand, groups, size = shape
-    pool = board.pool(demand.filter)
-    nodes = [(board.load(name), name) for name in pool.nodes()]
+    pool = availability.pool(demand.filter)
+    nodes = [(availability.load(name), name) for name in pool.nodes()]
     heapify(nodes)
     offers: dict[str, list[Offer]] = {}
     room: dict[str, int] = {}
@@ -111,13 +111,13 @@ def spread_out(board: Board, shape: Uniform, length: int) -> list[list[Seat]] | 
         _, name = heappop(nodes)
         if name not in offers:
             offers[name] = pool.offers_on(name, demand, length)
-            free = board.ports_booked(name, demand.ports, 0, length) is None
+            free = availability.ports_booked(name, demand.ports, 0, length) is None
             room[name] = _groups_held([o.times for o in offers[name]], size, _most(shape)) if free else 0
         if counts[name] < room[name]:
             counts[name] += 1
             turns.append(name)
             taken = counts[name] * size
-            more = board.load(name, taken * offers[name][0].memory, taken * offers[name][0].compute)
+            more = availability.load(name, taken * offers[name][0].memory, taken * offers[name][0].compute)
             heappush(nodes, (more, name))
     if len(turns) < groups:
         return None
@@ -178,16 +178,18 @@ class _Search:
     """Depth-first over groups, hardest first, each on every node that is not like one tried before; the largest set
     of equal groups comes last and is solved exactly."""
 
-    def __init__(self, board: Board, gang: Gang, groups: list[list[int]], start: int, length: int) -> None:
+    def __init__(
+        self, availability: Availability, gang: Gang, groups: list[list[int]], start: int, length: int
+    ) -> None:
         self._gang = gang
         self._groups = groups
         self._steps = SEARCH_STEPS
         self._offers: dict[Demand, dict[str, list[Offer]]] = {}
         self._free: dict[int, tuple[int, int]] = {}
         self._wanted_by: dict[int, tuple[Demand, ...]] = {}
-        for demand in dict.fromkeys(request.demand for request in gang.requests):
+        for demand in dict.fromkeys(member.demand for member in gang.members):
             by_node: dict[str, list[Offer]] = {}
-            for offer in _offers(board, demand, start, length):
+            for offer in _offers(availability, demand, start, length):
                 slot = offer.slot
                 by_node.setdefault(slot.node, []).append(offer)
                 self._free[slot.order] = slot.free(start, length)
@@ -228,10 +230,10 @@ class _Search:
             self._apply(order[len(placed)], seats, -1)
 
     def _most_alike(self) -> list[int]:
-        """The largest set of equal groups of equal requests: they come last and need no search."""
+        """The largest set of equal groups of equal members: they come last and need no search."""
         kinds: dict[tuple[Demand, ...], list[int]] = {}
         for index, group in enumerate(self._groups):
-            demands = tuple(self._gang.requests[request].demand for request in group)
+            demands = tuple(self._gang.members[member].demand for member in group)
             if len(set(demands)) == 1:
                 kinds.setdefault(demands, []).append(index)
         return max(kinds.values(), key=len, default=[])
@@ -239,28 +241,28 @@ class _Search:
     def _seat_alike(self, groups: list[int]) -> list[list[Seat]] | None:
         if not groups:
             return []
-        requests = self._groups[groups[0]]
-        demand = self._gang.requests[requests[0]].demand
+        members = self._groups[groups[0]]
+        demand = self._gang.members[members[0]].demand
         offers = []
         for offer in self._by_preference([offer for there in self._offers[demand].values() for offer in there]):
             memory, compute = self._free[offer.slot.order]
             times = min(memory // offer.memory, compute // offer.compute)
             if times > 0 and not self._conflicts(offer.slot.node, groups[0]):
                 offers.append(offer._replace(times=times))
-        return uniform(offers, len(groups), len(requests), most=1 if demand.ports else None)
+        return uniform(offers, len(groups), len(members), most=1 if demand.ports else None)
 
     def _conflicts(self, node: str, group: int) -> bool:
         """Whether a group that was placed there has one of its host ports."""
         return not set(self._booked.get(node, ())).isdisjoint(self._ports[group])
 
     def _ease(self, index: int) -> tuple[int, int, int]:
-        demands = [self._gang.requests[request].demand for request in self._groups[index]]
+        demands = [self._gang.members[member].demand for member in self._groups[index]]
         nodes = min(len(self._offers[demand]) for demand in demands)
         largest = max((o.memory for d in demands for there in self._offers[d].values() for o in there), default=0)
         return nodes, -largest * len(demands), index
 
     def _placements(self, group: int) -> Iterator[list[Seat]]:
-        demands = [self._gang.requests[index].demand for index in self._groups[group]]
+        demands = [self._gang.members[index].demand for index in self._groups[group]]
         order = sorted(range(len(demands)), key=lambda index: self._rank(demands[index]))
         tried: set[tuple[object, ...]] = set()
         nodes = set.intersection(*(set(self._offers[demand]) for demand in demands))

@@ -4,7 +4,7 @@ Controllers write the bindings; `explain` says why a gang waits.
 
 The promise
 -----------
-`explain` promises a start S ("by S at the latest") to a gang G of equal requests when no gang before it in the queue
+`explain` promises a start S ("by S at the latest") to a gang G of equal members when no gang before it in the queue
 could use a device that matches G, and every share it waits for is that of a lease whose end is known. G is bound by
 the first pass at or after S, and there is one at S, where a lease ends, as long as until then
 
@@ -16,11 +16,11 @@ the first pass at or after S, and there is one at S, where a lease ends, as long
 Proof. Let R be the seats kept for G from S for its length. We show that in each pass until S, when it is G's turn, R
 could still be kept, so that the pass finds for G a start no later than S and keeps that.
 
-- The first pass found R. In any pass, gangs after G are bound only where `assign` finds room on a board that has G's
-  reservation in it: not in R, while R lasts. In the next pass what they bound is a hold with the same end.
+- The first pass found R. In any pass, gangs after G are bound only where `assign` finds room beside its reservation:
+  not in R, while R lasts. In the next pass what they bound is a hold with the same end.
 - Gangs before G, or their reservations, are on no device that matches G, so on none of R.
 - Other holds only end, by (2) when that was counted on; so what is free of R's devices from S on never shrinks.
-- G's search is exact. `assign` finds seats for equal requests whenever there are any (Gale and Ryser, see `uniform`).
+- G's search is exact. `assign` finds seats for equal members whenever there are any (Gale and Ryser, see `uniform`).
   A start may be put off only to a moment at which something becomes free, and all of these are tried, or bisected: on
   G's devices nothing is reserved before its turn, so what is free there only grows, and bisection is exact.
 
@@ -28,7 +28,7 @@ At S the seats are free from now on, and `bind`, which asks the same exact `assi
 to other seats or an earlier start, the same holds of those. QED.
 
 Without the premises `explain` says "is expected": for gangs ahead may start elsewhere, or leave, and free seats earlier
-or later than was planned; and a gang of different requests is placed by a search that is cut short.
+or later than was planned; and a gang of different members is placed by a search that is cut short.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ from datetime import datetime, timedelta
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
+from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.assign import Seat, assign, uniform
-from cumulus.scheduling.board import Board, Offer, Pool
+from cumulus.scheduling.availability import Availability, Offer, Pool
 from cumulus.scheduling.claim import Filter
+from cumulus.scheduling.equivalence import KnownMisfits, Uniform, uniform_shape
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.shape import Refused, Uniform, uniform_shape
-from cumulus.scheduling.snapshot import Gang, Request, Snapshot
+from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.snapshot import Gang, Hold, Member, Snapshot
 
 RESERVATION_DEPTH = 8
 """Gangs with the same filters that get a reservation in one pass. One would do against starvation; a few more
@@ -76,8 +78,8 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A share that a reservation keeps for one request."""
+class ReservedShare:
+    """A share that a reservation keeps for one member."""
 
     partition: Key
     node: str
@@ -92,7 +94,7 @@ class Reservation:
 
     gang: str
     start: datetime
-    seats: tuple[Kept, ...]
+    seats: tuple[ReservedShare, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,88 +108,108 @@ class Refusal:
     """None where no ready node could hold it, or where it is too far back in the queue."""
     hopeless: bool
     """Known to fit on no ready node even with nothing else there."""
+    not_admitted: Reason | None = None
+    """Why its queue does not admit it, where that is so."""
 
     @property
     def reason(self) -> Reason:
         """A word and a sentence that stay the same while the gang waits, fit for a condition."""
+        if self.not_admitted is not None:
+            return self.not_admitted
         if self.hopeless:
-            return Reason("NoNodeFits", "no ready node could hold it even with nothing else there")
-        return Reason("WaitingForShare", "waits until enough is free on nodes that match")
+            return Reason(SchedulingReason.NO_NODE_FITS, "no ready node could hold it even with nothing else there")
+        return Reason(SchedulingReason.WAITING_FOR_SHARE, "waits until enough is free on nodes that match")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CycleResult:
     """What to write, and who goes on waiting, in the order of the queue."""
 
     bindings: tuple[Binding, ...]
     refusals: tuple[Refusal, ...]
+    victims: tuple[Hold, ...] = ()
+    """Shares that the preemption policy wants back. With the default there are none, and no loop takes any back."""
 
 
-def place(snapshot: Snapshot) -> Plan:
+def place(snapshot: Snapshot, policies: Policies = DEFAULT) -> CycleResult:
     """One pass over the queue: each gang in turn is bound, or waits with a reservation, or only waits.
 
     EASY backfilling, with more than one reservation: a later gang is bound only where that delays no
     reservation, so that a stream of small ones never starves a large one (Lifka, "The ANL/IBM SP Scheduling
     System", 1995).
     """
-    run = Pass(snapshot)
-    for gang in snapshot.pending:
+    run = Cycle(snapshot, policies)
+    for gang in run.queue:
         if not run.bind(gang):
             run.refuse(gang)
-    return Plan(tuple(run.bindings), tuple(run.refusals))
+    return CycleResult(tuple(run.bindings), tuple(run.refusals), tuple(run.victims))
 
 
-class Pass:
+class Cycle:
     """One pass in progress: `place` runs it to the end, `explain` as far as the gang asked for."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.board = Board(snapshot)
+    def __init__(self, snapshot: Snapshot, policies: Policies = DEFAULT) -> None:
+        self.queue = tuple(policies.order.arrange(snapshot))
+        """The gangs in the order in which they are to be considered."""
+        self.availability = Availability(snapshot)
         self.bindings: list[Binding] = []
         self.refusals: list[Refusal] = []
-        self._now = snapshot.now
+        self.victims: list[Hold] = []
+        self.not_admitted: Reason | None = None
+        """Why the gang that `bind` was last asked for is not admitted."""
+        self._snapshot = snapshot
+        self._policies = policies
         self._position = 0
         self._alike: set[tuple[int, float]] = set()
         """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
         thousands that ask for the same."""
         self._settled: dict[tuple[int, float], bool] = {}
         """Those of which enough have reservations already; whether they are hopeless."""
-        self._refused = Refused()
-        self._hopeless = Refused()
+        self._refused = KnownMisfits()
+        self._hopeless = KnownMisfits()
         self._not_before: dict[tuple[Uniform, int], int] = {}
         self._reserved: Counter[frozenset[Filter]] = Counter()
 
     def bind(self, gang: Gang) -> bool:
         """Bind the next gang of the queue if it fits now."""
         self._position += 1
+        self.not_admitted = self._policies.admission.refusal(gang, self._snapshot)
+        if self.not_admitted is not None:
+            return False
         alone = _alone(gang)
         if alone in self._alike:
             return False
         length = microseconds(gang.seconds)
         refused = self._refused.covers(gang, length)
-        seats = None if refused else assign(self.board, gang, 0, length)
+        seats = None if refused else assign(self.availability, gang, 0, length)
         if seats is None:
             if not refused:
                 self._refused.add(gang, length)
             if alone is not None:
                 self._alike.add(alone)
             return False
-        for request, seat in zip(gang.requests, seats, strict=True):
-            self.board.take(seat.slot, length, seat.memory, seat.compute)
-            if request.demand.ports:
-                self.board.book_ports(seat.slot.node, 0, length, request.demand.ports, gang.name)
-            self.bindings.append(_binding(gang, request, seat))
+        for member, seat in zip(gang.members, seats, strict=True):
+            self.availability.take(seat.slot, length, seat.memory, seat.compute)
+            if member.demand.ports:
+                self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
+            self.bindings.append(_binding(gang, member, seat))
         return True
 
     def refuse(self, gang: Gang) -> Refusal:
         """Let the gang that `bind` was last asked for wait, with a reservation if few of its kind have one."""
+        if self.not_admitted is not None:
+            refusal = Refusal(gang, self._position, None, hopeless=False, not_admitted=self.not_admitted)
+            self.refusals.append(refusal)
+            return refusal
+        self.victims.extend(self._policies.preemption.victims(gang, self._snapshot))
         alone = _alone(gang)
         if alone is not None and (known := self._settled.get(alone)) is not None:
             refusal = Refusal(gang, self._position, None, known)
             self.refusals.append(refusal)
             return refusal
         reservation = None
-        filters = frozenset(request.demand.filter for request in gang.requests)
-        depth = RESERVATION_DEPTH if self.board.work < RESERVATION_WORK else 1
+        filters = frozenset(member.demand.filter for member in gang.members)
+        depth = RESERVATION_DEPTH if self.availability.work < RESERVATION_WORK else 1
         if self._reserved[filters] < depth and not self._hopeless.covers(gang, 0):
             reservation = self.reserve(gang)
             self._reserved[filters] += reservation is not None
@@ -206,37 +228,37 @@ class Pass:
             self._hopeless.add(gang, 0)
             return None
         start, seats = found
-        for request, seat in zip(gang.requests, seats, strict=True):
-            self.board.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
-            if request.demand.ports:
-                self.board.book_ports(seat.slot.node, start, length, request.demand.ports, gang.name)
+        for member, seat in zip(gang.members, seats, strict=True):
+            self.availability.reserve(seat.slot, start, length, seat.memory, seat.compute, gang.name)
+            if member.demand.ports:
+                self.availability.book_ports(seat.slot.node, start, length, member.demand.ports, gang.name)
         return Reservation(
             gang=gang.name,
-            start=self._now + timedelta(microseconds=start),
+            start=self._snapshot.now + timedelta(microseconds=start),
             seats=tuple(
-                Kept(request.partition, seat.slot.node, seat.slot.device.index, seat.memory, seat.compute)
-                for request, seat in zip(gang.requests, seats, strict=True)
+                ReservedShare(member.partition, seat.slot.node, seat.slot.device.index, seat.memory, seat.compute)
+                for member, seat in zip(gang.members, seats, strict=True)
             ),
         )
 
     def _earliest(self, gang: Gang, length: int) -> tuple[int, list[Seat]] | None:
-        pools = {self.board.pool(request.demand.filter) for request in gang.requests}
-        if not all(self.board.pool(r.demand.filter).could_hold(r.demand) for r in gang.requests):
+        pools = {self.availability.pool(member.demand.filter) for member in gang.members}
+        if not all(self.availability.pool(r.demand.filter).could_hold(r.demand) for r in gang.members):
             return None
         shape = uniform_shape(gang)
-        ports = tuple({port for request in gang.requests for port in request.demand.ports})
-        if shape == (gang.requests[0].demand, 1, 1) and not ports:
-            first = self.board.pool(shape.demand.filter).earliest(shape.demand, length)
+        ports = tuple({port for member in gang.members for port in member.demand.ports})
+        if shape == (gang.members[0].demand, 1, 1) and not ports:
+            first = self.availability.pool(shape.demand.filter).earliest(shape.demand, length)
             return (first[0], [Seat(first[1].slot, first[1].memory, first[1].compute)]) if first else None
         low, guess = 1, None
         if shape is not None:
-            bounds = _bounds(self.board.pool(shape.demand.filter), shape, length)
+            bounds = _bounds(self.availability.pool(shape.demand.filter), shape, length)
             if bounds is None:
                 return None
             low, guess = max(bounds[0], self._not_before.get((shape, length), 1)), bounds[1]
-        times = self.board.ports_free_from(ports).union(*(pool.starts() for pool in pools))
+        times = self.availability.ports_free_from(ports).union(*(pool.starts() for pool in pools))
         starts = sorted(time for time in times if time >= low)
-        found = _first_start(starts, guess, lambda start: assign(self.board, gang, start, length))
+        found = _first_start(starts, guess, lambda start: assign(self.availability, gang, start, length))
         if found is not None and shape is not None:
             self._not_before[shape, length] = found[0]
         return found
@@ -244,7 +266,7 @@ class Pass:
 
 def _alone(gang: Gang) -> tuple[int, float] | None:
     """What makes a gang of one like another: equal demands are one object, as a rule. None for a larger gang."""
-    return (id(gang.requests[0].demand), gang.seconds) if len(gang.requests) == 1 else None
+    return (id(gang.members[0].demand), gang.seconds) if len(gang.members) == 1 else None
 
 
 def microseconds(seconds: float) -> int:
@@ -308,9 +330,9 @@ def _bisected(starts: list[int], attempt: Callable[[int], list[Seat] | None]) ->
     return best
 
 
-def _binding(gang: Gang, request: Request, seat: Seat) -> Binding:
+def _binding(gang: Gang, member: Member, seat: Seat) -> Binding:
     device = seat.slot.device
     return Binding(
-        partition=request.partition, uid=request.uid, gang=gang.name, node=seat.slot.node, device=device.index,
+        partition=member.partition, uid=member.uid, gang=gang.name, node=seat.slot.node, device=device.index,
         device_name=device.name, memory_bytes=seat.memory, compute=seat.compute, enforcement=device.enforcement,
     )  # fmt: skip

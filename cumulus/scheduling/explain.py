@@ -13,13 +13,15 @@ from enum import StrEnum
 
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes, format_duration
+from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.assign import assign
-from cumulus.scheduling.board import Board
-from cumulus.scheduling.cycle import Binding, Pass, Refusal, Reservation, microseconds
+from cumulus.scheduling.availability import Availability
+from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation, microseconds
+from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.reasons import NodeReason, node_reasons, words_for_ports
-from cumulus.scheduling.shape import uniform_shape
-from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, Snapshot, holder_name
+from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
+from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot, holder_name
 
 EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
@@ -38,6 +40,8 @@ class State(StrEnum):
     """No node could hold it even with nothing else there."""
     INCOMPLETE = "Incomplete"
     """Some of its partitions are missing."""
+    NOT_ADMITTED = "NotAdmitted"
+    """Its queue does not admit it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +52,14 @@ class Blocker:
     device: int
     memory_bytes: int
     compute: int
-    until: datetime
+    returns_at: datetime
     partition: Key | None
     lease: str
     job: str
     user: str
-    overdue: bool = False
+    returns_by: ReturnsBy = ReturnsBy.NOT_GRANTED
     ports: tuple[int, ...] = ()
     """Host ports of the node that it holds and the gang needs."""
-
-    @property
-    def end_is_known(self) -> bool:
-        """Whether `until` is a lease's end, not a guess at that of one yet to be granted or at when the processes of
-        one that is over are gone."""
-        return bool(self.lease) and not self.overdue
 
     @property
     def holder(self) -> str:
@@ -104,23 +102,25 @@ class Explanation:
         return list(_lines(self, limit))
 
 
-def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
+def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) -> Explanation | None:
     """Why the gang of this partition waits. None where the partition is not in the queue."""
     gang = snapshot.gang_of(partition)
     if gang is None:
         missing = next((g for g in snapshot.incomplete if partition in g.partitions), None)
         return _incomplete(snapshot, missing) if missing is not None else None
-    run = Pass(snapshot)
-    position = snapshot.pending.index(gang) + 1
-    for other in snapshot.pending[: position - 1]:
+    run = Cycle(snapshot, policies)
+    position = run.queue.index(gang) + 1
+    for other in run.queue[: position - 1]:
         if not run.bind(other):
             run.refuse(other)
     if run.bind(gang):
-        bindings = tuple(run.bindings[-len(gang.requests) :])
+        bindings = tuple(run.bindings[-len(gang.members) :])
         return Explanation(
             gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings
         )
-    reasons = node_reasons(snapshot, run.board, gang)
+    if run.not_admitted is not None:
+        return _not_admitted(snapshot, gang, run.not_admitted)
+    reasons = node_reasons(snapshot, run.availability, gang)
     ahead = _competitors(run, gang)
     reservation, far_back = _reserve_in_turn(run, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
@@ -135,7 +135,7 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
         certain=reservation is not None
         and not ahead
         and uniform_shape(gang) is not None
-        and all(blocker.end_is_known for blocker in blockers),
+        and all(blocker.returns_by.certain for blocker in blockers),
         position=position,
         queue=len(snapshot.pending),
         ahead=tuple(f"job {r.gang.job}" if r.gang.job else r.gang.name for r in ahead),
@@ -144,54 +144,60 @@ def explain(snapshot: Snapshot, partition: Key) -> Explanation | None:
 
 def _incomplete(snapshot: Snapshot, gang: Incomplete) -> Explanation:
     message = f"{len(gang.partitions)} of the gang's {gang.size} partitions are there"
-    reason = NodeReason("", Reason("GangIncomplete", message))
+    reason = NodeReason("", Reason(SchedulingReason.GANG_INCOMPLETE, message))
     return Explanation(gang.name, State.INCOMPLETE, snapshot.now, reasons=(reason,), queue=len(snapshot.pending))
 
 
+def _not_admitted(snapshot: Snapshot, gang: Gang, why: Reason) -> Explanation:
+    reasons = (NodeReason("", why),)
+    return Explanation(gang.name, State.NOT_ADMITTED, snapshot.now, reasons=reasons, queue=len(snapshot.pending))
+
+
 def _state_without_start(snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReason, ...], *, far_back: bool) -> State:
-    if not snapshot.nodes or any(reason.reason.code == "NoSuchNode" for reason in reasons):
+    if not snapshot.nodes or any(reason.reason.code == SchedulingReason.NO_SUCH_NODE for reason in reasons):
         return State.NO_NODE
-    if assign(Board(snapshot, empty=True), gang, 0, microseconds(gang.seconds)) is None:
+    if assign(Availability(snapshot, empty=True), gang, 0, microseconds(gang.seconds)) is None:
         return State.NEVER
     return State.WAITING if far_back else State.NO_NODE
 
 
-def _competitors(run: Pass, gang: Gang) -> list[Refusal]:
+def _competitors(run: Cycle, gang: Gang) -> list[Refusal]:
     """Gangs refused before this one that some device of its could serve, or some node with the same host ports."""
-    pools = [run.board.pool(request.demand.filter) for request in gang.requests]
+    pools = [run.availability.pool(member.demand.filter) for member in gang.members]
     mine = {slot.order for pool in pools for slot in pool.slots}
     nodes = {slot.node for pool in pools for slot in pool.slots}
-    ports = {port for request in gang.requests for port in request.demand.ports}
+    ports = {port for member in gang.members for port in member.demand.ports}
     overlaps: dict[object, bool] = {}
 
     def compete(other: Gang) -> bool:
-        for wanted in {(request.demand.filter, request.demand.ports) for request in other.requests}:
+        for wanted in {(member.demand.filter, member.demand.ports) for member in other.members}:
             if wanted not in overlaps:
-                slots = run.board.pool(wanted[0]).slots
+                slots = run.availability.pool(wanted[0]).slots
                 shares = not ports.isdisjoint(wanted[1])
                 overlaps[wanted] = any(s.order in mine or (shares and s.node in nodes) for s in slots)
             if overlaps[wanted]:
                 return True
         return False
 
-    return [refusal for refusal in run.refusals if not refusal.hopeless and compete(refusal.gang)]
+    rivals = (refusal for refusal in run.refusals if not refusal.hopeless and refusal.not_admitted is None)
+    return [refusal for refusal in rivals if compete(refusal.gang)]
 
 
-def _reserve_in_turn(run: Pass, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
+def _reserve_in_turn(run: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
     """The gang's reservation once all who are ahead have theirs; whether it is too far back to work that out."""
     for refusal in ahead:
-        if run.board.work > EXPLAIN_WORK:
+        if run.availability.work > EXPLAIN_WORK:
             return None, True
         if refusal.reservation is None:
             run.reserve(refusal.gang)
     return run.reserve(gang), False
 
 
-def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[Blocker, ...]:
+def _blockers(snapshot: Snapshot, run: Cycle, reservation: Reservation) -> tuple[Blocker, ...]:
     """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
     is free, and on each of its nodes those that have its host ports."""
-    gangs = {request.partition: gang for gang in snapshot.pending for request in gang.requests}
-    demands = {request.partition: request.demand for gang in snapshot.pending for request in gang.requests}
+    gangs = {member.partition: gang for gang in snapshot.pending for member in gang.members}
+    demands = {member.partition: member.demand for gang in snapshot.pending for member in gang.members}
     ports: dict[str, set[int]] = {}
     for kept in reservation.seats:
         ports.setdefault(kept.node, set()).update(demands[kept.partition].ports)
@@ -209,7 +215,7 @@ def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[
     holders.sort(key=_by_end)
     found = [blocker for blocker in holders if blocker.ports]
     for place, (memory, compute) in needed.items():
-        slot = run.board.slot(*place)
+        slot = run.availability.slot(*place)
         memory, compute = memory - slot.memory, compute - slot.compute
         for blocker in holders:
             if (blocker.node, blocker.device) == place and (memory > 0 or compute > 0):
@@ -221,21 +227,21 @@ def _blockers(snapshot: Snapshot, run: Pass, reservation: Reservation) -> tuple[
 
 def _holder(hold: Hold) -> Blocker:
     return Blocker(
-        hold.node, hold.device, hold.memory_bytes, hold.compute, hold.until, hold.partition, hold.lease, hold.job,
-        hold.user, hold.overdue, hold.ports,
+        hold.node, hold.device, hold.memory_bytes, hold.compute, hold.returns_at, hold.partition, hold.lease, hold.job,
+        hold.user, hold.returns_by, hold.ports,
     )  # fmt: skip
 
 
 def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int, ...]) -> Blocker:
-    until = snapshot.now + timedelta(seconds=gang.seconds)
+    returns_at = snapshot.now + timedelta(seconds=gang.seconds)
     return Blocker(
-        binding.node, binding.device, binding.memory_bytes, binding.compute, until, binding.partition, "", gang.job,
-        gang.user, ports=ports,
+        binding.node, binding.device, binding.memory_bytes, binding.compute, returns_at, binding.partition, "",
+        gang.job, gang.user, ports=ports,
     )  # fmt: skip
 
 
 def _by_end(blocker: Blocker) -> tuple[object, ...]:
-    return (blocker.until, blocker.node, blocker.device, blocker.lease, blocker.partition or ())
+    return (blocker.returns_at, blocker.node, blocker.device, blocker.lease, blocker.partition or ())
 
 
 def _headline(about: Explanation) -> str:
@@ -245,6 +251,8 @@ def _headline(about: Explanation) -> str:
             return f"fits now, on {where}"
         case State.INCOMPLETE:
             return f"waits until its gang is complete: {about.reasons[0].reason.message}"
+        case State.NOT_ADMITTED:
+            return f"its queue does not admit it: {about.reasons[0].reason.message}"
         case State.NEVER:
             return f"no node could ever hold it ({_counts(about)})"
         case State.NO_NODE:
@@ -273,15 +281,17 @@ def _lines(about: Explanation, limit: int) -> Iterator[str]:
     if about.blockers:
         yield "waits for:"
         for blocker in about.blockers[:limit]:
-            until = f"until {_utc(blocker.until)} at the latest"
-            ends = "its lease is over, its processes are being ended" if blocker.overdue else until
+            until = f"until {_utc(blocker.returns_at)} at the latest"
+            ends = (
+                "its lease is over, its processes are being ended" if blocker.returns_by is ReturnsBy.OVERDUE else until
+            )
             share = f"{format_bytes(blocker.memory_bytes)} and {blocker.compute / 10:g}% of device {blocker.device}"
             if blocker.ports:
                 share = f"{words_for_ports(blocker.ports)} and {share}"
             yield f"  {blocker.holder}: {share} of {blocker.node}, {ends}"
         if len(about.blockers) > limit:
             yield f"  and {len(about.blockers) - limit} more"
-    if about.reasons and about.state is not State.INCOMPLETE:
+    if about.reasons and about.state not in (State.INCOMPLETE, State.NOT_ADMITTED):
         yield "nodes:"
         for reason in about.reasons[:limit]:
             yield f"  {reason.node}: {reason.reason.code}: {reason.reason.message}"

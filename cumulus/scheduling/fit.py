@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from cumulus.resources.device import Device, slice_of
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.claim import Demand, Filter
 from cumulus.scheduling.snapshot import Node
 
@@ -27,46 +28,56 @@ class Reason(NamedTuple):
 def unavailable(node: Node) -> Reason | None:
     """Why this node takes nothing new now."""
     if not node.ready:
-        return Reason("NodeNotReady", f"the node is not ready: {node.not_ready}")
+        return Reason(SchedulingReason.NODE_NOT_READY, f"the node is not ready: {node.not_ready}")
     if node.cordoned:
-        return Reason("Cordoned", "the node is cordoned")
+        return Reason(SchedulingReason.CORDONED, "the node is cordoned")
     return None
 
 
 def node_mismatch(wanted: Filter, node: Node) -> Reason | None:
     """Why this node will never do, whatever its devices."""
     if wanted.node and node.name != wanted.node:
-        return Reason("OtherNode", f"is asked of the node {wanted.node}")
+        return Reason(SchedulingReason.OTHER_NODE, f"is asked of the node {wanted.node}")
     if wanted.runtime and wanted.runtime not in node.runtimes:
         offered = ", ".join(node.runtimes) or "none"
-        return Reason("RuntimeMissing", f"needs the runtime {wanted.runtime}, the node offers {offered}")
+        return Reason(
+            SchedulingReason.RUNTIME_MISSING, f"needs the runtime {wanted.runtime}, the node offers {offered}"
+        )
     for key, value in wanted.node_labels:
         if node.labels.get(key) != value:
             there = f"{key}={node.labels[key]}" if key in node.labels else f"no label {key}"
-            return Reason("LabelMismatch", f"needs the label {key}={value}, the node has {there}")
+            return Reason(SchedulingReason.LABEL_MISMATCH, f"needs the label {key}={value}, the node has {there}")
     return None
 
 
 def device_mismatch(wanted: Filter, device: Device) -> Reason | None:
     """Why this device will never do, however empty it is."""
     if wanted.device >= 0 and device.index != wanted.device:
-        return Reason("NoMatchingDevice", f"needs device {wanted.device}, this is device {device.index}")
+        return Reason(
+            SchedulingReason.NO_MATCHING_DEVICE, f"needs device {wanted.device}, this is device {device.index}"
+        )
     if device.index in wanted.avoid:
-        return Reason("NoMatchingDevice", f"device {device.index} holds another share of the same replica")
+        return Reason(
+            SchedulingReason.NO_MATCHING_DEVICE, f"device {device.index} holds another share of the same replica"
+        )
     if wanted.type and device.type != wanted.type:
-        return Reason("NoMatchingDevice", f"selector type {wanted.type} does not match {device.type}")
+        return Reason(SchedulingReason.NO_MATCHING_DEVICE, f"selector type {wanted.type} does not match {device.type}")
     if wanted.vendor and not _is_vendor(wanted.vendor, device.vendor):
-        return Reason("NoMatchingDevice", f"selector vendor {wanted.vendor} does not match {device.vendor!r}")
+        return Reason(
+            SchedulingReason.NO_MATCHING_DEVICE, f"selector vendor {wanted.vendor} does not match {device.vendor!r}"
+        )
     if wanted.name and not fnmatchcase(device.name, wanted.name):
-        return Reason("NoMatchingDevice", f"selector name {wanted.name} does not match {device.name!r}")
+        return Reason(
+            SchedulingReason.NO_MATCHING_DEVICE, f"selector name {wanted.name} does not match {device.name!r}"
+        )
     if device.memory_bytes < wanted.min_memory:
         return Reason(
-            "NoMatchingDevice",
+            SchedulingReason.NO_MATCHING_DEVICE,
             f"selector minMemory {format_bytes(wanted.min_memory)} is more than {format_bytes(device.memory_bytes)}",
         )
     if not device.enforcement.satisfies(wanted.min_enforcement):
         return Reason(
-            "EnforcementTooWeak",
+            SchedulingReason.ENFORCEMENT_TOO_WEAK,
             f"needs enforcement {wanted.min_enforcement}, device {device.index} offers {device.enforcement}",
         )
     return None
@@ -77,7 +88,7 @@ def too_large(demand: Demand, device: Device) -> Reason | None:
     memory, _ = share_of(demand, device.memory_bytes)
     if memory > device.memory_bytes:
         return Reason(
-            "TooLarge",
+            SchedulingReason.TOO_LARGE,
             f"needs {format_bytes(memory)}, device {device.index} has {format_bytes(device.memory_bytes)} in all",
         )
     return None

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from functools import cached_property
 
 from cumulus.resources.device import Device
@@ -38,6 +39,19 @@ class Node:
     devices: tuple[Device, ...]
 
 
+class ReturnsBy(Enum):
+    """Why a share that is taken is planned to be free again. Plans ask for the time alone, whatever the reason."""
+
+    LEASE_END = "the end of its lease, and its grace"
+    NOT_GRANTED = "the end of a lease that is yet to be granted, as if it were granted now"
+    OVERDUE = "the end of its processes: its lease is over, but the node has not said that the share is free"
+
+    @property
+    def certain(self) -> bool:
+        """Whether the node itself holds to that time, so that others can be promised the share from then on."""
+        return self is ReturnsBy.LEASE_END
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A share that is taken: a bound or active partition's, or a lease made on the node itself."""
@@ -46,8 +60,8 @@ class Hold:
     device: int
     memory_bytes: int
     compute: int
-    until: datetime
-    """The latest time at which the share is free again: its lease's end and grace. Always after `now`."""
+    returns_at: datetime
+    """The latest time at which the share is free again. Always after `now`."""
     partition: Key | None
     """None for a lease that is no GPUPartition's."""
     lease: str
@@ -55,8 +69,8 @@ class Hold:
     job: str
     """namespace/name, empty without one."""
     user: str
-    overdue: bool
-    """The lease's end is past, but the node has not said that the share is free."""
+    returns_by: ReturnsBy
+    """What brings it back at that time."""
     ports: tuple[int, ...] = ()
     """Host ports of the node that go with it."""
 
@@ -75,14 +89,14 @@ def holder_name(job: str, partition: Key | None, lease: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Member:
     """One pending partition."""
 
     partition: Key
     uid: str
     demand: Demand
     group: int
-    """Requests of one group go to distinct devices of one node."""
+    """Members of one group go to distinct devices of one node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +105,7 @@ class Gang:
 
     name: str
     """namespace/name of the gang, or of its only partition."""
-    requests: tuple[Request, ...]
+    members: tuple[Member, ...]
     seconds: float
     """How long it holds its shares at most: the longest lease and its grace."""
     priority: int
@@ -99,7 +113,7 @@ class Gang:
     job: str
     user: str
     spread: bool = False
-    """Over the least loaded nodes, instead of packed. A gang of different requests is packed all the same."""
+    """Over the least loaded nodes, instead of packed. A gang of different members is packed all the same."""
     started: bool = False
     """Some members are bound already, as after a crash amid the writing: the rest goes first."""
 
@@ -115,7 +129,7 @@ class Incomplete:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that placement knows. `nodes` by name; `pending` in the order of the queue."""
+    """Everything that placement knows. `nodes` by name; `pending` too: who of them goes first is a policy."""
 
     now: datetime
     nodes: tuple[Node, ...]
@@ -129,7 +143,7 @@ class Snapshot:
 
     @cached_property
     def _by_partition(self) -> dict[Key, Gang]:
-        return {request.partition: gang for gang in self.pending for request in gang.requests}
+        return {member.partition: gang for gang in self.pending for member in gang.members}
 
 
 def build(nodes: Iterable[GPUNode], partitions: Iterable[GPUPartition], now: datetime) -> Snapshot:
@@ -164,7 +178,7 @@ class Assembler:
             now=now,
             nodes=tuple(_node(node) for node in nodes),
             holds=tuple(sorted(holds, key=_hold_order)),
-            pending=tuple(sorted(pending, key=_queue_order)),
+            pending=tuple(sorted(pending, key=lambda gang: gang.name)),
             incomplete=tuple(sorted(incomplete, key=lambda gang: gang.name)),
         )
 
@@ -213,17 +227,23 @@ def _node(node: GPUNode) -> Node:
 
 
 def _hold(claim: Claim, now: datetime) -> Hold:
-    until = claim.expires_at or now + timedelta(seconds=claim.duration)
-    until += timedelta(seconds=claim.grace)
+    end = claim.expires_at or now + timedelta(seconds=claim.duration)
+    end += timedelta(seconds=claim.grace)
     return Hold(
         node=claim.node, device=claim.device, memory_bytes=claim.memory_bytes, compute=claim.compute,
-        until=_expected(until, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
-        overdue=until <= now, ports=claim.demand.ports,
+        returns_at=_expected(end, now), partition=claim.partition, lease=claim.lease, job=claim.job, user=claim.user,
+        returns_by=_returns_by(claim.lease, end, now), ports=claim.demand.ports,
     )  # fmt: skip
 
 
 def _expected(end: datetime, now: datetime) -> datetime:
     return end if end > now else now + max(OVERDUE, now - end)
+
+
+def _returns_by(lease: str, end: datetime, now: datetime) -> ReturnsBy:
+    if end <= now:
+        return ReturnsBy.OVERDUE
+    return ReturnsBy.LEASE_END if lease else ReturnsBy.NOT_GRANTED
 
 
 def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: datetime) -> Iterable[Hold]:
@@ -232,11 +252,12 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
             for lease in device.foreign_leases:
                 if lease.partition_id in known:
                     continue
-                until = _moment(lease.expires_at) + timedelta(seconds=lease.grace_seconds)
+                end = _moment(lease.expires_at) + timedelta(seconds=lease.grace_seconds)
                 yield Hold(
                     node=node.metadata.name, device=device.index, memory_bytes=lease.memory_bytes,
-                    compute=lease.compute, until=_expected(until, now), partition=None,
-                    lease=lease.partition_id, job="", user=lease.user, overdue=until <= now,
+                    compute=lease.compute, returns_at=_expected(end, now), partition=None,
+                    lease=lease.partition_id, job="", user=lease.user,
+                    returns_by=_returns_by(lease.partition_id, end, now),
                 )  # fmt: skip
 
 
@@ -254,12 +275,12 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
     places: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
     for claim in bound:
         places[claim.group].append((claim.node, max(0, claim.device)))
-    requests = [_request(claim, places.get(claim.group, [])) for claim in pending]
-    requests.sort(key=lambda request: (request.group, request.partition))
+    members = [_member(claim, places.get(claim.group, [])) for claim in pending]
+    members.sort(key=lambda member: (member.group, member.partition))
     first = pending[0]
     return Gang(
         name=name,
-        requests=tuple(requests),
+        members=tuple(members),
         seconds=max(claim.duration + claim.grace for claim in pending),
         priority=max(claim.priority for claim in pending),
         since=first.since or now,
@@ -270,21 +291,17 @@ def _gang(name: str, pending: list[Claim], bound: list[Claim], now: datetime) ->
     )
 
 
-def _request(claim: Claim, places: list[tuple[str, int]]) -> Request:
+def _member(claim: Claim, places: list[tuple[str, int]]) -> Member:
     demand = claim.demand
     if places:
         avoid = tuple(sorted(device for _, device in places))
         # Its host ports are held with those places already.
         demand = replace(demand, filter=replace(demand.filter, node=places[0][0], avoid=avoid), ports=())
-    return Request(partition=claim.partition, uid=claim.uid, demand=demand, group=claim.group)
+    return Member(partition=claim.partition, uid=claim.uid, demand=demand, group=claim.group)
 
 
 def _hold_order(hold: Hold) -> tuple[object, ...]:
-    return (hold.node, hold.device, hold.until, hold.lease, hold.partition or ())
-
-
-def _queue_order(gang: Gang) -> tuple[object, ...]:
-    return (not gang.started, -gang.priority, gang.since, gang.name)
+    return (hold.node, hold.device, hold.returns_at, hold.lease, hold.partition or ())
 
 
 def _moment(text: str) -> datetime:

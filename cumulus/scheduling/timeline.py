@@ -1,4 +1,4 @@
-"""What is free of one device over time. Every share taken has an end, so the future is known.
+"""What is free of one device over time. Every share that is taken returns at a known time, whatever brings it back.
 
 Times are whole microseconds from the snapshot's `now`; what is free after the last step stays so for ever.
 """
@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 Taken = tuple[int, int, int]
-"""The end of a share that is held from now on, its bytes, its thousandths of compute."""
+"""When a share that is held from now on returns, its bytes, its thousandths of compute."""
 
 
 class Timeline:

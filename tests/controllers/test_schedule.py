@@ -17,7 +17,7 @@ from cumulus.resources.meta import Condition, ObjectMeta, condition
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, PartitionPhase
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.reasons import NodeReason
+from cumulus.scheduling.node_reasons import NodeReason
 from cumulus.store.base import Query
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore

@@ -9,10 +9,10 @@ from cumulus.resources.device import Device
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.assign import Seat, assign, uniform
-from cumulus.scheduling.board import Board, Offer, Slot
+from cumulus.scheduling.availability import Availability, Offer, Slot
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.shape import Refused
-from cumulus.scheduling.snapshot import Gang, Node, Request, Snapshot
+from cumulus.scheduling.equivalence import KnownMisfits
+from cumulus.scheduling.snapshot import Gang, Member, Node, Snapshot
 from tests.scheduling.worlds import NOW
 
 
@@ -81,12 +81,12 @@ def test_offers_are_taken_in_order_and_no_further_than_needed() -> None:
 
 
 def _gang(*groups: list[Demand]) -> Gang:
-    requests = tuple(
-        Request(Key("GPUPartition", "d", f"p{group}-{index}"), "", demand, group)
+    members = tuple(
+        Member(Key("GPUPartition", "d", f"p{group}-{index}"), "", demand, group)
         for group, demands in enumerate(groups)
         for index, demand in enumerate(demands)
     )
-    return Gang("g", requests, 1.0, 0, NOW, "", "")
+    return Gang("g", members, 1.0, 0, NOW, "", "")
 
 
 def _snapshot(*nodes: list[int]) -> Snapshot:
@@ -110,14 +110,14 @@ def _take(size: int, compute: int = 100, **wanted: object) -> Demand:
 def test_a_mixed_gang_goes_back_on_a_first_choice_that_leaves_no_place() -> None:
     # Best fit puts the 3 on the device of 3; then the 3 that is pinned there has none.
     gang = _gang([_take(3)], [_take(3, node="n0")])
-    seats = assign(Board(_snapshot([3], [4])), gang, 0, 1)
+    seats = assign(Availability(_snapshot([3], [4])), gang, 0, 1)
     assert seats is not None
     assert [seat.slot.node for seat in seats] == ["n1", "n0"]
 
 
 def test_a_mixed_gang_of_many_replicas_on_many_like_nodes_is_seated() -> None:
     gang = _gang(*([_take(3), _take(2)] for _ in range(100)))
-    seats = assign(Board(_snapshot(*([4, 4] for _ in range(100)))), gang, 0, 1)
+    seats = assign(Availability(_snapshot(*([4, 4] for _ in range(100)))), gang, 0, 1)
     assert seats is not None
     assert len({(seat.slot.node, seat.slot.device.index) for seat in seats}) == 200
 
@@ -127,7 +127,7 @@ def test_a_mixed_gang_that_cannot_fit_is_given_up_in_bounded_time() -> None:
     # No node holds two of the groups, but counting shares does not tell: 29 nodes are one too few.
     assert (
         assign(
-            Board(_snapshot(*([3 + n % 3, 3, 1 + n] for n in range(2)), *([3, 4 + n % 2] for n in range(27)))),
+            Availability(_snapshot(*([3 + n % 3, 3, 1 + n] for n in range(2)), *([3, 4 + n % 2] for n in range(27)))),
             gang,
             0,
             1,
@@ -137,7 +137,7 @@ def test_a_mixed_gang_that_cannot_fit_is_given_up_in_bounded_time() -> None:
 
 
 def test_what_was_refused_refuses_all_that_ask_for_as_much() -> None:
-    refused = Refused()
+    refused = KnownMisfits()
     refused.add(_gang([_take(3)], [_take(3)]), 10)
     assert refused.covers(_gang([_take(3)], [_take(3)]), 10)
     assert refused.covers(_gang([_take(4)], [_take(4)], [_take(4)]), 11)

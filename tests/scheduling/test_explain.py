@@ -73,7 +73,7 @@ def test_who_holds_it_until_when_and_when_it_starts() -> None:
     found = told([node()], pending("p", "80Gi"), holder)
     assert (found.state, found.earliest, found.certain) == (State.WAITING, NOW + timedelta(seconds=600), True)
     (blocker,) = found.blockers
-    assert (blocker.holder, blocker.until, blocker.node) == (
+    assert (blocker.holder, blocker.returns_at, blocker.node) == (
         "job default/train of ann",
         NOW + timedelta(seconds=600),
         "n1",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling.claim import Claim, Demand, Filter
-from cumulus.scheduling.cycle import Pass, place
-from cumulus.scheduling.reasons import Explainer, node_reasons
+from cumulus.scheduling.cycle import Cycle, place
+from cumulus.scheduling.node_reasons import Explainer, node_reasons
 from cumulus.scheduling.snapshot import Assembler, Snapshot, assemble
 from tests.scheduling.worlds import NOW, snapshots
 
@@ -50,11 +50,11 @@ def test_an_assembler_that_is_kept_answers_as_a_new_one(passes: list[dict[int, C
 
 @given(snapshots())
 def test_gangs_that_ask_for_the_same_share_their_reasons(snapshot: Snapshot) -> None:
-    run = Pass(snapshot)
-    explain = Explainer(snapshot, run.board)
+    run = Cycle(snapshot)
+    explain = Explainer(snapshot, run.availability)
     for gang in snapshot.pending:
         if not run.bind(gang):
-            assert explain.node_reasons(gang) == node_reasons(snapshot, run.board, gang)
+            assert explain.node_reasons(gang) == node_reasons(snapshot, run.availability, gang)
             run.refuse(gang)
 
 
@@ -64,7 +64,7 @@ def test_a_refusal_of_one_speaks_for_all_that_ask_for_the_same(snapshot: Snapsho
     apart = replace(
         snapshot,
         pending=tuple(
-            replace(gang, requests=tuple(replace(r, demand=replace(r.demand)) for r in gang.requests))
+            replace(gang, members=tuple(replace(r, demand=replace(r.demand)) for r in gang.members))
             for gang in snapshot.pending
         ),
     )
@@ -74,7 +74,7 @@ def test_a_refusal_of_one_speaks_for_all_that_ask_for_the_same(snapshot: Snapsho
         pending=tuple(
             replace(
                 gang,
-                requests=tuple(replace(r, demand=shared.setdefault(r.demand, r.demand)) for r in gang.requests),
+                members=tuple(replace(r, demand=shared.setdefault(r.demand, r.demand)) for r in gang.members),
             )
             for gang in snapshot.pending
         ),

@@ -10,20 +10,20 @@ import pytest
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling import cycle as placing
-from cumulus.scheduling.cycle import Plan, place
+from cumulus.scheduling.cycle import CycleResult, place
 from cumulus.scheduling.snapshot import build
 from tests.scheduling.build import GI, NOW, device, foreign, gang, held, node, pending
 
 
-def planned(nodes: Iterable[GPUNode], *partitions: GPUPartition) -> Plan:
+def planned(nodes: Iterable[GPUNode], *partitions: GPUPartition) -> CycleResult:
     return place(build(nodes, partitions, NOW))
 
 
-def places(plan: Plan) -> dict[str, str]:
+def places(plan: CycleResult) -> dict[str, str]:
     return {binding.partition.name: f"{binding.node}/{binding.device}" for binding in plan.bindings}
 
 
-def reserved(plan: Plan) -> dict[str, float | None]:
+def reserved(plan: CycleResult) -> dict[str, float | None]:
     """Seconds until each waiting gang's reservation starts."""
     return {
         refusal.gang.name: (refusal.reservation.start - NOW).total_seconds() if refusal.reservation else None

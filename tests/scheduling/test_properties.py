@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cumulus.scheduling.cycle import Pass, Plan, place
+from cumulus.scheduling.cycle import Cycle, CycleResult, place
+from cumulus.scheduling.equivalence import KnownMisfits
 from cumulus.scheduling.explain import State, explain
-from cumulus.scheduling.shape import Refused
 from cumulus.scheduling.snapshot import Gang, Snapshot
 from tests.scheduling import worlds
 
@@ -37,7 +37,7 @@ def starts_of(snapshot: Snapshot, arrivals: list[Gang] | None = None) -> tuple[d
     raise AssertionError("the simulation did not come to an end")
 
 
-def check_plan(snapshot: Snapshot, plan: Plan) -> None:
+def check_plan(snapshot: Snapshot, plan: CycleResult) -> None:
     """No device over 100 %, gangs whole, groups on distinct devices of one ready node that matches, no host port of a
     node given twice."""
     free = worlds.free_at(worlds.bound(snapshot, plan), snapshot.now)
@@ -47,13 +47,13 @@ def check_plan(snapshot: Snapshot, plan: Plan) -> None:
     booked = {(hold.node, port) for hold in snapshot.holds for port in hold.ports}
     refused = {refusal.gang.name for refusal in plan.refusals}
     for gang in snapshot.pending:
-        there = [request for request in gang.requests if request.partition in seats]
-        assert len(there) == (0 if gang.name in refused else len(gang.requests))
+        there = [member for member in gang.members if member.partition in seats]
+        assert len(there) == (0 if gang.name in refused else len(gang.members))
         groups: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
-        for request in there:
-            groups[request.group].append(seats[request.partition])
+        for member in there:
+            groups[member.group].append(seats[member.partition])
         for group, places in groups.items():
-            ports = {port for request in there if request.group == group for port in request.demand.ports}
+            ports = {port for member in there if member.group == group for port in member.demand.ports}
             given_away = [(places[0][0], port) for port in ports]
             assert booked.isdisjoint(given_away)
             booked.update(given_away)
@@ -103,7 +103,7 @@ def test_everything_that_fits_an_empty_cluster_starts(snapshot: Snapshot) -> Non
 def test_the_promised_start_is_kept_whoever_comes_later(snapshot: Snapshot, others: list[Gang]) -> None:
     promised = {}
     for gang in snapshot.pending:
-        told = explain(snapshot, gang.requests[0].partition)
+        told = explain(snapshot, gang.members[0].partition)
         assert told is not None
         if told.certain:
             assert told.earliest is not None
@@ -129,12 +129,12 @@ def test_later_arrivals_never_delay_the_head(snapshot: Snapshot, others: list[Ga
 @relaxed
 @given(worlds.snapshots(queue=12))
 def test_learning_from_refusals_changes_nothing(snapshot: Snapshot) -> None:
-    run = Pass(snapshot)
+    run = Cycle(snapshot)
     for gang in snapshot.pending:
-        run._refused = Refused()
+        run._refused = KnownMisfits()
         if not run.bind(gang):
             run.refuse(gang)
-    assert place(snapshot) == Plan(tuple(run.bindings), tuple(run.refusals))
+    assert place(snapshot) == CycleResult(tuple(run.bindings), tuple(run.refusals))
 
 
 @relaxed
@@ -144,7 +144,7 @@ def test_what_explain_says_agrees_with_what_place_does(snapshot: Snapshot) -> No
     placed = {binding.gang: binding for binding in plan.bindings}
     empty = replace(snapshot, holds=(), nodes=tuple(replace(n, ready=True) for n in snapshot.nodes))
     for gang in snapshot.pending:
-        told = explain(snapshot, gang.requests[-1].partition)
+        told = explain(snapshot, gang.members[-1].partition)
         assert told is not None
         assert (told.state is State.FITS) == (gang.name in placed)
         assert (told.state is State.NEVER) == (not worlds.fits_by_brute_force(empty, gang, snapshot.now))
@@ -163,13 +163,13 @@ def _later(snapshot: Snapshot, gangs: list[Gang], priority: int) -> list[Gang]:
     assert all(gang.since < snapshot.now for gang in snapshot.pending)
     return [
         replace(gang, name=f"later{n:02}", priority=min(priority, gang.priority),
-                since=snapshot.now + timedelta(seconds=1 + n), requests=_renamed(gang, n))
+                since=snapshot.now + timedelta(seconds=1 + n), members=_renamed(gang, n))
         for n, gang in enumerate(gangs)
     ]  # fmt: skip
 
 
 def _renamed(gang: Gang, number: int) -> tuple[object, ...]:
     return tuple(
-        replace(request, partition=request.partition._replace(name=f"later{number:02}-{index}"))
-        for index, request in enumerate(gang.requests)
+        replace(member, partition=member.partition._replace(name=f"later{number:02}-{index}"))
+        for index, member in enumerate(gang.members)
     )

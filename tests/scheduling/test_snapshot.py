@@ -7,12 +7,13 @@ import pytest
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.scheduling.snapshot import build
+from cumulus.scheduling.policy import PriorityThenAge
+from cumulus.scheduling.snapshot import ReturnsBy, build
 from tests.scheduling.build import GI, NOW, at, device, foreign, gang, held, node, pending
 
 
 def names(partitions: list[GPUPartition]) -> list[str]:
-    return [found.name for found in build([], partitions, NOW).pending]
+    return [found.name for found in PriorityThenAge().arrange(build([], partitions, NOW))]
 
 
 def test_the_queue_is_by_priority_then_age_then_name() -> None:
@@ -47,8 +48,12 @@ def test_a_bound_or_active_partition_holds_its_share(phase: PartitionPhase) -> N
     partition = held(pending("p", grace_period="30s", user="ann"), memory=20, ends=600, phase=phase)
     (hold,) = build([node()], [partition], NOW).holds
     assert (hold.node, hold.device, hold.memory_bytes, hold.compute) == ("n1", 0, 20 * GI, 250)
-    assert hold.until == NOW + timedelta(seconds=630)
-    assert (hold.partition, hold.user, hold.overdue) == (Key("GPUPartition", "default", "p"), "ann", False)
+    assert hold.returns_at == NOW + timedelta(seconds=630)
+    assert (hold.partition, hold.user, hold.returns_by) == (
+        Key("GPUPartition", "default", "p"),
+        "ann",
+        ReturnsBy.LEASE_END,
+    )
 
 
 @pytest.mark.parametrize("phase", [PartitionPhase.EXPIRED, PartitionPhase.RELEASED, PartitionPhase.FAILED])
@@ -60,7 +65,7 @@ def test_an_ended_partition_holds_nothing_and_waits_for_nothing(phase: Partition
 
 def test_a_share_without_a_lease_yet_is_held_for_its_duration_and_grace() -> None:
     (hold,) = build([node()], [held(pending("p", duration="1h", grace_period="1m"), ends=None)], NOW).holds
-    assert hold.until == NOW + timedelta(seconds=3660)
+    assert hold.returns_at == NOW + timedelta(seconds=3660)
 
 
 @pytest.mark.parametrize(("overdue", "expected"), [(0, 10), (3, 10), (100, 100)])
@@ -69,8 +74,8 @@ def test_an_overdue_share_is_expected_back_soon_the_later_the_longer_it_is_so(ov
     for nodes, partitions in (([node()], [held(pending("p", grace_period="0s"), ends=-overdue)]),
                               ([node("n1", device(foreign_leases=(lease,)))], [])):  # fmt: skip
         (hold,) = build(nodes, partitions, NOW).holds
-        assert hold.until == NOW + timedelta(seconds=expected)
-        assert hold.overdue
+        assert hold.returns_at == NOW + timedelta(seconds=expected)
+        assert hold.returns_by is ReturnsBy.OVERDUE
 
 
 def test_a_deleted_partition_leaves_the_queue_but_holds_its_share_until_it_ended() -> None:
@@ -86,7 +91,7 @@ def test_a_deleted_partition_leaves_the_queue_but_holds_its_share_until_it_ended
 def test_a_lease_made_on_the_node_holds_its_share() -> None:
     taken = device(foreign_leases=(foreign(10, 60, grace_seconds=5),))
     (hold,) = build([node("n1", taken)], [], NOW).holds
-    assert (hold.memory_bytes, hold.until, hold.partition) == (10 * GI, NOW + timedelta(seconds=65), None)
+    assert (hold.memory_bytes, hold.returns_at, hold.partition) == (10 * GI, NOW + timedelta(seconds=65), None)
     assert (hold.lease, hold.user) == ("made-by-hand", "eve")
 
 
@@ -102,7 +107,7 @@ def test_a_gang_is_complete_when_all_its_partitions_are_there() -> None:
     whole, part = gang("whole", 2, 2), gang("part", 3)[:2]
     snapshot = build([], [*whole, *part], NOW)
     (found,) = snapshot.pending
-    assert [(r.partition.name, r.group) for r in found.requests] == [
+    assert [(r.partition.name, r.group) for r in found.members] == [
         ("whole-r0-d0", 0), ("whole-r0-d1", 0), ("whole-r1-d0", 1), ("whole-r1-d1", 1),
     ]  # fmt: skip
     (incomplete,) = snapshot.incomplete
@@ -119,9 +124,9 @@ def test_gangs_of_one_name_in_two_namespaces_are_two() -> None:
 def test_a_gang_that_was_bound_in_part_goes_first_and_stays_on_its_node() -> None:
     first, *rest = gang("g", 2, 2)
     snapshot = build([], [pending("urgent", priority=99), held(first, "n7", 3), *rest], NOW)
-    started, _ = snapshot.pending
+    started, _ = PriorityThenAge().arrange(snapshot)
     assert started.started
-    assert [(r.demand.filter.node, r.demand.filter.avoid) for r in started.requests] == [
+    assert [(r.demand.filter.node, r.demand.filter.avoid) for r in started.members] == [
         ("n7", (3,)), ("", ()), ("", ()),
     ]  # fmt: skip
 

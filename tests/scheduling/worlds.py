@@ -15,8 +15,8 @@ from cumulus.resources.key import Key
 from cumulus.resources.quantity import Share
 from cumulus.scheduling import fit
 from cumulus.scheduling.claim import Demand, Filter
-from cumulus.scheduling.cycle import Plan
-from cumulus.scheduling.snapshot import Gang, Hold, Node, Request, Snapshot
+from cumulus.scheduling.cycle import CycleResult
+from cumulus.scheduling.snapshot import Gang, Hold, Member, Node, ReturnsBy, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -56,7 +56,11 @@ def holds(draw: st.DrawFn, there: tuple[Node, ...]) -> tuple[Hold, ...]:
                 memory, compute = memory - took, compute - millis
                 until = NOW + timedelta(seconds=draw(st.integers(1, 12)))
                 key = Key("GPUPartition", "busy", f"{node.name}-{device.index}-{number}")
-                found.append(Hold(node.name, device.index, took, millis, until, key, key.name, "", "", False, ports))
+                found.append(
+                    Hold(
+                        node.name, device.index, took, millis, until, key, key.name, "", "", ReturnsBy.LEASE_END, ports
+                    )
+                )
                 ports = ()
     return tuple(found)
 
@@ -75,20 +79,20 @@ demands = st.builds(
 
 @st.composite
 def gangs(draw: st.DrawFn, number: int = 0, *, largest: int = 3) -> Gang:
-    """A gang of up to `largest` groups of one or two requests, of equal or of different demands. It waits already, so
+    """A gang of up to `largest` groups of one or two members, of equal or of different demands. It waits already, so
     that whoever arrives from now on is behind it."""
     name = f"g{number:02}"
     equal = draw(st.booleans())
     first = draw(demands)
     size = draw(st.sampled_from((1, 1, 2)))
-    requests = tuple(
-        Request(Key("GPUPartition", "default", f"{name}-{group}-{index}"), "", first if equal else draw(demands), group)
+    members = tuple(
+        Member(Key("GPUPartition", "default", f"{name}-{group}-{index}"), "", first if equal else draw(demands), group)
         for group in range(draw(st.integers(1, largest)))
         for index in range(size)
     )
     since = NOW - timedelta(minutes=1) + timedelta(seconds=number)
     spread = draw(st.booleans())
-    return Gang(name, requests, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "", spread)
+    return Gang(name, members, draw(st.integers(1, 8)), draw(st.sampled_from((0, 0, 0, 5))), since, "", "", spread)
 
 
 @st.composite
@@ -109,20 +113,20 @@ def free_at(snapshot: Snapshot, moment: datetime) -> dict[tuple[str, int], tuple
     """Free memory and compute of every device of a ready node, from the holds alone."""
     free = {(n.name, d.index): (d.memory_bytes, FULL_COMPUTE) for n in snapshot.nodes if n.ready for d in n.devices}
     for hold in snapshot.holds:
-        if hold.until > moment and (hold.node, hold.device) in free:
+        if hold.returns_at > moment and (hold.node, hold.device) in free:
             memory, compute = free[hold.node, hold.device]
             free[hold.node, hold.device] = (memory - hold.memory_bytes, compute - hold.compute)
     return free
 
 
 def fits_by_brute_force(snapshot: Snapshot, gang: Gang, moment: datetime) -> bool:
-    """Whether any way to put the gang's requests on devices works, by trying every one."""
+    """Whether any way to put the gang's members on devices works, by trying every one."""
     free = free_at(snapshot, moment)
-    booked = {(hold.node, port) for hold in snapshot.holds if hold.until > moment for port in hold.ports}
+    booked = {(hold.node, port) for hold in snapshot.holds if hold.returns_at > moment for port in hold.ports}
     devices = {(n.name, d.index): d for n in snapshot.nodes if n.ready for d in n.devices}
     options = [
-        [place for place, device in devices.items() if _serves(request.demand, place[0], device)]
-        for request in gang.requests
+        [place for place, device in devices.items() if _serves(member.demand, place[0], device)]
+        for member in gang.members
     ]
     return any(_is_allowed(gang, places, free, booked, devices) for places in itertools.product(*options))
 
@@ -138,25 +142,25 @@ def _is_allowed(
 ) -> bool:  # fmt: skip
     groups: dict[int, list[tuple[str, int]]] = {}
     left = dict(free)
-    for request, place in zip(gang.requests, places, strict=True):
-        groups.setdefault(request.group, []).append(place)
-        memory, compute = fit.share_of(request.demand, devices[place].memory_bytes)
+    for member, place in zip(gang.members, places, strict=True):
+        groups.setdefault(member.group, []).append(place)
+        memory, compute = fit.share_of(member.demand, devices[place].memory_bytes)
         left[place] = (left[place][0] - memory, left[place][1] - compute)
         if min(left[place]) < 0:
             return False
     wanted: dict[int, set[tuple[str, int]]] = {}
-    for request, (node, _) in zip(gang.requests, places, strict=True):
-        wanted.setdefault(request.group, set()).update((node, port) for port in request.demand.ports)
+    for member, (node, _) in zip(gang.members, places, strict=True):
+        wanted.setdefault(member.group, set()).update((node, port) for port in member.demand.ports)
     ports = [*booked, *(port for group in wanted.values() for port in group)]
     return len(set(ports)) == len(ports) and all(
         len(set(group)) == len(group) and len({n for n, _ in group}) == 1 for group in groups.values()
     )
 
 
-def bound(snapshot: Snapshot, plan: Plan) -> Snapshot:
+def bound(snapshot: Snapshot, plan: CycleResult) -> Snapshot:
     """The snapshot after the plan's bindings were written: they hold their shares, and left the queue."""
     gangs = {gang.name: gang for gang in snapshot.pending}
-    ports = {request.partition: request.demand.ports for gang in snapshot.pending for request in gang.requests}
+    ports = {member.partition: member.demand.ports for gang in snapshot.pending for member in gang.members}
     new = tuple(
         Hold(
             b.node, b.device, b.memory_bytes, b.compute, snapshot.now + timedelta(seconds=gangs[b.gang].seconds),
@@ -172,8 +176,8 @@ def bound(snapshot: Snapshot, plan: Plan) -> Snapshot:
 
 def advanced(snapshot: Snapshot, moment: datetime) -> Snapshot:
     """The snapshot at that later moment, every lease having run to its end."""
-    return replace(snapshot, now=moment, holds=tuple(hold for hold in snapshot.holds if hold.until > moment))
+    return replace(snapshot, now=moment, holds=tuple(hold for hold in snapshot.holds if hold.returns_at > moment))
 
 
 def ends(snapshot: Snapshot) -> Iterator[datetime]:
-    return iter(sorted({hold.until for hold in snapshot.holds}))
+    return iter(sorted({hold.returns_at for hold in snapshot.holds}))

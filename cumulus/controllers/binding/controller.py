@@ -25,8 +25,9 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, PartitionPhase
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
 from cumulus.scheduling.claim import Claim, claim_of
-from cumulus.scheduling.cycle import Binding, Pass
-from cumulus.scheduling.reasons import Explainer, NodeReason
+from cumulus.scheduling.cycle import Binding, Cycle
+from cumulus.scheduling.node_reasons import Explainer, NodeReason
+from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
@@ -59,20 +60,21 @@ NAMED_NODES = 5
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """A gang that waits, and why on each node."""
+    """A gang that waits, and why."""
 
     gang: Gang
     reason: str
-    reasons: tuple[NodeReason, ...]
+    message: str
 
 
 class ScheduleController:
     name = NAME
 
-    def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
+    def __init__(self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT) -> None:
         self._reader = reader
         self._client = client
         self._clock = clock
+        self._policies = policies
         self._claims: dict[Key, tuple[int, Claim]] = {}
         self._assembler = Assembler()
         self._written = 0
@@ -98,7 +100,7 @@ class ScheduleController:
         self._refresh()
         claims = (claim for _, claim in self._claims.values())
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
-        run = Pass(snapshot)
+        run = Cycle(snapshot, self._policies)
         unplaced, young = self._place(snapshot, run)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
@@ -127,13 +129,13 @@ class ScheduleController:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
         return readable(self._reader, GPUPartition, key.namespace, key.name)
 
-    def _place(self, snapshot: Snapshot, run: Pass) -> tuple[list[Unplaced], bool]:
+    def _place(self, snapshot: Snapshot, run: Cycle) -> tuple[list[Unplaced], bool]:
         """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others
         have yet to wait long enough for that. Turns go on from where the last pass stopped."""
-        explain = Explainer(snapshot, run.board)
+        explain = Explainer(snapshot, run.availability)
         unplaced: list[Unplaced] = []
         position, last, young = 0, 0, False
-        for gang in snapshot.pending:
+        for gang in run.queue:
             if run.bind(gang):
                 continue
             position += 1
@@ -142,8 +144,8 @@ class ScheduleController:
                 run.refuse(gang)
             elif position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
                 last = position
-                reasons = explain.node_reasons(gang)
-                unplaced.append(Unplaced(gang, run.refuse(gang).reason.code, reasons))
+                message = run.not_admitted.message if run.not_admitted else summary(explain.node_reasons(gang))
+                unplaced.append(Unplaced(gang, run.refuse(gang).reason.code, message))
             else:
                 run.refuse(gang)
         self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
@@ -210,16 +212,15 @@ class ScheduleController:
         now = timestamp(self._clock.now())
         writes = []
         for item in unplaced:
-            message = summary(item.reasons)
-            for request in item.gang.requests:
-                partition = self._partition(request.partition)
+            for member in item.gang.members:
+                partition = self._partition(member.partition)
                 if partition is None or partition.status.phase is not PartitionPhase.PENDING:
                     continue
                 old = condition(partition.status.conditions, PartitionCondition.BOUND)
-                if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, message):
+                if old is not None and (old.status, old.reason, old.message) == ("False", item.reason, item.message):
                     continue
                 conditions = condition_set(
-                    partition.status.conditions, now, PartitionCondition.BOUND, False, item.reason, message
+                    partition.status.conditions, now, PartitionCondition.BOUND, False, item.reason, item.message
                 )
                 status = partition.status.model_copy(update={"conditions": conditions})
                 writes.append(Write("status", partition.replace(status=status).to_json()))

@@ -19,7 +19,7 @@ def waited_for(reader: Reader, partition: GPUPartition, now: datetime) -> bool:
     live = [readable(reader, GPUPartition, key.namespace, key.name) for key in reader.live()]
     snapshot = build([node], [p for p in live if p is not None and p.status.phase is PartitionPhase.PENDING], now)
     devices = [device for device in snapshot.nodes[0].devices if device.index == partition.status.device]
-    demands = {request.demand for gang in snapshot.pending for request in gang.requests}
+    demands = {member.demand for gang in snapshot.pending for member in gang.members}
     return any(
         fit.node_mismatch(demand.filter, snapshot.nodes[0]) is None
         and fit.device_mismatch(demand.filter, device) is None

@@ -16,7 +16,7 @@ _KEPT = 64
 
 
 class Uniform(NamedTuple):
-    """`groups` groups of `size` requests with one demand: what every job asks for."""
+    """`groups` groups of `size` members with one demand: what every job asks for."""
 
     demand: Demand
     groups: int
@@ -24,33 +24,33 @@ class Uniform(NamedTuple):
 
 
 def groups_of(gang: Gang) -> list[list[int]]:
-    """The positions of the gang's requests, by group."""
+    """The positions of the gang's members, by group."""
     groups: dict[int, list[int]] = {}
-    for index, request in enumerate(gang.requests):
-        groups.setdefault(request.group, []).append(index)
+    for index, member in enumerate(gang.members):
+        groups.setdefault(member.group, []).append(index)
     return list(groups.values())
 
 
 def ports_of(gang: Gang, group: list[int]) -> tuple[int, ...]:
     """The host ports that the group at these positions needs for itself."""
-    return tuple(sorted({port for index in group for port in gang.requests[index].demand.ports}))
+    return tuple(sorted({port for index in group for port in gang.members[index].demand.ports}))
 
 
 def uniform_shape(gang: Gang) -> Uniform | None:
-    """The shape of a gang of equal groups of equal requests, None for any other."""
-    first = gang.requests[0].demand
-    if len(gang.requests) == 1:
+    """The shape of a gang of equal groups of equal members, None for any other."""
+    first = gang.members[0].demand
+    if len(gang.members) == 1:
         return Uniform(first, 1, 1)
-    if any(request.demand != first for request in gang.requests):
+    if any(member.demand != first for member in gang.members):
         return None
     sizes = {len(group) for group in groups_of(gang)}
     if len(sizes) > 1:
         return None
     size = sizes.pop()
-    return Uniform(first, len(gang.requests) // size, size)
+    return Uniform(first, len(gang.members) // size, size)
 
 
-class Refused:
+class KnownMisfits:
     """Gangs that did not fit. One that asks for at least as much in every respect does not fit either."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def _amounts(gang: Gang, length: int) -> tuple[Hashable, tuple[Decimal | int, ..
     """What must be equal for two gangs to compare, and what then is compared."""
     shape = uniform_shape(gang)
     if shape is None:
-        return tuple((request.group, request.demand) for request in gang.requests), (length,)
+        return tuple((member.group, member.demand) for member in gang.members), (length,)
     demand, groups, size = shape
     memory = demand.memory.size if demand.memory.size is not None else demand.memory.fraction
     assert memory is not None

@@ -1,4 +1,4 @@
-"""The devices that can take something during one pass, indexed so that the best fit is found without a scan.
+"""What is available of each device during one pass, now and later, indexed so that a best fit needs no scan.
 
 `place` takes shares and makes reservations here. Within a pass shares are only ever taken, never given back:
 what did not fit once does not fit later, and the earliest start of anything only moves back.
@@ -86,15 +86,15 @@ class Booking(NamedTuple):
         return self.start < end and start < self.end and not set(ports).isdisjoint(self.ports)
 
 
-class Board:
+class Availability:
     """All slots of ready nodes that are not cordoned, in the order of node names and device indices."""
 
     def __init__(self, snapshot: Snapshot, *, empty: bool = False) -> None:
-        """With `empty`, the board of all nodes, ready or not, with nothing taken."""
+        """With `empty`, that of all nodes, ready or not, with nothing taken."""
         self._nodes = {node.name: node for node in snapshot.nodes if empty or fit.unavailable(node) is None}
         taken: dict[tuple[str, int], list[Taken]] = {}
         for hold in () if empty else snapshot.holds:
-            share = ((hold.until - snapshot.now) // _MICROSECOND, hold.memory_bytes, hold.compute)
+            share = ((hold.returns_at - snapshot.now) // _MICROSECOND, hold.memory_bytes, hold.compute)
             taken.setdefault((hold.node, hold.device), []).append(share)
         self._slots: dict[str, list[Slot]] = {}
         self.slots: list[Slot] = []
@@ -115,7 +115,7 @@ class Board:
         self._ports: dict[str, list[Booking]] = {}
         for hold in () if empty else snapshot.holds:
             if hold.ports:
-                end = (hold.until - snapshot.now) // _MICROSECOND
+                end = (hold.returns_at - snapshot.now) // _MICROSECOND
                 self._ports.setdefault(hold.node, []).append(Booking(0, end, hold.ports, hold.name, reserved=False))
         self.changes: list[Slot] = []
         """Every slot from which something was taken, in that order: pools catch up from here."""
@@ -202,10 +202,10 @@ class Pool:
     left over, then the least compute, then the first by node and device.
     """
 
-    def __init__(self, board: Board, slots: Iterable[Slot]) -> None:
+    def __init__(self, availability: Availability, slots: Iterable[Slot]) -> None:
         self.slots = list(slots)
-        self._board = board
-        self._seen = len(board.changes)
+        self._availability = availability
+        self._seen = len(availability.changes)
         self._keys: dict[int, tuple[bool, int, int, int]] = {}
         self._ordered: dict[int, list[tuple[bool, int, int, int]]] = {}
         for slot in self.slots:
@@ -281,8 +281,8 @@ class Pool:
         best: tuple[int, Offer] | None = None
         seen = []
         while heap and (best is None or heap[0][0] < best[0]):
-            slot = self._board.slots[heapq.heappop(heap)[1]]
-            self._board.work += 1
+            slot = self._availability.slots[heapq.heappop(heap)[1]]
+            self._availability.work += 1
             memory, compute = fit.share_of(demand, slot.device.memory_bytes)
             bound = slot.timeline.earliest(memory, compute, least)
             start = bound if least == length else slot.timeline.earliest(memory, compute, length)
@@ -315,7 +315,7 @@ class Pool:
 
     def _shares(self, demand: Demand) -> Iterator[tuple[Slot, int, int]]:
         """The slots that are large enough, with the share's memory and compute on each."""
-        self._board.work += len(self.slots)
+        self._availability.work += len(self.slots)
         shares = {capacity: fit.share_of(demand, capacity) for capacity in self._ordered}
         for slot in self.slots:
             memory, compute = shares[slot.device.memory_bytes]
@@ -325,7 +325,7 @@ class Pool:
     def _walk(self, capacity: int, demand: Demand, length: int) -> Iterator[tuple[tuple[bool, int, int, int], Offer]]:
         memory, compute = fit.share_of(demand, capacity)
         ordered = self._ordered[capacity]
-        slots = self._board.slots
+        slots = self._availability.slots
         for index in range(bisect_left(ordered, (False, memory)), len(ordered)):
             whole, free_memory, free_compute, order = ordered[index]
             if free_compute < compute or free_memory < memory:
@@ -337,7 +337,7 @@ class Pool:
                 yield (whole, free_memory - memory, free_compute - compute, order), Offer(slot, memory, compute, times)
 
     def _catch_up(self) -> None:
-        changes = self._board.changes
+        changes = self._availability.changes
         for slot in changes[self._seen :]:
             old = self._keys.get(slot.order)
             new = _key(slot)

@@ -1,0 +1,75 @@
+"""Order, admission and preemption are choices: a cycle and `explain` do as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cumulus.resources.key import Key
+from cumulus.scheduling.cycle import Cycle, place
+from cumulus.scheduling.explain import State, explain
+from cumulus.scheduling.fit import Reason
+from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.snapshot import Gang, Hold, Snapshot, build
+from tests.scheduling.build import NOW, held, node, pending
+
+
+@dataclass(frozen=True)
+class ByName:
+    def arrange(self, snapshot: Snapshot) -> Sequence[Gang]:
+        return sorted(snapshot.pending, key=lambda gang: gang.name)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Admits all but one."""
+
+    name: str
+
+    def refusal(self, gang: Gang, snapshot: Snapshot) -> Reason | None:
+        return Reason("OverQuota", "the quota is used up") if gang.name == self.name else None
+
+
+@dataclass(frozen=True)
+class TakeAll:
+    def victims(self, gang: Gang, snapshot: Snapshot) -> Sequence[Hold]:
+        return snapshot.holds
+
+
+def two(memory: str = "60Gi") -> Snapshot:
+    """Two that wait for a device which has room for one."""
+    return build([node()], [pending("a", memory=memory), pending("b", memory=memory, priority=9)], NOW)
+
+
+def test_the_order_decides_who_goes_first() -> None:
+    assert [binding.gang for binding in place(two()).bindings] == ["default/b"]
+    by_name = Policies(order=ByName())
+    assert [binding.gang for binding in place(two(), by_name).bindings] == ["default/a"]
+    found = explain(two(), Key("GPUPartition", "default", "b"), by_name)
+    assert found is not None
+    assert (found.state, found.position) == (State.WAITING, 2)
+
+
+def test_whom_its_queue_does_not_admit_waits_without_a_reservation_and_keeps_nobody_waiting() -> None:
+    policies = Policies(admission=Closed("default/b"))
+    result = place(two(), policies)
+    assert [binding.gang for binding in result.bindings] == ["default/a"]
+    (refusal,) = result.refusals
+    assert (refusal.reservation, refusal.reason) == (None, Reason("OverQuota", "the quota is used up"))
+    found = explain(two(), Key("GPUPartition", "default", "b"), policies)
+    assert found is not None
+    assert found.headline == "its queue does not admit it: the quota is used up"
+    assert found.lines() == [found.headline]
+
+
+def test_preemption_names_the_shares_that_are_to_come_back() -> None:
+    snapshot = build([node()], [held(pending("h"), memory=60), pending("w", memory="60Gi")], NOW)
+    assert place(snapshot).victims == ()
+    assert place(snapshot, Policies(preemption=TakeAll())).victims == snapshot.holds
+
+
+def test_by_default_nobody_is_held_back() -> None:
+    snapshot = two(memory="10Gi")
+    run = Cycle(snapshot, DEFAULT)
+    assert [gang.name for gang in run.queue] == ["default/b", "default/a"]
+    assert all(run.bind(gang) for gang in run.queue)
