@@ -1,6 +1,6 @@
-"""What the shell offers at TAB: kinds and the names of objects, read from the store as it is now.
+"""What the shell offers at TAB: kinds and the names of objects, as they are now.
 
-Completion must be quick and silent: where the store cannot be read nothing is offered.
+Completion must be quick and silent: where objects cannot be read nothing is offered.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import typer
 
-from cumulus import paths
+from cumulus.cli import context
 from cumulus.errors import CumulusError
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, KINDS, Kind, find_kind
@@ -63,11 +63,9 @@ def _kind(word: str) -> Kind | None:
 def _names(kind: Kind | None, prefix: str, ctx: typer.Context) -> list[str]:
     if kind is None:
         return []
-    from cumulus.client.embedded import EmbeddedClient
-
     namespace = (ctx.params.get("namespace") or "default") if kind.namespaced else None
     try:
-        with EmbeddedClient.open(paths.home()) as client:
+        with context.client(quiet=True) as client:
             items = client.list(Query(kind=kind.name, namespace=namespace)).items
     except (CumulusError, OSError):
         return []

@@ -20,14 +20,14 @@ SILENT_SECONDS = 15.0
 """A leader renews every two seconds, and a lapsed one is followed by another within a few more."""
 
 
-def client(*, create: bool = False) -> Client:
+def client(*, create: bool = False, quiet: bool = False) -> Client:
     """The client of this CUMULUS_HOME, to be used with `with`. Without `create`, a state directory that is not there
-    is not made: there is no object then, and stderr says so. Raises StoreUnavailable."""
+    is not made: there is no object then, and stderr says so, unless `quiet`. Raises StoreUnavailable."""
     from cumulus.client.embedded import EmbeddedClient
 
     home = paths.home()
     opened = EmbeddedClient.open(home, create=create)
-    if not create:
+    if not (create or quiet):
         _note_no_store(home)
     return opened
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
 from cumulus.service.answers import (
+    Applied,
     ConditionMet,
     Description,
     JobFiles,
@@ -26,13 +27,12 @@ from cumulus.service.answers import (
 )
 
 if TYPE_CHECKING:
-    from cumulus.apply import Prune, Result
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
 
 __all__ = [
-    "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "NodeStakes", "Page", "PatchType",
-    "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
+    "Applied", "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "NodeStakes", "Page",
+    "PatchType", "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
 ]  # fmt: skip
 
 
@@ -73,9 +73,14 @@ class ObjectClient(Protocol):
         ...
 
     def apply(
-        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
-    ) -> Sequence[Result]:
-        """Create or change objects as manifests say, all in one transaction or none. See `cumulus.apply`."""
+        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: str = "", prune_limit: int | None = None
+    ) -> Sequence[Applied]:
+        """Create or change objects as manifests say, all in one transaction or none: what became of each, in their
+        order, pruned ones last. With `dry_run` nothing is written.
+
+        `prune`: a label selector; what matches it, was applied before and is in no manifest any more is deleted, at
+        most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
+        """
         ...
 
     def delete(

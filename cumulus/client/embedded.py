@@ -16,6 +16,7 @@ from cumulus.errors import InvalidObject, StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.service.answers import (
+    Applied,
     Description,
     JobFiles,
     NodeStakes,
@@ -30,7 +31,6 @@ from cumulus.service.service import Service
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
-    from cumulus.apply import Prune, Result
     from cumulus.manifest import Manifest
 
 
@@ -74,9 +74,11 @@ class EmbeddedClient:
         )
 
     def apply(
-        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
-    ) -> Sequence[Result]:
-        return self._service.objects.apply(self._identity, manifests, dry_run=dry_run, prune=prune)
+        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: str = "", prune_limit: int | None = None
+    ) -> Sequence[Applied]:
+        return self._service.objects.apply(
+            self._identity, manifests, dry_run=dry_run, prune=prune, prune_limit=prune_limit
+        )
 
     def delete(
         self, key: Key, *, uid: str | None = None, resource_version: str | None = None,

@@ -7,11 +7,28 @@ from typing import Literal
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document, Key
+from cumulus.resources.registry import BY_NAME
 
 PatchType = Literal["merge"]
 """`merge` is a JSON merge patch (RFC 7386): maps are merged, null removes, all else replaces."""
 Propagation = Literal["background", "orphan"]
 """What becomes of the objects that belong to a deleted one: they are deleted after it, or stay, owned by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying manifests did to one object, or would do. `str` is the line that `apply` prints.
+
+    `before` is the object as stored (None: there was none), `after` as it is to be, or is (None: pruned).
+    """
+
+    action: Literal["created", "configured", "unchanged", "pruned"]
+    key: Key
+    before: Document | None
+    after: Document | None
+
+    def __str__(self) -> str:
+        return f"{BY_NAME[self.key.kind].qualified}/{self.key.name} {self.action}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import Conflict, NotFound, UsageError
+from cumulus.errors import Conflict, InvalidObject, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Page, Query, Watch
-from cumulus.resources.registry import BY_NAME
-from cumulus.service.answers import PatchType, Propagation
+from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.service.answers import Applied, PatchType, Propagation
 from cumulus.service.errors import AlreadySet
 from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
-    from cumulus.apply import Prune, Result
     from cumulus.manifest import Manifest
 
 ATTEMPTS = 10
@@ -54,12 +53,18 @@ class Objects:
 
     def create(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
         """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject."""
-        return self._write([Write("create", document)], dry_run)
+        from cumulus.admission import admit
+
+        return self._write([Write("create", admit.admit_create(kind_of(document), document, user=True))], dry_run)
 
     def update(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
         """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
         `document`; InvalidObject."""
-        return self._write([Write("update", document)], dry_run)
+        from cumulus.admission import admit
+
+        kind = kind_of(document)
+        found = self.get(identity, key_of(document))
+        return self._write([Write("update", admit.admit_update(kind, found, document))], dry_run)
 
     def patch(
         self, identity: Identity, key: Key, patch: Mapping[str, object], *,
@@ -69,21 +74,31 @@ class Objects:
         NotFound, Conflict, InvalidObject, and UsageError for a type of patch that there is not."""
         if type != "merge":
             raise UsageError(f"there is no type {type!r} of patch", hint="it is merge")
+        from cumulus.admission import admit
 
         def change(document: Document) -> Document:
             if resource_version and resource_version != document["metadata"]["resourceVersion"]:
                 return {**document, "metadata": {**document["metadata"], "resourceVersion": resource_version}}
-            return merged(document, patch)
+            after = merged(document, patch)
+            return after if after is document else admit.admit_update(kind_of(document), document, after)
 
         return self.edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
 
     def apply(
-        self, identity: Identity, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: Prune | None = None
-    ) -> Sequence[Result]:
-        """Create or change objects as manifests say, all in one transaction or none. See `cumulus.apply`."""
-        from cumulus.apply import apply
+        self, identity: Identity, manifests: Sequence[Manifest], *,
+        dry_run: bool = False, prune: str = "", prune_limit: int | None = None,
+    ) -> Sequence[Applied]:  # fmt: skip
+        """Create or change objects as manifests say, all in one transaction or none: what became of each, in their
+        order, pruned ones last. With `dry_run` nothing is written.
 
-        return apply(self._store, manifests, dry_run=dry_run, prune=prune)
+        `prune`: a label selector; what matches it, was applied before and is in no manifest any more is deleted, at
+        most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
+        """
+        from cumulus.apply import Prune, apply
+
+        pruning = Prune(prune, prune_limit) if prune else None
+        results = apply(self._store, manifests, dry_run=dry_run, prune=pruning)
+        return [Applied(result.action, result.key, result.before, result.after) for result in results]
 
     def delete(
         self, identity: Identity, key: Key, *, uid: str | None = None, resource_version: str | None = None,
@@ -125,15 +140,15 @@ class Objects:
     def edit(
         self, identity: Identity, key: Key, change: Change, *, attempts: int = ATTEMPTS, dry_run: bool = False
     ) -> tuple[Document, bool]:
-        """Read, change, write; again when another writer was faster. The object, and whether it changed. Raises
-        NotFound, Conflict, and what `change` raises."""
+        """Read, change, write; again when another writer was faster. The object, and whether it changed. `change` gives
+        an object that may be stored as it is. Raises NotFound, Conflict, and what `change` raises."""
         for _ in range(attempts):
             found = self.get(identity, key)
             changed = change(found)
             if changed is found:
                 return found, False
             try:
-                return self.update(identity, changed, dry_run=dry_run), True
+                return self._write([Write("update", changed)], dry_run), True
             except Conflict:
                 if attempts == 1:
                     raise
@@ -189,6 +204,15 @@ def not_found(key: Key) -> NotFound:
     kind = BY_NAME.get(key.kind)
     where = f" in namespace {key.namespace}" if key.namespace else ""
     return NotFound(f"{kind.qualified if kind else key.kind} {key.name!r} not found{where}")
+
+
+def kind_of(document: Document) -> Kind:
+    """Raises InvalidObject for a kind that there is not."""
+    kind = BY_NAME.get(str(document.get("kind")))
+    if kind is None:
+        known = ", ".join(BY_NAME)
+        raise InvalidObject(f"there is no kind {document.get('kind')!r}", field="kind", hint=f"the kinds are {known}")
+    return kind
 
 
 def merged(document: Document, patch: Mapping[str, object]) -> Document:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cumulus.apply import Prune, PruneRefused, apply, diff
+from cumulus.apply import Prune, PruneRefused, Result, apply
+from cumulus.cli import diff as cli_diff
+from cumulus.client.base import Applied
 from cumulus.clock import FakeClock
 from cumulus.errors import Conflict, Fenced, InvalidObject, UsageError
 from cumulus.manifest import InvalidManifest, Manifest, dump, load_text
@@ -30,6 +32,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         store = SqliteStore(tmp_path, FakeClock())
     yield store
     store.close()
+
+
+def diff(results: Iterable[Result]) -> str:
+    return cli_diff.diff(Applied(result.action, result.key, result.before, result.after) for result in results)
 
 
 def job(spec: str = "", *, name: str = "train", labels: str = "app: x", gpu: str = "memory: 0.5, duration: 1h") -> str:

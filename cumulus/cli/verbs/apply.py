@@ -11,9 +11,10 @@ import typer
 from cumulus.cli import context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
+from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
-    from cumulus.apply import Prune, Result
+    from cumulus.client.base import Applied
     from cumulus.manifest import Manifest
 
 Namespace = Annotated[
@@ -59,11 +60,11 @@ def apply(
         raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
     if output not in ("", "name", "json", "yaml"):
         raise UsageError(f"there is no output form {output!r} here", hint="the forms are name, json, yaml")
-    pruning = _prune(prune, prune_limit, selector)
+    limit = _prune_limit(prune, prune_limit, selector)
     manifests = load(filename, recursive, namespace)
     dry = dry_run == "server"
     with context.client(create=not dry) as client:
-        results = client.apply(manifests, dry_run=dry, prune=pruning)
+        results = client.apply(manifests, dry_run=dry, prune=selector, prune_limit=limit)
         _show(results, output, " (server dry run)" if dry else "")
         if dry:
             return
@@ -89,7 +90,7 @@ def diff(
         manifests = load(filename, recursive, namespace)
         with context.client() as client:
             results = client.apply(manifests, dry_run=True)
-        from cumulus.apply import diff as differences
+        from cumulus.cli.diff import diff as differences
 
         text = differences(results)
     except CumulusError as error:
@@ -108,7 +109,8 @@ def load(filename: Sequence[str] | None, recursive: bool, namespace: str) -> lis
     return manifest.load(filename, recursive=recursive, namespace=namespace or None)
 
 
-def _prune(prune: bool, limit: str, selector: str) -> Prune | None:
+def _prune_limit(prune: bool, limit: str, selector: str) -> int | None:
+    """The most objects to prune, None for the usual limit. Raises UsageError, also for a bad selector."""
     if not prune:
         if selector:
             raise UsageError("-l chooses what to prune", hint="give --prune too, or leave -l out")
@@ -117,14 +119,13 @@ def _prune(prune: bool, limit: str, selector: str) -> Prune | None:
         raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
     if limit and not limit.isdigit():
         raise UsageError(f"--prune-limit takes a number, not {limit!r}")
-    from cumulus.apply import Prune
     from cumulus.resources.selectors import parse_labels
 
     parse_labels(selector)
-    return Prune(selector, limit=int(limit) if limit else None)
+    return int(limit) if limit else None
 
 
-def _show(results: Sequence[Result], output: str, suffix: str) -> None:
+def _show(results: Sequence[Applied], output: str, suffix: str) -> None:
     if output in ("json", "yaml"):
         documents = [result.after or result.before or {} for result in results]
         value = documents[0] if len(documents) == 1 else printers.as_list(documents)
@@ -132,7 +133,7 @@ def _show(results: Sequence[Result], output: str, suffix: str) -> None:
         safe_output.block(sys.stdout, f"{text}\n")
         return
     for result in results:
-        print(f"{result.kind.qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
+        print(f"{BY_NAME[result.key.kind].qualified}/{result.key.name}" if output == "name" else f"{result}{suffix}")
 
 
 def _print(diff: str) -> None:

@@ -6,21 +6,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from cumulus.apply.plan import Result
+from cumulus.client.base import Applied
 from cumulus.manifest import dump
 from cumulus.resources.key import Document
 from cumulus.resources.meta import LAST_APPLIED
 
 
-def diff(results: Iterable[Result]) -> str:
+def diff(results: Iterable[Applied]) -> str:
     """The differences of a dry run's results, "" where there is none. Status, the server's metadata and the note of
     what was applied are left out."""
     return "".join(_differences(result) for result in results)
 
 
-def _differences(result: Result) -> str:
+def _differences(result: Applied) -> str:
     before, after = _lines(result.before), _lines(result.after)
-    path = f"{result.kind.name.lower()}/{result.key.namespace or '-'}/{result.key.name}"
+    path = f"{result.key.kind.lower()}/{result.key.namespace or '-'}/{result.key.name}"
     return "".join(difflib.unified_diff(before, after, f"live/{path}", f"merged/{path}"))
 
 

@@ -1,0 +1,55 @@
+"""A client of each transport, over each store. A new transport is one more entry in TRANSPORTS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cumulus.client.base import Client
+from cumulus.client.embedded import EmbeddedClient
+from cumulus.clock import Clock, FakeClock
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.base import Store
+from cumulus.store.memory import MemoryStore
+from cumulus.store.sqlite import SqliteStore
+from tests.cli.conftest import NOW
+
+Connect = Callable[[Store, Path, Clock], Client]
+
+
+def embedded(store: Store, home: Path, clock: Clock) -> Client:
+    return EmbeddedClient(Service(store, home, clock), Identity("tester"))
+
+
+TRANSPORTS: dict[str, Connect] = {"embedded": embedded}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    directory = tmp_path / "home"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, home: Path) -> Iterator[Store]:
+    """What controllers write to, behind the client's back. Its objects are ten minutes old."""
+    clock = FakeClock(NOW - timedelta(minutes=10))
+    opened: Store = MemoryStore(clock) if request.param == "memory" else SqliteStore(home / "store", clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=list(TRANSPORTS))
+def client(request: pytest.FixtureRequest, store: Store, home: Path, clock: FakeClock) -> Iterator[Client]:
+    with TRANSPORTS[request.param](store, home, clock) as opened:
+        yield opened

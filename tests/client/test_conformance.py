@@ -1,0 +1,362 @@
+"""What every transport of `Client` must do, whatever store is behind it. Objects reach it as controllers write them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from cumulus import manifest
+from cumulus.client.base import Applied, Client, ConditionMet, NodeStakes, StillWaiting
+from cumulus.clock import FakeClock
+from cumulus.errors import AlreadyExists, Conflict, Expired, InvalidObject, NotFound, UsageError
+from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Query
+from cumulus.service.errors import AlreadySet, ConditionUnreachable, JobFinished, WaitTimedOut
+from cumulus.store.base import Store
+from tests.cli.conftest import NOW, active, ahead, event, failed, job, lease, node, partition, running
+
+TRAIN = Key("GPUJob", "default", "train")
+KINDS = frozenset({"GPUJob"})
+
+
+def finish(document: Document) -> Document:
+    """As the controllers do once a job has ended well."""
+    status = {**document["status"], "phase": "Succeeded", "conditions": [{"type": "Succeeded", "status": "True"}]}
+    return {**document, "status": status}
+
+
+class TestReading:
+    def test_one_object(self, client: Client, store: Store) -> None:
+        made = store.create(job("train"))
+        assert client.get(TRAIN) == made
+
+    def test_one_that_is_not_there(self, client: Client) -> None:
+        with pytest.raises(NotFound, match=r"^gpujob.cumulus.dev 'train' not found in namespace default$"):
+            client.get(TRAIN)
+        with pytest.raises(NotFound, match=r"^gpunode.cumulus.dev 'n' not found$"):
+            client.get(Key("GPUNode", "", "n"))
+
+    def test_a_list_with_selectors(self, client: Client, store: Store) -> None:
+        store.create(job("a", labels={"team": "x"}))
+        store.create(running("b", labels={"team": "x"}))
+        store.create(running("c"))
+        found = client.list(Query("GPUJob", "default", labels="team=x", fields="status.phase=Running"))
+        assert [item["metadata"]["name"] for item in found.items] == ["b"]
+        with pytest.raises(UsageError):
+            client.list(Query("GPUJob", fields="status.phse=Running"))
+
+    def test_pages_are_of_one_revision(self, client: Client, store: Store) -> None:
+        for name in "abc":
+            store.create(job(name))
+        first = client.list(Query("GPUJob", limit=2))
+        store.create(job("d"))
+        second = client.list(Query("GPUJob", limit=2, continue_token=first.continue_token))
+        names = [item["metadata"]["name"] for page in (first, second) for item in page.items]
+        assert names == ["a", "b", "c"]
+        assert (first.revision, second.continue_token) == (second.revision, "")
+
+    def test_a_watch_misses_nothing(self, client: Client, store: Store) -> None:
+        since = client.revision()
+        made = store.create(job("train"))
+        store.create(node("n"))
+        watch = client.watch(since=since, kinds=KINDS)
+        store.delete(TRAIN)
+        seen = []
+        while len(seen) < 2:
+            seen += watch.next(timeout=10)
+        watch.close()
+        assert [(event.type, event.key) for event in seen] == [("ADDED", TRAIN), ("DELETED", TRAIN)]
+        assert seen[0].document == made
+        assert watch.closed
+
+    def test_a_watch_from_what_is_forgotten(self, client: Client, store: Store) -> None:
+        for name in "abc":
+            store.create(job(name))
+        store.compact(client.revision())
+        with pytest.raises(Expired):
+            client.watch(since=0, kinds=KINDS).next(timeout=10)
+
+
+class TestWriting:
+    def test_what_is_created_is_complete(self, client: Client) -> None:
+        made = client.create(job("train", status={"phase": "Running"}))
+        assert made["spec"]["retry"]
+        assert made["status"]["phase"] == "Pending", "users do not write status"
+        assert client.get(TRAIN) == made
+        with pytest.raises(AlreadyExists):
+            client.create(job("train"))
+
+    def test_what_is_not_valid_is_not_stored(self, client: Client) -> None:
+        with pytest.raises(InvalidObject, match=r"spec\.gpu\.memory") as raised:
+            client.create(job("train", gpu={"memory": "nonsense"}))
+        assert raised.value.field == "spec.gpu.memory"
+        with pytest.raises(InvalidObject, match="there is no kind 'Pod'"):
+            client.create({**job("train"), "kind": "Pod"})
+        assert client.revision() == 0
+
+    def test_an_update_loses_once_the_object_has_moved_on(self, client: Client) -> None:
+        made = client.create(job("train"))
+        changed = client.update({**made, "spec": {**made["spec"], "priority": 5}})
+        assert changed["spec"]["priority"] == 5
+        with pytest.raises(Conflict):
+            client.update({**made, "spec": {**made["spec"], "priority": 6}})
+
+    def test_an_immutable_field_stays(self, client: Client) -> None:
+        made = client.create(job("train"))
+        with pytest.raises(InvalidObject, match=r"spec\.command: is immutable"):
+            client.update({**made, "spec": {**made["spec"], "command": ["false"]}})
+        with pytest.raises(InvalidObject, match=r"spec\.command: is immutable"):
+            client.patch(TRAIN, {"spec": {"command": ["false"]}})
+        assert client.get(TRAIN) == made
+
+    def test_a_merge_patch(self, client: Client) -> None:
+        client.create(job("train", labels={"a": "1", "b": "2"}))
+        patched = client.patch(TRAIN, {"metadata": {"labels": {"a": None, "c": "3"}}, "spec": {"priority": 7}})
+        assert patched["metadata"]["labels"] == {"b": "2", "c": "3"}
+        assert patched["spec"]["priority"] == 7
+        assert client.patch(TRAIN, {"spec": {"priority": 7}}) == patched
+
+    def test_a_patch_with_a_precondition(self, client: Client) -> None:
+        made = client.create(job("train"))
+        version = made["metadata"]["resourceVersion"]
+        client.patch(TRAIN, {"spec": {"priority": 1}}, resource_version=version)
+        with pytest.raises(Conflict):
+            client.patch(TRAIN, {"spec": {"priority": 2}}, resource_version=version)
+
+    def test_a_type_of_patch_that_there_is_not(self, client: Client) -> None:
+        with pytest.raises(UsageError):
+            client.patch(TRAIN, {}, type="strategic")  # type: ignore[arg-type]
+
+    def test_a_dry_run_writes_nothing(self, client: Client) -> None:
+        assert client.create(job("train"), dry_run=True)["metadata"]["uid"]
+        assert client.revision() == 0
+        made = client.create(job("train"))
+        assert client.patch(TRAIN, {"spec": {"priority": 3}}, dry_run=True)["spec"]["priority"] == 3
+        assert client.update({**made, "spec": {**made["spec"], "priority": 4}}, dry_run=True)["spec"]["priority"] == 4
+        assert client.delete(TRAIN, dry_run=True)["metadata"]["name"] == "train"
+        with pytest.raises(AlreadyExists):
+            client.create(job("train"), dry_run=True)
+        assert client.get(TRAIN) == made
+
+    def test_labels_and_annotations(self, client: Client, store: Store) -> None:
+        store.create(job("train", labels={"a": "1"}))
+        assert client.set_labels(TRAIN, {"b": "2"})
+        assert not client.set_labels(TRAIN, {"b": "2", "c": None})
+        with pytest.raises(AlreadySet, match="has a=1 already"):
+            client.set_labels(TRAIN, {"a": "2"})
+        assert client.set_labels(TRAIN, {"a": "2", "b": None}, overwrite=True)
+        assert client.set_annotations(TRAIN, {"note": "x"})
+        metadata = client.get(TRAIN)["metadata"]
+        assert (metadata["labels"], metadata["annotations"]) == ({"a": "2"}, {"note": "x"})
+        with pytest.raises(NotFound):
+            client.set_labels(Key("GPUJob", "default", "nope"), {"a": "1"})
+
+    def test_changes_by_many_at_once_are_all_made(self, client: Client, store: Store) -> None:
+        store.create(job("train"))
+        threads = [threading.Thread(target=client.set_labels, args=(TRAIN, {f"l{n}": ""})) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(client.get(TRAIN)["metadata"]["labels"]) == {"l0", "l1", "l2", "l3"}
+
+
+class TestApplying:
+    @staticmethod
+    def load(spec: str = "", name: str = "train") -> list[manifest.Manifest]:
+        return manifest.load_text(
+            f"{{apiVersion: cumulus.dev/v1alpha1, kind: GPUJob, metadata: {{name: {name}, labels: {{app: x}}}}, "
+            f"spec: {{command: [a], gpu: {{memory: 1Gi, duration: 1h}}{spec}}}}}"
+        )
+
+    def test_all_or_nothing(self, client: Client) -> None:
+        dry = client.apply(self.load(), dry_run=True)
+        assert [str(each) for each in dry] == ["gpujob.cumulus.dev/train created"]
+        assert client.revision() == 0
+        (made,) = client.apply(self.load())
+        assert made == Applied("created", TRAIN, None, client.get(TRAIN))
+        assert client.apply(self.load())[0].action == "unchanged"
+        assert client.apply(self.load(", priority: 2"))[0].action == "configured"
+        with pytest.raises(manifest.InvalidManifest, match="is immutable"):
+            client.apply(self.load(", image: x"))
+
+    def test_pruning(self, client: Client) -> None:
+        client.apply(self.load())
+        assert [each.action for each in client.apply(self.load(name="other"), prune="app=x")] == ["created", "pruned"]
+        with pytest.raises(NotFound):
+            client.get(TRAIN)
+
+
+class TestDeleting:
+    def test_at_once_or_marked(self, client: Client, store: Store) -> None:
+        store.create(job("train"))
+        client.delete(TRAIN)
+        with pytest.raises(NotFound):
+            client.get(TRAIN)
+        store.create({**job("train"), "metadata": {**job("train")["metadata"], "finalizers": ["a.b/c"]}})
+        marked = client.delete(TRAIN, grace_seconds=7)["metadata"]
+        assert marked["deletionTimestamp"]
+        assert marked["deletionGracePeriodSeconds"] == 7
+        with pytest.raises(NotFound):
+            client.delete(Key("GPUJob", "default", "nope"))
+
+    def test_preconditions(self, client: Client, store: Store) -> None:
+        made = store.create(job("train"))
+        version = made["metadata"]["resourceVersion"]
+        store.update({**made, "metadata": {**made["metadata"], "labels": {"a": "b"}}})
+        with pytest.raises(NotFound):
+            client.delete(TRAIN, uid="another")
+        with pytest.raises(Conflict):
+            client.delete(TRAIN, resource_version=version)
+        client.delete(
+            TRAIN, uid=made["metadata"]["uid"], resource_version=client.get(TRAIN)["metadata"]["resourceVersion"]
+        )
+
+    def test_orphans_stay(self, client: Client, store: Store) -> None:
+        owner = store.create(job("train"))
+        store.create(active("mine", owner=owner))
+        client.delete(TRAIN, propagation="orphan")
+        assert not client.get(Key("GPUPartition", "default", "mine"))["metadata"].get("ownerReferences")
+
+
+class TestJobs:
+    def test_suspend_and_resume(self, client: Client, store: Store) -> None:
+        store.create(running("train"))
+        assert client.suspend(TRAIN, suspended=True)
+        assert not client.suspend(TRAIN, suspended=True)
+        assert client.get(TRAIN)["spec"]["suspend"] is True
+        assert client.suspend(TRAIN, suspended=False)
+
+    def test_what_is_over_is_not_suspended(self, client: Client, store: Store) -> None:
+        store.create(failed("train"))
+        with pytest.raises(JobFinished, match="is over"):
+            client.suspend(TRAIN, suspended=True)
+
+    def test_why(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        store.create(job("train", gpu={"memory": "10Gi"}))
+        assert client.why(TRAIN).lines[0] == "gpujob/train: fits now, on device 0 of gpu-1."
+        assert not client.why(TRAIN).over
+        store.create(failed("old"))
+        assert client.why(Key("GPUJob", "default", "old")).over
+        with pytest.raises(UsageError):
+            client.why(Key("GPUNode", "", "gpu-1"))
+
+    def test_files(self, client: Client, home: Path, store: Store) -> None:
+        uid = store.create(job("train"))["metadata"]["uid"]
+        (files,) = client.job_files([uid])
+        assert (files.working_directories, files.filled) == ((), False)
+        work = Path(files.directory) / "a1-r0" / "work"
+        work.mkdir(parents=True)
+        assert client.job_files([uid])[0].working_directories == (str(work),)
+        (work / "result").touch()
+        assert client.job_files([uid])[0].filled
+
+    def test_a_description(self, client: Client, store: Store) -> None:
+        made = store.create(job("train"))
+        mine = store.create(partition("mine", owner=made))
+        store.create(partition("other"))
+        late = store.create(event("late", made, "Second", "", seconds=1))
+        early = store.create(event("early", made, "First", "", hours=1))
+        found = client.describe(TRAIN)
+        assert (found.document, found.partitions, found.events) == (made, (mine,), (early, late))
+        assert found.waiting
+        assert not found.incomplete
+        assert found.files is not None
+
+    def test_a_description_of_what_is_damaged(self, client: Client, store: Store) -> None:
+        store.create(job("train", gpu={"memory": "nonsense"}))
+        found = client.describe(TRAIN)
+        assert found.incomplete
+        assert "spec.gpu.memory" in str(found.damaged[0])
+
+
+class TestNodes:
+    def test_cordon(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        assert client.cordon("gpu-1", unschedulable=True)
+        assert not client.cordon("gpu-1", unschedulable=True)
+        assert client.get(Key("GPUNode", "", "gpu-1"))["spec"]["unschedulable"] is True
+        with pytest.raises(NotFound):
+            client.cordon("nope", unschedulable=True)
+
+    def test_stakes(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        assert client.node_stakes("gpu-1") == NodeStakes()
+        store.create(node("gpu-2", unschedulable=True, ssh={"host": "h", "user": "u"}))
+        store.create(active("p", node="gpu-2"))
+        assert client.node_stakes("gpu-2") == NodeStakes(added_by_hand=True, cordoned=True, leases=1)
+
+    def test_a_description(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        held = store.create(active("p", node="gpu-1"))
+        store.create(partition("over", status={"phase": "Expired", "node": "gpu-1"}))
+        assert client.describe(Key("GPUNode", "", "gpu-1")).partitions == (held,)
+
+
+class TestWaiting:
+    def test_what_is_true_already(self, client: Client, store: Store) -> None:
+        store.create(running("train"))
+        assert list(client.wait([TRAIN], "condition=Running", seconds=0)) == [ConditionMet(TRAIN, False)]
+
+    def test_it_comes_true_meanwhile(self, client: Client, store: Store) -> None:
+        made = store.create(running("train"))
+        steps = client.wait([TRAIN], "condition=Succeeded", seconds=60)
+        assert next(steps) == StillWaiting("gpujob/train", "Running (Started)")
+        store.update_status(finish(made))
+        assert next(step for step in steps if isinstance(step, ConditionMet)) == ConditionMet(TRAIN, False)
+        assert list(steps) == []
+
+    def test_time_is_up(self, client: Client, store: Store) -> None:
+        store.create(running("train"))
+        with pytest.raises(WaitTimedOut, match=r"^timed out: waiting for gpujob/train: Running \(Started\)$"):
+            list(client.wait([TRAIN], "condition=Succeeded", seconds=0))
+
+    def test_it_can_not_come_true_any_more(self, client: Client, store: Store) -> None:
+        store.create(failed("train"))
+        with pytest.raises(ConditionUnreachable, match="can't meet condition=Succeeded any more: Failed"):
+            list(client.wait([TRAIN], "condition=Succeeded", seconds=60))
+
+    def test_nobody_made_it(self, client: Client) -> None:
+        with pytest.raises(NotFound):
+            list(client.wait([TRAIN], "condition=Succeeded", seconds=60))
+        assert list(client.wait([TRAIN], "delete", seconds=0)) == [ConditionMet(TRAIN, True)]
+
+    def test_a_bad_condition_is_said_before_the_wait(self, client: Client) -> None:
+        with pytest.raises(UsageError, match="has no condition 'Succedded'"):
+            client.wait([TRAIN], "condition=Succedded", seconds=60)
+
+    def test_all_that_a_query_finds(self, client: Client, store: Store) -> None:
+        store.create(running("a", labels={"team": "x"}))
+        store.create(failed("b"))
+        steps = list(client.wait([Query("GPUJob", "default", labels="team=x")], "condition=Running", seconds=0))
+        assert steps == [ConditionMet(Key("GPUJob", "default", "a"), False)]
+        with pytest.raises(WaitTimedOut, match="there is none yet"):
+            list(client.wait([Query("GPUNode")], "condition=Ready", seconds=0))
+
+    def test_deletion_is_of_the_object_and_not_of_its_name(self, client: Client, store: Store) -> None:
+        first = store.create(job("train"))["metadata"]["uid"]
+        store.delete(TRAIN)
+        store.create(job("train"))
+        assert list(client.wait([TRAIN], "delete", seconds=0, uids={TRAIN: first})) == [ConditionMet(TRAIN, True)]
+
+
+class TestServer:
+    def test_nobody_ever_led(self, client: Client, home: Path) -> None:
+        state = client.server_state()
+        assert (state.home, state.pid, state.silent_seconds) == (str(home), None, None)
+
+    def test_the_last_leader_fell_silent(self, client: Client, store: Store, clock: FakeClock) -> None:
+        store.create(lease(ahead(seconds=0)))
+        clock.advance(90)
+        assert client.server_state().silent_seconds == 90
+        assert clock.now() > NOW
+
+    def test_what_is_damaged(self, client: Client, store: Store) -> None:
+        made = store.create(job("whole"))
+        assert client.find_damaged() is None
+        store.create(job("torn", gpu={"memory": "nonsense"}))
+        assert "gpujob/default/torn" in str(client.find_damaged())
+        assert "gpujob/default/torn" in str(client.find_damaged(made)), "the first found, where this one is whole"
