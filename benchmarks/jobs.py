@@ -125,7 +125,9 @@ def process_jobs(count: int) -> Taken:
         home = Path(directory)
         device = Device(0, "bench", "bench", "bench", "gpu", SLOTS << 20)
         ledger = Ledger(home / "chronos", discover=lambda: [device])
-        backend = ProcessBackend(home / "process", "here", SecretStore(home / "secrets"), chronos_home=ledger.home)
+        backend = ProcessBackend(
+            home / "process", "here", SecretStore(home / "secrets"), chronos_home=ledger.home, environment=os.environ
+        )
         try:
             agent = NodeAgent("here", ledger)
             return _run_jobs(home, [backend], [agent], count, memory="1Mi")

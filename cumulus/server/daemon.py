@@ -108,7 +108,8 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBa
         SecretStore(paths.secrets_dir(settings.home)),
         chronos_home=ledger.home,
         retention=settings.logs.retention,
-        env=settings.jobs.env,
+        job_env=settings.jobs.env,
+        environment={**settings.environment, **({OFFER_CPU: "1"} if settings.chronos.offerCPU else {})},
     )
 
 

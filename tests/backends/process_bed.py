@@ -47,7 +47,7 @@ class ProcessBed(Bed):
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
-        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home, self.clock)
+        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home, self.clock, environment=os.environ)
 
     def reopen(self) -> None:
         self.backend.close()

@@ -237,7 +237,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
 
 
 def backend(root: Path) -> ProcessBackend:
-    return ProcessBackend(root / "process", "node", SecretStore(root / "secrets"))
+    return ProcessBackend(root / "process", "node", SecretStore(root / "secrets"), environment=os.environ)
 
 
 def workload(root: Path, name: str) -> Workload:

@@ -49,7 +49,9 @@ class ProcessBackend:
     """Runs workloads below `root`, which is made where missing. `node` is the only node it starts for.
 
     `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `retention` says how
-    much stays of the log of each run that is started from now on, `env` what every job gets beside its own variables.
+    much stays of the log of each run that is started from now on, `job_env` what every job gets beside its own
+    variables. `environment` is the daemon's own: jobs get from it which drivers there are, and supervisors where they
+    find Python's libraries and the ledger; who only reads logs needs none.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class ProcessBackend:
         clock: Clock | None = None,
         *,
         retention: LogRetention = DEFAULT_RETENTION,
-        env: Mapping[str, str] | None = None,
+        job_env: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
@@ -69,7 +72,8 @@ class ProcessBackend:
         self._chronos_home = None if chronos_home is None else os.path.abspath(chronos_home)
         self._clock = clock or SystemClock()
         self._retention = retention
-        self._env = env
+        self._job_env = job_env
+        self._environment = {} if environment is None else environment
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -223,8 +227,8 @@ class ProcessBackend:
             root=self._root,
             secrets_root=os.path.abspath(self._secrets.root),
             chronos_home=self._chronos_home,
-            daemon=os.environ,
-            node_env=self._env,
+            daemon=self._environment,
+            node_env=self._job_env,
             retention=self._retention,
         )
         job = os.path.dirname(directory)
@@ -275,7 +279,7 @@ class ProcessBackend:
                 return  # Spawned a moment ago and not yet at its lock.
             if run.spawned < MAX_SPAWNS or run.started:
                 if run.may_spawn(self._clock):
-                    self._watching().add(name, run.spawn(self._clock))
+                    self._watching().add(name, run.spawn(self._clock, self._environment))
             elif run.give_up(self._clock):
                 self._tell(run)
 

@@ -17,6 +17,7 @@ from cumulus.backends.lease_end import reason_of
 from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
 from cumulus.clock import SystemClock
+from cumulus.lib import processes
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Command:
             self._begin_to_stop()
             # The monitor signals the tree of an ended lease itself; programs may take a second signal for impatience.
             if not self._leases.ended():
-                process_tree.send(process_tree.descendants(os.getpid()), signal.SIGTERM)
+                process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     def _begin_to_stop(self) -> None:
         """Before the signal: a command that is gone already is what its exit code says."""
@@ -179,7 +180,7 @@ class Command:
         """SIGTERM to this process: a person or the system ends the run. (The monitor signals what is below.)"""
         self._begin_to_stop()
         self._kill_at = time.monotonic() + float(self._spec["grace"])
-        process_tree.send(process_tree.descendants(os.getpid()), signal.SIGTERM)
+        process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     def _is_ending(self) -> bool:
         """The command is gone: whether what it left may use the grace period, to write a checkpoint perhaps.
@@ -192,7 +193,7 @@ class Command:
 
     def _check_memory(self) -> None:
         limit = self._spec["memory_bytes"]
-        used = process_tree.memory_bytes(process_tree.descendants(os.getpid()), limit)
+        used = processes.memory_bytes(processes.descendants(os.getpid()), limit)
         if used > limit and not self._out_of_memory:
             self._out_of_memory = used
             self._kill_at = 0.0

@@ -7,7 +7,7 @@ import os
 import signal
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -140,8 +140,9 @@ class Run:
         """Whether it is time for another supervisor."""
         return self.spawned < MAX_SPAWNS or clock.monotonic() >= self._spawned_at + _SPAWN_PAUSE
 
-    def spawn(self, clock: Clock) -> int:
-        """Start a supervisor in a session of its own; its pid. Harmless where one is there: it ends at once."""
+    def spawn(self, clock: Clock, environment: Mapping[str, str]) -> int:
+        """Start a supervisor in a session of its own, with what it needs of the daemon's `environment`; its pid.
+        Harmless where one is there: it ends at once."""
         self.spawned += 1
         self._spawned_at = clock.monotonic()
         os.utime(self._path(layout.LOCK))  # It has not had the time to show progress itself.
@@ -150,7 +151,7 @@ class Run:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", "-X", "utf8", _SUPERVISOR, self.directory],
-            {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            {name: environment[name] for name in _ENVIRONMENT if name in environment},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),

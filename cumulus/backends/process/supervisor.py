@@ -90,7 +90,7 @@ class _Supervision:
             if os.path.exists(layout.STOP):
                 return _STOPPED
             # Not before: what the enforcement started for the node is not to end with this job.
-            process_tree.become_subreaper()
+            processes.become_subreaper()
             secrets = resolve_secrets(spec)
             # Before anything is made beside them: no text of this run holds a secret.
             self._redactor = Redactor(list(secrets.values()))

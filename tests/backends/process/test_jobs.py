@@ -267,7 +267,7 @@ class TestEnvironment:
 
     def test_the_nodes_variables_are_over_the_logins_and_under_the_jobs(self, bed: ProcessBed) -> None:
         node = {"TMPDIR": "/scratch", "PATH": "/opt/bin:/usr/bin:/bin", "SITE": "here"}
-        backend = ProcessBackend(bed.root, NODE, bed.secrets, env=node)
+        backend = ProcessBackend(bed.root, NODE, bed.secrets, job_env=node, environment=os.environ)
         backend.start(work := bed.work("env", env=(EnvVar("SITE", "mine"),)))
         bed.finish(work)
         backend.close()
@@ -523,7 +523,7 @@ class TestLogs:
 
     def test_how_much_is_kept_can_be_chosen(self, tmp_path: Path, bed: ProcessBed) -> None:
         kept = LogRetention(first=100_000, last=200_000)
-        other = ProcessBackend(bed.root, NODE, bed.secrets, retention=kept)
+        other = ProcessBackend(bed.root, NODE, bed.secrets, retention=kept, environment=os.environ)
         other.start(work := bed.work("sh", "-c", "yes 0123456789abcde | head -c 1000000"))
         end = bed.finish(work)
         other.close()

@@ -19,7 +19,7 @@ import pytest
 
 from cumulus.backends.base import State, Workload
 from cumulus.backends.process import launch as launch_module
-from cumulus.backends.process import layout, process_tree, supervisor
+from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.command import Command
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.errors import BackendError
@@ -248,7 +248,7 @@ def test_daemons_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None
 def test_supervisors_that_start_the_same_at_once(bed: ProcessBed, ran: Path) -> None:
     bed.backend.start(work := job(bed, ran, seconds=0.3))
     run = bed.found(work)
-    others = [run.spawn(bed.clock) for _ in range(5)]
+    others = [run.spawn(bed.clock, os.environ) for _ in range(5)]
     assert bed.finish(work).state is State.SUCCEEDED
     for pid in others:
         with contextlib.suppress(ChildProcessError):  # The one that was first was the backend's to reap.
@@ -320,8 +320,8 @@ class TestLost:
         bed.backend.start(work := bed.work("sh", "-c", ": > ready; env -i sleep 1000 & sleep 1000", grace=0.0))
         bed.running(work)
         pid = bed.supervisor(work)
-        bed.until(lambda: len(process_tree.descendants(pid)) == 3)
-        strays = process_tree.descendants(pid)
+        bed.until(lambda: len(processes.descendants(pid)) == 3)
+        strays = processes.descendants(pid)
         os.kill(pid, signal.SIGKILL)
         assert bed.finish(work).reason == "Lost"
         assert [pid for pid in strays if Path(f"/proc/{pid}/cwd").exists()] == []
