@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.task_reconciler import Patience, TaskReconciler
 from cumulus.backends.swarm.tasks import Evidence, Task
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
+from tests.backends.test_seams import LocalShell
 
 AT = "2026-01-02T03:04:05.123456789Z"
 
@@ -183,20 +181,6 @@ def test_a_start_that_the_engine_failed_has_no_exit_code_of_the_program(tmp_path
     assert (end.reason, end.exit_code) == ("Lost", None)
 
 
-class _LocalShell:
-    """Runs here what is for the node; its docker tells of one container."""
-
-    def __init__(self, directory: Path, mounts: list[dict[str, str]]) -> None:
-        docker = directory / "docker"
-        docker.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'Mounts': mounts}])}\nEND\n")
-        docker.chmod(0o755)
-        self._env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
-
-    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
-        done = subprocess.run(["sh", "-c", command], env=self._env, capture_output=True, text=True, timeout=seconds)
-        return done.returncode, done.stdout, done.stderr
-
-
 def test_a_nodes_engine_tells_when_a_checkpoint_was_written(tmp_path: Path) -> None:
     data, empty = tmp_path / "it's data", tmp_path / "empty"
     (data / "job" / "step").mkdir(parents=True)
@@ -207,7 +191,7 @@ def test_a_nodes_engine_tells_when_a_checkpoint_was_written(tmp_path: Path) -> N
         {"Source": str(empty), "Destination": "/data/none"},
         {"Source": str(tmp_path / "gone"), "Destination": "/gone"},
     ]
-    engine = ShellEngine(_LocalShell(tmp_path, mounts))
+    engine = ShellEngine(LocalShell(tmp_path, mounts))
     changed = datetime.fromtimestamp((data / "job" / "step" / "weights").stat().st_ctime, UTC)
     assert engine.written("c1", "/data/job") == timestamp(changed)
     assert engine.written("c1", "/data/none") == ""

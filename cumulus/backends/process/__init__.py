@@ -1,7 +1,11 @@
 """The embedded backend: jobs as local processes, each under a supervisor that outlives the daemon.
 
-    controller -> backend.ProcessBackend -> spec.json -> shim (lock, lease, started.json) -> the command
-    the command -> supervise -> log, exit.json -> inotify and pidfd -> backend -> controller
+    controller -> backend.ProcessBackend -> spec.json -> supervisor (lock, lease, started.json) -> the command
+    the command -> supervisor -> log, exit.json -> inotify and pidfd -> backend -> controller
+
+Modules of the supervisor, a process of its own for each run: `supervisor` (from its lock to the end), `launch` (starts
+the command), `command` (the command while it runs), `lease_guard`, `process_tree`, `rlimits`. Modules of the daemon:
+`backend`, `run` (one run, as its files say), `specification`, `environment`, `watch`. Both know `layout`.
 
 What it does not do, for it needs no root:
 - A job is a process of the daemon's user: it sees the node's files and that user's other processes, can read their

@@ -13,17 +13,15 @@ from datetime import UTC, datetime
 from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
 from cumulus.clock import timestamp
 
-_PATIENCE = 5.0
-"""Seconds for which a file system that does not answer is waited for."""
-
 _MOST_FILES = 20_000
 
 
 class CheckpointFiles:
-    """The files at or below `path`."""
+    """The files at or below `path`. A file system that does not answer is waited for `patience` seconds."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, patience: float = 5.0) -> None:
         self._path = path
+        self._patience = patience
 
     def newest(self) -> Checkpoint | None:
         """See `CheckpointStore.newest`. For a process of one thread: it forks."""
@@ -37,7 +35,7 @@ class CheckpointFiles:
                 os._exit(0)
         os.close(writable)
         with open(readable, "rb") as answer:
-            if not select.select([answer], [], [], _PATIENCE)[0]:
+            if not select.select([answer], [], [], self._patience)[0]:
                 os.kill(child, signal.SIGKILL)
                 raise CheckpointUnseen(f"the file system of {self._path} does not answer")
             said = answer.read().decode()

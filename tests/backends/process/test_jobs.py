@@ -460,7 +460,7 @@ class TestStop:
         from cumulus.backends.process.run import Run
 
         spawn = Run.spawn
-        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         bed.backend.start(work := bed.work("touch", "ran"))
         bed.backend.stop(work.name, 5)
         monkeypatch.setattr(Run, "spawn", spawn)

@@ -23,6 +23,7 @@ from cumulus.backends.process import layout, supervisor
 from cumulus.backends.process.command import Command
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.errors import BackendError
+from cumulus.lib import processes
 from tests.backends.process_bed import ProcessBed, job_processes
 
 STEPS = ("mkdir", "open", "rename", "fsync", "symlink", "posix_spawn", "fork", "pipe2", "write")
@@ -196,7 +197,7 @@ def test_a_supervisor_killed_at_any_step(bed: ProcessBed, ran: Path, monkeypatch
         step += 1
         work = job(bed, ran, step)
         with monkeypatch.context() as patched:
-            patched.setattr(Run, "spawn", lambda self, clock: os.getpid())
+            patched.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
             bed.backend.start(work)
         bed.backend.close()  # It would reap the supervisor, a child of this process, before the test does.
         killed = killed_after(step, partial(_supervise, str(bed.run_directory(work))))
@@ -266,7 +267,7 @@ class TestLost:
                 time.sleep(0.01)
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(Command, "run", fail)
         bed.backend.start(work := job(bed, ran, seconds=60))
         bed.backend.close()
@@ -283,7 +284,7 @@ class TestLost:
         def fail(spec: object) -> dict[str, str]:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(supervisor, "resolve_secrets", fail)
         bed.backend.start(work := job(bed, ran))
         bed.backend.close()
@@ -307,7 +308,7 @@ class TestLost:
                 Path(layout.STOP).touch()
             return pid, *others
 
-        monkeypatch.setattr(Run, "spawn", lambda self, clock: os.getpid())
+        monkeypatch.setattr(Run, "spawn", lambda self, clock, environment: os.getpid())
         monkeypatch.setattr(supervisor, "launch", launch_and_kill)
         bed.backend.start(work := job(bed, ran))
         bed.backend.close()

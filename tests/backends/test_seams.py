@@ -1,0 +1,69 @@
+"""The stores that there are, each through its conformance suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, LogStore
+from cumulus.backends.rundir import checkpoint
+from cumulus.backends.rundir.checkpoint import CheckpointFiles
+from cumulus.backends.rundir.log import FileLog
+from cumulus.backends.swarm.checkpoint import NodeFiles
+from cumulus.backends.swarm.node_engine import ShellEngine
+from tests.backends.seams import CheckpointStoreConformance, LogStoreConformance
+
+
+class TestFileLog(LogStoreConformance):
+    def store(self, place: Path, retention: LogRetention = DEFAULT_RETENTION) -> LogStore:
+        return FileLog(str(place), retention)
+
+
+class TestCheckpointFiles(CheckpointStoreConformance):
+    @pytest.fixture(autouse=True)
+    def _patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
+    def store(self, place: Path) -> CheckpointFiles:
+        return CheckpointFiles(str(place))
+
+    def unseen(self, place: Path) -> CheckpointFiles:
+        """On a file system that does not answer."""
+        self.monkeypatch.setattr(checkpoint, "_newest", lambda path: time.sleep(60))
+        return CheckpointFiles(str(place), patience=0.1)
+
+
+class LocalShell:
+    """Runs here what is for the node; its docker tells of one container."""
+
+    def __init__(self, directory: Path, mounts: list[dict[str, str]]) -> None:
+        docker = directory / "docker"
+        docker.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps([{'Mounts': mounts}])}\nEND\n")
+        docker.chmod(0o755)
+        self._env = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
+
+    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
+        done: Any = subprocess.run(
+            ["sh", "-c", command], env=self._env, capture_output=True, text=True, timeout=seconds
+        )
+        return done.returncode, done.stdout, done.stderr
+
+
+class TestNodeFiles(CheckpointStoreConformance):
+    @pytest.fixture(autouse=True)
+    def _directory(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self.directory = tmp_path_factory.mktemp("node")
+
+    def store(self, place: Path) -> NodeFiles:
+        mounts = [{"Source": str(place.parent), "Destination": "/data"}]
+        return NodeFiles(ShellEngine(LocalShell(self.directory, mounts)), "c1", f"/data/{place.name}")
+
+    def unseen(self, place: Path) -> NodeFiles:
+        """On no mount."""
+        return NodeFiles(ShellEngine(LocalShell(self.directory, [])), "c1", f"/data/{place.name}")
