@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import cumulus
 from cumulus.chronos import lease_args, names, verbs
 from cumulus.chronos.contract import wire
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.verbs import OpenLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
@@ -38,15 +40,15 @@ offers the CPU beside a GPU.
 _WHICH = "the partition: its id, its name, or the beginning of one; with --json the whole id"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, open_ledger: OpenLedger = Ledger) -> int:
+    """Run one command, on the ledger that `open_ledger` opens. Returns the exit code."""
     descriptors.ensure()
     with safe_output.guarded():
-        return _main(arguments)
+        return _main(arguments, open_ledger)
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    options = parser().parse_args(arguments)
+def _main(arguments: Sequence[str] | None, open_ledger: OpenLedger) -> int:
+    options = parser(open_ledger).parse_args(arguments)
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
@@ -100,8 +102,8 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     return check
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of all commands. In what it parses, `run` is the command; a server puts its own `ledger` and `tell` in."""
+def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
+    """Of all commands. In what it parses, `run` is the command; a server puts its own `open_ledger` and `tell` in."""
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON with a protocol version, for programs")
     common.add_argument("--home", metavar="DIR", help="the ledger's directory (default: CHRONOS_HOME)")
@@ -111,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.set_defaults(ledger=None, tell=_print_json)
+    made.set_defaults(open_ledger=open_ledger, tell=_print_json)
     made.add_argument("--version", action="version", version=f"chronos {cumulus.__version__}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
 

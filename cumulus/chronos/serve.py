@@ -102,7 +102,7 @@ class Server:
         if options.home is not None:
             # A forged ledger would be acted upon with the rights of whoever runs this.
             raise UsageError("a server answers from its own ledger alone", hint="leave --home out")
-        options.ledger = self._ledger
+        options.open_ledger = lambda home: self._ledger
         return options
 
     def _work(self) -> None:

@@ -1,6 +1,6 @@
 """What the verbs of `chronos_cli` do. Each takes the parsed options and returns the exit code.
 
-`options.ledger` and `options.tell` are set by `chronos_cli serve`: the ledger to use, and where JSON goes.
+`options.open_ledger` gives the ledger of a home, `options.tell` takes what --json answers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from cumulus.resources.quantity import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from cumulus.chronos.usage import NodeUse
+
+OpenLedger = Callable[[Path | None], Ledger]
 
 
 def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
@@ -258,8 +260,8 @@ def _some_devices(ledger: Ledger) -> Sequence[Device]:
 
 
 def _ledger(options: argparse.Namespace) -> Ledger:
-    served: Ledger | None = options.ledger
-    return served or Ledger(Path(options.home) if options.home else None)
+    open_ledger: OpenLedger = options.open_ledger
+    return open_ledger(Path(options.home) if options.home else None)
 
 
 def _node() -> dict[str, Any]:

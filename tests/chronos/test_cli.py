@@ -9,14 +9,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.chronos import cli, ledger, watchdog
-from cumulus.chronos.contract import LeaseState
+from cumulus.chronos.contract import Device, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.lib import printable
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request, until
@@ -29,11 +29,16 @@ class Shell:
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
+        self.devices: list[Device] = [*GPUS, CPU]
+
+    def run(self, words: Sequence[str]) -> int:
+        """The exit code."""
+        return cli.main(words, open_ledger=lambda home: ledger.Ledger(home, None, lambda: self.devices))
 
     def __call__(self, line: str, code: int = 0) -> str:
         """Its output; what went to stderr where it fails, which is one line."""
         try:
-            found = cli.main(line.split())
+            found = self.run(line.split())
         except SystemExit as exit:
             found = exit.code  # type: ignore[assignment]
         captured = self._capsys.readouterr()
@@ -45,7 +50,7 @@ class Shell:
 
     def json(self, line: str, code: int = 0) -> dict[str, Any]:
         try:
-            assert cli.main([*line.split(), "--json"]) == code
+            assert self.run([*line.split(), "--json"]) == code
         finally:
             output = self._capsys.readouterr().out
         answer: dict[str, Any] = json.loads(output)
@@ -54,11 +59,7 @@ class Shell:
 
 
 @pytest.fixture
-def shell(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    def open_here(home: Path | None = None, **options: Any) -> ledger.Ledger:
-        return ledger.Ledger(home, None, lambda: [*GPUS, CPU], **options)
-
-    monkeypatch.setattr(cli, "Ledger", open_here)
+def shell(home: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
 
 
@@ -194,7 +195,7 @@ def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: 
 
 
 def test_no_device_says_what_to_do(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "Ledger", lambda home: ledger.Ledger(home, None, list))
+    shell.devices = []
     monkeypatch.setattr("cumulus.chronos.device.explain_none", lambda: "install a driver")
     for line in ("stats", "devices", "create 0 0.5 1h"):
         assert shell(line, 1) == "chronos_cli: this machine offers no device (install a driver)\n"
@@ -300,7 +301,7 @@ class TestNames:
         assert len(shell.json("list")["leases"]) == 4
 
     def test_nothing_means_nothing(self, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["release", ""]) == 1
+        assert shell.run(["release", ""]) == 1
         assert "there is no lease" in capsys.readouterr().err
         assert "there is no lease zz" in shell("get zz", 1)
 

@@ -177,16 +177,15 @@ WORDS = (
 def test_any_arguments_of_chronos_cli(
     verb: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def quiet(home: Path | None = None, **options: Any) -> ledger.Ledger:
-        return ledger.Ledger(home, None, lambda: [*GPUS, CPU], **{**options, "start_monitor": False})
+    def quiet(home: Path | None) -> ledger.Ledger:
+        return ledger.Ledger(home, None, lambda: [*GPUS, CPU], start_monitor=False)
 
-    monkeypatch.setattr(chronos_cli, "Ledger", quiet)
     monkeypatch.setattr(watchdog, "ensure_running", lambda home: None)
     with fresh(CHRONOS_HOME="chronos") as directory:
         monkeypatch.chdir(directory)
         capsys.readouterr()
         try:
-            code = chronos_cli.main([verb, *words])
+            code = chronos_cli.main([verb, *words], open_ledger=quiet)
         except SystemExit as exit:
             code = exit.code if isinstance(exit.code, int) else 2
         said = capsys.readouterr()
