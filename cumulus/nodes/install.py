@@ -6,9 +6,11 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from cumulus.chronos import bundle
 from cumulus.errors import ChronosError, CumulusError
+from cumulus.nodes import distribution
 from cumulus.nodes.answers import SUDO_REFUSES
 from cumulus.nodes.link import Answer, Link
 
@@ -17,6 +19,7 @@ SECONDS = 300.0
 
 SCRIPT = "setup-worker.sh"
 SERVICE = "chronos-monitor.service"
+WHEEL = "chronos.whl"
 
 
 class SetupFailed(CumulusError):
@@ -52,11 +55,12 @@ def install(link: Link, setup: Setup) -> str:
 def _files() -> list[tuple[str, bytes]]:
     worker = resources.files("cumulus.nodes").joinpath("worker")
     scripts = [(name, worker.joinpath(name).read_bytes()) for name in (SCRIPT, SERVICE)]
-    return [(bundle.NAME, bundle.build()), *scripts]
+    with TemporaryDirectory() as directory:
+        return [(WHEEL, distribution.build(Path(directory)).read_bytes()), *scripts]
 
 
 def _command(link: Link, setup: Setup, place: str) -> str:
-    words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{bundle.NAME}"]
+    words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{WHEEL}"]
     if setup.dry_run:
         words.append("--dry-run")
     if setup.prefix:

@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import bundle
+from cumulus.nodes import distribution
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
 from cumulus.nodes.link import Link
@@ -46,16 +47,44 @@ def prefix(tmp_path: Path) -> Iterator[Path]:
     end_monitor(tmp_path / "chronos/var/chronos")
 
 
-def test_the_same_source_makes_the_same_wheel() -> None:
-    assert bundle.build() == bundle.build()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The distribution cumulus-chronos, built as `cumulus node setup` does."""
+    return distribution.build(tmp_path_factory.mktemp("wheel"))
 
 
-def test_the_wheel_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
-    (tmp_path / "wheel").write_bytes(bundle.build())
-    with zipfile.ZipFile(tmp_path / "wheel") as wheel:
-        names = wheel.namelist()
-        wheel.extractall(tmp_path / "unpacked")
-    assert not [name for name in names if "/remote/" in name or "__pycache__" in name]
+def test_the_same_source_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    assert distribution.build(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+def test_the_wheel_has_all_of_chronos_and_what_it_stands_on(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    package = ROOT / "cumulus"
+    wanted = [path for part in ("chronos", "lib") for path in (package / part).rglob("*.py")]
+    assert {str(path.relative_to(ROOT)) for path in wanted} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith("cumulus/nodes")]
+
+
+def test_the_wheel_is_built_from_the_source_tree_by_standard_tools(wheel: Path, tmp_path: Path) -> None:
+    """`pip wheel packaging/chronos`, here from a copy: it leaves files beside the project."""
+    (tmp_path / "packaging").mkdir()
+    shutil.copytree(ROOT / "packaging/chronos", tmp_path / "packaging/chronos", symlinks=True)
+    (tmp_path / "cumulus").symlink_to(ROOT / "cumulus")
+    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run(
+        [*words, "--wheel-dir", tmp_path, tmp_path / "packaging/chronos"], check=True, capture_output=True, timeout=60
+    )
+    (built,) = tmp_path.glob("*.whl")
+    assert built.name == wheel.name
+    with zipfile.ZipFile(built) as one, zipfile.ZipFile(wheel) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+
+
+def test_the_wheel_runs_with_the_standard_library_alone(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "unpacked")
     modules = [
         name.removesuffix(".py").replace("/", ".") for name in names if re.fullmatch(r"cumulus/[a-z_/]+\.py", name)
     ]
@@ -68,12 +97,48 @@ def test_the_wheel_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_pip_takes_the_wheel(tmp_path: Path) -> None:
-    wheel = tmp_path / bundle.NAME
-    wheel.write_bytes(bundle.build())
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
-    subprocess.run([*words, tmp_path / "t", wheel], check=True, capture_output=True, timeout=60)
-    assert (tmp_path / "t/bin/chronos_cli").is_file()
+_SMI = """#!/bin/sh
+echo "GPU-00000000-0000-0000-0000-000000000000, A GPU, 81920, 580.1, 00000000:01:00.0"
+"""
+
+
+def test_chronos_cli_works_in_an_environment_that_has_nothing_else(wheel: Path, tmp_path: Path) -> None:
+    fresh, tools, home = tmp_path / "fresh", tmp_path / "tools", tmp_path / "home"
+    venv.create(fresh)
+    words = [sys.executable, "-m", "pip", "--python", fresh / "bin/python", "install", "--quiet"]
+    subprocess.run([*words, "--no-deps", "--no-index", wheel], check=True, capture_output=True, timeout=60)
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(_SMI)
+    (tools / "nvidia-smi").chmod(0o755)
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "CHRONOS_HOME": str(home), "CHRONOS_MPS": "off"}
+
+    def chronos(*arguments: str) -> str:
+        done = subprocess.run(
+            [fresh / "bin/chronos_cli", *arguments],
+            capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    try:
+        id = chronos("create", "0", "0.5", "60s", "-q").strip()
+        assert id in chronos("list")
+        assert "has ended" in chronos("release", id, "--wait")
+        # What these commands import comes from the wheel and from the standard library.
+        program = (
+            "import sys; from cumulus.chronos.cli import main\n"
+            "code = [main(words.split()) for words in ('list --all', 'stats', 'create 0 10% 60 -q', 'devices')]\n"
+            "files = [m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] not in sys.stdlib_module_names"
+            " and getattr(m, '__file__', None)]\n"
+            "print(code, sorted(f for f in files if not f.startswith(sys.prefix + '/lib/')), file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [fresh / "bin/python", "-I", "-c", program],
+            capture_output=True, text=True, timeout=60, env=environment,
+        )  # fmt: skip
+        assert done.stderr.splitlines()[-1] == "[0, 0, 0, 0] []", done.stderr
+    finally:
+        end_monitor(home)
 
 
 def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
@@ -90,14 +155,14 @@ def test_the_script_says_what_it_will_do_and_does_it_once(prefix: Path) -> None:
     assert granted.stdout.strip() in listed.stdout
 
 
-def test_another_version_replaces_the_first_and_its_monitor(prefix: Path, tmp_path: Path) -> None:
+def test_another_version_replaces_the_first_and_its_monitor(prefix: Path, wheel: Path, tmp_path: Path) -> None:
     set_up("--prefix", str(prefix), "--yes")
     home = prefix / "var/chronos"
     first = (home / "monitor.pid").read_text()
     other = tmp_path / "other.whl"
-    other.write_bytes(bundle.build())
-    with zipfile.ZipFile(other, "a") as wheel:
-        wheel.writestr("cumulus/other.txt", "another version")
+    shutil.copyfile(wheel, other)
+    with zipfile.ZipFile(other, "a") as archive:
+        archive.writestr("cumulus/other.txt", "another version")
     said = set_up("--prefix", str(prefix), "--yes", "--wheel", str(other))
     assert "in place of" in said
     assert (prefix / "lib/chronos/current/cumulus/other.txt").is_file()

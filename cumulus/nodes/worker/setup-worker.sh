@@ -7,7 +7,7 @@
 #   MANAGER TOKEN  join this Docker Swarm too (see join-swarm.sh); TOKEN from `cumulus cluster join-token`
 #   --user NAME    let this user ask for leases as root: a sudo rule for chronos_cli's lease commands alone
 #   --prefix DIR   install under DIR for the calling user alone: no root, no sudo rule, no service
-#   --wheel FILE   what to install; else it is made from the source tree that this script lies in
+#   --wheel FILE   what to install; else it is built from the source tree that this script lies in (needs setuptools)
 #   --yes          do not ask          --dry-run   say what would be done, and do nothing
 #
 # PYTHON names the Python to use; it must be 3.11 or newer.
@@ -60,8 +60,7 @@ service=''
 [ -n "$prefix" ] || [ ! -d /run/systemd/system ] || service=/etc/systemd/system/chronos-monitor.service
 
 if [ -z "$wheel" ]; then
-  wheel=$work/chronos.whl
-  (cd "$here/../../../.." && "$python" -m cumulus.chronos.bundle "$wheel") || fail "no wheel could be made here"
+  wheel=$(cd "$here/../../.." && "$python" -m cumulus.nodes.distribution "$work") || fail "no wheel could be made here"
 fi
 release=$(sha256sum "$wheel" | cut -c1-12)
 
