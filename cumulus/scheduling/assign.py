@@ -19,7 +19,7 @@ from cumulus.scheduling.equivalence import Uniform, groups_of, ports_of, uniform
 from cumulus.scheduling.snapshot import Gang
 
 SEARCH_STEPS = 5_000
-"""Slots that the search for a mixed gang tries before it gives up for this pass."""
+"""Slots that the search for a mixed gang tries before it gives up for this cycle."""
 
 
 class Seat(NamedTuple):

@@ -1,6 +1,6 @@
-"""What is available of each device during one pass, now and later, indexed so that a best fit needs no scan.
+"""What is available of each device during one cycle, now and later, indexed so that a best fit needs no scan.
 
-`place` takes shares and makes reservations here. Within a pass shares are only ever taken, never given back:
+`place` takes shares and makes reservations here. Within a cycle shares are only ever taken, never given back:
 what did not fit once does not fit later, and the earliest start of anything only moves back.
 """
 
@@ -23,7 +23,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Slot:
-    """One device of a node, and what is taken of it so far in this pass."""
+    """One device of a node, and what is taken of it so far in this cycle."""
 
     __slots__ = ("_taken", "_timeline", "compute", "device", "memory", "node", "order", "reserved")
 
@@ -122,7 +122,7 @@ class Availability:
         self.reservations = 0
         """How many shares were reserved so far."""
         self.work = 0
-        """Slots looked at one by one so far: the measure of what a pass has cost, the same on every machine."""
+        """Slots looked at one by one so far: the measure of what a cycle has cost, the same on every machine."""
         self._pools: dict[Filter, Pool] = {}
 
     def pool(self, wanted: Filter) -> Pool:

@@ -1,6 +1,6 @@
 """What one partition asks for or holds, as placement sees it: made once for each version of a partition.
 
-The scheduler keeps the claims of ten thousand partitions between its passes, where their models would not fit; a
+The scheduler keeps the claims of ten thousand partitions between its cycles, where their models would not fit; a
 `snapshot` is assembled from them.
 """
 

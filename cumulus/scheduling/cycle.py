@@ -1,4 +1,4 @@
-"""One placement pass: a snapshot in, bindings and the gangs that go on waiting out. Pure; `now` is the snapshot's.
+"""One placement cycle: a snapshot in, bindings and the gangs that go on waiting out. Pure; `now` is the snapshot's.
 
 Controllers write the bindings; `explain` says why a gang waits.
 
@@ -6,18 +6,18 @@ The promise
 -----------
 `explain` promises a start S ("by S at the latest") to a gang G of equal members when no gang before it in the queue
 could use a device that matches G, and every share it waits for is that of a lease whose end is known. G is bound by
-the first pass at or after S, and there is one at S, where a lease ends, as long as until then
+the first cycle at or after S, and there is one at S, where a lease ends, as long as until then
 
 1. nothing joins the queue before G: no work of a higher priority, and no run that was lost and so keeps its place;
 2. leases are granted in the moment in which they are bound, and their shares are free again at their ends; none is made
    on a node by hand. (What a grant takes, a few hundredths of a second, a gang fitted in to end just at S adds to S.)
 3. the nodes and devices that take work stay the same.
 
-Proof. Let R be the seats kept for G from S for its length. We show that in each pass until S, when it is G's turn, R
-could still be kept, so that the pass finds for G a start no later than S and keeps that.
+Proof. Let R be the seats kept for G from S for its length. We show that in each cycle until S, when it is G's turn, R
+could still be kept, so that the cycle finds for G a start no later than S and keeps that.
 
-- The first pass found R. In any pass, gangs after G are bound only where `assign` finds room beside its reservation:
-  not in R, while R lasts. In the next pass what they bound is a hold with the same end.
+- The first cycle found R. In any cycle, gangs after G are bound only where `assign` finds room beside its reservation:
+  not in R, while R lasts. In the next cycle what they bound is a hold with the same end.
 - Gangs before G, or their reservations, are on no device that matches G, so on none of R.
 - Other holds only end, by (2) when that was counted on; so what is free of R's devices from S on never shrinks.
 - G's search is exact. `assign` finds seats for equal members whenever there are any (Gale and Ryser, see `uniform`).
@@ -52,11 +52,11 @@ from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Gang, Hold, Member, Snapshot
 
 RESERVATION_DEPTH = 8
-"""Gangs with the same filters that get a reservation in one pass. One would do against starvation; a few more
+"""Gangs with the same filters that get a reservation in one cycle. One would do against starvation; a few more
 keep those next in line from being overtaken again and again."""
 
 RESERVATION_WORK = 400_000
-"""Once a pass has looked at so many devices one by one, only the first gang of each kind still gets one."""
+"""Once a cycle has looked at so many devices one by one, only the first gang of each kind still gets one."""
 
 SCANNED_STARTS = 64
 """Up to so many possible starts are tried one by one, more are bisected."""
@@ -132,21 +132,21 @@ class CycleResult:
 
 
 def place(snapshot: Snapshot, policies: Policies = DEFAULT) -> CycleResult:
-    """One pass over the queue: each gang in turn is bound, or waits with a reservation, or only waits.
+    """One cycle over the queue: each gang in turn is bound, or waits with a reservation, or only waits.
 
     EASY backfilling, with more than one reservation: a later gang is bound only where that delays no
     reservation, so that a stream of small ones never starves a large one (Lifka, "The ANL/IBM SP Scheduling
     System", 1995).
     """
-    run = Cycle(snapshot, policies)
-    for gang in run.queue:
-        if not run.bind(gang):
-            run.refuse(gang)
-    return CycleResult(tuple(run.bindings), tuple(run.refusals), tuple(run.victims))
+    cycle = Cycle(snapshot, policies)
+    for gang in cycle.queue:
+        if not cycle.bind(gang):
+            cycle.refuse(gang)
+    return CycleResult(tuple(cycle.bindings), tuple(cycle.refusals), tuple(cycle.victims))
 
 
 class Cycle:
-    """One pass in progress: `place` runs it to the end, `explain` as far as the gang asked for."""
+    """One cycle in progress: `place` runs it to the end, `explain` as far as the gang asked for."""
 
     def __init__(self, snapshot: Snapshot, policies: Policies = DEFAULT) -> None:
         self.queue = tuple(policies.order.arrange(snapshot))
@@ -165,7 +165,8 @@ class Cycle:
         thousands that ask for the same."""
         self._settled: dict[tuple[int, float], bool] = {}
         """Those of which enough have reservations already; whether they are hopeless."""
-        self._refused = KnownMisfits()
+        self.misfits = KnownMisfits()
+        """What did not fit so far: whatever asks for as much does not fit either."""
         self._hopeless = KnownMisfits()
         self._not_before: dict[tuple[Uniform, int], int] = {}
         self._reserved: Counter[frozenset[Filter]] = Counter()
@@ -180,11 +181,11 @@ class Cycle:
         if alone in self._alike:
             return False
         length = microseconds(gang.seconds)
-        refused = self._refused.covers(gang, length)
+        refused = self.misfits.covers(gang, length)
         seats = None if refused else assign(self.availability, gang, 0, length)
         if seats is None:
             if not refused:
-                self._refused.add(gang, length)
+                self.misfits.add(gang, length)
             if alone is not None:
                 self._alike.add(alone)
             return False

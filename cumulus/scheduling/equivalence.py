@@ -1,4 +1,4 @@
-"""What makes gangs interchangeable or comparable, so that a pass learns from each refusal.
+"""What makes gangs interchangeable or comparable, so that a cycle learns from each refusal.
 
 Ten thousand pending jobs are mostly alike: what refused one refuses every other that asks for at least as much.
 """

@@ -1,6 +1,6 @@
 """Why a gang waits: the reason of each node, who holds what it needs and until when, who is ahead of it.
 
-Computed only for the gang that somebody asks about, from the same pass that places; `why` and `describe` show it.
+Computed only for the gang that somebody asks about, from the same cycle that places; `why` and `describe` show it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class State(StrEnum):
     """What becomes of a gang in the queue."""
 
     FITS = "Fits"
-    """The next pass binds it."""
+    """The next cycle binds it."""
     WAITING = "Waiting"
     """It starts once others' leases are over."""
     NO_NODE = "NoNode"
@@ -108,23 +108,23 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
     if gang is None:
         missing = next((g for g in snapshot.incomplete if partition in g.partitions), None)
         return _incomplete(snapshot, missing) if missing is not None else None
-    run = Cycle(snapshot, policies)
-    position = run.queue.index(gang) + 1
-    for other in run.queue[: position - 1]:
-        if not run.bind(other):
-            run.refuse(other)
-    if run.bind(gang):
-        bindings = tuple(run.bindings[-len(gang.members) :])
+    cycle = Cycle(snapshot, policies)
+    position = cycle.queue.index(gang) + 1
+    for other in cycle.queue[: position - 1]:
+        if not cycle.bind(other):
+            cycle.refuse(other)
+    if cycle.bind(gang):
+        bindings = tuple(cycle.bindings[-len(gang.members) :])
         return Explanation(
             gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings
         )
-    if run.not_admitted is not None:
-        return _not_admitted(snapshot, gang, run.not_admitted)
-    reasons = node_reasons(snapshot, run.availability, gang)
-    ahead = _competitors(run, gang)
-    reservation, far_back = _reserve_in_turn(run, gang, ahead)
+    if cycle.not_admitted is not None:
+        return _not_admitted(snapshot, gang, cycle.not_admitted)
+    reasons = node_reasons(snapshot, cycle.availability, gang)
+    ahead = _competitors(cycle, gang)
+    reservation, far_back = _reserve_in_turn(cycle, gang, ahead)
     state = State.WAITING if reservation else _state_without_start(snapshot, gang, reasons, far_back=far_back)
-    blockers = _blockers(snapshot, run, reservation) if reservation else ()
+    blockers = _blockers(snapshot, cycle, reservation) if reservation else ()
     return Explanation(
         gang=gang.name,
         state=state,
@@ -161,9 +161,9 @@ def _state_without_start(snapshot: Snapshot, gang: Gang, reasons: tuple[NodeReas
     return State.WAITING if far_back else State.NO_NODE
 
 
-def _competitors(run: Cycle, gang: Gang) -> list[Refusal]:
+def _competitors(cycle: Cycle, gang: Gang) -> list[Refusal]:
     """Gangs refused before this one that some device of its could serve, or some node with the same host ports."""
-    pools = [run.availability.pool(member.demand.filter) for member in gang.members]
+    pools = [cycle.availability.pool(member.demand.filter) for member in gang.members]
     mine = {slot.order for pool in pools for slot in pool.slots}
     nodes = {slot.node for pool in pools for slot in pool.slots}
     ports = {port for member in gang.members for port in member.demand.ports}
@@ -172,28 +172,28 @@ def _competitors(run: Cycle, gang: Gang) -> list[Refusal]:
     def compete(other: Gang) -> bool:
         for wanted in {(member.demand.filter, member.demand.ports) for member in other.members}:
             if wanted not in overlaps:
-                slots = run.availability.pool(wanted[0]).slots
+                slots = cycle.availability.pool(wanted[0]).slots
                 shares = not ports.isdisjoint(wanted[1])
                 overlaps[wanted] = any(s.order in mine or (shares and s.node in nodes) for s in slots)
             if overlaps[wanted]:
                 return True
         return False
 
-    rivals = (refusal for refusal in run.refusals if not refusal.hopeless and refusal.not_admitted is None)
+    rivals = (refusal for refusal in cycle.refusals if not refusal.hopeless and refusal.not_admitted is None)
     return [refusal for refusal in rivals if compete(refusal.gang)]
 
 
-def _reserve_in_turn(run: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
+def _reserve_in_turn(cycle: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Reservation | None, bool]:
     """The gang's reservation once all who are ahead have theirs; whether it is too far back to work that out."""
     for refusal in ahead:
-        if run.availability.work > EXPLAIN_WORK:
+        if cycle.availability.work > EXPLAIN_WORK:
             return None, True
         if refusal.reservation is None:
-            run.reserve(refusal.gang)
-    return run.reserve(gang), False
+            cycle.reserve(refusal.gang)
+    return cycle.reserve(gang), False
 
 
-def _blockers(snapshot: Snapshot, run: Cycle, reservation: Reservation) -> tuple[Blocker, ...]:
+def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tuple[Blocker, ...]:
     """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
     is free, and on each of its nodes those that have its host ports."""
     gangs = {member.partition: gang for gang in snapshot.pending for member in gang.members}
@@ -208,14 +208,14 @@ def _blockers(snapshot: Snapshot, run: Cycle, reservation: Reservation) -> tuple
     holders = [_holder(hold) for hold in snapshot.holds if hold.node in ports]
     holders += [
         _newcomer(snapshot, binding, gangs[binding.partition], demands[binding.partition].ports)
-        for binding in run.bindings
+        for binding in cycle.bindings
         if binding.node in ports
     ]
     holders = [replace(blocker, ports=tuple(sorted(ports[blocker.node] & {*blocker.ports}))) for blocker in holders]
     holders.sort(key=_by_end)
     found = [blocker for blocker in holders if blocker.ports]
     for place, (memory, compute) in needed.items():
-        slot = run.availability.slot(*place)
+        slot = cycle.availability.slot(*place)
         memory, compute = memory - slot.memory, compute - slot.compute
         for blocker in holders:
             if (blocker.node, blocker.device) == place and (memory > 0 or compute > 0):

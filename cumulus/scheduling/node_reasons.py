@@ -31,7 +31,7 @@ class NodeReason:
 
 
 class Explainer:
-    """`node_reasons` for many gangs of one pass. Gangs that ask for the same have the same reasons for as long as
+    """`node_reasons` for many gangs of one cycle. Gangs that ask for the same have the same reasons for as long as
     nothing was taken or reserved between them, and most of a long queue ask for the same."""
 
     def __init__(self, snapshot: Snapshot, availability: Availability) -> None:
@@ -54,7 +54,7 @@ class Explainer:
 
 
 def node_reasons(snapshot: Snapshot, availability: Availability, gang: Gang) -> tuple[NodeReason, ...]:
-    """Why a gang that was just refused is not on any of the nodes, as the pass left them.
+    """Why a gang that was just refused is not on any of the nodes, as the cycle left them.
 
     What will never be comes before what may pass: a node that is too small says so even while it is not ready.
     """

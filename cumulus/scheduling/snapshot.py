@@ -1,6 +1,6 @@
 """What placement looks at: nodes, the shares taken and until when, and the queue, as frozen values.
 
-The first step of a pass: controllers hand over what they read from the store, `build` makes a `Snapshot` of it,
+The first step of a cycle: controllers hand over what they read from the store, `build` makes a `Snapshot` of it,
 `place` and `explain` work on nothing else. The order in which objects are handed over does not matter.
 """
 
@@ -161,7 +161,7 @@ def assemble(nodes: Iterable[GPUNode], claims: Iterable[Claim], now: datetime) -
 
 
 class Assembler:
-    """`assemble` for one pass after the other: a gang of one is made once for its claim, not in each pass anew."""
+    """`assemble` for one cycle after the other: a gang of one is made once for its claim, not in each cycle anew."""
 
     def __init__(self) -> None:
         self._alone: dict[tuple[str, str] | Key, tuple[Claim, Gang]] = {}

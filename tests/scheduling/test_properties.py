@@ -131,7 +131,7 @@ def test_later_arrivals_never_delay_the_head(snapshot: Snapshot, others: list[Ga
 def test_learning_from_refusals_changes_nothing(snapshot: Snapshot) -> None:
     run = Cycle(snapshot)
     for gang in snapshot.pending:
-        run._refused = KnownMisfits()
+        run.misfits = KnownMisfits()
         if not run.bind(gang):
             run.refuse(gang)
     assert place(snapshot) == CycleResult(tuple(run.bindings), tuple(run.refusals))

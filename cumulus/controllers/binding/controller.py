@@ -1,7 +1,7 @@
 """The schedule loop: one key for the whole queue. Builds a snapshot, asks `scheduling` where each gang goes, writes it.
 
-A gang's bindings are one transaction, each with its partition's version as precondition. A pass never starts before the
-reader shows the last pass's writes, so that no share is given twice; the node's ledger would refuse it anyway.
+A gang's bindings are one transaction, each with its partition's version as precondition. A cycle never starts before
+the reader shows the last cycle's writes, so that no share is given twice; the node's ledger would refuse it anyway.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ VISIBLE_WITHIN = 0.05
 
 REST = 9.0
 LONGEST_REST = 3.0
-"""After a pass the loop rests for so many times as long as it thought, and no longer than that many seconds: what
-happens meanwhile is one pass's work, and a long queue does not keep the other loops from theirs."""
+"""After a cycle the loop rests for so many times as long as it thought, and no longer than that many seconds: what
+happens meanwhile is one cycle's work, and a long queue does not keep the other loops from theirs."""
 
 GANGS_PER_WRITE = 64
 
 EXPLAINED_PER_PASS = 64
-"""How many waiting gangs get their reasons worked out in one pass; the rest comes with the next ones."""
+"""How many waiting gangs get their reasons worked out in one cycle; the rest comes with the next ones."""
 
 EXPLAINED_AFTER = 1.0
 """Seconds in the queue before a gang's reasons are written down: most leave it sooner."""
@@ -85,7 +85,7 @@ class ScheduleController:
 
     @property
     def rest(self) -> float:
-        """Seconds until a new pass may begin, 0 when it may now."""
+        """Seconds until a new cycle may begin, 0 when it may now."""
         return max(0.0, self._not_before - self._clock.monotonic())
 
     def reconcile(self, request: Request) -> Result:
@@ -100,11 +100,11 @@ class ScheduleController:
         self._refresh()
         claims = (claim for _, claim in self._claims.values())
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
-        run = Cycle(snapshot, self._policies)
-        unplaced, young = self._place(snapshot, run)
+        cycle = Cycle(snapshot, self._policies)
+        unplaced, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
-        bound = self._bind_all(list(_gangs(run.bindings)))
+        bound = self._bind_all(list(_gangs(cycle.bindings)))
         self._refuse(unplaced)
         if not bound:
             return After(VISIBLE_WITHIN)
@@ -129,25 +129,25 @@ class ScheduleController:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
         return readable(self._reader, GPUPartition, key.namespace, key.name)
 
-    def _place(self, snapshot: Snapshot, run: Cycle) -> tuple[list[Unplaced], bool]:
+    def _place(self, snapshot: Snapshot, cycle: Cycle) -> tuple[list[Unplaced], bool]:
         """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others
-        have yet to wait long enough for that. Turns go on from where the last pass stopped."""
-        explain = Explainer(snapshot, run.availability)
+        have yet to wait long enough for that. Turns go on from where the last cycle stopped."""
+        explain = Explainer(snapshot, cycle.availability)
         unplaced: list[Unplaced] = []
         position, last, young = 0, 0, False
-        for gang in run.queue:
-            if run.bind(gang):
+        for gang in cycle.queue:
+            if cycle.bind(gang):
                 continue
             position += 1
             if not _waited(gang, snapshot):
                 young = True
-                run.refuse(gang)
+                cycle.refuse(gang)
             elif position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
                 last = position
-                message = run.not_admitted.message if run.not_admitted else summary(explain.node_reasons(gang))
-                unplaced.append(Unplaced(gang, run.refuse(gang).reason.code, message))
+                message = cycle.not_admitted.message if cycle.not_admitted else summary(explain.node_reasons(gang))
+                unplaced.append(Unplaced(gang, cycle.refuse(gang).reason.code, message))
             else:
-                run.refuse(gang)
+                cycle.refuse(gang)
         self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
         return unplaced, young
 
@@ -232,7 +232,7 @@ class ScheduleController:
             log.debug("stale", loop=NAME, error=str(error))
 
     def _write(self, writes: Sequence[Write]) -> None:
-        """Write, and note at which revision: no pass decides on a view from before that."""
+        """Write, and note at which revision: no cycle decides on a view from before that."""
         self._unanswered = True
         try:
             documents = self._client.store.transact(writes, fence=self._client.fence)
