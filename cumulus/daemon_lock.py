@@ -20,7 +20,7 @@ def check_private(home: Path) -> None:
     if mode & stat.S_IWOTH:
         raise StoreUnavailable(
             f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the store",
-            hint=f"run: chmod o-w {shlex.quote(str(home))}, or set CUMULUS_HOME to a directory of your own",
+            hint=f"run: chmod go-w {shlex.quote(str(home))}, or set CUMULUS_HOME to a directory of your own",
         )
 
 

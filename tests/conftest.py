@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Generator, Sequence
@@ -82,6 +83,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def left_out(slow: Sequence[str], every: Collection[str]) -> list[str]:
     """The tests, each with those of its parameters that were left out where others were run."""
     parameters = defaultdict(list)
+    # xdist writes a test's group behind its name.
+    slow, every = ([re.sub(r"@[\w-]+$", "", id) for id in ids] for ids in (slow, every))
     for id in slow:
         name, _, parameter = id.partition("[")
         parameters[name].append(parameter.removesuffix("]"))

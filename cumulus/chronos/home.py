@@ -32,5 +32,5 @@ def check_private(home: Path) -> None:
     if mode & stat.S_IWOTH:
         raise LedgerUnavailable(
             f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the ledger",
-            hint=f"run: chmod o-w {shlex.quote(str(home))}, or set CHRONOS_HOME to a directory of your own",
+            hint=f"run: chmod go-w {shlex.quote(str(home))}, or set CHRONOS_HOME to a directory of your own",
         )

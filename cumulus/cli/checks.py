@@ -164,7 +164,7 @@ def ledger() -> Iterator[Finding]:
         leases = opened.list()
     finally:
         opened.close()
-    yield Finding("OK", "ledger", f"{home}, {len(leases)} live leases")
+    yield Finding("OK", "ledger", f"{home}, {len(leases)} live lease{'' if len(leases) == 1 else 's'}")
     pid = running(home)
     if pid and locks.is_stopped(pid):
         text = f"{locks.described([pid])}: leases do not end on time"

@@ -57,6 +57,6 @@ def test_a_directory_that_everybody_may_write_to_is_refused(home: Path, mode: in
         with pytest.raises(LedgerUnavailable, match=f"can be written by everybody .mode {mode:04o}.*replace") as caught:
             use()
         assert caught.value.hint is not None
-        assert caught.value.hint.startswith(f"run: chmod o-w {home}")
+        assert caught.value.hint.startswith(f"run: chmod go-w {home}")
     home.chmod(0o770)
     Ledger(home, start_monitor=False).list()

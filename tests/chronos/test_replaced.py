@@ -85,7 +85,7 @@ def held(real: Ledger, run: Run, seconds: float) -> tuple[subprocess.Popen[bytes
 def test_the_leases_end_on_time_and_nothing_is_granted_until_then(
     real: Ledger, home: Path, copy: Path, run: Run, lose: Callable[[Path, Path], None]
 ) -> None:
-    process, monitor = held(real, run, 10.0)
+    process, monitor = held(real, run, 6.0)
     lose(home, copy)
     fresh = open_ledger(home)
     for call in (real.list, *(partial(ledger.grant, request("b", compute=1000)) for ledger in (real, fresh))):

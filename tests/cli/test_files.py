@@ -115,7 +115,9 @@ class TestModes:
         done = run(*words)
         home.chmod(0o700)
         assert done.code == 1
-        told = f"{home} can be written by everybody (mode 0777): anybody could replace the store; run: chmod o-w {home}"
+        told = (
+            f"{home} can be written by everybody (mode 0777): anybody could replace the store; run: chmod go-w {home}"
+        )
         assert told in done.err
 
     def test_a_group_may(self, run: Run, home: Path) -> None:

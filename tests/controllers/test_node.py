@@ -202,7 +202,7 @@ def test_a_busy_node_is_not_written_for_every_lease() -> None:
     drive(world, daemon, until=lambda: _ready(world) == "True")
     began = world.clock.monotonic()
     watch = world.store.watch(since=world.store.revision(), kinds=frozenset({GPUNode.KIND}))
-    for number in range(60):
+    for number in range(40):
         world.apply(a_job("a" * (number + 1), memory=f"0.{1 + number % 7}"))
     drive(world, daemon, until=lambda: all(job.status.phase.finished for job in world.client.list(GPUJob)))
     took = world.clock.monotonic() - began

@@ -92,15 +92,17 @@ def test_labels_go_both_ways(control: Control) -> None:
     eventually(lambda: f'"gpu.0.name":"{device["name"]}"' in labels() and '"gpu.count":"1"' in labels(), 150)
 
 
-@pytest.mark.parametrize(("availability", "reason"), [("pause", "Paused"), ("drain", "Drained")])
-def test_a_node_that_is_taken_out_offers_no_containers(control: Control, availability: str, reason: str) -> None:
+def test_a_node_that_is_taken_out_offers_no_containers(control: Control) -> None:
     manager = control.lab.manager
-    manager.docker("node", "update", "--availability", availability, "worker1")
     try:
-        eventually(lambda: "container" not in control.get("node", "worker1")["status"].get("runtimes", ()), 150)
-        eventually(lambda: _why(control, "worker1") == reason, 150)
+        for node, availability in (("worker1", "pause"), ("worker2", "drain")):
+            manager.docker("node", "update", "--availability", availability, node)
+        for node, reason in (("worker1", "Paused"), ("worker2", "Drained")):
+            eventually(lambda node=node: "container" not in control.get("node", node)["status"]["runtimes"], 150)  # type: ignore[misc]
+            eventually(lambda node=node, reason=reason: _why(control, node) == reason, 150)  # type: ignore[misc]
     finally:
-        manager.docker("node", "update", "--availability", "active", "worker1")
+        for node in ("worker1", "worker2"):
+            manager.docker("node", "update", "--availability", "active", node)
     control.ready()
 
 

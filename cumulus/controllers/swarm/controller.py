@@ -202,7 +202,8 @@ class ClusterController:
 
     def _judge(self, node: GPUNode, machine: Machine) -> None:
         if machine.state != "ready":
-            self._say(node, False, "Down", f"the cluster's manager says that it is {machine.state}")
+            why = f"the cluster's manager says that it is {machine.state}"
+            self._say(node, False, "Down", f"{why}; if the machine is up and stays so, restart its engine")
         elif machine.availability != "active":
             reason = {"drain": "Drained", "pause": "Paused"}.get(machine.availability, "Unavailable")
             self._say(node, False, reason, f"its availability is {machine.availability}")
