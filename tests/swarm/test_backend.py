@@ -16,7 +16,7 @@ import pytest
 from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
-from cumulus.clock import SystemClock, timestamp
+from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, BackendRefused, NodeUnreachable, NotOurs
 from tests.backends.conformance import Behaviour
 from tests.lab.lab import Lab
@@ -383,6 +383,7 @@ def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, brisk: Lab) -> No
         with pytest.raises(NodeUnreachable):
             bed.backend.get(work.name)
         bed.impatient(over=0.0)
+        bed.until(lambda: SystemClock().now() > parse_timestamp(over) + timedelta(seconds=work.grace))
         end = bed.finish(work)
         assert (end.reason, "did not answer until long after the lease was over" in end.message) == ("Lost", True)
         with pytest.raises(NodeUnreachable):
