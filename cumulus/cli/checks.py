@@ -147,16 +147,14 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
 
 def ledger() -> Iterator[Finding]:
     """The node's ledger of leases and its monitor."""
-    from cumulus.chronos.home import default_home
-    from cumulus.chronos.ledger import Ledger
-    from cumulus.chronos.watchdog import running
+    from cumulus.chronos.local import LEDGER, Ledger, default_home, running
 
     home = default_home()
     there = next(p for p in (home, *home.parents) if p.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         yield Finding("FAIL", "ledger", f"{there} cannot be written", "set CHRONOS_HOME, or chown the directory")
         return
-    if not (home / "ledger.db").exists():
+    if not (home / LEDGER).exists():
         yield Finding("OK", "ledger", f"{home} (is made when it is first used)")
         return
     opened = Ledger(home, start_monitor=False)
@@ -180,12 +178,11 @@ def ledger() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """The devices that can be leased, and how strongly their leases are enforced."""
-    from cumulus.chronos import device, enforce
-    from cumulus.chronos.home import default_home
+    from cumulus.chronos import local
 
-    found = device.discover()
+    found = local.discover()
     if not found:
-        yield Finding("FAIL", "devices", "no device can be leased", device.explain_none())
+        yield Finding("FAIL", "devices", "no device can be leased", local.explain_none())
         return
     gpus = [d for d in found if d.type == "gpu"]
     if not gpus:
@@ -196,9 +193,9 @@ def devices() -> Iterator[Finding]:
         text = f"{each.index}: {each.name}, {each.type}, {format_bytes(each.memory_bytes)}{opencl}"
         fix = "" if each.platform_index >= 0 else "echo libnvidia-opencl.so.1 > /etc/OpenCL/vendors/nvidia.icd"
         yield Finding("OK" if not opencl else "WARN", "device", text, fix)
-    yield from sizes(found, _known_devices(default_home()))
+    yield from sizes(found, _known_devices(local.default_home()))
     for each in found:
-        report = enforce.strength(each, default_home())
+        report = local.enforcement_of(each, local.default_home())
         level: Level = "OK" if report.enforcement.value != "none" else "WARN"
         text = f"device {each.index}: {report.enforcement.value}: {report.reason}"
         yield Finding(level, "enforcement", text, report.remedy)
@@ -206,7 +203,7 @@ def devices() -> Iterator[Finding]:
 
 def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]:
     """Where a device has another size than the ledger counts on. `found` is what drivers say, `known` the ledger."""
-    from cumulus.chronos.device_sizes import settled
+    from cumulus.chronos.local import settled
 
     said = {device.id: device.memory_bytes for device in found}
     for each in known:
@@ -224,9 +221,9 @@ def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]
 
 
 def _known_devices(home: Path) -> Sequence[Device]:
-    from cumulus.chronos.ledger import Ledger
+    from cumulus.chronos.local import LEDGER, Ledger
 
-    if not (home / "ledger.db").exists():
+    if not (home / LEDGER).exists():
         return ()
     opened = Ledger(home, start_monitor=False)
     try:

@@ -19,8 +19,7 @@ from cumulus import __version__, paths
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import NodeFacts
-from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.monitor import ensure_running
+from cumulus.chronos.local import Ledger, ensure_running
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
 from cumulus.lib import state_id

@@ -25,7 +25,7 @@ from cumulus.clock import SystemClock, timestamp
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
-    from cumulus.chronos.ledger import Ledger
+    from cumulus.chronos.local import Ledger
 
 Answer = TypeVar("Answer")
 
@@ -185,7 +185,7 @@ class LeaseGuard:
                 self._ledger().begin(lease["id"])
 
     def _enforced(self, variables: dict[str, str], id: str) -> dict[str, str]:
-        from cumulus.chronos import enforce
+        from cumulus.chronos import local
         from cumulus.chronos.contract import variables as contract
         from cumulus.errors import NoSuchLease
 
@@ -194,7 +194,7 @@ class LeaseGuard:
         device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
         if lease is None or device is None:
             raise NoSuchLease(f"the device of lease {id} is not on this node any more")
-        ours = contract.join(variables, enforce.environment(lease, device, ledger.home))
+        ours = contract.join(variables, local.hold_to(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = contract.merge(self._own, ours)
         variables = {name: value for name, value in merged.items() if value != self._own.get(name)}
@@ -226,7 +226,7 @@ class LeaseGuard:
         if self._opened is None:
             from pathlib import Path
 
-            from cumulus.chronos.ledger import Ledger
+            from cumulus.chronos.local import Ledger
 
             # No monitor from here: it would be this subreaper's child and end with the job.
             self._opened = Ledger(Path(self._home) if self._home else None, start_monitor=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.backends.job_environment import job_environment
+from cumulus.chronos.contract.container import SLOT_VARIABLE
 from cumulus.chronos.contract.variables import merge
-from cumulus.chronos.runtime import SLOT_VARIABLE
 
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
 """What holds on the node but not in a container."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
-from cumulus.chronos.runtime import KEPT
+from cumulus.chronos.contract.container import KEPT
 from cumulus.clock import timestamp
 from cumulus.errors import BackendError, ChronosError
 

@@ -1,0 +1,42 @@
+"""This node's own Chronos, for the programs of the control plane that run beside it: the daemon, the supervisors of its
+jobs, and `cumulus doctor`. All others use `contract` alone.
+
+Enforcement is loaded when it is asked for: supervisors must stay light.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cumulus.chronos.device import discover, explain_none
+from cumulus.chronos.device_sizes import settled
+from cumulus.chronos.home import LEDGER, default_home
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.watchdog import ensure_running, running
+
+if TYPE_CHECKING:
+    from cumulus.chronos.contract import Device, Lease
+    from cumulus.chronos.enforce import Report
+
+__all__ = [
+    "LEDGER", "Ledger", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none", "hold_to",
+    "running", "settled",
+]  # fmt: skip
+
+
+def enforcement_of(device: Device, home: Path) -> Report:
+    """How strongly jobs are held to their leases on the device now, and why."""
+    from cumulus.chronos import enforce
+
+    return enforce.strength(device, home)
+
+
+def hold_to(lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    """Prepare what holds a job to the lease. Returns the variables that the job needs for it. Idempotent.
+
+    Raises `ChronosError` where what is promised cannot be set up: the job must not start then.
+    """
+    from cumulus.chronos import enforce
+
+    return enforce.environment(lease, device, home)
