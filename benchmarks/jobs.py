@@ -22,10 +22,10 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
-from cumulus.machinery.manager import Manager
 from cumulus.manifest import Manifest, load_text
 from cumulus.nodes.agent import NodeAgent
 from cumulus.secrets import SecretStore
+from cumulus.server.control_plane import ControlPlane
 from cumulus.store.base import Store
 from cumulus.store.sqlite import SqliteStore
 from cumulus.testing.backend import FakeBackend, Script
@@ -177,7 +177,7 @@ def _processor() -> float:
 @contextmanager
 def _managed(store: Store, backends: Sequence[Backend], agents: Sequence[NodeAgent]) -> Iterator[None]:
     stop = threading.Event()
-    manager = threading.Thread(target=Manager(store, backends, agents).run, args=(stop,))
+    manager = threading.Thread(target=ControlPlane(store, backends, agents).run, args=(stop,))
     manager.start()
     try:
         yield

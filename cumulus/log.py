@@ -1,6 +1,6 @@
 """Logs by structlog: readable on a terminal, JSON lines otherwise, times in UTC, secrets blanked.
 
-The manager binds `controller`, `key` and `reconcile_id` around each reconcile with
+The runner binds `loop`, `key` and `reconcile` (a number) around each reconcile with
 `structlog.contextvars.bound_contextvars`, and every line of that reconcile carries them.
 """
 

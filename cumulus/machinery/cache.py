@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -19,7 +19,6 @@ import structlog
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
-from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.store.base import Query, Store
 from cumulus.store.client import Client, decode
 
@@ -29,6 +28,27 @@ R = TypeVar("R", bound=Resource)
 
 DECODED = 1024
 """How many decoded models a cache keeps beside the compact documents."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Index:
+    """Finds the objects of one kind that have a value, without decoding any: client-go's indexer. `values` takes a
+    document and tells its values; controllers declare the indexes that they read by."""
+
+    kind: str
+    values: Callable[[Document], Iterable[str]]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of an object without decoding its model."""
+
+    uid: str
+    revision: int
+    """Its resourceVersion."""
+    data: bytes = b""
+    tags: tuple[tuple[Index | str, str], ...] = ()
+    """Where the cache finds it: an index and a value, or its kind and an owner's uid."""
 
 
 class Reader(Protocol):
@@ -49,25 +69,13 @@ class Reader(Protocol):
         """Those with an ownerReference of that uid, by name."""
         ...
 
-    def on_node(self, node: str) -> list[Bound]:
-        """The partitions bound to that node whose phase has not ended, by name."""
+    def by_uid(self, model: type[R], uid: str) -> R | None:
+        """The object of that uid. Raises InvalidObject where the stored row is damaged."""
         ...
 
-    def partition(self, uid: str) -> GPUPartition | None:
-        """The partition of that uid, also one that has ended. Raises InvalidObject where the stored row is damaged."""
+    def indexed(self, index: Index, value: str) -> Mapping[Key, Entry]:
+        """The objects that the index has under the value, damaged ones too; in no particular order."""
         ...
-
-    def live(self) -> dict[Key, int]:
-        """The partitions whose phase has not ended, each with its resourceVersion; in no particular order."""
-        ...
-
-
-class Bound(NamedTuple):
-    """What a node's look needs of a partition on it, known without decoding its model."""
-
-    key: Key
-    uid: str
-    active: bool
 
 
 def readable(reader: Reader, model: type[R], namespace: str, name: str) -> R | None:
@@ -83,24 +91,17 @@ def log_damaged(error: InvalidObject) -> None:
     log.error("left out a damaged object", error=str(error))
 
 
-@dataclass(slots=True)
-class _Entry:
-    data: bytes
-    revision: int
-    uid: str
-    active: bool
-    tags: tuple[tuple[str, str], ...]
-
-
 class Cache:
     """The reader that an informer feeds. Safe for use by several threads."""
 
-    def __init__(self) -> None:
-        self._entries: defaultdict[str, dict[tuple[str, str], _Entry]] = defaultdict(dict)
-        self._index: defaultdict[tuple[str, str, str], set[tuple[str, str]]] = defaultdict(set)
-        self._live: dict[Key, int] = {}
-        self._uids: dict[str, tuple[str, str]] = {}
-        """Names of all partitions by uid."""
+    def __init__(self, indexes: Iterable[Index] = ()) -> None:
+        """`indexed` answers for these indexes only."""
+        self._indexes: defaultdict[str, list[Index]] = defaultdict(list)
+        for index in indexes:
+            self._indexes[index.kind].append(index)
+        self._entries: defaultdict[str, dict[Key, Entry]] = defaultdict(dict)
+        self._tagged: defaultdict[tuple[Index | str, str], dict[Key, Entry]] = defaultdict(dict)
+        self._uids: dict[str, Key] = {}
         self._decoded: OrderedDict[Key, tuple[int, Resource]] = OrderedDict()
         self._revision = 0
         self._changed = threading.Condition()
@@ -111,44 +112,39 @@ class Cache:
 
     def get(self, model: type[R], namespace: str, name: str) -> R | None:
         with self._changed:
-            return self._model(model, (namespace, name))
+            return self._model(model, Key(model.KIND, namespace, name))
 
     def all(self, model: type[R]) -> list[R]:
         with self._changed:
             return list(self._models(model, sorted(self._entries[model.KIND])))
 
     def owned(self, model: type[R], uid: str) -> list[R]:
-        return self._tagged(model, "owner", uid)
-
-    def on_node(self, node: str) -> list[Bound]:
-        kind = GPUPartition.KIND
         with self._changed:
-            entries = self._entries[kind]
-            names = sorted(self._index.get((kind, "node", node), ()))
-            return [Bound(Key(kind, *name), entries[name].uid, entries[name].active) for name in names]
+            return list(self._models(model, sorted(self._tagged.get((model.KIND, uid), ()))))
 
-    def partition(self, uid: str) -> GPUPartition | None:
+    def by_uid(self, model: type[R], uid: str) -> R | None:
         with self._changed:
-            name = self._uids.get(uid)
-            return None if name is None else self._model(GPUPartition, name)
+            key = self._uids.get(uid)
+            return None if key is None or key.kind != model.KIND else self._model(model, key)
 
-    def live(self) -> dict[Key, int]:
+    def indexed(self, index: Index, value: str) -> dict[Key, Entry]:
         with self._changed:
-            return self._live.copy()
+            found = self._tagged.get((index, value))
+            return {} if found is None else found.copy()
 
-    def keys(self, kind: str, *, owner: str | None = None, node: str | None = None) -> list[tuple[str, str]]:
-        """Names of a kind, all or those of one owner's uid, or of the partitions that `on_node` has of one node,
-        without decoding anything."""
+    def has(self, uid: str) -> bool:
+        """Whether there is an object of that uid."""
+        return uid in self._uids
+
+    def keys(self, kind: str, *, owner: str | None = None) -> list[tuple[str, str]]:
+        """Namespaces and names of a kind, all or those of one owner's uid, sorted, without decoding anything."""
         with self._changed:
-            if owner is not None:
-                return sorted(self._index.get((kind, "owner", owner), ()))
-            if node is not None:
-                return sorted(self._index.get((kind, "node", node), ()))
-            return sorted(self._entries[kind])
+            found: Iterable[Key] = self._entries[kind] if owner is None else self._tagged.get((kind, owner), ())
+            return sorted(key[1:] for key in found)
 
     def document(self, key: Key) -> Document | None:
         with self._changed:
-            entry = self._entries[key.kind].get((key.namespace, key.name))
+            entry = self._entries[key.kind].get(key)
         return None if entry is None else orjson.loads(entry.data)
 
     def wait_for(self, revision: int, timeout: float) -> bool:
@@ -162,32 +158,28 @@ class Cache:
         Returns whether it changed anything, and the JSON of what the object was (None: not there).
         """
         key = key_of(document)
-        name = (key.namespace, key.name)
-        revision = int(document["metadata"]["resourceVersion"])
+        metadata = document["metadata"]
+        revision = int(metadata["resourceVersion"])
         # A copy, since what orjson returns keeps its whole buffer, several times as long.
         data = bytes(memoryview(orjson.dumps(document)))
-        active = _phase(document) == PartitionPhase.ACTIVE
-        entry = _Entry(data, revision, document["metadata"]["uid"], active, _tags(document))
+        entry = Entry(metadata["uid"], revision, data, self._tags(key.kind, document))
         with self._changed:
-            old = self._entries[key.kind].get(name)
+            old = self._entries[key.kind].get(key)
             if old is not None and old.revision >= revision:
                 return False, old.data
             self._forget(key, old)
-            self._entries[key.kind][name] = entry
+            self._entries[key.kind][key] = entry
+            self._uids[entry.uid] = key
             for tag in entry.tags:
-                self._index[key.kind, *tag].add(name)
-            if key.kind == GPUPartition.KIND:
-                self._uids[entry.uid] = name
-                if _is_live(document):
-                    self._live[key] = revision
+                self._tagged[tag][key] = entry
         return True, None if old is None else old.data
 
     def drop(self, key: Key, revision: int) -> bytes | None:
         """The informer's way in: the object was deleted at `revision`. Returns the JSON of what it was."""
         with self._changed:
-            old = self._entries[key.kind].get((key.namespace, key.name))
+            old = self._entries[key.kind].get(key)
             if old is not None and old.revision <= revision:
-                del self._entries[key.kind][key.namespace, key.name]
+                del self._entries[key.kind][key]
                 self._forget(key, old)
                 self._decoded.pop(key, None)
         return None if old is None else old.data
@@ -199,38 +191,39 @@ class Cache:
                 self._revision = revision
                 self._changed.notify_all()
 
-    def _forget(self, key: Key, entry: _Entry | None) -> None:
+    def _tags(self, kind: str, document: Document) -> tuple[tuple[Index | str, str], ...]:
+        tags: list[tuple[Index | str, str]] = [
+            (kind, owner["uid"]) for owner in document["metadata"].get("ownerReferences", ())
+        ]
+        for index in self._indexes.get(kind, ()):
+            tags += [(index, value) for value in index.values(document)]
+        return tuple(tags)
+
+    def _forget(self, key: Key, entry: Entry | None) -> None:
         """Take what is no more out of the indexes."""
         if entry is None:
             return
         for tag in entry.tags:
-            names = self._index[key.kind, *tag]
-            names.discard((key.namespace, key.name))
-            if not names:
-                del self._index[key.kind, *tag]
-        if key.kind == GPUPartition.KIND:
-            self._uids.pop(entry.uid, None)
-            self._live.pop(key, None)
+            found = self._tagged[tag]
+            found.pop(key, None)
+            if not found:
+                del self._tagged[tag]
+        self._uids.pop(entry.uid, None)
 
-    def _tagged(self, model: type[R], tag: str, value: str) -> list[R]:
-        with self._changed:
-            return list(self._models(model, sorted(self._index.get((model.KIND, tag, value), ()))))
-
-    def _models(self, model: type[R], names: Iterable[tuple[str, str]]) -> Iterator[R]:
-        for name in names:
+    def _models(self, model: type[R], keys: Iterable[Key]) -> Iterator[R]:
+        for key in keys:
             try:
-                found = self._model(model, name)
+                found = self._model(model, key)
             except InvalidObject as error:
                 log_damaged(error)
                 continue
             if found is not None:
                 yield found
 
-    def _model(self, model: type[R], name: tuple[str, str]) -> R | None:
-        entry = self._entries[model.KIND].get(name)
+    def _model(self, model: type[R], key: Key) -> R | None:
+        entry = self._entries[key.kind].get(key)
         if entry is None:
             return None
-        key = Key(model.KIND, *name)
         known = self._decoded.get(key)
         if known is not None and known[0] == entry.revision:
             self._decoded.move_to_end(key)
@@ -266,42 +259,16 @@ class StoreReader:
     def owned(self, model: type[R], uid: str) -> list[R]:
         return self._decoded(model, Query(model.KIND, owner_uid=uid))
 
-    def _decoded(self, model: type[R], query: Query) -> list[R]:
-        return Client(self._store).list(model, query, damaged=log_damaged)
+    def by_uid(self, model: type[R], uid: str) -> R | None:
+        items = self._store.list(Query(model.KIND)).items
+        return next((decode(model, item) for item in items if item["metadata"]["uid"] == uid), None)
 
-    def on_node(self, node: str) -> list[Bound]:
-        return [
-            Bound(p.key, p.uid, p.status.phase is PartitionPhase.ACTIVE)
-            for p in self.all(GPUPartition)
-            if p.status.node == node and not p.status.phase.ended
-        ]
-
-    def partition(self, uid: str) -> GPUPartition | None:
-        return next((partition for partition in self.all(GPUPartition) if partition.uid == uid), None)
-
-    def live(self) -> dict[Key, int]:
+    def indexed(self, index: Index, value: str) -> dict[Key, Entry]:
         return {
-            partition.key: int(partition.metadata.resource_version or 0)
-            for partition in self.all(GPUPartition)
-            if not partition.status.phase.ended
+            key_of(item): Entry(item["metadata"]["uid"], int(item["metadata"]["resourceVersion"]))
+            for item in self._store.list(Query(index.kind)).items
+            if value in index.values(item)
         }
 
-
-def _tags(document: Document) -> tuple[tuple[str, str], ...]:
-    tags = [("owner", owner["uid"]) for owner in document["metadata"].get("ownerReferences", ())]
-    if document["kind"] == GPUPartition.KIND and _is_live(document):
-        node = (document.get("status") or {}).get("node")
-        if node:
-            tags.append(("node", node))
-    return tuple(tags)
-
-
-def _is_live(document: Document) -> bool:
-    return _phase(document) not in _ENDED
-
-
-def _phase(document: Document) -> object:
-    return (document.get("status") or {}).get("phase", PartitionPhase.PENDING)
-
-
-_ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
+    def _decoded(self, model: type[R], query: Query) -> list[R]:
+        return Client(self._store).list(model, query, damaged=log_damaged)

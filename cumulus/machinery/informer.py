@@ -6,15 +6,16 @@ Handlers run in the informer's thread, after the cache has the change, and only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import orjson
 import structlog
 
 from cumulus.errors import Expired
-from cumulus.machinery.cache import Cache
+from cumulus.machinery.cache import Cache, Index
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Query, Store, Watch
 
@@ -26,19 +27,18 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 """What a document of another shape than an object's raises where it is taken apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
     """One object as it was (None: not known before) and as it is; for DELETED `new` is its last state."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     key: Key
     before: bytes | None
-    """The JSON of what it was: few handlers ask for it."""
+    """The JSON of what it was: many changes pass without a handler that asks for it."""
     new: Document
 
-    @property
+    @cached_property
     def old(self) -> Document | None:
-        """Decoded anew each time."""
         return None if self.before is None else orjson.loads(self.before)
 
 
@@ -48,8 +48,9 @@ Handler = Callable[[Change], None]
 class Informer:
     """Not for use by several threads, except `close` and the cache."""
 
-    def __init__(self, store: Store, kinds: Sequence[str]) -> None:
-        self.cache = Cache()
+    def __init__(self, store: Store, kinds: Sequence[str], indexes: Iterable[Index] = ()) -> None:
+        """`indexes`: what the cache can be asked by."""
+        self.cache = Cache(indexes)
         self._store = store
         self._kinds = tuple(kinds)
         self._handlers: list[Handler] = []

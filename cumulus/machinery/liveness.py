@@ -25,7 +25,7 @@ PARTS = {
 """The threads that go round all the time, and what it means where one does not. "events" does so while it leads."""
 
 
-class Vitals:
+class Liveness:
     """Any thread may beat and look: one that hangs is told of by the others."""
 
     def __init__(self, clock: Clock, seconds: float, changed: Callable[[Sequence[str]], None]) -> None:

@@ -1,10 +1,11 @@
 """The manager: a whole control plane in one process, from election to shutdown.
 
-It keeps an informer warm while standing by, builds the loops when it leads, steps them from a few threads, and
-tears them down when leadership passes on or it is told to stop. Workloads and leases never depend on it.
+It keeps an informer warm while standing by, builds the controllers when it leads, steps them from a few threads, and
+tears them down when leadership passes on or it is told to stop. It knows no kind: what there is to do, the declarations
+that it is given say.
 
-What says that it leads is what does the work: a worker that leaves ends the term, and `vitals` measures the progress of
-each loop. A thread that ends for any other reason than a stop ends the daemon.
+What says that it leads is what does the work: a worker that leaves ends the term, and `liveness` measures the progress
+of each loop. A thread that ends for any other reason than a stop ends the daemon.
 """
 
 from __future__ import annotations
@@ -16,33 +17,26 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from typing import Any, Generic
 
 import structlog
 
-from cumulus.backends.base import Backend
 from cumulus.clock import Clock, SystemClock
-from cumulus.controllers.loops import KINDS, Loops
-from cumulus.controllers.swarm.controller import Cluster, is_member
 from cumulus.errors import CumulusError, Fenced, StoreReplaced
 from cumulus.machinery import process_identity
+from cumulus.machinery.controller import BaseContext, C, Controller
+from cumulus.machinery.group import ControllerGroup, begin
 from cumulus.machinery.informer import Informer
 from cumulus.machinery.leader import Elector, Term
-from cumulus.machinery.liveness import Vitals
+from cumulus.machinery.liveness import Liveness
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.throttle import Throttle
-from cumulus.nodes.agent import Agents, Connect, NodeAgent
-from cumulus.resources.node import GPUNode
 from cumulus.store.base import Store
 
 log = structlog.get_logger("cumulus.controllers")
 
-WORKERS = {"job": 4, "partition": 12, "node": 8}
-"""Threads of each loop; one where nothing is said. They mostly wait for nodes and backends, and one slow node must
-not keep all of them."""
-
-ATTEND_SECONDS = 0.5
-"""How often, at least, it is looked whether backends found something, and, at most, events are written where many are
-recorded."""
+TICK_SECONDS = 0.5
+"""How often, at least, the controllers' ticks are called, and, at most, events are written where many are recorded."""
 EVENTS_SETTLE_SECONDS, EVENTS_BURST = 0.03, 4
 """After a quiet time, events are written this soon, in so many writes, before they are gathered for longer."""
 DRAIN_SECONDS = 20.0
@@ -68,21 +62,21 @@ def unique_identity() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-class Manager:
-    """`ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon
-    answers from then on. `troubled` is told what keeps it from its work each time that changes: a sentence for each
-    part that made no progress for `stall_seconds` though it had something to do; nothing once all is well. `connect`
-    makes the agents of nodes with an SSH address. `workers`: threads of each loop, instead of `WORKERS`."""
+class Manager(Generic[C]):
+    """`informer` is that of `controllers`; `context` makes what they are built from, once for each term.
+
+    `ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon answers
+    from then on. `troubled` is told what keeps it from its work each time that changes: a sentence for each part that
+    made no progress for `stall_seconds` though it had something to do; nothing once all is well. `workers`: threads
+    of the loops named there, instead of what they declare."""
 
     def __init__(
         self,
         store: Store,
-        backends: Sequence[Backend],
-        agents: Sequence[NodeAgent],
+        informer: Informer,
+        controllers: Sequence[Controller[C, Any]],
+        context: Callable[[BaseContext, Term], C],
         *,
-        connect: Connect | None = None,
-        cluster: Cluster | None = None,
-        cluster_user: str = "root",
         clock: Clock | None = None,
         identity: str | None = None,
         ready: Callable[[Role], None] = lambda role: None,
@@ -92,33 +86,19 @@ class Manager:
     ) -> None:
         self.role = Role.STARTING
         self._store = store
-        self._backends = tuple(backends)
+        self._informer = informer
+        self._controllers = tuple(controllers)
+        self._context = context
         self._clock = clock or SystemClock()
         self._ready = ready
-        self._workers = WORKERS if workers is None else workers
-        self._informer = Informer(store, KINDS)
-        self._cluster = cluster
-        self._cluster_user = cluster_user
-        self._agents = Agents(self._informer.cache, agents, connect, closed=self._is_anothers)
+        self._workers = workers or {}
         self._elector = Elector(
-            store,
-            identity or unique_identity(),
-            self._clock,
-            process=process_identity.this_process(),
-            is_gone=process_identity.is_gone,
-        )
-        self._vitals = Vitals(self._clock, stall_seconds, troubled)
+            store, identity or unique_identity(), self._clock,
+            process=process_identity.this_process(), is_gone=process_identity.is_gone,
+        )  # fmt: skip
+        self._liveness = Liveness(self._clock, stall_seconds, troubled)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-
-    def _is_anothers(self, node: GPUNode) -> bool:
-        """Whether the node is a machine of a cluster that is, as far as is known, not ours: its leases are neither."""
-        return self._cluster is not None and is_member(node) and not self._cluster.confirmed
-
-    @property
-    def agents(self) -> Mapping[str, NodeAgent]:
-        """One for each node that this daemon looks after."""
-        return self._agents
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set; then finish the reconciles that run and give leadership up.
@@ -146,7 +126,6 @@ class Manager:
             for thread in threads:
                 thread.join(POLL_SECONDS * 3)
             self._elector.release()
-            self._agents.close()
             self._informer.close()
             self._become(Role.STOPPED)
         if self._failure is not None:
@@ -155,7 +134,7 @@ class Manager:
     def _wait_for_term(self) -> Term | None:
         """The term, once this daemon leads and its view holds all that earlier leaders wrote."""
         while not self._stop.is_set():
-            self._vitals.look()
+            self._liveness.look()
             term = self._elector.term
             if term is not None and self._informer.synced:
                 if self._informer.cache.wait_for(term.revision, POLL_SECONDS):
@@ -165,44 +144,45 @@ class Manager:
         return None
 
     def _lead(self, term: Term) -> None:
-        loops = Loops(
-            self._store, self._informer, self._backends, self._agents, self._clock, term,
-            fenced=lambda: self._elector.depose(term), cluster=self._cluster, cluster_user=self._cluster_user,
+        group = begin(
+            self._store, self._informer, self._controllers, self._context, self._clock, term,
+            fenced=lambda: self._elector.depose(term),
         )  # fmt: skip
+        workers = {**group.workers, **self._workers}
         threads = [
             threading.Thread(target=self._work, args=(runner, term), name=f"{name}-{number}", daemon=True)
-            for name, runner in loops.runners.items()
-            for number in range(self._workers.get(name, 1))
+            for name, runner in group.runners.items()
+            for number in range(workers[name])
         ]
-        loops.start()
+        group.start()
         for thread in threads:
             thread.start()
         self._become(Role.LEADING)
         try:
-            with self._vitals.watching(loops.stalled):
-                self._attend(loops, term)
+            with self._liveness.watching(group.stalled):
+                self._tick_while_leading(group, term)
         finally:
-            loops.close()
-            if not loops.drain(DRAIN_SECONDS):
+            group.close()
+            if not group.drain(DRAIN_SECONDS):
                 log.warning("some reconciles did not finish in time", seconds=DRAIN_SECONDS)
-            self._once(loops, term)
+            self._tick(group, term)
 
-    def _attend(self, loops: Loops, term: Term) -> None:
+    def _tick_while_leading(self, group: ControllerGroup[C], term: Term) -> None:
         """What the term's own thread does: events, resync, and watching whether the term goes on."""
-        pace = Throttle(soon=EVENTS_SETTLE_SECONDS, interval=ATTEND_SECONDS, burst=EVENTS_BURST)
+        pace = Throttle(soon=EVENTS_SETTLE_SECONDS, interval=TICK_SECONDS, burst=EVENTS_BURST)
         while self._elector.holds(term):
-            if loops.recorder.wait(ATTEND_SECONDS):
+            if group.recorder.wait(TICK_SECONDS):
                 now = self._clock.monotonic()
                 self._stop.wait(pace.due(now) - now)
             if self._stop.is_set():
                 return
-            self._once(loops, term)
-            self._vitals.beat("events")
-            self._vitals.look()
+            self._tick(group, term)
+            self._liveness.beat("events")
+            self._liveness.look()
 
-    def _once(self, loops: Loops, term: Term) -> None:
+    def _tick(self, group: ControllerGroup[C], term: Term) -> None:
         try:
-            loops.attend()
+            group.tick()
         except Fenced:
             self._elector.depose(term)
 
@@ -219,7 +199,7 @@ class Manager:
         while not self._stop.is_set():
             try:
                 self._informer.poll(POLL_SECONDS)
-                self._vitals.beat("informer")
+                self._liveness.beat("informer")
             except StoreReplaced:
                 raise
             except CumulusError as error:
@@ -229,8 +209,8 @@ class Manager:
     def _elect(self) -> None:
         while not self._stop.is_set():
             self._elector.step()
-            self._vitals.beat("election")
-            self._elector.report(self._vitals.look())
+            self._liveness.beat("election")
+            self._elector.report(self._liveness.look())
             self._stop.wait(self._elector.interval)
 
     def _vital(self, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The contract between the runner and a controller.
+"""The contract between the runner and a reconciler.
 
 A reconcile takes a key only. It reads what it needs, plans, acts, writes status if it changed. It must be right
 when it runs once, twice, late, on stale data, or after a crash between any two lines. It returns `Done` or
@@ -43,10 +43,7 @@ class Permanent(CumulusError):
     """Trying again does not help until the object changes."""
 
 
-class Controller(Protocol):
-    """One loop."""
-
-    @property
-    def name(self) -> str: ...
+class Reconciler(Protocol):
+    """What one loop does with a key."""
 
     def reconcile(self, request: Request) -> Result: ...

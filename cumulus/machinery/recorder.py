@@ -39,7 +39,7 @@ EventType = Literal["Normal", "Warning"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class EventDraft:
     about: ObjectReference
     type: EventType
     reason: str
@@ -57,7 +57,7 @@ class Recorder:
         self._client = client
         self._clock = clock
         self._host = socket.gethostname()
-        self._pending: OrderedDict[str, _Said] = OrderedDict()
+        self._pending: OrderedDict[str, EventDraft] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Namespaces and names of events that may be in the store. Of most it need not be asked whether they are."""
@@ -66,19 +66,19 @@ class Recorder:
 
     def record(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> None:
         """Say once more that `reason` befell the object. `flush` writes it, unless the object's bucket is empty."""
-        name, new = self._said(about, type, reason, message, component)
+        name, new = self._draft(about, type, reason, message, component)
         with self._lock:
             if not self._spend(new.about.uid or name):
                 return
-            said = self._pending.get(name)
-            self._pending[name] = new if said is None else replace(said, times=said.times + 1, last=new.last)
+            draft = self._pending.get(name)
+            self._pending[name] = new if draft is None else replace(draft, times=draft.times + 1, last=new.last)
             self._recorded.set()
 
     def event(self, about: Resource, type: EventType, reason: str, message: str, *, component: str) -> Write:
         """The write of an event that is to be in the same transaction as what it tells of, whatever was said of the
         object before. `AlreadyExists` says that it was told before."""
-        name, said = self._said(about, type, reason, message, component)
-        return Write("create", self._event(_namespace(said), name, said).to_json())
+        name, draft = self._draft(about, type, reason, message, component)
+        return Write("create", self._event(_namespace(draft), name, draft).to_json())
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until there is something for `flush` to write. False where there is not."""
@@ -107,49 +107,51 @@ class Recorder:
             return 0
         return len(pending)
 
-    def _flush_each(self, pending: Mapping[str, _Said]) -> int:
+    def _flush_each(self, pending: Mapping[str, EventDraft]) -> int:
         written = 0
-        for name, said in pending.items():
+        for name, draft in pending.items():
             with suppress(InvalidObject):
-                self._flush({name: said})
+                self._flush({name: draft})
                 written += 1
         return written
 
-    def _flush(self, pending: Mapping[str, _Said]) -> None:
+    def _flush(self, pending: Mapping[str, EventDraft]) -> None:
         store, fence = self._client.store, self._client.fence
         try:
-            store.transact([self._write(store, name, said) for name, said in pending.items()], fence=fence)
+            store.transact([self._write(store, name, draft) for name, draft in pending.items()], fence=fence)
         except AlreadyExists:
             # Said before this daemon led, or too long ago to be remembered.
-            store.transact([self._write(store, name, said, ask=True) for name, said in pending.items()], fence=fence)
-        for name, said in pending.items():
-            self._known[_namespace(said), name] = None
-            self._known.move_to_end((_namespace(said), name))
+            store.transact([self._write(store, name, draft, ask=True) for name, draft in pending.items()], fence=fence)
+        for name, draft in pending.items():
+            self._known[_namespace(draft), name] = None
+            self._known.move_to_end((_namespace(draft), name))
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def _write(self, store: Store, name: str, said: _Said, *, ask: bool = False) -> Write:
-        namespace = _namespace(said)
+    def _write(self, store: Store, name: str, draft: EventDraft, *, ask: bool = False) -> Write:
+        namespace = _namespace(draft)
         if ask or (namespace, name) in self._known:
             with suppress(NotFound):
                 old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
-                return Write("update", old.replace(count=old.count + said.times, last_timestamp=said.last).to_json())
-        return Write("create", self._event(namespace, name, said).to_json())
+                return Write("update", old.replace(count=old.count + draft.times, last_timestamp=draft.last).to_json())
+        return Write("create", self._event(namespace, name, draft).to_json())
 
-    def _said(self, about: Resource, type: EventType, reason: str, message: str, component: str) -> tuple[str, _Said]:
+    def _draft(
+        self, about: Resource, type: EventType, reason: str, message: str, component: str
+    ) -> tuple[str, EventDraft]:
         reference = ObjectReference(
             api_version=about.api_version, kind=about.kind, namespace=about.metadata.namespace or "",
             name=about.metadata.name, uid=about.metadata.uid or "",
         )  # fmt: skip
         reason, message, now = truncate(reason, LONGEST_WORD), truncate(message), timestamp(self._clock.now())
         name = _name(reference, type, reason, message, component)
-        return name, _Said(reference, type, reason, message, component, 1, now, now)
+        return name, EventDraft(reference, type, reason, message, component, 1, now, now)
 
-    def _event(self, namespace: str, name: str, said: _Said) -> Event:
+    def _event(self, namespace: str, name: str, draft: EventDraft) -> Event:
         return Event(
-            metadata=ObjectMeta(name=name, namespace=namespace), involved_object=said.about, reason=said.reason,
-            message=said.message, type=said.type, source=EventSource(component=said.component, host=self._host),
-            count=said.times, first_timestamp=said.first, last_timestamp=said.last,
+            metadata=ObjectMeta(name=name, namespace=namespace), involved_object=draft.about, reason=draft.reason,
+            message=draft.message, type=draft.type, source=EventSource(component=draft.component, host=self._host),
+            count=draft.times, first_timestamp=draft.first, last_timestamp=draft.last,
         )  # fmt: skip
 
     def _spend(self, uid: str) -> bool:
@@ -164,8 +166,8 @@ class Recorder:
         return enough
 
 
-def _namespace(said: _Said) -> str:
-    return said.about.namespace or "default"
+def _namespace(draft: EventDraft) -> str:
+    return draft.about.namespace or "default"
 
 
 def _name(about: ObjectReference, type: str, reason: str, message: str, component: str) -> str:

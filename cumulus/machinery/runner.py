@@ -1,8 +1,9 @@
 """The one place where a reconcile's outcome becomes a decision about when to look again.
 
-A runner takes a key from its queue, calls the controller, and maps what came of it: `Done`, `After`, `Retry`,
+A runner takes a key from its queue, calls the reconciler, and maps what came of it: `Done`, `After`, `Retry`,
 `Permanent`, a store's `Conflict`, leadership lost (`Fenced`), a node that does not answer, or a defect. Nothing
-else in the controllers catches broadly.
+else in the controllers catches broadly. Every line that is logged meanwhile, also by the store, a backend or a node's
+client, carries the loop, the key and the reconcile's number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from cumulus.errors import (
     AlreadyExists,
@@ -23,7 +25,7 @@ from cumulus.errors import (
     NotFound,
     StoreUnavailable,
 )
-from cumulus.machinery.reconcile import After, Controller, Permanent, Request, Retry
+from cumulus.machinery.reconcile import After, Permanent, Reconciler, Request, Retry
 from cumulus.machinery.workqueue import WorkQueue
 
 log = structlog.get_logger("cumulus.controllers")
@@ -33,14 +35,19 @@ QUIET_FAILURES = 4
 
 
 class Runner:
-    """Steps one controller over one queue. Several threads may step the same runner."""
+    """Steps one reconciler over one queue. Several threads may step the same runner."""
 
-    def __init__(self, controller: Controller, queue: WorkQueue, *, fenced: Callable[[], None]) -> None:
+    def __init__(self, reconciler: Reconciler, queue: WorkQueue, *, fenced: Callable[[], None]) -> None:
         """`fenced` is called when a write showed that another daemon leads."""
-        self.controller = controller
+        self.reconciler = reconciler
         self.queue = queue
         self._fenced = fenced
         self._ids = count(1)
+
+    @property
+    def name(self) -> str:
+        """The loop's, which its queue has too."""
+        return self.queue.name
 
     def step(self, timeout: float | None = 0) -> bool:
         """Reconcile the next key; False when none came within `timeout` seconds or the queue was shut down."""
@@ -48,44 +55,37 @@ class Runner:
         if key is None:
             return False
         try:
-            self._run(key)
+            with bound_contextvars(loop=self.name, key=path(key), reconcile=next(self._ids)):
+                self._run(key)
         finally:
             self.queue.done(key)
         return True
 
     def _run(self, key: Request) -> None:
-        number = next(self._ids)
         try:
-            result = self.controller.reconcile(key)
+            result = self.reconciler.reconcile(key)
         except Fenced:
-            self._log(key, number).info("leadership lost")
+            log.info("leadership lost")
             self._fenced()
         except (Conflict, AlreadyExists, NotFound) as error:
             # What was read was stale; the watch brings the rest, so this says nothing to a person.
-            self._log(key, number).debug("stale", error=str(error), again_in=self.queue.back_off(key))
+            log.debug("stale", error=str(error), again_in=self.queue.back_off(key))
         except (Permanent, InvalidObject) as error:
             self.queue.forget(key)
-            self._log(key, number).error("given up until the object changes", error=str(error))
+            log.error("given up until the object changes", error=str(error))
         except (Retry, NodeUnreachable, BackendError, ChronosError, StoreUnavailable) as error:
-            self._again(key, number, error)
+            self._again(key, error)
         except Exception:
-            self._log(key, number).exception("defect in reconcile", again_in=self.queue.back_off(key))
+            log.exception("defect in reconcile", again_in=self.queue.back_off(key))
         else:
             self.queue.forget(key)
-            log.debug(
-                "reconciled", loop=self.controller.name, key=path(key), reconcile=number, result=repr(result)
-            )  # fmt: skip
+            log.debug("reconciled", result=repr(result))
             if isinstance(result, After):
                 self.queue.add_after(key, result.seconds)
 
-    def _again(self, key: Request, number: int, error: Exception) -> None:
-        bound = self._log(key, number)
-        say = bound.info if self.queue.failures(key) < QUIET_FAILURES else bound.warning
+    def _again(self, key: Request, error: Exception) -> None:
+        say = log.info if self.queue.failures(key) < QUIET_FAILURES else log.warning
         say("again later", error=str(error), kind=type(error).__name__, again_in=self.queue.back_off(key))
-
-    def _log(self, key: Request, number: int) -> structlog.stdlib.BoundLogger:
-        bound: structlog.stdlib.BoundLogger = log.bind(loop=self.controller.name, key=path(key), reconcile=number)
-        return bound
 
 
 def path(key: Request) -> str:

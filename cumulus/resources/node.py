@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 from cumulus.resources.device import Device, Slice
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
-from cumulus.resources.meta import Condition, Resource
+from cumulus.resources.meta import Condition, Resource, condition
+from cumulus.resources.reasons import NodeCondition
 
 CLUSTER_FINALIZER = "cumulus.dev/cluster"
 """On a GPUNode whose machine leaves its cluster with it."""
@@ -148,3 +149,8 @@ class GPUNode(Resource):
                 "where they are to be found"
             )
             raise FieldError(("metadata", "name"), message)
+
+
+def in_cluster(node: GPUNode) -> bool:
+    """Whether the node is, or was, a machine of a container engine's cluster."""
+    return condition(node.status.conditions, NodeCondition.CONTAINERS_READY) is not None

@@ -26,11 +26,12 @@ from cumulus.lib import state_id
 from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
 from cumulus.lib.systemd import notify
-from cumulus.machinery.manager import WORKERS, Manager, Role
+from cumulus.machinery.manager import Role
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
 from cumulus.secrets import SecretStore
 from cumulus.server.command_server import CommandServer
+from cumulus.server.control_plane import ControlPlane
 from cumulus.server.settings import Settings
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
@@ -68,7 +69,7 @@ def run(settings: Settings) -> int:
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
-        manager = Manager(
+        manager = ControlPlane(
             store, backends, [agent], connect=_connector(home), ready=_ready(home, store, command_server),
             troubled=_troubled, workers=_threads(settings.workers), cluster=None if swarm is None else swarm.machines,
             cluster_user=settings.swarm.ssh_user,
@@ -138,7 +139,7 @@ def _connector(home: Path) -> Connect:
 
 
 def _threads(workers: int | None) -> dict[str, int] | None:
-    return {**WORKERS, "job": workers, "partition": workers} if workers else None
+    return {"job": workers, "partition": workers} if workers else None
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.clock import FakeClock
-from cumulus.controllers.loops import KINDS, Loops
+from cumulus.controllers.composition import Declared, context_maker, declared
+from cumulus.controllers.context import Context
 from cumulus.errors import Fenced
-from cumulus.machinery.informer import Informer
+from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
-from cumulus.nodes.agent import NodeAgent
+from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
@@ -76,13 +77,23 @@ class World:
 class Daemon:
     """One daemon on a world, stepped by hand. Crash it by dropping it; what it did stays."""
 
-    def __init__(self, world: World, identity: str = "a", *, seed: int = 0, store: Store | None = None) -> None:
-        """`store` is what the daemon sees of the world's store, where that is not the store itself."""
+    def __init__(
+        self,
+        world: World,
+        identity: str = "a",
+        *,
+        seed: int = 0,
+        store: Store | None = None,
+        controllers: Sequence[Declared] | None = None,
+    ) -> None:
+        """`store` is what the daemon sees of the world's store, where that is not the store itself. `controllers`:
+        all that are declared, unless given."""
         self.world = world
         self.store: Store = ExactStore(store or world.store)  # type: ignore[assignment]
-        self.informer = Informer(self.store, KINDS)
+        self._controllers = declared() if controllers is None else controllers
+        self.informer = informer_for(self.store, self._controllers)
         self.elector = Elector(self.store, identity, world.clock)
-        self.loops: Loops | None = None
+        self.loops: ControllerGroup[Context] | None = None
         self._rng = random.Random(seed)
         self._next_election = world.clock.monotonic()
 
@@ -101,7 +112,7 @@ class Daemon:
         if self.loops is None:
             return False
         try:
-            return any(runner.step(0) for runner in self._shuffled(self.loops)) or self.loops.attend() > 0
+            return any(runner.step(0) for runner in self._shuffled(self.loops)) or self.loops.tick() > 0
         except Fenced:
             self.elector.depose()
             return True
@@ -119,13 +130,14 @@ class Daemon:
                 self.loops = None
         elif self.loops is None and self.informer.synced and self.informer.cache.revision >= term.revision:
             world = self.world
-            self.loops = Loops(
-                self.store, self.informer, [world.backend], world.agents, world.clock, term,
+            self.loops = begin(
+                self.store, self.informer, self._controllers,
+                context_maker([world.backend], Agents(self.informer.cache, world.agents)), world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
             )  # fmt: skip
             self.loops.start()
 
-    def _shuffled(self, loops: Loops) -> list[Any]:
+    def _shuffled(self, loops: ControllerGroup[Context]) -> list[Any]:
         runners = list(loops.runners.values())
         self._rng.shuffle(runners)
         return runners

@@ -263,6 +263,7 @@ def test_a_share_taken_behind_the_schedulers_back_costs_no_retry() -> None:
     world = World()
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: _ready(world))
+    settle(world, daemon)
     world.leases["node-1"].grant(LeaseRequest("mine", 0, 12 * 2**30, 700, seconds=30))
     world.apply(a_job())
     drive(world, daemon, until=phase_is(world, JobPhase.SUCCEEDED))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cumulus.clock import FakeClock
+from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, LIVE, ON_NODE
 from cumulus.errors import InvalidObject
-from cumulus.machinery.cache import Bound, StoreReader
+from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.informer import Change, Informer
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import OwnerReference
@@ -37,7 +38,7 @@ def client(store: Store) -> Client:
 
 @pytest.fixture
 def informer(store: Store) -> Informer:
-    return Informer(store, KINDS)
+    return Informer(store, KINDS, (LIVE, ON_NODE, ACTIVE_ON_NODE))
 
 
 @pytest.fixture
@@ -141,28 +142,29 @@ def test_indexes_follow_the_objects(client: Client, informer: Informer) -> None:
     informer.poll()
     cache = informer.cache
     assert [p.metadata.name for p in cache.owned(GPUPartition, "u1")] == ["mine"]
-    assert {key.name for key in cache.live()} == {"mine", "other"}
-    assert cache.on_node("n1") == []
+    assert {key.name for key in cache.indexed(LIVE, "")} == {"mine", "other"}
+    assert not cache.indexed(ON_NODE, "n1")
     bound = client.update_status(
         mine.replace(status=mine.status.model_copy(update={"node": "n1", "phase": PartitionPhase.BOUND}))
     )
     informer.poll()
-    assert cache.on_node("n1") == [Bound(bound.key, mine.uid, active=False)]
+    assert {key: entry.uid for key, entry in cache.indexed(ON_NODE, "n1").items()} == {bound.key: mine.uid}
+    assert not cache.indexed(ACTIVE_ON_NODE, "n1")
     bound = client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.ACTIVE})))
     informer.poll()
-    assert cache.on_node("n1") == [Bound(bound.key, mine.uid, active=True)]
-    assert cache.live()[bound.key] == int(bound.metadata.resource_version or 0)
+    assert list(cache.indexed(ON_NODE, "n1")) == list(cache.indexed(ACTIVE_ON_NODE, "n1")) == [bound.key]
+    assert cache.indexed(LIVE, "")[bound.key].revision == int(bound.metadata.resource_version or 0)
     client.update_status(bound.replace(status=bound.status.model_copy(update={"phase": PartitionPhase.EXPIRED})))
     informer.poll()
-    assert [key.name for key in cache.live()] == ["other"]
-    assert cache.on_node("n1") == []
-    ended = cache.partition(mine.uid)
+    assert [key.name for key in cache.indexed(LIVE, "")] == ["other"]
+    assert not cache.indexed(ON_NODE, "n1")
+    ended = cache.by_uid(GPUPartition, mine.uid)
     assert ended is not None
     assert ended.status.phase is PartitionPhase.EXPIRED
     client.delete(client.get(GPUPartition, "default", "mine"))
     informer.poll()
     assert cache.owned(GPUPartition, "u1") == []
-    assert cache.partition(mine.uid) is None
+    assert cache.by_uid(GPUPartition, mine.uid) is None
 
 
 def test_a_damaged_row_hides_no_other(store: Store, client: Client, informer: Informer) -> None:

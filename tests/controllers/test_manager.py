@@ -11,12 +11,13 @@ import pytest
 
 from cumulus.clock import SystemClock
 from cumulus.errors import Conflict, NotFound, StoreReplaced
-from cumulus.machinery.manager import Manager, Role
+from cumulus.machinery.manager import Role
 from cumulus.machinery.runner import Runner
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.lease import LEADER, PROGRESSING, Lease
 from cumulus.resources.meta import condition
+from cumulus.server.control_plane import ControlPlane
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
@@ -40,26 +41,26 @@ class Site:
         self.leases = FakeLeases([fake_device()], clock)
         self.backend = FakeBackend(clock, nodes={"node-1": self.leases}, script=lambda workload: script)
         self.client = Client(self.store)
-        self.started: list[tuple[Manager, threading.Event, threading.Thread]] = []
+        self.started: list[tuple[ControlPlane, threading.Event, threading.Thread]] = []
         self.failures: list[Exception] = []
 
-    def start(self, roles: list[Role] | None = None, **options: Any) -> Manager:
+    def start(self, roles: list[Role] | None = None, **options: Any) -> ControlPlane:
         agents = [NodeAgent("node-1", self.leases)]
         ready = (roles if roles is not None else []).append
-        manager = Manager(self.store, [self.backend], agents, ready=ready, **options)
+        manager = ControlPlane(self.store, [self.backend], agents, ready=ready, **options)
         stop = threading.Event()
         thread = threading.Thread(target=self._run, args=(manager, stop))
         thread.start()
         self.started.append((manager, stop, thread))
         return manager
 
-    def _run(self, manager: Manager, stop: threading.Event) -> None:
+    def _run(self, manager: ControlPlane, stop: threading.Event) -> None:
         try:
             manager.run(stop)
         except Exception as error:
             self.failures.append(error)
 
-    def stop(self, manager: Manager) -> None:
+    def stop(self, manager: ControlPlane) -> None:
         for other, stop, thread in self.started:
             if other is manager:
                 stop.set()
@@ -159,7 +160,7 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     step = Runner.step
 
     def step_or_die(self: Runner, timeout: float | None = 0) -> bool:
-        if self.controller.name == "schedule" and not died.is_set():
+        if self.name == "schedule" and not died.is_set():
             died.set()
             raise MemoryError("no memory for the schedule's only worker")
         return step(self, timeout)

@@ -10,7 +10,6 @@ import pytest
 from cumulus.chronos.contract import Health, LeaseRequest, NodeFacts
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock, timestamp
-from cumulus.controllers import loops
 from cumulus.controllers.node import controller
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.nodes.agent import NodeAgent
@@ -209,7 +208,7 @@ def test_a_busy_node_is_not_written_for_every_lease() -> None:
     writes = sum(len(events) for events in iter(lambda: watch.next(0), []))
     watch.close()
     assert took > 10
-    assert writes <= loops.NODE_BURST + took / loops.NODE_LOOK_SECONDS + 1
+    assert writes <= controller.BURST + took / controller.BUSY_LOOK_SECONDS + 1
 
 
 def test_a_node_that_nobody_looks_after_becomes_unknown() -> None:

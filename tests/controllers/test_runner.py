@@ -28,9 +28,7 @@ KEY = Request("default", "a")
 
 
 class Scripted:
-    """A controller that does what it is told."""
-
-    name = "scripted"
+    """A reconciler that does what it is told."""
 
     def __init__(self, act: Callable[[], Result]) -> None:
         self.act = act

@@ -209,13 +209,5 @@ def test_a_damaged_partition_keeps_nobody_from_a_place() -> None:
     bench = Bench()
     bench.store.create({**a_partition("bad").to_json(), "spec": {"nonsense": 1}})
     bench.want("p")
-
-    class Lenient(Stale):
-        def live(self) -> dict:  # type: ignore[type-arg]
-            from cumulus.resources.key import Key
-
-            return {Key("GPUPartition", "default", "bad"): 1, Key("GPUPartition", "default", "p"): 2}
-
-    bench.controller = ScheduleController(Lenient(bench.store), bench.client, bench.clock)
     bench.schedule()
     assert bench.client.get(GPUPartition, "default", "p").status.phase is PartitionPhase.BOUND

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.chronos.contract import LeaseState
+from cumulus.controllers.context import Context
 from cumulus.controllers.job.controller import JobController
-from cumulus.controllers.loops import Loops
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
+from cumulus.machinery.group import ControllerGroup
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -21,7 +22,9 @@ from tests.controllers.objects import a_job, a_partition
 JOB = Request("default", "train")
 
 
-def until_seen(world: World, daemon: Daemon, phase: PartitionPhase, name: str = "train-a1-r0-d0") -> Loops:
+def until_seen(
+    world: World, daemon: Daemon, phase: PartitionPhase, name: str = "train-a1-r0-d0"
+) -> ControllerGroup[Context]:
     """Step until the daemon's own view shows the partition in that phase, and not further."""
 
     def shown() -> bool:
@@ -35,8 +38,8 @@ def until_seen(world: World, daemon: Daemon, phase: PartitionPhase, name: str = 
     return daemon.loops
 
 
-def reconcile(loops: Loops, loop: str, request: Request = JOB) -> None:
-    loops.runners[loop].controller.reconcile(request)
+def reconcile(loops: ControllerGroup[Context], loop: str, request: Request = JOB) -> None:
+    loops.runners[loop].reconciler.reconcile(request)
 
 
 def meddle(world: World, change: Callable[[GPUJob], GPUJob]) -> None:
@@ -106,7 +109,7 @@ def test_an_attempt_is_not_ended_for_partitions_that_only_the_view_lacks(monkeyp
     settle(world, daemon, seconds=1)
     assert daemon.loops is not None
     monkeypatch.setattr(daemon.informer.cache, "owned", lambda model, uid: [])
-    controller = daemon.loops.runners["job"].controller
+    controller = daemon.loops.runners["job"].reconciler
     assert isinstance(controller, JobController)
     controller.reconcile(JOB)
     assert world.job("train").status.phase is JobPhase.RUNNING

@@ -17,7 +17,6 @@ from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.controllers.job import objects, view
 from cumulus.controllers.node import controller
 from cumulus.errors import NodeUnreachable
-from cumulus.machinery.manager import Manager
 from cumulus.nodes import link, sockets
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import NodeAgent
@@ -28,6 +27,7 @@ from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.server.control_plane import ControlPlane
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
@@ -225,7 +225,7 @@ class Plane:
         self.backend = Cuttable()
         self.site = site
         self._stop = threading.Event()
-        manager = Manager(self.store, [self.backend], [], connect=site.agent)
+        manager = ControlPlane(self.store, [self.backend], [], connect=site.agent)
         self._thread = threading.Thread(target=manager.run, args=(self._stop,))
         self._thread.start()
 

@@ -11,13 +11,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cumulus.controllers.loops import KINDS, Loops
+from cumulus.controllers.composition import context_maker, declared
+from cumulus.controllers.context import Context
 from cumulus.errors import CumulusError, Expired, Fenced
-from cumulus.machinery.informer import Informer
+from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector, Term
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
-from cumulus.nodes.agent import NodeAgent
+from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.key import Document, Key
 from cumulus.store.base import Documents, Event, Fence, Page, Query, Write
 from cumulus.store.single import SingleWrites
@@ -26,6 +27,8 @@ from tests.sim.truth import Violation
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
+
+CONTROLLERS = declared()
 
 THREADS = {"job": 4, "partition": 4, "node": 2}
 """As in the manager: how many reconciles of a loop may be under way at once."""
@@ -183,10 +186,10 @@ class Daemon:
         self.up = True
         store: Any = View(self.sim)
         self.backend = BackendView(self.sim)
-        self.informer = Informer(store, KINDS)
+        self.informer = informer_for(store, CONTROLLERS)
         self.elector = Elector(store, self.name, self.clock)
         self.store = store
-        self.loops: Loops | None = None
+        self.loops: ControllerGroup[Context] | None = None
         self.term: Term | None = None
         """That for which the loops were built."""
         self._gone: set[str] = set()
@@ -217,7 +220,7 @@ class Daemon:
         self._follow()
         if self.loops is None:
             return False
-        return self._reconcile(self.loops) or self._alone("attend", self._attend)
+        return self._reconcile(self.loops) or self._alone("tick", self._tick)
 
     def next_due(self) -> float:
         """When this daemon next has something to do."""
@@ -230,15 +233,15 @@ class Daemon:
             soonest = min(soonest, self._next_due(self.loops))
         return soonest
 
-    def _next_due(self, loops: Loops) -> float:
-        """`Loops.next_due` without its locks, since it is asked at every step and there is one thread; and when the
-        threads have something to look at. What a loop is to do waits while all its threads are held up."""
+    def _next_due(self, loops: ControllerGroup[Context]) -> float:
+        """`ControllerGroup.next_due` without its locks, since it is asked at every step and there is one thread; and
+        when the threads have something to look at. What a loop is to do waits while all its threads are held up."""
         queues = [
             _queue_due(runner.queue)
             for name, runner in loops.runners.items()
             if name not in self._gone and not self._is_busy(name)
         ]
-        resync = math.inf if "attend" in self._at_work else loops._next_resync
+        resync = math.inf if "tick" in self._at_work else loops.next_resync
         soonest = min([*queues, resync]) - self.sim.started_at
         return min(soonest, self._next_look if self._lapsed else self.elector.deadline - self.sim.started_at)
 
@@ -272,15 +275,15 @@ class Daemon:
             self._follow()
         return changed
 
-    def _attend(self) -> bool:
+    def _tick(self) -> bool:
         assert self.loops is not None
         try:
-            return self.loops.attend() > 0
+            return self.loops.tick() > 0
         except Fenced:
             self.elector.depose(self.term)
             return True
 
-    def _reconcile(self, loops: Loops) -> bool:
+    def _reconcile(self, loops: ControllerGroup[Context]) -> bool:
         now = self.sim.clock.monotonic()
         runners = [
             runner
@@ -292,7 +295,7 @@ class Daemon:
         return any(self._run(runner) for runner in runners)
 
     def _run(self, runner: Runner) -> bool:
-        name = runner.controller.name
+        name = runner.name
         if self._is_busy(name):
             return False
         self._reconciles[name] = self._reconciles.get(name, 0) + 1
@@ -324,14 +327,14 @@ class Daemon:
             agents = [NodeAgent(name, leases[name]) for name in leases]
             backend: Any = self.backend
             self.term, self._gone, self._lapsed = term, set(), False
-            self.loops = Loops(
-                self.store, self.informer, [backend], agents, self.clock, term,
-                fenced=lambda: self.elector.depose(term), rng=self.sim.rng,
+            self.loops = begin(
+                self.store, self.informer, CONTROLLERS, context_maker([backend], Agents(self.informer.cache, agents)),
+                self.clock, term, fenced=lambda: self.elector.depose(term), rng=self.sim.rng,
             )  # fmt: skip
             self.loops.start()
             self.sim.note(f"leads with token {term.fence.token}")
 
-    def _look(self, loops: Loops) -> None:
+    def _look(self, loops: ControllerGroup[Context]) -> None:
         """When the term is over, some workers may see it at once and leave; the others do when they are to take a key,
         and the manager's own thread at its next look, when it drops the loops."""
         assert self.term is not None

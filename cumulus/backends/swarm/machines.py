@@ -11,7 +11,7 @@ from cumulus.errors import BackendError
 
 
 class Machines:
-    """See `controllers.cluster.Cluster`."""
+    """See `backends.cluster.Cluster`."""
 
     def __init__(self, members: Members, ownership: Ownership, node_engine: Engines) -> None:
         self._members = members

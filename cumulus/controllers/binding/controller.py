@@ -13,6 +13,7 @@ from itertools import groupby
 import structlog
 
 from cumulus.clock import Clock, timestamp
+from cumulus.controllers.partition_watches import LIVE
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
@@ -68,8 +69,6 @@ class Unplaced:
 
 
 class ScheduleController:
-    name = NAME
-
     def __init__(self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT) -> None:
         self._reader = reader
         self._client = client
@@ -112,16 +111,16 @@ class ScheduleController:
 
     def _refresh(self) -> None:
         """Bring the claims up to the reader's view; only what changed is decoded."""
-        claims, live = self._claims, self._reader.live()
+        claims, live = self._claims, self._reader.indexed(LIVE, "")
         for key in [key for key in claims if key not in live]:
             del claims[key]
-        for key, revision in live.items():
+        for key, entry in live.items():
             known = claims.get(key)
-            if known is not None and known[0] == revision:
+            if known is not None and known[0] == entry.revision:
                 continue
             partition = self._partition(key)
             if partition is not None:
-                claims[key] = (revision, claim_of(partition))
+                claims[key] = (entry.revision, claim_of(partition))
             else:
                 claims.pop(key, None)
 
@@ -175,7 +174,7 @@ class ScheduleController:
         try:
             self._write(writes)
         except (Conflict, NotFound) as error:
-            log.debug("stale", loop=NAME, gangs=len(gangs), error=str(error))
+            log.debug("stale", gangs=len(gangs), error=str(error))
             return False
         except InvalidObject as error:
             # One whose status has no room must not keep the others from their places.
@@ -229,7 +228,7 @@ class ScheduleController:
         try:
             self._write(writes)
         except (Conflict, NotFound, InvalidObject) as error:
-            log.debug("stale", loop=NAME, error=str(error))
+            log.debug("stale", error=str(error))
 
     def _write(self, writes: Sequence[Write]) -> None:
         """Write, and note at which revision: no cycle decides on a view from before that."""

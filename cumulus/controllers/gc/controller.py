@@ -37,7 +37,6 @@ class CollectController:
     """For the dependents of one kind."""
 
     def __init__(self, model: type[Resource], reader: Reader, client: Client) -> None:
-        self.name = f"gc-{model.KIND.lower()}"
         self._model = model
         self._reader = reader
         self._client = client
@@ -64,10 +63,8 @@ class CollectController:
 
 
 class SweepController:
-    """`owner` is the mark that this store's controllers put on the leases they ask for; `changed` is told the
-    namespace and name of each job whose status is not what its backend reports: a report may have been lost."""
-
-    name = "sweep"
+    """`owner` is the mark that this store's controllers put on the leases they ask for; `changed` is told each job
+    whose status is not what its backend reports: a report may have been lost."""
 
     def __init__(
         self,
@@ -77,7 +74,7 @@ class SweepController:
         backends: Mapping[str, Backend],
         *,
         owner: str,
-        changed: Callable[[str, str], None],
+        changed: Callable[[Request], None],
     ) -> None:
         self._reader = reader
         self._client = client
@@ -129,7 +126,7 @@ class SweepController:
     def _holds(self, uid: str) -> bool:
         """Whatever node the partition is on: two GPUNodes may by mistake be one machine."""
         try:
-            partition = self._reader.partition(uid)
+            partition = self._reader.by_uid(GPUPartition, uid)
         except InvalidObject:
             return False
         return partition is not None and not partition.status.phase.ended
@@ -146,7 +143,7 @@ class SweepController:
                 continue
             if job is not None and not _over(job, observed):
                 if observed.state.finished or job.status.phase is JobPhase.SCHEDULED:
-                    self._changed(observed.namespace, observed.job)
+                    self._changed(Request(observed.namespace, observed.job))
                 continue
             log.warning("ending a workload that no job runs", workload=observed.name)
             if not observed.state.finished:

@@ -38,8 +38,6 @@ DELETE_POLL = 30.0
 class JobController:
     """`backends` by runtime: process, container."""
 
-    name = NAME
-
     def __init__(
         self, reader: Reader, client: Client, backends: Mapping[str, Backend], clock: Clock, recorder: Recorder
     ) -> None:

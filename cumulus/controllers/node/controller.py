@@ -12,6 +12,7 @@ from datetime import datetime
 
 from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE
 from cumulus.errors import (
     AlreadyExists,
     ChronosError,
@@ -22,9 +23,10 @@ from cumulus.errors import (
     NodeUnreachable,
 )
 from cumulus.lib.truncate import LONGEST_WORD, truncate
-from cumulus.machinery.cache import Bound, Reader, readable
+from cumulus.machinery.cache import Reader, readable
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.throttle import Throttle
 from cumulus.machinery.writes import remove_finalizer, write_status, write_with_events
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.conditions import condition_set
@@ -32,6 +34,7 @@ from cumulus.resources.device import FULL_COMPUTE, Device, Slice
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import CLUSTER_FINALIZER, DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
@@ -39,12 +42,18 @@ from cumulus.store.client import Client, decode
 NAME = "node"
 
 LOOK_SECONDS = 10.0
+"""How often a node is asked."""
+
+SETTLE_SECONDS = 0.05
+"""After a lease was granted or ended, the node's free share is read anew this much later, once for all that changed."""
+
+BUSY_LOOK_SECONDS, BURST = 1.0, 2
+"""On a node where much is granted and ended, it is read this often instead, after so many times of reading it soon."""
+
 TWIN = "Twin"
 """The condition of a node whose devices another node counts."""
 CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady", TWIN)
 """Conditions of a node that controllers set; all others are its own Chronos' and go when that tells them no more."""
-
-"""How often a node is asked."""
 
 HEARTBEAT_SECONDS = 20.0
 """How often, at most, a heartbeat alone is written."""
@@ -62,9 +71,7 @@ SILENT_SECONDS = 40.0
 
 
 class NodeController:
-    """`changed` is told the key of each partition whose lease is not what its status says."""
-
-    name = NAME
+    """`changed` is told each partition whose lease is not what its status says."""
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class NodeController:
         clock: Clock,
         recorder: Recorder,
         *,
-        changed: Callable[[Key], None],
+        changed: Callable[[Request], None],
         offers: Callable[[str], tuple[str, ...] | None] = lambda name: (),
         clustered: bool = False,
     ) -> None:
@@ -93,6 +100,15 @@ class NodeController:
         self._where: defaultdict[str, set[str]] = defaultdict(set)
         """Device to the nodes that ever had it, in this term."""
         self._began = clock.monotonic()
+        self._throttles: defaultdict[str, Throttle] = defaultdict(
+            lambda: Throttle(soon=SETTLE_SECONDS, interval=BUSY_LOOK_SECONDS, burst=BURST)
+        )
+
+    def settle(self, name: str) -> float:
+        """Seconds until the node is to be looked at for a lease that was granted or ended on it just now. For one
+        thread."""
+        now = self._clock.monotonic()
+        return self._throttles[name].due(now) - now
 
     def reconcile(self, request: Request) -> Result:
         try:
@@ -114,8 +130,7 @@ class NodeController:
         self._answered[agent.name] = self._clock.monotonic()
         if node is None:
             node = self._create(agent)
-        partitions = self._reader.on_node(agent.name)
-        own = self._own(agent.name, partitions, leases)
+        own = self._own(agent.name, leases)
         status = observed(node, agent, devices, leases, own, self._clock.now())
         status = self._once(node, status)
         offered = self._offers(agent.name)
@@ -124,7 +139,7 @@ class NodeController:
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
         self._tell_of_trouble(node, status)
         self._tell_of_sizes(node, status)
-        self._pass_on(partitions, leases)
+        self._pass_on(agent.name, leases)
         return After(LOOK_SECONDS)
 
     def _tell_of_trouble(self, node: GPUNode, status: GPUNodeStatus) -> None:
@@ -144,15 +159,15 @@ class NodeController:
                 less = (device.next_memory_bytes or device.memory_bytes) < old.memory_bytes
                 self._recorder.record(node, "Warning" if less else "Normal", "DeviceResized", told, component=NAME)
 
-    def _own(self, name: str, partitions: Sequence[Bound], leases: Sequence[Lease]) -> set[str]:
+    def _own(self, name: str, leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
-        own = {partition.uid for partition in partitions}
+        own = {partition.uid for partition in self._reader.indexed(ON_NODE, name).values()}
         return own | {lease.id for lease in leases if lease.id not in own and self._is_ours(lease.id, name)}
 
     def _is_ours(self, id: str, name: str) -> bool:
         """Not one of a partition on another node: that one may by mistake be the same machine, and counts it."""
         try:
-            partition = self._reader.partition(id)
+            partition = self._reader.by_uid(GPUPartition, id)
         except InvalidObject:
             return True
         return partition is not None and partition.status.node in ("", name)
@@ -231,11 +246,11 @@ class NodeController:
                 event = self._recorder.event(node, "Warning", "StatusRefused", str(error), component=NAME)
                 write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
-    def _pass_on(self, partitions: Sequence[Bound], leases: Sequence[Lease]) -> None:
+    def _pass_on(self, name: str, leases: Sequence[Lease]) -> None:
         active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
-        for partition in partitions:
-            if partition.active and partition.uid not in active:
-                self._changed(partition.key)
+        for key, partition in sorted(self._reader.indexed(ACTIVE_ON_NODE, name).items()):
+            if partition.uid not in active:
+                self._changed(Request(key.namespace, key.name))
 
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
         since = self._answered.get(agent.name, self._began)

@@ -38,8 +38,6 @@ class PartitionController:
     """`owner` marks the leases that this store's controllers asked for; `waited_for` tells whether somebody
     waits for the partition's device."""
 
-    name = NAME
-
     def __init__(
         self,
         reader: Reader,

@@ -7,8 +7,8 @@ runtime `container`; a machine that is drained, paused or down offers it no more
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
 
+from cumulus.backends.cluster import Cluster, Machine
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadyExists, InvalidObject, NotOurs
 from cumulus.machinery.cache import Reader, log_damaged
@@ -17,9 +17,10 @@ from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import remove_finalizer, write_status
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.fields import check_label_key, check_label_value
-from cumulus.resources.meta import ObjectMeta, condition
-from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress, in_cluster
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.reasons import NodeCondition
 from cumulus.store.client import Client
 
 NAME = "cluster"
@@ -27,80 +28,12 @@ CLUSTER = Request("", "cluster")
 """The loop's only key."""
 
 LOOK_SECONDS = 10.0
-CONDITION = "ContainersReady"
-RUNTIME = "container"
 _OURS = ("gpu.", "cumulus.dev/")
-
-
-class Machine(Protocol):
-    """One machine of the cluster, as its engine tells."""
-
-    @property
-    def id(self) -> str:
-        """The cluster's own name for it, which stays when the host is renamed."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """No other machine has it."""
-        ...
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the cluster remembers that name for that id."""
-        ...
-
-    @property
-    def hostname(self) -> str: ...
-    @property
-    def role(self) -> str:
-        """worker or manager."""
-        ...
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def state(self) -> str:
-        """ready, down, or another word of the engine's."""
-        ...
-
-    @property
-    def availability(self) -> str:
-        """active, pause or drain."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, str]: ...
-
-
-class Cluster(Protocol):
-    """Raises `BackendError`, `NotOurs` where it belongs to another control plane."""
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether it was this control plane's when it was looked at last. Asks nobody."""
-        ...
-
-    def machines(self) -> Sequence[Machine]: ...
-
-    def tell(self, name: str, labels: Mapping[str, str]) -> None:
-        """Make these the machine's labels that begin with `gpu.`; the others stay."""
-        ...
-
-    def pin(self, id: str, name: str) -> None:
-        """Let the cluster remember the name for the id, and for no other one."""
-        ...
-
-    def remove(self, name: str) -> str:
-        """Take the machine out of the cluster. What came of it, for people."""
-        ...
 
 
 class ClusterController:
     """`here` are the nodes that need no SSH; `user` is whom to be on the others. `changed` is told each node whose
     readiness for containers changed."""
-
-    name = NAME
 
     def __init__(
         self,
@@ -112,7 +45,7 @@ class ClusterController:
         *,
         here: Collection[str],
         user: str,
-        changed: Callable[[str], None],
+        changed: Callable[[Request], None],
     ) -> None:
         self._reader = reader
         self._client = client
@@ -148,7 +81,7 @@ class ClusterController:
                 continue
             if node.deleting:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
-            elif is_member(node):
+            elif in_cluster(node):
                 self._say(node, False, "NotAMember", "it is no node of the cluster any more")
         return After(LOOK_SECONDS)
 
@@ -178,7 +111,7 @@ class ClusterController:
         for node in self._reader.all(GPUNode):
             if node.deleting:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
-            elif is_member(node):
+            elif in_cluster(node):
                 self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
 
     def _create(self, machine: Machine) -> GPUNode:
@@ -212,14 +145,14 @@ class ClusterController:
 
     def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> GPUNode:
         now = timestamp(self._clock.now())
-        conditions = condition_set(node.status.conditions, now, CONDITION, ready, reason, message)
+        conditions = condition_set(node.status.conditions, now, NodeCondition.CONTAINERS_READY, ready, reason, message)
         if conditions == node.status.conditions:
             return node
         node = node.replace(status=node.status.model_copy(update={"conditions": conditions}))
         write_status(self._client, node)
         if not ready:
             self._recorder.record(node, "Warning", reason, f"containers: {message}", component=NAME)
-        self._changed(node.metadata.name)
+        self._changed(Request("", node.metadata.name))
         return node
 
 
@@ -231,16 +164,6 @@ def name_of(machine: Machine, machines: Sequence[Machine], nodes: Sequence[GPUNo
     at = [n.metadata.name for n in nodes if n.spec.ssh is not None and n.spec.ssh.host == machine.address]
     free = [name for name in at if name not in taken]
     return free[0] if len(at) == len(free) == 1 else machine.name
-
-
-def is_member(node: GPUNode) -> bool:
-    """Whether the node is, or was, a machine of the cluster."""
-    return condition(node.status.conditions, CONDITION) is not None
-
-
-def runs_containers(cluster: Cluster, name: str) -> bool:
-    """Whether the engine takes new containers there."""
-    return any(m.name == name and m.state == "ready" and m.availability == "active" for m in cluster.machines())
 
 
 def device_labels(node: GPUNode) -> dict[str, str]:

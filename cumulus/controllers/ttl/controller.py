@@ -27,8 +27,6 @@ PAGE = 500
 class TtlController:
     """Deletes finished jobs once their spec.ttlAfterFinished has passed."""
 
-    name = "ttl"
-
     def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
         self._reader = reader
         self._client = client
@@ -52,8 +50,6 @@ class TtlController:
 
 class TidyController:
     """Deletes old events, and lets the store forget old history."""
-
-    name = "tidy"
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client

@@ -1,0 +1,36 @@
+"""What the binding loop is made of and what wakes it."""
+
+from __future__ import annotations
+
+from cumulus.controllers.binding.controller import NAME, QUEUE, ScheduleController
+from cumulus.controllers.context import Context
+from cumulus.controllers.node_watches import matters_to_others
+from cumulus.controllers.partition_watches import LIVE, changes_the_queue
+from cumulus.machinery.cache import Cache
+from cumulus.machinery.controller import Controller, Watch
+from cumulus.machinery.informer import Change
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition
+
+
+def the_queue(change: Change, cache: Cache) -> tuple[Request]:
+    return (QUEUE,)
+
+
+def rest(reconciler: ScheduleController, request: Request) -> float:
+    return reconciler.rest
+
+
+CONTROLLERS = (
+    Controller[Context, ScheduleController](
+        name=NAME,
+        build=lambda context: ScheduleController(context.cache, context.client, context.clock),
+        resync=lambda context: (QUEUE,),
+        watches=(
+            Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),
+            Watch(GPUNode.KIND, the_queue, when=matters_to_others, after=rest),
+        ),
+        indexes=(LIVE,),
+    ),
+)

@@ -1,0 +1,31 @@
+"""What the controllers of one term are built from, all of it, each with its type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cumulus.backends.base import Backend
+from cumulus.backends.cluster import Cluster
+from cumulus.machinery.controller import BaseContext, Channel
+from cumulus.nodes.agent import Agents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context(BaseContext):
+    agents: Agents
+    """The nodes that this daemon looks after."""
+    backends: Mapping[str, Backend]
+    """By runtime: process, container."""
+    cluster: Cluster | None
+    """The container engine's, where there is one."""
+    cluster_user: str
+    """Whom to be, over SSH, on its machines."""
+    owner: str
+    """The mark that this store's controllers put on the leases they ask nodes for."""
+    changed_leases: Channel = field(default_factory=Channel)
+    """Partitions whose lease is not what their status says."""
+    changed_jobs: Channel = field(default_factory=Channel)
+    """Jobs whose status is not what their backend reports."""
+    changed_nodes: Channel = field(default_factory=Channel)
+    """Nodes whose readiness for containers changed."""

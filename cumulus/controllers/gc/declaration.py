@@ -1,0 +1,48 @@
+"""A collector for each kind that others may own, and the sweep of nodes and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cumulus.controllers.context import Context
+from cumulus.controllers.gc.controller import SWEEP, CollectController, SweepController
+from cumulus.controllers.partition_watches import LIVE
+from cumulus.machinery.cache import Cache
+from cumulus.machinery.controller import Controller, Watch, deleted, exists, itself, owned
+from cumulus.machinery.informer import Change
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.registry import KINDS, Kind
+
+OWNABLE = tuple(kind for kind in KINDS if kind.user_made and kind.namespaced)
+
+
+def if_ownerless(change: Change, cache: Cache) -> Iterable[Request]:
+    """The object, where the cache has none of its owners. Where it still has one, that one's deletion is told later."""
+    owners = change.new["metadata"].get("ownerReferences") or ()
+    return () if not owners or any(cache.has(owner["uid"]) for owner in owners) else itself(change, cache)
+
+
+def collector(kind: Kind) -> Controller[Context, CollectController]:
+    return Controller(
+        name=f"gc-{kind.name.lower()}",
+        kind=kind.name,
+        build=lambda context: CollectController(kind.model(), context.cache, context.client),
+        watches=(
+            Watch(kind.name, if_ownerless, when=exists),
+            *(Watch[CollectController](owner.name, owned(kind.name), when=deleted) for owner in OWNABLE),
+        ),
+    )
+
+
+CONTROLLERS = (
+    *map(collector, OWNABLE),
+    Controller[Context, SweepController](
+        name="sweep",
+        build=lambda context: SweepController(
+            context.cache, context.client, context.agents, context.backends, owner=context.owner,
+            changed=context.changed_jobs.push,
+        ),
+        resync=lambda context: (SWEEP,),
+        indexes=(LIVE,),
+    ),
+)  # fmt: skip

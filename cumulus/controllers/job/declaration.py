@@ -1,0 +1,72 @@
+"""What the job loop is made of and what wakes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cumulus.backends.base import ReportsFindings
+from cumulus.controllers.context import Context
+from cumulus.controllers.job.controller import NAME, JobController
+from cumulus.controllers.node_watches import matters_to_others
+from cumulus.controllers.partition_watches import ON_NODE, is_bound, is_not_bound
+from cumulus.machinery.cache import Cache, readable
+from cumulus.machinery.controller import Controller, Push, Watch, exists, itself, owner
+from cumulus.machinery.informer import Change
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.job import GPUJob
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition
+
+BOUND_SETTLE_SECONDS = 0.1
+"""A bound partition has its lease within this, as a rule: its job is looked at once for both."""
+
+
+def owners_on_node(change: Change, cache: Cache) -> Iterable[Request]:
+    """The jobs that have a partition on the node that changed."""
+    found: dict[Request, None] = {}
+    for key in sorted(cache.indexed(ON_NODE, change.key.name)):
+        document = cache.document(key)
+        for reference in (document or {"metadata": {}})["metadata"].get("ownerReferences", ()):
+            if reference["kind"] == GPUJob.KIND:
+                found[Request(key.namespace, reference["name"])] = None
+    return found
+
+
+def from_backends(context: Context, push: Push) -> None:
+    """The jobs whose workloads may have changed."""
+    for backend in context.backends.values():
+        backend.subscribe(lambda namespace, job: push(Request(namespace, job)))
+
+
+def from_others(context: Context, push: Push) -> None:
+    context.changed_jobs.subscribe(push)
+
+
+def tell_findings(context: Context) -> None:
+    """What backends found of jobs that are still there becomes events of theirs."""
+    for backend in context.backends.values():
+        for found in backend.findings() if isinstance(backend, ReportsFindings) else ():
+            job = readable(context.cache, GPUJob, found.namespace, found.job)
+            if job is not None and job.uid == found.job_uid:
+                context.recorder.record(job, "Warning", found.reason, found.message, component=backend.runtime)
+
+
+CONTROLLERS = (
+    Controller[Context, JobController](
+        name=NAME,
+        kind=GPUJob.KIND,
+        workers=4,
+        build=lambda context: JobController(
+            context.cache, context.client, context.backends, context.clock, context.recorder
+        ),
+        watches=(
+            Watch(GPUJob.KIND, itself, when=exists),
+            Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_not_bound),
+            Watch(GPUPartition.KIND, owner(GPUJob.KIND), when=is_bound, after=BOUND_SETTLE_SECONDS),
+            Watch(GPUNode.KIND, owners_on_node, when=matters_to_others),
+        ),
+        sources=(from_backends, from_others),
+        indexes=(ON_NODE,),
+        tick=tell_findings,
+    ),
+)

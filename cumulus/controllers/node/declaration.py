@@ -1,0 +1,65 @@
+"""What the node loop is made of and what wakes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cumulus.backends.cluster import RUNTIME, runs_containers
+from cumulus.controllers.context import Context
+from cumulus.controllers.node.controller import NAME, NodeController
+from cumulus.controllers.node_watches import matters_to_others
+from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, lease_came_or_went, node_of
+from cumulus.errors import BackendError, NotOurs
+from cumulus.machinery.controller import Controller, Push, Watch, itself
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition
+
+
+def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
+    """What the cluster runs there; None where its manager does not answer."""
+    try:
+        return (RUNTIME,) if context.cluster is not None and runs_containers(context.cluster, name) else ()
+    except NotOurs:
+        return ()
+    except BackendError:
+        return None
+
+
+def build(context: Context) -> NodeController:
+    return NodeController(
+        context.cache, context.client, context.agents, context.clock, context.recorder,
+        changed=context.changed_leases.push,
+        offers=lambda name: runtimes_of_cluster(context, name),
+        clustered=context.cluster is not None,
+    )  # fmt: skip
+
+
+def with_an_agent(context: Context) -> Iterable[Request]:
+    """Also those that have no GPUNode yet."""
+    return [Request("", name) for name in sorted(context.agents)]
+
+
+def settle(reconciler: NodeController, request: Request) -> float:
+    return reconciler.settle(request.name)
+
+
+def from_others(context: Context, push: Push) -> None:
+    context.changed_nodes.subscribe(push)
+
+
+CONTROLLERS = (
+    Controller[Context, NodeController](
+        name=NAME,
+        kind=GPUNode.KIND,
+        workers=8,
+        build=build,
+        resync=with_an_agent,
+        watches=(
+            Watch(GPUNode.KIND, itself, when=matters_to_others),
+            Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
+        ),
+        sources=(from_others,),
+        indexes=(ON_NODE, ACTIVE_ON_NODE),
+    ),
+)

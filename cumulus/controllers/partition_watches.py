@@ -1,0 +1,82 @@
+"""Partitions as other loops ask for them: by node and by phase, without decoding; and which changes of theirs matter.
+
+Everything here takes documents as they are stored, since most changes pass without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cumulus.machinery.cache import Cache, Index
+from cumulus.machinery.controller import respecified
+from cumulus.machinery.informer import Change
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.key import Document
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+
+_ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
+
+
+def _phase(document: Document | None) -> str:
+    return str(((document or {}).get("status") or {}).get("phase", PartitionPhase.PENDING))
+
+
+def _node(document: Document) -> str:
+    return str((document.get("status") or {}).get("node") or "")
+
+
+def _live(document: Document) -> Iterable[str]:
+    return () if _phase(document) in _ENDED else ("",)
+
+
+def _holds(document: Document) -> Iterable[str]:
+    node = _node(document)
+    return (node,) if node and _phase(document) not in _ENDED else ()
+
+
+def _active(document: Document) -> Iterable[str]:
+    return (_node(document),) if _phase(document) == PartitionPhase.ACTIVE else ()
+
+
+LIVE = Index(GPUPartition.KIND, _live)
+"""All whose phase has not ended, under ""."""
+ON_NODE = Index(GPUPartition.KIND, _holds)
+"""Those bound to a node whose phase has not ended, under its name."""
+ACTIVE_ON_NODE = Index(GPUPartition.KIND, _active)
+"""Those that are Active, under their node's name."""
+
+
+def on_node(change: Change, cache: Cache) -> Iterable[Request]:
+    """The partitions bound to the node that changed."""
+    return [Request(key.namespace, key.name) for key in sorted(cache.indexed(ON_NODE, change.key.name))]
+
+
+def node_of(change: Change, cache: Cache) -> Iterable[Request]:
+    """The node of the partition that changed."""
+    node = _node(change.new)
+    return (Request("", node),) if node else ()
+
+
+def is_bound(change: Change) -> bool:
+    return _phase(change.new) == PartitionPhase.BOUND
+
+
+def is_not_bound(change: Change) -> bool:
+    return not is_bound(change)
+
+
+def needs_its_node(change: Change) -> bool:
+    """Somebody changed what it is to be, or it has just been bound. Its other changes of status its own loop wrote,
+    which knows when to look again."""
+    newly_bound = is_bound(change) and _phase(change.old) != PartitionPhase.BOUND
+    return change.type != "DELETED" and (newly_bound or respecified(change))
+
+
+def changes_the_queue(change: Change) -> bool:
+    """It came, went or was changed by somebody, or its share is free."""
+    return _phase(change.new) in _ENDED or respecified(change)
+
+
+def lease_came_or_went(change: Change) -> bool:
+    """It has just become Active, or ended."""
+    new = _phase(change.new)
+    return (new == PartitionPhase.ACTIVE or new in _ENDED) and _phase(change.old) != new

@@ -1,0 +1,25 @@
+"""What the cluster loop is made of. Nothing wakes it: it looks at the cluster by time."""
+
+from __future__ import annotations
+
+from cumulus.controllers.context import Context
+from cumulus.controllers.swarm.controller import CLUSTER, NAME, ClusterController
+from cumulus.machinery.controller import Controller
+
+
+def build(context: Context) -> ClusterController:
+    assert context.cluster is not None
+    return ClusterController(
+        context.cache, context.client, context.cluster, context.clock, context.recorder,
+        here=context.agents.here, user=context.cluster_user, changed=context.changed_nodes.push,
+    )  # fmt: skip
+
+
+CONTROLLERS = (
+    Controller[Context, ClusterController](
+        name=NAME,
+        build=build,
+        resync=lambda context: (CLUSTER,),
+        enabled=lambda context: context.cluster is not None,
+    ),
+)

@@ -1,0 +1,67 @@
+"""The control plane: a manager with all controllers that are declared, and the nodes that they look after."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from cumulus.backends.base import Backend
+from cumulus.backends.cluster import Cluster
+from cumulus.clock import Clock
+from cumulus.controllers.composition import context_maker, declared
+from cumulus.machinery.group import informer_for
+from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
+from cumulus.nodes.agent import Agents, Connect, NodeAgent
+from cumulus.resources.node import GPUNode, in_cluster
+from cumulus.store.base import Store
+
+
+class ControlPlane:
+    """`connect` makes the agents of nodes with an SSH address; what is not said here is as the `Manager` says."""
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Sequence[Backend],
+        agents: Sequence[NodeAgent],
+        *,
+        connect: Connect | None = None,
+        cluster: Cluster | None = None,
+        cluster_user: str = "root",
+        clock: Clock | None = None,
+        identity: str | None = None,
+        ready: Callable[[Role], None] = lambda role: None,
+        troubled: Callable[[Sequence[str]], None] = lambda troubles: None,
+        workers: Mapping[str, int] | None = None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        loops = declared()
+        informer = informer_for(store, loops)
+
+        def closed(node: GPUNode) -> bool:
+            """A machine of a cluster that is, as far as is known, not ours: its leases are neither."""
+            return cluster is not None and in_cluster(node) and not cluster.confirmed
+
+        self._agents = Agents(informer.cache, agents, connect, closed=closed)
+        self._manager = Manager(
+            store, informer, loops,
+            context_maker(backends, self._agents, cluster=cluster, cluster_user=cluster_user),
+            clock=clock, identity=identity, ready=ready, troubled=troubled, workers=workers,
+            stall_seconds=stall_seconds,
+        )  # fmt: skip
+
+    @property
+    def agents(self) -> Mapping[str, NodeAgent]:
+        """One for each node that this daemon looks after."""
+        return self._agents
+
+    @property
+    def role(self) -> Role:
+        return self._manager.role
+
+    def run(self, stop: threading.Event) -> None:
+        """`Manager.run`, and close the connections to nodes after it."""
+        try:
+            self._manager.run(stop)
+        finally:
+            self._agents.close()
