@@ -18,6 +18,7 @@ from cumulus.resources.key import Key
 from cumulus.resources.meta import condition
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
+from cumulus.resources.reasons import NodeCondition
 from cumulus.scheduling.claim import Claim, Demand, claim_of
 
 OVERDUE = timedelta(seconds=10)
@@ -212,7 +213,7 @@ class Assembler:
 
 
 def _node(node: GPUNode) -> Node:
-    ready = condition(node.status.conditions, "Ready")
+    ready = condition(node.status.conditions, NodeCondition.READY)
     is_ready = ready is not None and ready.status == "True"
     said = (ready.message or ready.reason) if ready is not None else "it has not reported yet"
     return Node(
