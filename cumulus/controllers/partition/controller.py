@@ -88,50 +88,11 @@ class PartitionController:
             return self._renew(partition, answer, result)
         return result
 
-    def _tell_of_ledger(
-        self, partition: GPUPartition, job: GPUJob | None, error: LedgerUnavailable, releasing: bool
-    ) -> None:
-        """Who waits for the lease learns at once why there is none; it is asked for again all the same."""
-        why = Unreachable(f"{error}; {error.hint}" if error.hint else str(error), type(error).__name__)
-        before = condition(partition.status.conditions, PartitionCondition.ACTIVE)
-        self._apply(partition, self._plan(partition, why, releasing))
-        if before is None or (before.reason, before.message) != (why.reason, why.message):
-            for about in (partition, job):
-                if about is not None:
-                    self._recorder.record(about, "Warning", why.reason, why.message, component=NAME)
-
-    def _delete_damaged(self, request: Request) -> Result:
-        """Its lease has its uid. Raises InvalidObject where its deletion was not asked for: the lease then lasts to its
-        end."""
-        document = self._client.store.get(Key(GPUPartition.KIND, *request))
-        metadata = document["metadata"]
-        if "deletionTimestamp" not in metadata:
-            decode(GPUPartition, document)
-        if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
-            return Done()
-        status = document.get("status")
-        node = status.get("node") if isinstance(status, dict) else None
-        for name in [node] if isinstance(node, str) and node else list(self._agents):
-            agent = self._agents.get(name)
-            if agent is None and self._is_known(name):
-                raise NodeUnreachable(f"this daemon does not look after the node {name}")
-            lease = agent.leases.release(metadata["uid"]) if agent is not None else None
-            if lease is not None and lease.state is not LeaseState.ENDED:
-                return After(partition_plan.ENDING_POLL)
-        self._client.store.update(without_finalizer(document, FINALIZER), fence=self._client.fence)
-        return Done()
-
-    def _is_known(self, node: str) -> bool:
-        try:
-            self._client.store.get(Key(GPUNode.KIND, "", node))
-        except NotFound:
-            return False
-        return True
-
-    def _plan(
-        self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None
-    ) -> PartitionPlan:
-        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
+    def _fresh(self, partition: GPUPartition) -> GPUPartition:
+        document = self._client.store.get(partition.key)
+        if document["metadata"]["resourceVersion"] == partition.metadata.resource_version:
+            return partition
+        return decode(GPUPartition, document)
 
     def _ask(self, partition: GPUPartition, releasing: bool, started: str | None) -> Answer:
         agent = self._agents.get(partition.status.node)
@@ -151,23 +112,10 @@ class PartitionController:
         except (InsufficientShare, NoSuchDevice) as error:
             return GrantRefused(type(error).__name__, str(error))
 
-    def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
-        due = partition_plan.renewal(partition, lease, self._clock.now())
-        if due is None:
-            return result
-        wait, seconds = due
-        if wait > 0:
-            return After(wait)
-        if self._waited_for(partition):
-            return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
-        try:
-            renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
-        except NoSuchLease:
-            return After(partition_plan.ENDING_POLL)
-        self._recorder.record(partition, "Normal", EventReason.RENEWED, "nobody waits for the device", component=NAME)
-        result = self._apply(partition, self._plan(partition, renewed, False))
-        due = partition_plan.renewal(partition, renewed, self._clock.now())
-        return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
+    def _plan(
+        self, partition: GPUPartition, answer: Answer, releasing: bool, started: str | None = None
+    ) -> PartitionPlan:
+        return partition_plan.plan(partition, answer, releasing=releasing, now=self._clock.now(), started=started)
 
     def _apply(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         """Write status and finalizer where they changed, both at once; then say when to look again."""
@@ -175,22 +123,6 @@ class PartitionController:
             return self._write(partition, plan)
         except InvalidObject as error:
             return self._give_up(partition, error)
-
-    def _give_up(self, partition: GPUPartition, error: InvalidObject) -> Result:
-        """What would be said of it has no room: its lease is given back, and then it fails."""
-        agent = self._agents.get(partition.status.node)
-        lease = agent.leases.release(partition.uid) if agent is not None else None
-        if lease is not None and lease.state is not LeaseState.ENDED:
-            return After(partition_plan.ENDING_POLL)
-        small = partition_plan.status_refused(partition, str(error), self._clock.now())
-        try:
-            return self._write(partition, small)
-        except InvalidObject:
-            # An object from before there was a limit leaves no room at all.
-            end = condition(small.status.conditions, PartitionCondition.ENDED)
-            assert end is not None
-            self._recorder.record(partition, "Warning", end.reason, end.message, component=NAME)
-            raise
 
     def _write(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         changed = plan.status != partition.status
@@ -219,11 +151,79 @@ class PartitionController:
         type: EventType = "Warning" if status.phase is PartitionPhase.FAILED else "Normal"
         return self._recorder.event(partition, type, end.reason, end.message, component=NAME)
 
-    def _fresh(self, partition: GPUPartition) -> GPUPartition:
-        document = self._client.store.get(partition.key)
-        if document["metadata"]["resourceVersion"] == partition.metadata.resource_version:
-            return partition
-        return decode(GPUPartition, document)
+    def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
+        due = partition_plan.renewal(partition, lease, self._clock.now())
+        if due is None:
+            return result
+        wait, seconds = due
+        if wait > 0:
+            return After(wait)
+        if self._waited_for(partition):
+            return After(min(max(1.0, lease.expires_in / 4), lease.expires_in + partition_plan.ENDING_POLL))
+        try:
+            renewed = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
+        except NoSuchLease:
+            return After(partition_plan.ENDING_POLL)
+        self._recorder.record(partition, "Normal", EventReason.RENEWED, "nobody waits for the device", component=NAME)
+        result = self._apply(partition, self._plan(partition, renewed, False))
+        due = partition_plan.renewal(partition, renewed, self._clock.now())
+        return result if due is None else After(max(due[0], partition_plan.ENDING_POLL))
+
+    def _tell_of_ledger(
+        self, partition: GPUPartition, job: GPUJob | None, error: LedgerUnavailable, releasing: bool
+    ) -> None:
+        """Who waits for the lease learns at once why there is none; it is asked for again all the same."""
+        why = Unreachable(f"{error}; {error.hint}" if error.hint else str(error), type(error).__name__)
+        before = condition(partition.status.conditions, PartitionCondition.ACTIVE)
+        self._apply(partition, self._plan(partition, why, releasing))
+        if before is None or (before.reason, before.message) != (why.reason, why.message):
+            for about in (partition, job):
+                if about is not None:
+                    self._recorder.record(about, "Warning", why.reason, why.message, component=NAME)
+
+    def _give_up(self, partition: GPUPartition, error: InvalidObject) -> Result:
+        """What would be said of it has no room: its lease is given back, and then it fails."""
+        agent = self._agents.get(partition.status.node)
+        lease = agent.leases.release(partition.uid) if agent is not None else None
+        if lease is not None and lease.state is not LeaseState.ENDED:
+            return After(partition_plan.ENDING_POLL)
+        small = partition_plan.status_refused(partition, str(error), self._clock.now())
+        try:
+            return self._write(partition, small)
+        except InvalidObject:
+            # An object from before there was a limit leaves no room at all.
+            end = condition(small.status.conditions, PartitionCondition.ENDED)
+            assert end is not None
+            self._recorder.record(partition, "Warning", end.reason, end.message, component=NAME)
+            raise
+
+    def _delete_damaged(self, request: Request) -> Result:
+        """Its lease has its uid. Raises InvalidObject where its deletion was not asked for: the lease then lasts to its
+        end."""
+        document = self._client.store.get(Key(GPUPartition.KIND, *request))
+        metadata = document["metadata"]
+        if "deletionTimestamp" not in metadata:
+            decode(GPUPartition, document)
+        if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
+            return Done()
+        status = document.get("status")
+        node = status.get("node") if isinstance(status, dict) else None
+        for name in [node] if isinstance(node, str) and node else list(self._agents):
+            agent = self._agents.get(name)
+            if agent is None and self._is_known(name):
+                raise NodeUnreachable(f"this daemon does not look after the node {name}")
+            lease = agent.leases.release(metadata["uid"]) if agent is not None else None
+            if lease is not None and lease.state is not LeaseState.ENDED:
+                return After(partition_plan.ENDING_POLL)
+        self._client.store.update(without_finalizer(document, FINALIZER), fence=self._client.fence)
+        return Done()
+
+    def _is_known(self, node: str) -> bool:
+        try:
+            self._client.store.get(Key(GPUNode.KIND, "", node))
+        except NotFound:
+            return False
+        return True
 
 
 def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
