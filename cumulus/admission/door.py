@@ -17,7 +17,8 @@ def check(old: Document | None, new: Document) -> None:
     if old is None:
         admit.check_create(kind, new)
         return
-    if old.get("status") != new.get("status"):
+    changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    if "status" in changed:
         admit.check_status(kind, old, new)
-    if admit.without_status(old) != admit.without_status(new):
+    if changed - {"status"}:
         admit.check_update(kind, old, new)

@@ -71,12 +71,12 @@ def store() -> Iterator[Finding]:
         daemon_lock.refuse_unread(paths.home())
         yield Finding("OK", "store", f"{directory} (is made when it is first used)")
         return
+    from cumulus import stores
     from cumulus.resources.registry import KINDS
     from cumulus.store.base import Query
-    from cumulus.store.sqlite import SqliteStore
 
     daemon_lock.refuse_unread(paths.home())
-    opened = SqliteStore(directory)
+    opened = stores.open_store(directory)
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
         revision = opened.revision()

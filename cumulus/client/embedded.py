@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cumulus import paths
+from cumulus import paths, stores
 from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.errors import InvalidObject, StoreUnavailable
 from cumulus.resources.key import Document, Key
@@ -148,17 +148,13 @@ def open_store(home: Path, *, create: bool = False) -> Store:
     answers instead. Raises StoreUnavailable; StoreReplaced where a daemon has another store open."""
     refuse_unread(home)
     if not create and not has_store(home):
-        from cumulus.store.memory import MemoryStore
-
-        return MemoryStore()
-    from cumulus.store.sqlite import SqliteStore
-
+        return stores.empty_store()
     directory = paths.store_dir(home)
     try:
         # `mkdir -p` gives its mode to the last directory alone, and the state directory is its owner's too.
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_private(directory.parent)
-        return SqliteStore(directory)
+        return stores.open_store(directory)
     except OSError as error:
         raise StoreUnavailable(
             f"the store in {directory} cannot be used: {error.strerror}",

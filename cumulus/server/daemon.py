@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cumulus import __version__, paths
+from cumulus import __version__, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import NodeFacts
@@ -35,7 +35,6 @@ from cumulus.server.control_plane import ControlPlane
 from cumulus.server.settings import Settings
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
-from cumulus.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from cumulus.backends.swarm.backend import SwarmBackend
@@ -85,12 +84,12 @@ def run(settings: Settings) -> int:
         lock.close()
 
 
-def _open(home: Path) -> tuple[SqliteStore, DaemonLock]:
+def _open(home: Path) -> tuple[Store, DaemonLock]:
     try:
         # Another daemon of this state directory may be at work on a store that is not there any more.
         refuse_unread(home)
         lock = DaemonLock(home)
-        store = SqliteStore(paths.store_dir(home))
+        store = stores.open_store(paths.store_dir(home))
         store.revision()
         lock.serves(store_file(home))
         return store, lock

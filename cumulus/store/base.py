@@ -2,7 +2,8 @@
 
 A *document* is an object's JSON as a plain dict, always a well-formed Kubernetes object. Stores know
 `metadata` and the split of `spec` from `status`, nothing of a kind's schema (`client` adds the types), but that a field
-selector is checked against it: over a field that is not there it would match everything.
+selector is checked against it: over a field that is not there it would match everything. What a kind allows is asked of
+the `Admission` that a store is opened with, in the transaction of each write.
 Documents given to and got from a store are never shared: callers may keep them but must not change
 what `get`, `list` or a watch returned.
 
@@ -19,6 +20,8 @@ Contract of every implementation (the conformance suite in tests/store checks it
 * `delete` of an object with finalizers sets deletionTimestamp; the object goes when an update empties
   `finalizers`. No finalizer can be added after deletionTimestamp is set. deletionGracePeriodSeconds is the least
   `grace_seconds` that a deletion gave, or 0; it is the store's own as well.
+* A create, update or status write that the store's admission refuses raises `InvalidObject`, and the transaction writes
+  nothing. Deletions are not asked about: what is damaged can always go.
 * A watch sees every revision after its start exactly once and in order, across processes.
 * What `create`, `update` or `transact` returned is durable: it survives kill -9 and power loss.
 """
@@ -33,11 +36,20 @@ from cumulus.resources.key import API_VERSION, Document, Key, key_of
 from cumulus.resources.query import Event, Page, Query, Watch
 
 __all__ = [
-    "API_VERSION", "Document", "Documents", "Event", "Fence", "Key", "Page", "Query", "Retention", "Store", "Watch",
-    "Write", "key_of",
+    "API_VERSION", "Admission", "Document", "Documents", "Event", "Fence", "Key", "Page", "Query", "Retention", "Store",
+    "Watch", "Write", "key_of",
 ]  # fmt: skip
 
 Documents = list[Document]
+
+
+class Admission(Protocol):
+    """What a store asks before a write."""
+
+    def __call__(self, old: Document | None, new: Document) -> None:
+        """Whether the object may become `new`; `old` is as stored, None where there is none. Both are whole, with what
+        the store sets itself, and are not to be changed. Raises `InvalidObject`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

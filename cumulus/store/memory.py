@@ -14,7 +14,7 @@ from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules
-from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
+from cumulus.store.base import Admission, Documents, Fence, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import DELETED, Row, decode, event
 from cumulus.store.single import SingleWrites
 from cumulus.store.watch import Hub, Slice
@@ -25,9 +25,12 @@ Candidates = list[listing.Candidate]
 class MemoryStore(SingleWrites):
     """See `base.Store`. Safe for use by many threads; gone with the process."""
 
-    def __init__(self, clock: Clock | None = None, retention: Retention | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, retention: Retention | None = None, *, admission: Admission | None = None
+    ) -> None:
         self._clock = clock or SystemClock()
         self._retention = retention or Retention()
+        self._admission = admission
         self._lock = threading.RLock()
         self._log: dict[int, Row] = {}
         self._times: dict[int, datetime] = {}
@@ -41,7 +44,8 @@ class MemoryStore(SingleWrites):
         with self._open():
             now = self._clock.now()
             made = rules.plan(
-                writes, fence, self._stored, revision=self._revision, now=timestamp(now), new_uid=rules.new_uid
+                writes, fence, self._stored, revision=self._revision, now=timestamp(now), new_uid=rules.new_uid,
+                admission=self._admission,
             )  # fmt: skip
             for row in made.rows:
                 self._append(row, now)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.store.base import Fence, Write
+from cumulus.store.base import Admission, Fence, Write
 from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
 
 LEASE_KIND = "Lease"
@@ -38,7 +38,14 @@ class Plan:
 
 
 def plan(
-    writes: Sequence[Write], fence: Fence | None, read: Read, *, revision: int, now: str, new_uid: Callable[[], str]
+    writes: Sequence[Write],
+    fence: Fence | None,
+    read: Read,
+    *,
+    revision: int,
+    now: str,
+    new_uid: Callable[[], str],
+    admission: Admission | None = None,
 ) -> Plan:
     """The transaction's rows, numbered from `revision` + 1. Raises what `Store.transact` raises, with `index`."""
     made = Plan()
@@ -50,7 +57,7 @@ def plan(
         check_fence(fence, read)
     for index, write in enumerate(writes):
         try:
-            _apply(made, write, current, revision + len(made.rows) + 1, now, new_uid)
+            _apply(made, write, current, revision + len(made.rows) + 1, now, new_uid, admission)
         except CumulusError as error:
             error.index = index  # type: ignore[attr-defined]
             raise
@@ -148,7 +155,15 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(item, kind) for item in value)
 
 
-def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new_uid: Callable[[], str]) -> None:
+def _apply(
+    made: Plan,
+    write: Write,
+    current: Read,
+    revision: int,
+    now: str,
+    new_uid: Callable[[], str],
+    admission: Admission | None,
+) -> None:
     if write.verb == "delete":
         if write.key is None:
             raise InvalidObject("a delete needs a key")
@@ -164,6 +179,8 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
                 raise AlreadyExists(f"{key} is there already")
             document = _created(given, now, new_uid())
             check_room(document, key)
+            if admission is not None:
+                admission(None, document)
             _append(made, revision, ADDED, 0, key, document)
             return
         stored = _found(key, current(key))
@@ -181,6 +198,8 @@ def _apply(made: Plan, write: Write, current: Read, revision: int, now: str, new
     if kind == MODIFIED and blob == encode(stored, key):
         made.answers.append(blob)
         return
+    if admission is not None and kind == MODIFIED and write.verb != "delete":
+        admission(stored, document)
     previous = int(stored["metadata"]["resourceVersion"])
     _append(made, revision, kind, previous, key, document)
 

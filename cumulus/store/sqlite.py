@@ -17,7 +17,7 @@ from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules, shrink, tables
-from cumulus.store.base import Documents, Fence, Page, Query, Retention, Watch, Write
+from cumulus.store.base import Admission, Documents, Fence, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import Row, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
@@ -35,7 +35,7 @@ COMPACTION_STEP = 1000
 
 class SqliteStore(SingleWrites):
     """See `base.Store`. `directory` is made where it is missing. A directory this user may not write to can be
-    read, as far as SQLite allows it."""
+    read, as far as SQLite allows it. Without `admission` every write passes."""
 
     def __init__(
         self,
@@ -43,10 +43,12 @@ class SqliteStore(SingleWrites):
         clock: Clock | None = None,
         retention: Retention | None = None,
         *,
+        admission: Admission | None = None,
         busy_seconds: float = 10.0,
     ) -> None:
         self._clock = clock or SystemClock()
         self._retention = retention or Retention()
+        self._admission = admission
         self._connections = Connections(directory, busy_seconds)
         self._group = GroupCommit(self._commit)
         self._signal = Signal(directory)
@@ -163,7 +165,8 @@ class SqliteStore(SingleWrites):
             job.error = None
             try:
                 made = rules.plan(
-                    job.writes, job.fence, read, revision=revision + len(rows), now=now, new_uid=rules.new_uid
+                    job.writes, job.fence, read, revision=revision + len(rows), now=now, new_uid=rules.new_uid,
+                    admission=self._admission,
                 )  # fmt: skip
             except CumulusError as error:
                 job.error = error

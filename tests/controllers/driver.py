@@ -7,9 +7,11 @@ next moment at which something will be.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from cumulus.admission import door
 from cumulus.backends.base import Workload
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
@@ -19,6 +21,7 @@ from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
 from cumulus.nodes.agent import Agents, NodeAgent
 from cumulus.resources.job import GPUJob
+from cumulus.resources.key import Document
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
@@ -33,6 +36,23 @@ STEPS = 20_000
 """More steps than this without the condition coming true means the loops chase their own tail."""
 
 
+class Door:
+    """The store's admission; a test leaves it open to store what is damaged or older than a rule."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def __call__(self, old: Document | None, new: Document) -> None:
+        if not self._open:
+            door.check(old, new)
+
+    @contextmanager
+    def left_open(self) -> Iterator[None]:
+        self._open = True
+        yield
+        self._open = False
+
+
 class World:
     """What outlives a daemon: the store, the nodes with their leases, and the workloads on them."""
 
@@ -45,7 +65,8 @@ class World:
         script: Callable[[Workload], Script] = lambda workload: Script(),
     ) -> None:
         self.clock = FakeClock()
-        self.store: Store = store or MemoryStore(clock=self.clock)
+        self.door = Door()
+        self.store: Store = store or MemoryStore(clock=self.clock, admission=self.door)
         self.leases: Mapping[str, FakeLeases] = {
             name: FakeLeases([fake_device(index) for index in range(devices)], self.clock) for name in nodes
         }

@@ -49,7 +49,8 @@ def test_a_job_from_before_a_rule_runs_through_lease_and_deletion() -> None:
     document = old_job("train")
     with pytest.raises(ValidationError):
         GPUJob.model_validate(document)
-    world.store.create(document)
+    with world.door.left_open():
+        world.store.create(document)
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: in_phase(world, "train", JobPhase.RUNNING), within=60)
     # The daemon of the next version takes over what runs.
@@ -67,7 +68,8 @@ def test_a_damaged_job_keeps_what_runs_and_is_deleted_with_it(broken: Document) 
     daemon = Daemon(world)
     drive(world, daemon, until=lambda: in_phase(world, "bad", JobPhase.RUNNING), within=60)
     stored = world.store.get(Key(GPUJob.KIND, "default", "bad"))
-    world.store.update({**stored, "spec": broken})
+    with world.door.left_open():
+        world.store.update({**stored, "spec": broken})
     world.apply(a_job("good", memory="0.2"))
     drive(world, daemon, until=lambda: in_phase(world, "good", JobPhase.RUNNING), within=60)
     later = world.clock.monotonic() + 90
@@ -89,7 +91,8 @@ def test_a_damaged_partition_is_deleted_with_its_lease() -> None:
     (partition,) = world.partitions()
     assert partition.status.phase is PartitionPhase.ACTIVE
     stored = world.store.get(partition.key)
-    world.store.update({**stored, "spec": {"nonsense": 1}})
+    with world.door.left_open():
+        world.store.update({**stored, "spec": {"nonsense": 1}})
     world.client.delete(world.job("train"))
     drive(world, daemon, until=lambda: is_gone(world, GPUJob.KIND, "train"), within=120)
     assert is_gone(world, GPUPartition.KIND, partition.metadata.name)

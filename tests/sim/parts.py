@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from cumulus.admission import door
 from cumulus.backends.base import Observed, Workload
 from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import FakeClock
@@ -43,7 +44,7 @@ class TruthStore(MemoryStore):
     """The real store; the oracle sees each commit as it happens."""
 
     def __init__(self, sim: Simulation) -> None:
-        super().__init__(clock=sim.clock, retention=Retention(revisions=30, seconds=10))
+        super().__init__(clock=sim.clock, retention=Retention(revisions=30, seconds=10), admission=door.check)
         self._sim = sim
 
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
