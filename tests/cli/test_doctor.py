@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos.contract import Device
+from cumulus.chronos.ledger import Ledger
 from cumulus.cli import checks
 from cumulus.cli.checks import Finding
 from cumulus.cli.verbs import doctor
@@ -21,6 +22,7 @@ from cumulus.errors import StoreUnavailable
 from cumulus.lib import cgroup, locks
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
+from tests.chronos.conftest import GPUS, request
 from tests.cli.conftest import NOW, Run, ago, condition, job
 from tests.waiting import eventually
 
@@ -201,3 +203,13 @@ def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
     assert "which is stopped" in found.text
     assert f"kill -CONT {leader.pid}" in found.fix
     assert checks.leadership(7, lease(process=process), NOW).level == "OK"
+
+
+def test_the_ledgers_leases_are_counted(home: Path, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "chronos", None, lambda: GPUS, start_monitor=False)
+    told = []
+    for name in ("a", "b"):
+        ledger.grant(request(name))
+        told.append(next(iter(checks.ledger())).text.rpartition(", ")[2])
+    ledger.close()
+    assert told == ["1 live lease", "2 live leases"]

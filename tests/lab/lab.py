@@ -213,7 +213,9 @@ class Lab:
         path.parent.mkdir()
         root = Path(__file__).resolve().parents[2]
         path.write_text(
-            f'#!/bin/sh\nexport CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
+            # The tests' own CHRONOS_HOME is not the node's.
+            "#!/bin/sh\nunset CHRONOS_HOME\n"
+            f'export CHRONOS_OFFER_CPU=1 PYTHONPATH={root}\nexec {sys.executable} -m cumulus.chronos "$@"\n'
         )
         path.chmod(0o755)
         worker = root / "cumulus" / "nodes" / "worker"
