@@ -1,7 +1,7 @@
-"""What controllers need of an engine that runs jobs: start, stop, remove, look.
+"""The interface of a backend, which runs workloads for the controllers: start, stop, remove, look.
 
-The backend starts what it is told where it is told; it never restarts, retries or places anything.
-All calls are idempotent; `name` is deterministic, so that a crashed controller looks before it creates.
+A backend starts a workload on the node that it is given. It never restarts, retries or places anything.
+All calls are idempotent. Names are deterministic, so a controller that crashed looks before it creates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
-    """`value`, or the secret it comes from (`secret` and `key`): resolved on the node, never stored or logged."""
+    """A variable with a `value`, or from a secret (`secret` and `key`), which is read on the node and never stored or
+    logged."""
 
     name: str
     value: str = ""
@@ -33,7 +34,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRef:
-    """The lease a workload runs inside: what its environment and supervisor need to know of it."""
+    """A lease that a workload runs in, with what its environment and its supervisor need to know."""
 
     id: str
     device: int
@@ -54,7 +55,7 @@ class LeaseRef:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One replica of one attempt of a job, placed. `name` is unique for ever: it carries the owner's uid."""
+    """One placed replica of one attempt of a job. `name` is never used again: it carries the job's uid."""
 
     name: str
     namespace: str
@@ -138,10 +139,10 @@ class Finding:
 
 @runtime_checkable
 class ReportsFindings(Protocol):
-    """A backend whose workloads others can reach: people with the engine's own tools, say."""
+    """A backend whose workloads others can change, for example with the engine's own tools."""
 
     def findings(self) -> Sequence[Finding]:
-        """What was found since this was asked last; lost with the process."""
+        """The findings since the last call. They are lost with the process."""
         ...
 
 
@@ -154,12 +155,13 @@ class Backend(Protocol):
         ...
 
     def start(self, workload: Workload) -> None:
-        """See that the workload was started, once in its life. A name that was ever started (and stopped,
-        finished or removed) is not started again: that is what keeps an attempt from running twice."""
+        """Start the workload, once in its life. A name that was ever started is not started again, also after it was
+        stopped, finished or removed: so no attempt runs twice."""
         ...
 
     def stop(self, name: str, grace: float) -> None:
-        """Begin to end it: stop signal now, SIGKILL after `grace` seconds. Returns at once; ignores unknown names."""
+        """Begin to end the workload: stop signal now, SIGKILL after `grace` seconds. Returns at once; ignores unknown
+        names."""
         ...
 
     def remove(self, name: str) -> None:
@@ -171,7 +173,7 @@ class Backend(Protocol):
         ...
 
     def get(self, name: str) -> Observed | None:
-        """None: never started, or removed."""
+        """The workload as it is now, None where it was never started or was removed."""
         ...
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
@@ -186,7 +188,7 @@ class Backend(Protocol):
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """Call `changed(namespace, job)` from any thread whenever a workload of that job may have changed.
-        May come late, twice, or not at all: `list` is the truth."""
+        A call may come late, twice, or not at all: `list` is the truth."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint of a job as a seam: what a backend needs of the place that keeps it.
+"""`CheckpointStore`: what a backend asks of the place that keeps a job's checkpoints.
 
 Implemented by `rundir.checkpoint.CheckpointFiles` for files of this machine, and by `swarm.checkpoint.NodeFiles` for
 those that a container has of its node. Standard library only: each supervisor imports this.
@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 
 
 class CheckpointUnseen(Exception):
-    """Nobody could look: the place does not answer, or may not be read."""
+    """The place does not answer, or may not be read."""
 
 
 class Checkpoint(NamedTuple):
-    """One checkpoint that is whole."""
+    """One complete checkpoint."""
 
     location: str
     """Where it is: a path, or a URI."""

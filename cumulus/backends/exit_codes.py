@@ -1,4 +1,4 @@
-"""What exit codes of a job mean beside 0. Alone here, so that a supervisor loads no more than that."""
+"""Exit codes by which a job says something. A module of its own, so that a supervisor loads nothing else."""
 
 from __future__ import annotations
 

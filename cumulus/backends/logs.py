@@ -1,4 +1,4 @@
-"""The log of a run as a seam: what backends and readers of logs need of the place that keeps it.
+"""`LogStore`: what backends and readers of logs ask of the place that keeps a run's log.
 
     the program's output -> LogWriter.append (secrets replaced) -> the store -> LogStore.read, LogStore.follow
 
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 
 class LogRetention(NamedTuple):
-    """How much of a log stays, in bytes: of its beginning and of its end."""
+    """How many bytes of a log are kept: of its beginning (`first`) and of its end (`last`)."""
 
     first: int = 8 * 2**20
     last: int = 56 * 2**20
@@ -43,7 +43,7 @@ class LogWriter(Protocol):
         ...
 
     def seal(self) -> None:
-        """Write and make durable all of the log: nothing is appended any more."""
+        """Write the rest and make the whole log durable. Nothing is appended after that."""
         ...
 
 

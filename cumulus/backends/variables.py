@@ -1,5 +1,5 @@
-"""Environment variables of a job that more than one part of Cumulus names. Alone here, so that a supervisor loads no
-more than that."""
+"""Environment variables of a job that several parts of Cumulus name. A module of its own, so that a supervisor loads
+nothing else."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.node_engine import ShellEngine
-from cumulus.backends.swarm.task_reconciler import Patience
+from cumulus.backends.swarm.task_reconciler import Timeouts
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
 from tests.lab.lab import Lab
@@ -48,8 +48,8 @@ class SwarmBed(Bed):
         return SwarmBackend(str(self.directory / directory), engine, self.secrets, **{**fixed, **self.options, **more})
 
     def impatient(self, **seconds: float) -> None:
-        """Open the backend anew, so that it waits no longer than that: see `Patience`."""
-        self.options["patience"] = Patience(**seconds)
+        """Open the backend anew, with these timeouts: see `Timeouts`."""
+        self.options["timeouts"] = Timeouts(**seconds)
         self.reopen()
 
     def reopen(self) -> None:

@@ -85,7 +85,7 @@ def test_a_container_in_the_nodes_own_network(bed: SwarmBed) -> None:
 
 def test_a_host_port_that_something_else_has_on_the_node_is_the_reason(bed: SwarmBed) -> None:
     """Placement keeps jobs apart; it does not know what others started there."""
-    bed.impatient(place=5.0)
+    bed.impatient(placement=5.0)
     started(bed, bed.work("sleep", "60", ports=((8000, 18001),)))
     end = bed.finish(_begun(bed, bed.work("true", job="service", ports=((8000, 18001),))))
     assert (end.state, end.reason) == (State.FAILED, "Lost")
@@ -174,7 +174,7 @@ def test_a_node_that_is_not_in_the_swarm(bed: SwarmBed) -> None:
 
 def test_a_drained_node_gives_the_run_back(bed: SwarmBed) -> None:
     """Swarm leaves such a task pending for ever; here it is given up, and never starts later."""
-    bed.impatient(place=1.0)
+    bed.impatient(placement=1.0)
     bed.lab.manager.docker("node", "update", "--availability", "drain", "worker1")
     try:
         end = bed.finish(_begun(bed, bed.work("true")))
@@ -284,7 +284,7 @@ def test_somebody_scales_the_service(bed: SwarmBed, counted: tuple[Workload, Pat
 
 
 def test_somebody_scales_the_service_to_nothing(bed: SwarmBed) -> None:
-    bed.impatient(forget=0.5)
+    bed.impatient(no_task=0.5)
     work = started(bed, bed.work(*LONG))
     bed.lab.manager.docker("service", "scale", "--detach", f"{bed.service(work)['ID']}=0")
     assert bed.finish(work).reason == "Lost"
@@ -382,13 +382,13 @@ def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, brisk: Lab) -> No
         bed.until(lambda: "worker1" not in bed.lab.ready())
         with pytest.raises(NodeUnreachable):
             bed.backend.get(work.name)
-        bed.impatient(over=0.0)
+        bed.impatient(lease_over=0.0)
         bed.until(lambda: SystemClock().now() > parse_timestamp(over) + timedelta(seconds=work.grace))
         end = bed.finish(work)
         assert (end.reason, "did not answer until long after the lease was over" in end.message) == ("Lost", True)
         with pytest.raises(NodeUnreachable):
             bed.backend.get(kept.name)
-        bed.impatient(over=0.0, log=0.0)
+        bed.impatient(lease_over=0.0, log=0.0)
         bed.backend.remove(work.name)
         assert bed.services() == [spec.service_name(kept.name)]
         assert not bed.backend.engine.secrets([f"{spec.WORKLOAD}={work.name}"])

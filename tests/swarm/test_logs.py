@@ -66,7 +66,7 @@ def test_only_the_last_seconds_are_read_again() -> None:
 
 def test_a_long_log_is_not_held() -> None:
     reader = log_stream.Reader(driver := Driver())
-    lines = [b"%d\n" % number for number in range(3 * log_stream._HELD)]
+    lines = [b"%d\n" % number for number in range(3 * log_stream.HELD)]
     for number, line in enumerate(lines):
         driver.add(number / 1000, line)
     assert reader.step() == b"".join(lines)
@@ -86,7 +86,7 @@ def test_of_a_flood_the_older_messages_are_not_looked_for_at_each(monkeypatch: p
 
     monkeypatch.setattr(log_stream, "_since", counted)
     reader = log_stream.Reader(driver := Driver())
-    lines = [b"%d\n" % number for number in range(4 * log_stream._HELD)]
+    lines = [b"%d\n" % number for number in range(4 * log_stream.HELD)]
     for line in lines:
         driver.add(1, line)
     assert reader.step() == b"".join(lines)

@@ -13,12 +13,13 @@ from cumulus.backends.swarm import spec, tasks
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
-from cumulus.backends.swarm.task_reconciler import Patience, TaskReconciler
+from cumulus.backends.swarm.task_reconciler import TaskReconciler, Timeouts
 from cumulus.backends.swarm.tasks import Evidence, Task
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from tests.backends.test_seams import LocalShell
 
 AT = "2026-01-02T03:04:05.123456789Z"
+START = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
 
 
 def task(state: str, code: int | None = None, error: str = "", **more: Any) -> Task:
@@ -107,7 +108,7 @@ class _Services:
         return text
 
 
-def settler(expires: str) -> TaskReconciler:
+def reconciler(expires: str) -> TaskReconciler:
     """Whose nodes say that every lease has expired, at that time."""
     return TaskReconciler(
         None,
@@ -117,7 +118,7 @@ def settler(expires: str) -> TaskReconciler:
         lambda node, lease: ("expired", expires),
         SystemClock(),
         lambda *_: None,
-        Patience(),
+        Timeouts(),
     )  # type: ignore[arg-type]
 
 
@@ -136,19 +137,19 @@ def test_a_lease_that_ended_after_the_run_did_not_end_it(
 ) -> None:
     run = task("complete", 0) if complete else task("failed", 143)
     expires = timestamp(parse_timestamp(run.at) + timedelta(seconds=ended_before))
-    record = Record(str(tmp_path), {"node": "n", "leases": [{"id": "a", "expires_at": expires}]})
-    assert settler(expires)._how_lease_ended(record, run) == how
+    start = {**START, "leases": [{"id": "a", "expires_at": expires}], "memory_bytes": 0}
+    end = reconciler(expires).reconcile(Record(str(tmp_path), start), [run])
+    assert end.reason == ("LeaseExpired" if how else "" if complete else "Error")
 
 
 @pytest.mark.parametrize(("ran", "code"), [(True, 0), (False, None)])
 def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path, ran: bool, code: int | None) -> None:
     """Swarm says 0 of it, which would say that the job did its work."""
-    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
-    record = Record(str(tmp_path), {**start, "leases": []})
+    record = Record(str(tmp_path), {**START, "leases": []})
     record.write(STOP, {"grace": 1.0, "at": AT})
     if ran:
         record.write(RUNNING, {"at": AT, "task": "t1"})
-    end = settler("")._end(record, task("shutdown", 0))
+    end = reconciler("").reconcile(record, [task("shutdown", 0)])
     assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", code)
 
 
@@ -165,19 +166,18 @@ def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path
 def test_a_run_that_was_gone_before_it_was_told_to_stop_is_what_its_exit_code_says(
     tmp_path: Path, seen: Task, stopped_before: float, reason: str
 ) -> None:
-    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
-    record = Record(str(tmp_path), {**start, "leases": [], "memory_bytes": 0})
+    record = Record(str(tmp_path), {**START, "leases": [], "memory_bytes": 0})
     record.write(RUNNING, {"at": AT, "task": "t1"})
     told = timestamp(parse_timestamp(seen.at) - timedelta(seconds=stopped_before))
     record.write(STOP, {"grace": 1.0, "at": told})
-    end = settler("")._end(record, seen)
+    end = reconciler("").reconcile(record, [seen])
     assert (end.state, end.reason) == (State.FAILED if reason else State.SUCCEEDED, reason)
 
 
 def test_a_start_that_the_engine_failed_has_no_exit_code_of_the_program(tmp_path: Path) -> None:
-    start = {"name": "w", "job_uid": "u", "namespace": "d", "job": "j", "attempt": 1, "replica": 0, "node": "n"}
-    record = Record(str(tmp_path), {**start, "leases": [], "memory_bytes": 0})
-    end = settler("")._end(record, task("failed", 128, "starting container failed: task 7f: already exists"))
+    record = Record(str(tmp_path), {**START, "leases": [], "memory_bytes": 0})
+    seen = task("failed", 128, "starting container failed: task 7f: already exists")
+    end = reconciler("").reconcile(record, [seen])
     assert (end.reason, end.exit_code) == ("Lost", None)
 
 

@@ -116,7 +116,7 @@ class ProcessBackend:
             elif os.path.exists(os.path.join(directory, REMOVED)):
                 self._forget(workload.name)
             else:
-                self._settle(run)
+                self._ensure_supervised(run)
 
     def stop(self, name: str, grace: float) -> None:
         """See `Backend.stop`. The request is a file, so that it holds though this process dies right after."""
@@ -131,7 +131,7 @@ class ProcessBackend:
                 for number in (signal.SIGUSR1, signal.SIGCONT):
                     signal_process(pid, number, lambda: run.supervisor() == pid)
             else:
-                self._settle(run)
+                self._ensure_supervised(run)
 
     def remove(self, name: str) -> None:
         """See `Backend.remove`."""
@@ -261,11 +261,11 @@ class ProcessBackend:
         with _translated("read the state of a workload"):
             observed = run.observe()
             if not observed.state.finished:
-                self._settle(run)
+                self._ensure_supervised(run)
             return observed
 
-    def _settle(self, run: Run) -> None:
-        """See that an unfinished run has a supervisor: to start it, or to bury it where its first one died."""
+    def _ensure_supervised(self, run: Run) -> None:
+        """Make sure that an unfinished run has a supervisor: one to start it, or one to end what a dead one left."""
         with self._mutex:
             if run.finished:
                 return
@@ -398,8 +398,8 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _delete(directory: str) -> None:
-    """With everything below: jobs may leave directories that even their owner cannot enter or change. Another process
-    may be at the same."""
+    """Delete the directory with everything in it. Jobs may leave directories that even their owner cannot enter or
+    change, and another process may be deleting the same."""
     while os.path.lexists(directory):
         try:
             if os.path.islink(directory) or not os.path.isdir(directory):

@@ -1,4 +1,4 @@
-"""Watches over a started command: its output, a request to end, its memory, its end. Used by the supervisor only.
+"""Watches a started command: its output, requests to stop, its memory, its end. Used by the supervisor only.
 
 Standard library only.
 """
@@ -45,7 +45,7 @@ class End(NamedTuple):
 
 
 class Command:
-    """One command from exec to its end."""
+    """One command of a run, from exec to its end."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class Command:
                 process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
 
     def _begin_to_stop(self) -> None:
-        """Before the signal: a command that is gone already is what its exit code says."""
+        """Called before the signal is sent: if the command has ended already, its exit code decides, not the stop."""
         self._reap()
         self._stopping = True
         self._interrupted = self._status is None

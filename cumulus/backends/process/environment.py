@@ -32,7 +32,7 @@ def own_environment(
 
 
 def _login() -> dict[str, str]:
-    """Of the user as whom jobs run, as the system's list of users has it."""
+    """The login variables of the user that jobs run as, from the system's list of users."""
     try:
         user = pwd.getpwuid(os.geteuid())
         name, home, shell = user.pw_name, user.pw_dir, user.pw_shell

@@ -1,4 +1,4 @@
-"""The files of a local process's run: what the backend and the supervisor agree on. Standard library only.
+"""The files of a process job's run, which the backend and the supervisor share. Standard library only.
 
 ROOT/runs/NAME            link to the run's directory: everything started and not removed
 ROOT/events/NAME          the supervisor sets its times when the run's state has changed
@@ -61,7 +61,7 @@ def read_stop(path: str = STOP) -> Stop | None:
 
 
 def show_progress() -> None:
-    """Said by a supervisor in its run's directory, again and again while it ends the run: it is not stuck."""
+    """Show that this supervisor is not stuck. It calls this again and again while it ends the run."""
     with contextlib.suppress(OSError):
         # By path: to close a descriptor of the file would let go of the lock.
         os.utime(LOCK)

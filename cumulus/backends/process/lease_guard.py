@@ -1,7 +1,7 @@
-"""What a supervisor asks of the lease ledger: may this run start, and did its lease end it?
+"""The leases of a run as its supervisor sees them: may the run start, and did a lease end it?
 
-Standard library only. The ledger is used in a forked child before the start, and here only at the end: it doubles
-a supervisor's memory, which each running job would hold.
+Standard library only. Before the start a forked child uses the ledger, and this process only at the end: the ledger
+doubles a supervisor's memory, and there is one supervisor for each running job.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class LeaseGuard:
         raise LeaseRefused(End(*end))
 
     def begin(self) -> None:
-        """The command is about to be let go: the leases' time counts from now."""
+        """Start the leases' time: the command is let go now."""
         self._began = SystemClock().monotonic()
         if self._ready is None:
             return

@@ -1,4 +1,4 @@
-"""The resource limits and the priority of a job: stated, as its environment is, and not those of the daemon's shell.
+"""The resource limits and the priority of a job: fixed here, not inherited from the daemon's shell.
 
 Standard library only.
 """

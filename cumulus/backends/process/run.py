@@ -1,4 +1,4 @@
-"""One run as the backend sees it: its files, its supervisor, and starting a supervisor where it has none."""
+"""One run as the daemon sees it: its files, its supervisor, and starting one where there is none."""
 
 from __future__ import annotations
 

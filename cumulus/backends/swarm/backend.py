@@ -23,7 +23,7 @@ from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.owner import Ownership
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
-from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, Patience, TaskReconciler
+from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
@@ -37,7 +37,7 @@ log = structlog.get_logger("cumulus.backends")
 class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
-    `patience` how long it waits before it gives something up.
+    `timeouts` how long it waits before it gives something up.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -54,7 +54,7 @@ class SwarmBackend:
         lease_end: LeaseEnd = lambda node, lease: ("", ""),
         clock: Clock | None = None,
         retention: LogRetention = DEFAULT_RETENTION,
-        patience: Patience = Patience(),
+        timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -67,9 +67,9 @@ class SwarmBackend:
         self.machines = Machines(self.members, self.ownership, node_engine)
         self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, retention)
         self._tasks = TaskReconciler(
-            engine, self.members, self._services, node_engine, lease_end, clock, self._report, patience
+            engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts
         )
-        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, patience)
+        self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, timeouts)
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []

@@ -13,7 +13,7 @@ from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.records import END, LOG_DONE, REMOVED, SERVICE, Record
 from cumulus.backends.swarm.services import Services
-from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, Patience, run_of, seconds_between
+from cumulus.backends.swarm.task_reconciler import CLOCKS, Engines, Timeouts, run_of, seconds_between
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 
@@ -30,7 +30,7 @@ class JobLogs:
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, clock: Clock,
-        retention: LogRetention, patience: Patience,
+        retention: LogRetention, timeouts: Timeouts,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -38,10 +38,10 @@ class JobLogs:
         self._node_engine = node_engine
         self._clock = clock
         self._retention = retention
-        self._patience = patience
+        self._timeouts = timeouts
 
     def save(self, record: Record) -> None:
-        """Put the whole log on this disk. Raises `BackendError` where it cannot be read and there is hope yet."""
+        """Save the whole log on this disk. Raises `BackendError` while it cannot be read and may still come."""
         if record.has(LOG_DONE):
             return
         if not record.has(SERVICE):
@@ -56,7 +56,7 @@ class JobLogs:
         except BackendError as error:
             end = record.end()
             finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
-            if (self._clock.now() - finished).total_seconds() < self._patience.log:
+            if (self._clock.now() - finished).total_seconds() < self._timeouts.log:
                 raise
             log_stream.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
 

@@ -1,4 +1,4 @@
-"""What a task wrote: read from the manager or the node's own engine, saved whole, followed.
+"""The log of a task as an engine streams it: split into messages, followed in steps, saved whole.
 
 Each frame of the stream (Docker's API, "Attach to a container": a byte for the stream, three of zero, four for the
 size) is one message of the log driver, and begins with its time where times are asked for.
@@ -24,7 +24,7 @@ _SYSTEM = 3
 
 OVERLAP = 2
 """Seconds by which a message may come late."""
-_HELD = 10_000
+HELD = 10_000
 """Messages that are held before the older ones are let go of, beside as many as then stay."""
 
 Fetch = Callable[[float], bytes]
@@ -78,7 +78,7 @@ class Reader:
     def step(self) -> bytes:
         fresh = []
         found: Counter[Message] = Counter()
-        room = _HELD
+        room = HELD
         for message in messages(self._fetch(_epoch(_before(self._newest)))):
             found[message] += 1
             if found[message] > self._given[message]:
@@ -86,7 +86,7 @@ class Reader:
                 self._newest = max(self._newest, message.at)
             if len(found) > room:
                 found = _since(found, _before(self._newest))
-                room = 2 * len(found) + _HELD
+                room = 2 * len(found) + HELD
         self._given = _since(self._given | found, _before(self._newest))
         return self._redactor.feed(b"".join(fresh))
 

@@ -1,4 +1,4 @@
-"""The Swarm's machines as the controllers see them: only while the Swarm is this control plane's."""
+"""The Swarm's machines for the controllers. Every call raises `NotOurs` while another control plane owns the Swarm."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Machines:
         return f"it is removed from the Swarm, but does not know it ({untold}); run there: docker swarm leave --force"
 
     def _tell_to_leave(self, name: str) -> str:
-        """Why it could not be told, "" where it left."""
+        """Tell the machine to leave the Swarm. Why that was not possible, "" where it left."""
         engine = self._node_engine(name)
         if engine is None:
             return "it is not reached over SSH"

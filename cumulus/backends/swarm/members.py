@@ -1,4 +1,4 @@
-"""The machines of the Swarm, by the names that GPUNodes have."""
+"""The machines of the Swarm, by the names of their GPUNodes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Member:
 
     @property
     def drained(self) -> bool:
-        """Whether Swarm ends what runs there, and places nothing."""
+        """Whether its availability is drain: Swarm ends the tasks there and places no new ones."""
         return self.availability == "drain"
 
     @classmethod
@@ -73,7 +73,7 @@ class Member:
 
 
 class Members:
-    """Asks the Swarm, at most once a second."""
+    """The members of the Swarm. It is asked for them at most once a second."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""A node's own engine where the manager is of no help: through a shell on the node, as SSH gives it."""
+"""A node's own engine, for what the manager cannot answer: asked through a shell on the node, over SSH."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NodeShell(Protocol):
 
 
 class NodeEngine(Protocol):
-    """What is asked of a node's own engine. Raises `BackendError`."""
+    """A node's own engine. Every method raises `BackendError`."""
 
     def container(self, id: str) -> dict[str, Any] | None: ...
 

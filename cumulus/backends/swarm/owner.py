@@ -1,4 +1,4 @@
-"""Whose the Swarm is: a mark on it, made once, that names one store in one state directory.
+"""Who owns the Swarm: a mark on it, made once, names one store in one state directory.
 
 The mark is a Swarm config, since its name can be taken once only, also when two start at the same moment. Its labels
 say who it is; they are changed against the version that was read. Who finds another's mark touches nothing. Several
@@ -97,7 +97,7 @@ class Ownership:
 
     @property
     def name(self) -> str:
-        """Of the mark."""
+        """The name of the mark."""
         return f"{NAME}-{self._named}" if self._named else NAME
 
     @property
@@ -121,7 +121,7 @@ class Ownership:
             return self._instance
 
     def mark(self) -> Mark | None:
-        """As it is on the Swarm now."""
+        """The mark as it is on the Swarm now."""
         found = self._engine.config(self.name)
         return None if found is None else Mark.read(found)
 

@@ -1,4 +1,4 @@
-"""What this backend remembers of each run, on the daemon's disk: that it was asked for, how it ended, what it wrote.
+"""The records of runs on the daemon's disk: what was asked for, how it ended, what it wrote.
 
 ROOT/names/NAME           link to the run's directory: everything started and not removed
 ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more
@@ -35,7 +35,7 @@ LOG_DONE, REMOVED = "log.done", "removed"
 
 @dataclass
 class Record:
-    """One run. `mutex` is held while it is acted upon in this process; other daemons stand by."""
+    """One run. Hold `mutex` while you act on it; other daemons stand by meanwhile."""
 
     directory: str
     start: dict[str, Any]
@@ -138,12 +138,12 @@ class Records:
         return os.path.join(self.root, layout.run_directory(job_uid, attempt, replica))
 
     def all(self) -> Sequence[Record]:
-        """Those not removed, by name."""
+        """Records of all runs that are not removed, by name."""
         names = sorted(os.listdir(os.path.join(self.root, NAMES)))
         return [record for record in map(self.find, names) if record is not None]
 
     def of_job(self, job_uid: str) -> Sequence[Record]:
-        """Removed ones too."""
+        """Records of all runs of a job, removed ones too."""
         place = os.path.join(self.root, layout.JOBS, job_uid)
         if not spec.is_file_name(job_uid) or not os.path.isdir(place):
             return []

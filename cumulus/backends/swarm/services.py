@@ -1,4 +1,5 @@
-"""The services of runs in the Swarm: made once, told to end, removed with their secrets. Never one that is not ours."""
+"""The services of runs in the Swarm: created once, told to end, removed with their secrets. Services of others are
+never touched."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
 
 
 class Services:
-    """`instance` names this control plane: what has another is left alone. It raises `BackendError`."""
+    """`instance` names this control plane, or raises `BackendError`. Services with another instance are left alone."""
 
     def __init__(
         self, engine: Engine, members: Members, secrets: SecretStore, instance: Callable[[], str], prepare: Prepare,
@@ -41,7 +42,7 @@ class Services:
         self._retention = retention
 
     def labels(self, job_uid: str = "") -> list[str]:
-        """What all of ours carry, or those of one job."""
+        """The labels of all services of ours, or of those of one job."""
         ours = f"{spec.INSTANCE}={self._instance()}"
         return [ours, f"{spec.OWNER}={job_uid}"] if job_uid else [ours]
 
@@ -86,7 +87,7 @@ class Services:
         self._engine.update_service(self.id(record), spec.unscaled)
 
     def remove(self, record: Record) -> None:
-        """The service where it is ours, and its secrets."""
+        """Remove the run's service, if it is ours, and its secrets."""
         service = self._engine.service(spec.service_name(record.name))
         if service is not None and self._is_of(service, record):
             self._engine.remove_service(service["ID"])
@@ -118,7 +119,7 @@ class Services:
                     self._engine.remove_secret(secret["ID"])
 
     def secret_values(self, record: Record) -> Sequence[str]:
-        """What must not be in a log."""
+        """The values of the run's secrets, which must not be in a log."""
         values = []
         for _, name, key in record.start["secrets"]:
             with contextlib.suppress(SecretUnavailable):

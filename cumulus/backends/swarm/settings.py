@@ -1,4 +1,4 @@
-"""Which Swarm is meant, and as whom: read from the environment by the daemon, or by the command that asks a Swarm."""
+"""Which Swarm to use, and as which user: read from the environment by the daemon, or by a command that asks a Swarm."""
 
 from __future__ import annotations
 

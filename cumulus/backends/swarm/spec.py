@@ -1,4 +1,4 @@
-"""Turns a workload into the Swarm service that runs it. Pure; names are fixed, so that looking comes before creating.
+"""Turns a workload into the Swarm service that runs it. Pure. Names are deterministic: look before you create.
 
 one service a replica of an attempt: one task, pinned to one node, never restarted
 """
@@ -68,7 +68,7 @@ def refuse_impossible(workload: Workload) -> None:
 
 
 def labels(workload: Workload, instance: str) -> dict[str, str]:
-    """Who a service or secret belongs to: what has not all of them is never touched."""
+    """The labels of a service or secret, which say whose it is."""
     return {
         INSTANCE: instance, WORKLOAD: workload.name, OWNER: workload.job_uid, NAMESPACE: workload.namespace,
         JOB: workload.job, ATTEMPT: str(workload.attempt), REPLICA: str(workload.replica), NODE: workload.node,

@@ -1,4 +1,6 @@
-"""From what Swarm's tasks say to what a run is; what nobody of ours did to it is undone, or ends it.
+"""Reconciles a run with the tasks of its service: what state it is in, how it ended, and what others did to it.
+
+What somebody else changed is put back, or ends the run.
 
 records + tasks -> TaskReconciler.reconcile -> Observed, the end on the disk, findings for events
 """
@@ -29,44 +31,44 @@ REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
 
 CLOCKS = 1.0
-"""Seconds by which two machines' clocks may tell a run's end and its lease's wrongly against each other."""
+"""Seconds by which the clocks of two machines may differ when a run's end is compared with its lease's."""
 
 LeaseEnd = Callable[[str, str], tuple[str, str]]
 """Node and lease id -> "expired", "released" or "" while it lives, and the end of its time. Raises `ChronosError`."""
 Engines = Callable[[str], NodeEngine | None]
 """A node's own engine, where it can be reached without the manager."""
 Report = Callable[[Record, EventReason, str], None]
-"""Told of what nobody of ours did: reason and message."""
+"""Told what others did to a run: reason and message of the event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds for which a backend waits before it gives something up."""
+class Timeouts:
+    """Seconds after which the backend stops waiting."""
 
-    place: float = 45.0
-    """That a task may wait for its node to take it."""
-    forget: float = 30.0
-    """That a service may be without any task."""
-    over: float = 60.0
-    """After its leases, by the clock, until the run of a node that does not answer is taken to be over: the node ends
-    it alone. More than clocks differ."""
+    placement: float = 45.0
+    """For a node to take a task."""
+    no_task: float = 30.0
+    """For a service without any task to get one."""
+    lease_over: float = 60.0
+    """For a node that does not answer, from the end of its run's leases: the node ends the run alone. Longer than
+    clocks differ."""
     log: float = 120.0
-    """That the log of a run that has ended is asked for in vain before its service goes without."""
+    """For the log of a run that has ended. After that its service is removed without it."""
 
 
 class TaskReconciler:
-    """Its callers hold the record's mutex."""
+    """Callers hold the record's mutex."""
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
-        clock: Clock, report: Report, patience: Patience,
+        clock: Clock, report: Report, timeouts: Timeouts,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
         self._services = services
         self._node_engine = node_engine
         self._lease_end = lease_end
-        self._patience = patience
+        self._timeouts = timeouts
         self._clock = clock
         self._report = report
 
@@ -146,7 +148,7 @@ class TaskReconciler:
             self._report(record, EventReason.SERVICE_REMOVED, "somebody removed its service")
             return self._lost(record, "somebody removed its service")
         began = parse_timestamp((record.read(SERVICE) or {}).get("at") or timestamp(self._clock.now()))
-        if (self._clock.now() - began).total_seconds() > self._patience.forget:
+        if (self._clock.now() - began).total_seconds() > self._timeouts.no_task:
             message = "Swarm has no task of its service: it was scaled to zero, or pruned"
             self._report(record, EventReason.TASK_FORGOTTEN, message)
             return self._lost(record, "Swarm has no task of its service any more")
@@ -160,7 +162,7 @@ class TaskReconciler:
                 return self._given_up(record)
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm")
         age = (self._clock.now() - parse_timestamp(run.created)).total_seconds()
-        if run.error and age > self._patience.place:
+        if run.error and age > self._timeouts.placement:
             self.ask_to_stop(record, 0.0, why=f"Swarm does not place it: {run.error}")
             self._services.end(record)
         return self.running(record, run)
@@ -181,7 +183,9 @@ class TaskReconciler:
         ends = [parse_timestamp(lease["expires_at"]) for lease in record.start["leases"] if lease["expires_at"]]
         if not ends or len(ends) < len(record.start["leases"]):
             return False
-        return (self._clock.now() - max(ends)).total_seconds() > float(record.start["grace"]) + self._patience.over
+        return (self._clock.now() - max(ends)).total_seconds() > float(
+            record.start["grace"]
+        ) + self._timeouts.lease_over
 
     def _given_up(self, record: Record) -> Observed:
         """Its service can go: Swarm tells the node so when that is back."""

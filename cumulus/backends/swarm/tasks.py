@@ -1,4 +1,4 @@
-"""What Swarm's tasks say of a run. Pure.
+"""What the tasks of a service say about its run. Pure.
 
 A task moves through New, Pending, Assigned, Accepted, Preparing, Ready, Starting, Running to Complete, Failed,
 Rejected or Shutdown, and never back; Orphaned and Remove are the manager's word about a node that is gone.
@@ -42,7 +42,7 @@ NO_IMAGE = "No such image"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task of a service, with what counts here."""
+    """One task of a service, with the fields that matter here."""
 
     id: str
     node_id: str
@@ -79,7 +79,7 @@ class Task:
 
     @property
     def wanted(self) -> bool:
-        """Whether Swarm runs it, or would."""
+        """Whether Swarm runs it, or is going to."""
         return not self.terminal and self.desired not in ("shutdown", "remove")
 
     @property
@@ -95,7 +95,7 @@ class Task:
 
 
 def read_all(tasks: Sequence[Mapping[str, Any]]) -> Sequence[Task]:
-    """The first one first: that is the run. Others come from updates and scaling."""
+    """The tasks, oldest first: the oldest is the run. Others come from updates and scaling."""
     return sorted((Task.read(task) for task in tasks), key=lambda task: (task.created, task.id))
 
 
@@ -105,13 +105,13 @@ def alive(tasks: Sequence[Task]) -> Sequence[Task]:
 
 
 def state(task: Task) -> State:
-    """Of a task that is not at its end."""
+    """The state of a run whose task has not ended."""
     return State.RUNNING if task.state == "running" else State.STARTING
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known beside the task when it has ended. `lease` is "expired" or "released" where its lease is over."""
+    """What is known about a task's end from elsewhere. `lease` is "expired" or "released" where its lease is over."""
 
     stopped: bool = False
     """It was told to stop, and had not ended before that."""

@@ -1,4 +1,4 @@
-"""Sees what changes in the Swarm: services and nodes by its events, tasks by looking while some are live.
+"""Watches the Swarm: services and nodes by its events, tasks by polling while some are live.
 
 The events of a manager tell nothing of tasks, so those of live runs are asked for, all in one call: often while one
 starts or ends, seldom while all just run. An idle daemon holds one stream open and asks once a minute.
