@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 
 from cumulus.chronos import watchdog
 from tests import processes
-from tests.commands import CHRONOS_CLI, CUMULUS
+from tests.commands import CHRONOS_CLI
+from tests.daemon import DaemonBed
 from tests.waiting import eventually
 
 
@@ -32,55 +32,17 @@ def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60
     }
 
 
-class Machine:
+class Machine(DaemonBed):
     """One machine's state directories, and commands on them."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.daemons: list[subprocess.Popen[bytes]] = []
-        self.env = {
-            **os.environ,
-            "CUMULUS_HOME": str(directory / "cumulus"),
-            "CHRONOS_HOME": str(directory / "chronos"),
-            "CHRONOS_MONITOR_IDLE": "1",
-            "COLUMNS": "160",
-        }
-
-    def run(self, *args: str, input: str | None = None, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CUMULUS, *args], env=self.env, input=input, capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    def ok(self, *args: str, input: str | None = None, timeout: float = 90) -> str:
-        done = self.run(*args, input=input, timeout=timeout)
-        assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def apply(self, *objects: dict[str, Any]) -> str:
-        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        return self.ok("apply", "-f", "-", input=json.dumps(items))
-
-    def get(self, kind: str, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
-        return found
-
-    def items(self, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
-        return found
+        super().__init__(directory, COLUMNS="160")
 
     def leases(self) -> list[dict[str, Any]]:
         """Live leases, as chronos_cli lists them."""
         done = subprocess.run([CHRONOS_CLI, "list", "--json"], env=self.env, capture_output=True, text=True, check=True)
         found: list[dict[str, Any]] = json.loads(done.stdout)["leases"]
         return found
-
-    def serve(self) -> subprocess.Popen[bytes]:
-        number = len(self.daemons)
-        self.directory.mkdir(exist_ok=True)
-        with open(self.directory / f"serve-{number}.log", "wb") as log:
-            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
-        self.daemons.append(daemon)
-        return daemon
 
     def ready(self) -> None:
         self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests import processes
-from tests.commands import CUMULUS
+from tests.daemon import DaemonBed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.swarm.bed import IMAGE
@@ -32,45 +30,20 @@ def job(name: str, script: str, *, memory: str = "10%", duration: str = "120s", 
     }
 
 
-class Control:
+class Control(DaemonBed):
     """Daemons and commands on one state directory, with the lab's Swarm."""
 
+    timeout = 240.0
+
     def __init__(self, lab: Lab, directory: Path) -> None:
+        super().__init__(
+            directory, COLUMNS="200", SWARM_MANAGER=lab.manager.socket, SSH_KEY_PATH=str(lab.key),
+            SWARM_INSTANCE=directory.name,
+        )  # fmt: skip
         self.lab = lab
-        self.directory = directory
         self.home = directory / "cumulus"
         self.home.mkdir(parents=True)
         shutil.copy(lab.known_hosts, self.home / "known_hosts")
-        self.daemons: list[subprocess.Popen[bytes]] = []
-        self.env = {
-            **os.environ, "CUMULUS_HOME": str(self.home), "CHRONOS_HOME": str(directory / "chronos"),
-            "CHRONOS_MONITOR_IDLE": "1", "COLUMNS": "200", "SWARM_MANAGER": lab.manager.socket,
-            "SSH_KEY_PATH": str(lab.key), "SWARM_INSTANCE": directory.name,
-        }  # fmt: skip
-
-    def run(
-        self, *args: str, input: str | None = None, timeout: float = 240, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [CUMULUS, *args], env=self.env | variables, input=input, capture_output=True, text=True, timeout=timeout,
-            check=False,
-        )  # fmt: skip
-
-    def ok(self, *args: str, input: str | None = None, timeout: float = 240) -> str:
-        done = self.run(*args, input=input, timeout=timeout)
-        assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        self.ok("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
-
-    def get(self, kind: str, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
-        return found
-
-    def items(self, kind: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
-        return found
 
     def phase(self, name: str) -> str:
         return str(self.get("job", name).get("status", {}).get("phase", ""))
@@ -81,12 +54,6 @@ class Control:
     def reasons(self, kind: str = "GPUJob") -> set[str]:
         """Of all events about objects of that kind."""
         return {e["reason"] for e in self.items("events") if e["involvedObject"]["kind"] == kind}
-
-    def serve(self) -> subprocess.Popen[bytes]:
-        with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
-            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
-        self.daemons.append(daemon)
-        return daemon
 
     def ready(self) -> None:
         """Until every node of the Swarm takes containers."""

@@ -1,0 +1,62 @@
+"""The real daemon on state directories of its own, and commands on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.commands import CUMULUS
+
+
+class DaemonBed:
+    """`cumulus` with CUMULUS_HOME, CHRONOS_HOME and the daemons' logs below `directory`; `env` is for all of them."""
+
+    timeout = 90.0
+    """Seconds for a command."""
+
+    def __init__(self, directory: Path, **env: str) -> None:
+        self.directory = directory
+        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.env = {
+            **os.environ,
+            "CUMULUS_HOME": str(directory / "cumulus"),
+            "CHRONOS_HOME": str(directory / "chronos"),
+            "CHRONOS_MONITOR_IDLE": "1",
+            **env,
+        }
+
+    def run(
+        self, *args: str, input: str | None = None, timeout: float = 0.0, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [CUMULUS, *args], env=self.env | variables, input=input, capture_output=True, text=True,
+            timeout=timeout or self.timeout, check=False,
+        )  # fmt: skip
+
+    def ok(self, *args: str, input: str | None = None, timeout: float = 0.0) -> str:
+        done = self.run(*args, input=input, timeout=timeout)
+        assert done.returncode == 0, f"cumulus {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> str:
+        return self.ok(
+            "apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        )
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ok("get", kind, name, "-o", "json"))
+        return found
+
+    def items(self, kind: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.ok("get", kind, "-A", "-o", "json"))["items"]
+        return found
+
+    def serve(self) -> subprocess.Popen[bytes]:
+        self.directory.mkdir(exist_ok=True)
+        with open(self.directory / f"serve-{len(self.daemons)}.log", "wb") as log:
+            daemon = subprocess.Popen([CUMULUS, "serve"], env=self.env, stdout=log, stderr=subprocess.STDOUT)
+        self.daemons.append(daemon)
+        return daemon
