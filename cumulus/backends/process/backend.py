@@ -362,14 +362,14 @@ class ProcessBackend:
             trash = self._path(layout.TRASH, os.path.basename(job))
             with contextlib.suppress(FileNotFoundError):
                 os.rename(job, trash)
-            _delete(trash)
+            delete_tree(trash)
 
     def _sweep(self) -> None:
         """Finish purges that were cut short, and forget the oldest. What cannot be deleted (immutable, mounted on) is
         in no other job's way."""
         for name in os.listdir(self._path(layout.TRASH)):
             try:
-                _delete(self._path(layout.TRASH, name))
+                delete_tree(self._path(layout.TRASH, name))
             except OSError as error:
                 log.warning("files of a deleted job cannot be deleted", path=error.filename, error=error.strerror)
         now = self._clock.now().timestamp()
@@ -397,7 +397,7 @@ def _translated(what: str) -> Iterator[None]:
         raise BackendError(f"the process backend could not {what}: a file of the run is damaged ({error})") from error
 
 
-def _delete(directory: str) -> None:
+def delete_tree(directory: str) -> None:
     """Delete the directory with everything in it. Jobs may leave directories that even their owner cannot enter or
     change, and another process may be deleting the same."""
     while os.path.lexists(directory):

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-LEDGER_PATIENCE = 10.0
-"""Seconds for which an unavailable ledger is asked again before the run is given up."""
-
 
 class LeaseRefused(Exception):
     """The command must not be started; `end` says why."""
@@ -49,9 +46,11 @@ class Hold(NamedTuple):
 
 
 class LeaseGuard:
-    """The leases of one run, as spec.json names them."""
+    """The leases of one run, as spec.json names them. A ledger that is unavailable is asked again for
+    `ledger_patience` seconds before the run is given up."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], ledger_patience: float = 10.0) -> None:
+        self._ledger_patience = ledger_patience
         self._leases: list[dict[str, Any]] = spec["leases"]
         self._own: dict[str, str] = spec["env"]
         self._home: str | None = spec["chronos_home"]
@@ -213,7 +212,7 @@ class LeaseGuard:
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable
 
-        deadline = time.monotonic() + LEDGER_PATIENCE
+        deadline = time.monotonic() + self._ledger_patience
         while True:
             try:
                 return ask()

@@ -29,7 +29,7 @@ _STUCK = 10.0
 _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
 
-_SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
+SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
 _SUPERVISOR_BYTE, _BACKEND_BYTE = 0, 1
 """Of the lock file. A supervisor holds both; a backend holds the second, which keeps supervisors away without making
 the backend look like one."""
@@ -150,7 +150,7 @@ class Run:
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-S", "-X", "utf8", _SUPERVISOR, self.directory],
+            [sys.executable, "-I", "-S", "-X", "utf8", SUPERVISOR, self.directory],
             {name: environment[name] for name in _ENVIRONMENT if name in environment},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -170,9 +170,8 @@ class TestNoLeaseNoStart:
         """Such an attempt does not count against its retries."""
         (tmp_path / "file").write_text("x")
         spec = {"leases": [{"id": "a", "token": 1}], "env": {}, "chronos_home": str(tmp_path / "file")}
-        monkeypatch.setattr(guards, "LEDGER_PATIENCE", 0.0)
         with pytest.raises(guards.LeaseRefused, match=r"not started: .*cannot be used") as caught:
-            guards.LeaseGuard(spec).attach(os.getpid())
+            guards.LeaseGuard(spec, ledger_patience=0.0).attach(os.getpid())
         assert caught.value.end.reason == "Lost"
         monkeypatch.setattr(guards.LeaseGuard, "_attach", lambda guard, pid: os.kill(os.getpid(), signal.SIGKILL))
         with pytest.raises(guards.LeaseRefused, match="killed by signal 9") as caught:

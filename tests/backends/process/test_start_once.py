@@ -370,7 +370,7 @@ class TestLost:
     def test_a_supervisor_that_never_gets_there_is_given_up(
         self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("cumulus.backends.process.run._SUPERVISOR", "/no/such/supervisor.py")
+        monkeypatch.setattr("cumulus.backends.process.run.SUPERVISOR", "/no/such/supervisor.py")
         _, end = bed.run("true")
         assert (end.state, end.reason) == (State.FAILED, "StartError")
         assert f"ended {MAX_SPAWNS} times before it could start the command" in end.message
