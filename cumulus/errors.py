@@ -26,6 +26,22 @@ class InvalidObject(CumulusError):
         self.field = field
 
 
+class JobFinished(CumulusError):
+    """The job is over: it can be neither suspended nor resumed."""
+
+
+class AlreadySet(CumulusError):
+    """A label or annotation has another value, and overwriting was not asked for."""
+
+
+class WaitTimedOut(CumulusError):
+    """Time was up before the condition was met."""
+
+
+class ConditionUnreachable(CumulusError):
+    """What is waited for can't come true any more."""
+
+
 class StoreError(CumulusError):
     """Base of what a store raises."""
 

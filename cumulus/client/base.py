@@ -20,11 +20,11 @@ from cumulus.service.answers import (
     NodeStakes,
     PatchType,
     Propagation,
-    ServerState,
     StillWaiting,
     WaitStep,
     Why,
 )
+from cumulus.service.server_state import ServerState
 
 if TYPE_CHECKING:
     from cumulus.errors import InvalidObject

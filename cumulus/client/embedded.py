@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING, Self
 
 from cumulus import paths, stores
 from cumulus.daemon_lock import check_private, refuse_unread
-from cumulus.errors import InvalidObject, StoreUnavailable
+from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Page, Query, Watch
-from cumulus.service.answers import (
-    Applied,
-    Description,
-    JobFiles,
-    NodeStakes,
-    PatchType,
-    Propagation,
-    ServerState,
-    WaitStep,
-    Why,
-)
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
+    from cumulus.service.answers import (
+        Applied,
+        Description,
+        JobFiles,
+        NodeStakes,
+        PatchType,
+        Propagation,
+        WaitStep,
+        Why,
+    )
+    from cumulus.service.server_state import ServerState
 
 
 class EmbeddedClient:

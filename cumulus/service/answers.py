@@ -32,17 +32,6 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerState:
-    """Who keeps the objects up to date. `home`: the state directory."""
-
-    home: str
-    pid: int | None
-    """Of the daemon that runs now, None where none does."""
-    silent_seconds: float | None
-    """Since a daemon last renewed its leadership; None where none ever led."""
-
-
-@dataclass(frozen=True, slots=True)
 class JobFiles:
     """The directories that were made for a job and go with it: working directories, logs, checkpoints at relative
     paths. They may belong to another user, or lie on another node: then there seem to be none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cumulus.errors import InvalidObject
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
@@ -9,20 +11,15 @@ from cumulus.resources.query import Query
 from cumulus.service import diagnose
 from cumulus.service.answers import Description
 from cumulus.service.identity import Identity
-from cumulus.service.jobs import Jobs
-from cumulus.service.nodes import Nodes
-from cumulus.service.objects import Objects
-from cumulus.service.why import Explanations
-from cumulus.store.base import Store
+
+if TYPE_CHECKING:
+    from cumulus.service.service import Service
 
 
 class Descriptions:
-    def __init__(self, store: Store, objects: Objects, jobs: Jobs, nodes: Nodes, why: Explanations) -> None:
-        self._store = store
-        self._objects = objects
-        self._jobs = jobs
-        self._nodes = nodes
-        self._why = why
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._objects = service.objects
 
     def describe(self, identity: Identity, key: Key) -> Description:
         """Raises NotFound."""
@@ -30,20 +27,22 @@ class Descriptions:
         damaged: list[InvalidObject] = []
         incomplete = False
         waiting: tuple[str, ...] = ()
-        try:
-            waiting = self._why.waiting_lines(document, damaged)
-        except (InvalidObject, *diagnose.MALFORMED):
-            found = diagnose.find_damaged(self._store, document)
-            if found is None:
-                raise
-            incomplete = True
-            damaged.append(found)
+        if _waits(document):
+            try:
+                # Loading the scheduler takes longer than all else here.
+                waiting = self._service.explanations.waiting_lines(document, damaged)
+            except (InvalidObject, *diagnose.MALFORMED):
+                found = diagnose.find_damaged(self._service.store, document)
+                if found is None:
+                    raise
+                incomplete = True
+                damaged.append(found)
         return Description(
             document,
             tuple(self._partitions(identity, document)),
             tuple(self._events(identity, document)),
             waiting,
-            self._jobs.files(identity, [document["metadata"]["uid"]])[0] if key.kind == "GPUJob" else None,
+            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0] if key.kind == "GPUJob" else None,
             tuple(damaged),
             incomplete,
         )
@@ -55,7 +54,7 @@ class Descriptions:
                 query = Query("GPUPartition", owner_uid=document["metadata"]["uid"])
                 return self._objects.list(identity, query).items
             case "GPUNode":
-                found = self._nodes.holders(identity, document["metadata"]["name"])
+                found = self._service.nodes.holders(identity, document["metadata"]["name"])
                 return [p for p in found if lookup(p, "status.phase") in ("Active", "Bound")]
         return []
 
@@ -69,3 +68,8 @@ class Descriptions:
         uid = document["metadata"]["uid"]
         mine = [e for e in found if lookup(e, "involvedObject.uid") in ("", None, uid)]
         return sorted(mine, key=lambda e: str(e.get("lastTimestamp")))
+
+
+def _waits(document: Document) -> bool:
+    pending = (lookup(document, "status.phase") or "Pending") == "Pending"
+    return document["kind"] in ("GPUJob", "GPUPartition") and pending and not lookup(document, "spec.suspend")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """A user as one transport knows them: by their process, a socket's peer credentials, a certificate or a token.
 
     `uid` is the number on this machine, None for a user who has none here.

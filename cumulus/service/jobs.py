@@ -6,14 +6,17 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cumulus import paths
+from cumulus.errors import JobFinished
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.service.answers import JobFiles
-from cumulus.service.errors import JobFinished
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+
+if TYPE_CHECKING:
+    from cumulus.service.answers import JobFiles
 
 _RUN = re.compile(r"a(\d+)-r(\d+)")
 
@@ -44,6 +47,7 @@ class Jobs:
     def _files(self, uid: str) -> JobFiles:
         from cumulus.backends.process import layout
         from cumulus.backends.rundir.layout import JOBS
+        from cumulus.service.answers import JobFiles
 
         directory = paths.process_dir(self._home) / JOBS / uid
         found = [(int(match[1]), int(match[2]), path) for match, path in _runs(directory) if match]

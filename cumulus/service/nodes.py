@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cumulus.resources.columns import ENDED, devices
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
-from cumulus.service.answers import NodeStakes
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+
+if TYPE_CHECKING:
+    from cumulus.service.answers import NodeStakes
 
 
 class Nodes:
@@ -34,6 +38,7 @@ class Nodes:
     def stakes(self, identity: Identity, name: str) -> NodeStakes:
         """What cannot be had back by discovery. Raises NotFound."""
         from cumulus.resources.node import CLUSTER_FINALIZER
+        from cumulus.service.answers import NodeStakes
 
         node = self._objects.get(identity, Key("GPUNode", "", name))
         in_swarm = CLUSTER_FINALIZER in (node["metadata"].get("finalizers") or ())

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import Conflict, InvalidObject, NotFound, UsageError
+from cumulus.errors import AlreadySet, Conflict, InvalidObject, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME, Kind
-from cumulus.service.answers import Applied, PatchType, Propagation
-from cumulus.service.errors import AlreadySet
 from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
     from cumulus.manifest import Manifest
+    from cumulus.service.answers import Applied, PatchType, Propagation
 
 ATTEMPTS = 10
 """How often a change is made anew when another writer was faster."""
@@ -95,6 +94,7 @@ class Objects:
         most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
         """
         from cumulus.apply import Prune, apply
+        from cumulus.service.answers import Applied
 
         pruning = Prune(prune, prune_limit) if prune else None
         results = apply(self._store, manifests, dry_run=dry_run, prune=pruning)

@@ -10,15 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cumulus.clock import Clock, SystemClock, parse_timestamp
-from cumulus.daemon_lock import daemon_pid
+from cumulus.clock import Clock, SystemClock
 from cumulus.errors import InvalidObject
-from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.resources.query import Query
-from cumulus.service.answers import ServerState
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.server_state import ServerState, server_state
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
@@ -59,7 +56,7 @@ class Service:
     def descriptions(self) -> Descriptions:
         from cumulus.service.descriptions import Descriptions
 
-        return Descriptions(self.store, self.objects, self.jobs, self.nodes, self.explanations)
+        return Descriptions(self)
 
     def find_damaged(self, identity: Identity, document: Document | None = None) -> InvalidObject | None:
         """What is wrong with `document`, else with the first stored object that is not what its kind says; None where
@@ -70,8 +67,4 @@ class Service:
 
     def server_state(self, identity: Identity) -> ServerState:
         """Who keeps the objects up to date."""
-        # The leader wrote that time by the clock of this same machine.
-        leases = self.store.list(Query("Lease")).items
-        renewed = max((lookup(lease, "spec.renewTime") or "" for lease in leases), default="")
-        silent = (self.clock.now() - parse_timestamp(renewed)).total_seconds() if renewed else None
-        return ServerState(str(self.home), daemon_pid(self.home), silent)
+        return server_state(self.store, self.home, self.clock)

@@ -43,16 +43,13 @@ class Explanations:
         return Why(tuple(asked.answer()), _over(document), tuple(asked.damaged))
 
     def waiting_lines(self, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
-        """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue.
-        Nothing for all else. `damaged` gets the stored objects that had to be left out.
+        """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
+        the queue. `damaged` gets the stored objects that had to be left out.
 
         Raises InvalidObject where it is damaged itself.
         """
-        kind, phase = document["kind"], lookup(document, "status.phase") or "Pending"
-        if kind not in ("GPUJob", "GPUPartition") or phase != "Pending" or lookup(document, "spec.suspend"):
-            return ()
         asked = _Question(self._store, document, self._clock.now())
-        if kind == "GPUJob" and (held := asked.held_back()):
+        if document["kind"] == "GPUJob" and (held := asked.held_back()):
             return (f"it {held}",)
         found = asked.waiting()
         damaged += asked.damaged

@@ -10,10 +10,20 @@ import pytest
 from cumulus import manifest
 from cumulus.client.base import Applied, Client, ConditionMet, NodeStakes, StillWaiting
 from cumulus.clock import FakeClock
-from cumulus.errors import AlreadyExists, Conflict, Expired, InvalidObject, NotFound, UsageError
+from cumulus.errors import (
+    AlreadyExists,
+    AlreadySet,
+    ConditionUnreachable,
+    Conflict,
+    Expired,
+    InvalidObject,
+    JobFinished,
+    NotFound,
+    UsageError,
+    WaitTimedOut,
+)
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
-from cumulus.service.errors import AlreadySet, ConditionUnreachable, JobFinished, WaitTimedOut
 from cumulus.store.base import Store
 from tests.cli.conftest import NOW, active, ahead, event, failed, job, lease, node, partition, running
 
