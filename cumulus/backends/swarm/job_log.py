@@ -18,8 +18,6 @@ from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 
 FOLLOW_SECONDS = 0.3
-NOTICED_SECONDS = 0.5
-"""An engine that is there notices the end of a container sooner, or its node did not join the Swarm anew."""
 JOINED_SECONDS = 10.0
 """How long after its node joined anew a manager may know nothing of a log that is there."""
 _AWAY = "was away when this ended: the end of the log may be missing"
@@ -167,9 +165,12 @@ class JobLogs:
             return False
         state = (engine.container(run.container) or {}).get("State") or {}
         finished = observe.moment(state.get("FinishedAt", ""))
-        if not finished or seconds_between(finished, member.updated) < -CLOCKS:
+        started = engine.started() if finished else None
+        if started is None:
             return False
-        return seconds_between(finished, run.at) > NOTICED_SECONDS
+        # One that was noticed before the engine was started anew was seen by the engine before.
+        noticed = parse_timestamp(run.at).timestamp() + CLOCKS
+        return parse_timestamp(finished).timestamp() < started <= noticed
 
     def _kept_on_node(self, record: Record, run: observe.Task, since: float) -> bytes:
         """What the node kept of a container that its engine removed."""

@@ -46,6 +46,10 @@ class NodeEngine(Protocol):
         """The same, of a container that is gone; None where its node kept nothing."""
         ...
 
+    def started(self) -> float | None:
+        """When the engine was started, by the node's clock in seconds of the epoch; None where that is not known."""
+        ...
+
 
 @runtime_checkable
 class SeesFiles(Protocol):
@@ -94,6 +98,11 @@ class ShellEngine:
         script = f"d={place}; for as in '' 'sudo -n'; do $as sh -c '{read}' sh \"$d\" 2>/dev/null && exit; done; exit 1"
         status, output, _ = self._sh(script)
         return b"".join(_kept_frames(output, _moment(since))) if status == 0 else None
+
+    def started(self) -> float | None:
+        age = "ps -o etimes= -C dockerd | sort -n | head -n 1"
+        status, output, _ = self._sh(f'age=$({age}); [ -n "$age" ] && echo $(($(date +%s) - age))')
+        return float(output) if status == 0 and output.strip() else None
 
     def written(self, id: str, path: str) -> str | None:
         container = self.container(id) or {}
