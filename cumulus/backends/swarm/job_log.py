@@ -18,6 +18,8 @@ from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import BackendError
 
 FOLLOW_SECONDS = 0.3
+STARTING_SECONDS = 5.0
+"""How long after its start an engine may not have taken up its containers yet."""
 JOINED_SECONDS = 10.0
 """How long after its node joined anew a manager may know nothing of a log that is there."""
 _AWAY = "was away when this ended: the end of the log may be missing"
@@ -170,7 +172,7 @@ class JobLogs:
             return False
         # One that was noticed before the engine was started anew was seen by the engine before.
         noticed = parse_timestamp(run.at).timestamp() + CLOCKS
-        return parse_timestamp(finished).timestamp() < started <= noticed
+        return parse_timestamp(finished).timestamp() < started + STARTING_SECONDS and started <= noticed
 
     def _kept_on_node(self, record: Record, run: observe.Task, since: float) -> bytes:
         """What the node kept of a container that its engine removed."""
