@@ -8,7 +8,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from cumulus.resources.device import Device, slice_of
+from cumulus.resources.device import Device, amounts_of
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.claim import Demand, Filter
@@ -96,8 +96,7 @@ def too_large(demand: Demand, device: Device) -> Reason | None:
 
 def share_of(demand: Demand, capacity: int) -> tuple[int, int]:
     """Bytes and thousandths of compute that the demand takes of a device with `capacity` bytes."""
-    memory, compute, _ = slice_of(capacity, demand.memory, demand.compute)
-    return memory, compute
+    return amounts_of(capacity, demand.memory, demand.compute)
 
 
 def _is_vendor(wanted: str, vendor: str) -> bool:
