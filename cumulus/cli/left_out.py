@@ -11,8 +11,6 @@ from cumulus.resources.key import Document
 if TYPE_CHECKING:
     from cumulus.client.base import Client
 
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
-"""What a document of another shape than its kind's raises where it is taken apart; and so do defects of ours."""
 _NAMED = 5
 
 

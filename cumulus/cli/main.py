@@ -21,6 +21,7 @@ from cumulus.cli import terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
 from cumulus.lib.suggest import nearest
+from cumulus.resources.documents import MALFORMED
 
 
 class Verb(NamedTuple):
@@ -103,7 +104,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except CumulusError as error:
         terminal.error(error)
         return 1
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         from cumulus.cli import left_out
 
         return left_out.tell(error)

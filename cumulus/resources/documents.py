@@ -10,6 +10,9 @@ from typing import Any
 
 from cumulus.resources.key import Document
 
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+"""What a document of another shape than its kind's raises where it is taken apart; and so do defects of ours."""
+
 
 def lookup(document: Any, path: str | Sequence[str]) -> Any:
     """The value at `status.phase`, or at the names of a path; None where it is missing.

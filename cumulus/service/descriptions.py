@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cumulus.errors import InvalidObject
-from cumulus.resources.documents import lookup
+from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
 from cumulus.service import diagnose
@@ -31,7 +31,7 @@ class Descriptions:
             try:
                 # Loading the scheduler takes longer than all else here.
                 waiting = self._service.explanations.waiting_lines(document, damaged)
-            except (InvalidObject, *diagnose.MALFORMED):
+            except (InvalidObject, *MALFORMED):
                 found = diagnose.find_damaged(self._service.store, document)
                 if found is None:
                     raise

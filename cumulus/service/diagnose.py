@@ -15,9 +15,6 @@ from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME, KINDS
 from cumulus.store.base import Store
 
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
-"""What a document of another shape than its kind's raises where it is taken apart; and so do defects of ours."""
-
 
 def find_damaged(store: Store, document: Document | None = None) -> InvalidObject | None:
     """What is wrong with `document`, else with the first stored object that is not what its kind says; None where all

@@ -184,11 +184,13 @@ class Objects:
         """The answer to the last of the writes."""
         if not dry_run:
             return self._store.transact(writes)[-1]
+        from cumulus.admission import door
         from cumulus.store import codec, rules
 
         made = rules.plan(
             writes, None, self._stored, revision=self._store.revision(),
             now=timestamp(self._clock.now()), new_uid=rules.new_uid,
+            admission=door.check,
         )  # fmt: skip
         return codec.decode(made.answers[-1])
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
-from cumulus.cli.left_out import MALFORMED
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import follow, seconds_of
 from cumulus.errors import CumulusError, NotFound, UsageError
+from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TextIO
 
 from cumulus.cli import context, options, targets, terminal
 from cumulus.cli.context import Freshness
-from cumulus.cli.left_out import MALFORMED, LeftOut
+from cumulus.cli.left_out import LeftOut
 from cumulus.cli.targets import Selection
 from cumulus.clock import SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING, Cells, age, devices, percent, text, until
-from cumulus.resources.documents import lookup
+from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
