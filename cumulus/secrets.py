@@ -7,13 +7,13 @@ user (/proc/PID/environ): that is as far as an environment variable can be kept.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
 from collections.abc import Sequence
 
 from cumulus.errors import CumulusError
+from cumulus.lib.files import write_durably
 
 MAX_BYTES = 128 * 1024
 """An environment string is at most 128 KiB on Linux (MAX_ARG_STRLEN)."""
@@ -61,20 +61,12 @@ class SecretStore:
         content = value.encode()
         if len(content) > MAX_BYTES or "\0" in value:
             raise SecretUnavailable(f"secret {name}, key {key} must be text without NUL of at most {MAX_BYTES} bytes")
-        # Not a legal key, so that no reader takes it for one.
-        temporary = os.path.join(os.path.dirname(path), f".{key}.{os.getpid()}")
         try:
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            os.rename(temporary, path)
+            # What it writes aside begins with a dot: that is no legal key, so no reader takes it for one.
+            write_durably(path, content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
             raise SecretUnavailable(f"secret {name}, key {key} cannot be written: {error.strerror}") from None
 
     def list(self) -> Sequence[tuple[str, str]]:

@@ -24,7 +24,7 @@ from cumulus.chronos import monitor_claim
 from cumulus.chronos.change_counter import Changes
 from cumulus.chronos.home import LEDGER, check_private
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
-from cumulus.lib import locks
+from cumulus.lib import files, locks
 
 VERSION = 2
 _LOCK_TIMEOUT = 10.0
@@ -348,11 +348,7 @@ class Database:
 
     def _sync_directory(self) -> None:
         for directory in (self.home, self.home.parent):
-            fd = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            files.sync_directory(directory)
 
     def _acquire(self) -> None:
         """Take the writers' lock. It polls: a blocking flock has no time-out, and a stopped holder would hang all."""

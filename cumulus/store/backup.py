@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable, UsageError
-from cumulus.lib import locks
+from cumulus.lib import files, locks
 from cumulus.store import schema, tables
 from cumulus.store.connections import Connections
 from cumulus.store.sqlite_errors import translated
@@ -54,7 +54,7 @@ def backup(store_dir: Path, file: Path) -> None:
             os.link(made, file)
         except FileExistsError as error:
             raise UsageError(f"{file} is there already", hint="name a new file for each backup") from error
-        schema.sync_directory(file.parent)
+        files.sync_directory(file.parent)
 
 
 def restore(file: Path, store_dir: Path) -> None:
@@ -121,7 +121,7 @@ def _swap(made: Path, store_dir: Path) -> None:
     file, kept, mark = store_dir / schema.FILE, store_dir / REPLACED, store_dir / schema.RESTORING
     with translated(file):
         mark.touch(mode=0o600)
-        schema.sync_directory(store_dir)
+        files.sync_directory(store_dir)
         for suffix in ("-wal", "-shm"):
             Path(f"{kept}{suffix}").unlink(missing_ok=True)
             with suppress(FileNotFoundError):
@@ -130,9 +130,9 @@ def _swap(made: Path, store_dir: Path) -> None:
         with suppress(FileNotFoundError):
             os.link(file, kept)
         os.replace(made, file)
-        schema.sync_directory(store_dir)
+        files.sync_directory(store_dir)
         mark.unlink()
-        schema.sync_directory(store_dir)
+        files.sync_directory(store_dir)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cumulus.errors import StoreReplaced, StoreUnavailable
-from cumulus.lib import locks
+from cumulus.lib import files, locks
 from cumulus.store import schema
 from cumulus.store.sqlite_errors import read_only, translated
 from cumulus.store.writer_lock import Turnstile
@@ -116,7 +116,7 @@ class Connections:
             # The log has been made by now and stays while this connection does. SQLite syncs what it writes there,
             # but not its name where it was built so (SQLITE_DISABLE_DIRSYNC, as Debian does): a power cut might then
             # take the whole log.
-            schema.sync_directory(self.file.parent)
+            files.sync_directory(self.file.parent)
         return self._writer
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
+from cumulus.lib import files
 from cumulus.store.rules import new_uid
 from cumulus.store.sqlite_errors import RESTORE, translated
 
@@ -66,7 +67,7 @@ def make_directory(directory: Path) -> None:
         if missing:
             directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         for made in missing:
-            sync_directory(made.parent)
+            files.sync_directory(made.parent)
         if not directory.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
 
@@ -153,15 +154,6 @@ def aside(file: Path) -> Iterator[Path]:
                 Path(f"{made}{suffix}").unlink(missing_ok=True)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames and new files in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _create(file: Path) -> None:
     """Make the whole file aside and link it into place, so that no other process ever sees half of it."""
     with aside(file) as made:
@@ -175,7 +167,7 @@ def _create(file: Path) -> None:
             os.link(made, file)
         except FileExistsError:
             return
-        sync_directory(file.parent)
+        files.sync_directory(file.parent)
 
 
 def _refuse_orphaned_log(file: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_interrupted_restore_is_noticed(saved: Path, tmp_path: Path, monkeypa
                 raise KeyboardInterrupt
 
             if step == "sync_directory":
-                patch.setattr("cumulus.store.schema.sync_directory", stop)
+                patch.setattr("cumulus.lib.files.sync_directory", stop)
             else:
                 patch.setattr(os, step, stop)
             with pytest.raises(KeyboardInterrupt):

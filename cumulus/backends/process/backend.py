@@ -26,11 +26,12 @@ from cumulus.backends.process import layout
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification
 from cumulus.backends.process.watch import Watcher, signal_process
-from cumulus.backends.rundir.documents import read_document, sync_directory, write_document, write_durably
+from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.files import sync_directory, write_durably
 from cumulus.secrets import SecretStore
 
 log = structlog.get_logger("cumulus.backends")

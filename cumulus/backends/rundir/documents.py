@@ -8,27 +8,13 @@ import os
 import stat
 from typing import Any
 
+from cumulus.lib.files import write_durably
+
 _LARGEST = 64 * 2**20
 """Bytes of a document at most; the largest spec has a few MiB."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk: they pass, and the job is not to blame."""
-
-
-def write_durably(path: str, content: bytes, mode: int = 0o600) -> None:
-    """Put `content` at `path`, whole or not at all, also through a power cut. Raises OSError."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    sync_directory(os.path.dirname(path) or ".")
 
 
 def write_document(path: str, document: dict[str, Any]) -> None:
@@ -53,12 +39,3 @@ def read_document(path: str) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise ValueError(f"{path} holds no JSON object")
     return document
-
-
-def sync_directory(path: str) -> None:
-    """Make names created or renamed in the directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

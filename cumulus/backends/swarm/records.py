@@ -24,9 +24,10 @@ from typing import Any
 
 from cumulus.backends.base import Observed, State, Workload
 from cumulus.backends.rundir import layout
-from cumulus.backends.rundir.documents import read_document, sync_directory, write_document, write_durably
+from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.swarm import spec
 from cumulus.errors import BackendError
+from cumulus.lib.files import sync_directory, write_durably
 
 NAMES = "names"
 START, SERVICE, RUNNING, STOP, END = "start.json", "service.json", "running.json", "stop.json", "end.json"
