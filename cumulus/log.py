@@ -1,7 +1,7 @@
 """Logs by structlog: readable on a terminal, JSON lines otherwise, times in UTC, secrets blanked.
 
 The runner binds `loop`, `key` and `reconcile` (a number) around each reconcile with
-`structlog.contextvars.bound_contextvars`, and every line of that reconcile carries them.
+`structlog.contextvars`, and every line of that reconcile carries them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cumulus.machinery.cache import Cache, Index
-from cumulus.machinery.controller import respecified
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.key import Document
@@ -16,8 +15,9 @@ from cumulus.resources.partition import GPUPartition, PartitionPhase
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
 
 
-def _phase(document: Document | None) -> str:
-    return str(((document or {}).get("status") or {}).get("phase", PartitionPhase.PENDING))
+def _phase(document: Document | None) -> object:
+    status = document.get("status") if document else None
+    return status.get("phase", PartitionPhase.PENDING) if status else PartitionPhase.PENDING
 
 
 def _node(document: Document) -> str:
@@ -68,12 +68,12 @@ def needs_its_node(change: Change) -> bool:
     """Somebody changed what it is to be, or it has just been bound. Its other changes of status its own loop wrote,
     which knows when to look again."""
     newly_bound = is_bound(change) and _phase(change.old) != PartitionPhase.BOUND
-    return change.type != "DELETED" and (newly_bound or respecified(change))
+    return change.type != "DELETED" and (newly_bound or change.respecified)
 
 
 def changes_the_queue(change: Change) -> bool:
     """It came, went or was changed by somebody, or its share is free."""
-    return _phase(change.new) in _ENDED or respecified(change)
+    return _phase(change.new) in _ENDED or change.respecified
 
 
 def lease_came_or_went(change: Change) -> bool:

@@ -21,7 +21,6 @@ from cumulus.machinery.cache import Cache, Index
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Reconciler, Request
 from cumulus.machinery.recorder import Recorder
-from cumulus.resources.key import Document
 from cumulus.store.client import Client
 
 
@@ -139,13 +138,3 @@ def exists(change: Change) -> bool:
 
 def deleted(change: Change) -> bool:
     return change.type == "DELETED"
-
-
-def respecified(change: Change) -> bool:
-    """The object came or went, or somebody changed its spec, asked for its deletion or changed its finalizers."""
-    return change.type != "MODIFIED" or _spec(change.old or {"metadata": {}}) != _spec(change.new)
-
-
-def _spec(document: Document) -> object:
-    metadata = document["metadata"]
-    return document.get("spec"), metadata.get("deletionTimestamp"), metadata.get("finalizers")

@@ -7,8 +7,7 @@ Handlers run in the informer's thread, after the cache has the change, and only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal
 
 import orjson
@@ -27,7 +26,7 @@ MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 """What a document of another shape than an object's raises where it is taken apart."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Change:
     """One object as it was (None: not known before) and as it is; for DELETED `new` is its last state."""
 
@@ -37,9 +36,28 @@ class Change:
     """The JSON of what it was: many changes pass without a handler that asks for it."""
     new: Document
 
-    @cached_property
+    _old: Document | None = field(default=None, init=False, repr=False)
+    _respecified: bool | None = field(default=None, init=False, repr=False)
+
+    @property
     def old(self) -> Document | None:
-        return None if self.before is None else orjson.loads(self.before)
+        """Decoded once, when it is first asked for."""
+        if self._old is None and self.before is not None:
+            self._old = orjson.loads(self.before)
+        return self._old
+
+    @property
+    def respecified(self) -> bool:
+        """The object came or went, or somebody changed its spec, asked for its deletion or changed its finalizers."""
+        if self._respecified is None:
+            old = self.old
+            self._respecified = self.type != "MODIFIED" or old is None or _spec(old) != _spec(self.new)
+        return self._respecified
+
+
+def _spec(document: Document) -> object:
+    metadata = document["metadata"]
+    return document.get("spec"), metadata.get("deletionTimestamp"), metadata.get("finalizers")
 
 
 Handler = Callable[[Change], None]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from cumulus.errors import (
     AlreadyExists,
@@ -54,10 +54,12 @@ class Runner:
         key = self.queue.get(timeout)
         if key is None:
             return False
+        # `bound_contextvars` looks at all that is bound, for each key.
+        bound = bind_contextvars(loop=self.queue.name, key=path(key), reconcile=next(self._ids))
         try:
-            with bound_contextvars(loop=self.name, key=path(key), reconcile=next(self._ids)):
-                self._run(key)
+            self._run(key)
         finally:
+            reset_contextvars(**bound)
             self.queue.done(key)
         return True
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
 from collections.abc import Callable
 
 import pytest
+import structlog
 
 from cumulus.clock import FakeClock
 from cumulus.errors import (
@@ -20,6 +23,7 @@ from cumulus.errors import (
     NotFound,
     StoreUnavailable,
 )
+from cumulus.log import configure
 from cumulus.machinery.reconcile import After, Done, Permanent, Request, Result, Retry
 from cumulus.machinery.runner import Runner
 from cumulus.machinery.workqueue import WorkQueue
@@ -146,3 +150,33 @@ def test_a_simulated_crash_is_not_caught_but_the_key_is_let_go() -> None:
     with pytest.raises(Crash):
         runner.step()
     assert queue.drain(0)
+
+
+def test_every_line_of_a_reconcile_says_of_which_loop_and_key_it_is() -> None:
+    """Also one that a part far below logs, which knows of no reconcile."""
+    log = structlog.get_logger("cumulus.somewhere")
+
+    def act() -> Result:
+        log.info("from deep within")
+        raise NodeUnreachable("cut")
+
+    runner, queue, clock, _ = a_runner(act)
+    queue.add(KEY)
+    before, out = structlog.get_config(), io.StringIO()
+    configure(format="json", stream=out)
+    try:
+        runner.step()
+        clock.advance(1)
+        runner.step()
+        log.info("between reconciles")
+    finally:
+        structlog.configure(**before)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [(line["event"], line.get("loop"), line.get("key"), line.get("reconcile")) for line in lines]
+    assert told == [
+        ("from deep within", "test", "default/a", 1),
+        ("again later", "test", "default/a", 1),
+        ("from deep within", "test", "default/a", 2),
+        ("again later", "test", "default/a", 2),
+        ("between reconciles", None, None, None),
+    ]
