@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,11 @@ class Bench:
 
     def phases(self) -> dict[str, str]:
         return {p.metadata.name: p.status.phase.value for p in self.client.list(GPUPartition)}
+
+    def reason(self, name: str) -> str:
+        """Why it waits, "" where that is not written."""
+        found = condition(self.client.get(GPUPartition, "default", name).status.conditions, "Bound")
+        return "" if found is None else found.reason
 
     def bound(self, name: str) -> Condition:
         found = condition(self.client.get(GPUPartition, "default", name).status.conditions, "Bound")
@@ -211,3 +217,33 @@ def test_a_damaged_partition_keeps_nobody_from_a_place() -> None:
     bench.want("p")
     bench.schedule()
     assert bench.client.get(GPUPartition, "default", "p").status.phase is PartitionPhase.BOUND
+
+
+class Behind(Stale):
+    """A reader that still has a partition as it was, where it is told to."""
+
+    kept: GPUPartition | None = None
+
+    def get(self, model: type[Any], namespace: str, name: str) -> Any:
+        if self.kept is not None and name == self.kept.metadata.name:
+            return self.kept
+        return super().get(model, namespace, name)
+
+
+def test_reasons_that_were_not_written_for_an_old_view_are_written_by_the_next_cycle() -> None:
+    """What made the view old was no change that wakes the loop; and who shares its transaction is told at once."""
+    bench = Bench()
+    reader = Behind(bench.store)
+    bench.controller = ScheduleController(reader, bench.client, bench.clock)
+    for name in ("p", "q"):
+        bench.want(name, memory="200Gi")
+    bench.clock.advance(5)
+    reader.kept = bench.client.get(GPUPartition, "default", "p")
+    meta = reader.kept.metadata.model_copy(update={"labels": {"seen": "by-nobody"}})
+    bench.client.update(reader.kept.replace(metadata=meta))
+    assert isinstance(bench.schedule(), After)
+    assert (bench.reason("p"), bool(bench.reason("q"))) == ("", True)
+    reader.kept = None
+    bench.clock.advance(5)
+    bench.schedule()
+    assert bench.reason("p") == bench.reason("q")

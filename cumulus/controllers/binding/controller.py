@@ -104,8 +104,9 @@ class ScheduleController:
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
         bound = self._bind_all(list(_gangs(cycle.bindings)))
-        self._refuse(unplaced)
-        if not bound:
+        told = self._refuse(unplaced)
+        if not (bound and told):
+            # The change that made it stale need not be one that wakes this loop, as that of a label.
             return After(VISIBLE_WITHIN)
         return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
 
@@ -206,8 +207,8 @@ class ScheduleController:
         # Whatever holds a lease is kept until the node has confirmed its end.
         return [Write("update", with_finalizer(document, FINALIZER)), Write("status", unversioned(document))]
 
-    def _refuse(self, unplaced: Iterable[Unplaced]) -> None:
-        """Say on each waiting partition why, where what is to be said changed."""
+    def _refuse(self, unplaced: Iterable[Unplaced]) -> bool:
+        """Say on each waiting partition why, where what is to be said changed. False where one changed meanwhile."""
         now = timestamp(self._clock.now())
         writes = []
         for item in unplaced:
@@ -223,12 +224,23 @@ class ScheduleController:
                 )
                 status = partition.status.model_copy(update={"conditions": conditions})
                 writes.append(Write("status", partition.replace(status=status).to_json()))
-        if not writes:
-            return
+        if not writes or self._tell(writes):
+            return True
+        return len(writes) > 1 and all([self._tell([write]) for write in writes])
+
+    def _tell(self, writes: Sequence[Write]) -> bool:
+        """Write them all or none. False where one is stale, or where of several one cannot be written."""
         try:
             self._write(writes)
-        except (Conflict, NotFound, InvalidObject) as error:
-            log.debug("stale", error=str(error))
+        except (Conflict, NotFound) as error:
+            log.debug("stale", writes=len(writes), error=str(error))
+            return False
+        except InvalidObject as error:
+            # One whose status has no room must not keep the others from being told.
+            if len(writes) == 1:
+                log.error("left out an object", error=str(error))
+            return len(writes) == 1
+        return True
 
     def _write(self, writes: Sequence[Write]) -> None:
         """Write, and note at which revision: no cycle decides on a view from before that."""

@@ -1,0 +1,167 @@
+"""CONTRIBUTING.md, "Add a kind", step by step: a kind and its controller are added to a copy of the package, and work.
+
+Nothing is edited but what the steps name.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+KIND = '''
+"""Greeting: a text for somebody."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cumulus.resources.fields import Model, Text
+from cumulus.resources.meta import Resource
+
+
+class GreetingSpec(Model):
+    text: Text = Field(description="What to say.")
+
+
+class GreetingStatus(Model):
+    words: int | None = Field(None, description="How many words the text has.")
+
+
+class Greeting(Resource):
+    """A text for somebody."""
+
+    KIND: ClassVar[str] = "Greeting"
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    kind: Literal["Greeting"] = Field("Greeting", description="Always Greeting.")
+    spec: GreetingSpec = Field(description="What to say.")
+    status: GreetingStatus = Field(default_factory=GreetingStatus, description="What the controller counted.")
+'''
+
+ENTRY = """
+    Kind(
+        "Greeting", "greetings", ("greeting",), True, "cumulus.resources.greeting",
+        (Column("TEXT", "spec.text"), Column("WORDS", "status.words")),
+    ),
+"""
+
+BAD = """\
+apiVersion: cumulus.dev/v1alpha1
+kind: Greeting
+metadata: {name: hello}
+spec: {test: Good day to you}
+"""
+EXPECTED = "bad.yaml:4:8: spec.test: unknown field; did you mean text?"
+
+CONTROLLER = '''
+"""Counts the words of greetings."""
+
+from cumulus.controllers.context import Context
+from cumulus.machinery.cache import Reader
+from cumulus.machinery.controller import Controller, Watch, exists, itself
+from cumulus.machinery.reconcile import Done, Request, Result
+from cumulus.machinery.writes import write_status
+from cumulus.resources.greeting import Greeting, GreetingSpec, GreetingStatus
+from cumulus.store.client import Client
+
+
+def plan(spec: GreetingSpec) -> GreetingStatus:
+    return GreetingStatus(words=len(spec.text.split()))
+
+
+class GreetingReconciler:
+    def __init__(self, reader: Reader, client: Client) -> None:
+        self._reader = reader
+        self._client = client
+
+    def reconcile(self, request: Request) -> Result:
+        greeting = self._reader.get(Greeting, *request)
+        if greeting is not None and greeting.status != (status := plan(greeting.spec)):
+            write_status(self._client, greeting.replace(status=status))
+        return Done()
+
+
+CONTROLLERS = (
+    Controller[Context, GreetingReconciler](
+        name="greeting",
+        kind=Greeting.KIND,
+        build=lambda context: GreetingReconciler(context.cache, context.client),
+        watches=(Watch(Greeting.KIND, itself, when=exists),),
+    ),
+)
+'''
+
+USE = """
+import sys
+
+from cumulus.manifest import InvalidManifest, load_text
+from cumulus.resources.greeting import Greeting
+from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.registry import find_kind
+from tests.controllers.driver import Daemon, World, settle
+from tests.controllers.objects import a_job
+
+bad, expected = sys.argv[1:]
+try:
+    load_text(bad.encode(), name="bad.yaml")
+except InvalidManifest as error:
+    assert str(error) == expected, str(error)
+else:
+    raise AssertionError("the bad manifest is taken")
+load_text(bad.replace("test:", "text:").encode(), name="good.yaml")
+assert find_kind("greetings").model() is Greeting
+
+world = World()
+daemon = Daemon(world)
+world.apply(a_job())
+job = world.job("train")
+meta = ObjectMeta(name="hello", namespace="default", owner_references=(job.owned_by(),))
+world.apply(Greeting(metadata=meta, spec={"text": "Good day to you"}))
+settle(world, daemon, seconds=1)
+[greeting] = world.client.list(Greeting)
+assert greeting.status.words == 4, greeting
+world.client.delete(job)
+settle(world, daemon, seconds=60)
+assert not world.client.list(Greeting), "it is collected with its owner"
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package, of links as far as the steps change nothing."""
+    source, target = ROOT / "cumulus", tmp_path / "cumulus"
+    for directory in (target, target / "resources", target / "controllers"):
+        directory.mkdir()
+        for entry in (source / directory.relative_to(target)).iterdir():
+            if entry.name not in ("__pycache__", "registry.py") and entry not in (
+                source / "resources", source / "controllers",
+            ):  # fmt: skip
+                (directory / entry.name).symlink_to(entry)
+    return tmp_path
+
+
+def test_a_kind_is_added_by_the_steps_alone(copy: Path) -> None:
+    package = copy / "cumulus"
+    # 1. The models.
+    (package / "resources" / "greeting.py").write_text(KIND)
+    # 2. The registry.
+    registry = (ROOT / "cumulus" / "resources" / "registry.py").read_text()
+    opening = "KINDS: tuple[Kind, ...] = ("
+    assert registry.count(opening) == 1
+    (package / "resources" / "registry.py").write_text(registry.replace(opening, opening + ENTRY))
+    # 4. The controller.
+    (package / "controllers" / "greeting").mkdir()
+    (package / "controllers" / "greeting" / "__init__.py").touch()
+    (package / "controllers" / "greeting" / "declaration.py").write_text(CONTROLLER)
+    # 3. A bad manifest with its message; and all of it at work.
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", USE, BAD, EXPECTED],
+        env={**os.environ, "PYTHONPATH": f"{copy}:{ROOT}"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
