@@ -226,7 +226,8 @@ class ScheduleController:
                 writes.append(Write("status", partition.replace(status=status).to_json()))
         if not writes or self._tell(writes):
             return True
-        return len(writes) > 1 and all([self._tell([write]) for write in writes])
+        told = [self._tell([write]) for write in writes] if len(writes) > 1 else [False]
+        return all(told)
 
     def _tell(self, writes: Sequence[Write]) -> bool:
         """Write them all or none. False where one is stale, or where of several one cannot be written."""
