@@ -10,124 +10,27 @@ written in order; SQLite itself (`synchronous=NORMAL`) syncs the log before it m
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cumulus.chronos import monitor_claim
-from cumulus.chronos.change_counter import Changes
+from cumulus.chronos import monitor_claim, schema
 from cumulus.chronos.home import LEDGER, check_private
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
-from cumulus.lib import files, locks
+from cumulus.lib import files, locks, sqlite_file
+from cumulus.lib.sqlite_file import ChangeCounter, FileIdentity, Trouble
 
-VERSION = 2
+_WRITERS = "ledger.lock"
+_CHANGES = "changes-shm"
 _LOCK_TIMEOUT = 10.0
 _LOCK_SPIN = 0.005
 """Seconds of trying again at once: as long as a few writers take."""
 
 _LOCK_NAP = 0.0002
-
-_SCHEMA = """
-CREATE TABLE device (
-    id TEXT PRIMARY KEY,
-    number INTEGER NOT NULL UNIQUE,
-    present INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    vendor TEXT NOT NULL,
-    type TEXT NOT NULL,
-    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
-    driver TEXT NOT NULL,
-    platform_index INTEGER NOT NULL,
-    device_index INTEGER NOT NULL,
-    enforcement TEXT NOT NULL DEFAULT 'none',
-    token INTEGER NOT NULL DEFAULT 0,
-    used_memory INTEGER NOT NULL DEFAULT 0 CHECK (used_memory BETWEEN 0 AND memory_bytes),
-    used_compute INTEGER NOT NULL DEFAULT 0 CHECK (used_compute BETWEEN 0 AND 1000)
-);
-CREATE TABLE lease (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    device_id TEXT NOT NULL REFERENCES device (id),
-    memory_bytes INTEGER NOT NULL CHECK (memory_bytes > 0),
-    compute INTEGER NOT NULL CHECK (compute BETWEEN 1 AND 1000),
-    user TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    grace REAL NOT NULL,
-    seconds REAL NOT NULL,
-    token INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('Active', 'Ending', 'Ended')),
-    granted_at TEXT NOT NULL,
-    expires_at TEXT NOT NULL,
-    deadline REAL NOT NULL,
-    ending_since REAL,
-    end_reason TEXT,
-    ended_at TEXT NOT NULL DEFAULT '',
-    name TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE process (
-    lease TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    start INTEGER NOT NULL,
-    role TEXT NOT NULL CHECK (role IN ('root', 'supervisor', 'holder')),
-    PRIMARY KEY (lease, pid, start)
-) WITHOUT ROWID;
-CREATE TABLE session (
-    lease TEXT NOT NULL,
-    sid INTEGER NOT NULL,
-    start INTEGER NOT NULL,
-    PRIMARY KEY (lease, sid)
-) WITHOUT ROWID;
-CREATE TABLE cgroup (
-    lease TEXT NOT NULL,
-    directory TEXT NOT NULL,
-    PRIMARY KEY (lease, directory)
-) WITHOUT ROWID;
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TRIGGER taken AFTER INSERT ON lease BEGIN
-    UPDATE device SET used_memory = used_memory + new.memory_bytes, used_compute = used_compute + new.compute,
-        token = max(token, new.token) WHERE id = new.device_id;
-END;
-CREATE TRIGGER freed AFTER UPDATE OF state ON lease WHEN new.state = 'Ended' AND old.state <> 'Ended' BEGIN
-    UPDATE device SET used_memory = used_memory - old.memory_bytes, used_compute = used_compute - old.compute
-        WHERE id = old.device_id;
-    DELETE FROM process WHERE lease = old.id;
-    DELETE FROM session WHERE lease = old.id;
-END;
-"""
-_SINCE_2 = """
-CREATE INDEX live ON lease (state, deadline) WHERE state <> 'Ended';
-CREATE TABLE ended (
-    since REAL NOT NULL,
-    lease TEXT NOT NULL,
-    PRIMARY KEY (since, lease)
-) WITHOUT ROWID;
-CREATE TABLE audit (
-    seq INTEGER PRIMARY KEY,
-    time TEXT NOT NULL,
-    event TEXT NOT NULL,
-    lease TEXT NOT NULL,
-    expires_at TEXT NOT NULL,
-    uid INTEGER NOT NULL
-);
-"""
-_FROM_1 = f"""
-DROP INDEX by_state;
-DROP INDEX ended;
-ALTER TABLE audit RENAME TO audit_1;
-{_SINCE_2}
-INSERT INTO ended SELECT coalesce(ended_since, 0), id FROM lease WHERE state = 'Ended';
-INSERT INTO audit SELECT seq, json_extract(line, '$.time'), json_extract(line, '$.event'),
-    json_extract(line, '$.lease'), json_extract(line, '$.expiresAt'), json_extract(line, '$.uid')
-    FROM audit_1 WHERE line <> '';
-INSERT INTO audit SELECT seq, '', '', '', '', 0 FROM audit_1 WHERE line = '';
-DROP TABLE audit_1;
-"""
 
 # A connection made before a fork must neither be used nor closed by the child (sqlite.org/howtocorrupt.html, 2.6).
 # Neither is one to a file that was replaced closed: SQLite would tidy up by names that are another file's now.
@@ -156,13 +59,13 @@ class Database:
         self.path = home / LEDGER
         self._forks = _forks
         self._pinned = False
-        self._identity: monitor_claim.FileIdentity | None = None
+        self._identity: FileIdentity | None = None
         self.generation = 0
         """Grows each time a file is opened: what was learned of an earlier one does not hold any more."""
         self._connection: sqlite3.Connection | None = None
         self._lock_file = -1
         self._log_file = -1
-        self._changes: Changes | None = None
+        self._changes: ChangeCounter | None = None
         self._mutex = threading.RLock()
 
     def version(self) -> int | None:
@@ -183,9 +86,9 @@ class Database:
     @property
     def replaced(self) -> bool:
         """Whether the file that is open is not at its path any more."""
-        return self._connection is not None and self._identity != monitor_claim.identity(self.path)
+        return self._connection is not None and self._identity != sqlite_file.identity(self.path)
 
-    def pin(self) -> monitor_claim.FileIdentity:
+    def pin(self) -> FileIdentity:
         """Go on with the file that is open, whatever becomes of its name: what it knows is not lost then."""
         self.check()
         self._pinned = True
@@ -284,7 +187,7 @@ class Database:
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_private(self.home)
-            lock_file = os.open(self.home / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock_file = os.open(self.home / _WRITERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Made here for its mode. One that is there must not be opened and closed: that would drop the locks that
             # another connection of this process holds on it (sqlite.org/howtocorrupt.html, 2.2).
             with suppress(FileExistsError):
@@ -302,10 +205,10 @@ class Database:
                     # It is new: its name too must outlast a power cut.
                     self._sync_directory()
                 try:
-                    self._changes = Changes(self.home)
+                    self._changes = ChangeCounter(self.home / _CHANGES)
                 except OSError as error:
                     raise self._unusable(error) from error
-                self._identity = monitor_claim.identity(self.path)
+                self._identity = sqlite_file.identity(self.path)
                 self._connection = connection
                 self.generation += 1
             finally:
@@ -316,31 +219,12 @@ class Database:
 
     def _prepare(self) -> sqlite3.Connection:
         """Under the lock: open the file and make or check its schema."""
-        connection = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        # Small pages: a commit writes each page that it touches, and a lease touches several.
+        pragmas = ("page_size=2048", "wal_autocheckpoint=4000", "synchronous=NORMAL")
+        connection = sqlite_file.connect(self.path, busy_seconds=_LOCK_TIMEOUT, pragmas=pragmas)
         try:
-            # Small pages: a commit writes each page that it touches, and a lease touches several.
-            connection.execute("PRAGMA page_size=2048")
-            connection.execute("PRAGMA wal_autocheckpoint=4000")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > VERSION:
-                raise LedgerUnavailable(
-                    f"{self.path} is of ledger version {found}; this Chronos knows version {VERSION}",
-                    hint="upgrade Chronos on this node, or set CHRONOS_HOME to another directory",
-                )
-            if found == 0:
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise LedgerUnavailable(
-                        f"{self.path} is a database of something else", hint="set CHRONOS_HOME to another directory"
-                    )
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(f"BEGIN;{_SCHEMA}{_SINCE_2}PRAGMA user_version={VERSION};COMMIT;")
+            if schema.prepare(connection, self.path):
                 self._sync_directory()
-            elif found == 1:
-                connection.executescript(f"BEGIN;{_FROM_1}PRAGMA user_version={VERSION};COMMIT;")
-            if "name" not in {column for _, column, *_ in connection.execute("PRAGMA table_info(lease)")}:
-                # No version of its own: one that does not know it does without.
-                connection.execute("ALTER TABLE lease ADD COLUMN name TEXT NOT NULL DEFAULT ''")
         except BaseException:
             connection.close()
             raise
@@ -351,28 +235,14 @@ class Database:
             files.sync_directory(directory)
 
     def _acquire(self) -> None:
-        """Take the writers' lock. It polls: a blocking flock has no time-out, and a stopped holder would hang all."""
-        start = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                waited = time.monotonic() - start
-                if waited > _LOCK_TIMEOUT:
-                    path = self.home / "ledger.lock"
-                    who, fix = locks.blame(path)
-                    raise LedgerUnavailable(
-                        f"{path} has been held for {_LOCK_TIMEOUT:.0f} s by {who}",
-                        hint=fix,
-                    ) from None
-                if waited < _LOCK_SPIN:
-                    os.sched_yield()
-                else:
-                    time.sleep(_LOCK_NAP)
+        """Take the writers' lock."""
+        if not locks.acquire(self._lock_file, _LOCK_TIMEOUT, spin=_LOCK_SPIN, pause=_LOCK_NAP):
+            path = self.home / _WRITERS
+            who, fix = locks.blame(path)
+            raise LedgerUnavailable(f"{path} has been held for {_LOCK_TIMEOUT:.0f} s by {who}", hint=fix)
 
     def _unusable(self, error: OSError) -> LedgerUnavailable:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if sqlite_file.trouble(self.path, error) is Trouble.FULL:
             return self._full()
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
         return LedgerUnavailable(f"the ledger {self.home} cannot be used: {error.strerror}", hint=hint)
@@ -383,18 +253,19 @@ class Database:
         )
 
     def _translate(self, error: sqlite3.Error) -> LedgerUnavailable:
-        code = getattr(error, "sqlite_errorname", "") or ""
         text = f"the ledger {self.path} cannot be used: {error}"
-        if code.startswith("SQLITE_FULL"):
-            return self._full()
-        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            hint = f"end what runs on the devices, then move {self.home} away: a new ledger is made with no leases"
-            return LedgerUnavailable(f"the ledger {self.path} is damaged: {error}", hint=hint)
-        if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")):
-            return LedgerUnavailable(
-                text, hint=f"make {self.home} and its files writable for this user, or set CHRONOS_HOME"
-            )
-        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            who, fix = locks.blame(f"{self.path}-shm", self.path)
-            return LedgerUnavailable(f"{text}, by {who}", hint=fix)
-        return LedgerUnavailable(text, hint=f"check the disk and the permissions of {self.home}")
+        match sqlite_file.trouble(self.path, error):
+            case Trouble.FULL:
+                return self._full()
+            case Trouble.DAMAGED | Trouble.NO_DATABASE:
+                hint = f"end what runs on the devices, then move {self.home} away: a new ledger is made with no leases"
+                return LedgerUnavailable(f"the ledger {self.path} is damaged: {error}", hint=hint)
+            case Trouble.READ_ONLY | Trouble.CANNOT_OPEN:
+                return LedgerUnavailable(
+                    text, hint=f"make {self.home} and its files writable for this user, or set CHRONOS_HOME"
+                )
+            case Trouble.BUSY:
+                who, fix = locks.blame(f"{self.path}-shm", self.path)
+                return LedgerUnavailable(f"{text}, by {who}", hint=fix)
+            case _:
+                return LedgerUnavailable(text, hint=f"check the disk and the permissions of {self.home}")

@@ -14,9 +14,9 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from cumulus.chronos.home import LEDGER
+from cumulus.lib.sqlite_file import FileIdentity, identity
 
 LOCK = "monitor.pid"
 """The file in the ledger's home that its monitor has locked."""
@@ -27,22 +27,6 @@ TRUSTED = (0,)
 _PATIENCE = 1.0
 _PAUSE = 0.1
 """One monitor takes over from another, or ends: for a moment the lock and the socket may not agree."""
-
-
-class FileIdentity(NamedTuple):
-    """Which file it is, whatever its name."""
-
-    device: int
-    inode: int
-
-
-def identity(path: Path) -> FileIdentity | None:
-    """Of the file at the path, None where there is none."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return FileIdentity(found.st_dev, found.st_ino)
 
 
 def claim(home: Path) -> socket.socket | None:

@@ -17,10 +17,10 @@ from cumulus.chronos import monitor_claim, records, watchdog
 from cumulus.chronos.home import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
-from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import CumulusError, LedgerUnavailable
 from cumulus.lib import cgroup, locks, processes, safe_output
+from cumulus.lib.sqlite_file import FileIdentity
 
 IDLE = 30.0
 """Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import check_private
-from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks, processes
 from cumulus.lib.processes import Identity
+from cumulus.lib.sqlite_file import FileIdentity
 
 POLL = 1.0
 """Seconds after which the monitor looks at the ledger even if nobody poked it."""

@@ -13,17 +13,32 @@ import time
 _PAUSE = 0.005
 
 
-def acquire(descriptor: int, seconds: float) -> bool:
-    """Take the exclusive flock; False where others held it for all of these seconds."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_PAUSE)
+def acquire(descriptor: int, seconds: float, *, spin: float = 0.0, pause: float = _PAUSE) -> bool:
+    """Take the exclusive flock; False where others held it for all of these seconds.
+
+    It polls, at once for `spin` seconds and then every `pause`: a blocking flock has no time-out, and a holder that was
+    stopped would hang all.
+    """
+    if _try_lock(descriptor):
+        return True
+    start = time.monotonic()
+    while not _try_lock(descriptor):
+        waited = time.monotonic() - start
+        if waited >= seconds:
+            return False
+        if waited < spin:
+            os.sched_yield()
+        else:
+            time.sleep(pause)
+    return True
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def holders(*paths: str | os.PathLike[str], shared: bool = False) -> list[int]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from cumulus.errors import StoreReplaced, StoreUnavailable
 from cumulus.lib import files, locks
+from cumulus.lib.sqlite_file import identity
 from cumulus.store import schema
 from cumulus.store.sqlite_errors import read_only, translated
-from cumulus.store.writer_lock import Turnstile
+from cumulus.store.writer_lock import WriterLock
 
 _IDLE_READERS = 8
 
@@ -26,7 +27,7 @@ class Connections:
         self.file = directory / schema.FILE
         self._busy_seconds = busy_seconds
         self._write_lock = threading.Lock()
-        self._turnstile = Turnstile(directory, busy_seconds)
+        self._writer_lock = WriterLock(directory, busy_seconds)
         self._writer: sqlite3.Connection | None = None
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -49,11 +50,11 @@ class Connections:
         with self._write_lock, translated(self.file):
             connection = self._open_writer()
             try:
-                self._turnstile.enter()
+                self._writer_lock.enter()
                 try:
                     connection.execute("BEGIN IMMEDIATE")
                 finally:
-                    self._turnstile.leave()
+                    self._writer_lock.leave()
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -66,11 +67,11 @@ class Connections:
         this process writes meanwhile."""
         with self._write_lock, translated(self.file):
             connection = self._open_writer()
-            self._turnstile.enter()
+            self._writer_lock.enter()
             try:
                 yield connection
             finally:
-                self._turnstile.leave()
+                self._writer_lock.leave()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -103,7 +104,7 @@ class Connections:
                     connection.close()
             self._idle.clear()
             self._writer = None
-            self._turnstile.close()
+            self._writer_lock.close()
             os.close(self._directory_lock)
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -164,15 +165,6 @@ class Connections:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-
-
-def identity(file: Path) -> tuple[int, int] | None:
-    """Which file it is, whatever its name; None where there is none."""
-    try:
-        found = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _lock_shared(directory: Path) -> int:

@@ -16,7 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
-from cumulus.lib import files
+from cumulus.lib import files, sqlite_file
+from cumulus.lib.sqlite_file import pragma
 from cumulus.store.rules import new_uid
 from cumulus.store.sqlite_errors import RESTORE, translated
 
@@ -92,17 +93,14 @@ def prepare(directory: Path) -> Path:
 
 def connect(file: Path, *, write: bool, busy_seconds: float, immutable: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode with the store's settings, its header checked. Raises StoreUnavailable."""
-    mode = "rw" if write else "ro"
-    uri = f"{file.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
+    pragmas = ["synchronous = FULL", "cache_size = -4000", "temp_store = MEMORY"]
+    if write:
+        pragmas.append(f"journal_size_limit = {64 << 20}")
     with translated(file):
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
-        )  # fmt: skip
+        connection = sqlite_file.connect(
+            file, busy_seconds=busy_seconds, write=write, immutable=immutable, pragmas=pragmas
+        )
         try:
-            for pragma in ("synchronous = FULL", "cache_size = -4000", "temp_store = MEMORY"):
-                connection.execute(f"PRAGMA {pragma}")
-            if write:
-                connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
             check_version(connection, file)
         except BaseException:
             connection.close()
@@ -112,8 +110,8 @@ def connect(file: Path, *, write: bool, busy_seconds: float, immutable: bool = F
 
 def check_version(connection: sqlite3.Connection, file: Path) -> None:
     """Raises StoreUnavailable for another program's file and for a schema that this version cannot read."""
-    application = _pragma(connection, "application_id")
-    version = _pragma(connection, "user_version")
+    application = pragma(connection, "application_id")
+    version = pragma(connection, "user_version")
     if application != APPLICATION_ID:
         raise StoreUnavailable(
             f"{file} is an SQLite file of another program", hint="move it away or set CUMULUS_HOME elsewhere"
@@ -175,7 +173,3 @@ def _refuse_orphaned_log(file: Path) -> None:
     log = Path(f"{file}-wal")
     if log.exists() and log.stat().st_size:
         raise StoreUnavailable(f"{file} is gone, but its write-ahead log is there", hint=RESTORE)
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

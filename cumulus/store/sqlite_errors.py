@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
-from cumulus.lib import locks
+from cumulus.lib import locks, sqlite_file
+from cumulus.lib.sqlite_file import Trouble
 
-_ROOM = 1 << 20
-"""A file system with less free space than this (bytes) counts as full when a write failed."""
 RESTORE = "restore the last backup with `cumulus restore FILE`"
 FREE_SPACE = "free some space and try again; nothing that was acknowledged is lost"
 
@@ -45,37 +43,43 @@ class translated:
 
 
 def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(file)):
-        return DiskFull(file)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        # The write-ahead log's locks are on its shared memory; `writers` is the turnstile before them.
-        who, fix = locks.blame(f"{file}-shm", file.parent / "writers", file)
-        return StoreUnavailable(f"{file} has been locked for too long by {who}", hint=fix)
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return read_only(file)
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreUnavailable(
-            f"{file} cannot be opened ({name})", hint=f"check that {file.parent} is there and that you may write to it"
-        )
-    if code == sqlite3.SQLITE_NOTADB:
-        return StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
-    if code == sqlite3.SQLITE_CORRUPT:
-        return StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE)
-    return StoreUnavailable(f"{file} cannot be used: {error} ({name})", hint="check the disk and the system's log")
+    match sqlite_file.trouble(file, error):
+        case Trouble.FULL:
+            return DiskFull(file)
+        case Trouble.BUSY:
+            # The write-ahead log's locks are on its shared memory; `writers` is the lock before them.
+            who, fix = locks.blame(f"{file}-shm", file.parent / "writers", file)
+            return StoreUnavailable(f"{file} has been locked for too long by {who}", hint=fix)
+        case Trouble.READ_ONLY:
+            return read_only(file)
+        case Trouble.CANNOT_OPEN:
+            return StoreUnavailable(
+                f"{file} cannot be opened ({name})",
+                hint=f"check that {file.parent} is there and that you may write to it",
+            )
+        case Trouble.NO_DATABASE:
+            return StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
+        case Trouble.DAMAGED:
+            return StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE)
+        case _:
+            text = f"{file} cannot be used: {error} ({name})"
+            return StoreUnavailable(text, hint="check the disk and the system's log")
 
 
 def _from_system(file: Path, error: OSError) -> StoreUnavailable:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(file)
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return read_only(Path(error.filename) if error.filename else file)
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return StoreUnavailable(
-            f"{error.filename or file.parent} is not a directory", hint="move the file away or set CUMULUS_HOME"
-        )
-    return StoreUnavailable(f"{error.filename or file}: {error.strerror}", hint="check the disk and the system's log")
+    match sqlite_file.trouble(file, error):
+        case Trouble.FULL:
+            return DiskFull(file)
+        case Trouble.READ_ONLY:
+            return read_only(Path(error.filename) if error.filename else file)
+        case Trouble.NO_DIRECTORY:
+            return StoreUnavailable(
+                f"{error.filename or file.parent} is not a directory", hint="move the file away or set CUMULUS_HOME"
+            )
+        case _:
+            text = f"{error.filename or file}: {error.strerror}"
+            return StoreUnavailable(text, hint="check the disk and the system's log")
 
 
 def read_only(file: Path) -> StoreUnavailable:
@@ -83,11 +87,3 @@ def read_only(file: Path) -> StoreUnavailable:
         f"{file} may not be written by this user, or its file system is read-only",
         hint=f"make it writable for uid {os.geteuid()} or set CUMULUS_HOME to a directory of your own",
     )
-
-
-def _is_full(file: Path) -> bool:
-    try:
-        system = os.statvfs(file.parent)
-    except OSError:
-        return False
-    return system.f_bavail * system.f_frsize < _ROOM

@@ -1,8 +1,8 @@
 """Lets the processes that write to one store take turns.
 
 SQLite lets a process that waits for the write lock look again after growing pauses, so that one that writes all the
-time would starve the others for seconds. Here each passes a turnstile (a file lock) on its way to the write lock:
-who waits for the write lock stands in it, and who has just written finds it taken.
+time would starve the others for seconds. Here each takes a file lock on its way to SQLite's:
+who waits for SQLite's lock has it, and who has just written finds it taken.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 from pathlib import Path
+
+from cumulus.lib import locks
 
 _FILE = "writers"
 _PAUSE = 0.0005
-"""Seconds between two looks at a turnstile that another process stands in."""
+"""Seconds between two looks at the lock while another process has it."""
 
 
-class Turnstile:
+class WriterLock:
     """Safe for use by one thread at a time."""
 
     def __init__(self, directory: Path, busy_seconds: float) -> None:
@@ -27,17 +28,12 @@ class Turnstile:
         self._descriptor: int | None = None
 
     def enter(self) -> None:
-        """Be alone among the processes until `leave`. Raises sqlite3.OperationalError (SQLITE_BUSY) when another stands
-        in it for too long, OSError where the lock's file cannot be made."""
+        """Be alone among the processes until `leave`. Raises sqlite3.OperationalError (SQLITE_BUSY) when another has
+        it for too long, OSError where the lock's file cannot be made."""
         if self._descriptor is None:
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if self._try_lock(self._descriptor):
-            return
-        deadline = time.monotonic() + self._busy_seconds
-        while not self._try_lock(self._descriptor):
-            if time.monotonic() > deadline:
-                raise _busy()
-            time.sleep(_PAUSE)
+        if not locks.acquire(self._descriptor, self._busy_seconds, pause=_PAUSE):
+            raise _busy()
 
     def leave(self) -> None:
         if self._descriptor is not None:
@@ -47,13 +43,6 @@ class Turnstile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _try_lock(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 def _busy() -> sqlite3.OperationalError:

@@ -19,9 +19,9 @@ from cumulus.chronos import service, watchdog
 from cumulus.chronos.contract import EndReason, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.monitor_claim import FileIdentity
 from cumulus.clock import SystemClock
 from cumulus.lib import cgroup, processes
+from cumulus.lib.sqlite_file import FileIdentity
 from tests.chronos.conftest import end_monitor, open_ledger, request, until
 from tests.processes import cgroups_of
 
