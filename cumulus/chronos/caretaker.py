@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cumulus.chronos import enforce, records
+from cumulus.chronos import device_records, enforce
 from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.database import Database
 from cumulus.clock import Clock
@@ -50,7 +50,7 @@ class Caretaker:
 
     def _look_now(self) -> None:
         with self._database.read() as db:
-            known, devices = records.health(db), records.devices(db)
+            known, devices = device_records.health(db), device_records.devices(db)
         if self._database.idle() and all(condition.status and condition.reason != _MENDED for condition in known):
             return
         found = tuple(map(self._still_shown, self._look(devices, self._database.home)))
@@ -60,7 +60,7 @@ class Caretaker:
             if condition not in known:
                 self._say(f"{condition.type} {condition.status}, {condition.reason}: {condition.message}")
         with self._database.write(durable=False) as tx:
-            records.record_health(tx, found)
+            device_records.record_health(tx, found)
 
     def _still_shown(self, found: Health) -> Health:
         now = self._clock.monotonic()

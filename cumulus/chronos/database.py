@@ -83,6 +83,13 @@ class Database:
             raise self._translate(error) from error
         return self.generation
 
+    def is_missing(self) -> bool:
+        """Whether there is no ledger yet, and none that was lost: a reader need not make one. Raises LedgerReplaced."""
+        if self._connection is not None or os.path.exists(self.path):
+            return False
+        self._refuse_lost()
+        return True
+
     @property
     def replaced(self) -> bool:
         """Whether the file that is open is not at its path any more."""
@@ -176,14 +183,7 @@ class Database:
             return self._connection
 
     def _connect(self) -> None:
-        pid = monitor_claim.of_another_ledger(self.home)
-        if pid is not None:
-            raise LedgerReplaced(
-                f"the ledger in {self.home} was removed, moved or replaced, and its monitor, process {pid}, still ends"
-                " the leases that it knew",
-                hint=f"put it back; or end what runs on the devices, then run `kill {pid}`: a new ledger is made with"
-                " no leases",
-            )
+        self._refuse_lost()
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_private(self.home)
@@ -216,6 +216,17 @@ class Database:
         except BaseException:
             os.close(lock_file)
             raise
+
+    def _refuse_lost(self) -> None:
+        """Raises `LedgerReplaced` where a monitor looks after another ledger than what is here now."""
+        pid = monitor_claim.of_another_ledger(self.home)
+        if pid is not None:
+            raise LedgerReplaced(
+                f"the ledger in {self.home} was removed, moved or replaced, and its monitor, process {pid}, still ends"
+                " the leases that it knew",
+                hint=f"put it back; or end what runs on the devices, then run `kill {pid}`: a new ledger is made with"
+                " no leases",
+            )
 
     def _prepare(self) -> sqlite3.Connection:
         """Under the lock: open the file and make or check its schema."""

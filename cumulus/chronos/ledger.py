@@ -7,46 +7,30 @@ monitor, a process of its own, carries it out.
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import records, watchdog
-from cumulus.chronos.contract import FULL_COMPUTE, Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos import checks, device_records, records, watchdog
+from cumulus.chronos.contract import Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
-from cumulus.chronos.records import Moment, Share
+from cumulus.chronos.inventory import Inventory, offered
+from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
     ChronosError,
     CumulusError,
-    InsufficientShare,
     LedgerUnavailable,
-    NoSuchDevice,
     NoSuchLease,
-    StaleToken,
-    UsageError,
 )
-from cumulus.lib import cgroup, printable, processes
-from cumulus.resources.quantity import format_bytes
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
-_MAX_TEXT = 253
-_ENFORCEMENT_SECONDS = 30.0
-"""For so long what is known of a device's enforcement holds: asking runs programs of the driver."""
-
-_SIZES_SECONDS = 3600.0
-"""For so long what drivers said of sizes holds."""
+from cumulus.lib import cgroup, processes
 
 _LOOKED = 0.1
 """For so long after a look at the monitor it is taken to run, by whoever makes no new lease."""
-
-_MAX_SECONDS = 100 * 365 * 86400.0
 
 
 class Ledger:
@@ -68,12 +52,12 @@ class Ledger:
     ) -> None:
         self.database = Database((home or default_home()).absolute())
         self.clock = clock or SystemClock()
-        self._discover = discover
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
         self._boot = boot or processes.boot_id()
+        self._inventory = Inventory(self.database, self.clock, discover, self._boot)
         self._watcher = watchdog.Watcher(self.database.home)
         self._settled = 0
-        """The generation of the database that `_settle` has seen to."""
+        """The generation of the database that `open` has seen to."""
         self._devices_known = False
         self._live: tuple[int, list[tuple[Lease, float]]] | None = None
         """What `list` found, and the version of the ledger it found it in."""
@@ -82,6 +66,20 @@ class Ledger:
     def home(self) -> Path:
         return self.database.home
 
+    def open(self) -> None:
+        """See that the ledger is open that is there now, and make one where there is none. All other methods do this
+        first, except those that say that they make none. What an earlier boot left is carried over, once."""
+        generation = self.database.check()
+        if self._settled == generation:
+            return
+        self._devices_known, self._live = False, None
+        with self.database.read() as db:
+            known = records.boot(db)
+        if known != self._boot:
+            with self.database.write() as tx:
+                records.settle_boot(tx, self._boot, Moment.read(self.clock))
+        self._settled = generation
+
     def devices(self) -> Sequence[Device]:
         """The devices offered, by index. Empty where there is none.
 
@@ -89,42 +87,24 @@ class Ledger:
         sizes alone once an hour.
         A CPU device is offered only where no GPU is present, or where CHRONOS_OFFER_CPU=1 asks for it.
         """
-        offered = self._offered()
-        with self.database.read() as db:
-            fresh = records.discovered(db, self._boot)
-            measured = records.sizes_age(db, Moment.read(self.clock))
-        if not offered or not fresh:
-            offered = self.rediscover()
-        elif measured > _SIZES_SECONDS and self._start_monitor:
-            # Not in supervisors, say, which others wait for.
-            self.measure()
-            offered = self._offered()
-        with self.database.read() as db:
-            age = records.enforcement_age(db, Moment.read(self.clock))
-        return self._offered() if age > _ENFORCEMENT_SECONDS and self._judge(offered) else offered
+        self.open()
+        # Not in supervisors, say, which others wait for.
+        return self._inventory.devices(measure=self._start_monitor)
 
     def rediscover(self) -> Sequence[Device]:
         """Ask the drivers again: devices that came are added, those that went are no longer offered."""
-        found = self._discover()
-        self._settle()
-        with self.database.write() as tx:
-            records.record_devices(tx, found, self._boot, Moment.read(self.clock))
-        self._judge(self._offered())
-        return self._offered()
+        self.open()
+        return self._inventory.rediscover()
 
     def measure(self) -> None:
         """Ask the drivers how large the known devices are, and nothing else: one that does not answer now stays."""
-        self._settle()
-        with self.database.write(durable=False) as tx:
-            # At first, so that others do not ask at the same time.
-            records.remember_sizes(tx, Moment.read(self.clock))
-        found = self._discover()
-        with self.database.write() as tx:
-            records.record_sizes(tx, found, Moment.read(self.clock))
+        self.open()
+        self._inventory.measure()
 
     def known(self) -> Sequence[Device]:
         """The devices as they are recorded: no driver is asked."""
-        return self._offered()
+        self.open()
+        return self._inventory.known()
 
     def grant(self, request: LeaseRequest) -> Lease:
         """See `Leases.grant`. Raises `UsageError` too, where the request is malformed."""
@@ -137,7 +117,7 @@ class Ledger:
         """For each request, in turn, the lease or what `grant` would raise; all of it is one transaction, synced once.
 
         Raises what concerns them all: `LedgerUnavailable`."""
-        self._settle()
+        self.open()
         self._watch()
         if not self._devices_known:
             self._devices_known = bool(self.devices())
@@ -149,7 +129,7 @@ class Ledger:
 
     def begin(self, id: str) -> Lease | None:
         """See `Leases.begin`. Not synced: where it is lost, so is the program."""
-        self._settle()
+        self.open()
         with self.database.write(durable=False) as tx:
             now = Moment.read(self.clock)
             lease = records.find_lease(tx, id, now)
@@ -161,14 +141,14 @@ class Ledger:
 
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
         """See `Leases.renew`. With `token`, raises `StaleToken` where it is not the lease's."""
-        _check_seconds(seconds)
-        self._settle()
+        checks.check_seconds(seconds)
+        self.open()
         with self.database.write() as tx:
             now = Moment.read(self.clock)
             lease = _active(tx, id, token, now)
             if seconds > lease.expires_in:
                 lease = records.extend(tx, lease, seconds, now)
-            device = records.find_device(tx, lease.device_id)
+            device = device_records.find_device(tx, lease.device_id)
         self._watch()
         if device is not None:
             from cumulus.chronos import enforce
@@ -186,7 +166,7 @@ class Ledger:
         found = processes.read(pid)
         if found is None or not found.alive or pid <= 1:
             raise ChronosError(f"process {pid} cannot be attached to lease {id}: no job runs as it")
-        self._settle()
+        self.open()
         with self.database.write() as tx:
             _active(tx, id, token, Moment.read(self.clock))
             tx.execute("INSERT OR REPLACE INTO process VALUES (?, ?, ?, ?)", (id, pid, found.start, role))
@@ -230,13 +210,13 @@ class Ledger:
 
     def release(self, id: str, *, token: int | None = None) -> Lease | None:
         """See `Leases.release`. A lease to which no process is attached has ENDED when this returns."""
-        self._settle()
+        self.open()
         with self.database.write() as tx:
             now = Moment.read(self.clock)
             lease = records.find_lease(tx, id, now)
             if lease is None or lease.state is not LeaseState.ACTIVE:
                 return lease
-            _check_token(lease, token)
+            checks.check_token(lease, token)
             if records.processes_of(tx, id):
                 lease = records.begin_end(tx, lease, EndReason.RELEASED, now)
             else:
@@ -245,8 +225,10 @@ class Ledger:
         return lease
 
     def get(self, id: str) -> Lease | None:
-        """See `Leases.get`."""
-        self._settle()
+        """See `Leases.get`. Makes no ledger."""
+        if self.database.is_missing():
+            return None
+        self.open()
         with self.database.read() as db:
             lease = records.find_lease(db, id, Moment.read(self.clock))
         self._look_after([lease] if lease else [])
@@ -258,20 +240,22 @@ class Ledger:
             return records.ended_since(db, id, Moment.read(self.clock))
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
-        """See `Leases.list`; in the order they were granted."""
+        """See `Leases.list`; in the order they were granted. Makes no ledger."""
+        if self.database.is_missing():
+            return []
         if not ended:
             live = self._find_live()
             now = self.clock.monotonic()
             leases = [records.as_of(lease, deadline, now) for lease, deadline in live]
         else:
-            self._settle()
+            self.open()
             with self.database.read() as db:
                 leases = records.leases(db, Moment.read(self.clock))
         self._look_after(leases)
         return leases
 
     def _find_live(self) -> Sequence[tuple[Lease, float]]:
-        self._settle()
+        self.open()
         version, known = self.database.version(), self._live
         if known is not None and known[0] == version:
             return known[1]
@@ -284,18 +268,18 @@ class Ledger:
 
     def usage(self, index: int) -> Usage:
         """What of the device is leased. Raises `NoSuchDevice`."""
-        self._settle()
+        self.open()
         with self.database.read() as db:
             row = db.execute("SELECT used_memory, used_compute FROM device WHERE number = ?", (index,)).fetchone()
         if row is None:
-            raise _no_device(index, self._offered())
+            raise checks.no_device(index, self._inventory.known())
         return Usage(*row)
 
     def health(self) -> tuple[Health, ...]:
         """What the monitor found last of what holds jobs to their leases."""
-        self._settle()
+        self.open()
         with self.database.read() as db:
-            return records.health(db)
+            return device_records.health(db)
 
     def close(self) -> None:
         """Close the files; leases live on."""
@@ -315,51 +299,24 @@ class Ledger:
 
     def _granted(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease | CumulusError:
         try:
-            _check_request(request)
+            checks.check_request(request)
             lease = records.find_lease(tx, request.id, now)
             if lease is None:
                 return self._insert(tx, request, now)
-            _check_same(lease, request)
+            checks.check_same(lease, request)
             return lease
         except CumulusError as error:
             # It says so before it writes anything.
             return error
 
     def _insert(self, tx: sqlite3.Connection, request: LeaseRequest, now: Moment) -> Lease:
-        share = records.find_share(tx, request.device)
+        share = device_records.find_share(tx, request.device)
         if share is None or share.type == "cpu":
-            offered = _offer(records.devices(tx))
-            if share is None or all(device.id != share.id for device in offered):
-                raise _no_device(request.device, offered)
-        _check_fits(request, share)
-        return records.insert_lease(tx, request, share, now)
-
-    def _judge(self, devices: Sequence[Device]) -> bool:
-        """Record how strongly jobs are held to their leases on each device. Returns True."""
-        from cumulus.chronos import enforce
-
-        found = {device.id: enforce.strength(device, self.home).enforcement for device in devices}
-        with self.database.write() as tx:
-            records.record_enforcement(tx, found, Moment.read(self.clock))
-        return True
-
-    def _offered(self) -> Sequence[Device]:
-        self._settle()
-        with self.database.read() as db:
-            return _offer(records.devices(db))
-
-    def _settle(self) -> None:
-        """See that the ledger is open that is there now. Once for each: what an earlier boot left is carried over."""
-        generation = self.database.check()
-        if self._settled == generation:
-            return
-        self._devices_known, self._live = False, None
-        with self.database.read() as db:
-            known = records.boot(db)
-        if known != self._boot:
-            with self.database.write() as tx:
-                records.settle_boot(tx, self._boot, Moment.read(self.clock))
-        self._settled = generation
+            present = offered(device_records.devices(tx))
+            if share is None or all(device.id != share.id for device in present):
+                raise checks.no_device(request.device, present)
+        checks.check_fits(request, share)
+        return records.insert_lease(tx, request, share.id, share.token + 1, now)
 
     def _look_after(self, found: Sequence[Lease]) -> None:
         """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""
@@ -376,83 +333,11 @@ class Ledger:
             watchdog.poke(self.home)
 
 
-def _offer(present: Sequence[Device]) -> list[Device]:
-    everything = os.environ.get("CHRONOS_OFFER_CPU") == "1" or not any(d.type == "gpu" for d in present)
-    return [d for d in present if everything or d.type != "cpu"]
-
-
 def _active(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:
     lease = records.find_lease(tx, id, now)
     if lease is None:
         raise NoSuchLease(f"there is no lease {id}", hint="see the live ones with: chronos_cli list")
     if lease.state is not LeaseState.ACTIVE:
         raise NoSuchLease(f"lease {id} has ended: {lease.end_reason}", hint="ask for a new lease")
-    _check_token(lease, token)
+    checks.check_token(lease, token)
     return lease
-
-
-def _check_token(lease: Lease, token: int | None) -> None:
-    if token is not None and token != lease.token:
-        raise StaleToken(f"token {token} is not that of lease {lease.id}, which is {lease.token}")
-
-
-def _check_same(lease: Lease, request: LeaseRequest) -> None:
-    if lease.state is LeaseState.ENDED:
-        return
-    asked = (request.device, request.memory_bytes, request.compute)
-    if asked != (lease.device, lease.memory_bytes, lease.compute):
-        raise ChronosError(
-            f"lease {lease.id} lives with another share: device {lease.device}, {format_bytes(lease.memory_bytes)},"
-            f" {lease.compute / 10:g}% compute",
-            hint="ask with another id, or release that lease first",
-        )
-
-
-def _check_fits(request: LeaseRequest, share: Share) -> None:
-    free = share.memory_bytes - share.used_memory
-    if request.memory_bytes > free:
-        raise InsufficientShare(
-            f"device {request.device} has {format_bytes(free)} of {format_bytes(share.memory_bytes)} memory free;"
-            f" {format_bytes(request.memory_bytes)} asked for",
-            hint="see who holds it, and until when, with: chronos_cli list",
-        )
-    if request.compute > FULL_COMPUTE - share.used_compute:
-        raise InsufficientShare(
-            f"device {request.device} has {(FULL_COMPUTE - share.used_compute) / 10:g}% compute free;"
-            f" {request.compute / 10:g}% asked for",
-            hint="see who holds it, and until when, with: chronos_cli list",
-        )
-
-
-def _check_request(request: LeaseRequest) -> None:
-    if not _ID.fullmatch(request.id):
-        raise UsageError(f"{request.id!r} is not a lease id", hint="use up to 127 letters, digits, '.', '_' and '-'")
-    for what, text in (("user", request.user), ("owner", request.owner)):
-        if printable.harmful(text) is not None:
-            raise UsageError(f"{text!r} cannot be the {what} of a lease: it holds control characters")
-        if len(text) > _MAX_TEXT:
-            raise UsageError(f"the {what} of a lease has {len(text)} characters; at most {_MAX_TEXT} are kept")
-    if request.memory_bytes < 1:
-        raise UsageError(f"{request.memory_bytes} bytes of memory is no share; ask for at least 1")
-    if not 1 <= request.compute <= FULL_COMPUTE:
-        raise UsageError(f"{request.compute / 10:g}% compute is out of range; ask for 0.1% to 100%")
-    if not (math.isfinite(request.grace) and 0 <= request.grace <= _MAX_SECONDS):
-        raise UsageError(f"a grace period of {request.grace}s is out of range; it is at least 0s")
-    if not (math.isfinite(request.start_within) and 0 <= request.start_within <= _MAX_SECONDS):
-        raise UsageError(f"a start within {request.start_within}s is out of range; it is at least 0s")
-    _check_seconds(request.seconds)
-
-
-def _check_seconds(seconds: float) -> None:
-    if not (math.isfinite(seconds) and 0 < seconds <= _MAX_SECONDS):
-        raise UsageError(f"a lease of {seconds}s is out of range; it lasts more than 0s and at most 100 years")
-
-
-def _no_device(index: int, offered: Sequence[Device]) -> NoSuchDevice:
-    if not offered:
-        return NoSuchDevice(
-            "this machine offers no device",
-            hint="install a GPU driver with OpenCL, or try without a GPU: pip install 'pyopencl[pocl]'",
-        )
-    there = ", ".join(f"{d.index} ({d.name})" for d in offered)
-    return NoSuchDevice(f"there is no device {index}; there is {there}", hint="see them with: chronos_cli devices")

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, enforce, late_containers, records, slots, watchdog
+from cumulus.chronos import audit, device_records, enforce, late_containers, records, slots, watchdog
 from cumulus.chronos.caretaker import Caretaker
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.database import Database
@@ -233,7 +233,7 @@ class Monitor:
     def _hold(self, lease: Lease, *, ended: bool) -> None:
         """Tell what holds jobs to the lease that it is ending, or has ended."""
         with self._database.read() as db:
-            device = records.find_device(db, lease.device_id)
+            device = device_records.find_device(db, lease.device_id)
         if device is None:
             return
         try:

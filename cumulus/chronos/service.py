@@ -45,7 +45,7 @@ class Service:
         cgroup.leave()
         self._clock = SystemClock()
         self._ledger = Ledger(home, self._clock, start_monitor=False)
-        self._ledger.list()
+        self._ledger.open()
         self._idle = idle
         ledger = self._ledger.database.pin()
         take = _take_over if take_over else _take_lock

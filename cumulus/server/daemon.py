@@ -157,7 +157,7 @@ def _stop_on_signals(stop: threading.Event) -> None:
 def _start_monitor(ledger: Ledger) -> None:
     """Its absence keeps nothing from starting: the node says that it is not ready, and a grant tries again."""
     try:
-        ledger.list()  # makes the ledger where there is none
+        ledger.open()
         ensure_running(ledger.home)
     except (LedgerUnavailable, OSError) as error:
         _log.warning("the monitor of leases does not start", error=str(error))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import records
+from cumulus.chronos import device_records
 from cumulus.chronos.contract import EndReason, Health, Lease, LeaseRequest, LeaseState
 from cumulus.chronos.database import Database
 from cumulus.errors import (
@@ -79,7 +79,7 @@ def test_facts_are_known_with_the_devices(leases: RemoteLeases) -> None:
 def test_conditions_of_the_node_are_among_its_facts(leases: RemoteLeases, worker: Worker) -> None:
     trouble = Health("MPSReady", False, "Faulted", "A job faulted; it says 'ö'.")
     with closing(Database(worker.ledger)) as database, database.write() as tx:
-        records.record_health(tx, [trouble])
+        device_records.record_health(tx, [trouble])
     leases.devices()
     assert leases.facts.conditions == (trouble,)
 
