@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import Result, Row, at_most, limit, percentile, until
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.resources.key import Document, Key
 from cumulus.store.base import Query, Write
 from cumulus.store.sqlite import SqliteStore
@@ -87,10 +87,10 @@ def _daemon(home: Path) -> Iterator[Result]:
         daemon.terminate()
         daemon.wait(60)
         store.close()
-        pid = watchdog.running(home / "chronos")
+        pid = monitor_control.running(home / "chronos")
         if pid:
             os.kill(pid, 15)
-            until(lambda: watchdog.running(home / "chronos") is None, seconds=30, what="the monitor stops")
+            until(lambda: monitor_control.running(home / "chronos") is None, seconds=30, what="the monitor stops")
 
 
 def _settled(store: SqliteStore) -> bool:

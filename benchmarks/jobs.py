@@ -187,9 +187,9 @@ def _managed(store: Store, backends: Sequence[Backend], agents: Sequence[NodeAge
 
 
 def _stop_monitor(home: Path) -> None:
-    from cumulus.chronos import watchdog
+    from cumulus.chronos import monitor_control
 
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     if pid:
         os.kill(pid, 15)
-        until(lambda: watchdog.running(home) is None, seconds=30, what="the monitor stops")
+        until(lambda: monitor_control.running(home) is None, seconds=30, what="the monitor stops")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import Result, at_most, limit, percentile, until
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import parse_timestamp
@@ -118,7 +118,7 @@ def _watch(processes: dict[str, subprocess.Popen[bytes]], gone: dict[str, float]
 
 def stopped(home: Path) -> bool:
     """End the monitor that this benchmark's ledger started."""
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     if pid:
         os.kill(pid, 15)
     return pid is None

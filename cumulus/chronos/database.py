@@ -88,6 +88,11 @@ class Database:
         if self._connection is not None or os.path.exists(self.path):
             return False
         self._refuse_lost()
+        try:
+            if os.path.exists(self.home):
+                check_private(self.home)
+        except OSError as error:
+            raise self._unusable(error) from error
         return True
 
     @property

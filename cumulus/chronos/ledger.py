@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import checks, device_records, records, watchdog
+from cumulus.chronos import checks, device_records, monitor_control, records
 from cumulus.chronos.contract import Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
 from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
@@ -55,7 +55,7 @@ class Ledger:
         self._start_monitor = start_monitor and isinstance(self.clock, SystemClock)
         self._boot = boot or processes.boot_id()
         self._inventory = Inventory(self.database, self.clock, discover, self._boot)
-        self._watcher = watchdog.Watcher(self.database.home)
+        self._watcher = monitor_control.MonitorCheck(self.database.home)
         self._settled = 0
         """The generation of the database that `open` has seen to."""
         self._devices_known = False
@@ -124,7 +124,7 @@ class Ledger:
         with self.database.write() as tx:
             now = Moment.read(self.clock)
             granted = [self._granted(tx, request, now) for request in requests]
-        self._watch(poke=any(request.seconds < watchdog.POLL for request in requests))
+        self._watch(poke=any(request.seconds < monitor_control.POLL for request in requests))
         return granted
 
     def begin(self, id: str) -> Lease | None:
@@ -136,7 +136,7 @@ class Ledger:
             if lease is None or lease.state is not LeaseState.ACTIVE:
                 return lease
             lease = records.begin(tx, lease, now)
-        self._watch(poke=lease.expires_in < watchdog.POLL, within=_LOOKED)
+        self._watch(poke=lease.expires_in < monitor_control.POLL, within=_LOOKED)
         return lease
 
     def renew(self, id: str, seconds: float, *, token: int | None = None) -> Lease:
@@ -174,7 +174,7 @@ class Ledger:
                 tx.execute("INSERT OR IGNORE INTO cgroup VALUES (?, ?)", (id, self._recorded(id, directory)))
         self._watch()
 
-    def enclose(self, ids: Sequence[str], supervisor: int) -> str | None:
+    def make_cgroup(self, ids: Sequence[str], supervisor: int) -> str | None:
         """Make a cgroup for the job of a supervisor that is attached to those leases, and that moves the job there.
 
         All that is in it is ended with any of the leases. None where no cgroup can be made here. Raises `NoSuchLease`
@@ -330,7 +330,7 @@ class Ledger:
         if self._start_monitor:
             self._watcher.ensure_running(within)
         if poke:
-            watchdog.poke(self.home)
+            monitor_control.poke(self.home)
 
 
 def _active(tx: sqlite3.Connection, id: str, token: int | None, now: Moment) -> Lease:

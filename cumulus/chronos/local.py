@@ -13,7 +13,7 @@ from cumulus.chronos.device import discover, explain_none
 from cumulus.chronos.device_sizes import settled
 from cumulus.chronos.home import LEDGER, default_home
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.watchdog import ensure_running, running
+from cumulus.chronos.monitor_control import ensure_running, running
 
 if TYPE_CHECKING:
     from cumulus.chronos.contract import Device, Lease

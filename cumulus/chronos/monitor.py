@@ -17,16 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from cumulus.chronos import audit, device_records, enforce, late_containers, records, slots, watchdog
-from cumulus.chronos.caretaker import Caretaker
+from cumulus.chronos import audit, container_gc, device_records, enforce, late_containers, monitor_control, records
+from cumulus.chronos.cgroup_tracker import CgroupTracker
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.database import Database
-from cumulus.chronos.enclosures import Enclosures
+from cumulus.chronos.enforcement_health import HealthProber
+from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.members import Membership
+from cumulus.chronos.monitor_control import ensure_running
 from cumulus.chronos.records import Moment
 from cumulus.chronos.snapshot import Snapshot
-from cumulus.chronos.watchdog import ensure_running
 from cumulus.clock import timestamp
 from cumulus.errors import ChronosError
 from cumulus.lib import cgroup, printable
@@ -92,11 +92,11 @@ class Monitor:
         self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
         self._next_tidying = 0.0
-        self._enclosures = Enclosures(ledger.database, self._say)
-        self._caretaker = Caretaker(ledger.home, self._clock, self._say) if lasting else None
+        self._enclosures = CgroupTracker(ledger.database, self._say)
+        self._caretaker = HealthProber(ledger.home, self._clock, self._say) if lasting else None
 
     def step(self) -> float:
-        """Do all that is due. Returns the seconds until something is due again, at most `watchdog.POLL`.
+        """Do all that is due. Returns the seconds until something is due again, at most `monitor_control.POLL`.
 
         Raises `LedgerUnavailable` and OSError (the audit log). Where the ledger can be read but not written,
         processes are ended all the same, and the ledger learns of it later.
@@ -147,7 +147,7 @@ class Monitor:
     def _deserted(self, db: sqlite3.Connection) -> set[str]:
         """Leases to which processes were attached and of which none is left. In a ledger that was lost no other can be
         attached any more; where it was not, their share is theirs until it is given back."""
-        attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
+        attached = [LeaseProcesses.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
         if all(any(is_alive(Identity(p.pid, p.start)) for p in lease.attached) for lease in attached):
             return set()
         snapshot = Snapshot(home=self._database.home)
@@ -162,7 +162,7 @@ class Monitor:
     def _begin(self, ending: _Ending) -> None:
         """End what is attached, at once: a look at all processes takes milliseconds."""
         with self._database.read() as db:
-            lease = Membership.load(db, ending.lease.id)
+            lease = LeaseProcesses.load(db, ending.lease.id)
         if lease.attached:
             if self._clock.monotonic() < ending.kill_at:
                 targets = lease.at_hand()
@@ -180,14 +180,14 @@ class Monitor:
         kills = [e.kill_at for e in self._endings.values() if e.kill_at > self._last_look]
         return min([self._last_look + self._look_again, *kills])
 
-    def _look(self) -> list[Membership]:
+    def _look(self) -> list[LeaseProcesses]:
         """Signal what is left of each ending lease. Returns those of which nothing is left."""
         self._last_look = self._clock.monotonic()
         self._look_again = min(2 * self._look_again, _LOOK_AGAIN_AT_MOST)
         endings = list(self._endings.values())
         snapshot = Snapshot(self._meanwhile, home=self._database.home)
         with self._database.read() as db:
-            memberships = [Membership.load(db, ending.lease.id) for ending in endings]
+            memberships = [LeaseProcesses.load(db, ending.lease.id) for ending in endings]
         gone = []
         for ending, lease in zip(endings, memberships, strict=True):
             lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._enclosures.of(lease))
@@ -206,7 +206,7 @@ class Monitor:
                 self._look_again = _LOOK_AGAIN
         return gone
 
-    def _record(self, gone: list[Membership]) -> None:
+    def _record(self, gone: list[LeaseProcesses]) -> None:
         """Tell the ledger what has begun to end, and what has ended, in one transaction."""
         begun = [ending for ending in self._endings.values() if not ending.recorded]
         sessions = [(id, *session) for id, ending in self._endings.items() for session in ending.sessions]
@@ -244,7 +244,7 @@ class Monitor:
         except (ChronosError, OSError) as error:
             self._say(f"lease {lease.id}: {error}")
 
-    def _kill(self, ending: _Ending, lease: Membership, processes: set[Identity]) -> None:
+    def _kill(self, ending: _Ending, lease: LeaseProcesses, processes: set[Identity]) -> None:
         """Stop the processes until a look finds no new one, so that none forks away, then SIGKILL them all."""
         for directory in lease.cgroups:
             cgroup.kill(directory)
@@ -292,7 +292,7 @@ class Monitor:
                 self._remove_cgroups()
             return
         if now >= self._next_flush:
-            self._next_flush = now + watchdog.POLL / 2
+            self._next_flush = now + monitor_control.POLL / 2
             self._enclosures.look()
             self._remove_cgroups()
             self._flush(now)
@@ -320,7 +320,7 @@ class Monitor:
     def _remember_sessions(self) -> None:
         """Those that the processes of live leases have made, for when their makers are gone."""
         with self._database.read() as db:
-            attached = [Membership.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
+            attached = [LeaseProcesses.load(db, id) for (id,) in db.execute("SELECT DISTINCT lease FROM process")]
         if attached:
             snapshot = Snapshot(home=self._database.home)
             sessions = [(lease.id, *session) for lease in attached for session in lease.new_sessions(snapshot)]
@@ -349,7 +349,7 @@ class Monitor:
         self._next_tidying = now + _TIDY_SLOTS
         with self._database.read() as db, suppress(OSError):
             moment = Moment.read(self._clock)
-            slots.tidy(
+            container_gc.tidy(
                 self._database.home,
                 lambda lease: records.find_lease(db, lease, moment) is not None,
                 self._clock.now().timestamp(),
@@ -358,7 +358,7 @@ class Monitor:
     def _pause(self) -> float:
         now = self._clock.monotonic()
         with self._database.read() as db:
-            times = [now + watchdog.POLL, records.next_deadline(db)]
+            times = [now + monitor_control.POLL, records.next_deadline(db)]
         if self._endings:
             times.append(self._look_due())
         return max(0.0, min(times) - now)

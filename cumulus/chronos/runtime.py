@@ -10,7 +10,7 @@ as with NVIDIA's own runtime, and with them the driver's libraries.
 
 A container with a CHRONOS_SLOT starts only where no other one has had that slot, so that a replica of an attempt runs
 once on its lease, whatever the engine is told. An engine that is stopped removes the containers of a Swarm's tasks with
-their logs, so those stay under a second name: CHRONOS_HOME/slots says where (`cumulus.chronos.slots` tidies up).
+their logs, so those stay under a second name: CHRONOS_HOME/slots says where (`cumulus.chronos.container_gc` tidies up).
 Standard library only; other calls go to runc untouched.
 """
 

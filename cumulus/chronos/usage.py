@@ -14,7 +14,7 @@ from cumulus.chronos import nvml
 from cumulus.chronos.contract import FULL_COMPUTE, Device, Lease
 from cumulus.chronos.database import Database
 from cumulus.chronos.enforce import account
-from cumulus.chronos.members import Membership
+from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.snapshot import Snapshot
 
 
@@ -61,7 +61,7 @@ def measure(database: Database, devices: Iterable[Device], leases: Sequence[Leas
     for lease in leases:
         if snapshot is not None and lease.device_id in told:
             with database.read() as db:
-                members = Membership.load(db, lease.id).members(snapshot)
+                members = LeaseProcesses.load(db, lease.id).members(snapshot)
             found.append(_by_process(lease, {member.pid for member in members}, told[lease.device_id]))
         else:
             found.append(_by_account(lease, database.home))

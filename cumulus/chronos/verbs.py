@@ -228,7 +228,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def monitor(options: argparse.Namespace) -> int:
-    from cumulus.chronos import service, watchdog
+    from cumulus.chronos import monitor_control, monitor_service
     from cumulus.chronos.monitor import Monitor
 
     home = _ledger(options).home
@@ -236,9 +236,9 @@ def monitor(options: argparse.Namespace) -> int:
         Monitor(Ledger(home, start_monitor=False)).step()
         return 0
     if options.detach:
-        watchdog.ensure_running(home)
+        monitor_control.ensure_running(home)
         return 0
-    return service.run(home, options.idle, take_over=options.take_over)
+    return monitor_service.run(home, options.idle, take_over=options.take_over)
 
 
 def _attach_marked(ledger: Ledger, lease: Lease) -> None:

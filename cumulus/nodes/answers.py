@@ -7,7 +7,7 @@ from typing import Any
 
 from cumulus.chronos.contract import wire
 from cumulus.errors import ChronosError, CumulusError, LedgerFull, LedgerUnavailable, NodeUnreachable
-from cumulus.nodes.link import Answer
+from cumulus.nodes.connection import Answer
 
 SUDO_REFUSES = ("sudo:", "Sorry, user ")
 _NOT_FOUND = (126, 127)

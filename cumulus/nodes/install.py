@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.nodes import distribution
 from cumulus.nodes.answers import SUDO_REFUSES
-from cumulus.nodes.link import Answer, Link
+from cumulus.nodes.connection import Answer, NodeConnection
 
 SECONDS = 300.0
 """For the worker to set itself up: the first look at its devices may start drivers."""
@@ -36,19 +36,19 @@ class Setup:
     dry_run: bool = False
 
 
-def install(link: Link, setup: Setup) -> str:
+def install(connection: NodeConnection, setup: Setup) -> str:
     """Returns what the worker said. Raises `SetupFailed`, `NodeUnreachable`."""
-    place = _checked(link, "mktemp -d", "a directory for temporary files").strip()
+    place = _checked(connection, "mktemp -d", "a directory for temporary files").strip()
     try:
         for name, data in _files():
-            _checked(link, f"cat > {shlex.quote(f'{place}/{name}')}", f"room for {name} in {place}", data)
-        answer = link.run(_command(link, setup, place), SECONDS, again=False)
+            _checked(connection, f"cat > {shlex.quote(f'{place}/{name}')}", f"room for {name} in {place}", data)
+        answer = connection.run(_command(connection, setup, place), SECONDS, again=False)
     finally:
         # What went wrong before says more than that the node cannot be reached to tidy up.
         with suppress(ChronosError):
-            link.run(f"rm -rf {shlex.quote(place)}", 15)
+            connection.run(f"rm -rf {shlex.quote(place)}", 15)
     if answer.status != 0:
-        raise _failure(link, answer)
+        raise _failure(connection, answer)
     return answer.output + answer.errors
 
 
@@ -59,33 +59,33 @@ def _files() -> list[tuple[str, bytes]]:
         return [(WHEEL, distribution.build(Path(directory)).read_bytes()), *scripts]
 
 
-def _command(link: Link, setup: Setup, place: str) -> str:
+def _command(connection: NodeConnection, setup: Setup, place: str) -> str:
     words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{WHEEL}"]
     if setup.dry_run:
         words.append("--dry-run")
     if setup.prefix:
         words += ["--prefix", setup.prefix]
-    elif link.address.user != "root":
-        words = ["sudo", "-n", *words, "--user", link.address.user]
+    elif connection.address.user != "root":
+        words = ["sudo", "-n", *words, "--user", connection.address.user]
     return shlex.join(words)
 
 
-def _checked(link: Link, command: str, needed: str, input: bytes = b"") -> str:
-    answer = link.run(command, 60, input=input)
+def _checked(connection: NodeConnection, command: str, needed: str, input: bytes = b"") -> str:
+    answer = connection.run(command, 60, input=input)
     if answer.status != 0:
-        raise SetupFailed(f"{link.node} needs {needed}: {_last(answer)}")
+        raise SetupFailed(f"{connection.node} needs {needed}: {_last(answer)}")
     return answer.output
 
 
-def _failure(link: Link, answer: Answer) -> SetupFailed:
+def _failure(connection: NodeConnection, answer: Answer) -> SetupFailed:
     said = _last(answer)
     if said.startswith(SUDO_REFUSES):
         return SetupFailed(
-            f"{link.address.user} may not set {link.node} up: {said}",
-            hint=f"have root run scripts/setup-worker.sh --user {link.address.user} there,"
+            f"{connection.address.user} may not set {connection.node} up: {said}",
+            hint=f"have root run scripts/setup-worker.sh --user {connection.address.user} there,"
             " or give --prefix DIR to install for that user alone",
         )
-    return SetupFailed(f"{link.node} could not be set up: {said}")
+    return SetupFailed(f"{connection.node} could not be set up: {said}")
 
 
 def _last(answer: Answer) -> str:

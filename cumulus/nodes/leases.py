@@ -12,7 +12,7 @@ from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable
 from cumulus.nodes import answers
 from cumulus.nodes.clocks import NodeClock
-from cumulus.nodes.link import Answer, Link
+from cumulus.nodes.connection import Answer, NodeConnection
 
 SECONDS = 15.0
 """For a command to answer."""
@@ -28,8 +28,8 @@ class RemoteLeases:
     `command` is the shell text that runs chronos_cli there.
     """
 
-    def __init__(self, link: Link, command: str = "chronos_cli") -> None:
-        self.link = link
+    def __init__(self, connection: NodeConnection, command: str = "chronos_cli") -> None:
+        self.connection = connection
         self._command = command
         self._clock = NodeClock()
         self._facts = NodeFacts()
@@ -83,12 +83,12 @@ class RemoteLeases:
 
     def close(self) -> None:
         """Calls that wait fail, and so does every later one."""
-        self.link.close()
+        self.connection.close()
 
     def _granted(self, arguments: Sequence[str]) -> Lease:
         lease = self._found(arguments)
         if lease is None:
-            raise LedgerUnavailable(f"Chronos on {self.link.node} tells no lease where there must be one")
+            raise LedgerUnavailable(f"Chronos on {self.connection.node} tells no lease where there must be one")
         return lease
 
     def _found(self, arguments: Sequence[str]) -> Lease | None:
@@ -98,10 +98,10 @@ class RemoteLeases:
             return fields and self._clock.on_ours(wire.read_lease(fields), answer.sent, answer.received)
 
     def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
-        answer = self.link.ask(f"{self._command} serve --json", arguments, seconds)
+        answer = self.connection.ask(f"{self._command} serve --json", arguments, seconds)
         if answer is None:
-            answer = self.link.run(f"{self._command} {shlex.join(arguments)}", seconds)
-        said = answers.parsed(self.link.node, answer)
+            answer = self.connection.run(f"{self._command} {shlex.join(arguments)}", seconds)
+        said = answers.parsed(self.connection.node, answer)
         with self._understanding():
             self._clock.measure(parse_timestamp(said["time"]), answer.sent, answer.received)
         return said, answer
@@ -111,4 +111,6 @@ class RemoteLeases:
         try:
             yield
         except (KeyError, ValueError, TypeError) as error:
-            raise LedgerUnavailable(f"Chronos on {self.link.node} answers in a way unknown here: {error!r}") from None
+            raise LedgerUnavailable(
+                f"Chronos on {self.connection.node} answers in a way unknown here: {error!r}"
+            ) from None

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.nodes import carry
+from cumulus.nodes import upload
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import Connect, NodeAgent
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import SecretStore
 
@@ -24,7 +24,7 @@ def connector(home: Path) -> Connect:
 
     def connect(node: GPUNode) -> NodeAgent:
         assert node.spec.ssh is not None
-        leases = RemoteLeases(link(node.metadata.name, node.spec.ssh, home), command(node.spec.ssh))
+        leases = RemoteLeases(connection(node.metadata.name, node.spec.ssh, home), command(node.spec.ssh))
         return NodeAgent(
             node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, close=leases.close
         )  # fmt: skip
@@ -32,35 +32,35 @@ def connector(home: Path) -> Connect:
     return connect
 
 
-def shell(home: Path, node: GPUNode) -> LinkShell | None:
+def shell(home: Path, node: GPUNode) -> ConnectionShell | None:
     """A shell on the node, None where it has no SSH address."""
-    return None if node.spec.ssh is None else LinkShell(link(node.metadata.name, node.spec.ssh, home))
+    return None if node.spec.ssh is None else ConnectionShell(connection(node.metadata.name, node.spec.ssh, home))
 
 
-class LinkShell:
+class ConnectionShell:
     """A node's connection as a shell, for what is none of Chronos' business."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: NodeConnection) -> None:
+        self._connection = connection
 
     def run(self, command: str, seconds: float) -> tuple[int, str, str]:
-        answer = self._link.run(command, seconds)
+        answer = self._connection.run(command, seconds)
         return answer.status, answer.output, answer.errors
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
-        return carry.feed(self._link, command, chunks)
+        return upload.upload(self._connection, command, chunks)
 
     def close(self) -> None:
-        self._link.close()
+        self._connection.close()
 
 
-def link(name: str, ssh: SshAddress, home: Path) -> Link:
+def connection(name: str, ssh: SshAddress, home: Path) -> NodeConnection:
     """A connection to the node, opened when it is first used."""
 
     def key() -> str | None:
         return None if ssh.key_secret is None else SecretStore(paths.secrets_dir(home)).get(ssh.key_secret, SECRET_KEY)
 
-    return Link(name, address(ssh), known_hosts(home), key)
+    return NodeConnection(name, address(ssh), known_hosts(home), key)
 
 
 def address(ssh: SshAddress) -> Address:

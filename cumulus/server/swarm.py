@@ -45,7 +45,7 @@ class _Nodes:
         self._settings = settings
         self._client = Client(store)
         self._agents = agents
-        self._shells: dict[str, tuple[SshAddress | None, workers.LinkShell | None]] = {}
+        self._shells: dict[str, tuple[SshAddress | None, workers.ConnectionShell | None]] = {}
 
     def prepare(self, node: str, lease: LeaseRef) -> Mapping[str, str]:
         """The variables that hold a container to its lease there."""
@@ -72,7 +72,7 @@ class _Nodes:
             raise NodeUnreachable(f"this daemon does not look after the node {node}")
         return found
 
-    def _shell(self, name: str) -> workers.LinkShell | None:
+    def _shell(self, name: str) -> workers.ConnectionShell | None:
         try:
             node = self._client.get(GPUNode, "", name)
         except NotFound:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import LEDGER
@@ -56,10 +56,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def end_monitor(home: Path) -> None:
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     if pid:
         os.kill(pid, signal.SIGKILL)
-        until(lambda: watchdog.running(home) is None)
+        until(lambda: monitor_control.running(home) is None)
 
 
 def remove_cgroups(home: Path) -> None:

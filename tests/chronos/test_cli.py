@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.chronos import cli, ledger, watchdog
+from cumulus.chronos import cli, ledger, monitor_control
 from cumulus.chronos.contract import Device, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.lib import printable
@@ -194,6 +194,16 @@ def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: 
     assert process.wait(30) == -signal.SIGTERM
 
 
+def test_reading_makes_no_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where CHRONOS_HOME is relative either: a typing error makes nothing in the directory one is in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHRONOS_HOME", "chronos")
+    assert cli.main(["list"]) == 0
+    assert cli.main(["list", "--all", "--json"]) == 0
+    assert cli.main(["get", "a"]) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_device_says_what_to_do(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.devices = []
     monkeypatch.setattr("cumulus.chronos.device.explain_none", lambda: "install a driver")
@@ -214,7 +224,7 @@ def test_monitor_once_does_what_is_due(shell: Shell, home: Path) -> None:
 
 def test_a_second_monitor_refuses(shell: Shell, home: Path) -> None:
     shell("monitor --detach")
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     assert f"a monitor runs already, process {pid}" in shell("monitor", 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerUnavailable
 from tests.chronos.conftest import open_ledger, request
@@ -19,7 +19,7 @@ def test_every_file_is_its_owners_alone(home: Path) -> None:
     try:
         ledger = open_ledger(home)
         ledger.grant(request())
-        watchdog.ensure_running(home)
+        monitor_control.ensure_running(home)
     finally:
         os.umask(umask)
     modes = {path.relative_to(home): stat.S_IMODE(path.lstat().st_mode) for path in (home, *home.iterdir())}
@@ -35,7 +35,7 @@ def test_a_log_that_all_could_read_is_so_no_more(home: Path) -> None:
     log.chmod(0o644)
     ledger = open_ledger(home)
     ledger.grant(request())
-    watchdog.ensure_running(home)
+    monitor_control.ensure_running(home)
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert log.read_text().startswith("earlier\n")
     ledger.close()
@@ -46,14 +46,14 @@ def test_a_log_that_leads_elsewhere_is_not_written(home: Path, tmp_path: Path) -
     (tmp_path / "theirs").touch()
     (home / "monitor.log").symlink_to(tmp_path / "theirs")
     with pytest.raises(LedgerUnavailable, match="did not start"):
-        watchdog.ensure_running(home)
+        monitor_control.ensure_running(home)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 def test_a_directory_that_everybody_may_write_to_is_refused(home: Path, mode: int) -> None:
     home.mkdir()
     home.chmod(mode)
-    for use in (lambda: Ledger(home, start_monitor=False).list(), lambda: watchdog.ensure_running(home)):
+    for use in (lambda: Ledger(home, start_monitor=False).list(), lambda: monitor_control.ensure_running(home)):
         with pytest.raises(LedgerUnavailable, match=f"can be written by everybody .mode {mode:04o}.*replace") as caught:
             use()
         assert caught.value.hint is not None

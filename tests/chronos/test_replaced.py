@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import monitor_claim, watchdog
+from cumulus.chronos import monitor_claim, monitor_control
 from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerReplaced, LedgerUnavailable
@@ -76,7 +76,7 @@ def held(real: Ledger, run: Run, seconds: float) -> tuple[subprocess.Popen[bytes
     assert process.stdout.readline() == b"up\n"
     lease = real.grant(request(seconds=seconds, compute=1000))
     real.attach("a", process.pid, lease.token)
-    monitor = watchdog.running(real.home)
+    monitor = monitor_control.running(real.home)
     assert monitor
     return process, monitor
 
@@ -111,7 +111,7 @@ def test_one_that_is_put_back_goes_on(real: Ledger, home: Path, run: Run) -> Non
     assert process.poll() is None
     real.release("a")
     assert process.wait(30) == -signal.SIGTERM
-    assert watchdog.running(home) == monitor
+    assert monitor_control.running(home) == monitor
 
 
 def test_the_repair_is_what_the_hint_says(real: Ledger, home: Path, run: Run) -> None:

@@ -48,7 +48,7 @@ for unit in chronos-monitor cumulus; do
   printf '[Service]\\nEnvironment=PYTHONPATH=%s\\nStandardOutput=append:%s\\nStandardError=inherit\\n' "$TREE" "$LOG" \\
     >"/run/units/$unit.service.d/test.conf"
 done
-printf '[Service]\\nWatchdogSec=3\\n' >/run/units/chronos-monitor.service.d/watchdog.conf
+printf '[Service]\\nWatchdogSec=3\\n' >/run/units/chronos-monitor.service.d/monitor_control.conf
 exec env -i PATH="$PATH" container=test SYSTEMD_UNIT_PATH=/run/units \\
   "$SYSTEMD" --system --unit=multi-user.target --show-status=false --log-target=console
 """
@@ -152,7 +152,7 @@ class Machine:
 
 PRELUDE = """
 import os, subprocess, sys, time
-from cumulus.lib import processes; from cumulus.chronos import watchdog
+from cumulus.lib import processes; from cumulus.chronos import monitor_control
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 ledger = Ledger(discover=lambda: [Device(0, "GPU-a", "H100", "NVIDIA", "gpu", 1 << 36)])
@@ -192,7 +192,7 @@ def test_the_monitor_as_a_service(machine: Machine) -> None:
         job = subprocess.Popen(["sleep", "600"], start_new_session=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ledger.attach("a", job.pid, lease.token)
-        print(watchdog.running(ledger.home), job.pid)
+        print(monitor_control.running(ledger.home), job.pid)
         """
     ).split()
     done = machine.systemctl("start", unit)
@@ -200,7 +200,7 @@ def test_the_monitor_as_a_service(machine: Machine) -> None:
     assert machine.property(unit, "ActiveState") == "active"
 
     def monitor() -> str:
-        return machine.python("print(watchdog.running(ledger.home))")
+        return machine.python("print(monitor_control.running(ledger.home))")
 
     # It took over from the monitor that the grant had started.
     assert monitor() == machine.property(unit, "MainPID") != first

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cumulus import paths
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.chronos.ledger import Ledger
 from cumulus.daemon_lock import DaemonLock, daemon_pid
 from cumulus.lib.host import object_name
@@ -78,7 +78,7 @@ def daemons(home: Path, tmp_path: Path) -> Iterator[Any]:
     ledger = Ledger()
     for lease in ledger.list():
         ledger.release(lease.id)
-    monitor = watchdog.running(ledger.home)
+    monitor = monitor_control.running(ledger.home)
     if monitor is not None:
         os.kill(monitor, signal.SIGTERM)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import paths
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.errors import StoreError
 from cumulus.lib import processes
 from cumulus.lib.processes import Identity
@@ -146,7 +146,7 @@ class Round:
         """The monitor's, and now and then a supervisor's."""
         while not self._stop.wait(rng.expovariate(1.5)):
             if rng.random() < 0.9:
-                monitor = watchdog.holder(self.world.chronos)
+                monitor = monitor_control.holder(self.world.chronos)
                 self._kill("monitor", monitor)
             else:
                 supervisors = [pid for pid, command in self.world.processes().items() if "supervisor.py" in command]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from cumulus.backends.process import process_tree
 from cumulus.chronos import cli as chronos_cli
-from cumulus.chronos import ledger, watchdog
+from cumulus.chronos import ledger, monitor_control
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock
 from cumulus.machinery.leader import LEASE_SECONDS
@@ -180,7 +180,7 @@ def test_any_arguments_of_chronos_cli(
     def quiet(home: Path | None) -> ledger.Ledger:
         return ledger.Ledger(home, None, lambda: [*GPUS, CPU], start_monitor=False)
 
-    monkeypatch.setattr(watchdog, "ensure_running", lambda home: None)
+    monkeypatch.setattr(monitor_control, "ensure_running", lambda home: None)
     with fresh(CHRONOS_HOME="chronos") as directory:
         monkeypatch.chdir(directory)
         capsys.readouterr()

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from cumulus.lib.processes import read
 
 
@@ -67,7 +67,7 @@ class World:
     def monitor(self) -> int:
         """The pid of the monitor, 0 where none runs."""
         with suppress(ValueError):
-            return watchdog.running(self.chronos) or 0
+            return monitor_control.running(self.chronos) or 0
         return 0
 
     def processes(self) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.chronos import watchdog
+from cumulus.chronos import monitor_control
 from tests import processes
 from tests.commands import CHRONOS_CLI
 from tests.daemon import DaemonBed
@@ -19,7 +19,9 @@ from tests.waiting import eventually
 
 def monitor_gone(home: Path) -> None:
     """Wait for the monitor to stop by itself, as it does soon after the last lease."""
-    eventually(lambda: watchdog.running(home) is None, within=30, what="the monitor stopped when it had nothing to do")
+    eventually(
+        lambda: monitor_control.running(home) is None, within=30, what="the monitor stopped when it had nothing to do"
+    )
 
 
 def manifest(name: str, script: str, *, memory: str = "10%", duration: str = "60s", **spec: Any) -> dict[str, Any]:

@@ -285,7 +285,7 @@ def test_the_monitor_starts_a_daemon_again_that_was_killed_and_the_node_says_so(
     def mps() -> str:
         return next((found.reason for found in ledger.health() if found.type == "MPSReady"), "")
 
-    monitor = subprocess.Popen([sys.executable, "-m", "cumulus.chronos.service", str(home)])
+    monitor = subprocess.Popen([sys.executable, "-m", "cumulus.chronos.monitor_service", str(home)])
     try:
         eventually(lambda: mps() == "Answers", within=30, what="the first look")
         killed = daemon.pid()

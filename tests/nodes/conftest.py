@@ -17,9 +17,9 @@ import pytest
 
 from cumulus.errors import NodeUnreachable
 from cumulus.nodes.address import Address
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from tests.chronos.conftest import end_monitor, remove_cgroups
 from tests.cli.conftest import home, run
 from tests.waiting import eventually
@@ -138,7 +138,7 @@ def one_by_one(command: str) -> str:
 
 
 def connect(worker: Worker, known_hosts: KnownHosts, command: str = "") -> RemoteLeases:
-    return RemoteLeases(Link("gpu-1", worker.address, known_hosts), command or worker.command)
+    return RemoteLeases(NodeConnection("gpu-1", worker.address, known_hosts), command or worker.command)
 
 
 def _free_port() -> int:

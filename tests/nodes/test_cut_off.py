@@ -17,12 +17,12 @@ from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.controllers.job import objects, view
 from cumulus.controllers.node import controller
 from cumulus.errors import NodeUnreachable
-from cumulus.nodes import link, sockets
+from cumulus.nodes import connection, sockets
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import NodeAgent
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
@@ -46,9 +46,9 @@ BOUNDED = 30.0
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes made seconds."""
-    monkeypatch.setattr(link, "BACK_OFF", (0.1, 0.5))
-    monkeypatch.setattr(link, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(link, "KEEPALIVE_SECONDS", 1)
+    monkeypatch.setattr(connection, "BACK_OFF", (0.1, 0.5))
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
     monkeypatch.setattr(sockets, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(controller, "LOOK_SECONDS", 0.3)
     monkeypatch.setattr(controller, "HEARTBEAT_SECONDS", 0.1)
@@ -178,11 +178,11 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
 
 
 def test_a_slow_way_changes_no_time(worker: Worker, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CONNECT_SECONDS", 10.0)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 10.0)
     way = SlowWay("127.0.0.1", worker.address.port, 0.2)
     address = Address("127.0.0.1", worker.address.user, way.port)
     known_hosts.add(address, fetch(address, 10))
-    leases = RemoteLeases(Link("far", address, known_hosts), worker.command)
+    leases = RemoteLeases(NodeConnection("far", address, known_hosts), worker.command)
     leases.devices()
     asked = request(seconds=30)
     granted = leases.grant(asked)

@@ -140,18 +140,18 @@ def test_who_answers_but_is_no_chronos_of_this_protocol(
     worker: Worker, leases: RemoteLeases, command: str, error: type[ChronosError], said: str
 ) -> None:
     with pytest.raises(error, match=said) as raised:
-        connect(worker, leases.link.known_hosts, command).list()
+        connect(worker, leases.connection.known_hosts, command).list()
     assert type(raised.value) is error
 
 
 def test_a_greeting_before_the_answer_is_passed_over(worker: Worker, leases: RemoteLeases) -> None:
-    greeting = connect(worker, leases.link.known_hosts, f"echo 'Welcome to gpu-1!'; {worker.command}")
+    greeting = connect(worker, leases.connection.known_hosts, f"echo 'Welcome to gpu-1!'; {worker.command}")
     assert greeting.list() == []
 
 
 def test_two_controllers_never_hold_one_share(worker: Worker, leases: RemoteLeases) -> None:
     [device, *_] = leases.devices()
-    here, there = leases, connect(worker, leases.link.known_hosts)
+    here, there = leases, connect(worker, leases.connection.known_hosts)
     begin = threading.Barrier(6)
 
     def grab(number: int) -> Lease | None:
@@ -175,7 +175,7 @@ def test_two_controllers_never_hold_one_share(worker: Worker, leases: RemoteLeas
 
 def test_two_controllers_with_one_id_hold_one_lease(worker: Worker, leases: RemoteLeases) -> None:
     leases.devices()
-    there, asked = connect(worker, leases.link.known_hosts), request()
+    there, asked = connect(worker, leases.connection.known_hosts), request()
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda side: side.grant(asked), (leases, there))
     assert first.token == second.token
@@ -201,7 +201,7 @@ def test_a_full_disk_is_told_and_leases_come_again_once_there_is_room(
     worker: Worker, leases: RemoteLeases, small_disk: Path
 ) -> None:
     worker.ledger = small_disk / "chronos"
-    small = connect(worker, leases.link.known_hosts)
+    small = connect(worker, leases.connection.known_hosts)
     try:
         small.devices()
         held = small.grant(request())

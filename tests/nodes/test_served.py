@@ -12,9 +12,9 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
-from cumulus.nodes import link
+from cumulus.nodes import connection
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from tests.nodes.conftest import Worker, answers, connect
 from tests.nodes.test_leases import request
 from tests.waiting import eventually
@@ -81,12 +81,12 @@ def test_requests_under_way_when_the_server_is_killed_are_asked_again(worker: Wo
 def test_a_server_that_hangs_is_left_at_the_deadline(
     worker: Worker, leases: RemoteLeases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "BACK_OFF", (0.05, 0.2))
+    monkeypatch.setattr(connection, "BACK_OFF", (0.05, 0.2))
     leases.devices()
     [server] = servers(worker)
     os.kill(server, signal.SIGSTOP)
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
-        leases.link.ask(f"{worker.command} serve --json", ("list", "--json"), 1)
+        leases.connection.ask(f"{worker.command} serve --json", ("list", "--json"), 1)
     try:
         eventually(lambda: answers(leases), 30)
         assert server not in servers(worker)[-1:]
@@ -99,7 +99,7 @@ def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(
 ) -> None:
     upgraded = tmp_path / "upgraded"
     command = f'pick() {{ [ "$1" != serve ] || [ -e {upgraded} ] || exit 2; {worker.command} "$@"; }}; pick'
-    older = connect(worker, leases.link.known_hosts, command)
+    older = connect(worker, leases.connection.known_hosts, command)
     older.devices()
     held = older.grant(request())
     assert servers(worker) == []
@@ -115,7 +115,7 @@ def test_a_server_that_does_not_come_up_is_started_again_soon_and_later_seldom(
     healthy, tries = tmp_path / "healthy", tmp_path / "tries"
     begin = f'[ "$1" != serve ] || [ -e {healthy} ] || {{ echo >> {tries}; exit 2; }}'
     clock = FakeClock()
-    there = Link("gpu-1", worker.address, leases.link.known_hosts, clock=clock)
+    there = NodeConnection("gpu-1", worker.address, leases.connection.known_hosts, clock=clock)
     ill = RemoteLeases(there, f'pick() {{ {begin}; {worker.command} "$@"; }}; pick')
 
     def tried_after(seconds: float) -> int:

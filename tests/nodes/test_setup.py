@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from cumulus.nodes import distribution
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
-from cumulus.nodes.link import Link
 from tests.chronos.conftest import end_monitor
 from tests.nodes.conftest import ROOT, Worker
 from tests.waiting import eventually
@@ -206,20 +206,20 @@ def test_a_python_that_is_too_old_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.ssh
 def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownHosts, prefix: Path) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    link = Link("gpu-1", worker.address, known_hosts)
-    said = install(link, Setup(str(prefix), sys.executable))
+    connection = NodeConnection("gpu-1", worker.address, known_hosts)
+    said = install(connection, Setup(str(prefix), sys.executable))
     assert "Chronos is ready." in said
-    assert '"leases": []' in link.run(f"{prefix}/bin/chronos_cli list --json", 15).output
+    assert '"leases": []' in connection.run(f"{prefix}/bin/chronos_cli list --json", 15).output
     # Other tests' set-ups come and go meanwhile.
     look = "ls /tmp/tmp.*/setup-worker.sh 2>/dev/null; true"
-    eventually(lambda: "setup-worker.sh" not in link.run(look, 15).output, 60, "what was carried over is gone")
-    link.close()
+    eventually(lambda: "setup-worker.sh" not in connection.run(look, 15).output, 60, "what was carried over is gone")
+    connection.close()
 
 
 @pytest.mark.ssh
 def test_what_goes_wrong_there_is_told(worker: Worker, known_hosts: KnownHosts) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    link = Link("gpu-1", worker.address, known_hosts)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts)
     with pytest.raises(SetupFailed, match=r"gpu-1 could not be set up: .*/proc/nowhere"):
-        install(link, Setup("/proc/nowhere", sys.executable))
-    link.close()
+        install(connection, Setup("/proc/nowhere", sys.executable))
+    connection.close()

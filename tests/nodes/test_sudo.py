@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from cumulus.errors import LedgerUnavailable
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from tests.chronos.conftest import end_monitor
 from tests.nodes.conftest import ROOT, Worker
 from tests.nodes.test_leases import request
@@ -82,14 +82,14 @@ def machine(tmp_path: Path, client_key: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
     machine: Machine, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cumulus.nodes.link.ONE_BY_ONE", (0.0, 0.0))
+    monkeypatch.setattr("cumulus.nodes.connection.ONE_BY_ONE", (0.0, 0.0))
     known_hosts.add(machine.address, fetch(machine.address, 5))
-    link = Link("gpu-1", replace(machine.address, user=USER), known_hosts)
-    leases = RemoteLeases(link, SUDO)
+    connection = NodeConnection("gpu-1", replace(machine.address, user=USER), known_hosts)
+    leases = RemoteLeases(connection, SUDO)
     with pytest.raises(LedgerUnavailable, match="may not be run on gpu-1: sudo"):
         leases.list()
     with pytest.raises(SetupFailed, match="cumulus may not set gpu-1 up: sudo"):
-        install(link, Setup())
+        install(connection, Setup())
 
     script = str(ROOT / "scripts/setup-worker.sh")
     said = machine.as_root("sh", script, "--user", USER, "--yes")
@@ -102,7 +102,7 @@ def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
     granted = leases.grant(asked)
     assert [lease.id for lease in leases.list()] == [asked.id]
     assert leases.renew(asked.id, 90, token=granted.token).expires_in > 60
-    served = link.ask(f"{SUDO} serve --json", ("list", "--home", f"/home/{USER}"), 60)
+    served = connection.ask(f"{SUDO} serve --json", ("list", "--home", f"/home/{USER}"), 60)
     assert served is not None, "the rule lets it be served"
     assert "its own ledger" in served.output
     for beyond in (
@@ -113,7 +113,7 @@ def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
         f"{SUDO} monitor --once",
         "sudo -n sh -c id",
     ):
-        answer = link.run(beyond, 15)
+        answer = connection.run(beyond, 15)
         assert answer.status != 0, beyond
         assert answer.errors.startswith(REFUSALS), beyond
     assert leases.release(asked.id) is not None

@@ -15,9 +15,9 @@ from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.errors import BackendError, BackendRefused, NodeUnreachable
 from cumulus.nodes.address import Address
+from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts
-from cumulus.nodes.link import Link
-from cumulus.nodes.workers import LinkShell
+from cumulus.nodes.workers import ConnectionShell
 from tests.lab.lab import Lab
 from tests.swarm.control import Control
 
@@ -88,8 +88,10 @@ class _CutOff(Engine):
 def test_an_image_that_is_cut_off_is_not_there_by_half(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = control.lab.workers[0]
     monkeypatch.setenv("SSH_KEY_PATH", str(control.lab.key))
-    link = Link("worker1", Address(worker.address, "root", 22), KnownHosts(control.home / "known_hosts"))
-    shell = LinkShell(link)
+    connection = NodeConnection(
+        "worker1", Address(worker.address, "root", 22), KnownHosts(control.home / "known_hosts")
+    )
+    shell = ConnectionShell(connection)
     before = worker.docker("images", "-a", "-q")
     try:
         with pytest.raises(BackendError, match="the engine was stopped"):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cumulus.backends.base import State
-from cumulus.chronos import runtime, slots
+from cumulus.chronos import container_gc, runtime
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.clock import FakeClock
@@ -202,17 +202,17 @@ def test_slots_and_logs_go_when_nobody_can_want_them(tmp_path: Path, monkeypatch
     (tmp_path / "engine" / "containers" / CONTAINER / f"{CONTAINER}-json.log").write_text("x" * 100)
     runtime.keep_log(CONTAINER, home)
     kept = tmp_path / "engine" / "chronos-logs" / CONTAINER
-    day = slots.REMEMBERED + 60
+    day = container_gc.REMEMBERED + 60
 
     def tidied(known: bool, after: float) -> tuple[bool, bool]:
-        slots.tidy(home, lambda lease: known, time.time() + after)
+        container_gc.tidy(home, lambda lease: known, time.time() + after)
         return any((home / "slots" / "taken").iterdir()), kept.exists()
 
     assert tidied(known=False, after=0) == (True, True)
     assert tidied(known=True, after=day) == (True, True), "a lease that lives, a container that is there"
     shutil.rmtree(tmp_path / "engine" / "containers" / CONTAINER)
     assert tidied(known=True, after=0) == (True, True), "a day for whoever wants to read it"
-    monkeypatch.setattr(slots, "KEPT_BYTES", 10)
+    monkeypatch.setattr(container_gc, "KEPT_BYTES", 10)
     assert tidied(known=True, after=0) == (True, False), "too much is kept"
     assert tidied(known=False, after=day) == (False, False)
 

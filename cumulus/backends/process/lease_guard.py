@@ -153,7 +153,7 @@ class LeaseGuard:
                 variables = self._enforced(variables, lease["id"])
             # Last: what the enforcement starts for the node is not to be taken for the job's.
             ids = [lease["id"] for lease in self._leases]
-            enclosure = self._patiently(partial(self._ledger().enclose, ids, pid))
+            enclosure = self._patiently(partial(self._ledger().make_cgroup, ids, pid))
         except NoSuchLease as error:
             over = self.end("before the command was started")
             return over or End(None, AttemptReason.START_ERROR, f"not started without its lease: {error}"), Hold()

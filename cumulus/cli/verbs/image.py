@@ -116,7 +116,9 @@ def _push_all(image: Image, targets: Mapping[str, SshAddress]) -> bool:
     failed = False
     on_the_way: dict[str, int] = {}
     pause = SAY_SECONDS[0 if sys.stderr.isatty() else 1]
-    shells = {name: workers.LinkShell(workers.link(name, ssh, paths.home())) for name, ssh in targets.items()}
+    shells = {
+        name: workers.ConnectionShell(workers.connection(name, ssh, paths.home())) for name, ssh in targets.items()
+    }
 
     def push_to(name: str) -> bool:
         return images.push(image, shells[name], targets[name].user, lambda sent: on_the_way.update({name: sent}))

@@ -134,11 +134,11 @@ def setup(
         if prefix and not prefix.startswith("/"):
             raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")
         _checked(check_text, prefix)
-        link = workers.link(name, ssh, paths.home())
+        connection = workers.connection(name, ssh, paths.home())
         try:
-            safe_output.block(sys.stdout, install(link, Setup(prefix, python, dry_run)))
+            safe_output.block(sys.stdout, install(connection, Setup(prefix, python, dry_run)))
         finally:
-            link.close()
+            connection.close()
         if dry_run:
             return 0
         if prefix:
@@ -331,7 +331,7 @@ def _record(store: Store, name: str, spec: SshAddress) -> None:
 
 def _show_devices(name: str, ssh: SshAddress) -> None:
     """Ask the worker itself, as the daemon will. Raises ChronosError."""
-    leases = RemoteLeases(workers.link(name, ssh, paths.home()), workers.command(ssh))
+    leases = RemoteLeases(workers.connection(name, ssh, paths.home()), workers.command(ssh))
     try:
         devices = leases.devices()
     finally:

@@ -93,8 +93,8 @@ monitor_pid() { # of the monitor that runs on this ledger
   CHRONOS_HOME=${CHRONOS_HOME:-$home} "$python" -I -c "
 import sys
 sys.path.insert(0, '$lib/current')
-from cumulus.chronos import home, watchdog
-print(watchdog.running(home.default_home()) or '')"
+from cumulus.chronos import home, monitor_control
+print(monitor_control.running(home.default_home()) or '')"
 }
 running=''
 [ -z "$current" ] || [ -n "$service" ] || running=$(monitor_pid)

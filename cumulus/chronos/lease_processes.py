@@ -24,7 +24,7 @@ from cumulus.lib.processes import Identity
 
 
 @dataclass(frozen=True)
-class Membership:
+class LeaseProcesses:
     """What the ledger knows of one lease's processes."""
 
     id: str
@@ -36,7 +36,7 @@ class Membership:
     """Those that the monitor's `enclosures` knows: some may have left their cgroup just now."""
 
     @classmethod
-    def load(cls, db: sqlite3.Connection, id: str) -> Membership:
+    def load(cls, db: sqlite3.Connection, id: str) -> LeaseProcesses:
         sessions = db.execute("SELECT sid, start FROM session WHERE lease = ?", (id,))
         cgroups = db.execute("SELECT directory FROM cgroup WHERE lease = ?", (id,))
         return cls(

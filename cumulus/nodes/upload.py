@@ -1,4 +1,4 @@
-"""Feeds a command on a node with as much as there is: `Link.run` holds all of its input in memory."""
+"""Streams input to a command on a node: `NodeConnection.run` holds all of its input in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import paramiko
 
 from cumulus.errors import NodeUnreachable
-from cumulus.nodes.link import Link
+from cumulus.nodes.connection import NodeConnection
 
 STALL_SECONDS = 120.0
 """How long the command may take no more of its input."""
@@ -19,24 +19,24 @@ END_SECONDS = 900.0
 _MOST_SAID = 1 << 16
 
 
-def feed(link: Link, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
+def upload(connection: NodeConnection, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
     """Exit status, output and errors of a command that reads `chunks`.
 
     Where `chunks` raises, the command sees its input cut off, and the error is raised on. A command that ends before it
     has read everything is no error of ours. Raises `NodeUnreachable`.
     """
-    with link.channel(command) as channel:
-        output, errors = _Said(channel.recv), _Said(channel.recv_stderr)
+    with connection.channel(command) as channel:
+        output, errors = _Tail(channel.recv), _Tail(channel.recv_stderr)
         try:
             _send(channel, chunks)
             channel.settimeout(None)
             if not channel.status_event.wait(END_SECONDS):
-                raise NodeUnreachable(f"{link.node} did not finish within {END_SECONDS:.0f}s: {command}")
+                raise NodeUnreachable(f"{connection.node} did not finish within {END_SECONDS:.0f}s: {command}")
             status = channel.recv_exit_status()
         except TimeoutError:
-            raise NodeUnreachable(f"{link.node} took nothing more for {STALL_SECONDS:.0f}s: {command}") from None
+            raise NodeUnreachable(f"{connection.node} took nothing more for {STALL_SECONDS:.0f}s: {command}") from None
         if status == -1:
-            raise NodeUnreachable(f"{link.node} broke the connection, or the command there was killed: {command}")
+            raise NodeUnreachable(f"{connection.node} broke the connection, or the command there was killed: {command}")
         return status, output.text(), errors.text()
 
 
@@ -52,7 +52,7 @@ def _send(channel: paramiko.Channel, chunks: Iterable[bytes]) -> None:
     channel.shutdown_write()
 
 
-class _Said:
+class _Tail:
     """Reads beside the writing, so that neither waits for the other; keeps the last of it."""
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:

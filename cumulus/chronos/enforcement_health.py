@@ -1,6 +1,6 @@
 """Looks after what holds jobs to their leases: asks now and then, mends what it can, and tells the ledger.
 
-monitor -> Caretaker -> enforce.health (asks and mends) -> ledger -> the node's conditions
+monitor -> HealthProber -> enforce.health (asks and mends) -> ledger -> the node's conditions
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MENDED = "Restarted"
 Look = Callable[[Sequence[Device], Path], Sequence[Health]]
 
 
-class Caretaker:
+class HealthProber:
     """Looks in a thread, since a driver's daemon that is stuck may take seconds to say nothing."""
 
     def __init__(self, home: Path, clock: Clock, say: Callable[[str], None], look: Look = enforce.health) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.members import Membership
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
@@ -30,9 +30,9 @@ def up(process: subprocess.Popen[bytes]) -> Identity:
     return Identity(proc.pid, proc.start)
 
 
-def load(ledger: Ledger, id: str = "a") -> Membership:
+def load(ledger: Ledger, id: str = "a") -> LeaseProcesses:
     with ledger.database.read() as db:
-        return Membership.load(db, id)
+        return LeaseProcesses.load(db, id)
 
 
 def test_descendants_and_marked_processes_are_members_and_nobody_else(ledger: Ledger, run: Run) -> None:

@@ -62,14 +62,14 @@ def sign(fd: int, ledger: FileIdentity) -> None:
 
 def is_running(home: Path) -> bool:
     """Whether the home has a monitor."""
-    watcher = Watcher(home)
+    watcher = MonitorCheck(home)
     try:
         return watcher.is_running()
     finally:
         watcher.close()
 
 
-class Watcher:
+class MonitorCheck:
     """`ensure_running` for one who asks all the time: with one system call, or none."""
 
     def __init__(self, home: Path) -> None:
@@ -177,7 +177,7 @@ def _start(home: Path) -> None:
     import subprocess
 
     log = home / "monitor.log"
-    command = [sys.executable, "-m", "cumulus.chronos.service", "--detach", str(home)]
+    command = [sys.executable, "-m", "cumulus.chronos.monitor_service", "--detach", str(home)]
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))

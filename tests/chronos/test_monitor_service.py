@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos import service, watchdog
+from cumulus.chronos import monitor_control, monitor_service
 from cumulus.chronos.contract import EndReason, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
@@ -47,7 +47,7 @@ time.sleep(60)
 """
 STARTER = """
 import pathlib, sys
-from cumulus.chronos.watchdog import ensure_running
+from cumulus.chronos.monitor_control import ensure_running
 ensure_running(pathlib.Path(sys.argv[1]))
 """
 # Each process lives for the fraction of a millisecond that it takes to fork the next and exit.
@@ -270,7 +270,7 @@ def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
     process = up(run(SLEEP))
     lease = real.grant(request())
     real.attach("a", process.pid, lease.token)
-    monitor = watchdog.holder(home)
+    monitor = monitor_control.holder(home)
     assert monitor is not None
     os.kill(monitor.pid, signal.SIGSTOP)
     until(lambda: processes.is_stopped(monitor))
@@ -299,7 +299,7 @@ def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, r
     real.attach("a", process.pid, lease.token)
     end_monitor(home)
     # Who reads all the time looks at the monitor ten times a second.
-    until(lambda: real.list() and watchdog.running(home))
+    until(lambda: real.list() and monitor_control.running(home))
     assert process.wait(30) == -signal.SIGTERM
 
 
@@ -307,14 +307,14 @@ def test_there_is_one_monitor_however_many_start_it(home: Path) -> None:
     home.mkdir()
     starters = [subprocess.Popen([sys.executable, "-c", STARTER, str(home)]) for _ in range(4)]
     assert [starter.wait(20) for starter in starters] == [0] * 4
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     assert _monitors(home) == [pid]
 
 
 def test_the_monitor_survives_who_started_it_and_keeps_nothing_of_it(home: Path) -> None:
     home.mkdir()
     subprocess.run([sys.executable, "-c", STARTER, str(home)], check=True, env={**os.environ, "SECRET": "1"})
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     assert pid
     assert os.getsid(pid) == pid or os.getsid(pid) != os.getsid(0)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -326,17 +326,17 @@ def test_an_idle_monitor_exits_and_leaves_no_lease_unwatched(home: Path, monkeyp
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "0.1")
     ledger = open_ledger(home)
     ledger.grant(request("a", seconds=0.2))
-    until(lambda: watchdog.running(home) is None)
+    until(lambda: monitor_control.running(home) is None)
     assert ended(ledger, "a")
     ledger.grant(request("b", seconds=60.0))
     time.sleep(0.5)
-    assert watchdog.running(home)
+    assert monitor_control.running(home)
 
 
 def test_the_monitor_leaves_when_the_ledger_is_deleted(home: Path) -> None:
     ledger = open_ledger(home)
     ledger.grant(request(seconds=0.2))
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     assert pid
     for file in home.iterdir():
         file.unlink()
@@ -345,10 +345,10 @@ def test_the_monitor_leaves_when_the_ledger_is_deleted(home: Path) -> None:
 
 def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path) -> None:
     real.grant(request(seconds=60.0))
-    pid = watchdog.running(home)
+    pid = monitor_control.running(home)
     assert pid
     os.kill(pid, signal.SIGTERM)
-    until(lambda: watchdog.running(home) is None)
+    until(lambda: monitor_control.running(home) is None)
     assert state(real, "a")[0] is LeaseState.ACTIVE
 
 
@@ -357,7 +357,7 @@ def test_whoever_has_the_pid_of_a_monitor_by_now_is_not_signalled(
     home: Path, run: Run, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
     """The lock is held by one that has not said yet who it is; the file names one that is gone, or is not."""
-    monkeypatch.setattr(service, "_LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(monitor_service, "_LOCK_PATIENCE", 0.05)
     home.mkdir()
     process = up(run("import time; print('up', flush=True); time.sleep(60)"))
     found = processes.read(process.pid)
@@ -366,8 +366,8 @@ def test_whoever_has_the_pid_of_a_monitor_by_now_is_not_signalled(
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(f"{process.pid} {found.start + later}\n")
         lock.flush()
-        with pytest.raises(service.AlreadyRunning):
-            service.Service(home, None, take_over=True)
+        with pytest.raises(monitor_service.AlreadyRunning):
+            monitor_service.Service(home, None, take_over=True)
     if later:
         assert process.poll() is None
     else:
@@ -379,10 +379,10 @@ def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
     path = home / "monitor.pid"
     first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     path.unlink()
-    assert not service._is_at(first, path)
-    second = service._take_lock(path, FileIdentity(1, 2))
-    assert service._is_at(second, path)
-    assert watchdog.running(home) == os.getpid()
+    assert not monitor_service._is_at(first, path)
+    second = monitor_service._take_lock(path, FileIdentity(1, 2))
+    assert monitor_service._is_at(second, path)
+    assert monitor_control.running(home) == os.getpid()
     os.close(first)
     os.close(second)
 
@@ -392,7 +392,7 @@ def test_a_service_takes_over_from_the_monitor_that_runs(
     real: Ledger, home: Path, tmp_path: Path, stopped: bool
 ) -> None:
     real.grant(request(seconds=60.0))
-    first = watchdog.running(home)
+    first = monitor_control.running(home)
     if stopped:
         assert first is not None
         os.kill(first, signal.SIGSTOP)
@@ -405,7 +405,7 @@ def test_a_service_takes_over_from_the_monitor_that_runs(
         )
         try:
             assert systemd.recv(100) == b"READY=1"
-            assert watchdog.running(home) == taker.pid != first
+            assert monitor_control.running(home) == taker.pid != first
             assert systemd.recv(100) == b"WATCHDOG=1"
         finally:
             taker.terminate()
@@ -433,7 +433,7 @@ def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) 
 def test_no_monitor_is_started_inside_a_lease(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PARTITION_ID, "a")
     open_ledger(home, SystemClock()).grant(request(seconds=60.0))
-    assert watchdog.running(home) is None
+    assert monitor_control.running(home) is None
 
 
 def _alive_with(variable: str) -> int:
@@ -457,6 +457,6 @@ def _monitors(home: Path) -> list[int]:
                 command = Path(f"/proc/{name}/cmdline").read_bytes()
             except OSError:
                 continue
-            if b"cumulus.chronos.service" in command and str(home).encode() in command:
+            if b"cumulus.chronos.monitor_service" in command and str(home).encode() in command:
                 found.append(int(name))
     return found

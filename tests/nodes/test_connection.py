@@ -15,11 +15,11 @@ import pytest
 
 from cumulus.chronos.contract import LeaseState
 from cumulus.errors import CumulusError, NodeUnreachable
-from cumulus.nodes import link, sockets
+from cumulus.nodes import sockets
 from cumulus.nodes.address import Address
+from cumulus.nodes.connection import NodeBusy, NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
-from cumulus.nodes.link import Link
 from tests.nodes.conftest import Worker, connect
 from tests.nodes.test_leases import request
 from tests.waiting import eventually
@@ -30,51 +30,51 @@ pytestmark = pytest.mark.ssh
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long between attempts."""
-    monkeypatch.setattr(link, "BACK_OFF", (0.05, 0.2))
+    monkeypatch.setattr("cumulus.nodes.connection.BACK_OFF", (0.05, 0.2))
 
 
 @pytest.fixture
-def connection(worker: Worker, known_hosts: KnownHosts) -> Iterator[Link]:
+def connection(worker: Worker, known_hosts: KnownHosts) -> Iterator[NodeConnection]:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = Link("gpu-1", worker.address, known_hosts)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts)
     yield connection
     connection.close()
 
 
-def test_one_connection_serves_all_calls(worker: Worker, connection: Link) -> None:
+def test_one_connection_serves_all_calls(worker: Worker, connection: NodeConnection) -> None:
     for _ in range(5):
         assert connection.run("echo hello", 10).output == "hello\n"
     assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
 
 
-def test_input_output_and_status_come_whole(connection: Link) -> None:
+def test_input_output_and_status_come_whole(connection: NodeConnection) -> None:
     data = os.urandom(3_000_000).hex().encode()
     answer = connection.run("cat; echo oops >&2; exit 3", 20, input=data)
     assert (answer.output.encode(), answer.errors, answer.status) == (data, "oops\n", 3)
 
 
-def test_many_calls_at_once_take_turns(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "TURN_SECONDS", 30)
+def test_many_calls_at_once_take_turns(connection: NodeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.nodes.connection.TURN_SECONDS", 30)
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda n: connection.run(f"sleep 0.05; echo {n}", 20).output, range(24)))
     assert answers == [f"{n}\n" for n in range(24)]
 
 
-def test_a_slow_node_does_not_keep_all_threads(connection: Link, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "TURN_SECONDS", 0.2)
+def test_a_slow_node_does_not_keep_all_threads(connection: NodeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.nodes.connection.TURN_SECONDS", 0.2)
     connection.run("true", 10)
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(connection.run, "sleep 6", 60) for _ in range(4)]
         eventually(lambda: connection._turns._value == 0)
         begun = time.monotonic()
-        with pytest.raises(link.NodeBusy, match="has not yet answered"):
+        with pytest.raises(NodeBusy, match="has not yet answered"):
             connection.run("true", 20)
         assert time.monotonic() - begun < 5
         assert [each.result().status for each in slow] == [0] * 4
     assert connection.run("true", 10).status == 0
 
 
-def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:
+def test_a_command_that_hangs_is_left_at_the_deadline(connection: NodeConnection) -> None:
     begun = time.monotonic()
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
         connection.run("sleep 60", 0.5)
@@ -82,7 +82,7 @@ def test_a_command_that_hangs_is_left_at_the_deadline(connection: Link) -> None:
     eventually(lambda: says_hello(connection))
 
 
-def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: Link) -> None:
+def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: NodeConnection) -> None:
     with ThreadPoolExecutor(2) as pool:
         long = pool.submit(connection.run, "sleep 5; echo done", 60)
         hangs = pool.submit(connection.run, "sleep 60", 1.5)
@@ -93,7 +93,7 @@ def test_one_that_hangs_takes_no_other_down(worker: Worker, connection: Link) ->
     assert (worker.directory / "sshd.log").read_text().count("Accepted publickey") == 1
 
 
-def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: Link) -> None:
+def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: NodeConnection) -> None:
     """The kernel goes on acknowledging: only the deadline helps, also where paramiko has none of its own."""
     connection.run("true", 10)
     pids = worker.sessions()
@@ -110,14 +110,14 @@ def test_a_frozen_server_is_left_at_the_deadline(worker: Worker, connection: Lin
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_restarted_server_is_found_again_within_the_same_call(worker: Worker, connection: Link) -> None:
+def test_a_restarted_server_is_found_again_within_the_same_call(worker: Worker, connection: NodeConnection) -> None:
     connection.run("true", 10)
     worker.stop()
     worker.start()
     assert connection.run("echo hello", 10).output == "hello\n"
 
 
-def test_what_must_run_once_is_not_run_again(worker: Worker, connection: Link, tmp_path: Path) -> None:
+def test_what_must_run_once_is_not_run_again(worker: Worker, connection: NodeConnection, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     with ThreadPoolExecutor(1) as pool:
         connection.run("true", 10)
@@ -130,7 +130,7 @@ def test_what_must_run_once_is_not_run_again(worker: Worker, connection: Link, t
     assert mark.read_text() == "x\n"
 
 
-def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker, connection: Link) -> None:
+def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker, connection: NodeConnection) -> None:
     connection.run("true", 10)
     worker.stop()
     with pytest.raises(NodeUnreachable, match="cannot be reached"):
@@ -145,7 +145,7 @@ def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker,
 
 
 def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("cumulus.nodes.connection.CONNECT_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = Address("127.0.0.1", "root", mute.getsockname()[1])
         known_hosts.own.write_text(
@@ -153,11 +153,11 @@ def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypat
         )
         begun = time.monotonic()
         with pytest.raises(NodeUnreachable):
-            Link("mute", address, known_hosts).run("true", 60)
+            NodeConnection("mute", address, known_hosts).run("true", 60)
         assert time.monotonic() - begun < 30
 
 
-def test_closing_ends_calls_that_wait(connection: Link) -> None:
+def test_closing_ends_calls_that_wait(connection: NodeConnection) -> None:
     connection.run("true", 10)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(connection.run, "sleep 30", 60)
@@ -179,7 +179,7 @@ def test_a_key_that_does_not_fit_is_refused_with_the_way_out(
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
     monkeypatch.setenv("SSH_KEY_PATH", str(wrong))
     with pytest.raises(NodeUnreachable, match="no key fits") as refused:
-        Link("gpu-1", worker.address, known_hosts).run("true", 5)
+        NodeConnection("gpu-1", worker.address, known_hosts).run("true", 5)
     assert refused.value.hint is not None
     assert "authorized_keys" in refused.value.hint
 
@@ -204,12 +204,12 @@ def test_a_key_from_a_secret_lets_in(
     worker.stop()
     worker.start()
     secret = mine.read_text().strip()  # as SecretStore gives it: without the newline at its end
-    connection = Link("gpu-1", worker.address, known_hosts, lambda: secret)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, lambda: secret)
     assert connection.run("echo hello", 10).output == "hello\n"
     connection.close()
 
 
-def says_hello(connection: Link) -> bool:
+def says_hello(connection: NodeConnection) -> bool:
     try:
         return connection.run("echo hello", 10).output == "hello\n"
     except NodeUnreachable:
@@ -219,7 +219,7 @@ def says_hello(connection: Link) -> bool:
 def test_a_secret_that_is_no_key_is_not_shown(worker: Worker, known_hosts: KnownHosts) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
     with pytest.raises(CumulusError) as refused:
-        Link("gpu-1", worker.address, known_hosts, lambda: "hunter2").run("true", 5)
+        NodeConnection("gpu-1", worker.address, known_hosts, lambda: "hunter2").run("true", 5)
     assert "hunter2" not in f"{refused.value} {refused.value.hint}"
 
 
@@ -234,7 +234,7 @@ def test_a_secret_that_is_no_key_is_not_shown(worker: Worker, known_hosts: Known
 def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: RemoteLeases, killed: str) -> None:
     """chronos_cli is killed when it has granted and not yet answered: the same id gives the same lease."""
     leases.devices()
-    broken = connect(worker, leases.link.known_hosts, killed.format(worker.command))
+    broken = connect(worker, leases.connection.known_hosts, killed.format(worker.command))
     asked = request()
     with pytest.raises(NodeUnreachable, match="ended before it answered"):
         broken.grant(asked)

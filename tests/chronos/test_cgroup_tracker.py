@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.enclosures import Enclosures
+from cumulus.chronos.cgroup_tracker import CgroupTracker
+from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
-from cumulus.chronos.members import Membership
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
@@ -51,11 +51,11 @@ class Node:
         self.ledger = ledger
         self.token = ledger.grant(request()).token
         self.said: list[str] = []
-        self.enclosures = Enclosures(ledger.database, self.said.append)
+        self.enclosures = CgroupTracker(ledger.database, self.said.append)
 
-    def membership(self) -> Membership:
+    def membership(self) -> LeaseProcesses:
         with self.ledger.database.read() as db:
-            return Membership.load(db, "a")
+            return LeaseProcesses.load(db, "a")
 
     def enclosed(self, process: Identity) -> str:
         """Attach it; its cgroup."""
@@ -66,7 +66,7 @@ class Node:
     def supervised(self, supervisor: Identity) -> str:
         """Attach it as a supervisor; the cgroup of its job."""
         self.ledger.attach("a", supervisor.pid, self.token, role="supervisor")
-        directory = self.ledger.enclose(["a"], supervisor.pid)
+        directory = self.ledger.make_cgroup(["a"], supervisor.pid)
         assert directory is not None
         return directory
 
@@ -185,7 +185,7 @@ def test_a_pid_that_means_another_process_now_makes_no_child_the_leases(node: No
     stranger = up(run(PARENT))
     child = child_of(stranger)
     node.ledger.attach("a", stranger.pid, node.token, role=role)
-    node.ledger.enclose(["a"], stranger.pid)
+    node.ledger.make_cgroup(["a"], stranger.pid)
     with node.ledger.database.write() as tx:
         tx.execute("UPDATE process SET start = start - 1")
     (directory,) = node.membership().cgroups
@@ -222,13 +222,13 @@ def test_a_job_of_several_leases_has_one_cgroup_that_ends_with_each(node: Node, 
     other = node.ledger.grant(request("b", device=1))
     node.ledger.attach("b", supervisor.pid, other.token, role="supervisor")
     node.ledger.attach("a", supervisor.pid, node.token, role="supervisor")
-    directory = node.ledger.enclose(["a", "b"], supervisor.pid)
+    directory = node.ledger.make_cgroup(["a", "b"], supervisor.pid)
     assert directory is not None
     child = child_of(supervisor)
     assert cgroup.enter(directory, child.pid)
     for id in ("a", "b"):
         with node.ledger.database.read() as db:
-            lease = Membership.load(db, id)
+            lease = LeaseProcesses.load(db, id)
         assert [*map(cgroup.members, lease.cgroups)] == [{child.pid}]
         assert [(process.pid, place) for process, place in lease.placed()] == [(supervisor.pid, directory)]
 

@@ -69,7 +69,7 @@ class NodeBusy(ChronosError):
     """The node answers slowly, and as many commands as may be are under way: ask again later."""
 
 
-class Link:
+class NodeConnection:
     """Safe for use by several threads. Every method raises `NodeUnreachable` for any kind of silence."""
 
     def __init__(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.caretaker import LOOK_SECONDS, SHOWN_SECONDS, Caretaker
 from cumulus.chronos.contract import Device, Health
+from cumulus.chronos.enforcement_health import LOOK_SECONDS, SHOWN_SECONDS, HealthProber
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from tests.waiting import eventually
@@ -52,11 +52,11 @@ def ledger(home: Path, clock: FakeClock) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def caretaker(ledger: Ledger, clock: FakeClock, driver: Driver, lines: list[str]) -> Caretaker:
-    return Caretaker(ledger.home, clock, lines.append, driver)
+def caretaker(ledger: Ledger, clock: FakeClock, driver: Driver, lines: list[str]) -> HealthProber:
+    return HealthProber(ledger.home, clock, lines.append, driver)
 
 
-def look(caretaker: Caretaker, clock: FakeClock) -> None:
+def look(caretaker: HealthProber, clock: FakeClock) -> None:
     """The next one, to its end."""
     clock.advance(LOOK_SECONDS)
     caretaker.look()
@@ -65,14 +65,14 @@ def look(caretaker: Caretaker, clock: FakeClock) -> None:
 
 
 def test_nothing_is_asked_and_written_while_no_lease_is_live(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     look(caretaker, clock)
     assert (driver.looks, ledger.health()) == (0, ())
 
 
 def test_the_ledger_tells_what_was_found_and_is_written_when_that_changes(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver, lines: list[str]
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver, lines: list[str]
 ) -> None:
     ledger.grant(request("a", seconds=3600))
     look(caretaker, clock)
@@ -87,7 +87,7 @@ def test_the_ledger_tells_what_was_found_and_is_written_when_that_changes(
 
 
 def test_what_is_not_well_is_looked_at_without_a_lease_too(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     ledger.grant(request("a", seconds=3600))
     driver.said = (DOWN,)
@@ -101,7 +101,7 @@ def test_what_is_not_well_is_looked_at_without_a_lease_too(
 
 
 def test_nothing_is_asked_at_rest_where_all_is_well_in_whatever_words(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     driver.said = (WELL, Health("OpenCLLayer", True, "Found", "There."))
     ledger.grant(request("a", seconds=3600))
@@ -112,7 +112,7 @@ def test_nothing_is_asked_at_rest_where_all_is_well_in_whatever_words(
 
 
 def test_that_something_was_mended_is_shown_for_a_while(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     ledger.grant(request("a", seconds=3600))
     driver.said = (MENDED,)
@@ -126,7 +126,7 @@ def test_that_something_was_mended_is_shown_for_a_while(
 
 
 def test_a_look_is_not_waited_for_and_not_begun_twice(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     ledger.grant(request("a", seconds=3600))
     caretaker.look()
@@ -137,7 +137,7 @@ def test_a_look_is_not_waited_for_and_not_begun_twice(
 
 
 def test_what_a_look_raises_comes_out_at_the_next(
-    caretaker: Caretaker, ledger: Ledger, clock: FakeClock, driver: Driver
+    caretaker: HealthProber, ledger: Ledger, clock: FakeClock, driver: Driver
 ) -> None:
     ledger.grant(request("a", seconds=3600))
 

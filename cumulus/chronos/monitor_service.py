@@ -13,7 +13,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import monitor_claim, records, watchdog
+from cumulus.chronos import monitor_claim, monitor_control, records
 from cumulus.chronos.home import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
@@ -124,7 +124,7 @@ class Service:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m cumulus.chronos.service [--detach] [HOME]`: what `ensure_running` starts."""
+    """`python -m cumulus.chronos.monitor_service [--detach] [HOME]`: what `ensure_running` starts."""
     detach = "--detach" in arguments
     rest = [a for a in arguments if a != "--detach"]
     home = Path(rest[0]) if rest else default_home()
@@ -182,7 +182,7 @@ def _take_lock(path: Path, ledger: FileIdentity) -> int:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):
-                watchdog.sign(fd, ledger)
+                monitor_control.sign(fd, ledger)
                 return fd
         except BlockingIOError:
             # Who asks whether a monitor runs holds the lock, shared, for a moment.
@@ -205,7 +205,7 @@ def _take_over(path: Path, ledger: FileIdentity) -> int:
     """Take the lock from a monitor that runs, and from those that are started until we have it."""
     for _ in range(_TAKE_OVERS):
         # A pid alone could be another process's by the time that it is signalled.
-        if owner := watchdog.holder(path.parent):
+        if owner := monitor_control.holder(path.parent):
             processes.send(owner, signal.SIGTERM)
             # One that was stopped would not heed the other.
             processes.send(owner, signal.SIGCONT)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from cumulus.chronos import records
 from cumulus.chronos.database import Database
-from cumulus.chronos.members import Membership
+from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity, Proc
 
@@ -30,7 +30,7 @@ class _Kept(NamedTuple):
     directory: str
 
 
-class Enclosures:
+class CgroupTracker:
     """`look` is called about once a second. What it knows is lost with the process: the next one learns it anew from
     the cgroups."""
 
@@ -48,7 +48,7 @@ class Enclosures:
         self._continued: set[Identity] = set()
         """Supervisors of whom it was said already: a job may stop its own again and again."""
 
-    def of(self, lease: Membership) -> tuple[Identity, ...]:
+    def of(self, lease: LeaseProcesses) -> tuple[Identity, ...]:
         """The lease's processes at the last look, wherever they were."""
         return tuple(
             Identity(pid, kept.start)
@@ -60,7 +60,7 @@ class Enclosures:
         """Continue stopped supervisors, and put back or end what has left its cgroup."""
         with self._database.read() as db:
             query = f"SELECT DISTINCT lease FROM process JOIN lease ON id = lease WHERE {records.LIVE}"
-            leases = [Membership.load(db, id) for (id,) in db.execute(query)]
+            leases = [LeaseProcesses.load(db, id) for (id,) in db.execute(query)]
         for lease in leases:
             self._continue_supervisors(lease)
         directories = {directory for lease in leases for directory in lease.cgroups}
@@ -78,7 +78,7 @@ class Enclosures:
             if place not in used and not processes.is_alive(Identity(process.pid, process.start)):
                 cgroup.remove(place)
 
-    def _continue_supervisors(self, lease: Membership) -> None:
+    def _continue_supervisors(self, lease: LeaseProcesses) -> None:
         for process in lease.attached:
             supervisor = Identity(process.pid, process.start)
             if process.role == "supervisor" and processes.is_stopped(supervisor):
