@@ -1,5 +1,7 @@
 # Sourced by the other scripts: makes .venv from a Python that is new enough and installs Cumulus into it.
-# Usage: . scripts/_python.sh; make_venv [EXTRAS]   (sets VENV)
+# Usage: . scripts/_python.sh; make_venv [dev]   (sets VENV)
+# What it installs is in requirements/*.lock, with hashes; scripts/lock.sh writes them. Where from is pip's own affair
+# (pip.conf, PIP_INDEX_URL).
 
 VENV=$PWD/.venv
 
@@ -16,10 +18,10 @@ find_python() {
 }
 
 make_venv() {
-  local extras=${1:-} python stamp wanted
+  local part=${1:-run} python stamp wanted
   stamp=$VENV/.installed
   # pip is asked again only when what it would install may have changed.
-  wanted="$extras $(cksum <pyproject.toml) $PWD"
+  wanted="$part $(cat pyproject.toml requirements/*.lock | cksum) $PWD"
   if [ -x "$VENV/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return; fi
   python=$(find_python) || return 1
   echo "==> Making .venv with $("$python" --version) and installing Cumulus (a minute or two the first time)" >&2
@@ -27,15 +29,17 @@ make_venv() {
     echo "error: could not make a virtual environment; on Debian and Ubuntu: sudo apt install python3-venv" >&2
     return 1
   }
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$extras" >&2 || {
+  if ! install_locked "$part" || ! pip_install --no-deps --no-build-isolation --editable .; then
     echo "error: installing failed; the lines above say why" >&2
     return 1
-  }
+  fi
   if ! "$VENV/bin/python" -c 'import sys; from cumulus.chronos.device import discover; sys.exit(not discover())'; then
     echo "==> PoCL knows no CPU as new as this one: adding Intel's OpenCL runtime (several hundred MB)" >&2
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[intel-cpu]' >&2 || {
-      echo "warning: that failed; without a GPU there is no device to lease" >&2
-    }
+    install_locked intel-cpu || echo "warning: that failed; without a GPU there is no device to lease" >&2
   fi
   echo "$wanted" >"$stamp"
 }
+
+install_locked() { pip_install --require-hashes --requirement "requirements/$1.lock"; }
+
+pip_install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2; }

@@ -15,7 +15,7 @@ case ${1:-} in help | -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 
 cd "$(dirname "$0")/.."
 given=${VENV:-}
 . scripts/_python.sh
-if [ -n "$given" ]; then VENV=$given; else make_venv '[dev]'; fi
+if [ -n "$given" ]; then VENV=$given; else make_venv dev; fi
 export PATH=$VENV/bin:$PATH CUMULUS_LAB=${CUMULUS_LAB:-/tmp/cumulus-lab}
 case ${1:-} in
 '' | --once) ;;

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/_python.sh
-make_venv '[dev]'
+make_venv dev
 PATH=$VENV/bin:$PATH
 
 slow=''

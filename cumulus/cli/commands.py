@@ -39,7 +39,7 @@ _LATER = (
     "cumulus.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.controllers.job.objects",
     "cumulus.controllers.partition.plan", "cumulus.manifest", "cumulus.resources.explain", "cumulus.resources.jsonpath",
     "cumulus.service.descriptions", "cumulus.service.waits", "cumulus.store.memory", "cumulus.store.sqlite",
-    "encodings.utf_8_sig", "pydantic.type_adapter", "typer._adapters",
+    "encodings.utf_8_sig", "pydantic.type_adapter",
 )  # fmt: skip
 """What verbs import only where they need it."""
 _PR_SET_PDEATHSIG = 1
@@ -92,7 +92,7 @@ def main() -> int:
 def _load() -> None:
     """All that a command would otherwise import and make for itself."""
     for verb in quick.SERVED:
-        command.load(verb)
+        _build_validators(command.load(verb))
     for name in _LATER:
         importlib.import_module(name)
     for kind in registry.KINDS:
@@ -101,6 +101,14 @@ def _load() -> None:
         model.model_rebuild()
     # Typer imports some of its own only when a command runs.
     command.main(["version"])
+
+
+def _build_validators(verb: Any) -> None:
+    """Those of its options that are more than text and flags. With them typer imports what makes them."""
+    for each in (verb, *getattr(verb, "commands", {}).values()):
+        for param in each.params:
+            if hasattr(param, "get_runtime_param"):
+                param.get_runtime_param()
 
 
 def _below(model: type[Model]) -> Iterator[type[Model]]:

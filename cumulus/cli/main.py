@@ -231,9 +231,8 @@ def _light(params: Any) -> Any:
     and flags need none. Where a version of typer works otherwise nothing is changed."""
     for param in params:
         descriptor = getattr(param, "type_descriptor", None)
-        plain = descriptor is not None and descriptor.annotation in (str, bool, list[str])
-        if plain and getattr(param, "_runtime_param", descriptor) is None:
-            param._runtime_param = _Plain()
+        if descriptor is not None and descriptor.annotation in (str, bool, list[str]):
+            param.get_runtime_param = _Plain
     return params
 
 

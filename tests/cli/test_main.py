@@ -189,4 +189,4 @@ def test_typer_is_used_as_this_version_has_it() -> None:
     loaded = load("get")
     context = typer.Context(loaded)
     params = loaded.get_params(context)
-    assert {type(p._runtime_param).__name__ for p in params} == {"_Plain"}
+    assert {type(p.get_runtime_param()).__name__ for p in params} == {"_Plain"}
