@@ -79,10 +79,10 @@ def _apply(home: Path) -> Iterator[Result]:
 @contextmanager
 def _command_server(home: Path) -> Iterator[None]:
     """As a daemon keeps one."""
-    command = [sys.executable, "-P", "-m", "cumulus.cli.commands", str(home)]
+    command = [sys.executable, "-P", "-m", "cumulus.cli.command_server", str(home)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
         try:
-            until((home / paths.COMMANDS_SOCKET).is_socket, seconds=30, what="the command server listens")
+            until((home / paths.COMMAND_SOCKET).is_socket, seconds=30, what="the command server listens")
             yield
         finally:
             server.communicate()

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS_SOCKET = "commands.sock"
+COMMAND_SOCKET = "commands.sock"
 """Within the state directory: where a daemon's command server listens."""
 
 

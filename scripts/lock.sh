@@ -15,7 +15,7 @@ trap 'rm -rf "$tools"' EXIT
 lock() {
   local file=requirements/$1.lock
   shift
-  "$tools/venv/bin/uv" pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
+  "$tools/venv/bin/uv" pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-find-links --quiet --custom-compile-command scripts/lock.sh --output-file "$file" "$@"
 }
 

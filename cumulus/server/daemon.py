@@ -30,7 +30,7 @@ from cumulus.machinery.manager import Role
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
 from cumulus.secrets import SecretStore
-from cumulus.server.command_server import CommandServer
+from cumulus.server.command_server_process import CommandServerProcess
 from cumulus.server.control_plane import ControlPlane
 from cumulus.server.settings import Settings
 from cumulus.store.base import Store
@@ -53,7 +53,7 @@ def run(settings: Settings) -> int:
     _stop_on_signals(stop)
     home = settings.home
     store, lock = _open(home)
-    command_server = CommandServer(home, settings.environment)
+    command_server = CommandServerProcess(home, settings.environment)
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)
@@ -172,7 +172,7 @@ def _measure(ledger: Ledger) -> None:
         _log.warning("the devices' sizes are not asked for", error=str(error))
 
 
-def _ready(home: Path, store: Store, command_server: CommandServer) -> Callable[[Role], None]:
+def _ready(home: Path, store: Store, command_server: CommandServerProcess) -> Callable[[Role], None]:
     def ready(role: Role) -> None:
         leader = holder_identity(store)
         if role is Role.LEADING:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import structlog
 
-from cumulus.cli import quick
+from cumulus.cli import command_client
 from cumulus.cli.main import main
 from cumulus.clock import FakeClock, SystemClock, timestamp
 from cumulus.store.base import Document
@@ -44,7 +44,7 @@ SERVED = [
     "-P",
     "-c",
     # Where it were not served, the import would fail.
-    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli import quick; sys.exit(quick.main())",
+    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli.command_client import main; sys.exit(main())",
 ]
 """A `cumulus` that can only be served by a command server."""
 
@@ -54,7 +54,7 @@ def listens(home: Path) -> bool:
     directory = os.open(home, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as client:
         try:
-            return client.connect_ex(quick.address(directory)) == 0
+            return client.connect_ex(command_client.address(directory)) == 0
         finally:
             os.close(directory)
 

@@ -87,9 +87,9 @@ def test_the_background_of_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("program", ["cumulus.cli.quick", "cumulus.chronos.cli"])
+@pytest.mark.parametrize("program", ["cumulus.cli.command_client", "cumulus.chronos.cli"])
 def test_closed_descriptors_are_no_error(home: Path, program: str, closed: str) -> None:
-    arguments = ["get", "jobs"] if program == "cumulus.cli.quick" else ["list"]
+    arguments = ["get", "jobs"] if program == "cumulus.cli.command_client" else ["list"]
     code = f"import sys; from {program} import main; sys.exit(main())"
     done = subprocess.run(
         ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", code, *arguments],

@@ -1,9 +1,9 @@
 """The command server: runs short verbs in forks of one process that has imported what they need.
 
-`cumulus serve` keeps one beside it (`cumulus.cli.keeper`), a process of its own that holds nothing of the daemon's.
-`cumulus.cli.quick` is its client and describes the protocol. The server only moves bytes and forks: it opens no store,
-starts no thread, and sleeps in poll(2) while nobody asks. In the fork, `cumulus.cli.main` runs as if the caller had
-started it.
+`cumulus serve` keeps one beside it (`cumulus.server.command_server_process`), a process of its own that holds nothing
+of the daemon's. `cumulus.cli.command_client` is its client and describes the protocol. The server only moves bytes and
+forks: it opens no store, starts no thread, and sleeps in poll(2) while nobody asks. In the fork, `cumulus.cli.main`
+runs as if the caller had started it.
 
 It ends with the daemon, once the commands that run have ended: a `wait` goes on over a daemon's restart.
 """
@@ -25,8 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cumulus.cli import command_client
 from cumulus.cli import main as command
-from cumulus.cli import quick
 from cumulus.resources import registry, schema
 from cumulus.resources.fields import Model
 
@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
     @staticmethod
     def read(text: bytes) -> Request:
-        """What `cumulus.cli.quick` wrote. Raises ValueError."""
+        """What `cumulus.cli.command_client` wrote. Raises ValueError."""
         count, identity, mask, errors, *words = text.split(b"\0")
         arguments, variables = words[: 1 + int(count)], words[1 + int(count) :]
         return Request(
@@ -91,7 +91,7 @@ def main() -> int:
 
 def _load() -> None:
     """All that a command would otherwise import and make for itself."""
-    for verb in quick.SERVED:
+    for verb in command_client.SERVED:
         _build_validators(command.load(verb))
     for name in _LATER:
         importlib.import_module(name)
@@ -123,7 +123,7 @@ def _listen(home: str) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:
-        final = quick.address(directory)
+        final = command_client.address(directory)
         made.bind(f"{final}.{os.getpid()}")
         made.listen(128)
         made.setblocking(False)
@@ -156,7 +156,7 @@ class _Server:
 
     def __init__(self, accepting: socket.socket) -> None:
         self._listener = accepting
-        self._identity = quick.identity()
+        self._identity = command_client.identity()
         self._files = _signatures(_package())
         self._connections: set[_Connection] = set()
         self._commands: dict[int, _Connection] = {}
@@ -193,7 +193,7 @@ class _Server:
             return
         made.setblocking(False)
         connection = _Connection(made)
-        if quick.peer(made) != os.getuid():
+        if command_client.peer(made) != os.getuid():
             connection.close()
             return
         self._connections.add(connection)
@@ -262,7 +262,7 @@ class _Server:
         if request.identity != self._identity:
             return False
         connection.request = request
-        return _say(connection, quick.READY)
+        return _say(connection, command_client.READY)
 
     def _fork(self, connection: _Connection, request: Request) -> tuple[Request, list[int]] | None:
         try:
@@ -304,7 +304,7 @@ def _signal(pid: int, number: int) -> None:
 
 def _package() -> list[str]:
     """The files that commands are made of; of what others wrote, the directories that an installation changes."""
-    root = Path(quick.__file__).parents[1]
+    root = Path(command_client.__file__).parents[1]
     return [*map(str, root.rglob("*.py")), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
 
 

@@ -1,8 +1,8 @@
 """The `cumulus` command: hands a verb to the command server of a daemon that runs, else to `cumulus.cli.main`.
 
-Importing what a verb needs takes far longer than most verbs. The server (`cumulus.cli.commands`) has imported it, and
-runs each command in a fork of itself, with the arguments, environment, directory and descriptors of this process. Here
-next to nothing is imported.
+Importing what a verb needs takes far longer than most verbs. The server (`cumulus.cli.command_server`) has imported it,
+and runs each command in a fork of itself, with the arguments, environment, directory and descriptors of this process.
+Here next to nothing is imported.
 
 A connection to the server is one command:
 
@@ -134,7 +134,7 @@ def _connect(connection: _socket.socket, home: str) -> None:
 
 def address(directory: int) -> str:
     """Of the socket in an open state directory: a path of any length would not fit into 107 bytes."""
-    return f"/proc/self/fd/{directory}/{paths.COMMANDS_SOCKET}"
+    return f"/proc/self/fd/{directory}/{paths.COMMAND_SOCKET}"
 
 
 def peer(connection: _socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""The daemon's side of the command server (`cumulus.cli.commands`): keeps one running as long as the daemon does."""
+"""Keeps a command server (`cumulus.cli.command_server`) running as long as the daemon does."""
 
 from __future__ import annotations
 
@@ -11,31 +11,43 @@ from pathlib import Path
 
 import structlog
 
-_log = structlog.get_logger("cumulus.commands")
+_log = structlog.get_logger("cumulus.command_server")
 
-_AGAIN_SECONDS = 5.0
-_AGAIN_SECONDS_AT_MOST = 3600.0
+RESTART_SECONDS = 5.0
+"""The first pause before it is started again."""
+_MOST_RESTART_SECONDS = 3600.0
 """Where it cannot run at all, as in a directory that takes no sockets, trying must cost nothing."""
 _KEPT = ("PATH", "HOME", "LANG", "LC_", "LD_", "PYTHON", "TYPER_", "TZ")
 """How variables begin that the server needs itself. Its commands get their callers'; and with a job's it would be taken
 for a process of that job."""
 
 
-class CommandServer:
+class CommandServerProcess:
     """One server process on a state directory, from `start` to `close`. Without it, commands only start slower."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str], *, restart_seconds: float = RESTART_SECONDS) -> None:
         self._home = home
         self._environment = {name: value for name, value in environment.items() if name.startswith(_KEPT)}
+        self._restart_seconds = restart_seconds
         self._closed = threading.Event()
         self._mutex = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep, name="commands", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="command-server", daemon=True)
 
     def start(self) -> None:
         """May be called again. Returns at once."""
         if self._thread.ident is None:
             self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the last that was started."""
+        return None if self._process is None else self._process.pid
+
+    def join(self, timeout: float) -> bool:
+        """Wait, after `close`, until the server has ended; whether it has."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         """Take no more commands; those that run are finished. Returns at once."""
@@ -44,8 +56,8 @@ class CommandServer:
             if self._process is not None and self._process.stdin is not None:
                 self._process.stdin.close()
 
-    def _keep(self) -> None:
-        pause = _AGAIN_SECONDS
+    def _run(self) -> None:
+        pause = self._restart_seconds
         while not self._closed.is_set():
             began = time.monotonic()
             try:
@@ -55,11 +67,11 @@ class CommandServer:
             except OSError as error:
                 _log.debug("the command server does not start", error=str(error))
             lived = time.monotonic() - began
-            pause = _AGAIN_SECONDS if lived > pause else min(2 * pause, _AGAIN_SECONDS_AT_MOST)
+            pause = self._restart_seconds if lived > pause else min(2 * pause, _MOST_RESTART_SECONDS)
             self._closed.wait(pause)
 
     def _started(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "cumulus.cli.commands", str(self._home)]
+        command = [sys.executable, "-P", "-m", "cumulus.cli.command_server", str(self._home)]
         with self._mutex:
             # The pipe is how it sees that the daemon has ended, also by kill -9.
             self._process = subprocess.Popen(

@@ -23,14 +23,14 @@ import pytest
 
 import cumulus
 from cumulus import environment, paths
-from cumulus.cli import quick
+from cumulus.cli import command_client
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import SERVED, job, listens, node
 from tests.waiting import eventually
 
-ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.quick"]
-SERVER = [sys.executable, "-P", "-m", "cumulus.cli.commands"]
+ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.command_client"]
+SERVER = [sys.executable, "-P", "-m", "cumulus.cli.command_server"]
 
 
 class Server:
@@ -145,12 +145,21 @@ def state(pid: int) -> str:
 
 
 def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
-    assert set(VERBS) - quick.SERVED == {"serve", "doctor", "node", "cluster", "backup", "restore", "completion"}
-    assert set(VERBS) > quick.SERVED
+    assert set(VERBS) - command_client.SERVED == {
+        "serve",
+        "doctor",
+        "node",
+        "cluster",
+        "backup",
+        "restore",
+        "completion",
+    }
+    assert set(VERBS) > command_client.SERVED
 
 
 def test_the_client_imports_next_to_nothing() -> None:
-    script = "import os, sys; old = set(sys.modules); import cumulus.cli.quick; print(*sorted(set(sys.modules) - old))"
+    script = "import os, sys; old = set(sys.modules); import cumulus.cli.command_client; "
+    script += "print(*sorted(set(sys.modules) - old))"
     env = {**os.environ, "PYTHONPATH": str(Path(cumulus.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, env=env, check=True)
     few = {
@@ -158,7 +167,7 @@ def test_the_client_imports_next_to_nothing() -> None:
         "_socket",
         "cumulus",
         "cumulus.cli",
-        "cumulus.cli.quick",
+        "cumulus.cli.command_client",
         "cumulus.environment",
         "cumulus.paths",
     }
@@ -408,7 +417,7 @@ def test_a_stale_socket_and_a_stopped_server_keep_nobody(server: Server) -> None
     assert not falls_back()
     server.process.kill()
     server.process.wait()
-    assert (server.home / paths.COMMANDS_SOCKET).is_socket()
+    assert (server.home / paths.COMMAND_SOCKET).is_socket()
     assert falls_back()
     server.process = Server(server.home).process
     assert not falls_back()
@@ -487,7 +496,7 @@ def test_a_directory_with_a_long_path_is_served(serve: Callable[..., Server], tm
 
 def test_descriptors_beyond_the_three_are_not_sent(server: Server, store: SqliteStore, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(manifest())
-    script = f"{sys.executable} -m cumulus.cli.quick apply -f <(cat a.json)"
+    script = f"{sys.executable} -m cumulus.cli.command_client apply -f <(cat a.json)"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "gpujob.cumulus.dev/a created\n"
 
@@ -507,20 +516,20 @@ def test_what_the_terminal_would_stop_falls_back(server: Server) -> None:
 def test_a_closed_descriptor_is_left_closed(server: Server, store: SqliteStore) -> None:
     store.create(job("a"))
     for closing in ("<&-", "2>&-"):
-        script = f"{sys.executable} -m cumulus.cli.quick get jobs -o name {closing}"
+        script = f"{sys.executable} -m cumulus.cli.command_client get jobs -o name {closing}"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout == "gpujob.cumulus.dev/a\n"
 
 
 def test_the_socket_is_its_owners_alone(server: Server) -> None:
-    assert stat.S_IMODE((server.home / paths.COMMANDS_SOCKET).stat().st_mode) == 0o600
+    assert stat.S_IMODE((server.home / paths.COMMAND_SOCKET).stat().st_mode) == 0o600
 
 
 def test_an_interrupt_before_the_server_answers_is_quiet(home: Path) -> None:
     home.mkdir()
     directory = os.open(home, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(quick.address(directory))
+        silent.bind(command_client.address(directory))
         os.close(directory)
         silent.listen()
         with subprocess.Popen([*SERVED, "version"], stderr=subprocess.PIPE) as client:

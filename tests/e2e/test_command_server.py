@@ -29,7 +29,7 @@ def servers(machine: Machine) -> list[int]:
             words = (directory / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"cumulus.cli.commands" in words and os.fsencode(machine.env["CUMULUS_HOME"]) in words:
+        if b"cumulus.cli.command_server" in words and os.fsencode(machine.env["CUMULUS_HOME"]) in words:
             found.append(int(directory.name))
     return found
 
