@@ -20,8 +20,8 @@ from cumulus.admission.rules import model_in
 from cumulus.admission.validation import name_of, problems, validated
 from cumulus.resources.fields import STORED, FieldError
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, key_of
+from cumulus.resources.kind import Kind
 from cumulus.resources.meta import Resource
-from cumulus.resources.registry import Kind
 
 
 def admit_create(kind: Kind, document: Document, *, user: bool = False) -> Document:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cumulus.admission.problems import FieldProblem
 from cumulus.resources.key import Key
-from cumulus.resources.registry import Kind
+from cumulus.resources.kind import Kind
 from cumulus.resources.schema import Field, root
 from cumulus.resources.values import KEYED_LISTS, by_name, same_value
 

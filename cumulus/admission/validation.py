@@ -13,8 +13,8 @@ from cumulus.admission.problems import FieldProblem, Path, Rejected
 from cumulus.admission.written import Json, Written, broken_paths, is_broken
 from cumulus.resources import schema
 from cumulus.resources.key import Document
+from cumulus.resources.kind import Kind
 from cumulus.resources.meta import Resource
-from cumulus.resources.registry import Kind
 
 MAX_PROBLEMS = 1000
 """Problems with the fields of one object that are told one by one."""

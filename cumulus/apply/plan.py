@@ -15,8 +15,8 @@ from cumulus.apply.merge import merge
 from cumulus.clock import to_the_second
 from cumulus.errors import InvalidObject
 from cumulus.manifest import Manifest, Problem
-from cumulus.resources import registry
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kind import Kind
 from cumulus.resources.meta import LAST_APPLIED, Resource
 from cumulus.resources.schema import root
 from cumulus.store.base import Write
@@ -34,7 +34,7 @@ class Result:
     """
 
     action: Action
-    kind: registry.Kind
+    kind: Kind
     key: Key
     before: Document | None
     after: Document | None

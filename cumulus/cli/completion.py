@@ -11,8 +11,9 @@ import typer
 
 from cumulus.cli import context
 from cumulus.errors import CumulusError
+from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, KINDS, Kind, find_kind
+from cumulus.resources.registry import BY_NAME, KINDS, find_kind
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=", "jsonpath=")
 LIMIT = 500

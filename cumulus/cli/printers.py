@@ -15,7 +15,7 @@ from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING, UNKNOWN, Cells
 from cumulus.resources.key import Document
-from cumulus.resources.registry import Column, Kind
+from cumulus.resources.kind import Column, Kind
 
 if TYPE_CHECKING:
     from cumulus.resources.jsonpath import Path, Template
@@ -84,7 +84,7 @@ class Tables:
 
     def _headings_of(self, kind: Kind, columns: Sequence[Column]) -> list[Heading | str]:
         headings: list[Heading | str] = ["NAMESPACE"] if self._all and kind.namespaced else []
-        if kind.name != "Event":
+        if kind.named:
             headings.append("NAME")
         headings += [Heading(c.title, c.fit, c.yields) for c in columns]
         return [*headings, Heading("LABELS", "wrap")] if self._labels else headings
@@ -92,7 +92,7 @@ class Tables:
     def _row(self, kind: Kind, columns: Sequence[Column], document: Document, cells: Cells) -> list[str]:
         metadata = document["metadata"]
         row = [metadata.get("namespace", "")] if self._all and kind.namespaced else []
-        if kind.name != "Event":
+        if kind.named:
             row.append(f"{kind.name.lower()}/{metadata['name']}" if self._several else metadata["name"])
         shown = cells.row(columns, document)
         if UNKNOWN in shown:

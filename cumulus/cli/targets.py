@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from cumulus.errors import UsageError
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, Kind, find_kind
+from cumulus.resources.registry import BY_NAME, KINDS, find_kind
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
     from cumulus.resources.selectors import Matcher
 
-ALL = tuple(BY_NAME[name] for name in ("GPUJob", "GPUPartition"))
+ALL = tuple(kind for kind in KINDS if kind.work)
 """What `all` means, to every verb. No node: what is true of all work must be safe to say of all, as in `delete all`."""
 
 

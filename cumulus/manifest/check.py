@@ -13,6 +13,7 @@ from cumulus.manifest.problem import Position, Problem
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry, schema
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kind import Kind
 from cumulus.resources.meta import LAST_APPLIED, SERVER_FIELDS, Resource
 
 
@@ -26,7 +27,7 @@ class Manifest:
 
     resource: Resource
     document: Document
-    kind: registry.Kind
+    kind: Kind
     file: str
     node: Node
     prefix: Path = ()
@@ -122,10 +123,10 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
     yield Manifest(resource, written, kind, file, node, prefix, printed)
 
 
-def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> registry.Kind | None:
+def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> Kind | None:
     """The kind meant, a likely one where it is misspelt, so that the rest can be checked too."""
     assert isinstance(node.value, dict)
-    found: registry.Kind | None = None
+    found: Kind | None = None
     kind_node = node.value.get("kind")
     if kind_node is None or kind_node.value is None:
         if kind_node is None or not kind_node.broken:
@@ -149,7 +150,7 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> re
     return found
 
 
-def _as_written(node: Node, kind: registry.Kind) -> tuple[Document, bool]:
+def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
     """The document without what is not the writer's, as `get -o yaml` prints it (server's fields, status, the note of
     the last apply), and without fields left empty; and whether the note was there."""
     document: Document = node.plain_value()
@@ -189,7 +190,7 @@ def _drop_empty(value: object, shape: schema.Field) -> None:
 
 
 def _set_namespace(
-    document: Document, node: Node, kind: registry.Kind, file: str, wanted: str | None, prefix: Path
+    document: Document, node: Node, kind: Kind, file: str, wanted: str | None, prefix: Path
 ) -> list[Problem]:
     """Puts the namespace into `document` where it was left out (an empty one is none), or says why it is wrong."""
     metadata = document.get("metadata")
@@ -211,7 +212,7 @@ def _set_namespace(
     return []
 
 
-def _unknown_kind(node: Node) -> tuple[str, registry.Kind | None]:
+def _unknown_kind(node: Node) -> tuple[str, Kind | None]:
     """What to say about a kind that is none, and the kind that was probably meant."""
     user_made = {kind.name: kind for kind in registry.KINDS if kind.user_made}
     words = {word: kind for kind in user_made.values() for word in kind.words}

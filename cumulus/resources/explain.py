@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from cumulus.errors import UsageError
 from cumulus.resources.field_path import instead
 from cumulus.resources.key import API_VERSION
-from cumulus.resources.registry import Kind, find_kind
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import find_kind
 from cumulus.resources.schema import Field, root
 
 

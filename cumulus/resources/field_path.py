@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
-from cumulus.resources.registry import Kind
+from cumulus.resources.kind import Kind
 from cumulus.resources.schema import Field, root
 
 

@@ -29,7 +29,7 @@ from cumulus.resources.jsonpath_syntax import (
 
 if TYPE_CHECKING:
     from cumulus.resources.field_path import Place
-    from cumulus.resources.registry import Kind
+    from cumulus.resources.kind import Kind
 
 MAX_STEPS = 1_000_000
 """Values that one evaluation may visit: nested ranges and `..` could otherwise take for ever."""

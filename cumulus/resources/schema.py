@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from cumulus.resources.registry import Kind
+from cumulus.resources.kind import Kind
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.resources.field_path import Place

@@ -8,6 +8,7 @@ from cumulus.errors import InvalidObject
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
+from cumulus.resources.registry import BY_NAME
 from cumulus.service import diagnose
 from cumulus.service.answers import Description
 from cumulus.service.identity import Identity
@@ -42,7 +43,7 @@ class Descriptions:
             tuple(self._partitions(identity, document)),
             tuple(self._events(identity, document)),
             waiting,
-            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0] if key.kind == "GPUJob" else None,
+            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0] if BY_NAME[key.kind].leaves_files else None,
             tuple(damaged),
             incomplete,
         )
@@ -60,9 +61,9 @@ class Descriptions:
 
     def _events(self, identity: Identity, document: Document) -> list[Document]:
         """The latest last."""
-        if document["kind"] in ("Event", "Lease"):
-            return []
         key = key_of(document)
+        if not BY_NAME[key.kind].tells:
+            return []
         fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
         found = self._objects.list(identity, Query("Event", namespace=key.namespace or None, fields=fields)).items
         uid = document["metadata"]["uid"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cumulus.resources.columns import ENDED, devices
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.resources.kinds.gpunode import devices
+from cumulus.resources.kinds.gpupartition import ENDED
 from cumulus.resources.query import Query
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects

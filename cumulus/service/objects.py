@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadySet, Conflict, InvalidObject, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kind import Kind
 from cumulus.resources.query import Page, Query, Watch
-from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.resources.registry import BY_NAME
 from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 

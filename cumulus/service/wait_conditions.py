@@ -9,21 +9,10 @@ from typing import Protocol
 
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
-from cumulus.resources.columns import is_silent, node_state
-from cumulus.resources.documents import condition, lookup
 from cumulus.resources.jsonpath import Path
 from cumulus.resources.key import Document
-from cumulus.resources.registry import Kind
-
-CONDITIONS: dict[str, tuple[str, ...]] = {
-    "GPUJob": ("Scheduled", "PartitionsReady", "Running", "Succeeded", "Failed", "Suspended"),
-    "GPUPartition": ("Bound", "Active", "Ended"),
-    "GPUNode": ("Ready", "ContainersReady", "MPSReady"),
-}
-_FINAL = {
-    "GPUJob": ("Succeeded", "Failed"),
-    "GPUPartition": ("Expired", "Released", "Failed"),
-}
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import BY_NAME
 
 
 class WaitCondition(Protocol):
@@ -49,11 +38,8 @@ class HasCondition:
     def met(self, document: Document | None, now: datetime) -> bool:
         if document is None:
             return False
-        status = condition(document, self.type).get("status", "Unknown")
-        if (document["kind"], self.type) == ("GPUNode", "Ready") and is_silent(document, now):
-            # Of a node that was Ready when the last daemon ended nobody knows how it is.
-            status = "Unknown"
-        return bool(status.lower() == self.status.lower())
+        status = BY_NAME[document["kind"]].condition_status(document, self.type, now)
+        return status.lower() == self.status.lower()
 
     def unreachable(self, document: Document | None) -> str:
         return _over(document)
@@ -116,7 +102,7 @@ def parse_condition(text: str, kind: Kind) -> WaitCondition:
 
 
 def _condition_type(given: str, kind: Kind) -> str:
-    known = CONDITIONS.get(kind.name, ())
+    known = kind.conditions
     for type in known:
         if type.lower() == given.lower():
             return type
@@ -144,36 +130,14 @@ def _over(document: Document | None) -> str:
     """Nothing about a finished job or an ended partition changes any more, but that it is deleted."""
     if document is None:
         return "it is gone"
-    phase = lookup(document, "status.phase")
-    if phase not in _FINAL.get(document["kind"], ()):
-        return ""
-    return phase_summary(document)
+    return phase_summary(document) if BY_NAME[document["kind"]].over(document) else ""
 
 
 def summary(document: Document, now: datetime) -> str:
     """How an object is, in a few words: `Failed (BackoffLimitExceeded: exit code 3)`."""
-    if document["kind"] != "GPUNode":
-        return phase_summary(document)
-    state = node_state(document, now)
-    return state if state.startswith("Unknown (") else state + detail(condition(document, "Ready"))
+    return BY_NAME[document["kind"]].summary(document, now)
 
 
 def phase_summary(document: Document) -> str:
     """The same of a job or partition, which have a phase."""
-    phase = str(lookup(document, "status.phase") or "")
-    if not phase:
-        return "no status yet"
-    for type in (phase, "Ended", "Scheduled", "Bound", "PartitionsReady"):
-        found = condition(document, type)
-        if found.get("reason") and (found.get("status") == "True") == (type in (phase, "Ended")):
-            return phase + detail(found)
-    return phase
-
-
-def detail(found: object) -> str:
-    """Reason and message of a condition in brackets."""
-    if not isinstance(found, dict):
-        return ""
-    reason, message = str(found.get("reason") or ""), str(found.get("message") or "")
-    parts = [message] if reason in message else [part for part in (reason, message) if part]
-    return f" ({': '.join(parts)})" if any(parts) else ""
+    return BY_NAME[document["kind"]].phase_summary(document)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cumulus.resources import columns
 from cumulus.resources.columns import Cells
-from cumulus.resources.registry import KINDS, Column
+from cumulus.resources.kind import Column
+from cumulus.resources.kinds import gpujob, gpunode
+from cumulus.resources.registry import KINDS
 from tests.cli.conftest import NOW, ago, ahead, failed, job, node, running
 
 
@@ -37,53 +38,53 @@ def test_forms(form: str, value: object, text: str) -> None:
 
 
 def test_what_a_job_leases() -> None:
-    assert columns.job_gpu(job("a")) == "50% for 1h"
-    assert columns.job_gpu(job("a", gpu={"memory": "20Gi", "count": 2, "duration": "90"})) == "2x 20Gi for 1m30s"
-    assert columns.job_gpu(job("a", gpu={"count": 2}, replicas=4)) == "4x2x 50% for 1h"
+    assert gpujob.job_gpu(job("a")) == "50% for 1h"
+    assert gpujob.job_gpu(job("a", gpu={"memory": "20Gi", "count": 2, "duration": "90"})) == "2x 20Gi for 1m30s"
+    assert gpujob.job_gpu(job("a", gpu={"count": 2}, replicas=4)) == "4x2x 50% for 1h"
 
 
 def test_where_a_job_is() -> None:
-    assert columns.job_node(running("a")) == "gpu-1"
+    assert gpujob.job_node(running("a")) == "gpu-1"
     gang = running("a")
     gang["status"]["attempts"][0]["nodes"] = ["gpu-1", "gpu-2", "gpu-1"]
-    assert columns.job_node(gang) == "gpu-1,gpu-2"
+    assert gpujob.job_node(gang) == "gpu-1,gpu-2"
     between = failed("a")
     between["status"]["phase"] = "Pending"
-    assert columns.job_node(between) == ""
+    assert gpujob.job_node(between) == ""
 
 
 def test_how_a_node_is() -> None:
-    assert columns.node_status(node("a"), NOW) == "Ready"
-    assert columns.node_status(node("a", ready=False), NOW) == "NotReady"
-    assert columns.node_status({"kind": "GPUNode"}, NOW) == "Unknown"
-    assert columns.node_status(node("a", unschedulable=True), NOW) == "Ready,SchedulingDisabled"
+    assert gpunode.node_status(node("a"), NOW) == "Ready"
+    assert gpunode.node_status(node("a", ready=False), NOW) == "NotReady"
+    assert gpunode.node_status({"kind": "GPUNode"}, NOW) == "Unknown"
+    assert gpunode.node_status(node("a", unschedulable=True), NOW) == "Ready,SchedulingDisabled"
 
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_node_with_an_old_heartbeat_is_not_called_ready(ready: bool) -> None:
     late = node("a", ready=ready, unschedulable=True)
     late["status"]["heartbeatTime"] = ago(seconds=59)
-    assert columns.node_status(late, NOW).startswith("Ready" if ready else "NotReady")
+    assert gpunode.node_status(late, NOW).startswith("Ready" if ready else "NotReady")
     late["status"]["heartbeatTime"] = ago(hours=3)
-    assert columns.node_status(late, NOW) == "Unknown (silent for 3h),SchedulingDisabled"
+    assert gpunode.node_status(late, NOW) == "Unknown (silent for 3h),SchedulingDisabled"
     late["status"]["heartbeatTime"] = ahead(hours=3)
-    assert columns.node_state(late, NOW) == ("Ready" if ready else "NotReady")
+    assert gpunode.node_state(late, NOW) == ("Ready" if ready else "NotReady")
 
 
 def test_attempts_are_those_that_started() -> None:
     waiting = job("a", status={"phase": "Pending", "attemptCount": 1, "attempts": [{"number": 1}]})
-    assert columns.job_attempts(waiting) == "0"
-    assert columns.job_attempts(running("a")) == "1"
+    assert gpujob.job_attempts(waiting) == "0"
+    assert gpujob.job_attempts(running("a")) == "1"
     again = running("a")
     again["status"] |= {"attemptCount": 30, "attempts": [*again["status"]["attempts"], {"number": 30}]}
-    assert columns.job_attempts(again) == "29"
-    assert columns.job_attempts(job("a", status={})) == "0"
+    assert gpujob.job_attempts(again) == "29"
+    assert gpujob.job_attempts(job("a", status={})) == "0"
 
 
 def test_equal_devices_are_counted_together() -> None:
     machine = node("a")
     machine["status"]["devices"] *= 8
-    assert columns.node_devices(machine) == "8x H100 80Gi"
+    assert gpunode.node_devices(machine) == "8x H100 80Gi"
 
 
 _FIELDS = [

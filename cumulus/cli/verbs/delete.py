@@ -94,7 +94,9 @@ def delete(
             uid = _delete(client, key, "orphan" if cascade == "orphan" else "background", grace)
             if uid:
                 left[key] = uid
-        files.tell_of_loss(client, {d["metadata"]["uid"]: key_of(d).name for d in found if d["kind"] == "GPUJob"})
+        files.tell_of_loss(
+            client, {d["metadata"]["uid"]: key_of(d).name for d in found if BY_NAME[d["kind"]].leaves_files}
+        )
         _finish(client, left, wait, seconds, bool(timeout))
     if ignore_not_found:
         return 0

@@ -16,9 +16,10 @@ from cumulus.clock import SystemClock, parse_timestamp, timestamp, to_the_second
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
-from cumulus.resources.columns import NOTHING, Cells, age, devices, percent, text, until
+from cumulus.resources.columns import NOTHING, Cells, age, percent, text, until
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, key_of
+from cumulus.resources.kinds.gpunode import devices
 from cumulus.resources.quantity import format_bytes, parse_duration
 from cumulus.resources.registry import BY_NAME
 
@@ -178,7 +179,7 @@ class Page:
             self._table("Conditions", ("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
 
     def _events(self) -> None:
-        if self._document["kind"] in ("Event", "Lease"):
+        if not BY_NAME[self._document["kind"]].tells:
             return
         rows = [_event_row(e, self._now) for e in self._described.events]
         self._table("Events", ("LAST SEEN", "COUNT", "TYPE", "REASON", "MESSAGE"), rows)

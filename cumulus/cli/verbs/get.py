@@ -16,11 +16,11 @@ from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.resources.columns import Cells
-from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
+from cumulus.resources.kind import Kind
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, Kind
+from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -69,7 +69,7 @@ def get(
     with context.client() as client:
         tables = Tables(
             sys.stdout,
-            lambda: Cells(SystemClock().now(), partitions_of(client)),
+            lambda: Cells(SystemClock().now(), owned_by(client, kinds)),
             LeftOut(client),
             wide=output == "wide",
             all_namespaces=all_namespaces,
@@ -94,18 +94,19 @@ def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
     return order
 
 
-def partitions_of(client: Client) -> Callable[[Document], Sequence[Document]]:
-    """The partitions of a job by its uid; all are read at once, when the first is asked for."""
+def owned_by(client: Client, kinds: Sequence[Kind]) -> Callable[[Document], Sequence[Document]]:
+    """What belongs to an object of `kinds` (a job's partitions); all are read at once, when the first is asked for."""
     by_owner: dict[str, list[Document]] | None = None
 
-    def find(job: Document) -> Sequence[Document]:
+    def find(owner: Document) -> Sequence[Document]:
         nonlocal by_owner
         if by_owner is None:
             by_owner = {}
-            for partition in client.list(Query(kind="GPUPartition")).items:
-                for owner in partition["metadata"].get("ownerReferences") or ():
-                    by_owner.setdefault(owner["uid"], []).append(partition)
-        return by_owner.get(job["metadata"]["uid"], ())
+            for name in dict.fromkeys(kind.owns for kind in kinds if kind.owns):
+                for document in client.list(Query(kind=name)).items:
+                    for reference in document["metadata"].get("ownerReferences") or ():
+                        by_owner.setdefault(reference["uid"], []).append(document)
+        return by_owner.get(owner["metadata"]["uid"], ())
 
     return find
 
@@ -144,13 +145,11 @@ def by_kind(found: Sequence[Target]) -> list[tuple[Kind, list[Target]]]:
 
 
 def in_order(kind: Kind, documents: list[Document], order: Path | None) -> list[Document]:
-    """Sorted by a field where asked, events by when they were last seen, all else as the store has them."""
+    """Sorted by a field where asked, else as the kind says."""
     if order is not None:
         keys = _ranks([order.find(document) for document in documents])
         return [document for _, document in sorted(zip(keys, documents, strict=True), key=lambda pair: pair[0])]
-    if kind.name == "Event":
-        return sorted(documents, key=lambda d: str(lookup(d, "lastTimestamp")))
-    return documents
+    return sorted(documents, key=kind.order) if kind.order is not None else documents
 
 
 _READERS: tuple[Callable[[str], float], ...] = (

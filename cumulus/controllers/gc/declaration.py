@@ -11,7 +11,8 @@ from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Watch, deleted, exists, itself, owned
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
-from cumulus.resources.registry import KINDS, Kind
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import KINDS
 
 OWNABLE = tuple(kind for kind in KINDS if kind.user_made and kind.namespaced)
 

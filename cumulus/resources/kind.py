@@ -1,0 +1,131 @@
+"""One kind of object and all that is said about it, as data and functions over its JSON. Light: no model is loaded.
+
+Machinery, verbs and pages ask a `Kind`; none of them names one. `kinds/` has the entries, `registry` their list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from cumulus.resources.documents import condition, lookup
+from cumulus.resources.key import Document
+
+if TYPE_CHECKING:
+    from cumulus.resources.meta import Resource
+
+
+class View(Protocol):
+    """What a cell may know besides its object."""
+
+    @property
+    def now(self) -> datetime: ...
+    @property
+    def owned_by(self) -> Callable[[Document], Sequence[Document]]:
+        """The objects of the kind's `owns` that belong to an object; asked only when such a cell is shown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table column: the dotted path of its value in the object's JSON, and how it is shown.
+
+    `form`: text, age (a timestamp as the time since), until (a timestamp as the time left), bytes, or millis.
+    `cell` computes the text from the whole object instead. `fit` and `yields`: see `cumulus.lib.table.Heading`.
+    """
+
+    title: str
+    path: str = ""
+    form: Literal["text", "age", "until", "bytes", "millis"] = "text"
+    wide: bool = False
+    fit: Literal["whole", "cut", "wrap"] = "cut"
+    yields: int = 1
+    cell: Callable[[Document, View], str] | None = None
+
+
+def detail(found: Mapping[str, Any]) -> str:
+    """Reason and message of a condition in brackets."""
+    reason, message = str(found.get("reason") or ""), str(found.get("message") or "")
+    parts = [message] if reason in message else [part for part in (reason, message) if part]
+    return f" ({': '.join(parts)})" if any(parts) else ""
+
+
+def by_condition(document: Document, type: str, now: datetime) -> str:
+    """The status of its condition of that type: True, False or Unknown."""
+    return str(condition(document, type).get("status", "Unknown"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """One kind of object."""
+
+    name: str
+    plural: str
+    short: tuple[str, ...]
+    namespaced: bool
+    module: str
+    """Where its model is."""
+    columns: tuple[Column, ...]
+    user_made: bool = True
+    """Whether a manifest may hold it."""
+    selected: frozenset[str] = frozenset()
+    """Fields that our own code selects by: known to be there without the model, which takes long to load."""
+    work: bool = False
+    """Whether `all` means it. Nothing that is only there once: what is true of all work must be safe to say of all."""
+    named: bool = True
+    """Whether its name says anything to people: a table shows it then."""
+    order: Callable[[Document], str] | None = None
+    """What `get` sorts by; None: as the store has them, by namespace and name."""
+    owns: str = ""
+    """The kind of what belongs to it and is shown with it."""
+    leaves_files: bool = False
+    """Whether what ran of it left logs and directories, which go with it."""
+    tells: bool = True
+    """Whether events are told of it."""
+    conditions: tuple[str, ...] = ()
+    """The condition types that people may wait for."""
+    condition_status: Callable[[Document, str, datetime], str] = by_condition
+    final_phases: frozenset[str] = frozenset()
+    """Phases after which nothing of it changes any more, but that it is deleted."""
+    phase_rests_on: tuple[tuple[str, bool], ...] = ()
+    """Condition types that say why an object is in its phase, each while it is True or while it is not, after the
+    condition of the phase's own name."""
+    state: Callable[[Document, datetime], str] | None = None
+    """How an object without a phase is, in a few words."""
+
+    def model(self) -> type[Resource]:
+        """The pydantic model."""
+        found: type[Resource] = getattr(importlib.import_module(self.module), self.name)
+        return found
+
+    @property
+    def qualified(self) -> str:
+        """As `apply` names it: gpujob.cumulus.dev."""
+        return f"{self.name.lower()}.cumulus.dev"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every word by which a person may call this kind."""
+        return (self.name.lower(), self.plural, *self.short)
+
+    def over(self, document: Document) -> bool:
+        """Whether nothing of the object changes any more, but that it is deleted."""
+        return lookup(document, "status.phase") in self.final_phases
+
+    def summary(self, document: Document, now: datetime) -> str:
+        """How an object is, in a few words: `Failed (Error: exit code 3)`."""
+        return self.state(document, now) if self.state is not None else self.phase_summary(document)
+
+    def phase_summary(self, document: Document) -> str:
+        """The same of a kind whose objects have a phase."""
+        phase = str(lookup(document, "status.phase") or "")
+        if not phase:
+            return "no status yet"
+        for type, holds in ((phase, True), *self.phase_rests_on):
+            found = condition(document, type)
+            if found.get("reason") and (found.get("status") == "True") == holds:
+                return phase + detail(found)
+        return phase

@@ -1,0 +1,20 @@
+"""What is said of the Lease."""
+
+from __future__ import annotations
+
+from cumulus.resources.kind import Column, Kind
+
+KIND = Kind(
+    "Lease",
+    "leases",
+    (),
+    False,
+    "cumulus.resources.lease",
+    (
+        Column("HOLDER", "spec.holderIdentity"),
+        Column("TOKEN", "spec.token"),
+        Column("RENEWED", "spec.renewTime", form="age"),
+    ),
+    user_made=False,
+    tells=False,
+)
