@@ -38,12 +38,17 @@ class Descriptions:
                     raise
                 incomplete = True
                 damaged.append(found)
+        files = None
+        if BY_NAME[key.kind].leaves_files:
+            files = self._service.jobs.files(identity, [document["metadata"]["uid"]])[0]
         return Description(
             document,
             tuple(self._partitions(identity, document)),
             tuple(self._events(identity, document)),
             waiting,
-            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0] if BY_NAME[key.kind].leaves_files else None,
+            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0]
+            if BY_NAME[key.kind].leaves_files
+            else None,
             tuple(damaged),
             incomplete,
         )

@@ -68,7 +68,7 @@ def apply(
         _show(results, output, " (server dry run)" if dry else "")
         if dry:
             return
-        pruned = [r.before for r in results if r.action == "pruned" and r.before and r.kind.leaves_files]
+        pruned = [r.before for r in results if r.action == "pruned" and r.before and BY_NAME[r.key.kind].leaves_files]
         files.tell_of_loss(client, {job["metadata"]["uid"]: job["metadata"]["name"] for job in pruned})
         if any(result.action != "unchanged" for result in results):
             context.note_if_no_daemon("this takes effect", client)
