@@ -46,9 +46,7 @@ class Descriptions:
             tuple(self._partitions(identity, document)),
             tuple(self._events(identity, document)),
             waiting,
-            self._service.jobs.files(identity, [document["metadata"]["uid"]])[0]
-            if BY_NAME[key.kind].leaves_files
-            else None,
+            files,
             tuple(damaged),
             incomplete,
         )
