@@ -45,10 +45,12 @@ class Greeting(Resource):
 '''
 
 ENTRY = """
-    Kind(
-        "Greeting", "greetings", ("greeting",), True, "cumulus.resources.greeting",
-        (Column("TEXT", "spec.text"), Column("WORDS", "status.words")),
-    ),
+from cumulus.resources.kind import Column, Kind
+
+KIND = Kind(
+    "Greeting", "greetings", ("greeting",), True, "cumulus.resources.greeting",
+    (Column("TEXT", "spec.text"), Column("WORDS", "status.words")),
+)
 """
 
 BAD = """\
@@ -136,11 +138,11 @@ assert not world.client.list(Greeting), "it is collected with its owner"
 def copy(tmp_path: Path) -> Path:
     """The package, of links as far as the steps change nothing."""
     source, target = ROOT / "cumulus", tmp_path / "cumulus"
-    for directory in (target, target / "resources", target / "controllers"):
+    for directory in (target, target / "resources", target / "resources" / "kinds", target / "controllers"):
         directory.mkdir()
         for entry in (source / directory.relative_to(target)).iterdir():
             if entry.name not in ("__pycache__", "registry.py") and entry not in (
-                source / "resources", source / "controllers",
+                source / "resources", source / "resources" / "kinds", source / "controllers",
             ):  # fmt: skip
                 (directory / entry.name).symlink_to(entry)
     return tmp_path
@@ -150,11 +152,13 @@ def test_a_kind_is_added_by_the_steps_alone(copy: Path) -> None:
     package = copy / "cumulus"
     # 1. The models.
     (package / "resources" / "greeting.py").write_text(KIND)
-    # 2. The registry.
+    # 2. What is said of it, and the registry.
+    (package / "resources" / "kinds" / "greeting.py").write_text(ENTRY)
     registry = (ROOT / "cumulus" / "resources" / "registry.py").read_text()
     opening = "KINDS: tuple[Kind, ...] = ("
     assert registry.count(opening) == 1
-    (package / "resources" / "registry.py").write_text(registry.replace(opening, opening + ENTRY))
+    listed = registry.replace("kinds import event,", "kinds import event, greeting,")
+    (package / "resources" / "registry.py").write_text(listed.replace(opening, opening + "greeting.KIND, "))
     # 4. The controller.
     (package / "controllers" / "greeting").mkdir()
     (package / "controllers" / "greeting" / "__init__.py").touch()
