@@ -1,4 +1,4 @@
-"""Tidies up what `runtime` notes of containers: slots that were used, and logs that were kept.
+"""Garbage collection of what `runtime` notes of containers: slots that were used, and logs that were kept.
 
 A slot is remembered for as long as its leases are, and a day at least: by then nothing is left that could start it.
 A kept log waits a day for whoever wants it; where they take too much of the disk, the oldest go first.
@@ -20,7 +20,7 @@ KEPT_BYTES = 1 << 30
 """Of all kept logs."""
 
 
-def tidy(home: Path, known: Callable[[str], bool], now: float) -> None:
+def collect(home: Path, known: Callable[[str], bool], now: float) -> None:
     """`known` tells whether the ledger remembers a lease; `now` is in seconds of the epoch, as files have it."""
     before = now - REMEMBERED
     for file in _newest_first(home / SLOTS / TAKEN):

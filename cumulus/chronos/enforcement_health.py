@@ -1,6 +1,6 @@
-"""Looks after what holds jobs to their leases: asks now and then, mends what it can, and tells the ledger.
+"""Probes what holds jobs to their leases every few seconds, restarts what is down, and records it in the ledger.
 
-monitor -> HealthProber -> enforce.health (asks and mends) -> ledger -> the node's conditions
+monitor -> HealthProber -> enforce.health (probes and restarts) -> ledger -> the node's conditions
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which processes belong to a lease, as the ledger remembers and as /proc shows; between `processes` and `monitor`.
+"""Which processes belong to a lease, by the ledger and by /proc. Used by `monitor`; uses `snapshot`.
 
 A process belongs to a lease when it is attached, descends from an attached one (orphans come to the supervisor of
 a job, which is their subreaper), is in a session that the lease's processes made, is in the lease's cgroup, or was
@@ -33,7 +33,7 @@ class LeaseProcesses:
     """By their leaders."""
     cgroups: tuple[str, ...]
     seen: tuple[Identity, ...] = ()
-    """Those that the monitor's `enclosures` knows: some may have left their cgroup just now."""
+    """Those that the monitor's `cgroup_tracker` knows: some may have left their cgroup just now."""
 
     @classmethod
     def load(cls, db: sqlite3.Connection, id: str) -> LeaseProcesses:

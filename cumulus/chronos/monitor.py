@@ -41,7 +41,7 @@ _LOOK_AGAIN = 0.01
 _LOOK_AGAIN_AT_MOST = 0.1
 _SESSION = "INSERT OR IGNORE INTO session VALUES (?, ?, ?)"
 _HOUSEKEEPING = 2.0
-_TIDY_SLOTS = 600.0
+_COLLECT_CONTAINERS = 600.0
 _FORGET_AT_ONCE = 1000
 _ROOM = 0.05
 """Seconds that house-keeping must have until a lease ends, except where it has been put off for long."""
@@ -91,9 +91,9 @@ class Monitor:
         self._flushing: Future[int] | None = None
         self._log = Database(ledger.home) if lasting else ledger.database
         self._next_housekeeping = 0.0
-        self._next_tidying = 0.0
-        self._enclosures = CgroupTracker(ledger.database, self._say)
-        self._caretaker = HealthProber(ledger.home, self._clock, self._say) if lasting else None
+        self._next_collection = 0.0
+        self._cgroup_tracker = CgroupTracker(ledger.database, self._say)
+        self._health_prober = HealthProber(ledger.home, self._clock, self._say) if lasting else None
 
     def step(self) -> float:
         """Do all that is due. Returns the seconds until something is due again, at most `monitor_control.POLL`.
@@ -190,7 +190,7 @@ class Monitor:
             memberships = [LeaseProcesses.load(db, ending.lease.id) for ending in endings]
         gone = []
         for ending, lease in zip(endings, memberships, strict=True):
-            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._enclosures.of(lease))
+            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._cgroup_tracker.of(lease))
             ending.sessions |= lease.new_sessions(snapshot)
             processes = lease.members(snapshot)
             live = bool(processes) or lease.populated()
@@ -293,17 +293,17 @@ class Monitor:
             return
         if now >= self._next_flush:
             self._next_flush = now + monitor_control.POLL / 2
-            self._enclosures.look()
+            self._cgroup_tracker.look()
             self._remove_cgroups()
             self._flush(now)
         if now >= self._next_housekeeping:
             self._next_housekeeping = now + _HOUSEKEEPING
             self._remember_sessions()
-            self._end_strays()
+            self._end_late_containers()
             self._forget()
-            self._tidy_slots(now)
-            if self._caretaker is not None:
-                self._caretaker.look()
+            self._collect_containers(now)
+            if self._health_prober is not None:
+                self._health_prober.look()
 
     def _flush(self, now: float) -> None:
         """Write out the audit log; where in a thread, raise what went wrong there the last time."""
@@ -328,7 +328,7 @@ class Monitor:
                 with self._database.write(durable=False) as tx:
                     tx.executemany(_SESSION, sessions)
 
-    def _end_strays(self) -> None:
+    def _end_late_containers(self) -> None:
         with self._database.read() as db:
             ended = records.recently_ended(db, self._clock.monotonic() - late_containers.SECONDS)
         late = late_containers.end(ended, Snapshot(home=self._database.home)) if ended else ()
@@ -343,13 +343,13 @@ class Monitor:
             with self._database.write(durable=False) as tx:
                 records.forget(tx, before, _FORGET_AT_ONCE)
 
-    def _tidy_slots(self, now: float) -> None:
-        if now < self._next_tidying:
+    def _collect_containers(self, now: float) -> None:
+        if now < self._next_collection:
             return
-        self._next_tidying = now + _TIDY_SLOTS
+        self._next_collection = now + _COLLECT_CONTAINERS
         with self._database.read() as db, suppress(OSError):
             moment = Moment.read(self._clock)
-            container_gc.tidy(
+            container_gc.collect(
                 self._database.home,
                 lambda lease: records.find_lease(db, lease, moment) is not None,
                 self._clock.now().timestamp(),

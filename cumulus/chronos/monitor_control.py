@@ -1,4 +1,4 @@
-"""Seeing that a monitor runs: what every user of the ledger does, without importing the monitor.
+"""Finding, starting and waking the monitor: what every user of the ledger does, without importing it.
 
 A monitor holds a lock on `monitor.pid` for as long as it lives, and listens on a FIFO for pokes.
 """

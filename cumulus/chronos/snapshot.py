@@ -73,7 +73,7 @@ class Snapshot:
         return {Identity(proc.pid, proc.start) for proc in alive if proc.alive}
 
     def groups_of(self, members: Iterable[Identity]) -> set[int]:
-        """The process groups of which no other living process than `members` is part."""
+        """The process groups of which no other living process than `lease_processes` is part."""
         pids = {member.pid for member in members}
         groups = {self.procs[pid].group for pid in pids if pid in self.procs} - {0, 1, os.getpgrp()}
         return {group for group in groups if self._groups.get(group, set()) <= pids}

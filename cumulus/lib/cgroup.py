@@ -3,7 +3,7 @@
 cgroup v2 only (docs.kernel.org/admin-guide/cgroup-v2.html), also where it is mounted beside version 1. The lease's
 cgroup lies inside the one in which its process was started, so that limits and accounting of a systemd unit or a
 container go on as they were. A process leaves its cgroup only by writing to one that it may write, as root may;
-`enclosures` looks for that. Standard library only and light: each running job's supervisor imports this.
+the monitor looks for that. Standard library only and light: each running job's supervisor imports this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How controllers reach nodes: their Chronos and their engine, here or over SSH. The one room that knows fabric.
+"""How controllers reach nodes: their Chronos and their engine, here or over SSH. Only this package knows fabric.
 
-    agent -> RemoteLeases -> protocol (chronos_cli --json) -> Link (one connection a node, with deadlines) -> host_keys
+    NodeAgent -> RemoteLeases -> NodeConnection (one SSH connection a node, with deadlines) -> chronos_cli on the node
 
-Nothing of this goes to the worker: there Chronos is standard library only. `install` carries it over.
+What is asked and answered is in `cumulus.chronos.contract`. The node itself gets none of this package: `install` uploads
+the distribution cumulus-chronos, which `distribution` builds.
 """

@@ -205,7 +205,7 @@ def test_slots_and_logs_go_when_nobody_can_want_them(tmp_path: Path, monkeypatch
     day = container_gc.REMEMBERED + 60
 
     def tidied(known: bool, after: float) -> tuple[bool, bool]:
-        container_gc.tidy(home, lambda lease: known, time.time() + after)
+        container_gc.collect(home, lambda lease: known, time.time() + after)
         return any((home / "slots" / "taken").iterdir()), kept.exists()
 
     assert tidied(known=False, after=0) == (True, True)
