@@ -19,6 +19,7 @@ from typing import Any
 import fabric
 import paramiko
 
+from cumulus import environment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
 from cumulus.nodes.address import Address
@@ -244,7 +245,7 @@ class NodeConnection:
         text = self._key()
         if text is not None:
             return {"pkey": private_key(text), "allow_agent": False, "look_for_keys": False}
-        path = os.environ.get("SSH_KEY_PATH")
+        path = os.environ.get(environment.SSH_KEY_PATH)
         if path:
             return {"key_filename": os.path.expanduser(path), "allow_agent": False, "look_for_keys": False}
         return {}
