@@ -62,7 +62,7 @@ def describe(
                     shown += 1
                     try:
                         described = client.describe(key_of(document))
-                        Page(described, SystemClock().now(), sys.stdout).write()
+                        DescriptionPrinter(described, SystemClock().now(), sys.stdout).write()
                         left_out.add(*described.damaged)
                         code = 1 if described.incomplete else code
                     except (InvalidObject, *MALFORMED) as error:
@@ -79,7 +79,7 @@ def describe(
     return code
 
 
-class Page:
+class DescriptionPrinter:
     """Writes one object."""
 
     def __init__(self, described: Description, now: datetime, out: TextIO) -> None:
