@@ -21,8 +21,9 @@ import structlog
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFound, StoreReplaced, StoreUnavailable
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.lease import LEADER, PROGRESSING, Lease, LeaseSpec
+from cumulus.resources.lease import LEADER, Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
+from cumulus.resources.reasons import LeaseCondition, LeaseReason
 from cumulus.store.base import Fence, Store
 from cumulus.store.client import Client
 
@@ -141,8 +142,10 @@ class Elector:
         if held is None or term is None:
             return
         now = timestamp(self._clock.now())
-        reason, message = ("Stalled", "; ".join(troubles)) if troubles else ("Works", "")
-        conditions = condition_set(held.status.conditions, now, PROGRESSING, not troubles, reason, message)
+        reason = LeaseReason.STALLED if troubles else LeaseReason.WORKS
+        conditions = condition_set(
+            held.status.conditions, now, LeaseCondition.PROGRESSING, not troubles, reason, "; ".join(troubles)
+        )
         if conditions == held.status.conditions:
             return
         status = held.status.model_copy(update={"conditions": conditions})

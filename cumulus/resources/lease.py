@@ -13,9 +13,6 @@ from cumulus.resources.meta import Condition, Resource
 LEADER = "cumulus-controller"
 """Name of the one Lease."""
 
-PROGRESSING = "Progressing"
-"""The condition that says whether the leader does its work: False where a part of it makes no progress."""
-
 
 class LeaseSpec(Model):
     """`token` grows by one with each change of holder; `renew_time` is wall-clock, for people: a standby

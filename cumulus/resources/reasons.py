@@ -48,6 +48,7 @@ class LeaseCondition(StrEnum):
     """Condition types of the Lease. The leader sets them."""
 
     PROGRESSING = "Progressing"
+    """Whether the leader does its work: False where a part of it makes no progress."""
 
 
 @unique

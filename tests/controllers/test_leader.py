@@ -7,7 +7,8 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.errors import Fenced, StoreReplaced, StoreUnavailable
 from cumulus.machinery.leader import LEASE_SECONDS, Elector
-from cumulus.resources.lease import LEADER, PROGRESSING, Lease
+from cumulus.resources.lease import LEADER, Lease
+from cumulus.resources.reasons import LeaseCondition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.faults import Faults
@@ -227,7 +228,8 @@ def test_how_the_leader_is_stands_on_the_lease_and_is_written_when_it_changes(pa
     pair.a.step()
 
     def said() -> list[tuple[str, str, str]]:
-        return [(c.status, c.reason, c.message) for c in pair.lease().status.conditions if c.type == PROGRESSING]
+        found = [c for c in pair.lease().status.conditions if c.type == LeaseCondition.PROGRESSING]
+        return [(c.status, c.reason, c.message) for c in found]
 
     pair.a.report([])
     assert said() == [("True", "Works", "")]

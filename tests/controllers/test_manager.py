@@ -15,8 +15,9 @@ from cumulus.machinery.manager import Role
 from cumulus.machinery.runner import Runner
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
-from cumulus.resources.lease import LEADER, PROGRESSING, Lease
+from cumulus.resources.lease import LEADER, Lease
 from cumulus.resources.meta import condition
+from cumulus.resources.reasons import LeaseCondition
 from cumulus.server.control_plane import ControlPlane
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
@@ -215,7 +216,7 @@ def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site)
         until(lambda: troubles and any(text.startswith("the loop job has finished nothing") for text in troubles[-1]))
 
         def progressing() -> tuple[str, str] | None:
-            found = condition(site.client.get(Lease, "", LEADER).status.conditions, PROGRESSING)
+            found = condition(site.client.get(Lease, "", LEADER).status.conditions, LeaseCondition.PROGRESSING)
             return None if found is None else (found.status, found.reason)
 
         until(lambda: progressing() == ("False", "Stalled"))
