@@ -13,11 +13,11 @@ import threading
 from collections import deque
 
 from cumulus.clock import Clock
+from cumulus.lib.backoff import Backoff
 from cumulus.machinery.reconcile import Request
 
-BACKOFF_BASE = 0.005
-BACKOFF_CAP = 300.0
-"""Seconds: the first and the longest wait of a key that keeps failing. It doubles in between."""
+BACKOFF = Backoff(first=0.005, longest=300.0, jitter=0.5)
+"""Of a key that keeps failing."""
 
 
 class WorkQueue:
@@ -72,9 +72,7 @@ class WorkQueue:
         with self._changed:
             failures = self._failures.get(key, 0)
             self._failures[key] = failures + 1
-            whole = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(failures, 40))
-            # Half of the wait is chance, so that keys which failed together do not return together.
-            wait = whole * (0.5 + self._rng.random() / 2)
+            wait = BACKOFF.seconds(failures, self._rng.random())
         self.add_after(key, wait)
         return wait
 

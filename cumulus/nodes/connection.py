@@ -22,6 +22,7 @@ import paramiko
 from cumulus import environment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
+from cumulus.lib.backoff import Backoff
 from cumulus.nodes.address import Address
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.session import Ended, Late, Session
@@ -32,8 +33,8 @@ CONNECT_SECONDS = 5.0
 
 KEEPALIVE_SECONDS = 4.0
 
-BACK_OFF = (0.5, 10.0)
-"""The first and the longest pause, in seconds, between attempts to connect. Meanwhile calls fail at once."""
+RECONNECT = Backoff(first=0.6, longest=12.0, jitter=1 / 3)
+"""Between attempts to connect. Meanwhile calls fail at once."""
 
 SESSIONS = 4
 """Commands at once on one connection; sshd allows ten (MaxSessions)."""
@@ -41,9 +42,9 @@ SESSIONS = 4
 TURN_SECONDS = 2.0
 """How long a call waits for one of them to be free: a slow node must not keep all threads of who serves many."""
 
-ONE_BY_ONE = (1.0, 60.0)
-"""The first and the longest time, in seconds, for which a node that could not start a server is asked by commands
-alone: it may have been out of memory for a moment, or have a Chronos that cannot serve."""
+ONE_BY_ONE = Backoff(first=1.0, longest=60.0)
+"""For so long a node that could not start a server is asked by commands alone: it may have been out of memory for a
+moment, or have a Chronos that cannot serve."""
 
 MOST_OUTPUT = 64 * 2**20
 
@@ -307,8 +308,7 @@ class NodeConnection:
                 raise
             if not connection.is_connected:
                 raise Ended
-            first, longest = ONE_BY_ONE
-            self._one_by_one_until = self._clock.monotonic() + min(longest, first * 2 ** min(self._starts_failed, 16))
+            self._one_by_one_until = self._clock.monotonic() + ONE_BY_ONE.seconds(self._starts_failed)
             self._starts_failed += 1
             return None
         finally:
@@ -376,8 +376,7 @@ class NodeConnection:
         self, message: str, hint: str | None = None, kind: type[NodeUnreachable] = NodeUnreachable
     ) -> NodeUnreachable:
         """Remember the trouble, and let nobody try again for a while."""
-        first, longest = BACK_OFF
-        pause = min(longest, first * 2 ** min(self._failures, 16)) * random.uniform(0.8, 1.2)
+        pause = RECONNECT.seconds(self._failures, random.random())
         self._failures += 1
         self._pause_until = self._clock.monotonic() + pause
         self._trouble = kind(message, hint=hint)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from cumulus.lib.backoff import Backoff
+
 _log = structlog.get_logger("cumulus.command_server")
 
 RESTART_SECONDS = 5.0
@@ -57,7 +59,7 @@ class CommandServerProcess:
                 self._process.stdin.close()
 
     def _run(self) -> None:
-        pause = self._restart_seconds
+        again, failures = Backoff(self._restart_seconds, _MOST_RESTART_SECONDS), 0
         while not self._closed.is_set():
             began = time.monotonic()
             try:
@@ -67,8 +69,8 @@ class CommandServerProcess:
             except OSError as error:
                 _log.debug("the command server does not start", error=str(error))
             lived = time.monotonic() - began
-            pause = self._restart_seconds if lived > pause else min(2 * pause, _MOST_RESTART_SECONDS)
-            self._closed.wait(pause)
+            failures = 0 if lived > again.seconds(failures) else failures + 1
+            self._closed.wait(again.seconds(failures))
 
     def _started(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "cumulus.cli.command_server", str(self._home)]

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cumulus.clock import FakeClock, SystemClock
 from cumulus.machinery.reconcile import Request
-from cumulus.machinery.workqueue import BACKOFF_BASE, BACKOFF_CAP, WorkQueue
+from cumulus.machinery.workqueue import BACKOFF, WorkQueue
 
 A, B = Request("default", "a"), Request("default", "b")
 
@@ -81,18 +81,18 @@ def test_taking_a_key_drops_its_delay(queue: WorkQueue, clock: FakeClock) -> Non
 def test_back_off_doubles_to_its_cap_and_is_forgotten(queue: WorkQueue) -> None:
     waits = [queue.back_off(A) for _ in range(30)]
     for number, wait in enumerate(waits):
-        whole = min(BACKOFF_CAP, BACKOFF_BASE * 2**number)
+        whole = min(BACKOFF.longest, BACKOFF.first * 2**number)
         assert whole / 2 <= wait <= whole
-    assert len({round(wait / min(BACKOFF_CAP, BACKOFF_BASE * 2**n), 6) for n, wait in enumerate(waits)}) > 20
+    assert len({round(wait / min(BACKOFF.longest, BACKOFF.first * 2**n), 6) for n, wait in enumerate(waits)}) > 20
     queue.forget(A)
-    assert queue.back_off(A) <= BACKOFF_BASE
+    assert queue.back_off(A) <= BACKOFF.first
     assert queue.failures(A) == 1
 
 
 def test_keys_back_off_apart_from_each_other(queue: WorkQueue) -> None:
     for _ in range(10):
         queue.back_off(A)
-    assert queue.back_off(B) <= BACKOFF_BASE
+    assert queue.back_off(B) <= BACKOFF.first
 
 
 def test_nothing_comes_out_after_shut_down(queue: WorkQueue) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from cumulus.chronos.contract import LeaseState
 from cumulus.errors import CumulusError, NodeUnreachable
+from cumulus.lib.backoff import Backoff
 from cumulus.nodes import sockets
 from cumulus.nodes.address import Address
 from cumulus.nodes.connection import NodeBusy, NodeConnection
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.ssh
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long between attempts."""
-    monkeypatch.setattr("cumulus.nodes.connection.BACK_OFF", (0.05, 0.2))
+    monkeypatch.setattr("cumulus.nodes.connection.RECONNECT", Backoff(0.05, 0.2))
 
 
 @pytest.fixture

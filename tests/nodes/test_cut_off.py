@@ -17,6 +17,7 @@ from cumulus.clock import SystemClock, parse_timestamp
 from cumulus.controllers.job import objects, view
 from cumulus.controllers.node import controller
 from cumulus.errors import NodeUnreachable
+from cumulus.lib.backoff import Backoff
 from cumulus.nodes import connection, sockets
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import NodeAgent
@@ -46,7 +47,7 @@ BOUNDED = 30.0
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes made seconds."""
-    monkeypatch.setattr(connection, "BACK_OFF", (0.1, 0.5))
+    monkeypatch.setattr(connection, "RECONNECT", Backoff(0.1, 0.5))
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
     monkeypatch.setattr(sockets, "SILENT_SECONDS", 2.0)

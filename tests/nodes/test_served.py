@@ -12,6 +12,7 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
+from cumulus.lib.backoff import Backoff
 from cumulus.nodes import connection
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.leases import RemoteLeases
@@ -81,7 +82,7 @@ def test_requests_under_way_when_the_server_is_killed_are_asked_again(worker: Wo
 def test_a_server_that_hangs_is_left_at_the_deadline(
     worker: Worker, leases: RemoteLeases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "BACK_OFF", (0.05, 0.2))
+    monkeypatch.setattr(connection, "RECONNECT", Backoff(0.05, 0.2))
     leases.devices()
     [server] = servers(worker)
     os.kill(server, signal.SIGSTOP)

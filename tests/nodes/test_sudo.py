@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib.backoff import Backoff
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
@@ -82,7 +83,7 @@ def machine(tmp_path: Path, client_key: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
     machine: Machine, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cumulus.nodes.connection.ONE_BY_ONE", (0.0, 0.0))
+    monkeypatch.setattr("cumulus.nodes.connection.ONE_BY_ONE", Backoff(0.0, 0.0))
     known_hosts.add(machine.address, fetch(machine.address, 5))
     connection = NodeConnection("gpu-1", replace(machine.address, user=USER), known_hosts)
     leases = RemoteLeases(connection, SUDO)

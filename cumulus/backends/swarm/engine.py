@@ -28,6 +28,7 @@ from cumulus.backends.swarm.endpoint import (
 )  # fmt: skip
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.backoff import Backoff
 
 Json = dict[str, Any]
 
@@ -37,6 +38,7 @@ LOOKUP_SECONDS = 5.0
 """For a registry to tell a digest."""
 UPDATE_TRIES = 8
 """How often an update that came out of sequence is made anew."""
+UPDATE_AGAIN = Backoff(first=0.05, longest=10.0, jitter=0.8)
 EVENT_SECONDS = 120.0
 """Silence after which the stream of events is opened anew: a half-open connection is not noticed otherwise."""
 
@@ -281,7 +283,7 @@ class Engine:
             except BackendError as error:
                 if "out of sequence" not in str(error):
                     raise
-            time.sleep(random.uniform(0.01, 0.05) * 2**attempt)
+            time.sleep(UPDATE_AGAIN.seconds(attempt, random.random()))
         raise BackendError(f"{kind} {id} was changed by others {UPDATE_TRIES} times while it was to be updated")
 
     def _log(self, path: str, id: str, since: float) -> bytes:

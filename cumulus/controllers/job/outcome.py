@@ -12,6 +12,7 @@ from typing import Literal
 
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job import status as job_status
+from cumulus.lib.backoff import Backoff
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.quantity import parse_duration
@@ -23,9 +24,8 @@ KEPT_ATTEMPTS = 20
 LONGEST_BACKOFF = 3600.0
 """Seconds: the longest wait before a retry; spec.retry.backoff doubles up to it."""
 
-DISRUPTION_BACKOFF = 1.0
-LONGEST_DISRUPTION_BACKOFF = 300.0
-"""Seconds: the first and longest wait after an end that was not the job's fault, doubling with each in a row."""
+DISRUPTION_BACKOFF = Backoff(first=1.0, longest=300.0)
+"""After an end that was not the job's fault, by how many came in a row."""
 
 MOST_IN_A_ROW = 10
 """A job whose workload was lost this often in a row may well be what kills its nodes, and one whose lease was over this
@@ -95,15 +95,13 @@ def next_due(job: GPUJob, now: datetime) -> float:
     retry = retry_of(last.reason)
     if retry.disruption:
         row = _in_a_row(status, _DISRUPTIONS)
-        delay = min(LONGEST_DISRUPTION_BACKOFF, DISRUPTION_BACKOFF * 2.0 ** min(row - 1, 20))
+        delay = DISRUPTION_BACKOFF.seconds(row - 1)
     elif retry is Retry.SAVED:
-        delay = DISRUPTION_BACKOFF
+        delay = DISRUPTION_BACKOFF.first
     elif retry in (Retry.HELD, Retry.EXPIRED):
         delay = 0.0
     else:
-        delay = min(
-            LONGEST_BACKOFF, parse_duration(job.spec.retry.backoff) * 2.0 ** min(max(0, status.failures - 1), 20)
-        )
+        delay = Backoff(parse_duration(job.spec.retry.backoff), LONGEST_BACKOFF).seconds(status.failures - 1)
     return delay - (now - parse_timestamp(last.end_time)).total_seconds()
 
 
