@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cumulus.cli.verbs import get
+from cumulus.cli import sorting
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, ago, event, failed, job, lease, node, partition, running
 from tests.waiting import eventually
@@ -296,7 +296,7 @@ def test_a_watch_goes_on_from_the_list(home: Path, store: SqliteStore, form: str
 
 def test_sorting_mixed_values_has_an_order() -> None:
     values = ("b", 3, None, 1.5, True)
-    ranks = dict(zip(values, get._ranks([[value] for value in values]), strict=True))
+    ranks = dict(zip(values, sorting.ranks([[value] for value in values]), strict=True))
     assert sorted(values, key=ranks.__getitem__) == [True, 1.5, 3, None, "b"]
 
 
@@ -313,5 +313,5 @@ def test_sorting_mixed_values_has_an_order() -> None:
 )
 def test_sorting_by_a_measure_goes_by_its_size(in_order: list[str]) -> None:
     for texts in (in_order, in_order[::-1]):
-        ranks = get._ranks([[text] for text in texts])
+        ranks = sorting.ranks([[text] for text in texts])
         assert [text for _, text in sorted(zip(ranks, texts, strict=True))] == in_order

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cumulus.cli import context, options, targets, terminal
+from cumulus.cli import context, options, sorting, targets, terminal
 from cumulus.cli.context import Freshness
 from cumulus.cli.left_out import LeftOut
 from cumulus.cli.printers import Documents, Printer, Tables, printer
@@ -18,7 +18,6 @@ from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.resources.columns import Cells
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration, parse_fraction
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 
@@ -61,7 +60,7 @@ def get(
     """
     found = targets.parse(words or ())
     kinds = [kind for kind, _ in by_kind(found)]
-    order = order_of(sort_by, kinds)
+    order = sorting.parse_order(sort_by, kinds)
     selection = Selection(None if all_namespaces else namespace, selector, field_selector)
     for kind in kinds:
         # What is wrong for the last kind must be said before the first is shown.
@@ -81,17 +80,6 @@ def get(
         if watch:
             follow(client, found, selection, view)
         return show(client, found, selection, view, order)
-
-
-def order_of(path: str, kinds: Sequence[Kind]) -> Path | None:
-    """The field to sort by. Raises UsageError, also where none of `kinds` has it."""
-    if not path:
-        return None
-    from cumulus.resources.jsonpath import Path
-
-    order = Path(path)
-    order.check(kinds)
-    return order
 
 
 def owned_by(client: Client, kinds: Sequence[Kind]) -> Callable[[Document], Sequence[Document]]:
@@ -122,7 +110,7 @@ def show(client: Client, found: Sequence[Target], selection: Selection, view: Pr
             except NotFound as error:
                 terminal.error(error)
                 code = 1
-        documents = in_order(kind, documents, order)
+        documents = sorting.in_order(kind, documents, order)
         shown += len(documents)
         view.batch(kind, documents)
     single = len(found) == 1 and found[0].name is not None
@@ -144,46 +132,6 @@ def by_kind(found: Sequence[Target]) -> list[tuple[Kind, list[Target]]]:
     return [(BY_NAME[name], group) for name, group in groups.items()]
 
 
-def in_order(kind: Kind, documents: list[Document], order: Path | None) -> list[Document]:
-    """Sorted by a field where asked, else as the kind says."""
-    if order is not None:
-        keys = _ranks([order.find(document) for document in documents])
-        return [document for _, document in sorted(zip(keys, documents, strict=True), key=lambda pair: pair[0])]
-    return sorted(documents, key=kind.order) if kind.order is not None else documents
-
-
-_READERS: tuple[Callable[[str], float], ...] = (
-    lambda text: float(parse_fraction(text)),
-    parse_cpus,
-    parse_bytes,
-    parse_duration,
-)
-_Rank = tuple[int, float, str]
-
-
-def _ranks(rows: Sequence[Sequence[Any]]) -> list[list[_Rank]]:
-    """What to sort by: text as the first measure that reads all texts of the column, so that 500Mi comes before 2Gi and
-    90s before 1h; else as text. Numbers come before text, so that mixed values still have an order."""
-    texts = {value for row in rows for value in row if isinstance(value, str)}
-    sizes = next((sizes for reader in _READERS if (sizes := _read(texts, reader)) is not None), {})
-
-    def rank(value: Any) -> _Rank:
-        size = value if isinstance(value, int | float) else sizes.get(value) if isinstance(value, str) else None
-        if size is None:
-            # Lists and objects have no order.
-            return 1, 0.0, "" if isinstance(value, dict | list) else str(value)
-        return 0, float(size), ""
-
-    return [[rank(value) for value in row] for row in rows]
-
-
-def _read(texts: set[str], reader: Callable[[str], float]) -> dict[str, float] | None:
-    try:
-        return {text: reader(text) for text in texts}
-    except ValueError:
-        return None
-
-
 def _nothing(found: Sequence[Target], selection: Selection) -> str:
     scoped = any(target.kind.namespaced for target in found)
     where = f" in {selection.namespace} namespace" if scoped and selection.namespace is not None else ""
@@ -203,7 +151,7 @@ def follow(client: Client, found: Sequence[Target], selection: Selection, view: 
         since = client.revision()
         for name, matches in matchers.items():
             documents = client.list(selection.query(BY_NAME[name])).items
-            view.batch(BY_NAME[name], in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
+            view.batch(BY_NAME[name], sorting.in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
         try:
             _follow(client, since, matchers, view, fresh)
         except Expired:
