@@ -42,6 +42,14 @@ class ConditionUnreachable(CumulusError):
     """What is waited for can't come true any more."""
 
 
+class NoLog(CumulusError):
+    """There is no log to show: the job has not started, or did elsewhere."""
+
+
+class NodeRefused(CumulusError):
+    """What was asked of a node can't be done with the node as it is."""
+
+
 class StoreError(CumulusError):
     """Base of what a store raises."""
 
@@ -68,6 +76,10 @@ class Fenced(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be used: full disk, read-only directory, corrupt file, newer schema."""
+
+
+class StoreInUse(StoreError):
+    """A daemon has the store open: what was asked needs it to itself."""
 
 
 class StoreReplaced(StoreUnavailable):

@@ -343,7 +343,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def owner() -> Iterator[Finding]:
     """Whether the Swarm that the environment names is this state directory's."""
-    from cumulus.cli import swarm
+    from cumulus.infrastructure import swarm
 
     if swarm.engine() is None:
         return

@@ -20,14 +20,15 @@ SILENT_SECONDS = 15.0
 """A leader renews every two seconds, and a lapsed one is followed by another within a few more."""
 
 
-def client(*, create: bool = False, quiet: bool = False) -> Client:
+def client(*, create: bool = False, quiet: bool = False, objects: bool = True) -> Client:
     """The client of this CUMULUS_HOME, to be used with `with`. Without `create`, a state directory that is not there
-    is not made: there is no object then, and stderr says so, unless `quiet`. Raises StoreUnavailable."""
-    from cumulus.client.embedded import EmbeddedClient
+    is not made: there is no object then, and stderr says so, unless `quiet`. Without `objects` the store stays closed
+    until one is asked for. Raises StoreUnavailable."""
+    from cumulus.client.connect import connect
 
     home = paths.home()
-    opened = EmbeddedClient.open(home, create=create)
-    if not (create or quiet):
+    opened = connect(home, create=create, objects=objects)
+    if objects and not (create or quiet):
         _note_no_store(home)
     return opened
 
@@ -84,9 +85,9 @@ def _trouble(state: ServerState) -> str:
 
 
 def _note_no_store(home: Path) -> None:
-    from cumulus.client import embedded
+    from cumulus.client.connect import has_store
 
-    if not embedded.has_store(home):
+    if not has_store(home):
         terminal.note(f"There is no store in {home} yet; `cumulus apply` or `cumulus serve` makes it.")
 
 

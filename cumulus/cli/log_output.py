@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
 from typing import TextIO
 
 from cumulus.lib import printable
@@ -20,20 +19,27 @@ _BEGUN = re.compile(r"\x1b(\[[0-9;:]{0,40})?\Z")
 _RESET = "\x1b[0m"
 
 
-def copy(chunks: Iterable[bytes], out: TextIO) -> None:
-    """Write a log as it comes."""
-    screen = Screen() if out.isatty() else None
-    try:
-        for chunk in chunks:
-            _write(screen.feed(chunk) if screen else chunk, out)
-    finally:
-        if screen:
-            _write(screen.end(), out)
+class LogOutput:
+    """Writes a log to `out` as it comes."""
 
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._screen: Screen | None = None
 
-def _write(data: bytes, out: TextIO) -> None:
-    out.buffer.write(data)
-    out.buffer.flush()
+    def write(self, data: bytes) -> None:
+        if self._screen is None and self._out.isatty():
+            self._screen = Screen()
+        self._flush(self._screen.feed(data) if self._screen else data)
+
+    def end(self) -> None:
+        """Write what was held back: the log ends here, or something else comes before it goes on."""
+        if self._screen is not None:
+            rest, self._screen = self._screen.end(), None
+            self._flush(rest)
+
+    def _flush(self, data: bytes) -> None:
+        self._out.buffer.write(data)
+        self._out.buffer.flush()
 
 
 class Screen:

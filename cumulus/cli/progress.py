@@ -42,9 +42,13 @@ class Progress:
 
             self._status.update(Text(text))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
+        """Take the spinner away."""
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()

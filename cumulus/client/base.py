@@ -7,11 +7,13 @@ of bytes. Errors are `CumulusError`s. Calls are synchronous; a stream is an iter
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.secrets import MAX_BYTES as MAX_SECRET_BYTES
 from cumulus.service.answers import (
     Applied,
     ConditionMet,
@@ -20,9 +22,22 @@ from cumulus.service.answers import (
     NodeStakes,
     PatchType,
     Propagation,
+    SecretKey,
     StillWaiting,
     WaitStep,
     Why,
+)
+from cumulus.service.log_pieces import (
+    AttemptEnded,
+    AttemptFollows,
+    Awaited,
+    LogAwaits,
+    LogBytes,
+    LogPiece,
+    NobodyActs,
+    NoneFollowed,
+    NothingWritten,
+    ReplicaChosen,
 )
 from cumulus.service.server_state import ServerState
 
@@ -31,8 +46,10 @@ if TYPE_CHECKING:
     from cumulus.manifest import Manifest
 
 __all__ = [
-    "Applied", "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "NodeStakes", "Page",
-    "PatchType", "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
+    "MAX_SECRET_BYTES", "Applied", "AttemptEnded", "AttemptFollows", "Awaited", "Client", "ConditionMet",
+    "Description", "Document", "Event", "JobFiles", "Key", "LogAwaits", "LogBytes", "LogPiece", "NobodyActs",
+    "NodeStakes", "NoneFollowed", "NothingWritten", "Page", "PatchType", "Propagation", "Query", "ReplicaChosen",
+    "SecretKey", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
 ]  # fmt: skip
 
 
@@ -130,6 +147,17 @@ class JobClient(Protocol):
         """Why a job or partition is not running, or how it is. Raises NotFound, InvalidObject, UsageError."""
         ...
 
+    def logs(
+        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogPiece]:
+        """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
+        the job is over. `tail`: only the last lines of the first.
+
+        Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
+        nothing to show.
+        """
+        ...
+
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         """The directories of each of these jobs, which go once the job is deleted and its processes have ended."""
         ...
@@ -160,8 +188,29 @@ class ServerClient(Protocol):
         all are."""
         ...
 
+    def backup(self, file: Path) -> None:
+        """Write all objects to the new file `file` of the server's machine, while the store is used. Raises UsageError
+        where it is there already, StoreUnavailable."""
+        ...
 
-class Client(ObjectClient, JobClient, NodeClient, ServerClient, Protocol):
+
+class SecretClient(Protocol):
+    """Secrets that jobs may use. Each method raises SecretUnavailable. Values never come back."""
+
+    def set_secret(self, name: str, key: str, value: str) -> None:
+        """Write one key, whole or not at all: text of at most `MAX_SECRET_BYTES`."""
+        ...
+
+    def secrets(self) -> Sequence[SecretKey]:
+        """Every key of every secret, sorted."""
+        ...
+
+    def delete_secret(self, name: str, key: str = "") -> None:
+        """Delete one key, or all of the secret. Raises NotFound."""
+        ...
+
+
+class Client(ObjectClient, JobClient, NodeClient, SecretClient, ServerClient, Protocol):
     """All of it. Use it with `with`, or close it."""
 
     def close(self) -> None:

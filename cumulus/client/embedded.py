@@ -6,11 +6,13 @@ The default of the command line, which so works with no daemon running: whoever 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cumulus import paths, stores
+from cumulus.client.connect import has_store
 from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.errors import StoreUnavailable
 from cumulus.resources.key import Document, Key
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
         NodeStakes,
         PatchType,
         Propagation,
+        SecretKey,
         WaitStep,
         Why,
     )
+    from cumulus.service.log_pieces import LogPiece
     from cumulus.service.server_state import ServerState
 
 
@@ -43,10 +47,17 @@ class EmbeddedClient:
         self._identity = identity
 
     @classmethod
-    def open(cls, home: Path, *, create: bool = False) -> Self:
-        """Of a state directory, as the user of this process. Raises StoreUnavailable; StoreReplaced where a daemon has
-        another store open. For `create`, see `open_store`."""
-        return cls(Service(open_store(home, create=create), home), Identity.of_this_process())
+    def of(cls, home: Path, *, create: bool = False) -> Self:
+        """Of a state directory, as the user of this process. For `create`, see `open_store`."""
+        from cumulus.infrastructure import LocalInfrastructure
+
+        opening = partial(open_store, home, create=create)
+        service = Service(opening, home, infrastructure=LocalInfrastructure(home))
+        return cls(service, Identity.of_this_process())
+
+    def open(self) -> None:
+        """Open the store now, instead of when an object is first asked for. Raises what `open_store` raises."""
+        _ = self._service.store
 
     def get(self, key: Key) -> Document:
         return self._service.objects.get(self._identity, key)
@@ -115,6 +126,11 @@ class EmbeddedClient:
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         return self._service.jobs.files(self._identity, uids)
 
+    def logs(
+        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogPiece]:
+        return self._service.logs.read(self._identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail)
+
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._service.nodes.cordon(self._identity, name, unschedulable=unschedulable)
 
@@ -127,8 +143,20 @@ class EmbeddedClient:
     def find_damaged(self, document: Document | None = None) -> InvalidObject | None:
         return self._service.find_damaged(self._identity, document)
 
+    def backup(self, file: Path) -> None:
+        self._service.backups.write(self._identity, file)
+
+    def set_secret(self, name: str, key: str, value: str) -> None:
+        self._service.secrets.set(self._identity, name, key, value)
+
+    def secrets(self) -> Sequence[SecretKey]:
+        return self._service.secrets.list(self._identity)
+
+    def delete_secret(self, name: str, key: str = "") -> None:
+        self._service.secrets.delete(self._identity, name, key)
+
     def close(self) -> None:
-        self._service.store.close()
+        self._service.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,11 +165,6 @@ class EmbeddedClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def has_store(home: Path) -> bool:
-    """Whether anything was ever stored in this state directory."""
-    return paths.store_dir(home).exists()
 
 
 def open_store(home: Path, *, create: bool = False) -> Store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document, Key
@@ -84,6 +84,13 @@ class NodeStakes:
     """Partitions that have, or are about to have, a lease there."""
     foreign_leases: int = 0
     """Made on the node itself."""
+
+
+class SecretKey(NamedTuple):
+    """One key of a secret. Its value never leaves the node."""
+
+    name: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)

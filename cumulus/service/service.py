@@ -6,11 +6,13 @@ needs beyond the store is loaded by the call, so that a command starts as fast a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, SystemClock
+from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document
 from cumulus.service.identity import Identity
@@ -19,20 +21,45 @@ from cumulus.service.server_state import ServerState, server_state
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.service.backups import Backups
     from cumulus.service.descriptions import Descriptions
+    from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs
+    from cumulus.service.logs import Logs
     from cumulus.service.nodes import Nodes
+    from cumulus.service.secrets import Secrets
     from cumulus.service.why import Explanations
 
 
 class Service:
-    """`home` is the state directory: the files of jobs are in it, and the daemon's lock."""
+    """`open_store` is called when an object is first asked for: not all that is asked needs the store. `home` is the
+    state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
+    workers and the Swarm need; without it they can't be made."""
 
-    def __init__(self, store: Store, home: Path, clock: Clock | None = None) -> None:
-        self.store = store
+    def __init__(
+        self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
+        infrastructure: Infrastructure | None = None,
+    ) -> None:  # fmt: skip
+        self._open_store = open_store
+        self._opened: Store | None = None
+        self._infrastructure = infrastructure
         self.home = home
         self.clock = clock or SystemClock()
-        self.objects = Objects(store, self.clock)
+
+    @property
+    def store(self) -> Store:
+        if self._opened is None:
+            self._opened = self._open_store()
+        return self._opened
+
+    @property
+    def infrastructure(self) -> Infrastructure:
+        assert self._infrastructure is not None, "this service was composed without its infrastructure"
+        return self._infrastructure
+
+    @cached_property
+    def objects(self) -> Objects:
+        return Objects(self.store, self.clock)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -45,6 +72,24 @@ class Service:
         from cumulus.service.nodes import Nodes
 
         return Nodes(self.objects)
+
+    @cached_property
+    def logs(self) -> Logs:
+        from cumulus.service.logs import Logs
+
+        return Logs(self.objects, self.infrastructure.log_reader, self.is_served)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        from cumulus.service.secrets import Secrets
+
+        return Secrets(self.home)
+
+    @cached_property
+    def backups(self) -> Backups:
+        from cumulus.service.backups import Backups
+
+        return Backups(self.home)
 
     @cached_property
     def explanations(self) -> Explanations:
@@ -68,3 +113,11 @@ class Service:
     def server_state(self, identity: Identity) -> ServerState:
         """Who keeps the objects up to date."""
         return server_state(self.store, self.home, self.clock)
+
+    def is_served(self) -> bool:
+        """Whether a daemon runs that will act on what is stored."""
+        return daemon_pid(self.home) is not None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()

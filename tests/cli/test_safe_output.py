@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cumulus import log, manifest
-from cumulus.cli import log_output, printers, swarm
+from cumulus.cli import log_output, printers
 from cumulus.lib import printable, safe_output
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run, active, event, failed, job, node, running
@@ -192,8 +191,11 @@ class TestLogLines:
         monkeypatch.setenv("NO_COLOR", "1")
         assert self.said()[19:21] == "Z "
 
-    def test_a_verb_is_not_mixed_with_log_lines(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        swarm.reader(home).close()
+    def test_a_verb_is_not_mixed_with_log_lines(
+        self, run: Run, store: SqliteStore, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store.create(job("train", image="x"))
+        assert run("logs", "train").code == 1
         structlog.get_logger("cumulus.backends").error("cannot look at the Swarm's tasks")
         assert capsys.readouterr() == ("", "")
 
@@ -233,7 +235,10 @@ HARMFUL_LOG = (
 
 def copied(chunks: list[bytes], *, terminal: bool) -> bytes:
     out: Any = Tty(terminal)
-    log_output.copy(chunks, out)
+    output = log_output.LogOutput(out)
+    for chunk in chunks:
+        output.write(chunk)
+    output.end()
     return bytes(out.buffer.getvalue())
 
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, no
 
 def why(store: SqliteStore, *words: str) -> str:
     key = targets.key(targets.parse_one(words, default="GPUJob"), "default")
-    service = Service(store, Path("/nowhere"), FakeClock(NOW))
+    service = Service(lambda: store, Path("/nowhere"), FakeClock(NOW))
     return "\n".join(service.explanations.why(Identity("tester"), key).lines)
 
 

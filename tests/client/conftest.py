@@ -22,7 +22,7 @@ Connect = Callable[[Store, Path, Clock], Client]
 
 
 def embedded(store: Store, home: Path, clock: Clock) -> Client:
-    return EmbeddedClient(Service(store, home, clock), Identity("tester"))
+    return EmbeddedClient(Service(lambda: store, home, clock), Identity("tester"))
 
 
 TRANSPORTS: dict[str, Connect] = {"embedded": embedded}

@@ -15,9 +15,9 @@ import pytest
 from cumulus.backends.swarm import owner, spec
 from cumulus.backends.swarm.engine import NameTaken
 from cumulus.backends.swarm.owner import Ownership
-from cumulus.cli import swarm as cli_swarm
 from cumulus.clock import FakeClock
 from cumulus.errors import BackendError, NotOurs, UsageError
+from cumulus.infrastructure import swarm as named_swarm
 from cumulus.lib import state_id
 
 
@@ -230,4 +230,4 @@ def test_those_that_share_a_swarm_have_a_mark_each(swarm: FakeSwarm, first: Plan
 def test_a_name_that_a_mark_cannot_have_is_refused(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARM_INSTANCE", given)
     with pytest.raises(UsageError, match="SWARM_INSTANCE is"):
-        cli_swarm.reader(tmp_path)
+        named_swarm.reader(tmp_path)

@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cumulus import daemon_lock, paths
-from cumulus.errors import CumulusError
-
-
-class Refused(CumulusError):
-    """It would destroy something."""
+from cumulus import paths
+from cumulus.cli import context
 
 
 def backup(file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; must not exist.")]) -> None:
@@ -22,12 +18,8 @@ def backup(file: Annotated[str, typer.Argument(metavar="FILE", help="Where to wr
     Examples:
       cumulus backup cumulus-2026-01-31.backup
     """
-    directory = paths.store_dir(paths.home())
-    if not directory.exists():
-        raise Refused(f"there is no store in {paths.home()}", hint="set CUMULUS_HOME to the one to back up")
-    from cumulus.store.backup import backup as write
-
-    write(directory, Path(file))
+    with context.client(objects=False) as client:
+        client.backup(Path(file))
     print(f"backed up to {file}")
 
 
@@ -40,11 +32,8 @@ def restore(
     Examples:
       cumulus --home /var/lib/cumulus restore cumulus-2026-01-31.backup
     """
-    home = paths.home()
-    pid = daemon_lock.daemon_pid(home)
-    if pid is not None:
-        raise Refused(f"a daemon runs on {home} (process {pid})", hint="stop it first")
-    from cumulus.store.backup import restore as put
+    from cumulus.client import offline
 
-    put(Path(file), paths.store_dir(home))
+    home = paths.home()
+    offline.restore(home, Path(file))
     print(f"restored {file} into {home}")

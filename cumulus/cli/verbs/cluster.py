@@ -13,9 +13,10 @@ from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.members import Member
 from cumulus.backends.swarm.spec import OWNER
-from cumulus.cli import confirm, context, swarm, terminal
+from cumulus.cli import confirm, context, terminal
 from cumulus.cli.verbs import image
 from cumulus.errors import CumulusError
+from cumulus.infrastructure import swarm
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.job import GPUJob
 from cumulus.store.base import Query, Store

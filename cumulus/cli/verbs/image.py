@@ -15,9 +15,10 @@ from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.backends.swarm.members import Member, distinct
 from cumulus.backends.swarm.settings import SwarmSettings
-from cumulus.cli import completion, context, swarm, terminal
+from cumulus.cli import completion, context, terminal
 from cumulus.cli.progress import Progress
 from cumulus.errors import CumulusError, UsageError
+from cumulus.infrastructure import swarm
 from cumulus.lib import safe_output
 from cumulus.nodes import workers
 from cumulus.resources.documents import lookup

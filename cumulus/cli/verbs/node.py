@@ -281,7 +281,7 @@ def _checked(check: Callable[[str], str], text: str) -> None:
 def _see_that_it_is_new(store: Store, name: str, place: Address) -> SshAddress | None:
     """The address that the node has so far, None where it is new. Raises Refused."""
     known = None
-    left_out = LeftOut(EmbeddedClient(Service(store, paths.home()), Identity.of_this_process()))
+    left_out = LeftOut(EmbeddedClient(Service(lambda: store, paths.home()), Identity.of_this_process()))
     for node in Client(store).list(GPUNode, damaged=left_out.add):
         if node.metadata.name == name and node.spec.ssh is None:
             raise Refused(f"the node {name} is there, and a daemon on it looks after it", hint="take another name")

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from cumulus import paths
+from cumulus.cli import context
+from cumulus.client.base import MAX_SECRET_BYTES
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.table import Heading, Table
-from cumulus.secrets import MAX_BYTES, SecretStore
 
 app = typer.Typer(
     add_completion=False,
@@ -44,16 +44,17 @@ def set_(
         raise UsageError("say where the value is", hint="--from-file FILE, or --from-file - for stdin")
     try:
         if from_file == "-":
-            value = sys.stdin.buffer.read(MAX_BYTES + 1)
+            value = sys.stdin.buffer.read(MAX_SECRET_BYTES + 1)
         else:
             with Path(from_file).open("rb") as file:
-                value = file.read(MAX_BYTES + 1)
+                value = file.read(MAX_SECRET_BYTES + 1)
         text = value.decode()
     except OSError as error:
         raise CumulusError(f"{from_file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise CumulusError(f"{from_file} is not UTF-8 text", hint="encode binary values, as base64 does") from None
-    _secrets().set(name, key, text)
+    with context.client(objects=False) as client:
+        client.set_secret(name, key, text)
     print(f"secret/{name} {key} set")
 
 
@@ -65,7 +66,8 @@ def list_() -> None:
     Examples:
       cumulus secret list
     """
-    found = _secrets().list()
+    with context.client(objects=False) as client:
+        found = client.secrets()
     if not found:
         print("No secrets found.", file=sys.stderr)
         return
@@ -81,14 +83,6 @@ def delete(name: Name, key: Annotated[str, typer.Argument(metavar="[KEY]", help=
       cumulus secret delete registry token
       cumulus secret delete registry
     """
-    secrets = _secrets()
-    keys = [k for n, k in secrets.list() if n == name and key in ("", k)]
-    if not keys:
-        raise CumulusError(f"there is no secret {name}" + (f" with a key {key}" if key else ""))
-    for each in keys:
-        secrets.delete(name, each)
+    with context.client(objects=False) as client:
+        client.delete_secret(name, key)
     print(f"secret/{name} {key or 'all keys'} deleted")
-
-
-def _secrets() -> SecretStore:
-    return SecretStore(paths.secrets_dir(paths.home()))

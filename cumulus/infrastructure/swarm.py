@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from cumulus import log, paths
+from cumulus import paths
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
 from cumulus.backends.swarm.settings import SwarmSettings
@@ -47,7 +47,6 @@ def reader(home: Path) -> SwarmBackend:
     def nobody() -> str:
         raise BackendError("who only reads logs has no part in the Swarm")
 
-    log.silence()
     settings = SwarmSettings()
     return SwarmBackend(
         str(paths.swarm_dir(home)), from_settings(settings) or Engine([]), SecretStore(paths.secrets_dir(home)),

@@ -1,0 +1,20 @@
+"""The infrastructure of a state directory on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cumulus.resources.key import Document
+from cumulus.service.infrastructure import LogReader
+
+
+class LocalInfrastructure:
+    """See `service.infrastructure.Infrastructure`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def log_reader(self, job: Document, node: str) -> LogReader:
+        from cumulus.infrastructure.logs import log_reader
+
+        return log_reader(self._home, job, node)

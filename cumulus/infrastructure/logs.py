@@ -1,0 +1,27 @@
+"""Readers of jobs' logs, from the files that their backends left in a state directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cumulus import paths
+from cumulus.errors import NoLog
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document
+from cumulus.secrets import SecretStore
+from cumulus.service.infrastructure import LogReader
+
+
+def log_reader(home: Path, job: Document, node: str) -> LogReader:
+    """See `service.infrastructure.LogReaders`."""
+    container = lookup(job, "spec.image")
+    directory = paths.swarm_dir(home) if container else paths.process_dir(home)
+    if not directory.exists():
+        raise NoLog(f"there are no logs in {directory}", hint="the job ran with another CUMULUS_HOME")
+    if container:
+        from cumulus.infrastructure.swarm import reader
+
+        return reader(home)
+    from cumulus.backends.process.backend import ProcessBackend
+
+    return ProcessBackend(directory, node, SecretStore(paths.secrets_dir(home)))

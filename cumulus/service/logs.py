@@ -1,0 +1,234 @@
+"""What a job's replica wrote, from the backend that ran it: attempt after attempt, and how each ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+
+from cumulus.errors import NoLog, NotFound, UsageError
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
+from cumulus.service.identity import Identity
+from cumulus.service.infrastructure import LogReaders
+from cumulus.service.log_pieces import (
+    AttemptEnded,
+    AttemptFollows,
+    Awaited,
+    LogAwaits,
+    LogBytes,
+    LogPiece,
+    NobodyActs,
+    NoneFollowed,
+    NothingWritten,
+    ReplicaChosen,
+)
+from cumulus.service.objects import Objects
+from cumulus.service.wait_conditions import phase_summary
+
+_PATIENCE = 2.0
+"""Seconds for the controllers to write down that an attempt ended; a missing daemon does not."""
+
+
+class Logs:
+    """`readers` open the log of a job on a node; `served` tells whether a daemon runs."""
+
+    def __init__(self, objects: Objects, readers: LogReaders, served: Callable[[], bool]) -> None:
+        self._objects = objects
+        self._readers = readers
+        self._served = served
+
+    def read(
+        self, identity: Identity, key: Key, *,
+        attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
+    ) -> Iterator[LogPiece]:  # fmt: skip
+        """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
+        the job is over. `tail`: only the last lines of the first.
+
+        Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
+        nothing to show.
+        """
+        if key.kind != "GPUJob":
+            raise UsageError(f"only jobs have logs, not a {key.kind}")
+        job = self._objects.get(identity, key)
+        replicas = lookup(job, "spec.replicas") or 1
+        if replica is not None and replica >= replicas:
+            raise UsageError(
+                f"gpujob/{key.name} has {replicas} replicas, counted from 0: there is no replica {replica}"
+            )
+        return self._pieces(identity, key, job, attempt, replica, replicas, follow, tail)
+
+    def _pieces(
+        self, identity: Identity, key: Key, job: Document, attempt: int,
+        replica: int | None, replicas: int, follow: bool, tail: int | None,
+    ) -> Iterator[LogPiece]:  # fmt: skip
+        if replica is None and replicas > 1:
+            yield ReplicaChosen(0, replicas)
+        if follow:
+            follower = _Follower(self._objects, self._readers, self._served, identity, key, job, replica or 0)
+            yield from follower.pieces(attempt, tail)
+            return
+        number = _shown_attempt(job, attempt)
+        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, tail=tail)
+        if not wrote and tail != 0:
+            yield _silence(job, number)
+
+
+class _Follower:
+    """The log of one attempt after another, until the job is over."""
+
+    def __init__(
+        self, objects: Objects, readers: LogReaders, served: Callable[[], bool],
+        identity: Identity, key: Key, job: Document, replica: int,
+    ) -> None:  # fmt: skip
+        self._objects = objects
+        self._readers = readers
+        self._served = served
+        self._identity = identity
+        self._key = key
+        self._job = job
+        self._replica = replica
+
+    def pieces(self, asked: int, tail: int | None) -> Iterator[LogPiece]:
+        """Of the attempt `asked` alone; where that is 0, of the last one and all that follow it. Raises NoLog."""
+        if not _begun(self._job):
+            if not self._served():
+                yield NobodyActs("start")
+            yield from self._until(partial(self._followed, 0), "start")
+        number = _shown_attempt(self._job, asked)
+        while True:
+            wrote = yield from _copied(self._readers, self._job, number, self._replica, follow=True, tail=tail)
+            come = yield from self._until(partial(self._ended, number), "end")
+            if not come:
+                yield NobodyActs("end")
+                return
+            if not wrote and tail != 0:
+                yield _silence(self._job, number)
+            elif (ended := _attempt(self._job, number)).get("reason") != "Completed":
+                yield AttemptEnded(number, _end(ended), wrote=True)
+            if asked or (_over(self._job) and not self._later(number)):
+                return
+            yield from self._until(partial(self._followed, number), "start")
+            later = self._later(number)
+            if not later:
+                yield NoneFollowed(phase_summary(self._job))
+                return
+            number, tail = later[0], None
+            yield AttemptFollows(number)
+
+    def _later(self, number: int) -> list[int]:
+        return [begun for begun in _begun(self._job) if begun > number]
+
+    def _followed(self, number: int) -> bool:
+        return bool(self._later(number)) or _over(self._job)
+
+    def _ended(self, number: int) -> bool:
+        attempt = _attempt(self._job, number)
+        return not attempt or bool(attempt.get("endTime")) or _over(self._job)
+
+    def _until(self, come: Callable[[], bool], what: Awaited) -> Generator[LogPiece, None, bool]:
+        """Follow the job until `come` is true. False where that an attempt ended is waited for, and no daemon is there
+        to tell it. Raises NoLog where the job is deleted."""
+        patience = _PATIENCE if what == "end" else None
+        since = self._objects.revision(self._identity)
+        watch = self._objects.watch(self._identity, since=since, kinds=frozenset({self._key.kind}))
+        try:
+            self._see(self._read())
+            while not come():
+                if what == "start":
+                    yield LogAwaits(what, phase_summary(self._job))
+                events = watch.next(timeout=patience)
+                for event in events:
+                    if event.key == self._key:
+                        self._see(None if event.type == "DELETED" else event.document)
+                if events or what == "start":
+                    continue
+                if not self._served():
+                    return False
+                # Other replicas of the gang may go on for long.
+                yield LogAwaits(what, phase_summary(self._job))
+            return True
+        finally:
+            watch.close()
+
+    def _read(self) -> Document | None:
+        try:
+            return self._objects.get(self._identity, self._key)
+        except NotFound:
+            return None
+
+    def _see(self, job: Document | None) -> None:
+        if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
+            raise NoLog(f"gpujob/{self._key.name} was deleted")
+        self._job = job
+
+
+def _copied(
+    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, tail: int | None
+) -> Generator[LogPiece, None, bool]:
+    """The bytes of one attempt; whether there were any."""
+    reader = readers(job, _node(job, attempt, replica))
+    wrote = False
+    try:
+        for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, tail=tail):
+            wrote = wrote or bool(chunk)
+            yield LogBytes(attempt, chunk)
+        return wrote
+    finally:
+        reader.close()
+
+
+def _begun(job: Document) -> list[int]:
+    """The numbers of the attempts that have a process, as far as the status remembers."""
+    return [a["number"] for a in lookup(job, "status.attempts") or () if a.get("startTime")]
+
+
+def _shown_attempt(job: Document, asked: int) -> int:
+    """The attempt to show. Raises NoLog, with why there is none."""
+    begun = _begun(job)
+    name = f"gpujob/{job['metadata']['name']}"
+    if not begun and _over(job):
+        raise NoLog(f"{name} never started: {_why_not(job)}")
+    if not begun:
+        raise NoLog(
+            f"{name} has not started yet: {phase_summary(job)}",
+            hint=f"see `cumulus why {job['metadata']['name']}`",
+        )
+    if asked > begun[-1]:
+        raise NoLog(f"{name} has started {begun[-1]} attempts: there is no log of an attempt {asked}")
+    if asked and asked not in begun and (attempt := _attempt(job, asked)):
+        raise NoLog(f"attempt {asked} of {name} never started: {_end(attempt)}")
+    return asked or begun[-1]
+
+
+def _why_not(job: Document) -> str:
+    """Why a job that is over never started: how its last attempt ended, or what its condition says."""
+    ended = [a for a in lookup(job, "status.attempts") or () if a.get("endTime")]
+    return f"attempt {ended[-1]['number']} ended with {_end(ended[-1])}" if ended else phase_summary(job)
+
+
+def _over(job: Document) -> bool:
+    return lookup(job, "status.phase") in ("Succeeded", "Failed")
+
+
+def _attempt(job: Document, number: int) -> Document:
+    """The attempt, empty where the status has forgotten it."""
+    return next((dict(a) for a in lookup(job, "status.attempts") or () if a.get("number") == number), {})
+
+
+def _end(attempt: Document) -> str:
+    """How it ended: `Error, exit code 3`, `StartError: there is no program tarin`."""
+    code, message = attempt.get("exitCode"), attempt.get("message")
+    said = (attempt.get("reason") or "no reason") + (f", exit code {code}" if code else "")
+    return f"{said}: {message}" if message and message != f"ended with exit code {code}" else said
+
+
+def _silence(job: Document, number: int) -> LogPiece:
+    attempt = _attempt(job, number)
+    return AttemptEnded(number, _end(attempt), wrote=False) if attempt.get("endTime") else NothingWritten(number)
+
+
+def _node(job: Document, attempt: int, replica: int) -> str:
+    """Where the replica ran, "" where the status has forgotten it."""
+    made = _attempt(job, attempt)
+    nodes = made.get("nodes") or [made.get("node", "")]
+    return str(nodes[min(replica, len(nodes) - 1)])
