@@ -10,8 +10,8 @@ import pytest
 from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
 from cumulus.chronos.contract import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
-from cumulus.controllers.node.controller import TWIN, NodeController
-from cumulus.controllers.swarm.controller import CLUSTER, ClusterController
+from cumulus.controllers.node.controller import TWIN, NodeReconciler
+from cumulus.controllers.swarm.controller import CLUSTER, ClusterReconciler
 from cumulus.errors import BackendError, NotFound, NotOurs
 from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import Request
@@ -94,7 +94,7 @@ class Bed:
     def __init__(self, *members: Member, here: Sequence[str] = ()) -> None:
         self.cluster = FakeCluster(*members)
         self.client = Client(MemoryStore())
-        self.controller = ClusterController(
+        self.controller = ClusterReconciler(
             StoreReader(self.client.store), self.client, self.cluster, FakeClock(), Recorder(self.client, FakeClock()),
             here=here, user="root", changed=lambda name: None,
         )  # fmt: skip
@@ -202,7 +202,7 @@ class Machines:
         self.clock = FakeClock()
         self.client = Client(MemoryStore(clock=self.clock))
         self.agents: dict[str, NodeAgent] = {}
-        self.controller = NodeController(
+        self.controller = NodeReconciler(
             StoreReader(self.client.store), self.client, self.agents, self.clock, Recorder(self.client, self.clock),
             changed=lambda key: None,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.controllers.binding import controller
-from cumulus.controllers.binding.controller import QUEUE, ScheduleController, summary
+from cumulus.controllers.binding.controller import QUEUE, BindingReconciler, summary
 from cumulus.errors import Conflict, StoreUnavailable
 from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import After, Done
@@ -41,7 +41,7 @@ class Bench:
         self.store = MemoryStore(clock=self.clock)
         self.client = Client(self.store)
         self.reader = Stale(self.store)
-        self.controller = ScheduleController(self.reader, self.client, self.clock)
+        self.controller = BindingReconciler(self.reader, self.client, self.clock)
         for number in range(nodes):
             status = GPUNodeStatus(
                 conditions=(Condition(type="Ready", status="True"),),
@@ -234,7 +234,7 @@ def test_reasons_that_were_not_written_for_an_old_view_are_written_by_the_next_c
     """What made the view old was no change that wakes the loop; and who shares its transaction is told at once."""
     bench = Bench()
     reader = Behind(bench.store)
-    bench.controller = ScheduleController(reader, bench.client, bench.clock)
+    bench.controller = BindingReconciler(reader, bench.client, bench.clock)
     for name in ("p", "q"):
         bench.want(name, memory="200Gi")
     bench.clock.advance(5)

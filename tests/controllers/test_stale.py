@@ -9,7 +9,7 @@ import pytest
 
 from cumulus.chronos.contract import LeaseState
 from cumulus.controllers.context import Context
-from cumulus.controllers.job.controller import JobController
+from cumulus.controllers.job.controller import JobReconciler
 from cumulus.errors import Conflict, NodeUnreachable, NotFound
 from cumulus.machinery.group import ControllerGroup
 from cumulus.machinery.reconcile import Request
@@ -110,7 +110,7 @@ def test_an_attempt_is_not_ended_for_partitions_that_only_the_view_lacks(monkeyp
     assert daemon.loops is not None
     monkeypatch.setattr(daemon.informer.cache, "owned", lambda model, uid: [])
     controller = daemon.loops.runners["job"].reconciler
-    assert isinstance(controller, JobController)
+    assert isinstance(controller, JobReconciler)
     controller.reconcile(JOB)
     assert world.job("train").status.phase is JobPhase.RUNNING
     assert len(world.backend.running()) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cumulus.clock import FakeClock
-from cumulus.controllers.ttl.controller import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyController
+from cumulus.controllers.ttl.controller import EVENT_SECONDS, TIDY, TIDY_SECONDS, TidyReconciler
 from cumulus.errors import Expired
 from cumulus.machinery.reconcile import After
 from cumulus.machinery.recorder import Recorder
@@ -22,7 +22,7 @@ def test_the_store_is_told_to_forget_old_history() -> None:
     client = Client(store)
     for number in range(10):
         client.create(a_job(f"job-{number}"))
-    tidy = TidyController(client, clock)
+    tidy = TidyReconciler(client, clock)
     assert tidy.reconcile(TIDY) == After(TIDY_SECONDS)
     store.watch(since=0).close()
     clock.advance(61)
@@ -38,7 +38,7 @@ def test_old_events_go_and_young_ones_stay() -> None:
     client = Client(store)
     job = client.create(a_job())
     recorder = Recorder(client, clock)
-    tidy = TidyController(client, clock)
+    tidy = TidyReconciler(client, clock)
     recorder.record(job, "Warning", "Old", "long ago", component="job")
     recorder.flush()
     clock.advance(EVENT_SECONDS + 1)

@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "status-before-action", "a job is said to run before its workloads are started",
-        job.JobController.reconcile, "    if plan.start:\n",
+        job.JobReconciler.reconcile, "    if plan.start:\n",
         "    if plan.start:\n"
         "        early = plan.status.model_copy(update={'phase': type(plan.status.phase)('Running')})\n"
         "        job = self._client.update_status(job.replace(status=early))\n"
@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant(
         "blind-write",
         "a job's finalizer is written with the job as it was, whatever was changed since",
-        job.JobController._begin,
+        job.JobReconciler._begin,
         'Write("update", with_finalizer(document, FINALIZER))',
         'Write("update", unversioned(with_finalizer(document, FINALIZER)))',
     ),
@@ -72,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         "no-second-look", "workloads are started without a second look at the job",
-        job.JobController._start, "!= (job.uid, job.metadata.resource_version)", "== ()",
+        job.JobReconciler._start, "!= (job.uid, job.metadata.resource_version)", "== ()",
     ),
     Mutant(
         "attempt-number-twice", "an attempt that never started gives its number to the next",
@@ -95,7 +95,7 @@ MUTANTS = (
     Mutant(
         "absence-from-the-cache",
         "a lease whose partition the cache does not know is taken for a leftover",
-        controller.SweepController._sweep_leases,
+        controller.SweepReconciler._sweep_leases,
         "if lease.id not in wanted:",
         "if True:",
     ),
@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "two-transactions",
         "an attempt is recorded in one transaction, its partitions are made in the next",
-        job.JobController._begin,
+        job.JobReconciler._begin,
         "    self._client.store.transact(writes, fence=self._client.fence)",
         "    self._client.store.transact(writes[-1:], fence=self._client.fence)\n"
         "    self._client.store.transact(writes[:-1], fence=self._client.fence)",
@@ -136,7 +136,7 @@ MUTANTS = (
     Mutant(
         "leftovers-not-removed",
         "what a crash left on the backend is not looked for",
-        controller.SweepController._sweep_workloads,
+        controller.SweepReconciler._sweep_workloads,
         "in backend.list():",
         "in []:",
     ),
@@ -157,7 +157,7 @@ MUTANTS = (
     Mutant(
         "no-sweep",
         "leases that a deposed daemon still asked for are left to themselves",
-        controller.SweepController._sweep_leases,
+        controller.SweepReconciler._sweep_leases,
         "if lease.id not in wanted:",
         "if False:",
     ),

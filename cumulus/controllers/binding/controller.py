@@ -1,4 +1,5 @@
-"""The schedule loop: one key for the whole queue. Builds a snapshot, asks `scheduling` where each gang goes, writes it.
+"""The binding loop, which people see as `schedule`: one key for the whole queue. Builds a snapshot, asks `scheduling`
+where each gang goes, writes it.
 
 A gang's bindings are one transaction, each with its partition's version as precondition. A cycle never starts before
 the reader shows the last cycle's writes, so that no share is given twice; the node's ledger would refuse it anyway.
@@ -68,7 +69,7 @@ class Unplaced:
     message: str
 
 
-class ScheduleController:
+class BindingReconciler:
     def __init__(self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT) -> None:
         self._reader = reader
         self._client = client

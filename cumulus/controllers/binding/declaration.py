@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cumulus.controllers.binding.controller import NAME, QUEUE, ScheduleController
+from cumulus.controllers.binding.controller import NAME, QUEUE, BindingReconciler
 from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import LIVE, changes_the_queue
@@ -18,14 +18,14 @@ def the_queue(change: Change, cache: Cache) -> tuple[Request]:
     return (QUEUE,)
 
 
-def rest(reconciler: ScheduleController, request: Request) -> float:
+def rest(reconciler: BindingReconciler, request: Request) -> float:
     return reconciler.rest
 
 
 CONTROLLERS = (
-    Controller[Context, ScheduleController](
+    Controller[Context, BindingReconciler](
         name=NAME,
-        build=lambda context: ScheduleController(context.cache, context.client, context.clock),
+        build=lambda context: BindingReconciler(context.cache, context.client, context.clock),
         resync=lambda context: (QUEUE,),
         watches=(
             Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),

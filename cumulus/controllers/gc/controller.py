@@ -1,6 +1,6 @@
 """Garbage collection: dependents whose owners are gone, and what controllers left on nodes and backends.
 
-`CollectController` deletes an object when none of its owners is there any more. `SweepController` compares the
+`GarbageReconciler` deletes an object when none of its owners is there any more. `SweepReconciler` compares the
 ledgers and backends with the store: a deposed daemon may have asked a node for something just after its last look.
 """
 
@@ -33,7 +33,7 @@ SWEEP = Request("", "sweep")
 """The sweep's only key."""
 
 
-class CollectController:
+class GarbageReconciler:
     """For the dependents of one kind."""
 
     def __init__(self, model: type[Resource], reader: Reader, client: Client) -> None:
@@ -62,7 +62,7 @@ class CollectController:
         return bool(document["metadata"]["uid"] == owner.uid)
 
 
-class SweepController:
+class SweepReconciler:
     """`owner` is the mark that this store's controllers put on the leases they ask for; `changed` is told each job
     whose status is not what its backend reports: a report may have been lost."""
 

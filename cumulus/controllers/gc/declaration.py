@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cumulus.controllers.context import Context
-from cumulus.controllers.gc.controller import SWEEP, CollectController, SweepController
+from cumulus.controllers.gc.controller import SWEEP, GarbageReconciler, SweepReconciler
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Watch, deleted, exists, itself, owned
@@ -23,23 +23,23 @@ def if_ownerless(change: Change, cache: Cache) -> Iterable[Request]:
     return () if not owners or any(cache.has(owner["uid"]) for owner in owners) else itself(change, cache)
 
 
-def collector(kind: Kind) -> Controller[Context, CollectController]:
+def collector(kind: Kind) -> Controller[Context, GarbageReconciler]:
     return Controller(
         name=f"gc-{kind.name.lower()}",
         kind=kind.name,
-        build=lambda context: CollectController(kind.model(), context.cache, context.client),
+        build=lambda context: GarbageReconciler(kind.model(), context.cache, context.client),
         watches=(
             Watch(kind.name, if_ownerless, when=exists),
-            *(Watch[CollectController](owner.name, owned(kind.name), when=deleted) for owner in OWNABLE),
+            *(Watch[GarbageReconciler](owner.name, owned(kind.name), when=deleted) for owner in OWNABLE),
         ),
     )
 
 
 CONTROLLERS = (
     *map(collector, OWNABLE),
-    Controller[Context, SweepController](
+    Controller[Context, SweepReconciler](
         name="sweep",
-        build=lambda context: SweepController(
+        build=lambda context: SweepReconciler(
             context.cache, context.client, context.agents, context.backends, owner=context.owner,
             changed=context.changed_jobs.push,
         ),

@@ -35,7 +35,7 @@ DELETE_POLL = 30.0
 """Seconds between looks at a job whose partitions are going; their events usually come first."""
 
 
-class JobController:
+class JobReconciler:
     """`backends` by runtime: process, container."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cumulus.backends.base import ReportsFindings
 from cumulus.controllers.context import Context
-from cumulus.controllers.job.controller import NAME, JobController
+from cumulus.controllers.job.controller import NAME, JobReconciler
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import ON_NODE, is_bound, is_not_bound
 from cumulus.machinery.cache import Cache, readable
@@ -52,11 +52,11 @@ def tell_findings(context: Context) -> None:
 
 
 CONTROLLERS = (
-    Controller[Context, JobController](
+    Controller[Context, JobReconciler](
         name=NAME,
         kind=GPUJob.KIND,
         workers=4,
-        build=lambda context: JobController(
+        build=lambda context: JobReconciler(
             context.cache, context.client, context.backends, context.clock, context.recorder
         ),
         watches=(

@@ -70,7 +70,7 @@ SILENT_SECONDS = 40.0
 """How long a node may be silent before it is not Ready."""
 
 
-class NodeController:
+class NodeReconciler:
     """`changed` is told each partition whose lease is not what its status says."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cumulus.backends.cluster import RUNTIME, runs_containers
 from cumulus.controllers.context import Context
-from cumulus.controllers.node.controller import NAME, NodeController
+from cumulus.controllers.node.controller import NAME, NodeReconciler
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, lease_came_or_went, node_of
 from cumulus.errors import BackendError, NotOurs
@@ -26,8 +26,8 @@ def runtimes_of_cluster(context: Context, name: str) -> tuple[str, ...] | None:
         return None
 
 
-def build(context: Context) -> NodeController:
-    return NodeController(
+def build(context: Context) -> NodeReconciler:
+    return NodeReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder,
         changed=context.changed_leases.push,
         offers=lambda name: runtimes_of_cluster(context, name),
@@ -40,7 +40,7 @@ def with_an_agent(context: Context) -> Iterable[Request]:
     return [Request("", name) for name in sorted(context.agents)]
 
 
-def settle(reconciler: NodeController, request: Request) -> float:
+def settle(reconciler: NodeReconciler, request: Request) -> float:
     return reconciler.settle(request.name)
 
 
@@ -49,7 +49,7 @@ def from_others(context: Context, push: Push) -> None:
 
 
 CONTROLLERS = (
-    Controller[Context, NodeController](
+    Controller[Context, NodeReconciler](
         name=NAME,
         kind=GPUNode.KIND,
         workers=8,

@@ -34,7 +34,7 @@ from cumulus.store.client import Client, decode
 NAME = "partition"
 
 
-class PartitionController:
+class PartitionReconciler:
     """`owner` marks the leases that this store's controllers asked for; `waited_for` tells whether somebody
     waits for the partition's device."""
 

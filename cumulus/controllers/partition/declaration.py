@@ -5,7 +5,7 @@ from __future__ import annotations
 from cumulus.controllers.context import Context
 from cumulus.controllers.node_watches import matters_to_others
 from cumulus.controllers.partition.contention import waited_for
-from cumulus.controllers.partition.controller import NAME, PartitionController
+from cumulus.controllers.partition.controller import NAME, PartitionReconciler
 from cumulus.controllers.partition_watches import LIVE, ON_NODE, needs_its_node, on_node
 from cumulus.machinery.controller import Controller, Push, Watch, itself, owned
 from cumulus.machinery.informer import Change
@@ -38,8 +38,8 @@ def _started(job: Document) -> bool:
     return isinstance(attempt, dict) and bool(attempt.get("startTime"))
 
 
-def build(context: Context) -> PartitionController:
-    return PartitionController(
+def build(context: Context) -> PartitionReconciler:
+    return PartitionReconciler(
         context.cache, context.client, context.agents, context.clock, context.recorder, owner=context.owner,
         waited_for=lambda partition: waited_for(context.cache, partition, context.clock.now()),
     )  # fmt: skip
@@ -50,7 +50,7 @@ def from_others(context: Context, push: Push) -> None:
 
 
 CONTROLLERS = (
-    Controller[Context, PartitionController](
+    Controller[Context, PartitionReconciler](
         name=NAME,
         kind=GPUPartition.KIND,
         workers=12,

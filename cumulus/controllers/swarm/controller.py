@@ -31,7 +31,7 @@ LOOK_SECONDS = 10.0
 _OURS = ("gpu.", "cumulus.dev/")
 
 
-class ClusterController:
+class ClusterReconciler:
     """`here` are the nodes that need no SSH; `user` is whom to be on the others. `changed` is told each node whose
     readiness for containers changed."""
 

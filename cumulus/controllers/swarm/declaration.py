@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from cumulus.controllers.context import Context
-from cumulus.controllers.swarm.controller import CLUSTER, NAME, ClusterController
+from cumulus.controllers.swarm.controller import CLUSTER, NAME, ClusterReconciler
 from cumulus.machinery.controller import Controller
 
 
-def build(context: Context) -> ClusterController:
+def build(context: Context) -> ClusterReconciler:
     assert context.cluster is not None
-    return ClusterController(
+    return ClusterReconciler(
         context.cache, context.client, context.cluster, context.clock, context.recorder,
         here=context.agents.here, user=context.cluster_user, changed=context.changed_nodes.push,
     )  # fmt: skip
 
 
 CONTROLLERS = (
-    Controller[Context, ClusterController](
+    Controller[Context, ClusterReconciler](
         name=NAME,
         build=build,
         resync=lambda context: (CLUSTER,),

@@ -24,7 +24,7 @@ TIDY_SECONDS = 60.0
 PAGE = 500
 
 
-class TtlController:
+class TtlReconciler:
     """Deletes finished jobs once their spec.ttlAfterFinished has passed."""
 
     def __init__(self, reader: Reader, client: Client, clock: Clock) -> None:
@@ -48,7 +48,7 @@ class TtlController:
         return Done()
 
 
-class TidyController:
+class TidyReconciler:
     """Deletes old events, and lets the store forget old history."""
 
     def __init__(self, client: Client, clock: Clock) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cumulus.controllers.context import Context
-from cumulus.controllers.ttl.controller import TIDY, TidyController, TtlController
+from cumulus.controllers.ttl.controller import TIDY, TidyReconciler, TtlReconciler
 from cumulus.machinery.controller import Controller, Watch, itself
 from cumulus.machinery.informer import Change
 from cumulus.resources.job import GPUJob
@@ -14,15 +14,15 @@ def has_ttl(change: Change) -> bool:
 
 
 CONTROLLERS = (
-    Controller[Context, TtlController](
+    Controller[Context, TtlReconciler](
         name="ttl",
         kind=GPUJob.KIND,
-        build=lambda context: TtlController(context.cache, context.client, context.clock),
+        build=lambda context: TtlReconciler(context.cache, context.client, context.clock),
         watches=(Watch(GPUJob.KIND, itself, when=has_ttl),),
     ),
-    Controller[Context, TidyController](
+    Controller[Context, TidyReconciler](
         name="tidy",
-        build=lambda context: TidyController(context.client, context.clock),
+        build=lambda context: TidyReconciler(context.client, context.clock),
         resync=lambda context: (TIDY,),
     ),
 )
