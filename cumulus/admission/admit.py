@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from cumulus.admission import immutability
+from cumulus.admission.messages import no_namespace
 from cumulus.admission.problems import FieldProblem, Rejected
 from cumulus.admission.rules import model_in
 from cumulus.admission.validation import name_of, problems, validated
@@ -32,7 +33,8 @@ def admit_create(kind: Kind, document: Document, *, user: bool = False) -> Docum
     """
     document = _with_namespace(kind, document)
     if user:
-        document = {name: value for name, value in document.items() if name != "status"}
+        document = without_status(document)
+    _check_namespace(kind, document)
     resource = validated(kind, document)
     if user and (found := refusals(kind, resource)):
         raise Rejected(resource.key, found)
@@ -44,14 +46,14 @@ def admit_update(kind: Kind, old: Document, new: Document) -> Document:
 
     What says the same in other words (60m for 1h) stays as it was written.
     """
-    given = {name: value for name, value in new.items() if name != "status"}
+    given = without_status(new)
     try:
         resource = validated(kind, given)
     except Rejected as error:
         _raise_new(kind, error, without_status(old))
         after = given
     else:
-        after = {name: value for name, value in resource.to_json().items() if name != "status"}
+        after = without_status(resource.to_json())
     if isinstance(after.get("spec"), dict):
         after["spec"] = _kept_spec(kind, old, after["spec"])
     return after | ({"status": old["status"]} if "status" in old else {})
@@ -77,12 +79,9 @@ def refusals(kind: Kind, resource: Resource) -> list[FieldProblem]:
 
 def check_create(kind: Kind, document: Document) -> None:
     """Whether the object may be stored as it is. Raises Rejected."""
-    if kind.namespaced and not document["metadata"].get("namespace"):
-        raise Rejected(name_of(kind, document), [FieldProblem(("metadata", "namespace"), "is required")])
+    _check_namespace(kind, document)
     if not _is_valid(kind.model(), document):
-        found = problems(kind, document)
-        if found:
-            raise Rejected(name_of(kind, document), found)
+        validated(kind, document)
 
 
 def check_update(kind: Kind, old: Document, new: Document) -> None:
@@ -130,6 +129,14 @@ def _with_namespace(kind: Kind, document: Document) -> Document:
     if not kind.namespaced or not isinstance(metadata, dict) or metadata.get("namespace"):
         return document
     return {**document, "metadata": {**metadata, "namespace": DEFAULT_NAMESPACE}}
+
+
+def _check_namespace(kind: Kind, document: Document) -> None:
+    metadata = document.get("metadata")
+    found = metadata.get("namespace") if isinstance(metadata, dict) else None
+    if isinstance(metadata, dict) and bool(found) != kind.namespaced:
+        message = "is required" if kind.namespaced else no_namespace(kind)
+        raise Rejected(name_of(kind, document), [FieldProblem(("metadata", "namespace"), message)])
 
 
 def _raise_new(kind: Kind, rejected: Rejected, old: Document) -> None:

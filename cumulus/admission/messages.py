@@ -10,6 +10,7 @@ from cumulus.admission.problems import Path
 from cumulus.admission.written import Written, at
 from cumulus.lib.suggest import nearest
 from cumulus.resources.fields import FieldError
+from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS
 from cumulus.resources.schema import Field
 
@@ -51,6 +52,10 @@ def suggestion(word: str, candidates: Iterable[str], *, all_of: str = "") -> str
     for near in nearest(word, known):
         return f"; did you mean {near}?"
     return f"; {all_of} {joined(known, 'and')}" if all_of and known else ""
+
+
+def no_namespace(kind: Kind) -> str:
+    return f"a {kind.name} belongs to no namespace; remove it"
 
 
 def joined(words: Sequence[str], last: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cumulus.admission.messages import joined, suggestion
+from cumulus.admission.messages import joined, no_namespace, suggestion
 from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
 from cumulus.admission.validation import validated
 from cumulus.lib.suggest import nearest
@@ -203,7 +203,7 @@ def _set_namespace(
     if not kind.namespaced:
         if given is None:
             return []
-        return [_problem(file, node, path, prefix, f"a {kind.name} belongs to no namespace; remove it")]
+        return [_problem(file, node, path, prefix, no_namespace(kind))]
     if given is None:
         metadata["namespace"] = wanted or DEFAULT_NAMESPACE
     elif wanted is not None and given != wanted:

@@ -92,6 +92,11 @@ def test_what_is_left_out_gets_its_default() -> None:
     assert made["status"]["phase"] == "Pending"
 
 
+def test_a_node_has_no_namespace() -> None:
+    node = {"apiVersion": API_VERSION, "kind": "GPUNode", "metadata": {"name": "n1", "namespace": "default"}}
+    assert refused(admit_create, NODE, node) == {"metadata.namespace": "a GPUNode belongs to no namespace; remove it"}
+
+
 def test_a_persons_status_is_not_taken() -> None:
     given = job() | {"status": {"phase": "Succeeded"}}
     assert admit_create(JOB, given, user=True)["status"]["phase"] == "Pending"

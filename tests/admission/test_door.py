@@ -112,6 +112,14 @@ def test_one_bad_write_takes_its_transaction_with_it(store: Store) -> None:
     assert store.revision() == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "metadata"), [("GPUJob", {"name": "x"}), ("GPUNode", {"name": "x", "namespace": "default"})]
+)
+def test_no_object_is_in_the_wrong_place(store: Store, kind: str, metadata: Document) -> None:
+    error = unchanged(store, CREATES["create"], {**job(), "kind": kind, "metadata": metadata})
+    assert error.field == "metadata.namespace"
+
+
 def test_what_is_right_passes(store: Store) -> None:
     made = store.create(admit_create(JOB, job()))
     made = store.update(put(made, "spec.suspend", True))
