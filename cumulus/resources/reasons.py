@@ -8,47 +8,10 @@ from __future__ import annotations
 
 from enum import Enum, StrEnum, unique
 
-
-@unique
-class JobCondition(StrEnum):
-    """Condition types of a GPUJob. The job controller sets them."""
-
-    SCHEDULED = "Scheduled"
-    PARTITIONS_READY = "PartitionsReady"
-    RUNNING = "Running"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-    SUSPENDED = "Suspended"
-
-
-@unique
-class PartitionCondition(StrEnum):
-    """Condition types of a GPUPartition. The binding controller sets Bound, the partition controller the others."""
-
-    BOUND = "Bound"
-    ACTIVE = "Active"
-    ENDED = "Ended"
-
-
-@unique
-class NodeCondition(StrEnum):
-    """Condition types of a GPUNode. The node controller sets Ready and Twin, the cluster controller ContainersReady;
-    the node's own Chronos sets the others."""
-
-    READY = "Ready"
-    CONTAINERS_READY = "ContainersReady"
-    MPS_READY = "MPSReady"
-    OPENCL_LAYER = "OpenCLLayer"
-    TWIN = "Twin"
-    """Another node counts its devices."""
-
-
-@unique
-class LeaseCondition(StrEnum):
-    """Condition types of the Lease. The leader sets them."""
-
-    PROGRESSING = "Progressing"
-    """Whether the leader does its work: False where a part of it makes no progress."""
+from cumulus.resources.condition_types import JobCondition as JobCondition
+from cumulus.resources.condition_types import LeaseCondition as LeaseCondition
+from cumulus.resources.condition_types import NodeCondition as NodeCondition
+from cumulus.resources.condition_types import PartitionCondition as PartitionCondition
 
 
 @unique

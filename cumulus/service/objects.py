@@ -61,9 +61,10 @@ class Objects:
         """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
         `document`; InvalidObject."""
         from cumulus.admission import admit
+        from cumulus.store.rules import checked_key
 
         kind = kind_of(document)
-        found = self.get(identity, key_of(document))
+        found = self.get(identity, checked_key(document))
         return self._write([Write("update", admit.admit_update(kind, found, document))], dry_run)
 
     def patch(

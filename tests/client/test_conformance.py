@@ -104,6 +104,8 @@ class TestWriting:
         assert raised.value.field == "spec.gpu.memory"
         with pytest.raises(InvalidObject, match="there is no kind 'Pod'"):
             client.create({**job("train"), "kind": "Pod"})
+        with pytest.raises(InvalidObject, match="metadata"):
+            client.update({"kind": "GPUJob"})
         assert client.revision() == 0
 
     def test_an_update_loses_once_the_object_has_moved_on(self, client: Client) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cumulus.resources.columns import until
+from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, View
 from cumulus.resources.quantity import format_duration
-from cumulus.resources.reasons import JobCondition
 
 
 def job_node(job: Document) -> str:

@@ -6,11 +6,11 @@ from datetime import datetime
 
 from cumulus.clock import parse_timestamp
 from cumulus.resources.columns import age, percent
+from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, by_condition, detail
 from cumulus.resources.quantity import format_bytes
-from cumulus.resources.reasons import NodeCondition
 
 SILENT_SECONDS = 60.0
 """A heartbeat is written every 20 s, and after 40 s without one the controllers take Ready back: if they run."""

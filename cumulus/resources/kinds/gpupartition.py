@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cumulus.resources.columns import until
+from cumulus.resources.condition_types import PartitionCondition
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, View
-from cumulus.resources.reasons import PartitionCondition
 
 ENDED = frozenset({"Expired", "Released", "Failed"})
 """The phases of a partition whose lease is over."""

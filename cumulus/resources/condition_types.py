@@ -1,0 +1,48 @@
+"""Every condition type, by the kind that has it. Apart from the reasons, so that a command which shows objects loads
+few enums."""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+
+
+@unique
+class JobCondition(StrEnum):
+    """Condition types of a GPUJob. The job controller sets them."""
+
+    SCHEDULED = "Scheduled"
+    PARTITIONS_READY = "PartitionsReady"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+@unique
+class PartitionCondition(StrEnum):
+    """Condition types of a GPUPartition. The binding controller sets Bound, the partition controller the others."""
+
+    BOUND = "Bound"
+    ACTIVE = "Active"
+    ENDED = "Ended"
+
+
+@unique
+class NodeCondition(StrEnum):
+    """Condition types of a GPUNode. The node controller sets Ready and Twin, the cluster controller ContainersReady;
+    the node's own Chronos sets the others."""
+
+    READY = "Ready"
+    CONTAINERS_READY = "ContainersReady"
+    MPS_READY = "MPSReady"
+    OPENCL_LAYER = "OpenCLLayer"
+    TWIN = "Twin"
+    """Another node counts its devices."""
+
+
+@unique
+class LeaseCondition(StrEnum):
+    """Condition types of the Lease. The leader sets them."""
+
+    PROGRESSING = "Progressing"
+    """Whether the leader does its work: False where a part of it makes no progress."""
