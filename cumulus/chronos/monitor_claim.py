@@ -80,7 +80,7 @@ def _served(home: Path) -> FileIdentity | None:
     own ledger is another file."""
     try:
         _, _, device, inode = (home / LOCK).read_text().split()
-        return FileIdentity(int(device), int(inode))
+        return int(device), int(inode)
     except (OSError, ValueError):
         return None
 

@@ -57,7 +57,8 @@ def sign(fd: int, ledger: FileIdentity) -> None:
     me = processes.read(os.getpid())
     assert me is not None
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{me.pid} {me.start} {ledger.device} {ledger.inode}\n".encode(), 0)
+    device, inode = ledger
+    os.pwrite(fd, f"{me.pid} {me.start} {device} {inode}\n".encode(), 0)
 
 
 def is_running(home: Path) -> bool:

@@ -19,8 +19,11 @@ def acquire(descriptor: int, seconds: float, *, spin: float = 0.0, pause: float 
     It polls, at once for `spin` seconds and then every `pause`: a blocking flock has no time-out, and a holder that was
     stopped would hang all.
     """
-    if _try_lock(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
+    except BlockingIOError:
+        pass
     start = time.monotonic()
     while not _try_lock(descriptor):
         waited = time.monotonic() - start

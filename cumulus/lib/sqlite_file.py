@@ -13,7 +13,6 @@ import sqlite3
 from collections.abc import Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import NamedTuple
 
 _ROOM = 1 << 20
 """A file system with less free space than this (bytes) counts as full when a write failed."""
@@ -42,11 +41,8 @@ def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-class FileIdentity(NamedTuple):
-    """Which file it is, whatever its name."""
-
-    device: int
-    inode: int
+FileIdentity = tuple[int, int]
+"""Which file it is, whatever its name: device and inode."""
 
 
 def identity(path: str | os.PathLike[str]) -> FileIdentity | None:
@@ -55,7 +51,7 @@ def identity(path: str | os.PathLike[str]) -> FileIdentity | None:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return FileIdentity(found.st_dev, found.st_ino)
+    return found.st_dev, found.st_ino
 
 
 class Trouble(Enum):

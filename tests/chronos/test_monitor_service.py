@@ -21,7 +21,6 @@ from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.lib import cgroup, processes
-from cumulus.lib.sqlite_file import FileIdentity
 from tests.chronos.conftest import end_monitor, open_ledger, request, until
 from tests.processes import cgroups_of
 
@@ -380,7 +379,7 @@ def test_a_lock_on_a_file_that_was_removed_is_not_taken(home: Path) -> None:
     first = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     path.unlink()
     assert not monitor_service._is_at(first, path)
-    second = monitor_service._take_lock(path, FileIdentity(1, 2))
+    second = monitor_service._take_lock(path, (1, 2))
     assert monitor_service._is_at(second, path)
     assert monitor_control.running(home) == os.getpid()
     os.close(first)
