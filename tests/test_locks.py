@@ -106,7 +106,7 @@ def test_whoever_keeps_a_restore_from_the_store_is_named(tmp_path: Path) -> None
 def test_a_stopped_writer_of_the_ledger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cumulus.chronos.database._LOCK_TIMEOUT", 0.1)
     ledger = Ledger(tmp_path, discover=list, start_monitor=False)
-    ledger.list()
+    ledger.open()
     with flocked(tmp_path / "ledger.lock") as pid:
         with pytest.raises(LedgerUnavailable, match="has been held for") as caught:
             ledger.rediscover()

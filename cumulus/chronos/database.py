@@ -85,15 +85,18 @@ class Database:
 
     def is_missing(self) -> bool:
         """Whether there is no ledger yet, and none that was lost: a reader need not make one. Raises LedgerReplaced."""
-        if self._connection is not None or os.path.exists(self.path):
+        if self._connection is not None:
             return False
-        self._refuse_lost()
         try:
+            os.stat(self.path)
+        except FileNotFoundError:
+            self._refuse_lost()
             if os.path.exists(self.home):
                 check_private(self.home)
+            return True
         except OSError as error:
             raise self._unusable(error) from error
-        return True
+        return False
 
     @property
     def replaced(self) -> bool:

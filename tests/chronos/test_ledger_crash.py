@@ -97,7 +97,7 @@ def test_what_was_answered_is_in_the_log_before_the_answer(ledger: Ledger, monke
         synced.append(os.stat(f"/proc/self/fd/{fd}").st_ino)
         real(fd)
 
-    ledger.list()
+    ledger.open()
     log = (ledger.home / "ledger.db-wal").stat().st_ino
     monkeypatch.setattr(os, "fdatasync", spy)
     ledger.grant(request("a"))
@@ -109,7 +109,7 @@ def test_what_was_answered_is_in_the_log_before_the_answer(ledger: Ledger, monke
 
 
 def test_a_failed_sync_is_no_answer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger.list()
+    ledger.open()
 
     def fail(fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -332,7 +332,7 @@ def test_a_home_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) -> N
 
 def test_a_lock_that_is_never_let_go_is_an_error(ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cumulus.chronos.database._LOCK_TIMEOUT", 0.2)
-    ledger.list()
+    ledger.open()
     program = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-S", "-c", program, str(home / "ledger.lock")], stdout=subprocess.PIPE)
     assert holder.stdout is not None
