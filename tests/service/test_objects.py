@@ -76,7 +76,7 @@ def test_an_object_that_never_holds_still_is_given_up() -> None:
 
 
 def test_a_dry_run_is_told_what_the_write_would_be_told(tmp_path: Path) -> None:
-    objects = Service(MemoryStore(), tmp_path).objects
+    objects = Service(MemoryStore, tmp_path).objects
     made = objects.create(TESTER, job("train"))
     with pytest.raises(Conflict):
         objects.update(TESTER, {**made, "metadata": {**made["metadata"], "resourceVersion": "7"}}, dry_run=True)
