@@ -467,7 +467,8 @@ def test_no_encoding_but_utf_8_is_served(serve: Callable[..., Server], home: Pat
 
 def test_another_version_falls_back(serve: Callable[..., Server], home: Path) -> None:
     script = (
-        "import sys, cumulus; cumulus.__version__ = '9'; from cumulus.cli import commands; sys.exit(commands.main())"
+        "import sys, cumulus; cumulus.__version__ = '9'; "
+        "from cumulus.cli import command_server; sys.exit(command_server.main())"
     )
     serve(home, command=[sys.executable, "-P", "-c", script])
     assert falls_back()
