@@ -11,7 +11,7 @@ import os
 import signal
 
 from cumulus.chronos.snapshot import Snapshot
-from cumulus.lib.processes import Identity, send
+from cumulus.lib.processes import Identity, pid_namespace, send
 
 SECONDS = 900.0
 """For so long after the end of a lease its late containers are looked for."""
@@ -21,16 +21,9 @@ def end(ended: set[str], snapshot: Snapshot) -> set[Identity]:
     """SIGKILL every process of a container that is in one of the ended leases. Returns who they were."""
     if not ended:
         return set()
-    own = _namespace(os.getpid())
-    seeds = {pid for id in ended for pid in snapshot.marked(id) if _namespace(pid) not in (own, "")}
+    own = pid_namespace(os.getpid())
+    seeds = {pid for id in ended for pid in snapshot.marked(id) if pid_namespace(pid) not in (own, "")}
     targets = snapshot.identities(seeds.union(*(snapshot.below(pid) for pid in seeds)))
     for target in targets:
         send(target, signal.SIGKILL)
     return targets
-
-
-def _namespace(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return ""

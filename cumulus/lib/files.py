@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 
 def write_durably(path: str, content: bytes, mode: int = 0o600) -> None:
     """Put `content` at `path`, whole or not at all, also through a power cut. Raises OSError."""
+    with replacing(path, mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends, and is gone where it raises. Raises OSError.
+
+    One that is not `durable` may be lost or empty after a power cut.
+    """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(temporary, flags, mode), "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         raise
-    sync_directory(directory or ".")
+    if durable:
+        sync_directory(directory or ".")
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make names durable that were created, renamed or deleted in the directory. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path, os.O_DIRECTORY)
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Make durable what others wrote into the file. Raises OSError."""
+    _sync(path, 0)
+
+
+def _sync(path: str | os.PathLike[str], flags: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -10,6 +10,8 @@ import fcntl
 import os
 import time
 
+from cumulus.lib import processes
+
 _PAUSE = 0.005
 
 
@@ -25,7 +27,7 @@ def acquire(descriptor: int, seconds: float, *, spin: float = 0.0, pause: float 
     except BlockingIOError:
         pass
     start = time.monotonic()
-    while not _try_lock(descriptor):
+    while not try_lock(descriptor):
         waited = time.monotonic() - start
         if waited >= seconds:
             return False
@@ -36,7 +38,8 @@ def acquire(descriptor: int, seconds: float, *, spin: float = 0.0, pause: float 
     return True
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Take the exclusive flock; False where others hold it now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -95,19 +98,11 @@ def hint(pids: list[int], path: str | os.PathLike[str]) -> str:
 
 def is_stopped(pid: int) -> bool:
     """Whether the process was stopped, by a signal or a debugger."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
-    except OSError:
-        return False
-    # The name in parentheses may hold anything.
-    return line[line.rfind(b")") + 2 :][:1] in (b"T", b"t")
+    proc = processes.read(pid)
+    return proc is not None and proc.stopped
 
 
 def _described(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            name = "".join(c if c.isprintable() else "?" for c in file.read().strip())
-    except OSError:
-        name = "?"
-    return f"process {pid} ({name}){', which is stopped' if is_stopped(pid) else ''}"
+    from cumulus.lib.printable import one_line  # For an error's text alone: it costs every command a millisecond.
+
+    return f"process {pid} ({one_line(processes.name(pid)) or '?'}){', which is stopped' if is_stopped(pid) else ''}"

@@ -132,6 +132,19 @@ def environment(pid: int) -> list[bytes]:
     return content(f"/proc/{pid}/environ").split(b"\0")
 
 
+def name(pid: int) -> str:
+    """What the process calls itself, as it wrote it (PR_SET_NAME); "" where it is gone."""
+    return content(f"/proc/{pid}/comm").decode(errors="replace").removesuffix("\n")
+
+
+def pid_namespace(pid: int) -> str:
+    """Which PID namespace the process is in; "" where it is gone or another user's."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
 def memory_bytes(pids: Iterable[int], limit: int) -> int:
     """Memory of the processes' own (anonymous and shared memory, no file pages), in bytes.
 

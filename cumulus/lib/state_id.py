@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cumulus.errors import CumulusError
+from cumulus.lib.files import replacing, write_durably
 
 FILE = "place.json"
 
@@ -39,9 +40,7 @@ class Place:
         """ "" forgets it. Where the disk is full, nothing was noted."""
         with suppress(OSError):
             if text and text != self.recall(what):
-                temporary = self._note(what).with_name(f".{what}.{os.getpid()}")
-                temporary.write_text(f"{self.id} {text}")
-                temporary.rename(self._note(what))
+                write_durably(str(self._note(what)), f"{self.id} {text}".encode(), 0o644)
             elif not text:
                 self._note(what).unlink(missing_ok=True)
 
@@ -57,7 +56,6 @@ def find(root: str, machine: str | None = None) -> Place:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
             id = _read(Path(root, FILE), machine) or _write(Path(root, FILE), machine)
-            os.fsync(directory)
         finally:
             os.close(directory)
     except OSError as error:
@@ -75,12 +73,8 @@ def _read(path: Path, machine: str) -> str:
 
 def _write(path: Path, machine: str) -> str:
     id = str(uuid.uuid4())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        json.dump({"id": id, "inode": os.fstat(file.fileno()).st_ino, "machine": machine}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    with replacing(str(path), 0o644) as file:
+        file.write(json.dumps({"id": id, "inode": os.fstat(file.fileno()).st_ino, "machine": machine}).encode())
     return id
 
 

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from cumulus.errors import InvalidObject, NotFound
+from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
 from cumulus.store.base import Query, Store
@@ -192,9 +193,7 @@ class Cache:
                 self._changed.notify_all()
 
     def _tags(self, kind: str, document: Document) -> tuple[tuple[Index | str, str], ...]:
-        tags: list[tuple[Index | str, str]] = [
-            (kind, owner["uid"]) for owner in document["metadata"].get("ownerReferences", ())
-        ]
+        tags: list[tuple[Index | str, str]] = [(kind, owner["uid"]) for owner in owners(document)]
         for index in self._indexes.get(kind, ()):
             tags += [(index, value) for value in index.values(document)]
         return tuple(tags)

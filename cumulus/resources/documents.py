@@ -26,6 +26,11 @@ def lookup(document: Any, path: str | Sequence[str]) -> Any:
     return document
 
 
+def owners(document: Document) -> Sequence[Mapping[str, Any]]:
+    """The object's owner references, each with a uid."""
+    return document["metadata"].get("ownerReferences") or ()
+
+
 def condition(document: Document, type: str) -> Mapping[str, Any]:
     """The condition of that type, empty where the object has none."""
     for found in lookup(document, "status.conditions") or ():

@@ -117,7 +117,14 @@ class Resource(Model):
     def check_user_may_create(self) -> None:
         """A kind's own rule on what people may make, beyond its schema. Raises FieldError."""
 
-    def owned_by(self) -> OwnerReference:
+    def is_owned_by(self, uid: str) -> bool:
+        return any(owner.uid == uid for owner in self.metadata.owner_references)
+
+    def owner(self, kind: str) -> OwnerReference | None:
+        """The object's first owner of that kind."""
+        return next((owner for owner in self.metadata.owner_references if owner.kind == kind), None)
+
+    def owner_reference(self) -> OwnerReference:
         """A controller reference to this object, for what it makes."""
         return OwnerReference(
             api_version=self.api_version, kind=self.kind, name=self.metadata.name, uid=self.uid,

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.key import Key
-from cumulus.resources.meta import JOB_LABEL
+from cumulus.resources.meta import JOB_LABEL, OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
 from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
@@ -89,6 +89,7 @@ class Claim:
 def claim_of(partition: GPUPartition) -> Claim:
     """The claim of a partition as it is stored."""
     spec, status, metadata = partition.spec, partition.status, partition.metadata
+    owner = partition.owner("GPUJob")
     gang = spec.gang
     since = gang.since if gang is not None else metadata.creation_timestamp
     return Claim(
@@ -106,16 +107,16 @@ def claim_of(partition: GPUPartition) -> Claim:
         duration=_seconds(spec.duration) + start_within(spec),
         grace=_seconds(spec.grace_period),
         priority=spec.priority,
-        since=_moment(since) if since else None,
-        job=_job(partition),
+        since=datetime.fromisoformat(since) if since else None,
+        job=_job(partition, owner),
         user=spec.user or "",
         node=status.node,
         device=-1 if status.device is None else status.device,
         memory_bytes=status.memory_bytes,
         compute=status.compute,
-        expires_at=_moment(status.expires_at) if status.expires_at is not None else None,
+        expires_at=datetime.fromisoformat(status.expires_at) if status.expires_at is not None else None,
         lease=status.partition_id,
-        owner=next((owner.uid for owner in metadata.owner_references if owner.kind == "GPUJob"), ""),
+        owner="" if owner is None else owner.uid,
     )
 
 
@@ -171,18 +172,13 @@ def _demand(
     )
 
 
-def _job(partition: GPUPartition) -> str:
-    owner = next((o.name for o in partition.metadata.owner_references if o.kind == "GPUJob"), "")
-    name = owner or partition.metadata.labels.get(JOB_LABEL, "")
+def _job(partition: GPUPartition, owner: OwnerReference | None) -> str:
+    name = owner.name if owner is not None else partition.metadata.labels.get(JOB_LABEL, "")
     return _in_namespace(partition.metadata.namespace, name) if name else ""
 
 
 def _in_namespace(namespace: str | None, name: str) -> str:
     return f"{namespace}/{name}" if namespace else name
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 _seconds = lru_cache(maxsize=4096)(parse_duration)

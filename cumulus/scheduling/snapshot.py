@@ -253,7 +253,7 @@ def _foreign_holds(nodes: Iterable[GPUNode], known: set[str | None], now: dateti
             for lease in device.foreign_leases:
                 if lease.partition_id in known:
                     continue
-                end = _moment(lease.expires_at) + timedelta(seconds=lease.grace_seconds)
+                end = datetime.fromisoformat(lease.expires_at) + timedelta(seconds=lease.grace_seconds)
                 yield Hold(
                     node=node.metadata.name, device=device.index, memory_bytes=lease.memory_bytes,
                     compute=lease.compute, returns_at=_expected(end, now), partition=None,
@@ -303,7 +303,3 @@ def _member(claim: Claim, places: list[tuple[str, int]]) -> Member:
 
 def _hold_order(hold: Hold) -> tuple[object, ...]:
     return (hold.node, hold.device, hold.returns_at, hold.lease, hold.partition or ())
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)

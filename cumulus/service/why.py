@@ -85,7 +85,7 @@ class _Question:
         key = key_of(self._document)
         if key.kind == "GPUJob":
             job = decode(GPUJob, self._document)
-            mine = [p for p in partitions if any(o.uid == job.uid for o in p.metadata.owner_references)]
+            mine = [p for p in partitions if p.is_owned_by(job.uid)]
             pending = [p for p in mine if p.status.phase == "Pending" and not p.deleting]
             if not pending:
                 if any(not p.status.phase.ended for p in mine):

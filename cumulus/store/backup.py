@@ -11,7 +11,6 @@ have reached and has no history before that, so that a client with a revision fr
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ def backup(store_dir: Path, file: Path) -> None:
             # One file, without a write-ahead log beside it.
             copy.execute("PRAGMA journal_mode = DELETE")
             tables.verify(copy)
-        _sync(made)
+        files.sync_file(made)
         try:
             os.link(made, file)
         except FileExistsError as error:
@@ -78,7 +77,7 @@ def restore(file: Path, store_dir: Path) -> None:
         with _alone(store_dir), schema.aside(store_dir / schema.FILE) as made:
             _copy(source, made)
             _move_on(made, _newest(store_dir / schema.FILE))
-            _sync(made)
+            files.sync_file(made)
             _swap(made, store_dir)
 
 
@@ -141,28 +140,12 @@ def _alone(store_dir: Path) -> Iterator[None]:
     with translated(store_dir):
         descriptor = os.open(store_dir, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if not _try_lock(descriptor):
+        if not locks.try_lock(descriptor):
             who = locks.described(locks.holders(store_dir, shared=True))
             raise StoreUnavailable(
                 f"the store in {store_dir} is in use by {who}",
                 hint=f"stop the daemon and every command that uses it (`fuser {store_dir / schema.FILE}` lists them)",
             )
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
+from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Admission, Fence, Write
 from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
@@ -98,7 +99,7 @@ def not_found(key: Key) -> NotFound:
 
 def owner_uids(document: Document) -> frozenset[str]:
     """The uids in ownerReferences."""
-    return frozenset(reference["uid"] for reference in document["metadata"].get("ownerReferences") or ())
+    return frozenset(reference["uid"] for reference in owners(document))
 
 
 def checked_key(document: Any) -> Key:
@@ -124,10 +125,10 @@ def checked_key(document: Any) -> Key:
     return Key(kind, namespace or "", name)
 
 
-def _check_owners(kind: str, name: str, owners: Any) -> None:
-    if owners is None:
+def _check_owners(kind: str, name: str, given: Any) -> None:
+    if given is None:
         return
-    if not _is_list_of(owners, dict) or not all(isinstance(owner.get("uid"), str) for owner in owners):
+    if not _is_list_of(given, dict) or not all(isinstance(owner.get("uid"), str) for owner in given):
         raise _wrong(kind, name, "metadata.ownerReferences", "a list of objects that each have a uid")
 
 

@@ -145,7 +145,7 @@ def test_an_object_that_was_never_stored_has_no_uid() -> None:
 def test_an_owner_reference_names_the_owner() -> None:
     document = job()
     document["metadata"] |= {"uid": "u", "namespace": "default"}
-    owner = GPUJob.model_validate(document).owned_by()
+    owner = GPUJob.model_validate(document).owner_reference()
     assert (owner.kind, owner.name, owner.uid, owner.controller) == ("GPUJob", "train", "u", True)
 
 

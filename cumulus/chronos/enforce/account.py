@@ -16,6 +16,7 @@ from pathlib import Path
 from cumulus.chronos.contract import Device, Lease, LeaseState
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib.files import replacing
 from cumulus.lib.processes import Identity, is_alive
 
 _LIMITS = struct.Struct("=8sQQii16s")
@@ -49,11 +50,10 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
         os.close(usage)
         if not (place / "limits").exists():
             shares = _shares(lease, clock)
-            fresh = place / f"limits.{os.getpid()}"
             numbers = (device.platform_index, device.device_index)
-            fresh.write_bytes(_LIMITS.pack(_LIMITS_MAGIC, *shares, *numbers, _uuid(device)))
-            fresh.chmod(0o644)
-            fresh.rename(place / "limits")
+            with replacing(str(place / "limits"), durable=False) as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(_LIMITS.pack(_LIMITS_MAGIC, *shares, *numbers, _uuid(device)))
     except OSError as error:
         raise LedgerUnavailable(f"{place}: {error.strerror}", hint="The lease's account could not be made.") from error
     update(lease, home, clock)

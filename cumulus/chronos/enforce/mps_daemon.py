@@ -21,7 +21,7 @@ from pathlib import Path
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import SystemClock
 from cumulus.errors import ChronosError
-from cumulus.lib import locks
+from cumulus.lib import locks, processes
 from cumulus.lib.processes import Identity, is_alive, read, send
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -147,11 +147,7 @@ class Daemon:
             return ""
 
     def _serves(self, pid: int) -> bool:
-        try:
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return b"CUDA_MPS_PIPE_DIRECTORY=" + os.fsencode(self.pipe) in variables
+        return b"CUDA_MPS_PIPE_DIRECTORY=" + os.fsencode(self.pipe) in processes.environment(pid)
 
     def _told(self) -> set[Identity]:
         try:
@@ -244,7 +240,4 @@ def _without_haste() -> list[str]:
 
 def _is_mps(pid: int) -> bool:
     """Whether that process is of MPS now, and not a later one of the same number."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().startswith("nvidia-cuda-mps")
-    except OSError:
-        return False
+    return processes.name(pid).startswith("nvidia-cuda-mps")

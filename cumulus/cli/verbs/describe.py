@@ -17,7 +17,7 @@ from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING, Cells, age, percent, text, until
-from cumulus.resources.documents import MALFORMED, lookup
+from cumulus.resources.documents import MALFORMED, lookup, owners
 from cumulus.resources.key import Document, key_of
 from cumulus.resources.kinds.gpunode import devices
 from cumulus.resources.quantity import format_bytes, parse_duration
@@ -217,14 +217,14 @@ class DescriptionPrinter:
 def _metadata(document: Document, now: datetime) -> Iterator[tuple[str, str]]:
     metadata = document["metadata"]
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != LAST_APPLIED}
-    owners = [f"{o['kind'].lower()}/{o['name']}" for o in metadata.get("ownerReferences") or ()]
+    owned_by = [f"{o['kind'].lower()}/{o['name']}" for o in owners(document)]
     yield "Name", metadata["name"]
     yield "Namespace", metadata.get("namespace", "")
     yield "Labels", _listed(f"{k}={v}" for k, v in (metadata.get("labels") or {}).items())
     yield "Annotations", _listed(f"{k}={v}" for k, v in annotations.items())
     yield "UID", metadata.get("uid", "")
     yield "Created", _moment(metadata.get("creationTimestamp"), now)
-    yield "Belongs to", ", ".join(owners)
+    yield "Belongs to", ", ".join(owned_by)
     if metadata.get("deletionTimestamp"):
         held = text(metadata.get("finalizers") or [])
         yield "Deleting", f"{_moment(metadata['deletionTimestamp'], now)}{f', held by {held}' if held else ''}"

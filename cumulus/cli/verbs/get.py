@@ -16,6 +16,7 @@ from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
 from cumulus.resources.columns import Cells
+from cumulus.resources.documents import owners
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
@@ -92,7 +93,7 @@ def owned_by(client: Client, kinds: Sequence[Kind]) -> Callable[[Document], Sequ
             by_owner = {}
             for name in dict.fromkeys(kind.owns for kind in kinds if kind.owns):
                 for document in client.list(Query(kind=name)).items:
-                    for reference in document["metadata"].get("ownerReferences") or ():
+                    for reference in owners(document):
                         by_owner.setdefault(reference["uid"], []).append(document)
         return by_owner.get(owner["metadata"]["uid"], ())
 

@@ -11,6 +11,7 @@ from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Watch, deleted, exists, itself, owned
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
+from cumulus.resources.documents import owners
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
 
@@ -19,8 +20,8 @@ OWNABLE = tuple(kind for kind in KINDS if kind.user_made and kind.namespaced)
 
 def if_ownerless(change: Change, cache: Cache) -> Iterable[Request]:
     """The object, where the cache has none of its owners. Where it still has one, that one's deletion is told later."""
-    owners = change.new["metadata"].get("ownerReferences") or ()
-    return () if not owners or any(cache.has(owner["uid"]) for owner in owners) else itself(change, cache)
+    found = owners(change.new)
+    return () if not found or any(cache.has(owner["uid"]) for owner in found) else itself(change, cache)
 
 
 def collector(kind: Kind) -> Controller[Context, GarbageReconciler]:

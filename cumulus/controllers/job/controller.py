@@ -89,7 +89,7 @@ class JobReconciler:
         store = StoreReader(self._client.store)
         for name in sorted(missing):
             partition = store.get(GPUPartition, job.metadata.namespace or "", name)
-            if partition is not None and any(o.uid == job.uid for o in partition.metadata.owner_references):
+            if partition is not None and partition.is_owned_by(job.uid):
                 found.append(partition)
         return found
 
@@ -187,7 +187,7 @@ class JobReconciler:
         """Partitions that have the names of those to be made and are not the job's."""
         store = StoreReader(self._client.store)
         found = (store.get(GPUPartition, p.metadata.namespace or "", p.metadata.name) for p in plan.create)
-        return [p for p in found if p is not None and all(o.uid != job.uid for o in p.metadata.owner_references)]
+        return [p for p in found if p is not None and not p.is_owned_by(job.uid)]
 
     def _begin(self, job: GPUJob, plan: JobPlan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the

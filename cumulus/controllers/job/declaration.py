@@ -13,6 +13,7 @@ from cumulus.machinery.cache import Cache, readable
 from cumulus.machinery.controller import Controller, Push, Watch, exists, itself, owner
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
+from cumulus.resources.documents import owners
 from cumulus.resources.job import GPUJob
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
@@ -26,7 +27,7 @@ def owners_on_node(change: Change, cache: Cache) -> Iterable[Request]:
     found: dict[Request, None] = {}
     for key in sorted(cache.indexed(ON_NODE, change.key.name)):
         document = cache.document(key)
-        for reference in (document or {"metadata": {}})["metadata"].get("ownerReferences", ()):
+        for reference in owners(document) if document is not None else ():
             if reference["kind"] == GPUJob.KIND:
                 found[Request(key.namespace, reference["name"])] = None
     return found

@@ -73,7 +73,7 @@ def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
                     ATTEMPT_LABEL: str(attempt),
                     REPLICA_LABEL: str(replica),
                 },
-                owner_references=(job.owned_by(),),
+                owner_references=(job.owner_reference(),),
                 finalizers=(FINALIZER,),
             ),
             spec=_partition_spec(job, Gang(name=gang, size=size, group=replica, since=_since(job, attempt))),

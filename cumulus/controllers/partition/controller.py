@@ -229,9 +229,8 @@ class PartitionReconciler:
 def owning_job(reader: Reader, partition: GPUPartition) -> GPUJob | None:
     """The job that owns the partition, as the reader knows it; None where it is damaged: the lease is then neither
     given back nor lengthened for its sake."""
-    for owner in partition.metadata.owner_references:
-        if owner.kind == GPUJob.KIND:
-            job = readable(reader, GPUJob, partition.metadata.namespace or "", owner.name)
-            if job is not None and job.uid == owner.uid:
-                return job
-    return None
+    owner = partition.owner(GPUJob.KIND)
+    if owner is None:
+        return None
+    job = readable(reader, GPUJob, partition.metadata.namespace or "", owner.name)
+    return job if job is not None and job.uid == owner.uid else None

@@ -237,8 +237,8 @@ def _unreachable(partition: GPUPartition, answer: Unreachable, now: datetime) ->
 
 def _job(partition: GPUPartition) -> str:
     """namespace/name of the job it belongs to: whom the lease is for where the spec names nobody."""
-    name = next((owner.name for owner in partition.metadata.owner_references if owner.kind == GPUJob.KIND), "")
-    return f"{partition.metadata.namespace}/{name}" if name else ""
+    owner = partition.owner(GPUJob.KIND)
+    return f"{partition.metadata.namespace}/{owner.name}" if owner is not None else ""
 
 
 def _why(lease: Lease) -> str:
