@@ -63,7 +63,7 @@ class Service:
             signal.signal(number, self._stop)
         _hurry()
         monitor = Monitor(self._ledger, lasting=True)
-        _tell_systemd("READY=1")
+        notify(READY="1")
         busy_at = self._clock.monotonic()
         said = ""
         lost = False
@@ -87,9 +87,9 @@ class Service:
                 if text != said:
                     said = text
                     say(f"{timestamp(self._clock.now())} {text}")
-            _tell_systemd("WATCHDOG=1")
+            notify(WATCHDOG="1")
             self._wait(pause)
-        _tell_systemd("STOPPING=1")
+        notify(STOPPING="1")
 
     def _knows_nothing(self) -> bool:
         """Whether no lease is live in the ledger that was lost, or none can be read there."""
@@ -221,15 +221,6 @@ def _hurry() -> None:
         # Linux weighs sessions against each other first (sched(7), the autogroup feature).
         if os.getsid(0) == os.getpid():
             Path("/proc/self/autogroup").write_text(str(_NICE))
-
-
-def _tell_systemd(state: str) -> None:
-    """sd_notify(3), where a service manager listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-        out.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _open_fifo(path: Path) -> int:

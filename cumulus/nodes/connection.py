@@ -122,7 +122,7 @@ class NodeConnection:
 
     @contextmanager
     def channel(self, command: str) -> Iterator[paramiko.Channel]:
-        """A session in which the command was begun, for who feeds it and minds the time (`carry`). Raises as `run`."""
+        """A session in which the command was begun, for who feeds it and minds the time (`upload`). Raises as `run`."""
         with self._turn():
             connection, _ = self._connected()
             try:
