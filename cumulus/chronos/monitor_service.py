@@ -21,6 +21,7 @@ from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import CumulusError, LedgerUnavailable
 from cumulus.lib import cgroup, locks, processes, safe_output
 from cumulus.lib.sqlite_file import FileIdentity
+from cumulus.lib.systemd import notify
 
 IDLE = 30.0
 """Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""
