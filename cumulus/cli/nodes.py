@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cumulus.resources.kinds.gpunode import leases
+
 if TYPE_CHECKING:
     from cumulus.client.base import NodeStakes
-
-
-def leases(number: int) -> str:
-    return "1 lease" if number == 1 else f"{number} leases"
 
 
 def stakes(found: NodeStakes) -> list[str]:

@@ -39,6 +39,23 @@ from cumulus.service.log_pieces import (
     NothingWritten,
     ReplicaChosen,
 )
+from cumulus.service.node_steps import (
+    Cordoned,
+    Drained,
+    DrainStep,
+    HostKey,
+    LeasesForgotten,
+    NodeChange,
+    NodeHolds,
+    Removed,
+    RemoveStep,
+    SetupStep,
+    WorkerAddress,
+    WorkerAnswer,
+    WorkerDevice,
+    WorkerFound,
+    WorkerSaid,
+)
 from cumulus.service.server_state import ServerState
 
 if TYPE_CHECKING:
@@ -47,9 +64,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_SECRET_BYTES", "Applied", "AttemptEnded", "AttemptFollows", "Awaited", "Client", "ConditionMet",
-    "Description", "Document", "Event", "JobFiles", "Key", "LogAwaits", "LogBytes", "LogPiece", "NobodyActs",
-    "NodeStakes", "NoneFollowed", "NothingWritten", "Page", "PatchType", "Propagation", "Query", "ReplicaChosen",
-    "SecretKey", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
+    "Cordoned", "Description", "Document", "DrainStep", "Drained", "Event", "HostKey", "JobFiles", "Key",
+    "LeasesForgotten", "LogAwaits", "LogBytes", "LogPiece", "NobodyActs", "NodeChange", "NodeHolds", "NodeStakes",
+    "NoneFollowed", "NothingWritten", "Page", "PatchType", "Propagation", "Query", "RemoveStep", "Removed",
+    "ReplicaChosen", "SecretKey", "ServerState", "SetupStep", "StillWaiting", "WaitStep", "Watch", "Why",
+    "WorkerAddress", "WorkerAnswer", "WorkerDevice", "WorkerFound", "WorkerSaid",
 ]  # fmt: skip
 
 
@@ -173,6 +192,40 @@ class NodeClient(Protocol):
 
     def node_stakes(self, name: str) -> NodeStakes:
         """What would be lost with the node. Raises NotFound."""
+        ...
+
+    def find_worker(self, name: str, address: WorkerAddress, *, fingerprint: str = "") -> WorkerFound:
+        """The machine that is to be the node `name`, and the host key that it shows. Nothing is trusted or stored.
+
+        Raises UsageError; NodeRefused where the name or the machine is another node's, or where a fingerprint is given
+        and the key has another; NodeUnreachable, also where another key is known.
+        """
+        ...
+
+    def add_worker(self, name: str, address: WorkerAddress, key: HostKey) -> NodeChange:
+        """Trust the host key, which `find_worker` gave and a person has confirmed, and store the node with this
+        address. Raises what `find_worker` raises."""
+        ...
+
+    def ask_worker(self, name: str) -> WorkerAnswer:
+        """What the worker says of itself, asked as the daemon will. Raises NotFound, NodeRefused, ChronosError."""
+        ...
+
+    def setup_worker(
+        self, name: str, *, prefix: str = "", python: str = "", dry_run: bool = False
+    ) -> Iterator[SetupStep]:
+        """Install Chronos on a worker, and ask it then. `prefix`: only for the SSH user, there. With `dry_run` it only
+        says what it would do. The iterator raises NotFound, NodeRefused, UsageError, NodeUnreachable."""
+        ...
+
+    def drain_node(self, name: str, *, now: bool = False, seconds: float | None = None) -> Iterator[DrainStep]:
+        """Place nothing new on the node, and wait until its last lease has ended. With `now` the leases are ended.
+        `seconds`: how long at most. The iterator raises NotFound, and NodeRefused when time is up."""
+        ...
+
+    def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
+        """Take a worker out; a machine of a cluster leaves that too, which is waited for. With `force` though it holds
+        leases. The iterator raises NotFound, NodeRefused."""
         ...
 
 

@@ -36,6 +36,16 @@ if TYPE_CHECKING:
         Why,
     )
     from cumulus.service.log_pieces import LogPiece
+    from cumulus.service.node_steps import (
+        DrainStep,
+        HostKey,
+        NodeChange,
+        RemoveStep,
+        SetupStep,
+        WorkerAddress,
+        WorkerAnswer,
+        WorkerFound,
+    )
     from cumulus.service.server_state import ServerState
 
 
@@ -136,6 +146,26 @@ class EmbeddedClient:
 
     def node_stakes(self, name: str) -> NodeStakes:
         return self._service.nodes.stakes(self._identity, name)
+
+    def find_worker(self, name: str, address: WorkerAddress, *, fingerprint: str = "") -> WorkerFound:
+        return self._service.workers.find(self._identity, name, address, fingerprint=fingerprint)
+
+    def add_worker(self, name: str, address: WorkerAddress, key: HostKey) -> NodeChange:
+        return self._service.workers.add(self._identity, name, address, key)
+
+    def ask_worker(self, name: str) -> WorkerAnswer:
+        return self._service.workers.ask(self._identity, name)
+
+    def setup_worker(
+        self, name: str, *, prefix: str = "", python: str = "", dry_run: bool = False
+    ) -> Iterator[SetupStep]:
+        return self._service.workers.setup(self._identity, name, prefix=prefix, python=python, dry_run=dry_run)
+
+    def drain_node(self, name: str, *, now: bool = False, seconds: float | None = None) -> Iterator[DrainStep]:
+        return self._service.nodes.drain(self._identity, name, now=now, seconds=seconds)
+
+    def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
+        return self._service.nodes.remove(self._identity, name, force=force)
 
     def server_state(self) -> ServerState:
         return self._service.server_state(self._identity)

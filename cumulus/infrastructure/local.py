@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 from cumulus.resources.key import Document
-from cumulus.service.infrastructure import LogReader
+from cumulus.service.infrastructure import LogReader, Workers
 
 
 class LocalInfrastructure:
@@ -18,3 +19,9 @@ class LocalInfrastructure:
         from cumulus.infrastructure.logs import log_reader
 
         return log_reader(self._home, job, node)
+
+    @cached_property
+    def workers(self) -> Workers:
+        from cumulus.infrastructure.workers import SshWorkers
+
+        return SshWorkers(self._home)

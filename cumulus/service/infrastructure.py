@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from cumulus.resources.key import Document
 
 if TYPE_CHECKING:
-    pass
+    from cumulus.resources.node import SshAddress
+    from cumulus.service.node_steps import HostKey, WorkerAnswer
 
 
 class LogReader(Protocol):
@@ -31,8 +32,39 @@ LogReaders = Callable[[Document, str], LogReader]
 """The reader for a job's log of a run on a node. Raises NoLog where the job ran nothing with this state directory."""
 
 
+class Workers(Protocol):
+    """Nodes that are reached over SSH."""
+
+    def parse(self, ssh: str) -> tuple[str, str, int]:
+        """User, host and port of USER@HOST[:PORT]. Raises UsageError."""
+        ...
+
+    def shown_key(self, ssh: SshAddress) -> HostKey:
+        """The host key that the machine shows; nobody logs in. Raises NodeUnreachable."""
+        ...
+
+    def trusts(self, ssh: SshAddress, key: HostKey) -> bool:
+        """Whether the key is known. Raises NodeUnreachable where another one is."""
+        ...
+
+    def trust(self, ssh: SshAddress, key: HostKey) -> None:
+        """Keep the key as the machine's."""
+        ...
+
+    def ask(self, name: str, ssh: SshAddress) -> WorkerAnswer:
+        """What the worker says of itself. Raises ChronosError."""
+        ...
+
+    def install(self, name: str, ssh: SshAddress, *, prefix: str, python: str, dry_run: bool) -> str:
+        """Carry Chronos over and set it up; what the worker said. Raises CumulusError."""
+        ...
+
+
 class Infrastructure(Protocol):
     """Each part is loaded when it is first used."""
+
+    @property
+    def workers(self) -> Workers: ...
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         """See `LogReaders`."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cumulus.service.nodes import Nodes
     from cumulus.service.secrets import Secrets
     from cumulus.service.why import Explanations
+    from cumulus.service.workers import Workers
 
 
 class Service:
@@ -71,7 +72,13 @@ class Service:
     def nodes(self) -> Nodes:
         from cumulus.service.nodes import Nodes
 
-        return Nodes(self.objects)
+        return Nodes(self.objects, self.clock, self.is_served)
+
+    @cached_property
+    def workers(self) -> Workers:
+        from cumulus.service.workers import Workers
+
+        return Workers(self.store, self.objects, self.nodes, self.infrastructure.workers)
 
     @cached_property
     def logs(self) -> Logs:

@@ -50,6 +50,11 @@ def node_free(node: Document) -> str:
     return ", ".join(f"{format_bytes(d['freeMemoryBytes'])} {percent(d['freeCompute'])}" for d in devices(node))
 
 
+def leases(number: int) -> str:
+    """`1 lease`, `2 leases`."""
+    return f"{number} lease{'' if number == 1 else 's'}"
+
+
 def devices(node: Document) -> list[Document]:
     return list(lookup(node, "status.devices") or ())
 

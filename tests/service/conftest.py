@@ -1,0 +1,117 @@
+"""A store filled by hand, and infrastructure that answers what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.errors import NodeUnreachable, NoLog
+from cumulus.nodes.address import Address
+from cumulus.resources.key import Document
+from cumulus.resources.node import SshAddress
+from cumulus.service.identity import Identity
+from cumulus.service.infrastructure import LogReader
+from cumulus.service.node_steps import HostKey, WorkerAnswer, WorkerDevice
+from cumulus.store.memory import MemoryStore
+from tests.cli.conftest import NOW
+
+ME = Identity("tester")
+
+
+@dataclass
+class FakeLogs:
+    """Chunks by attempt and replica. `ended` is called when a reader has given all that there is."""
+
+    chunks: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
+    ended: Callable[[int], None] = lambda attempt: None
+    asked: list[tuple[str, int, int, bool, int | None]] = field(default_factory=list)
+    open: int = 0
+
+    def reader(self, job: Document, node: str) -> LogReader:
+        if not self.chunks:
+            raise NoLog("there are no logs")
+        self.open += 1
+        return _Reader(self, node)
+
+
+@dataclass
+class _Reader:
+    logs_: FakeLogs
+    node: str
+
+    def logs(
+        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
+    ) -> Iterator[bytes]:
+        self.logs_.asked.append((self.node, attempt, replica, follow, tail))
+        yield from self.logs_.chunks.get((attempt, replica), [])
+        self.logs_.ended(attempt)
+
+    def close(self) -> None:
+        self.logs_.open -= 1
+
+
+@dataclass
+class FakeWorkers:
+    """Machines by host: the key that each shows."""
+
+    keys: dict[str, HostKey] = field(default_factory=dict)
+    trusted: dict[str, HostKey] = field(default_factory=dict)
+    answer: WorkerAnswer = field(
+        default_factory=lambda: WorkerAnswer("host", "1", "1", 0.5, (WorkerDevice(0, "H100", 2**30, "hard"),))
+    )
+    installed: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def parse(self, ssh: str) -> tuple[str, str, int]:
+        place = Address.parse(ssh)
+        return place.user, place.host, place.port
+
+    def shown_key(self, ssh: SshAddress) -> HostKey:
+        if ssh.host not in self.keys:
+            raise NodeUnreachable(f"{ssh.host} cannot be reached")
+        return self.keys[ssh.host]
+
+    def trusts(self, ssh: SshAddress, key: HostKey) -> bool:
+        known = self.trusted.get(ssh.host)
+        if known is not None and known != key:
+            raise NodeUnreachable(f"the host key of {ssh.host} is not the one that is known")
+        return known is not None
+
+    def trust(self, ssh: SshAddress, key: HostKey) -> None:
+        self.trusted[ssh.host] = key
+
+    def ask(self, name: str, ssh: SshAddress) -> WorkerAnswer:
+        return replace(self.answer, hostname=ssh.host)
+
+    def install(self, name: str, ssh: SshAddress, *, prefix: str, python: str, dry_run: bool) -> str:
+        self.installed.append((name, prefix, dry_run))
+        return "Chronos is ready.\n"
+
+
+def host_key(host: str, digest: str = "abc") -> HostKey:
+    return HostKey(host, "ssh-ed25519", "AAAA", f"SHA256:{digest} (ED25519)")
+
+
+@dataclass
+class FakeInfrastructure:
+    """See `service.infrastructure.Infrastructure`."""
+
+    logs: FakeLogs = field(default_factory=FakeLogs)
+    workers: FakeWorkers = field(default_factory=FakeWorkers)
+
+    def log_reader(self, job: Document, node: str) -> LogReader:
+        return self.logs.reader(job, node)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Iterator[MemoryStore]:
+    opened = MemoryStore(clock)
+    yield opened
+    opened.close()
