@@ -8,12 +8,19 @@ from typing import Any
 
 PATIENCE = 150.0
 """Seconds: no measure of how fast anything is, only an end for a test that fails on a busy machine."""
+PAUSE = 0.02
 
 
-def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str = "") -> Any:
+def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str | Callable[[], str] = "") -> Any:
     """The first truthy value of `check`, asked again and again. Raises AssertionError after `within` seconds."""
+    value = poll(check, within)
+    assert value, f"not within {within:g} s: {what() if callable(what) else what or check}"
+    return value
+
+
+def poll(check: Callable[[], Any], within: float) -> Any:
+    """The first truthy value of `check`; its last, falsy one when `within` seconds have passed."""
     deadline = time.monotonic() + within
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what or check}"
-        time.sleep(0.05)
+    while not (value := check()) and time.monotonic() < deadline:
+        time.sleep(PAUSE)
     return value

@@ -18,6 +18,7 @@ from cumulus.backends.process.run import Run
 from cumulus.clock import SystemClock
 from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
+from tests.waiting import eventually
 
 NODE = "this-node"
 
@@ -94,10 +95,7 @@ class ProcessBed(Bed):
         return run
 
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
-        deadline = time.monotonic() + within
-        while not met():
-            assert time.monotonic() < deadline, f"not within {within} s"
-            time.sleep(0.005)
+        eventually(met, within)
 
     def close(self) -> None:
         self.backend.close()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,14 +17,18 @@ from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.home import LEDGER
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import Clock, FakeClock
-from cumulus.lib import cgroup
+from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
 from tests.processes import cgroups_of
+from tests.waiting import eventually
 
 GIB = 2**30
 GPUS = [
     Device(index=0, id="GPU-a", name="H100", vendor="NVIDIA", type="gpu", memory_bytes=80 * GIB),
     Device(index=1, id="GPU-b", name="H100", vendor="NVIDIA", type="gpu", memory_bytes=80 * GIB),
 ]
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+"""A program that `up` waits for."""
 CPU = Device(index=2, id="cpu", name="EPYC", vendor="AMD", type="cpu", memory_bytes=16 * GIB)
 
 
@@ -35,12 +38,13 @@ def request(id: str = "a", **fields: object) -> LeaseRequest:
     return LeaseRequest(id=id, **(defaults | fields))  # type: ignore[arg-type]
 
 
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until it is true, and fail the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.005)
+def up(process: subprocess.Popen[bytes]) -> Identity:
+    """Who the process is, once it says that it is up."""
+    assert process.stdout is not None
+    process.stdout.readline()
+    proc = processes.read(process.pid)
+    assert proc is not None
+    return Identity(proc.pid, proc.start)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def end_monitor(home: Path) -> None:
     pid = monitor_control.running(home)
     if pid:
         os.kill(pid, signal.SIGKILL)
-        until(lambda: monitor_control.running(home) is None)
+        eventually(lambda: monitor_control.running(home) is None)
 
 
 def remove_cgroups(home: Path) -> None:
@@ -67,7 +71,7 @@ def remove_cgroups(home: Path) -> None:
     for directory in cgroups_of(home):
         assert os.getpid() not in cgroup.members(directory)
         cgroup.kill(directory)
-    until(lambda: all(cgroup.remove(directory) for directory in cgroups_of(home)))
+    eventually(lambda: all(cgroup.remove(directory) for directory in cgroups_of(home)))
 
 
 @pytest.fixture

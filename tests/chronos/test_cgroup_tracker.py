@@ -16,11 +16,11 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.lib import cgroup, processes
 from cumulus.lib.processes import Identity
-from tests.chronos.conftest import request, until
+from tests.chronos.conftest import SLEEP, request, up
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 PARENT = "import os, time; child = os.fork(); print('up', flush=True); time.sleep(60)"
 BOMB = """
 import os, signal, time
@@ -34,14 +34,6 @@ while time.monotonic() < end:
 """
 
 pytestmark = pytest.mark.skipif(cgroup.trouble()[0] != "", reason=f"cgroups are NOT tested: {cgroup.trouble()[0]}")
-
-
-def up(process: subprocess.Popen[bytes]) -> Identity:
-    assert process.stdout is not None
-    process.stdout.readline()
-    proc = processes.read(process.pid)
-    assert proc is not None
-    return Identity(proc.pid, proc.start)
 
 
 class Node:
@@ -81,7 +73,7 @@ def leave(directory: str, process: Identity) -> None:
 
 
 def child_of(process: Identity) -> Identity:
-    until(lambda: processes.living(processes.children(process.pid)))
+    eventually(lambda: processes.living(processes.children(process.pid)))
     (child,) = processes.living(processes.children(process.pid))
     return child
 
@@ -176,7 +168,7 @@ def test_the_cgroup_of_a_program_that_is_over_goes_before_its_lease(node: Node, 
     node.ledger.attach("a", lives.pid, node.token)
     over.kill()
     over.wait()
-    until(lambda: node.enclosures.look() or not [*Path(directory).glob(f"{over.pid}-*")])
+    eventually(lambda: node.enclosures.look() or not [*Path(directory).glob(f"{over.pid}-*")])
     assert cgroup.members(directory) == {lives.pid}
 
 
@@ -211,9 +203,9 @@ def test_a_stopped_supervisor_is_continued(node: Node, run: Run) -> None:
     supervisor = up(program)
     node.supervised(supervisor)
     os.kill(supervisor.pid, signal.SIGSTOP)
-    until(lambda: processes.is_stopped(supervisor))
+    eventually(lambda: processes.is_stopped(supervisor))
     node.enclosures.look()
-    until(lambda: not processes.is_stopped(supervisor))
+    eventually(lambda: not processes.is_stopped(supervisor))
     assert node.said == [f"lease a: its job's supervisor {supervisor.pid} was stopped, and is continued"]
 
 
@@ -240,10 +232,10 @@ def test_a_cgroup_is_emptied_though_its_processes_fork_all_the_time(
     """With cgroup.kill, and as on kernels before 5.14 without it."""
     bomb = run(BOMB)
     directory = node.enclosed(up(bomb))
-    until(lambda: len(cgroup.members(directory)) > 3)
+    eventually(lambda: len(cgroup.members(directory)) > 3)
     kill(directory)
     assert bomb.wait(30) == -signal.SIGKILL
-    until(lambda: not cgroup.populated(directory), 5)
+    eventually(lambda: not cgroup.populated(directory), 5)
 
 
 def test_what_is_read_from_a_file_is_taken_for_a_cgroup_only_where_it_can_be_one(tmp_path: Path) -> None:

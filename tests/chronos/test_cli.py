@@ -19,7 +19,8 @@ from cumulus.chronos import cli, ledger, monitor_control
 from cumulus.chronos.contract import Device, LeaseState
 from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.lib import printable
-from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request, until
+from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -189,7 +190,7 @@ def test_list_of_one_user(shell: Shell) -> None:
 def test_release_ends_processes_that_only_carry_the_variable(shell: Shell, run: Run) -> None:
     shell("create 0 0.5 1h --id a --grace 1")
     process = run("import time; time.sleep(60)", **{PARTITION_ID: "a"})
-    until(lambda: PARTITION_ID.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
+    eventually(lambda: PARTITION_ID.encode() in Path(f"/proc/{process.pid}/environ").read_bytes())
     assert shell("release a --wait") == "partition a has ended (released)\n"
     assert process.wait(30) == -signal.SIGTERM
 

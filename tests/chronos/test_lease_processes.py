@@ -12,22 +12,12 @@ from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.snapshot import Snapshot
-from cumulus.lib import cgroup, processes
-from cumulus.lib.processes import Identity
-from tests.chronos.conftest import request
+from cumulus.lib import cgroup
+from tests.chronos.conftest import SLEEP, request, up
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 PARENT = "import os, time; child = os.fork() or os.setsid(); print('up', flush=True); time.sleep(60)"
-
-
-def up(process: subprocess.Popen[bytes]) -> Identity:
-    assert process.stdout is not None
-    process.stdout.readline()
-    proc = processes.read(process.pid)
-    assert proc is not None
-    return Identity(proc.pid, proc.start)
 
 
 def load(ledger: Ledger, id: str = "a") -> LeaseProcesses:
@@ -36,10 +26,11 @@ def load(ledger: Ledger, id: str = "a") -> LeaseProcesses:
 
 
 def test_descendants_and_marked_processes_are_members_and_nobody_else(ledger: Ledger, run: Run) -> None:
-    root, marked, stranger = up(run(PARENT)), up(run(SLEEP, **{PARTITION_ID: "a"})), up(run(SLEEP))
-    ledger.attach("a", root.pid, ledger.grant(request()).token)
+    id = f"lease-{os.getpid()}"  # Other tests run processes of a lease "a" meanwhile.
+    root, marked, stranger = up(run(PARENT)), up(run(SLEEP, **{PARTITION_ID: id})), up(run(SLEEP))
+    ledger.attach(id, root.pid, ledger.grant(request(id)).token)
     snapshot = Snapshot()
-    members = load(ledger).members(snapshot)
+    members = load(ledger, id).members(snapshot)
     assert members == {root, marked} | snapshot.identities(snapshot.below(root.pid))
     assert len(members) == 3
     assert stranger not in members

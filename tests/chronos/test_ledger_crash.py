@@ -20,7 +20,8 @@ from cumulus.chronos.contract import LeaseState, Usage
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import FakeClock
 from cumulus.errors import LedgerFull, LedgerUnavailable
-from tests.chronos.conftest import GIB, end_monitor, open_ledger, remove_cgroups, request, until
+from tests.chronos.conftest import GIB, end_monitor, open_ledger, remove_cgroups, request
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -345,7 +346,7 @@ def test_a_lock_that_is_never_let_go_is_an_error(ledger: Ledger, home: Path, mon
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    until(lambda: ledger.grant(request("a")))
+    eventually(lambda: ledger.grant(request("a")))
 
 
 @pytest.fixture
@@ -386,6 +387,6 @@ def test_a_full_disk_is_an_error_and_leases_end_all_the_same(small_disk: Path, r
     assert "free some space" in (caught.value.hint or "")
     assert process.wait(30) == -signal.SIGTERM
     (small_disk / "filler").unlink()
-    until(lambda: (x := ledger.get("a")) is not None and x.state is LeaseState.ENDED)
+    eventually(lambda: (x := ledger.get("a")) is not None and x.state is LeaseState.ENDED)
     assert [x.id for x in ledger.list(ended=True)] == ["a", *granted]
     check(ledger)

@@ -21,8 +21,9 @@ from cumulus.chronos.contract.variables import PARTITION_ID
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.lib import cgroup, processes
-from tests.chronos.conftest import end_monitor, open_ledger, request, until
+from tests.chronos.conftest import end_monitor, open_ledger, request
 from tests.processes import cgroups_of
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -83,7 +84,7 @@ def either(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     elif cgroup.trouble()[0]:
         pytest.skip("no cgroup can be made here")
     yield ledger
-    until(lambda: not cgroups_of(home))
+    eventually(lambda: not cgroups_of(home))
 
 
 def state(ledger: Ledger, id: str) -> tuple[LeaseState, EndReason | None]:
@@ -99,7 +100,7 @@ def ended(ledger: Ledger, id: str) -> bool:
 def daemon_pid(tmp_path: Path) -> int:
     """Let the daemon go, and wait until it has left."""
     (tmp_path / "attached").touch()
-    until(lambda: (tmp_path / "daemon").exists() and (tmp_path / "daemon").read_text())
+    eventually(lambda: (tmp_path / "daemon").exists() and (tmp_path / "daemon").read_text())
     return int((tmp_path / "daemon").read_text())
 
 
@@ -124,7 +125,7 @@ def test_an_expired_lease_ends_its_process_on_time_and_frees_the_share(real: Led
     real.attach("a", process.pid, lease.token)
     assert process.wait(30) == -signal.SIGTERM
     assert 1.5 < time.monotonic() - granted < 10
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
     assert state(real, "a") == (LeaseState.ENDED, EndReason.EXPIRED)
     assert real.usage(0).memory_bytes == 0
 
@@ -136,7 +137,7 @@ def test_what_ignores_sigterm_is_killed_after_the_grace_period(real: Ledger, run
     real.attach("a", process.pid, lease.token)
     assert process.wait(30) == -signal.SIGKILL
     assert 1.5 + 0.7 < time.monotonic() - granted < 15
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
 
 
 def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run) -> None:
@@ -148,7 +149,7 @@ def test_a_released_lease_ends_its_process_at_once(real: Ledger, run: Run) -> No
         real.release(id)
         assert process.wait(30) == -signal.SIGTERM
         took.append(time.monotonic() - started)
-        until(lambda: ended(real, id))  # noqa: B023
+        eventually(lambda: ended(real, id))  # noqa: B023
         assert state(real, id) == (LeaseState.ENDED, EndReason.RELEASED)
     # It is poked: without, it would look up to a second later.
     assert sorted(took)[1] < 0.3
@@ -160,7 +161,7 @@ def test_a_daemon_that_left_its_session_is_ended(either: Ledger, run: Run, tmp_p
     pid = daemon_pid(tmp_path)
     either.release("a")
     assert process.wait(30) == -signal.SIGKILL
-    until(lambda: ended(either, "a"))
+    eventually(lambda: ended(either, "a"))
     assert not runs(pid)
 
 
@@ -171,7 +172,7 @@ def test_a_daemon_is_ended_though_its_parents_have_gone(either: Ledger, run: Run
     assert process.wait(30) == 0
     assert runs(pid)
     either.release("a")
-    until(lambda: ended(either, "a"))
+    eventually(lambda: ended(either, "a"))
     assert not runs(pid)
 
 
@@ -183,7 +184,7 @@ def test_what_forks_faster_than_it_can_be_seen_is_ended(either: Ledger, run: Run
     (tmp_path / "attached").touch()
     up(process)
     either.release(id)
-    until(lambda: ended(either, id))
+    eventually(lambda: ended(either, id))
     assert _alive_with(f"{PARTITION_ID}={id}") == 0
 
 
@@ -192,12 +193,12 @@ def test_a_session_is_remembered_when_its_maker_has_gone(either: Ledger, run: Ru
     either.attach("a", process.pid, either.grant(request(grace=0.1)).token)
     pid = daemon_pid(tmp_path)
     with either.database.read() as db:
-        until(lambda: db.execute("SELECT 1 FROM session UNION SELECT 1 FROM cgroup").fetchall())
+        eventually(lambda: db.execute("SELECT 1 FROM session UNION SELECT 1 FROM cgroup").fetchall())
     process.kill()
     process.wait()
     assert runs(pid)
     either.release("a")
-    until(lambda: ended(either, "a"))
+    eventually(lambda: ended(either, "a"))
     assert not runs(pid)
 
 
@@ -206,7 +207,7 @@ def test_a_process_is_found_by_its_environment_alone(real: Ledger, run: Run) -> 
     bystander = up(run(SLEEP, **{PARTITION_ID: "aa", "NOT_" + PARTITION_ID: "a"}))
     real.grant(request(seconds=0.3, grace=30))
     assert process.wait(30) == -signal.SIGTERM
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
     assert bystander.poll() is None
 
 
@@ -224,7 +225,7 @@ def test_the_supervisor_of_a_job_is_left_alone(real: Ledger, run: Run, tmp_path:
     real.release("a")
     assert process.stdout is not None
     assert process.stdout.readline() == b"15\n"
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
     assert process.poll() is None
 
 
@@ -233,7 +234,7 @@ def test_a_lease_is_released_when_its_holder_has_gone(real: Ledger, run: Run) ->
     real.attach("a", holder.pid, real.grant(request()).token, role="holder")
     holder.kill()
     holder.wait()
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
     assert state(real, "a") == (LeaseState.ENDED, EndReason.RELEASED)
 
 
@@ -259,7 +260,7 @@ def test_a_killed_monitor_is_replaced_and_what_it_left_is_ended(real: Ledger, ru
     # Asking starts the next monitor.
     assert state(real, "a") == (LeaseState.ENDING, EndReason.EXPIRED)
     assert process.wait(30) == -signal.SIGKILL
-    until(lambda: ended(real, "a"))
+    eventually(lambda: ended(real, "a"))
 
 
 def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
@@ -272,9 +273,9 @@ def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
     monitor = monitor_control.holder(home)
     assert monitor is not None
     os.kill(monitor.pid, signal.SIGSTOP)
-    until(lambda: processes.is_stopped(monitor))
+    eventually(lambda: processes.is_stopped(monitor))
     real.release("a")
-    until(lambda: real.list() == [])
+    eventually(lambda: real.list() == [])
     assert process.wait(30) < 0
 
 
@@ -286,10 +287,10 @@ def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger
     real.attach("a", process.pid, lease.token)
     (directory,) = cgroups_of(home)
     assert cgroup.enter(os.path.dirname(directory), process.pid)
-    until(lambda: cgroup.members(directory) == {process.pid})
+    eventually(lambda: cgroup.members(directory) == {process.pid})
     real.release("a")
     assert process.wait(30) == -signal.SIGKILL
-    until(lambda: not cgroups_of(home))
+    eventually(lambda: not cgroups_of(home))
 
 
 def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, run: Run, home: Path) -> None:
@@ -298,7 +299,7 @@ def test_any_call_starts_the_monitor_again_while_a_lease_is_live(real: Ledger, r
     real.attach("a", process.pid, lease.token)
     end_monitor(home)
     # Who reads all the time looks at the monitor ten times a second.
-    until(lambda: real.list() and monitor_control.running(home))
+    eventually(lambda: real.list() and monitor_control.running(home))
     assert process.wait(30) == -signal.SIGTERM
 
 
@@ -325,7 +326,7 @@ def test_an_idle_monitor_exits_and_leaves_no_lease_unwatched(home: Path, monkeyp
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "0.1")
     ledger = open_ledger(home)
     ledger.grant(request("a", seconds=0.2))
-    until(lambda: monitor_control.running(home) is None)
+    eventually(lambda: monitor_control.running(home) is None)
     assert ended(ledger, "a")
     ledger.grant(request("b", seconds=60.0))
     time.sleep(0.5)
@@ -339,7 +340,7 @@ def test_the_monitor_leaves_when_the_ledger_is_deleted(home: Path) -> None:
     assert pid
     for file in home.iterdir():
         file.unlink()
-    until(lambda: not runs(pid))
+    eventually(lambda: not runs(pid))
 
 
 def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path) -> None:
@@ -347,7 +348,7 @@ def test_the_monitor_stops_on_sigterm_and_leases_go_on(real: Ledger, home: Path)
     pid = monitor_control.running(home)
     assert pid
     os.kill(pid, signal.SIGTERM)
-    until(lambda: monitor_control.running(home) is None)
+    eventually(lambda: monitor_control.running(home) is None)
     assert state(real, "a")[0] is LeaseState.ACTIVE
 
 
@@ -416,7 +417,7 @@ def test_every_grant_and_end_is_in_the_audit_log_once(real: Ledger, home: Path) 
         real.grant(request(f"a{number}", seconds=0.2, user="ada"))
     real.release("a2")
     log = home / "audit.log"
-    until(lambda: log.exists() and len(log.read_text().splitlines()) == 6)
+    eventually(lambda: log.exists() and len(log.read_text().splitlines()) == 6)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["seq"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert sorted((line["event"], line["lease"], line["user"]) for line in lines) == [

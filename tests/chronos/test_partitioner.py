@@ -15,7 +15,8 @@ import cumulus.chronos
 from cumulus.chronos import Partitioner
 from cumulus.chronos.contract import EndReason, LeaseState
 from cumulus.errors import InsufficientShare, NoSuchDevice, UsageError
-from tests.chronos.conftest import GIB, open_ledger, until
+from tests.chronos.conftest import GIB, open_ledger
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -90,8 +91,8 @@ def test_the_lease_ends_with_a_program_that_does_not_release_it(partitioner: Par
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    until(lambda: (x := partitioner.ledger.get(id)) is not None and x.end_reason is EndReason.RELEASED)
-    until(lambda: partitioner.available(0) == 1)
+    eventually(lambda: (x := partitioner.ledger.get(id)) is not None and x.end_reason is EndReason.RELEASED)
+    eventually(lambda: partitioner.available(0) == 1)
 
 
 def test_a_program_is_ended_when_its_lease_expires(partitioner: Partitioner) -> None:
@@ -106,7 +107,7 @@ def test_a_program_is_ended_when_its_lease_expires(partitioner: Partitioner) -> 
 
 def test_a_notebook_may_outlive_its_lease(partitioner: Partitioner) -> None:
     p = partitioner.create(memory=0.5, duration=0.2, enforce=False)
-    until(lambda: (x := partitioner.ledger.get(p.partition_id)) is not None and x.state is LeaseState.ENDED)
+    eventually(lambda: (x := partitioner.ledger.get(p.partition_id)) is not None and x.state is LeaseState.ENDED)
     assert p.time_remaining == 0
 
 

@@ -14,19 +14,10 @@ from cumulus.chronos.home import LEDGER
 from cumulus.chronos.snapshot import Snapshot, leases_of
 from cumulus.lib import processes
 from cumulus.lib.processes import Identity
-from tests.chronos.conftest import until
+from tests.chronos.conftest import SLEEP, up
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
-
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
-
-
-def up(process: subprocess.Popen[bytes]) -> Identity:
-    assert process.stdout is not None
-    process.stdout.readline()
-    proc = processes.read(process.pid)
-    assert proc is not None
-    return Identity(proc.pid, proc.start)
 
 
 def test_read_knows_parent_session_and_start() -> None:
@@ -53,7 +44,7 @@ def test_a_process_that_is_gone_is_none(run: Run) -> None:
 
 def test_a_zombie_is_not_alive_but_one_whose_threads_run_is(run: Run) -> None:
     zombie = run("")
-    until(lambda: (proc := processes.read(zombie.pid)) is not None and not proc.alive)
+    eventually(lambda: (proc := processes.read(zombie.pid)) is not None and not proc.alive)
     threaded = run(
         "import ctypes, threading, time\n"
         "threading.Thread(target=time.sleep, args=(60,)).start()\n"
@@ -61,7 +52,7 @@ def test_a_zombie_is_not_alive_but_one_whose_threads_run_is(run: Run) -> None:
         "ctypes.CDLL(None).pthread_exit(None)"
     )
     identity = up(threaded)
-    until(lambda: Path(f"/proc/{threaded.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    eventually(lambda: Path(f"/proc/{threaded.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
     assert processes.is_alive(identity)
 
 

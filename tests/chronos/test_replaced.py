@@ -20,7 +20,8 @@ from cumulus.chronos import monitor_claim, monitor_control
 from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.errors import LedgerReplaced, LedgerUnavailable
-from tests.chronos.conftest import open_ledger, request, until
+from tests.chronos.conftest import open_ledger, request
+from tests.waiting import eventually
 
 Run = Callable[..., subprocess.Popen[bytes]]
 
@@ -94,7 +95,7 @@ def test_the_leases_end_on_time_and_nothing_is_granted_until_then(
         assert f"kill {monitor}" in str(caught.value.hint)
     assert process.poll() is None
     assert process.wait(30) == -signal.SIGTERM
-    until(lambda: not Path(f"/proc/{monitor}").exists())
+    eventually(lambda: not Path(f"/proc/{monitor}").exists())
     # The share is free by now, and both go on with what is there.
     assert fresh.grant(request("b", compute=1000)).state is LeaseState.ACTIVE
     assert [lease.id for lease in real.list()] == ["b"]
@@ -127,7 +128,7 @@ def test_the_repair_is_what_the_hint_says(real: Ledger, home: Path, run: Run) ->
     process.kill()
     process.wait()
     home.rename(home.with_name("damaged"))
-    until(lambda: not Path(f"/proc/{monitor}").exists())
+    eventually(lambda: not Path(f"/proc/{monitor}").exists())
     assert real.grant(request("b", compute=1000)).state is LeaseState.ACTIVE
     assert [lease.id for lease in fresh.list()] == ["b"]
     fresh.close()
@@ -141,7 +142,7 @@ def test_a_lost_ledger_need_not_be_waited_for_once_nothing_runs(real: Ledger, ho
     began = time.monotonic()
     process.kill()
     process.wait()
-    until(lambda: not Path(f"/proc/{monitor}").exists())
+    eventually(lambda: not Path(f"/proc/{monitor}").exists())
     assert time.monotonic() - began < 60
     assert real.list() == []
 

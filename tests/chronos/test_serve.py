@@ -18,7 +18,8 @@ import cumulus
 from cumulus.chronos import serve
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.serve import Server
-from tests.chronos.conftest import GIB, open_ledger, until
+from tests.chronos.conftest import GIB, open_ledger
+from tests.waiting import eventually
 
 
 class Client:
@@ -104,7 +105,7 @@ def test_grants_that_come_together_are_one_transaction(client: Client, monkeypat
     client.send({"id": 0, "run": grant("first")})
     assert first.wait(10)
     client.send(*({"id": n, "run": grant(f"l{n}", "99Ti" if n == 2 else "1Gi")} for n in (1, 2, 3)))
-    until(lambda: client.server._grants.qsize() == 3)
+    eventually(lambda: client.server._grants.qsize() == 3)
     go.set()
     answers = {answer["id"]: answer for answer in (client.read() for _ in range(4))}
     assert batches == [1, 3]

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import eventually
 
 SYSTEMD = "/lib/systemd/systemd"
 ROOT = Path(__file__).parents[2]
@@ -103,7 +105,8 @@ class Machine:
 
     def __enter__(self) -> Machine:
         try:
-            until(lambda: self.systemctl("is-system-running").stdout.strip() in ("running", "degraded"), 60, self.log)
+            up = ("running", "degraded")
+            eventually(lambda: self.systemctl("is-system-running").stdout.strip() in up, 60, self.written)
         except BaseException:
             self.__exit__()
             raise
@@ -115,7 +118,7 @@ class Machine:
         self._unshare.kill()
         self._unshare.wait()
         for path, _, _ in os.walk(self._cgroup, topdown=False):
-            until(lambda: _removed(path), 10)  # noqa: B023
+            eventually(lambda: _removed(path), 10)  # noqa: B023
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """In the namespaces."""
@@ -127,6 +130,10 @@ class Machine:
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "CHRONOS_HOME": "/var/lib/chronos"} | environment
         inside = ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "--", *command]
         return subprocess.run(inside, env=variables, capture_output=True, text=True, timeout=60, check=False)
+
+    def written(self) -> str:
+        """What systemd and its units wrote."""
+        return self.log.read_text(errors="replace")
 
     def python(self, program: str) -> str:
         done = self.run(sys.executable, "-c", PRELUDE + textwrap.dedent(program))
@@ -147,7 +154,7 @@ class Machine:
         def started() -> bool:
             return self.property(unit, "NRestarts") == str(times) and self.property(unit, "ActiveState") == "active"
 
-        until(started, 60, self.log)
+        eventually(started, 60, self.written)
 
 
 PRELUDE = """
@@ -157,13 +164,6 @@ from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.ledger import Ledger
 ledger = Ledger(discover=lambda: [Device(0, "GPU-a", "H100", "NVIDIA", "gpu", 1 << 36)])
 """
-
-
-def until(true: Callable[[], object], seconds: float, log: Path | None = None) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s\n{log.read_text(errors='replace') if log else ''}"
-        time.sleep(0.05)
 
 
 def _removed(path: str) -> bool:
@@ -216,7 +216,7 @@ def test_the_monitor_as_a_service(machine: Machine) -> None:
     assert machine.python(alive) == "['Active'] True"
     assert machine.systemctl("start", unit).returncode == 0
     machine.python("ledger.release('a')")
-    until(lambda: machine.python(alive) == "[] False", 20, machine.log)
+    eventually(lambda: machine.python(alive) == "[] False", 20, machine.written)
 
 
 def test_the_controllers_as_a_service(machine: Machine, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_the_controllers_as_a_service(machine: Machine, tmp_path: Path) -> None:
     def job() -> str:
         return machine.run("pgrep", "-f", "^sleep 4321").stdout.strip()
 
-    until(job, 60, machine.log)
+    eventually(job, 60, machine.written)
     pid = job()
     machine.signal(unit, signal.SIGKILL)
     machine.until_started_again(unit, 1)
@@ -247,7 +247,7 @@ def test_the_controllers_as_a_service(machine: Machine, tmp_path: Path) -> None:
     assert machine.systemctl("start", unit).returncode == 0
     done = machine.run(cumulus, "delete", "-f", str(manifest), **home)
     assert done.returncode == 0, done.stderr
-    until(lambda: not job(), 60, machine.log)
+    eventually(lambda: not job(), 60, machine.written)
 
 
 JOB = """

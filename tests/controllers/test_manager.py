@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -24,13 +24,7 @@ from cumulus.store.memory import MemoryStore
 from cumulus.testing.backend import FakeBackend, Script
 from cumulus.testing.leases import FakeLeases, fake_device
 from tests.controllers.objects import a_job
-
-
-def until(met: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
+from tests.waiting import eventually
 
 
 class Site:
@@ -99,9 +93,9 @@ def site() -> Iterator[Site]:
 def test_from_start_to_a_finished_job_to_a_drained_stop(site: Site) -> None:
     roles: list[Role] = []
     manager = site.start(roles)
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
     site.client.create(a_job())
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
     site.stop(manager)
     assert manager.role is Role.STOPPED
     assert roles == [Role.STANDBY, Role.LEADING]
@@ -112,13 +106,13 @@ def test_a_clean_stop_hands_over_at_once(site: Site, monkeypatch: pytest.MonkeyP
     """Long before the lease of the one that stopped would be over."""
     monkeypatch.setattr("cumulus.machinery.leader.LEASE_SECONDS", 600.0)
     first = site.start()
-    until(lambda: first.role is Role.LEADING)
+    eventually(lambda: first.role is Role.LEADING)
     second = site.start()
-    until(lambda: second.role is Role.STANDBY)
+    eventually(lambda: second.role is Role.STANDBY)
     site.client.create(a_job())
     site.stop(first)
-    until(lambda: second.role is Role.LEADING)
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: second.role is Role.LEADING)
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
     assert len(site.backend.started) == 1
 
 
@@ -127,11 +121,11 @@ def test_a_stop_leaves_workloads_running_and_the_next_start_finds_them() -> None
     try:
         first = site.start()
         site.client.create(a_job())
-        until(lambda: site.phase() is JobPhase.RUNNING)
+        eventually(lambda: site.phase() is JobPhase.RUNNING)
         site.stop(first)
         assert site.backend.running()
         site.start()
-        until(lambda: site.phase() is JobPhase.SUCCEEDED)
+        eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
         assert len(site.backend.started) == 1
         assert site.client.get(GPUJob, "default", "train").status.attempt_count == 1
     finally:
@@ -143,11 +137,11 @@ def test_a_stop_leaves_workloads_running_and_the_next_start_finds_them() -> None
 def test_a_deposed_leader_stands_by_and_may_lead_again(site: Site) -> None:
     roles: list[Role] = []
     manager = site.start(roles)
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
     site.take_and_give_up()
-    until(lambda: roles.count(Role.LEADING) == 2, seconds=30)
+    eventually(lambda: roles.count(Role.LEADING) == 2, within=30)
     site.client.create(a_job())
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
 
 def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
@@ -156,7 +150,7 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     """Whatever made it leave, as long as the leader says that it leads, all its loops are worked on."""
     roles: list[Role] = []
     manager = site.start(roles)
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
     died = threading.Event()
     step = Runner.step
 
@@ -169,11 +163,11 @@ def test_a_worker_that_leaves_ends_the_term_and_the_next_one_has_all_of_them(
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     monkeypatch.setattr(Runner, "step", step_or_die)
     site.client.create(a_job())
-    until(died.is_set)
-    until(lambda: roles.count(Role.LEADING) == 2)
+    eventually(died.is_set)
+    eventually(lambda: roles.count(Role.LEADING) == 2)
     site.client.create(a_job("after"))
-    until(lambda: site.phase("after") is JobPhase.SUCCEEDED)
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: site.phase("after") is JobPhase.SUCCEEDED)
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
     assert site.client.get(Lease, "", LEADER).spec.token == 2
 
 
@@ -185,7 +179,7 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
     monkeypatch.setattr("cumulus.machinery.leader.RENEW_SECONDS", 0.2)
     roles: list[Role] = []
     manager = site.start(roles)
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
     held, update = threading.Event(), Client.update
 
     def update_late(self: Client, resource: Any) -> Any:
@@ -196,10 +190,10 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
         return update(self, resource)
 
     monkeypatch.setattr(Client, "update", update_late)
-    until(held.is_set)
-    until(lambda: roles.count(Role.LEADING) == 2)
+    eventually(held.is_set)
+    eventually(lambda: roles.count(Role.LEADING) == 2)
     site.client.create(a_job())
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
 
 def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site) -> None:
@@ -210,21 +204,22 @@ def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site)
         go_on.wait(60) if call == "start" and when == "before" else None
     )
     manager = site.start(troubled=troubles.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
     site.client.create(a_job())
     try:
-        until(lambda: troubles and any(text.startswith("the loop job has finished nothing") for text in troubles[-1]))
+        stalled = "the loop job has finished nothing"
+        eventually(lambda: troubles and any(text.startswith(stalled) for text in troubles[-1]))
 
         def progressing() -> tuple[str, str] | None:
             found = condition(site.client.get(Lease, "", LEADER).status.conditions, LeaseCondition.PROGRESSING)
             return None if found is None else (found.status, found.reason)
 
-        until(lambda: progressing() == ("False", "Stalled"))
+        eventually(lambda: progressing() == ("False", "Stalled"))
     finally:
         go_on.set()
-    until(lambda: troubles[-1] == ())
-    until(lambda: progressing() == ("True", "Works"))
-    until(lambda: site.phase() is JobPhase.SUCCEEDED)
+    eventually(lambda: troubles[-1] == ())
+    eventually(lambda: progressing() == ("True", "Works"))
+    eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 
 
 @pytest.mark.parametrize("call", ["get", "revision"])
@@ -232,7 +227,7 @@ def test_a_daemon_whose_store_was_replaced_ends_and_says_so(
     site: Site, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     manager = site.start()
-    until(lambda: manager.role is Role.LEADING)
+    eventually(lambda: manager.role is Role.LEADING)
 
     def replaced(*arguments: object, **options: object) -> None:
         raise StoreReplaced("the store was replaced while it was in use")
@@ -240,6 +235,6 @@ def test_a_daemon_whose_store_was_replaced_ends_and_says_so(
     monkeypatch.setattr(site.store, call, replaced)
     if call == "revision":
         monkeypatch.setattr("cumulus.store.watch.LogWatch.next", replaced)
-    until(lambda: site.failures)
+    eventually(lambda: site.failures)
     assert isinstance(site.failures[0], StoreReplaced)
     assert manager.role is Role.STOPPED

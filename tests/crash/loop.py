@@ -27,7 +27,8 @@ from cumulus.store.sqlite import SqliteStore
 from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash import account
 from tests.crash.jobs import SCRIPTS, Script, manifest, partition
-from tests.crash.world import World, eventually, kill
+from tests.crash.world import World, kill
+from tests.waiting import poll
 
 MOST_UNFINISHED = 14
 SETTLE_SECONDS = 150.0
@@ -294,7 +295,7 @@ class Round:
             return not left
 
         started = time.monotonic()
-        eventually(done, SETTLE_SECONDS)
+        poll(done, SETTLE_SECONDS)
         return [f"not settled within {time.monotonic() - started:.0f} s: {line}" for line in left]
 
     def _clear(self) -> None:

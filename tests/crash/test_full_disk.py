@@ -13,7 +13,8 @@ import pytest
 
 from tests.commands import CHRONOS_CLI, CUMULUS
 from tests.crash.jobs import API, read_records
-from tests.crash.world import World, eventually, world
+from tests.crash.world import World, world
+from tests.waiting import poll
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     for name, script, seconds in (("long", wait, "10m"), ("late", "sleep 100", "6s"), ("short", "true", "10m")):
         small.ok(CUMULUS, "apply", "-f", "-", input=job(small, name, script, seconds))
         acknowledged.append(name)
-    assert eventually(lambda: {"long", "late"} <= {r.job for r in read_records(small.records)}, 30)
+    assert poll(lambda: {"long", "late"} <= {r.job for r in read_records(small.records)}, 30)
 
     ballast = small.directory / "ballast"
     fill(ballast)
@@ -75,9 +76,9 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     # The lease ends and the gate opens while there is no room to write either down.
 
     late, long = b"CUMULUS_JOB=late", b"CUMULUS_JOB=long"
-    assert eventually(lambda: not living(late), 20), "the lease was not ended on a full disk"
+    assert poll(lambda: not living(late), 20), "the lease was not ended on a full disk"
     gate.touch()
-    assert eventually(lambda: not living(long), 20)
+    assert poll(lambda: not living(long), 20)
     fill(ballast)
 
     ballast.unlink()
@@ -92,7 +93,7 @@ def test_a_disk_that_fills_up_and_empties_amid_the_daemons_life(small: World) ->
     starts = Counter((r.job, r.attempt) for r in read_records(small.records) if r.what == "start")
     assert set(starts.values()) == {1}, starts
     assert {name for name, _ in starts} >= ends.keys()
-    assert eventually(lambda: not json.loads(small.ok(CHRONOS_CLI, "list", "--json"))["leases"], 20)
+    assert poll(lambda: not json.loads(small.ok(CHRONOS_CLI, "list", "--json"))["leases"], 20)
 
 
 def fill(ballast: Path) -> None:

@@ -8,23 +8,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from cumulus.chronos import monitor_control
 from cumulus.lib.processes import read
-
-
-def eventually(check: Callable[[], Any], within: float) -> Any:
-    """The first truthy value of `check`; its last, falsy one when `within` seconds have passed."""
-    deadline = time.monotonic() + within
-    while True:
-        value = check()
-        if value or time.monotonic() > deadline:
-            return value
-        time.sleep(0.05)
 
 
 class World:

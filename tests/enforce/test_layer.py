@@ -15,6 +15,7 @@ from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.contract.variables import merge
 from cumulus.chronos.enforce import account
 from cumulus.clock import SystemClock
+from tests.waiting import eventually
 
 from .conftest import CPU, MIB, Leased, compile_c, make_lease
 
@@ -26,14 +27,6 @@ IMAGE2D, IMAGE3D, IMAGE2D_ARRAY, IMAGE1D, IMAGE1D_ARRAY = 0x10F1, 0x10F2, 0x10F3
 PIXEL = 16
 
 Make = Callable[..., Leased]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    clock = SystemClock()
-    deadline = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < deadline, "did not come true"
-        clock.sleep(0.01)
 
 
 # ---- each way to memory ----
@@ -212,7 +205,7 @@ def test_a_killed_process_gives_back_exactly_what_it_held(leased: Make) -> None:
     one("buffer", size=MIB - 1000)
     assert other("buffer", size=1)["error"] == REFUSED
     os.kill(one.pid, signal.SIGKILL)
-    until(lambda: lease.used() == 1000)  # a zombie, which this test has not yet waited for
+    eventually(lambda: lease.used() == 1000)  # a zombie, which this test has not yet waited for
     assert other("buffer", size=MIB - 1000)["error"] == 0
     assert other("buffer", size=1)["error"] == REFUSED
 
@@ -223,7 +216,7 @@ def test_a_process_killed_amid_its_calls_leaves_the_account_usable(leased: Make)
         job = lease.job()
         assert job.process.stdin is not None
         job.process.stdin.write('{"do": "fuzz", "seed": 1, "steps": 100000000, "limit": 1048576}\n')
-        until(lambda: lease.used() > 0)
+        eventually(lambda: lease.used() > 0)
         job.kill()
     survivor = lease.job()
     assert survivor("buffer", size=MIB)["error"] == 0
@@ -301,7 +294,7 @@ def test_it_ends_by_itself_at_its_deadline_with_nobody_telling(leased: Make) -> 
         granted.append(asked)
         return False
 
-    until(refused)
+    eventually(refused)
     # Whatever was asked for after the deadline was refused, however late this test got to it.
     assert all(asked <= deadline for asked in granted)
 

@@ -29,7 +29,6 @@ from cumulus.resources.enforcement import Enforcement
 from tests.waiting import eventually
 
 from .conftest import CPU, make_lease
-from .test_layer import until
 from .test_select import H100
 
 STAND_IN = """#!{python} -S
@@ -158,7 +157,7 @@ def test_a_daemon_that_is_down_or_stuck_is_reported_and_started_again(control: P
         (shared(control).pipe / "stuck").unlink()
     condition = mps.health([H100], control)[0]
     assert (condition.status, condition.reason) == (True, "Restarted")
-    until(lambda: not is_alive(Identity(pid, proc.start)))
+    eventually(lambda: not is_alive(Identity(pid, proc.start)))
     assert mps.health([H100], control)[0].reason == "Answers"
 
 

@@ -13,12 +13,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.lab import certificates
+from tests.waiting import poll
 
 TLS_PORT = 2376
 _STARTS = 3
@@ -33,11 +33,8 @@ class LabError(Exception):
 
 def until(met: Callable[[], object], within: float, what: str) -> None:
     """Wait until `met()` is true; raise LabError after `within` seconds."""
-    deadline = time.monotonic() + within
-    while not met():
-        if time.monotonic() > deadline:
-            raise LabError(f"not within {within:g} s: {what}")
-        time.sleep(0.05)
+    if not poll(met, within):
+        raise LabError(f"not within {within:g} s: {what}")
 
 
 def run(*command: str, check: bool = True, timeout: float = 60) -> str:

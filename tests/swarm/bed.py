@@ -19,6 +19,7 @@ from cumulus.secrets import SecretStore
 from tests.backends.conformance import Bed, Behaviour
 from tests.lab.lab import Lab
 from tests.lab.node import Node
+from tests.waiting import eventually
 
 IMAGE = "cumulus-test:1"
 """busybox, imported on every node."""
@@ -75,10 +76,7 @@ class SwarmBed(Bed):
         return Workload(**{**fields, **more})
 
     def until(self, met: Callable[[], object], *, within: float = 150.0) -> None:
-        deadline = time.monotonic() + within
-        while not met():
-            assert time.monotonic() < deadline, f"not within {within} s"
-            time.sleep(0.02)
+        eventually(met, within)
 
     def running(self, workload: Workload) -> None:
         super().running(workload)

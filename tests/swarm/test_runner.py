@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import eventually
+
 RUNNER = Path(__file__).resolve().parents[2] / "containers" / "runner.py"
 FUTURE, PAST = "2099-01-01T00:00:00.000000Z", "2001-01-01T00:00:00.000000Z"
 
@@ -58,9 +60,9 @@ def test_a_stop_signal_reaches_the_command_once(tmp_path: Path) -> None:
         [sys.executable, str(RUNNER), "sh", "-c", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    _until(tmp_path / "ready")
+    eventually((tmp_path / "ready").exists)
     process.send_signal(signal.SIGTERM)
-    _until(tmp_path / "told")
+    eventually((tmp_path / "told").exists)
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
@@ -74,7 +76,7 @@ def test_the_state_is_kept_at_the_stop_signal_and_found_again(tmp_path: Path) ->
     places = {"CUMULUS_STATE_DIR": str(state), "CUMULUS_CHECKPOINT_PATH": str(kept), "CHRONOS_EXPIRES_AT": FUTURE}
     script = f"echo 41 > {state}/step; : > {tmp_path}/ready; sleep 60"
     process = start("sh", "-c", script, **places)
-    _until(tmp_path / "ready")
+    eventually((tmp_path / "ready").exists)
     process.send_signal(signal.SIGTERM)
     status, _, errors = ended(process)
     assert (status, "kept its state" in errors) == (143, True)
@@ -116,10 +118,3 @@ def test_progress_is_told() -> None:
     _, _, errors = ended(start("sleep", "0.5", CUMULUS_HEARTBEAT="0.2", CHRONOS_EXPIRES_AT=FUTURE))
     assert "has run for" in errors
     assert "its lease ends in" in errors
-
-
-def _until(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
