@@ -32,30 +32,30 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "apply": Verb("apply", "Create or change objects as manifests say."),
+    "apply": Verb("apply", "Create or change objects from manifests."),
     "diff": Verb("apply", "Show what apply would change."),
     "get": Verb("get", "Show objects as a table, JSON, YAML or columns."),
-    "describe": Verb("describe", "Show all about an object, with its events."),
-    "why": Verb("why", "Say why a job is not running, and until when at the latest."),
+    "describe": Verb("describe", "Show everything about an object, with its events."),
+    "why": Verb("why", "Say why a job is not running, and when it starts at the latest."),
     "logs": Verb("logs", "Show what a job wrote."),
-    "events": Verb("events", "Show who did what, and why."),
-    "wait": Verb("wait", "Wait until something is true of objects."),
+    "events": Verb("events", "Show what happened, and why."),
+    "wait": Verb("wait", "Wait for a condition, a field, creation or deletion."),
     "delete": Verb("delete", "Delete objects."),
-    "suspend": Verb("edit", "Hold a job: its lease is given back."),
+    "suspend": Verb("edit", "Stop a job and give its lease back."),
     "resume": Verb("edit", "Let a suspended job run again."),
-    "cordon": Verb("edit", "Place nothing new on a node."),
+    "cordon": Verb("edit", "Stop placing new jobs on a node."),
     "uncordon": Verb("edit", "Place jobs on a node again."),
     "node": Verb("node", "Add workers over SSH, set them up, drain and remove them."),
-    "cluster": Verb("cluster", "Make a Docker Swarm for containers, and look at it."),
+    "cluster": Verb("cluster", "Set up a Docker Swarm for jobs in containers."),
     "label": Verb("edit", "Set or remove labels."),
     "annotate": Verb("edit", "Set or remove annotations."),
     "explain": Verb("explain", "Describe a kind's fields."),
-    "secret": Verb("secret", "Keep secrets that jobs may use."),
-    "serve": Verb("serve", "Run the daemon that makes objects come true."),
-    "doctor": Verb("doctor", "Check what of this machine is ready, with the fix for what is not."),
-    "backup": Verb("backup", "Write the store to one file, while it is used."),
-    "restore": Verb("backup", "Put a backup in the store's place."),
-    "completion": Verb("shell", "Print the completion script of a shell."),
+    "secret": Verb("secret", "Manage secrets that jobs may use."),
+    "serve": Verb("serve", "Run the daemon, with its controllers."),
+    "doctor": Verb("doctor", "Check this machine, and say how to fix what is missing."),
+    "backup": Verb("backup", "Write the store to one file; it may be in use."),
+    "restore": Verb("backup", "Replace the store by a backup."),
+    "completion": Verb("shell", "Print the completion script for a shell."),
     "version": Verb("shell", "Show versions."),
 }
 
@@ -198,8 +198,9 @@ def load(name: str) -> Any:
 
 def _with_help_in_lines(command: Any) -> Any:
     """Click hands over its help as one text, which `print` would write as one line."""
-    for each in (command, *getattr(command, "commands", {}).values()):
-        each.get_help = functools.partial(_help, each.get_help)
+    command.get_help = functools.partial(_help, command.get_help)
+    for each in getattr(command, "commands", {}).values():
+        _with_help_in_lines(each)
     return command
 
 
@@ -255,13 +256,13 @@ def _root(
     ] = "",
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """A pool of GPU machines made declarative: every GPU share is a lease with an end.
+    """Run jobs on a pool of GPU machines. Every GPU share is a lease with an end.
 
     \b
     Begin with:
       cumulus serve &                     run the daemon
       cumulus apply -f job.yaml           say what should exist
-      cumulus get jobs                    see what there is
+      cumulus get jobs                    see what exists
       cumulus why JOB                     ask why a job is not running
     """
     if home:

@@ -54,7 +54,7 @@ Files = Annotated[
         help="A YAML or JSON file, a directory, or - for stdin. May be given several times.",
     ),
 ]  # fmt: skip
-Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="Go down into directories.")]
+Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="Read subdirectories too.")]
 Output = Annotated[
     str,
     typer.Option(
@@ -62,5 +62,5 @@ Output = Annotated[
         help="wide, json, yaml, name, custom-columns=TITLE:.path,… or jsonpath=TEMPLATE.",
     ),
 ]  # fmt: skip
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on and show each change until Ctrl-C.")]
-NoHeaders = Annotated[bool, typer.Option("--no-headers", help="Leave out the heading.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep showing changes until Ctrl-C.")]
+NoHeaders = Annotated[bool, typer.Option("--no-headers", help="Leave out the header line.")]

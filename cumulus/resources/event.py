@@ -26,7 +26,7 @@ class EventSource(Model):
 
 
 class Event(Resource):
-    """Named by a digest of what it says of whom, so that a repetition raises `count`. Fields as in core/v1."""
+    """Something that happened to an object. A repetition raises `count`. Fields as in Kubernetes' core/v1."""
 
     KIND: ClassVar[str] = "Event"
 
@@ -35,7 +35,7 @@ class Event(Resource):
     reason: str = Field(description="Why, as one CamelCase word.")
     message: str = Field("", description="What happened, for people.")
     type: Literal["Normal", "Warning"] = Field("Normal", description="Normal or Warning.")
-    source: EventSource = Field(description="Who tells.")
+    source: EventSource = Field(description="Who recorded it.")
     count: int = Field(1, description="How often it happened.")
     first_timestamp: Time = Field(description="When it happened first.")
     last_timestamp: Time = Field(description="When it happened last.")

@@ -60,7 +60,7 @@ class Env(Model):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.value is not None and self.value_from is not None:
-            raise FieldError(("valueFrom",), "stands beside value; keep one of them")
+            raise FieldError(("valueFrom",), "cannot be given together with value; keep one of them")
         return self
 
 
@@ -69,8 +69,8 @@ class Mount(Model):
 
     source: AbsolutePath = Field(description="An absolute path on the node.")
     target: NodePath = Field(
-        description="Where the job sees it; relative paths start at its working directory. A job without an image sees "
-        "the node's own paths: there it is relative, or the source itself."
+        description="Where the job sees it. A relative path starts at its working directory. A job without an image "
+        "sees the node's own paths, so its target is relative or the source itself."
     )
     read_only: bool = Field(False, description="Refuse writes through this mount; needs an image.")
 
@@ -80,22 +80,22 @@ HostPort = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Port(Model):
-    """A TCP port of the job's container that can be reached at its node."""
+    """A TCP port of the job's container that can be reached on its node."""
 
     container_port: HostPort = Field(description="The port that the program listens on.")
     host_port: HostPort = Field(
-        description="The port of the node that leads there. No two jobs have the same one of a node at a time: the "
-        "second waits, or goes to another node."
+        description="The node's port that leads to it. One job at a time can have a port of a node: a second job "
+        "waits, or goes to another node."
     )
 
 
 class DeviceSelector(Model):
-    """Which devices will do. Everything given must hold."""
+    """Which devices fit. All conditions that are given must hold."""
 
-    vendor: Text | None = Field(None, description="The vendor, compared without case as a part: nvidia, amd, intel.")
+    vendor: Text | None = Field(None, description="A part of the vendor's name, in any case: nvidia, amd, intel.")
     name: Text | None = Field(None, description="A glob on the device's name: *H100*.")
     type: Literal["gpu", "cpu", "accelerator"] | None = Field(None, description="The type of device.")
-    min_memory: Bytes | None = Field(None, description="The least memory the whole device must have.")
+    min_memory: Bytes | None = Field(None, description="The least memory that the device must have in all.")
     node_labels: LabelMap = Field(default_factory=dict, description="Labels that the node must carry.")
 
 
@@ -107,14 +107,17 @@ class GPU(Model):
     )
     compute: ComputeShare | None = Field(
         None,
-        description="Compute of each device as a percentage or fraction; as much as the memory's share if left out.",
+        description="Compute of each device, as a percentage or fraction. If left out, the same share as of the "
+        "memory.",
     )
-    count: int = Field(1, ge=1, le=64, description="Devices per replica, all on one node, each leased by this share.")
+    count: int = Field(
+        1, ge=1, le=64, description="Devices for each replica, all on one node. The replica leases this share of each."
+    )
     duration: Duration = Field(
-        description="How long the lease lasts from the start of the program: 1h30m, or seconds. The program is ended "
-        "when it is over."
+        description="How long the lease lasts, counted from the start of the program: 1h30m, or seconds. When it is "
+        "over, the program is ended."
     )
-    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
+    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices fit.")
 
 
 class HostResources(Model):
@@ -128,17 +131,19 @@ class RetryPolicy(Model):
     """What happens when an attempt fails."""
 
     limit: int = Field(0, ge=0, le=1000, description="How many times a failed attempt is tried again.")
-    backoff: Delay = Field("10s", description="The wait before the first retry; it doubles with each, up to an hour.")
+    backoff: Delay = Field(
+        "10s", description="The wait before the first retry. It doubles with each retry, up to an hour."
+    )
 
 
 class Checkpoint(Model):
-    """How the job keeps its work over the end of a lease. A job without one that exits with 0 after the stop signal has
-    succeeded."""
+    """How the job keeps its work when a lease ends. Without a checkpoint, a job that exits with 0 after the stop signal
+    has succeeded."""
 
     path: NodePath | None = Field(
         None,
-        description="Where the job writes its checkpoint, given to it as CUMULUS_CHECKPOINT_PATH. A relative path is "
-        "kept for all attempts, and goes with the job when it is deleted.",
+        description="Where the job writes its checkpoint. The job finds this path in CUMULUS_CHECKPOINT_PATH. All "
+        "attempts share a relative path, and it is deleted with the job.",
     )
     uri: Text | None = Field(
         None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
@@ -146,9 +151,9 @@ class Checkpoint(Model):
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
     on_expiry: Literal["Requeue", "Fail"] = Field(
         "Requeue",
-        description="What follows when the lease ends first. With Requeue, exit code 75 (EX_TEMPFAIL) always means: "
-        "saved, start me again in a new lease. It counts as no failure, except the second in a row without a newer "
-        "checkpoint.",
+        description="What happens when the lease ends before the work is done. With Requeue, exit code 75 "
+        "(EX_TEMPFAIL) always means: saved, start me again in a new lease. That is no failure, except for the second "
+        "time in a row without a newer checkpoint.",
     )
     exit_zero: Literal["Requeue", "Succeeded"] = Field(
         "Requeue",
@@ -165,19 +170,19 @@ class GPUJobSpec(Model):
     )
     command: tuple[Argument, ...] = Field(
         (),
-        description="The program and its first arguments; required without an image. A job has the PATH of a login: "
-        "give the path of a Python of your own.",
+        description="The program and its first arguments; required without an image. A job has the PATH of a fresh "
+        "login: for the Python of a virtual environment, give its full path.",
     )
     args: tuple[Argument, ...] = Field((), description="Arguments that follow the command.")
     working_dir: AbsolutePath | None = Field(
         None,
-        description="Directory to start in. If left out, each replica of each attempt has a new one, whose files go "
-        "with the job when it is deleted, or after its ttlAfterFinished: `describe` shows the path.",
+        description="The directory to start in. If left out, each replica of each attempt gets a new one, which is "
+        "deleted with the job, also after its ttlAfterFinished; `describe` shows the path.",
     )
     env: tuple[Env, ...] = Field(
         (),
-        description="Environment variables, over those that every job has: PATH, HOME, USER and LANG as after a login, "
-        "and PYTHONUNBUFFERED. Nothing passes from the shell of the daemon.",
+        description="Environment variables. They win over those that every job has: PATH, HOME, USER and LANG as "
+        "after a login, and PYTHONUNBUFFERED. A job gets nothing from the shell of the daemon.",
     )
     mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
@@ -189,13 +194,13 @@ class GPUJobSpec(Model):
         "towards resources.memory.",
     )
     host_network: bool = Field(
-        False, description="The container uses its node's own network: every port of its program is one of the node."
+        False, description="Use the node's own network: every port that the program opens is a port of the node."
     )
-    ports: tuple[Port, ...] = Field((), description="TCP ports of the container that can be reached at its node.")
+    ports: tuple[Port, ...] = Field((), description="TCP ports of the container that can be reached on its node.")
     gpu: GPU = Field(description="The share of a GPU that each replica leases.")
     min_enforcement: Enforcement = Field(
         Enforcement.NONE,
-        description="The weakest enforcement of the share that will do: none, guarded or hard.",
+        description="The weakest enforcement that the job accepts: none, guarded or hard.",
     )
     replicas: int = Field(1, ge=1, le=1000, description="Size of the gang: all replicas are placed, or none.")
     resources: HostResources = Field(
@@ -203,18 +208,20 @@ class GPUJobSpec(Model):
     )
     placement: Placement = Field(
         Placement.PACK,
-        description="Pack: on devices that are in use already, so that whole ones stay free for large jobs. Spread: "
-        "each replica on the node that is least loaded by then.",
+        description="Pack: use devices that are in use already, so that whole devices stay free for large jobs. "
+        "Spread: put each replica on the node that is least loaded then.",
     )
-    priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(0, description="Higher is placed first.")
+    priority: Annotated[int, Field(ge=-(10**9), le=10**9)] = Field(
+        0, description="Jobs with a higher priority are placed first."
+    )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="What happens when an attempt fails.")
     active_deadline: Duration | None = Field(
         None,
-        description="Longest time from the first start to the end, over all attempts. Suspending the job stops the "
-        "clock; after it is resumed, the next start starts it anew.",
+        description="The longest that the job may take from its first start to its end, over all attempts. Suspending "
+        "the job stops this clock; it starts from zero at the first start after `resume`.",
     )
-    checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work over the end of a lease.")
-    suspend: bool = Field(False, description="Hold the job: nothing is leased or run while this is true.")
+    checkpoint: Checkpoint | None = Field(None, description="How the job keeps its work when a lease ends.")
+    suspend: bool = Field(False, description="Hold the job: while this is true, it leases and runs nothing.")
     ttl_after_finished: Delay | None = Field(
         None, description="Delete the job this long after it finished, and with it the logs and files of its attempts."
     )
@@ -333,17 +340,15 @@ class Attempt(Model):
 
     number: int = Field(description="Counted from 1.")
     node: str = Field("", description="The node of replica 0.")
-    nodes: tuple[str, ...] = Field(
-        (), description="The nodes of all replicas, in their order, where there are several."
-    )
+    nodes: tuple[str, ...] = Field((), description="The nodes of all replicas, in order, if there are several.")
     partitions: tuple[str, ...] = Field((), description="Names of the GPUPartitions it ran in.")
     queue_time: Time | None = Field(
-        None, description="When it joined the queue, which is its place among attempts of the same priority."
+        None, description="When it joined the queue. Attempts of the same priority are placed in this order."
     )
     start_time: Time | None = Field(None, description="When it was started.")
     end_time: Time | None = Field(None, description="When it ended.")
     exit_code: int | None = Field(
-        None, description="Exit code of the first replica that failed, or 0; 128 + N where signal N ended it."
+        None, description="Exit code of the first replica that failed, or 0; 128 + N if signal N ended it."
     )
     reason: str = Field(
         "",
@@ -351,24 +356,24 @@ class Attempt(Model):
         "Deadline, StartError, …",
     )
     checkpoint_time: Time | None = Field(
-        None, description="When the newest file of its checkpoint was written, looked at where it exited with 75."
+        None, description="When the newest file of its checkpoint was written; set if it exited with 75."
     )
     message: str = Field("", description="What happened, for people.")
 
 
 class GPUJobStatus(Model):
-    """What the controllers saw."""
+    """What the controllers observed."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
-    phase: JobPhase = Field(JobPhase.PENDING, description="Where the job is on its way.")
+    phase: JobPhase = Field(JobPhase.PENDING, description="How far the job is, in one word.")
     conditions: tuple[Condition, ...] = Field(
         (), description="Scheduled, PartitionsReady, Running, Succeeded, Failed, Suspended."
     )
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
-    attempt_count: int = Field(0, description="All attempts ever made.")
+    attempt_count: int = Field(0, description="How many attempts were made in all.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
     start_time: Time | None = Field(
-        None, description="When the first attempt started, since the job was suspended last."
+        None, description="When the first attempt started; after a suspension, the first one since then."
     )
     completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
 
@@ -390,7 +395,7 @@ class GPUJob(Resource):
     kind: Literal["GPUJob"] = Field("GPUJob", description="Always GPUJob.")
     spec: GPUJobSpec = Field(description="What to run, on what share of a GPU, for how long.")
     status: GPUJobStatus = Field(
-        default_factory=GPUJobStatus, description="What the controllers saw. It cannot be applied."
+        default_factory=GPUJobStatus, description="What the controllers observed. A manifest cannot set it."
     )
 
     @model_validator(mode="after")

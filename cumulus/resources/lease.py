@@ -20,29 +20,31 @@ class LeaseSpec(Model):
 
     holder_identity: str = Field("", description="The daemon that leads.")
     holder_process: str = Field(
-        "", description="Its process, as others of the same machine can look for it; they need not wait for a dead one."
+        "", description="Its process. Daemons on the same machine see when it is dead, and need not wait."
     )
     lease_duration_seconds: float = Field(description="How long it leads without a renewal, in seconds.")
     acquire_time: Time = Field(description="When it began to lead.")
-    renew_time: Time = Field(description="When it renewed last; for people, since a standby trusts only its own clock.")
-    token: int = Field(description="Grows by one with each change of holder, and fences the writes of a deposed one.")
+    renew_time: Time = Field(description="When it renewed last, for people. A standby trusts only its own clock.")
+    token: int = Field(description="Grows by one with each new leader. Writes with an older token are refused.")
 
 
 class LeaseStatus(Model):
-    """How the leader is."""
+    """Whether the leader does its work."""
 
     conditions: tuple[Condition, ...] = Field(
-        (), description="Progressing: False where a part of the leader makes no progress, and which."
+        (), description="Progressing: False if a part of the leader is stuck; the message says which."
     )
 
 
 class Lease(Resource):
-    """Who leads."""
+    """Which daemon leads."""
 
     KIND: ClassVar[str] = "Lease"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(to_camel(name) for name in LeaseSpec.model_fields)
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["Lease"] = Field("Lease", description="Always Lease.")
-    spec: LeaseSpec = Field(description="Who leads, and since when.")
-    status: LeaseStatus = Field(default_factory=LeaseStatus, description="How the leader is. It cannot be applied.")
+    spec: LeaseSpec = Field(description="Which daemon leads, and since when.")
+    status: LeaseStatus = Field(
+        default_factory=LeaseStatus, description="Whether the leader does its work. A manifest cannot set it."
+    )

@@ -14,7 +14,7 @@ from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
 
 CLUSTER_FINALIZER = "cumulus.dev/cluster"
-"""On a GPUNode whose machine leaves its cluster with it."""
+"""On a GPUNode whose machine must leave the Swarm before the object goes."""
 
 
 def _host(value: str) -> str:
@@ -30,63 +30,63 @@ def _user(value: str) -> str:
 
 
 class SshAddress(Model):
-    """How the controllers reach the node. Its host key must be known: `cumulus node add` asks for it."""
+    """How the controllers reach the node over SSH. Its host key must be known; `cumulus node add` records it."""
 
     host: Annotated[str, AfterValidator(_host)] = Field(description="The host name or IP address.")
     port: int = Field(22, ge=1, le=65535, description="The port of its sshd.")
     user: Annotated[str, AfterValidator(_user)] = Field(
-        description="The user to be there: root, or one that may run chronos_cli with sudo."
+        description="The user to log in as: root, or a user who may run chronos_cli with sudo."
     )
     key_secret: SecretName | None = Field(
         None,
-        description="A secret whose key ssh-privatekey is the private key; else SSH_KEY_PATH, the agent, or ~/.ssh.",
+        description="The secret that holds the private key, as its key ssh-privatekey. If left out: SSH_KEY_PATH, the "
+        "SSH agent, ~/.ssh.",
     )
     chronos_cli: Text | None = Field(
         None,
         min_length=1,
-        description="The shell words that run chronos_cli there; for root chronos_cli, for others with sudo -n.",
+        description="The command that runs chronos_cli there. If left out: chronos_cli for root, sudo -n chronos_cli "
+        "for others.",
     )
 
 
 class GPUNodeSpec(Model):
-    """What people decide about a node."""
+    """What people set on a node."""
 
     unschedulable: bool = Field(False, description="Cordoned: nothing new is placed here.")
-    ssh: SshAddress | None = Field(None, description="How to reach a node on which no daemon runs.")
+    ssh: SshAddress | None = Field(None, description="How to reach a node that runs no daemon.")
 
 
 class ForeignLease(Model):
-    """A lease on the device that is no GPUPartition's: taken on the node with chronos_cli or the library."""
+    """A lease that somebody took on the node itself, with chronos_cli or the library. It has no GPUPartition."""
 
     partition_id: str = Field(description="The id of the lease.")
     memory_bytes: int = Field(description="The memory leased, in bytes.")
     compute: int = Field(description="The compute leased, in thousandths of the device.")
     expires_at: Time = Field(description="When the lease ends.")
     grace_seconds: float = Field(0, description="Time between SIGTERM and SIGKILL, in seconds.")
-    user: str = Field("", description="Whom the share is for.")
+    user: str = Field("", description="Who the share is for.")
 
 
 class DeviceStatus(Model):
-    """One device, its capacity and what is free of it. Compute in thousandths of the device."""
+    """One device: its size, and what of it is free. Compute is in thousandths of the device."""
 
-    index: int = Field(description="The number by which the node's devices are told apart.")
-    id: str = Field("", description="A lasting id of the device.")
+    index: int = Field(description="The device's number on its node.")
+    id: str = Field("", description="An id of the device that stays the same after a reboot.")
     name: str = Field(description="The device's name.")
     vendor: str = Field("", description="The device's vendor.")
     type: Literal["gpu", "cpu", "accelerator"] = Field("gpu", description="gpu, cpu or accelerator.")
-    memory_bytes: int = Field(description="All its memory that can be leased, in bytes.")
+    memory_bytes: int = Field(description="The memory that can be leased, in bytes.")
     next_memory_bytes: int | None = Field(
         None,
-        description="Its memory once no lease lives there, where the driver says now that it has less or more.",
+        description="The memory it will have when its last lease has ended; set if the driver now says another size.",
     )
     driver: str = Field("", description="The driver's version.")
-    enforcement: Enforcement = Field(
-        Enforcement.NONE, description="How strongly the node can hold a job to a share of it."
-    )
+    enforcement: Enforcement = Field(Enforcement.NONE, description="How strongly the node can enforce a share of it.")
     free_memory_bytes: int = Field(0, description="Memory not leased, in bytes.")
     free_compute: int = Field(0, description="Compute not leased, in thousandths of the device.")
     foreign_leases: tuple[ForeignLease, ...] = Field(
-        (), description="Leases that are no GPUPartition's: taken on the node itself."
+        (), description="Leases that somebody took on the node itself, without a GPUPartition."
     )
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
@@ -115,17 +115,17 @@ class GPUNodeStatus(Model):
     """What discovery and heartbeats found."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the node acted on.")
-    conditions: tuple[Condition, ...] = Field((), description="Ready, ContainersReady, MPSReady, Twin.")
+    conditions: tuple[Condition, ...] = Field((), description="Ready, ContainersReady, MPSReady, OpenCLLayer, Twin.")
     hostname: str = Field("", description="The machine's host name.")
-    boot_id: str = Field("", description="Changes when the machine starts anew.")
+    boot_id: str = Field("", description="Changes when the machine reboots.")
     runtimes: tuple[Literal["process", "container"], ...] = Field(
         (), description="What can run here: process, container."
     )
-    devices: tuple[DeviceStatus, ...] = Field((), description="The devices and what is free of them.")
-    heartbeat_time: Time | None = Field(None, description="When the node was heard of last.")
-    chronos_version: str = Field("", description="The version of Chronos there.")
+    devices: tuple[DeviceStatus, ...] = Field((), description="The devices, and what of each is free.")
+    heartbeat_time: Time | None = Field(None, description="When the node last answered.")
+    chronos_version: str = Field("", description="The version of Chronos on the node.")
     clock_skew_seconds: float | None = Field(
-        None, description="By how much its clock is ahead of the controllers'; leases are shown on theirs."
+        None, description="How far its clock is ahead of the controllers' clock, by which leases are shown."
     )
 
 
@@ -137,9 +137,9 @@ class GPUNode(Resource):
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["GPUNode"] = Field("GPUNode", description="Always GPUNode.")
-    spec: GPUNodeSpec = Field(default_factory=GPUNodeSpec, description="What people decide about the node.")
+    spec: GPUNodeSpec = Field(default_factory=GPUNodeSpec, description="What people set on the node.")
     status: GPUNodeStatus = Field(
-        default_factory=GPUNodeStatus, description="What discovery and heartbeats found. It cannot be applied."
+        default_factory=GPUNodeStatus, description="What discovery and heartbeats found. A manifest cannot set it."
     )
 
     def check_user_may_create(self) -> None:

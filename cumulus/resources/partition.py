@@ -19,7 +19,7 @@ FINALIZER = "cumulus.dev/partition"
 
 
 class Renewal(Model):
-    """Whether the lease is lengthened before its end."""
+    """Whether the lease is renewed before it ends."""
 
     policy: Literal["Never", "WhileIdle"] = Field(
         "Never", description="WhileIdle: renew while nobody waits for the device."
@@ -37,10 +37,12 @@ class Gang(Model):
     """Set by the job controller: partitions of one `name` are bound all together or not at all, those of
     one `group` to distinct devices of one node."""
 
-    name: Text = Field(description="Partitions of one name are bound all together or not at all.")
+    name: Text = Field(description="Partitions with the same gang name are bound together or not at all.")
     size: int = Field(ge=1, description="How many partitions the gang has.")
-    group: int = Field(0, ge=0, description="Partitions of one group go to distinct devices of one node.")
-    since: str = Field(description="When the attempt joined the queue: its place among those of the same priority.")
+    group: int = Field(0, ge=0, description="Partitions of the same group go to different devices of one node.")
+    since: str = Field(
+        description="When the attempt joined the queue. Gangs of the same priority are placed in this order."
+    )
 
 
 class GPUPartitionSpec(Model):
@@ -49,23 +51,27 @@ class GPUPartitionSpec(Model):
     memory: MemoryShare = Field(
         description="A fraction 0.5, a percentage 50% or a quantity 20Gi of the device's memory."
     )
-    compute: ComputeShare | None = Field(None, description="As much as the memory's share if left out.")
+    compute: ComputeShare | None = Field(
+        None, description="Compute as a percentage or fraction. If left out, the same share as of the memory."
+    )
     duration: Duration = Field(
-        description="How long the lease lasts: 1h30m, or seconds. It counts from the grant; in a job's partition, from "
-        "the start of its program."
+        description="How long the lease lasts: 1h30m, or seconds. It is counted from the grant; for a job's partition, "
+        "from the start of the program."
     )
     grace_period: Delay = Field("10s", description="Time between SIGTERM and SIGKILL when the lease is over.")
-    user: Text | None = Field(None, description="Whom the share is for.")
-    node: Text | None = Field(None, description="The node to take it from; any that fits if left out.")
+    user: Text | None = Field(None, description="Who the share is for.")
+    node: Text | None = Field(None, description="The node to take it from. If left out, any node that fits.")
     device: int | None = Field(None, ge=0, description="The device's index on that node; needs `node`.")
-    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices will do.")
-    min_enforcement: Enforcement = Field(Enforcement.NONE, description="none, guarded or hard.")
-    renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is lengthened before its end.")
-    priority: int = Field(0, ge=-(10**9), le=10**9, description="Higher is placed first.")
+    selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices fit.")
+    min_enforcement: Enforcement = Field(
+        Enforcement.NONE, description="The weakest enforcement that is accepted: none, guarded or hard."
+    )
+    renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is renewed before it ends.")
+    priority: int = Field(0, ge=-(10**9), le=10**9, description="Partitions with a higher priority are placed first.")
     placement: Placement = Field(
         Placement.PACK,
-        description="Pack: on a device that is in use already, so that whole ones stay free. Spread: on the node that "
-        "is least loaded.",
+        description="Pack: use a device that is in use already, so that whole devices stay free. Spread: use the node "
+        "that is least loaded.",
     )
     runtime: Literal["process", "container"] | None = Field(None, description="The runtime that the node must offer.")
     host_ports: tuple[HostPort, ...] = Field(
@@ -99,9 +105,7 @@ class GPUPartitionStatus(Model):
     """Where it was bound and what lease it holds."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
-    phase: PartitionPhase = Field(
-        PartitionPhase.PENDING, description="How far the lease has come; it only ever moves on."
-    )
+    phase: PartitionPhase = Field(PartitionPhase.PENDING, description="How far the lease is. A phase never goes back.")
     conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended.")
     node: str = Field("", description="The node it was bound to.")
     device: int | None = Field(None, description="The index of its device on that node.")
@@ -109,13 +113,15 @@ class GPUPartitionStatus(Model):
     partition_id: str = Field("", description="The id of the lease in the node's ledger.")
     memory_bytes: int = Field(0, description="The memory leased, in bytes.")
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")
-    enforcement: Enforcement | None = Field(None, description="How strongly the node holds it to the share.")
-    fencing_token: int = Field(0, description="Grows with each lease on the device; an older holder is refused.")
+    enforcement: Enforcement | None = Field(None, description="How strongly the node enforces the share.")
+    fencing_token: int = Field(0, description="Grows with each lease on the device. An older holder is refused.")
     activated_at: Time | None = Field(None, description="When the lease was granted.")
     started_at: Time | None = Field(
-        None, description="When the job's program started, from which the lease's time counts."
+        None, description="When the job's program started. The lease's time counts from then."
     )
-    expires_at: Time | None = Field(None, description="When the lease ends; before its program starts, at the latest.")
+    expires_at: Time | None = Field(
+        None, description="When the lease ends. Until its program has started, this is the latest end."
+    )
     ended_at: Time | None = Field(None, description="When the share was free again.")
 
 
@@ -138,5 +144,5 @@ class GPUPartition(Resource):
     spec: GPUPartitionSpec = Field(description="What share, of which device, for how long.")
     status: GPUPartitionStatus = Field(
         default_factory=GPUPartitionStatus,
-        description="Where it was bound and what lease it holds. It cannot be applied.",
+        description="Where it was bound and what lease it holds. A manifest cannot set it.",
     )

@@ -159,8 +159,8 @@ def test_jsonpath_gives_a_program_the_value_and_a_terminal_none_of_its_harm(run:
 
 @pytest.mark.usefixtures("home")
 def test_help_keeps_its_lines(run: Run) -> None:
-    for words in (["--help"], ["get", "--help"], ["node", "--help"], ["node", "add", "--help"], []):
-        done = run(*words)
+    for words in ("", "--help", "get --help", "node --help", "node add --help", "cluster image push --help"):
+        done = run(*words.split())
         assert done.code == 0
         assert len(done.out.splitlines()) > 10
         assert done.out.startswith("Usage: cumulus")

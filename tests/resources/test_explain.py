@@ -51,22 +51,23 @@ FIELDS:
     for example: 0.5, 50%, 20Gi
 
   compute   <percentage>
-    Compute of each device as a percentage or fraction; as much as the memory's
-    share if left out.
+    Compute of each device, as a percentage or fraction. If left out, the same
+    share as of the memory.
     for example: 25%, 0.25
 
   count     <integer>
-    Devices per replica, all on one node, each leased by this share.
+    Devices for each replica, all on one node. The replica leases this share of
+    each.
     default: 1
     range: at least 1, at most 64
 
   duration  <duration> -required-
-    How long the lease lasts from the start of the program: 1h30m, or seconds.
-    The program is ended when it is over.
+    How long the lease lasts, counted from the start of the program: 1h30m, or
+    seconds. When it is over, the program is ended.
     for example: 1h30m, 90s
 
   selector  <DeviceSelector>
-    Which devices will do.
+    Which devices fit.
 """
     )
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from cumulus.manifest import Manifest
 
 Namespace = Annotated[
-    str, typer.Option("--namespace", "-n", metavar="NAME", show_default=False, help="For objects that name none.")
+    str,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", show_default=False, help="The namespace of objects that name none."
+    ),
 ]
 
 
@@ -28,14 +31,19 @@ def apply(
     dry_run: Annotated[
         str,
         typer.Option(
-            "--dry-run", metavar="server|none", show_default=False, help="server: check and merge all, write nothing."
+            "--dry-run", metavar="server|none", show_default=False, help="server: check and merge, but write nothing."
         ),
     ] = "none",
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete what was applied before, matches -l, and is in no file any more.")
+        bool, typer.Option("--prune", help="Delete what was applied before, matches -l and is in no file now.")
     ] = False,
     prune_limit: Annotated[
-        str, typer.Option(metavar="N", show_default=False, help="Prune at most N; by default 10, or half if more.")
+        str,
+        typer.Option(
+            metavar="N",
+            show_default=False,
+            help="Prune at most N objects; by default 10, or half of them if that is more.",
+        ),
     ] = "",
     selector: options.Labels = "",
     namespace: Namespace = "",
@@ -43,10 +51,10 @@ def apply(
         str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")
     ] = "",
 ) -> None:
-    """Create or change objects as manifests say.
+    """Create or change objects from manifests.
 
-    All objects are written in one transaction, or none. What others set on an object stays; what was applied
-    before and is gone from the file is removed.
+    All objects are written in one transaction, or none is. Fields that somebody else set on an object stay. Fields that
+    were applied before and are gone from the file are removed.
 
     \b
     Examples:
@@ -79,7 +87,7 @@ def diff(
     recursive: options.Recursive = False,
     namespace: Namespace = "",
 ) -> int:
-    """Show what apply would change. Ends with 0 when nothing, 1 when something, above 1 on an error.
+    """Show what apply would change. The exit code is 0 for no change, 1 for changes, and above 1 for an error.
 
     \b
     Examples:

@@ -11,8 +11,10 @@ from cumulus import paths
 from cumulus.cli import context
 
 
-def backup(file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; must not exist.")]) -> None:
-    """Write all objects to one file, while the store is used. Jobs' files, logs and secrets are not in it.
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write; it must not exist yet.")],
+) -> None:
+    """Write all objects to one file. The store may be in use. Files, logs and secrets of jobs are not included.
 
     \b
     Examples:
@@ -26,7 +28,8 @@ def backup(file: Annotated[str, typer.Argument(metavar="FILE", help="Where to wr
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file that `cumulus backup` wrote.")],
 ) -> None:
-    """Put a backup in the store's place, while no daemon runs. What was there is kept beside it until the next time.
+    """Replace the store by a backup. No daemon may run. The replaced store is kept beside the new one until the next
+    restore.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Make a Docker Swarm for containers, let machines join it, look at it, and take it over.",
+    help="Set up a Docker Swarm for jobs in containers, let machines join it, show it, or take it over.",
 )
 app.add_typer(image.app, name="image")
 SHOWN = 5
@@ -47,12 +47,14 @@ def init(
         ),
     ] = "",
 ) -> None:
-    """Make the engine's machine the manager of a new Swarm, or put the settings of the one it manages right.
+    """Create a Swarm, with the engine's machine as its manager. If it is a manager already, correct the Swarm's
+    settings.
 
-    A node may be silent for a minute before it is taken for down, since Swarm ends the containers of a node that
-    was; and enough of each service's history is kept to see how its task ended.
+    Two settings matter to jobs. A node may be silent for a minute before Swarm takes it for down, since Swarm ends the
+    containers of such a node when it returns. And Swarm keeps enough of each service's history to show how its task
+    ended.
 
-    The manager listens on the address that --advertise names, so that one which no interface has is refused.
+    The manager listens on the address that --advertise names. An address that no interface has is refused.
 
     \b
     Examples:
@@ -71,7 +73,7 @@ def init(
 
 @app.command("join-token")
 def join_token() -> None:
-    """Print what a machine needs to join as a worker.
+    """Print the command by which a machine joins as a worker.
 
     \b
     Examples:
@@ -84,7 +86,7 @@ def join_token() -> None:
 
 @app.command()
 def status() -> None:
-    """Show the Swarm's nodes, and what of its settings is not as jobs need it.
+    """Show the Swarm's nodes, and which settings to change.
 
     \b
     Examples:
@@ -107,16 +109,16 @@ def status() -> None:
 
 @app.command()
 def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
-    """Take the Swarm over from another control plane, which must be gone for good.
+    """Take the Swarm over from another control plane. That one must be gone for good.
 
-    The first daemon on a Swarm marks it as its own: by its store and its state directory. A daemon that finds another's
-    mark starts, stops and changes nothing there, so that no two end each other's jobs. This verb puts this state
-    directory's mark in that one's place. You need it where a backup was restored on another machine, where a state
+    The first daemon on a Swarm marks it with its store and its state directory. A daemon that finds the mark of another
+    one starts, stops and changes nothing there, so two daemons never end each other's jobs. This verb replaces that
+    mark by this state directory's own. You need it after a backup was restored on another machine, after a state
     directory was copied or lost, and for a Swarm that a version without marks used.
 
-    What runs goes on where its job is in this store, else it is ended. A control plane that still lives elsewhere sees
-    the new mark within seconds, and touches nothing any more. Two that are to share a Swarm need no adoption: start
-    each with a SWARM_INSTANCE of its own.
+    What runs goes on if its job is in this store; everything else is ended. A control plane that is still alive
+    elsewhere sees the new mark within seconds and touches nothing any more. Two control planes can share a Swarm
+    without adoption: start each with its own SWARM_INSTANCE.
 
     \b
     Examples:

@@ -34,11 +34,11 @@ def delete(
     all_namespaces: options.AllNamespaces = False,
     cascade: Annotated[
         str,
-        typer.Option(metavar="background|orphan", help="orphan: what belongs to the object stays, owned by nobody."),
+        typer.Option(metavar="background|orphan", help="orphan: keep what the object owns, without an owner."),
     ] = "background",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is gone.")] = True,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; for ever if left out.")
+        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; without a limit if left out.")
     ] = "",
     grace_period: Annotated[
         int | None,
@@ -51,17 +51,17 @@ def delete(
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="Short for --grace-period=1.")] = False,
     ignore_not_found: Annotated[
-        bool, typer.Option("--ignore-not-found", help="What is not there is no error.")
+        bool, typer.Option("--ignore-not-found", help="Do not fail if an object does not exist.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about nodes.")] = False,
 ) -> int:
     """Delete objects.
 
-    A running job is ended and its lease given back before it goes. Without a daemon it is only marked. The logs of a
-    job and the directories that were made for it go with it; its spec.workingDir and mounts stay.
+    A running job is ended first, and its lease is given back. Without a daemon the job is only marked for deletion. Its
+    logs and the directories that were made for it are deleted with it; its spec.workingDir and its mounts stay.
 
-    `all` means jobs and partitions, never nodes. Nodes that --all or a selector finds are asked about where they hold
-    leases, are cordoned or were added by hand: nobody brings that back.
+    `all` means jobs and partitions, never nodes. With --all or a selector you are asked before a node is deleted that
+    holds leases, is cordoned or was added by hand, since nothing brings it back.
 
     \b
     Examples:

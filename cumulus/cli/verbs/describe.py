@@ -42,7 +42,7 @@ def describe(
     namespace: options.Namespace = "default",
     all_namespaces: options.AllNamespaces = False,
 ) -> int:
-    """Show all about an object: what is wanted, how it is, why, and what happened.
+    """Show everything about an object: its spec, its status, the reasons, and what happened.
 
     \b
     Examples:

@@ -26,9 +26,9 @@ def doctor(
         str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="json for programs.")
     ] = "",
 ) -> int:
-    """Check what of this machine is ready: state, store, daemon, leases, devices, enforcement, Docker, SSH.
+    """Check this machine: state, store, daemon, leases, devices, enforcement, Docker, SSH.
 
-    Ends with 1 where something fails that Cumulus needs; a warning is about what it can do without.
+    The exit code is 1 if something fails that Cumulus needs. A warning is about something that Cumulus can do without.
 
     \b
     Examples:

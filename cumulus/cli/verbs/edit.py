@@ -13,7 +13,7 @@ from cumulus.errors import UsageError
 
 
 def suspend(words: options.JobWords, namespace: options.Namespace = "default") -> None:
-    """Hold a job: it is ended, its lease is given back, and nothing runs until it is resumed.
+    """Stop a job and give its lease back. Nothing of it runs until it is resumed.
 
     \b
     Examples:
@@ -34,7 +34,7 @@ def resume(words: options.JobWords, namespace: options.Namespace = "default") ->
 
 
 def cordon(words: options.NodeWords) -> None:
-    """Place nothing new on a node. What runs there goes on.
+    """Stop placing new jobs on a node. What runs there goes on.
 
     \b
     Examples:
@@ -59,11 +59,11 @@ Pairs = Annotated[
         metavar="WHAT… KEY=VALUE…", show_default=False, help="KIND NAME or KIND/NAME, then KEY=VALUE or KEY-."
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Change a key that has another value already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Change a key that already has another value.")]
 
 
 def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "default") -> None:
-    """Set labels with KEY=VALUE, remove them with KEY-.
+    """Set labels with KEY=VALUE, or remove them with KEY-.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.
 
 
 def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "default") -> None:
-    """Set annotations with KEY=VALUE, remove them with KEY-.
+    """Set annotations with KEY=VALUE, or remove them with KEY-.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def events(
     watch: options.Watch = False,
     no_headers: options.NoHeaders = False,
 ) -> int:
-    """Show who did what to which object, and why; the latest last.
+    """Show what happened to objects, who did it, and why. The latest event comes last.
 
     \b
     Examples:

@@ -14,7 +14,9 @@ from cumulus.lib import safe_output
 def explain(
     path: Annotated[
         str,
-        typer.Argument(metavar="KIND[.FIELD…]", help="As gpujob or gpujob.spec.gpu.", autocompletion=completion.fields),
+        typer.Argument(
+            metavar="KIND[.FIELD…]", help="For example gpujob or gpujob.spec.gpu.", autocompletion=completion.fields
+        ),
     ],
     recursive: Annotated[
         bool, typer.Option("--recursive", help="The fields at every depth, with types alone.")

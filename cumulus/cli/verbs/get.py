@@ -39,7 +39,7 @@ def get(
     all_namespaces: options.AllNamespaces = False,
     watch: options.Watch = False,
     sort_by: Annotated[
-        str, typer.Option(metavar="PATH", help="Sort by a field, as .metadata.name.", show_default=False)
+        str, typer.Option(metavar="PATH", help="Sort by a field, for example .metadata.name.", show_default=False)
     ] = "",
     show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
     no_headers: options.NoHeaders = False,

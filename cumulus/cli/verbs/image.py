@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Bring images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
+    help="Copy images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
 )
 AT_ONCE = 4
 """Nodes that are sent to at once."""
@@ -47,19 +47,19 @@ def push(
         list[str] | None,
         typer.Option(
             "--node", metavar="NAME", show_default=False, autocompletion=completion.nodes,
-            help="Only to this node; give it again for more.",
+            help="Only to this node; may be given several times.",
         ),
     ] = None,
 ) -> int:  # fmt: skip
-    """Bring an image from the manager's engine to the nodes that take containers, over SSH.
+    """Copy an image to the nodes that run containers. The manager's engine has it; it is sent over SSH.
 
-    The image is taken from the engine that SWARM_MANAGER names (else DOCKER_HOST, else Docker's current context). One
-    that was built elsewhere is brought there first: docker save IMAGE | docker --host MANAGER load. Each node's engine
-    loads it whole or not at all, and one that has it already is left alone. No registry is asked.
+    The image comes from the engine that SWARM_MANAGER names, else DOCKER_HOST, else Docker's current context. If you
+    built it elsewhere, bring it there first: docker save IMAGE | docker --host MANAGER load. Each node's engine loads
+    the whole image or nothing. A node that has the image already is left alone. No registry is asked.
 
-    Nodes are reached as the daemon reaches them: by spec.ssh of their GPUNode, else as SWARM_SSH_USER (root) at their
-    address in the Swarm, with SSH_KEY_PATH or the agent; their host keys must be known. Who logs in there must be root,
-    or have sudo without a password, or be in the group docker.
+    Nodes are reached in the same way as the daemon reaches them: by spec.ssh of their GPUNode, else as SWARM_SSH_USER
+    (root) at their address in the Swarm, with SSH_KEY_PATH or the SSH agent. Their host keys must be known. The user
+    there must be root, have sudo without a password, or be in the group docker.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def logs(
     words: options.JobWords,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job is over, from each attempt to the next.")
+        bool, typer.Option("--follow", "-f", help="Follow the log, attempt after attempt, until the job is over.")
     ] = False,
     attempt: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=0, help="Which attempt; the last if left out.")
@@ -46,9 +46,9 @@ def logs(
 ) -> None:
     """Show what a job wrote to stdout and stderr.
 
-    Logs stay until the job is deleted. Why an attempt wrote nothing, and how one ended, is said on stderr. A pipe gets
-    the bytes that the job wrote; a terminal obeys of them line breaks, tabs, carriage return, backspace, colours and
-    erase in line, and shows all other control characters as text.
+    Logs stay until the job is deleted. On stderr you are told why an attempt wrote nothing, and how an attempt ended. A
+    pipe gets exactly the bytes that the job wrote. A terminal gets line breaks, tabs, carriage returns, backspaces,
+    colours and erase-in-line; all other control characters are shown as text.
 
     \b
     Examples:

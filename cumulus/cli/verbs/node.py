@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Add workers that are reached over SSH, set them up, and take them out again.",
+    help="Add workers that are reached over SSH, set them up, drain and remove them.",
 )
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="The node.", autocompletion=completion.nodes, show_default=False)
@@ -34,27 +34,32 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the node is to be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the new node.", show_default=False)],
     ssh: Annotated[
-        str, typer.Option("--ssh", metavar="USER@HOST[:PORT]", show_default=False, help="Where it is, and who to be.")
+        str, typer.Option("--ssh", metavar="USER@HOST[:PORT]", show_default=False, help="Where to log in, and as whom.")
     ] = "",
     yes: Yes = False,
     fingerprint: Annotated[
         str,
-        typer.Option(metavar="SHA256:…", show_default=False, help="Trust the host key if it is this one; do not ask."),
+        typer.Option(
+            metavar="SHA256:…", show_default=False, help="Trust the host key without asking if it is this one."
+        ),
     ] = "",
     key_secret: Annotated[
         str,
         typer.Option(metavar="SECRET", show_default=False, help="The secret whose ssh-privatekey is the private key."),
     ] = "",
     chronos_cli: Annotated[
-        str, typer.Option(metavar="COMMAND", show_default=False, help="What runs chronos_cli there, if not the usual.")
+        str,
+        typer.Option(
+            metavar="COMMAND", show_default=False, help="The command that runs chronos_cli there, if not the usual one."
+        ),
     ] = "",
 ) -> int:
-    """Add a worker: trust its host key, and let the daemon look after it.
+    """Add a worker and trust its host key. A daemon takes care of it from then on.
 
-    The key's fingerprint is shown for you to compare with what the machine itself says. It is kept in
-    CUMULUS_HOME/known_hosts; a machine that later shows another key is refused.
+    You are shown the fingerprint of the host key; compare it with what the machine itself says. The key is kept in
+    CUMULUS_HOME/known_hosts. A machine that later shows another key is refused.
 
     \b
     Examples:
@@ -91,10 +96,10 @@ def setup(
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done there, and do nothing.")] = False,
 ) -> int:
-    """Install Chronos on a worker, of the version that runs here, and start its monitor.
+    """Install Chronos on a worker and start its monitor. The worker gets the version that runs here.
 
-    What is needed is carried over; the worker needs no network, only Python 3.11. It is installed for the whole
-    machine by root or a user with sudo, who may then ask for leases with sudo; run again, it brings the version up.
+    Everything that is needed is copied over SSH: the worker needs Python 3.11 and no network. Root, or a user with
+    sudo, installs it for the whole machine, and may then ask for leases with sudo. Run it again to upgrade.
 
     \b
     Examples:
@@ -116,12 +121,12 @@ def drain(
     name: Name,
     now: Annotated[bool, typer.Option("--now", help="End the leases now instead of waiting for their end.")] = False,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; for ever if left out.")
+        str, typer.Option(metavar="DURATION", show_default=False, help="How long to wait; without a limit if left out.")
     ] = "",
 ) -> int:
-    """Place nothing new on a node, and wait until its last lease has ended.
+    """Stop placing jobs on a node, and wait until it is empty. It is empty when its last lease has ended.
 
-    With --now the partitions there are deleted: jobs get SIGTERM and their grace, and are placed on other nodes.
+    With --now the partitions there are deleted: jobs get SIGTERM and their grace period, and are placed on other nodes.
 
     \b
     Examples:
@@ -151,14 +156,15 @@ def remove(
         bool,
         typer.Option(
             "--force",
-            help="Though it holds leases. They are forgotten here but go on there to their end, and their jobs begin "
-            "anew on other nodes at once: for a while both may run.",
+            help="Remove it even if it holds leases. They go on there to their end, but are forgotten here, and their "
+            "jobs start again on other nodes at once: for a while both may run.",
         ),
     ] = False,
 ) -> int:
-    """Take a worker out. What Chronos it has stays installed, and its host key known.
+    """Take a worker out. Chronos stays installed there, and its host key stays known.
 
-    A machine of the Swarm leaves that too, which ends its containers; this waits for it, and says how it went.
+    A machine of the Swarm leaves the Swarm too, which ends its containers. The command waits for that, and says how it
+    went.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Keep secrets that jobs may use, in CUMULUS_HOME/secrets of this node.",
+    help="Manage secrets that jobs may use. They are kept in CUMULUS_HOME/secrets of this node.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The secret.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The key within the secret.")]
@@ -30,7 +30,10 @@ def set_(
     name: Name,
     key: Key,
     from_file: Annotated[
-        str, typer.Option("--from-file", metavar="FILE", show_default=False, help="Read the value here; - is stdin.")
+        str,
+        typer.Option(
+            "--from-file", metavar="FILE", show_default=False, help="Read the value from this file; - is stdin."
+        ),
     ] = "",
 ) -> None:
     """Write one key of a secret.

@@ -20,8 +20,8 @@ def serve(
             "--config",
             metavar="FILE",
             show_default=False,
-            help="Configuration; else $ORCHESTRATOR_CONFIG, else ./config.yaml where that says apiVersion: "
-            "cumulus.dev/v1alpha1.",
+            help="The configuration file. If left out, $ORCHESTRATOR_CONFIG, else ./config.yaml if it says "
+            "apiVersion: cumulus.dev/v1alpha1.",
         ),
     ] = "",
     workers: Annotated[
@@ -34,16 +34,16 @@ def serve(
         str, typer.Option(metavar="debug|info|warning|error", help="The least that is logged.")
     ] = "info",
     log_file: Annotated[
-        str, typer.Option(metavar="FILE", show_default=False, help="Where the log goes instead; - is stderr.")
+        str, typer.Option(metavar="FILE", show_default=False, help="Log to this file instead; - is stderr.")
     ] = "",
 ) -> int:
-    """Run the daemon that makes objects come true, in the foreground.
+    """Run the daemon, with its controllers, in the foreground.
 
-    It needs nothing else: its store is a file in the state directory, jobs are processes of this machine. Several
-    may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
+    It needs nothing else: its store is a file in the state directory, and jobs are processes of this machine. Several
+    daemons may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
 
-    Its log goes to stderr. Started with & at a terminal it would write into what you type next, so there it goes to
-    serve.log in the state directory.
+    Its log goes to stderr. If you start it with & at a terminal, it logs to serve.log in the state directory instead,
+    so that it does not write into what you type next.
 
     \b
     Examples:

@@ -56,7 +56,7 @@ def version(
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
-    """Print the completion script of a shell: it completes verbs, kinds and the names of objects.
+    """Print the completion script for a shell. It completes verbs, kinds and the names of objects.
 
     \b
     Examples:

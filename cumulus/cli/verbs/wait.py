@@ -37,17 +37,17 @@ def wait(
             help="condition=NAME[=STATUS], jsonpath='{.path}'[=VALUE], create or delete.",
         ),
     ] = "",
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long at most; 0 looks once.")] = "30s",
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait at most; 0 looks once.")] = "30s",
     selector: options.Labels = "",
     field_selector: options.Fields = "",
     all: Annotated[bool, typer.Option("--all", help="All objects of the kind, and at least one.")] = False,
     namespace: options.Namespace = "default",
     all_namespaces: options.AllNamespaces = False,
 ) -> None:
-    """Wait until something is true of objects.
+    """Wait for a condition or a field of objects, or until they are created or deleted.
 
-    Ends with 0 when it is true of all of them; with 1 when time is up, and at once when it can't come true any
-    more, as for a job that failed.
+    The exit code is 0 when it is true for all of them. It is 1 when the time is up, and at once when it cannot become
+    true any more, as for a job that has failed.
 
     \b
     Examples:

@@ -8,10 +8,11 @@ from cumulus.errors import UsageError
 
 
 def why(words: options.JobWords, namespace: options.Namespace = "default") -> None:
-    """Say why a job is not running: what blocks it, who holds that, until when at the latest, who is ahead.
+    """Say why a job is not running: what it waits for, who holds that and until when at the latest, and who is ahead in
+    the queue.
 
-    Since every lease has an end, a waiting job can be told when it starts at the latest. Partitions can be asked
-    about too: partition/NAME.
+    Every lease has an end, so a waiting job can be told when it starts at the latest. You can also ask about a
+    partition: partition/NAME.
 
     \b
     Examples:
