@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cumulus import paths
 from cumulus.cli import terminal
-from cumulus.daemon_lock import daemon_pid
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client, ServerState
-    from cumulus.store.base import Store
 
 SILENT_SECONDS = 15.0
 """A leader renews every two seconds, and a lapsed one is followed by another within a few more."""
@@ -33,27 +29,11 @@ def client(*, create: bool = False, quiet: bool = False, objects: bool = True) -
     return opened
 
 
-@contextmanager
-def open_store(*, create: bool = False) -> Iterator[Store]:
-    """For verbs that are not on `client` yet."""
-    from cumulus.client import embedded
-
-    home = paths.home()
-    store = embedded.open_store(home, create=create)
-    if not create:
-        _note_no_store(home)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def note_if_no_daemon(then: str, client: Client | None = None) -> None:
-    """Say on stderr when nothing will act on what was just stored. `then`: what happens once a daemon runs.
-    Verbs that are not on `client` yet leave it out."""
-    pid = client.server_state().pid if client is not None else daemon_pid(paths.home())
-    if pid is None:
-        terminal.note(f"No daemon runs on {paths.home()}; {then} once `cumulus serve` is started.")
+def note_if_no_daemon(then: str, client: Client) -> None:
+    """Say on stderr when nothing will act on what was just stored. `then`: what happens once a daemon runs."""
+    state = client.server_state()
+    if state.pid is None:
+        terminal.note(f"No daemon runs on {state.home}; {then} once `cumulus serve` is started.")
 
 
 class Freshness:

@@ -6,7 +6,7 @@ of bytes. Errors are `CumulusError`s. Calls are synchronous; a stream is an iter
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -57,6 +57,20 @@ from cumulus.service.node_steps import (
     WorkerSaid,
 )
 from cumulus.service.server_state import ServerState
+from cumulus.service.swarm_answers import (
+    ImageFailed,
+    ImagePushed,
+    ImageSending,
+    ImageStep,
+    NobodyTakes,
+    NodeLeftOut,
+    SwarmInvitation,
+    SwarmMachine,
+    SwarmMade,
+    SwarmMark,
+    SwarmOwnership,
+    SwarmStatus,
+)
 
 if TYPE_CHECKING:
     from cumulus.errors import InvalidObject
@@ -64,11 +78,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_SECRET_BYTES", "Applied", "AttemptEnded", "AttemptFollows", "Awaited", "Client", "ConditionMet",
-    "Cordoned", "Description", "Document", "DrainStep", "Drained", "Event", "HostKey", "JobFiles", "Key",
-    "LeasesForgotten", "LogAwaits", "LogBytes", "LogPiece", "NobodyActs", "NodeChange", "NodeHolds", "NodeStakes",
-    "NoneFollowed", "NothingWritten", "Page", "PatchType", "Propagation", "Query", "RemoveStep", "Removed",
-    "ReplicaChosen", "SecretKey", "ServerState", "SetupStep", "StillWaiting", "WaitStep", "Watch", "Why",
-    "WorkerAddress", "WorkerAnswer", "WorkerDevice", "WorkerFound", "WorkerSaid",
+    "Cordoned", "Description", "Document", "DrainStep", "Drained", "Event", "HostKey", "ImageFailed", "ImagePushed",
+    "ImageSending", "ImageStep", "JobFiles", "Key", "LeasesForgotten", "LogAwaits", "LogBytes", "LogPiece",
+    "NobodyActs", "NobodyTakes", "NodeChange", "NodeHolds", "NodeLeftOut", "NodeStakes", "NoneFollowed",
+    "NothingWritten", "Page", "PatchType", "Propagation", "Query", "RemoveStep", "Removed", "ReplicaChosen",
+    "SecretKey", "ServerState", "SetupStep", "StillWaiting", "SwarmInvitation", "SwarmMachine", "SwarmMade",
+    "SwarmMark", "SwarmOwnership", "SwarmStatus", "WaitStep", "Watch", "Why", "WorkerAddress", "WorkerAnswer",
+    "WorkerDevice", "WorkerFound", "WorkerSaid",
 ]  # fmt: skip
 
 
@@ -229,6 +245,37 @@ class NodeClient(Protocol):
         ...
 
 
+class SwarmClient(Protocol):
+    """The Docker Swarm that containers run on. Each method raises CumulusError where none is named, BackendError."""
+
+    def init_swarm(self, *, advertise: str = "", listen: str = "") -> SwarmMade:
+        """Make the engine's machine the manager of a new Swarm, or put the settings of the one it manages right."""
+        ...
+
+    def swarm_invitation(self) -> SwarmInvitation:
+        """What a machine needs to join as a worker."""
+        ...
+
+    def swarm_status(self) -> SwarmStatus:
+        """Its nodes, and what is not as jobs need it."""
+        ...
+
+    def swarm_ownership(self) -> SwarmOwnership:
+        """Whose it is, and what of the services there are this store's jobs."""
+        ...
+
+    def adopt_swarm(self, mark: SwarmMark | None) -> None:
+        """Take the Swarm over from whom the mark names, as `swarm_ownership` showed it. Raises BackendError where it
+        has changed since."""
+        ...
+
+    def push_image(self, name: str, nodes: Sequence[str], *, every: float) -> Generator[ImageStep]:
+        """Bring an image from the manager's engine to nodes, to all that take containers where none is named. How far
+        it is comes every so many seconds. The generator raises UsageError for a node that there is not, BackendError;
+        closing it cuts off what is on its way."""
+        ...
+
+
 class ServerClient(Protocol):
     """The server itself."""
 
@@ -263,7 +310,7 @@ class SecretClient(Protocol):
         ...
 
 
-class Client(ObjectClient, JobClient, NodeClient, SecretClient, ServerClient, Protocol):
+class Client(ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, Protocol):
     """All of it. Use it with `with`, or close it."""
 
     def close(self) -> None:

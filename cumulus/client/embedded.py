@@ -5,7 +5,7 @@ The default of the command line, which so works with no daemon running: whoever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +47,14 @@ if TYPE_CHECKING:
         WorkerFound,
     )
     from cumulus.service.server_state import ServerState
+    from cumulus.service.swarm_answers import (
+        ImageStep,
+        SwarmInvitation,
+        SwarmMade,
+        SwarmMark,
+        SwarmOwnership,
+        SwarmStatus,
+    )
 
 
 class EmbeddedClient:
@@ -166,6 +174,24 @@ class EmbeddedClient:
 
     def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
         return self._service.nodes.remove(self._identity, name, force=force)
+
+    def init_swarm(self, *, advertise: str = "", listen: str = "") -> SwarmMade:
+        return self._service.swarm.initialise(self._identity, advertise=advertise, listen=listen)
+
+    def swarm_invitation(self) -> SwarmInvitation:
+        return self._service.swarm.invitation(self._identity)
+
+    def swarm_status(self) -> SwarmStatus:
+        return self._service.swarm.status(self._identity)
+
+    def swarm_ownership(self) -> SwarmOwnership:
+        return self._service.swarm.ownership(self._identity)
+
+    def adopt_swarm(self, mark: SwarmMark | None) -> None:
+        self._service.swarm.adopt(self._identity, mark)
+
+    def push_image(self, name: str, nodes: Sequence[str], *, every: float) -> Generator[ImageStep]:
+        return self._service.swarm.push_image(self._identity, name, nodes, every=every)
 
     def server_state(self) -> ServerState:
         return self._service.server_state(self._identity)

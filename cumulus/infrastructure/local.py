@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cumulus.resources.key import Document
-from cumulus.service.infrastructure import LogReader, Workers
+from cumulus.service.infrastructure import LogReader, Swarm, Workers
 
 
 class LocalInfrastructure:
@@ -25,3 +25,9 @@ class LocalInfrastructure:
         from cumulus.infrastructure.workers import SshWorkers
 
         return SshWorkers(self._home)
+
+    @cached_property
+    def swarm(self) -> Swarm:
+        from cumulus.infrastructure.swarm import NamedSwarm
+
+        return NamedSwarm(self._home)

@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
 from cumulus import paths
+from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
+from cumulus.backends.swarm.members import Member
+from cumulus.backends.swarm.owner import Mark, Ownership
 from cumulus.backends.swarm.settings import SwarmSettings
-from cumulus.errors import BackendError, CumulusError
+from cumulus.backends.swarm.spec import OWNER
+from cumulus.errors import BackendError, CumulusError, NotOurs
+from cumulus.resources.node import SshAddress
 from cumulus.secrets import SecretStore
-from cumulus.store.base import Store
-from cumulus.store.leadership import store_id
+from cumulus.service.infrastructure import StoreId
+from cumulus.service.swarm_answers import (
+    ImageStep,
+    SwarmInvitation,
+    SwarmMachine,
+    SwarmMade,
+    SwarmMark,
+    SwarmOwnership,
+    SwarmStatus,
+)
+
+
+class NamedSwarm:
+    """See `service.infrastructure.Swarm`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def initialise(self, advertise: str, listen: str) -> SwarmMade:
+        engine = named_engine()
+        made = cluster.initialise(engine, advertise, listen)
+        return SwarmMade(made, engine.info()["Swarm"].get("NodeAddr", ""))
+
+    def invitation(self) -> SwarmInvitation:
+        return SwarmInvitation(*cluster.invitation(named_engine()))
+
+    def status(self, store_id: StoreId) -> SwarmStatus:
+        engine = named_engine()
+        members = sorted((Member.read(node) for node in engine.nodes()), key=lambda member: member.name)
+        machines = tuple(
+            SwarmMachine(m.name, m.state, m.availability, m.role, m.engine, m.address, m.labels.get("gpu.count", ""))
+            for m in members
+        )
+        trouble = self.owner_trouble(store_id)
+        owner = (f"{trouble}; {trouble.hint}",) if trouble is not None else ()
+        return SwarmStatus(machines, (*owner, *cluster.troubles(engine)))
+
+    def owner_trouble(self, store_id: StoreId) -> NotOurs | None:
+        """Why the Swarm would not be this state directory's. Raises BackendError."""
+        with self._ownership(store_id) as ownership:
+            return ownership.trouble()
+
+    def ownership(self, store_id: StoreId, jobs: Collection[str]) -> SwarmOwnership:
+        with self._ownership(store_id) as ownership:
+            seen = ownership.mark()
+            if seen is not None and ownership.is_ours(seen):
+                return SwarmOwnership(SwarmMark(**asdict(seen)), ours=True)
+            services = ownership.services(seen)
+        others = sorted(s["Spec"]["Name"] for s in services if s["Spec"]["Labels"].get(OWNER) not in jobs)
+        mark = None if seen is None else SwarmMark(**asdict(seen))
+        return SwarmOwnership(mark, False, len(services) - len(others), tuple(others))
+
+    def adopt(self, store_id: StoreId, mark: SwarmMark | None) -> None:
+        with self._ownership(store_id) as ownership:
+            ownership.adopt(None if mark is None else Mark(**asdict(mark)))
+
+    def push_image(
+        self, name: str, nodes: Sequence[str], addresses: Mapping[str, SshAddress], every: float
+    ) -> Generator[ImageStep]:
+        from cumulus.infrastructure import images
+
+        user = SwarmSettings().ssh_user
+        return images.push(named_engine(), name, nodes, addresses, user=user, home=self._home, every=every)
+
+    @contextmanager
+    def _ownership(self, store_id: StoreId) -> Iterator[Ownership]:
+        made = backend(self._home, store_id) or _missing()
+        try:
+            yield made.ownership
+        finally:
+            made.close()
 
 
 def engine() -> Engine | None:
@@ -25,20 +102,10 @@ def named_engine() -> Engine:
     return engine() or _missing()
 
 
-def backend(home: Path, store: Store) -> SwarmBackend | None:
+def backend(home: Path, store_id: StoreId) -> SwarmBackend | None:
     """The backend for that state directory, None where no Swarm is named."""
     named = engine()
-    if named is None:
-        return None
-    return SwarmBackend(
-        str(paths.swarm_dir(home)), named, SecretStore(paths.secrets_dir(home)),
-        store_id=lambda: store_id(store), instance=SwarmSettings().instance,
-    )  # fmt: skip
-
-
-def named_backend(home: Path, store: Store) -> SwarmBackend:
-    """The same. Raises CumulusError where none is named."""
-    return backend(home, store) or _missing()
+    return None if named is None else _backend(home, named, store_id)
 
 
 def reader(home: Path) -> SwarmBackend:
@@ -47,10 +114,13 @@ def reader(home: Path) -> SwarmBackend:
     def nobody() -> str:
         raise BackendError("who only reads logs has no part in the Swarm")
 
-    settings = SwarmSettings()
+    return _backend(home, engine() or Engine([]), nobody)
+
+
+def _backend(home: Path, engine: Engine, store_id: StoreId) -> SwarmBackend:
     return SwarmBackend(
-        str(paths.swarm_dir(home)), from_settings(settings) or Engine([]), SecretStore(paths.secrets_dir(home)),
-        store_id=nobody, instance=settings.instance,
+        str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
+        store_id=store_id, instance=SwarmSettings().instance,
     )  # fmt: skip
 
 

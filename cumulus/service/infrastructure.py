@@ -6,7 +6,7 @@ Whoever composes a `Service` hands it in, so that the service knows neither SSH 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cumulus.resources.key import Document
@@ -14,6 +14,14 @@ from cumulus.resources.key import Document
 if TYPE_CHECKING:
     from cumulus.resources.node import SshAddress
     from cumulus.service.node_steps import HostKey, WorkerAnswer
+    from cumulus.service.swarm_answers import (
+        ImageStep,
+        SwarmInvitation,
+        SwarmMade,
+        SwarmMark,
+        SwarmOwnership,
+        SwarmStatus,
+    )
 
 
 class LogReader(Protocol):
@@ -60,11 +68,40 @@ class Workers(Protocol):
         ...
 
 
+StoreId = Callable[[], str]
+"""Which store it is. Raises BackendError while no daemon has led on it."""
+
+
+class Swarm(Protocol):
+    """The Swarm that the settings name. Each method raises CumulusError where none is named; see `service.swarm`."""
+
+    def initialise(self, advertise: str, listen: str) -> SwarmMade: ...
+
+    def invitation(self) -> SwarmInvitation: ...
+
+    def status(self, store_id: StoreId) -> SwarmStatus: ...
+
+    def ownership(self, store_id: StoreId, jobs: Collection[str]) -> SwarmOwnership:
+        """`jobs`: the uids of those of this store."""
+        ...
+
+    def adopt(self, store_id: StoreId, mark: SwarmMark | None) -> None: ...
+
+    def push_image(
+        self, name: str, nodes: Sequence[str], addresses: Mapping[str, SshAddress], every: float
+    ) -> Generator[ImageStep]:
+        """`addresses`: of nodes that are known by one; others are reached at their address in the Swarm."""
+        ...
+
+
 class Infrastructure(Protocol):
     """Each part is loaded when it is first used."""
 
     @property
     def workers(self) -> Workers: ...
+
+    @property
+    def swarm(self) -> Swarm: ...
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         """See `LogReaders`."""

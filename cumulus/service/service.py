@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cumulus.service.logs import Logs
     from cumulus.service.nodes import Nodes
     from cumulus.service.secrets import Secrets
+    from cumulus.service.swarm import Swarm
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers
 
@@ -97,6 +98,12 @@ class Service:
         from cumulus.service.backups import Backups
 
         return Backups(self.home)
+
+    @cached_property
+    def swarm(self) -> Swarm:
+        from cumulus.service.swarm import Swarm
+
+        return Swarm(self)
 
     @cached_property
     def explanations(self) -> Explanations:

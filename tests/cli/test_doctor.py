@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 
 from cumulus.chronos.contract import Device
 from cumulus.chronos.ledger import Ledger
-from cumulus.cli import checks
-from cumulus.cli.checks import Finding
-from cumulus.cli.verbs import doctor
 from cumulus.clock import SystemClock
 from cumulus.errors import StoreUnavailable
+from cumulus.health import Finding, control_plane, examine, node
+from cumulus.health import tools as beside
+from cumulus.health.finding import guarded
 from cumulus.lib import cgroup, locks
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
@@ -34,12 +35,12 @@ def test_doctor_says_of_cgroups_what_exec_does(monkeypatch: pytest.MonkeyPatch) 
     finally:
         process.kill()
         process.wait()
-    (found,) = checks.cgroups()
+    (found,) = node.cgroups()
     assert (found.level == "OK") is (directory is not None)
     if directory is not None:
         eventually(lambda: cgroup.remove(directory))
     monkeypatch.setattr(cgroup, "enter", lambda directory, pid: False)
-    (found,) = checks.cgroups()
+    (found,) = node.cgroups()
     assert (found.level, found.fix != "") == ("WARN", True)
     assert "can outlive its lease" in found.text
 
@@ -73,7 +74,7 @@ def test_every_warning_and_failure_has_a_fix(run: Run, home: Path) -> None:
 def test_a_damaged_store_fails(home: Path, run: Run) -> None:
     (home / "store").mkdir(parents=True)
     (home / "store" / schema.FILE).write_bytes(b"no database" * 1000)
-    [finding] = checks.guarded(checks.store)
+    [finding] = guarded("store", partial(control_plane.store, home))
     assert finding.level == "FAIL"
     assert run("doctor").code == 1
 
@@ -90,7 +91,7 @@ def breaks() -> Iterator[Finding]:
 
 def test_a_check_that_hangs_or_breaks_is_a_finding() -> None:
     began = time.monotonic()
-    found = list(doctor.examine((hangs, breaks), SystemClock(), 0.2))
+    found = list(examine({"hangs": hangs, "breaks": breaks}, SystemClock(), 0.2))
     assert time.monotonic() - began < 5
     assert [(f.level, f.what) for f in found] == [("FAIL", "hangs"), ("FAIL", "breaks")]
     assert found[1] == Finding("FAIL", "breaks", "it broke", "mend it")
@@ -115,7 +116,7 @@ def test_a_device_of_another_size_than_the_ledger_counts_on() -> None:
         return Device(0, "GPU-a", "H100", "NVIDIA", type, size << 30, next_memory_bytes=following << 30)
 
     def told(said: Device, known: Device) -> list[tuple[str, str]]:
-        return [(finding.level, finding.text) for finding in checks.sizes([said], [known])]
+        return [(finding.level, finding.text) for finding in node.sizes([said], [known])]
 
     assert told(device(4), device(4)) == []
     assert told(device(2), device(4)) == [("WARN", "device 0 has 2Gi of memory, and the ledger counts on 4Gi")]
@@ -123,40 +124,40 @@ def test_a_device_of_another_size_than_the_ledger_counts_on() -> None:
     assert told(device(2), device(3, 2)) == [("WARN", text)]
     assert told(device(4), device(2, 4))[0][0] == "OK"
     assert told(device(16, type="cpu"), device(15, type="cpu")) == []
-    assert list(checks.sizes([], [device(4)])) == []
+    assert list(node.sizes([], [device(4)])) == []
 
 
 def test_docker(tools: Path) -> None:
-    assert [f.level for f in checks.docker()] == ["WARN"]
+    assert [f.level for f in beside.docker()] == ["WARN"]
     tool(tools, "docker", """echo '{"ServerVersion": "27.1", "Swarm": {"LocalNodeState": "active"}}'""")
-    assert list(checks.docker()) == [Finding("OK", "docker", "Engine 27.1, swarm active")]
+    assert list(beside.docker()) == [Finding("OK", "docker", "Engine 27.1, swarm active")]
     tool(tools, "docker", """echo '{"ServerErrors": ["no permission"]}'""")
-    [finding] = checks.docker()
+    [finding] = beside.docker()
     assert (finding.level, finding.text) == ("WARN", "the engine does not answer: no permission")
     tool(tools, "docker", "echo broken >&2; exit 1")
-    assert "broken" in next(iter(checks.docker())).text
+    assert "broken" in next(iter(beside.docker())).text
 
 
 def test_ssh(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no client" in next(iter(checks.ssh())).text
+    assert "no client" in next(iter(beside.ssh())).text
     tool(tools, "ssh", "echo OpenSSH_9, x >&2")
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    assert "no agent runs" in next(iter(checks.ssh())).text
+    assert "no agent runs" in next(iter(beside.ssh())).text
     monkeypatch.setenv("SSH_AUTH_SOCK", "/nowhere")
     for script, text in (("exit 2", "does not answer"), ("exit 1", "holds no key"), ("echo a; echo b", "holds 2 keys")):
         tool(tools, "ssh-add", script)
-        assert text in next(iter(checks.ssh())).text
+        assert text in next(iter(beside.ssh())).text
 
 
 def test_a_directory_that_others_may_write(home: Path) -> None:
     home.mkdir()
     for mode, level in ((0o777, "FAIL"), (0o770, "WARN")):
         home.chmod(mode)
-        finding = next(iter(checks.state()))
+        finding = next(iter(control_plane.state(home)))
         assert (finding.level, finding.fix) == (level, f"run: chmod go-w {home}")
     home.rmdir()
     home.write_text("a file")
-    assert next(iter(checks.state())).level == "FAIL"
+    assert next(iter(control_plane.state(home))).level == "FAIL"
     os.unlink(home)
 
 
@@ -180,7 +181,7 @@ STALLED = condition("Progressing", False, "Stalled", "the loop job has finished 
     ],
 )
 def test_a_daemon_is_well_only_where_it_does_the_work(document: dict[str, Any], level: str, text: str) -> None:
-    found = checks.leadership(7, document, NOW)
+    found = control_plane.leadership(7, document, NOW)
     assert found.level == level
     assert text in found.text
     assert bool(found.fix) is (level != "OK")
@@ -193,16 +194,40 @@ def test_a_leader_that_was_stopped_is_named(tmp_path: Path) -> None:
     ) as leader:
         assert leader.stdout is not None
         process = leader.stdout.readline().strip()
-        assert checks.leadership(7, lease(process=process), NOW).level == "OK"
+        assert control_plane.leadership(7, lease(process=process), NOW).level == "OK"
         leader.send_signal(signal.SIGSTOP)
         eventually(lambda: locks.is_stopped(leader.pid))
-        found = checks.leadership(7, lease(process=process), NOW)
+        found = control_plane.leadership(7, lease(process=process), NOW)
         leader.kill()
     assert found.level == "FAIL"
     assert f"process {leader.pid}" in found.text
     assert "which is stopped" in found.text
     assert f"kill -CONT {leader.pid}" in found.fix
-    assert checks.leadership(7, lease(process=process), NOW).level == "OK"
+    assert control_plane.leadership(7, lease(process=process), NOW).level == "OK"
+
+
+def test_a_stopped_daemon_is_told_of_though_another_leads(tmp_path: Path) -> None:
+    code = "from cumulus.machinery.process_identity import this_process as p; print(p(), flush=True); input()"
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with started() as stopped, started() as leads:
+        assert leads.stdout is not None
+        found_by = lease(process=leads.stdout.readline().strip())
+        pids = sorted((stopped.pid, leads.pid))
+        (found,) = control_plane.daemons(pids, found_by, NOW)
+        assert found == Finding("OK", "daemon", f"process {leads.pid}; host-1 leads, renewed 1s ago")
+        stopped.send_signal(signal.SIGSTOP)
+        eventually(lambda: locks.is_stopped(stopped.pid))
+        leader, other = control_plane.daemons(pids, found_by, NOW)
+        stopped.kill()
+        leads.kill()
+    assert leader == found
+    assert other.level == "WARN"
+    assert f"process {stopped.pid}" in other.text
+    assert "which is stopped" in other.text
+    assert f"kill -CONT {stopped.pid}" in other.fix
 
 
 def test_the_ledgers_leases_are_counted(home: Path, tmp_path: Path) -> None:
@@ -210,6 +235,6 @@ def test_the_ledgers_leases_are_counted(home: Path, tmp_path: Path) -> None:
     told = []
     for name in ("a", "b"):
         ledger.grant(request(name))
-        told.append(next(iter(checks.ledger())).text.rpartition(", ")[2])
+        told.append(next(iter(node.ledger())).text.rpartition(", ")[2])
     ledger.close()
     assert told == ["1 live lease", "2 live leases"]

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus import log, paths
-from cumulus.backends.swarm import cluster
-from cumulus.backends.swarm.backend import SwarmBackend
-from cumulus.backends.swarm.members import Member
-from cumulus.backends.swarm.spec import OWNER
+from cumulus import log
 from cumulus.cli import confirm, context, terminal
 from cumulus.cli.verbs import image
 from cumulus.errors import CumulusError
-from cumulus.infrastructure import swarm
 from cumulus.lib.table import Heading, Table
-from cumulus.resources.job import GPUJob
-from cumulus.store.base import Query, Store
+
+if TYPE_CHECKING:
+    from cumulus.client.base import SwarmOwnership
 
 app = typer.Typer(
     add_completion=False,
@@ -62,11 +57,12 @@ def init(
       cumulus cluster init --advertise 10.0.0.5
       cumulus cluster init --advertise 198.51.100.7 --listen 0.0.0.0
     """  # fmt: skip
-    engine = swarm.named_engine()
-    made = cluster.initialise(engine, advertise, listen)
-    address = engine.info()["Swarm"].get("NodeAddr", "")
+    with context.client(objects=False) as client:
+        done = client.init_swarm(advertise=advertise, listen=listen)
     print(
-        f"The Swarm was made; its manager is {address}." if made else f"The Swarm at {address} has the right settings."
+        f"The Swarm was made; its manager is {done.address}."
+        if done.made
+        else f"The Swarm at {done.address} has the right settings."
     )
     print("Let workers join with: cumulus cluster join-token")
 
@@ -79,9 +75,9 @@ def join_token() -> None:
     Examples:
       cumulus cluster join-token
     """
-    engine = swarm.named_engine()
-    address, token = cluster.invitation(engine)
-    print(f"scripts/setup-worker.sh {address} {token}")
+    with context.client(objects=False) as client:
+        found = client.swarm_invitation()
+    print(f"scripts/setup-worker.sh {found.address} {found.token}")
 
 
 @app.command()
@@ -92,18 +88,16 @@ def status() -> None:
     Examples:
       cumulus cluster status
     """
-    engine = swarm.named_engine()
-    members = [Member.read(node) for node in engine.nodes()]
+    log.silence()
+    with context.client() as client:
+        found = client.swarm_status()
     headings = (
         "NAME", Heading("STATE", "whole"), Heading("AVAILABILITY", "whole", 1), Heading("ROLE", "whole", 3),
         Heading("ENGINE", "cut", 4), Heading("ADDRESS", "whole", 2), Heading("GPUS", "whole", 1),
     )  # fmt: skip
-    rows = [
-        (m.name, m.state, m.availability, m.role, m.engine, m.address, m.labels.get("gpu.count", ""))
-        for m in sorted(members, key=lambda m: m.name)
-    ]
+    rows = [(m.name, m.state, m.availability, m.role, m.engine, m.address, m.gpus) for m in found.machines]
     Table(headings, sys.stdout).write(rows)
-    for trouble in (*_owner(), *cluster.troubles(engine)):
+    for trouble in found.troubles:
         terminal.warning(trouble)
 
 
@@ -125,49 +119,28 @@ def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
       cumulus cluster adopt
       cumulus cluster adopt --yes
     """  # fmt: skip
-    with context.open_store() as store:
-        backend = _backend(store)
-        try:
-            ownership = backend.ownership
-            seen = ownership.mark()
-            if seen is not None and ownership.is_ours(seen):
-                print("The Swarm belongs to this control plane already.")
-                return
-            if seen is not None:
-                terminal.note(f"The Swarm belongs to the control plane at {seen.where}, store {seen.store}.")
-            _tell_what_runs(ownership.services(seen), store)
-            if not yes and not confirm.possible():
-                raise CumulusError("nobody is there to confirm it, so nothing was changed", hint="give --yes")
-            if not yes and not confirm.confirmed("Is that control plane gone for good, and this one to take over?"):
-                raise CumulusError("nothing was changed")
-            ownership.adopt(seen)
-        finally:
-            backend.close()
-    print("The Swarm belongs to this control plane now.")
-    context.note_if_no_daemon("it is used")
+    log.silence()
+    with context.client() as client:
+        found = client.swarm_ownership()
+        if found.ours:
+            print("The Swarm belongs to this control plane already.")
+            return
+        _tell(found)
+        if not yes and not confirm.possible():
+            raise CumulusError("nobody is there to confirm it, so nothing was changed", hint="give --yes")
+        if not yes and not confirm.confirmed("Is that control plane gone for good, and this one to take over?"):
+            raise CumulusError("nothing was changed")
+        client.adopt_swarm(found.mark)
+        print("The Swarm belongs to this control plane now.")
+        context.note_if_no_daemon("it is used", client)
 
 
-def _tell_what_runs(services: Sequence[Mapping[str, Any]], store: Store) -> None:
-    jobs = {item["metadata"]["uid"] for item in store.list(Query(GPUJob.KIND)).items}
-    names = sorted(s["Spec"]["Name"] for s in services if s["Spec"]["Labels"].get(OWNER) not in jobs)
-    if known := len(services) - len(names):
-        terminal.note(f"{known} of its services are jobs of this store, and go on.")
-    if names:
+def _tell(found: SwarmOwnership) -> None:
+    """Whose it is, and what becomes of what runs there."""
+    if found.mark is not None:
+        terminal.note(f"The Swarm belongs to the control plane at {found.mark.where}, store {found.mark.store}.")
+    if found.own_services:
+        terminal.note(f"{found.own_services} of its services are jobs of this store, and go on.")
+    if names := found.other_services:
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
         terminal.note(f"{len(names)} of its services are no jobs of this store, and will be ended: {shown}")
-
-
-def _backend(store: Store) -> SwarmBackend:
-    log.silence()
-    return swarm.named_backend(paths.home(), store)
-
-
-def _owner() -> Sequence[str]:
-    """Whose the Swarm is, where it is not this control plane's; nothing where it is nobody's yet."""
-    with context.open_store() as store:
-        backend = _backend(store)
-        try:
-            trouble = backend.ownership.trouble()
-        finally:
-            backend.close()
-    return [f"{trouble}; {trouble.hint}"] if trouble is not None else []

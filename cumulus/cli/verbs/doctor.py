@@ -1,21 +1,23 @@
-"""`cumulus doctor`: what of this machine is ready, with the fix for what is not. All checks run at once."""
+"""`cumulus doctor`: what of this machine is ready, with the fix for what is not."""
 
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli.checks import CHECKS, Finding, guarded
+from cumulus import health, paths
 from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
-from cumulus.clock import Clock, SystemClock
+from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
+
+if TYPE_CHECKING:
+    from cumulus.health import Finding
 
 PATIENCE = 60.0
 """Seconds after which a check that has not answered is given up."""
@@ -40,32 +42,12 @@ def doctor(
     with Progress() as progress:
         if sys.stderr.isatty():
             progress.say("looking at this machine")
-        findings = list(examine(CHECKS, SystemClock(), PATIENCE))
+        findings = list(health.examine(health.checks(paths.home()), SystemClock(), PATIENCE))
     if output:
         safe_output.block(sys.stdout, to_json([asdict(finding) for finding in findings]) + "\n")
     else:
         show(findings)
     return 1 if any(finding.level == "FAIL" for finding in findings) else 0
-
-
-def examine(checks: Sequence[Callable[[], Iterator[Finding]]], clock: Clock, patience: float) -> Iterator[Finding]:
-    """What each check found, in their order. One that hangs is left behind: its thread ends with the process."""
-    found: dict[str, list[Finding]] = {}
-    threads = {
-        check.__name__: threading.Thread(target=_into, args=(found, check), name=check.__name__, daemon=True)
-        for check in checks
-    }
-    for thread in threads.values():
-        thread.start()
-    deadline = clock.monotonic() + patience
-    for name, thread in threads.items():
-        thread.join(max(0.0, deadline - clock.monotonic()))
-        late = Finding("FAIL", name, f"no answer within {patience:g} s", "look for a hanging driver or disk")
-        yield from found.get(name, [late])
-
-
-def _into(found: dict[str, list[Finding]], check: Callable[[], Iterator[Finding]]) -> None:
-    found[check.__name__] = guarded(check)
 
 
 def show(findings: Sequence[Finding]) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Annotated
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus import daemon_lock, log, paths
-from cumulus.backends.swarm import images
-from cumulus.backends.swarm.engine import Engine, each
-from cumulus.backends.swarm.images import Image
-from cumulus.backends.swarm.members import Member, distinct
-from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus import log
 from cumulus.cli import completion, context, terminal
 from cumulus.cli.progress import Progress
-from cumulus.errors import CumulusError, UsageError
-from cumulus.infrastructure import swarm
+from cumulus.client.base import ImageFailed, ImagePushed, ImageSending, NobodyTakes, NodeLeftOut
 from cumulus.lib import safe_output
-from cumulus.nodes import workers
-from cumulus.resources.documents import lookup
-from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.resources.quantity import format_bytes
-from cumulus.store.base import Query
-from cumulus.store.client import decode
+
+if TYPE_CHECKING:
+    from cumulus.client.base import ImageStep
 
 app = typer.Typer(
     add_completion=False,
@@ -34,8 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Copy images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
 )
-AT_ONCE = 4
-"""Nodes that are sent to at once."""
 SAY_SECONDS = (1.0, 10.0)
 """Between two words on how far it is, on a terminal and elsewhere."""
 
@@ -67,96 +56,41 @@ def push(
       cumulus cluster image push train:2026-11 --node gpu-1 --node gpu-2
     """
     log.silence()
-    engine = swarm.named_engine()
-    image = images.find(each(engine), name)
-    targets, left_out = _targets(engine, image, node or [])
-    for why in left_out:
-        terminal.note(why)
-    if not targets:
-        safe_output.line(sys.stdout, f"no other node takes containers: {image.name} stays where it is")
-        return 0
-    return 1 if _push_all(image, targets) else 0
-
-
-def _targets(
-    engine: Engine, image: Image, wanted: Sequence[str]
-) -> tuple[Mapping[str, SshAddress], Sequence[str]]:  # fmt: skip
-    """Where to send it, and what there is to say of the other nodes."""
-    members = {member.name: member for member in distinct([Member.read(found) for found in engine.nodes()])}
-    if unknown := [name for name in wanted if name not in members]:
-        raise UsageError(
-            f"no node of the Swarm is named {unknown[0]}", hint=f"its nodes are {', '.join(sorted(members))}"
-        )
-    addresses = _addresses()
-    user = SwarmSettings().ssh_user
-    targets, said = {}, []
-    for name, member in sorted(members.items()):
-        if wanted and name not in wanted:
-            continue
-        if member.id == image.node_id:
-            said.append(f"{name}: the image is from its engine")
-        elif not wanted and not (member.answers and member.availability == "active"):
-            why = f"its availability is {member.availability}" if member.answers else f"it is {member.state}"
-            said.append(f"{name}: left out, since {why}")
-        else:
-            targets[name] = addresses.get(name) or SshAddress(host=member.address, user=user)
-    return targets, said
-
-
-def _addresses() -> Mapping[str, SshAddress]:
-    """Of the GPUNodes that are known: before the first daemon there are none."""
-    if not daemon_lock.store_file(paths.home()).exists():
-        return {}
-    with context.open_store() as store:
-        found = [decode(GPUNode, item) for item in store.list(Query(GPUNode.KIND)).items if lookup(item, "spec.ssh")]
-    return {node.metadata.name: node.spec.ssh for node in found if node.spec.ssh is not None}
-
-
-def _push_all(image: Image, targets: Mapping[str, SshAddress]) -> bool:
-    """Whether it failed for any node. Each is told of when it is done."""
     failed = False
-    on_the_way: dict[str, int] = {}
-    pause = SAY_SECONDS[0 if sys.stderr.isatty() else 1]
-    shells = {
-        name: workers.ConnectionShell(workers.connection(name, ssh, paths.home())) for name, ssh in targets.items()
-    }
-
-    def push_to(name: str) -> bool:
-        return images.push(image, shells[name], targets[name].user, lambda sent: on_the_way.update({name: sent}))
-
-    with ThreadPoolExecutor(AT_ONCE) as pool, Progress() as progress:
-        names = {pool.submit(push_to, name): name for name in targets}
-        left: set[Future[bool]] = set(names)
-        try:
-            while left:
-                done, left = wait(left, pause, FIRST_COMPLETED)
-                for future in done:
-                    failed = not _tell(names[future], image, future) or failed
-                    on_the_way.pop(names[future], None)
-                if on_the_way:
-                    progress.say(_so_far(dict(on_the_way), image))
-        finally:
-            # Also at Ctrl-C: what is on its way is cut off then, and its node keeps nothing of it.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for shell in shells.values():
-                shell.close()
-    return failed
+    every = SAY_SECONDS[0 if sys.stderr.isatty() else 1]
+    with (
+        context.client(objects=False) as client,
+        closing(client.push_image(name, node or [], every=every)) as steps,
+        Progress() as progress,
+    ):
+        for step in steps:
+            if isinstance(step, ImageSending):
+                progress.say(_so_far(step))
+            else:
+                failed = _tell(step) or failed
+    return 1 if failed else 0
 
 
-def _tell(name: str, image: Image, future: Future[bool]) -> bool:
-    try:
-        sent = future.result()
-    except CumulusError as error:
-        terminal.error(f"{name}: {error}; {error.hint}" if error.hint else f"{name}: {error}")
-        return False
-    safe_output.line(sys.stdout, f"{name}: {f'loaded {image.name}' if sent else f'has {image.name} already'}")
-    sys.stdout.flush()
-    return True
+def _tell(step: ImageStep) -> bool:
+    """Whether the node failed to get it."""
+    if isinstance(step, ImageFailed):
+        error = step.error
+        terminal.error(f"{step.node}: {error}; {error.hint}" if error.hint else f"{step.node}: {error}")
+        return True
+    if isinstance(step, NodeLeftOut):
+        terminal.note(f"{step.node}: {step.why}")
+    elif isinstance(step, ImagePushed):
+        done = f"loaded {step.image}" if step.sent else f"has {step.image} already"
+        safe_output.line(sys.stdout, f"{step.node}: {done}")
+        sys.stdout.flush()
+    elif isinstance(step, NobodyTakes):
+        safe_output.line(sys.stdout, f"no other node takes containers: {step.image} stays where it is")
+    return False
 
 
-def _so_far(on_the_way: Mapping[str, int], image: Image) -> str:
-    parts = [f"{name} {_megabytes(sent)}" for name, sent in sorted(on_the_way.items())]
-    return f"sending about {_megabytes(image.size)}: {', '.join(parts)}"
+def _so_far(step: ImageSending) -> str:
+    parts = [f"{name} {_megabytes(sent)}" for name, sent in sorted(step.sent.items())]
+    return f"sending about {_megabytes(step.size)}: {', '.join(parts)}"
 
 
 def _megabytes(size: int) -> str:

@@ -1,0 +1,96 @@
+"""Sends an image from one engine to those of several nodes at once, over SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from cumulus.backends.swarm import images
+from cumulus.backends.swarm.engine import Engine, each
+from cumulus.backends.swarm.images import Image
+from cumulus.backends.swarm.members import Member, distinct
+from cumulus.errors import CumulusError, UsageError
+from cumulus.nodes import workers
+from cumulus.resources.node import SshAddress
+from cumulus.service.swarm_answers import (
+    ImageFailed,
+    ImagePushed,
+    ImageSending,
+    ImageStep,
+    NobodyTakes,
+    NodeLeftOut,
+)
+
+AT_ONCE = 4
+"""Nodes that are sent to at once."""
+
+
+def push(
+    engine: Engine, name: str, wanted: Sequence[str], addresses: Mapping[str, SshAddress],
+    *, user: str, home: Path, every: float,
+) -> Generator[ImageStep]:  # fmt: skip
+    """See `service.swarm.Swarm.push_image`. Nodes without an address are reached as `user` at the Swarm's."""
+    image = images.find(each(engine), name)
+    targets, left_out = _targets(engine, image, wanted, addresses, user)
+    yield from left_out
+    if targets:
+        yield from _push_all(image, targets, home, every)
+    else:
+        yield NobodyTakes(image.name)
+
+
+def _targets(
+    engine: Engine, image: Image, wanted: Sequence[str], addresses: Mapping[str, SshAddress], user: str
+) -> tuple[Mapping[str, SshAddress], Sequence[NodeLeftOut]]:
+    """Where to send it, and what there is to say of the other nodes."""
+    members = {member.name: member for member in distinct([Member.read(found) for found in engine.nodes()])}
+    if unknown := [name for name in wanted if name not in members]:
+        raise UsageError(
+            f"no node of the Swarm is named {unknown[0]}", hint=f"its nodes are {', '.join(sorted(members))}"
+        )
+    targets, said = {}, []
+    for name, member in sorted(members.items()):
+        if wanted and name not in wanted:
+            continue
+        if member.id == image.node_id:
+            said.append(NodeLeftOut(name, "the image is from its engine"))
+        elif not wanted and not (member.answers and member.availability == "active"):
+            why = f"its availability is {member.availability}" if member.answers else f"it is {member.state}"
+            said.append(NodeLeftOut(name, f"left out, since {why}"))
+        else:
+            targets[name] = addresses.get(name) or SshAddress(host=member.address, user=user)
+    return targets, said
+
+
+def _push_all(image: Image, targets: Mapping[str, SshAddress], home: Path, every: float) -> Generator[ImageStep]:
+    """Each node is told of when it is done."""
+    on_the_way: dict[str, int] = {}
+    shells = {name: workers.ConnectionShell(workers.connection(name, ssh, home)) for name, ssh in targets.items()}
+
+    def push_to(name: str) -> bool:
+        return images.push(image, shells[name], targets[name].user, lambda sent: on_the_way.update({name: sent}))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        names = {pool.submit(push_to, name): name for name in targets}
+        left: set[Future[bool]] = set(names)
+        try:
+            while left:
+                done, left = wait(left, every, FIRST_COMPLETED)
+                for future in done:
+                    yield _result(names[future], image, future)
+                    on_the_way.pop(names[future], None)
+                if on_the_way:
+                    yield ImageSending(dict(on_the_way), image.size)
+        finally:
+            # Also where nobody waits for it any more: what is on its way is cut off then, and its node keeps nothing.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for shell in shells.values():
+                shell.close()
+
+
+def _result(name: str, image: Image, future: Future[bool]) -> ImageStep:
+    try:
+        return ImagePushed(name, image.name, future.result())
+    except CumulusError as error:
+        return ImageFailed(name, error)
