@@ -240,6 +240,8 @@ class EventReason(StrEnum):
 
     ATTEMPT_FAILED = "AttemptFailed"
     REQUEUED = "Requeued"
+    EXITED_ZERO_AGAIN = "ExitedZeroAgain"
+    """A job is requeued again and again though its program exits with 0: it may be done."""
     LEASED = "Leased"
     RENEWED = "Renewed"
     NOT_READY = "NotReady"

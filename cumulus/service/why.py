@@ -5,7 +5,7 @@ Asks `scheduling.explain` on a snapshot of the store: the same pass that the sch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cumulus.clock import Clock, to_the_second
@@ -117,6 +117,7 @@ class _Question:
             ready = condition(job, "PartitionsReady")
             step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
             yield f"{self._title} has its place{_place(job)}; {step}."
+            yield from self._refused_leases()
             return
         yield from self._pending()
 
@@ -155,13 +156,22 @@ class _Question:
             yield f"{self._title} is active on {node}; its lease ends in {until(ends, now)}."
         elif phase == "Bound":
             yield f"{self._title} is bound to {lookup(partition, 'status.node')}; its lease is being granted."
+            yield from _refused_lease(partition)
         else:
             yield from self._explained(self.waiting())
+
+    def _refused_leases(self) -> Iterator[str]:
+        """Each once: partitions of one node say the same."""
+        yield from dict.fromkeys(line for partition in self._partitions() for line in _refused_lease(partition))
+
+    def _partitions(self) -> Sequence[Document]:
+        """The job's own."""
+        return self._store.list(Query(kind="GPUPartition", owner_uid=self._document["metadata"]["uid"])).items
 
     def _leases(self) -> Iterator[str]:
         ends = [
             p["status"]["expiresAt"]
-            for p in self._store.list(Query(kind="GPUPartition", owner_uid=self._document["metadata"]["uid"])).items
+            for p in self._partitions()
             if lookup(p, "status.phase") == "Active" and lookup(p, "status.expiresAt")
         ]
         if ends:
@@ -189,6 +199,13 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
         p.replace(metadata=p.metadata.model_copy(update={"uid": p.metadata.name, "creation_timestamp": created}))
         for p in made
     ]
+
+
+def _refused_lease(partition: Document) -> Iterator[str]:
+    """Why the node of a bound partition, which may well answer, grants no lease: its disk is full, say."""
+    said = condition(partition, "Active")
+    if lookup(partition, "status.phase") == "Bound" and said.get("status") == "False" and said.get("message"):
+        yield f"{lookup(partition, 'status.node')} grants no lease now: {said['message']}."
 
 
 def _last_attempt(job: Document) -> Iterator[str]:

@@ -63,6 +63,26 @@ def test_no_node_is_known(store: SqliteStore) -> None:
     assert why(store, "train").startswith("gpujob/train waits for a node: none is known.")
 
 
+def test_a_node_that_answers_but_grants_no_lease_says_why(full: SqliteStore) -> None:
+    text = "the disk of the ledger is full; free some space"
+    status = {
+        "phase": "Bound",
+        "node": "gpu-1",
+        "conditions": [condition("Bound", True, "Bound"), condition("Active", False, "LedgerFull", text)],
+    }
+    placed = {"phase": "Scheduled", "attemptCount": 1, "conditions": [condition("Scheduled", True, "Bound")]}
+    owner = full.create(job("train", status=placed, replicas=2))
+    for replica in range(2):
+        full.create(partition(f"train-a1-r{replica}-d0", owner=owner, status=status))
+    assert why(full, "train") == (
+        "gpujob/train has its place; its leases are being granted.\n" + f"gpu-1 grants no lease now: {text}."
+    )
+    assert why(full, "partition", "train-a1-r0-d0") == (
+        "gpupartition/train-a1-r0-d0 is bound to gpu-1; its lease is being granted.\n"
+        f"gpu-1 grants no lease now: {text}."
+    )
+
+
 def test_a_partition_waits_too(full: SqliteStore) -> None:
     full.create(partition("mine", memory="60Gi", status={"phase": "Pending"}))
     assert "job default/holder" in why(full, "partition", "mine")

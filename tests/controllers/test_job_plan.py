@@ -13,7 +13,7 @@ from cumulus.backends.base import Observed, State
 from cumulus.clock import timestamp
 from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
-from cumulus.controllers.job.outcome import MOST_IN_A_ROW
+from cumulus.controllers.job.outcome import MOST_IN_A_ROW, WARN_OF_ZEROS, Cause, end_attempt
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
 from cumulus.resources.conditions import condition_set
@@ -643,3 +643,18 @@ def test_the_last_retry_is_counted_in_plain_words(limit: int, words: str) -> Non
     failed = condition(planned(job, shares(job, ACTIVE), CRASHED).status.conditions, "Failed")
     assert failed is not None
     assert failed.message.endswith(words)
+
+
+def test_a_job_that_exits_with_0_at_the_end_of_each_lease_is_warned_of_once() -> None:
+    warned = []
+    job = stored(checkpoint=CHECKPOINT)
+    (live,) = job.status.attempts
+    for number in range(1, 9):
+        ended = live.model_copy(update={"number": number, "end_time": at(0), "reason": "LeaseExpired", "exit_code": 0})
+        status = job.status.model_copy(update={"attempts": (*job.status.attempts[: number - 1], ended)})
+        job = job.replace(status=status)
+        status, events = end_attempt(job, ended, Cause("LeaseExpired", exit_code=0), NOW)
+        assert (events[0].type, events[0].reason) == ("Normal", "Requeued")
+        warned += [(number, event.type, event.reason) for event in events[1:]]
+        job = job.replace(status=status)
+    assert warned == [(WARN_OF_ZEROS, "Warning", "ExitedZeroAgain")]

@@ -31,6 +31,9 @@ MOST_IN_A_ROW = 10
 """A job whose workload was lost this often in a row may well be what kills its nodes, and one whose lease was over this
 often before its program started will not be started: it fails."""
 
+WARN_OF_ZEROS = 5
+"""After so many leases in a row at whose end the program exited with 0, one warning asks whether the job is done."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -122,8 +125,20 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
 def _after_expiry(job: GPUJob, status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
     if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
         hint = "; checkpoint.exitZero: Succeeded would count that as done" if cause.exit_code == 0 else ""
-        return status, (EventDraft("Normal", EventReason.REQUEUED, f"{text}{hint}"),)
+        return status, (EventDraft("Normal", EventReason.REQUEUED, f"{text}{hint}"), *_warning_of_zeros(status))
     return job_status.failed(status, cause.reason, text, now), ()
+
+
+def _warning_of_zeros(status: GPUJobStatus) -> tuple[EventDraft, ...]:
+    """A job that may be done is requeued for ever where nobody notices. It is told once in a row."""
+    row = takewhile(lambda a: a.exit_code == 0 and retry_of(a.reason) is Retry.EXPIRED, reversed(status.attempts))
+    if sum(1 for _ in row) != WARN_OF_ZEROS:
+        return ()
+    message = (
+        f"{WARN_OF_ZEROS} attempts in a row exited with 0 when their lease was over, and the job goes on each time; "
+        "if it is done, delete it: with checkpoint.exitZero: Succeeded it would have ended"
+    )
+    return (EventDraft("Warning", EventReason.EXITED_ZERO_AGAIN, message),)
 
 
 def _after_disruption(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
