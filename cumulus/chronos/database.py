@@ -22,7 +22,7 @@ from cumulus.chronos import monitor_claim, schema
 from cumulus.chronos.home import LEDGER, check_private
 from cumulus.errors import LedgerFull, LedgerReplaced, LedgerUnavailable
 from cumulus.lib import files, locks, sqlite_file
-from cumulus.lib.sqlite_file import ChangeCounter, FileIdentity, Trouble
+from cumulus.lib.sqlite_file import ChangeCounter, Failure, FileIdentity
 
 _WRITERS = "ledger.lock"
 _CHANGES = "changes-shm"
@@ -261,7 +261,7 @@ class Database:
             raise LedgerUnavailable(f"{path} has been held for {_LOCK_TIMEOUT:.0f} s by {who}", hint=fix)
 
     def _unusable(self, error: OSError) -> LedgerUnavailable:
-        if sqlite_file.trouble(self.path, error) is Trouble.FULL:
+        if sqlite_file.failure(self.path, error) is Failure.FULL:
             return self._full()
         hint = "make it writable for this user, or set CHRONOS_HOME to a directory that is"
         return LedgerUnavailable(f"the ledger {self.home} cannot be used: {error.strerror}", hint=hint)
@@ -273,17 +273,17 @@ class Database:
 
     def _translate(self, error: sqlite3.Error) -> LedgerUnavailable:
         text = f"the ledger {self.path} cannot be used: {error}"
-        match sqlite_file.trouble(self.path, error):
-            case Trouble.FULL:
+        match sqlite_file.failure(self.path, error):
+            case Failure.FULL:
                 return self._full()
-            case Trouble.DAMAGED | Trouble.NO_DATABASE:
+            case Failure.DAMAGED | Failure.NO_DATABASE:
                 hint = f"end what runs on the devices, then move {self.home} away: a new ledger is made with no leases"
                 return LedgerUnavailable(f"the ledger {self.path} is damaged: {error}", hint=hint)
-            case Trouble.READ_ONLY | Trouble.CANNOT_OPEN:
+            case Failure.READ_ONLY | Failure.CANNOT_OPEN:
                 return LedgerUnavailable(
                     text, hint=f"make {self.home} and its files writable for this user, or set CHRONOS_HOME"
                 )
-            case Trouble.BUSY:
+            case Failure.BUSY:
                 who, fix = locks.blame(f"{self.path}-shm", self.path)
                 return LedgerUnavailable(f"{text}, by {who}", hint=fix)
             case _:

@@ -29,8 +29,8 @@ def discover() -> list[Device]:
 
     Empty where no driver answers: `explain_none` says why.
     """
-    opencl = ask_opencl()
-    nvidia = ask_nvidia()
+    opencl = read_opencl()
+    nvidia = read_nvidia()
     merged = [_joined(gpu, address, opencl) for gpu, address in nvidia]
     taken = {d.id for d in merged} | {(d.platform_index, d.device_index) for d in merged}
     # The same device may be offered by two drivers; the machine's CPU always is one device.
@@ -48,7 +48,7 @@ def discover() -> list[Device]:
     return [replace(d, index=index) for index, d in enumerate(merged)]
 
 
-def ask_nvidia() -> list[tuple[Device, str]]:
+def read_nvidia() -> list[tuple[Device, str]]:
     """NVIDIA's GPUs in the driver's (PCI) order, with their UUIDs, and the PCI address of each as the OpenCL probe
     writes it. Empty where there is no driver."""
     if shutil.which("nvidia-smi") is None:
@@ -75,7 +75,7 @@ def ask_nvidia() -> list[tuple[Device, str]]:
     return found
 
 
-def ask_opencl() -> list[Device]:
+def read_opencl() -> list[Device]:
     """The devices of every OpenCL platform, in the loader's order. Empty where there is no pyopencl or platform."""
     rows = _probe()["devices"]
     return [Device(index=index, **row) for index, row in enumerate(rows)]
@@ -146,7 +146,7 @@ _PROBE = f'''
 import json, uuid
 import pyopencl as cl
 
-def ask(device, *names):
+def query(device, *names):
     for name in names:
         try:
             value = getattr(device, name)
@@ -157,16 +157,16 @@ def ask(device, *names):
     return None
 
 def identity(platform, device, ordinal):
-    raw = ask(device, "uuid_khr")
+    raw = query(device, "uuid_khr")
     if raw is not None and any(bytes(raw)):
         text = str(uuid.UUID(bytes=bytes(raw)))
         if device.type & cl.device_type.CPU == 0:
             return ("GPU-" if "nvidia" in device.vendor.lower() else "uuid-") + text
-    bus, slot = ask(device, "pci_bus_id_nv"), ask(device, "pci_slot_id_nv")
+    bus, slot = query(device, "pci_bus_id_nv"), query(device, "pci_slot_id_nv")
     if bus is not None and slot is not None:
         # The slot is the device number alone, without a function (seen with driver 580).
-        return f"pci-{{ask(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot:02x}}.0"
-    topology = ask(device, "topology_amd")
+        return f"pci-{{query(device, 'pci_domain_id_nv') or 0:04x}}:{{bus:02x}}:{{slot:02x}}.0"
+    topology = query(device, "topology_amd")
     if topology is not None:
         return f"pci-0000:{{topology.bus & 255:02x}}:{{topology.device:02x}}.{{topology.function}}"
     return f"{{platform.name}}/{{device.name}}/{{ordinal}}".replace(" ", "-")

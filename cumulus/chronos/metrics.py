@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cumulus.chronos.contract import FULL_COMPUTE, Device, Usage
-from cumulus.chronos.usage import LeaseUse, NodeUse
+from cumulus.chronos.usage import LeaseUsage, NodeUsage
 
 _Labels = dict[str, str]
 _Sample = tuple[_Labels, float | None]
 _Family = tuple[str, str, list[_Sample]]
 
 
-def exposition(rows: Sequence[tuple[Device, Usage, int]], use: NodeUse) -> str:
+def exposition(rows: Sequence[tuple[Device, Usage, int]], use: NodeUsage) -> str:
     """`rows` are devices with what of them is leased, by how many leases. What is not known is left out."""
     families = [*_of_devices(rows, use), *_of_leases(use.leases)]
     return "".join(_written(f"chronos_{name}", text, samples) for name, text, samples in families)
 
 
-def _of_devices(rows: Sequence[tuple[Device, Usage, int]], use: NodeUse) -> list[_Family]:
+def _of_devices(rows: Sequence[tuple[Device, Usage, int]], use: NodeUsage) -> list[_Family]:
     devices = [({"device": str(d.index), "id": d.id, "name": d.name}, d, leased, count) for d, leased, count in rows]
     held = {id: whole.memory_bytes for id, whole in use.devices.items()}
     busy = {id: whole.compute for id, whole in use.devices.items()}
@@ -36,7 +36,7 @@ def _of_devices(rows: Sequence[tuple[Device, Usage, int]], use: NodeUse) -> list
     ]
 
 
-def _of_leases(uses: Sequence[LeaseUse]) -> list[_Family]:
+def _of_leases(uses: Sequence[LeaseUsage]) -> list[_Family]:
     leases = [(_labels(one), one) for one in uses]
     return [
         ("lease_memory_bytes", "Memory leased.", [(x, one.lease.memory_bytes) for x, one in leases]),
@@ -50,7 +50,7 @@ def _of_leases(uses: Sequence[LeaseUse]) -> list[_Family]:
     ]
 
 
-def _labels(one: LeaseUse) -> _Labels:
+def _labels(one: LeaseUsage) -> _Labels:
     lease = one.lease
     return {"partition": lease.id, "device": str(lease.device), "user": lease.user, "owner": lease.owner}
 

@@ -144,7 +144,7 @@ def ensure_running(home: Path) -> None:
     starting = os.open(home / "monitor.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _START_TIMEOUT
-        while not _try_lock(starting):
+        while not locks.try_lock(starting):
             if running(home) is not None:
                 return
             if time.monotonic() > deadline:
@@ -205,14 +205,6 @@ def _start(home: Path) -> None:
         failure = f"it was not ready within {_START_TIMEOUT:.0f}s"
     if failure:
         raise LedgerUnavailable(f"the Chronos monitor did not start: {failure}", hint=f"read {log}")
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _prepare(home: Path) -> None:

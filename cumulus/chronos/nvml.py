@@ -24,7 +24,7 @@ _WINDOW = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Utilization:
     """What one process, or the whole device, uses. `compute` is in thousandths of the device, None if not told."""
 
     memory_bytes: int
@@ -32,11 +32,11 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceUse:
+class DeviceUtilization:
     """A device now: in all, and by process as far as the driver tells."""
 
-    whole: Use
-    processes: dict[int, Use]
+    whole: Utilization
+    processes: dict[int, Utilization]
 
 
 class _Memory(ctypes.Structure):
@@ -69,7 +69,7 @@ class Nvml:
         if code := self._lib.nvmlInit_v2():
             raise OSError(f"nvmlInit_v2 failed with {code}")
 
-    def devices(self) -> dict[str, DeviceUse]:
+    def devices(self) -> dict[str, DeviceUtilization]:
         """By UUID."""
         count = ctypes.c_uint()
         self._lib.nvmlDeviceGetCount_v2(ctypes.byref(count))
@@ -89,7 +89,7 @@ class Nvml:
             raise OSError(f"nvmlDeviceGetMemoryInfo failed with {code}")
         return int(memory.used)
 
-    def _device(self, handle: ctypes.c_void_p) -> DeviceUse:
+    def _device(self, handle: ctypes.c_void_p) -> DeviceUtilization:
         memory, rates = _Memory(), _Rates()
         self._lib.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
         told = self._lib.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
@@ -99,8 +99,10 @@ class Nvml:
         compute: dict[int, int | None] = {sample.pid: min(sample.sm, 100) * 10 for sample in samples}
         clients = self._processes("nvmlDeviceGetMPSComputeRunningProcesses_v3", handle)
         held = self._processes("nvmlDeviceGetComputeRunningProcesses_v3", handle) | clients
-        processes = {pid: Use(size, None if pid in clients else compute.get(pid, 0)) for pid, size in held.items()}
-        return DeviceUse(Use(memory.used, rates.gpu * 10 if told else None), processes)
+        processes = {
+            pid: Utilization(size, None if pid in clients else compute.get(pid, 0)) for pid, size in held.items()
+        }
+        return DeviceUtilization(Utilization(memory.used, rates.gpu * 10 if told else None), processes)
 
     def _processes(self, name: str, handle: ctypes.c_void_p) -> dict[int, int]:
         """Bytes that each process in that list holds, as far as they are told."""
@@ -123,7 +125,7 @@ class Nvml:
         return list(found[: count.value]) if found is not None and code == 0 else []
 
 
-def ask() -> dict[str, DeviceUse]:
+def read_utilization() -> dict[str, DeviceUtilization]:
     """All devices by UUID. Empty where there is no NVIDIA driver, or it does not answer in time."""
     try:
         done = subprocess.run(
@@ -133,13 +135,13 @@ def ask() -> dict[str, DeviceUse]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return {
-        uuid: DeviceUse(Use(*whole), {int(pid): Use(*use) for pid, use in processes.items()})
+        uuid: DeviceUtilization(Utilization(*whole), {int(pid): Utilization(*use) for pid, use in processes.items()})
         for uuid, (whole, processes) in json.loads(done.stdout).items()
     }
 
 
 def main() -> None:
-    """Print what `ask` reads."""
+    """Print what `read_utilization` reads."""
     answer = {
         uuid: ((use.whole.memory_bytes, use.whole.compute),
                {pid: (one.memory_bytes, one.compute) for pid, one in use.processes.items()})

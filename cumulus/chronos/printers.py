@@ -10,11 +10,11 @@ from cumulus.lib.table import Heading, Table
 from cumulus.resources.quantity import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from cumulus.chronos.nvml import Use
-    from cumulus.chronos.usage import LeaseUse
+    from cumulus.chronos.nvml import Utilization
+    from cumulus.chronos.usage import LeaseUsage
 
 
-def usage_json(device: Device, usage: Usage, count: int, used: Use | None) -> dict[str, Any]:
+def usage_json(device: Device, usage: Usage, count: int, used: Utilization | None) -> dict[str, Any]:
     """A device with what of it is leased, by how many leases, and what is used of it where the driver tells."""
     return {
         **wire.device_json(device),
@@ -28,7 +28,7 @@ def usage_json(device: Device, usage: Usage, count: int, used: Use | None) -> di
     }
 
 
-def use_json(use: LeaseUse) -> dict[str, Any]:
+def lease_usage_json(use: LeaseUsage) -> dict[str, Any]:
     """What a lease uses: null where nobody knows. `source` says who does, `over` flags more memory than leased."""
     return {
         "partitionId": use.lease.id,
@@ -90,7 +90,7 @@ def usage_table(rows: Sequence[tuple[Device, Usage, int]], out: TextIO) -> None:
     )
 
 
-def use_table(uses: Sequence[LeaseUse], out: TextIO) -> None:
+def lease_usage_table(uses: Sequence[LeaseUsage], out: TextIO) -> None:
     headings = (
         Heading("PARTITION", "whole"), Heading("DEVICE", "whole", 5), Heading("MEMORY", "whole", 1),
         Heading("USED", "whole"), Heading("IDLE", "whole", 3), Heading("COMPUTE", "whole", 2), Heading("BUSY", "whole"),

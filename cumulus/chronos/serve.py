@@ -40,7 +40,7 @@ THREADS = 4
 
 LONGEST_LINE = 2**16
 
-Request = tuple[object, argparse.Namespace]
+ParsedRequest = tuple[object, argparse.Namespace]
 
 
 class Server:
@@ -52,8 +52,8 @@ class Server:
         self._sink = sink
         self._parser = cli.parser()
         self._writing = threading.Lock()
-        self._others: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._grants: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._others: queue.SimpleQueue[ParsedRequest] = queue.SimpleQueue()
+        self._grants: queue.SimpleQueue[ParsedRequest] = queue.SimpleQueue()
         self._installed = _installed()
 
     def run(self) -> int:
@@ -135,7 +135,7 @@ class Server:
             traceback.print_exc()
             os._exit(70)
 
-    def _granted(self, some: Sequence[Request]) -> Sequence[dict[str, Any]]:
+    def _granted(self, some: Sequence[ParsedRequest]) -> Sequence[dict[str, Any]]:
         answers: dict[object, dict[str, Any]] = {}
         wanted = {}
         for id, options in some:

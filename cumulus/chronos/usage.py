@@ -19,7 +19,7 @@ from cumulus.chronos.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseUse:
+class LeaseUsage:
     """A lease and what its processes use: bytes, and thousandths of the device. None where nobody knows."""
 
     lease: Lease
@@ -46,16 +46,16 @@ class LeaseUse:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeUse:
+class NodeUsage:
     """`devices` has what is used of those on which the driver tells it, by id."""
 
-    leases: Sequence[LeaseUse]
-    devices: Mapping[str, nvml.Use]
+    leases: Sequence[LeaseUsage]
+    devices: Mapping[str, nvml.Utilization]
 
 
-def measure(database: Database, devices: Iterable[Device], leases: Sequence[Lease]) -> NodeUse:
+def measure(database: Database, devices: Iterable[Device], leases: Sequence[Lease]) -> NodeUsage:
     """Now. Asks NVIDIA's driver once where there is such a device, which takes up to a second."""
-    told = nvml.ask() if any("nvidia" in device.vendor.lower() for device in devices) else {}
+    told = nvml.read_utilization() if any("nvidia" in device.vendor.lower() for device in devices) else {}
     snapshot = Snapshot(home=database.home) if told else None
     found = []
     for lease in leases:
@@ -65,17 +65,17 @@ def measure(database: Database, devices: Iterable[Device], leases: Sequence[Leas
             found.append(_by_process(lease, {member.pid for member in members}, told[lease.device_id]))
         else:
             found.append(_by_account(lease, database.home))
-    return NodeUse(found, {id: use.whole for id, use in told.items()})
+    return NodeUsage(found, {id: use.whole for id, use in told.items()})
 
 
-def _by_process(lease: Lease, pids: Iterable[int], device: nvml.DeviceUse) -> LeaseUse:
+def _by_process(lease: Lease, pids: Iterable[int], device: nvml.DeviceUtilization) -> LeaseUsage:
     uses = [device.processes[pid] for pid in pids if pid in device.processes]
     compute = [use.compute for use in uses]
     known = min(sum(filter(None, compute)), FULL_COMPUTE) if None not in compute else None
-    return LeaseUse(lease, sum(use.memory_bytes for use in uses), known, "driver")
+    return LeaseUsage(lease, sum(use.memory_bytes for use in uses), known, "driver")
 
 
-def _by_account(lease: Lease, home: Path) -> LeaseUse:
+def _by_account(lease: Lease, home: Path) -> LeaseUsage:
     if not account.directory(home, lease.id).is_dir():
-        return LeaseUse(lease)
-    return LeaseUse(lease, sum(account.used(lease.id, home).values()), None, "account")
+        return LeaseUsage(lease)
+    return LeaseUsage(lease, sum(account.used(lease.id, home).values()), None, "account")

@@ -26,7 +26,7 @@ from cumulus.lib.processes import boot_id
 from cumulus.resources.quantity import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from cumulus.chronos.usage import NodeUse
+    from cumulus.chronos.usage import NodeUsage
 
 OpenLedger = Callable[[Path | None], Ledger]
 
@@ -44,12 +44,12 @@ def stats(options: argparse.Namespace) -> int:
     rows, used = _measured(_ledger(options))
     if options.json:
         devices = [printers.usage_json(*row, used.devices.get(row[0].id)) for row in rows]
-        _tell(options, node=_node(), devices=devices, leases=[printers.use_json(one) for one in used.leases])
+        _tell(options, node=_node(), devices=devices, leases=[printers.lease_usage_json(one) for one in used.leases])
     else:
         printers.usage_table(rows, sys.stdout)
         if used.leases:
             print()
-            printers.use_table(used.leases, sys.stdout)
+            printers.lease_usage_table(used.leases, sys.stdout)
     return 0
 
 
@@ -60,7 +60,7 @@ def metrics(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUse]:
+def _measured(ledger: Ledger) -> tuple[list[tuple[Device, Usage, int]], NodeUsage]:
     """The devices with what of them is leased, by how many leases; and what is used."""
     from cumulus.chronos import usage
 

@@ -47,7 +47,7 @@ _LIBC = ctypes.CDLL(None)
 _DESCRIPTORS = 4
 
 
-class Request(NamedTuple):
+class CommandRequest(NamedTuple):
     """One command line, and what of its caller's process it runs with."""
 
     identity: str
@@ -58,11 +58,11 @@ class Request(NamedTuple):
     variables: dict[bytes, bytes]
 
     @staticmethod
-    def read(text: bytes) -> Request:
+    def read(text: bytes) -> CommandRequest:
         """What `cumulus.cli.command_client` wrote. Raises ValueError."""
         count, identity, mask, errors, *words = text.split(b"\0")
         arguments, variables = words[: 1 + int(count)], words[1 + int(count) :]
-        return Request(
+        return CommandRequest(
             os.fsdecode(identity), int(mask), os.fsdecode(errors), [os.fsdecode(word) for word in arguments],
             {name: value for name, _, value in (pair.partition(b"=") for pair in variables)},
         )  # fmt: skip
@@ -141,7 +141,7 @@ class _Connection:
         self.socket = made
         self.received = bytearray()
         self.descriptors: list[int] = []
-        self.request: Request | None = None
+        self.request: CommandRequest | None = None
         self.pid = 0
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class _Server:
         self._woken, self._wake = socket.socketpair()
         self._open = True
 
-    def run(self) -> tuple[Request, list[int]] | None:
+    def run(self) -> tuple[CommandRequest, list[int]] | None:
         """Until the daemon and the last command have ended: None then. In a fork: what it is to run, and where."""
         self._wake.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -222,7 +222,7 @@ class _Server:
                 _say(connection, status.to_bytes(4, "big"))
                 self._drop(connection)
 
-    def _read(self, connection: _Connection) -> tuple[Request, list[int]] | None:
+    def _read(self, connection: _Connection) -> tuple[CommandRequest, list[int]] | None:
         try:
             data, received, _, _ = socket.recv_fds(connection.socket, 2**16, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -256,7 +256,7 @@ class _Server:
             self._stop()
             return False
         try:
-            request = Request.read(bytes(text[4 : 4 + length]))
+            request = CommandRequest.read(bytes(text[4 : 4 + length]))
         except ValueError:
             return False
         if request.identity != self._identity:
@@ -264,7 +264,7 @@ class _Server:
         connection.request = request
         return _say(connection, command_client.READY)
 
-    def _fork(self, connection: _Connection, request: Request) -> tuple[Request, list[int]] | None:
+    def _fork(self, connection: _Connection, request: CommandRequest) -> tuple[CommandRequest, list[int]] | None:
         try:
             pid = os.fork()
         except OSError:
@@ -320,7 +320,7 @@ def _signatures(files: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _become(request: Request, descriptors: list[int]) -> None:
+def _become(request: CommandRequest, descriptors: list[int]) -> None:
     """Make this fork what the caller's own process would be."""
     # Not a session: its leader could take a terminal that it opens away from the caller.
     os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""Partitions as other loops ask for them: by node and by phase, without decoding; and which changes of theirs matter.
+"""Partitions as other controllers ask for them: by node and by phase, without decoding; and which changes matter.
 
 Everything here takes documents as they are stored, since most changes pass without a model."""
 
@@ -65,8 +65,8 @@ def is_not_bound(change: Change) -> bool:
 
 
 def needs_its_node(change: Change) -> bool:
-    """Somebody changed what it is to be, or it has just been bound. Its other changes of status its own loop wrote,
-    which knows when to look again."""
+    """Somebody changed what it is to be, or it has just been bound. Other changes of its status come from its own
+    controller, which knows when to look again."""
     newly_bound = is_bound(change) and _phase(change.old) != PartitionPhase.BOUND
     return change.type != "DELETED" and (newly_bound or change.respecified)
 

@@ -54,7 +54,7 @@ def identity(path: str | os.PathLike[str]) -> FileIdentity | None:
     return found.st_dev, found.st_ino
 
 
-class Trouble(Enum):
+class Failure(Enum):
     """What is wrong with a database file."""
 
     FULL = auto()
@@ -67,36 +67,36 @@ class Trouble(Enum):
     OTHER = auto()
 
 
-_TROUBLES = {
-    sqlite3.SQLITE_FULL: Trouble.FULL,
-    sqlite3.SQLITE_BUSY: Trouble.BUSY,
-    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
-    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
-    sqlite3.SQLITE_PERM: Trouble.READ_ONLY,
-    sqlite3.SQLITE_AUTH: Trouble.READ_ONLY,
-    sqlite3.SQLITE_CANTOPEN: Trouble.CANNOT_OPEN,
-    sqlite3.SQLITE_NOTADB: Trouble.NO_DATABASE,
-    sqlite3.SQLITE_CORRUPT: Trouble.DAMAGED,
+_FAILURES = {
+    sqlite3.SQLITE_FULL: Failure.FULL,
+    sqlite3.SQLITE_BUSY: Failure.BUSY,
+    sqlite3.SQLITE_LOCKED: Failure.BUSY,
+    sqlite3.SQLITE_READONLY: Failure.READ_ONLY,
+    sqlite3.SQLITE_PERM: Failure.READ_ONLY,
+    sqlite3.SQLITE_AUTH: Failure.READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: Failure.CANNOT_OPEN,
+    sqlite3.SQLITE_NOTADB: Failure.NO_DATABASE,
+    sqlite3.SQLITE_CORRUPT: Failure.DAMAGED,
 }
-_SYSTEMS_TROUBLES = {
-    errno.ENOSPC: Trouble.FULL,
-    errno.EDQUOT: Trouble.FULL,
-    errno.EROFS: Trouble.READ_ONLY,
-    errno.EACCES: Trouble.READ_ONLY,
-    errno.EPERM: Trouble.READ_ONLY,
-    errno.ENOTDIR: Trouble.NO_DIRECTORY,
-    errno.EEXIST: Trouble.NO_DIRECTORY,
+_SYSTEM_FAILURES = {
+    errno.ENOSPC: Failure.FULL,
+    errno.EDQUOT: Failure.FULL,
+    errno.EROFS: Failure.READ_ONLY,
+    errno.EACCES: Failure.READ_ONLY,
+    errno.EPERM: Failure.READ_ONLY,
+    errno.ENOTDIR: Failure.NO_DIRECTORY,
+    errno.EEXIST: Failure.NO_DIRECTORY,
 }
 
 
-def trouble(file: Path, error: sqlite3.Error | OSError) -> Trouble:
+def failure(file: Path, error: sqlite3.Error | OSError) -> Failure:
     """What the error means for `file`."""
     if isinstance(error, OSError):
-        return _SYSTEMS_TROUBLES.get(error.errno or 0, Trouble.OTHER)
+        return _SYSTEM_FAILURES.get(error.errno or 0, Failure.OTHER)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_IOERR and _is_full(file):
-        return Trouble.FULL
-    return _TROUBLES.get(code, Trouble.OTHER)
+        return Failure.FULL
+    return _FAILURES.get(code, Failure.OTHER)
 
 
 def _is_full(file: Path) -> bool:

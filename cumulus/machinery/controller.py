@@ -65,16 +65,16 @@ class Watch(Generic[R]):
 
 @dataclass(frozen=True, kw_only=True)
 class Controller(Generic[C, R]):
-    """One control loop."""
+    """One controller: what it reconciles, and what wakes it."""
 
     name: str
-    """Unique. It is in log lines, in the names of threads, and in what the leader says of a loop that stands still."""
+    """Unique. Log lines, threads and what the leader says of a stalled controller name it so."""
     build: Callable[[C], R]
     """Makes the reconciler of a term."""
     kind: str = ""
     """The kind whose objects it reconciles: at the start and at each resync all of them are looked at."""
     resync: Callable[[C], Iterable[Request]] = lambda context: ()
-    """More keys to look at then: the only key of a loop that has one."""
+    """More keys to look at then: the only key of a controller that has one."""
     watches: tuple[Watch[R], ...] = ()
     sources: tuple[Source[C], ...] = ()
     indexes: tuple[Index, ...] = ()

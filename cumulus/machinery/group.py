@@ -140,13 +140,13 @@ class ControllerGroup(Generic[C]):
         return all(runner.queue.drain(max(0.0, deadline - self._clock.monotonic())) for runner in self.runners.values())
 
     def stalled(self, seconds: float) -> dict[str, float]:
-        """The loops in which nothing was finished for so many seconds though there was something to do: for how long,
-        by name."""
+        """The controllers that finished nothing for so many seconds though there was something to do: for how long, by
+        name."""
         found = {name: runner.queue.stalled() for name, runner in self.runners.items()}
         return {name: since for name, since in found.items() if since >= seconds}
 
     def next_due(self) -> float:
-        """When, on the monotonic clock, some loop next has something to do."""
+        """When, on the monotonic clock, some controller next has something to do."""
         times = [runner.queue.next_due() for runner in self.runners.values()]
         return min((time for time in times if time is not None), default=self._next_resync)
 
@@ -160,7 +160,7 @@ class ControllerGroup(Generic[C]):
             try:
                 self._wake(watch, runner, change)
             except MALFORMED as error:
-                # It keeps no other loop from being told.
+                # It keeps no other controller from being told.
                 log.error(
                     "cannot tell whom a change concerns", loop=runner.name, object=str(change.key), error=repr(error)
                 )

@@ -23,7 +23,7 @@ from cumulus.errors import AlreadyExists, Conflict, Fenced, InvalidObject, NotFo
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.lease import LEADER, Lease, LeaseSpec
 from cumulus.resources.meta import ObjectMeta
-from cumulus.resources.reasons import LeaseCondition, LeaseReason
+from cumulus.resources.reasons import LeaderCondition, LeaderReason
 from cumulus.store.base import Fence, Store
 from cumulus.store.client import Client
 
@@ -136,15 +136,15 @@ class Elector:
         only."""
         self._lost("", term)
 
-    def report(self, troubles: Sequence[str]) -> None:
+    def report(self, problems: Sequence[str]) -> None:
         """Say on the Lease whether the leader makes progress, where that changed. For the thread that steps."""
         held, term = self._held, self.term
         if held is None or term is None:
             return
         now = timestamp(self._clock.now())
-        reason = LeaseReason.STALLED if troubles else LeaseReason.WORKS
+        reason = LeaderReason.STALLED if problems else LeaderReason.WORKS
         conditions = condition_set(
-            held.status.conditions, now, LeaseCondition.PROGRESSING, not troubles, reason, "; ".join(troubles)
+            held.status.conditions, now, LeaderCondition.PROGRESSING, not problems, reason, "; ".join(problems)
         )
         if conditions == held.status.conditions:
             return

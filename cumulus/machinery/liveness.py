@@ -1,4 +1,4 @@
-"""Whether a daemon that says it leads does the work: the progress of its threads and loops, measured.
+"""Whether a daemon that says it leads does the work: the progress of its threads and controllers, measured.
 
 beat (each thread that goes round) --+
 loops.stalled (keys that wait) ------+-> look -> what is wrong: the log, systemd, the leader's Lease
@@ -29,7 +29,7 @@ class Liveness:
     """Any thread may beat and look: one that hangs is told of by the others."""
 
     def __init__(self, clock: Clock, seconds: float, changed: Callable[[Sequence[str]], None]) -> None:
-        """A part that made no progress for so many `seconds` is in trouble. `changed` is told all troubles when they
+        """A part that made no progress for so many `seconds` is a problem. `changed` is told all problems when they
         change."""
         self._clock = clock
         self._seconds = seconds
@@ -46,7 +46,7 @@ class Liveness:
 
     @contextmanager
     def watching(self, stalled: Callable[[float], Mapping[str, float]]) -> Iterator[None]:
-        """Ask also the loops of a term: `stalled` tells those that make no progress, and for how long."""
+        """Look also at the controllers of a term: `stalled` tells those that make no progress, and for how long."""
         self.beat("events")
         self._stalled = stalled
         try:
@@ -71,7 +71,7 @@ class Liveness:
             return said
 
     def _silent(self) -> Iterator[tuple[str, float]]:
-        """Each part in trouble, and for how long it has been."""
+        """Each part that makes no progress, and for how long it has been."""
         now = self._clock.monotonic()
         for name, beat in sorted(self._beats.copy().items()):
             if now - beat >= self._seconds:

@@ -5,7 +5,7 @@ tears them down when leadership passes on or it is told to stop. It knows no kin
 that it is given say.
 
 What says that it leads is what does the work: a worker that leaves ends the term, and `liveness` measures the progress
-of each loop. A thread that ends for any other reason than a stop ends the daemon.
+of each controller. A thread that ends for any other reason than a stop ends the daemon.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ YOUNG_OBJECTS = 20_000
 """How many new objects there are before Python looks for cycles among them: nearly all go without that, by count of
 references, and at its own 700 the looking takes a tenth of a busy daemon's time."""
 STALL_SECONDS = 30.0
-"""A loop that finished nothing for so long though keys are due is stalled. A slow node's time-outs are shorter."""
+"""A controller that finished nothing for so long though keys are due is stalled. A slow node times out sooner."""
 POLL_SECONDS = 1.0
 """The longest wait of a thread before it looks whether it is to stop."""
 
@@ -66,9 +66,9 @@ class Manager(Generic[C]):
     """`informer` is that of `controllers`; `context` makes what they are built from, once for each term.
 
     `ready` is called, from the manager's thread, each time the role changes to standby or leading: the daemon answers
-    from then on. `troubled` is told what keeps it from its work each time that changes: a sentence for each part that
-    made no progress for `stall_seconds` though it had something to do; nothing once all is well. `workers`: threads
-    of the loops named there, instead of what they declare."""
+    from then on. `on_problems` is told what keeps it from its work each time that changes: a sentence for each part
+    that made no progress for `stall_seconds` though it had something to do; nothing once all is well. `workers`:
+    threads of the controllers named there, instead of what they declare."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Manager(Generic[C]):
         clock: Clock | None = None,
         identity: str | None = None,
         ready: Callable[[Role], None] = lambda role: None,
-        troubled: Callable[[Sequence[str]], None] = lambda troubles: None,
+        on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -96,7 +96,7 @@ class Manager(Generic[C]):
             store, identity or unique_identity(), self._clock,
             process=process_identity.this_process(), is_gone=process_identity.is_gone,
         )  # fmt: skip
-        self._liveness = Liveness(self._clock, stall_seconds, troubled)
+        self._liveness = Liveness(self._clock, stall_seconds, on_problems)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
 

@@ -44,6 +44,6 @@ class Permanent(CumulusError):
 
 
 class Reconciler(Protocol):
-    """What one loop does with a key."""
+    """What one controller does with a key."""
 
     def reconcile(self, request: Request) -> Result: ...

@@ -1,6 +1,6 @@
 """Event recorder: says who did what to which object and why, without ever failing or flooding anyone.
 
-Loops record into memory; `flush`, stepped by the manager, writes what gathered as one transaction. An event is
+Controllers record into memory; `flush`, stepped by the manager, writes what gathered as one transaction. An event is
 named by a digest of what it says of whom, so that repetitions raise a count, and each object has a token bucket
 (as client-go's spam filter), so that a job that crashes in a loop cannot fill the store.
 """
@@ -121,16 +121,18 @@ class Recorder:
             store.transact([self._write(store, name, draft) for name, draft in pending.items()], fence=fence)
         except AlreadyExists:
             # Said before this daemon led, or too long ago to be remembered.
-            store.transact([self._write(store, name, draft, ask=True) for name, draft in pending.items()], fence=fence)
+            store.transact(
+                [self._write(store, name, draft, look_up=True) for name, draft in pending.items()], fence=fence
+            )
         for name, draft in pending.items():
             self._known[_namespace(draft), name] = None
             self._known.move_to_end((_namespace(draft), name))
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def _write(self, store: Store, name: str, draft: EventDraft, *, ask: bool = False) -> Write:
+    def _write(self, store: Store, name: str, draft: EventDraft, *, look_up: bool = False) -> Write:
         namespace = _namespace(draft)
-        if ask or (namespace, name) in self._known:
+        if look_up or (namespace, name) in self._known:
             with suppress(NotFound):
                 old = decode(Event, store.get(Key(Event.KIND, namespace, name)))
                 return Write("update", old.replace(count=old.count + draft.times, last_timestamp=draft.last).to_json())

@@ -3,7 +3,7 @@
 A runner takes a key from its queue, calls the reconciler, and maps what came of it: `Done`, `After`, `Retry`,
 `Permanent`, a store's `Conflict`, leadership lost (`Fenced`), a node that does not answer, or a defect. Nothing
 else in the controllers catches broadly. Every line that is logged meanwhile, also by the store, a backend or a node's
-client, carries the loop, the key and the reconcile's number.
+client, carries the controller, the key and the reconcile's number.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Runner:
 
     @property
     def name(self) -> str:
-        """The loop's, which its queue has too."""
+        """The controller's, which its queue has too."""
         return self.queue.name
 
     def step(self, timeout: float | None = 0) -> bool:

@@ -1,4 +1,4 @@
-"""The queue of keys between what changed and the loop that looks at it.
+"""The queue of keys between what changed and the controller that looks at it.
 
 Informers add keys; a `runner` takes one, reconciles it and says `done`. Semantics are client-go's: a key waits
 in the queue at most once, a key that is added while it is being worked on is queued again afterwards, and no

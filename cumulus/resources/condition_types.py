@@ -41,8 +41,8 @@ class NodeCondition(StrEnum):
 
 
 @unique
-class LeaseCondition(StrEnum):
-    """Condition types of the Lease. The leader sets them."""
+class LeaderCondition(StrEnum):
+    """Condition types of the leader's Lease. The leader sets them."""
 
     PROGRESSING = "Progressing"
     """Whether the leader does its work: False where a part of it makes no progress."""

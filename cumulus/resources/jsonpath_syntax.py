@@ -82,10 +82,10 @@ def parse_path(text: str) -> tuple[Step, ...]:
         inner = inner[1:-1].strip()
     if inner and inner[0] not in ".[$@":
         inner = "." + inner
-    reader = _Reader(inner, original=text)
-    steps = _path(reader)
-    if reader.rest():
-        raise reader.error(f"unexpected {reader.rest()[:10]!r}")
+    scanner = _Scanner(inner, original=text)
+    steps = _path(scanner)
+    if scanner.rest():
+        raise scanner.error(f"unexpected {scanner.rest()[:10]!r}")
     return steps
 
 
@@ -95,7 +95,7 @@ _NAME_END = frozenset(" \t\r\n.[]{}()=!<>,'\"|&?*@$")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 
-class _Reader:
+class _Scanner:
     """A cursor over one expression."""
 
     def __init__(self, text: str, *, original: str | None = None) -> None:
@@ -169,7 +169,7 @@ class _Reader:
         return "".join(out)
 
 
-class _TemplateParser(_Reader):
+class _TemplateParser(_Scanner):
     def parse(self) -> tuple[Part, ...]:
         """Ranges are kept on a stack of their own, so that no nesting can exhaust Python's."""
         frames: list[list[Part]] = [[]]
@@ -207,99 +207,99 @@ _END = re.compile(r"end\b")
 _MAX_NESTING = 16
 
 
-def _path(reader: _Reader) -> tuple[Step, ...]:
+def _path(scanner: _Scanner) -> tuple[Step, ...]:
     steps: list[Step] = []
-    if reader.take("$"):
+    if scanner.take("$"):
         steps.append(Root())
     else:
-        reader.take("@")
-    started = reader.at
+        scanner.take("@")
+    started = scanner.at
     while True:
-        if reader.take(".."):
+        if scanner.take(".."):
             steps.append(Descend())
-            if not reader.rest().startswith("["):
-                steps.append(Every() if reader.take("*") else Field(reader.name()))
-        elif reader.take("."):
-            if reader.take("*"):
+            if not scanner.rest().startswith("["):
+                steps.append(Every() if scanner.take("*") else Field(scanner.name()))
+        elif scanner.take("."):
+            if scanner.take("*"):
                 steps.append(Every())
-            elif reader.rest()[:1] not in ("", "[", "}", " ", ")", "="):
-                steps.append(Field(reader.name()))
-        elif reader.take("["):
-            steps.append(_subscript(reader))
-        elif reader.at == started and not steps and reader.rest()[:1] not in ("", "}", ")"):
-            raise reader.error("a path starts with '.', as in {.metadata.name}; found " + repr(reader.rest()[:10]))
+            elif scanner.rest()[:1] not in ("", "[", "}", " ", ")", "="):
+                steps.append(Field(scanner.name()))
+        elif scanner.take("["):
+            steps.append(_subscript(scanner))
+        elif scanner.at == started and not steps and scanner.rest()[:1] not in ("", "}", ")"):
+            raise scanner.error("a path starts with '.', as in {.metadata.name}; found " + repr(scanner.rest()[:10]))
         else:
             return tuple(steps)
 
 
-def _subscript(reader: _Reader) -> Step:
-    reader.blanks()
-    if reader.take("*"):
+def _subscript(scanner: _Scanner) -> Step:
+    scanner.blanks()
+    if scanner.take("*"):
         step: Step = Every()
-    elif reader.take("?("):
-        step = _filter(reader)
+    elif scanner.take("?("):
+        step = _filter(scanner)
     else:
-        step = _pick(reader)
-    reader.blanks()
-    reader.expect("]")
+        step = _pick(scanner)
+    scanner.blanks()
+    scanner.expect("]")
     return step
 
 
-def _pick(reader: _Reader) -> Step:
+def _pick(scanner: _Scanner) -> Step:
     keys: list[int | str] = []
     while True:
-        reader.blanks()
-        name = reader.quoted()
+        scanner.blanks()
+        name = scanner.quoted()
         if name is not None:
             keys.append(name)
         else:
-            index = reader.match(_INDEX)
-            if reader.rest().startswith(":") and not keys:
-                return _slice(reader, index)
+            index = scanner.match(_INDEX)
+            if scanner.rest().startswith(":") and not keys:
+                return _slice(scanner, index)
             if index is None:
-                raise reader.error("expected an index, a quoted name, '*' or '?('")
+                raise scanner.error("expected an index, a quoted name, '*' or '?('")
             keys.append(int(index))
-        reader.blanks()
-        if not reader.take(","):
+        scanner.blanks()
+        if not scanner.take(","):
             return Pick(tuple(keys))
 
 
-def _slice(reader: _Reader, first: str | None) -> Slice:
+def _slice(scanner: _Scanner, first: str | None) -> Slice:
     bounds = [first]
-    while reader.take(":"):
-        bounds.append(reader.match(_INDEX))
+    while scanner.take(":"):
+        bounds.append(scanner.match(_INDEX))
     if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] and int(bounds[2]) < 1):
-        raise reader.error("a slice is [start:end] or [start:end:step] with a step of at least 1")
+        raise scanner.error("a slice is [start:end] or [start:end:step] with a step of at least 1")
     return Slice(slice(*(int(b) if b else None for b in bounds)))
 
 
-def _filter(reader: _Reader) -> Filter:
-    reader.depth += 1
-    if reader.depth > _MAX_NESTING:
-        raise reader.error("filters are nested too deep")
-    left = _filter_side(reader)
-    reader.blanks()
-    operator = next((o for o in OPERATORS if reader.take(o)), "")
-    right = _filter_side(reader) if operator else Operand()
-    reader.blanks()
-    if reader.rest()[:2] in ("&&", "||"):
-        raise reader.error("a filter holds one comparison; chain filters, [?(…)][?(…)], for more")
-    reader.expect(")")
-    reader.depth -= 1
+def _filter(scanner: _Scanner) -> Filter:
+    scanner.depth += 1
+    if scanner.depth > _MAX_NESTING:
+        raise scanner.error("filters are nested too deep")
+    left = _filter_side(scanner)
+    scanner.blanks()
+    operator = next((o for o in OPERATORS if scanner.take(o)), "")
+    right = _filter_side(scanner) if operator else Operand()
+    scanner.blanks()
+    if scanner.rest()[:2] in ("&&", "||"):
+        raise scanner.error("a filter holds one comparison; chain filters, [?(…)][?(…)], for more")
+    scanner.expect(")")
+    scanner.depth -= 1
     return Filter(left, operator, right)
 
 
-def _filter_side(reader: _Reader) -> Operand:
-    reader.blanks()
-    literal = reader.quoted()
+def _filter_side(scanner: _Scanner) -> Operand:
+    scanner.blanks()
+    literal = scanner.quoted()
     if literal is not None:
         return Operand(literal=literal)
-    number = reader.match(_NUMBER)
+    number = scanner.match(_NUMBER)
     if number is not None:
         return Operand(literal=float(number) if "." in number else int(number))
     for word, value in (("true", True), ("false", False), ("null", None)):
-        if reader.take(word):
+        if scanner.take(word):
             return Operand(literal=value)
-    if reader.rest()[:1] not in ("@", "$", "."):
-        raise reader.error("expected @.field, a number, or text in quotes")
-    return Operand(steps=_path(reader))
+    if scanner.rest()[:1] not in ("@", "$", "."):
+        raise scanner.error("expected @.field, a number, or text in quotes")
+    return Operand(steps=_path(scanner))

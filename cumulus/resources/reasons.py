@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, StrEnum, unique
 
 from cumulus.resources.condition_types import JobCondition as JobCondition
-from cumulus.resources.condition_types import LeaseCondition as LeaseCondition
+from cumulus.resources.condition_types import LeaderCondition as LeaderCondition
 from cumulus.resources.condition_types import NodeCondition as NodeCondition
 from cumulus.resources.condition_types import PartitionCondition as PartitionCondition
 
@@ -227,8 +227,8 @@ class EnforcementReason(StrEnum):
 
 
 @unique
-class LeaseReason(StrEnum):
-    """Reasons of the Lease's condition Progressing. The leader sets them."""
+class LeaderReason(StrEnum):
+    """Reasons of the condition Progressing on the leader's Lease. The leader sets them."""
 
     WORKS = "Works"
     STALLED = "Stalled"

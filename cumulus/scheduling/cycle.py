@@ -128,7 +128,7 @@ class CycleResult:
     bindings: tuple[Binding, ...]
     refusals: tuple[Refusal, ...]
     victims: tuple[Hold, ...] = ()
-    """Shares that the preemption policy wants back. With the default there are none, and no loop takes any back."""
+    """Shares that the preemption policy wants back. With the default there are none, and no controller takes one."""
 
 
 def place(snapshot: Snapshot, policies: Policies = DEFAULT) -> CycleResult:

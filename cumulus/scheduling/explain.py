@@ -21,7 +21,7 @@ from cumulus.scheduling.equivalence import uniform_shape
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.node_reasons import NodeReason, node_reasons, words_for_ports
 from cumulus.scheduling.policy import DEFAULT, Policies
-from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot, holder_name
+from cumulus.scheduling.snapshot import Gang, Hold, Incomplete, ReturnsBy, Snapshot
 
 EXPLAIN_WORK = 1_000_000
 """Devices that `explain` looks at, one by one, before it gives up on saying when a gang far back starts."""
@@ -45,30 +45,6 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Blocker:
-    """Who holds a share that the gang needs, and until when at the latest."""
-
-    node: str
-    device: int
-    memory_bytes: int
-    compute: int
-    returns_at: datetime
-    partition: Key | None
-    lease: str
-    job: str
-    user: str
-    returns_by: ReturnsBy = ReturnsBy.NOT_GRANTED
-    ports: tuple[int, ...] = ()
-    """Host ports of the node that it holds and the gang needs."""
-
-    @property
-    def holder(self) -> str:
-        """job default/train of alice; partition default/p; lease 1a2b."""
-        name = holder_name(self.job, self.partition, self.lease)
-        return f"{name} of {self.user}" if self.user else name
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """All there is to say about a gang in the queue."""
 
@@ -77,7 +53,7 @@ class Explanation:
     now: datetime
     reasons: tuple[NodeReason, ...] = ()
     """Why it can't be there now, by node; empty where it fits."""
-    blockers: tuple[Blocker, ...] = ()
+    blockers: tuple[Hold, ...] = ()
     """In the order in which they end."""
     earliest: datetime | None = None
     """The latest time by which it starts if every lease runs to its end. None where nobody can say: no ready node
@@ -193,7 +169,7 @@ def _reserve_in_turn(cycle: Cycle, gang: Gang, ahead: list[Refusal]) -> tuple[Re
     return cycle.reserve(gang), False
 
 
-def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tuple[Blocker, ...]:
+def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tuple[Hold, ...]:
     """The shares whose end the reservation waits for: on each of its devices those that end first, until enough
     is free, and on each of its nodes those that have its host ports."""
     gangs = {member.partition: gang for gang in snapshot.pending for member in gang.members}
@@ -205,7 +181,7 @@ def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tup
     for kept in reservation.seats:
         before = needed.get((kept.node, kept.device), (0, 0))
         needed[kept.node, kept.device] = (before[0] + kept.memory_bytes, before[1] + kept.compute)
-    holders = [_holder(hold) for hold in snapshot.holds if hold.node in ports]
+    holders = [hold for hold in snapshot.holds if hold.node in ports]
     holders += [
         _newcomer(snapshot, binding, gangs[binding.partition], demands[binding.partition].ports)
         for binding in cycle.bindings
@@ -225,22 +201,15 @@ def _blockers(snapshot: Snapshot, cycle: Cycle, reservation: Reservation) -> tup
     return tuple(sorted(found, key=_by_end))
 
 
-def _holder(hold: Hold) -> Blocker:
-    return Blocker(
-        hold.node, hold.device, hold.memory_bytes, hold.compute, hold.returns_at, hold.partition, hold.lease, hold.job,
-        hold.user, hold.returns_by, hold.ports,
-    )  # fmt: skip
-
-
-def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int, ...]) -> Blocker:
+def _newcomer(snapshot: Snapshot, binding: Binding, gang: Gang, ports: tuple[int, ...]) -> Hold:
     returns_at = snapshot.now + timedelta(seconds=gang.seconds)
-    return Blocker(
+    return Hold(
         binding.node, binding.device, binding.memory_bytes, binding.compute, returns_at, binding.partition, "",
-        gang.job, gang.user, ports=ports,
+        gang.job, gang.user, ReturnsBy.NOT_GRANTED, ports,
     )  # fmt: skip
 
 
-def _by_end(blocker: Blocker) -> tuple[object, ...]:
+def _by_end(blocker: Hold) -> tuple[object, ...]:
     return (blocker.returns_at, blocker.node, blocker.device, blocker.lease, blocker.partition or ())
 
 

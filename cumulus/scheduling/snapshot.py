@@ -77,16 +77,17 @@ class Hold:
 
     @property
     def name(self) -> str:
-        return holder_name(self.job, self.partition, self.lease)
+        """job default/train; partition default/p; lease 1a2b."""
+        if self.job:
+            return f"job {self.job}"
+        if self.partition is not None:
+            return f"partition {self.partition.namespace}/{self.partition.name}"
+        return f"lease {self.lease}, made on the node"
 
-
-def holder_name(job: str, partition: Key | None, lease: str) -> str:
-    """job default/train; partition default/p; lease 1a2b."""
-    if job:
-        return f"job {job}"
-    if partition is not None:
-        return f"partition {partition.namespace}/{partition.name}"
-    return f"lease {lease}, made on the node"
+    @property
+    def holder(self) -> str:
+        """Its name, and whose it is: job default/train of alice."""
+        return f"{self.name} of {self.user}" if self.user else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ class ControlPlane:
         clock: Clock | None = None,
         identity: str | None = None,
         ready: Callable[[Role], None] = lambda role: None,
-        troubled: Callable[[Sequence[str]], None] = lambda troubles: None,
+        on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        loops = declared()
-        informer = informer_for(store, loops)
+        controllers = declared()
+        informer = informer_for(store, controllers)
 
         def closed(node: GPUNode) -> bool:
             """A machine of a cluster that is, as far as is known, not ours: its leases are neither."""
@@ -44,9 +44,9 @@ class ControlPlane:
 
         self._agents = Agents(informer.cache, agents, connect, closed=closed)
         self._manager = Manager(
-            store, informer, loops,
+            store, informer, controllers,
             context_maker(backends, self._agents, cluster=cluster, cluster_user=cluster_user),
-            clock=clock, identity=identity, ready=ready, troubled=troubled, workers=workers,
+            clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds,
         )  # fmt: skip
 

@@ -70,8 +70,8 @@ def run(settings: Settings) -> int:
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home), ready=_ready(home, store, command_server),
-            troubled=_troubled, workers=_threads(settings.workers), cluster=None if swarm is None else swarm.machines,
-            cluster_user=settings.swarm.ssh_user,
+            on_problems=_show_problems, workers=_threads(settings.workers),
+            cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
         )  # fmt: skip
         manager.run(stop)
         for opened in backends:
@@ -187,9 +187,9 @@ def _ready(home: Path, store: Store, command_server: CommandServerProcess) -> Ca
     return ready
 
 
-def _troubled(troubles: Sequence[str]) -> None:
+def _show_problems(problems: Sequence[str]) -> None:
     """The log has said it. A service manager shows it as the daemon's status."""
-    said = f"not ready: {'; '.join(troubles)}" if troubles else "makes progress again"
+    said = f"not ready: {'; '.join(problems)}" if problems else "makes progress again"
     notify(STATUS=said)
 
 

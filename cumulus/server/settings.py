@@ -143,7 +143,7 @@ class Configuration(_Section):
     node: NodeSettings = NodeSettings()
     chronos: ChronosSettings = ChronosSettings()
     workers: Annotated[int, BeforeValidator(_workers)] | None = None
-    """Threads for each of the job and partition loops; None: as many as are usual."""
+    """Threads for each of the job and partition controllers; None: as many as are usual."""
     jobs: JobSettings = JobSettings()
     logs: LogSettings = LogSettings()
 

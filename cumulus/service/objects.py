@@ -189,7 +189,7 @@ class Objects:
         from cumulus.admission import door
         from cumulus.store import codec, rules
 
-        made = rules.plan(
+        made = rules.prepare(
             writes, None, self._stored, revision=self._store.revision(),
             now=timestamp(self._clock.now()), new_uid=rules.new_uid,
             admission=door.check,

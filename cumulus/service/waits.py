@@ -22,7 +22,7 @@ STEP_SECONDS = 2.0
 """A caller hears at least so often that the wait goes on."""
 
 
-class Reader(Protocol):
+class ListerWatcher(Protocol):
     """What a wait needs of a store, a service or a client."""
 
     def get(self, key: Key) -> Document: ...
@@ -35,7 +35,7 @@ class Reader(Protocol):
 
 
 def wait(
-    reader: Reader, targets: Sequence[Key | Query], condition: str, seconds: float, clock: Clock,
+    reader: ListerWatcher, targets: Sequence[Key | Query], condition: str, seconds: float, clock: Clock,
     uids: Mapping[Key, str] = MappingProxyType({}),
 ) -> Iterator[WaitStep]:  # fmt: skip
     """Each object as it meets the condition, and how the others are meanwhile; ends when all have met it once.
@@ -53,8 +53,8 @@ def wait(
 
 class _Wait:
     def __init__(
-        self, reader: Reader, targets: Sequence[Key | Query], conditions: Mapping[str, WaitCondition], clock: Clock,
-        uids: Mapping[Key, str],
+        self, reader: ListerWatcher, targets: Sequence[Key | Query], conditions: Mapping[str, WaitCondition],
+        clock: Clock, uids: Mapping[Key, str],
     ) -> None:  # fmt: skip
         self._reader = reader
         self._targets = targets

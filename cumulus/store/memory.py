@@ -43,7 +43,7 @@ class MemoryStore(SingleWrites):
     def transact(self, writes: Sequence[Write], *, fence: Fence | None = None) -> Documents:
         with self._open():
             now = self._clock.now()
-            made = rules.plan(
+            made = rules.prepare(
                 writes, fence, self._stored, revision=self._revision, now=timestamp(now), new_uid=rules.new_uid,
                 admission=self._admission,
             )  # fmt: skip

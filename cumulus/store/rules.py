@@ -29,7 +29,7 @@ Read = Callable[[Key], Document | None]
 
 
 @dataclass(slots=True)
-class Plan:
+class Transaction:
     """`rows` to append in order; `answers`, one document (as bytes) for each write; `current`, each key's new
     state (None: gone), which later transactions of the same batch read."""
 
@@ -38,7 +38,7 @@ class Plan:
     current: dict[Key, Document | None] = field(default_factory=dict)
 
 
-def plan(
+def prepare(
     writes: Sequence[Write],
     fence: Fence | None,
     read: Read,
@@ -47,9 +47,9 @@ def plan(
     now: str,
     new_uid: Callable[[], str],
     admission: Admission | None = None,
-) -> Plan:
+) -> Transaction:
     """The transaction's rows, numbered from `revision` + 1. Raises what `Store.transact` raises, with `index`."""
-    made = Plan()
+    made = Transaction()
 
     def current(key: Key) -> Document | None:
         return made.current[key] if key in made.current else read(key)
@@ -157,7 +157,7 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 
 def _apply(
-    made: Plan,
+    made: Transaction,
     write: Write,
     current: Read,
     revision: int,
@@ -205,7 +205,7 @@ def _apply(
     _append(made, revision, kind, previous, key, document)
 
 
-def _append(made: Plan, revision: int, type: int, previous: int, key: Key, document: Document) -> None:
+def _append(made: Transaction, revision: int, type: int, previous: int, key: Key, document: Document) -> None:
     document["metadata"]["resourceVersion"] = str(revision)
     blob = encode(document, key)
     made.rows.append(Row(revision, type, previous, key, blob))

@@ -1,6 +1,6 @@
 """The store in one SQLite file: durable, shared by many threads and processes.
 
-transact -> commit (group) -> rules.plan on what is stored -> tables.append -> COMMIT -> signal, offer -> watches
+transact -> commit (group) -> rules.prepare on what is stored -> tables.append -> COMMIT -> signal, offer -> watches
 get, list, watch -> a reader's connection, which sees one snapshot and never waits for a writer
 """
 
@@ -164,7 +164,7 @@ class SqliteStore(SingleWrites):
         for job in jobs:
             job.error = None
             try:
-                made = rules.plan(
+                made = rules.prepare(
                     job.writes, job.fence, read, revision=revision + len(rows), now=now, new_uid=rules.new_uid,
                     admission=self._admission,
                 )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cumulus.errors import StoreUnavailable
 from cumulus.lib import locks, sqlite_file
-from cumulus.lib.sqlite_file import Trouble
+from cumulus.lib.sqlite_file import Failure
 
 RESTORE = "restore the last backup with `cumulus restore FILE`"
 FREE_SPACE = "free some space and try again; nothing that was acknowledged is lost"
@@ -44,23 +44,23 @@ class translated:
 
 def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    match sqlite_file.trouble(file, error):
-        case Trouble.FULL:
+    match sqlite_file.failure(file, error):
+        case Failure.FULL:
             return DiskFull(file)
-        case Trouble.BUSY:
+        case Failure.BUSY:
             # The write-ahead log's locks are on its shared memory; `writers` is the lock before them.
             who, fix = locks.blame(f"{file}-shm", file.parent / "writers", file)
             return StoreUnavailable(f"{file} has been locked for too long by {who}", hint=fix)
-        case Trouble.READ_ONLY:
+        case Failure.READ_ONLY:
             return read_only(file)
-        case Trouble.CANNOT_OPEN:
+        case Failure.CANNOT_OPEN:
             return StoreUnavailable(
                 f"{file} cannot be opened ({name})",
                 hint=f"check that {file.parent} is there and that you may write to it",
             )
-        case Trouble.NO_DATABASE:
+        case Failure.NO_DATABASE:
             return StoreUnavailable(f"{file} is not an SQLite file", hint=RESTORE)
-        case Trouble.DAMAGED:
+        case Failure.DAMAGED:
             return StoreUnavailable(f"{file} is damaged ({error})", hint=RESTORE)
         case _:
             text = f"{file} cannot be used: {error} ({name})"
@@ -68,12 +68,12 @@ def _from_sqlite(file: Path, error: sqlite3.Error) -> StoreUnavailable:
 
 
 def _from_system(file: Path, error: OSError) -> StoreUnavailable:
-    match sqlite_file.trouble(file, error):
-        case Trouble.FULL:
+    match sqlite_file.failure(file, error):
+        case Failure.FULL:
             return DiskFull(file)
-        case Trouble.READ_ONLY:
+        case Failure.READ_ONLY:
             return read_only(Path(error.filename) if error.filename else file)
-        case Trouble.NO_DIRECTORY:
+        case Failure.NO_DIRECTORY:
             return StoreUnavailable(
                 f"{error.filename or file.parent} is not a directory", hint="move the file away or set CUMULUS_HOME"
             )

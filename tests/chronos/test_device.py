@@ -64,12 +64,12 @@ def brief(devices: list[Device]) -> list[tuple[int, str, str, int]]:
 
 
 def test_the_real_opencl_of_this_machine_offers_its_cpu() -> None:
-    found = device.ask_opencl()
+    found = device.read_opencl()
     cpus = [d for d in found if d.type == "cpu"]
     assert cpus
     assert cpus[0].memory_bytes > 2**28
     assert (cpus[0].platform_index, cpus[0].device_index) >= (0, 0)
-    assert device.ask_opencl()[0].id == found[0].id
+    assert device.read_opencl()[0].id == found[0].id
 
 
 def test_an_nvidia_gpu_is_found_without_its_opencl_driver(machine: Machine) -> None:
@@ -140,6 +140,6 @@ def test_no_driver_at_all_is_explained(machine: Machine, monkeypatch: pytest.Mon
 
 
 def test_discovery_leaves_this_process_without_a_driver() -> None:
-    device.ask_opencl()
+    device.read_opencl()
     libraries = Path(f"/proc/{os.getpid()}/maps").read_text()
     assert "libOpenCL" not in libraries

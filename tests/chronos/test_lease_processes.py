@@ -81,11 +81,11 @@ def test_a_pid_that_means_another_process_now_is_not_a_member(
     ledger: Ledger, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
-    process = up(run(SLEEP))
-    ledger.attach("a", process.pid, ledger.grant(request()).token)
+    process, id = up(run(SLEEP)), f"lease-{os.getpid()}"  # See above.
+    ledger.attach(id, process.pid, ledger.grant(request(id)).token)
     with ledger.database.write() as tx:
         tx.execute("UPDATE process SET start = start - 1")
-    membership = load(ledger)
+    membership = load(ledger, id)
     assert membership.members(Snapshot()) == set()
     assert membership.at_hand() == set()
 

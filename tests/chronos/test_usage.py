@@ -15,7 +15,7 @@ import pytest
 from cumulus.chronos import metrics, nvml
 from cumulus.chronos.contract import Lease, LeaseState, Usage
 from cumulus.chronos.enforce import account
-from cumulus.chronos.usage import LeaseUse, NodeUse
+from cumulus.chronos.usage import LeaseUsage, NodeUsage
 from cumulus.lib.processes import read
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request
 from tests.chronos.test_cli import Shell, shell
@@ -42,14 +42,16 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
 
 def test_the_driver_tells_what_each_process_uses(driver: Callable[[int], None]) -> None:
     driver(os.getpid())
-    mine = nvml.Use(21 * GIB, 400)
-    assert nvml.ask() == {"GPU-a": nvml.DeviceUse(nvml.Use(21 * GIB + 1, 700), {os.getpid(): mine})}
+    mine = nvml.Utilization(21 * GIB, 400)
+    assert nvml.read_utilization() == {
+        "GPU-a": nvml.DeviceUtilization(nvml.Utilization(21 * GIB + 1, 700), {os.getpid(): mine})
+    }
 
 
 @pytest.mark.usefixtures("driver")
 def test_a_driver_that_does_not_start_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVML_BROKEN", "1")
-    assert nvml.ask() == {}
+    assert nvml.read_utilization() == {}
 
 
 def test_stats_show_what_each_lease_uses_and_flag_one_that_uses_more(
@@ -116,8 +118,10 @@ def lease(**fields: Any) -> Lease:
 
 
 def test_metrics_are_prometheus_text() -> None:
-    uses = [LeaseUse(lease(), 21 * GIB, None, "driver"), LeaseUse(lease(id="b", user="", expires_in=-1.0))]
-    text = metrics.exposition([(GPUS[0], Usage(40 * GIB, 500), 2)], NodeUse(uses, {"GPU-a": nvml.Use(3, 700)}))
+    uses = [LeaseUsage(lease(), 21 * GIB, None, "driver"), LeaseUsage(lease(id="b", user="", expires_in=-1.0))]
+    text = metrics.exposition(
+        [(GPUS[0], Usage(40 * GIB, 500), 2)], NodeUsage(uses, {"GPU-a": nvml.Utilization(3, 700)})
+    )
     lines = text.splitlines()
     a = '{partition="a",device="0",user="a\\"d\\\\a\\n",owner="lab"}'
     device = '{device="0",id="GPU-a",name="H100"}'

@@ -8,7 +8,7 @@ from cumulus.clock import FakeClock
 from cumulus.errors import Fenced, StoreReplaced, StoreUnavailable
 from cumulus.machinery.leader import LEASE_SECONDS, Elector
 from cumulus.resources.lease import LEADER, Lease
-from cumulus.resources.reasons import LeaseCondition
+from cumulus.resources.reasons import LeaderCondition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.faults import Faults
@@ -228,7 +228,7 @@ def test_how_the_leader_is_stands_on_the_lease_and_is_written_when_it_changes(pa
     pair.a.step()
 
     def said() -> list[tuple[str, str, str]]:
-        found = [c for c in pair.lease().status.conditions if c.type == LeaseCondition.PROGRESSING]
+        found = [c for c in pair.lease().status.conditions if c.type == LeaderCondition.PROGRESSING]
         return [(c.status, c.reason, c.message) for c in found]
 
     pair.a.report([])

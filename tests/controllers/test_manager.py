@@ -17,7 +17,7 @@ from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.lease import LEADER, Lease
 from cumulus.resources.meta import condition
-from cumulus.resources.reasons import LeaseCondition
+from cumulus.resources.reasons import LeaderCondition
 from cumulus.server.control_plane import ControlPlane
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
@@ -198,26 +198,26 @@ def test_a_renewal_that_comes_too_late_does_not_leave_a_leader_without_workers(
 
 def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site) -> None:
     """The backend hangs: the job loop's workers are at it, and nothing of the loop is finished."""
-    troubles: list[Sequence[str]] = []
+    problems: list[Sequence[str]] = []
     go_on = threading.Event()
     site.backend.faults.hook = lambda call, subject, when: (
         go_on.wait(60) if call == "start" and when == "before" else None
     )
-    manager = site.start(troubled=troubles.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
+    manager = site.start(on_problems=problems.append, stall_seconds=3.0, workers={"job": 1, "partition": 1, "node": 1})
     eventually(lambda: manager.role is Role.LEADING)
     site.client.create(a_job())
     try:
         stalled = "the loop job has finished nothing"
-        eventually(lambda: troubles and any(text.startswith(stalled) for text in troubles[-1]))
+        eventually(lambda: problems and any(text.startswith(stalled) for text in problems[-1]))
 
         def progressing() -> tuple[str, str] | None:
-            found = condition(site.client.get(Lease, "", LEADER).status.conditions, LeaseCondition.PROGRESSING)
+            found = condition(site.client.get(Lease, "", LEADER).status.conditions, LeaderCondition.PROGRESSING)
             return None if found is None else (found.status, found.reason)
 
         eventually(lambda: progressing() == ("False", "Stalled"))
     finally:
         go_on.set()
-    eventually(lambda: troubles[-1] == ())
+    eventually(lambda: problems[-1] == ())
     eventually(lambda: progressing() == ("True", "Works"))
     eventually(lambda: site.phase() is JobPhase.SUCCEEDED)
 

@@ -275,9 +275,9 @@ def nothing_left(world: World) -> list[str]:
         if left:
             found.append(f"left in process/{place}: {left}")
     monitor = world.monitor()
-    strays = {pid: command for pid, command in world.processes().items() if pid != monitor}
-    if strays:
-        found.append(f"left running: {strays}")
+    left = {pid: command for pid, command in world.processes().items() if pid != monitor}
+    if left:
+        found.append(f"left running: {left}")
     if monitor and kill(monitor, 15) and not poll(lambda: not world.processes(), 10):
         found.append(f"the monitor does not end on SIGTERM: {world.processes()}")
     return found

@@ -131,7 +131,7 @@ def test_isolated_leases_have_daemons_of_their_own_that_go_with_them(control: Pa
     for id in ("a", "b"):
         lease = replace(make_lease(id, 2**30), compute=125)
         places[id] = Daemon(Path(isolated.environment(lease, H100, control)["CUDA_MPS_PIPE_DIRECTORY"]).parent)
-    said = places["a"].ask("said")
+    said = places["a"].execute("said")
     assert "set_default_device_pinned_mem_limit 0 1024M; set_default_active_thread_percentage 12.5" in (said or "")
     assert "CUDA_VISIBLE_DEVICES" in (places["a"].pipe / "environment").read_text()
     isolated.forget("a", control)
@@ -153,7 +153,7 @@ def test_a_daemon_that_is_down_or_stuck_is_reported_and_started_again(control: P
         os.kill(pid, signal.SIGKILL)
     else:
         (shared(control).pipe / "stuck").touch()
-        shared(control).ask("hang")
+        shared(control).execute("hang")
         (shared(control).pipe / "stuck").unlink()
     condition = mps.health([H100], control)[0]
     assert (condition.status, condition.reason) == (True, "Restarted")

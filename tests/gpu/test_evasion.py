@@ -86,13 +86,13 @@ def test_another_user_cannot_change_the_daemons_limits(node: Node) -> None:
         "['nvidia-cuda-mps-control'], input='set_default_active_thread_percentage 7\\n', text=True, " \
         "capture_output=True).stdout))"  # fmt: skip
     assert "Insufficient privileges" in node.python(code, **lease).line()
-    assert daemon(node, lease).ask("get_default_active_thread_percentage") == "100.0"
+    assert daemon(node, lease).execute("get_default_active_thread_percentage") == "100.0"
 
 
 def test_the_same_user_can(node: Node) -> None:
     running = daemon(node, node.lease("small", 0.05))
-    running.ask("set_default_active_thread_percentage 7")
-    assert running.ask("get_default_active_thread_percentage") == "7.0"
+    running.execute("set_default_active_thread_percentage 7")
+    assert running.execute("get_default_active_thread_percentage") == "7.0"
 
 
 def test_jobs_of_two_users_are_both_limited_at_once(node: Node) -> None:
@@ -134,7 +134,7 @@ def test_a_killed_daemon_is_seen_and_started_again(
     program = node.cuda("alloc", "device", GIB, **lease)
     assert program.line()["outcome"] == "ok"
     running = daemon(node, lease)
-    victim = running.pid() if which == "control" else int((running.ask("get_server_list") or "").split()[0])
+    victim = running.pid() if which == "control" else int((running.execute("get_server_list") or "").split()[0])
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
     until(lambda: not program.alive())

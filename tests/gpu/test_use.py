@@ -31,7 +31,7 @@ def test_the_use_of_each_lease_is_told(
         ledger.attach(id, program.process.pid, lease.token)
     worker.tell("go")
     SystemClock().sleep(2.5)
-    told = nvml.ask()[node.gpu.id]
+    told = nvml.read_utilization()[node.gpu.id]
     one, small, busy = usage.measure(ledger.database, ledger.devices(), ledger.list()).leases
     worker.line()
     pids = {"holder": holder.process.pid, "busy": worker.process.pid}

@@ -30,7 +30,7 @@ def sweep(directory: Path) -> None:
     cgroups = names.read_text().split() if names.exists() else []
     begun = time.monotonic()
     while time.monotonic() - begun < SECONDS:
-        left = strays(directory)
+        left = left_running(directory)
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if time.monotonic() - begun < GRACE_SECONDS else signal.SIGKILL)
@@ -56,7 +56,7 @@ def traces(name: str) -> list[Path]:
     return [place for place in (root / name, *root.glob(f"*/{name}")) if place.exists()]
 
 
-def strays(directory: Path) -> list[int]:
+def left_running(directory: Path) -> list[int]:
     """Processes without a terminal that work on the state directory of the lab's controllers. Not a person's shell or
     editor that looks at it, nor who sweeps here."""
     home = os.fsencode(directory / CONTROLLERS)

@@ -193,7 +193,7 @@ class TestInUse:
         store.close()
 
     def test_another_writer_that_waits_for_too_long(self, tmp_path: Path) -> None:
-        """A process stopped in the turnstile holds up the writers, and they say so."""
+        """A process stopped that waits to write holds up the writers, and they say so."""
         store = SqliteStore(tmp_path / "store", busy_seconds=0.05)
         store.create(thing("a"))
         with (tmp_path / "store" / "writers").open() as other:
@@ -295,7 +295,7 @@ class TestInUse:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
-            patch.setattr("cumulus.store.rules.plan", explode)
+            patch.setattr("cumulus.store.rules.prepare", explode)
             with pytest.raises(ZeroDivisionError):
                 sqlite.create(thing("a"))
         sqlite.create(thing("a"))

@@ -29,7 +29,7 @@ class Driver:
 
 
 def test_each_step_gives_what_came_since() -> None:
-    reader = log_stream.Reader(driver := Driver())
+    reader = log_stream.LogReader(driver := Driver())
     assert reader.step() == b""
     driver.add(1, b"a")
     driver.add(1, b"a")
@@ -42,7 +42,7 @@ def test_each_step_gives_what_came_since() -> None:
 
 def test_a_message_behind_a_later_one_is_not_lost() -> None:
     """Of two streams, each has its own reader in the engine."""
-    reader = log_stream.Reader(driver := Driver())
+    reader = log_stream.LogReader(driver := Driver())
     driver.add(10.002, b"out")
     assert reader.step() == b"out"
     driver.add(10.0015, b"err")
@@ -54,7 +54,7 @@ def test_a_message_behind_a_later_one_is_not_lost() -> None:
 
 
 def test_only_the_last_seconds_are_read_again() -> None:
-    reader = log_stream.Reader(driver := Driver())
+    reader = log_stream.LogReader(driver := Driver())
     for second in range(40):
         driver.add(second, b"%d " % second)
     reader.step()
@@ -65,7 +65,7 @@ def test_only_the_last_seconds_are_read_again() -> None:
 
 
 def test_a_long_log_is_not_held() -> None:
-    reader = log_stream.Reader(driver := Driver())
+    reader = log_stream.LogReader(driver := Driver())
     lines = [b"%d\n" % number for number in range(3 * log_stream.HELD)]
     for number, line in enumerate(lines):
         driver.add(number / 1000, line)
@@ -85,7 +85,7 @@ def test_of_a_flood_the_older_messages_are_not_looked_for_at_each(monkeypatch: p
         return kept
 
     monkeypatch.setattr(log_stream, "_since", counted)
-    reader = log_stream.Reader(driver := Driver())
+    reader = log_stream.LogReader(driver := Driver())
     lines = [b"%d\n" % number for number in range(4 * log_stream.HELD)]
     for line in lines:
         driver.add(1, line)

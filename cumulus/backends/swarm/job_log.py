@@ -48,7 +48,7 @@ class JobLogs:
             log_stream.write(record, b"")
             return
         try:
-            reader = log_stream.Reader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
             content = reader.step() + reader.flush()
             log_stream.write(record, content + self._lacks(record, content[-1:]), self._retention)
         except NoSuch as error:
@@ -66,7 +66,7 @@ class JobLogs:
 
     def _live(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
         try:
-            reader = log_stream.Reader(self._fetcher(record), self._redactor(record))
+            reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
             content = reader.step()
             if not follow:
                 content += reader.flush()

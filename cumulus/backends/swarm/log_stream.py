@@ -61,7 +61,7 @@ def check(stream: bytes) -> None:
         pass
 
 
-class Reader:
+class LogReader:
     """Reads a log in steps: each gives what came since the last.
 
     The driver takes down what came on two streams in any order, with the time of each, so that a message may appear

@@ -20,7 +20,7 @@ VERBS = ("devices", "stats", "list", "get", "create", "begin", "renew", "release
 """What may be asked: what the sudo rule of setup-worker.sh allows too."""
 
 
-class Request(NamedTuple):
+class SessionRequest(NamedTuple):
     id: Any
     words: Sequence[str]
 
@@ -29,7 +29,7 @@ def request_line(id: int, words: Sequence[str]) -> bytes:
     return json.dumps({"id": id, "run": words}).encode() + b"\n"
 
 
-def read_request(line: bytes) -> Request:
+def read_request(line: bytes) -> SessionRequest:
     """Raises ValueError, TypeError and KeyError where it is none."""
     asked = json.loads(line)
-    return Request(asked["id"], [str(word) for word in asked["run"]])
+    return SessionRequest(asked["id"], [str(word) for word in asked["run"]])

@@ -1,4 +1,4 @@
-"""One MPS control daemon: start it, ask it, end it. Below `mps`.
+"""One MPS control daemon: start it, give it commands, end it. Below `mps`.
 
 NVIDIA's Multi-Process Service: `nvidia-cuda-mps-control -d` listens in CUDA_MPS_PIPE_DIRECTORY and starts a server,
 which owns the GPU's context, when the first client comes. See nvidia-cuda-mps-control(1).
@@ -64,12 +64,12 @@ class Daemon:
             self._end()
             self._start()
             for command in defaults:
-                self.ask(command)
+                self.execute(command)
             return True
 
     def answers(self) -> bool:
         """Whether it runs and is not stuck."""
-        return self.pid() is not None and self.ask("get_server_list") is not None
+        return self.pid() is not None and self.execute("get_server_list") is not None
 
     def faulted(self) -> bool:
         """Whether a server waits for programs to end whose work has failed."""
@@ -97,7 +97,7 @@ class Daemon:
         proc = read(pid)
         return pid if proc is not None and proc.alive and _is_mps(pid) else None
 
-    def ask(self, command: str) -> str | None:
+    def execute(self, command: str) -> str | None:
         """What the daemon answers to a command of nvidia-cuda-mps-control(1), None where it does not."""
         try:
             done = subprocess.run(
@@ -118,8 +118,8 @@ class Daemon:
             shutil.rmtree(self.pipe, ignore_errors=True)
 
     def _faulted_servers(self) -> Sequence[str]:
-        servers = (self.ask("get_server_list") or "").split() if self.pid() is not None else []
-        return [server for server in servers if self.ask(f"get_server_status {server}") == "FAULT"]
+        servers = (self.execute("get_server_list") or "").split() if self.pid() is not None else []
+        return [server for server in servers if self.execute(f"get_server_status {server}") == "FAULT"]
 
     def _failed(self) -> Sequence[Identity]:
         """The programs whose work has failed, as the server says in its log, as far as they run and are its clients."""
@@ -184,7 +184,7 @@ class Daemon:
             return
         snapshot = Snapshot()
         family = snapshot.identities({pid} | snapshot.below(pid))
-        self.ask("quit")
+        self.execute("quit")
         clock = SystemClock()
         deadline = clock.monotonic() + _END_SECONDS
         while any(is_alive(one) for one in family):

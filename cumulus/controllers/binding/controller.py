@@ -1,5 +1,5 @@
-"""The binding loop, which people see as `schedule`: one key for the whole queue. Builds a snapshot, asks `scheduling`
-where each gang goes, writes it.
+"""The binding controller, which people see as `schedule`: one key for the whole queue. Builds a snapshot, asks
+`scheduling` where each gang goes, writes it.
 
 A gang's bindings are one transaction, each with its partition's version as precondition. A cycle never starts before
 the reader shows the last cycle's writes, so that no share is given twice; the node's ledger would refuse it anyway.
@@ -38,15 +38,15 @@ log = structlog.get_logger("cumulus.controllers")
 
 NAME = "schedule"
 QUEUE = Request("", "queue")
-"""The loop's only key."""
+"""The controller's only key."""
 
 VISIBLE_WITHIN = 0.05
-"""Seconds before the reader is looked at again where it lags behind what this loop wrote."""
+"""Seconds before the reader is looked at again where it lags behind what this controller wrote."""
 
 REST = 9.0
 LONGEST_REST = 3.0
-"""After a cycle the loop rests for so many times as long as it thought, and no longer than that many seconds: what
-happens meanwhile is one cycle's work, and a long queue does not keep the other loops from theirs."""
+"""After a cycle the controller rests for so many times as long as it thought, and no longer than that many seconds:
+what happens meanwhile is one cycle's work, and a long queue does not keep the other controllers from theirs."""
 
 GANGS_PER_WRITE = 64
 
@@ -107,7 +107,7 @@ class BindingReconciler:
         bound = self._bind_all(list(_gangs(cycle.bindings)))
         told = self._refuse(unplaced)
         if not (bound and told):
-            # The change that made it stale need not be one that wakes this loop, as that of a label.
+            # The change that made it stale need not be one that wakes this controller, as that of a label.
             return After(VISIBLE_WITHIN)
         return After(EXPLAINED_AFTER) if young or self._explain_from else Done()
 
@@ -173,17 +173,7 @@ class BindingReconciler:
             if partition is None or partition.status.phase is not PartitionPhase.PENDING:
                 return False
             writes += self._binding(binding, partition)
-        try:
-            self._write(writes)
-        except (Conflict, NotFound) as error:
-            log.debug("stale", gangs=len(gangs), error=str(error))
-            return False
-        except InvalidObject as error:
-            # One whose status has no room must not keep the others from their places.
-            if len(gangs) == 1:
-                log.error("left out an object", error=str(error))
-            return len(gangs) == 1
-        return True
+        return self._write_all(writes, alone=len(gangs) == 1)
 
     def _binding(self, binding: Binding, partition: GPUPartition) -> list[Write]:
         now = timestamp(self._clock.now())
@@ -225,23 +215,24 @@ class BindingReconciler:
                 )
                 status = partition.status.model_copy(update={"conditions": conditions})
                 writes.append(Write("status", partition.replace(status=status).to_json()))
-        if not writes or self._tell(writes):
+        if not writes or self._write_all(writes, alone=len(writes) == 1):
             return True
-        told = [self._tell([write]) for write in writes] if len(writes) > 1 else [False]
+        told = [self._write_all([write], alone=True) for write in writes] if len(writes) > 1 else [False]
         return all(told)
 
-    def _tell(self, writes: Sequence[Write]) -> bool:
-        """Write them all or none. False where one is stale, or where of several one cannot be written."""
+    def _write_all(self, writes: Sequence[Write], *, alone: bool) -> bool:
+        """Write them all or none. False where one is stale, or where one cannot be written and they do not stand
+        `alone`: it must not keep the others from their places, so that the caller writes them one by one."""
         try:
             self._write(writes)
         except (Conflict, NotFound) as error:
             log.debug("stale", writes=len(writes), error=str(error))
             return False
         except InvalidObject as error:
-            # One whose status has no room must not keep the others from being told.
-            if len(writes) == 1:
+            # Its status has no room, say.
+            if alone:
                 log.error("left out an object", error=str(error))
-            return len(writes) == 1
+            return alone
         return True
 
     def _write(self, writes: Sequence[Write]) -> None:

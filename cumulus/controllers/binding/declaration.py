@@ -1,4 +1,4 @@
-"""What the binding loop is made of and what wakes it."""
+"""What the binding controller is made of and what wakes it."""
 
 from __future__ import annotations
 

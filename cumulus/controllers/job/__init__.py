@@ -1,4 +1,4 @@
-"""The job loop: gives a job its partitions, runs its attempts in them, and writes down what came of it.
+"""The job controller: gives a job its partitions, runs its attempts in them, and writes down what came of it.
 
 The way of one reconcile, from top to bottom. Each module calls only those below it:
 

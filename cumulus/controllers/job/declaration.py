@@ -1,4 +1,4 @@
-"""What the job loop is made of and what wakes it."""
+"""What the job controller is made of and what wakes it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The node loop: discovery and heartbeat. Makes each agent's GPUNode, keeps its devices and free shares up to date,
-and says when it stops answering. What changed of leases on the node by itself is passed on to the partition loop.
+"""The node controller: discovery and heartbeat. Makes each agent's GPUNode, keeps its devices and free shares up to
+date, and says when it stops answering. What changed of leases on the node by itself is passed on to the
+partition controller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the node loop is made of and what wakes it."""
+"""What the node controller is made of and what wakes it."""
 
 from __future__ import annotations
 

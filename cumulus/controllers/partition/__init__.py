@@ -1,4 +1,4 @@
-"""The partition loop: takes bound partitions to their node for a lease, follows the lease, and gives it back.
+"""The partition controller: takes bound partitions to their node for a lease, follows the lease, and gives it back.
 
 The way of one reconcile, from top to bottom:
 

@@ -1,4 +1,4 @@
-"""What the partition loop is made of and what wakes it."""
+"""What the partition controller is made of and what wakes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster loop: the machines of a container engine's cluster and the GPUNodes, each told of the other.
+"""The cluster controller: the machines of a container engine's cluster and the GPUNodes, each told of the other.
 
 A machine becomes a GPUNode that is reached over SSH. While the engine takes new work there, the node offers the
 runtime `container`; a machine that is drained, paused or down offers it no more. Labels go both ways.
@@ -25,7 +25,7 @@ from cumulus.store.client import Client
 
 NAME = "cluster"
 CLUSTER = Request("", "cluster")
-"""The loop's only key."""
+"""The controller's only key."""
 
 LOOK_SECONDS = 10.0
 _OURS = ("gpu.", "cumulus.dev/")

@@ -1,4 +1,4 @@
-"""What the cluster loop is made of. Nothing wakes it: it looks at the cluster by time."""
+"""What the cluster controller is made of. Nothing wakes it: it looks at the cluster by time."""
 
 from __future__ import annotations
 

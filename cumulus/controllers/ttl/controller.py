@@ -19,7 +19,7 @@ EVENT_SECONDS = 3600.0
 """How long an event is kept after it was last seen."""
 
 TIDY = Request("", "tidy")
-"""The tidy loop's only key."""
+"""The tidy controller's only key."""
 TIDY_SECONDS = 60.0
 PAGE = 500
 

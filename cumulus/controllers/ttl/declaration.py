@@ -1,4 +1,4 @@
-"""What the ttl and tidy loops are made of and what wakes them."""
+"""What the ttl and tidy controllers are made of and what wakes them."""
 
 from __future__ import annotations
 

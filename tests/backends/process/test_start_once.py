@@ -317,15 +317,15 @@ class TestLost:
         assert bed.seen(work).reason == reason
         assert times(ran) == 0
 
-    def test_strays_without_the_mark_are_found_by_their_session(self, bed: ProcessBed) -> None:
+    def test_processes_without_the_mark_are_found_by_their_session(self, bed: ProcessBed) -> None:
         bed.backend.start(work := bed.work("sh", "-c", ": > ready; env -i sleep 1000 & sleep 1000", grace=0.0))
         bed.running(work)
         pid = bed.supervisor(work)
         bed.until(lambda: len(processes.descendants(pid)) == 3)
-        strays = processes.descendants(pid)
+        found = processes.descendants(pid)
         os.kill(pid, signal.SIGKILL)
         assert bed.finish(work).reason == "Lost"
-        assert [pid for pid in strays if Path(f"/proc/{pid}/cwd").exists()] == []
+        assert [pid for pid in found if Path(f"/proc/{pid}/cwd").exists()] == []
 
     def test_what_a_killed_supervisor_left_is_ended(self, bed: ProcessBed) -> None:
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
