@@ -19,7 +19,6 @@ from cumulus.service.answers import (
     ConditionMet,
     Description,
     JobFiles,
-    NodeStakes,
     PatchType,
     Propagation,
     SecretKey,
@@ -80,7 +79,7 @@ __all__ = [
     "MAX_SECRET_BYTES", "Applied", "AttemptEnded", "AttemptFollows", "Awaited", "Client", "ConditionMet",
     "Cordoned", "Description", "Document", "DrainStep", "Drained", "Event", "HostKey", "ImageFailed", "ImagePushed",
     "ImageSending", "ImageStep", "JobFiles", "Key", "LeasesForgotten", "LogAwaits", "LogBytes", "LogPiece",
-    "NobodyActs", "NobodyTakes", "NodeChange", "NodeHolds", "NodeLeftOut", "NodeStakes", "NoneFollowed",
+    "NobodyActs", "NobodyTakes", "NodeChange", "NodeHolds", "NodeLeftOut", "NoneFollowed",
     "NothingWritten", "Page", "PatchType", "Propagation", "Query", "RemoveStep", "Removed", "ReplicaChosen",
     "SecretKey", "ServerState", "SetupStep", "StillWaiting", "SwarmInvitation", "SwarmMachine", "SwarmMade",
     "SwarmMark", "SwarmOwnership", "SwarmStatus", "WaitStep", "Watch", "Why", "WorkerAddress", "WorkerAnswer",
@@ -157,6 +156,11 @@ class ObjectClient(Protocol):
         """As `set_labels`."""
         ...
 
+    def delete_losses(self, key: Key) -> Sequence[str]:
+        """What a delete of the object loses that no controller brings back, each as the rest of a sentence: `is
+        cordoned`. Raises NotFound."""
+        ...
+
     def describe(self, key: Key) -> Description:
         """The object with what belongs to it. Raises NotFound."""
         ...
@@ -204,10 +208,6 @@ class NodeClient(Protocol):
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         """Place nothing new on the node, or place jobs on it again. Whether there was something to change. Raises
         NotFound."""
-        ...
-
-    def node_stakes(self, name: str) -> NodeStakes:
-        """What would be lost with the node. Raises NotFound."""
         ...
 
     def find_worker(self, name: str, address: WorkerAddress, *, fingerprint: str = "") -> WorkerFound:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         Applied,
         Description,
         JobFiles,
-        NodeStakes,
         PatchType,
         Propagation,
         SecretKey,
@@ -125,6 +124,9 @@ class EmbeddedClient:
     def set_annotations(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
         return self._service.objects.set_annotations(self._identity, key, changes, overwrite=overwrite)
 
+    def delete_losses(self, key: Key) -> Sequence[str]:
+        return self._service.descriptions.losses(self._identity, key)
+
     def describe(self, key: Key) -> Description:
         return self._service.descriptions.describe(self._identity, key)
 
@@ -151,9 +153,6 @@ class EmbeddedClient:
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._service.nodes.cordon(self._identity, name, unschedulable=unschedulable)
-
-    def node_stakes(self, name: str) -> NodeStakes:
-        return self._service.nodes.stakes(self._identity, name)
 
     def find_worker(self, name: str, address: WorkerAddress, *, fingerprint: str = "") -> WorkerFound:
         return self._service.workers.find(self._identity, name, address, fingerprint=fingerprint)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cumulus.resources.key import Document
 
+CLUSTER_FINALIZER = "cumulus.dev/cluster"
+"""On a GPUNode whose machine must leave the Swarm before the object goes."""
+
 
 def with_finalizer(document: Document, finalizer: str) -> Document:
     """The document with that finalizer, last, where it lacks it."""

@@ -6,16 +6,18 @@ Machinery, verbs and pages ask a `Kind`; none of them names one. `kinds/` has th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
+from cumulus.resources.query import Query
 
 if TYPE_CHECKING:
     from cumulus.resources.meta import Resource
+    from cumulus.resources.sections import Section, Surroundings
 
 
 class View(Protocol):
@@ -58,6 +60,17 @@ def by_condition(document: Document, type: str, now: datetime) -> str:
     return str(condition(document, type).get("status", "Unknown"))
 
 
+@dataclass(frozen=True, slots=True)
+class Related:
+    """Other objects that `describe` lists with an object, in the table that `get` shows of their kind."""
+
+    title: str
+    query: Callable[[Document], Query]
+    """Finds them."""
+    shown: Callable[[Document], bool] = lambda _: True
+    """Which of those found are listed."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """One kind of object."""
@@ -81,8 +94,20 @@ class Kind:
     """What `get` sorts by; None: as the store has them, by namespace and name."""
     owns: str = ""
     """The kind of what belongs to it and is shown with it."""
+    noun: str = ""
+    """What people call one in a sentence: job, node. Its name in small letters if left out."""
+    waits: bool = False
+    """Whether it may wait in the queue for a share, so that `why` explains it."""
+    related: Related | None = None
+    sections: Callable[[Document, Surroundings], Iterator[Section]] | None = None
+    """What `describe` shows of it besides metadata, conditions and events. None: its spec."""
     leaves_files: bool = False
     """Whether what ran of it left logs and directories, which go with it."""
+    own_grace_period: bool = False
+    """Whether it says itself how long its processes have to end, and a delete may not shorten that."""
+    losses: Callable[[Document, Sequence[Document]], Sequence[str]] | None = None
+    """What a delete loses that no controller brings back, each as the rest of a sentence: `is cordoned`. It gets the
+    object and what `related` finds. None: nothing."""
     tells: bool = True
     """Whether events are told of it."""
     conditions: tuple[str, ...] = ()
@@ -105,6 +130,11 @@ class Kind:
     def qualified(self) -> str:
         """As `apply` names it: gpujob.cumulus.dev."""
         return f"{self.name.lower()}.cumulus.dev"
+
+    @property
+    def one(self) -> str:
+        """The noun for one of it."""
+        return self.noun or self.name.lower()
 
     @property
     def words(self) -> tuple[str, ...]:

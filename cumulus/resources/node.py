@@ -13,9 +13,6 @@ from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource, condition
 from cumulus.resources.reasons import NodeCondition
 
-CLUSTER_FINALIZER = "cumulus.dev/cluster"
-"""On a GPUNode whose machine must leave the Swarm before the object goes."""
-
 
 def _host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*", value):

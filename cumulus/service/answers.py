@@ -57,33 +57,20 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An object with what belongs to it. `partitions`: a job's own, or those that hold a share of a node."""
+    """An object with what belongs to it. `related`: what its kind's entry says is listed with it."""
 
     document: Document
-    partitions: tuple[Document, ...] = ()
+    related: tuple[Document, ...] = ()
     events: tuple[Document, ...] = ()
     """About it, the latest last."""
     waiting: tuple[str, ...] = ()
     """For what waits: when it starts, who is in the way, and each node's reason; or why it is not in the queue."""
     files: JobFiles | None = None
-    """Of a job."""
+    """Of a kind that leaves files."""
     damaged: tuple[InvalidObject, ...] = ()
     """Stored objects that had to be left out."""
     incomplete: bool = False
     """Whether it is damaged itself, so that why it waits cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStakes:
-    """What would be lost with a node: discovery does not bring it back."""
-
-    in_swarm: bool = False
-    added_by_hand: bool = False
-    cordoned: bool = False
-    leases: int = 0
-    """Partitions that have, or are about to have, a lease there."""
-    foreign_leases: int = 0
-    """Made on the node itself."""
 
 
 class SecretKey(NamedTuple):

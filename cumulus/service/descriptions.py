@@ -1,4 +1,4 @@
-"""All about one object, in one answer: what belongs to it, what happened, why it waits."""
+"""All about one object, in one answer: what belongs to it, what happened, why it waits; and what its delete loses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Descriptions:
             files = self._service.jobs.files(identity, [document["metadata"]["uid"]])[0]
         return Description(
             document,
-            tuple(self._partitions(identity, document)),
+            tuple(self._related(identity, document)),
             tuple(self._events(identity, document)),
             waiting,
             files,
@@ -51,16 +51,23 @@ class Descriptions:
             incomplete,
         )
 
-    def _partitions(self, identity: Identity, document: Document) -> list[Document]:
-        """A job's own; of a node those that have, or are about to have, a lease there."""
-        match document["kind"]:
-            case "GPUJob":
-                query = Query("GPUPartition", owner_uid=document["metadata"]["uid"])
-                return self._objects.list(identity, query).items
-            case "GPUNode":
-                found = self._service.nodes.holders(identity, document["metadata"]["name"])
-                return [p for p in found if lookup(p, "status.phase") in ("Active", "Bound")]
-        return []
+    def losses(self, identity: Identity, key: Key) -> list[str]:
+        """What a delete of the object loses that no controller brings back, in words. Raises NotFound."""
+        kind = BY_NAME[key.kind]
+        if kind.losses is None:
+            return []
+        document = self._objects.get(identity, key)
+        related = self._objects.list(identity, kind.related.query(document)).items if kind.related else []
+        try:
+            return list(kind.losses(document, related))
+        except MALFORMED:
+            return ["is damaged: what would be lost with it cannot be told"]
+
+    def _related(self, identity: Identity, document: Document) -> list[Document]:
+        related = BY_NAME[document["kind"]].related
+        if related is None:
+            return []
+        return [d for d in self._objects.list(identity, related.query(document)).items if related.shown(d)]
 
     def _events(self, identity: Identity, document: Document) -> list[Document]:
         """The latest last."""
@@ -76,4 +83,4 @@ class Descriptions:
 
 def _waits(document: Document) -> bool:
     pending = (lookup(document, "status.phase") or "Pending") == "Pending"
-    return document["kind"] in ("GPUJob", "GPUPartition") and pending and not lookup(document, "spec.suspend")
+    return BY_NAME[document["kind"]].waits and pending and not lookup(document, "spec.suspend")

@@ -9,15 +9,13 @@ from cumulus.clock import Clock, to_the_second
 from cumulus.errors import NodeRefused, NotFound
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.kinds.gpunode import devices, leases
+from cumulus.resources.kinds.gpunode import devices, leases, partitions
 from cumulus.resources.kinds.gpupartition import ENDED
-from cumulus.resources.query import Query
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 
 if TYPE_CHECKING:
     from cumulus.resources.node import SshAddress
-    from cumulus.service.answers import NodeStakes
     from cumulus.service.node_steps import DrainStep, RemoveStep
 
 POLL_SECONDS = 0.5
@@ -53,23 +51,8 @@ class Nodes:
 
     def holders(self, identity: Identity, name: str) -> list[Document]:
         """The partitions that have, or are about to have, a lease on the node."""
-        found = self._objects.list(identity, Query("GPUPartition", fields=f"status.node={name}")).items
+        found = self._objects.list(identity, partitions(name)).items
         return [partition for partition in found if lookup(partition, "status.phase") not in ENDED]
-
-    def stakes(self, identity: Identity, name: str) -> NodeStakes:
-        """What cannot be had back by discovery. Raises NotFound."""
-        from cumulus.resources.node import CLUSTER_FINALIZER
-        from cumulus.service.answers import NodeStakes
-
-        node = self._objects.get(identity, Key("GPUNode", "", name))
-        in_swarm = CLUSTER_FINALIZER in (node["metadata"].get("finalizers") or ())
-        return NodeStakes(
-            in_swarm=in_swarm,
-            added_by_hand=not in_swarm and bool(lookup(node, "spec.ssh")),
-            cordoned=bool(lookup(node, "spec.unschedulable")),
-            leases=len(self.holders(identity, name)),
-            foreign_leases=sum(len(device.get("foreignLeases") or ()) for device in devices(node)),
-        )
 
     def drain(
         self, identity: Identity, name: str, *, now: bool = False, seconds: float | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cumulus import manifest
-from cumulus.client.base import Applied, Client, ConditionMet, NodeStakes, StillWaiting
+from cumulus.client.base import Applied, Client, ConditionMet, StillWaiting
 from cumulus.clock import FakeClock
 from cumulus.errors import (
     AlreadyExists,
@@ -273,7 +273,7 @@ class TestJobs:
         late = store.create(event("late", made, "Second", "", seconds=1))
         early = store.create(event("early", made, "First", "", hours=1))
         found = client.describe(TRAIN)
-        assert (found.document, found.partitions, found.events) == (made, (mine,), (early, late))
+        assert (found.document, found.related, found.events) == (made, (mine,), (early, late))
         assert found.waiting
         assert not found.incomplete
         assert found.files is not None
@@ -294,18 +294,21 @@ class TestNodes:
         with pytest.raises(NotFound):
             client.cordon("nope", unschedulable=True)
 
-    def test_stakes(self, client: Client, store: Store) -> None:
+    def test_losses(self, client: Client, store: Store) -> None:
         store.create(node("gpu-1"))
-        assert client.node_stakes("gpu-1") == NodeStakes()
+        assert client.delete_losses(Key("GPUNode", "", "gpu-1")) == []
         store.create(node("gpu-2", unschedulable=True, ssh={"host": "h", "user": "u"}))
         store.create(active("p", node="gpu-2"))
-        assert client.node_stakes("gpu-2") == NodeStakes(added_by_hand=True, cordoned=True, leases=1)
+        assert client.delete_losses(Key("GPUNode", "", "gpu-2")) == [
+            "was added by hand", "is cordoned",
+            "holds 1 lease, which go on there while their jobs begin anew elsewhere",
+        ]  # fmt: skip
 
     def test_a_description(self, client: Client, store: Store) -> None:
         store.create(node("gpu-1"))
         held = store.create(active("p", node="gpu-1"))
         store.create(partition("over", status={"phase": "Expired", "node": "gpu-1"}))
-        assert client.describe(Key("GPUNode", "", "gpu-1")).partitions == (held,)
+        assert client.describe(Key("GPUNode", "", "gpu-1")).related == (held,)
 
 
 class TestWaiting:

@@ -17,8 +17,9 @@ from cumulus.machinery.cache import StoreReader
 from cumulus.machinery.reconcile import Request
 from cumulus.machinery.recorder import Recorder
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta, condition
-from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.leases import FakeLeases, fake_device

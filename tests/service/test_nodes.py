@@ -8,8 +8,8 @@ import pytest
 
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeRefused, NodeUnreachable, NotFound, UsageError
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.key import Document, Key
-from cumulus.resources.node import CLUSTER_FINALIZER
 from cumulus.service.node_steps import (
     Cordoned,
     Drained,

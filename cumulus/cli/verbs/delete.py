@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import confirm, context, files, nodes, options, targets, terminal
+from cumulus.cli import confirm, context, files, options, targets, terminal
 from cumulus.cli.targets import Selection, Target
 from cumulus.cli.verbs.wait import follow, seconds_of
 from cumulus.errors import CumulusError, NotFound, UsageError
-from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 
@@ -86,9 +85,10 @@ def delete(
             found, missing = _from_files(client, filename, recursive)
         else:
             found, missing = _named(client, targets.parse(words or ()), selection, several)
-        if grace and any(document["kind"] == "GPUPartition" for document in found):
-            raise UsageError("a partition has its own grace period", hint="--grace-period and --now are for jobs")
-        _see_about_nodes(client, found, ask=several and not yes)
+        own = [kind for document in found if (kind := BY_NAME[document["kind"]]).own_grace_period]
+        if grace and own:
+            raise UsageError(f"a {own[0].one} has its own grace period", hint="--grace-period and --now are for jobs")
+        _confirm_losses(client, found, ask=several and not yes)
         left = {}
         for key in map(key_of, found):
             uid = _delete(client, key, "orphan" if cascade == "orphan" else "background", grace)
@@ -130,28 +130,28 @@ def _named(
     return documents, missing
 
 
-def _see_about_nodes(client: Client, found: Sequence[Document], *, ask: bool) -> None:
-    """Before anything is deleted: whether nodes may go with what would be lost with them. Raises NotConfirmed."""
-    names = [key_of(document).name for document in found if document["kind"] == "GPUNode"]
-    lost = {name: stakes for name in names if (stakes := _stakes(client, name))}
-    for name, stakes in lost.items():
-        terminal.warning(f"gpunode/{name} {', '.join(stakes)}")
+def _confirm_losses(client: Client, found: Sequence[Document], *, ask: bool) -> None:
+    """Before anything is deleted: whether objects may go with what would be lost with them. Raises NotConfirmed."""
+    asked = [key for key in map(key_of, found) if BY_NAME[key.kind].losses is not None]
+    lost = {key: losses for key in asked if (losses := _losses(client, key))}
+    for key, losses in lost.items():
+        terminal.warning(f"{key.kind.lower()}/{key.name} {', '.join(losses)}")
     if not lost or not ask:
         return
-    by_name = f"name them: cumulus delete node {' '.join(lost)}; or give --yes"
+    kinds = dict.fromkeys(key.kind for key in lost)
+    words = [" ".join([BY_NAME[kind].one, *(key.name for key in lost if key.kind == kind)]) for kind in kinds]
+    by_name = f"name them: {', '.join(f'cumulus delete {named}' for named in words)}; or give --yes"
     if not confirm.possible():
         raise NotConfirmed("nobody is there to confirm it, so nothing was deleted", hint=by_name)
     if not confirm.confirmed(f"Delete {'it' if len(lost) == 1 else 'them'} all the same?"):
         raise NotConfirmed("nothing was deleted")
 
 
-def _stakes(client: Client, name: str) -> Sequence[str]:
+def _losses(client: Client, key: Key) -> Sequence[str]:
     try:
-        return nodes.stakes(client.node_stakes(name))
+        return client.delete_losses(key)
     except NotFound:
-        return []
-    except MALFORMED:
-        return ["is damaged: what would be lost with it cannot be told"]
+        return ()
 
 
 def _from_files(client: Client, files: Sequence[str], recursive: bool) -> tuple[list[Document], list[NotFound]]:

@@ -32,9 +32,10 @@ from cumulus.machinery.writes import remove_finalizer, write_status, write_with_
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.device import FULL_COMPUTE, Device, Slice
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.key import Key
 from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
-from cumulus.resources.node import CLUSTER_FINALIZER, DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
+from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_bytes
 from cumulus.store.base import Write

@@ -17,8 +17,9 @@ from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import remove_finalizer, write_status
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.fields import check_label_key, check_label_value
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta
-from cumulus.resources.node import CLUSTER_FINALIZER, GPUNode, GPUNodeSpec, SshAddress, in_cluster
+from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress, in_cluster
 from cumulus.resources.quantity import format_bytes
 from cumulus.resources.reasons import NodeCondition
 from cumulus.store.client import Client

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind
+from cumulus.resources.sections import Fields, Section, Surroundings
 
 
 def event_object(event: Document) -> str:
@@ -14,6 +17,10 @@ def event_object(event: Document) -> str:
 
 def last_seen(event: Document) -> str:
     return str(event.get("lastTimestamp"))
+
+
+def sections(event: Document, _: Surroundings) -> Iterator[Section]:
+    yield Fields([(name, str(event[name])) for name in ("type", "reason", "message", "count") if name in event])
 
 
 KIND = Kind(
@@ -36,4 +43,5 @@ KIND = Kind(
     named=False,
     order=last_seen,
     tells=False,
+    sections=sections,
 )

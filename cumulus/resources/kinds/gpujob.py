@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from cumulus.resources.columns import until
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from cumulus.clock import parse_timestamp, timestamp, to_the_second
+from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, View
-from cumulus.resources.quantity import format_duration
+from cumulus.resources.kind import Column, Kind, Related, View
+from cumulus.resources.quantity import format_duration, parse_duration
+from cumulus.resources.query import Query
+from cumulus.resources.sections import Fields, Files, Rows, Section, Surroundings, Value, flat, moment
+
+_OWNS = "GPUPartition"
+_DIRECTORIES = 8
+"""Shown of a job at most: the latest."""
 
 
 def job_node(job: Document) -> str:
@@ -57,6 +67,93 @@ def job_lease(job: Document, view: View) -> str:
     return f"in {until(min(ends), view.now)}" if ends else ""
 
 
+def sections(job: Document, around: Surroundings) -> Iterator[Section]:
+    now = around.now
+    yield Fields([*_status(job, now), *_files(job, around.files, now)])
+    yield Fields(_spec(job), "Spec")
+    headings = ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE")
+    yield Rows("Attempts", headings, [_attempt(a, now) for a in lookup(job, "status.attempts") or ()])
+
+
+def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
+    status = job.get("status") or {}
+    yield "Phase", status.get("phase", "Pending")
+    yield "Started", moment(status.get("startTime"), now)
+    yield "Completed", moment(status.get("completionTime"), now)
+    failures = status.get("failures") or 0
+    yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
+
+
+def _files(job: Document, files: Files | None, now: datetime) -> Iterator[tuple[str, Value]]:
+    """The directories that were made for its attempts, and when they go."""
+    if files is None or not files.working_directories:
+        return
+    places = files.working_directories
+    shown = list(places[-_DIRECTORIES:])
+    if len(places) > len(shown):
+        shown.insert(0, f"{len(places) - len(shown)} earlier ones in {files.directory}")
+    ttl, completed = lookup(job, "spec.ttlAfterFinished"), lookup(job, "status.completionTime")
+    when = "with the job, when it is deleted"
+    if ttl and completed:
+        end = timestamp(parse_timestamp(completed) + timedelta(seconds=parse_duration(ttl)))
+        when = f"with the job, at {to_the_second(end)} (in {until(end, now)})"
+    elif ttl:
+        when = f"with the job, {ttl} after it finished, or when it is deleted"
+    yield "Directories", "\n".join(shown)
+    yield "Files go", when
+
+
+def _spec(job: Document) -> list[tuple[str, Value]]:
+    """The spec as set, with the command on one line."""
+    spec = dict(job.get("spec") or {})
+    command = [*(spec.pop("command", None) or ()), *(spec.pop("args", None) or ())]
+    env = spec.pop("env", None) or ()
+    mounts = spec.pop("mounts", None) or ()
+    ports = spec.pop("ports", None) or ()
+    user = spec.pop("runAsUser", None)
+    fields: list[tuple[str, Value]] = [("Command", _command(command))] if command else []
+    fields += flat(spec)
+    # Also 0, which `flat` leaves out.
+    fields += [("Run as user", str(user))] if user is not None else []
+    fields += [("Ports", ", ".join(f"{p['hostPort']} to {p['containerPort']}" for p in ports))] if ports else []
+    fields += [("Env", tuple(_env(e) for e in env))] if env else []
+    if mounts:
+        shown = (f"{m['source']} at {m['target']}{' (read only)' if m.get('readOnly') else ''}" for m in mounts)
+        fields.append(("Mounts", tuple(shown)))
+    return fields
+
+
+def _command(words: Iterable[str]) -> str:
+    """As a shell would take it; a script in several lines by its length alone."""
+    import shlex
+
+    counted = ((word, len(word.strip().splitlines())) for word in words)
+    return " ".join(shlex.quote(word) if lines <= 1 else f"<script of {lines} lines>" for word, lines in counted)
+
+
+def _env(env: Document) -> str:
+    reference = lookup(env, "valueFrom.secretKeyRef")
+    if reference:
+        return f"{env['name']} from secret {reference.get('name')}, key {reference.get('key')}"
+    return f"{env['name']}={env.get('value', '')}"
+
+
+def _attempt(attempt: Document, now: datetime) -> list[str]:
+    start, end = attempt.get("startTime"), attempt.get("endTime")
+    nodes = list(dict.fromkeys(attempt.get("nodes") or [attempt.get("node", "")]))
+    lasted = age(start, parse_timestamp(end) if end else now) if start else NOTHING
+    code = attempt.get("exitCode")
+    return [
+        str(attempt.get("number", "?")),
+        ",".join(nodes) or NOTHING,
+        f"{age(start, now)} ago" if start else NOTHING,
+        lasted,
+        NOTHING if code is None else str(code),
+        attempt.get("reason") or NOTHING,
+        attempt.get("message", ""),
+    ]
+
+
 _REASON_OF_PHASE = {
     "Pending": (JobCondition.SCHEDULED, JobCondition.PARTITIONS_READY, JobCondition.RUNNING),
     "Scheduled": (JobCondition.PARTITIONS_READY, JobCondition.RUNNING),
@@ -84,7 +181,11 @@ KIND = Kind(
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=3),
     ),
     work=True,
-    owns="GPUPartition",
+    owns=_OWNS,
+    noun="job",
+    waits=True,
+    related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
+    sections=sections,
     leaves_files=True,
     conditions=tuple(JobCondition),
     final_phases=frozenset({"Succeeded", "Failed"}),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from cumulus.clock import parse_timestamp
-from cumulus.resources.columns import age, percent
+from cumulus.lib.table import Heading
+from cumulus.resources.columns import NOTHING, age, percent, text, until
 from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import condition, lookup
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column, Kind, by_condition, detail
+from cumulus.resources.kind import Column, Kind, Related, by_condition, detail
+from cumulus.resources.kinds.gpupartition import ENDED
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.query import Query
+from cumulus.resources.sections import Fields, Rows, Section, Surroundings, moment
 
 SILENT_SECONDS = 60.0
 """A heartbeat is written every 20 s, and after 40 s without one the controllers take Ready back: if they run."""
@@ -70,6 +76,69 @@ def node_summary(node: Document, now: datetime) -> str:
     return state if state.startswith("Unknown (") else state + detail(condition(node, NodeCondition.READY))
 
 
+def partitions(name: str) -> Query:
+    """The partitions that have, had, or are about to have a lease on the node."""
+    return Query("GPUPartition", fields=f"status.node={name}")
+
+
+def losses(node: Document, placed: Sequence[Document]) -> list[str]:
+    """`was added by hand`, `holds 2 leases, …`; nothing where discovery brings all of it back."""
+    said = []
+    if CLUSTER_FINALIZER in (node["metadata"].get("finalizers") or ()):
+        said.append("is a machine of the Swarm, and leaves it")
+    elif lookup(node, "spec.ssh"):
+        said.append("was added by hand")
+    if lookup(node, "spec.unschedulable"):
+        said.append("is cordoned")
+    if held := sum(lookup(partition, "status.phase") not in ENDED for partition in placed):
+        said.append(f"holds {leases(held)}, which go on there while their jobs begin anew elsewhere")
+    if foreign := sum(len(device.get("foreignLeases") or ()) for device in devices(node)):
+        said.append(f"holds {leases(foreign)} made on the node itself")
+    return said
+
+
+def sections(node: Document, around: Surroundings) -> Iterator[Section]:
+    status, now = node.get("status") or {}, around.now
+    yield Fields(
+        [
+            ("Hostname", status.get("hostname", "")),
+            ("Schedulable", "no, it is cordoned" if lookup(node, "spec.unschedulable") else "yes"),
+            ("Runtimes", text(status.get("runtimes") or [])),
+            ("Heartbeat", moment(status.get("heartbeatTime"), now)),
+            ("Boot ID", status.get("bootId", "")),
+            ("Chronos", status.get("chronosVersion", "")),
+        ]
+    )
+    headings = (
+        "DEVICE", "NAME", Heading("VENDOR", yields=2), "TYPE", "MEMORY", "FREE", "FREE COMPUTE", "ENFORCEMENT",
+        Heading("DRIVER", yields=1),
+    )  # fmt: skip
+    yield Rows("Devices", headings, [_device(d) for d in devices(node)])
+    foreign = [
+        [str(d["index"]), lease["partitionId"], lease.get("user") or NOTHING, format_bytes(lease["memoryBytes"]),
+         percent(lease["compute"]), until(lease["expiresAt"], now)]
+        for d in devices(node)
+        for lease in d.get("foreignLeases") or ()
+    ]  # fmt: skip
+    if foreign:
+        columns = ("DEVICE", "LEASE", "USER", "MEMORY", "COMPUTE", "ENDS IN")
+        yield Rows("Leases made on the node itself", columns, foreign)
+
+
+def _device(device: Document) -> list[str]:
+    return [
+        str(device.get("index", "?")),
+        device.get("name", ""),
+        device.get("vendor") or NOTHING,
+        device.get("type", ""),
+        format_bytes(device.get("memoryBytes", 0)),
+        format_bytes(device.get("freeMemoryBytes", 0)),
+        percent(device.get("freeCompute", 0)),
+        device.get("enforcement", ""),
+        device.get("driver") or NOTHING,
+    ]
+
+
 KIND = Kind(
     "GPUNode",
     "gpunodes",
@@ -85,6 +154,14 @@ KIND = Kind(
         Column("CHRONOS", "status.chronosVersion", wide=True, yields=6),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
+    noun="node",
+    related=Related(
+        "Partitions",
+        lambda node: partitions(node["metadata"]["name"]),
+        lambda partition: lookup(partition, "status.phase") in ("Active", "Bound"),
+    ),
+    sections=sections,
+    losses=losses,
     conditions=(NodeCondition.READY, NodeCondition.CONTAINERS_READY, NodeCondition.MPS_READY),
     condition_status=node_condition,
     state=node_summary,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from cumulus.resources.columns import until
+from collections.abc import Iterator
+
+from cumulus.clock import to_the_second
+from cumulus.resources.columns import percent, until
 from cumulus.resources.condition_types import PartitionCondition
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, View
+from cumulus.resources.quantity import format_bytes
+from cumulus.resources.sections import Fields, Section, Surroundings, flat, moment
 
 ENDED = frozenset({"Expired", "Released", "Failed"})
 """The phases of a partition whose lease is over."""
@@ -17,6 +22,39 @@ def ends_in(partition: Document, view: View) -> str:
         return "ended"
     moment = lookup(partition, "status.expiresAt")
     return until(moment, view.now) if moment else ""
+
+
+def sections(partition: Document, around: Surroundings) -> Iterator[Section]:
+    status, now = partition.get("status") or {}, around.now
+    expires = status.get("expiresAt")
+    yield Fields(
+        [
+            ("Phase", status.get("phase", "Pending")),
+            ("Node", status.get("node", "")),
+            ("Device", _device(status)),
+            ("Memory", format_bytes(status["memoryBytes"]) if status.get("memoryBytes") else ""),
+            ("Compute", percent(status["compute"]) if status.get("compute") else ""),
+            ("Enforcement", status.get("enforcement", "")),
+            ("Partition ID", status.get("partitionId", "")),
+            ("Fencing token", str(status.get("fencingToken") or "")),
+            ("Active since", moment(status.get("activatedAt"), now)),
+            (
+                "Ends",
+                f"{to_the_second(expires)} (in {until(expires, now)})"
+                if expires and status.get("phase") == "Active"
+                else to_the_second(expires or ""),
+            ),
+            ("Ended", moment(status.get("endedAt"), now)),
+        ]
+    )
+    yield Fields(flat(partition.get("spec") or {}), "Spec")
+
+
+def _device(status: Document) -> str:
+    if status.get("device") is None:
+        return ""
+    name = status.get("deviceName")
+    return f"{status['device']}, {name}" if name else str(status["device"])
 
 
 KIND = Kind(
@@ -40,6 +78,10 @@ KIND = Kind(
     ),
     selected=frozenset({"status.node"}),
     work=True,
+    noun="partition",
+    waits=True,
+    own_grace_period=True,
+    sections=sections,
     conditions=tuple(PartitionCondition),
     final_phases=ENDED,
     phase_rests_on=((PartitionCondition.ENDED, True), (PartitionCondition.BOUND, False)),
