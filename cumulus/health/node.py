@@ -151,7 +151,7 @@ def cgroups() -> Iterator[Finding]:
     """Whether jobs run in cgroups of their own, which hold them also where they leave their supervisor."""
     from cumulus.lib import cgroup
 
-    problem, fix = cgroup.trouble()
+    problem, fix = cgroup.why_unavailable()
     if problem:
         text = f"{problem}: a process that clears its environment and leaves its supervisor can outlive its lease"
         yield Finding("WARN", "cgroups", text, fix)

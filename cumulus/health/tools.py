@@ -25,16 +25,16 @@ def owner(home: Path) -> Iterator[Finding]:
         return
     opened = open_store(home)
     try:
-        trouble = swarm.NamedSwarm(home).owner_trouble(lambda: store_id(opened))
+        problem = swarm.NamedSwarm(home).why_not_ours(lambda: store_id(opened))
     except BackendError as error:
         yield Finding("WARN", "swarm", str(error), error.hint or "")
         return
     finally:
         opened.close()
-    if trouble is None:
+    if problem is None:
         yield Finding("OK", "swarm", "answers, and belongs to nobody else")
     else:
-        yield Finding("FAIL", "swarm", str(trouble), trouble.hint or "")
+        yield Finding("FAIL", "swarm", str(problem), problem.hint or "")
 
 
 def docker() -> Iterator[Finding]:

@@ -52,14 +52,14 @@ class NamedSwarm:
             SwarmMachine(m.name, m.state, m.availability, m.role, m.engine, m.address, m.labels.get("gpu.count", ""))
             for m in members
         )
-        trouble = self.owner_trouble(store_id)
-        owner = (f"{trouble}; {trouble.hint}",) if trouble is not None else ()
-        return SwarmStatus(machines, (*owner, *cluster.troubles(engine)))
+        problem = self.why_not_ours(store_id)
+        owner = (f"{problem}; {problem.hint}",) if problem is not None else ()
+        return SwarmStatus(machines, (*owner, *cluster.warnings(engine)))
 
-    def owner_trouble(self, store_id: StoreId) -> NotOurs | None:
+    def why_not_ours(self, store_id: StoreId) -> NotOurs | None:
         """Why the Swarm would not be this state directory's. Raises BackendError."""
         with self._ownership(store_id) as ownership:
-            return ownership.trouble()
+            return ownership.why_not_ours()
 
     def ownership(self, store_id: StoreId, jobs: Collection[str]) -> SwarmOwnership:
         with self._ownership(store_id) as ownership:

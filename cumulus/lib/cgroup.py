@@ -75,7 +75,7 @@ def enter(directory: str, pid: int) -> bool:
     return _write(f"{directory}/cgroup.procs", str(pid))
 
 
-def trouble() -> tuple[str, str]:
+def why_unavailable() -> tuple[str, str]:
     """Why this process cannot put jobs into cgroups, and what would mend it; two "" where it can.
 
     Found out by making one, and moving a child there.

@@ -33,7 +33,7 @@ while time.monotonic() < end:
         os._exit(0)
 """
 
-pytestmark = pytest.mark.skipif(cgroup.trouble()[0] != "", reason=f"cgroups are NOT tested: {cgroup.trouble()[0]}")
+pytestmark = pytest.mark.skipif(bool(why := cgroup.why_unavailable()[0]), reason=f"cgroups are NOT tested: {why}")
 
 
 class Node:
@@ -251,7 +251,7 @@ def test_who_may_not_write_cgroups_is_told_why() -> None:
     child = os.fork()
     if child == 0:
         os.setuid(65534)
-        os.write(writable, cgroup.trouble()[0].encode())
+        os.write(writable, cgroup.why_unavailable()[0].encode())
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writable)

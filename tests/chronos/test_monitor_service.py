@@ -81,7 +81,7 @@ def either(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
     ledger = open_ledger(home)
     if request.param == "scan":
         monkeypatch.setattr(cgroup, "enclose", lambda pid, name: None)
-    elif cgroup.trouble()[0]:
+    elif cgroup.why_unavailable()[0]:
         pytest.skip("no cgroup can be made here")
     yield ledger
     eventually(lambda: not cgroups_of(home))
@@ -280,8 +280,8 @@ def test_a_monitor_that_was_stopped_by_a_signal_is_continued_by_whoever_asks(
 
 
 def test_what_leaves_its_cgroup_is_put_back_and_ends_with_the_lease(real: Ledger, run: Run, home: Path) -> None:
-    if cgroup.trouble()[0]:
-        pytest.skip(f"leaving a cgroup is NOT tested: {cgroup.trouble()[0]}")
+    if cgroup.why_unavailable()[0]:
+        pytest.skip(f"leaving a cgroup is NOT tested: {cgroup.why_unavailable()[0]}")
     process = up(run(STUBBORN))
     lease = real.grant(request())
     real.attach("a", process.pid, lease.token)

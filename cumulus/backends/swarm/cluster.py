@@ -73,7 +73,7 @@ def invitation(engine: Engine) -> tuple[str, str]:
     return str(managers[0].get("Addr", "")), token
 
 
-def troubles(engine: Engine) -> Sequence[str]:
+def warnings(engine: Engine) -> Sequence[str]:
     """What of the Swarm's settings is not as jobs need it."""
     spec = engine.swarm()["Spec"]
     found = []

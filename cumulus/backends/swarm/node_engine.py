@@ -118,7 +118,7 @@ class ShellEngine:
         status, output, _ = self._sh(f"[ -r {root} ] && {find}")
         if status != 0:
             return None
-        return timestamp(datetime.fromtimestamp(float(output), UTC)) if output.strip() else ""
+        return _moment(float(output)) if output.strip() else ""
 
     def _run(self, *words: str) -> tuple[int, str, str]:
         return self._sh(shlex.join(["docker", *words]))
@@ -150,8 +150,8 @@ def _kept_frames(lines: str, since: str) -> Iterator[bytes]:
                 yield _frame(2 if entry["stream"] == "stderr" else 1, f"{at} {entry['log']}")
 
 
-def _moment(since: float) -> str:
-    return datetime.fromtimestamp(since, UTC).isoformat().replace("+00:00", "Z")
+def _moment(since_epoch: float) -> str:
+    return timestamp(datetime.fromtimestamp(since_epoch, UTC))
 
 
 def _frame(stream: int, text: str) -> bytes:

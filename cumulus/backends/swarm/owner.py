@@ -125,7 +125,7 @@ class Ownership:
         found = self._engine.config(self.name)
         return None if found is None else Mark.read(found)
 
-    def trouble(self) -> NotOurs | None:
+    def why_not_ours(self) -> NotOurs | None:
         """Why the Swarm would not be ours, looked at now; nothing is claimed. Raises `BackendError`."""
         mark = self.mark()
         if mark is not None:

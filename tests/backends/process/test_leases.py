@@ -402,7 +402,7 @@ time.sleep(100)
 """Leaves its supervisor's tree with an empty environment, deaf to signals, and then ends or stops its supervisor."""
 
 needs_cgroups = pytest.mark.skipif(
-    cgroup.trouble()[0] != "", reason=f"cgroups of jobs are NOT tested: {cgroup.trouble()[0]}"
+    cgroup.why_unavailable()[0] != "", reason=f"cgroups of jobs are NOT tested: {cgroup.why_unavailable()[0]}"
 )
 
 
