@@ -55,7 +55,7 @@ def _problems(error: ValidationError, document: Document, written: Written, kind
     more = len(details) - MAX_PROBLEMS
     if more > 0:
         details = details[:MAX_PROBLEMS]
-        found[FieldProblem((), f"has {more:,} problems more than are told here")] = None
+        found[FieldProblem((), f"has {more:,} more problems than are shown here")] = None
     unknown = {tuple(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"}
     # A field that was given under a misspelt name is not also missing.
     misspelt = {(*path[:-1], meant) for path in unknown if (meant := meant_field(path, shape)) is not None}

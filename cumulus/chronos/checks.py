@@ -59,7 +59,7 @@ def check_request(request: LeaseRequest) -> None:
         if len(text) > _MAX_TEXT:
             raise UsageError(f"the {what} of a lease has {len(text)} characters; at most {_MAX_TEXT} are kept")
     if request.memory_bytes < 1:
-        raise UsageError(f"{request.memory_bytes} bytes of memory is no share; ask for at least 1")
+        raise UsageError(f"{request.memory_bytes} bytes of memory is not a share; ask for at least 1")
     if not 1 <= request.compute <= FULL_COMPUTE:
         raise UsageError(f"{request.compute / 10:g}% compute is out of range; ask for 0.1% to 100%")
     if not (math.isfinite(request.grace) and 0 <= request.grace <= _MAX_SECONDS):

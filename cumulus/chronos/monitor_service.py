@@ -172,7 +172,7 @@ def _claimed(home: Path, clock: SystemClock) -> socket.socket | None:
     while (made := monitor_claim.claim(home)) is None and clock.monotonic() < deadline:
         clock.sleep(0.01)
     if made is None:
-        say(f"{timestamp(clock.now())} another process says that it serves {home}: were it removed, nobody would know")
+        say(f"{timestamp(clock.now())} another process says that it serves {home}: nobody notices if it is removed")
     return made
 
 

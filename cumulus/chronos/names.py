@@ -48,5 +48,5 @@ def _matching(leases: Sequence[Lease], text: str) -> Lease | None:
         if found:
             shown = [f"{lease.id} ({lease.name})" if lease.name else lease.id for lease in found[:_SHOWN]]
             more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            raise UsageError(f"{text!r} may mean {', '.join(shown)}{more}", hint="write more of it")
+            raise UsageError(f"{text!r} may mean {', '.join(shown)}{more}", hint="write more of its id or name")
     return None

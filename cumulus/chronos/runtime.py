@@ -276,7 +276,7 @@ def _entry(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A device and the cgroup's rule that allows it."""
     status = path.stat()
     if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise ValueError(f"{path} is no device")
+        raise ValueError(f"{path} is not a device")
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
     numbers = {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
     device = {"path": str(path), "type": kind, "fileMode": 0o666, "uid": 0, "gid": 0, **numbers}

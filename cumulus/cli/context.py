@@ -58,7 +58,7 @@ def _trouble(state: ServerState) -> str:
         return f"No daemon runs on {state.home}: what is shown is as the last one left it, {_age(silent)} ago."
     if silent is not None and silent >= SILENT_SECONDS:
         return (
-            f"The daemon on {state.home} has not said for {_age(silent)} that it leads: what is shown may be that old; "
+            f"The daemon on {state.home} has not renewed its lead for {_age(silent)}: what is shown may be that old; "
             "see `cumulus doctor`."
         )
     return ""

@@ -131,7 +131,7 @@ class CustomColumns:
             title, colon, path = part.partition(":")
             if not title or not colon or not path:
                 raise UsageError(
-                    f"{part!r} is no custom column",
+                    f"{part!r} is not a custom column",
                     hint="write custom-columns=TITLE:.path,TITLE:.path, as in NAME:.metadata.name",
                 )
             titles.append(title)
@@ -220,4 +220,4 @@ def printer(
         from cumulus.resources.jsonpath import Template
 
         return Documents("jsonpath", out, template=Template(rest), stream=stream)
-    raise UsageError(f"there is no output form {form!r}", hint=f"the forms are {', '.join(FORMS)}")
+    raise UsageError(f"there is no output formatat {form!r}", hint=f"the formats are {', '.join(FORMS)}")

@@ -101,7 +101,7 @@ def _kinds(word: str) -> list[Kind]:
 def _slashed(word: str) -> Target:
     kind, slash, name = word.partition("/")
     if not slash:
-        raise UsageError(f"{word!r} is no KIND/NAME", hint="do not mix KIND/NAME with kinds and names")
+        raise UsageError(f"{word!r} is not KIND/NAME", hint="do not mix KIND/NAME with kinds and names")
     return Target(find_kind(kind), _name(name))
 
 

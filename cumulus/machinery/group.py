@@ -162,7 +162,7 @@ class ControllerGroup(Generic[C]):
             except MALFORMED as error:
                 # It keeps no other controller from being told.
                 log.error(
-                    "cannot tell whom a change concerns", loop=runner.name, object=str(change.key), error=repr(error)
+                    "cannot tell what a change concerns", loop=runner.name, object=str(change.key), error=repr(error)
                 )
 
     def _wake(self, watch: Watch[Any], runner: Runner, change: Change) -> None:

@@ -96,7 +96,7 @@ class Informer:
         try:
             events = self._watch.next(timeout)
         except Expired:
-            log.info("the watch fell behind what the store keeps; listing anew")
+            log.info("the watch fell behind what the store keeps; listing again")
             return self.relist()
         except BaseException:
             self.close()

@@ -115,7 +115,7 @@ def _files_in(directory: Path, recursive: bool, problems: list[Problem]) -> list
             if stat.S_ISREG(mode):
                 found.append(path)
             else:
-                problems.append(Problem(Position(str(path)), "", "is no regular file; name it with -f to read it"))
+                problems.append(Problem(Position(str(path)), "", "is not a regular file; name it with -f to read it"))
     return found
 
 

@@ -361,7 +361,7 @@ _SYNTAX = (
     ("did not find expected node content", "a value is missing here, or a bracket is not closed"),
     ("did not find expected hexdecimal number", "a '\\x', '\\u' or '\\U' in double quotes lacks its digits; write "
      "'\\\\' or use single quotes"),
-    ("found invalid Unicode character escape code", "half of a '\\u' pair stands alone; it is no character"),
+    ("found invalid Unicode character escape code", "half of a '\\u' pair stands alone; it is not a character"),
     ("did not find expected alphabetic or numeric character", "'*' and '&' need a name here; put text that begins with "
      "one in quotes"),
     ("exceeded maximum nesting depth", f"is nested more than {MAX_DEPTH} levels deep; a manifest never needs that"),

@@ -25,11 +25,11 @@ class Address:
         match = _PLACE.fullmatch(place)
         if not at or not match or not _USER.fullmatch(user):
             raise UsageError(
-                f"{text!r} is no SSH address", hint="write user@host or user@host:port, and user@[::1]:22 for IPv6"
+                f"{text!r} is not an SSH address", hint="write user@host or user@host:port, and user@[::1]:22 for IPv6"
             )
         host, port = match["v6"] or match["host"], int(match["port"] or SSH_PORT)
         if not 1 <= port <= 65535:
-            raise UsageError(f"{port} is no port; ports are 1 to 65535")
+            raise UsageError(f"{port} is not a port; ports are 1 to 65535")
         return cls(host, user, port)
 
     @property

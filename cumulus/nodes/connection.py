@@ -184,7 +184,7 @@ class NodeConnection:
             if connection is not None and connection.is_connected:
                 return connection, False
             if self._closed:
-                raise NodeUnreachable(f"{self.node} is no longer looked after")
+                raise NodeUnreachable(f"{self.node} is no longer managed")
             if self._clock.monotonic() < self._pause_until:
                 raise self._same_trouble()
             connection = self._connect()
@@ -203,7 +203,7 @@ class NodeConnection:
             raise self._failed(str(refused), refused.hint, type(refused)) from None
         except paramiko.AuthenticationException:
             raise self._failed(
-                f"{self.node} lets nobody in as {self.address.user}: no key fits",
+                f"{self.node} refuses the login as {self.address.user}: no key fits",
                 f"put the public key into ~{self.address.user}/.ssh/authorized_keys there; the private key is named by"
                 " spec.ssh.keySecret or SSH_KEY_PATH, or is in the agent or ~/.ssh here",
             ) from None
@@ -391,7 +391,7 @@ def private_key(text: str) -> paramiko.PKey:
         except (paramiko.SSHException, ValueError, TypeError, IndexError):
             continue
     raise CumulusError(
-        "the secret's value is no private key that can be used",
+        "the secret's value is not a private key that can be used",
         hint="it must be an Ed25519, ECDSA or RSA key without a passphrase, as ssh-keygen -N '' makes it",
     )
 

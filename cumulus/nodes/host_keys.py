@@ -81,7 +81,7 @@ class KnownHosts:
         return HostKeyRefused(
             f"the host key of {address.known_as} is not the one that is known: it shows {fingerprint(key)},"
             f" {file} has {expected}; somebody may be in between",
-            hint="if the machine was set up anew, forget the old key with:"
+            hint="if the machine was reinstalled, forget the old key with:"
             f" ssh-keygen -R {shlex.quote(address.known_as)} -f {shlex.quote(str(file))}",
         )
 
@@ -123,7 +123,7 @@ def _load(path: Path) -> paramiko.HostKeys:
     except (OSError, UnicodeDecodeError) as error:
         raise HostKeyRefused(f"{path} cannot be read: {error}") from None
     except paramiko.host_keys.InvalidHostKey as error:
-        raise HostKeyRefused(f"{path} holds a line that is no host key: {str(error.line)[:60]}") from None
+        raise HostKeyRefused(f"{path} has a line that is not a host key: {str(error.line)[:60]}") from None
 
 
 _TYPES = {

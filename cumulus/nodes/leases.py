@@ -88,7 +88,7 @@ class RemoteLeases:
     def _granted(self, arguments: Sequence[str]) -> Lease:
         lease = self._found(arguments)
         if lease is None:
-            raise LedgerUnavailable(f"Chronos on {self.connection.node} tells no lease where there must be one")
+            raise LedgerUnavailable(f"Chronos on {self.connection.node} answered without a lease")
         return lease
 
     def _found(self, arguments: Sequence[str]) -> Lease | None:

@@ -87,12 +87,12 @@ def _checked(parse: Callable[[Any], object], *, number_suffix: str = "") -> Befo
 
 def _positive_duration(value: Any) -> None:
     if quantity.parse_duration(value) <= 0:
-        raise ValueError(f"{value!r} is no time at all; write 90s or 1h30m")
+        raise ValueError(f"{value!r} is no time; write 90s or 1h30m")
 
 
 def _positive_bytes(value: Any) -> None:
     if quantity.parse_bytes(value) <= 0:
-        raise ValueError(f"{value!r} is no memory at all; write 512Mi or 20Gi")
+        raise ValueError(f"{value!r} is no memory; write 512Mi or 20Gi")
 
 
 def _moment(text: str) -> str:
@@ -100,7 +100,7 @@ def _moment(text: str) -> str:
         try:
             datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
-            raise ValueError(f"{text!r} is no time; one looks like 2030-01-31T12:00:00Z") from None
+            raise ValueError(f"{text!r} is not a time; write it like 2030-01-31T12:00:00Z") from None
     return text
 
 
@@ -204,7 +204,7 @@ def check_path(value: str) -> str:
     check_text(value)
     parts = value.split("/")
     if ".." in parts:
-        raise ValueError(f"{value[:80]!r} goes up with '..'; write the path without it")
+        raise ValueError(f"{value[:80]!r} contains '..'; write the path without it")
     if not value:
         raise ValueError("must not be empty")
     if all(part in ("", ".") for part in parts) and parts[0] != "":

@@ -248,7 +248,7 @@ class GPUJobSpec(Model):
             return
         for index, mount in enumerate(self.mounts):
             if _plain(mount.target) == "/dev/shm":
-                raise FieldError(("mounts", index, "target"), "mounts at /dev/shm beside shmSize; keep one of them")
+                raise FieldError(("mounts", index, "target"), "mounts at /dev/shm, as shmSize does; keep one of them")
 
     @rule
     def _ports_once(self) -> None:
@@ -310,7 +310,7 @@ class GPUJobSpec(Model):
         for index, target in enumerate(targets):
             outer = next((other for other in targets if target.startswith(f"{other}/")), None)
             if self.image is None and outer is not None and not target.startswith("/"):
-                message = f"lies within the mount at {outer}, and would be a link in its source; choose one beside it"
+                message = f"lies within the mount at {outer}, and would be a link in its source; choose one outside"
                 raise FieldError(("mounts", index, "target"), message)
 
 

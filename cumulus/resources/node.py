@@ -16,13 +16,13 @@ from cumulus.resources.reasons import NodeCondition
 
 def _host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9._:%-]*", value):
-        raise ValueError(f"{value[:80]!r} is no host name or IP address")
+        raise ValueError(f"{value[:80]!r} is not a host name or IP address")
     return value
 
 
 def _user(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
-        raise ValueError(f"{value[:80]!r} is no user's name")
+        raise ValueError(f"{value[:80]!r} is not a user name")
     return value
 
 

@@ -115,7 +115,7 @@ def parse_share(value: str | int | float) -> Share:
     except InvalidOperation:
         size = parse_bytes(text)
         if size < 1:
-            raise ValueError(f"{value!r} is no memory at all; write 0.5, 50% or 20Gi") from None
+            raise ValueError(f"{value!r} is no memory; write 0.5, 50% or 20Gi") from None
         return Share(size=size)
     if not number.is_finite() or number <= 0 or 1 < number < _LEAST_PLAIN_BYTES:
         example = f"{text}Gi" if number.is_finite() and number > 1 else "20Gi"

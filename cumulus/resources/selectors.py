@@ -262,7 +262,7 @@ def _checked(kind: Kind, names: tuple[str, ...], value: str) -> tuple[str, ...]:
     if not place.single:
         below = ", ".join(f"{place.path}.{name}" for name in list(place.field.fields)[:3])
         hint = f"name one of its fields, as {below}" if below and not place.field.container else _LISTS
-        raise UsageError(f"{place.path} of a {kind.name} is no single value", hint=hint)
+        raise UsageError(f"{place.path} of a {kind.name} is not a single value", hint=hint)
     _check_value(place, value)
     return names
 

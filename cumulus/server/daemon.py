@@ -176,12 +176,12 @@ def _ready(home: Path, store: Store, command_server: CommandServerProcess) -> Ca
     def ready(role: Role) -> None:
         leader = holder_identity(store)
         if role is Role.LEADING:
-            _log.info("leading: objects are made to come true", home=str(home))
+            _log.info("leading: the controllers run", home=str(home))
             notify(READY="1", STATUS=f"leads on {home}")
             command_server.start()
         else:
             if leader:
-                _log.info("standing by: takes over when the leader is gone", leader=leader)
+                _log.info("standing by: takes over when the leader stops", leader=leader)
             notify(READY="1", STATUS=f"stands by on {home} for {leader}")
 
     return ready

@@ -69,7 +69,7 @@ class _Nodes:
     def _agent(self, node: str) -> NodeAgent:
         found = self._agents().get(node)
         if found is None:
-            raise NodeUnreachable(f"this daemon does not look after the node {node}")
+            raise NodeUnreachable(f"this daemon does not manage the node {node}")
         return found
 
     def _shell(self, name: str) -> workers.ConnectionShell | None:

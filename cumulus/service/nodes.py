@@ -104,7 +104,7 @@ class Nodes:
         """Wait until a machine has left the cluster that it is in; what is known of how it did. Raises NodeRefused."""
         if not self._served():
             raise NodeRefused(
-                f"{name} has yet to leave the Swarm", hint="a daemon sees to that; start it: cumulus serve"
+                f"{name} has yet to leave the Swarm", hint="only a daemon does this; start one: cumulus serve"
             )
         deadline = self._clock.monotonic() + LEAVE_SECONDS
         watch = self._objects.watch(identity, since=since, kinds=frozenset({"GPUNode"}))
@@ -138,7 +138,7 @@ def ssh_address(document: Document) -> SshAddress:
     node = decode(GPUNode, document)
     if node.spec.ssh is None:
         raise NodeRefused(
-            f"the node {node.metadata.name} has no SSH address: a daemon there looks after it",
+            f"the node {node.metadata.name} has no SSH address: a daemon there manages it",
             hint="once that daemon is stopped: cumulus delete node " + node.metadata.name,
         )
     return node.spec.ssh

@@ -101,9 +101,7 @@ class Workers:
         for node in Client(self._store).list(GPUNode, damaged=damaged.append):
             ssh = node.spec.ssh
             if node.metadata.name == name and ssh is None:
-                raise NodeRefused(
-                    f"the node {name} is there, and a daemon on it looks after it", hint="take another name"
-                )
+                raise NodeRefused(f"the node {name} exists, and a daemon there manages it", hint="take another name")
             if node.metadata.name == name:
                 known = ssh
             elif ssh is not None and (ssh.host, ssh.port) == (host, port):

@@ -51,7 +51,7 @@ def refused(call: Any, *args: Any, **options: Any) -> dict[str, str]:
     ("path", "value", "field", "message"),
     [
         ("spec.gpu.memory", "nonsense", "spec.gpu.memory", "'nonsense' is not a quantity"),
-        ("spec.gpu.duration", "0s", "spec.gpu.duration", "no time at all"),
+        ("spec.gpu.duration", "0s", "spec.gpu.duration", "is no time; write"),
         ("spec.replicas", 0, "spec.replicas", "must be at least 1, got 0"),
         ("spec.replicas", "3", "spec.replicas", "must be a whole number, got '3'; remove the quotes"),
         ("spec.suspend", "yes", "spec.suspend", "must be true or false, got 'yes'; write true"),

@@ -86,9 +86,9 @@ def test_nodes_with_something_to_lose_need_their_name(fleet: SqliteStore, run: R
         assert done.err.splitlines() == [
             "warning: gpunode/by-hand was added by hand",
             "warning: gpunode/cordoned is cordoned",
-            "warning: gpunode/holder holds 1 lease, which go on there while their jobs begin anew elsewhere",
+            "warning: gpunode/holder holds 1 lease, which go on there while their jobs start again elsewhere",
             "warning: gpunode/lender holds 1 lease made on the node itself",
-            "error: nobody is there to confirm it, so nothing was deleted; "
+            "error: nobody can confirm it here, so nothing was deleted; "
             "name them: cumulus delete node by-hand cordoned holder lender; or give --yes",
         ]
         assert names(fleet, "GPUNode") == everything
@@ -119,7 +119,7 @@ def test_an_unknown_field_deletes_nothing(store: SqliteStore, run: Run) -> None:
     for selector, problem in (
         ("status.phse!=Running", "a GPUJob has no field status.phse; did you mean status.phase?"),
         ("status.phase!=running", "status.phase of a GPUJob is never 'running'; did you mean Running?"),
-        ("status.attempts!=x", "status.attempts of a GPUJob is no single value"),
+        ("status.attempts!=x", "status.attempts of a GPUJob is not a single value"),
         ("spec.suspend!=yes", "spec.suspend of a GPUJob is never 'yes'; it is true, false"),
     ):
         done = run("delete", "jobs", "--field-selector", selector)

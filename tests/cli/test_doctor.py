@@ -49,8 +49,8 @@ def test_this_machine(run: Run, store: SqliteStore) -> None:
     store.create(job("a"))
     done = run("doctor")
     assert done.code == 0, done.out
-    assert "1 gpujob; every object reads well" in done.out
-    assert "none runs on this state directory" in done.out
+    assert "1 gpujob; all objects are readable" in done.out
+    assert "no daemon runs on this state directory" in done.out
     assert "fix: run: cumulus serve" in done.out
     for part in ("state", "store", "daemon", "ledger", "device", "enforcement", "opencl", "docker", "ssh"):
         assert f"  {part} " in done.out, part
@@ -119,8 +119,8 @@ def test_a_device_of_another_size_than_the_ledger_counts_on() -> None:
         return [(finding.level, finding.text) for finding in node.sizes([said], [known])]
 
     assert told(device(4), device(4)) == []
-    assert told(device(2), device(4)) == [("WARN", "device 0 has 2Gi of memory, and the ledger counts on 4Gi")]
-    text = "device 0 has 2Gi of memory, and the ledger counts on 3Gi, which its leases hold"
+    assert told(device(2), device(4)) == [("WARN", "device 0 has 2Gi of memory, but the ledger records 4Gi")]
+    text = "device 0 has 2Gi of memory, but the ledger records 3Gi, which its leases use"
     assert told(device(2), device(3, 2)) == [("WARN", text)]
     assert told(device(4), device(2, 4))[0][0] == "OK"
     assert told(device(16, type="cpu"), device(15, type="cpu")) == []
@@ -172,10 +172,10 @@ STALLED = condition("Progressing", False, "Stalled", "the loop job has finished 
 @pytest.mark.parametrize(
     ("document", "level", "text"),
     [
-        ({}, "OK", "process 7; none leads yet"),
+        ({}, "OK", "process 7; no daemon leads yet"),
         (lease(), "OK", "process 7; host-1 leads, renewed 1s ago"),
-        (lease(holderIdentity=""), "WARN", "none leads"),
-        (lease(renewed=300), "FAIL", "none leads: host-1 renewed 5m ago"),
+        (lease(holderIdentity=""), "WARN", "no daemon leads"),
+        (lease(renewed=300), "FAIL", "no daemon leads: host-1 renewed 5m ago"),
         (lease(conditions=(STALLED,)), "FAIL", "does not do its work: the loop job has finished nothing"),
         (lease(conditions=(condition("Progressing", True, "Works"),)), "OK", "host-1 leads"),
     ],

@@ -155,15 +155,15 @@ def test_what_is_not_there(filled: SqliteStore, run: Run) -> None:
     [
         (["jbos"], "there is no kind 'jbos'; did you mean jobs?"),
         ([], "name a kind, or KIND/NAME"),
-        (["jobs", "-o", "yml"], "there is no output form 'yml'"),
+        (["jobs", "-o", "yml"], "there is no output formatat 'yml'"),
         (["jobs", "-o", "jsonpath={.a"], "jsonpath '{.a'"),
-        (["jobs", "-o", "custom-columns=a"], "'a' is no custom column"),
+        (["jobs", "-o", "custom-columns=a"], "'a' is not a custom column"),
         (["jobs", "-l", "a in b"], "a in b"),
         (["jobs,nodes", "a"], "names cannot follow several kinds"),
         (["secrets"], "there is no kind 'secrets'; secrets are kept apart from objects: see `cumulus secret --help`"),
         (["pods"], "there is no kind 'pods'; what runs is a job: see `cumulus get jobs`"),
         (["things"], "there is no kind 'things'; the kinds are gpujobs,"),
-        (["job/a", "b"], "'b' is no KIND/NAME"),
+        (["job/a", "b"], "'b' is not KIND/NAME"),
         (["job/"], "'' is not a name"),
         (["jobs", "--nope"], "no such option: --nope"),
         (["job", "train", "-l", "a=b"], "a name and a selector cannot be given together"),
@@ -257,8 +257,7 @@ def test_a_daemon_that_does_not_renew_its_lead_is_told(filled: SqliteStore, run:
     assert run("get", "nodes").err == ""
     filled.update({**renewed, "spec": {**renewed["spec"], "renewTime": ago(seconds=40)}})
     assert run("get", "nodes").err == (
-        f"The daemon on {home} has not said for 40s that it leads: what is shown may be that old; "
-        "see `cumulus doctor`.\n"
+        f"The daemon on {home} has not renewed its lead for 40s: what is shown may be that old; see `cumulus doctor`.\n"
     )
 
 

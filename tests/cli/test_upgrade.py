@@ -86,7 +86,7 @@ def test_all_of_an_old_store_is_shown(old: Path, run: Run) -> None:
     for name in JOBS:
         assert run("why", name).code == 0
     [finding] = checks.guarded(checks.store)
-    assert (finding.level, finding.text.endswith("every object reads well")) == ("OK", True)
+    assert (finding.level, finding.text.endswith("all objects are readable")) == ("OK", True)
 
 
 def test_old_objects_are_changed_and_deleted(old: Path, run: Run) -> None:
@@ -121,6 +121,6 @@ def test_an_object_that_cannot_be_read_hides_no_other(old: Path, run: Run) -> No
     assert "gpujob/default/succeeded" in described.err
     [finding] = checks.guarded(checks.store)
     assert finding.level == "WARN"
-    assert "3 of its objects are not valid and left alone" in finding.text
+    assert "3 of its objects are not valid, and ignored" in finding.text
     for name in ("job/failed", "partition/mine-active", "job/succeeded"):
         assert run("delete", name, "--no-wait").code == 0

@@ -141,7 +141,7 @@ def test_without_a_lease_nothing_is_asked_of_a_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "message"), [(BOUND, "no lease was made"), (ACTIVE, "its node knows nothing of its lease any more")]
+    ("phase", "message"), [(BOUND, "no lease was made"), (ACTIVE, "its node no longer knows its lease")]
 )
 def test_what_is_given_back_without_a_lease_says_whether_it_had_one(phase: PartitionPhase, message: str) -> None:
     ended = condition(partition_plan.plan(stored(phase), None, releasing=True, now=NOW).status.conditions, "Ended")

@@ -124,11 +124,11 @@ def test_what_is_no_regular_file_in_a_directory_is_not_opened(tmp_path: Path) ->
     (tmp_path / "round.yaml").symlink_to("round.yaml")
     (tmp_path / "gone.yaml").symlink_to("nowhere")
     assert sorted(refused(lambda: load([tmp_path], recursive=True))) == [
-        f"{tmp_path}/device.yml: is no regular file; name it with -f to read it",
+        f"{tmp_path}/device.yml: is not a regular file; name it with -f to read it",
         f"{tmp_path}/gone.yaml: cannot be read: no such file or directory",
-        f"{tmp_path}/pipe.yaml: is no regular file; name it with -f to read it",
+        f"{tmp_path}/pipe.yaml: is not a regular file; name it with -f to read it",
         f"{tmp_path}/round.yaml: cannot be read: too many levels of symbolic links",
-        f"{tmp_path}/socket.json: is no regular file; name it with -f to read it",
+        f"{tmp_path}/socket.json: is not a regular file; name it with -f to read it",
     ]
 
 
@@ -204,7 +204,7 @@ def test_problems_of_all_documents_come_at_once_and_in_order() -> None:
 def test_thousands_of_problems_are_cut_short() -> None:
     text = job("x") + "".join(f"  x{number}: 1\n" for number in range(3000))
     problems = refused(lambda: load_text(text))
-    assert problems[0] == "manifest:1:1: has 2,000 problems more than are told here"
+    assert problems[0] == "manifest:1:1: has 2,000 more problems than are shown here"
     assert len(problems) == 1001
 
 

@@ -43,7 +43,7 @@ def test_the_fingerprint_is_shown_and_nothing_is_trusted_unasked(run: Run, worke
     refused = add(run, worker)
     assert refused.code == 1
     assert shown in refused.err
-    assert "nobody is there to confirm it" in refused.err
+    assert "nobody can confirm it here" in refused.err
     assert not (home / "known_hosts").exists()
     assert run("get", "nodes").out == ""
 
@@ -107,7 +107,7 @@ def test_setup_installs_for_one_user_and_the_node_is_reached_through_it(
 def test_what_is_wrong_is_said_in_one_line(run: Run, worker: Worker) -> None:
     for words, said in (
         (("add", "gpu-1"), "say where the node is"),
-        (("add", "gpu-1", "--ssh", "nowhere"), "is no SSH address"),
+        (("add", "gpu-1", "--ssh", "nowhere"), "is not an SSH address"),
         (("add", "GPU_1", "--ssh", "root@x"), "is not a name"),
         (("add", "gpu-1", "--ssh", "root@x", "--key-secret", "../x"), "cannot name a secret"),
         (("add", "gpu-1", "--ssh", "root@x", "--chronos-cli", "a\x1b[2J"), "holds the control character U+001B"),

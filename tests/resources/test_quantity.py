@@ -78,7 +78,7 @@ def test_shares(text: str | int | float, share: Share) -> None:
     ("text", "message"),
     [
         (50, "bytes need a unit, as in 50Gi"), (2, "as in 2Gi"), (0, "a fraction lies in (0, 1]"),
-        ("0Gi", "no memory at all"), ("150%", "(0%, 100%]"), (-0.5, "out of range"),
+        ("0Gi", "is no memory; write"), ("150%", "(0%, 100%]"), (-0.5, "out of range"),
         ("nan", "out of range"), ("inf", "as in 20Gi"),
         ("-inf", "as in 20Gi"),
         ("0.00001", "the least share of memory is 0.01%"), ("0.001%", "the least share of memory is 0.01%"),

@@ -180,7 +180,7 @@ class TestWorkers:
     def test_names_and_machines_that_are_taken(self, service: Service) -> None:
         service.store.create(node("here"))
         service.store.create(node("gpu-1", ssh={**SSH, "port": 22}))
-        with pytest.raises(NodeRefused, match="a daemon on it looks after it"):
+        with pytest.raises(NodeRefused, match="a daemon there manages it"):
             service.workers.find(ME, "here", WorkerAddress("root@other"))
         with pytest.raises(NodeRefused, match="h, port 22 is there already, as the node gpu-1"):
             service.workers.find(ME, "gpu-2", WorkerAddress("root@h"))

@@ -140,7 +140,7 @@ def test_a_second_control_plane_touches_nothing_until_it_adopts(control: Control
         assert control.phase("first") == "Running"
         assert second.phase("second") == "Pending"
         adopted = second.run("cluster", "adopt", "--yes")
-        assert "1 of its services are no jobs of this store, and will be ended: default-first-" in adopted.stderr
+        assert "1 of its services are not jobs of this store and will be ended: default-first-" in adopted.stderr
         second.ok("wait", "gpujob/second", "--for=condition=Succeeded", "--timeout=100s")
         eventually(lambda: "the Swarm is not ours" in (control.directory / "serve-0.log").read_text(), 100)
         eventually(lambda: _why(control, "worker1") == "NotOurs", 100, "the first one says so at its nodes")

@@ -190,7 +190,7 @@ def test_a_node_that_falls_silent_is_a_fault_of_its_own() -> None:
 @pytest.mark.parametrize(("word", "found", "words"), [
     ("x@sha256:1", None, "by its digest"),
     ("x:1", None, "has no image x:1"),
-    ("7f3a", {"Id": "sha256:1", "RepoTags": ["x:1", "x:2"]}, "7f3a is no name of an image"),
+    ("7f3a", {"Id": "sha256:1", "RepoTags": ["x:1", "x:2"]}, "7f3a is not the name of an image"),
 ])  # fmt: skip
 def test_what_cannot_be_brought_is_refused_here(word: str, found: dict[str, Any] | None, words: str) -> None:
     with pytest.raises(BackendRefused, match=words):

@@ -167,7 +167,7 @@ def _explain(answer: bytes, program: str, directory: str, environment: dict[str,
     if number == errno.EACCES:
         return f"{program} is not executable; make it so with chmod +x, or name its interpreter in the command"
     if number == errno.ENOEXEC:
-        return f"{program} is no program of this machine and has no #! line; name its interpreter in the command"
+        return f"{program} is not a program for this machine and has no #! line; name its interpreter in the command"
     if number == errno.E2BIG:
         return "the command's arguments and environment are too long for this system"
     return f"{program} could not be started: {reason}"

@@ -192,7 +192,7 @@ class LeaseGuard:
         lease = ledger.get(id)
         device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
         if lease is None or device is None:
-            raise NoSuchLease(f"the device of lease {id} is not on this node any more")
+            raise NoSuchLease(f"the device of lease {id} is no longer on this node")
         ours = contract.join(variables, local.hold_to(lease, device, ledger.home))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = contract.merge(self._own, ours)

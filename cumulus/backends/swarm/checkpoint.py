@@ -22,5 +22,5 @@ class NodeFiles:
         except BackendError as error:
             raise CheckpointUnseen(str(error)) from error
         if written is None:
-            raise CheckpointUnseen(f"{self._path} is no directory of the node, or cannot be read there")
+            raise CheckpointUnseen(f"{self._path} is not a directory of the node, or cannot be read there")
         return Checkpoint(self._path, written) if written else None

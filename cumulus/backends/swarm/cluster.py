@@ -32,8 +32,8 @@ def initialise(engine: Engine, advertise: str = "", listen: str = "") -> bool:
     if advertise and _host(advertise) != address:
         raise BackendRefused(
             f"the engine manages a Swarm already, as {address}, and Swarm cannot change a manager's address",
-            hint="go on with that one, or end the Swarm with its services and secrets (docker swarm leave --force), and"
-            " make it anew",
+            hint="keep that Swarm, or end it with its services and secrets (docker swarm leave --force) and create it"
+            " again",
         )
     swarm = engine.swarm()
     wanted = _settled(swarm["Spec"])

@@ -76,7 +76,7 @@ def _image(engine: Engine, word: str, found: dict[str, Any], node_id: str) -> Im
     name = next((tag for tag in tags if tag in (wanted, f"{wanted}:latest")), None)
     if name is None:
         hint = f"give one of: {', '.join(tags)}" if tags else f"name it: docker tag {word} NAME:TAG"
-        raise BackendRefused(f"{word} is no name of an image", hint=hint)
+        raise BackendRefused(f"{word} is not the name of an image", hint=hint)
     platform = f"{found.get('Os', '')}/{found.get('Architecture', '')}"
     return Image(engine, name, str(found["Id"]), int(found.get("Size", 0)), platform, node_id)
 

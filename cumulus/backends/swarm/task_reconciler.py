@@ -151,7 +151,7 @@ class TaskReconciler:
         if (self._clock.now() - began).total_seconds() > self._timeouts.no_task:
             message = "Swarm has no task of its service: it was scaled to zero, or pruned"
             self._report(record, EventReason.TASK_FORGOTTEN, message)
-            return self._lost(record, "Swarm has no task of its service any more")
+            return self._lost(record, "Swarm no longer has a task of its service")
         return self.running(record)
 
     def _waiting(self, record: Record, run: Task) -> Observed:

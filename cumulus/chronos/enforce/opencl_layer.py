@@ -100,4 +100,4 @@ def _load(path: Path) -> str:
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:
         return f"the OpenCL layer can't be loaded: {error}"
-    return "" if hasattr(library, "clInitLayer") else f"{path} is no OpenCL layer"
+    return "" if hasattr(library, "clInitLayer") else f"{path} is not an OpenCL layer"

@@ -142,7 +142,7 @@ def _confirm_losses(client: Client, found: Sequence[Document], *, ask: bool) -> 
     words = [" ".join([BY_NAME[kind].one, *(key.name for key in lost if key.kind == kind)]) for kind in kinds]
     by_name = f"name them: {', '.join(f'cumulus delete {named}' for named in words)}; or give --yes"
     if not confirm.possible():
-        raise NotConfirmed("nobody is there to confirm it, so nothing was deleted", hint=by_name)
+        raise NotConfirmed("nobody can confirm it here, so nothing was deleted", hint=by_name)
     if not confirm.confirmed(f"Delete {'it' if len(lost) == 1 else 'them'} all the same?"):
         raise NotConfirmed("nothing was deleted")
 

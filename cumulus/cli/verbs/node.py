@@ -209,7 +209,7 @@ def _confirm(found: WorkerFound, *, sure: bool) -> None:
     terminal.note("Compare it with what the machine itself says: ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub")
     if not confirm.possible():
         raise CumulusError(
-            "nobody is there to confirm it", hint="give --fingerprint SHA256:…, or --yes to trust what is shown"
+            "nobody can confirm it here", hint="give --fingerprint SHA256:…, or --yes to trust what is shown"
         )
     if not confirm.confirmed("Is it the same?"):
         raise CumulusError("nothing was changed")

@@ -334,7 +334,7 @@ def resized(old: DeviceStatus, new: DeviceStatus) -> str:
         return said
     if new.next_memory_bytes < new.memory_bytes:
         return f"{said}; its leases hold {format_bytes(new.memory_bytes)}, and nothing is granted until some have ended"
-    return f"{said}; {format_bytes(new.memory_bytes)} count until no lease lives there"
+    return f"{said}; {format_bytes(new.memory_bytes)} count until its last lease ends"
 
 
 def worth_writing(old: GPUNodeStatus, new: GPUNodeStatus) -> bool:

@@ -99,7 +99,7 @@ class PartitionReconciler:
         if agent is None:
             if self._reader.get(GPUNode, "", partition.status.node) is None:
                 return NodeGone()
-            raise NodeUnreachable(f"this daemon does not look after the node {partition.status.node}")
+            raise NodeUnreachable(f"this daemon does not manage the node {partition.status.node}")
         if releasing:
             return agent.leases.release(partition.uid)
         if started is not None:
@@ -139,8 +139,8 @@ class PartitionReconciler:
         elif changed:
             write_with_events(self._client, [Write("status", partition.replace(status=plan.status).to_json())], events)
         if plan.status.phase is PartitionPhase.ACTIVE and partition.status.phase is not PartitionPhase.ACTIVE:
-            status_now = plan.status
-            message = f"leased {status_now.device_name or 'device'} {status_now.device} of {status_now.node}"
+            name = f" ({plan.status.device_name})" if plan.status.device_name else ""
+            message = f"leased device {plan.status.device}{name} of {plan.status.node}"
             self._recorder.record(partition, "Normal", EventReason.LEASED, message, component=NAME)
         return Done() if plan.wake is None or finish else After(plan.wake)
 
@@ -211,7 +211,7 @@ class PartitionReconciler:
         for name in [node] if isinstance(node, str) and node else list(self._agents):
             agent = self._agents.get(name)
             if agent is None and self._is_known(name):
-                raise NodeUnreachable(f"this daemon does not look after the node {name}")
+                raise NodeUnreachable(f"this daemon does not manage the node {name}")
             lease = agent.leases.release(metadata["uid"]) if agent is not None else None
             if lease is not None and lease.state is not LeaseState.ENDED:
                 return After(partition_plan.ENDING_POLL)

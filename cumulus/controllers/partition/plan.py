@@ -112,7 +112,7 @@ def plan(
             return _end(partition, PartitionPhase.FAILED, reason, message, now)
         case None if releasing:
             active = partition.status.phase is PartitionPhase.ACTIVE
-            message = "its node knows nothing of its lease any more" if active else "no lease was made"
+            message = "its node no longer knows its lease" if active else "no lease was made"
             return _end(partition, PartitionPhase.RELEASED, PartitionReason.RELEASED, message, now)
         case None:
             message = "the node does not know the lease"

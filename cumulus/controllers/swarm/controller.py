@@ -83,7 +83,7 @@ class ClusterReconciler:
             if node.deleting:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif in_cluster(node):
-                self._say(node, False, "NotAMember", "it is no node of the cluster any more")
+                self._say(node, False, "NotAMember", "it is no longer a node of the cluster")
         return After(LOOK_SECONDS)
 
     def _named(self) -> Mapping[str, Machine]:
