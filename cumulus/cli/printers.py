@@ -220,4 +220,4 @@ def printer(
         from cumulus.resources.jsonpath import Template
 
         return Documents("jsonpath", out, template=Template(rest), stream=stream)
-    raise UsageError(f"there is no output formatat {form!r}", hint=f"the formats are {', '.join(FORMS)}")
+    raise UsageError(f"there is no output format {form!r}", hint=f"the formats are {', '.join(FORMS)}")

@@ -31,7 +31,7 @@ def state(home: Path) -> Iterator[Finding]:
         yield Finding("FAIL", "state", f"{there} cannot be written", fix)
         return
     if there != home:
-        yield Finding("OK", "state", f"{home} (is made when it is first used)")
+        yield Finding("OK", "state", f"{home} (created on first use)")
         return
     free = shutil.disk_usage(home).free
     if free < 2**28:
@@ -49,7 +49,7 @@ def store(home: Path) -> Iterator[Finding]:
     directory = paths.store_dir(home)
     if not directory.exists():
         daemon_lock.refuse_unread(home)
-        yield Finding("OK", "store", f"{directory} (is made when it is first used)")
+        yield Finding("OK", "store", f"{directory} (created on first use)")
         return
     from cumulus import stores
     from cumulus.resources.registry import KINDS
@@ -74,17 +74,17 @@ def store(home: Path) -> Iterator[Finding]:
         return
     shown = ", ".join(f"{n} {k.name.lower() if n == 1 else k.plural}" for k, n in counts if n) or "no objects"
     if wrong:
-        said = f"{len(wrong)} of its objects {'is' if len(wrong) == 1 else 'are'} not valid and left alone: {wrong[0]}"
+        said = f"{len(wrong)} of its objects {'is' if len(wrong) == 1 else 'are'} not valid, and ignored: {wrong[0]}"
         yield Finding("WARN", "store", f"revision {revision}, {shown}; {said}", wrong[0].hint or "")
         return
-    yield Finding("OK", "store", f"revision {revision}, {shown}; every object reads well")
+    yield Finding("OK", "store", f"revision {revision}, {shown}; all objects are readable")
 
 
 def daemon(home: Path) -> Iterator[Finding]:
     """Whether a daemon runs here, and which leads."""
     pid = daemon_lock.daemon_pid(home)
     if pid is None:
-        yield Finding("WARN", "daemon", "none runs on this state directory", "run: cumulus serve")
+        yield Finding("WARN", "daemon", "no daemon runs on this state directory", "run: cumulus serve")
         return
     from cumulus.client.embedded import open_store
     from cumulus.resources.lease import LEADER
@@ -122,20 +122,21 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
     spec = lease.get("spec") or {}
     holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
     if not lease:
-        return Finding("OK", "daemon", f"process {pid}; none leads yet")
+        return Finding("OK", "daemon", f"process {pid}; no daemon leads yet")
     if not holder or not renewed:
-        fix = "look again in some seconds; where it stays so, read the daemon's log"
-        return Finding("WARN", "daemon", f"process {pid}; none leads: nothing that is applied comes true", fix)
+        fix = "look again in a few seconds; if it stays so, read the daemon's log"
+        return Finding("WARN", "daemon", f"process {pid}; no daemon leads: what you apply has no effect yet", fix)
     said = f"{holder} leads, renewed {age(renewed, now)} ago"
     leader = _leader(lease)
     if leader is not None and locks.is_stopped(leader):
         return Finding("FAIL", "daemon", f"{said}: {locks.described([leader])}", locks.hint([leader], ""))
     if (now - parse_timestamp(renewed)).total_seconds() > RENEWED_SECONDS:
-        fix = f"read the log of process {pid}, and start it again where it says nothing: jobs go on without it"
-        return Finding("FAIL", "daemon", f"process {pid}; none leads: {holder} renewed {age(renewed, now)} ago", fix)
+        fix = f"read the log of process {pid}; if it says nothing, restart it: jobs go on meanwhile"
+        text = f"process {pid}; no daemon leads: {holder} renewed {age(renewed, now)} ago"
+        return Finding("FAIL", "daemon", text, fix)
     progress = condition(lease, "Progressing")
     if progress.get("status") == "False":
-        fix = "read its log for what it waits for; start it again where that does not end: jobs go on without it"
+        fix = "its log says what it waits for; if that does not end, restart it: jobs go on meanwhile"
         return Finding("FAIL", "daemon", f"{said}, but does not do its work: {progress.get('message', '')}", fix)
     return Finding("OK", "daemon", f"process {pid}; {said}")
 

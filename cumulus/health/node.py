@@ -28,7 +28,7 @@ def ledger() -> Iterator[Finding]:
         yield Finding("FAIL", "ledger", f"{there} cannot be written", "set CHRONOS_HOME, or chown the directory")
         return
     if not (home / LEDGER).exists():
-        yield Finding("OK", "ledger", f"{home} (is made when it is first used)")
+        yield Finding("OK", "ledger", f"{home} (created on first use)")
         return
     opened = Ledger(home, start_monitor=False)
     try:
@@ -44,9 +44,9 @@ def ledger() -> Iterator[Finding]:
         yield Finding("OK", "monitor", f"process {pid} ends leases on time")
     elif leases:
         fix = "run: chronos_cli monitor, or install scripts/chronos-monitor.service"
-        yield Finding("FAIL", "monitor", "none runs, though leases are live", fix)
+        yield Finding("FAIL", "monitor", "no monitor runs, but leases are live", fix)
     else:
-        yield Finding("OK", "monitor", "none runs; the first lease starts it")
+        yield Finding("OK", "monitor", "not running; the first lease starts it")
 
 
 def devices() -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def devices() -> Iterator[Finding]:
     gpus = [d for d in found if d.type == "gpu"]
     if not gpus:
         fix = "for a GPU, install its driver and OpenCL support; see /etc/OpenCL/vendors"
-        yield Finding("WARN", "devices", "no GPU; the CPU stands in for one", fix)
+        yield Finding("WARN", "devices", "no GPU; the CPU is used instead", fix)
     for each in found:
         opencl = "" if each.platform_index >= 0 else ", not in OpenCL"
         text = f"{each.index}: {each.name}, {each.type}, {format_bytes(each.memory_bytes)}{opencl}"
@@ -83,14 +83,14 @@ def sizes(found: Sequence[Device], known: Sequence[Device]) -> Iterator[Finding]
         aim = each.next_memory_bytes or each.memory_bytes
         now = settled(each.type, aim, said.get(each.id, aim))
         counted = format_bytes(each.memory_bytes)
-        text = f"device {each.index} has {format_bytes(now)} of memory, and the ledger counts on {counted}"
+        text = f"device {each.index} has {format_bytes(now)} of memory, but the ledger records {counted}"
         if now != aim:
             yield Finding("WARN", "memory", text, "run: chronos_cli devices --refresh")
         elif now < each.memory_bytes:
-            fix = "let leases end, or end some: chronos_cli list; until then nothing is granted there"
-            yield Finding("WARN", "memory", f"{text}, which its leases hold", fix)
+            fix = "wait for leases to end, or end some (see chronos_cli list); until then the device grants nothing"
+            yield Finding("WARN", "memory", f"{text}, which its leases use", fix)
         elif now > each.memory_bytes:
-            yield Finding("OK", "memory", f"{text} until no lease lives there")
+            yield Finding("OK", "memory", f"{text} until its last lease ends")
 
 
 def _known_devices(home: Path) -> Sequence[Device]:

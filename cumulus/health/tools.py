@@ -47,7 +47,7 @@ def docker() -> Iterator[Finding]:
     if not info.get("ServerVersion"):
         said = done.stderr.strip() if done else "no answer within 8 s"
         problem = (info.get("ServerErrors") or [said or "no version"])[0]
-        fix = "start it (systemctl start docker), and put yourself into the group docker"
+        fix = "start it (systemctl start docker), and add yourself to the group docker"
         yield Finding("WARN", "docker", f"the engine does not answer: {str(problem)[:160]}", fix)
         return
     swarm = (info.get("Swarm") or {}).get("LocalNodeState", "unknown")

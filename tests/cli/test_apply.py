@@ -92,7 +92,7 @@ def test_output_forms(file: str, run: Run) -> None:
     [
         ([], "say what to read"),
         (["--dry-run=client"], "there is no dry run 'client'"),
-        (["-o", "wide"], "there is no output formatat 'wide' here"),
+        (["-o", "wide"], "there is no output format 'wide' here"),
         (["--prune"], "pruning needs a label selector"),
         (["--prune", "-l", "a in"], "a in"),
         (["--prune", "-l", "a=b", "--prune-limit", "x"], "--prune-limit takes a number"),

@@ -155,7 +155,7 @@ def test_what_is_not_there(filled: SqliteStore, run: Run) -> None:
     [
         (["jbos"], "there is no kind 'jbos'; did you mean jobs?"),
         ([], "name a kind, or KIND/NAME"),
-        (["jobs", "-o", "yml"], "there is no output formatat 'yml'"),
+        (["jobs", "-o", "yml"], "there is no output format 'yml'"),
         (["jobs", "-o", "jsonpath={.a"], "jsonpath '{.a'"),
         (["jobs", "-o", "custom-columns=a"], "'a' is not a custom column"),
         (["jobs", "-l", "a in b"], "a in b"),

@@ -301,7 +301,7 @@ class TestNodes:
         store.create(active("p", node="gpu-2"))
         assert client.delete_losses(Key("GPUNode", "", "gpu-2")) == [
             "was added by hand", "is cordoned",
-            "holds 1 lease, which go on there while their jobs begin anew elsewhere",
+            "holds 1 lease, which go on there while their jobs start again elsewhere",
         ]  # fmt: skip
 
     def test_a_description(self, client: Client, store: Store) -> None:

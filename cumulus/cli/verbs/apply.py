@@ -67,7 +67,7 @@ def apply(
     if dry_run not in ("server", "none"):
         raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
     if output not in ("", "name", "json", "yaml"):
-        raise UsageError(f"there is no output formatat {output!r} here", hint="the formats are name, json, yaml")
+        raise UsageError(f"there is no output format {output!r} here", hint="the formats are name, json, yaml")
     limit = _prune_limit(prune, prune_limit, selector)
     manifests = load(filename, recursive, namespace)
     dry = dry_run == "server"

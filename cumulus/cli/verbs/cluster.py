@@ -127,8 +127,8 @@ def adopt(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
             return
         _tell(found)
         if not yes and not confirm.possible():
-            raise CumulusError("nobody is there to confirm it, so nothing was changed", hint="give --yes")
-        if not yes and not confirm.confirmed("Is that control plane gone for good, and this one to take over?"):
+            raise CumulusError("nobody can confirm it here, so nothing was changed", hint="give --yes")
+        if not yes and not confirm.confirmed("Is that control plane gone for good, and shall this one take over?"):
             raise CumulusError("nothing was changed")
         client.adopt_swarm(found.mark)
         print("The Swarm belongs to this control plane now.")
@@ -143,4 +143,4 @@ def _tell(found: SwarmOwnership) -> None:
         terminal.note(f"{found.own_services} of its services are jobs of this store, and go on.")
     if names := found.other_services:
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        terminal.note(f"{len(names)} of its services are no jobs of this store, and will be ended: {shown}")
+        terminal.note(f"{len(names)} of its services are not jobs of this store and will be ended: {shown}")

@@ -38,7 +38,7 @@ def doctor(
       cumulus doctor -o json
     """
     if output not in ("", "json"):
-        raise UsageError(f"there is no output formatat {output!r} here", hint="the format is json")
+        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
     with Progress() as progress:
         if sys.stderr.isatty():
             progress.say("looking at this machine")

@@ -48,7 +48,7 @@ def version(
 
         safe_output.block(sys.stdout, json.dumps(found, indent=4) + "\n")
     elif output:
-        raise UsageError(f"there is no output formatat {output!r} here", hint="the format is json")
+        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
     else:
         width = max(map(len, found))
         for name, value in found.items():

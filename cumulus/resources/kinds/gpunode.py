@@ -91,7 +91,7 @@ def losses(node: Document, placed: Sequence[Document]) -> list[str]:
     if lookup(node, "spec.unschedulable"):
         said.append("is cordoned")
     if held := sum(lookup(partition, "status.phase") not in ENDED for partition in placed):
-        said.append(f"holds {leases(held)}, which go on there while their jobs begin anew elsewhere")
+        said.append(f"holds {leases(held)}, which go on there while their jobs start again elsewhere")
     if foreign := sum(len(device.get("foreignLeases") or ()) for device in devices(node)):
         said.append(f"holds {leases(foreign)} made on the node itself")
     return said
