@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cumulus.cli import checks
+from cumulus import paths
+from cumulus.health import control_plane
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Key
 from cumulus.resources.partition import GPUPartition
@@ -85,7 +86,7 @@ def test_all_of_an_old_store_is_shown(old: Path, run: Run) -> None:
     assert (described.code, "warning:" in described.err) == (0, False)
     for name in JOBS:
         assert run("why", name).code == 0
-    [finding] = checks.guarded(checks.store)
+    [finding] = control_plane.store(paths.home())
     assert (finding.level, finding.text.endswith("all objects are readable")) == ("OK", True)
 
 
@@ -119,7 +120,7 @@ def test_an_object_that_cannot_be_read_hides_no_other(old: Path, run: Run) -> No
     assert all(f"Name:          {name}" in described.out for name in JOBS)
     assert (described.code, described.err.count("warning:")) == (1, 1)
     assert "gpujob/default/succeeded" in described.err
-    [finding] = checks.guarded(checks.store)
+    [finding] = control_plane.store(paths.home())
     assert finding.level == "WARN"
     assert "3 of its objects are not valid, and ignored" in finding.text
     for name in ("job/failed", "partition/mine-active", "job/succeeded"):
