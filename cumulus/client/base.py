@@ -11,79 +11,48 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from cumulus.resources.key import Document, Key
-from cumulus.resources.query import Event, Page, Query, Watch
-from cumulus.secrets import MAX_BYTES as MAX_SECRET_BYTES
-from cumulus.service.answers import (
+from cumulus.answers.objects import (
     Applied,
     ConditionMet,
     Description,
     JobFiles,
     PatchType,
     Propagation,
-    SecretKey,
     StillWaiting,
     WaitStep,
     Why,
 )
-from cumulus.service.log_pieces import (
-    AttemptEnded,
-    AttemptFollows,
-    Awaited,
-    LogAwaits,
-    LogBytes,
-    LogPiece,
-    NobodyActs,
-    NoneFollowed,
-    NothingWritten,
-    ReplicaChosen,
-)
-from cumulus.service.node_steps import (
-    Cordoned,
-    Drained,
-    DrainStep,
-    HostKey,
-    LeasesForgotten,
-    NodeChange,
-    NodeHolds,
-    Removed,
-    RemoveStep,
-    SetupStep,
-    WorkerAddress,
-    WorkerAnswer,
-    WorkerDevice,
-    WorkerFound,
-    WorkerSaid,
-)
+from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Event, Page, Query, Watch
 from cumulus.service.server_state import ServerState
-from cumulus.service.swarm_answers import (
-    ImageFailed,
-    ImagePushed,
-    ImageSending,
-    ImageStep,
-    NobodyTakes,
-    NodeLeftOut,
-    SwarmInvitation,
-    SwarmMachine,
-    SwarmMade,
-    SwarmMark,
-    SwarmOwnership,
-    SwarmStatus,
-)
 
 if TYPE_CHECKING:
+    from cumulus.answers.logs import LogPiece
+    from cumulus.answers.nodes import (
+        DrainStep,
+        HostKey,
+        NodeChange,
+        RemoveStep,
+        SetupStep,
+        WorkerAddress,
+        WorkerAnswer,
+        WorkerFound,
+    )
+    from cumulus.answers.secrets import SecretKey
+    from cumulus.answers.swarm import (
+        ImageStep,
+        SwarmInvitation,
+        SwarmMade,
+        SwarmMark,
+        SwarmOwnership,
+        SwarmStatus,
+    )
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
 
 __all__ = [
-    "MAX_SECRET_BYTES", "Applied", "AttemptEnded", "AttemptFollows", "Awaited", "Client", "ConditionMet",
-    "Cordoned", "Description", "Document", "DrainStep", "Drained", "Event", "HostKey", "ImageFailed", "ImagePushed",
-    "ImageSending", "ImageStep", "JobFiles", "Key", "LeasesForgotten", "LogAwaits", "LogBytes", "LogPiece",
-    "NobodyActs", "NobodyTakes", "NodeChange", "NodeHolds", "NodeLeftOut", "NoneFollowed",
-    "NothingWritten", "Page", "PatchType", "Propagation", "Query", "RemoveStep", "Removed", "ReplicaChosen",
-    "SecretKey", "ServerState", "SetupStep", "StillWaiting", "SwarmInvitation", "SwarmMachine", "SwarmMade",
-    "SwarmMark", "SwarmOwnership", "SwarmStatus", "WaitStep", "Watch", "Why", "WorkerAddress", "WorkerAnswer",
-    "WorkerDevice", "WorkerFound", "WorkerSaid",
+    "Applied", "Client", "ConditionMet", "Description", "Document", "Event", "JobFiles", "Key", "Page",
+    "PatchType", "Propagation", "Query", "ServerState", "StillWaiting", "WaitStep", "Watch", "Why",
 ]  # fmt: skip
 
 
@@ -298,7 +267,7 @@ class SecretClient(Protocol):
     """Secrets that jobs may use. Each method raises SecretUnavailable. Values never come back."""
 
     def set_secret(self, name: str, key: str, value: str) -> None:
-        """Write one key, whole or not at all: text of at most `MAX_SECRET_BYTES`."""
+        """Write one key, whole or not at all: text of at most `answers.secrets.MAX_BYTES`."""
         ...
 
     def secrets(self) -> Sequence[SecretKey]:

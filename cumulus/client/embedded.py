@@ -22,20 +22,8 @@ from cumulus.service.service import Service
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
-    from cumulus.errors import InvalidObject
-    from cumulus.manifest import Manifest
-    from cumulus.service.answers import (
-        Applied,
-        Description,
-        JobFiles,
-        PatchType,
-        Propagation,
-        SecretKey,
-        WaitStep,
-        Why,
-    )
-    from cumulus.service.log_pieces import LogPiece
-    from cumulus.service.node_steps import (
+    from cumulus.answers.logs import LogPiece
+    from cumulus.answers.nodes import (
         DrainStep,
         HostKey,
         NodeChange,
@@ -45,8 +33,17 @@ if TYPE_CHECKING:
         WorkerAnswer,
         WorkerFound,
     )
-    from cumulus.service.server_state import ServerState
-    from cumulus.service.swarm_answers import (
+    from cumulus.answers.objects import (
+        Applied,
+        Description,
+        JobFiles,
+        PatchType,
+        Propagation,
+        WaitStep,
+        Why,
+    )
+    from cumulus.answers.secrets import SecretKey
+    from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
         SwarmMade,
@@ -54,6 +51,9 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.errors import InvalidObject
+    from cumulus.manifest import Manifest
+    from cumulus.service.server_state import ServerState
 
 
 class EmbeddedClient:

@@ -6,14 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from cumulus.backends.swarm import images
-from cumulus.backends.swarm.engine import Engine, each
-from cumulus.backends.swarm.images import Image
-from cumulus.backends.swarm.members import Member, distinct
-from cumulus.errors import CumulusError, UsageError
-from cumulus.nodes import workers
-from cumulus.resources.node import SshAddress
-from cumulus.service.swarm_answers import (
+from cumulus.answers.swarm import (
     ImageFailed,
     ImagePushed,
     ImageSending,
@@ -21,6 +14,13 @@ from cumulus.service.swarm_answers import (
     NobodyTakes,
     NodeLeftOut,
 )
+from cumulus.backends.swarm import images
+from cumulus.backends.swarm.engine import Engine, each
+from cumulus.backends.swarm.images import Image
+from cumulus.backends.swarm.members import Member, distinct
+from cumulus.errors import CumulusError, UsageError
+from cumulus.nodes import workers
+from cumulus.resources.node import SshAddress
 
 AT_ONCE = 4
 """Nodes that are sent to at once."""

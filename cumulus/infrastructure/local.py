@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cumulus.resources.key import Document
-from cumulus.service.infrastructure import LogReader, Swarm, Workers
+if TYPE_CHECKING:
+    from cumulus.resources.key import Document
+    from cumulus.service.infrastructure import LogReader, Swarm, Workers
 
 
 class LocalInfrastructure:

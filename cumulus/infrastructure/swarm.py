@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from cumulus import paths
+from cumulus.answers.swarm import (
+    ImageStep,
+    SwarmInvitation,
+    SwarmMachine,
+    SwarmMade,
+    SwarmMark,
+    SwarmOwnership,
+    SwarmStatus,
+)
 from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
@@ -20,15 +29,6 @@ from cumulus.errors import BackendError, CumulusError, NotOurs
 from cumulus.resources.node import SshAddress
 from cumulus.secrets import SecretStore
 from cumulus.service.infrastructure import StoreId
-from cumulus.service.swarm_answers import (
-    ImageStep,
-    SwarmInvitation,
-    SwarmMachine,
-    SwarmMade,
-    SwarmMark,
-    SwarmOwnership,
-    SwarmStatus,
-)
 
 
 class NamedSwarm:

@@ -8,12 +8,12 @@ from pathlib import Path
 import paramiko
 
 from cumulus import __version__
+from cumulus.answers.nodes import HostKey, WorkerAnswer, WorkerDevice
 from cumulus.nodes import host_keys, workers
 from cumulus.nodes.address import Address
 from cumulus.nodes.install import Setup, install
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.resources.node import SshAddress
-from cumulus.service.node_steps import HostKey, WorkerAnswer, WorkerDevice
 
 _SECONDS = 10.0
 """For a machine to show its host key."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cumulus.answers.objects import Description
 from cumulus.errors import InvalidObject
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 from cumulus.service import diagnose
-from cumulus.service.answers import Description
 from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:

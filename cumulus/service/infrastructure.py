@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from cumulus.resources.key import Document
 
 if TYPE_CHECKING:
-    from cumulus.resources.node import SshAddress
-    from cumulus.service.node_steps import HostKey, WorkerAnswer
-    from cumulus.service.swarm_answers import (
+    from cumulus.answers.nodes import HostKey, WorkerAnswer
+    from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
         SwarmMade,
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.resources.node import SshAddress
 
 
 class LogReader(Protocol):

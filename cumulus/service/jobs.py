@@ -16,7 +16,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 
 if TYPE_CHECKING:
-    from cumulus.service.answers import JobFiles
+    from cumulus.answers.objects import JobFiles
 
 _RUN = re.compile(r"a(\d+)-r(\d+)")
 
@@ -45,9 +45,9 @@ class Jobs:
         return [self._files(uid) for uid in uids]
 
     def _files(self, uid: str) -> JobFiles:
+        from cumulus.answers.objects import JobFiles
         from cumulus.backends.process import layout
         from cumulus.backends.rundir.layout import JOBS
-        from cumulus.service.answers import JobFiles
 
         directory = paths.process_dir(self._home) / JOBS / uid
         found = [(int(match[1]), int(match[2]), path) for match, path in _runs(directory) if match]

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
-from cumulus.errors import NoLog, NotFound, UsageError
-from cumulus.resources.documents import lookup
-from cumulus.resources.key import Document, Key
-from cumulus.service.identity import Identity
-from cumulus.service.infrastructure import LogReaders
-from cumulus.service.log_pieces import (
+from cumulus.answers.logs import (
     AttemptEnded,
     AttemptFollows,
     Awaited,
@@ -22,6 +17,11 @@ from cumulus.service.log_pieces import (
     NothingWritten,
     ReplicaChosen,
 )
+from cumulus.errors import NoLog, NotFound, UsageError
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key
+from cumulus.service.identity import Identity
+from cumulus.service.infrastructure import LogReaders
 from cumulus.service.objects import Objects
 from cumulus.service.wait_conditions import phase_summary
 

@@ -15,8 +15,8 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 
 if TYPE_CHECKING:
+    from cumulus.answers.nodes import DrainStep, RemoveStep
     from cumulus.resources.node import SshAddress
-    from cumulus.service.node_steps import DrainStep, RemoveStep
 
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 90.0
@@ -59,7 +59,7 @@ class Nodes:
     ) -> Iterator[DrainStep]:
         """Place nothing new on the node, and wait until its last lease has ended. With `now` the leases are ended.
         `seconds`: how long at most. The iterator raises NotFound, and NodeRefused when time is up."""
-        from cumulus.service.node_steps import Cordoned, Drained, NodeHolds
+        from cumulus.answers.nodes import Cordoned, Drained, NodeHolds
 
         deadline = self._clock.monotonic() + (float("inf") if seconds is None else seconds)
         self.get(identity, name)
@@ -83,7 +83,7 @@ class Nodes:
     def remove(self, identity: Identity, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
         """Take a worker out; a machine of a cluster leaves that too, which is waited for. With `force` though it holds
         leases. The iterator raises NotFound, NodeRefused."""
-        from cumulus.service.node_steps import LeasesForgotten, Removed
+        from cumulus.answers.nodes import LeasesForgotten, Removed
 
         node = self.get(identity, name)
         ssh_address(node)

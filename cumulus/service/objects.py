@@ -15,8 +15,8 @@ from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
+    from cumulus.answers.objects import Applied, PatchType, Propagation
     from cumulus.manifest import Manifest
-    from cumulus.service.answers import Applied, PatchType, Propagation
 
 ATTEMPTS = 10
 """How often a change is made anew when another writer was faster."""
@@ -95,8 +95,8 @@ class Objects:
         `prune`: a label selector; what matches it, was applied before and is in no manifest any more is deleted, at
         most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
         """
+        from cumulus.answers.objects import Applied
         from cumulus.apply import Prune, apply
-        from cumulus.service.answers import Applied
 
         pruning = Prune(prune, prune_limit) if prune else None
         results = apply(self._store, manifests, dry_run=dry_run, prune=pruning)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus import paths
+from cumulus.answers.secrets import SecretKey
 from cumulus.errors import NotFound
 from cumulus.secrets import SecretStore
-from cumulus.service.answers import SecretKey
 from cumulus.service.identity import Identity
 
 

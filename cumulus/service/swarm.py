@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cumulus.resources.documents import lookup
-from cumulus.resources.query import Query
-from cumulus.service.identity import Identity
-from cumulus.service.swarm_answers import (
+from cumulus.answers.swarm import (
     ImageStep,
     SwarmInvitation,
     SwarmMade,
@@ -16,6 +13,9 @@ from cumulus.service.swarm_answers import (
     SwarmOwnership,
     SwarmStatus,
 )
+from cumulus.resources.documents import lookup
+from cumulus.resources.query import Query
+from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:
     from cumulus.resources.node import SshAddress

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+from cumulus.answers.objects import ConditionMet, StillWaiting, WaitStep
 from cumulus.clock import Clock
 from cumulus.errors import ConditionUnreachable, Expired, NotFound, WaitTimedOut
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.selectors import Matcher
-from cumulus.service.answers import ConditionMet, StillWaiting, WaitStep
 from cumulus.service.wait_conditions import Created, Deleted, WaitCondition, parse_condition, summary
 
 STEP_SECONDS = 2.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from cumulus.answers.objects import Why
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, UsageError
 from cumulus.resources.columns import age, until
@@ -20,7 +21,6 @@ from cumulus.resources.quantity import format_duration
 from cumulus.resources.query import Query
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.snapshot import build
-from cumulus.service.answers import Why
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.service.wait_conditions import phase_summary

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cumulus.errors import AlreadyExists, InvalidObject, NodeRefused, UsageError
-from cumulus.resources.fields import check_name, check_secret_name, check_text
-from cumulus.resources.key import Document, Key
-from cumulus.resources.node import GPUNode, SshAddress
-from cumulus.service import infrastructure
-from cumulus.service.identity import Identity
-from cumulus.service.node_steps import (
+from cumulus.answers.nodes import (
     HostKey,
     NodeChange,
     SetupStep,
@@ -19,6 +13,12 @@ from cumulus.service.node_steps import (
     WorkerFound,
     WorkerSaid,
 )
+from cumulus.errors import AlreadyExists, InvalidObject, NodeRefused, UsageError
+from cumulus.resources.fields import check_name, check_secret_name, check_text
+from cumulus.resources.key import Document, Key
+from cumulus.resources.node import GPUNode, SshAddress
+from cumulus.service import infrastructure
+from cumulus.service.identity import Identity
 from cumulus.service.nodes import Nodes, ssh_address
 from cumulus.service.objects import Objects
 from cumulus.store.base import Store

@@ -17,12 +17,13 @@ from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import NOW
+from tests.service.conftest import FakeInfrastructure
 
-Connect = Callable[[Store, Path, Clock], Client]
+Connect = Callable[[Store, Path, Clock, FakeInfrastructure], Client]
 
 
-def embedded(store: Store, home: Path, clock: Clock) -> Client:
-    return EmbeddedClient(Service(lambda: store, home, clock), Identity("tester"))
+def embedded(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Client:
+    return EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), Identity("tester"))
 
 
 TRANSPORTS: dict[str, Connect] = {"embedded": embedded}
@@ -49,7 +50,15 @@ def store(request: pytest.FixtureRequest, home: Path) -> Iterator[Store]:
     opened.close()
 
 
+@pytest.fixture
+def outside() -> FakeInfrastructure:
+    """What lies behind the service beyond its store."""
+    return FakeInfrastructure()
+
+
 @pytest.fixture(params=list(TRANSPORTS))
-def client(request: pytest.FixtureRequest, store: Store, home: Path, clock: FakeClock) -> Iterator[Client]:
-    with TRANSPORTS[request.param](store, home, clock) as opened:
+def client(
+    request: pytest.FixtureRequest, store: Store, home: Path, clock: FakeClock, outside: FakeInfrastructure
+) -> Iterator[Client]:
+    with TRANSPORTS[request.param](store, home, clock, outside) as opened:
         yield opened

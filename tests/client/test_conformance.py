@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from cumulus import manifest
+from cumulus.answers.logs import AttemptEnded, LogBytes
+from cumulus.answers.nodes import Cordoned, Drained, Removed, WorkerAddress, WorkerFound, WorkerSaid
+from cumulus.answers.secrets import SecretKey
+from cumulus.answers.swarm import ImagePushed, SwarmInvitation, SwarmMade, SwarmStatus
 from cumulus.client.base import Applied, Client, ConditionMet, StillWaiting
 from cumulus.clock import FakeClock
 from cumulus.errors import (
@@ -18,14 +22,19 @@ from cumulus.errors import (
     Expired,
     InvalidObject,
     JobFinished,
+    NodeRefused,
+    NoLog,
     NotFound,
+    StoreUnavailable,
     UsageError,
     WaitTimedOut,
 )
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
+from cumulus.secrets import SecretUnavailable
 from cumulus.store.base import Store
 from tests.cli.conftest import NOW, active, ahead, event, failed, job, lease, node, partition, running
+from tests.service.conftest import FakeInfrastructure, host_key
 
 TRAIN = Key("GPUJob", "default", "train")
 KINDS = frozenset({"GPUJob"})
@@ -358,6 +367,78 @@ class TestWaiting:
         assert list(client.wait([TRAIN], "delete", seconds=0, uids={TRAIN: first})) == [ConditionMet(TRAIN, True)]
 
 
+class TestLogs:
+    def test_pieces(self, client: Client, store: Store, outside: FakeInfrastructure) -> None:
+        store.create(failed("train"))
+        outside.logs.chunks = {(1, 0): [b"one\n", b"two\n"]}
+        assert list(client.logs(TRAIN)) == [LogBytes(1, b"one\n"), LogBytes(1, b"two\n")]
+        *_, last = client.logs(TRAIN, follow=True)
+        assert last == AttemptEnded(1, "Error, exit code 3", wrote=True)
+
+    def test_what_is_wrong_is_said_before_there_is_a_piece(self, client: Client, store: Store) -> None:
+        with pytest.raises(NotFound):
+            client.logs(TRAIN)
+        store.create(failed("train"))
+        with pytest.raises(UsageError):
+            client.logs(TRAIN, replica=7)
+        with pytest.raises(NoLog):
+            list(client.logs(TRAIN, attempt=9))
+
+
+class TestWorkers:
+    def test_from_found_to_removed(self, client: Client, store: Store, outside: FakeInfrastructure) -> None:
+        outside.workers.keys["h"] = host_key("h")
+        address = WorkerAddress("root@h")
+        found = client.find_worker("gpu-1", address, fingerprint="SHA256:abc")
+        assert found == WorkerFound(host_key("h"), trusted=False)
+        assert client.add_worker("gpu-1", address, found.key) == "added"
+        assert client.ask_worker("gpu-1").hostname == "h"
+        assert list(client.setup_worker("gpu-1", dry_run=True)) == [WorkerSaid("Chronos is ready.\n")]
+        store.create(active("p"))
+        with pytest.raises(NodeRefused, match="still holds 1 lease"):
+            list(client.drain_node("gpu-1", seconds=0))
+        assert list(client.drain_node("gpu-1", now=True)) == [Cordoned(), Drained()]
+        assert list(client.remove_node("gpu-1")) == [Removed()]
+        with pytest.raises(NotFound):
+            client.ask_worker("gpu-1")
+
+
+class TestSecrets:
+    def test_values_do_not_come_back(self, client: Client, home: Path) -> None:
+        client.set_secret("registry", "token", "s3cret")
+        client.set_secret("registry", "user", "me")
+        assert [*client.secrets()] == [SecretKey("registry", "token"), SecretKey("registry", "user")]
+        assert (home / "secrets" / "registry" / "token").read_text() == "s3cret"
+        client.delete_secret("registry", "token")
+        client.delete_secret("registry")
+        assert [*client.secrets()] == []
+        with pytest.raises(NotFound, match="there is no secret registry"):
+            client.delete_secret("registry")
+        with pytest.raises(SecretUnavailable):
+            client.set_secret("../x", "k", "v")
+
+
+class TestSwarm:
+    def test_made_looked_at_and_taken_over(self, client: Client, store: Store, outside: FakeInfrastructure) -> None:
+        swarm = outside.swarm
+        assert client.init_swarm(advertise="10.0.0.5") == SwarmMade(True, "10.0.0.5")
+        assert client.swarm_invitation() == SwarmInvitation("10.0.0.5:2377", "token")
+        assert client.swarm_status() == SwarmStatus((), ("nobody's",))
+        uid = store.create(job("train"))["metadata"]["uid"]
+        swarm.services = {"mine": uid, "theirs": "other"}
+        found = client.swarm_ownership()
+        assert (found.ours, found.own_services, found.other_services) == (False, 1, ("theirs",))
+        client.adopt_swarm(found.mark)
+        assert client.swarm_ownership().ours
+
+    def test_images_go_to_the_nodes_that_are_named(
+        self, client: Client, store: Store, outside: FakeInfrastructure
+    ) -> None:
+        store.create(node("gpu-1", ssh={"host": "h", "user": "u"}))
+        assert list(client.push_image("x:1", ["gpu-1"], every=1)) == [ImagePushed("gpu-1", "x:1", sent=True)]
+        assert [address.host for address in outside.swarm.addresses.values()] == ["h"]
+
+
 class TestServer:
     def test_nobody_ever_led(self, client: Client, home: Path) -> None:
         state = client.server_state()
@@ -375,3 +456,14 @@ class TestServer:
         store.create(job("torn", gpu={"memory": "nonsense"}))
         assert "gpujob/default/torn" in str(client.find_damaged())
         assert "gpujob/default/torn" in str(client.find_damaged(made)), "the first found, where this one is whole"
+
+    def test_a_backup(self, client: Client, store: Store, home: Path, tmp_path: Path) -> None:
+        store.create(job("train"))
+        if not (home / "store").exists():
+            with pytest.raises(StoreUnavailable, match="there is no store in"):
+                client.backup(tmp_path / "b")
+            return
+        client.backup(tmp_path / "b")
+        assert (tmp_path / "b").stat().st_size
+        with pytest.raises(UsageError, match="is there already"):
+            client.backup(tmp_path / "b")

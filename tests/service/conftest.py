@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from cumulus.answers.nodes import HostKey, WorkerAnswer, WorkerDevice
+from cumulus.answers.swarm import (
+    ImagePushed,
+    ImageStep,
+    SwarmInvitation,
+    SwarmMade,
+    SwarmMark,
+    SwarmOwnership,
+    SwarmStatus,
+)
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
 from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
-from cumulus.service.infrastructure import LogReader
-from cumulus.service.node_steps import HostKey, WorkerAnswer, WorkerDevice
+from cumulus.service.infrastructure import LogReader, StoreId
 from cumulus.store.memory import MemoryStore
 from tests.cli.conftest import NOW
 
@@ -95,11 +104,46 @@ def host_key(host: str, digest: str = "abc") -> HostKey:
 
 
 @dataclass
+class FakeSwarm:
+    """`services`: the uid of the job of each."""
+
+    address: str = ""
+    services: dict[str, str] = field(default_factory=dict)
+    ours: bool = False
+    addresses: Mapping[str, SshAddress] = field(default_factory=dict)
+
+    def initialise(self, advertise: str, listen: str) -> SwarmMade:
+        made, self.address = not self.address, advertise
+        return SwarmMade(made, self.address)
+
+    def invitation(self) -> SwarmInvitation:
+        return SwarmInvitation(f"{self.address}:2377", "token")
+
+    def status(self, store_id: StoreId) -> SwarmStatus:
+        return SwarmStatus((), () if self.ours else ("nobody's",))
+
+    def ownership(self, store_id: StoreId, jobs: Collection[str]) -> SwarmOwnership:
+        others = tuple(name for name, uid in self.services.items() if uid not in jobs)
+        return SwarmOwnership(None, self.ours, len(self.services) - len(others), others)
+
+    def adopt(self, store_id: StoreId, mark: SwarmMark | None) -> None:
+        self.ours = True
+
+    def push_image(
+        self, name: str, nodes: Sequence[str], addresses: Mapping[str, SshAddress], every: float
+    ) -> Generator[ImageStep]:
+        self.addresses = addresses
+        for node in nodes:
+            yield ImagePushed(node, name, sent=True)
+
+
+@dataclass
 class FakeInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
 
     logs: FakeLogs = field(default_factory=FakeLogs)
     workers: FakeWorkers = field(default_factory=FakeWorkers)
+    swarm: FakeSwarm = field(default_factory=FakeSwarm)
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.clock import FakeClock
-from cumulus.errors import NoLog, NotFound, UsageError
-from cumulus.resources.key import Document, Key
-from cumulus.service.log_pieces import (
+from cumulus.answers.logs import (
     AttemptEnded,
     AttemptFollows,
     LogAwaits,
@@ -18,6 +15,9 @@ from cumulus.service.log_pieces import (
     NothingWritten,
     ReplicaChosen,
 )
+from cumulus.clock import FakeClock
+from cumulus.errors import NoLog, NotFound, UsageError
+from cumulus.resources.key import Document, Key
 from cumulus.service.logs import Logs
 from cumulus.service.objects import Objects
 from cumulus.store.memory import MemoryStore

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.clock import FakeClock
-from cumulus.errors import NodeRefused, NodeUnreachable, NotFound, UsageError
-from cumulus.resources.finalizers import CLUSTER_FINALIZER
-from cumulus.resources.key import Document, Key
-from cumulus.service.node_steps import (
+from cumulus.answers.nodes import (
     Cordoned,
     Drained,
     LeasesForgotten,
@@ -20,6 +16,10 @@ from cumulus.service.node_steps import (
     WorkerFound,
     WorkerSaid,
 )
+from cumulus.clock import FakeClock
+from cumulus.errors import NodeRefused, NodeUnreachable, NotFound, UsageError
+from cumulus.resources.finalizers import CLUSTER_FINALIZER
+from cumulus.resources.key import Document, Key
 from cumulus.service.nodes import Nodes
 from cumulus.service.objects import Objects
 from cumulus.service.service import Service

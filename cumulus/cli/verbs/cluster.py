@@ -14,7 +14,7 @@ from cumulus.errors import CumulusError
 from cumulus.lib.table import Heading, Table
 
 if TYPE_CHECKING:
-    from cumulus.client.base import SwarmOwnership
+    from cumulus.answers.swarm import SwarmOwnership
 
 app = typer.Typer(
     add_completion=False,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus import log
+from cumulus.answers.swarm import ImageFailed, ImagePushed, ImageSending, NobodyTakes, NodeLeftOut
 from cumulus.cli import completion, context, terminal
 from cumulus.cli.progress import Progress
-from cumulus.client.base import ImageFailed, ImagePushed, ImageSending, NobodyTakes, NodeLeftOut
 from cumulus.lib import safe_output
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
-    from cumulus.client.base import ImageStep
+    from cumulus.answers.swarm import ImageStep
 
 app = typer.Typer(
     add_completion=False,

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from cumulus import log
-from cumulus.cli import context, log_output, options, targets, terminal
-from cumulus.cli.progress import Progress
-from cumulus.client.base import (
+from cumulus.answers.logs import (
     AttemptEnded,
     AttemptFollows,
     LogAwaits,
@@ -22,6 +19,8 @@ from cumulus.client.base import (
     NothingWritten,
     ReplicaChosen,
 )
+from cumulus.cli import context, log_output, options, targets, terminal
+from cumulus.cli.progress import Progress
 from cumulus.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,12 +59,14 @@ def logs(
     target = targets.parse_one(words, default="GPUJob")
     if target.kind.name != "GPUJob":
         raise UsageError(f"only jobs have logs, not a {target.kind.name}")
-    log.silence()
-    key = targets.key(target, namespace)
+    key, lines = targets.key(target, namespace), tail if tail >= 0 else None
     with context.client() as client, _Shown(client, key) as shown:
-        for piece in client.logs(
-            key, attempt=attempt, replica=replica, follow=follow, tail=tail if tail >= 0 else None
-        ):
+        pieces = client.logs(key, attempt=attempt, replica=replica, follow=follow, tail=lines)
+        # Loaded once there is something to read, as the backend loads it too.
+        from cumulus import log
+
+        log.silence()
+        for piece in pieces:
             shown.show(piece)
 
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cumulus.answers.nodes import Cordoned, LeasesForgotten, NodeHolds, WorkerAddress, WorkerSaid
 from cumulus.cli import completion, confirm, context, options, terminal
 from cumulus.cli.left_out import LeftOut
 from cumulus.cli.verbs.wait import seconds_of
-from cumulus.client.base import Cordoned, LeasesForgotten, NodeHolds, WorkerAddress, WorkerSaid
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.lib import safe_output
 from cumulus.resources.kinds.gpunode import leases
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
-    from cumulus.client.base import WorkerAnswer, WorkerFound
+    from cumulus.answers.nodes import WorkerAnswer, WorkerFound
 
 app = typer.Typer(
     add_completion=False,

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cumulus.answers.secrets import MAX_BYTES
 from cumulus.cli import context
-from cumulus.client.base import MAX_SECRET_BYTES
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.table import Heading, Table
 
@@ -47,10 +47,10 @@ def set_(
         raise UsageError("say where the value is", hint="--from-file FILE, or --from-file - for stdin")
     try:
         if from_file == "-":
-            value = sys.stdin.buffer.read(MAX_SECRET_BYTES + 1)
+            value = sys.stdin.buffer.read(MAX_BYTES + 1)
         else:
             with Path(from_file).open("rb") as file:
-                value = file.read(MAX_SECRET_BYTES + 1)
+                value = file.read(MAX_BYTES + 1)
         text = value.decode()
     except OSError as error:
         raise CumulusError(f"{from_file} cannot be read: {error.strerror}") from None

@@ -1,5 +1,5 @@
-"""What a job's log consists of on its way to who asked for it: bytes, and notes between them. Frozen data, so that it
-can travel; the words are the reader's."""
+"""What a job's log consists of on its way to who asked for it: bytes, and notes between them. The words are the
+reader's."""
 
 from __future__ import annotations
 

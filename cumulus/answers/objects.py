@@ -1,9 +1,9 @@
-"""What the service is asked and answers where an object's JSON is not enough. Frozen data, so that it can travel."""
+"""What is answered about objects, and what is asked where a key or a query is not enough."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document, Key
@@ -71,13 +71,6 @@ class Description:
     """Stored objects that had to be left out."""
     incomplete: bool = False
     """Whether it is damaged itself, so that why it waits cannot be told."""
-
-
-class SecretKey(NamedTuple):
-    """One key of a secret. Its value never leaves the node."""
-
-    name: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is asked of the Docker Swarm, and what it answers. Frozen data, so that it can travel."""
+"""What is asked of the Docker Swarm, and what it answers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What adding, setting up, draining and removing a node ask and tell, step by step. Frozen data, so that it can travel;
-the words are the caller's."""
+"""What adding, setting up, draining and removing a node ask and tell, step by step. The words are the caller's."""
 
 from __future__ import annotations
 
