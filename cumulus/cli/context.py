@@ -44,13 +44,13 @@ class Freshness:
         self._said = False
 
     def look(self) -> None:
-        trouble = "" if self._said else _trouble(self._client.server_state())
-        if trouble:
+        problem = "" if self._said else _problem(self._client.server_state())
+        if problem:
             self._said = True
-            terminal.note(trouble)
+            terminal.note(problem)
 
 
-def _trouble(state: ServerState) -> str:
+def _problem(state: ServerState) -> str:
     silent = state.silent_seconds
     if state.pid is None:
         if silent is None:

@@ -98,7 +98,7 @@ class NodeConnection:
         self._failures = 0
         self._last_answer = 0.0
         self._pause_until = 0.0
-        self._trouble = NodeUnreachable(f"{node} was never reached")
+        self._last_error = NodeUnreachable(f"{node} was never reached")
 
     def run(self, command: str, seconds: float, *, input: bytes = b"", again: bool = True) -> Answer:
         """Run a shell command and wait for its end, for at most `seconds` and the time to connect.
@@ -111,7 +111,7 @@ class NodeConnection:
         assert answer is not None
         return answer
 
-    def ask(self, server: str, words: Sequence[str], seconds: float) -> Answer | None:
+    def call(self, server: str, words: Sequence[str], seconds: float) -> Answer | None:
         """Ask the `chronos_cli serve` that the command `server` starts there, and that stays with the connection; what
         is asked does no harm when it is asked twice. None where no server that we know comes up. Raises as `run`."""
         deadline = self._clock.monotonic() + seconds
@@ -178,7 +178,7 @@ class NodeConnection:
             return connection, False
         # Who finds another at it waits for the first attempt, and not for one after a failure.
         if not self._connecting.acquire(timeout=0 if self._failures else TURN_SECONDS):
-            raise self._same_trouble() if self._failures else NodeUnreachable(f"{self.node} is slow to let us in")
+            raise self._same_error() if self._failures else NodeUnreachable(f"{self.node} is slow to let us in")
         try:
             connection = self._connection
             if connection is not None and connection.is_connected:
@@ -186,7 +186,7 @@ class NodeConnection:
             if self._closed:
                 raise NodeUnreachable(f"{self.node} is no longer managed")
             if self._clock.monotonic() < self._pause_until:
-                raise self._same_trouble()
+                raise self._same_error()
             connection = self._connect()
             self._connection, self._failures = connection, 0
             if self._closed:
@@ -268,7 +268,7 @@ class NodeConnection:
             session = self._served(connection, server, deadline)
             if session is None:
                 return None
-            line, sent, received = session.ask(words, deadline)
+            line, sent, received = session.call(words, deadline)
         except Ended:
             if not connection.is_connected:
                 raise _Broken("it was cut") from None
@@ -364,8 +364,8 @@ class NodeConnection:
                 raise EOFError("it was cut")
         return Answer(status, output, errors, sent, self._clock.now())
 
-    def _same_trouble(self) -> NodeUnreachable:
-        return type(self._trouble)(str(self._trouble), hint=self._trouble.hint)
+    def _same_error(self) -> NodeUnreachable:
+        return type(self._last_error)(str(self._last_error), hint=self._last_error.hint)
 
     def _drop(self, connection: fabric.Connection) -> None:
         if self._connection is connection:
@@ -375,12 +375,12 @@ class NodeConnection:
     def _failed(
         self, message: str, hint: str | None = None, kind: type[NodeUnreachable] = NodeUnreachable
     ) -> NodeUnreachable:
-        """Remember the trouble, and let nobody try again for a while."""
+        """Remember the error, and let nobody try again for a while."""
         pause = RECONNECT.seconds(self._failures, random.random())
         self._failures += 1
         self._pause_until = self._clock.monotonic() + pause
-        self._trouble = kind(message, hint=hint)
-        return self._trouble
+        self._last_error = kind(message, hint=hint)
+        return self._last_error
 
 
 def private_key(text: str) -> paramiko.PKey:

@@ -42,7 +42,7 @@ class RemoteLeases:
         return self._facts
 
     def devices(self) -> Sequence[Device]:
-        said, _ = self._ask(commands.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
+        said, _ = self._call(commands.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
         with self._understanding():
             node = said["node"]
             self._named = "name" in node.get("takes", ())
@@ -71,13 +71,13 @@ class RemoteLeases:
         return self._found(commands.get(id))
 
     def list(self, *, ended: bool = False) -> Sequence[Lease]:
-        said, answer = self._ask(commands.listing(ended))
+        said, answer = self._call(commands.listing(ended))
         with self._understanding():
             return [self._clock.on_ours(wire.read_lease(x), answer.sent, answer.received) for x in said["leases"]]
 
     def prepare(self, id: str) -> Mapping[str, str]:
         """See `Prepares.prepare`."""
-        said, _ = self._ask(commands.prepare(id))
+        said, _ = self._call(commands.prepare(id))
         with self._understanding():
             return {str(name): str(value) for name, value in said["variables"].items()}
 
@@ -92,13 +92,13 @@ class RemoteLeases:
         return lease
 
     def _found(self, arguments: Sequence[str]) -> Lease | None:
-        said, answer = self._ask(arguments)
+        said, answer = self._call(arguments)
         with self._understanding():
             fields = said["lease"]
             return fields and self._clock.on_ours(wire.read_lease(fields), answer.sent, answer.received)
 
-    def _ask(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
-        answer = self.connection.ask(f"{self._command} serve --json", arguments, seconds)
+    def _call(self, arguments: Sequence[str], seconds: float = SECONDS) -> tuple[dict[str, Any], Answer]:
+        answer = self.connection.call(f"{self._command} serve --json", arguments, seconds)
         if answer is None:
             answer = self.connection.run(f"{self._command} {shlex.join(arguments)}", seconds)
         said = answers.parsed(self.connection.node, answer)

@@ -55,7 +55,7 @@ class Session:
             raise Late
         return self.serves
 
-    def ask(self, words: Sequence[str], deadline: float) -> tuple[str, datetime, datetime]:
+    def call(self, words: Sequence[str], deadline: float) -> tuple[str, datetime, datetime]:
         """The answer's line, and when the request was sent and the answer received. Raises `Ended`, `Late`."""
         waiter = _Waiter(self._clock.now())
         with self._mutex:

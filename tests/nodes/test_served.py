@@ -87,7 +87,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline(
     [server] = servers(worker)
     os.kill(server, signal.SIGSTOP)
     with pytest.raises(NodeUnreachable, match="did not answer in time"):
-        leases.connection.ask(f"{worker.command} serve --json", ("list", "--json"), 1)
+        leases.connection.call(f"{worker.command} serve --json", ("list", "--json"), 1)
     try:
         eventually(lambda: answers(leases), 30)
         assert server not in servers(worker)[-1:]

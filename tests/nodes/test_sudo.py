@@ -103,7 +103,7 @@ def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
     granted = leases.grant(asked)
     assert [lease.id for lease in leases.list()] == [asked.id]
     assert leases.renew(asked.id, 90, token=granted.token).expires_in > 60
-    served = connection.ask(f"{SUDO} serve --json", ("list", "--home", f"/home/{USER}"), 60)
+    served = connection.call(f"{SUDO} serve --json", ("list", "--home", f"/home/{USER}"), 60)
     assert served is not None, "the rule lets it be served"
     assert "its own ledger" in served.output
     for beyond in (

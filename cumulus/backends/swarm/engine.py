@@ -253,16 +253,16 @@ class Engine:
         now = time.monotonic()
         if known is not None and known[0] > now:
             return known[1], known[2]
-        pinned, trouble = image, ""
+        pinned, problem = image, ""
         if "@" not in image:
             headers = registry_headers(image)
             try:
                 said = self._call("GET", "/distribution/{0}/json", image, headers=headers, timeout=LOOKUP_SECONDS)
                 pinned = f"{image}@{said['Descriptor']['digest']}"
             except (BackendError, KeyError) as error:
-                trouble = str(error)
-        self._digests[image] = now + 60.0, pinned, trouble
-        return pinned, trouble
+                problem = str(error)
+        self._digests[image] = now + 60.0, pinned, problem
+        return pinned, problem
 
     def close(self) -> None:
         with self._mutex:
@@ -312,12 +312,12 @@ class Engine:
 
     def _request(self, method: str, path: str, *words: str, **more: Any) -> requests.Response:
         """The answer of the first manager that can give one. Raises as this module says."""
-        trouble: BackendError = EngineUnavailable("no Docker engine is named", hint="set SWARM_MANAGER")
+        problem: BackendError = EngineUnavailable("no Docker engine is named", hint="set SWARM_MANAGER")
         for url in self._urls:
             try:
                 response = self._send(url, method, path, *words, **more)
             except TROUBLES as error:
-                trouble = EngineUnavailable(f"the Docker engine {url} {silence(error)}")
+                problem = EngineUnavailable(f"the Docker engine {url} {silence(error)}")
                 self._drop(url)
                 continue
             if response.ok:
@@ -325,10 +325,10 @@ class Engine:
                 return response
             message = _message(response)
             if response.status_code == 503 or any(text in message for text in _NO_MANAGER):
-                trouble = EngineUnavailable(f"{url}: {message}")
+                problem = EngineUnavailable(f"{url}: {message}")
                 continue
             raise _error(response.status_code, message)
-        raise trouble
+        raise problem
 
     def _send(self, url: str, method: str, path: str, *words: str, **more: Any) -> requests.Response:
         client = self._client(url)

@@ -51,7 +51,7 @@ def find(engines: Sequence[Engine], word: str) -> Image:
         raise BackendRefused(
             f"{word} names an image by its digest, which only a registry can give to a node", hint="give NAME:TAG"
         )
-    trouble: BackendError | None = None
+    problem: BackendError | None = None
     for engine in engines:
         try:
             found = engine.image(word)
@@ -60,9 +60,9 @@ def find(engines: Sequence[Engine], word: str) -> Image:
         except BackendRefused:
             raise
         except BackendError as error:
-            trouble = error
-    if trouble is not None:
-        raise trouble
+            problem = error
+    if problem is not None:
+        raise problem
     where = ", ".join(url for engine in engines for url in engine.urls)
     raise BackendRefused(
         f"the engine {where} has no image {word}",

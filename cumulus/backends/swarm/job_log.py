@@ -113,7 +113,7 @@ class JobLogs:
             if run.container_gone:
                 return self._kept_on_node(record, run, since)
             member = self._members.by_id(run.node_id)
-            trouble = BackendError(f"{record.start['node']} does not answer the manager")
+            problem = BackendError(f"{record.start['node']} does not answer the manager")
             said: bytes | None = None
             if member is not None and member.answers:
                 try:
@@ -121,9 +121,9 @@ class JobLogs:
                     log_stream.check(said)
                 except EngineUnavailable as error:
                     # A manager waits for a node that is away, as long as we wait for the manager.
-                    trouble, said = BackendError(f"no log came from {member.name} through the manager: {error}"), None
+                    problem, said = BackendError(f"no log came from {member.name} through the manager: {error}"), None
                 except BackendError as error:
-                    trouble, said = error, None
+                    problem, said = error, None
             engine = self._node_engine(record.start["node"])
             ended = run.terminal or record.has(END)
             if said or (said is not None and not ended):
@@ -132,7 +132,7 @@ class JobLogs:
             if engine is not None:
                 return engine.container_log(run.container, since)
             if said is None:
-                raise trouble
+                raise problem
             if member is not None and self._just_joined(member):
                 raise BackendError(f"{member.name} has just come back, and the manager has no log of it yet")
             return said

@@ -49,7 +49,7 @@ def better_loader(found: Sequence[Path]) -> Path | None:
     return next(filter(knows_layers, found), None)
 
 
-def trouble(found: Sequence[Path]) -> str:
+def problem(found: Sequence[Path]) -> str:
     """Why programs are not held through the loaders there; "" where they are, or where there is no loader at all."""
     if found and not any(map(knows_layers, found)):
         return f"the OpenCL loader {found[0]} knows no layers"

@@ -52,13 +52,13 @@ class Mps:
     def strength(self, device: Device, home: Path) -> Report:
         if not self.covers(device):
             return Report(Enforcement.NONE, "MPS is NVIDIA's")
-        if trouble := self._trouble(device):
-            return Report(Enforcement.NONE, *trouble)
+        if problem := self._problem(device):
+            return Report(Enforcement.NONE, *problem)
         return Report(Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process ({self._mode})")
 
     def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
         """Starts the daemon. Raises `ChronosError` where it does not start: a job must not run unlimited unnoticed."""
-        if not self.covers(device) or self._trouble(device):
+        if not self.covers(device) or self._problem(device):
             return {}
         memory = f"{max(lease.memory_bytes // 2**20, 1)}M"
         percentage = f"{lease.compute * 100 / FULL_COMPUTE:g}"
@@ -98,8 +98,8 @@ class Mps:
         covered = [device for device in devices if self.covers(device)]
         if not covered or self._mode == "off":
             return ()
-        if trouble := next(filter(None, map(self._trouble, covered)), None):
-            return (Health("MPSReady", False, "Unavailable", "{}. {}".format(*trouble)),)
+        if problem := next(filter(None, map(self._problem, covered)), None):
+            return (Health("MPSReady", False, "Unavailable", "{}. {}".format(*problem)),)
         daemon = self._daemon("", home)
         if self._mode == "isolated" or not daemon.was_started():
             return (Health("MPSReady", True, "NotNeededYet", "MPS starts with the first lease that needs it."),)
@@ -116,7 +116,7 @@ class Mps:
             return (Health("MPSReady", True, "Restarted", "MPS was down: CUDA jobs that ran through it have failed."),)
         return (Health("MPSReady", True, "Answers", "MPS limits CUDA memory and multiprocessors."),)
 
-    def _trouble(self, device: Device) -> tuple[str, str] | None:
+    def _problem(self, device: Device) -> tuple[str, str] | None:
         """Why MPS can't limit on the device and what would mend it."""
         if self._mode not in MODES:
             return f"{MPS_MODE}={self._mode} is unknown", f"Set {MPS_MODE} to one of {', '.join(MODES)}."

@@ -39,11 +39,11 @@ class OpenClLayer:
         return True
 
     def strength(self, device: Device, home: Path) -> Report:
-        library, trouble = find()
+        library, problem = find()
         if library is None:
-            return Report(Enforcement.NONE, trouble, REMEDY)
-        if trouble := loader.trouble(loader.loaders()):
-            return Report(Enforcement.NONE, trouble, loader.REMEDY)
+            return Report(Enforcement.NONE, problem, REMEDY)
+        if problem := loader.problem(loader.loaders()):
+            return Report(Enforcement.NONE, problem, loader.REMEDY)
         return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
@@ -63,11 +63,11 @@ class OpenClLayer:
         account.close_account(lease_id, home)
 
     def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
-        library, trouble = find()
+        library, problem = find()
         if library is None:
-            return (Health("OpenCLLayer", False, "NotBuilt", f"{trouble}. {REMEDY}"),)
-        if trouble := loader.trouble(loader.loaders()):
-            return (Health("OpenCLLayer", False, "LoaderWithoutLayers", f"{trouble}. {loader.REMEDY}"),)
+            return (Health("OpenCLLayer", False, "NotBuilt", f"{problem}. {REMEDY}"),)
+        if problem := loader.problem(loader.loaders()):
+            return (Health("OpenCLLayer", False, "LoaderWithoutLayers", f"{problem}. {loader.REMEDY}"),)
         return (Health("OpenCLLayer", True, "Found", str(library)),)
 
 
@@ -77,8 +77,8 @@ def find() -> tuple[Path | None, str]:
     candidates = [Path(named)] if named else [place / LIBRARY for place in PLACES]
     for path in candidates:
         if path.is_file():
-            trouble = _load(path)
-            return (None, trouble) if trouble else (path.absolute(), "")
+            problem = _load(path)
+            return (None, problem) if problem else (path.absolute(), "")
     return None, f"{named} is not there" if named else "the OpenCL layer is not built"
 
 

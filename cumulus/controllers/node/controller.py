@@ -139,12 +139,12 @@ class NodeReconciler:
         offered = node.status.runtimes if offered is None else offered
         runtimes = (*agent.runtimes, *(r for r in offered if r not in agent.runtimes))
         self._write(node, status.model_copy(update={"runtimes": runtimes}), agent)
-        self._tell_of_trouble(node, status)
+        self._tell_of_problems(node, status)
         self._tell_of_sizes(node, status)
         self._pass_on(agent.name, leases)
         return After(LOOK_SECONDS)
 
-    def _tell_of_trouble(self, node: GPUNode, status: GPUNodeStatus) -> None:
+    def _tell_of_problems(self, node: GPUNode, status: GPUNodeStatus) -> None:
         """An event where what holds jobs to their leases is not well any more, or had to be mended."""
         for found in status.conditions:
             old = condition(node.status.conditions, found.type)
