@@ -109,7 +109,7 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     common.add_argument("--home", metavar="DIR", help="the ledger's directory (default: CHRONOS_HOME)")
     made = _Parser(
         prog="chronos_cli",
-        description="Shares of this machine's GPUs, each a lease with a size and an end.",
+        description="Lease shares of this machine's GPUs. Every lease has a size and an end.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -122,32 +122,34 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    verb("stats", verbs.stats, "what of each device is leased and free, and what each lease uses")
-    verb("metrics", verbs.metrics, "the same figures for Prometheus")
-    verb("devices", verbs.devices, "the devices offered").add_argument(
+    verb("stats", verbs.stats, "show what of each device is leased and free, and what each lease uses")
+    verb("metrics", verbs.metrics, "print the same figures for Prometheus")
+    verb("devices", verbs.devices, "show the devices").add_argument(
         "--refresh", action="store_true", help="ask the drivers again"
     )
     _add_create(verb("create", verbs.create, "lease a share of a device for a time"))
-    listing = verb("list", verbs.list_, "live leases")
-    listing.add_argument("--all", action="store_true", help="ended ones of the last day too")
+    listing = verb("list", verbs.list_, "show live leases")
+    listing.add_argument("--all", action="store_true", help="also those that ended in the last day")
     listing.add_argument("--user", help="only this user's")
-    verb("get", verbs.get, "one lease").add_argument("partition", help=_WHICH)
-    begin = verb("begin", verbs.begin, "let a lease's time count from now, where it waits for its program's start")
+    verb("get", verbs.get, "show one lease").add_argument("partition", help=_WHICH)
+    begin = verb("begin", verbs.begin, "start the clock of a lease that waits for its program to start")
     begin.add_argument("partition", help=_WHICH)
-    renew = verb("renew", verbs.renew, "let a lease end later than it would")
+    renew = verb("renew", verbs.renew, "extend a lease")
     renew.add_argument("partition", help=_WHICH)
     renew.add_argument("duration", type=_value(parse_duration), help="from now: 90s, 1h30m or seconds")
     renew.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
     release = verb("release", verbs.release, "end a lease and its processes")
     release.add_argument("partition", help=_WHICH)
-    release.add_argument("--wait", action="store_true", help="until its processes are gone")
+    release.add_argument("--wait", action="store_true", help="wait until its processes are gone")
     release.add_argument("--token", type=int, help="refuse unless this is the lease's fencing token")
     execute = verb("exec", verbs.exec_, "run a command inside a lease; it ends with the lease")
     execute.add_argument("partition", help=_WHICH)
     execute.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND [ARGUMENT…]")
-    prepare = verb("prepare", verbs.prepare, "what a container needs to be held to a lease")
+    prepare = verb(
+        "prepare", verbs.prepare, "set up what enforces a lease in a container, and print the variables for it"
+    )
     prepare.add_argument("partition", help=_WHICH)
-    verb("serve", verbs.serve, "answer such commands from standard input, for controllers that come over SSH")
+    verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
     _add_monitor(verb("monitor", verbs.monitor, "end leases on time, in the foreground (as a service does)"))
     return made
 
@@ -157,34 +159,36 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     create.add_argument("memory", type=_checked(parse_share), help="0.5, 50%% or 20Gi")
     create.add_argument("duration", type=_checked(parse_duration), help="90s, 1h30m or seconds")
     create.add_argument("--compute", type=_checked(parse_millis), help="0.25 or 25%% (default: as much as memory)")
-    create.add_argument("--user", help="for whom (default: who asks)")
-    create.add_argument("--id", help="your own id for it: asking again with it returns the same lease")
-    create.add_argument("--name", type=_value(names.check), help="a name for it, to be used in the place of its id")
-    create.add_argument("--owner", default="", help="which control plane asks")
+    create.add_argument("--user", help="who it is for (default: you)")
+    create.add_argument("--id", help="your own id: asking again with it returns the same lease")
+    create.add_argument("--name", type=_value(names.check), help="a name, which may be used instead of the id")
+    create.add_argument("--owner", default="", help="the control plane that asks")
     create.add_argument(
         "--start-within",
         type=_value(parse_duration),
         default=0.0,
         metavar="TIME",
-        help="let its time count from `begin`, or after so long at the latest",
+        help="count its time from `begin`, or from this long after the grant at the latest",
     )
     create.add_argument(
         "--grace",
         type=_checked(parse_duration),
         default=lease_args.GRACE,
-        help="between SIGTERM and SIGKILL when it ends (default 10s)",
+        help="time between SIGTERM and SIGKILL when it ends (default 10s)",
     )
-    create.add_argument("-q", "--quiet", action="store_true", help="print the partition id alone")
+    create.add_argument("-q", "--quiet", action="store_true", help="print only the partition id")
 
 
 def _add_monitor(monitor: argparse.ArgumentParser) -> None:
     monitor.add_argument("--once", action="store_true", help="do what is due and return")
     monitor.add_argument("--detach", action="store_true", help="start it in the background if none runs")
     monitor.add_argument(
-        "--idle", type=_value(parse_duration), help="exit after so long without a lease (default: never)"
+        "--idle", type=_value(parse_duration), help="exit after this long without a lease (default: never)"
     )
     monitor.add_argument("--foreground", action="store_true", help="the default")
-    monitor.add_argument("--take-over", action="store_true", help="stop a monitor that runs already, and be it")
+    monitor.add_argument(
+        "--take-over", action="store_true", help="stop a monitor that runs already, and take its place"
+    )
 
 
 if __name__ == "__main__":

@@ -34,43 +34,44 @@ LabelMap = Annotated[
 
 
 class OwnerReference(Model):
-    """An object that this one belongs to: it is deleted when its owners are gone."""
+    """An owner of this object, which is deleted with its last owner."""
 
     api_version: str = Field(description="The owner's apiVersion.")
     kind: str = Field(description="The owner's kind.")
     name: str = Field(description="The owner's name.")
-    uid: str = Field(description="The owner's uid; another object of its name is not the owner.")
-    controller: bool | None = Field(None, description="Whether this owner is the one that manages the object.")
-    block_owner_deletion: bool | None = Field(
-        None, description="Kept for Kubernetes' clients; it changes nothing here."
-    )
+    uid: str = Field(description="The owner's uid. Another object with the same name is not the owner.")
+    controller: bool | None = Field(None, description="Whether this owner manages the object.")
+    block_owner_deletion: bool | None = Field(None, description="For Kubernetes' clients; it has no effect here.")
 
 
 class ObjectMeta(Model):
-    """Who an object is. uid, generation, resourceVersion and the timestamps are set by the store."""
+    """Name, namespace, labels and more. The store sets uid, generation, resourceVersion and the timestamps."""
 
     name: Name = Field(description="Unique within its kind and namespace; lower-case letters, digits, '-' and '.'.")
     namespace: Name | None = Field(
         None, description='Where the name is unique; "default" if left out. A GPUNode has none.'
     )
-    uid: str | None = Field(None, description="Unique for ever. Set by the store.")
+    uid: str | None = Field(None, description="Never used again. Set by the store.")
     labels: LabelMap = Field(default_factory=dict, description="Short texts to select objects by: app: training.")
     annotations: dict[Annotated[str, AfterValidator(check_label_key)], str] = Field(
         default_factory=dict,
-        description="Texts for people and tools. An object has at most 1 MiB of JSON, its status apart.",
+        description="Texts for people and tools. An object has at most 1 MiB of JSON, not counting its status.",
     )
     generation: int | None = Field(None, description="Grows with each change of spec. Set by the store.")
     resource_version: str | None = Field(
         None, description="The revision of the store that wrote the object last. Set by the store."
     )
     creation_timestamp: Time | None = Field(None, description="When the object was made. Set by the store.")
-    deletion_timestamp: Time | None = Field(None, description="When its deletion was asked for. Set by the store.")
+    deletion_timestamp: Time | None = Field(None, description="When somebody asked for its deletion. Set by the store.")
     deletion_grace_period_seconds: int | None = Field(
-        None, description="How long a deleted job's processes have to stop, if less than their own time; 0 if not said."
+        None,
+        description="Seconds that a deleted job's processes have to stop, if less than their grace period; else 0.",
     )
-    finalizers: tuple[str, ...] = Field((), description="Who must clean up before the object goes. Set by controllers.")
+    finalizers: tuple[str, ...] = Field(
+        (), description="Who must clean up before the object is deleted. Set by controllers."
+    )
     owner_references: tuple[OwnerReference, ...] = Field(
-        (), description="Whom the object belongs to: it is deleted when they are gone. Set by controllers."
+        (), description="The objects that own this one. It is deleted with the last of them. Set by controllers."
     )
 
 
@@ -82,7 +83,7 @@ class Condition(Model):
     reason: str = Field("", description="Why, as one CamelCase word.")
     message: str = Field("", description="Why, for people.")
     last_transition_time: Time = Field("", description="When status changed last.")
-    observed_generation: int | None = Field(None, description="The generation of the spec that this speaks of.")
+    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
 
 
 class Resource(Model):
@@ -97,7 +98,7 @@ class Resource(Model):
         "cumulus.dev/v1alpha1", description="The version of this schema."
     )
     kind: str = Field(description="The kind of object.")
-    metadata: ObjectMeta = Field(description="Who the object is: name, namespace, labels.")
+    metadata: ObjectMeta = Field(description="Name, namespace, labels and annotations of the object.")
 
     @property
     def key(self) -> Key:

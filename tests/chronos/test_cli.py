@@ -307,7 +307,7 @@ class TestNames:
         assert shell(f"release {said}") == f"partition {meant} has ended (released)\n"
 
     def test_several_are_not_guessed_among(self, shell: Shell) -> None:
-        told = "chronos_cli: 'aa' may mean aa-1 (mine), aa-2 (train-a1-r0-d0) (write more of it)\n"
+        told = "chronos_cli: 'aa' may mean aa-1 (mine), aa-2 (train-a1-r0-d0) (write more of its id or name)\n"
         assert shell("release aa", 2) == told
         assert len(shell.json("list")["leases"]) == 4
 
