@@ -9,10 +9,11 @@ held against a change, so that labels, finalizers and `suspend` of such an objec
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from cumulus.admission import immutability
 from cumulus.admission.messages import no_namespace
@@ -23,6 +24,9 @@ from cumulus.resources.fields import STORED, FieldError
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import Resource
+
+KNOWN_BYTES = 4096
+"""Of the JSON of a spec that is remembered to be valid, at most."""
 
 
 def admit_create(kind: Kind, document: Document, *, user: bool = False) -> Document:
@@ -101,7 +105,7 @@ def check_status(kind: Kind, old: Document, new: Document) -> None:
     status = new.get("status")
     field = kind.model().model_fields.get("status")
     model = model_in(field.annotation) if field is not None else None
-    if status is None or (model is not None and _is_valid(model, status)):
+    if status is None or (model is not None and _is_valid_status(model, status)):
         return
     try:
         validated(kind, new)
@@ -115,13 +119,56 @@ def without_status(document: Document) -> Document:
     return {name: value for name, value in document.items() if name != "status"}
 
 
-def _is_valid(model: type[BaseModel], value: Any) -> bool:
+def _is_valid(model: type[BaseModel], document: Document) -> bool:
     """The quick answer, for what is written all day long: what is wrong is found out only where something is."""
     try:
-        model.model_validate_json(orjson.dumps(value), strict=True, by_alias=True, by_name=False)
+        parts = {name: _part(part, name, document[name]) for name, part in _part_models(model) if name in document}
+        _around(model).model_validate(document | parts, strict=True, by_alias=True, by_name=False)
     except (ValidationError, orjson.JSONEncodeError):
         return False
     return True
+
+
+def _is_valid_status(model: type[BaseModel], status: Any) -> bool:
+    try:
+        _parsed(model, orjson.dumps(status))
+    except (ValidationError, orjson.JSONEncodeError):
+        return False
+    return True
+
+
+@cache
+def _part_models(model: type[BaseModel]) -> tuple[tuple[str, type[BaseModel]], ...]:
+    """The fields of a document that are models themselves, by their names there."""
+    models = ((field.alias or name, model_in(field.annotation)) for name, field in model.model_fields.items())
+    return tuple((name, part) for name, part in models if part is not None)
+
+
+@cache
+def _around(model: type[BaseModel]) -> type[BaseModel]:
+    """The model with its own rules, which takes the parts as they are: pydantic would run all of their rules again."""
+    parts = {part for part, _ in _part_models(model)}
+    taken: dict[str, Any] = {
+        name: (Any, ... if field.is_required() else None)
+        for name, field in model.model_fields.items()
+        if (field.alias or name) in parts
+    }
+    return create_model(model.__name__, __base__=model, **taken)
+
+
+def _part(model: type[BaseModel], name: str, value: Any) -> BaseModel:
+    """Raises ValidationError, JSONEncodeError."""
+    json = orjson.dumps(value)
+    # Each object has metadata of its own; large texts are not kept.
+    return _parsed(model, json) if name == "metadata" or len(json) > KNOWN_BYTES else _known(model, json)
+
+
+def _parsed(model: type[BaseModel], json: bytes) -> BaseModel:
+    return model.model_validate_json(json, strict=True, by_alias=True, by_name=False)
+
+
+_known = lru_cache(maxsize=256)(_parsed)
+"""Objects that are made in numbers have the same few specs, and most updates leave spec as it is."""
 
 
 def _with_namespace(kind: Kind, document: Document) -> Document:

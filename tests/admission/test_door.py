@@ -17,11 +17,12 @@ from cumulus import stores
 from cumulus.admission import door
 from cumulus.admission.admit import admit_create, admit_update
 from cumulus.admission.problems import Rejected
+from cumulus.admission.validation import problems
 from cumulus.clock import FakeClock
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.resources.job import GPUJob
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
-from cumulus.resources.registry import KINDS
+from cumulus.resources.registry import BY_NAME, KINDS
 from cumulus.store.base import Store, Write
 from cumulus.store.client import decode
 from cumulus.store.memory import MemoryStore
@@ -67,6 +68,15 @@ SCHEMA: list[tuple[str, Any]] = [
     ("apiVersion", "v1"),
 ]
 
+EXAMPLES: dict[str, Document] = {
+    "GPUJob": job(),
+    "GPUPartition": {
+        "apiVersion": API_VERSION, "kind": "GPUPartition", "metadata": {"name": "p", "namespace": "default"},
+        "spec": {"memory": "10%", "duration": "1h"},
+    },
+    "GPUNode": {"apiVersion": API_VERSION, "kind": "GPUNode", "metadata": {"name": "n"}, "spec": {}},
+}  # fmt: skip
+
 
 def unchanged(store: Store, verb: Verb, document: Document) -> InvalidObject:
     """What the write raises; nothing of it is stored."""
@@ -75,6 +85,29 @@ def unchanged(store: Store, verb: Verb, document: Document) -> InvalidObject:
         verb(store, document)
     assert store.revision() == before
     return caught.value
+
+
+PARTS: list[tuple[str, Any]] = [
+    (part, value) for part in ("metadata", "spec", "status") for value in ({}, [], "", 0, "x", [{}], None)
+]
+"""Parts that are no models, among them those that count as false."""
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(("part", "value"), PARTS)
+def test_the_door_knows_what_the_whole_model_knows(name: str, part: str, value: Any) -> None:
+    """Also after it has seen the same parts in a valid object."""
+    document = {**EXAMPLES[name], part: value}
+    door.check(None, EXAMPLES[name])
+    assert _passes(document) == (problems(BY_NAME[name], document) == [])
+
+
+def _passes(document: Document) -> bool:
+    try:
+        door.check(None, document)
+    except InvalidObject:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("verb", CREATES.values(), ids=CREATES)
