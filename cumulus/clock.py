@@ -1,4 +1,4 @@
-"""Where time comes from: everything takes a `Clock`, so that a simulation can own it.
+"""Where time comes from. Everything takes a `Clock`, so that a simulation can control it.
 
 `now` is wall-clock time for people and for status; `monotonic` is for intervals and expiry within one
 process or one boot of a node and never jumps.

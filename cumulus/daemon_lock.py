@@ -1,4 +1,4 @@
-"""Which daemons run on a state directory: each holds a lock on one file of it, that others can look at."""
+"""Which daemons run on a state directory: each holds a lock on one file there, which others can check."""
 
 from __future__ import annotations
 

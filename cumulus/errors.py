@@ -1,4 +1,4 @@
-"""The one exception tree. Every error a person may see is a `CumulusError` with a one-line message.
+"""The exception tree. Every error that a person may see is a `CumulusError` with a one-line message.
 
 Library errors are translated where the library is owned, so that callers need to know this tree only.
 """

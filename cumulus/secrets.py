@@ -1,4 +1,4 @@
-"""Secrets of a node: `ROOT/NAME/KEY`, one file a value, readable by their owner alone.
+"""Secrets of a node: `ROOT/NAME/KEY`, one file for each value, readable by the owner alone.
 
 The supervisor of a job reads them when it starts the command, and puts them into its environment; they are in
 no object, specification, log, event, message or command line. A process's environment can be read by the same

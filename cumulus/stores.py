@@ -1,4 +1,4 @@
-"""The one place where product code opens a store: each write to it is checked at its door, whoever makes it.
+"""Opens stores. No other product code does, so that admission checks every write.
 
 Only a restore goes round it: it puts a whole file in the store's place.
 """

@@ -1,4 +1,4 @@
-"""What becomes of an object that somebody writes: the document to store, or everything that forbids it. Pure.
+"""Turns an object that somebody writes into the document to store, or into everything that forbids it. Pure.
 
     job = admit_create(kind, {"kind": "GPUJob", "metadata": {"name": "train"}, "spec": {...}}, user=True)
     job = admit_update(kind, stored, changed)

@@ -1,4 +1,4 @@
-"""The check that a store makes of each write, in its transaction. Light: the models are loaded by the first write."""
+"""Checks each write of a store, inside its transaction. Light: the first write loads the models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that never change once an object is there, and the same value in other words, which is no change. Pure."""
+"""Finds changes of immutable fields. The same value in other words is no change. Pure."""
 
 from __future__ import annotations
 

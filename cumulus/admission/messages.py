@@ -1,4 +1,4 @@
-"""What pydantic found, in plain words: what is wrong, what would be right, and what was probably meant."""
+"""Words pydantic's errors for people: what is wrong, what is right, and what was probably meant."""
 
 from __future__ import annotations
 

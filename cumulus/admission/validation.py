@@ -1,4 +1,4 @@
-"""A document against its kind's model: the model, or everything that is wrong with it in plain words."""
+"""Validates a document against its kind's model: gives the model, or everything that is wrong in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is answered about objects, and what is asked where a key or a query is not enough."""
+"""Answers about objects, and requests for which a key or a query is not enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of secrets."""
+"""What the service tells about secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of the Docker Swarm, and what it answers."""
+"""Requests about the Docker Swarm, and their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests against a store: all of them in one transaction, or none. `cumulus apply` and GitOps come in here."""
+"""Applies manifests to a store: all in one transaction, or none. `cumulus apply` and GitOps come in here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three-way merge: what was applied before, what is applied now, what is there -> what shall be there. Pure.
+"""The three-way merge: what was applied before, what is applied now, what is stored -> what to store. Pure.
 
 The semantics of `kubectl apply`, with one difference, by which nothing that others set is ever lost:
 

@@ -1,4 +1,4 @@
-"""What applying one manifest would do to one object: created, configured, unchanged, or what forbids it. Pure."""
+"""Plans what applying one manifest does to one object: created, configured, unchanged, or what forbids it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What controllers need of a container engine's cluster: its machines, and a word to each."""
+"""What controllers need from the cluster of a container engine: its machines, and a few requests to each."""
 
 from __future__ import annotations
 

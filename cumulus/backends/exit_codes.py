@@ -1,4 +1,4 @@
-"""Exit codes by which a job says something. A module of its own, so that a supervisor loads nothing else."""
+"""Exit codes with a meaning for Cumulus. Its own module, so that a supervisor loads nothing else."""
 
 from __future__ import annotations
 

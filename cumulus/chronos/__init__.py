@@ -1,4 +1,4 @@
-"""Chronos, the on-node part: leases on shares of this machine's GPUs, with an end. It runs alone on a worker.
+"""Chronos, the part on each node: leases of this machine's GPUs, with an end. It runs on a worker without the rest.
 
 `from cumulus.chronos import Partitioner` is the way in from Python, `chronos_cli` from a shell. Names are loaded when
 first used, since supervisors of jobs import modules of this package and must stay light.

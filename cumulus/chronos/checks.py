@@ -1,4 +1,4 @@
-"""What is refused of a request for a lease, and in which words."""
+"""Checks requests for leases, and words the refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Garbage collection of what `runtime` notes of containers: slots that were used, and logs that were kept.
+"""Cleans up what `runtime` noted about containers: slots that were used, and logs that were kept.
 
 A slot is remembered for as long as its leases are, and a day at least: by then nothing is left that could start it.
 A kept log waits a day for whoever wants it; where they take too much of the disk, the oldest go first.

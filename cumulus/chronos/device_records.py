@@ -1,4 +1,4 @@
-"""Rows of devices in the ledger's database: which there are, how large, what of them is leased, and how well they are.
+"""Rows of devices in the ledger's database: which exist, how large they are, what is leased, and their health.
 
 Inside transactions of others, as `records`.
 """

@@ -1,4 +1,4 @@
-"""How much memory a device has for leases, as drivers change what they say: after an update, a resize, ECC switched.
+"""How much memory of a device can be leased while drivers change what they report: updates, resizes, ECC.
 
     drivers -> settled (is it another size?) -> follow (at once, or as far as leases let it) -> the device's row
 

@@ -1,4 +1,4 @@
-"""The directory that a ledger lives in: which one it is, and who may write there."""
+"""The ledger's directory: which one it is, and who may write there."""
 
 from __future__ import annotations
 

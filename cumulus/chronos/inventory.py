@@ -1,4 +1,4 @@
-"""Which devices the ledger offers: asks the drivers when it must, and records what they say.
+"""Which devices the ledger offers: asks the drivers when needed, and records their answers.
 
 drivers -> device.discover -> Inventory -> the ledger's rows of devices -> those that are offered
 """

@@ -1,4 +1,4 @@
-"""Containers that came too late: started by an engine after their lease had ended, they are ended at once.
+"""Ends containers that an engine started after their lease had ended.
 
 An engine starts what it was told to start, and may do so long after: the manager's word takes its time, an image its
 download. No supervisor of ours stands between it and the program, so the monitor looks for such containers now and

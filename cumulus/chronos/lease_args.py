@@ -1,4 +1,5 @@
-"""What people write (device 0, memory 0.5, duration 1h) made a `LeaseRequest`: for `chronos_cli` and `Partitioner`."""
+"""Turns what people write (device 0, memory 0.5, duration 1h) into a `LeaseRequest`, for `chronos_cli` and
+`Partitioner`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which processes belong to a lease, by the ledger and by /proc. Used by `monitor`; uses `snapshot`.
+"""Finds the processes of a lease, by the ledger and by /proc. Used by `monitor`; uses `snapshot`.
 
 A process belongs to a lease when it is attached, descends from an attached one (orphans come to the supervisor of
 a job, which is their subreaper), is in a session that the lease's processes made, is in the lease's cgroup, or was

@@ -1,4 +1,4 @@
-"""Finding, starting and waking the monitor: what every user of the ledger does, without importing it.
+"""Finds, starts and wakes the monitor. Every user of the ledger does that, without importing the monitor.
 
 A monitor holds a lock on `monitor.pid` for as long as it lives, and listens on a FIFO for pokes.
 """

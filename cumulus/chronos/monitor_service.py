@@ -1,4 +1,4 @@
-"""Running the monitor as a process: alone on its ledger, detached or in the foreground, until told or idle."""
+"""Runs the monitor as a process: alone on its ledger, detached or in the foreground, until told to stop or idle."""
 
 from __future__ import annotations
 

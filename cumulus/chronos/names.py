@@ -1,4 +1,4 @@
-"""Which lease a person means: by its id, by its name, or by the beginning of one, where only one begins so.
+"""Finds the lease that a person means: by its id, its name, or an unambiguous beginning of one.
 
 For people alone. A program names leases by their whole ids: what it asks twice must never come to mean another lease.
 """

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says is in use, by process: NVML through ctypes, in a process of its own with a time-out.
+"""What each process uses, as NVIDIA's driver says: NVML through ctypes, in a process of its own with a time-out.
 
 NVML: docs.nvidia.com/deploy/nvml-api. Standard library only.
 """

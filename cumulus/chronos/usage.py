@@ -1,4 +1,4 @@
-"""What leases use of what they leased, for `chronos_cli stats` and `metrics`: no part of enforcement.
+"""How much leases use of what they leased, for `chronos_cli stats` and `metrics`. Not part of enforcement.
 
 NVIDIA's driver tells it by process, for clients of MPS memory only; elsewhere the OpenCL layer's account of the lease
 does, and of memory only.

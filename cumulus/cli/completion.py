@@ -1,4 +1,4 @@
-"""What the shell offers at TAB: kinds and the names of objects, as they are now.
+"""Completes kinds and the names of existing objects, for the shell.
 
 Completion must be quick and silent: where objects cannot be read nothing is offered.
 """

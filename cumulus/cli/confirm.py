@@ -1,4 +1,4 @@
-"""Asking the person at the terminal."""
+"""Asks the person at the terminal to confirm something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every verb starts from: its client, and words on whether a daemon is there to act."""
+"""What every verb starts with: its client, and a note if no daemon is there to act."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saying that the directories of jobs go with them."""
+"""Tells people that the directories of jobs are deleted with them."""
 
 from __future__ import annotations
 

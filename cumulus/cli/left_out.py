@@ -1,4 +1,4 @@
-"""Damaged objects that a verb met beside others: those are shown, and one warning names these."""
+"""Names damaged objects in one warning, while all others are shown."""
 
 from __future__ import annotations
 

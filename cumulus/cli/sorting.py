@@ -1,4 +1,4 @@
-"""The order of what `get` shows: by a field that a person names, else as the kind says."""
+"""Sorts what `get` shows: by a field that a person names, else as the kind says."""
 
 from __future__ import annotations
 

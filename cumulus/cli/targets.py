@@ -1,4 +1,4 @@
-"""What a person names on the command line: kinds, kinds with names, KIND/NAME.
+"""Parses what a person names on the command line: kinds, kinds with names, KIND/NAME.
 
 The verbs get `Target`s; `documents` reads them through the client.
 """

@@ -1,4 +1,4 @@
-"""The ways of speaking to the person at the terminal.
+"""Notes, warnings and errors for the person at the terminal.
 
 Results go to stdout; everything else (errors, notes, progress) to stderr, so that pipes carry results alone. All of it
 goes through `cumulus.lib.safe_output`.

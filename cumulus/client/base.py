@@ -1,4 +1,4 @@
-"""What the command line, tests and programs talk to: `Client`, whatever carries the call.
+"""`Client`: what the command line, tests and programs talk to, whatever transport carries the call.
 
 All that crosses it can travel: documents (an object's JSON), keys and queries, frozen answers, streams of events and
 of bytes. Errors are `CumulusError`s. Calls are synchronous; a stream is an iterator or a `Watch`.

@@ -1,4 +1,4 @@
-"""From a state directory to its client."""
+"""Finds the client of a state directory."""
 
 from __future__ import annotations
 

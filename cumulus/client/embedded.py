@@ -1,4 +1,4 @@
-"""The transport that carries nothing: a service in this process, over the store of a state directory.
+"""The embedded transport: a service in this process, over the store of a state directory.
 
 The default of the command line, which so works with no daemon running: whoever may write the store may change it.
 """

@@ -1,4 +1,4 @@
-"""What can be done with a state directory alone, while nobody serves it."""
+"""What a state directory alone allows, while no daemon serves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the controllers of one term are built from, all of it, each with its type."""
+"""Everything that the controllers of one term are built from, with its type."""
 
 from __future__ import annotations
 

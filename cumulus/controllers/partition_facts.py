@@ -1,4 +1,4 @@
-"""What every controller may conclude of a partition from its object alone."""
+"""What every controller may conclude about a partition from its object alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions as other controllers ask for them: by node and by phase, without decoding; and which changes matter.
+"""Finds partitions by node and by phase without decoding them; and which of their changes wake controllers.
 
 Everything here takes documents as they are stored, since most changes pass without a model."""
 

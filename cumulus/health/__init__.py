@@ -1,4 +1,4 @@
-"""What of this machine is ready: its state directory, the node that it is, the programs beside it.
+"""Checks this machine: its state directory, the node that it is, and the programs beside it.
 
 Each check is a function that yields findings, answers within its own time-out and changes nothing, but for files that
 it removes again. They look at this machine, not through a client: a store that can't be opened is a finding.

@@ -1,4 +1,4 @@
-"""The state directory: its files, its store, and the daemons that run on it."""
+"""Checks the state directory: its files, its store, and the daemons that run on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check found, and the run of all checks at once."""
+"""What a check found; runs all checks at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine is as a node: its ledger of leases, its devices, and how jobs are held to their leases."""
+"""Checks this machine as a node: its ledger, its devices, and how leases are enforced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs beside Cumulus that jobs and other nodes are reached with: Docker and SSH."""
+"""Checks the programs through which Cumulus reaches containers and other nodes: Docker and SSH."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service reaches beyond its store, for real: log files of backends, workers over SSH, Docker's engines.
+"""What the service reaches beyond its store: log files of backends, workers over SSH, Docker's engines.
 
 It implements `service.infrastructure`. Each part is loaded when it is first used.
 """

@@ -1,4 +1,4 @@
-"""The Swarm that the environment of a command names: for reading, and for `cumulus cluster`."""
+"""The Swarm that a command's environment names, for reading and for `cumulus cluster`."""
 
 from __future__ import annotations
 

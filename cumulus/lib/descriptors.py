@@ -1,4 +1,4 @@
-"""Descriptors 0, 1 and 2 of a command, whatever its caller left of them. Standard library only."""
+"""Makes file descriptors 0, 1 and 2 usable, whatever the caller of a command did. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""File locks: waits with a bound, and the name of who holds one too long. Standard library only.
+"""File locks that wait for a limited time and name who holds one too long. Standard library only.
 
 A process that was stopped (SIGSTOP, a debugger, a frozen container) keeps its locks. Whoever waits must not do so for
 ever or in silence, and a person must learn which process to look at.

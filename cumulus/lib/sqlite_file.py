@@ -1,4 +1,4 @@
-"""One SQLite file that many processes and threads use: what the store and the ledger do alike. Standard library only.
+"""One SQLite file for many processes and threads: the common part of store and ledger. Standard library only.
 
 How it is opened, which file it is whatever becomes of its name, what went wrong, and a counter in shared memory that
 tells of other writers. What the tables are and what errors say is for those who own the file.

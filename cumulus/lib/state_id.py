@@ -1,4 +1,4 @@
-"""A name for a state directory that no copy of it has: two daemons with one store's id are told apart by it.
+"""Gives a state directory an id that no copy of it has, to tell apart two daemons with one store's id.
 
 The file says which inode of which machine it is. A copy has another one, so that it gets a name of its own; moving the
 directory within its disk changes nothing.

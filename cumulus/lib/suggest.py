@@ -1,4 +1,4 @@
-"""What a person most likely meant by a word that is none. Standard library only."""
+"""Guesses what a person meant by an unknown word. Standard library only."""
 
 from __future__ import annotations
 

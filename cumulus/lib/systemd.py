@@ -1,4 +1,4 @@
-"""Telling systemd how the daemon is, by the protocol of sd_notify(3): datagrams to $NOTIFY_SOCKET."""
+"""Tells systemd the state of the daemon, by the protocol of sd_notify(3): datagrams to $NOTIFY_SOCKET."""
 
 from __future__ import annotations
 

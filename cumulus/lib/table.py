@@ -1,4 +1,4 @@
-"""Tables as kubectl draws them: a heading, columns three spaces apart, no lines. Standard library only.
+"""Tables as kubectl prints them: a header, columns three spaces apart, no lines. Standard library only.
 
 A pipe gets every column whole. On a terminal that is too narrow, columns give way in the order that their headings
 say: first they are shortened, then left out, with a note that names them. What a person copies (names) or must not

@@ -1,4 +1,4 @@
-"""What controllers read from: a view of the store as it was at one revision, possibly a while ago.
+"""What controllers read: the store as it was at one revision, possibly a while ago.
 
 `Cache` is the view that an `informer` keeps up to date; it holds each object as compact JSON, so that ten thousand
 jobs fit in little memory, and decodes on demand. `StoreReader` asks the store itself: for what must not be decided on

@@ -1,4 +1,4 @@
-"""Whether a daemon that says it leads does the work: the progress of its threads and controllers, measured.
+"""Measures whether the leading daemon does its work: the progress of its threads and controllers.
 
 beat (each thread that goes round) --+
 loops.stalled (keys that wait) ------+-> look -> what is wrong: the log, systemd, the leader's Lease

@@ -1,4 +1,4 @@
-"""Event recorder: says who did what to which object and why, without ever failing or flooding anyone.
+"""Event recorder: records who did what to which object and why. It never fails, and floods nobody.
 
 Controllers record into memory; `flush`, stepped by the manager, writes what gathered as one transaction. An event is
 named by a digest of what it says of whom, so that repetitions raise a count, and each object has a token bucket

@@ -1,4 +1,4 @@
-"""The one place where a reconcile's outcome becomes a decision about when to look again.
+"""Decides when to look again, from the outcome of a reconcile. This happens nowhere else.
 
 A runner takes a key from its queue, calls the reconciler, and maps what came of it: `Done`, `After`, `Retry`,
 `Permanent`, a store's `Conflict`, leadership lost (`Fenced`), a node that does not answer, or a defect. Nothing

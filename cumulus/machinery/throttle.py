@@ -1,4 +1,4 @@
-"""When to do what is best done once for several changes, such as reading a node anew or writing events."""
+"""Delays what is best done once for several changes, such as reading a node again or writing events."""
 
 from __future__ import annotations
 

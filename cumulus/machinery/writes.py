@@ -1,4 +1,4 @@
-"""What controllers write beside plain updates: a status alone, an end with its event, an object without a finalizer."""
+"""Writes of controllers that are no plain update: a status alone, an end with its event, removing a finalizer."""
 
 from __future__ import annotations
 

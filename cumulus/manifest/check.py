@@ -1,4 +1,4 @@
-"""A document's nodes -> a checked `Manifest`, or every problem with it. The second step of loading."""
+"""Checks a document's nodes: gives a `Manifest`, or every problem with it. The second step of loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, directories and standard input -> checked manifests. The whole way from a path to models."""
+"""Loads files, directories and standard input into checked manifests: the whole way from a path to models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, and where: the error that `load` and `apply` raise."""
+"""A problem with a manifest, and where it is: the error that `load` and `apply` raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How controllers reach nodes: their Chronos and their engine, here or over SSH. Only this package knows fabric.
+"""How controllers reach nodes, here or over SSH: Chronos and the engine there. Only this package knows fabric.
 
     NodeAgent -> RemoteLeases -> NodeConnection (one SSH connection a node, with deadlines) -> chronos_cli on the node
 

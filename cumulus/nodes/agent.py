@@ -1,4 +1,4 @@
-"""NodeAgent: how the controllers reach one node. `Agents` has one for each node that this daemon looks after."""
+"""NodeAgent: how the controllers reach one node. `Agents` has one for each node that this daemon manages."""
 
 from __future__ import annotations
 

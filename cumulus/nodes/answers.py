@@ -1,4 +1,4 @@
-"""What a node answered: the JSON object, or the error that it tells, or why there is no answer."""
+"""Reads a node's answer: the JSON object, the error in it, or the reason why there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which host keys are trusted: those in known_hosts files, nothing else, nothing learnt on the way.
+"""Which host keys are trusted: those in known_hosts files, and no others.
 
 fabric's Connection trusts any key it meets first (paramiko's AutoAddPolicy): `trust` takes that away from it.
 """

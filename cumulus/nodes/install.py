@@ -1,4 +1,4 @@
-"""Carries Chronos over to a worker and sets it up there: nothing is fetched by the worker."""
+"""Copies Chronos to a worker and sets it up there. The worker downloads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that are reached over SSH: from a GPUNode's address to its agent. `serve` and `node` put it together here."""
+"""Workers that are reached over SSH: from a GPUNode's address to its agent."""
 
 from __future__ import annotations
 

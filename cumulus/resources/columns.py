@@ -1,4 +1,4 @@
-"""What the columns of `registry` show: from an object's JSON to the text of a cell.
+"""Formats the cells of tables from an object's JSON. The columns are in `registry`.
 
 `text`, `age`, `until`, `bytes` and `millis` look at the column's path; the others look at the whole object,
 and a job's at its partitions too, which are read only when such a column is shown.

@@ -1,4 +1,4 @@
-"""What a device is, and which parts of it can be leased: the one description that nodes and controllers share.
+"""A device, and the parts of it that can be leased: the one description that nodes and controllers share.
 
 A lease takes a `Slice`: the whole device, a fraction of it, or a part of a fixed size that its driver makes (a MIG
 profile). Memory is in bytes, compute in thousandths of the device. Standard library only; Chronos uses it alone.

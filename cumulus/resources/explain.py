@@ -1,4 +1,4 @@
-"""What a kind or a field is, for `cumulus explain`: read off the models, so that it is always what is checked."""
+"""Describes kinds and fields for `cumulus explain`, from the models that also check them."""
 
 from __future__ import annotations
 

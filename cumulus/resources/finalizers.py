@@ -1,4 +1,4 @@
-"""Finalizers: who must clean up before an object goes. Both helpers take a document and return a new one."""
+"""Finalizers: who must clean up before an object is deleted. Both helpers take a document and return a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One kind of object and all that is said about it, as data and functions over its JSON. Light: no model is loaded.
+"""One kind of object and everything about it, as data and functions over its JSON. Light: no model is loaded.
 
 Machinery, verbs and pages ask a `Kind`; none of them names one. `kinds/` has the entries, `registry` their list.
 """

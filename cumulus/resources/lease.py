@@ -1,4 +1,4 @@
-"""Lease: which daemon leads. Its token fences every write of a daemon that was deposed."""
+"""Lease: which daemon leads. Its token fences the writes of a former leader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPUNode: a machine with devices, made and kept up to date by discovery."""
+"""GPUNode: a machine with devices. Discovery creates it and keeps it up to date."""
 
 from __future__ import annotations
 

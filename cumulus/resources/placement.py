@@ -1,4 +1,4 @@
-"""Where work goes among the nodes that have room for it."""
+"""Pack or Spread: how placement chooses among the nodes that have room."""
 
 from __future__ import annotations
 

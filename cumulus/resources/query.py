@@ -1,4 +1,4 @@
-"""How objects are asked for and how changes are told: terms that the store, the service and every client share.
+"""Queries for objects and watches of changes: terms that the store, the service and every client share.
 
 All of it is data that can travel, but for `Watch`, the protocol of a stream of events.
 """

@@ -1,4 +1,4 @@
-"""Whether two values say the same: 60m and 1h, 0.5 and 50%, `env` in another order. Standard library only."""
+"""Whether two values mean the same: 60m and 1h, 0.5 and 50%, `env` in another order. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is available of each device during one cycle, now and later, indexed so that a best fit needs no scan.
+"""What is free of each device during one cycle, now and later, indexed so that a best fit needs no scan.
 
 `place` takes shares and makes reservations here. Within a cycle shares are only ever taken, never given back:
 what did not fit once does not fit later, and the earliest start of anything only moves back.

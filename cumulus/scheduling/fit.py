@@ -1,4 +1,4 @@
-"""Whether a device will do, apart from what is free of it, and how large a demand's share of it is.
+"""Whether a device matches, apart from what is free on it, and how large a demand's share of it is.
 
 The one place that says so: placement asks for a yes or no, `explain` for the words.
 """

@@ -1,4 +1,4 @@
-"""The choices of a scheduling cycle that a cluster may want otherwise: who goes first, who may be placed, who yields.
+"""The replaceable choices of a scheduling cycle: who goes first, who may be placed, who yields.
 
 Each is a protocol with today's behaviour as its default. Policies are pure: what they decide follows from the snapshot.
 `explain` must run the same ones as the cycle that places, or its promises hold for another queue.

@@ -1,4 +1,4 @@
-"""What placement looks at: nodes, the shares taken and until when, and the queue, as frozen values.
+"""What placement looks at, as frozen values: nodes, the shares taken and until when, and the queue.
 
 The first step of a cycle: controllers hand over what they read from the store, `build` makes a `Snapshot` of it,
 `place` and `explain` work on nothing else. The order in which objects are handed over does not matter.

@@ -1,4 +1,4 @@
-"""What is free of one device over time. Every share that is taken returns at a known time, whatever brings it back.
+"""What is free of one device over time. Every share that is taken comes back at a known time.
 
 Times are whole microseconds from the snapshot's `now`; what is free after the last step stays so for ever.
 """

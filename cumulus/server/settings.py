@@ -1,4 +1,4 @@
-"""The daemon's settings: read once, checked, and handed down. Nothing below reads them again.
+"""The daemon's settings: read once, checked, and handed down. Nothing below reads the environment again.
 
 A flag of `cumulus serve` wins over the environment (`cumulus.environment`), and that over the configuration file, which
 has few keys. Each is checked, and an unknown one is an error at its line:

@@ -1,4 +1,4 @@
-"""The store as one file, and back."""
+"""Backs the store up to one file, and restores it."""
 
 from __future__ import annotations
 

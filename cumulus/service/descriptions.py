@@ -1,4 +1,4 @@
-"""All about one object, in one answer: what belongs to it, what happened, why it waits; and what its delete loses."""
+"""Everything about one object in one answer: its parts, its events, why it waits, what its deletion loses."""
 
 from __future__ import annotations
 

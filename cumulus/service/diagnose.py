@@ -1,4 +1,4 @@
-"""Which stored object is damaged, and where.
+"""Finds stored objects that are damaged, and says where.
 
 The store answers for each row's identity and checksum. What is in `spec` and `status` it takes as it comes, from older
 and newer versions and from other programs, and readers take it without checking, so that

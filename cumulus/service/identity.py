@@ -1,4 +1,4 @@
-"""Who asks. Every call of the service takes an identity: roles, quotas and the audit log will ask it."""
+"""Who asks. Every call of the service takes an identity, for roles, quotas and the audit log."""
 
 from __future__ import annotations
 

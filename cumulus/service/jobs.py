@@ -1,4 +1,4 @@
-"""What people do to jobs, and the directories that were made for them."""
+"""Requests about jobs, and about the directories that were made for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do to nodes, and what would be lost with one."""
+"""Requests about nodes, and what would be lost with one."""
 
 from __future__ import annotations
 

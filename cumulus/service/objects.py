@@ -1,4 +1,4 @@
-"""Objects of every kind: read, watched, written, deleted. What people and programs ask for comes through here."""
+"""Objects of every kind: reads, watches, writes, deletes. Every request of people and programs comes through here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets of this node that jobs may use. Their values are written, and never given back."""
+"""Secrets of this node that jobs may use. Values can be written, and are never returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who keeps the objects of a state directory up to date."""
+"""Whether a daemon keeps the objects of a state directory up to date, and which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Docker Swarm that containers run on: made, joined, looked at, taken over, and given images."""
+"""Requests about the Docker Swarm: create, join, show, adopt, and copy images to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `wait` waits for: a condition, a field's value, creation, deletion; and when it can no longer come true."""
+"""What `wait` waits for: a condition, a field's value, creation, deletion; and when that cannot come true any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting until a condition is met by objects: lists them, then follows their changes.
+"""Waits until objects meet a condition: lists them, then follows their changes.
 
 It needs no more than reading and watching, so a transport may run it on either side of a network.
 """

@@ -1,4 +1,4 @@
-"""Why a job or partition is not running: what blocks it, who holds that, until when at the latest, who is ahead.
+"""Says why a job or partition is not running: what blocks it, who holds that and until when, who is ahead.
 
 Asks `scheduling.explain` on a snapshot of the store: the same pass that the scheduler makes, so the same answer.
 """

@@ -1,4 +1,4 @@
-"""Workers that are reached over SSH: found, added, set up."""
+"""Finds, adds and sets up workers that are reached over SSH."""
 
 from __future__ import annotations
 

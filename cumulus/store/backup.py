@@ -1,4 +1,4 @@
-"""The store as one file, and back.
+"""Copies the store to one file, and back.
 
 A backup is a consistent copy of a live store, checked to the last object before it gets its name. A restore
 puts such a file in the store's place while nobody has the store open.

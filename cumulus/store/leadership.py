@@ -1,4 +1,4 @@
-"""What the leader's Lease tells to those who only read it."""
+"""Reads the leader's Lease, for those who do not write it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a write does to an object: pure functions that every store implementation shares.
+"""What a write does to an object: pure functions that every store shares.
 
 `plan` takes the writes of a transaction and a way to read what is stored, and returns the rows to append and
 the documents to answer with. It reads no clock and writes nowhere, so that a store has only to keep rows.

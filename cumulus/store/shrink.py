@@ -1,4 +1,4 @@
-"""Giving the disk back what compaction freed: a store that was large once must not stay so for ever.
+"""Returns to the disk what compaction freed, so that a store that was large once does not stay so.
 
 SQLite keeps the pages of deleted rows for later rows. Where most of the file is idle, it is rewritten without them. The
 other way, `auto_vacuum`, would make every commit write a page more.

@@ -1,4 +1,4 @@
-"""The single writes of a store, each a transaction of one; above `base`, below every store."""
+"""Single writes of a store, each a transaction of one. Above `base`, below every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment of a job: stated here, and nothing of the shell or service that started the daemon.
+"""Makes the environment of a job. Nothing of the shell or service that started the daemon is in it.
 
     login (PATH, HOME, USER, ...) < drivers < the node's configuration (jobs.env) < the job's own < secrets < its lease
 

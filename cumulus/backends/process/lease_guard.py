@@ -1,4 +1,4 @@
-"""The leases of a run as its supervisor sees them: may the run start, and did a lease end it?
+"""The leases of a run, as its supervisor sees them: may the run start, and did a lease end it?
 
 Standard library only. Before the start a forked child uses the ledger, and this process only at the end: the ledger
 doubles a supervisor's memory, and there is one supervisor for each running job.

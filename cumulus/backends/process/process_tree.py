@@ -1,4 +1,4 @@
-"""Ending the processes under a supervisor, all of them.
+"""Ends all processes under a supervisor.
 
 The supervisor is their subreaper: whatever forks twice, calls setsid or changes its group becomes a child of
 the supervisor when its parent ends, so the tree below the supervisor is complete as long as the supervisor lives.

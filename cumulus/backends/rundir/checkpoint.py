@@ -1,4 +1,4 @@
-"""`CheckpointStore` for files of this machine. What is written at or below a path is the checkpoint.
+"""`CheckpointStore` for files of this machine. The checkpoint is what is written at or below a path.
 
 The time is that of the last change to a file (st_ctime), which a program cannot set back. Standard library only.
 """

@@ -1,4 +1,4 @@
-"""The Swarm as a whole: made, joined, and checked for the settings that jobs need."""
+"""The Swarm as a whole: creates it, lets machines join, and checks the settings that jobs need."""
 
 from __future__ import annotations
 

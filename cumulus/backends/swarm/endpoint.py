@@ -1,4 +1,4 @@
-"""The way to an engine: its address, certificates and log-in, and who one is to the registry of an image.
+"""How to reach an engine: its address, its certificates, its login, and the login to an image's registry.
 
 docker's `APIClient` is the connection: it speaks over Unix sockets, TCP, TLS and SSH, and agrees on the version of the
 API. Requests go to the paths of the Engine API through its public `request`, since its own methods lack some calls

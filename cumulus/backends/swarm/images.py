@@ -1,4 +1,4 @@
-"""An image from one engine to the engines of nodes, without a registry: `docker save` here, `docker load` there.
+"""Copies an image from one engine to the engines of nodes, without a registry: `docker save` here, `docker load` there.
 
 A node's engine takes an image whole or not at all: layers of an archive that was cut off are not kept, and a name is
 given last. What the node has is looked at before and after.

@@ -1,4 +1,4 @@
-"""The Swarm's machines for the controllers. Every call raises `NotOurs` while another control plane owns the Swarm."""
+"""The Swarm's machines, for the controllers. Every call raises `NotOurs` while another control plane owns the Swarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's own engine, for what the manager cannot answer: asked through a shell on the node, over SSH."""
+"""Asks a node's own engine what the manager cannot answer, through a shell on the node, over SSH."""
 
 from __future__ import annotations
 

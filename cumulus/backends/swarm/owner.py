@@ -1,4 +1,4 @@
-"""Who owns the Swarm: a mark on it, made once, names one store in one state directory.
+"""Who owns the Swarm: a mark on it, written once, names one store in one state directory.
 
 The mark is a Swarm config, since its name can be taken once only, also when two start at the same moment. Its labels
 say who it is; they are changed against the version that was read. Who finds another's mark touches nothing. Several

@@ -1,4 +1,4 @@
-"""The records of runs on the daemon's disk: what was asked for, how it ended, what it wrote.
+"""The daemon's records of runs on disk: what was asked for, how it ended, what it wrote.
 
 ROOT/names/NAME           link to the run's directory: everything started and not removed
 ROOT/purged/JOB_UID       tombstone: nothing of this job is started any more

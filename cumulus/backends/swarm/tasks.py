@@ -1,4 +1,4 @@
-"""What the tasks of a service say about its run. Pure.
+"""Reads the state of a run from the tasks of its service. Pure.
 
 A task moves through New, Pending, Assigned, Accepted, Preparing, Ready, Starting, Running to Complete, Failed,
 Rejected or Shutdown, and never back; Orphaned and Remove are the manager's word about a node that is gone.

@@ -1,4 +1,4 @@
-"""A lease, the request for one, and the protocol by which controllers reach a node's leases."""
+"""A lease, the request for one, and the protocol through which controllers reach a node's leases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node reports beside its devices."""
+"""What a node reports about itself, apart from its devices."""
 
 from __future__ import annotations
 

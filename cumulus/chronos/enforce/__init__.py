@@ -1,4 +1,4 @@
-"""Holding jobs to their leases on a device, and saying honestly how strongly. Standard library only.
+"""Enforces leases on a device, and reports honestly how strongly. Standard library only.
 
 The way of it: `strength` goes into a device's status; a lease is granted; `environment` prepares what stands behind
 it and gives the job's supervisor the variables, which `contract.variables.merge` adds to the job's own; `update` when

@@ -1,4 +1,4 @@
-"""What an enforcer is: one way of holding jobs to their leases on a device. Between the ledger and a job's environment.
+"""What an enforcer is: one way to hold jobs to their leases on a device. It stands between ledger and job.
 
 Standard library only and light, as everything that a job's supervisor may import.
 """

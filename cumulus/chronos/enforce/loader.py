@@ -1,4 +1,4 @@
-"""Which OpenCL loader programs get: one that knows layers (ocl-icd 2.3, Khronos' with layers) or one that does not.
+"""Which OpenCL loader programs get: one that supports layers (ocl-icd 2.3, Khronos' with layers) or one that does not.
 
 CUDA's toolkit brings a loader that does not, and puts it first in the linker's cache.
 """

@@ -1,4 +1,4 @@
-"""`cumulus cluster`: the Docker Swarm that containers run on: make one, let machines join, look at it."""
+"""`cumulus cluster`: creates the Docker Swarm that containers run on, lets machines join, shows it."""
 
 from __future__ import annotations
 

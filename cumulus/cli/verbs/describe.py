@@ -1,4 +1,4 @@
-"""`cumulus describe`: all about an object in sections for people, its events at the end."""
+"""`cumulus describe`: everything about an object in sections, with its events at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cumulus doctor`: what of this machine is ready, with the fix for what is not."""
+"""`cumulus doctor`: checks this machine, and says how to fix what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cumulus events`: who did what, and why, the latest last."""
+"""`cumulus events`: who did what, and why. The latest comes last."""
 
 from __future__ import annotations
 

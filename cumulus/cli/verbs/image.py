@@ -1,4 +1,4 @@
-"""`cumulus cluster image`: images on the nodes of the Swarm without a registry."""
+"""`cumulus cluster image`: copies images to the nodes of the Swarm without a registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cumulus serve`: the words of the daemon; what it does is `cumulus.server`."""
+"""`cumulus serve`: the options of the daemon. `cumulus.server` does the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cumulus version` and `cumulus completion`: what needs no store."""
+"""`cumulus version` and `cumulus completion`: verbs that need no store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cumulus wait`: until something is true, or time is up, or it can't come true any more."""
+"""`cumulus wait`: until something is true, the time is up, or it cannot come true any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one reconcile of a job has read, and what can be told from it: which replicas live, which shares are held."""
+"""What one reconcile of a job has read: which replicas are alive, which shares are held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether somebody waits for a device that a lease could give back: a lease is renewed only while nobody does."""
+"""Whether somebody waits for a device. A lease is renewed only while nobody does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows for one partition from what its node says: pure, no I/O.
+"""Plans the next step of one partition from its node's answer: pure, no I/O.
 
 Pending -> Bound (schedule) -> Active -> Expired | Released | Failed. Phases never go back, and an ended phase is
 written only when the node has confirmed that the share is free, or when a person removed the node.

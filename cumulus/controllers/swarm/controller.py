@@ -1,4 +1,4 @@
-"""The cluster controller: the machines of a container engine's cluster and the GPUNodes, each told of the other.
+"""The cluster controller: keeps the machines of a container engine's cluster and the GPUNodes in agreement.
 
 A machine becomes a GPUNode that is reached over SSH. While the engine takes new work there, the node offers the
 runtime `container`; a machine that is drained, paused or down offers it no more. Labels go both ways.

@@ -1,4 +1,4 @@
-"""Things that go by themselves with time: finished jobs, events, and the store's history."""
+"""Deletes what is over after a time: finished jobs, events, and old revisions of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of an Event."""
+"""The registry's entry for Event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a GPUJob."""
+"""The registry's entry for GPUJob."""
 
 from __future__ import annotations
 

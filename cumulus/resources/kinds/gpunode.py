@@ -1,4 +1,4 @@
-"""What is said of a GPUNode."""
+"""The registry's entry for GPUNode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a GPUPartition."""
+"""The registry's entry for GPUPartition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of the Lease."""
+"""The registry's entry for Lease."""
 
 from __future__ import annotations
 
