@@ -1,19 +1,26 @@
-"""What is said in one place is said so everywhere: environment variables, and the Python that is needed."""
+"""What is said in one place is said so everywhere: environment variables, the Python that is needed, kinds, reasons."""
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 
 from cumulus import environment
+from cumulus.resources import reasons
+from cumulus.resources.job import JobPhase
+from cumulus.resources.partition import PartitionPhase
+from cumulus.resources.registry import KINDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
-    "paths.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py", "cli/checks.py",
-    "server/settings.py", "server/daemon.py",
+    "paths.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py",
+    "health/tools.py", "server/settings.py", "server/daemon.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""
 PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
@@ -54,3 +61,87 @@ def test_the_scripts_need_the_python_that_the_package_needs() -> None:
     said = {name: versions for name, versions in found.items() if versions}
     assert {"_python.sh", "setup-worker.sh", "join-swarm.sh", "chronos-runtime"} <= set(said)
     assert all(versions == {least} for versions in said.values()), said
+
+
+KINDLESS = (
+    "admission", "apply", "backends", "cli", "client", "health", "infrastructure", "machinery", "manifest", "nodes",
+    "server", "service", "store",
+)  # fmt: skip
+"""Rooms that ask a kind's entry and never look at its name."""
+SWITCHES = {"service/why.py"}
+"""It explains jobs and partitions, the two kinds that wait, each in its own sentences."""
+
+
+def test_no_kind_is_matched_by_its_name() -> None:
+    kinds = {kind.name for kind in KINDS}
+
+    def names_a_kind(node: ast.AST) -> bool:
+        match node:
+            case ast.Constant(value=str(value)):
+                return value in kinds
+            case ast.Attribute(value=ast.Name(id=model), attr="KIND"):
+                return model in kinds
+        return False
+
+    found = set()
+    for room in KINDLESS:
+        for path in (PACKAGE / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.Compare(left=left, comparators=others):
+                        asked = [part for side in (left, *others) for part in ast.walk(side)]
+                    case ast.Dict(keys=keys):
+                        asked = [key for key in keys if key is not None]
+                    case ast.MatchValue(value=value):
+                        asked = [value]
+                    case _:
+                        continue
+                if any(map(names_a_kind, asked)):
+                    found.add(str(path.relative_to(PACKAGE)))
+    assert found == SWITCHES
+
+
+PHASES = {*JobPhase, *PartitionPhase, "Starting", "Ending", "Ended"}
+"""Phases and states of other enums, which have words in common with reasons: these are looked at only where a
+condition, a reason or an event is named."""
+SAYS_A_REASON = {"condition", "condition_set", "is_true", "by_condition", "record", "event", "Health", "Cause"}
+OTHER_WORDS = {
+    "lib/table.py": "colours words of all sorts",
+    "resources/condition_types.py": "one of the two places",
+    "resources/reasons.py": "the other",
+    "resources/kinds/gpujob.py": "titles of fields: Started, Completed",
+    "resources/kinds/gpunode.py": "the status of a node as kubectl words it",
+    "scheduling/explain.py": "an enum of what becomes of a gang",
+}
+
+
+def test_condition_types_and_reasons_are_spelt_in_their_enums_alone() -> None:
+    enums = [e for e in vars(reasons).values() if isinstance(e, type) and issubclass(e, StrEnum) and e is not StrEnum]
+    known = {str(word) for enum in enums for word in enum}
+    spelt = {
+        str(path.relative_to(PACKAGE)): words
+        for path in PACKAGE.rglob("*.py")
+        if (words := sorted(_spelt(ast.parse(path.read_text()), known)))
+    }
+    assert {path: words for path, words in spelt.items() if path not in OTHER_WORDS} == {}
+    assert set(OTHER_WORDS) <= set(spelt)
+
+
+def _spelt(tree: ast.Module, known: set[str]) -> Iterator[str]:
+    exported = {
+        id(part)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+        for part in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            words = [part for part in node.args if called in SAYS_A_REASON]
+        elif isinstance(node, ast.Compare) and "reason" in ast.unparse(node.left):
+            words = [part for other in node.comparators for part in ast.walk(other) if isinstance(part, ast.expr)]
+        else:
+            words = []
+        yield from (w.value for w in words if isinstance(w, ast.Constant) and w.value in known & PHASES)
+        if isinstance(node, ast.Constant) and node.value in known - PHASES and id(node) not in exported:
+            yield str(node.value)

@@ -13,12 +13,13 @@ from cumulus.chronos import device_records, enforce
 from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.database import Database
 from cumulus.clock import Clock
+from cumulus.resources.reasons import EnforcementReason
 
 LOOK_SECONDS = 5.0
 SHOWN_SECONDS = 60.0
 """For so long a condition says that something was mended, so that whoever asks now and then learns of it."""
 
-_MENDED = "Restarted"
+_MENDED = EnforcementReason.RESTARTED
 
 Look = Callable[[Sequence[Device], Path], Sequence[Health]]
 

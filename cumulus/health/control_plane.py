@@ -17,6 +17,7 @@ from cumulus.errors import NotFound
 from cumulus.health.finding import Finding
 from cumulus.lib import locks
 from cumulus.resources.columns import age
+from cumulus.resources.condition_types import LeaderCondition
 from cumulus.resources.documents import condition
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes
@@ -134,7 +135,7 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
         fix = f"read the log of process {pid}; if it says nothing, restart it: jobs go on meanwhile"
         text = f"process {pid}; no daemon leads: {holder} renewed {age(renewed, now)} ago"
         return Finding("FAIL", "daemon", text, fix)
-    progress = condition(lease, "Progressing")
+    progress = condition(lease, LeaderCondition.PROGRESSING)
     if progress.get("status") == "False":
         fix = "its log says what it waits for; if that does not end, restart it: jobs go on meanwhile"
         return Finding("FAIL", "daemon", f"{said}, but does not do its work: {progress.get('message', '')}", fix)

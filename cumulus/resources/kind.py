@@ -143,7 +143,8 @@ class Kind:
 
     def over(self, document: Document) -> bool:
         """Whether nothing of the object changes any more, but that it is deleted."""
-        return lookup(document, "status.phase") in self.final_phases
+        phase = lookup(document, "status.phase")
+        return isinstance(phase, str) and phase in self.final_phases
 
     def summary(self, document: Document, now: datetime) -> str:
         """How an object is, in a few words: `Failed (Error: exit code 3)`."""

@@ -20,6 +20,8 @@ from cumulus.answers.logs import (
 from cumulus.errors import NoLog, NotFound, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.resources.reasons import AttemptReason
+from cumulus.resources.registry import BY_NAME
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import LogReaders
 from cumulus.service.objects import Objects
@@ -47,7 +49,7 @@ class Logs:
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show.
         """
-        if key.kind != "GPUJob":
+        if not BY_NAME[key.kind].leaves_files:
             raise UsageError(f"only jobs have logs, not a {key.kind}")
         job = self._objects.get(identity, key)
         replicas = lookup(job, "spec.replicas") or 1
@@ -103,7 +105,7 @@ class _Follower:
                 return
             if not wrote and tail != 0:
                 yield _silence(self._job, number)
-            elif (ended := _attempt(self._job, number)).get("reason") != "Completed":
+            elif (ended := _attempt(self._job, number)).get("reason") != AttemptReason.COMPLETED:
                 yield AttemptEnded(number, _end(ended), wrote=True)
             if asked or (_over(self._job) and not self._later(number)):
                 return
@@ -207,7 +209,7 @@ def _why_not(job: Document) -> str:
 
 
 def _over(job: Document) -> bool:
-    return lookup(job, "status.phase") in ("Succeeded", "Failed")
+    return BY_NAME[job["kind"]].over(job)
 
 
 def _attempt(job: Document, number: int) -> Document:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import NodeRefused, NotFound
+from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kinds.gpunode import devices, leases, partitions
 from cumulus.resources.kinds.gpupartition import ENDED
+from cumulus.resources.reasons import ContainersReason
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 
@@ -114,10 +116,10 @@ class Nodes:
                 for event in watch.next(POLL_SECONDS):
                     if event.key.name != name:
                         continue
-                    said = condition(event.document, "ContainersReady") or {}
+                    said = condition(event.document, NodeCondition.CONTAINERS_READY) or {}
                     if event.type == "DELETED":
-                        return str(said["message"]) if said.get("reason") == "Left" else ""
-                    if said.get("reason") == "IsManager":
+                        return str(said["message"]) if said.get("reason") == ContainersReason.LEFT else ""
+                    if said.get("reason") == ContainersReason.IS_MANAGER:
                         raise NodeRefused(f"{name} stays until it can leave the Swarm: {said['message']}")
         finally:
             watch.close()

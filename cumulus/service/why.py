@@ -19,6 +19,8 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_duration
 from cumulus.resources.query import Query
+from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
+from cumulus.resources.registry import BY_NAME
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.snapshot import build
 from cumulus.service.identity import Identity
@@ -36,7 +38,7 @@ class Explanations:
 
     def why(self, identity: Identity, key: Key) -> Why:
         """For a job or partition in whatever state. Raises NotFound; InvalidObject where it is damaged."""
-        if key.kind not in ("GPUJob", "GPUPartition"):
+        if not BY_NAME[key.kind].waits:
             raise UsageError(f"only jobs and partitions wait, not a {key.kind}")
         document = self._objects.get(identity, key)
         asked = _Question(self._store, document, self._clock.now())
@@ -49,7 +51,7 @@ class Explanations:
         Raises InvalidObject where it is damaged itself.
         """
         asked = _Question(self._store, document, self._clock.now())
-        if document["kind"] == "GPUJob" and (held := asked.held_back()):
+        if asked.of_job and (held := asked.held_back()):
             return (f"it {held}",)
         found = asked.waiting()
         damaged += asked.damaged
@@ -64,12 +66,13 @@ class _Question:
         self._document = document
         self._now = now
         self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
+        self.of_job = document["kind"] == GPUJob.KIND
         self.damaged: list[InvalidObject] = []
 
     def answer(self) -> Iterator[str]:
         if self._document["metadata"].get("deletionTimestamp"):
             yield f"{self._title} is being deleted."
-        elif self._document["kind"] == "GPUJob":
+        elif self.of_job:
             yield from self._job()
         else:
             yield from self._partition()
@@ -83,7 +86,7 @@ class _Question:
         nodes = client.list(GPUNode, damaged=self.damaged.append)
         partitions = client.list(GPUPartition, damaged=self.damaged.append)
         key = key_of(self._document)
-        if key.kind == "GPUJob":
+        if self.of_job:
             job = decode(GPUJob, self._document)
             mine = [p for p in partitions if p.is_owned_by(job.uid)]
             pending = [p for p in mine if p.status.phase == "Pending" and not p.deleting]
@@ -112,9 +115,9 @@ class _Question:
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
             yield from self._leases()
             return
-        waits = condition(job, "Scheduled")
+        waits = condition(job, JobCondition.SCHEDULED)
         if phase == "Scheduled" or waits.get("status") == "True":
-            ready = condition(job, "PartitionsReady")
+            ready = condition(job, JobCondition.PARTITIONS_READY)
             step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
             yield f"{self._title} has its place{_place(job)}; {step}."
             yield from self._refused_leases()
@@ -123,17 +126,17 @@ class _Question:
 
     def held_back(self) -> str:
         """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
-        waits = condition(self._document, "Scheduled")
-        if waits.get("reason") in ("BackingOff", "Releasing"):
+        waits = condition(self._document, JobCondition.SCHEDULED)
+        if waits.get("reason") in (JobReason.BACKING_OFF, JobReason.RELEASING):
             return f"is between attempts: {waits.get('message')}.{self._due()}"
-        if waits.get("reason") == "NameTaken":
+        if waits.get("reason") == JobReason.NAME_TAKEN:
             return f"waits: {waits.get('message')}."
         return ""
 
     def _pending(self) -> Iterator[str]:
         if held := self.held_back():
             yield f"{self._title} {held}"
-            if condition(self._document, "Scheduled").get("reason") != "NameTaken":
+            if condition(self._document, JobCondition.SCHEDULED).get("reason") != JobReason.NAME_TAKEN:
                 yield from _last_attempt(self._document)
             return
         yield from self._explained(self.waiting())
@@ -203,7 +206,7 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
 
 def _refused_lease(partition: Document) -> Iterator[str]:
     """Why the node of a bound partition, which may well answer, grants no lease: its disk is full, say."""
-    said = condition(partition, "Active")
+    said = condition(partition, PartitionCondition.ACTIVE)
     if lookup(partition, "status.phase") == "Bound" and said.get("status") == "False" and said.get("message"):
         yield f"{lookup(partition, 'status.node')} grants no lease now: {said['message']}."
 
@@ -232,4 +235,4 @@ def _since(moment: str | None, now: datetime, before: str) -> str:
 
 
 def _over(document: Document) -> bool:
-    return lookup(document, "status.phase") in ("Succeeded", "Failed", "Expired", "Released")
+    return BY_NAME[document["kind"]].over(document)

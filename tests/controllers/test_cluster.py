@@ -10,7 +10,7 @@ import pytest
 from cumulus.backends.swarm.members import NAME_LABEL, Member, distinct
 from cumulus.chronos.contract import Device, LeaseRequest, NodeFacts
 from cumulus.clock import FakeClock
-from cumulus.controllers.node.controller import TWIN, NodeReconciler
+from cumulus.controllers.node.controller import NodeReconciler
 from cumulus.controllers.swarm.controller import CLUSTER, ClusterReconciler
 from cumulus.errors import BackendError, NotFound, NotOurs
 from cumulus.machinery.cache import StoreReader
@@ -20,6 +20,7 @@ from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
+from cumulus.resources.reasons import NodeCondition
 from cumulus.store.client import Client
 from cumulus.store.memory import MemoryStore
 from cumulus.testing.leases import FakeLeases, fake_device
@@ -221,7 +222,7 @@ class Machines:
         return {node.metadata.name: len(node.status.devices) for node in self.client.list(GPUNode)}
 
     def twin(self, name: str) -> bool:
-        return condition(self.client.get(GPUNode, "", name).status.conditions, TWIN) is not None
+        return condition(self.client.get(GPUNode, "", name).status.conditions, NodeCondition.TWIN) is not None
 
 
 def test_a_machine_that_is_two_nodes_counts_once() -> None:

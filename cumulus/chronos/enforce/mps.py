@@ -27,6 +27,7 @@ from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
 MODES = ("shared", "isolated", "off")
 
@@ -99,22 +100,22 @@ class Mps:
         if not covered or self._mode == "off":
             return ()
         if problem := next(filter(None, map(self._problem, covered)), None):
-            return (Health("MPSReady", False, "Unavailable", "{}. {}".format(*problem)),)
+            return _ready(False, EnforcementReason.UNAVAILABLE, "{}. {}".format(*problem))
         daemon = self._daemon("", home)
         if self._mode == "isolated" or not daemon.was_started():
-            return (Health("MPSReady", True, "NotNeededYet", "MPS starts with the first lease that needs it."),)
+            return _ready(True, EnforcementReason.NOT_NEEDED_YET, "MPS starts with the first lease that needs it.")
         try:
             if daemon.faulted():
                 if len(covered) > 1:
                     daemon.end_failed()
-                    return (Health("MPSReady", False, "Faulted", _FAULTED),)
+                    return _ready(False, EnforcementReason.FAULTED, _FAULTED)
                 daemon.stop()
             restarted = daemon.ensure()
         except ChronosError as error:
-            return (Health("MPSReady", False, "DoesNotStart", f"{error} {error.hint or ''}".strip()),)
+            return _ready(False, EnforcementReason.DOES_NOT_START, f"{error} {error.hint or ''}".strip())
         if restarted:
-            return (Health("MPSReady", True, "Restarted", "MPS was down: CUDA jobs that ran through it have failed."),)
-        return (Health("MPSReady", True, "Answers", "MPS limits CUDA memory and multiprocessors."),)
+            return _ready(True, EnforcementReason.RESTARTED, "MPS was down: CUDA jobs that ran through it have failed.")
+        return _ready(True, EnforcementReason.ANSWERS, "MPS limits CUDA memory and multiprocessors.")
 
     def _problem(self, device: Device) -> tuple[str, str] | None:
         """Why MPS can't limit on the device and what would mend it."""
@@ -138,6 +139,10 @@ class Mps:
         place = runtime_directory(home) / f"mps-{own}"
         place.mkdir(mode=0o755, exist_ok=True)
         return Daemon(place, device_id if isolated else "")
+
+
+def _ready(status: bool, reason: EnforcementReason, message: str) -> Sequence[Health]:
+    return (Health(NodeCondition.MPS_READY, status, reason, message),)
 
 
 def _compute_mode(device: Device) -> str:

@@ -12,6 +12,7 @@ from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
 LIBRARY = "libchronos_opencl_layer.so"
 VARIABLE = "CUMULUS_OPENCL_LAYER"
@@ -65,10 +66,14 @@ class OpenClLayer:
     def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
         library, problem = find()
         if library is None:
-            return (Health("OpenCLLayer", False, "NotBuilt", f"{problem}. {REMEDY}"),)
+            return _layer(False, EnforcementReason.NOT_BUILT, f"{problem}. {REMEDY}")
         if problem := loader.problem(loader.loaders()):
-            return (Health("OpenCLLayer", False, "LoaderWithoutLayers", f"{problem}. {loader.REMEDY}"),)
-        return (Health("OpenCLLayer", True, "Found", str(library)),)
+            return _layer(False, EnforcementReason.LOADER_WITHOUT_LAYERS, f"{problem}. {loader.REMEDY}")
+        return _layer(True, EnforcementReason.FOUND, str(library))
+
+
+def _layer(status: bool, reason: EnforcementReason, message: str) -> Sequence[Health]:
+    return (Health(NodeCondition.OPENCL_LAYER, status, reason, message),)
 
 
 def find() -> tuple[Path | None, str]:

@@ -21,7 +21,6 @@ from cumulus.answers.logs import (
 )
 from cumulus.cli import context, log_output, options, targets, terminal
 from cumulus.cli.progress import Progress
-from cumulus.errors import UsageError
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client, Key
@@ -57,8 +56,6 @@ def logs(
       cumulus logs train --replica 3
     """
     target = targets.parse_one(words, default="GPUJob")
-    if target.kind.name != "GPUJob":
-        raise UsageError(f"only jobs have logs, not a {target.kind.name}")
     key, lines = targets.key(target, namespace), tail if tail >= 0 else None
     with context.client() as client, _Shown(client, key) as shown:
         pieces = client.logs(key, attempt=attempt, replica=replica, follow=follow, tail=lines)

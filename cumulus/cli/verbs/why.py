@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cumulus.cli import context, options, targets
 from cumulus.cli.left_out import LeftOut
-from cumulus.errors import UsageError
 
 
 def why(words: options.JobWords, namespace: options.Namespace = "default") -> None:
@@ -21,8 +20,6 @@ def why(words: options.JobWords, namespace: options.Namespace = "default") -> No
       cumulus why partition/mine
     """
     target = targets.parse_one(words, default="GPUJob")
-    if target.kind.name not in ("GPUJob", "GPUPartition"):
-        raise UsageError(f"only jobs and partitions wait, not a {target.kind.name}")
     with context.client() as client:
         answer = client.why(targets.key(target, namespace))
         for line in answer.lines:

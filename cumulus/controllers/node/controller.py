@@ -38,6 +38,7 @@ from cumulus.resources.meta import Condition, ObjectMeta, condition, is_true
 from cumulus.resources.node import DeviceStatus, ForeignLease, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.reasons import EnforcementReason, EventReason, NodeCondition, ReadyReason
 from cumulus.store.base import Write
 from cumulus.store.client import Client, decode
 
@@ -52,9 +53,7 @@ SETTLE_SECONDS = 0.05
 BUSY_LOOK_SECONDS, BURST = 1.0, 2
 """On a node where much is granted and ended, it is read this often instead, after so many times of reading it soon."""
 
-TWIN = "Twin"
-"""The condition of a node whose devices another node counts."""
-CONTROLLERS_CONDITIONS = ("Ready", "ContainersReady", TWIN)
+CONTROLLERS_CONDITIONS = (NodeCondition.READY, NodeCondition.CONTAINERS_READY, NodeCondition.TWIN)
 """Conditions of a node that controllers set; all others are its own Chronos' and go when that tells them no more."""
 
 HEARTBEAT_SECONDS = 20.0
@@ -159,7 +158,9 @@ class NodeReconciler:
             old = before.get(device.id)
             if old is not None and (told := resized(old, device)):
                 less = (device.next_memory_bytes or device.memory_bytes) < old.memory_bytes
-                self._recorder.record(node, "Warning" if less else "Normal", "DeviceResized", told, component=NAME)
+                self._recorder.record(
+                    node, "Warning" if less else "Normal", EventReason.DEVICE_RESIZED, told, component=NAME
+                )
 
     def _own(self, name: str, leases: Sequence[Lease]) -> set[str]:
         """Ids of the leases that are partitions' of this store, also of ones that ended while the node was asked."""
@@ -185,7 +186,7 @@ class NodeReconciler:
             shared = mine & physical(other.status)
             if not shared:
                 continue
-            if is_true(other.status.conditions, "Ready") and _age(other) < _age(node):
+            if is_true(other.status.conditions, NodeCondition.READY) and _age(other) < _age(node):
                 elsewhere |= dict.fromkeys(shared, other.metadata.name)
             else:
                 message = f"the machine is the node {node.metadata.name} now, which counts its devices"
@@ -194,8 +195,8 @@ class NodeReconciler:
             names = ", ".join(sorted(set(elsewhere.values())))
             message = f"the node {names} counts these devices already: they are one machine; remove one of the nodes"
             return _without(status, frozenset(elsewhere), message, now)
-        if condition(status.conditions, TWIN) is not None:
-            kept = tuple(c for c in status.conditions if c.type != TWIN)
+        if condition(status.conditions, NodeCondition.TWIN) is not None:
+            kept = tuple(c for c in status.conditions if c.type != NodeCondition.TWIN)
             return status.model_copy(update={"conditions": kept})
         return status
 
@@ -242,10 +243,10 @@ class NodeReconciler:
         except InvalidObject as error:
             # Without its devices nothing is placed there any more, and the heartbeat goes on.
             now = timestamp(self._clock.now())
-            conditions = condition_set((), now, "Ready", False, "StatusRefused", str(error))
+            conditions = condition_set((), now, NodeCondition.READY, False, ReadyReason.STATUS_REFUSED, str(error))
             small = GPUNodeStatus(conditions=conditions, heartbeat_time=now)
             if worth_writing(node.status, small):
-                event = self._recorder.event(node, "Warning", "StatusRefused", str(error), component=NAME)
+                event = self._recorder.event(node, "Warning", ReadyReason.STATUS_REFUSED, str(error), component=NAME)
                 write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
     def _pass_on(self, name: str, leases: Sequence[Lease]) -> None:
@@ -257,11 +258,11 @@ class NodeReconciler:
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:
         since = self._answered.get(agent.name, self._began)
         if node is not None:
-            never = condition(node.status.conditions, "Ready") is None
+            never = condition(node.status.conditions, NodeCondition.READY) is None
             # What answers that its ledger is full or was replaced is neither slow nor away, but nothing can be leased.
             certain = never or isinstance(error, LedgerFull | LedgerReplaced)
             if certain or self._clock.monotonic() - since >= SILENT_SECONDS:
-                reason = _SILENCE.get(type(error), "NoLedger")
+                reason = _SILENCE.get(type(error), ReadyReason.NO_LEDGER)
                 self._not_ready(node, reason, f"{error}; {error.hint}" if error.hint else str(error))
         return After(LOOK_SECONDS)
 
@@ -271,24 +272,28 @@ class NodeReconciler:
             return Done()
         age = (self._clock.now() - parse_timestamp(node.status.heartbeat_time)).total_seconds()
         if age >= SILENT_SECONDS:
-            self._not_ready(node, "NoHeartbeat", "no daemon reports this node")
+            self._not_ready(node, ReadyReason.NO_HEARTBEAT, "no daemon reports this node")
             return Done()
         return After(SILENT_SECONDS - age)
 
     def _not_ready(self, node: GPUNode, reason: str, message: str) -> None:
         now = timestamp(self._clock.now())
-        conditions = condition_set(node.status.conditions, now, "Ready", "Unknown", reason, message)
+        conditions = condition_set(node.status.conditions, now, NodeCondition.READY, "Unknown", reason, message)
         if conditions != node.status.conditions:
             status = node.status.model_copy(update={"conditions": conditions})
             write_status(self._client, node.replace(status=status))
-            self._recorder.record(node, "Warning", "NotReady", message, component=NAME)
+            self._recorder.record(node, "Warning", EventReason.NOT_READY, message, component=NAME)
 
 
-_SILENCE = {NodeUnreachable: "Unreachable", LedgerFull: "LedgerFull", LedgerReplaced: "LedgerReplaced"}
+_SILENCE: dict[type[Exception], ReadyReason] = {
+    NodeUnreachable: ReadyReason.UNREACHABLE,
+    LedgerFull: ReadyReason.LEDGER_FULL,
+    LedgerReplaced: ReadyReason.LEDGER_REPLACED,
+}
 
 
 def _mended(found: Condition) -> bool:
-    return found.reason == "Restarted"
+    return found.reason == EnforcementReason.RESTARTED
 
 
 def observed(
@@ -304,7 +309,7 @@ def observed(
     facts = agent.facts()
     told = {health.type for health in facts.conditions}
     conditions = tuple(c for c in node.status.conditions if c.type in (*CONTROLLERS_CONDITIONS, *told))
-    conditions = condition_set(conditions, moment, "Ready", True, "Answers")
+    conditions = condition_set(conditions, moment, NodeCondition.READY, True, ReadyReason.ANSWERS)
     for health in facts.conditions:
         conditions = condition_set(conditions, moment, health.type, health.status, health.reason, health.message)
     return node.status.model_copy(
@@ -376,7 +381,7 @@ def physical(status: GPUNodeStatus) -> frozenset[str]:
 
 def _without(status: GPUNodeStatus, devices: frozenset[str], message: str, now: str) -> GPUNodeStatus:
     left = tuple(d for d in status.devices if not {d.id, f"{status.boot_id}/{d.id}"} & devices)
-    conditions = condition_set(status.conditions, now, TWIN, True, "OneMachine", message)
+    conditions = condition_set(status.conditions, now, NodeCondition.TWIN, True, ReadyReason.ONE_MACHINE, message)
     return status.model_copy(update={"devices": left, "conditions": conditions})
 
 

@@ -21,7 +21,7 @@ from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.meta import ObjectMeta
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress, in_cluster
 from cumulus.resources.quantity import format_bytes
-from cumulus.resources.reasons import NodeCondition
+from cumulus.resources.reasons import ContainersReason, NodeCondition
 from cumulus.store.client import Client
 
 NAME = "cluster"
@@ -30,6 +30,7 @@ CLUSTER = Request("", "cluster")
 
 LOOK_SECONDS = 10.0
 _OURS = ("gpu.", "cumulus.dev/")
+_AVAILABILITY = {"drain": ContainersReason.DRAINED, "pause": ContainersReason.PAUSED}
 
 
 class ClusterReconciler:
@@ -83,7 +84,7 @@ class ClusterReconciler:
             if node.deleting:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif in_cluster(node):
-                self._say(node, False, "NotAMember", "it is no longer a node of the cluster")
+                self._say(node, False, ContainersReason.NOT_A_MEMBER, "it is no longer a node of the cluster")
         return After(LOOK_SECONDS)
 
     def _named(self) -> Mapping[str, Machine]:
@@ -102,10 +103,10 @@ class ClusterReconciler:
             return
         if machine.role == "manager":
             hint = f"make it a worker, and it goes: docker node demote {machine.hostname}"
-            self._say(node, False, "IsManager", f"it is a manager of the Swarm; {hint}")
+            self._say(node, False, ContainersReason.IS_MANAGER, f"it is a manager of the Swarm; {hint}")
             return
         said = self._cluster.remove(machine.name)
-        node = self._say(node, False, "Left", said)
+        node = self._say(node, False, ContainersReason.LEFT, said)
         remove_finalizer(self._client, node, CLUSTER_FINALIZER)
 
     def _stay_away(self, error: NotOurs) -> None:
@@ -113,7 +114,9 @@ class ClusterReconciler:
             if node.deleting:
                 remove_finalizer(self._client, node, CLUSTER_FINALIZER)
             elif in_cluster(node):
-                self._say(node, False, "NotOurs", f"{error}; {error.hint}" if error.hint else str(error))
+                self._say(
+                    node, False, ContainersReason.NOT_OURS, f"{error}; {error.hint}" if error.hint else str(error)
+                )
 
     def _create(self, machine: Machine) -> GPUNode:
         node = GPUNode(
@@ -137,12 +140,14 @@ class ClusterReconciler:
     def _judge(self, node: GPUNode, machine: Machine) -> None:
         if machine.state != "ready":
             why = f"the cluster's manager says that it is {machine.state}"
-            self._say(node, False, "Down", f"{why}; if the machine is up and stays so, restart its engine")
+            self._say(
+                node, False, ContainersReason.DOWN, f"{why}; if the machine is up and stays so, restart its engine"
+            )
         elif machine.availability != "active":
-            reason = {"drain": "Drained", "pause": "Paused"}.get(machine.availability, "Unavailable")
+            reason = _AVAILABILITY.get(machine.availability, ContainersReason.UNAVAILABLE)
             self._say(node, False, reason, f"its availability is {machine.availability}")
         else:
-            self._say(node, True, "Active", "")
+            self._say(node, True, ContainersReason.ACTIVE, "")
 
     def _say(self, node: GPUNode, ready: bool, reason: str, message: str) -> GPUNode:
         now = timestamp(self._clock.now())
