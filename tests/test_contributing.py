@@ -1,6 +1,6 @@
 """CONTRIBUTING.md, "Add a kind", step by step: a kind and its controller are added to a copy of the package, and work.
 
-Nothing is edited but what the steps name.
+Nothing is edited but what the steps name, and the verbs of the command line know the kind all the same.
 """
 
 from __future__ import annotations
@@ -100,8 +100,12 @@ CONTROLLERS = (
 '''
 
 USE = """
+import contextlib
+import io
 import sys
+from pathlib import Path
 
+from cumulus.cli.main import main
 from cumulus.manifest import InvalidManifest, load_text
 from cumulus.resources.greeting import Greeting
 from cumulus.resources.meta import ObjectMeta
@@ -131,6 +135,30 @@ assert greeting.status.words == 4, greeting
 world.client.delete(job)
 settle(world, daemon, seconds=60)
 assert not world.client.list(Greeting), "it is collected with its owner"
+
+Path("good.yaml").write_text(bad.replace("test:", "text:"))
+
+
+def cumulus(*arguments):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(arguments) == 0, arguments
+    return out.getvalue()
+
+
+assert cumulus("apply", "-f", "good.yaml") == "greeting.cumulus.dev/hello created\\n"
+table = cumulus("get", "greetings").splitlines()
+assert table[0].split() == ["NAME", "TEXT", "WORDS"], table
+assert table[1].split() == ["hello", "Good", "day", "to", "you", "-"], table
+described = cumulus("describe", "greeting", "hello")
+assert "Name:          hello\\n" in described, described
+assert "Text:          Good day to you\\n" in described, described
+assert "Events: none\\n" in described, described
+assert "What to say." in cumulus("explain", "greeting.spec.text")
+waited = cumulus("wait", "greeting/hello", "--for=jsonpath={.spec.text}=Good day to you")
+assert waited == "greeting.cumulus.dev/hello condition met\\n", waited
+assert cumulus("delete", "greeting", "hello") == "greeting.cumulus.dev/hello deleted\\n"
+assert cumulus("wait", "greeting/hello", "--for=delete")
 """
 
 
@@ -166,6 +194,7 @@ def test_a_kind_is_added_by_the_steps_alone(copy: Path) -> None:
     # 3. A bad manifest with its message; and all of it at work.
     done = subprocess.run(
         [sys.executable, "-P", "-c", USE, BAD, EXPECTED],
-        env={**os.environ, "PYTHONPATH": f"{copy}:{ROOT}"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{copy}:{ROOT}", "CUMULUS_HOME": str(copy / "home")},
+        cwd=copy, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -36,10 +36,10 @@ _MOST_BYTES = 8 * 2**20
 """Of a request. Linux allows 6 MiB to arguments and variables together."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
-    "cumulus.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.controllers.job.objects",
-    "cumulus.controllers.partition.plan", "cumulus.manifest", "cumulus.resources.explain", "cumulus.resources.jsonpath",
-    "cumulus.service.descriptions", "cumulus.service.waits", "cumulus.store.memory", "cumulus.store.sqlite",
-    "encodings.utf_8_sig", "pydantic.type_adapter",
+    "cumulus.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.manifest",
+    "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions", "cumulus.service.waits",
+    "cumulus.service.why", "cumulus.store.memory", "cumulus.store.sqlite", "encodings.utf_8_sig",
+    "pydantic.type_adapter",
 )  # fmt: skip
 """What verbs import only where they need it."""
 _PR_SET_PDEATHSIG = 1

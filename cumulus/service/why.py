@@ -11,6 +11,7 @@ from datetime import datetime
 from cumulus.answers.objects import Why
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, UsageError
+from cumulus.resources import job_partitions, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import GPUJob
@@ -142,9 +143,7 @@ class _Question:
         yield from self._explained(self.waiting())
 
     def _due(self) -> str:
-        from cumulus.controllers.job import outcome
-
-        left = outcome.next_due(decode(GPUJob, self._document), self._now)
+        left = retries.next_due(decode(GPUJob, self._document), self._now)
         return f" The next begins in {format_duration(left)}." if left > 0 else ""
 
     def _partition(self) -> Iterator[str]:
@@ -194,9 +193,7 @@ class _Question:
 
 def _to_be(job: GPUJob) -> list[GPUPartition]:
     """The partitions that the job controller will make: it may not have come to it, or not be running."""
-    from cumulus.controllers.job import objects
-
-    made = objects.partitions(job, job.status.attempt_count + 1)
+    made = job_partitions.partitions(job, job.status.attempt_count + 1)
     created = job.metadata.creation_timestamp
     return [
         p.replace(metadata=p.metadata.model_copy(update={"uid": p.metadata.name, "creation_timestamp": created}))

@@ -6,6 +6,7 @@ import pytest
 
 from cumulus.backends.base import EnvVar, Mount
 from cumulus.controllers.job import objects
+from cumulus.resources import job_partitions
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import check_label_value, check_name
 from cumulus.resources.job import Checkpoint, Env, EnvSource, GPUJob, HostResources, SecretKeyRef
@@ -23,19 +24,19 @@ def stored(name: str = "train", uid: str = "12345678-9abc", **spec: object) -> G
 
 def test_names_are_as_agreed() -> None:
     job = stored(replicas=2)
-    assert objects.partition_names(job, 3) == ("train-a3-r0-d0", "train-a3-r1-d0")
+    assert job_partitions.partition_names(job, 3) == ("train-a3-r0-d0", "train-a3-r1-d0")
     assert objects.workload_name(job, 3, 1) == "default.train.12345678-a3-r1"
 
 
 @pytest.mark.parametrize("name", ["a" * 253, "a" * 226, "x." + "y" * 240, "a" * 63, "a-" * 100 + "b"])
 def test_names_of_long_jobs_are_valid_and_distinct(name: str) -> None:
     job, other = stored(name), stored(name[:-1] + "z")
-    for partition in objects.partitions(job, 1000):
+    for partition in job_partitions.partitions(job, 1000):
         check_name(partition.metadata.name)
         check_label_value(partition.metadata.labels[JOB_LABEL])
         assert partition.spec.gang is not None
         check_name(partition.spec.gang.name)
-    assert set(objects.partition_names(job, 1)).isdisjoint(objects.partition_names(other, 1))
+    assert set(job_partitions.partition_names(job, 1)).isdisjoint(job_partitions.partition_names(other, 1))
     assert len(objects.workload_name(job, 1000, 999)) < 240
 
 
@@ -52,7 +53,7 @@ def test_a_workload_carries_everything() -> None:
         phase=PartitionPhase.ACTIVE, node="n", device=1, partition_id="lease", memory_bytes=20, compute=250,
         fencing_token=7, expires_at="2030-01-01T01:00:00Z", enforcement=Enforcement.GUARDED,
     )  # fmt: skip
-    held = [objects.partitions(job, 2)[1].replace(status=status)]
+    held = [job_partitions.partitions(job, 2)[1].replace(status=status)]
     device = DeviceStatus(index=1, id="pci-1", name="H100", memory_bytes=80, platform_index=2, device_index=3)
     node = GPUNode(metadata=ObjectMeta(name="n"), status=GPUNodeStatus(devices=(device,)))
     work = objects.workload(job, 2, 1, held, {"n": node})
@@ -73,7 +74,7 @@ def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> 
         image="x", run_as_user=1000, shm_size="1Gi", placement="Spread", replicas=2,
         ports=({"containerPort": 81, "hostPort": 8081}, {"containerPort": 80, "hostPort": 8080}),
     )  # fmt: skip
-    partitions = objects.partitions(job, 1)
+    partitions = job_partitions.partitions(job, 1)
     assert {(p.spec.placement, p.spec.host_ports) for p in partitions} == {("Spread", (8080, 8081))}
     nodes = {
         "n": GPUNode(
@@ -90,6 +91,6 @@ def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> 
 
 
 def test_the_runtime_follows_the_image() -> None:
-    assert objects.runtime(stored()) == "process"
-    assert objects.runtime(stored(image="repo/x")) == "container"
-    assert [p.spec.runtime for p in objects.partitions(stored(image="repo/x"), 1)] == ["container"]
+    assert job_partitions.runtime(stored()) == "process"
+    assert job_partitions.runtime(stored(image="repo/x")) == "container"
+    assert [p.spec.runtime for p in job_partitions.partitions(stored(image="repo/x"), 1)] == ["container"]

@@ -11,11 +11,11 @@ import pytest
 
 from cumulus.backends.base import Observed, State
 from cumulus.clock import timestamp
-from cumulus.controllers.job import objects
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.outcome import MOST_IN_A_ROW, WARN_OF_ZEROS, Cause, end_attempt
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
+from cumulus.resources import job_partitions
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
 from cumulus.resources.meta import condition, is_true
@@ -40,7 +40,7 @@ def stored(*, attempt: int = 1, phase: JobPhase = JobPhase.RUNNING, failures: in
     job = job.replace(metadata=meta)
     if not attempt:
         return job
-    live = Attempt(number=attempt, partitions=objects.partition_names(job, attempt), start_time=START)
+    live = Attempt(number=attempt, partitions=job_partitions.partition_names(job, attempt), start_time=START)
     status = GPUJobStatus(attempts=(live,), attempt_count=attempt, phase=phase, failures=failures, start_time=START)
     return job.replace(status=status)
 
@@ -57,7 +57,7 @@ def shares(
         status = GPUPartitionStatus()
     if phase is PartitionPhase.BOUND:
         status = status.model_copy(update={"expires_at": None})
-    return [partition.replace(status=status) for partition in objects.partitions(job, attempt)]
+    return [partition.replace(status=status) for partition in job_partitions.partitions(job, attempt)]
 
 
 def seen(state: State, reason: str = "", code: int | None = None, *, replica: int = 0, end: float = 0) -> Observed:

@@ -1,4 +1,7 @@
-"""What the binding controller is made of and what wakes it."""
+"""What the binding controller is made of and what wakes it.
+
+People see it as `schedule`: in logs, metrics and as the source of events. Its name is part of what they filter by.
+"""
 
 from __future__ import annotations
 

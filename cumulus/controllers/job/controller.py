@@ -18,6 +18,7 @@ from cumulus.machinery.cache import Reader, StoreReader
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
+from cumulus.resources import job_partitions
 from cumulus.resources.finalizers import has_finalizer, with_finalizer, without_finalizer
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import is_true
@@ -209,7 +210,7 @@ class JobReconciler:
         """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
         if FINALIZER not in job.metadata.finalizers:
             return Done()
-        backend = self._backends.get(objects.runtime(job))
+        backend = self._backends.get(job_partitions.runtime(job))
         if backend is None and _may_have_run(job, StoreReader(self._client.store).owned(GPUPartition, job.uid)):
             raise self._no_backend(job)
         return self._let_go(job.to_json(), [backend] if backend else [], objects.last_grace(job))
@@ -223,7 +224,7 @@ class JobReconciler:
             decode(GPUJob, document)
         if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
             return Done()
-        own = parse_duration(objects.GRACE)
+        own = parse_duration(job_partitions.GRACE)
         grace = min(own, metadata.get("deletionGracePeriodSeconds") or own)
         return self._let_go(document, list(self._backends.values()), grace)
 
@@ -247,13 +248,13 @@ class JobReconciler:
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:
-        backend = self._backends.get(objects.runtime(job))
+        backend = self._backends.get(job_partitions.runtime(job))
         if backend is None:
             raise self._no_backend(job)
         return backend
 
     def _no_backend(self, job: GPUJob) -> Retry:
-        return Retry(f"this daemon has no backend for runtime {objects.runtime(job)}")
+        return Retry(f"this daemon has no backend for runtime {job_partitions.runtime(job)}")
 
     def _attempt(self, job: GPUJob) -> Attempt:
         attempt = job.status.live_attempt

@@ -12,20 +12,13 @@ from typing import Literal
 
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job import status as job_status
-from cumulus.lib.backoff import Backoff
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
-from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, Retry, retry_of
+from cumulus.resources.retries import in_a_row
 
 KEPT_ATTEMPTS = 20
 """How many of the last attempts a status lists."""
-
-LONGEST_BACKOFF = 3600.0
-"""Seconds: the longest wait before a retry; spec.retry.backoff doubles up to it."""
-
-DISRUPTION_BACKOFF = Backoff(first=1.0, longest=300.0)
-"""After an end that was not the job's fault, by how many came in a row."""
 
 MOST_IN_A_ROW = 10
 """A job whose workload was lost this often in a row may well be what kills its nodes, and one whose lease was over this
@@ -89,25 +82,6 @@ def end_event(status: GPUJobStatus) -> EventDraft:
     return EventDraft("Normal" if status.phase is JobPhase.SUCCEEDED else "Warning", end.reason, end.message)
 
 
-def next_due(job: GPUJob, now: datetime) -> float:
-    """Seconds until the next attempt may begin, 0 or less when it may now."""
-    status = job.status
-    last = status.attempts[-1] if status.attempts else None
-    if last is None or last.end_time is None:
-        return 0.0
-    retry = retry_of(last.reason)
-    if retry.disruption:
-        row = _in_a_row(status, _DISRUPTIONS)
-        delay = DISRUPTION_BACKOFF.seconds(row - 1)
-    elif retry is Retry.SAVED:
-        delay = DISRUPTION_BACKOFF.first
-    elif retry in (Retry.HELD, Retry.EXPIRED):
-        delay = 0.0
-    else:
-        delay = Backoff(parse_duration(job.spec.retry.backoff), LONGEST_BACKOFF).seconds(status.failures - 1)
-    return delay - (now - parse_timestamp(last.end_time)).total_seconds()
-
-
 def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
     """When the next attempt joins the queue. A job that had its lease, or was suspended, goes behind all who wait, for
     they may have been promised their start; a run that was lost keeps its place."""
@@ -142,14 +116,13 @@ def _warning_of_zeros(status: GPUJobStatus) -> tuple[EventDraft, ...]:
 
 
 def _after_disruption(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
-    if any(_in_a_row(status, frozenset({retry})) >= MOST_IN_A_ROW for retry in _LIMITED):
+    if any(in_a_row(status, frozenset({retry})) >= MOST_IN_A_ROW for retry in _LIMITED):
         return job_status.failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
     # Of a late one the same each time, so that it is one event, with a count.
     message = cause.message if retry_of(cause.reason) is Retry.LATE else text
     return status, (EventDraft("Warning", cause.reason, message),)
 
 
-_DISRUPTIONS = frozenset(retry for retry in Retry if retry.disruption)
 _LIMITED = (Retry.LOSS, Retry.LATE)
 """Disruptions that end the job when there are too many in a row."""
 
@@ -163,12 +136,6 @@ def _after_fault(job: GPUJob, status: GPUJobStatus, reason: str, text: str, now:
     if limit := job.spec.retry.limit:
         text = f"{text}; that was {'the only retry' if limit == 1 else f'the last of {limit} retries'}"
     return job_status.failed(status, reason, text, now), ()
-
-
-def _in_a_row(status: GPUJobStatus, kinds: frozenset[Retry]) -> int:
-    """How many of the last attempts, without a gap, ended in one of these ways."""
-    row = takewhile(lambda attempt: retry_of(attempt.reason) in kinds, reversed(status.attempts))
-    return sum(1 for _ in row)
 
 
 def _text(attempt: Attempt) -> str:

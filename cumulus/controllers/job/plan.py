@@ -15,7 +15,7 @@ from datetime import datetime
 
 from cumulus.backends.base import Observed
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job import ending, objects, outcome
+from cumulus.controllers.job import ending, outcome
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.outcome import Cause, EventDraft
 from cumulus.controllers.job.view import (
@@ -30,6 +30,7 @@ from cumulus.controllers.job.view import (
 )
 from cumulus.controllers.partition_facts import over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
+from cumulus.resources import job_partitions, retries
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -93,7 +94,7 @@ def _waiting(view: View) -> JobPlan:
     if left is not None and left <= 0:
         late = JobReason.DEADLINE_EXCEEDED
         return JobPlan(job_status.failed(status, late, "activeDeadline was over", view.now))
-    wait = outcome.next_due(job, view.now)
+    wait = retries.next_due(job, view.now)
     if wait > 0:
         message = f"attempt {status.attempt_count + 1} waits after {status.attempts[-1].reason}"
         status = job_status.waiting(status, JobReason.BACKING_OFF, message, view.now)
@@ -106,14 +107,14 @@ def _waiting(view: View) -> JobPlan:
 
 def _begin(view: View, status: GPUJobStatus) -> JobPlan:
     job, number = view.job, status.attempt_count + 1
-    names = objects.partition_names(job, number)
+    names = job_partitions.partition_names(job, number)
     attempt = Attempt(number=number, partitions=names, queue_time=outcome.queue_time(job, status, view.now))
     status = job_status.waiting(status, JobReason.QUEUED, "", view.now)
     status = status.model_copy(
         update={"attempts": (*status.attempts, attempt)[-outcome.KEPT_ATTEMPTS :], "attempt_count": number}
     )
     discard = tuple(partition for partition in view.partitions if not partition.deleting)
-    return JobPlan(status, create=objects.partitions(job.replace(status=status), number), discard=discard)
+    return JobPlan(status, create=job_partitions.partitions(job.replace(status=status), number), discard=discard)
 
 
 def _during(view: View, attempt: Attempt) -> JobPlan:
@@ -204,7 +205,7 @@ def _stop_grace(view: View, mine: Sequence[GPUPartition]) -> float | None:
         return 0.0
     if any(being_ended(partition) for partition in mine):
         return None
-    return parse_duration(objects.grace(view.job))
+    return parse_duration(job_partitions.grace(view.job))
 
 
 def _interrupted(job: GPUJob) -> JobPhase:
@@ -266,7 +267,7 @@ def status_refused(view: View, why: str) -> JobPlan:
     alive = view.alive(view.held(attempt))
     if alive:
         reached = [r for r in alive if not isinstance(view.replicas[r], Unknown)]
-        return JobPlan(job.status, stop={r: parse_duration(objects.grace(job)) for r in reached}, wake=STOP_POLL)
+        return JobPlan(job.status, stop={r: parse_duration(job_partitions.grace(job)) for r in reached}, wake=STOP_POLL)
     attempts: tuple[Attempt, ...] = ()
     if attempt is not None:
         over = Attempt(number=attempt.number, node=attempt.node, start_time=attempt.start_time)

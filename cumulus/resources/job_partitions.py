@@ -1,0 +1,96 @@
+"""The partitions that a job asks for, attempt by attempt: the job controller makes them, and `why` asks about them
+before it has. Pure; names are fixed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from cumulus.resources.job import GPUJob
+from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
+from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec
+
+GRACE = "10s"
+"""Time between SIGTERM and SIGKILL for a job that has no checkpoint."""
+
+LABEL_LENGTH = 63
+NAME_LENGTH = 225
+"""What may be left of a job's name in its partitions' names, which have at most 253 characters."""
+
+
+def grace(job: GPUJob) -> str:
+    """Time between the stop signal and SIGKILL."""
+    return job.spec.checkpoint.grace_period if job.spec.checkpoint is not None else GRACE
+
+
+def runtime(job: GPUJob) -> Literal["process", "container"]:
+    """The runtime that the job needs of its node."""
+    return "container" if job.spec.image is not None else "process"
+
+
+def partition_name(job: GPUJob, attempt: int, replica: int, device: int) -> str:
+    return f"{_base(job.metadata.name)}-a{attempt}-r{replica}-d{device}"
+
+
+def partition_names(job: GPUJob, attempt: int) -> tuple[str, ...]:
+    """Replica by replica, device by device."""
+    return tuple(
+        partition_name(job, attempt, replica, device)
+        for replica in range(job.spec.replicas)
+        for device in range(job.spec.gpu.count)
+    )
+
+
+def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
+    """The partitions that an attempt asks for, in the order of `partition_names`."""
+    gang = f"{_base(job.metadata.name)}-a{attempt}"
+    size = job.spec.replicas * job.spec.gpu.count
+    return tuple(
+        GPUPartition(
+            metadata=ObjectMeta(
+                name=partition_name(job, attempt, replica, device),
+                namespace=job.metadata.namespace,
+                labels={
+                    JOB_LABEL: _base(job.metadata.name, LABEL_LENGTH),
+                    ATTEMPT_LABEL: str(attempt),
+                    REPLICA_LABEL: str(replica),
+                },
+                owner_references=(job.owner_reference(),),
+                finalizers=(FINALIZER,),
+            ),
+            spec=_partition_spec(job, Gang(name=gang, size=size, group=replica, since=_since(job, attempt))),
+        )
+        for replica in range(job.spec.replicas)
+        for device in range(job.spec.gpu.count)
+    )
+
+
+def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
+    gpu = job.spec.gpu
+    return GPUPartitionSpec(
+        memory=gpu.memory,
+        compute=gpu.compute,
+        duration=gpu.duration,
+        grace_period=grace(job),
+        selector=gpu.selector,
+        min_enforcement=job.spec.min_enforcement,
+        placement=job.spec.placement,
+        priority=job.spec.priority,
+        runtime=runtime(job),
+        host_ports=tuple(sorted(port.host_port for port in job.spec.ports)),
+        gang=gang,
+    )
+
+
+def _base(name: str, length: int = NAME_LENGTH) -> str:
+    """The name, or where it is too long its beginning and a digest."""
+    if len(name) <= length:
+        return name
+    return f"{name[: length - 9].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _since(job: GPUJob, attempt: int) -> str:
+    begun = next((a.queue_time for a in job.status.attempts if a.number == attempt), None)
+    since = begun or job.metadata.creation_timestamp
+    assert since is not None
+    return since
