@@ -16,6 +16,7 @@ import pytest
 from cumulus.chronos.contract import Device
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
+from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import StoreUnavailable
 from cumulus.health import Finding, control_plane, examine, node
 from cumulus.health import tools as beside
@@ -228,6 +229,21 @@ def test_a_stopped_daemon_is_told_of_though_another_leads(tmp_path: Path) -> Non
     assert f"process {stopped.pid}" in other.text
     assert "which is stopped" in other.text
     assert f"kill -CONT {stopped.pid}" in other.fix
+
+
+@pytest.mark.usefixtures("served")
+def test_a_stopped_daemon_is_known_by_its_lock(home: Path) -> None:
+    pid = daemon_pid(home)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: locks.is_stopped(pid))
+        *_, found = control_plane.daemon(home)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (found.level, found.what) == ("WARN", "daemon")
+    assert f"process {pid}" in found.text
+    assert "which is stopped" in found.text
 
 
 def test_the_ledgers_leases_are_counted(home: Path, tmp_path: Path) -> None:
