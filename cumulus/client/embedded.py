@@ -11,15 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cumulus import paths, stores
+from cumulus import paths
 from cumulus.client.connect import has_store
 from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.errors import StoreUnavailable
-from cumulus.resources.key import Document, Key
-from cumulus.resources.query import Page, Query, Watch
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
-from cumulus.store.base import Store
 
 if TYPE_CHECKING:
     from cumulus.answers.logs import LogPiece
@@ -53,7 +50,10 @@ if TYPE_CHECKING:
     )
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
+    from cumulus.resources.key import Document, Key
+    from cumulus.resources.query import Page, Query, Watch
     from cumulus.service.server_state import ServerState
+    from cumulus.store.base import Store
 
 
 class EmbeddedClient:
@@ -225,6 +225,8 @@ class EmbeddedClient:
 def open_store(home: Path, *, create: bool = False) -> Store:
     """The store of a state directory. Without `create`, one that is not there is not made: an empty store in memory
     answers instead. Raises StoreUnavailable; StoreReplaced where a daemon has another store open."""
+    from cumulus import stores
+
     refuse_unread(home)
     if not create and not has_store(home):
         return stores.empty_store()

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, SystemClock
 from cumulus.daemon_lock import daemon_pid
-from cumulus.errors import InvalidObject
-from cumulus.resources.key import Document
-from cumulus.service.identity import Identity
-from cumulus.service.objects import Objects
-from cumulus.service.server_state import ServerState, server_state
-from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.errors import InvalidObject
+    from cumulus.resources.key import Document
     from cumulus.service.backups import Backups
     from cumulus.service.descriptions import Descriptions
+    from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs
     from cumulus.service.logs import Logs
     from cumulus.service.nodes import Nodes
+    from cumulus.service.objects import Objects
     from cumulus.service.secrets import Secrets
+    from cumulus.service.server_state import ServerState
     from cumulus.service.swarm import Swarm
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers
+    from cumulus.store.base import Store
 
 
 class Service:
@@ -61,6 +61,8 @@ class Service:
 
     @cached_property
     def objects(self) -> Objects:
+        from cumulus.service.objects import Objects
+
         return Objects(self.store, self.clock)
 
     @cached_property
@@ -126,6 +128,8 @@ class Service:
 
     def server_state(self, identity: Identity) -> ServerState:
         """Who keeps the objects up to date."""
+        from cumulus.service.server_state import server_state
+
         return server_state(self.store, self.home, self.clock)
 
     def is_served(self) -> bool:
