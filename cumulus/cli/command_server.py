@@ -37,10 +37,9 @@ _MOST_BYTES = 8 * 2**20
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
     "cumulus.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.infrastructure", "cumulus.manifest",
-    "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions", "cumulus.service.objects",
-    "cumulus.service.server_state", "cumulus.service.waits", "cumulus.service.why", "cumulus.store.memory",
-    "cumulus.store.sqlite", "cumulus.stores", "encodings.utf_8_sig",
-    "pydantic.type_adapter",
+    "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions",
+    "cumulus.service.objects", "cumulus.service.server_state", "cumulus.service.waits", "cumulus.service.why",
+    "cumulus.store.memory", "cumulus.store.sqlite", "cumulus.stores", "encodings.utf_8_sig", "pydantic.type_adapter",
 )  # fmt: skip
 """What verbs import only where they need it."""
 _PR_SET_PDEATHSIG = 1
