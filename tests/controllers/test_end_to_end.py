@@ -345,7 +345,7 @@ def test_a_job_both_of_whose_names_are_taken_says_by_what() -> None:
     settle(world, daemon, seconds=60)
     said = because(world.job("train"), "Scheduled")
     assert (said.status, said.reason) == ("False", "NameTaken")
-    assert f"gpupartition/default/{both[1]} is there and not its own" in said.message
+    assert f"somebody else has gpupartition/default/{both[1]};" in said.message
     (event,) = [e for e in world.client.list(Event) if e.reason == "NameTaken"]
     assert (event.message, event.count) == (said.message, 1)
     world.client.delete(world.partition(both[1]))

@@ -253,7 +253,7 @@ def renamed(job: GPUJob, plan: JobPlan) -> JobPlan:
 def name_taken(job: GPUJob, taken: Sequence[GPUPartition], now: datetime) -> JobPlan:
     """The job cannot begin an attempt while those partitions of others are there."""
     names = ", ".join(str(partition.key) for partition in taken[:3])
-    message = f"its partition cannot be made: {names} belongs to something else; delete it, or rename the job"
+    message = f"its partition cannot be made: somebody else has {names}; delete that, or rename the job"
     status = job_status.waiting(job.status, JobReason.NAME_TAKEN, message, now)
     before = condition(job.status.conditions, JobCondition.SCHEDULED)
     new = before != condition(status.conditions, JobCondition.SCHEDULED)
