@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, job
+from tests.cli.conftest import Run
+from tests.documents import job
 
 
 def test_there_and_back(home: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ from cumulus import environment, paths
 from cumulus.cli import command_client
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import SERVED, job, listens, node
+from tests.cli.conftest import SERVED, listens
+from tests.documents import job, node
 from tests.waiting import eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.command_client"]

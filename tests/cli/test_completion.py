@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import job, node
+from tests.documents import job, node
 
 
 def complete(line: str) -> list[str]:

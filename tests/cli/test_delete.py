@@ -10,7 +10,8 @@ import pytest
 from cumulus.daemon_lock import DaemonLock
 from cumulus.store.base import Document, Key, Query
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, job, node, partition, running
+from tests.cli.conftest import Run
+from tests.documents import active, job, node, partition, running
 
 TRAIN = Key("GPUJob", "default", "train")
 

@@ -4,7 +4,8 @@ import pytest
 
 from cumulus.clock import to_the_second
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import NOW, Run, active, ago, ahead, condition, event, failed, job, node, partition, running
+from tests.cli.conftest import Run
+from tests.documents import NOW, active, ago, ahead, condition, event, failed, job, node, partition, running
 
 pytestmark = pytest.mark.usefixtures("still")
 

@@ -25,7 +25,8 @@ from cumulus.lib import cgroup, locks
 from cumulus.store import schema
 from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import GPUS, request
-from tests.cli.conftest import NOW, Run, ago, condition, job
+from tests.cli.conftest import Run
+from tests.documents import NOW, ago, condition, job
 from tests.waiting import eventually
 
 

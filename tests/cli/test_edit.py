@@ -10,7 +10,8 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, failed, job, node, running
+from tests.cli.conftest import Run
+from tests.documents import failed, job, node, running
 
 TESTER = Identity("tester")
 TRAIN = Key("GPUJob", "default", "train")

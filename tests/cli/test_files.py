@@ -8,7 +8,8 @@ import pytest
 
 from cumulus.store.base import Document, Query
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, failed, running
+from tests.cli.conftest import Run
+from tests.documents import failed, running
 
 pytestmark = pytest.mark.usefixtures("still")
 

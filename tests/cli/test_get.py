@@ -11,7 +11,8 @@ import yaml
 
 from cumulus.cli import sorting
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, ago, event, failed, job, lease, node, partition, running
+from tests.cli.conftest import Run
+from tests.documents import active, ago, event, failed, job, lease, node, partition, running
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("still")

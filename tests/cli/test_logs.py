@@ -19,7 +19,8 @@ from cumulus.backends.rundir.layout import run_directory
 from cumulus.backends.rundir.log import FileLog
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, ago, failed, job
+from tests.cli.conftest import Run
+from tests.documents import ago, failed, job
 
 
 def ran(home: Path, document: Document, attempt: int, text: str, *, replica: int = 0) -> None:

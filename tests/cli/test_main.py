@@ -13,7 +13,8 @@ import typer
 from cumulus.cli import main as command
 from cumulus.cli.main import VERBS, load, main
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, job
+from tests.cli.conftest import Run
+from tests.documents import job
 
 VERBS_WITH_VERBS = ("secret", "node")
 

@@ -17,8 +17,9 @@ from cumulus import log, manifest
 from cumulus.cli import log_output, printers
 from cumulus.lib import printable, safe_output
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, event, failed, job, node, running
+from tests.cli.conftest import Run
 from tests.cli.test_table import on_terminal
+from tests.documents import active, event, failed, job, node, running
 
 FORGED = "u\x1b[31m\x9b1m\u202e\u2028\x7f\nFAKE      0       root   8Gi"
 SHOWN = r"u\x1b[31m\x9b1m\u202e\u2028\x7f FAKE      0       root   8Gi"

@@ -26,7 +26,8 @@ from cumulus.server.daemon import node_name
 from cumulus.store import schema
 from cumulus.store.base import Key
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, failed, job
+from tests.cli.conftest import Run
+from tests.documents import failed, job
 from tests.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "cumulus.cli.main"]

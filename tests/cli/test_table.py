@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cumulus.lib import printable, table
 from cumulus.lib.table import Heading, Table
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import active, event, running
+from tests.documents import active, event, running
 
 
 def test_rows_of_later_batches_line_up_and_have_no_heading() -> None:

@@ -22,7 +22,8 @@ from cumulus.service.service import Service
 from cumulus.service.wait_conditions import Deleted, HasCondition, HasValue, parse_condition
 from cumulus.store.base import Document, Key
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import Run, active, condition, failed, job, node, partition, running
+from tests.cli.conftest import Run
+from tests.documents import active, condition, failed, job, node, partition, running
 
 JOB = Key("GPUJob", "default", "train")
 

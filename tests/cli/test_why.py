@@ -10,7 +10,8 @@ from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Document
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import NOW, Run, active, ago, condition, failed, job, node, partition, running
+from tests.cli.conftest import Run
+from tests.documents import NOW, active, ago, condition, failed, job, node, partition, running
 
 
 def why(store: SqliteStore, *words: str) -> str:

@@ -16,7 +16,7 @@ from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import NOW
+from tests.documents import NOW
 from tests.service.conftest import FakeInfrastructure
 
 Connect = Callable[[Store, Path, Clock, FakeInfrastructure], Client]

@@ -33,7 +33,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
 from cumulus.store.base import Store
-from tests.cli.conftest import NOW, active, ahead, event, failed, job, lease, node, partition, running
+from tests.documents import NOW, active, ahead, event, failed, job, lease, node, partition, running
 from tests.service.conftest import FakeInfrastructure, host_key
 
 TRAIN = Key("GPUJob", "default", "train")

@@ -35,10 +35,10 @@ from cumulus.store.codec import ADDED, Row
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import CPU, GPUS
-from tests.cli.conftest import active, failed, partition, running
 from tests.controllers.driver import Daemon, World, drive
 from tests.controllers.objects import a_job
 from tests.crash.nonsense import damage_row
+from tests.documents import active, failed, partition, running
 
 EXAMPLES = int(os.environ.get("CUMULUS_FUZZ", "25"))
 """Examples of each fuzzer."""

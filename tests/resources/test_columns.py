@@ -10,7 +10,7 @@ from cumulus.resources.columns import Cells
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds import gpujob, gpunode
 from cumulus.resources.registry import KINDS
-from tests.cli.conftest import NOW, ago, ahead, failed, job, node, running
+from tests.documents import NOW, ago, ahead, failed, job, node, running
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import LogReader, StoreId
 from cumulus.store.memory import MemoryStore
-from tests.cli.conftest import NOW
+from tests.documents import NOW
 
 ME = Identity("tester")
 

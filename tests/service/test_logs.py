@@ -21,7 +21,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.service.logs import Logs
 from cumulus.service.objects import Objects
 from cumulus.store.memory import MemoryStore
-from tests.cli.conftest import ago, failed, job, partition
+from tests.documents import ago, failed, job, partition
 from tests.service.conftest import ME, FakeLogs
 
 TRAIN = Key("GPUJob", "default", "train")

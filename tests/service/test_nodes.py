@@ -24,7 +24,7 @@ from cumulus.service.nodes import Nodes
 from cumulus.service.objects import Objects
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
-from tests.cli.conftest import active, ahead, condition, node
+from tests.documents import active, ahead, condition, node
 from tests.service.conftest import ME, FakeInfrastructure, host_key
 
 GPU_1 = Key("GPUNode", "", "gpu-1")

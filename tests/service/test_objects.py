@@ -19,7 +19,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.objects import ATTEMPTS, Objects, kind_of, merged
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
-from tests.cli.conftest import job
+from tests.documents import job
 
 TESTER = Identity("tester")
 TRAIN = Key("GPUJob", "default", "train")
