@@ -187,7 +187,7 @@ class ProcessBackend:
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         directory = self._path(run_directory(job_uid, attempt, replica))
         if not os.path.isfile(os.path.join(directory, layout.SPEC)):
-            raise BackendError(f"no log exists of attempt {attempt}, replica {replica} on node {self._node}")
+            raise BackendError(f"there is no log of attempt {attempt}, replica {replica} on node {self._node}")
         run = self._run(directory)
         kept = FileLog(directory, retention_of(run.spec))
         if not follow:

@@ -184,7 +184,7 @@ class SwarmBackend:
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         record = self._records.load(self._records.directory(job_uid, attempt, replica))
         if record is None:
-            raise BackendError(f"no log exists of attempt {attempt}, replica {replica}")
+            raise BackendError(f"there is no log of attempt {attempt}, replica {replica}")
         return self._logs.read(record, follow, tail)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

@@ -46,6 +46,7 @@ def test_a_change_is_told_within_milliseconds(bed: ProcessBed) -> None:
 
 
 def test_two_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     ended: Counter[str] = Counter()
     script = f"echo $CUMULUS_JOB >> {tmp_path}/ran; exit $((${{CUMULUS_JOB#job}} % 3))"
     works = [bed.work("sh", "-c", script, job=f"job{n}") for n in range(200)]
@@ -58,8 +59,7 @@ def test_two_hundred_at_once_are_each_accounted_for(bed: ProcessBed, tmp_path: P
     assert Counter((tmp_path / "ran").read_text().split()) == Counter(seen.keys())
     assert set(ended) == set(seen)
     bed.until(lambda: not job_processes(bed.root / "jobs"))
-    open_files = len(os.listdir("/proc/self/fd"))
-    assert open_files < 100, "descriptors leak"
+    assert len(os.listdir("/proc/self/fd")) < before + 50, "descriptors leak"
 
 
 def test_jobs_outlive_the_daemon_that_started_them(bed: ProcessBed, tmp_path: Path) -> None:
