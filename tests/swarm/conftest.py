@@ -60,9 +60,9 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def _whole_lab(request: pytest.FixtureRequest) -> None:
-    """No test gets a lab that an earlier one broke. What had to be mended stands at the end of the report."""
-    if "swarm" in request.fixturenames:
-        lab: Lab = request.getfixturevalue("swarm")
+    """No test gets a lab that an earlier one broke; some have a fake Swarm of their own. What had to be mended stands
+    at the end of the report."""
+    if "swarm" in request.fixturenames and isinstance(lab := request.getfixturevalue("swarm"), Lab):
         request.node.user_properties.extend((MENDED, words) for words in lab.mend())
 
 

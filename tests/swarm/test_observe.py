@@ -59,6 +59,10 @@ def task(state: str, code: int | None = None, error: str = "", **more: Any) -> T
         Evidence(), (State.FAILED, "Lost"),
     ),
     (
+        task("failed", 128, "starting container failed: chronos-runtime: a-r0 was started on this node before: x"),
+        Evidence(), (State.FAILED, "Lost"),
+    ),
+    (
         task("failed", 128, "starting container failed: rpc error: code = Unavailable desc = transport is closing"),
         Evidence(), (State.FAILED, "Lost"),
     ),

@@ -30,6 +30,8 @@ _ENGINE_LOST = (
     "already exists", "already in use by container", "context canceled", "context deadline exceeded",
     "transport is closing", "ttrpc: closed", "code = unavailable", "connection refused", "connection reset",
     "cannot connect to the docker daemon", "shim disconnected",
+    # Chronos' runtime refuses what an engine that was killed during a start tries to start a second time.
+    "was started on this node before",
 )  # fmt: skip
 """What an engine says that was killed and started anew between its own steps, or that lost its containerd."""
 
