@@ -27,8 +27,6 @@ PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
 """What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
 STARTERS = {"lib/cgroup.py", "nodes/distribution.py"}
 """What starts a program that gets this process's own."""
-NODES = {"nodes/connection.py"}
-"""The key of SSH, which both the daemon and commands need."""
 
 
 def test_nothing_below_reads_the_environment() -> None:
@@ -37,7 +35,7 @@ def test_nothing_below_reads_the_environment() -> None:
         for path in PACKAGE.rglob("*.py")
         if path.relative_to(PACKAGE).parts[0] != "chronos" and re.search(r"os\.(environ|getenv)", path.read_text())
     }
-    assert readers == OWN_PROCESS | PROTOCOLS | STARTERS | NODES
+    assert readers == OWN_PROCESS | PROTOCOLS | STARTERS
 
 
 def test_variables_are_named_in_one_place() -> None:

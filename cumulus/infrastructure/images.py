@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from cumulus.answers.swarm import (
     ImageFailed,
@@ -19,7 +18,7 @@ from cumulus.backends.swarm.engine import Engine, each
 from cumulus.backends.swarm.images import Image
 from cumulus.backends.swarm.members import Member, distinct
 from cumulus.errors import CumulusError, UsageError
-from cumulus.nodes import workers
+from cumulus.nodes.workers import ConnectionShell
 from cumulus.resources.node import SshAddress
 
 AT_ONCE = 4
@@ -28,14 +27,15 @@ AT_ONCE = 4
 
 def push(
     engine: Engine, name: str, wanted: Sequence[str], addresses: Mapping[str, SshAddress],
-    *, user: str, home: Path, every: float,
+    *, user: str, shell: Callable[[str, SshAddress], ConnectionShell], every: float,
 ) -> Generator[ImageStep]:  # fmt: skip
-    """See `service.swarm.Swarm.push_image`. Nodes without an address are reached as `user` at the Swarm's."""
+    """See `service.swarm.Swarm.push_image`. Nodes without an address are reached as `user` at the Swarm's;
+    `shell` reaches them."""
     image = images.find(each(engine), name)
     targets, left_out = _targets(engine, image, wanted, addresses, user)
     yield from left_out
     if targets:
-        yield from _push_all(image, targets, home, every)
+        yield from _push_all(image, targets, {name: shell(name, ssh) for name, ssh in targets.items()}, every)
     else:
         yield NobodyTakes(image.name)
 
@@ -63,10 +63,11 @@ def _targets(
     return targets, said
 
 
-def _push_all(image: Image, targets: Mapping[str, SshAddress], home: Path, every: float) -> Generator[ImageStep]:
+def _push_all(
+    image: Image, targets: Mapping[str, SshAddress], shells: Mapping[str, ConnectionShell], every: float
+) -> Generator[ImageStep]:
     """Each node is told of when it is done."""
     on_the_way: dict[str, int] = {}
-    shells = {name: workers.ConnectionShell(workers.connection(name, ssh, home)) for name, ssh in targets.items()}
 
     def push_to(name: str) -> bool:
         return images.push(image, shells[name], targets[name].user, lambda sent: on_the_way.update({name: sent}))

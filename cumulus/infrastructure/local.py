@@ -25,8 +25,9 @@ class LocalInfrastructure:
     @cached_property
     def workers(self) -> Workers:
         from cumulus.infrastructure.workers import SshWorkers
+        from cumulus.nodes.settings import SshSettings
 
-        return SshWorkers(self._home)
+        return SshWorkers(self._home, SshSettings().key_path)
 
     @cached_property
     def swarm(self) -> Swarm:

@@ -79,9 +79,16 @@ class NamedSwarm:
         self, name: str, nodes: Sequence[str], addresses: Mapping[str, SshAddress], every: float
     ) -> Generator[ImageStep]:
         from cumulus.infrastructure import images
+        from cumulus.nodes.settings import SshSettings
+        from cumulus.nodes.workers import ConnectionShell, connection
+
+        key_path = SshSettings().key_path
+
+        def shell(node: str, ssh: SshAddress) -> ConnectionShell:
+            return ConnectionShell(connection(node, ssh, self._home, key_path))
 
         user = SwarmSettings().ssh_user
-        return images.push(named_engine(), name, nodes, addresses, user=user, home=self._home, every=every)
+        return images.push(named_engine(), name, nodes, addresses, user=user, shell=shell, every=every)
 
     @contextmanager
     def _ownership(self, store_id: StoreId) -> Iterator[Ownership]:

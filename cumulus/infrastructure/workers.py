@@ -22,8 +22,9 @@ _SECONDS = 10.0
 class SshWorkers:
     """See `service.infrastructure.Workers`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, key_path: str) -> None:
         self._home = home
+        self._key_path = key_path
 
     def parse(self, ssh: str) -> tuple[str, str, int]:
         place = Address.parse(ssh)
@@ -41,7 +42,7 @@ class SshWorkers:
         workers.known_hosts(self._home).add(workers.address(ssh), _key(key))
 
     def ask(self, name: str, ssh: SshAddress) -> WorkerAnswer:
-        leases = RemoteLeases(workers.connection(name, ssh, self._home), workers.command(ssh))
+        leases = RemoteLeases(workers.connection(name, ssh, self._home, self._key_path), workers.command(ssh))
         try:
             devices = leases.devices()
         finally:
@@ -53,7 +54,7 @@ class SshWorkers:
         )  # fmt: skip
 
     def install(self, name: str, ssh: SshAddress, *, prefix: str, python: str, dry_run: bool) -> str:
-        link = workers.connection(name, ssh, self._home)
+        link = workers.connection(name, ssh, self._home, self._key_path)
         try:
             return install(link, Setup(prefix, python, dry_run))
         finally:

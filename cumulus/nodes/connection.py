@@ -19,7 +19,6 @@ from typing import Any
 import fabric
 import paramiko
 
-from cumulus import environment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import ChronosError, CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
@@ -49,7 +48,7 @@ moment, or have a Chronos that cannot serve."""
 MOST_OUTPUT = 64 * 2**20
 
 KeySource = Callable[[], str | None]
-"""The private key as text, asked for with each connection; None: SSH_KEY_PATH, else the agent and ~/.ssh."""
+"""The private key as text, asked for with each connection; None: `key_path`, else the agent and ~/.ssh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +80,13 @@ class NodeConnection:
         known_hosts: KnownHosts,
         key: KeySource = lambda: None,
         clock: Clock | None = None,
+        key_path: str = "",
     ) -> None:
         self.node = node
         self.address = address
         self.known_hosts = known_hosts
         self._key = key
+        self._key_path = key_path
         self._clock = clock or SystemClock()
         self._turns = threading.BoundedSemaphore(SESSIONS)
         self._connecting = threading.Lock()
@@ -246,9 +247,8 @@ class NodeConnection:
         text = self._key()
         if text is not None:
             return {"pkey": private_key(text), "allow_agent": False, "look_for_keys": False}
-        path = os.environ.get(environment.SSH_KEY_PATH)
-        if path:
-            return {"key_filename": os.path.expanduser(path), "allow_agent": False, "look_for_keys": False}
+        if self._key_path:
+            return {"key_filename": os.path.expanduser(self._key_path), "allow_agent": False, "look_for_keys": False}
         return {}
 
     def _execute(self, connection: fabric.Connection, command: str, input: bytes, deadline: float) -> Answer:

@@ -19,12 +19,12 @@ SECRET_KEY = "ssh-privatekey"
 """The key of a secret that holds a private key, as in Kubernetes' secrets of type kubernetes.io/ssh-auth."""
 
 
-def connector(home: Path) -> Connect:
+def connector(home: Path, key_path: str) -> Connect:
     """How `serve` makes agents: with the host keys and secrets of that state directory."""
 
     def connect(node: GPUNode) -> NodeAgent:
         assert node.spec.ssh is not None
-        leases = RemoteLeases(connection(node.metadata.name, node.spec.ssh, home), command(node.spec.ssh))
+        leases = RemoteLeases(connection(node.metadata.name, node.spec.ssh, home, key_path), command(node.spec.ssh))
         return NodeAgent(
             node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, close=leases.close
         )  # fmt: skip
@@ -32,9 +32,13 @@ def connector(home: Path) -> Connect:
     return connect
 
 
-def shell(home: Path, node: GPUNode) -> ConnectionShell | None:
+def shell(home: Path, key_path: str, node: GPUNode) -> ConnectionShell | None:
     """A shell on the node, None where it has no SSH address."""
-    return None if node.spec.ssh is None else ConnectionShell(connection(node.metadata.name, node.spec.ssh, home))
+    return (
+        None
+        if node.spec.ssh is None
+        else ConnectionShell(connection(node.metadata.name, node.spec.ssh, home, key_path))
+    )
 
 
 class ConnectionShell:
@@ -54,13 +58,14 @@ class ConnectionShell:
         self._connection.close()
 
 
-def connection(name: str, ssh: SshAddress, home: Path) -> NodeConnection:
-    """A connection to the node, opened when it is first used."""
+def connection(name: str, ssh: SshAddress, home: Path, key_path: str) -> NodeConnection:
+    """A connection to the node, opened when it is first used. `key_path`: the private key where `ssh` names no secret;
+    "" for the agent and ~/.ssh."""
 
     def key() -> str | None:
         return None if ssh.key_secret is None else SecretStore(paths.secrets_dir(home)).get(ssh.key_secret, SECRET_KEY)
 
-    return NodeConnection(name, address(ssh), known_hosts(home), key)
+    return NodeConnection(name, address(ssh), known_hosts(home), key, key_path=key_path)
 
 
 def address(ssh: SshAddress) -> Address:

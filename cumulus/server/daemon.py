@@ -69,7 +69,8 @@ def run(settings: Settings) -> int:
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         manager = ControlPlane(
-            store, backends, [agent], connect=_connector(home), ready=_ready(home, store, command_server),
+            store, backends, [agent], connect=_connector(home, settings.ssh.key_path),
+            ready=_ready(home, store, command_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
         )  # fmt: skip
@@ -126,13 +127,13 @@ def _swarm_backend(
     return made
 
 
-def _connector(home: Path) -> Connect:
+def _connector(home: Path, key_path: str) -> Connect:
     """SSH is loaded when there is a node to reach by it, so that a daemon without one starts faster."""
 
     def connect(node: GPUNode) -> NodeAgent:
         from cumulus.nodes.workers import connector
 
-        return connector(home)(node)
+        return connector(home, key_path)(node)
 
     return connect
 

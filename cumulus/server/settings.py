@@ -39,6 +39,7 @@ from cumulus import environment, paths
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import UsageError
+from cumulus.nodes.settings import SshSettings
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
 from cumulus.resources.key import API_VERSION
 from cumulus.resources.quantity import format_bytes, parse_bytes
@@ -157,6 +158,7 @@ class Settings(Configuration, BaseSettings):
     """The state directory."""
     config_file: str = Field("", validation_alias=environment.CONFIG)
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
+    ssh: SshSettings = Field(default_factory=SshSettings)
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ))
     """The daemon's own, of which supervisors and jobs get a little."""
 

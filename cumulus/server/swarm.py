@@ -79,5 +79,8 @@ class _Nodes:
             return None
         known = self._shells.get(name)
         if known is None or known[0] != node.spec.ssh:
-            known = self._shells[name] = node.spec.ssh, workers.shell(self._settings.home, node)
+            known = self._shells[name] = (
+                node.spec.ssh,
+                workers.shell(self._settings.home, self._settings.ssh.key_path, node),
+            )
         return known[1]

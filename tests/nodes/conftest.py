@@ -40,6 +40,7 @@ class Worker:
     ) -> None:
         """`inside`: words put before sshd's command, to run it in a network namespace, say."""
         self.directory = directory
+        self.key_path = str(client_key)
         self.ledger = directory / "chronos"
         self._inside = inside
         directory.mkdir()
@@ -138,7 +139,9 @@ def one_by_one(command: str) -> str:
 
 
 def connect(worker: Worker, known_hosts: KnownHosts, command: str = "") -> RemoteLeases:
-    return RemoteLeases(NodeConnection("gpu-1", worker.address, known_hosts), command or worker.command)
+    return RemoteLeases(
+        NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path), command or worker.command
+    )
 
 
 def _free_port() -> int:

@@ -37,7 +37,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def connection(worker: Worker, known_hosts: KnownHosts) -> Iterator[NodeConnection]:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = NodeConnection("gpu-1", worker.address, known_hosts)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
     yield connection
     connection.close()
 
@@ -171,16 +171,15 @@ def test_closing_ends_calls_that_wait(connection: NodeConnection) -> None:
 
 
 def test_a_key_that_does_not_fit_is_refused_with_the_way_out(
-    worker: Worker, known_hosts: KnownHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, known_hosts: KnownHosts, tmp_path: Path
 ) -> None:
     import subprocess
 
     known_hosts.add(worker.address, fetch(worker.address, 5))
     wrong = tmp_path / "wrong"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
-    monkeypatch.setenv("SSH_KEY_PATH", str(wrong))
     with pytest.raises(NodeUnreachable, match="no key fits") as refused:
-        NodeConnection("gpu-1", worker.address, known_hosts).run("true", 5)
+        NodeConnection("gpu-1", worker.address, known_hosts, key_path=str(wrong)).run("true", 5)
     assert refused.value.hint is not None
     assert "authorized_keys" in refused.value.hint
 
@@ -192,11 +191,9 @@ def test_a_key_from_a_secret_lets_in(
     client_key: Path,
     kind: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import subprocess
 
-    monkeypatch.delenv("SSH_KEY_PATH")
     known_hosts.add(worker.address, fetch(worker.address, 5))
     mine = tmp_path / "mine"
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", mine], check=True)

@@ -14,7 +14,7 @@ from cumulus.backends.base import Observed
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock, parse_timestamp
-from cumulus.controllers.job import objects, view
+from cumulus.controllers.job import view
 from cumulus.controllers.node import controller
 from cumulus.errors import NodeUnreachable
 from cumulus.lib.backoff import Backoff
@@ -24,6 +24,7 @@ from cumulus.nodes.agent import NodeAgent
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
+from cumulus.resources import job_partitions
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.meta import ObjectMeta, condition
 from cumulus.resources.node import GPUNode, GPUNodeSpec, SshAddress
@@ -55,7 +56,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(controller, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(view, "LOST_MARGIN", 2.0)
-    monkeypatch.setattr(objects, "GRACE", "1s")
+    monkeypatch.setattr(job_partitions, "GRACE", "1s")
 
 
 class Site:
@@ -87,8 +88,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, client_key: Path, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("SSH_KEY_PATH", str(client_key))
+def site(tmp_path: Path, client_key: Path, known_hosts: KnownHosts) -> Iterator[Site]:
     with networks(2) as wires, ExitStack() as made:
         site = Site(tmp_path, client_key, wires, known_hosts)
         made.callback(site.close)
@@ -183,7 +183,7 @@ def test_a_slow_way_changes_no_time(worker: Worker, known_hosts: KnownHosts, mon
     way = SlowWay("127.0.0.1", worker.address.port, 0.2)
     address = Address("127.0.0.1", worker.address.user, way.port)
     known_hosts.add(address, fetch(address, 10))
-    leases = RemoteLeases(NodeConnection("far", address, known_hosts), worker.command)
+    leases = RemoteLeases(NodeConnection("far", address, known_hosts, key_path=worker.key_path), worker.command)
     leases.devices()
     asked = request(seconds=30)
     granted = leases.grant(asked)

@@ -116,7 +116,9 @@ def test_a_server_that_does_not_come_up_is_started_again_soon_and_later_seldom(
     healthy, tries = tmp_path / "healthy", tmp_path / "tries"
     begin = f'[ "$1" != serve ] || [ -e {healthy} ] || {{ echo >> {tries}; exit 2; }}'
     clock = FakeClock()
-    there = NodeConnection("gpu-1", worker.address, leases.connection.known_hosts, clock=clock)
+    there = NodeConnection(
+        "gpu-1", worker.address, leases.connection.known_hosts, clock=clock, key_path=worker.key_path
+    )
     ill = RemoteLeases(there, f'pick() {{ {begin}; {worker.command} "$@"; }}; pick')
 
     def tried_after(seconds: float) -> int:

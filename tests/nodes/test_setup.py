@@ -206,7 +206,7 @@ def test_a_python_that_is_too_old_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.ssh
 def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownHosts, prefix: Path) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = NodeConnection("gpu-1", worker.address, known_hosts)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
     said = install(connection, Setup(str(prefix), sys.executable))
     assert "Chronos is ready." in said
     assert '"leases": []' in connection.run(f"{prefix}/bin/chronos_cli list --json", 15).output
@@ -219,7 +219,7 @@ def test_chronos_is_carried_over_and_answers(worker: Worker, known_hosts: KnownH
 @pytest.mark.ssh
 def test_what_goes_wrong_there_is_told(worker: Worker, known_hosts: KnownHosts) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = NodeConnection("gpu-1", worker.address, known_hosts)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
     with pytest.raises(SetupFailed, match=r"gpu-1 could not be set up: .*/proc/nowhere"):
         install(connection, Setup("/proc/nowhere", sys.executable))
     connection.close()

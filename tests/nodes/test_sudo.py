@@ -73,7 +73,6 @@ def machine(tmp_path: Path, client_key: Path, monkeypatch: pytest.MonkeyPatch) -
     missing = [name for name in ("sudo", "visudo", "unshare", "nsenter", "useradd") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'}: apt-get install sudo util-linux passwd")
-    monkeypatch.setenv("SSH_KEY_PATH", str(client_key))
     monkeypatch.delenv("CHRONOS_HOME", raising=False)
     machine = Machine(tmp_path / "worker", client_key)
     yield machine
@@ -85,7 +84,7 @@ def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
 ) -> None:
     monkeypatch.setattr("cumulus.nodes.connection.ONE_BY_ONE", Backoff(0.0, 0.0))
     known_hosts.add(machine.address, fetch(machine.address, 5))
-    connection = NodeConnection("gpu-1", replace(machine.address, user=USER), known_hosts)
+    connection = NodeConnection("gpu-1", replace(machine.address, user=USER), known_hosts, key_path=machine.key_path)
     leases = RemoteLeases(connection, SUDO)
     with pytest.raises(LedgerUnavailable, match="may not be run on gpu-1: sudo"):
         leases.list()

@@ -85,11 +85,13 @@ class _CutOff(Engine):
 
 @pytest.mark.docker
 @pytest.mark.timeout(240)
-def test_an_image_that_is_cut_off_is_not_there_by_half(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_cut_off_is_not_there_by_half(control: Control) -> None:
     worker = control.lab.workers[0]
-    monkeypatch.setenv("SSH_KEY_PATH", str(control.lab.key))
     connection = NodeConnection(
-        "worker1", Address(worker.address, "root", 22), KnownHosts(control.home / "known_hosts")
+        "worker1",
+        Address(worker.address, "root", 22),
+        KnownHosts(control.home / "known_hosts"),
+        key_path=str(control.lab.key),
     )
     shell = ConnectionShell(connection)
     before = worker.docker("images", "-a", "-q")
