@@ -58,7 +58,12 @@ class SecretStore:
     def set(self, name: str, key: str, value: str) -> None:
         """Write one key, whole or not at all."""
         path = self._path(name, key)
-        content = value.encode()
+        try:
+            content = value.encode()
+        except UnicodeEncodeError:
+            raise SecretUnavailable(
+                f"secret {name}, key {key} is not UTF-8 text", hint="encode binary values, as base64 for example"
+            ) from None
         if len(content) > MAX_BYTES or "\0" in value:
             raise SecretUnavailable(f"secret {name}, key {key} must be text without NUL of at most {MAX_BYTES} bytes")
         try:

@@ -35,7 +35,7 @@ def admit_create(kind: Kind, document: Document, *, user: bool = False) -> Docum
     `user`: a person or a program asks for it, not a controller. Then its status is the default, and the kind's own
     rules on what people may make hold.
     """
-    document = _with_namespace(kind, document)
+    document = with_namespace(kind, document)
     if user:
         document = without_status(document)
     _check_namespace(kind, document)
@@ -171,7 +171,8 @@ _known = lru_cache(maxsize=256)(_parsed)
 """Objects that are made in numbers have the same few specs, and most updates leave spec as it is."""
 
 
-def _with_namespace(kind: Kind, document: Document) -> Document:
+def with_namespace(kind: Kind, document: Document) -> Document:
+    """The object in the default namespace, where it names none and its kind needs one."""
     metadata = document.get("metadata")
     if not kind.namespaced or not isinstance(metadata, dict) or metadata.get("namespace"):
         return document

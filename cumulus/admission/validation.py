@@ -26,8 +26,14 @@ def validated(kind: Kind, document: Document, written: Written | None = None) ->
     `written`: the same values as somebody wrote them, for messages that quote them; as JSON if left out.
     """
     try:
-        return kind.model().model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
+        text = json.dumps(document)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _not_json(kind, document, str(error)) from None
+    try:
+        return kind.model().model_validate_json(text, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
+        if (first := error.errors(include_url=False)[0])["type"] == "json_invalid":
+            raise _not_json(kind, document, first["msg"]) from None
         found = _problems(error, document, written or Json.of(document), kind)
         raise Rejected(name_of(kind, document), found) from None
 
@@ -46,6 +52,17 @@ def name_of(kind: Kind, document: Document) -> str:
     metadata: Any = document.get("metadata")
     parts = (metadata.get("namespace"), metadata.get("name")) if isinstance(metadata, dict) else ()
     return "/".join([kind.name.lower(), *(part for part in parts if isinstance(part, str) and part.isprintable())])
+
+
+def _not_json(kind: Kind, document: Document, why: str) -> Rejected:
+    """What JSON cannot say: only a program can give that."""
+    if "recursion" in why or "Circular" in why:
+        message = "is nested too deeply"
+    elif "hex escape" in why or "surrogate" in why:
+        message = "holds text that is not Unicode: a lone surrogate"
+    else:
+        message = f"cannot be written as JSON: {why}"
+    return Rejected(name_of(kind, document), [FieldProblem((), message)])
 
 
 def _problems(error: ValidationError, document: Document, written: Written, kind: Kind) -> list[FieldProblem]:

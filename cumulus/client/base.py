@@ -22,9 +22,9 @@ from cumulus.answers.objects import (
     WaitStep,
     Why,
 )
+from cumulus.answers.server import ServerState
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
-from cumulus.service.server_state import ServerState
 
 if TYPE_CHECKING:
     from cumulus.answers.logs import LogPiece

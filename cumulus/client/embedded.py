@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Why,
     )
     from cumulus.answers.secrets import SecretKey
+    from cumulus.answers.server import ServerState
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from cumulus.manifest import Manifest
     from cumulus.resources.key import Document, Key
     from cumulus.resources.query import Page, Query, Watch
-    from cumulus.service.server_state import ServerState
     from cumulus.store.base import Store
 
 

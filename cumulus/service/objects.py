@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadySet, Conflict, InvalidObject, NotFound, UsageError
+from cumulus.lib.printable import one_line
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Page, Query, Watch
@@ -64,6 +65,7 @@ class Objects:
         from cumulus.store.rules import checked_key
 
         kind = kind_of(document)
+        document = admit.with_namespace(kind, document)
         found = self.get(identity, checked_key(document))
         return self._write([Write("update", admit.admit_update(kind, found, document))], dry_run)
 
@@ -76,12 +78,24 @@ class Objects:
         if type != "merge":
             raise UsageError(f"there is no type {type!r} of patch", hint="it is merge")
         from cumulus.admission import admit
+        from cumulus.store.rules import checked_key
+
+        if not isinstance(patch, Mapping):
+            raise InvalidObject(f"a patch is a JSON object, not {_json_type(patch)}")
 
         def change(document: Document) -> Document:
             if resource_version and resource_version != document["metadata"]["resourceVersion"]:
                 return {**document, "metadata": {**document["metadata"], "resourceVersion": resource_version}}
             after = merged(document, patch)
-            return after if after is document else admit.admit_update(kind_of(document), document, after)
+            if after is document:
+                return document
+            admitted = admit.admit_update(kind_of(document), document, after)
+            if checked_key(admitted) != key:
+                raise InvalidObject(
+                    f"{key}: metadata.name and metadata.namespace cannot change", field="metadata",
+                    hint="create another object, and delete this one",
+                )  # fmt: skip
+            return admitted
 
         return self.edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
 
@@ -110,8 +124,12 @@ class Objects:
         controllers let go of it.
 
         `uid`, `resource_version`: only that very object. `grace_seconds`: how long a job's processes have at most, from
-        the stop signal on; 0 for the job's own grace period. Raises NotFound, Conflict.
+        the stop signal on; 0 for the job's own grace period. Raises NotFound, Conflict, UsageError.
         """
+        if propagation not in ("background", "orphan"):
+            raise UsageError(f"there is no propagation {propagation!r}", hint="it is background or orphan")
+        if grace_seconds < 0:
+            raise UsageError(f"a grace period cannot be negative, got {grace_seconds}")
         for attempt in range(ATTEMPTS):
             found = self.get(identity, key)
             writes = list(self._disowning(found)) if propagation == "orphan" else []
@@ -164,7 +182,7 @@ class Objects:
             taken = [k for k, v in changes.items() if v is not None and k in before and before[k] != v]
             if taken and not overwrite:
                 raise AlreadySet(
-                    f"{key_of(document)} has {taken[0]}={before[taken[0]]} already", hint="give --overwrite"
+                    f"{key_of(document)} has {taken[0]}={one_line(before[taken[0]])} already", hint="give --overwrite"
                 )
             after = {k: v for k, v in {**before, **changes}.items() if v is not None}
             if after == before:
@@ -206,12 +224,14 @@ class Objects:
 def not_found(key: Key) -> NotFound:
     """As kubectl words it, with the namespace, since looking in the wrong one is the usual slip."""
     kind = BY_NAME.get(key.kind)
-    where = f" in namespace {key.namespace}" if key.namespace else ""
-    return NotFound(f"{kind.qualified if kind else key.kind} {key.name!r} not found{where}")
+    where = f" in namespace {one_line(key.namespace)}" if key.namespace else ""
+    return NotFound(f"{kind.qualified if kind else one_line(key.kind)} {key.name!r} not found{where}")
 
 
 def kind_of(document: Document) -> Kind:
-    """Raises InvalidObject for a kind that there is not."""
+    """Raises InvalidObject for a kind that there is not, and for what is no object."""
+    if not isinstance(document, dict):
+        raise InvalidObject(f"an object is a JSON object, not {_json_type(document)}")
     kind = BY_NAME.get(str(document.get("kind")))
     if kind is None:
         known = ", ".join(BY_NAME)
@@ -220,14 +240,28 @@ def kind_of(document: Document) -> Kind:
 
 
 def merged(document: Document, patch: Mapping[str, object]) -> Document:
-    """`document` with a JSON merge patch applied (RFC 7386); itself where that changes nothing."""
+    """`document` with a JSON merge patch applied (RFC 7386); itself where that changes nothing. Raises InvalidObject
+    for a patch that is nested too deeply."""
+    try:
+        after = _merge(document, patch)
+        return document if after == document else after
+    except RecursionError:
+        raise InvalidObject("the patch is nested too deeply") from None
+
+
+def _merge(document: Document, patch: Mapping[str, object]) -> Document:
     after = dict(document)
     for name, value in patch.items():
         if value is None:
             after.pop(name, None)
         elif isinstance(value, Mapping):
             below = after.get(name)
-            after[name] = merged(below if isinstance(below, dict) else {}, value)
+            after[name] = _merge(below if isinstance(below, dict) else {}, value)
         else:
             after[name] = value
-    return document if after == document else after
+    return after
+
+
+def _json_type(value: object) -> str:
+    names = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
+from cumulus.answers.server import ServerState
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.daemon_lock import daemon_pid
 from cumulus.resources.documents import lookup
 from cumulus.resources.query import Query
 from cumulus.store.base import Store
-
-
-class ServerState(NamedTuple):
-    """`home`: the state directory."""
-
-    home: str
-    pid: int | None
-    """Of the daemon that runs now, None where none does."""
-    silent_seconds: float | None
-    """Since a daemon last renewed its leadership; None where none ever led."""
 
 
 def server_state(store: Store, home: Path, clock: Clock) -> ServerState:

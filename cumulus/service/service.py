@@ -15,6 +15,7 @@ from cumulus.clock import Clock, SystemClock
 from cumulus.daemon_lock import daemon_pid
 
 if TYPE_CHECKING:
+    from cumulus.answers.server import ServerState
     from cumulus.errors import InvalidObject
     from cumulus.resources.key import Document
     from cumulus.service.backups import Backups
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from cumulus.service.nodes import Nodes
     from cumulus.service.objects import Objects
     from cumulus.service.secrets import Secrets
-    from cumulus.service.server_state import ServerState
     from cumulus.service.swarm import Swarm
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,13 @@ from tests.service.conftest import FakeInfrastructure, host_key
 
 TRAIN = Key("GPUJob", "default", "train")
 KINDS = frozenset({"GPUJob"})
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def finish(document: Document) -> Document:
@@ -150,6 +159,43 @@ class TestWriting:
         with pytest.raises(UsageError):
             client.patch(TRAIN, {}, type="strategic")  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize(("name", "wrong"), [("name", "other"), ("namespace", "other"), ("namespace", None)])
+    def test_a_patch_moves_no_object(self, client: Client, name: str, wrong: object) -> None:
+        client.create(job("train"))
+        with pytest.raises(InvalidObject, match=r"metadata.name and metadata.namespace cannot change"):
+            client.patch(TRAIN, {"metadata": {name: wrong}})
+
+    @pytest.mark.parametrize("given", [None, [], "train", 5])
+    def test_what_is_no_object(self, client: Client, given: Any) -> None:
+        client.create(job("train"))
+        for write in (client.create, client.update, partial(client.patch, TRAIN)):
+            with pytest.raises(InvalidObject, match=r"^(an object|a patch) is a JSON object, not "):
+                write(given)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("\ud800", "holds text that is not Unicode"),
+            (b"bytes", "cannot be written as JSON"),
+            (nested(300), "is nested too deeply"),
+            (nested(100_000), "is nested too deeply"),
+        ],
+        ids=["surrogate", "bytes", "deep", "deeper"],
+    )
+    def test_what_json_cannot_say(self, client: Client, value: object, message: str) -> None:
+        client.create(job("train"))
+        since = client.revision()
+        with pytest.raises(InvalidObject, match=message):
+            client.patch(TRAIN, {"metadata": {"annotations": {"a": value}}})
+        with pytest.raises(InvalidObject, match=message):
+            client.patch(TRAIN, {"spec": {"command": [value]}})
+        assert client.revision() == since
+
+    def test_no_namespace_is_the_default_one(self, client: Client) -> None:
+        made = client.create(job("train"))
+        metadata = {"name": "train", "labels": {"team": "x"}}
+        assert client.update({**made, "metadata": metadata})["metadata"]["labels"] == {"team": "x"}
+
     def test_a_dry_run_writes_nothing(self, client: Client) -> None:
         assert client.create(job("train"), dry_run=True)["metadata"]["uid"]
         assert client.revision() == 0
@@ -234,6 +280,14 @@ class TestDeleting:
         client.delete(
             TRAIN, uid=made["metadata"]["uid"], resource_version=client.get(TRAIN)["metadata"]["resourceVersion"]
         )
+
+    def test_what_there_is_not(self, client: Client, store: Store) -> None:
+        store.create(job("train"))
+        with pytest.raises(UsageError, match=r"^there is no propagation 'foreground'$"):
+            client.delete(TRAIN, propagation="foreground")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"^a grace period cannot be negative, got -1$"):
+            client.delete(TRAIN, grace_seconds=-1)
+        assert client.get(TRAIN)
 
     def test_orphans_stay(self, client: Client, store: Store) -> None:
         owner = store.create(job("train"))
@@ -404,6 +458,10 @@ class TestWorkers:
 
 
 class TestSecrets:
+    def test_what_is_no_text(self, client: Client) -> None:
+        with pytest.raises(SecretUnavailable, match=r"is not UTF-8 text"):
+            client.set_secret("registry", "token", "\udc80")
+
     def test_values_do_not_come_back(self, client: Client, home: Path) -> None:
         client.set_secret("registry", "token", "s3cret")
         client.set_secret("registry", "user", "me")

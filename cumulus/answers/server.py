@@ -1,0 +1,15 @@
+"""What is told of the server."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ServerState(NamedTuple):
+    """Who keeps the objects of a state directory up to date. `home`: that directory."""
+
+    home: str
+    pid: int | None
+    """Of the daemon that runs now, None where none does."""
+    silent_seconds: float | None
+    """Since a daemon last renewed its leadership; None where none ever led."""
