@@ -39,10 +39,10 @@ class SwarmMachine:
 
 @dataclass(frozen=True, slots=True)
 class SwarmStatus:
-    """`machines` by name. `troubles`: what is not as jobs need it, in sentences; whose the Swarm is comes first."""
+    """`machines` by name. `problems`: what is not as jobs need it, in sentences; whose the Swarm is comes first."""
 
     machines: tuple[SwarmMachine, ...]
-    troubles: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

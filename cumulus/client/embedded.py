@@ -5,6 +5,8 @@ The default of the command line, which so works with no daemon running: whoever 
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -228,10 +230,12 @@ def open_store(home: Path, *, create: bool = False) -> Store:
     from cumulus import stores
 
     refuse_unread(home)
-    if not create and not has_store(home):
-        return stores.empty_store()
     directory = paths.store_dir(home)
     try:
+        if not create and not has_store(home):
+            if home.exists() and not home.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            return stores.empty_store()
         # `mkdir -p` gives its mode to the last directory alone, and the state directory is its owner's too.
         directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_private(directory.parent)

@@ -64,7 +64,7 @@ class Liveness:
             for name in self._told.keys() - found.keys():
                 log.info("makes progress again", part=name)
             for name in found.keys() - self._told.keys():
-                log.error("makes no progress", part=name, trouble=found[name])
+                log.error("makes no progress", part=name, problem=found[name])
             self._told = found
             said = tuple(found.values())
             self._changed(said)

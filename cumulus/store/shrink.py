@@ -6,8 +6,7 @@ other way, `auto_vacuum`, would make every commit write a page more.
 
 from __future__ import annotations
 
-import sqlite3
-
+from cumulus.lib.sqlite_file import pragma
 from cumulus.store.connections import Connections
 
 IDLE = 16 << 20
@@ -20,7 +19,7 @@ MOST = 64 << 20
 def give_back(connections: Connections) -> bool:
     """Rewrite the file where that is worth it; whether it was. Raises StoreUnavailable."""
     with connections.reading() as connection:
-        size, pages, free = (_pragma(connection, name) for name in ("page_size", "page_count", "freelist_count"))
+        size, pages, free = (pragma(connection, name) for name in ("page_size", "page_count", "freelist_count"))
     if not worth_it(used=(pages - free) * size, idle=free * size):
         return False
     with connections.alone() as connection:
@@ -34,7 +33,3 @@ def give_back(connections: Connections) -> bool:
 def worth_it(*, used: int, idle: int) -> bool:
     """Whether to rewrite a file with so many bytes in it."""
     return used <= MOST and idle > max(IDLE, used)
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

@@ -97,8 +97,8 @@ def status() -> None:
     )  # fmt: skip
     rows = [(m.name, m.state, m.availability, m.role, m.engine, m.address, m.gpus) for m in found.machines]
     Table(headings, sys.stdout).write(rows)
-    for trouble in found.troubles:
-        terminal.warning(trouble)
+    for problem in found.problems:
+        terminal.warning(problem)
 
 
 @app.command()
