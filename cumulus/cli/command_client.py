@@ -31,7 +31,7 @@ SERVED = frozenset(
 )  # fmt: skip
 """Verbs that need nothing of their process but what is sent: no terminal of their own, no look at the machine."""
 READY, GO = b"R", b"G"
-_PATIENCE = 1.0
+PATIENCE = 1.0
 """Seconds within which a server must take the request; one that is stopped or overloaded keeps nobody waiting."""
 _READ_AT_START = ("PYTHON", "LD_", "TYPER_")
 """How variables begin that the interpreter, the loader and libraries read once, as they start."""
@@ -40,10 +40,12 @@ _INTERRUPTED = 130
 _LOST = "see whether it was carried out"
 
 
-def main() -> int:
-    """Run the command line of this process; see `cumulus.cli.main.main` for exit codes."""
+def main(patience: float = PATIENCE) -> int:
+    """Run the command line of this process; see `cumulus.cli.main.main` for exit codes.
+
+    `patience`: seconds within which a server must take the request."""
     try:
-        connection = _accepted(sys.argv[1:])
+        connection = _accepted(sys.argv[1:], patience)
         if connection is not None:
             # Nothing is left to flush, and taking this interpreter down would take longer than some verbs.
             os._exit(_follow(connection))
@@ -71,13 +73,13 @@ def identity() -> str:
     )  # fmt: skip
 
 
-def _accepted(arguments: list[str]) -> _socket.socket | None:
+def _accepted(arguments: list[str], patience: float) -> _socket.socket | None:
     """A connection over which the command has begun, None where it must run here."""
     try:
         home = _home(arguments)
         if home is None or environment.NO_COMMAND_SERVER in os.environ or not _can_be_sent(arguments):
             return None
-        return _begun(home, arguments)
+        return _begun(home, arguments, patience)
     except OSError:
         return None
 
@@ -105,10 +107,10 @@ def _can_be_sent(arguments: list[str]) -> bool:
         return True
 
 
-def _begun(home: str, arguments: list[str]) -> _socket.socket | None:
+def _begun(home: str, arguments: list[str], patience: float) -> _socket.socket | None:
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        connection.settimeout(_PATIENCE)
+        connection.settimeout(patience)
         _connect(connection, home)
         if peer(connection) == os.getuid():
             request = _request(arguments)

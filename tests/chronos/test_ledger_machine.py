@@ -139,8 +139,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.homes += 1
         copy = self.directory / str(self.homes)
         copy.mkdir()
-        for name in ("ledger.db", "ledger.db-wal"):
-            shutil.copy(self.home / name, copy / name)
+        for file in self.home.glob("ledger.db*"):
+            if file.suffix != ".db-shm":
+                shutil.copy(file, copy / file.name)
         self.ledger.close()
         self.home = copy
         self._boot()

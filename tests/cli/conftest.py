@@ -29,14 +29,15 @@ class Done(NamedTuple):
 
 Run = Callable[..., Done]
 
-SERVED = [
-    sys.executable,
-    "-P",
-    "-c",
+
+def only_served(patience: float = 60) -> list[str]:
+    """A `cumulus` that can only be served by a command server. On a busy machine one takes its time."""
     # Where it were not served, the import would fail.
-    "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli.command_client import main; sys.exit(main())",
-]
-"""A `cumulus` that can only be served by a command server."""
+    code = "import sys; sys.modules['cumulus.cli.main'] = None; from cumulus.cli.command_client import main; "
+    return [sys.executable, "-P", "-c", f"{code} sys.exit(main(patience={patience}))"]
+
+
+SERVED = only_served()
 
 
 def listens(home: Path) -> bool:

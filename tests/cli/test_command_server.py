@@ -26,7 +26,7 @@ from cumulus import environment, paths
 from cumulus.cli import command_client
 from cumulus.cli.main import VERBS
 from cumulus.store.sqlite import SqliteStore
-from tests.cli.conftest import SERVED, listens
+from tests.cli.conftest import SERVED, listens, only_served
 from tests.documents import job, node
 from tests.waiting import eventually
 
@@ -403,16 +403,16 @@ def test_the_server_ends_with_the_daemon_but_not_under_a_command(
     assert server.process.wait(60) == 0
 
 
-def falls_back(**env: str) -> bool:
+def falls_back(patience: float = 60, **env: str) -> bool:
     """Whether the client does it itself."""
     assert Done(ORDINARY, "version", env={**os.environ, **env}).code == 0
-    return served("version", env=env).code != 0
+    return Done(only_served(patience), "version", env={**os.environ, **env}).code != 0
 
 
 def test_a_stale_socket_and_a_stopped_server_keep_nobody(server: Server) -> None:
     assert not falls_back()
     server.process.send_signal(signal.SIGSTOP)
-    assert falls_back()
+    assert falls_back(patience=1)
     server.process.send_signal(signal.SIGCONT)
     eventually(lambda: not server.commands())
     assert not falls_back()
