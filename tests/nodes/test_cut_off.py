@@ -262,6 +262,12 @@ class Plane:
     def partition(self, name: str) -> GPUPartition:
         return self.client.get(GPUPartition, "default", name)
 
+    def seconds_left(self) -> float:
+        """Of the one partition's lease."""
+        [partition] = self.client.list(GPUPartition)
+        assert partition.status.expires_at is not None
+        return (parse_timestamp(partition.status.expires_at) - SystemClock().now()).total_seconds()
+
     def job(self) -> GPUJob:
         return self.client.get(GPUJob, "default", "train")
 
@@ -327,6 +333,7 @@ def test_a_job_is_placed_anew_only_when_its_lease_is_surely_over(plane: Plane) -
     eventually(lambda: plane.job().status.phase is JobPhase.RUNNING)
     # It was there before: a node that joins takes its time, and the lease is to be alive when the wire is cut.
     plane.cordon("gpu-1", unschedulable=False)
+    eventually(lambda: plane.seconds_left() < 11, what="the node knows that the program has started")
     [first] = plane.client.list(GPUPartition)
     assert first.status.expires_at is not None
     plane.cut("gpu-0")
