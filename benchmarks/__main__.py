@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.harness import Failed, LeftOut, Result
+from benchmarks.harness import Failed, LeftOut, Result, written
 
 NAMES = ("store", "watches", "jobs", "idle", "command", "lease", "placement", "swarm")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,12 +76,7 @@ def _part(name: str) -> Iterator[Result]:
             code = None
         finally:
             _end(process)
-        with open(file, "rb") as found:
-            while True:
-                try:
-                    yield pickle.load(found)
-                except EOFError:
-                    break
+        yield from written(file)
     if code is None:
         yield Failed(f"benchmark {name}", f"did not end within {LONGEST_SECONDS:g} s")
     elif code != 0:

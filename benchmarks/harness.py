@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import platform
 import shutil
 import statistics
@@ -46,6 +47,17 @@ class Failed:
 
 
 Result = Row | LeftOut | Failed
+
+
+def written(file: Path) -> Iterator[Result]:
+    """The results that a part's process wrote into the file, one after another."""
+    with open(file, "rb") as found:
+        while True:
+            try:
+                yield pickle.load(found)
+            except EOFError:
+                return
+
 
 Sides = Sequence[float]
 """What one side measured, round by round; the other side was measured in the same rounds."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pickle
 import re
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import Row, machine
+from benchmarks.harness import Row, machine, written
 
 PARTS = ("store", "jobs", "idle", "command", "lease", "placement")
 NEW = Path(__file__).resolve().parents[1]
@@ -89,16 +88,11 @@ def _figures(tree: Path, part: str) -> Figures:
         done = subprocess.run(
             [python, "-m", "benchmarks", "--into", str(file), part], cwd=tree, env=environment, check=False
         )
-        figures: Figures = {}
-        with open(file, "rb") as read:
-            while True:
-                try:
-                    result = pickle.load(read)
-                except EOFError:
-                    break
-                if isinstance(result, Row) and (match := re.match(r"([\d.,]+) (.*)", result.ours)):
-                    figures[result.what] = float(match[1].replace(",", "")), match[2]
-    return figures if done.returncode == 0 else {}
+        rows = [result for result in written(file) if isinstance(result, Row)]
+    if done.returncode != 0:
+        return {}
+    found = {row.what: re.match(r"([\d.,]+) (.*)", row.ours) for row in rows}
+    return {what: (float(match[1].replace(",", "")), match[2]) for what, match in found.items() if match}
 
 
 if __name__ == "__main__":
