@@ -14,7 +14,7 @@ from cumulus.backends.base import Observed
 from cumulus.chronos.contract import EndReason, Lease, LeaseState
 from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock, parse_timestamp
-from cumulus.controllers.job import ending, view
+from cumulus.controllers.job import view
 from cumulus.controllers.node import controller
 from cumulus.errors import Conflict, NodeUnreachable
 from cumulus.lib.backoff import Backoff
@@ -56,7 +56,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(controller, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(view, "LOST_MARGIN", 2.0)
-    monkeypatch.setattr(ending, "LOST_MARGIN", 2.0)
     monkeypatch.setattr(job_partitions, "GRACE", "1s")
 
 

@@ -9,7 +9,6 @@ from cumulus.backends.base import Observed, State
 from cumulus.backends.exit_codes import SAVED
 from cumulus.controllers.job.outcome import Cause
 from cumulus.controllers.job.view import (
-    LOST_MARGIN,
     OVERRUN_MARGIN,
     Replica,
     StartRefused,
@@ -122,7 +121,7 @@ def _lost_share(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> C
             return Cause(AttemptReason.LEASE_EXPIRED)
         if status.phase is PartitionPhase.RELEASED or partition.deleting:
             return Cause(AttemptReason.LEASE_RELEASED, f"{name} was released")
-        if over_by_time(partition, view.now, LOST_MARGIN) and status.node in view.lost_nodes:
+        if view.lost(partition):
             return Cause(AttemptReason.NODE_LOST, f"{status.node} did not answer before the lease was over")
         if over_by_time(partition, view.now, OVERRUN_MARGIN):
             return Cause(AttemptReason.LEASE_EXPIRED)

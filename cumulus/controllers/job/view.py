@@ -65,7 +65,7 @@ class View:
 
     def alive(self, held: Sequence[GPUPartition]) -> list[int]:
         """The replicas that may still run."""
-        return [r for r, replica in enumerate(self.replicas) if alive(replica) and not self._lost(held, r)]
+        return [r for r, replica in enumerate(self.replicas) if alive(replica) and not self._replica_lost(held, r)]
 
     def deadline_left(self) -> float | None:
         """Seconds until spec.activeDeadline is over; None where its clock does not run."""
@@ -79,11 +79,14 @@ class View:
         """Whether a workload of an earlier attempt could still run in this partition."""
         if partition.status.phase.ended or partition.status.phase is PartitionPhase.PENDING:
             return False
-        silent = partition.status.node in self.lost_nodes
-        if partition.status.phase is PartitionPhase.BOUND and silent:
+        if partition.status.phase is PartitionPhase.BOUND and partition.status.node in self.lost_nodes:
             # Workloads start only once all partitions are Active, and this one never was.
             return False
-        return not (silent and over_by_time(partition, self.now, LOST_MARGIN))
+        return not self.lost(partition)
+
+    def lost(self, partition: GPUPartition) -> bool:
+        """Whether the lease was over long ago on a node that does not answer: the node has ended it alone."""
+        return partition.status.node in self.lost_nodes and over_by_time(partition, self.now, LOST_MARGIN)
 
     def stuck_left(self, partition: GPUPartition) -> float | None:
         """Seconds for which an attempt still waits for a lease of a node that fell silent; None where it did not."""
@@ -94,13 +97,11 @@ class View:
             return STUCK_SECONDS
         return STUCK_SECONDS - (self.now - parse_timestamp(bound.last_transition_time)).total_seconds()
 
-    def _lost(self, held: Sequence[GPUPartition], replica: int) -> bool:
+    def _replica_lost(self, held: Sequence[GPUPartition], replica: int) -> bool:
         """Whether the replica's node is gone for good, or silent until long after its leases were over."""
         mine = shares_of(held, replica)
         return bool(mine) and all(
-            p.status.node in self.lost_nodes
-            and (p.status.phase is PartitionPhase.FAILED or over_by_time(p, self.now, LOST_MARGIN))
-            for p in mine
+            self.lost(p) or (p.status.phase is PartitionPhase.FAILED and p.status.node in self.lost_nodes) for p in mine
         )
 
 
