@@ -156,9 +156,14 @@ class ControllerGroup(Generic[C]):
         return self._next_resync
 
     def _route(self, change: Change) -> None:
+        # Several controllers ask the same of a change, and some questions compare whole objects.
+        answers: dict[Callable[[Change], bool], bool] = {}
         for watch, runner in self._watches.get(change.key.kind, ()):
             try:
-                self._wake(watch, runner, change)
+                if watch.when not in answers:
+                    answers[watch.when] = watch.when(change)
+                if answers[watch.when]:
+                    self._wake(watch, runner, change)
             except MALFORMED as error:
                 # It keeps no other controller from being told.
                 log.error(
@@ -166,8 +171,6 @@ class ControllerGroup(Generic[C]):
                 )
 
     def _wake(self, watch: Watch[Any], runner: Runner, change: Change) -> None:
-        if not watch.when(change):
-            return
         for request in watch.keys(change, self.informer.cache):
             after = watch.after if isinstance(watch.after, float) else watch.after(runner.reconciler, request)
             runner.queue.add_after(request, after)
