@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
-import stat
 import struct
 from pathlib import Path
 
-from cumulus import paths
+from cumulus import environment, paths
 from cumulus.errors import StoreReplaced, StoreUnavailable
+from cumulus.lib.private import why_not_private
 
 
 def check_private(home: Path) -> None:
     """Raises StoreUnavailable where everybody may write to the state directory: they could put another store, and jobs
     of theirs, in the place of ours. Raises OSError."""
-    mode = stat.S_IMODE(home.stat().st_mode)
-    if mode & stat.S_IWOTH:
-        raise StoreUnavailable(
-            f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the store",
-            hint=f"run: chmod go-w {shlex.quote(str(home))}, or set CUMULUS_HOME to a directory of your own",
-        )
+    if problem := why_not_private(home, "store", environment.HOME):
+        raise StoreUnavailable(problem[0], hint=problem[1])
 
 
 class DaemonLock:

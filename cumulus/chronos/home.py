@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
-import stat
 from pathlib import Path
 
 from cumulus.errors import LedgerUnavailable
+from cumulus.lib.private import why_not_private
 
 SYSTEM_HOME = Path("/var/lib/chronos")
 LEDGER = "ledger.db"
@@ -28,9 +27,5 @@ def default_home() -> Path:
 def check_private(home: Path) -> None:
     """Raises `LedgerUnavailable` where everybody may write to the directory: they could put another ledger, or another
     monitor's files, in its place. Raises OSError."""
-    mode = stat.S_IMODE(home.stat().st_mode)
-    if mode & stat.S_IWOTH:
-        raise LedgerUnavailable(
-            f"{home} can be written by everybody (mode {mode:04o}): anybody could replace the ledger",
-            hint=f"run: chmod go-w {shlex.quote(str(home))}, or set CHRONOS_HOME to a directory of your own",
-        )
+    if problem := why_not_private(home, "ledger", "CHRONOS_HOME"):
+        raise LedgerUnavailable(problem[0], hint=problem[1])
