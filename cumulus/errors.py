@@ -26,6 +26,22 @@ class InvalidObject(CumulusError):
         self.field = field
 
 
+class Unauthenticated(CumulusError):
+    """Who asks did not show who they are."""
+
+
+class Forbidden(CumulusError):
+    """Who asks may not do this. The message says what would have to be allowed, and to whom."""
+
+
+class TooManyRequests(CumulusError):
+    """Who asks has too much open, or asks too fast: again in `seconds`."""
+
+    def __init__(self, message: str, *, seconds: float = 1.0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.seconds = seconds
+
+
 class JobFinished(CumulusError):
     """The job is over: it can be neither suspended nor resumed."""
 

@@ -1,0 +1,66 @@
+"""Puts the API together: who asks, then the routes of each module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from cumulus.errors import CumulusError
+from cumulus.server.http import health
+from cumulus.server.http.authentication import Authenticate, Authentication
+from cumulus.server.http.status import error_response, status_response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from cumulus.server.http.api import Api
+
+ROUTES: Sequence[BaseRoute] = (*health.ROUTES,)
+"""Those of each module, in the order in which they are tried."""
+
+_log = structlog.get_logger("cumulus.api")
+_REASONS = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestEntityTooLarge", 415: "UnsupportedMediaType"}
+
+
+def make_app(api: Api, authenticate: Authenticate) -> Starlette:
+    """The ASGI application. It closes nothing: the caller owns the `Api`."""
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(Authentication, authenticate=authenticate)],
+        exception_handlers={CumulusError: _on_error, HTTPException: _on_http_error, Exception: _on_defect},
+    )
+    app.state.api = api
+    return app
+
+
+def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CumulusError)
+    return error_response(error)
+
+
+def _on_http_error(_: Request, error: Exception) -> Response:
+    """What the framework says: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    return status_response(
+        {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": error.detail,
+            "reason": _REASONS.get(error.status_code, "BadRequest"), "details": {}, "code": error.status_code,
+        }
+    )  # fmt: skip
+
+
+def _on_defect(request: Request, error: Exception) -> Response:
+    _log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
+    return status_response(
+        {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "the server failed; its log says how", "reason": "InternalError", "details": {}, "code": 500,
+        }
+    )  # fmt: skip

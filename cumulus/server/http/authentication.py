@@ -1,0 +1,34 @@
+"""Who asks? A middleware in front of every route; how it is known is each listener's matter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from cumulus.errors import CumulusError
+from cumulus.server.http.status import error_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from cumulus.service.identity import Identity
+
+Authenticate = Callable[["Scope"], Awaitable["Identity"]]
+"""The identity behind a request. Raises Unauthenticated."""
+
+
+class Authentication:
+    """Puts the identity into the request's scope, or answers 401."""
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+        self._app = app
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                scope["cumulus.identity"] = await self._authenticate(scope)
+            except CumulusError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,1 @@
+"""What kubectl and Kubernetes' client libraries ask for: `/api`, `/apis`, `/openapi`, `/version`."""

@@ -1,0 +1,73 @@
+"""Errors as Kubernetes' `Status` objects, each with its code and reason, and causes by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from cumulus import errors
+from cumulus.admission.problems import Rejected, path_text
+from cumulus.errors import CumulusError
+
+CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
+    (errors.Unauthenticated, 401, "Unauthorized"),
+    (errors.Forbidden, 403, "Forbidden"),
+    (errors.TooManyRequests, 429, "TooManyRequests"),
+    (errors.NotFound, 404, "NotFound"),
+    (errors.NoLog, 404, "NotFound"),
+    (errors.AlreadyExists, 409, "AlreadyExists"),
+    (errors.AlreadySet, 409, "Conflict"),
+    (errors.Conflict, 409, "Conflict"),
+    (errors.JobFinished, 409, "Conflict"),
+    (errors.NodeRefused, 409, "Conflict"),
+    (errors.Expired, 410, "Expired"),
+    (errors.InvalidObject, 422, "Invalid"),
+    (errors.StoreUnavailable, 503, "ServiceUnavailable"),
+    (errors.StoreError, 503, "ServiceUnavailable"),
+    (errors.ChronosError, 503, "ServiceUnavailable"),
+    (errors.BackendError, 503, "ServiceUnavailable"),
+    (errors.WaitTimedOut, 504, "Timeout"),
+    (CumulusError, 400, "BadRequest"),
+)
+"""The first that an error is an instance of says how it is told."""
+
+
+def status_of(error: CumulusError, *, details: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The Status object. `details`: name, kind, uid of what was asked for.
+
+    `details.error` is ours: the class of the error and its hint, from which our client makes the same error again.
+    """
+    code, reason = next((code, reason) for type, code, reason in CODES if isinstance(error, type))
+    ours = {"class": type(error).__name__, "hint": error.hint, "field": getattr(error, "field", None)}
+    found: dict[str, Any] = {**details, "error": {name: value for name, value in ours.items() if value is not None}}
+    if causes := list(_causes(error)):
+        found["causes"] = causes
+    if isinstance(error, errors.TooManyRequests):
+        found["retryAfterSeconds"] = max(1, round(error.seconds))
+    hint = f" ({error.hint})" if error.hint else ""
+    return {
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": f"{error}{hint}",
+        "reason": reason, "details": found, "code": code,
+    }  # fmt: skip
+
+
+def status_response(status: Mapping[str, Any]) -> Response:
+    headers = {}
+    if seconds := status.get("details", {}).get("retryAfterSeconds"):
+        headers["retry-after"] = str(seconds)
+    return Response(orjson.dumps(status), status["code"], headers, "application/json")
+
+
+def error_response(error: CumulusError, *, details: Mapping[str, str] = {}) -> Response:
+    return status_response(status_of(error, details=details))
+
+
+def _causes(error: CumulusError) -> Iterator[dict[str, str]]:
+    if isinstance(error, Rejected):
+        for problem in error.problems:
+            yield {"reason": "FieldValueInvalid", "message": problem.message, "field": path_text(problem.path)}
+    elif isinstance(error, errors.InvalidObject) and error.field:
+        yield {"reason": "FieldValueInvalid", "message": str(error), "field": error.field}

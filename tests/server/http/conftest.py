@@ -1,0 +1,108 @@
+"""The API of a service over a store in memory, served on a Unix socket to whoever a test says."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.server.http.api import Api
+from cumulus.server.http.app import make_app
+from cumulus.server.http.listener import Listener
+from cumulus.server.watches import WatchBridge
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.base import Store
+from cumulus.store.memory import MemoryStore
+from tests.documents import NOW
+from tests.service.conftest import ME, FakeInfrastructure
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@dataclass
+class Answer:
+    code: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Served:
+    """A server that is up, and who asks it."""
+
+    path: Path
+    store: Store
+    clock: FakeClock
+    asks: Identity = ME
+    outside: FakeInfrastructure = field(default_factory=FakeInfrastructure)
+
+    def ask(self, method: str, url: str, body: Any = None, **headers: str) -> Answer:
+        """One request over a connection of its own. `body`: bytes, or what is sent as JSON. `content_type="…"` and the
+        like become headers."""
+        connection = UnixConnection(self.path)
+        try:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            if body is not None and not isinstance(body, bytes):
+                body = json.dumps(body).encode()
+                given.setdefault("content-type", "application/json")
+            connection.request(method, url, body, given)
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, response.read())
+        finally:
+            connection.close()
+
+    def get(self, url: str, **headers: str) -> Any:
+        """What a GET that succeeds answers, as JSON."""
+        answer = self.ask("GET", url, **headers)
+        assert answer.code == 200, (answer.code, answer.body)
+        return answer.json
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    clock = FakeClock(NOW)
+    store = MemoryStore(clock)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    server = Served(tmp_path / "api.sock", store, clock)
+    service = Service(lambda: store, home, clock, infrastructure=server.outside)
+    bridge = WatchBridge(store)
+    api = Api(service, bridge)
+
+    async def authenticate(scope: Scope) -> Identity:
+        return server.asks
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(server.path))
+        listener = Listener(make_app(api, authenticate), [listening])
+        listener.start()
+        yield server
+        bridge.close()
+        listener.close()
+        api.close()
+        store.close()
