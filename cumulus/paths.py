@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 COMMAND_SOCKET = "commands.sock"
 """Within the state directory: where a daemon's command server listens."""
 
+API_SOCKET = "api.sock"
+"""Within the state directory: where the daemon answers its own user."""
+SYSTEM_SOCKET = "/run/cumulus/api.sock"
+"""Where the system daemon answers every user of the machine."""
+SYSTEM_UNITS = ("/etc/systemd/system/cumulus.service", "/usr/lib/systemd/system/cumulus.service")
+"""One of them is there where a system daemon is installed."""
+
 
 def home() -> Path:
     """The state directory, as `home_text` finds it. May not exist yet."""
@@ -64,3 +71,26 @@ def known_hosts(home: Path) -> Path:
 def daemon_lock(home: Path) -> Path:
     """Locked by every running `serve`, for as long as it lives."""
     return home / "serve.lock"
+
+
+def api_socket(home: Path) -> Path:
+    """Where the daemon answers over HTTP whoever may connect."""
+    return home / API_SOCKET
+
+
+def api_file(home: Path) -> Path:
+    """Where the daemon listens, as JSON: see `cumulus.server.api_server`."""
+    return home / "api.json"
+
+
+def api_dir(home: Path) -> Path:
+    """Certificates, their keys, and the hashes of tokens; its owner's alone."""
+    return home / "api"
+
+
+def contexts_file() -> Path:
+    """The servers that this user has logged in to. May not exist yet."""
+    from pathlib import Path
+
+    directory = os.environ.get(environment.CONFIG_HOME) or os.path.expanduser("~/.config")
+    return Path(directory, "cumulus", "contexts.json")

@@ -1,0 +1,215 @@
+"""Whom does a client ask? One function of flags, environment and files, and what gathers those.
+
+`resolve` decides and says why; `find` looks around and asks it. Standard library only: every command begins here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cumulus import environment, paths
+from cumulus.client import contexts
+from cumulus.client.contexts import Context
+from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import unix_socket
+from cumulus.lib.host import object_name
+
+GRPC_PORT = 50051
+
+
+class Endpoint(NamedTuple):
+    """Whom to ask, and as whom."""
+
+    kind: Literal["unix", "https", "embedded"]
+    address: str
+    """The path of a socket, `https://HOST:PORT`, or the state directory whose store is opened."""
+    ca: str = ""
+    """The certificates, as PEM, that the server's must be signed by; "" for those that the system trusts."""
+    token: str = ""
+    namespace: str = ""
+    """The namespace of commands that name none; "": default."""
+    why: str = ""
+    """What chose it, for people."""
+
+
+class Facts(NamedTuple):
+    """All that the choice depends on. What takes a file to read is a function, called where it matters."""
+
+    home: str
+    home_is_explicit: bool = False
+    server: str = ""
+    """--server"""
+    url: str = ""
+    """CUMULUS_ORCHESTRATOR_URL"""
+    token: str = ""
+    ca_file: str = ""
+    offline: bool = False
+    user: str = ""
+    """This user's name."""
+    context: Callable[[], Context | None] = lambda: None
+    """The current one."""
+    context_of: Callable[[str], Context | None] = lambda server: None
+    """One of that server."""
+    read: Callable[[str], str] = lambda path: ""
+    """The text of a file."""
+    answers: Callable[[str], bool | None] = lambda path: None
+    """Whether a daemon listens at a socket: None where there is none, False where its daemon is dead."""
+    has_live_jobs: Callable[[], bool] = lambda: False
+    """Whether the store of `home` says that jobs run."""
+    system_is_installed: bool = False
+
+
+def find(
+    server: str = "", *, offline: bool = False, variables: Mapping[str, str] | None = None,
+    has_live_jobs: Callable[[], bool] = lambda: False,
+) -> Endpoint:  # fmt: skip
+    """The endpoint of this process. `server` and `offline` are flags of the same name. Raises CumulusError."""
+    given = os.environ if variables is None else variables
+    file = paths.contexts_file()
+    return resolve(
+        Facts(
+            home=paths.home_text(given.get(environment.HOME, "")),
+            home_is_explicit=bool(given.get(environment.HOME)),
+            server=server,
+            url=given.get(environment.SERVER_URL, ""),
+            token=given.get(environment.TOKEN, ""),
+            ca_file=given.get(environment.CA_FILE, ""),
+            offline=offline,
+            user=_user(),
+            context=lambda: contexts.read(file).current,
+            context_of=lambda server: contexts.read(file).of_server(server),
+            read=_text,
+            answers=_answers,
+            has_live_jobs=has_live_jobs,
+            system_is_installed=any(map(os.path.exists, paths.SYSTEM_UNITS)),
+        )
+    )
+
+
+def resolve(facts: Facts) -> Endpoint:
+    """The endpoint. Raises UsageError for an address that is none, CumulusError where nobody is there to be asked and
+    the store must not be opened instead."""
+    if facts.offline:
+        return _embedded(facts, "--offline")
+    for given, source in ((facts.server, "--server"), (facts.url, environment.SERVER_URL)):
+        if given:
+            return _remote(facts, given, source)
+    if facts.home_is_explicit:
+        return _own(facts, environment.HOME) or _embedded(facts, f"{environment.HOME}, where no daemon listens")
+    if context := facts.context():
+        token = facts.token or context.token
+        return Endpoint(
+            "https", context.server, context.ca, token, context.namespace, f"the current context, {context.name}"
+        )
+    return (
+        _own(facts, "the state directory")
+        or _system(facts)
+        or _embedded(facts, "no daemon listens, and there is no context")
+    )
+
+
+def parse_server(text: str, source: str) -> str:
+    """`https://HOST[:PORT]` or `unix:PATH`, as a person wrote it, in its one form. Raises UsageError, with `source`."""
+    text = text.strip()
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        while path.startswith("//"):
+            path = path[1:]
+        if not path.startswith("/"):
+            raise UsageError(f"{source} must name the socket by its whole path, not {path!r}")
+        return f"unix:{path}"
+    scheme, found, rest = text.partition("://")
+    if found and scheme.lower() == "https":
+        host, _, path = rest.partition("/")
+        if not host or "@" in host or path or any(c.isspace() or not c.isprintable() for c in host):
+            raise UsageError(f"{source} must be https://HOST:PORT, not {text!r}")
+        name, port = _host_and_port(host)
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
+        return f"https://{name.lower()}:{port or 443}"
+    if found:
+        raise UsageError(
+            f"{source} names {scheme}://, and a server is asked over TLS alone", hint="write https://HOST:PORT"
+        )
+    raise UsageError(
+        f"{source} is {text!r}, a gRPC address, which commands can't use yet",
+        hint="write the address of the HTTP API: https://HOST:PORT",
+    )
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    if text.startswith("["):
+        host, _, rest = text.partition("]")
+        return f"{host}]", rest.removeprefix(":")
+    host, _, port = text.partition(":")
+    return host, port
+
+
+def _remote(facts: Facts, given: str, source: str) -> Endpoint:
+    address = parse_server(given, source)
+    if address.startswith("unix:"):
+        return Endpoint("unix", address.removeprefix("unix:"), why=source)
+    context = facts.context_of(address)
+    ca = facts.read(facts.ca_file) if facts.ca_file else context.ca if context else ""
+    token = facts.token or (context.token if context else "")
+    namespace = context.namespace if context else ""
+    return Endpoint("https", address, ca, token, namespace, source)
+
+
+def _own(facts: Facts, source: str) -> Endpoint | None:
+    """The daemon of this state directory. Raises CumulusError where it died and left jobs."""
+    path = os.path.join(facts.home, paths.API_SOCKET)
+    alive = facts.answers(path)
+    if alive:
+        return Endpoint("unix", path, why=f"{source}: its daemon listens")
+    if alive is False and facts.has_live_jobs():
+        raise CumulusError(
+            f"the daemon of {facts.home} died, and its jobs run on with nobody to look after them",
+            hint="start it again: cumulus serve; or look at the store as it was left: cumulus --offline …",
+        )
+    return None
+
+
+def _system(facts: Facts) -> Endpoint | None:
+    """The system daemon. Raises CumulusError where it is installed and does not run."""
+    if facts.answers(paths.SYSTEM_SOCKET):
+        return Endpoint("unix", paths.SYSTEM_SOCKET, namespace=object_name(facts.user), why="the system daemon listens")
+    if facts.system_is_installed:
+        raise CumulusError(
+            "the system daemon of this machine does not answer",
+            hint="start it: systemctl start cumulus; for a state directory of your own set CUMULUS_HOME",
+        )
+    return None
+
+
+def _embedded(facts: Facts, why: str) -> Endpoint:
+    return Endpoint("embedded", facts.home, why=why)
+
+
+def _answers(path: str) -> bool | None:
+    try:
+        return unix_socket.answers(path)
+    except PermissionError:
+        # Another user's. To say so is the connection's matter.
+        return True
+    except OSError as error:
+        raise CumulusError(f"{path} cannot be asked: {error.strerror}") from None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CumulusError(f"{environment.CA_FILE}: {path} cannot be read: {error}") from None
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

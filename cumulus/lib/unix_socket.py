@@ -1,0 +1,70 @@
+"""Unix sockets by path, also where the path is longer than the kernel takes. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def connect(path: str, timeout: float | None = None) -> socket.socket:
+    """A connection to the socket at `path`. Raises OSError; TimeoutError where the other side is too busy."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.settimeout(timeout)
+        with _short(path) as address:
+            made.connect(address)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def listen(path: str, mode: int = 0o600, backlog: int = 1024) -> socket.socket:
+    """A socket that listens at `path`, in the place of whatever was there, and never wider open than `mode`.
+
+    Raises OSError."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        # Linux gives the file the mode of the socket, less the umask, which is the whole process's and stays as it is.
+        os.fchmod(made.fileno(), mode)
+        with _short(path) as address:
+            temporary = f"{address}.{os.getpid()}"
+            # What a process of the same id left behind.
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+            made.bind(temporary)
+            os.chmod(temporary, mode)
+            made.listen(backlog)
+            os.rename(temporary, address)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def answers(path: str) -> bool | None:
+    """Whether a process listens at `path`: None where there is no socket, False where its owner is dead. Raises OSError
+    where this process may not ask."""
+    try:
+        # Without waiting: one whose queue is full is alive.
+        connect(path, 0).close()
+    except BlockingIOError:
+        return True
+    except ConnectionRefusedError:
+        return False
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return True
+
+
+@contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A path of less than 108 bytes to the same name."""
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
