@@ -183,7 +183,7 @@ def test_a_kind_is_added_by_the_steps_alone(copy: Path) -> None:
     # 2. What is said of it, and the registry.
     (package / "resources" / "kinds" / "greeting.py").write_text(ENTRY)
     registry = (ROOT / "cumulus" / "resources" / "registry.py").read_text()
-    opening = "KINDS: tuple[Kind, ...] = ("
+    opening = "KINDS: tuple[Kind, ...] = (\n"
     assert registry.count(opening) == 1
     listed = registry.replace("kinds import event,", "kinds import event, greeting,")
     (package / "resources" / "registry.py").write_text(listed.replace(opening, opening + "greeting.KIND, "))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.query import Query
+from cumulus.resources.roles import Role
 
 if TYPE_CHECKING:
     from cumulus.resources.meta import Resource
@@ -84,6 +85,12 @@ class Kind:
     columns: tuple[Column, ...]
     user_made: bool = True
     """Whether a manifest may hold it."""
+    readers: Role | None = Role.VIEWER
+    """The least role that may get, list and watch it. None: everybody who is known."""
+    writers: Role = Role.ADMIN
+    """The least role that may create, change and delete it."""
+    grants: bool = False
+    """Whether it gives roles, by `roleRef` and `subjects`."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

@@ -5,9 +5,11 @@ from __future__ import annotations
 from cumulus.errors import UsageError
 from cumulus.lib.suggest import nearest
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease
+from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, rolebinding
 
-KINDS: tuple[Kind, ...] = (gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND)
+KINDS: tuple[Kind, ...] = (
+    gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
+)  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}
 _BY_WORD: dict[str, Kind] = {word: kind for kind in KINDS for word in kind.words}

@@ -6,6 +6,7 @@ needs beyond the store is loaded by the call, so that a command starts as fast a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cumulus.answers.server import ServerState
     from cumulus.errors import InvalidObject
     from cumulus.resources.key import Document
+    from cumulus.service.access.access import Access
     from cumulus.service.backups import Backups
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.identity import Identity
@@ -36,15 +38,18 @@ if TYPE_CHECKING:
 class Service:
     """`open_store` is called when an object is first asked for: not all that is asked needs the store. `home` is the
     state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
-    workers and the Swarm need; without it they can't be made."""
+    workers and the Swarm need; without it they can't be made. `owner`: the Unix user whose state directory it is, this
+    process's own if left out; for `home_namespaces` see `Access`."""
 
     def __init__(
         self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
-        infrastructure: Infrastructure | None = None,
+        infrastructure: Infrastructure | None = None, owner: int | None = None, home_namespaces: bool = False,
     ) -> None:  # fmt: skip
         self._open_store = open_store
         self._opened: Store | None = None
         self._infrastructure = infrastructure
+        self._owner = os.geteuid() if owner is None else owner
+        self._home_namespaces = home_namespaces
         self.home = home
         self.clock = clock or SystemClock()
 
@@ -58,6 +63,12 @@ class Service:
     def infrastructure(self) -> Infrastructure:
         assert self._infrastructure is not None, "this service was composed without its infrastructure"
         return self._infrastructure
+
+    @cached_property
+    def access(self) -> Access:
+        from cumulus.service.access.access import Access
+
+        return Access(lambda: self.store, self._owner, home_namespaces=self._home_namespaces)
 
     @cached_property
     def objects(self) -> Objects:

@@ -13,6 +13,7 @@ from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
 from cumulus.resources.quantity import format_duration, parse_duration
 from cumulus.resources.query import Query
+from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Files, Rows, Section, Surroundings, Value, flat, moment
 
 _OWNS = "GPUPartition"
@@ -180,6 +181,7 @@ KIND = Kind(
         Column("REASON", cell=lambda job, _: job_reason(job), wide=True, fit="whole", yields=0),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=3),
     ),
+    writers=Role.USER,
     work=True,
     owns=_OWNS,
     noun="job",

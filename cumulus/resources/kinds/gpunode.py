@@ -154,6 +154,7 @@ KIND = Kind(
         Column("CHRONOS", "status.chronosVersion", wide=True, yields=6),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
+    readers=None,
     noun="node",
     related=Related(
         "Partitions",

@@ -11,6 +11,7 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, View
 from cumulus.resources.quantity import format_bytes
+from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Section, Surroundings, flat, moment
 
 ENDED = frozenset({"Expired", "Released", "Failed"})
@@ -77,6 +78,7 @@ KIND = Kind(
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
     selected=frozenset({"status.node"}),
+    writers=Role.USER,
     work=True,
     noun="partition",
     waits=True,

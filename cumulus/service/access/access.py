@@ -1,0 +1,109 @@
+"""May they? Every call of the service asks it, once, for every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from cumulus.errors import Forbidden
+from cumulus.lib.printable import one_line
+from cumulus.resources.roles import Role, strongest
+from cumulus.service.access.bindings import Bindings
+from cumulus.service.access.matrix import Resource, find
+
+if TYPE_CHECKING:
+    from cumulus.service.identity import Identity
+    from cumulus.store.base import Store
+
+ADMIN_GROUP = "cumulus-admin"
+"""Its members are admins everywhere, before anything is bound."""
+
+
+class Decision(NamedTuple):
+    """Whether it is allowed, and why, or what would have to be."""
+
+    allowed: bool
+    reason: str
+
+
+class Access:
+    """`owner`: the Unix user whose state directory it is, who is an admin, as root and `cumulus-admin` are.
+
+    `home_namespaces`: a Unix user has the role user in the namespace of their own name, as where a system daemon serves
+    all users of a machine.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False) -> None:
+        self._bindings = Bindings(open_store)
+        self.owner = owner
+        self._home_namespaces = home_namespaces
+
+    def role(self, identity: Identity, namespace: str = "") -> Role | None:
+        """The role of the identity in the namespace; "" for the role everywhere."""
+        if identity.uid in (0, self.owner) or ADMIN_GROUP in identity.groups:
+            return Role.ADMIN
+        at_home = self._home_namespaces and identity.uid is not None and identity.name == namespace
+        return strongest(self._bindings.role(identity, namespace), Role.USER if at_home else None)
+
+    def is_admin(self, identity: Identity, namespace: str = "") -> bool:
+        return self.role(identity, namespace) is Role.ADMIN
+
+    def may(
+        self, identity: Identity, verb: str, resource: str, namespace: str = "", name: str = "",
+        group: str | None = None,
+    ) -> Decision:  # fmt: skip
+        """Whether the identity may do it: `resource` as in `matrix`, gpujobs or gpujobs/log; `namespace` "" for all of
+        them. `group`: where the same resource is in several."""
+        role = self.role(identity, namespace)
+        known = find(resource, group)
+        if known is None or "*" in (verb, resource):
+            # What there is not, and everything at once.
+            return _decision(role, Role.ADMIN, identity, namespace)
+        if not known.namespaced and namespace:
+            role = self.role(identity, "")
+        if verb not in known.verbs:
+            return Decision(False, f"there is no verb {one_line(verb)} of {known.name}")
+        return _decision(role, known.verbs[verb], identity, namespace if known.namespaced else "")
+
+    def check(
+        self, identity: Identity, verb: str, resource: str, namespace: str = "", name: str = "",
+        group: str | None = None,
+    ) -> None:  # fmt: skip
+        """Raises Forbidden where `may` says no."""
+        decision = self.may(identity, verb, resource, namespace, name, group)
+        if not decision.allowed:
+            known = find(resource, group)
+            raise refusal(identity, verb, known or resource, namespace, name, hint=decision.reason)
+
+    def bindings_changed(self) -> None:
+        """This process wrote a role binding."""
+        self._bindings.forget()
+
+
+def refusal(
+    identity: Identity, verb: str, resource: Resource | str, namespace: str = "", name: str = "", *, hint: str
+) -> Forbidden:
+    """In kubectl's words."""
+    if isinstance(resource, str):
+        plural, group, namespaced = resource, "", bool(namespace)
+    else:
+        plural, group, namespaced = resource.name, resource.group, resource.namespaced
+    what = one_line(f"{plural}.{group}" if group else plural)
+    quoted = f' "{one_line(name)}"' if name else ""
+    where = f'in the namespace "{one_line(namespace)}"' if namespaced and namespace else "at the cluster scope"
+    return Forbidden(
+        f'{what}{quoted} is forbidden: User "{one_line(identity.name)}" cannot {one_line(verb)} resource '
+        f'"{one_line(plural)}" in API group "{one_line(group)}" {where}',
+        hint=hint,
+    )
+
+
+def _decision(role: Role | None, least: Role | None, identity: Identity, namespace: str) -> Decision:
+    where = f"in the namespace {one_line(namespace)}" if namespace else "in all namespaces"
+    if least is None:
+        return Decision(True, "everybody may")
+    if role is not None and role.covers(least):
+        return Decision(True, f"{one_line(identity.name)} has the role {role} {where}")
+    binding = "RoleBinding" if namespace else "ClusterRoleBinding"
+    has = f"you have {role}" if role is not None else "you have none"
+    return Decision(False, f"it needs the role {least} {where}, {has}; an admin gives it with a {binding}")

@@ -1,0 +1,75 @@
+"""What each role may do, as data: resource x verb -> the least role. docs/access.md shows it; a test compares them.
+
+Kinds say it in their registry entry (`Kind.readers`, `Kind.writers`). What is no kind stands in `OTHERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import KINDS
+from cumulus.resources.roles import Role
+
+READ = ("get", "list", "watch")
+WRITE = ("create", "update", "patch", "delete", "deletecollection")
+GROUP = "cumulus.dev"
+
+
+class Resource(NamedTuple):
+    """What is asked for, with Kubernetes' words for it. `verbs`: the least role for each verb that there is; None:
+    everybody who is known. `namespaced`: the role counts in the namespace of what is asked for."""
+
+    name: str
+    group: str
+    namespaced: bool
+    verbs: Mapping[str, Role | None]
+
+
+def _all(verbs: tuple[str, ...], role: Role | None) -> dict[str, Role | None]:
+    return dict.fromkeys(verbs, role)
+
+
+def _of(kind: Kind) -> tuple[Resource, Resource]:
+    """The kind, and its status, which controllers write."""
+    status = {"get": kind.readers, "update": Role.ADMIN, "patch": Role.ADMIN}
+    return (
+        Resource(kind.plural, GROUP, kind.namespaced, _all(READ, kind.readers) | _all(WRITE, kind.writers)),
+        Resource(f"{kind.plural}/status", GROUP, kind.namespaced, status),
+    )
+
+
+_ANYBODY = None
+OTHERS: tuple[Resource, ...] = (
+    Resource("gpujobs/log", GROUP, True, {"get": Role.VIEWER}),
+    Resource("secrets", "", True, _all(("get", "list"), Role.VIEWER) | _all(WRITE, Role.USER)),
+    Resource("events", "", True, _all(READ, Role.VIEWER) | _all(WRITE, Role.ADMIN)),
+    Resource("pods", "", True, _all(READ, Role.VIEWER)),
+    Resource("pods/log", "", True, {"get": Role.VIEWER}),
+    Resource("nodes", "", False, _all(READ, _ANYBODY)),
+    Resource("namespaces", "", False, _all(READ, _ANYBODY) | {"create": _ANYBODY}),
+    Resource("systemsecrets", GROUP, False, _all(("list", *WRITE), Role.ADMIN)),
+    Resource("workers", GROUP, False, {"get": Role.ADMIN, "create": Role.ADMIN, "update": Role.ADMIN}),
+    Resource("swarms", GROUP, False, {"get": Role.VIEWER, "create": Role.ADMIN, "update": Role.ADMIN}),
+    Resource("swarms/invitation", GROUP, False, {"get": Role.ADMIN}),
+    Resource("swarms/images", GROUP, False, {"create": Role.ADMIN}),
+    Resource("backups", GROUP, False, {"create": Role.ADMIN}),
+    Resource("metrics", GROUP, False, {"get": Role.VIEWER}),
+    Resource(
+        "tokens", GROUP, False, {"get": Role.ADMIN, "list": Role.ADMIN, "create": Role.ADMIN, "delete": Role.ADMIN}
+    ),
+    Resource("selfsubjectaccessreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
+    Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
+)
+"""`tokens` are those of others: each user makes, lists and revokes their own."""
+
+RESOURCES: tuple[Resource, ...] = (*(resource for kind in KINDS for resource in _of(kind)), *OTHERS)
+
+_BY_NAME: dict[tuple[str, str], Resource] = {(r.group, r.name): r for r in RESOURCES}
+_FIRST: dict[str, Resource] = {r.name: r for r in reversed(RESOURCES)}
+
+
+def find(name: str, group: str | None = None) -> Resource | None:
+    """The resource `gpujobs` or `gpujobs/log`; without a group the first of that name."""
+    return _FIRST.get(name) if group is None else _BY_NAME.get((group, name))
