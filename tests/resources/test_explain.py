@@ -100,7 +100,10 @@ def test_recursive() -> None:
         ("gpujob.spec.retry.zzz", "gpujob.spec.retry has no field 'zzz'", "its fields are limit, backoff"),
         ("gpujob.spec.priority.x", "gpujob.spec.priority has no field 'x'", "it holds integer, which has no fields"),
         ("gpujop", "there is no kind 'gpujop'", "did you mean gpujob?"),
-        ("", "there is no kind ''", "the kinds are gpujobs, gpupartitions, gpunodes, events, leases"),
+        (
+            "", "there is no kind ''",
+            "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings",
+        ),  # fmt: skip
     ],
 )  # fmt: skip
 def test_what_was_probably_meant(path: str, message: str, hint: str) -> None:
