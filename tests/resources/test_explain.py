@@ -103,7 +103,7 @@ def test_recursive() -> None:
         (
             "", "there is no kind ''",
             "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings",
-        ),  # fmt: skip
+        ),
     ],
 )  # fmt: skip
 def test_what_was_probably_meant(path: str, message: str, hint: str) -> None:
