@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cumulus.apply.plan import Result, last_applied, plan
@@ -10,7 +10,7 @@ from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, Usag
 from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem
 from cumulus.resources import registry
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.store.base import Fence, Query, Store
+from cumulus.store.base import Fence, Query, Store, Write
 
 ATTEMPTS = 10
 """How often a plan is made anew when objects changed between reading and writing."""
@@ -42,15 +42,17 @@ def apply(
     dry_run: bool = False,
     prune: Prune | None = None,
     fence: Fence | None = None,
+    admit: Callable[[Sequence[Write]], Sequence[Write]] = lambda writes: writes,
 ) -> list[Result]:
     """Make it so, and tell what happened to each object, in the manifests' order, pruned ones last.
 
-    One transaction; with `dry_run` nothing is written. Raises InvalidManifest with everything that forbids it,
-    PruneRefused, Conflict if the objects keep changing, and what the store raises.
+    One transaction; with `dry_run` nothing is written. `admit` gives the writes as they are to be. Raises
+    InvalidManifest with everything that forbids it, PruneRefused, Conflict if the objects keep changing, and what
+    `admit` and the store raise.
     """
     for _ in range(ATTEMPTS):
         results = _planned(store, manifests, prune)
-        writes = [write for result in results if (write := result.write()) is not None]
+        writes = admit([write for result in results if (write := result.write()) is not None])
         if dry_run or not writes:
             return results
         try:

@@ -406,3 +406,15 @@ class GPUJob(Resource):
             )
             raise FieldError(("metadata", "name"), message)
         return self
+
+    def needs_admin(self, uid: int | None, *, switches_users: bool) -> str:
+        spec = self.spec
+        if spec.image is None:
+            if uid is None:
+                return "a job without an image runs as a Unix user, and you have none"
+            return "" if switches_users else "a job without an image would run as the daemon's own user"
+        if uid is None or spec.run_as_user != uid:
+            return f"a container must run as its submitter (spec.runAsUser: {uid})"
+        asked = {"spec.hostNetwork": spec.host_network, "spec.ports": spec.ports, "spec.mounts": spec.mounts}
+        given = [name for name, value in asked.items() if value]
+        return f"a container may not have {', '.join(given)}" if given else ""

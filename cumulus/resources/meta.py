@@ -127,6 +127,11 @@ class Resource(Model):
     def check_user_may_create(self) -> None:
         """A kind's own rule on what people may make, beyond its schema. Raises FieldError."""
 
+    def needs_admin(self, uid: int | None, *, switches_users: bool) -> str:
+        """Why only an admin may make it, "" where others may. `uid`: of who asks; `switches_users`: whether the daemon
+        runs what is theirs as them."""
+        return ""
+
     def is_owned_by(self, uid: str) -> bool:
         return any(owner.uid == uid for owner in self.metadata.owner_references)
 

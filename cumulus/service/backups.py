@@ -7,16 +7,19 @@ from pathlib import Path
 from cumulus import paths
 from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import StoreInUse, StoreUnavailable
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 
 
 class Backups:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, access: Access) -> None:
+        self._access = access
         self._home = home
 
     def write(self, identity: Identity, file: Path) -> None:
         """Write all objects to the new file `file` of the server's machine, while the store is used. Raises UsageError
-        where it is there already, StoreUnavailable."""
+        where it is there already, StoreUnavailable, Forbidden."""
+        self._access.check(identity, "create", "backups")
         directory = paths.store_dir(self._home)
         if not directory.exists():
             raise StoreUnavailable(f"there is no store in {self._home}", hint="set CUMULUS_HOME to the one to back up")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cumulus.answers.objects import Description
-from cumulus.errors import InvalidObject
+from cumulus.errors import Forbidden, InvalidObject
 from cumulus.resources.documents import MALFORMED, lookup
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
@@ -67,7 +68,14 @@ class Descriptions:
         related = BY_NAME[document["kind"]].related
         if related is None:
             return []
-        return [d for d in self._objects.list(identity, related.query(document)).items if related.shown(d)]
+        query = related.query(document)
+        if query.namespace is None and document["metadata"].get("namespace"):
+            query = replace(query, namespace=document["metadata"]["namespace"])
+        try:
+            return [d for d in self._objects.list(identity, query).items if related.shown(d)]
+        except Forbidden:
+            # Who may see a node may not see everybody's partitions there.
+            return []
 
     def _events(self, identity: Identity, document: Document) -> list[Document]:
         """The latest last."""

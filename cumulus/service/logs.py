@@ -22,6 +22,7 @@ from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.registry import BY_NAME
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.infrastructure import LogReaders
 from cumulus.service.objects import Objects
@@ -34,7 +35,8 @@ _PATIENCE = 2.0
 class Logs:
     """`readers` open the log of a job on a node; `served` tells whether a daemon runs."""
 
-    def __init__(self, objects: Objects, readers: LogReaders, served: Callable[[], bool]) -> None:
+    def __init__(self, access: Access, objects: Objects, readers: LogReaders, served: Callable[[], bool]) -> None:
+        self._access = access
         self._objects = objects
         self._readers = readers
         self._served = served
@@ -51,6 +53,7 @@ class Logs:
         """
         if not BY_NAME[key.kind].leaves_files:
             raise UsageError(f"only jobs have logs, not a {key.kind}")
+        self._access.check(identity, "get", "gpujobs/log", key.namespace, key.name)
         job = self._objects.get(identity, key)
         replicas = lookup(job, "spec.replicas") or 1
         if replica is not None and replica >= replicas:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, timestamp
@@ -12,6 +13,8 @@ from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME
+from cumulus.service.access.access import Access
+from cumulus.service.access.guard import Guard
 from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 
@@ -29,23 +32,31 @@ Change = Callable[[Document], Document]
 class Objects:
     """The store as people and programs see it."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, access: Access) -> None:
         self._store = store
+        self._access = access
+        self._guard = Guard(store, access)
         self._clock = clock
 
     def get(self, identity: Identity, key: Key) -> Document:
-        """Raises NotFound, worded for people."""
+        """Raises NotFound, worded for people, Forbidden."""
+        self._ask(identity, "get", key.kind, key.namespace, key.name)
         try:
             return self._store.get(key)
         except NotFound:
             raise not_found(key) from None
 
     def list(self, identity: Identity, query: Query) -> Page:
-        """Raises Expired for a compacted revision or continue token, UsageError for a bad selector."""
+        """Raises Expired for a compacted revision or continue token, UsageError for a bad selector,
+        Forbidden."""
+        self._ask(identity, "list", query.kind, query.namespace or "")
         return self._store.list(query)
 
     def watch(self, identity: Identity, *, since: int, kinds: frozenset[str]) -> Watch:
-        """The changes of these kinds after the revision `since`. Raises Expired where they were compacted."""
+        """The changes of these kinds after the revision `since`, in all namespaces. Raises Expired where they were
+        compacted, Forbidden."""
+        for kind in kinds:
+            self._ask(identity, "watch", kind)
         return self._store.watch(since=since, kinds=kinds)
 
     def revision(self, identity: Identity) -> int:
@@ -56,7 +67,9 @@ class Objects:
         """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject."""
         from cumulus.admission import admit
 
-        return self._write([Write("create", admit.admit_create(kind_of(document), document, user=True))], dry_run)
+        return self._write(
+            identity, [Write("create", admit.admit_create(kind_of(document), document, user=True))], dry_run
+        )
 
     def update(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
         """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
@@ -67,7 +80,7 @@ class Objects:
         kind = kind_of(document)
         document = admit.with_namespace(kind, document)
         found = self.get(identity, checked_key(document))
-        return self._write([Write("update", admit.admit_update(kind, found, document))], dry_run)
+        return self._write(identity, [Write("update", admit.admit_update(kind, found, document))], dry_run)
 
     def patch(
         self, identity: Identity, key: Key, patch: Mapping[str, object], *,
@@ -113,7 +126,10 @@ class Objects:
         from cumulus.apply import Prune, apply
 
         pruning = Prune(prune, prune_limit) if prune else None
-        results = apply(self._store, manifests, dry_run=dry_run, prune=pruning)
+        results = apply(
+            self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity)
+        )
+        self._access.bindings_changed()
         return [Applied(result.action, result.key, result.before, result.after) for result in results]
 
     def delete(
@@ -136,7 +152,7 @@ class Objects:
             wanted = uid or found["metadata"]["uid"]
             writes.append(Write("delete", None, key, wanted, resource_version, grace_seconds))
             try:
-                return self._write(writes, dry_run)
+                return self._write(identity, writes, dry_run)
             except Conflict:
                 if resource_version or attempt == ATTEMPTS - 1:
                     raise
@@ -168,7 +184,7 @@ class Objects:
             if changed is found:
                 return found, False
             try:
-                return self._write([Write("update", changed)], dry_run), True
+                return self._write(identity, [Write("update", changed)], dry_run), True
             except Conflict:
                 if attempts == 1:
                     raise
@@ -200,10 +216,19 @@ class Objects:
                 kept = [o for o in metadata["ownerReferences"] if o["uid"] != uid]
                 yield Write("update", {**document, "metadata": {**metadata, "ownerReferences": kept}})
 
-    def _write(self, writes: Sequence[Write], dry_run: bool) -> Document:
-        """The answer to the last of the writes."""
+    def _ask(self, identity: Identity, verb: str, kind: str, namespace: str = "", name: str = "") -> None:
+        """Raises Forbidden."""
+        known = BY_NAME.get(kind)
+        self._access.check(identity, verb, known.plural if known else kind, namespace, name)
+
+    def _write(self, identity: Identity, given: Sequence[Write], dry_run: bool) -> Document:
+        """The answer to the last of the writes. Raises Forbidden."""
+        writes = self._guard.checked(identity, given)
         if not dry_run:
-            return self._store.transact(writes)[-1]
+            answer = self._store.transact(writes)[-1]
+            if BY_NAME[answer["kind"]].grants:
+                self._access.bindings_changed()
+            return answer
         from cumulus.admission import door
         from cumulus.store import codec, rules
 

@@ -74,7 +74,7 @@ class Service:
     def objects(self) -> Objects:
         from cumulus.service.objects import Objects
 
-        return Objects(self.store, self.clock)
+        return Objects(self.store, self.clock, self.access)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -92,25 +92,25 @@ class Service:
     def workers(self) -> Workers:
         from cumulus.service.workers import Workers
 
-        return Workers(self.store, self.objects, self.nodes, self.infrastructure.workers)
+        return Workers(self.access, self.store, self.objects, self.nodes, self.infrastructure.workers)
 
     @cached_property
     def logs(self) -> Logs:
         from cumulus.service.logs import Logs
 
-        return Logs(self.objects, self.infrastructure.log_reader, self.is_served)
+        return Logs(self.access, self.objects, self.infrastructure.log_reader, self.is_served)
 
     @cached_property
     def secrets(self) -> Secrets:
         from cumulus.service.secrets import Secrets
 
-        return Secrets(self.home)
+        return Secrets(self.home, self.access)
 
     @cached_property
     def backups(self) -> Backups:
         from cumulus.service.backups import Backups
 
-        return Backups(self.home)
+        return Backups(self.home, self.access)
 
     @cached_property
     def swarm(self) -> Swarm:
@@ -135,6 +135,7 @@ class Service:
         all are."""
         from cumulus.service import diagnose
 
+        self.access.check(identity, "list", "gpujobs")
         return diagnose.find_damaged(self.store, document)
 
     def server_state(self, identity: Identity) -> ServerState:

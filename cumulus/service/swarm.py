@@ -32,29 +32,35 @@ class Swarm:
 
     def initialise(self, identity: Identity, *, advertise: str = "", listen: str = "") -> SwarmMade:
         """Make the engine's machine the manager of a new Swarm, or put the settings of the one it manages right."""
+        self._service.access.check(identity, "create", "swarms")
         return self._access.initialise(advertise, listen)
 
     def invitation(self, identity: Identity) -> SwarmInvitation:
         """What a machine needs to join as a worker."""
+        self._service.access.check(identity, "get", "swarms/invitation")
         return self._access.invitation()
 
     def status(self, identity: Identity) -> SwarmStatus:
         """Its nodes, and what is not as jobs need it."""
+        self._service.access.check(identity, "get", "swarms")
         return self._access.status(self._store_id)
 
     def ownership(self, identity: Identity) -> SwarmOwnership:
         """Whose it is, and what of the services there are this store's jobs."""
+        self._service.access.check(identity, "get", "swarms")
         jobs = {item["metadata"]["uid"] for item in self._service.store.list(Query("GPUJob")).items}
         return self._access.ownership(self._store_id, jobs)
 
     def adopt(self, identity: Identity, mark: SwarmMark | None) -> None:
         """Take the Swarm over from whom the mark names, as `ownership` showed it. Raises BackendError where it has
         changed since."""
+        self._service.access.check(identity, "update", "swarms")
         self._access.adopt(self._store_id, mark)
 
     def push_image(self, identity: Identity, name: str, nodes: Sequence[str], *, every: float) -> Generator[ImageStep]:
         """Bring an image from the manager's engine to nodes, to all that take containers where none is named. How far
         it is comes every so many seconds. The iterator raises UsageError for a node that there is not, BackendError."""
+        self._service.access.check(identity, "create", "swarms/images")
         return self._access.push_image(name, nodes, self._addresses(), every)
 
     def _store_id(self) -> str:

@@ -18,6 +18,7 @@ from cumulus.resources.fields import check_name, check_secret_name, check_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.service import infrastructure
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.nodes import Nodes, ssh_address
 from cumulus.service.objects import Objects
@@ -26,7 +27,10 @@ from cumulus.store.client import Client
 
 
 class Workers:
-    def __init__(self, store: Store, objects: Objects, nodes: Nodes, access: infrastructure.Workers) -> None:
+    def __init__(
+        self, may: Access, store: Store, objects: Objects, nodes: Nodes, access: infrastructure.Workers
+    ) -> None:
+        self._may = may
         self._store = store
         self._objects = objects
         self._nodes = nodes
@@ -38,6 +42,7 @@ class Workers:
         Raises UsageError; NodeRefused where the name or the machine is another node's, or where a fingerprint is given
         and the key has another; NodeUnreachable, also where another key is known.
         """
+        self._may.check(identity, "create", "workers")
         damaged: list[InvalidObject] = []
         ssh = self._ssh(name, address, damaged)
         key = self._access.shown_key(ssh)
@@ -48,6 +53,7 @@ class Workers:
     def add(self, identity: Identity, name: str, address: WorkerAddress, key: HostKey) -> NodeChange:
         """Trust the host key, which `find` gave and a person has confirmed, and store the node with this address.
         Raises what `find` raises."""
+        self._may.check(identity, "create", "workers")
         ssh = self._ssh(name, address, [])
         if not self._access.trusts(ssh, key):
             self._access.trust(ssh, key)
@@ -60,6 +66,7 @@ class Workers:
 
     def ask(self, identity: Identity, name: str) -> WorkerAnswer:
         """What the worker says of itself, asked as the daemon will. Raises NotFound, NodeRefused, ChronosError."""
+        self._may.check(identity, "get", "workers")
         return self._access.ask(name, ssh_address(self._nodes.get(identity, name)))
 
     def setup(
@@ -67,6 +74,7 @@ class Workers:
     ) -> Iterator[SetupStep]:
         """Install Chronos on a worker, and ask it then. `prefix`: only for the SSH user, there. With `dry_run` it only
         says what it would do. Raises NotFound, NodeRefused, UsageError, NodeUnreachable."""
+        self._may.check(identity, "update", "workers")
         ssh = ssh_address(self._nodes.get(identity, name))
         if prefix and not prefix.startswith("/"):
             raise UsageError(f"--prefix takes a whole path on {name}, not {prefix!r}")

@@ -6,6 +6,7 @@ import pytest
 
 from cumulus.clock import SystemClock
 from cumulus.errors import Conflict
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 from cumulus.store.base import Document, Key
@@ -13,7 +14,7 @@ from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import failed, job, node, running
 
-TESTER = Identity("tester")
+TESTER = Identity("tester", 0)
 TRAIN = Key("GPUJob", "default", "train")
 
 
@@ -77,7 +78,7 @@ def test_wrong_pairs(store: SqliteStore, run: Run, arguments: list[str]) -> None
 
 def test_a_change_is_made_again_when_another_was_faster(store: SqliteStore) -> None:
     store.create(job("train"))
-    objects = Objects(store, SystemClock())
+    objects = Objects(store, SystemClock(), Access(lambda: store, 0))
     threads = [
         threading.Thread(target=objects.edit, args=(TESTER, TRAIN, lambda d, n=n: _labelled(d, str(n))))
         for n in range(4)
@@ -102,4 +103,4 @@ def test_an_object_that_never_holds_still_is_given_up(store: SqliteStore) -> Non
         return {**document, "spec": {**document["spec"], "suspend": True}}
 
     with pytest.raises(Conflict, match="keeps changing"):
-        Objects(store, SystemClock()).edit(TESTER, TRAIN, change)
+        Objects(store, SystemClock(), Access(lambda: store, 0)).edit(TESTER, TRAIN, change)

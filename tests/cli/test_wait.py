@@ -151,7 +151,7 @@ def test_deletion_is_of_the_object_and_not_of_its_name(store: SqliteStore, capsy
     first = store.create(job("train"))
     store.delete(JOB)
     store.create(job("train"))
-    client = EmbeddedClient(Service(lambda: store, Path("/nowhere")), Identity("tester"))
+    client = EmbeddedClient(Service(lambda: store, Path("/nowhere")), Identity("tester", 0))
     follow(client, [JOB], "delete", 0.0, {JOB: first["metadata"]["uid"]})
     assert capsys.readouterr().out == "gpujob.cumulus.dev/train deleted\n"
 

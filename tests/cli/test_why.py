@@ -17,7 +17,7 @@ from tests.documents import NOW, active, ago, condition, failed, job, node, part
 def why(store: SqliteStore, *words: str) -> str:
     key = targets.key(targets.parse_one(words, default="GPUJob"), "default")
     service = Service(lambda: store, Path("/nowhere"), FakeClock(NOW))
-    return "\n".join(service.explanations.why(Identity("tester"), key).lines)
+    return "\n".join(service.explanations.why(Identity("tester", 0), key).lines)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ Connect = Callable[[Store, Path, Clock, FakeInfrastructure], Client]
 
 
 def embedded(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Client:
-    return EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), Identity("tester"))
+    return EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), Identity("tester", 0))
 
 
 TRANSPORTS: dict[str, Connect] = {"embedded": embedded}

@@ -27,7 +27,7 @@ from cumulus.service.infrastructure import LogReader, StoreId
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 
-ME = Identity("tester")
+ME = Identity("tester", 0)
 
 
 @dataclass

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cumulus.errors import Forbidden
-from cumulus.resources.key import API_VERSION
+from cumulus.errors import Forbidden, InvalidObject
+from cumulus.resources.key import API_VERSION, Key
+from cumulus.resources.meta import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_UID
+from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 from cumulus.service.access.access import ADMIN_GROUP, Access
 from cumulus.service.access.matrix import RESOURCES, Resource
 from cumulus.service.identity import Identity
+from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
 from cumulus.stores import empty_store
 
@@ -83,3 +87,99 @@ def test_what_is_not_allowed_says_what_would_be() -> None:
     assert caught.value.hint == hint
     with pytest.raises(Forbidden, match=r'list resource "gpujobs" in API group "cumulus[.]dev" at the cluster scope'):
         access.check(ANN, "list", "gpujobs")
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Service:
+    """Ann and Bob have the role user in `team`, Eve is a viewer there."""
+    store = empty_store()
+    for name, role in (("ann", "user"), ("bob", "user"), ("eve", "viewer")):
+        store.create(binding(role, "User", name, "team", name))
+    return Service(lambda: store, tmp_path, owner=0)
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    gpu = {"memory": "50%", "duration": "1h"}
+    return {
+        "apiVersion": API_VERSION, "kind": "GPUJob",
+        "metadata": {"name": "train", "namespace": "team", "annotations": {SUBMITTER: "root", SUBMITTER_ADMIN: "true"}},
+        "spec": {"command": ["true"], "gpu": gpu, **spec},
+    }  # fmt: skip
+
+
+BOB, EVE, ROOT = Identity("bob", 1002), Identity("eve", 1003), Identity("root", 0)
+TRAIN = Key("GPUJob", "team", "train")
+
+
+def test_what_runs_is_its_submitters(team: Service) -> None:
+    made = team.objects.create(ANN, job())
+    # The document named another.
+    assert made["metadata"]["annotations"] == {SUBMITTER: "ann", SUBMITTER_UID: "1001"}
+    for other in (BOB, EVE, Identity("ann", 1009)):
+        with pytest.raises(Forbidden):
+            team.objects.delete(other, TRAIN)
+        with pytest.raises(Forbidden):
+            team.jobs.suspend(other, TRAIN, suspended=True)
+        with pytest.raises(Forbidden):
+            team.objects.set_labels(other, TRAIN, {"a": "b"})
+    assert team.jobs.suspend(ANN, TRAIN, suspended=True)
+    with pytest.raises(InvalidObject, match="is set when the object is made"):
+        team.objects.set_annotations(ROOT, TRAIN, {SUBMITTER: "root"}, overwrite=True)
+    bare = {**made, "metadata": {"name": "train", "namespace": "team"}}
+    assert team.objects.update(ANN, bare)["metadata"]["annotations"][SUBMITTER] == "ann"
+    team.objects.delete(ANN, TRAIN)
+
+
+def test_a_namespace_without_a_binding_is_closed(team: Service) -> None:
+    team.objects.create(ANN, job())
+    stranger = Identity("mallory", 1666)
+    for call in (
+        lambda: team.objects.get(stranger, TRAIN),
+        lambda: team.objects.list(stranger, Query("GPUJob", namespace="team")),
+        lambda: team.objects.list(EVE, Query("GPUJob")),
+        lambda: team.objects.watch(EVE, since=0, kinds=frozenset({"GPUJob"})),
+        lambda: team.objects.create(EVE, job()),
+        lambda: team.explanations.why(stranger, TRAIN),
+        lambda: team.secrets.list(stranger),
+        lambda: team.backups.write(ANN, Path("/nowhere/backup")),
+        lambda: team.find_damaged(ANN),
+    ):
+        with pytest.raises(Forbidden):
+            call()
+    assert team.objects.list(EVE, Query("GPUJob", namespace="team")).items
+
+
+def test_nobody_gives_what_they_do_not_have(team: Service) -> None:
+    with pytest.raises(Forbidden):
+        team.objects.create(ANN, binding("viewer", "User", "mallory", "team", "more"))
+    team.objects.create(ROOT, binding("admin", "User", "ann", "team", "more"))
+    team.objects.create(ANN, binding("viewer", "User", "mallory", "team", "again"))
+    with pytest.raises(Forbidden):
+        team.objects.create(ANN, binding("viewer", "User", "mallory", called="everywhere"))
+    team.objects.delete(ROOT, Key("RoleBinding", "team", "more"))
+    assert team.access.role(ANN, "team") is Role.USER
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"image": "x"},
+        {"image": "x", "runAsUser": 0},
+        {"image": "x", "runAsUser": 1001, "hostNetwork": True},
+        {"image": "x", "runAsUser": 1001, "ports": [{"containerPort": 1, "hostPort": 1}]},
+        {"image": "x", "runAsUser": 1001, "mounts": [{"source": "/", "target": "/host"}]},
+    ],
+)
+def test_what_containers_have_for_admins_alone(team: Service, spec: dict[str, Any]) -> None:
+    with pytest.raises(Forbidden):
+        team.objects.create(ANN, job(**spec))
+    assert team.objects.create(ROOT, job(**spec))["metadata"]["annotations"][SUBMITTER_ADMIN] == "true"
+
+
+def test_programs_need_a_unix_user_that_the_daemon_can_be(team: Service, tmp_path: Path) -> None:
+    with pytest.raises(Forbidden):
+        team.objects.create(Identity("bob"), job())
+    plain = Service(lambda: team.store, tmp_path, owner=OWNER)
+    with pytest.raises(Forbidden, match="is forbidden"):
+        plain.objects.create(BOB, job())
+    plain.objects.create(BOB, job(image="x", runAsUser=1002))

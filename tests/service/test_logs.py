@@ -18,6 +18,7 @@ from cumulus.answers.logs import (
 from cumulus.clock import FakeClock
 from cumulus.errors import NoLog, NotFound, UsageError
 from cumulus.resources.key import Document, Key
+from cumulus.service.access.access import Access
 from cumulus.service.logs import Logs
 from cumulus.service.objects import Objects
 from cumulus.store.memory import MemoryStore
@@ -43,7 +44,8 @@ class Bed:
         self.store = store
         self.files = FakeLogs()
         self.served = True
-        self.logs = Logs(Objects(store, clock), self.files.reader, lambda: self.served)
+        access = Access(lambda: store, 0)
+        self.logs = Logs(access, Objects(store, clock, access), self.files.reader, lambda: self.served)
 
     def tell(self, *attempts: Document, phase: str = "Running") -> None:
         self.store.update_status({**self.store.get(TRAIN), "status": status(*attempts, phase=phase)})

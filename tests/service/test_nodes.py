@@ -20,9 +20,11 @@ from cumulus.clock import FakeClock
 from cumulus.errors import NodeRefused, NodeUnreachable, NotFound, UsageError
 from cumulus.resources.finalizers import CLUSTER_FINALIZER
 from cumulus.resources.key import Document, Key
+from cumulus.service.access.access import Access
 from cumulus.service.nodes import Nodes
 from cumulus.service.objects import Objects
 from cumulus.service.service import Service
+from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from tests.documents import active, ahead, condition, node
 from tests.service.conftest import ME, FakeInfrastructure, host_key
@@ -31,11 +33,15 @@ GPU_1 = Key("GPUNode", "", "gpu-1")
 SSH = {"host": "h", "user": "u"}
 
 
+def _objects(store: Store) -> Objects:
+    return Objects(store, FakeClock(), Access(lambda: store, 0))
+
+
 class Bed:
     def __init__(self, store: MemoryStore, clock: FakeClock) -> None:
         self.store = store
         self.served = True
-        self.nodes = Nodes(Objects(store, clock), clock, lambda: self.served)
+        self.nodes = Nodes(Objects(store, clock, Access(lambda: store, 0)), clock, lambda: self.served)
 
 
 @pytest.fixture
@@ -114,12 +120,20 @@ class TestRemove:
 
     def test_how_a_machine_left_the_swarm_is_told(self, bed: Bed) -> None:
         bed.store.create(in_swarm())
-        nodes = Nodes(Objects(bed.store, FakeClock()), FakeClock(), lambda: _left(bed.store, "Left", "it left well"))
+        nodes = Nodes(
+            Objects(bed.store, FakeClock(), Access(lambda: bed.store, 0)),
+            FakeClock(),
+            lambda: _left(bed.store, "Left", "it left well"),
+        )
         assert list(nodes.remove(ME, "gpu-1")) == [Removed("it left well")]
 
     def test_a_manager_stays(self, bed: Bed) -> None:
         bed.store.create(in_swarm())
-        nodes = Nodes(Objects(bed.store, FakeClock()), FakeClock(), lambda: _said(bed.store, "IsManager", "demote it"))
+        nodes = Nodes(
+            Objects(bed.store, FakeClock(), Access(lambda: bed.store, 0)),
+            FakeClock(),
+            lambda: _said(bed.store, "IsManager", "demote it"),
+        )
         with pytest.raises(NodeRefused, match="stays until it can leave the Swarm: demote it"):
             list(nodes.remove(ME, "gpu-1"))
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from cumulus.clock import FakeClock
 from cumulus.errors import Conflict, InvalidObject
 from cumulus.resources.key import Document, Key
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import ATTEMPTS, Objects, kind_of, merged
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
 from tests.documents import job
 
-TESTER = Identity("tester")
+TESTER = Identity("tester", 0)
 TRAIN = Key("GPUJob", "default", "train")
 
 
@@ -71,7 +72,7 @@ def test_an_object_that_never_holds_still_is_given_up() -> None:
         return {**document, "spec": {**document["spec"], "suspend": True}}
 
     with pytest.raises(Conflict, match="gpujob/train keeps changing"):
-        Objects(store, FakeClock()).edit(TESTER, TRAIN, change)
+        Objects(store, FakeClock(), Access(lambda: store, 0)).edit(TESTER, TRAIN, change)
     assert tries == ATTEMPTS
 
 
