@@ -135,7 +135,7 @@ class _Follower:
         to tell it. Raises NoLog where the job is deleted."""
         patience = _PATIENCE if what == "end" else None
         since = self._objects.revision(self._identity)
-        watch = self._objects.watch(self._identity, since=since, kinds=frozenset({self._key.kind}))
+        watch = self._objects.follow(self._identity, self._key, since=since)
         try:
             self._see(self._read())
             while not come():

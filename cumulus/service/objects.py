@@ -59,6 +59,12 @@ class Objects:
             self._ask(identity, "watch", kind)
         return self._store.watch(since=since, kinds=kinds)
 
+    def follow(self, identity: Identity, key: Key, *, since: int) -> Watch:
+        """As `watch`, for who may see the object's namespace alone. Others of its kind come too: callers hand on nothing
+        but the object's own events."""
+        self._ask(identity, "watch", key.kind, key.namespace, key.name)
+        return self._store.watch(since=since, kinds=frozenset({key.kind}))
+
     def revision(self, identity: Identity) -> int:
         """The newest revision, 0 in an empty store: where a watch begins that is to miss nothing from now on."""
         return self._store.revision()
