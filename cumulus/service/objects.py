@@ -60,8 +60,8 @@ class Objects:
         return self._store.watch(since=since, kinds=kinds)
 
     def follow(self, identity: Identity, key: Key, *, since: int) -> Watch:
-        """As `watch`, for who may see the object's namespace alone. Others of its kind come too: callers hand on nothing
-        but the object's own events."""
+        """As `watch`, for who may see the object's namespace alone. Others of its kind come too: callers hand on
+        nothing but the object's own events."""
         self._ask(identity, "watch", key.kind, key.namespace, key.name)
         return self._store.watch(since=since, kinds=frozenset({key.kind}))
 
