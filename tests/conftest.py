@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import re
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Collection, Generator, Sequence
@@ -48,8 +49,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """One seed for all properties of a run. First, since hypothesis reads the option in a hook of its own, and xdist
     hands the options on to its workers."""
+    _give_children_the_default_signals()
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def _give_children_the_default_signals() -> None:
+    """nohup and a script's `&` leave signals ignored, and whatever a test starts would inherit that. A handler is set
+    back to the default in every program that is started, and one that does nothing leaves this process alone."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
