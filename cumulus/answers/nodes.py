@@ -81,7 +81,7 @@ class Cordoned:
 
 @dataclass(frozen=True, slots=True)
 class NodeHolds:
-    """So many leases have to end yet."""
+    """So many leases have to end yet. Said again while nothing changes."""
 
     leases: int
 

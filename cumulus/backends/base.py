@@ -183,7 +183,8 @@ class Backend(Protocol):
     def logs(
         self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
     ) -> Iterator[bytes]:
-        """Chunks of what the replica wrote to stdout and stderr, also after `remove`. With `follow` until it ends."""
+        """Chunks of what the replica wrote to stdout and stderr, also after `remove`. With `follow` until it ends;
+        an empty chunk about every second says that nothing is new: a moment at which the caller can stop."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

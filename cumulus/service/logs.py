@@ -29,7 +29,8 @@ from cumulus.service.objects import Objects
 from cumulus.service.wait_conditions import phase_summary
 
 _PATIENCE = 2.0
-"""Seconds for the controllers to write down that an attempt ended; a missing daemon does not."""
+"""Seconds for the controllers to write down that an attempt ended; a missing daemon does not. Who reads hears so often
+that the log goes on."""
 
 
 class Logs:
@@ -46,7 +47,8 @@ class Logs:
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
-        the job is over. `tail`: only the last lines of the first.
+        the job is over. `tail`: only the last lines of the first. Where nothing is new an empty `LogBytes` comes, so
+        that the caller can stop.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show.
@@ -133,7 +135,6 @@ class _Follower:
     def _until(self, come: Callable[[], bool], what: Awaited) -> Generator[LogPiece, None, bool]:
         """Follow the job until `come` is true. False where that an attempt ended is waited for, and no daemon is there
         to tell it. Raises NoLog where the job is deleted."""
-        patience = _PATIENCE if what == "end" else None
         since = self._objects.revision(self._identity)
         watch = self._objects.follow(self._identity, self._key, since=since)
         try:
@@ -141,7 +142,7 @@ class _Follower:
             while not come():
                 if what == "start":
                     yield LogAwaits(what, phase_summary(self._job))
-                events = watch.next(timeout=patience)
+                events = watch.next(timeout=_PATIENCE)
                 for event in events:
                     if event.key == self._key:
                         self._see(None if event.type == "DELETED" else event.document)

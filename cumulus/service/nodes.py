@@ -70,11 +70,8 @@ class Nodes:
         if now:
             for partition in self.holders(identity, name):
                 self._delete(identity, partition)
-        told = -1
         while left := len(self.holders(identity, name)):
-            if left != told:
-                yield NodeHolds(left)
-                told = left
+            yield NodeHolds(left)
             if self._clock.monotonic() >= deadline:
                 raise NodeRefused(f"{name} still holds {leases(left)}", hint="wait on, or give --now")
             self._clock.sleep(min(POLL_SECONDS, max(0.01, deadline - self._clock.monotonic())))

@@ -86,6 +86,7 @@ class FileLog:
                         yield chunk
             if last_round:
                 return
+            yield b""
             wait()
 
 

@@ -77,10 +77,11 @@ class JobLogs:
         last = content[-1:]
         while follow:
             ended = record.has(END) or record.has(REMOVED) or not self._goes_on(record)
+            fresh = b""
             with contextlib.suppress(NoSuch):
                 if fresh := reader.step():
                     last = fresh[-1:]
-                    yield fresh
+            yield fresh
             if ended:
                 rest = reader.flush()
                 yield rest + self._lacks(record, rest[-1:] or last)

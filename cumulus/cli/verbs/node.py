@@ -135,11 +135,14 @@ def drain(
     """
     seconds = seconds_of(timeout, "--timeout") if timeout else None
     with context.client() as client:
+        held = -1
         for step in client.drain_node(name, now=now, seconds=seconds):
             if isinstance(step, Cordoned):
                 context.note_if_no_daemon("leases are seen to end", client)
             elif isinstance(step, NodeHolds):
-                terminal.note(f"{name} holds {leases(step.leases)}")
+                if step.leases != held:
+                    terminal.note(f"{name} holds {leases(step.leases)}")
+                held = step.leases
             else:
                 print(f"gpunode.cumulus.dev/{name} drained")
                 if step.foreign:

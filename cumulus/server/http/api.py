@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from cumulus.server.http.threads import StreamThreads
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -26,6 +28,7 @@ class Api:
     def __init__(self, service: Service, bridge: WatchBridge, *, threads: int = THREADS) -> None:
         self.service = service
         self.bridge = bridge
+        self.streams = StreamThreads()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -33,6 +36,7 @@ class Api:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
+        self.streams.close()
         self._threads.shutdown()
 
 
