@@ -1,0 +1,99 @@
+"""The groups, versions and resources of the API, as data: discovery, OpenAPI and reviews read them here.
+
+Those of our own group are the registry's kinds. core/v1 has what clients of Kubernetes cannot do without: mostly views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from cumulus.resources.key import API_VERSION
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import KINDS
+
+GROUP, VERSION = API_VERSION.split("/")
+READ = ("get", "list", "watch")
+ALL = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+REVIEW = ("create",)
+
+
+@dataclass(frozen=True)
+class Subresource:
+    """`status` of `gpujobs`. It answers with objects of `kind`."""
+
+    name: str
+    kind: str
+    verbs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ApiResource:
+    """One resource: what its path is called, the kind it answers with, and what can be asked of it."""
+
+    plural: str
+    kind: str
+    namespaced: bool
+    verbs: tuple[str, ...]
+    short: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    subresources: tuple[Subresource, ...] = ()
+
+    @property
+    def singular(self) -> str:
+        return self.kind.lower()
+
+
+CORE = (
+    ApiResource("events", "Event", True, READ, ("ev",)),
+    ApiResource("namespaces", "Namespace", False, ("create", "delete", *READ), ("ns",)),
+    ApiResource("nodes", "Node", False, READ, ("no",)),
+    ApiResource("pods", "Pod", True, READ, ("po",), subresources=(Subresource("log", "Pod", ("get",)),)),
+    ApiResource("secrets", "Secret", True, ("create", "delete", "get", "list")),
+)
+
+
+@cache
+def api_groups() -> Mapping[tuple[str, str], tuple[ApiResource, ...]]:
+    """The resources by group ("" for core) and version."""
+    return {
+        ("", "v1"): CORE,
+        (GROUP, VERSION): tuple(_resource(kind) for kind in KINDS),
+        ("authorization.k8s.io", "v1"): (
+            ApiResource("selfsubjectaccessreviews", "SelfSubjectAccessReview", False, REVIEW),
+            ApiResource("selfsubjectrulesreviews", "SelfSubjectRulesReview", False, REVIEW),
+        ),
+        ("authentication.k8s.io", "v1"): (
+            ApiResource("selfsubjectreviews", "SelfSubjectReview", False, REVIEW),
+        ),
+    }  # fmt: skip
+
+
+def group_version(group: str, version: str) -> str:
+    """`cumulus.dev/v1alpha1`, `v1` for core."""
+    return f"{group}/{version}" if group else version
+
+
+def _resource(kind: Kind) -> ApiResource:
+    has_status = "status" in kind.model().model_fields
+    return ApiResource(
+        kind.plural,
+        kind.name,
+        kind.namespaced,
+        ALL if kind.user_made else READ,
+        tuple(word for word in kind.short if word not in _core_words()),
+        ("all",) if kind.work else (),
+        (Subresource("status", kind.name, ("get", "patch", "update")),) if has_status and kind.user_made else (),
+    )
+
+
+@cache
+def _core_words() -> frozenset[str]:
+    """What kubectl takes for a resource of core/v1: `nodes` means that one there, as it does on every server."""
+    return frozenset(_words())
+
+
+def _words() -> Iterator[str]:
+    for resource in CORE:
+        yield from (resource.plural, resource.singular, *resource.short)
