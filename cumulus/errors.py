@@ -42,6 +42,14 @@ class TooManyRequests(CumulusError):
         self.seconds = seconds
 
 
+class TooLarge(CumulusError):
+    """What was sent is larger than a request may be."""
+
+
+class NotSupported(CumulusError):
+    """What was sent is of a media type that is not taken."""
+
+
 class JobFinished(CumulusError):
     """The job is over: it can be neither suspended nor resumed."""
 

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from cumulus.errors import CumulusError
 from cumulus.server.http import health
 from cumulus.server.http.authentication import Authenticate, Authentication
-from cumulus.server.http.kubernetes import discovery
+from cumulus.server.http.kubernetes import discovery, objects
 from cumulus.server.http.status import error_response, status_response
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cumulus.server.http.api import Api
 
-ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *discovery.ROUTES)
+ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *discovery.ROUTES, *objects.ROUTES)
 """Those of each module, in the order in which they are tried."""
 
 _log = structlog.get_logger("cumulus.api")

@@ -16,6 +16,8 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
     (errors.Unauthenticated, 401, "Unauthorized"),
     (errors.Forbidden, 403, "Forbidden"),
     (errors.TooManyRequests, 429, "TooManyRequests"),
+    (errors.TooLarge, 413, "RequestEntityTooLarge"),
+    (errors.NotSupported, 415, "UnsupportedMediaType"),
     (errors.NotFound, 404, "NotFound"),
     (errors.NoLog, 404, "NotFound"),
     (errors.AlreadyExists, 409, "AlreadyExists"),

@@ -1,11 +1,11 @@
 """The groups, versions and resources of the API, as data: discovery, OpenAPI and reviews read them here.
 
-Those of our own group are the registry's kinds. core/v1 has what clients of Kubernetes cannot do without: mostly views.
+Those of our own group are the registry's kinds. core/v1 is there, since clients ask for it, and has none yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,6 @@ from cumulus.resources.registry import KINDS
 GROUP, VERSION = API_VERSION.split("/")
 READ = ("get", "list", "watch")
 ALL = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-REVIEW = ("create",)
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,22 @@ class ApiResource:
         return self.kind.lower()
 
 
-CORE = (
-    ApiResource("events", "Event", True, READ, ("ev",)),
-    ApiResource("namespaces", "Namespace", False, ("create", "delete", *READ), ("ns",)),
-    ApiResource("nodes", "Node", False, READ, ("no",)),
-    ApiResource("pods", "Pod", True, READ, ("po",), subresources=(Subresource("log", "Pod", ("get",)),)),
-    ApiResource("secrets", "Secret", True, ("create", "delete", "get", "list")),
-)
+RESERVED = frozenset(
+    {
+        "events", "event", "ev", "namespaces", "namespace", "ns", "nodes", "node", "no", "pods", "pod", "po", "secrets",
+        "secret",
+    }
+)  # fmt: skip
+"""What kubectl takes for a resource of core/v1: `nodes` means that one, as on every server."""
 
 
 @cache
 def api_groups() -> Mapping[tuple[str, str], tuple[ApiResource, ...]]:
     """The resources by group ("" for core) and version."""
     return {
-        ("", "v1"): CORE,
+        ("", "v1"): (),
         (GROUP, VERSION): tuple(_resource(kind) for kind in KINDS),
-        ("authorization.k8s.io", "v1"): (
-            ApiResource("selfsubjectaccessreviews", "SelfSubjectAccessReview", False, REVIEW),
-            ApiResource("selfsubjectrulesreviews", "SelfSubjectRulesReview", False, REVIEW),
-        ),
-        ("authentication.k8s.io", "v1"): (
-            ApiResource("selfsubjectreviews", "SelfSubjectReview", False, REVIEW),
-        ),
-    }  # fmt: skip
+    }
 
 
 def group_version(group: str, version: str) -> str:
@@ -82,18 +74,7 @@ def _resource(kind: Kind) -> ApiResource:
         kind.name,
         kind.namespaced,
         ALL if kind.user_made else READ,
-        tuple(word for word in kind.short if word not in _core_words()),
+        tuple(word for word in kind.short if word not in RESERVED),
         ("all",) if kind.work else (),
-        (Subresource("status", kind.name, ("get", "patch", "update")),) if has_status and kind.user_made else (),
+        (Subresource("status", kind.name, ("get",)),) if has_status and kind.user_made else (),
     )
-
-
-@cache
-def _core_words() -> frozenset[str]:
-    """What kubectl takes for a resource of core/v1: `nodes` means that one there, as it does on every server."""
-    return frozenset(_words())
-
-
-def _words() -> Iterator[str]:
-    for resource in CORE:
-        yield from (resource.plural, resource.singular, *resource.short)

@@ -1,0 +1,270 @@
+"""Objects of our own group over HTTP, as kubectl asks for them: `/apis/cumulus.dev/v1alpha1/…`.
+
+Every handler reads the request, calls the service as who asks, and answers in the form that the client accepts.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from cumulus.errors import InvalidObject, UsageError
+from cumulus.resources.documents import owners
+from cumulus.resources.key import Document, Key
+from cumulus.resources.key import key_of as key_in
+from cumulus.resources.kind import Kind
+from cumulus.resources.query import Query
+from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.json_response import json_response
+from cumulus.server.http.kubernetes.requests import (
+    body_of,
+    dry_run,
+    flag,
+    key_of,
+    kind_of,
+    namespace_of,
+    number,
+    object_of,
+)
+from cumulus.server.http.kubernetes.tables import Shown
+from cumulus.server.http.kubernetes.watching import Following, expired
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.resources.columns import OwnedBy
+
+MERGE_PATCH = "application/merge-patch+json"
+NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+"""Those of Kubernetes' generated names: no vowel, so that no word comes out."""
+LONGEST_WATCH, SHORTEST_WATCH = 3600, 1800
+"""Seconds until a watch ends by itself, so that clients spread over the daemons."""
+
+
+async def collection(request: Request) -> Response:
+    match request.method:
+        case "POST":
+            return await _create(request)
+        case "DELETE":
+            return await _delete_collection(request)
+        case _:
+            return await (_watch if flag(request, "watch") else _list)(request)
+
+
+async def single(request: Request) -> Response:
+    match request.method:
+        case "PUT":
+            return await _update(request)
+        case "PATCH":
+            return await _patch(request)
+        case "DELETE":
+            return await _delete(request)
+        case _:
+            return await read(request)
+
+
+async def read(request: Request) -> Response:
+    key = key_of(request)
+    return _one(request, await api_of(request).call(api_of(request).service.objects.get, identity_of(request), key))
+
+
+async def _list(request: Request) -> Response:
+    api = api_of(request)
+    query = _query(request)
+    revision = _revision(request)
+    match request.query_params.get("resourceVersionMatch", ""):
+        case "Exact" if revision:
+            query = replace(query, revision=revision)
+        case "" | "NotOlderThan":
+            newest = await api.call(api.service.objects.revision, identity_of(request))
+            if revision and (wrong := expired(revision, newest)):
+                raise wrong
+        case _:
+            raise UsageError("resourceVersionMatch must be Exact, with a resourceVersion, or NotOlderThan")
+    page = await api.call(api.service.objects.list, identity_of(request), query)
+    metadata: Document = {"resourceVersion": str(page.revision)}
+    if page.continue_token:
+        metadata["continue"] = page.continue_token
+    shown = _shown(request)
+    # Cells may ask the service for what belongs to a row.
+    return await api.call(lambda: json_response(shown.many(page.items, metadata), media_type=shown.media_type))
+
+
+async def _watch(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    query = replace(_query(request), limit=None, continue_token="")
+    api.service.access.check(identity, "watch", kind_of(request).plural, query.namespace or "")
+    initial = flag(request, "sendInitialEvents")
+    revision = _revision(request)
+    since = revision if revision and not initial else None
+    if since is not None and (wrong := expired(since, await api.call(api.service.objects.revision, identity))):
+        raise wrong
+    seconds = number(request, "timeoutSeconds") or random.randint(SHORTEST_WATCH, LONGEST_WATCH)
+    shown = _shown(request)
+    following = Following(
+        api, identity, query, shown, since=since, bookmarks=flag(request, "allowWatchBookmarks"), initial=initial,
+        seconds=seconds,
+    )  # fmt: skip
+    first = await following.prepare()
+    return StreamingResponse(following.lines(first), media_type=shown.media_type)
+
+
+async def _create(request: Request) -> Response:
+    api, kind = api_of(request), kind_of(request)
+    document = await object_of(request, kind)
+    prefix = document["metadata"].get("generateName")
+    if prefix and not document["metadata"].get("name"):
+        if not isinstance(prefix, str):
+            raise InvalidObject("metadata.generateName: must be text", field="metadata.generateName")
+        ending = "".join(secrets.choice(NAME_LETTERS) for _ in range(5))
+        document["metadata"]["name"] = f"{prefix[:248]}{ending}"
+    document["metadata"].pop("generateName", None)
+    made = await api.call(api.service.objects.create, identity_of(request), document, dry_run=dry_run(request))
+    return _one(request, made, 201)
+
+
+async def _update(request: Request) -> Response:
+    api = api_of(request)
+    document = await object_of(request, kind_of(request))
+    _check_name(document, key_of(request))
+    changed = await api.call(api.service.objects.update, identity_of(request), document, dry_run=dry_run(request))
+    return _one(request, changed)
+
+
+async def _patch(request: Request) -> Response:
+    api, key = api_of(request), key_of(request)
+    patch = await body_of(request, (MERGE_PATCH,))
+    if not isinstance(patch, dict):
+        raise UsageError("a merge patch is a JSON object")
+    metadata = patch.get("metadata")
+    version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    if version is not None and not isinstance(version, str):
+        raise InvalidObject("metadata.resourceVersion: must be text", field="metadata.resourceVersion")
+    changed = await api.call(
+        api.service.objects.patch, identity_of(request), key, patch, resource_version=version, dry_run=dry_run(request)
+    )
+    return _one(request, changed)
+
+
+async def _delete(request: Request) -> Response:
+    api, key = api_of(request), key_of(request)
+    options = await _delete_options(request)
+    deleted = await api.call(api.service.objects.delete, identity_of(request), key, **options)
+    return _deleted(request, deleted)
+
+
+async def _delete_collection(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    kind, query = kind_of(request), _query(request)
+    if kind.namespaced and query.namespace is None:
+        raise UsageError(f"{kind.plural} are deleted in one namespace at a time")
+    api.service.access.check(identity, "deletecollection", kind.plural, query.namespace or "")
+    options = await _delete_options(request)
+    page = await api.call(api.service.objects.list, identity, query)
+    for item in page.items:
+        given = {**options, "uid": item["metadata"]["uid"]}
+        await api.call(api.service.objects.delete, identity, key_in(item), **given)
+    shown = _shown(request)
+    return json_response(shown.many(page.items, {"resourceVersion": str(page.revision)}), media_type=shown.media_type)
+
+
+async def _delete_options(request: Request) -> dict[str, Any]:
+    """From the body, then from the query."""
+    given = await body_of(request, ("application/json",)) or {}
+    if not isinstance(given, dict):
+        raise UsageError("the options of a delete are a JSON object")
+    preconditions = given.get("preconditions") or {}
+    if not isinstance(preconditions, dict):
+        raise UsageError("preconditions must be an object")
+    propagation = request.query_params.get("propagationPolicy") or given.get("propagationPolicy") or "Background"
+    if propagation not in ("Background", "Foreground", "Orphan"):
+        raise InvalidObject("propagationPolicy must be Background, Foreground or Orphan", field="propagationPolicy")
+    grace = number(request, "gracePeriodSeconds", given.get("gracePeriodSeconds")) or 0
+    if isinstance(grace, bool) or not isinstance(grace, int) or not 0 <= grace < 2**31:
+        raise InvalidObject("gracePeriodSeconds must be a whole number of seconds", field="gracePeriodSeconds")
+    return {
+        "uid": _text(preconditions, "uid"), "resource_version": _text(preconditions, "resourceVersion"),
+        "propagation": "orphan" if propagation == "Orphan" else "background", "grace_seconds": grace,
+        "dry_run": dry_run(request, given.get("dryRun")),
+    }  # fmt: skip
+
+
+def _text(options: dict[str, Any], name: str) -> str | None:
+    value = options.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"preconditions.{name} must be text")
+    return value
+
+
+def _deleted(request: Request, document: Document) -> Response:
+    """The object while finalizers hold it, else what says that it is gone."""
+    if document["metadata"].get("deletionTimestamp") and document["metadata"].get("finalizers"):
+        return _one(request, document)
+    kind, metadata = kind_of(request), document["metadata"]
+    details = {"name": metadata["name"], "group": "cumulus.dev", "kind": kind.plural, "uid": metadata["uid"]}
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+    return json_response(status)
+
+
+def _one(request: Request, document: Document, code: int = 200) -> Response:
+    shown = _shown(request)
+    return json_response(shown.one(document), code, media_type=shown.media_type)
+
+
+def _check_name(document: Document, key: Key) -> None:
+    if document["metadata"].setdefault("name", key.name) != key.name:
+        raise UsageError("the name of the object does not match the name on the URL")
+
+
+def _query(request: Request) -> Query:
+    given = request.query_params
+    return Query(
+        kind_of(request).name, namespace_of(request), given.get("labelSelector", ""), given.get("fieldSelector", ""),
+        limit=number(request, "limit") or None, continue_token=given.get("continue", ""),
+    )  # fmt: skip
+
+
+def _revision(request: Request) -> int:
+    return number(request, "resourceVersion") or 0
+
+
+def _shown(request: Request) -> Shown:
+    kind, api = kind_of(request), api_of(request)
+    accept, include = request.headers.get("accept", ""), request.query_params.get("includeObject", "")
+    return Shown(kind, accept, include, api.service.clock, _owned_by(request, kind))
+
+
+def _owned_by(request: Request, kind: Kind) -> OwnedBy:
+    """What belongs to an object (a job's partitions); all are read at once, when the first is asked for."""
+    by_owner: dict[str, list[Document]] | None = None
+    api, identity, namespace = api_of(request), identity_of(request), namespace_of(request)
+
+    def find(owner: Document) -> list[Document]:
+        nonlocal by_owner
+        if by_owner is None:
+            by_owner = {}
+            for document in api.service.objects.list(identity, Query(kind.owns, namespace)).items:
+                for reference in owners(document):
+                    by_owner.setdefault(reference["uid"], []).append(document)
+        return by_owner.get(owner["metadata"]["uid"], [])
+
+    return find if kind.owns else lambda _: ()
+
+
+_ROOT = "/apis/cumulus.dev/v1alpha1"
+_COLLECTION = ["GET", "POST", "DELETE"]
+_SINGLE = ["GET", "PUT", "PATCH", "DELETE"]
+ROUTES = (
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}", collection, methods=_COLLECTION),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}", single, methods=_SINGLE),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", read, methods=["GET"]),
+    Route(f"{_ROOT}/{{plural}}", collection, methods=_COLLECTION),
+    Route(f"{_ROOT}/{{plural}}/{{name}}", single, methods=_SINGLE),
+    Route(f"{_ROOT}/{{plural}}/{{name}}/status", read, methods=["GET"]),
+)

@@ -1,0 +1,110 @@
+"""What a request on objects names and says: kind, namespace, body, query. Anything malformed is a UsageError."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from cumulus.errors import InvalidObject, NotFound, NotSupported, TooLarge, UsageError
+from cumulus.lib.printable import one_line
+from cumulus.resources.key import API_VERSION, Document, Key
+from cumulus.resources.kind import Kind
+from cumulus.resources.registry import KINDS
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MAX_BYTES = 3 * 2**20
+"""Of a body, as in Kubernetes. An object may have less; see `admission`."""
+_BY_PLURAL = {kind.plural: kind for kind in KINDS}
+
+
+def kind_of(request: Request) -> Kind:
+    """Raises NotFound."""
+    plural = request.path_params["plural"]
+    if plural not in _BY_PLURAL:
+        raise NotFound("the server could not find the requested resource")
+    kind = _BY_PLURAL[plural]
+    if "namespace" in request.path_params and not kind.namespaced:
+        raise NotFound(f"{kind.plural} have no namespace")
+    return kind
+
+
+def namespace_of(request: Request) -> str | None:
+    """The namespace in the path; None for all of them, or where the kind has none."""
+    return request.path_params.get("namespace")
+
+
+def key_of(request: Request) -> Key:
+    kind = kind_of(request)
+    namespace = namespace_of(request) or ""
+    if kind.namespaced and not namespace:
+        raise NotFound(f"{kind.plural} are in namespaces: ask for /namespaces/NAMESPACE/{kind.plural}/NAME")
+    return Key(kind.name, namespace, request.path_params["name"])
+
+
+async def body_of(request: Request, media_types: Iterable[str] = ("application/json",)) -> Any:
+    """The JSON of the body; None where there is none."""
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type not in media_types:
+        raise NotSupported(
+            f"the body of the request was in an unknown format - accepted media types include: {', '.join(media_types)}"
+        )
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise TooLarge(f"the body of a request is at most {MAX_BYTES} bytes")
+        chunks.append(chunk)
+    if not size:
+        return None
+    try:
+        return orjson.loads(b"".join(chunks))
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"the body is not JSON: {error}") from None
+
+
+async def object_of(request: Request, kind: Kind) -> Document:
+    """The object in the body, with kind, apiVersion and namespace of the path."""
+    given = await body_of(request)
+    if not isinstance(given, dict) or not isinstance(given.get("metadata", {}), dict):
+        raise UsageError("the body must be an object with metadata")
+    for field, wanted in (("kind", kind.name), ("apiVersion", API_VERSION)):
+        if given.get(field, wanted) != wanted:
+            raise UsageError(f"the {field} in the body, {one_line(str(given[field]))}, is not {wanted}")
+    metadata = dict(given.get("metadata") or {})
+    namespace = namespace_of(request)
+    if kind.namespaced:
+        if namespace is None:
+            raise UsageError(f"{kind.plural} are created in a namespace")
+        if metadata.setdefault("namespace", namespace) != namespace:
+            raise UsageError("the namespace of the object does not match the namespace of the request")
+    return {"apiVersion": API_VERSION, "kind": kind.name, **given, "metadata": metadata}
+
+
+def flag(request: Request, name: str) -> bool:
+    """Whether a query parameter is true. Raises UsageError where it is neither."""
+    text = request.query_params.get(name, "")
+    if text not in ("", "true", "1", "false", "0"):
+        raise UsageError(f"{name} must be true or false, not {one_line(text)}")
+    return text in ("true", "1")
+
+
+def number(request: Request, name: str, default: int | None = None) -> int | None:
+    """A query parameter that is a whole number of 0 or more."""
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise UsageError(f"{name} must be a whole number, not {one_line(text)}")
+    return int(text)
+
+
+def dry_run(request: Request, given: Any = None) -> bool:
+    """From the query, or from the options in a body."""
+    asked = request.query_params.getlist("dryRun") or given or []
+    if not isinstance(asked, list) or any(value != "All" for value in asked if value):
+        raise InvalidObject("dryRun must be All", field="dryRun")
+    return any(asked)

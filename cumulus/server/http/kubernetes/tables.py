@@ -1,0 +1,103 @@
+"""How objects are shown: whole, as rows of a table, or their metadata alone. The Accept header says which.
+
+Columns are those of the kind's entry in the registry; those that `-o wide` adds have priority 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cumulus.clock import Clock
+from cumulus.errors import UsageError
+from cumulus.resources.columns import Cells, OwnedBy
+from cumulus.resources.key import API_VERSION, Document
+from cumulus.resources.kind import Kind
+
+META = "meta.k8s.io/v1"
+
+
+class Shown:
+    """One request's way to show objects of a kind."""
+
+    def __init__(self, kind: Kind, accept: str, include: str, clock: Clock, owned_by: OwnedBy) -> None:
+        self.form = _form(accept)
+        self._kind = kind
+        self._clock = clock
+        self._owned_by = owned_by
+        if include not in ("", "Metadata", "None", "Object"):
+            raise UsageError("includeObject must be None, Metadata or Object")
+        self._include = include or "Metadata"
+
+    @property
+    def media_type(self) -> str:
+        return "application/json" if not self.form else f"application/json;as={self.form};v=v1;g=meta.k8s.io"
+
+    def many(self, items: Sequence[Document], metadata: Document) -> Document:
+        if self.form == "Table":
+            return self._table(items, metadata)
+        if self.form:
+            rows = [_metadata_of(item) for item in items]
+            return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
+        return {"kind": f"{self._kind.name}List", "apiVersion": API_VERSION, "metadata": metadata, "items": items}
+
+    def one(self, item: Document, *, heading: bool = True) -> Document:
+        """Without `heading` a table has rows alone, as in all events of a watch but the first."""
+        if self.form == "Table":
+            version = item["metadata"].get("resourceVersion", "")
+            return self._table([item], {"resourceVersion": version}, heading=heading)
+        return _metadata_of(item) if self.form else item
+
+    def _table(self, items: Sequence[Document], metadata: Document, *, heading: bool = True) -> Document:
+        cells = Cells(self._clock.now(), self._owned_by)
+        columns = self._kind.columns
+        return {
+            "kind": "Table", "apiVersion": META, "metadata": metadata,
+            "columnDefinitions": self._definitions() if heading else None,
+            "rows": [
+                {"cells": [item["metadata"]["name"], *cells.row(columns, item)], "object": self._object(item)}
+                for item in items
+            ],
+        }  # fmt: skip
+
+    def _definitions(self) -> list[dict[str, Any]]:
+        name = {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}
+        return [
+            name,
+            *(
+                {
+                    "name": column.title.title(), "type": "string", "format": "", "description": column.path,
+                    "priority": int(column.wide),
+                }
+                for column in self._kind.columns
+            ),
+        ]  # fmt: skip
+
+    def _object(self, item: Document) -> Document | None:
+        match self._include:
+            case "None":
+                return None
+            case "Object":
+                return item
+            case _:
+                return _metadata_of(item)
+
+
+def _metadata_of(item: Document) -> Document:
+    return {"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": item["metadata"]}
+
+
+def _form(accept: str) -> str:
+    """The first form of the Accept header that there is: Table, PartialObjectMetadata, or "" for whole objects."""
+    for wanted in accept.split(","):
+        media_type, *given = [part.strip() for part in wanted.split(";")]
+        options = dict(part.partition("=")[::2] for part in given)
+        if media_type in ("application/json", "*/*", "application/*", ""):
+            form = options.get("as", "")
+            if form in ("Table", "PartialObjectMetadata") and options.get("v") == "v1":
+                return form
+            if form == "PartialObjectMetadataList" and options.get("v") == "v1":
+                return "PartialObjectMetadata"
+            if not form:
+                return ""
+    return ""

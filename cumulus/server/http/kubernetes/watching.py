@@ -1,0 +1,125 @@
+"""A watch as Kubernetes' clients expect it: one JSON object a line, from a revision on, with bookmarks.
+
+An object that begins to match the selectors is ADDED, one that no longer does is DELETED.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import orjson
+
+from cumulus.errors import CumulusError, Expired
+from cumulus.resources.key import API_VERSION, Document, Key, key_of
+from cumulus.resources.query import Query
+from cumulus.resources.selectors import Matcher
+from cumulus.server.http.kubernetes.tables import META
+from cumulus.server.http.status import status_of
+
+if TYPE_CHECKING:
+    from cumulus.server.http.api import Api
+    from cumulus.server.http.kubernetes.tables import Shown
+    from cumulus.service.identity import Identity
+
+BOOKMARK_SECONDS = 60.0
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+
+class Following:
+    """One watch. `since`: the revision to go on from; None: from a list of what there is now, told as ADDED."""
+
+    def __init__(
+        self, api: Api, identity: Identity, query: Query, shown: Shown, *,
+        since: int | None, bookmarks: bool, initial: bool, seconds: float,
+    ) -> None:  # fmt: skip
+        self._api = api
+        self._identity = identity
+        self._query = query
+        self._shown = shown
+        self._since = since
+        self._bookmarks = bookmarks or initial
+        self._initial = initial
+        self._ends = time.monotonic() + seconds
+        self._matcher = Matcher(query)
+        self._known: set[Key] = set()
+        """Objects that the client was told of. Only needed, and kept, where there is a selector."""
+        self._headed = False
+
+    async def prepare(self) -> Document | None:
+        """Read what there is to begin with. Raises what a list raises, before anything is answered."""
+        listing = self._query
+        if self._since is not None:
+            if not self._selects:
+                return None
+            listing = replace(listing, revision=self._since)
+        page = await self._api.call(self._api.service.objects.list, self._identity, listing)
+        self._known = {key_of(item) for item in page.items} if self._selects else set()
+        if self._since is not None:
+            return None
+        self._since = page.revision
+        return {"items": page.items}
+
+    async def lines(self, first: Document | None) -> AsyncIterator[bytes]:
+        for item in first["items"] if first else ():
+            yield self._line("ADDED", item)
+        if self._initial:
+            yield self._bookmark({INITIAL_EVENTS_END: "true"})
+        assert self._since is not None
+        try:
+            kind, namespace = self._query.kind, self._query.namespace
+            async with self._api.bridge.watch(since=self._since, kind=kind, namespace=namespace) as watcher:
+                while (left := self._ends - time.monotonic()) > 0:
+                    events = await watcher.next(timeout=min(left, BOOKMARK_SECONDS))
+                    self._since = max(self._since, watcher.revision)
+                    out = [line for event in events if (line := self._told(event.type, event.document))]
+                    if out:
+                        yield b"".join(out)
+                    elif not events and self._bookmarks:
+                        yield self._bookmark({})
+                    if watcher.closed:
+                        return
+        except CumulusError as error:
+            yield orjson.dumps({"type": "ERROR", "object": status_of(error)}) + b"\n"
+
+    @property
+    def _selects(self) -> bool:
+        return bool(self._query.labels or self._query.fields)
+
+    def _told(self, type: str, document: Document) -> bytes | None:
+        if not self._selects:
+            return self._line(type, document)
+        key = key_of(document)
+        was, matches = key in self._known, type != "DELETED" and self._matcher(document)
+        if matches:
+            self._known.add(key)
+            return self._line("MODIFIED" if was else "ADDED", document)
+        self._known.discard(key)
+        return self._line("DELETED", document) if was else None
+
+    def _line(self, type: str, document: Document) -> bytes:
+        shown = self._shown.one(document, heading=not self._headed)
+        self._headed = True
+        return orjson.dumps({"type": type, "object": shown}) + b"\n"
+
+    def _bookmark(self, annotations: Document) -> bytes:
+        metadata: Document = {
+            "resourceVersion": str(self._since),
+            **({"annotations": annotations} if annotations else {}),
+        }
+        document: Document = {"kind": self._query.kind, "apiVersion": API_VERSION, "metadata": metadata}
+        if self._shown.form == "PartialObjectMetadata":
+            document |= {"kind": "PartialObjectMetadata", "apiVersion": META}
+        elif self._shown.form:
+            document = {
+                "kind": "Table", "apiVersion": META, "metadata": metadata, "columnDefinitions": None,
+                "rows": [{"cells": [], "object": document}],
+            }  # fmt: skip
+        return orjson.dumps({"type": "BOOKMARK", "object": document}) + b"\n"
+
+
+def expired(since: int, newest: int) -> Expired | None:
+    """A revision that is yet to come is of another store: the client has to list again."""
+    return Expired(f"resourceVersion {since} is of another store: list again") if since > newest else None

@@ -1,0 +1,196 @@
+"""Objects over HTTP, to the byte where clients depend on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.documents import job, node, running
+from tests.server.http.conftest import Served, UnixConnection
+
+JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
+ALL = "/apis/cumulus.dev/v1alpha1/gpujobs"
+NODES = "/apis/cumulus.dev/v1alpha1/gpunodes"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+
+
+def names(document: Any) -> list[str]:
+    return [item["metadata"]["name"] for item in document["items"]]
+
+
+class TestReading:
+    def test_a_list_is_of_one_revision_and_goes_on(self, served: Served) -> None:
+        for name in "abc":
+            served.store.create(job(name))
+        first = served.get(f"{JOBS}?limit=2")
+        assert (first["kind"], names(first)) == ("GPUJobList", ["a", "b"])
+        served.store.create(job("d"))
+        second = served.get(f"{JOBS}?limit=2&continue={first['metadata']['continue']}")
+        assert names(second) == ["c"]
+        assert second["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+
+    def test_selectors_and_namespaces(self, served: Served) -> None:
+        served.store.create(job("a", labels={"team": "x"}))
+        served.store.create(running("b", labels={"team": "x"}))
+        served.store.create(node("n"))
+        assert names(served.get(f"{ALL}?labelSelector=team%3Dx&fieldSelector=status.phase%3DRunning")) == ["b"]
+        assert names(served.get("/apis/cumulus.dev/v1alpha1/namespaces/other/gpujobs")) == []
+        assert names(served.get(NODES)) == ["n"]
+
+    def test_a_table_has_the_registrys_columns(self, served: Served) -> None:
+        served.store.create(job("a"))
+        table = served.ask("GET", JOBS, accept=TABLE)
+        assert table.headers["content-type"] == "application/json;as=Table;v=v1;g=meta.k8s.io"
+        columns = [column["name"] for column in table.json["columnDefinitions"]]
+        assert columns[:2] == ["Name", "Phase"]
+        (row,) = table.json["rows"]
+        assert row["cells"][:2] == ["a", "Pending"]
+        assert row["object"]["kind"] == "PartialObjectMetadata"
+        assert len(row["cells"]) == len(columns)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"{JOBS}?limit=-1", f"{JOBS}?labelSelector=%3D%3D", f"{JOBS}?fieldSelector=status.phse%3DRunning",
+            f"{JOBS}?watch=perhaps", f"{JOBS}?resourceVersion=new", f"{JOBS}?resourceVersionMatch=Exact",
+        ],
+    )  # fmt: skip
+    def test_a_bad_question_is_a_400(self, served: Served, url: str) -> None:
+        answer = served.ask("GET", url)
+        assert (answer.code, answer.json["reason"]) == (400, "BadRequest"), answer.body
+
+    def test_what_is_not_there(self, served: Served) -> None:
+        for url in (f"{JOBS}/nosuch", "/apis/cumulus.dev/v1alpha1/nosuch", f"{ALL}/a"):
+            answer = served.ask("GET", url)
+            assert (answer.code, answer.json["reason"]) == (404, "NotFound")
+
+
+class TestWriting:
+    def test_an_object_from_its_creation_to_its_end(self, served: Served) -> None:
+        made = served.ask("POST", JOBS, job("a"))
+        assert made.code == 201
+        assert served.ask("POST", JOBS, job("a")).json["reason"] == "AlreadyExists"
+        labelled = served.ask(
+            "PATCH", f"{JOBS}/a", {"metadata": {"labels": {"x": "1"}}}, content_type="application/merge-patch+json"
+        )
+        assert labelled.json["metadata"]["labels"] == {"x": "1"}
+        stale = served.ask("PUT", f"{JOBS}/a", made.json)
+        assert (stale.code, stale.json["reason"]) == (409, "Conflict")
+        gone = served.ask("DELETE", f"{JOBS}/a", {"preconditions": {"uid": made.json["metadata"]["uid"]}})
+        assert gone.code == 200
+        assert gone.json["details"]["uid"] == made.json["metadata"]["uid"]
+        assert served.ask("GET", f"{JOBS}/a").code == 404
+
+    def test_a_generated_name_and_a_dry_run(self, served: Served) -> None:
+        document = job("a")
+        del document["metadata"]["name"]
+        document["metadata"]["generateName"] = "train-"
+        tried = served.ask("POST", f"{JOBS}?dryRun=All", document)
+        assert tried.code == 201
+        assert tried.json["metadata"]["name"].startswith("train-")
+        assert names(served.get(JOBS)) == []
+
+    def test_what_is_wrong_is_told_by_field(self, served: Served) -> None:
+        document = job("a")
+        document["spec"]["gpu"]["memory"] = "nonsense"
+        answer = served.ask("POST", JOBS, document)
+        assert (answer.code, answer.json["reason"]) == (422, "Invalid")
+        assert [cause["field"] for cause in answer.json["details"]["causes"]] == ["spec.gpu.memory"]
+
+    def test_a_collection_is_deleted_by_selector(self, served: Served) -> None:
+        served.store.create(job("a", labels={"x": "1"}))
+        served.store.create(job("b"))
+        assert served.ask("DELETE", f"{JOBS}?labelSelector=x%3D1").code == 200
+        assert names(served.get(JOBS)) == ["b"]
+        assert served.ask("DELETE", ALL).code == 400
+
+    @pytest.mark.parametrize(
+        ("body", "media_type", "code"),
+        [
+            (b"{", "application/json", 400), (b"[]", "application/json", 400), (b"", "application/json", 400),
+            (b'{"metadata": 1}', "application/json", 400),
+            (b'{"metadata": {"namespace": "b"}}', "application/json", 400),
+            (b"\xff", "application/json", 400), (b"a: b", "application/yaml", 415),
+            (b"[" * 5000, "application/json", 400),
+            (b'{"metadata": {"name": "a", "generateName": 1}}', "application/json", 422),
+            (b'{"kind": "Pod"}', "application/json", 400), (b" " * (3 * 2**20 + 1), "application/json", 413),
+        ],
+    )  # fmt: skip
+    def test_a_bad_body_is_refused(self, served: Served, body: bytes, media_type: str, code: int) -> None:
+        answer = served.ask("POST", JOBS, body, content_type=media_type)
+        assert answer.code == code, answer.body
+        assert served.store.revision() == 0
+
+    def test_patches_that_are_not_taken(self, served: Served) -> None:
+        served.store.create(job("a"))
+        for media_type in ("application/strategic-merge-patch+json", "application/json-patch+json"):
+            answer = served.ask("PATCH", f"{JOBS}/a", {}, content_type=media_type)
+            assert (answer.code, answer.json["reason"]) == (415, "UnsupportedMediaType")
+
+
+@contextmanager
+def watching(served: Served, query: str, accept: str = "") -> Iterator[Callable[[], Any]]:
+    connection = UnixConnection(served.path)
+    connection.request("GET", f"{JOBS}?watch=1&{query}", headers={"accept": accept} if accept else {})
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    yield lambda: json.loads(response.readline() or b"null")
+    response.close()
+    connection.close()
+
+
+class TestWatching:
+    def test_from_a_revision_on_in_order(self, served: Served) -> None:
+        since = served.get(JOBS)["metadata"]["resourceVersion"]
+        served.store.create(job("a"))
+        with watching(served, f"resourceVersion={since}") as following:
+            assert following()["object"]["metadata"]["name"] == "a"
+            served.store.create(node("n"))
+            made = served.store.create(job("b"))
+            assert following() == {"type": "ADDED", "object": made}
+
+    def test_without_one_what_there_is_comes_first(self, served: Served) -> None:
+        served.store.create(job("a"))
+        with watching(served, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan") as following:
+            assert following()["object"]["metadata"]["name"] == "a"
+            bookmark = following()
+            assert bookmark["type"] == "BOOKMARK"
+            assert bookmark["object"]["metadata"] == {
+                "resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"},
+            }  # fmt: skip
+
+    def test_what_begins_and_ceases_to_match(self, served: Served) -> None:
+        made = served.store.create(job("a"))
+        with watching(served, "resourceVersion=1&labelSelector=x%3D1") as following:
+            matching = {**made, "metadata": {**made["metadata"], "labels": {"x": "1"}}}
+            changed = served.store.update(matching)
+            assert following()["type"] == "ADDED"
+            served.store.update({**changed, "metadata": {**changed["metadata"], "labels": {}}})
+            assert following()["type"] == "DELETED"
+
+    def test_rows_of_a_table_with_one_heading(self, served: Served) -> None:
+        with watching(served, "", TABLE) as following:
+            Thread(target=lambda: (time.sleep(0.05), [served.store.create(job(name)) for name in "ab"])).start()
+            first, second = following()["object"], following()["object"]
+            assert first["columnDefinitions"]
+            assert second["columnDefinitions"] is None
+            assert second["rows"][0]["cells"][0] == "b"
+
+    def test_a_revision_that_is_forgotten_or_of_another_store(self, served: Served) -> None:
+        for name in "abc":
+            served.store.create(job(name))
+        served.store.compact(3)
+        with watching(served, "resourceVersion=1") as following:
+            error = following()
+            assert (error["type"], error["object"]["code"]) == ("ERROR", 410)
+        assert served.ask("GET", f"{JOBS}?watch=1&resourceVersion=99").code == 410
+
+    def test_it_ends_in_time(self, served: Served) -> None:
+        with watching(served, "resourceVersion=0&timeoutSeconds=1") as following:
+            assert following() is None
