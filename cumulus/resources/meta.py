@@ -12,15 +12,6 @@ from cumulus.resources.key import Key
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 """Annotation in which `apply` keeps what it applied, for the next three-way merge."""
 
-SUBMITTER = "cumulus.dev/submitter"
-"""Annotation: the name of the user who made the object. What controllers make from it has the same."""
-SUBMITTER_UID = "cumulus.dev/submitter-uid"
-"""Annotation: that user's number on this machine, where there is one."""
-SUBMITTER_ADMIN = "cumulus.dev/submitter-admin"
-"""Annotation, "true": that user was an admin everywhere, so containers may have what their spec asks for."""
-SUBMITTER_ANNOTATIONS = (SUBMITTER, SUBMITTER_UID, SUBMITTER_ADMIN)
-"""Written by the service when an object is made; nobody changes them after that."""
-
 SERVER_FIELDS = frozenset(
     {
         "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",

@@ -9,9 +9,9 @@ import pytest
 
 from cumulus.errors import Forbidden, InvalidObject
 from cumulus.resources.key import API_VERSION, Key
-from cumulus.resources.meta import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_UID
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
+from cumulus.resources.submitter import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_UID
 from cumulus.service.access.access import ADMIN_GROUP, Access
 from cumulus.service.access.matrix import RESOURCES, Resource
 from cumulus.service.identity import Identity

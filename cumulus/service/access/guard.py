@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from cumulus.errors import Forbidden, InvalidObject
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.meta import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_ANNOTATIONS, SUBMITTER_UID
 from cumulus.resources.registry import BY_NAME
+from cumulus.resources.submitter import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_ANNOTATIONS, SUBMITTER_UID
 from cumulus.service.access import bindings
 from cumulus.service.access.access import Access, refusal
 from cumulus.service.access.matrix import find
