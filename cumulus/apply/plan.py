@@ -68,14 +68,16 @@ def plan(manifest: Manifest, live: Document | None) -> Result | list[Problem]:
         wanted = validated(manifest.kind, _merged(manifest, stored))
     except Rejected as rejected:
         return _does_not_fit(manifest, rejected)
-    after = live | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
-    old, new = _spec(stored), _spec(wanted)
-    # The manifest's word for the same value (60m for 1h) is no change.
-    after["spec"] = immutability.spec_in_old_words(manifest.kind, old, new)
-    changed = sorted(manifest.placed(immutability.changed(manifest.kind, manifest.key, old, after["spec"])))
-    if changed:
-        return changed
-    unchanged = old == after["spec"] and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
+    old, new = _fields(stored), _fields(wanted)
+    if "spec" in new:
+        # The manifest's word for the same value (60m for 1h) is no change.
+        new["spec"] = immutability.spec_in_old_words(manifest.kind, old["spec"], new["spec"])
+        changed = sorted(manifest.placed(immutability.changed(manifest.kind, manifest.key, old["spec"], new["spec"])))
+        if changed:
+            return changed
+    kept = {name: value for name, value in live.items() if name not in old}
+    after = kept | new | {"metadata": _others_metadata(live["metadata"]) | _user_metadata(wanted)}
+    unchanged = old == new and _same_metadata(manifest, _user_metadata(stored), _user_metadata(wanted))
     if not unchanged and (large := _too_large(manifest, after)) is not None:
         return [large]
     action: Action = "unchanged" if unchanged else "configured"
@@ -121,7 +123,8 @@ def _forbidden(manifest: Manifest, live: Document) -> Problem | None:
 
 
 def _merged(manifest: Manifest, stored: Resource) -> Document:
-    """The user's part of the stored object after the merge: labels, annotations and spec."""
+    """The user's part of the stored object after the merge: labels, annotations, spec, and what a kind has in its
+    place."""
     # Without defaults: a default that nobody set must not look like a value that somebody else set.
     sparse = stored.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
     last = last_applied(sparse) or {}
@@ -135,13 +138,13 @@ def _merged(manifest: Manifest, stored: Resource) -> Document:
 
 
 def _users_part(document: Mapping[str, Any]) -> Document:
-    """Labels, annotations and spec, as far as they are maps; a note that somebody damaged may hold anything."""
+    """Labels, annotations and all but metadata and status. A note that somebody damaged may hold anything: maps are
+    taken as far as they are maps."""
     metadata = document.get("metadata")
     maps = {name: metadata.get(name) for name in _USERS_METADATA} if isinstance(metadata, Mapping) else {}
     part: Document = {"metadata": {name: dict(value) for name, value in maps.items() if isinstance(value, Mapping)}}
-    if isinstance(document.get("spec"), Mapping):
-        part["spec"] = document["spec"]
-    return part
+    others = {name: value for name, value in document.items() if name not in _NOT_USERS}
+    return part | {name: value for name, value in others.items() if name != "spec" or isinstance(value, Mapping)}
 
 
 def _does_not_fit(manifest: Manifest, rejected: Rejected) -> list[Problem]:
@@ -149,9 +152,9 @@ def _does_not_fit(manifest: Manifest, rejected: Rejected) -> list[Problem]:
     return [manifest.problem(found.path, f"{said}: {found.message}") for found in rejected.problems]
 
 
-def _spec(resource: Resource) -> Document:
-    spec: Document = resource.to_json().get("spec", {})
-    return spec
+def _fields(resource: Resource) -> Document:
+    """What a user says of the object besides its labels and annotations: its spec, or a binding's role and subjects."""
+    return {name: value for name, value in resource.to_json().items() if name not in _NOT_USERS}
 
 
 def _user_metadata(resource: Resource) -> Document:
@@ -187,3 +190,4 @@ def _note(manifest: Manifest) -> str:
 
 
 _USERS_METADATA = ("labels", "annotations")
+_NOT_USERS = frozenset({"apiVersion", "kind", "metadata", "status"})

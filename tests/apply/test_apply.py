@@ -512,3 +512,22 @@ def test_a_manifest_that_leaves_its_status_no_room_is_refused(store: Store) -> N
     assert applied(store, fits) == ["gpujob.cumulus.dev/train created"]
     (said,) = refused(store, fits.replace("x" * 500_000, "y" * 600_000))
     assert "may be given" in said
+
+
+def test_a_kind_without_a_spec_is_changed_by_its_own_fields(store: Store) -> None:
+    def binding(role: str, *names: str) -> list[Manifest]:
+        subjects = "".join(f"\n- {{kind: User, name: {name}}}" for name in names)
+        text = (
+            "apiVersion: cumulus.dev/v1alpha1\nkind: RoleBinding\nmetadata: {name: team}\n"
+            f"roleRef: {{name: {role}}}\nsubjects:{subjects}\n"
+        )
+        return load_text(text)
+
+    key = Key("RoleBinding", "default", "team")
+    actions = [apply(store, binding("viewer", *names))[0].action for names in (["ann"], ["ann"], ["ann", "bob"])]
+    assert actions == ["created", "unchanged", "configured"]
+    assert [subject["name"] for subject in store.get(key)["subjects"]] == ["ann", "bob"]
+    apply(store, binding("admin", "bob"))
+    assert store.get(key)["roleRef"]["name"] == "admin"
+    assert [subject["name"] for subject in store.get(key)["subjects"]] == ["bob"]
+    assert "spec" not in store.get(key)
