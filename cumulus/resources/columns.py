@@ -6,20 +6,37 @@ and a job's at its partitions too, which are read only when such a column is sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from cumulus.clock import parse_timestamp
-from cumulus.resources.documents import lookup
+from cumulus.resources.documents import lookup, owners
 from cumulus.resources.key import Document
-from cumulus.resources.kind import Column
+from cumulus.resources.kind import Column, Kind
 from cumulus.resources.quantity import format_bytes, format_duration
 
 NOTHING = "-"
 UNKNOWN = "?"
 OwnedBy = Callable[[Document], Sequence[Document]]
 """The objects that belong to another."""
+
+
+def owned_by(kinds: Sequence[Kind], read: Callable[[str], Iterable[Document]]) -> OwnedBy:
+    """What belongs to an object of `kinds` (a job's partitions). `read` gives all objects of a kind: once, when the
+    first is asked for."""
+
+    @cache
+    def by_owner() -> Mapping[str, Sequence[Document]]:
+        found: dict[str, list[Document]] = {}
+        for name in dict.fromkeys(kind.owns for kind in kinds if kind.owns):
+            for document in read(name):
+                for reference in owners(document):
+                    found.setdefault(reference["uid"], []).append(document)
+        return found
+
+    return lambda owner: by_owner().get(owner["metadata"]["uid"], ())
 
 
 class Cells:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-API_VERSION = "cumulus.dev/v1alpha1"
+GROUP, VERSION = "cumulus.dev", "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
 
 DEFAULT_NAMESPACE = "default"
 """The namespace of an object that names none."""

@@ -15,8 +15,7 @@ from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
-from cumulus.resources.columns import Cells
-from cumulus.resources.documents import owners
+from cumulus.resources.columns import Cells, owned_by
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
@@ -69,7 +68,7 @@ def get(
     with context.client() as client:
         tables = Tables(
             sys.stdout,
-            lambda: Cells(SystemClock().now(), owned_by(client, kinds)),
+            lambda: Cells(SystemClock().now(), owned_by(kinds, lambda name: client.list(Query(name)).items)),
             LeftOut(client),
             wide=output == "wide",
             all_namespaces=all_namespaces,
@@ -81,23 +80,6 @@ def get(
         if watch:
             follow(client, found, selection, view)
         return show(client, found, selection, view, order)
-
-
-def owned_by(client: Client, kinds: Sequence[Kind]) -> Callable[[Document], Sequence[Document]]:
-    """What belongs to an object of `kinds` (a job's partitions); all are read at once, when the first is asked for."""
-    by_owner: dict[str, list[Document]] | None = None
-
-    def find(owner: Document) -> Sequence[Document]:
-        nonlocal by_owner
-        if by_owner is None:
-            by_owner = {}
-            for name in dict.fromkeys(kind.owns for kind in kinds if kind.owns):
-                for document in client.list(Query(kind=name)).items:
-                    for reference in owners(document):
-                        by_owner.setdefault(reference["uid"], []).append(document)
-        return by_owner.get(owner["metadata"]["uid"], ())
-
-    return find
 
 
 def show(client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:

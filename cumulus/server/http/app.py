@@ -14,7 +14,7 @@ from cumulus.errors import CumulusError
 from cumulus.server.http import health
 from cumulus.server.http.authentication import Authenticate, Authentication
 from cumulus.server.http.kubernetes import discovery, objects
-from cumulus.server.http.status import error_response, status_response
+from cumulus.server.http.status import error_response, failure, status_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -49,19 +49,12 @@ def _on_error(_: Request, error: Exception) -> Response:
 def _on_http_error(_: Request, error: Exception) -> Response:
     """What the framework says: no such path, no such method."""
     assert isinstance(error, HTTPException)
-    return status_response(
-        {
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": error.detail,
-            "reason": _REASONS.get(error.status_code, "BadRequest"), "details": {}, "code": error.status_code,
-        }
-    )  # fmt: skip
+    reason = _REASONS.get(error.status_code, "BadRequest")
+    response = status_response(failure(error.status_code, reason, error.detail))
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _on_defect(request: Request, error: Exception) -> Response:
     _log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
-    return status_response(
-        {
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": "the server failed; its log says how", "reason": "InternalError", "details": {}, "code": 500,
-        }
-    )  # fmt: skip
+    return status_response(failure(500, "InternalError", "the server failed; its log says how"))

@@ -50,9 +50,14 @@ def status_of(error: CumulusError, *, details: Mapping[str, str] = {}) -> dict[s
     if isinstance(error, errors.TooManyRequests):
         found["retryAfterSeconds"] = max(1, round(error.seconds))
     hint = f" ({error.hint})" if error.hint else ""
+    return failure(code, reason, f"{error}{hint}", found)
+
+
+def failure(code: int, reason: str, message: str, details: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """The Status object of what did not work out."""
     return {
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": f"{error}{hint}",
-        "reason": reason, "details": found, "code": code,
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+        "reason": reason, "details": details, "code": code,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What each role may do, as data: resource x verb -> the least role. docs/access.md shows it; a test compares them.
+"""What each role may do, as data: resource x verb -> the least role.
 
 Kinds say it in their registry entry (`Kind.readers`, `Kind.writers`). What is no kind stands in `OTHERS`.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cumulus.resources.key import GROUP
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
 from cumulus.resources.roles import Role
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
-GROUP = "cumulus.dev"
 
 
 class Resource(NamedTuple):

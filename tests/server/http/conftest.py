@@ -5,14 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cumulus.clock import FakeClock
+from cumulus.clock import Clock, FakeClock
 from cumulus.server.http.api import Api
 from cumulus.server.http.app import make_app
 from cumulus.server.http.listener import Listener
@@ -83,26 +84,38 @@ class Served:
         return answer.json
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    clock = FakeClock(NOW)
-    store = MemoryStore(clock)
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    server = Served(tmp_path / "api.sock", store, clock)
-    service = Service(lambda: store, home, clock, infrastructure=server.outside)
-    bridge = WatchBridge(store)
-    api = Api(service, bridge)
+@contextmanager
+def serving(
+    listening: socket.socket, store: Store, home: Path, clock: Clock, outside: FakeInfrastructure,
+    asks: Callable[[], Identity],
+) -> Iterator[None]:  # fmt: skip
+    """The API over the store, on a socket, to whoever `asks` says."""
 
     async def authenticate(scope: Scope) -> Identity:
-        return server.asks
+        return asks()
 
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(server.path))
-        listener = Listener(make_app(api, authenticate), [listening])
-        listener.start()
-        yield server
+    bridge = WatchBridge(store)
+    api = Api(Service(lambda: store, home, clock, infrastructure=outside), bridge)
+    listener = Listener(make_app(api, authenticate), [listening])
+    listener.start()
+    try:
+        yield
+    finally:
+        # What streams ends first, so that the listener has nothing to wait for.
         bridge.close()
+        api.streams.close()
         listener.close()
         api.close()
         store.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    clock = FakeClock(NOW)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    server = Served(tmp_path / "api.sock", MemoryStore(clock), clock)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(server.path))
+        with serving(listening, server.store, home, clock, server.outside, lambda: server.asks):
+            yield server

@@ -15,6 +15,7 @@ import orjson
 from starlette.routing import Route
 
 from cumulus import __version__
+from cumulus.server.http.accept import accepted
 from cumulus.server.http.json_response import cached_response, json_response
 from cumulus.server.http.kubernetes.groups import ApiResource, Subresource, api_groups, group_version
 
@@ -114,14 +115,12 @@ def _lists(name: str, words: tuple[str, ...]) -> Document:
 
 def _aggregated(request: Request, *, core: bool) -> Response | None:
     """The whole as one document; None where the client did not ask for that first."""
-    for wanted in request.headers.get("accept", "").split(","):
-        media_type, *given = [part.strip() for part in wanted.split(";")]
-        options = dict(part.partition("=")[::2] for part in given)
+    for media_type, options in accepted(request.headers.get("accept", "")):
         if options.get("as") == "APIGroupDiscoveryList" and options.get("v") in AGGREGATED:
             number = options["v"]
             sent = f"application/json;g=apidiscovery.k8s.io;v={number};as=APIGroupDiscoveryList"
             return cached_response(request, _discovery_list(number, core), media_type=sent)
-        if media_type == "application/json" and not given:
+        if media_type == "application/json" and not options:
             return None
     return None
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from cumulus.resources.key import API_VERSION
+from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
+from cumulus.service.access.matrix import READ, WRITE
 
-GROUP, VERSION = API_VERSION.split("/")
-READ = ("get", "list", "watch")
-ALL = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+ALL = tuple(sorted((*READ, *WRITE)))
 
 
 @dataclass(frozen=True)

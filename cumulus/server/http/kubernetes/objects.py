@@ -10,14 +10,14 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from starlette.endpoints import HTTPEndpoint
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from cumulus.errors import InvalidObject, UsageError
-from cumulus.resources.documents import owners
-from cumulus.resources.key import Document, Key
+from cumulus.errors import Expired, InvalidObject, UsageError
+from cumulus.resources.columns import owned_by
+from cumulus.resources.key import API_VERSION, GROUP, Document, Key
 from cumulus.resources.key import key_of as key_in
-from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.json_response import json_response
@@ -32,13 +32,11 @@ from cumulus.server.http.kubernetes.requests import (
     object_of,
 )
 from cumulus.server.http.kubernetes.tables import Shown
-from cumulus.server.http.kubernetes.watching import Following, expired
+from cumulus.server.http.kubernetes.watching import Following
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-
-    from cumulus.resources.columns import OwnedBy
 
 MERGE_PATCH = "application/merge-patch+json"
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -47,26 +45,33 @@ LONGEST_WATCH, SHORTEST_WATCH = 3600, 1800
 """Seconds until a watch ends by itself, so that clients spread over the daemons."""
 
 
-async def collection(request: Request) -> Response:
-    match request.method:
-        case "POST":
-            return await _create(request)
-        case "DELETE":
-            return await _delete_collection(request)
-        case _:
-            return await (_watch if flag(request, "watch") else _list)(request)
+class Collection(HTTPEndpoint):
+    """The objects of a kind, in one namespace or in all."""
+
+    async def get(self, request: Request) -> Response:
+        return await (_watch if flag(request, "watch") else _list)(request)
+
+    async def post(self, request: Request) -> Response:
+        return await _create(request)
+
+    async def delete(self, request: Request) -> Response:
+        return await _delete_collection(request)
 
 
-async def single(request: Request) -> Response:
-    match request.method:
-        case "PUT":
-            return await _update(request)
-        case "PATCH":
-            return await _patch(request)
-        case "DELETE":
-            return await _delete(request)
-        case _:
-            return await read(request)
+class Single(HTTPEndpoint):
+    """One object."""
+
+    async def get(self, request: Request) -> Response:
+        return await read(request)
+
+    async def put(self, request: Request) -> Response:
+        return await _update(request)
+
+    async def patch(self, request: Request) -> Response:
+        return await _patch(request)
+
+    async def delete(self, request: Request) -> Response:
+        return await _delete(request)
 
 
 async def read(request: Request) -> Response:
@@ -82,9 +87,7 @@ async def _list(request: Request) -> Response:
         case "Exact" if revision:
             query = replace(query, revision=revision)
         case "" | "NotOlderThan":
-            newest = await api.call(api.service.objects.revision, identity_of(request))
-            if revision and (wrong := expired(revision, newest)):
-                raise wrong
+            await _check_known(request, revision)
         case _:
             raise UsageError("resourceVersionMatch must be Exact, with a resourceVersion, or NotOlderThan")
     page = await api.call(api.service.objects.list, identity_of(request), query)
@@ -102,9 +105,8 @@ async def _watch(request: Request) -> Response:
     api.service.access.check(identity, "watch", kind_of(request).plural, query.namespace or "")
     initial = flag(request, "sendInitialEvents")
     revision = _revision(request)
-    since = revision if revision and not initial else None
-    if since is not None and (wrong := expired(since, await api.call(api.service.objects.revision, identity))):
-        raise wrong
+    since = None if initial else revision
+    await _check_known(request, since)
     seconds = number(request, "timeoutSeconds") or random.randint(SHORTEST_WATCH, LONGEST_WATCH)
     shown = _shown(request)
     following = Following(
@@ -207,7 +209,7 @@ def _deleted(request: Request, document: Document) -> Response:
     if document["metadata"].get("deletionTimestamp") and document["metadata"].get("finalizers"):
         return _one(request, document)
     kind, metadata = kind_of(request), document["metadata"]
-    details = {"name": metadata["name"], "group": "cumulus.dev", "kind": kind.plural, "uid": metadata["uid"]}
+    details = {"name": metadata["name"], "group": GROUP, "kind": kind.plural, "uid": metadata["uid"]}
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
     return json_response(status)
 
@@ -230,41 +232,32 @@ def _query(request: Request) -> Query:
     )  # fmt: skip
 
 
-def _revision(request: Request) -> int:
-    return number(request, "resourceVersion") or 0
+def _revision(request: Request) -> int | None:
+    """None where any will do."""
+    return number(request, "resourceVersion") or None
+
+
+async def _check_known(request: Request, revision: int | None) -> None:
+    """Raises Expired for a revision that is yet to come: it is of another store, and the client has to list again."""
+    api = api_of(request)
+    if revision and revision > await api.call(api.service.objects.revision, identity_of(request)):
+        raise Expired(f"resourceVersion {revision} is of another store: list again")
 
 
 def _shown(request: Request) -> Shown:
-    kind, api = kind_of(request), api_of(request)
+    kind, api, identity = kind_of(request), api_of(request), identity_of(request)
+    namespace = namespace_of(request)
+    owned = owned_by([kind], lambda name: api.service.objects.list(identity, Query(name, namespace)).items)
     accept, include = request.headers.get("accept", ""), request.query_params.get("includeObject", "")
-    return Shown(kind, accept, include, api.service.clock, _owned_by(request, kind))
+    return Shown(kind, accept, include, api.service.clock, owned)
 
 
-def _owned_by(request: Request, kind: Kind) -> OwnedBy:
-    """What belongs to an object (a job's partitions); all are read at once, when the first is asked for."""
-    by_owner: dict[str, list[Document]] | None = None
-    api, identity, namespace = api_of(request), identity_of(request), namespace_of(request)
-
-    def find(owner: Document) -> list[Document]:
-        nonlocal by_owner
-        if by_owner is None:
-            by_owner = {}
-            for document in api.service.objects.list(identity, Query(kind.owns, namespace)).items:
-                for reference in owners(document):
-                    by_owner.setdefault(reference["uid"], []).append(document)
-        return by_owner.get(owner["metadata"]["uid"], [])
-
-    return find if kind.owns else lambda _: ()
-
-
-_ROOT = "/apis/cumulus.dev/v1alpha1"
-_COLLECTION = ["GET", "POST", "DELETE"]
-_SINGLE = ["GET", "PUT", "PATCH", "DELETE"]
+_ROOT = f"/apis/{API_VERSION}"
 ROUTES = (
-    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}", collection, methods=_COLLECTION),
-    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}", single, methods=_SINGLE),
-    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", read, methods=["GET"]),
-    Route(f"{_ROOT}/{{plural}}", collection, methods=_COLLECTION),
-    Route(f"{_ROOT}/{{plural}}/{{name}}", single, methods=_SINGLE),
-    Route(f"{_ROOT}/{{plural}}/{{name}}/status", read, methods=["GET"]),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}", Collection),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}", Single),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", read),
+    Route(f"{_ROOT}/{{plural}}", Collection),
+    Route(f"{_ROOT}/{{plural}}/{{name}}", Single),
+    Route(f"{_ROOT}/{{plural}}/{{name}}/status", read),
 )

@@ -13,6 +13,7 @@ from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells, OwnedBy
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Kind
+from cumulus.server.http.accept import accepted
 
 META = "meta.k8s.io/v1"
 
@@ -89,9 +90,7 @@ def _metadata_of(item: Document) -> Document:
 
 def _form(accept: str) -> str:
     """The first form of the Accept header that there is: Table, PartialObjectMetadata, or "" for whole objects."""
-    for wanted in accept.split(","):
-        media_type, *given = [part.strip() for part in wanted.split(";")]
-        options = dict(part.partition("=")[::2] for part in given)
+    for media_type, options in accepted(accept):
         if media_type in ("application/json", "*/*", "application/*", ""):
             form = options.get("as", "")
             if form in ("Table", "PartialObjectMetadata") and options.get("v") == "v1":

@@ -6,13 +6,13 @@ An object that begins to match the selectors is ADDED, one that no longer does i
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
 
-from cumulus.errors import CumulusError, Expired
+from cumulus.errors import CumulusError
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
 from cumulus.resources.query import Query
 from cumulus.resources.selectors import Matcher
@@ -48,22 +48,21 @@ class Following:
         """Objects that the client was told of. Only needed, and kept, where there is a selector."""
         self._headed = False
 
-    async def prepare(self) -> Document | None:
-        """Read what there is to begin with. Raises what a list raises, before anything is answered."""
-        listing = self._query
-        if self._since is not None:
-            if not self._selects:
-                return None
-            listing = replace(listing, revision=self._since)
+    async def prepare(self) -> Sequence[Document]:
+        """What the client is told first. Raises what a list raises, before anything is answered."""
+        if self._since is not None and not self._selects:
+            return ()
+        listing = replace(self._query, revision=self._since)
         page = await self._api.call(self._api.service.objects.list, self._identity, listing)
-        self._known = {key_of(item) for item in page.items} if self._selects else set()
+        if self._selects:
+            self._known = {key_of(item) for item in page.items}
         if self._since is not None:
-            return None
+            return ()
         self._since = page.revision
-        return {"items": page.items}
+        return page.items
 
-    async def lines(self, first: Document | None) -> AsyncIterator[bytes]:
-        for item in first["items"] if first else ():
+    async def lines(self, first: Sequence[Document]) -> AsyncIterator[bytes]:
+        for item in first:
             yield self._line("ADDED", item)
         if self._initial:
             yield self._bookmark({INITIAL_EVENTS_END: "true"})
@@ -118,8 +117,3 @@ class Following:
                 "rows": [{"cells": [], "object": document}],
             }  # fmt: skip
         return orjson.dumps({"type": "BOOKMARK", "object": document}) + b"\n"
-
-
-def expired(since: int, newest: int) -> Expired | None:
-    """A revision that is yet to come is of another store: the client has to list again."""
-    return Expired(f"resourceVersion {since} is of another store: list again") if since > newest else None
