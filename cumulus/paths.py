@@ -73,21 +73,6 @@ def daemon_lock(home: Path) -> Path:
     return home / "serve.lock"
 
 
-def api_socket(home: Path) -> Path:
-    """Where the daemon answers over HTTP whoever may connect."""
-    return home / API_SOCKET
-
-
-def api_file(home: Path) -> Path:
-    """Where the daemon listens, as JSON: see `cumulus.server.api_server`."""
-    return home / "api.json"
-
-
-def api_dir(home: Path) -> Path:
-    """Certificates, their keys, and the hashes of tokens; its owner's alone."""
-    return home / "api"
-
-
 def contexts_file() -> Path:
     """The servers that this user has logged in to. May not exist yet."""
     from pathlib import Path

@@ -61,8 +61,7 @@ class LogStore(Protocol):
     def follow(
         self, ended: Callable[[], bool], wait: Callable[[], None], *, tail: int | None = None
     ) -> Iterator[bytes]:
-        """As `read`, then what is appended until `ended()`. `wait()` is called between two looks, after an
-        empty chunk, at which a reader may stop. All that was
-        appended before `ended()` became true is given; something is missed, and said to be, only where the program
-        writes faster than the reader reads."""
+        """As `read`, then what is appended until `ended()`. `wait()` is called between two looks, after an empty chunk,
+        at which a reader may stop. All that was appended before `ended()` became true is given; something is missed,
+        and said to be, only where the program writes faster than the reader reads."""
         ...

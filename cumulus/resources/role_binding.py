@@ -15,7 +15,7 @@ ApiGroup = Literal["", "rbac.authorization.k8s.io", "cumulus.dev"]
 
 
 class RoleRef(Model):
-    """The role that is given. Roles are built in; docs/access.md lists what each may do."""
+    """The role that is given. Roles are built in: each may do all that the one before it may."""
 
     kind: Literal["Role", "ClusterRole"] = Field(
         "Role", description="Role or ClusterRole. Both mean the same here: where a role holds, the binding says."
@@ -31,8 +31,7 @@ class Subject(Model):
     name: Text = Field(
         min_length=1,
         max_length=256,
-        description="The name of the user or group, as `cumulus auth whoami` shows it. The group system:authenticated "
-        "is everybody.",
+        description="The name of the user or group. The group system:authenticated is everybody.",
     )
     api_group: ApiGroup | None = Field(None, description="As Kubernetes writes it. It has no effect here.")
 
