@@ -23,7 +23,8 @@ class DaemonLock:
     """Held by each running `serve`, active or standby. A lock of the kernel's: it ends with the process,
     however that ends, is not inherited by what it starts, and can be looked at without taking it.
 
-    One process must hold one at most: closing any descriptor of the file gives the lock up.
+    One process must hold one at most: closing any descriptor of the file gives the lock up. So this process itself is
+    never asked by way of the file: see `_held`.
     """
 
     def __init__(self, home: Path) -> None:
@@ -34,6 +35,8 @@ class DaemonLock:
         if _locker(self._fd) is None:
             os.ftruncate(self._fd, 0)  # What an earlier daemon said of its store.
         fcntl.lockf(self._fd, fcntl.LOCK_SH)
+        self._file = _identity(os.fstat(self._fd))
+        _held[self._file] = self._fd
 
     def serves(self, store: Path) -> None:
         """Say which store this daemon has open: `refuse_unread` compares."""
@@ -42,6 +45,7 @@ class DaemonLock:
         os.pwrite(self._fd, f"{found.st_dev} {found.st_ino}\n".encode(), 0)
 
     def close(self) -> None:
+        _held.pop(self._file, None)
         os.close(self._fd)
 
 
@@ -72,6 +76,9 @@ def refuse_unread(home: Path) -> None:
 def _daemon(home: Path) -> tuple[int | None, list[bytes]]:
     """The pid of a daemon, and what it said of its store."""
     try:
+        held = _held.get(_identity(os.stat(paths.daemon_lock(home)))) if _held else None
+        if held is not None:
+            return os.getpid(), os.pread(held, 256, 0).split()
         fd = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None, []
@@ -93,5 +100,11 @@ def store_file(home: Path) -> Path:
     return paths.store_dir(home) / "cumulus.db"
 
 
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+_held: dict[tuple[int, int], int] = {}
+"""The descriptors of locks that this process holds, by the file. To open and close such a file would give it up."""
 # Linux's struct flock on 64-bit machines: type, whence, start, len, pid.
 _FLOCK = "hhqqi0q"

@@ -73,6 +73,11 @@ def daemon_lock(home: Path) -> Path:
     return home / "serve.lock"
 
 
+def api_socket(home: Path) -> Path:
+    """Where the daemon answers over HTTP whoever may connect."""
+    return home / API_SOCKET
+
+
 def contexts_file() -> Path:
     """The servers that this user has logged in to. May not exist yet."""
     from pathlib import Path

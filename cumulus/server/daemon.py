@@ -30,6 +30,7 @@ from cumulus.machinery.manager import Role
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
 from cumulus.secrets import SecretStore
+from cumulus.server.api_server import ApiServer
 from cumulus.server.command_server_process import CommandServerProcess
 from cumulus.server.control_plane import ControlPlane
 from cumulus.server.settings import Settings
@@ -54,6 +55,7 @@ def run(settings: Settings) -> int:
     home = settings.home
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
+    api_server = ApiServer(home, store)
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)
@@ -70,7 +72,7 @@ def run(settings: Settings) -> int:
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh.key_path),
-            ready=_ready(home, store, command_server),
+            ready=_ready(home, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
         )  # fmt: skip
@@ -80,6 +82,7 @@ def run(settings: Settings) -> int:
         _log.info("stopped")
         return 0
     finally:
+        api_server.close()
         command_server.close()
         store.close()
         lock.close()
@@ -173,8 +176,12 @@ def _measure(ledger: Ledger) -> None:
         _log.warning("the devices' sizes are not asked for", error=str(error))
 
 
-def _ready(home: Path, store: Store, command_server: CommandServerProcess) -> Callable[[Role], None]:
+def _ready(
+    home: Path, store: Store, command_server: CommandServerProcess, api_server: ApiServer
+) -> Callable[[Role], None]:
     def ready(role: Role) -> None:
+        # Beside the controllers: they do not wait until it is loaded.
+        api_server.start()
         leader = holder_identity(store)
         if role is Role.LEADING:
             _log.info("leading: the controllers run", home=str(home))

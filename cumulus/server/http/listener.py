@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+
+from cumulus.server.http.connection import Connection, ConnectionLimits, Connections
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 DRAIN_SECONDS = 2
 """How long requests that are being answered have when the listener closes."""
+HANDSHAKE_SECONDS = 10.0
+TICK_SECONDS = 1.0
+"""How often the date in answers is brought up to date."""
 
 
 class Listener:
-    """Open from `start` to `close`. `options` are uvicorn's own, ssl for instance."""
+    """Open from `start` to `close`. On `encrypted` sockets it speaks TLS as `tls` says, on `sockets` it does not."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket], options: Mapping[str, Any] = {}) -> None:
+    def __init__(
+        self, app: ASGIApp, sockets: Sequence[socket.socket] = (), *,
+        encrypted: Sequence[socket.socket] = (), tls: ssl.SSLContext | None = None,
+        limits: ConnectionLimits = ConnectionLimits(),
+    ) -> None:  # fmt: skip
+        # What it has to say, strangers can make it say as often as they like; errors of ours `app` logs.
+        logging.getLogger("uvicorn.error").disabled = True
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False, http="httptools",
-            ws="none", timeout_graceful_shutdown=DRAIN_SECONDS, **options,
+            app, log_config=None, access_log=False, lifespan="off", server_header=False, http=Connection,
+            ws="none", timeout_graceful_shutdown=DRAIN_SECONDS,
         )  # fmt: skip
-        self._server = _Server(config)
+        self._server = _Server(config, Connections(limits), encrypted, tls)
         self._sockets = list(sockets)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
@@ -37,7 +51,7 @@ class Listener:
 
     def close(self) -> None:
         """Take no more requests, and end those that are open."""
-        self._server.should_exit = True
+        self._server.stop()
         self._thread.join()
 
     def _run(self) -> None:
@@ -50,14 +64,50 @@ class Listener:
 class _Server(uvicorn.Server):
     """Signals are the daemon's; `is_up` is set when the sockets are listened on."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, connections: Connections,
+        encrypted: Sequence[socket.socket], tls: ssl.SSLContext | None,
+    ) -> None:  # fmt: skip
         super().__init__(config)
         self.is_up = threading.Event()
+        self._connections = connections
+        self._encrypted, self._tls = encrypted, tls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+
+    def stop(self) -> None:
+        """From any thread."""
+        self.should_exit = True
+        if self._loop is not None and self._ended is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed already.
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        made = partial(
+            Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state,
+            connections=self._connections,
+        )  # fmt: skip
+        self.servers = [
+            await self._loop.create_server(made, sock=each, backlog=self.config.backlog) for each in sockets or ()
+        ]
+        for each in self._encrypted:
+            self.servers.append(
+                await self._loop.create_server(
+                    made, sock=each, backlog=self.config.backlog, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                )
+            )
+        self.started = True
         self.is_up.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's looks ten times a second whether it is to end; an idle daemon should sleep."""
+        assert self._ended is not None
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), TICK_SECONDS)

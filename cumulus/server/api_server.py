@@ -1,0 +1,115 @@
+"""Opens the HTTP API of a state directory: of the daemons that run on it, one at a time.
+
+Which of them, a lock on a file says; it need not be the one that leads, since the store lets each of them read and
+write. The others wait, and the next takes over as soon as that one ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cumulus import paths
+from cumulus.lib import unix_socket
+from cumulus.store.base import Store
+
+if TYPE_CHECKING:
+    from cumulus.server.http.api import Api
+    from cumulus.server.http.listener import Listener
+
+_log = structlog.get_logger("cumulus.api")
+
+RETRY_SECONDS = 0.5
+"""How often a daemon that does not listen looks whether it may."""
+
+
+class ApiServer:
+    """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why."""
+
+    def __init__(self, home: Path, store: Store, *, retry_seconds: float = RETRY_SECONDS) -> None:
+        self._home = home
+        self._store = store
+        self._retry_seconds = retry_seconds
+        self._closed = threading.Event()
+        self.listens = threading.Event()
+        """Set while requests are answered."""
+        self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
+
+    def start(self) -> None:
+        """May be called again. Returns at once, since what speaks HTTP takes its time to load."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the requests that are open, and let another daemon listen."""
+        self._closed.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            lock = os.open(self._home / "api.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            _log.error("the API is not served", error=str(error))
+            return
+        try:
+            if self._take(lock):
+                self._serve()
+        except Exception as error:
+            _log.error("the API is not served", exc_info=error)
+        finally:
+            os.close(lock)
+
+    def _take(self, lock: int) -> bool:
+        """Wait until no other daemon listens; False where this one ends before."""
+        path, said = str(paths.api_socket(self._home)), False
+        while not self._closed.is_set():
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not unix_socket.answers(path):
+                    return True
+                if not said:
+                    _log.warning("another process listens in the place of the API", socket=path)
+                    said = True
+            except (BlockingIOError, PermissionError):
+                pass
+            self._closed.wait(self._retry_seconds)
+        return False
+
+    def _serve(self) -> None:
+        from cumulus.infrastructure import LocalInfrastructure
+        from cumulus.server.http.api import Api
+        from cumulus.server.watches import WatchBridge
+        from cumulus.service.service import Service
+
+        path = paths.api_socket(self._home)
+        service = Service(lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home))
+        bridge = WatchBridge(self._store)
+        api = Api(service, bridge)
+        listener = _listener(api, path)
+        try:
+            listener.start()
+            _log.info("the API is served", socket=str(path))
+            self.listens.set()
+            self._closed.wait()
+        finally:
+            self.listens.clear()
+            # A socket that is left behind means that its daemon died.
+            path.unlink(missing_ok=True)
+            bridge.close()
+            listener.close()
+            api.close()
+
+
+def _listener(api: Api, path: Path) -> Listener:
+    from cumulus.server.http.app import make_app
+    from cumulus.server.http.identities import by_peer
+    from cumulus.server.http.listener import Listener
+    from cumulus.service.accounts import Accounts
+
+    return Listener(make_app(api, by_peer(Accounts(), api)), [unix_socket.listen(str(path))])

@@ -1,0 +1,200 @@
+"""One connection: who is at its other end, and how long it may keep us waiting.
+
+uvicorn's protocol, with the limits that it leaves to a proxy in front: headers that never end, bodies that drip, a
+reader that does not read, more connections than there is room for.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle, Transport
+
+PEER, CERTIFICATE = "cumulus.peer", "cumulus.certificate"
+"""Where in a request's `state` the one or the other is found."""
+
+
+class Peer(NamedTuple):
+    """The process at the other end of a Unix socket, as the kernel says it was when it connected."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Certificate(NamedTuple):
+    """What a client's certificate names, after it was found to be signed by our CA."""
+
+    user: str
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What a connection may take. Seconds and bytes."""
+
+    headers_seconds: float = 10.0
+    """From the first byte of a request, or the connection, to the end of its headers."""
+    headers_bytes: int = 64 * 2**10
+    body_seconds: float = 30.0
+    """For a request's body, and beyond that a second for each `body_bytes_per_second`."""
+    body_bytes_per_second: int = 16 * 2**10
+    stalled_seconds: float = 60.0
+    """How long a client may leave an answer unread."""
+    idle_seconds: float = 120.0
+    """Between two requests. Clients of Go keep theirs for 90 seconds, and should be the first to close it."""
+    most: int = 4096
+    """Connections, half of which at most come over TCP, and as many from one user other than root."""
+
+
+@dataclass
+class Connections:
+    """Those that are open, counted by where they come from. One for each listener; the event loop's alone."""
+
+    limits: ConnectionLimits
+    open: Counter[object] = field(default_factory=Counter)
+
+    def take(self, source: object, *, share: bool) -> bool:
+        """Count one more, unless there are too many. `share`: a source that must leave others their half."""
+        if self.open.total() >= self.limits.most or (share and self.open[source] >= self.limits.most // 2):
+            return False
+        self.open[source] += 1
+        return True
+
+    def give_back(self, source: object) -> None:
+        self.open[source] -= 1
+        if not self.open[source]:
+            del self.open[source]
+
+
+class Connection(HttpToolsProtocol):
+    """Made by the listener, with the `Connections` that it belongs to."""
+
+    def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._all = connections
+        self._limits = connections.limits
+        self._source: object | None = None
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._in_headers = False
+        self._timers: dict[str, TimerHandle] = {}
+        self.timeout_keep_alive = self._limits.idle_seconds  # type: ignore[assignment]
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        found = _other_end(transport)
+        peer = found.get(PEER)
+        source = peer.uid if isinstance(peer, Peer) else "tcp"
+        if not self._all.take(source, share=source != 0):
+            transport.abort()
+            return
+        self._source = source
+        self.app_state = {**self.app_state, **found}
+        self._arm("headers", self._limits.headers_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for name in list(self._timers):
+            self._disarm(name)
+        if self._source is not None:
+            self._all.give_back(self._source)
+            self._source = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._header_bytes += len(data)
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete or self._in_headers:
+            # Also bytes before a request, which the parser leaves out.
+            self._arm("headers", self._limits.headers_seconds, again=False)
+            if self._header_bytes > self._limits.headers_bytes:
+                self._refuse_headers()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = True
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._header_bytes = self._body_bytes = 0
+        self._disarm("headers")
+        super().on_headers_complete()
+        self._arm("body", self._limits.body_seconds)
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._header_bytes = 0
+        self._body_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._header_bytes = 0
+        self._disarm("body")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._arm("stalled", self._limits.stalled_seconds)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._disarm("stalled")
+
+    def _arm(self, name: str, seconds: float, *, again: bool = True) -> None:
+        if again or name not in self._timers:
+            self._disarm(name)
+            self._timers[name] = self.loop.call_later(seconds, self._time_is_up, name, self.loop.time())
+
+    def _disarm(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
+
+    def _time_is_up(self, name: str, began: float) -> None:
+        self._timers.pop(name, None)
+        if name == "body":
+            allowed = self._limits.body_seconds + self._body_bytes / self._limits.body_bytes_per_second
+            left = began + allowed - self.loop.time()
+            # We ourselves do not read while the request waits for its turn.
+            if self.flow.read_paused:
+                left = self._limits.body_seconds
+            if left > 0:
+                self._timers[name] = self.loop.call_later(left, self._time_is_up, name, began)
+                return
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _refuse_headers(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+        self.transport.close()
+
+
+def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate]:
+    ends: socket.socket = transport.get_extra_info("socket")
+    if ends.family == socket.AF_UNIX:
+        return {PEER: Peer(*_CREDENTIALS.unpack(ends.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))}
+    tls = transport.get_extra_info("ssl_object")
+    certificate = tls.getpeercert() if tls is not None else None
+    return {CERTIFICATE: _named(certificate)} if certificate else {}
+
+
+def _named(certificate: Mapping[str, Any]) -> Certificate:
+    names = [pair for part in certificate.get("subject", ()) for pair in part]
+    users = [text for name, text in names if name == "commonName"]
+    groups = tuple(text for name, text in names if name == "organizationName")
+    # More than one user is nobody.
+    return Certificate(users[0] if len(users) == 1 else "", groups)
+
+
+_CREDENTIALS = struct.Struct("iII")
