@@ -101,7 +101,9 @@ class ApiServer:
             self.listens.clear()
             # A socket that is left behind means that its daemon died.
             path.unlink(missing_ok=True)
+            # What streams ends first, so that the listener has nothing to wait for.
             bridge.close()
+            api.streams.close()
             listener.close()
             api.close()
 

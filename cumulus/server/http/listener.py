@@ -42,12 +42,15 @@ class Listener:
         )  # fmt: skip
         self._server = _Server(config, Connections(limits), encrypted, tls)
         self._sockets = list(sockets)
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
-        """Returns once requests are answered."""
+        """Returns once requests are answered. Raises what keeps it from that."""
         self._thread.start()
         self._server.is_up.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Take no more requests, and end those that are open."""
@@ -57,6 +60,8 @@ class Listener:
     def _run(self) -> None:
         try:
             asyncio.run(self._server.serve(self._sockets))
+        except BaseException as error:
+            self._failure = error
         finally:
             self._server.is_up.set()
 
