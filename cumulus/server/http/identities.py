@@ -23,6 +23,7 @@ def by_peer(accounts: Accounts, api: Api) -> Authenticate:
         peer = scope["state"].get(PEER)
         if not isinstance(peer, Peer):
             raise Unauthenticated("this connection does not show who asks", hint="ask over the socket of this machine")
-        return accounts.known(peer.uid) or await api.call(accounts.of_uid, peer.uid)
+        known = accounts.known(peer.uid)
+        return await api.call(accounts.of_uid, peer.uid) if known is None else known
 
     return authenticate
