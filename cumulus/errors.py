@@ -82,6 +82,10 @@ class NotFound(StoreError):
     """No such object (or it has another uid than the precondition demands)."""
 
 
+class Replaced(NotFound):
+    """Another object has the name now: it has another uid than the precondition demands."""
+
+
 class AlreadyExists(StoreError):
     """An object of that kind, namespace and name is there."""
 

@@ -26,7 +26,7 @@ def message_for(detail: Mapping[str, Any], written: Written, path: Path, root: F
         field = _field_at(root, path)
         return "is required" + (f": {field.description}" if field and field.description else ""), ()
     if kind == "extra_forbidden":
-        return _unknown_field(path, root), ()
+        return unknown_field(path, root), ()
     if kind in _BOUNDS:
         limit = next(context[name] for name in ("ge", "gt", "le", "lt") if name in context)
         return f"{_BOUNDS[kind]} {limit}, got {_shown(value)}", ()
@@ -58,12 +58,8 @@ def no_namespace(kind: Kind) -> str:
     return f"a {kind.name} belongs to no namespace; remove it"
 
 
-def joined(words: Sequence[str], last: str) -> str:
-    """a, b and c, where `last` is "and"."""
-    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
-
-
-def _unknown_field(path: Path, root: Field) -> str:
+def unknown_field(path: Path, root: Field) -> str:
+    """What is wrong with a field that there is not, and what was probably meant."""
     name = str(path[-1])
     parent = _field_at(root, path[:-1])
     assert parent is not None
@@ -76,6 +72,11 @@ def _unknown_field(path: Path, root: Field) -> str:
     usual = [name for name in parent.fields if name not in SERVER_FIELDS and name != "status"]
     are = "fields here are" if len(usual) > 1 else "one field here is"
     return f"unknown field; the {are} {joined(usual, 'and')}"
+
+
+def joined(words: Sequence[str], last: str) -> str:
+    """a, b and c, where `last` is "and"."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def _elsewhere(name: str, parent: Path, root: Field) -> str | None:

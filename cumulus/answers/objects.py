@@ -9,8 +9,9 @@ from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document, Key
 from cumulus.resources.registry import BY_NAME
 
-PatchType = Literal["merge"]
-"""`merge` is a JSON merge patch (RFC 7386): maps are merged, null removes, all else replaces."""
+PatchType = Literal["merge", "json"]
+"""`merge` is a JSON merge patch (RFC 7386): maps are merged, null removes, all else replaces. `json` is a JSON patch
+(RFC 6902): a list of operations, done in order, or none of them."""
 Propagation = Literal["background", "orphan"]
 """What becomes of the objects that belong to a deleted one: they are deleted after it, or stay, owned by nobody."""
 

@@ -85,7 +85,7 @@ class ObjectClient(Protocol):
         ...
 
     def patch(
-        self, key: Key, patch: Mapping[str, object], *,
+        self, key: Key, patch: object, *,
         type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
     ) -> Document:  # fmt: skip
         """The object with `patch` applied. Without `resource_version`, again where another writer was faster. Raises

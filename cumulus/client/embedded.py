@@ -97,7 +97,7 @@ class EmbeddedClient:
         return self._service.objects.update(self._identity, document, dry_run=dry_run)
 
     def patch(
-        self, key: Key, patch: Mapping[str, object], *,
+        self, key: Key, patch: object, *,
         type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
     ) -> Document:  # fmt: skip
         return self._service.objects.patch(

@@ -16,9 +16,12 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
 from cumulus.service.identity import Identity
+from cumulus.service.patches import check as check_patch
+from cumulus.service.patches import json_type, patched
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
+    from cumulus.admission.unknown_fields import OnUnknown
     from cumulus.answers.objects import Applied, PatchType, Propagation
     from cumulus.manifest import Manifest
 
@@ -69,52 +72,71 @@ class Objects:
         """The newest revision, 0 in an empty store: where a watch begins that is to miss nothing from now on."""
         return self._store.revision()
 
-    def create(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
-        """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject."""
+    def create(
+        self, identity: Identity, document: Document, *, dry_run: bool = False, on_unknown: OnUnknown | None = None
+    ) -> Document:
+        """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject.
+
+        `on_unknown` is told of fields that the kind does not have, and the object is made without them; if it is left
+        out, they are what any other mistake is.
+        """
         from cumulus.admission import admit
 
-        return self._write(
-            identity, [Write("create", admit.admit_create(kind_of(document), document, user=True))], dry_run
-        )
+        kind = kind_of(document)
+        document = _known(kind, document, on_unknown)
+        return self._write(identity, [Write("create", admit.admit_create(kind, document, user=True))], dry_run)
 
-    def update(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
+    def update(
+        self, identity: Identity, document: Document, *, dry_run: bool = False, on_unknown: OnUnknown | None = None
+    ) -> Document:
         """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
-        `document`; InvalidObject."""
+        `document`; InvalidObject. `on_unknown` as in `create`."""
         from cumulus.admission import admit
         from cumulus.store.rules import checked_key
 
         kind = kind_of(document)
         document = admit.with_namespace(kind, document)
         found = self.get(identity, checked_key(document))
+        document = _known(kind, document, on_unknown, stored=found)
         return self._write(identity, [Write("update", admit.admit_update(kind, found, document))], dry_run)
 
     def patch(
-        self, identity: Identity, key: Key, patch: Mapping[str, object], *,
+        self, identity: Identity, key: Key, patch: object, *,
         type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
+        on_unknown: OnUnknown | None = None,
     ) -> Document:  # fmt: skip
-        """The object with `patch` applied. Without `resource_version`, again where another writer was faster. Raises
-        NotFound, Conflict, InvalidObject, and UsageError for a type of patch that there is not."""
-        if type != "merge":
-            raise UsageError(f"there is no type {type!r} of patch", hint="it is merge")
+        """The object with `patch` applied. Unless it or `resource_version` says a version, again where another writer
+        was faster. Raises NotFound, Conflict, InvalidObject, and UsageError for what is no patch. `on_unknown` as in
+        `create`."""
         from cumulus.admission import admit
         from cumulus.store.rules import checked_key
 
-        if not isinstance(patch, Mapping):
-            raise InvalidObject(f"a patch is a JSON object, not {_json_type(patch)}")
+        check_patch(patch, type)
 
         def change(document: Document) -> Document:
-            if resource_version and resource_version != document["metadata"]["resourceVersion"]:
-                return {**document, "metadata": {**document["metadata"], "resourceVersion": resource_version}}
-            after = merged(document, patch)
+            after = patched(document, patch, type)
+            metadata, version = after.get("metadata"), document["metadata"]["resourceVersion"]
+            given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+            for wanted in (resource_version, given):
+                if wanted is not None and wanted != version:
+                    raise Conflict(
+                        f"{key} is at resourceVersion {version}, not at {one_line(str(wanted))}",
+                        hint="read it again and repeat the change",
+                    )
             if after is document:
                 return document
-            admitted = admit.admit_update(kind_of(document), document, after)
+            kind = BY_NAME[key.kind]
+            if (after.get("kind"), after.get("apiVersion")) != (document["kind"], document["apiVersion"]):
+                raise InvalidObject(f"{key}: kind and apiVersion cannot change", field="kind")
+            after = _known(kind, after, on_unknown, stored=document)
+            admitted = admit.admit_update(kind, document, after)
             if checked_key(admitted) != key:
                 raise InvalidObject(
                     f"{key}: metadata.name and metadata.namespace cannot change", field="metadata",
                     hint="create another object, and delete this one",
                 )  # fmt: skip
-            return admitted
+            # Whoever else writes meanwhile is noticed, also where the patch takes the version out.
+            return {**admitted, "metadata": {**admitted["metadata"], "resourceVersion": version}}
 
         return self.edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
 
@@ -262,7 +284,7 @@ def not_found(key: Key) -> NotFound:
 def kind_of(document: Document) -> Kind:
     """Raises InvalidObject for a kind that there is not, and for what is no object."""
     if not isinstance(document, dict):
-        raise InvalidObject(f"an object is a JSON object, not {_json_type(document)}")
+        raise InvalidObject(f"an object is a JSON object, not {json_type(document)}")
     kind = BY_NAME.get(str(document.get("kind")))
     if kind is None:
         known = ", ".join(BY_NAME)
@@ -270,29 +292,7 @@ def kind_of(document: Document) -> Kind:
     return kind
 
 
-def merged(document: Document, patch: Mapping[str, object]) -> Document:
-    """`document` with a JSON merge patch applied (RFC 7386); itself where that changes nothing. Raises InvalidObject
-    for a patch that is nested too deeply."""
-    try:
-        after = _merge(document, patch)
-        return document if after == document else after
-    except RecursionError:
-        raise InvalidObject("the patch is nested too deeply") from None
+def _known(kind: Kind, document: Document, on_unknown: OnUnknown | None, *, stored: Document | None = None) -> Document:
+    from cumulus.admission.unknown_fields import without_unknown
 
-
-def _merge(document: Document, patch: Mapping[str, object]) -> Document:
-    after = dict(document)
-    for name, value in patch.items():
-        if value is None:
-            after.pop(name, None)
-        elif isinstance(value, Mapping):
-            below = after.get(name)
-            after[name] = _merge(below if isinstance(below, dict) else {}, value)
-        else:
-            after[name] = value
-    return after
-
-
-def _json_type(value: object) -> str:
-    names = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
+    return document if on_unknown is None else without_unknown(kind, document, on_unknown, stored=stored)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound
+from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound, Replaced
 from cumulus.resources.documents import owners
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Admission, Fence, Write
@@ -222,7 +222,7 @@ def _found(key: Key, stored: Document | None) -> Document:
 def _check_preconditions(key: Key, stored: Document, uid: str | None, version: str | None) -> None:
     metadata = stored["metadata"]
     if uid and uid != metadata["uid"]:
-        raise NotFound(f"{key} with uid {uid} is gone; another object has its name now")
+        raise Replaced(f"{key} with uid {uid} is gone; another object has its name now")
     if version and version != metadata["resourceVersion"]:
         raise Conflict(
             f"{key} changed since it was read: version {version} was given, {metadata['resourceVersion']} is stored",

@@ -169,7 +169,7 @@ class TestWriting:
     def test_what_is_no_object(self, client: Client, given: Any) -> None:
         client.create(job("train"))
         for write in (client.create, client.update, partial(client.patch, TRAIN)):
-            with pytest.raises(InvalidObject, match=r"^(an object|a patch) is a JSON object, not "):
+            with pytest.raises(InvalidObject, match=r"^(an object|a merge patch) is a JSON object, not "):
                 write(given)
 
     @pytest.mark.parametrize(

@@ -6,58 +6,21 @@ import grp
 import os
 import pwd
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cumulus.clock import FakeClock
 from cumulus.errors import Conflict, InvalidObject
 from cumulus.resources.key import Document, Key
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
-from cumulus.service.objects import ATTEMPTS, Objects, kind_of, merged
+from cumulus.service.objects import ATTEMPTS, Objects, kind_of
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore
 from tests.documents import job
 
 TESTER = Identity("tester", 0)
 TRAIN = Key("GPUJob", "default", "train")
-
-
-@pytest.mark.parametrize(
-    ("target", "patch", "result"),
-    [
-        # The examples of RFC 7386, appendix A, whose target is an object.
-        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
-        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
-        ({"a": "b"}, {"a": None}, {}),
-        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
-        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
-        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
-        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
-        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
-        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
-        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-    ],
-)
-def test_a_merge_patch(target: Document, patch: dict[str, Any], result: Document) -> None:
-    before = repr(target)
-    assert merged(target, patch) == result
-    assert repr(target) == before, "what is given is not changed"
-
-
-_JSON = st.recursive(
-    st.integers() | st.text(max_size=3), lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3)
-)
-_OBJECTS = st.dictionaries(st.sampled_from("abc"), _JSON, max_size=3)
-
-
-@given(_OBJECTS, _OBJECTS)
-def test_a_patch_that_changes_nothing_gives_the_object_itself(target: Document, patch: Document) -> None:
-    once = merged(target, patch)
-    assert merged(once, patch) is once
 
 
 def test_an_object_that_never_holds_still_is_given_up() -> None:

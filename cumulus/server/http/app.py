@@ -27,7 +27,7 @@ ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *discovery.ROUTES, *objects.ROUTE
 """Those of each module, in the order in which they are tried."""
 
 _log = structlog.get_logger("cumulus.api")
-_REASONS = {404: "NotFound", 405: "MethodNotAllowed", 413: "RequestEntityTooLarge", 415: "UnsupportedMediaType"}
+_REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 
 
 def make_app(api: Api, authenticate: Authenticate) -> Starlette:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from cumulus import errors
 from cumulus.admission.problems import Rejected, path_text
+from cumulus.admission.unknown_fields import StrictDecodingError
 from cumulus.errors import CumulusError
 
 CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
@@ -18,6 +19,7 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
     (errors.TooManyRequests, 429, "TooManyRequests"),
     (errors.TooLarge, 413, "RequestEntityTooLarge"),
     (errors.NotSupported, 415, "UnsupportedMediaType"),
+    (errors.Replaced, 409, "Conflict"),
     (errors.NotFound, 404, "NotFound"),
     (errors.NoLog, 404, "NotFound"),
     (errors.AlreadyExists, 409, "AlreadyExists"),
@@ -73,7 +75,7 @@ def error_response(error: CumulusError, *, details: Mapping[str, str] = {}) -> R
 
 
 def _causes(error: CumulusError) -> Iterator[dict[str, str]]:
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected | StrictDecodingError):
         for problem in error.problems:
             yield {"reason": "FieldValueInvalid", "message": problem.message, "field": path_text(problem.path)}
     elif isinstance(error, errors.InvalidObject) and error.field:

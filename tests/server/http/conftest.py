@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +45,15 @@ class Answer:
     code: int
     headers: dict[str, str]
     body: bytes
+    raw_headers: Sequence[tuple[str, str]] = ()
 
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    def all_headers(self, name: str) -> list[str]:
+        """The values of a header that may come several times."""
+        return [value for given, value in self.raw_headers if given.lower() == name]
 
 
 @dataclass
@@ -73,7 +78,7 @@ class Served:
             connection.request(method, url, body, given)
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, names, response.read())
+            return Answer(response.status, names, response.read(), response.getheaders())
         finally:
             connection.close()
 

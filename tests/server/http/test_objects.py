@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from cumulus.manifest.dump import dump
+from cumulus.manifest.load import load_text
 from tests.documents import job, node, running
 from tests.server.http.conftest import Served, UnixConnection
 
 JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
 ALL = "/apis/cumulus.dev/v1alpha1/gpujobs"
 NODES = "/apis/cumulus.dev/v1alpha1/gpunodes"
+JSON_PATCH = "application/json-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
@@ -116,7 +119,11 @@ class TestWriting:
             (b"{", "application/json", 400), (b"[]", "application/json", 400), (b"", "application/json", 400),
             (b'{"metadata": 1}', "application/json", 400),
             (b'{"metadata": {"namespace": "b"}}', "application/json", 400),
-            (b"\xff", "application/json", 400), (b"a: b", "application/yaml", 415),
+            (b"\xff", "application/json", 400), (b"a: b", "text/plain", 415),
+            (b"\xff", "application/yaml", 400), (b"a: [", "application/yaml", 400),
+            (b"metadata: {name: a}\nmetadata: {name: b}", "application/yaml", 400),
+            (b"a: &a\n  b: *a", "application/yaml", 400),
+            (b'{"metadata": {"name": "a"}, "spec": ' + b"[" * 70 + b"]" * 70 + b"}", "application/json", 400),
             (b"[" * 5000, "application/json", 400),
             (b'{"metadata": {"name": "a", "generateName": 1}}', "application/json", 422),
             (b'{"kind": "Pod"}', "application/json", 400), (b" " * (3 * 2**20 + 1), "application/json", 413),
@@ -127,11 +134,97 @@ class TestWriting:
         assert answer.code == code, answer.body
         assert served.store.revision() == 0
 
+    def test_json_patches(self, served: Served) -> None:
+        made = served.store.create(job("a"))
+        version = made["metadata"]["resourceVersion"]
+        patch = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "add", "path": "/metadata/labels", "value": {"x": "1"}},
+        ]
+        answer = served.ask("PATCH", f"{JOBS}/a", patch, content_type=JSON_PATCH)
+        assert answer.json["metadata"]["labels"] == {"x": "1"}
+        assert served.ask("PATCH", f"{JOBS}/a", patch, content_type=JSON_PATCH).code == 422
+        stale = [{"op": "replace", "path": "/metadata/resourceVersion", "value": version}]
+        assert served.ask("PATCH", f"{JOBS}/a", stale, content_type=JSON_PATCH).json["reason"] == "Conflict"
+        for field in ("name", "namespace"):
+            renamed = [{"op": "replace", "path": f"/metadata/{field}", "value": "b"}]
+            assert served.ask("PATCH", f"{JOBS}/a", renamed, content_type=JSON_PATCH).code == 422
+        other = [{"op": "replace", "path": "/kind", "value": "GPUPartition"}]
+        assert served.ask("PATCH", f"{JOBS}/a", other, content_type=JSON_PATCH).code == 422
+        assert served.ask("PATCH", f"{JOBS}/none", patch, content_type=JSON_PATCH).code == 404
+
     def test_patches_that_are_not_taken(self, served: Served) -> None:
         served.store.create(job("a"))
-        for media_type in ("application/strategic-merge-patch+json", "application/json-patch+json"):
+        for media_type in ("application/strategic-merge-patch+json", "application/json", "text/plain"):
             answer = served.ask("PATCH", f"{JOBS}/a", {}, content_type=media_type)
             assert (answer.code, answer.json["reason"]) == (415, "UnsupportedMediaType")
+        assert served.ask("PATCH", f"{JOBS}/a", b"", content_type=JSON_PATCH).code == 400
+
+    def test_an_object_in_yaml(self, served: Served) -> None:
+        answer = served.ask(
+            "POST", JOBS, dump(job("a")).encode(), content_type="application/yaml", accept="application/yaml"
+        )
+        assert (answer.code, answer.headers["content-type"]) == (201, "application/yaml")
+        (read,) = load_text(served.ask("GET", f"{JOBS}/a", accept="application/yaml").body)
+        assert read.key.name == "a"
+
+    def test_forms_that_there_are_not(self, served: Served) -> None:
+        answer = served.ask("POST", JOBS, job("a"), accept="text/html")
+        assert (answer.code, answer.json["reason"]) == (406, "NotAcceptable")
+        assert names(served.get(JOBS)) == [], "nothing was made"
+
+
+class TestFieldValidation:
+    """Unknown fields, and those that are given twice, as fieldValidation says."""
+
+    BAD = (
+        b'{"metadata": {"name": "a", "name": "b", "managedFields": []}, "spec": {"gpus": 1, "command": ["true"],'
+        b' "env": [{"name": "A", "vale": "1", "value": "2"}], "gpu": {"memory": "50%", "duration": "1h"}}}'
+    )
+
+    def test_strict_refuses_with_all_of_them(self, served: Served) -> None:
+        answer = served.ask("POST", f"{JOBS}?fieldValidation=Strict", self.BAD, content_type="application/json")
+        assert (answer.code, answer.json["message"]) == (
+            400, 'strict decoding error: duplicate field "metadata.name"',
+        )  # fmt: skip
+        once = self.BAD.replace(b', "name": "b"', b"")
+        answer = served.ask("POST", f"{JOBS}?fieldValidation=Strict", once, content_type="application/json")
+        assert answer.json["message"] == (
+            'strict decoding error: unknown field "spec.gpus"; did you mean gpu?, '
+            'unknown field "spec.env[0].vale"; did you mean value?'
+        )
+        assert [cause["field"] for cause in answer.json["details"]["causes"]] == ["spec.gpus", "spec.env[0].vale"]
+
+    def test_by_default_each_is_left_out_with_a_warning(self, served: Served) -> None:
+        answer = served.ask("POST", JOBS, self.BAD, content_type="application/json")
+        assert answer.code == 201, answer.body
+        assert answer.json["metadata"]["name"] == "b"
+        assert answer.json["spec"]["env"] == [{"name": "A", "value": "2"}]
+        assert answer.all_headers("warning") == [
+            '299 - "duplicate field \\"metadata.name\\""', '299 - "unknown field \\"spec.gpus\\"; did you mean gpu?"',
+            '299 - "unknown field \\"spec.env[0].vale\\"; did you mean value?"',
+        ]  # fmt: skip
+
+    def test_ignored_there_is_no_warning(self, served: Served) -> None:
+        answer = served.ask("POST", f"{JOBS}?fieldValidation=Ignore", self.BAD, content_type="application/json")
+        assert (answer.code, answer.all_headers("warning")) == (201, [])
+        assert served.ask("POST", f"{JOBS}?fieldValidation=Loose", self.BAD).code == 422
+
+    @pytest.mark.parametrize(
+        ("patch", "media_type"),
+        [
+            ({"spec": {"suspnd": True, "suspend": True}}, "application/merge-patch+json"),
+            ([{"op": "add", "path": "/spec/suspnd", "value": True},
+              {"op": "add", "path": "/spec/suspend", "value": True}], "application/json-patch+json"),
+        ],
+    )  # fmt: skip
+    def test_in_patches(self, served: Served, patch: Any, media_type: str) -> None:
+        served.store.create(job("a"))
+        url = f"{JOBS}/a?fieldValidation="
+        assert served.ask("PATCH", f"{url}Strict", patch, content_type=media_type).code == 400
+        answer = served.ask("PATCH", f"{url}Warn", patch, content_type=media_type)
+        assert answer.all_headers("warning") == ['299 - "unknown field \\"spec.suspnd\\"; did you mean suspend?"']
+        assert answer.json["spec"]["suspend"] is True
 
 
 @contextmanager

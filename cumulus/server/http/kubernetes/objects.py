@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ from cumulus.resources.key import key_of as key_in
 from cumulus.resources.query import Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.json_response import json_response
+from cumulus.server.http.kubernetes.bodies import media_type
+from cumulus.server.http.kubernetes.field_validation import FieldValidation
+from cumulus.server.http.kubernetes.patching import PATCHES, PatchRequest
+from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
     body_of,
     dry_run,
@@ -30,6 +35,7 @@ from cumulus.server.http.kubernetes.requests import (
     namespace_of,
     number,
     object_of,
+    patch_body_of,
 )
 from cumulus.server.http.kubernetes.tables import Shown
 from cumulus.server.http.kubernetes.watching import Following
@@ -38,7 +44,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-MERGE_PATCH = "application/merge-patch+json"
+    from cumulus.server.http.api import Api
+
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Those of Kubernetes' generated names: no vowel, so that no word comes out."""
 LONGEST_WATCH, SHORTEST_WATCH = 3600, 1800
@@ -76,7 +83,8 @@ class Single(HTTPEndpoint):
 
 async def read(request: Request) -> Response:
     key = key_of(request)
-    return _one(request, await api_of(request).call(api_of(request).service.objects.get, identity_of(request), key))
+    api, shown = api_of(request), _shown(request)
+    return await _one(api, shown, await api.call(api.service.objects.get, identity_of(request), key))
 
 
 async def _list(request: Request) -> Response:
@@ -96,7 +104,7 @@ async def _list(request: Request) -> Response:
         metadata["continue"] = page.continue_token
     shown = _shown(request)
     # Cells may ask the service for what belongs to a row.
-    return await api.call(lambda: json_response(shown.many(page.items, metadata), media_type=shown.media_type))
+    return await api.call(lambda: shown.form.response(shown.many(page.items, metadata)))
 
 
 async def _watch(request: Request) -> Response:
@@ -114,12 +122,12 @@ async def _watch(request: Request) -> Response:
         seconds=seconds,
     )  # fmt: skip
     first = await following.prepare()
-    return StreamingResponse(following.lines(first), media_type=shown.media_type)
+    return StreamingResponse(following.lines(first), media_type=shown.form.media_type)
 
 
 async def _create(request: Request) -> Response:
-    api, kind = api_of(request), kind_of(request)
-    document = await object_of(request, kind)
+    api, kind, shown, validation = api_of(request), kind_of(request), _shown(request), FieldValidation(request)
+    document = await object_of(request, kind, validation)
     prefix = document["metadata"].get("generateName")
     if prefix and not document["metadata"].get("name"):
         if not isinstance(prefix, str):
@@ -127,43 +135,40 @@ async def _create(request: Request) -> Response:
         ending = "".join(secrets.choice(NAME_LETTERS) for _ in range(5))
         document["metadata"]["name"] = f"{prefix[:248]}{ending}"
     document["metadata"].pop("generateName", None)
-    made = await api.call(api.service.objects.create, identity_of(request), document, dry_run=dry_run(request))
-    return _one(request, made, 201)
+    made = await api.call(
+        api.service.objects.create, identity_of(request), document, dry_run=dry_run(request), on_unknown=validation.take
+    )
+    return await _one(api, shown, made, 201, validation.found)
 
 
 async def _update(request: Request) -> Response:
-    api = api_of(request)
-    document = await object_of(request, kind_of(request))
+    api, shown, validation = api_of(request), _shown(request), FieldValidation(request)
+    document = await object_of(request, kind_of(request), validation)
     _check_name(document, key_of(request))
-    changed = await api.call(api.service.objects.update, identity_of(request), document, dry_run=dry_run(request))
-    return _one(request, changed)
+    changed = await api.call(
+        api.service.objects.update, identity_of(request), document, dry_run=dry_run(request), on_unknown=validation.take
+    )
+    return await _one(api, shown, changed, 200, validation.found)
 
 
 async def _patch(request: Request) -> Response:
-    api, key = api_of(request), key_of(request)
-    patch = await body_of(request, (MERGE_PATCH,))
-    if not isinstance(patch, dict):
-        raise UsageError("a merge patch is a JSON object")
-    metadata = patch.get("metadata")
-    version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    if version is not None and not isinstance(version, str):
-        raise InvalidObject("metadata.resourceVersion: must be text", field="metadata.resourceVersion")
-    changed = await api.call(
-        api.service.objects.patch, identity_of(request), key, patch, resource_version=version, dry_run=dry_run(request)
-    )
-    return _one(request, changed)
+    api, key, shown, validation = api_of(request), key_of(request), _shown(request), FieldValidation(request)
+    body = await patch_body_of(request, PATCHES)
+    asked = PatchRequest(identity_of(request), key, body, dry_run(request), validation, request.query_params)
+    patched = await api.call(PATCHES[media_type(request)], api.service, asked)
+    return await _one(api, shown, patched.document, 201 if patched.created else 200, validation.found)
 
 
 async def _delete(request: Request) -> Response:
-    api, key = api_of(request), key_of(request)
+    api, key, shown = api_of(request), key_of(request), _shown(request)
     options = await _delete_options(request)
     deleted = await api.call(api.service.objects.delete, identity_of(request), key, **options)
-    return _deleted(request, deleted)
+    return await _deleted(request, shown, deleted)
 
 
 async def _delete_collection(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
-    kind, query = kind_of(request), _query(request)
+    kind, query, shown = kind_of(request), _query(request), _shown(request)
     if kind.namespaced and query.namespace is None:
         raise UsageError(f"{kind.plural} are deleted in one namespace at a time")
     api.service.access.check(identity, "deletecollection", kind.plural, query.namespace or "")
@@ -172,8 +177,8 @@ async def _delete_collection(request: Request) -> Response:
     for item in page.items:
         given = {**options, "uid": item["metadata"]["uid"]}
         await api.call(api.service.objects.delete, identity, key_in(item), **given)
-    shown = _shown(request)
-    return json_response(shown.many(page.items, {"resourceVersion": str(page.revision)}), media_type=shown.media_type)
+    metadata = {"resourceVersion": str(page.revision)}
+    return await api.call(lambda: shown.form.response(shown.many(page.items, metadata)))
 
 
 async def _delete_options(request: Request) -> dict[str, Any]:
@@ -204,19 +209,21 @@ def _text(options: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _deleted(request: Request, document: Document) -> Response:
+async def _deleted(request: Request, shown: Shown, document: Document) -> Response:
     """The object while finalizers hold it, else what says that it is gone."""
     if document["metadata"].get("deletionTimestamp") and document["metadata"].get("finalizers"):
-        return _one(request, document)
+        return await _one(api_of(request), shown, document)
     kind, metadata = kind_of(request), document["metadata"]
     details = {"name": metadata["name"], "group": GROUP, "kind": kind.plural, "uid": metadata["uid"]}
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
     return json_response(status)
 
 
-def _one(request: Request, document: Document, code: int = 200) -> Response:
-    shown = _shown(request)
-    return json_response(shown.one(document), code, media_type=shown.media_type)
+async def _one(api: Api, shown: Shown, document: Document, code: int = 200, warnings: Sequence[str] = ()) -> Response:
+    if shown.form == Form():
+        return shown.form.response(document, code, warnings)
+    # Cells may ask the service for what belongs to a row.
+    return await api.call(lambda: shown.form.response(shown.one(document), code, warnings))
 
 
 def _check_name(document: Document, key: Key) -> None:
@@ -248,8 +255,8 @@ def _shown(request: Request) -> Shown:
     kind, api, identity = kind_of(request), api_of(request), identity_of(request)
     namespace = namespace_of(request)
     owned = owned_by([kind], lambda name: api.service.objects.list(identity, Query(name, namespace)).items)
-    accept, include = request.headers.get("accept", ""), request.query_params.get("includeObject", "")
-    return Shown(kind, accept, include, api.service.clock, owned)
+    include = request.query_params.get("includeObject", "")
+    return Shown(kind, form_of(request), include, api.service.clock, owned)
 
 
 _ROOT = f"/apis/{API_VERSION}"

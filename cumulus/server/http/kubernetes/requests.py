@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from cumulus.errors import InvalidObject, NotFound, NotSupported, TooLarge, UsageError
+from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import API_VERSION, Document, Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
+from cumulus.server.http.kubernetes import bodies
+from cumulus.server.http.kubernetes.field_validation import FieldValidation
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-MAX_BYTES = 3 * 2**20
-"""Of a body, as in Kubernetes. An object may have less; see `admission`."""
 _BY_PLURAL = {kind.plural: kind for kind in KINDS}
 
 
@@ -45,32 +43,29 @@ def key_of(request: Request) -> Key:
     return Key(kind.name, namespace, request.path_params["name"])
 
 
-async def body_of(request: Request, media_types: Iterable[str] = ("application/json",)) -> Any:
-    """The JSON of the body; None where there is none."""
-    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media_type not in media_types:
-        raise NotSupported(
-            f"the body of the request was in an unknown format - accepted media types include: {', '.join(media_types)}"
-        )
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BYTES:
-            raise TooLarge(f"the body of a request is at most {MAX_BYTES} bytes")
-        chunks.append(chunk)
-    if not size:
-        return None
-    try:
-        return orjson.loads(b"".join(chunks))
-    except orjson.JSONDecodeError as error:
-        raise UsageError(f"the body is not JSON: {error}") from None
+async def body_of(request: Request, media_types: Sequence[str] = (bodies.JSON,)) -> Any:
+    """What the body says; None where there is none. Raises NotSupported for another media type."""
+    return _parsed(await _bytes_of(request, media_types), bodies.media_type(request))
 
 
-async def object_of(request: Request, kind: Kind) -> Document:
+async def patch_body_of(request: Request, media_types: Iterable[str]) -> bytes:
+    """The body, which is not empty, as it came."""
+    body = await _bytes_of(request, tuple(media_types))
+    if not body:
+        raise UsageError("the request has no body")
+    return body
+
+
+async def object_of(request: Request, kind: Kind, validation: FieldValidation) -> Document:
     """The object in the body, with kind, apiVersion and namespace of the path."""
-    given = await body_of(request)
-    if not isinstance(given, dict) or not isinstance(given.get("metadata", {}), dict):
+    body = await _bytes_of(request, bodies.WRITTEN)
+    type = bodies.media_type(request)
+    given = _parsed(body, type)
+    if not isinstance(given, dict) or not isinstance(given.get("metadata") or {}, dict):
         raise UsageError("the body must be an object with metadata")
+    if type == bodies.JSON:
+        # YAML with a key given twice is refused whatever is asked for, as it is in a manifest.
+        validation.body(body)
     for field, wanted in (("kind", kind.name), ("apiVersion", API_VERSION)):
         if given.get(field, wanted) != wanted:
             raise UsageError(f"the {field} in the body, {one_line(str(given[field]))}, is not {wanted}")
@@ -79,9 +74,20 @@ async def object_of(request: Request, kind: Kind) -> Document:
     if kind.namespaced:
         if namespace is None:
             raise UsageError(f"{kind.plural} are created in a namespace")
-        if metadata.setdefault("namespace", namespace) != namespace:
+        if (metadata.get("namespace") or namespace) != namespace:
             raise UsageError("the namespace of the object does not match the namespace of the request")
+        metadata["namespace"] = namespace
     return {"apiVersion": API_VERSION, "kind": kind.name, **given, "metadata": metadata}
+
+
+async def _bytes_of(request: Request, media_types: Sequence[str]) -> bytes:
+    if bodies.media_type(request) not in media_types:
+        raise bodies.unsupported(*media_types)
+    return await bodies.read(request)
+
+
+def _parsed(body: bytes, type: str) -> Any:
+    return bodies.parse(body, type) if body else None
 
 
 def flag(request: Request, name: str) -> bool:

@@ -13,7 +13,7 @@ from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells, OwnedBy
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Kind
-from cumulus.server.http.accept import accepted
+from cumulus.server.http.kubernetes.representation import Form
 
 META = "meta.k8s.io/v1"
 
@@ -21,8 +21,8 @@ META = "meta.k8s.io/v1"
 class Shown:
     """One request's way to show objects of a kind."""
 
-    def __init__(self, kind: Kind, accept: str, include: str, clock: Clock, owned_by: OwnedBy) -> None:
-        self.form = _form(accept)
+    def __init__(self, kind: Kind, form: Form, include: str, clock: Clock, owned_by: OwnedBy) -> None:
+        self.form = form
         self._kind = kind
         self._clock = clock
         self._owned_by = owned_by
@@ -30,24 +30,20 @@ class Shown:
             raise UsageError("includeObject must be None, Metadata or Object")
         self._include = include or "Metadata"
 
-    @property
-    def media_type(self) -> str:
-        return "application/json" if not self.form else f"application/json;as={self.form};v=v1;g=meta.k8s.io"
-
     def many(self, items: Sequence[Document], metadata: Document) -> Document:
-        if self.form == "Table":
+        if self.form.kind == "Table":
             return self._table(items, metadata)
-        if self.form:
+        if self.form.kind:
             rows = [_metadata_of(item) for item in items]
             return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
         return {"kind": f"{self._kind.name}List", "apiVersion": API_VERSION, "metadata": metadata, "items": items}
 
     def one(self, item: Document, *, heading: bool = True) -> Document:
         """Without `heading` a table has rows alone, as in all events of a watch but the first."""
-        if self.form == "Table":
+        if self.form.kind == "Table":
             version = item["metadata"].get("resourceVersion", "")
             return self._table([item], {"resourceVersion": version}, heading=heading)
-        return _metadata_of(item) if self.form else item
+        return _metadata_of(item) if self.form.kind else item
 
     def _table(self, items: Sequence[Document], metadata: Document, *, heading: bool = True) -> Document:
         cells = Cells(self._clock.now(), self._owned_by)
@@ -86,17 +82,3 @@ class Shown:
 
 def _metadata_of(item: Document) -> Document:
     return {"kind": "PartialObjectMetadata", "apiVersion": META, "metadata": item["metadata"]}
-
-
-def _form(accept: str) -> str:
-    """The first form of the Accept header that there is: Table, PartialObjectMetadata, or "" for whole objects."""
-    for media_type, options in accepted(accept):
-        if media_type in ("application/json", "*/*", "application/*", ""):
-            form = options.get("as", "")
-            if form in ("Table", "PartialObjectMetadata") and options.get("v") == "v1":
-                return form
-            if form == "PartialObjectMetadataList" and options.get("v") == "v1":
-                return "PartialObjectMetadata"
-            if not form:
-                return ""
-    return ""

@@ -109,9 +109,9 @@ class Following:
             **({"annotations": annotations} if annotations else {}),
         }
         document: Document = {"kind": self._query.kind, "apiVersion": API_VERSION, "metadata": metadata}
-        if self._shown.form == "PartialObjectMetadata":
+        if self._shown.form.kind == "PartialObjectMetadata":
             document |= {"kind": "PartialObjectMetadata", "apiVersion": META}
-        elif self._shown.form:
+        elif self._shown.form.kind:
             document = {
                 "kind": "Table", "apiVersion": META, "metadata": metadata, "columnDefinitions": None,
                 "rows": [{"cells": [], "object": document}],

@@ -1,0 +1,66 @@
+"""The kinds of patch, by the media type of the request's body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cumulus.resources.key import Document, Key
+from cumulus.server.http.kubernetes import bodies
+from cumulus.server.http.kubernetes.field_validation import FieldValidation
+
+if TYPE_CHECKING:
+    from cumulus.service.identity import Identity
+    from cumulus.service.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRequest:
+    """One PATCH of one object. `parameters`: those of the query that the kinds of patch have of their own."""
+
+    identity: Identity
+    key: Key
+    body: bytes
+    dry_run: bool
+    validation: FieldValidation
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """The object after it. `created`: there was none."""
+
+    document: Document
+    created: bool = False
+
+
+Patch = Callable[["Service", PatchRequest], Patched]
+"""Called in a thread."""
+
+
+def _merge(service: Service, request: PatchRequest) -> Patched:
+    patch = bodies.parse(request.body)
+    request.validation.body(request.body)
+    return Patched(
+        service.objects.patch(
+            request.identity, request.key, patch, dry_run=request.dry_run, on_unknown=request.validation.take
+        )
+    )
+
+
+def _json(service: Service, request: PatchRequest) -> Patched:
+    patch = bodies.parse(request.body)
+    return Patched(
+        service.objects.patch(
+            request.identity, request.key, patch, type="json", dry_run=request.dry_run,
+            on_unknown=request.validation.take,
+        )
+    )  # fmt: skip
+
+
+PATCHES: Mapping[str, Patch] = {
+    "application/merge-patch+json": _merge,
+    "application/json-patch+json": _json,
+}
+"""Strategic merge patch is not among them, as for every custom resource of Kubernetes: kubectl then sends another."""
