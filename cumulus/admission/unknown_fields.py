@@ -43,7 +43,8 @@ def without_unknown(kind: Kind, document: Document, tell: OnUnknown, *, stored: 
     told = [path for path in gone if not (path[0] == "metadata" and len(path) == 2 and path[1] in SERVER_FIELDS)]
     if told:
         tell([FieldProblem(path, unknown_field(path, root), of_name=True) for path in told])
-    return _without(document, set(gone), ())
+    cleaned: Document = _without(document, set(gone), ())
+    return cleaned
 
 
 def _unknown(value: Any, field: schema.Field, path: Path) -> Iterator[Path]:
