@@ -13,7 +13,7 @@ from typing import Any
 from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
-from cumulus.controllers.context import Context
+from cumulus.controllers.context import Context, Placed
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
@@ -42,6 +42,7 @@ def context_maker(
     *,
     cluster: Cluster | None = None,
     cluster_user: str = "root",
+    placed: Placed = lambda bindings, refusals, now: None,
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 
@@ -49,7 +50,7 @@ def context_maker(
         return Context(
             cache=base.cache, client=base.client, clock=base.clock, recorder=base.recorder, agents=agents,
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
-            owner=f"cumulus:{term.store_id}",
+            owner=f"cumulus:{term.store_id}", placed=placed,
         )  # fmt: skip
 
     return context

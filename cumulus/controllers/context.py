@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
+from cumulus.scheduling.cycle import Binding, Refusal
+
+Placed = Callable[[Sequence[Binding], Sequence[Refusal], datetime], None]
+"""Told what a placement cycle bound, what it let wait, and when that was. It must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +28,8 @@ class Context(BaseContext):
     """Whom to be, over SSH, on its machines."""
     owner: str
     """The mark that this store's controllers put on the leases they ask nodes for."""
+    placed: Placed = lambda bindings, refusals, now: None
+    """Told what each placement cycle decided."""
     changed_leases: Channel = field(default_factory=Channel)
     """Partitions whose lease is not what their status says."""
     changed_jobs: Channel = field(default_factory=Channel)

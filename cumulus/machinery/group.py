@@ -16,6 +16,7 @@ from cumulus.clock import Clock
 from cumulus.machinery.cache import Index
 from cumulus.machinery.controller import BaseContext, C, Controller, Watch
 from cumulus.machinery.informer import MALFORMED, Change, Informer
+from cumulus.machinery.instruments import Instruments
 from cumulus.machinery.leader import Term
 from cumulus.machinery.reconcile import Request
 from cumulus.machinery.recorder import Recorder
@@ -54,11 +55,12 @@ def begin(
     *,
     fenced: Callable[[], None],
     rng: random.Random | None = None,
+    instruments: Instruments | None = None,
 ) -> ControllerGroup[C]:
     """The controllers of a term that has just begun, not started yet."""
     client = Client(store, term.fence)
     base = BaseContext(cache=informer.cache, client=client, clock=clock, recorder=Recorder(client, clock))
-    return ControllerGroup(controllers, context(base, term), informer, fenced=fenced, rng=rng)
+    return ControllerGroup(controllers, context(base, term), informer, fenced=fenced, rng=rng, instruments=instruments)
 
 
 class ControllerGroup(Generic[C]):
@@ -72,6 +74,7 @@ class ControllerGroup(Generic[C]):
         *,
         fenced: Callable[[], None],
         rng: random.Random | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         """`fenced` is called when a write shows that another daemon leads. Raises ValueError where two controllers have
         one name."""
@@ -87,8 +90,8 @@ class ControllerGroup(Generic[C]):
         for controller in self._controllers:
             if controller.name in self.runners:
                 raise ValueError(f"two controllers are named {controller.name}")
-            queue = WorkQueue(controller.name, self._clock, rng=rng)
-            runner = Runner(controller.build(context), queue, fenced=fenced)
+            queue = WorkQueue(controller.name, self._clock, rng=rng, instruments=instruments)
+            runner = Runner(controller.build(context), queue, fenced=fenced, instruments=instruments)
             self.runners[controller.name] = runner
             for watch in controller.watches:
                 self._watches[watch.kind].append((watch, runner))

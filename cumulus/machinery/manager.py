@@ -27,6 +27,7 @@ from cumulus.machinery import process_identity
 from cumulus.machinery.controller import BaseContext, C, Controller
 from cumulus.machinery.group import ControllerGroup, begin
 from cumulus.machinery.informer import Informer
+from cumulus.machinery.instruments import Instruments
 from cumulus.machinery.leader import Elector, Term
 from cumulus.machinery.liveness import Liveness
 from cumulus.machinery.runner import Runner
@@ -83,8 +84,10 @@ class Manager(Generic[C]):
         on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
+        instruments: Instruments | None = None,
     ) -> None:
         self.role = Role.STARTING
+        self._instruments = instruments or Instruments()
         self._store = store
         self._informer = informer
         self._controllers = tuple(controllers)
@@ -146,7 +149,7 @@ class Manager(Generic[C]):
     def _lead(self, term: Term) -> None:
         group = begin(
             self._store, self._informer, self._controllers, self._context, self._clock, term,
-            fenced=lambda: self._elector.depose(term),
+            fenced=lambda: self._elector.depose(term), instruments=self._instruments,
         )  # fmt: skip
         workers = {**group.workers, **self._workers}
         threads = [
@@ -154,6 +157,7 @@ class Manager(Generic[C]):
             for name, runner in group.runners.items()
             for number in range(workers[name])
         ]
+        self._instruments.leads({name: runner.queue for name, runner in group.runners.items()}, workers)
         group.start()
         for thread in threads:
             thread.start()
@@ -162,6 +166,7 @@ class Manager(Generic[C]):
             with self._liveness.watching(group.stalled):
                 self._tick_while_leading(group, term)
         finally:
+            self._instruments.leads({}, {})
             group.close()
             if not group.drain(DRAIN_SECONDS):
                 log.warning("some reconciles did not finish in time", seconds=DRAIN_SECONDS)

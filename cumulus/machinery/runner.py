@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from time import perf_counter
 
 import structlog
 from structlog.contextvars import bind_contextvars, reset_contextvars
@@ -25,6 +26,7 @@ from cumulus.errors import (
     NotFound,
     StoreUnavailable,
 )
+from cumulus.machinery.instruments import Instruments, Outcome
 from cumulus.machinery.reconcile import After, Permanent, Reconciler, Request, Retry
 from cumulus.machinery.workqueue import WorkQueue
 
@@ -37,9 +39,13 @@ QUIET_FAILURES = 4
 class Runner:
     """Steps one reconciler over one queue. Several threads may step the same runner."""
 
-    def __init__(self, reconciler: Reconciler, queue: WorkQueue, *, fenced: Callable[[], None]) -> None:
+    def __init__(
+        self, reconciler: Reconciler, queue: WorkQueue, *,
+        fenced: Callable[[], None], instruments: Instruments | None = None,
+    ) -> None:  # fmt: skip
         """`fenced` is called when a write showed that another daemon leads."""
         self.reconciler = reconciler
+        self._instruments = instruments or Instruments()
         self.queue = queue
         self._fenced = fenced
         self._ids = count(1)
@@ -56,34 +62,42 @@ class Runner:
             return False
         # `bound_contextvars` looks at all that is bound, for each key.
         bound = bind_contextvars(loop=self.queue.name, key=path(key), reconcile=next(self._ids))
+        started = perf_counter()
         try:
-            self._run(key)
+            outcome = self._run(key)
+            self._instruments.reconciled(self.queue.name, outcome, perf_counter() - started)
         finally:
             reset_contextvars(**bound)
             self.queue.done(key)
         return True
 
-    def _run(self, key: Request) -> None:
+    def _run(self, key: Request) -> Outcome:
         try:
             result = self.reconciler.reconcile(key)
         except Fenced:
             log.info("leadership lost")
             self._fenced()
+            return Outcome.REQUEUE
         except (Conflict, AlreadyExists, NotFound) as error:
             # What was read was stale; the watch brings the rest, so this says nothing to a person.
             log.debug("stale", error=str(error), again_in=self.queue.back_off(key))
+            return Outcome.REQUEUE
         except (Permanent, InvalidObject) as error:
             self.queue.forget(key)
             log.error("given up until the object changes", error=str(error))
+            return Outcome.TERMINAL
         except (Retry, NodeUnreachable, BackendError, ChronosError, StoreUnavailable) as error:
             self._again(key, error)
+            return Outcome.ERROR
         except Exception:
             log.exception("defect in reconcile", again_in=self.queue.back_off(key))
-        else:
-            self.queue.forget(key)
-            log.debug("reconciled", result=repr(result))
-            if isinstance(result, After):
-                self.queue.add_after(key, result.seconds)
+            return Outcome.PANIC
+        self.queue.forget(key)
+        log.debug("reconciled", result=repr(result))
+        if isinstance(result, After):
+            self.queue.add_after(key, result.seconds)
+            return Outcome.REQUEUE_AFTER
+        return Outcome.SUCCESS
 
     def _again(self, key: Request, error: Exception) -> None:
         say = log.info if self.queue.failures(key) < QUIET_FAILURES else log.warning

@@ -14,6 +14,7 @@ from collections import deque
 
 from cumulus.clock import Clock
 from cumulus.lib.backoff import Backoff
+from cumulus.machinery.instruments import Instruments
 from cumulus.machinery.reconcile import Request
 
 BACKOFF = Backoff(first=0.005, longest=300.0, jitter=0.5)
@@ -23,12 +24,16 @@ BACKOFF = Backoff(first=0.005, longest=300.0, jitter=0.5)
 class WorkQueue:
     """Safe for use by several threads."""
 
-    def __init__(self, name: str, clock: Clock, *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, name: str, clock: Clock, *, rng: random.Random | None = None, instruments: Instruments | None = None
+    ) -> None:
         self.name = name
+        self._instruments = instruments or Instruments()
         self._clock = clock
         self._rng = rng or random.Random()
         self._ready: deque[Request] = deque()
-        self._waiting: set[Request] = set()
+        self._waiting: dict[Request, float] = {}
+        """Keys to look at, each with when it was added."""
         self._working: set[Request] = set()
         self._due: dict[Request, float] = {}
         self._heap: list[tuple[float, int, Request]] = []
@@ -73,6 +78,7 @@ class WorkQueue:
             failures = self._failures.get(key, 0)
             self._failures[key] = failures + 1
             wait = BACKOFF.seconds(failures, self._rng.random())
+        self._instruments.retried(self.name)
         self.add_after(key, wait)
         return wait
 
@@ -150,6 +156,11 @@ class WorkQueue:
                 return 0.0
             return max(0.0, self._clock.monotonic() - self._progress)
 
+    @property
+    def working(self) -> int:
+        """Keys that workers have."""
+        return len(self._working)
+
     def __len__(self) -> int:
         """Keys that wait to be looked at now, delayed ones not counted."""
         with self._changed:
@@ -183,16 +194,18 @@ class WorkQueue:
     def _add(self, key: Request) -> None:
         if self._stopped or key in self._waiting:
             return
+        now = self._clock.monotonic()
         if not (self._waiting or self._working):
-            self._progress = self._clock.monotonic()
-        self._waiting.add(key)
+            self._progress = now
+        self._waiting[key] = now
+        self._instruments.added(self.name)
         if key not in self._working:
             self._ready.append(key)
             self._changed.notify()
 
     def _take(self) -> Request:
         key = self._ready.popleft()
-        self._waiting.discard(key)
+        self._instruments.taken(self.name, self._clock.monotonic() - self._waiting.pop(key))
         self._working.add(key)
         self._due.pop(key, None)
         return key

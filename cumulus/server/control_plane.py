@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
@@ -15,9 +16,13 @@ from cumulus.nodes.agent import Agents, Connect, NodeAgent
 from cumulus.resources.node import GPUNode, in_cluster
 from cumulus.store.base import Store
 
+if TYPE_CHECKING:
+    from cumulus.server.metrics.daemon import DaemonMetrics
+
 
 class ControlPlane:
-    """`connect` makes the agents of nodes with an SSH address; what is not said here is as the `Manager` says."""
+    """`connect` makes the agents of nodes with an SSH address; `metrics` are told what happens; what is not said here is
+    as the `Manager` says."""
 
     def __init__(
         self,
@@ -34,9 +39,12 @@ class ControlPlane:
         on_problems: Callable[[Sequence[str]], None] = lambda problems: None,
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
+        metrics: DaemonMetrics | None = None,
     ) -> None:
         controllers = declared()
         informer = informer_for(store, controllers)
+        if metrics is not None:
+            informer.add_handler(metrics.starts.changed)
 
         def closed(node: GPUNode) -> bool:
             """A machine of a cluster that is, as far as is known, not ours: its leases are neither."""
@@ -45,9 +53,12 @@ class ControlPlane:
         self._agents = Agents(informer.cache, agents, connect, closed=closed)
         self._manager = Manager(
             store, informer, controllers,
-            context_maker(backends, self._agents, cluster=cluster, cluster_user=cluster_user),
+            context_maker(
+                backends, self._agents, cluster=cluster, cluster_user=cluster_user,
+                **({} if metrics is None else {"placed": metrics.starts.placed}),
+            ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
-            stall_seconds=stall_seconds,
+            stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,
         )  # fmt: skip
 
     @property

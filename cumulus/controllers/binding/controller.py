@@ -14,6 +14,7 @@ from itertools import groupby
 import structlog
 
 from cumulus.clock import Clock, timestamp
+from cumulus.controllers.context import Placed
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
@@ -27,7 +28,7 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, PartitionPhase
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
 from cumulus.scheduling.claim import Claim, claim_of
-from cumulus.scheduling.cycle import Binding, Cycle
+from cumulus.scheduling.cycle import Binding, Cycle, Refusal
 from cumulus.scheduling.node_reasons import Explainer, NodeReason
 from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.scheduling.snapshot import Assembler, Gang, Snapshot
@@ -70,7 +71,11 @@ class Unplaced:
 
 
 class BindingReconciler:
-    def __init__(self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT) -> None:
+    def __init__(
+        self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT,
+        placed: Placed = lambda bindings, refusals, now: None,
+    ) -> None:  # fmt: skip
+        self._placed = placed
         self._reader = reader
         self._client = client
         self._clock = clock
@@ -101,10 +106,11 @@ class BindingReconciler:
         claims = (claim for _, claim in self._claims.values())
         snapshot = self._assembler.assemble(self._reader.all(GPUNode), claims, self._clock.now())
         cycle = Cycle(snapshot, self._policies)
-        unplaced, young = self._place(snapshot, cycle)
+        unplaced, refusals, young = self._place(snapshot, cycle)
         ended = self._clock.monotonic()
         self._not_before = ended + min(LONGEST_REST, REST * (ended - began))
         bound = self._bind_all(list(_gangs(cycle.bindings)))
+        self._placed(cycle.bindings, refusals, snapshot.now)
         told = self._refuse(unplaced)
         if not (bound and told):
             # The change that made it stale need not be one that wakes this controller, as that of a label.
@@ -130,27 +136,29 @@ class BindingReconciler:
         """None where it went, or is damaged: the node's ledger still knows what it holds."""
         return readable(self._reader, GPUPartition, key.namespace, key.name)
 
-    def _place(self, snapshot: Snapshot, cycle: Cycle) -> tuple[list[Unplaced], bool]:
-        """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, and whether others
-        have yet to wait long enough for that. Turns go on from where the last cycle stopped."""
+    def _place(self, snapshot: Snapshot, cycle: Cycle) -> tuple[list[Unplaced], list[Refusal], bool]:
+        """Consider the whole queue; the gangs that stay in it and whose turn it is to be told why, all that stay in it,
+        and whether some have yet to wait long enough to be told. Turns go on from where the last cycle stopped."""
         explain = Explainer(snapshot, cycle.availability)
         unplaced: list[Unplaced] = []
-        position, last, young = 0, 0, False
+        refusals: list[Refusal] = []
+        last, young = 0, False
         for gang in cycle.queue:
             if cycle.bind(gang):
                 continue
-            position += 1
-            if not _waited(gang, snapshot):
-                young = True
-                cycle.refuse(gang)
-            elif position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
+            position = len(refusals) + 1
+            told = _waited(gang, snapshot)
+            young = young or not told
+            # Worked out before the refusal, whose reservation would be in the way of the gang itself.
+            message = ""
+            if told and position > self._explain_from and len(unplaced) < EXPLAINED_PER_PASS:
                 last = position
                 message = cycle.not_admitted.message if cycle.not_admitted else summary(explain.node_reasons(gang))
-                unplaced.append(Unplaced(gang, cycle.refuse(gang).reason.code, message))
-            else:
-                cycle.refuse(gang)
+            refusals.append(cycle.refuse(gang))
+            if last == position:
+                unplaced.append(Unplaced(gang, refusals[-1].reason.code, message))
         self._explain_from = last if len(unplaced) == EXPLAINED_PER_PASS else 0
-        return unplaced, young
+        return unplaced, refusals, young
 
     def _bind_all(self, gangs: Sequence[Sequence[Binding]]) -> bool:
         """Write bindings, each gang's all or none. False where a partition changed meanwhile.

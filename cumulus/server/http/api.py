@@ -12,6 +12,7 @@ from cumulus.server.http.threads import StreamThreads
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from cumulus.server.metrics.daemon import DaemonMetrics
     from cumulus.server.watches import WatchBridge
     from cumulus.service.identity import Identity
     from cumulus.service.service import Service
@@ -25,8 +26,11 @@ THREADS = 16
 class Api:
     """One for each app. Handlers find it with `api_of(request)`."""
 
-    def __init__(self, service: Service, bridge: WatchBridge, *, threads: int = THREADS) -> None:
+    def __init__(
+        self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None
+    ) -> None:
         self.service = service
+        self.metrics = metrics
         self.bridge = bridge
         self.streams = StreamThreads()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")

@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from cumulus.errors import CumulusError
-from cumulus.server.http import health
+from cumulus.server.http import health, metrics
 from cumulus.server.http.authentication import Authenticate, Authentication
 from cumulus.server.http.kubernetes import discovery, objects
+from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from cumulus.server.http.api import Api
 
-ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *discovery.ROUTES, *objects.ROUTES)
+ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *metrics.ROUTES, *discovery.ROUTES, *objects.ROUTES)
 """Those of each module, in the order in which they are tried."""
 
 _log = structlog.get_logger("cumulus.api")
@@ -32,9 +33,13 @@ _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 
 def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
+    middleware = [Middleware(Authentication, authenticate=authenticate)]
+    if api.metrics is not None:
+        # First, so that refused requests count too.
+        middleware.insert(0, Middleware(RequestMetering, metrics=api.metrics.requests))
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(Authentication, authenticate=authenticate)],
+        middleware=middleware,
         exception_handlers={CumulusError: _on_error, HTTPException: _on_http_error, Exception: _on_defect},
     )
     app.state.api = api

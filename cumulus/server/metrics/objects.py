@@ -1,0 +1,107 @@
+"""Objects by phase, and what of each device is leased, as the store has it when Prometheus asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from cumulus.clock import Clock, parse_timestamp
+from cumulus.resources.documents import MALFORMED, condition, lookup
+from cumulus.resources.key import Document
+from cumulus.resources.node import GPUNode
+from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.query import Query
+from cumulus.resources.reasons import NodeCondition
+from cumulus.resources.registry import KINDS
+from cumulus.store.base import Store
+
+_COMPUTE = 1000.0
+"""Compute of a whole device, in the store's thousandths."""
+_HELD = (PartitionPhase.BOUND, PartitionPhase.ACTIVE)
+_DEVICE = ("node", "device")
+
+
+class ObjectMetrics:
+    """A damaged object is left out of what it can't be counted in."""
+
+    def __init__(self, registry: CollectorRegistry, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: a registry that asks this need not list the store to learn the names."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        found = {kind.name: self._store.list(Query(kind.name)).items for kind in KINDS}
+        yield _by_phase(found)
+        yield from _of_nodes(found[GPUNode.KIND], self._clock.now())
+        yield from _of_leases(found[GPUPartition.KIND], self._clock.now())
+
+
+def _by_phase(found: dict[str, list[Document]]) -> Metric:
+    objects = GaugeMetricFamily("cumulus_objects", "Objects.", labels=("kind", "namespace", "phase"))
+    for kind, documents in found.items():
+        counted = Counter(
+            (str(document["metadata"].get("namespace") or ""), str(lookup(document, "status.phase") or ""))
+            for document in documents
+        )
+        for (namespace, phase), count in sorted(counted.items()):
+            objects.add_metric((kind, namespace, phase), count)
+    return objects
+
+
+def _of_nodes(nodes: Sequence[Document], now: datetime) -> Iterator[Metric]:
+    ready = GaugeMetricFamily("cumulus_node_ready", "1 where the node is ready.", labels=("node",))
+    beat = GaugeMetricFamily("cumulus_node_heartbeat_age_seconds", "Since it last answered.", labels=("node",))
+    info = GaugeMetricFamily(
+        "cumulus_device_info", "1 for each device.", labels=(*_DEVICE, "id", "name", "vendor", "enforcement")
+    )
+    memory = GaugeMetricFamily("cumulus_device_memory_bytes", "Memory that can be leased.", labels=_DEVICE)
+    leased = GaugeMetricFamily("cumulus_device_leased_memory_bytes", "Memory leased.", labels=_DEVICE)
+    compute = GaugeMetricFamily("cumulus_device_leased_compute_ratio", "Part of the compute leased.", labels=_DEVICE)
+    for node in nodes:
+        name = str(node["metadata"]["name"])
+        ready.add_metric((name,), float(condition(node, NodeCondition.READY).get("status") == "True"))
+        if heartbeat := lookup(node, "status.heartbeatTime"):
+            beat.add_metric((name,), max(0.0, (now - parse_timestamp(heartbeat)).total_seconds()))
+        for device in lookup(node, "status.devices") or ():
+            try:
+                labels = (name, str(device["index"]))
+                size, free = device["memoryBytes"], device.get("freeMemoryBytes", 0)
+                part = (_COMPUTE - device.get("freeCompute", 0)) / _COMPUTE
+            except MALFORMED:
+                continue
+            described = (str(device.get(field) or "") for field in ("id", "name", "vendor", "enforcement"))
+            info.add_metric((*labels, *described), 1.0)
+            memory.add_metric(labels, size)
+            leased.add_metric(labels, size - free)
+            compute.add_metric(labels, part)
+    yield from (ready, beat, info, memory, leased, compute)
+
+
+def _of_leases(partitions: Sequence[Document], now: datetime) -> Iterator[Metric]:
+    counted: Counter[tuple[str, str]] = Counter()
+    latest: dict[tuple[str, str], float] = {}
+    for partition in partitions:
+        status = partition.get("status") or {}
+        if status.get("phase") not in _HELD:
+            continue
+        device = (str(status.get("node") or ""), str(status.get("device")))
+        counted[device] += 1
+        if end := status.get("expiresAt"):
+            latest[device] = max(latest.get(device, 0.0), (parse_timestamp(end) - now).total_seconds())
+    leases = GaugeMetricFamily("cumulus_device_leases", "Leases of partitions that are held.", labels=_DEVICE)
+    for device, count in sorted(counted.items()):
+        leases.add_metric(device, count)
+    free = GaugeMetricFamily(
+        "cumulus_device_free_in_seconds", "Until the last lease that is held now ends.", labels=_DEVICE
+    )
+    for device, seconds in sorted(latest.items()):
+        free.add_metric(device, seconds)
+    yield from (leases, free)
