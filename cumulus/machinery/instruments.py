@@ -29,7 +29,7 @@ class Instruments:
     """Measures nothing. Any thread calls these, some with a queue's lock held: they must not block."""
 
     def leads(self, queues: Mapping[str, WorkQueue], workers: Mapping[str, int]) -> None:
-        """A term began: its queues, and the threads that work on each, by the controller's name. Empty ones: it ended."""
+        """A term began: its queues, and the threads that work on each, by the controller's name. With none it ended."""
 
     def added(self, queue: str) -> None:
         """A key was queued that was not there."""

@@ -21,6 +21,7 @@ from cumulus.store.base import Store
 if TYPE_CHECKING:
     from cumulus.server.http.api import Api
     from cumulus.server.http.listener import Listener
+    from cumulus.server.metrics.daemon import DaemonMetrics
 
 _log = structlog.get_logger("cumulus.api")
 
@@ -31,9 +32,12 @@ RETRY_SECONDS = 0.5
 class ApiServer:
     """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why."""
 
-    def __init__(self, home: Path, store: Store, *, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self, home: Path, store: Store, *, metrics: DaemonMetrics | None = None, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         self._home = home
         self._store = store
+        self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -90,7 +94,7 @@ class ApiServer:
         path = paths.api_socket(self._home)
         service = Service(lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home))
         bridge = WatchBridge(self._store)
-        api = Api(service, bridge)
+        api = Api(service, bridge, metrics=self._metrics)
         listener = _listener(api, path)
         try:
             listener.start()

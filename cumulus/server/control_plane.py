@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class ControlPlane:
-    """`connect` makes the agents of nodes with an SSH address; `metrics` are told what happens; what is not said here is
-    as the `Manager` says."""
+    """`connect` makes the agents of nodes with an SSH address; `metrics` are told what happens; the rest is as the
+    `Manager` says."""
 
     def __init__(
         self,

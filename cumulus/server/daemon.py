@@ -20,6 +20,7 @@ from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import NodeFacts
 from cumulus.chronos.local import Ledger, ensure_running
+from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
 from cumulus.lib import state_id
@@ -33,6 +34,7 @@ from cumulus.secrets import SecretStore
 from cumulus.server.api_server import ApiServer
 from cumulus.server.command_server_process import CommandServerProcess
 from cumulus.server.control_plane import ControlPlane
+from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.settings import Settings
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
@@ -55,7 +57,8 @@ def run(settings: Settings) -> int:
     home = settings.home
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
-    api_server = ApiServer(home, store)
+    metrics = DaemonMetrics(store, SystemClock())
+    api_server = ApiServer(home, store, metrics=metrics)
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)
@@ -75,6 +78,7 @@ def run(settings: Settings) -> int:
             ready=_ready(home, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
+            metrics=metrics,
         )  # fmt: skip
         manager.run(stop)
         for opened in backends:

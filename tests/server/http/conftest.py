@@ -17,6 +17,7 @@ from cumulus.clock import Clock, FakeClock
 from cumulus.server.http.api import Api
 from cumulus.server.http.app import make_app
 from cumulus.server.http.listener import Listener
+from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.watches import WatchBridge
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
@@ -100,7 +101,8 @@ def serving(
         return asks()
 
     bridge = WatchBridge(store)
-    api = Api(Service(lambda: store, home, clock, infrastructure=outside), bridge)
+    metrics = DaemonMetrics(store, clock)
+    api = Api(Service(lambda: store, home, clock, infrastructure=outside), bridge, metrics=metrics)
     listener = Listener(make_app(api, authenticate), [listening])
     listener.start()
     try:
