@@ -24,7 +24,7 @@ from cumulus.chronos.ledger import Ledger
 from cumulus.clock import SystemClock
 from cumulus.manifest import Manifest, load_text
 from cumulus.nodes.agent import NodeAgent
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.server.control_plane import ControlPlane
 from cumulus.store.base import Store
 from cumulus.store.sqlite import SqliteStore
@@ -126,7 +126,7 @@ def process_jobs(count: int) -> Taken:
         device = Device(0, "bench", "bench", "bench", "gpu", SLOTS << 20)
         ledger = Ledger(home / "chronos", discover=lambda: [device])
         backend = ProcessBackend(
-            home / "process", "here", SecretStore(home / "secrets"), chronos_home=ledger.home, environment=os.environ
+            home / "process", "here", JobSecrets(home / "secrets"), chronos_home=ledger.home, environment=os.environ
         )
         try:
             agent = NodeAgent("here", ledger)

@@ -58,8 +58,18 @@ def swarm_dir(home: Path) -> Path:
     return home / "swarm"
 
 
-def secrets_dir(home: Path) -> Path:
-    """`NAME/KEY` files, readable by the owner alone."""
+def job_secrets_dir(home: Path) -> Path:
+    """`NAMESPACE/NAME/KEY` files, readable by the owner alone."""
+    return home / "job-secrets"
+
+
+def system_secrets_dir(home: Path) -> Path:
+    """`NAME/KEY` files for the daemon itself: no job can name them."""
+    return home / "system-secrets"
+
+
+def old_secrets_dir(home: Path) -> Path:
+    """`NAME/KEY` files from before secrets had namespaces. Nothing but `cumulus secret migrate` reads them."""
     return home / "secrets"
 
 

@@ -1,4 +1,7 @@
-"""Secrets of a node: `ROOT/NAME/KEY`, one file for each value, readable by the owner alone.
+"""Secrets of a state directory: `ROOT/NAME/KEY`, one file for each value, readable by the owner alone.
+
+Jobs have a root for each namespace, so a job takes no other namespace's. What the daemon itself needs, nodes' SSH keys
+for one, has a root of its own, which no job can name.
 
 The supervisor of a job reads them when it starts the command, and puts them into its environment; they are in
 no object, specification, log, event, message or command line. A process's environment can be read by the same
@@ -23,6 +26,28 @@ class SecretUnavailable(CumulusError):
     """The secret is missing, or its files cannot be used. The message never holds a value."""
 
 
+class JobSecrets:
+    """The secrets that jobs take: `ROOT/NAMESPACE/NAME/KEY`. Every method raises `SecretUnavailable`."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root)
+
+    def of(self, namespace: str) -> SecretStore:
+        """Those of one namespace."""
+        if not _NAME.fullmatch(namespace):
+            raise SecretUnavailable(f"{namespace!r} is no namespace of secrets")
+        return SecretStore(os.path.join(self.root, namespace))
+
+    def namespaces(self) -> Sequence[str]:
+        """Those that may have secrets, sorted."""
+        try:
+            return sorted(name for name in os.listdir(self.root) if _NAME.fullmatch(name))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise SecretUnavailable(f"{self.root} cannot be read: {error.strerror}") from None
+
+
 class SecretStore:
     """The secrets under one directory. Every method raises `SecretUnavailable`."""
 
@@ -31,6 +56,15 @@ class SecretStore:
 
     def get(self, name: str, key: str) -> str:
         """The value, without a newline at its end. Refused where others than the owner could read it."""
+        try:
+            return self.read(name, key).decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise SecretUnavailable(
+                f"secret {name}, key {key} is not UTF-8 text", hint="encode binary values, as base64 for example"
+            ) from None
+
+    def read(self, name: str, key: str) -> bytes:
+        """The value's file as it is. Refused where others than the owner could read it."""
         path = self._path(name, key)
         for private in (self.root, os.path.dirname(path)):
             self._check_private(private, "0700")
@@ -48,16 +82,15 @@ class SecretStore:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise SecretUnavailable(f"secret {name}, key {key} is larger than {MAX_BYTES // 1024} KiB")
-        try:
-            return content.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise SecretUnavailable(
-                f"secret {name}, key {key} is not UTF-8 text", hint="encode binary values, as base64 for example"
-            ) from None
+        return content
 
     def set(self, name: str, key: str, value: str) -> None:
         """Write one key, whole or not at all."""
-        path = self._path(name, key)
+        self.write(name, key, self.check(name, key, value))
+
+    def check(self, name: str, key: str, value: str) -> bytes:
+        """The value as its file would hold it."""
+        self._path(name, key)
         try:
             content = value.encode()
         except UnicodeEncodeError:
@@ -66,9 +99,14 @@ class SecretStore:
             ) from None
         if len(content) > MAX_BYTES or "\0" in value:
             raise SecretUnavailable(f"secret {name}, key {key} must be text without NUL of at most {MAX_BYTES} bytes")
+        return content
+
+    def write(self, name: str, key: str, content: bytes) -> None:
+        """Write a value's file, whole or not at all."""
+        path = self._path(name, key)
         try:
-            os.makedirs(self.root, mode=0o700, exist_ok=True)
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            for directory in (os.path.dirname(self.root), self.root, os.path.dirname(path)):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
             # What it writes aside begins with a dot: that is no legal key, so no reader takes it for one.
             write_durably(path, content)
         except OSError as error:

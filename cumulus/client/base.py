@@ -264,17 +264,19 @@ class ServerClient(Protocol):
 
 
 class SecretClient(Protocol):
-    """Secrets that jobs may use. Each method raises SecretUnavailable. Values never come back."""
+    """Secrets that jobs of the same namespace may use, and in the namespace "" those of the daemon itself, which no job
+    can name. Each method raises SecretUnavailable, Forbidden. Values never come back."""
 
-    def set_secret(self, name: str, key: str, value: str) -> None:
-        """Write one key, whole or not at all: text of at most `answers.secrets.MAX_BYTES`."""
+    def create_secret(self, namespace: str, name: str, values: Mapping[str, str], *, overwrite: bool = False) -> None:
+        """Write the keys of a secret, each whole or not at all: text of at most `answers.secrets.MAX_BYTES`. With
+        `overwrite` also of one that is there, whose other keys stay. Raises AlreadyExists."""
         ...
 
-    def secrets(self) -> Sequence[SecretKey]:
-        """Every key of every secret, sorted."""
+    def secrets(self, namespace: str | None) -> Sequence[SecretKey]:
+        """Every key of every secret of the namespace, of all namespaces for None, sorted."""
         ...
 
-    def delete_secret(self, name: str, key: str = "") -> None:
+    def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
         """Delete one key, or all of the secret. Raises NotFound."""
         ...
 

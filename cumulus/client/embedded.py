@@ -203,14 +203,14 @@ class EmbeddedClient:
     def backup(self, file: Path) -> None:
         self._service.backups.write(self._identity, file)
 
-    def set_secret(self, name: str, key: str, value: str) -> None:
-        self._service.secrets.set(self._identity, name, key, value)
+    def create_secret(self, namespace: str, name: str, values: Mapping[str, str], *, overwrite: bool = False) -> None:
+        self._service.secrets.create(self._identity, namespace, name, values, overwrite=overwrite)
 
-    def secrets(self) -> Sequence[SecretKey]:
-        return self._service.secrets.list(self._identity)
+    def secrets(self, namespace: str | None) -> Sequence[SecretKey]:
+        return self._service.secrets.list(self._identity, namespace)
 
-    def delete_secret(self, name: str, key: str = "") -> None:
-        self._service.secrets.delete(self._identity, name, key)
+    def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
+        self._service.secrets.delete(self._identity, namespace, name, key)
 
     def close(self) -> None:
         self._service.close()

@@ -8,7 +8,7 @@ from cumulus import paths
 from cumulus.errors import NoLog
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.service.infrastructure import LogReader
 
 
@@ -24,4 +24,4 @@ def log_reader(home: Path, job: Document, node: str) -> LogReader:
         return reader(home)
     from cumulus.backends.process.backend import ProcessBackend
 
-    return ProcessBackend(directory, node, SecretStore(paths.secrets_dir(home)))
+    return ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))

@@ -27,7 +27,7 @@ from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.errors import BackendError, CumulusError, NotOurs
 from cumulus.resources.node import SshAddress
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.service.infrastructure import StoreId
 
 
@@ -126,7 +126,7 @@ def reader(home: Path) -> SwarmBackend:
 
 def _backend(home: Path, engine: Engine, store_id: StoreId) -> SwarmBackend:
     return SwarmBackend(
-        str(paths.swarm_dir(home)), engine, SecretStore(paths.secrets_dir(home)),
+        str(paths.swarm_dir(home)), engine, JobSecrets(paths.job_secrets_dir(home)),
         store_id=store_id, instance=SwarmSettings().instance,
     )  # fmt: skip
 

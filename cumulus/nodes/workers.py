@@ -63,7 +63,11 @@ def connection(name: str, ssh: SshAddress, home: Path, key_path: str) -> NodeCon
     "" for the agent and ~/.ssh."""
 
     def key() -> str | None:
-        return None if ssh.key_secret is None else SecretStore(paths.secrets_dir(home)).get(ssh.key_secret, SECRET_KEY)
+        return (
+            None
+            if ssh.key_secret is None
+            else SecretStore(paths.system_secrets_dir(home)).get(ssh.key_secret, SECRET_KEY)
+        )
 
     return NodeConnection(name, address(ssh), known_hosts(home), key, key_path=key_path)
 

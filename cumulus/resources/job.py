@@ -38,7 +38,7 @@ _AS_A_PROCESS = {
 
 
 class SecretKeyRef(Model):
-    """One key of a secret kept on the node or the cluster, never in an object."""
+    """One key of a secret of the job's own namespace. Its value is never in an object."""
 
     name: SecretName = Field(description="The secret's name.")
     key: SecretName = Field(description="The key within the secret.")

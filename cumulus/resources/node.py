@@ -36,7 +36,8 @@ class SshAddress(Model):
     )
     key_secret: SecretName | None = Field(
         None,
-        description="The secret that holds the private key, as its key ssh-privatekey. If left out: SSH_KEY_PATH, the "
+        description="The daemon's own secret (`cumulus secret create --system`) that holds the private key, as its key "
+        "ssh-privatekey. If left out: SSH_KEY_PATH, the "
         "SSH agent, ~/.ssh.",
     )
     chronos_cli: Text | None = Field(

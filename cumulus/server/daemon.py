@@ -30,12 +30,13 @@ from cumulus.lib.systemd import notify
 from cumulus.machinery.manager import Role
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.server.api_server import ApiServer
 from cumulus.server.command_server_process import CommandServerProcess
 from cumulus.server.control_plane import ControlPlane
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.settings import Settings
+from cumulus.service.secret_migration import check_moved
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
 
@@ -96,6 +97,7 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
     try:
         # Another daemon of this state directory may be at work on a store that is not there any more.
         refuse_unread(home)
+        check_moved(home)
         lock = DaemonLock(home)
         store = stores.open_store(paths.store_dir(home))
         store.revision()
@@ -112,7 +114,7 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBa
     return ProcessBackend(
         paths.process_dir(settings.home),
         node,
-        SecretStore(paths.secrets_dir(settings.home)),
+        JobSecrets(paths.job_secrets_dir(settings.home)),
         chronos_home=ledger.home,
         retention=settings.logs.retention,
         job_env=settings.jobs.env,

@@ -15,7 +15,7 @@ from cumulus.nodes import workers
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.node import GPUNode, SshAddress
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.server.settings import Settings
 from cumulus.store.base import Store
 from cumulus.store.client import Client
@@ -32,7 +32,7 @@ def backend(settings: Settings, store: Store, agents: Agents) -> SwarmBackend | 
         return None
     nodes = _Nodes(settings, store, agents)
     return SwarmBackend(
-        str(paths.swarm_dir(settings.home)), engine, SecretStore(paths.secrets_dir(settings.home)),
+        str(paths.swarm_dir(settings.home)), engine, JobSecrets(paths.job_secrets_dir(settings.home)),
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
     )  # fmt: skip

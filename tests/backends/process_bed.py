@@ -16,7 +16,7 @@ from cumulus.backends.base import Observed, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.run import Run
 from cumulus.clock import SystemClock
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from tests.backends.conformance import Bed, Behaviour
 from tests.waiting import eventually
 
@@ -40,7 +40,8 @@ class ProcessBed(Bed):
     def __init__(self, directory: Path, chronos_home: Path | None = None) -> None:
         self.directory = directory
         self.root = directory / "process"
-        self.secrets = SecretStore(directory / "secrets")
+        self.job_secrets = JobSecrets(directory / "secrets")
+        self.secrets = self.job_secrets.of("default")
         self.chronos_home = chronos_home
         # Strays are found by the workload's name: it must be another than in the test beside this one.
         self.token = f"{zlib.crc32(os.fsencode(directory)):08x}"
@@ -48,7 +49,7 @@ class ProcessBed(Bed):
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
-        return ProcessBackend(self.root, NODE, self.secrets, self.chronos_home, self.clock, environment=os.environ)
+        return ProcessBackend(self.root, NODE, self.job_secrets, self.chronos_home, self.clock, environment=os.environ)
 
     def reopen(self) -> None:
         self.backend.close()

@@ -46,7 +46,7 @@ def filled(store: SqliteStore) -> None:
         ("cumulus get jobs -o custom", ["custom-columns="]),
         ("cumulus explain gpuj", ["gpujob"]),
         ("cumulus get nonsense x", []),
-        ("cumulus secret se", ["set"]),
+        ("cumulus secret cr", ["create"]),
     ],
 )
 def test_words(line: str, offered: list[str]) -> None:

@@ -102,7 +102,7 @@ def test_get_loads_nothing_heavy(store: SqliteStore) -> None:
         (["apply", "-f"], "see `cumulus apply --help`"),
         (["logs"], "missing argument 'JOB'; see `cumulus logs --help`"),
         (["logs", "x", "--tail", "many"], "see `cumulus logs --help`"),
-        (["secret", "sett"], "no such command 'sett'"),
+        (["secret", "creat"], "no such command 'creat'"),
     ],
 )
 def test_wrong_usage(run: Run, arguments: list[str], problem: str) -> None:

@@ -460,20 +460,32 @@ class TestWorkers:
 class TestSecrets:
     def test_what_is_no_text(self, client: Client) -> None:
         with pytest.raises(SecretUnavailable, match=r"is not UTF-8 text"):
-            client.set_secret("registry", "token", "\udc80")
+            client.create_secret("team", "registry", {"token": "\udc80"})
 
     def test_values_do_not_come_back(self, client: Client, home: Path) -> None:
-        client.set_secret("registry", "token", "s3cret")
-        client.set_secret("registry", "user", "me")
-        assert [*client.secrets()] == [SecretKey("registry", "token"), SecretKey("registry", "user")]
-        assert (home / "secrets" / "registry" / "token").read_text() == "s3cret"
-        client.delete_secret("registry", "token")
-        client.delete_secret("registry")
-        assert [*client.secrets()] == []
-        with pytest.raises(NotFound, match="there is no secret registry"):
-            client.delete_secret("registry")
-        with pytest.raises(SecretUnavailable):
-            client.set_secret("../x", "k", "v")
+        client.create_secret("team", "registry", {"token": "s3cret"})
+        with pytest.raises(AlreadyExists, match="secret registry in the namespace team is there"):
+            client.create_secret("team", "registry", {"user": "me"})
+        client.create_secret("team", "registry", {"user": "me"}, overwrite=True)
+        found = [SecretKey("team", "registry", "token"), SecretKey("team", "registry", "user")]
+        assert [*client.secrets("team")] == [*client.secrets(None)] == found
+        assert (home / "job-secrets" / "team" / "registry" / "token").read_text() == "s3cret"
+        client.delete_secret("team", "registry", "token")
+        client.delete_secret("team", "registry")
+        assert [*client.secrets("team")] == []
+        with pytest.raises(NotFound, match="there is no secret registry in the namespace team"):
+            client.delete_secret("team", "registry")
+        for namespace, name in (("team", "../x"), ("..", "x"), ("../team", "x")):
+            with pytest.raises((SecretUnavailable, InvalidObject)):
+                client.create_secret(namespace, name, {"k": "v"})
+
+    def test_each_namespace_has_its_own_and_so_does_the_daemon(self, client: Client, home: Path) -> None:
+        for namespace in ("ann", "bob", ""):
+            client.create_secret(namespace, "key", {"k": f"of {namespace}"})
+        client.delete_secret("bob", "key")
+        assert [*client.secrets(None)] == [SecretKey("ann", "key", "k")]
+        assert [*client.secrets("")] == [SecretKey("", "key", "k")]
+        assert (home / "system-secrets" / "key" / "k").read_text() == "of "
 
 
 class TestSwarm:

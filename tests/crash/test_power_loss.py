@@ -17,7 +17,7 @@ from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.contract import LeaseState
 from cumulus.chronos.ledger import Ledger
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from cumulus.store.base import Query
 from cumulus.store.sqlite import SqliteStore
 from tests.chronos.conftest import CPU, GPUS, request
@@ -237,7 +237,7 @@ def test_a_run_of_the_process_backend(place: Path) -> None:
 
 
 def backend(root: Path) -> ProcessBackend:
-    return ProcessBackend(root / "process", "node", SecretStore(root / "secrets"), environment=os.environ)
+    return ProcessBackend(root / "process", "node", JobSecrets(root / "secrets"), environment=os.environ)
 
 
 def workload(root: Path, name: str) -> Workload:

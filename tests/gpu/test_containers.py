@@ -17,7 +17,7 @@ from cumulus.backends.swarm.engine import Engine
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.ledger import Ledger
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 
 from . import engine as engines
 from .conftest import FITS, GIB, HUGE, Node, memory_used, part, until
@@ -48,7 +48,7 @@ class Bed:
         self.ledger = Ledger(directory / "chronos")
         self.ledger.devices()
         self.backend = SwarmBackend(
-            str(directory / "swarm"), engine, SecretStore(directory / "secrets"),
+            str(directory / "swarm"), engine, JobSecrets(directory / "secrets"),
             store_id=lambda: "tests-gpu", prepare=lambda node, lease: self.ledger.prepare(lease.id),
         )  # fmt: skip
         self.node = engine.info()["Name"]

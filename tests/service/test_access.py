@@ -140,7 +140,7 @@ def test_a_namespace_without_a_binding_is_closed(team: Service) -> None:
         lambda: team.objects.watch(EVE, since=0, kinds=frozenset({"GPUJob"})),
         lambda: team.objects.create(EVE, job()),
         lambda: team.explanations.why(stranger, TRAIN),
-        lambda: team.secrets.list(stranger),
+        lambda: team.secrets.list(stranger, "team"),
         lambda: team.backups.write(ANN, Path("/nowhere/backup")),
         lambda: team.find_damaged(ANN),
     ):

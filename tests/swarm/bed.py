@@ -15,7 +15,7 @@ from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.task_reconciler import Timeouts
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 from tests.backends.conformance import Bed, Behaviour
 from tests.lab.lab import Lab
 from tests.lab.node import Node
@@ -32,7 +32,8 @@ class SwarmBed(Bed):
         self.lab = lab
         self.directory = directory
         self.instance = uuid.uuid4().hex[:8]
-        self.secrets = SecretStore(directory / "secrets")
+        self.job_secrets = JobSecrets(directory / "secrets")
+        self.secrets = self.job_secrets.of("default")
         self.options = options
         self._engines = {name: ShellEngine(Inside(node)) for name, node in lab.nodes.items()}
         self.backend: SwarmBackend = self.open()
@@ -46,7 +47,9 @@ class SwarmBed(Bed):
         fixed: dict[str, Any] = {
             "node_engine": self._engines.get, "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
         }  # fmt: skip
-        return SwarmBackend(str(self.directory / directory), engine, self.secrets, **{**fixed, **self.options, **more})
+        return SwarmBackend(
+            str(self.directory / directory), engine, self.job_secrets, **{**fixed, **self.options, **more}
+        )
 
     def impatient(self, **seconds: float) -> None:
         """Open the backend anew, with these timeouts: see `Timeouts`."""

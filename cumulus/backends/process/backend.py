@@ -32,7 +32,7 @@ from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.files import sync_directory, write_durably
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
 
@@ -59,7 +59,7 @@ class ProcessBackend:
         self,
         root: Path,
         node: str,
-        secrets: SecretStore,
+        secrets: JobSecrets,
         chronos_home: Path | None = None,
         clock: Clock | None = None,
         *,
@@ -226,7 +226,7 @@ class ProcessBackend:
         spec = specification(
             workload,
             root=self._root,
-            secrets_root=os.path.abspath(self._secrets.root),
+            secrets_root=os.path.abspath(self._secrets.of(workload.namespace).root),
             chronos_home=self._chronos_home,
             daemon=self._environment,
             node_env=self._job_env,

@@ -29,7 +29,7 @@ from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
 from cumulus.lib.state_id import Place, find
 from cumulus.resources.reasons import EventReason
-from cumulus.secrets import SecretStore
+from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
 
@@ -45,7 +45,7 @@ class SwarmBackend:
         self,
         root: str,
         engine: Engine,
-        secrets: SecretStore,
+        secrets: JobSecrets,
         *,
         store_id: Callable[[], str],
         instance: str = "",

@@ -20,7 +20,7 @@ from cumulus.backends.swarm.records import END, SERVICE, Record, Records
 from cumulus.chronos.contract import variables
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError, NodeUnreachable
-from cumulus.secrets import SecretStore, SecretUnavailable
+from cumulus.secrets import JobSecrets, SecretUnavailable
 
 Prepare = Callable[[str, LeaseRef], Mapping[str, str]]
 """Node and lease -> the variables by which the node's Chronos holds a job to it. Raises `ChronosError`."""
@@ -30,7 +30,7 @@ class Services:
     """`instance` names this control plane, or raises `BackendError`. Services with another instance are left alone."""
 
     def __init__(
-        self, engine: Engine, members: Members, secrets: SecretStore, instance: Callable[[], str], prepare: Prepare,
+        self, engine: Engine, members: Members, secrets: JobSecrets, instance: Callable[[], str], prepare: Prepare,
         clock: Clock, retention: LogRetention,
     ) -> None:  # fmt: skip
         self._engine = engine
@@ -123,7 +123,7 @@ class Services:
         values = []
         for _, name, key in record.start["secrets"]:
             with contextlib.suppress(SecretUnavailable):
-                values.append(self._secrets.get(name, key))
+                values.append(self._secrets.of(record.start["namespace"]).get(name, key))
         return values
 
     def without_secrets(self, record: Record, text: str) -> str:
@@ -141,7 +141,7 @@ class Services:
         labels = spec.labels(workload, self._instance())
         for variable in (e for e in workload.env if e.secret):
             try:
-                value = self._secrets.get(variable.secret, variable.key)
+                value = self._secrets.of(workload.namespace).get(variable.secret, variable.key)
             except SecretUnavailable as error:
                 raise BackendError(str(error), hint=error.hint) from None
             name = spec.secret_name(workload.name, variable.name)

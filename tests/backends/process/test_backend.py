@@ -146,7 +146,7 @@ def test_files_are_private(bed: ProcessBed) -> None:
 def test_an_unusable_root_is_told_in_one_line(tmp_path: Path, bed: ProcessBed) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BackendError, match="could not prepare its directory: Not a directory"):
-        ProcessBackend(tmp_path / "file" / "process", "n", bed.secrets)
+        ProcessBackend(tmp_path / "file" / "process", "n", bed.job_secrets)
 
 
 def test_purge_that_was_cut_short_is_finished_by_the_next(bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:

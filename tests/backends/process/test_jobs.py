@@ -267,7 +267,7 @@ class TestEnvironment:
 
     def test_the_nodes_variables_are_over_the_logins_and_under_the_jobs(self, bed: ProcessBed) -> None:
         node = {"TMPDIR": "/scratch", "PATH": "/opt/bin:/usr/bin:/bin", "SITE": "here"}
-        backend = ProcessBackend(bed.root, NODE, bed.secrets, job_env=node, environment=os.environ)
+        backend = ProcessBackend(bed.root, NODE, bed.job_secrets, job_env=node, environment=os.environ)
         backend.start(work := bed.work("env", env=(EnvVar("SITE", "mine"),)))
         bed.finish(work)
         backend.close()
@@ -339,6 +339,12 @@ class TestSecrets:
         work, end = bed.run("touch", "ran", env=(EnvVar("TOKEN", secret="hub", key="token"),))
         assert end.reason == "StartError"
         assert end.message.startswith("environment variable TOKEN: secret hub has no key token on this node (write it")
+        assert not (bed.run_directory(work) / "work" / "ran").exists()
+
+    def test_of_another_namespace_is_not_there(self, bed: ProcessBed) -> None:
+        bed.job_secrets.of("other").set("hub", "token", self.VALUE)
+        work, end = bed.run("touch", "ran", env=(EnvVar("TOKEN", secret="hub", key="token"),))
+        assert "secret hub has no key token on this node" in end.message
         assert not (bed.run_directory(work) / "work" / "ran").exists()
 
     def test_one_that_others_can_read_is_not_used(self, bed: ProcessBed) -> None:
@@ -523,7 +529,7 @@ class TestLogs:
 
     def test_how_much_is_kept_can_be_chosen(self, tmp_path: Path, bed: ProcessBed) -> None:
         kept = LogRetention(first=100_000, last=200_000)
-        other = ProcessBackend(bed.root, NODE, bed.secrets, retention=kept, environment=os.environ)
+        other = ProcessBackend(bed.root, NODE, bed.job_secrets, retention=kept, environment=os.environ)
         other.start(work := bed.work("sh", "-c", "yes 0123456789abcde | head -c 1000000"))
         end = bed.finish(work)
         other.close()
