@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from cumulus.errors import CumulusError
 from cumulus.server.http import health, metrics
 from cumulus.server.http.authentication import Authenticate, Authentication
-from cumulus.server.http.kubernetes import discovery, objects
+from cumulus.server.http.kubernetes import discovery, objects, openapi
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
 
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
     from cumulus.server.http.api import Api
 
-ROUTES: Sequence[BaseRoute] = (*health.ROUTES, *metrics.ROUTES, *discovery.ROUTES, *objects.ROUTES)
+ROUTES: Sequence[BaseRoute] = (
+    *health.ROUTES,
+    *metrics.ROUTES,
+    *discovery.ROUTES,
+    *openapi.ROUTES,
+    *objects.ROUTES,
+)
 """Those of each module, in the order in which they are tried."""
 
 _log = structlog.get_logger("cumulus.api")

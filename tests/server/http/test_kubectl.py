@@ -67,13 +67,19 @@ def test_a_session(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None
     resources = {line.split()[0]: line.split() for line in kubectl("api-resources", "--no-headers").splitlines()}
     assert resources["gpujobs"][-3:] == ["cumulus.dev/v1alpha1", "true", "GPUJob"]
 
-    created = kubectl("create", "--validate=false", "-f", "-", given=json.dumps(job("train")))
+    explained = kubectl("explain", "gj.spec.gpu.memory")
+    assert "FIELD: memory <Share>" in explained
+    assert "a fraction 0.5, a percentage 50% or a quantity 20Gi" in explained
+    recursive = kubectl("explain", "gpujobs.spec", "--recursive")
+    assert "  env\t<[]Env>\n    name\t<string> -required-\n" in recursive
+
+    created = kubectl("create", "-f", "-", given=json.dumps(job("train")))
     assert created == "gpujob.cumulus.dev/train created\n"
-    again = kubectl.fails("create", "--validate=false", "-f", "-", given=json.dumps(job("train")))
+    again = kubectl.fails("create", "-f", "-", given=json.dumps(job("train")))
     assert again.startswith("Error from server (AlreadyExists)")
     bad = job("bad")
     bad["spec"]["gpu"]["memory"] = "nonsense"
-    refused = kubectl.fails("create", "--validate=false", "-f", "-", given=json.dumps(bad))
+    refused = kubectl.fails("create", "-f", "-", given=json.dumps(bad))
     assert 'The GPUJob "bad" is invalid' in refused or "spec.gpu.memory" in refused, refused
 
     store.create(running("busy", labels={"team": "x"}))
@@ -96,7 +102,7 @@ def test_a_session(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nsed -i 's/note: hello/note: edited/' \"$1\"\n")
     editor.chmod(0o755)
-    assert "edited" in kubectl("edit", "gj", "train", "--validate=false", EDITOR=str(editor))
+    assert "edited" in kubectl("edit", "gj", "train", EDITOR=str(editor))
     assert kubectl("get", "gj", "train", "-o", "jsonpath={.metadata.annotations.note}") == "edited"
     assert "condition met" in kubectl("wait", "gj/train", "--for=jsonpath={.spec.suspend}=true", "--timeout=10s")
 
