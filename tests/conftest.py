@@ -10,12 +10,15 @@ import re
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import unix_users
+from tests.unix_users import User
 
 # Machines are shared and slow at times: no example fails for its time. Every run searches new examples, also the test
 # command's and CI's: a fixed set stays green for ever. What was found before is kept by no database, so that the seed
@@ -62,6 +65,15 @@ def _give_children_the_default_signals() -> None:
             signal.signal(number, lambda _number, _frame: None)
 
 
+@pytest.fixture(scope="session")
+def users() -> Iterator[tuple[User, User]]:
+    """Two Unix users of this machine."""
+    if why := unix_users.missing():
+        pytest.skip(why)
+    with unix_users.two_users() as made:
+        yield made
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"properties: --hypothesis-seed={config.option.hypothesis_seed}"
 
@@ -72,6 +84,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if slow := [report.nodeid for report in terminalreporter.stats.get("skipped", ()) if "slow" in report.keywords]:
         terminalreporter.section("LEFT OUT, SINCE THEY TAKE VERY LONG: scripts/test.sh --slow runs them", sep="!")
         for line in left_out(slow, {report.nodeid for report in reports}):
+            terminalreporter.write_line(line)
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "users" in report.keywords]
+    if skipped:
+        terminalreporter.section("NOT SHOWN: WHETHER USERS ARE KEPT APART. Run these as root, with useradd", sep="!")
+        for line in sorted({report.nodeid.partition("::")[0] for report in skipped}):
             terminalreporter.write_line(line)
     mended = {
         f"{report.nodeid}: {words}"

@@ -87,6 +87,10 @@ class Workload:
     host_network: bool = False
     ports: tuple[tuple[int, int], ...] = ()
     """(port of the container, port of its node)."""
+    submitter: str = ""
+    """Who made the job; "" for the daemon's own user, in objects of versions that did not write it."""
+    submitter_uid: int | None = None
+    """That user's number on the daemon's machine, where there is one."""
 
 
 class State(StrEnum):

@@ -32,11 +32,12 @@ def enforcement_of(device: Device, home: Path) -> Report:
     return enforce.strength(device, home)
 
 
-def hold_to(lease: Lease, device: Device, home: Path) -> dict[str, str]:
-    """Prepare what holds a job to the lease. Returns the variables that the job needs for it. Idempotent.
+def hold_to(lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
+    """Prepare what holds a job to the lease. Returns the variables that the job needs for it. Idempotent. `user`: whom
+    it runs as, where that is not this process's own user.
 
     Raises `ChronosError` where what is promised cannot be set up: the job must not start then.
     """
     from cumulus.chronos import enforce
 
-    return enforce.environment(lease, device, home)
+    return enforce.environment(lease, device, home, user)

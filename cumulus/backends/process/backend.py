@@ -13,7 +13,6 @@ import errno
 import os
 import shutil
 import signal
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,14 +23,16 @@ from cumulus.backends.base import Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
 from cumulus.backends.process.run import MAX_SPAWNS, Run
-from cumulus.backends.process.specification import is_name, refuse_impossible, specification
+from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
 from cumulus.backends.process.watch import Watcher, signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.delete_tree import delete_tree, delete_tree_as
 from cumulus.lib.files import sync_directory, write_durably
+from cumulus.lib.unix_user import UnixUser
 from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
@@ -113,7 +114,7 @@ class ProcessBackend:
             # Another process may have removed or purged it since the looks above: it did not see the link then.
             if self._purged(workload.job_uid):
                 self._forget(workload.name)
-                self._discard(os.path.dirname(directory))
+                self._delete(self._discard(os.path.dirname(directory)))
             elif os.path.exists(os.path.join(directory, REMOVED)):
                 self._forget(workload.name)
             else:
@@ -148,10 +149,17 @@ class ProcessBackend:
 
     def purge(self, job_uid: str) -> None:
         """See `Backend.purge`. The job's uid is remembered: nothing of it is started any more."""
-        with _translated(f"purge job {job_uid}"), self._mutex:
+        with _translated(f"purge job {job_uid}"):
             self._sweep()
+            trash = self._purge(job_uid)
+            if trash is not None:
+                self._delete(trash)
+
+    def _purge(self, job_uid: str) -> str | None:
+        """Forget the job. What is to be deleted, None where there is nothing."""
+        with self._mutex:
             if not self._has(job_uid):
-                return
+                return None
             # Names without a link were removed, or made by a start that got no further: none of them runs.
             linked = [name for name in self._names_of(job_uid) if self.find(name) is not None]
             if not self._purged(job_uid):
@@ -162,7 +170,7 @@ class ProcessBackend:
                 write_durably(self._path(PURGED, job_uid), b"")
             for name in linked:
                 self._forget(name)
-            self._discard(self._path(JOBS, job_uid))
+            return self._discard(self._path(JOBS, job_uid))
 
     def get(self, name: str) -> Observed | None:
         """See `Backend.get`."""
@@ -223,6 +231,9 @@ class ProcessBackend:
 
     def _create(self, workload: Workload, directory: str) -> None:
         """The run's directory with its specification, there as a whole or not at all."""
+        user = user_of(workload)
+        if user is not None:
+            self._make_place_of(user)
         spec = specification(
             workload,
             root=self._root,
@@ -231,6 +242,7 @@ class ProcessBackend:
             daemon=self._environment,
             node_env=self._job_env,
             retention=self._retention,
+            user=user,
         )
         job = os.path.dirname(directory)
         with contextlib.suppress(FileExistsError):
@@ -249,6 +261,18 @@ class ProcessBackend:
                 raise
             shutil.rmtree(made, ignore_errors=True)
         sync_directory(job)
+
+    def _make_place_of(self, user: UnixUser) -> None:
+        """Where the files of the user's jobs are: they pass through the directories above, and see nothing there."""
+        for directory in (self._root, self._path(layout.USERS)):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory, 0o711)
+            os.chmod(directory, 0o711)
+        place = layout.files_of(self._root, user.uid)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(place, 0o700)
+        # Its name is root's to give: no user can have put anything else there.
+        os.chown(place, user.uid, user.gid, follow_symlinks=False)
 
     def _run(self, directory: str, name: str | None = None) -> Run:
         with self._mutex:
@@ -344,11 +368,12 @@ class ProcessBackend:
         with self._mutex:
             self._runs.pop(name, None)
 
-    def _discard(self, job: str) -> None:
-        """Delete a job's directory, while no supervisor is in it: one that comes late must not find half a run.
-        Harmless where another process is at the same."""
+    def _discard(self, job: str) -> str:
+        """Move a job's directory to the trash, while no supervisor is in it: one that comes late must not find half a
+        run. Harmless where another process is at the same."""
+        trash = self._path(layout.TRASH, os.path.basename(job))
         if not os.path.isdir(job):
-            return
+            return trash
         deadline = self._clock.monotonic() + _SUPERVISOR_PATIENCE
         with contextlib.ExitStack() as held:
             for entry in os.listdir(job):
@@ -360,21 +385,39 @@ class ProcessBackend:
                             run.kill(pid)
                         raise BackendError(f"the supervisor in {run.directory} has not ended yet")
                     self._clock.sleep(_LOCK_INTERVAL)
-            trash = self._path(layout.TRASH, os.path.basename(job))
             with contextlib.suppress(FileNotFoundError):
                 os.rename(job, trash)
-            delete_tree(trash)
+        return trash
+
+    def _delete(self, trash: str) -> None:
+        """Delete what was a job's directory. First the files of the user whom it ran as, which it names."""
+        for user in self._users_of(trash):
+            delete_tree_as(user, os.path.join(layout.files_of(self._root, user.uid), os.path.basename(trash)))
+        delete_tree(trash)
+
+    def _users_of(self, job: str) -> set[UnixUser]:
+        found = set()
+        for entry in os.listdir(job) if os.path.isdir(job) else ():
+            with contextlib.suppress(ValueError, TypeError):
+                spec = read_document(os.path.join(job, entry, layout.SPEC)) or {}
+                if (user := UnixUser.read(spec.get("user"))) is not None:
+                    found.add(user)
+        return found
 
     def _sweep(self) -> None:
         """Finish purges that were cut short, and forget the oldest. What cannot be deleted (immutable, mounted on) is
         in no other job's way."""
+        now = self._clock.now().timestamp()
+        # The files of another user are waited for: not each time.
+        patient = now >= self._next_sweep
         for name in os.listdir(self._path(layout.TRASH)):
+            trash = self._path(layout.TRASH, name)
             try:
-                delete_tree(self._path(layout.TRASH, name))
+                if patient or not self._users_of(trash):
+                    self._delete(trash)
             except OSError as error:
                 log.warning("files of a deleted job cannot be deleted", path=error.filename, error=error.strerror)
-        now = self._clock.now().timestamp()
-        if now < self._next_sweep:
+        if not patient:
             return
         self._next_sweep = now + 3600
         for entry in os.scandir(self._path(PURGED)):
@@ -396,24 +439,3 @@ def _translated(what: str) -> Iterator[None]:
         raise BackendError(f"the process backend could not {what}: {error.strerror}{where}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(f"the process backend could not {what}: a file of the run is damaged ({error})") from error
-
-
-def delete_tree(directory: str) -> None:
-    """Delete the directory with everything in it. Jobs may leave directories that even their owner cannot enter or
-    change, and another process may be deleting the same."""
-    while os.path.lexists(directory):
-        try:
-            if os.path.islink(directory) or not os.path.isdir(directory):
-                os.unlink(directory)
-            else:
-                shutil.rmtree(directory)
-        except FileNotFoundError:
-            continue
-        except PermissionError:
-            for parent, names, _ in os.walk(directory):
-                for name in names:
-                    path = os.path.join(parent, name)
-                    if not os.path.islink(path):
-                        os.chmod(path, stat.S_IRWXU)
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(directory)

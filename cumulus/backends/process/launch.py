@@ -11,10 +11,12 @@ import os
 import signal
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from cumulus.backends.process import rlimits
 from cumulus.backends.rundir.documents import NO_ROOM
+from cumulus.lib.unix_user import UnixUser, become, call
 from cumulus.secrets import SecretStore, SecretUnavailable
 
 _OOM_SCORE_ADJUST = b"500"
@@ -49,7 +51,8 @@ def launch(
     could not, and raises BrokenPipeError where its process was killed before. Raises StartFailed where it cannot be
     started at all, and OSError where the disk is full.
     """
-    directory = _prepare_directory(spec)
+    user = UnixUser.read(spec.get("user"))
+    directory = _prepare_directory(spec) if user is None else _prepare_directory_as(user, spec)
     environment = {**spec["env"], **secrets, **spec["fixed_env"], **enforcement}
     output, child_output = os.pipe2(os.O_CLOEXEC)
     gate, opener = os.pipe2(os.O_CLOEXEC)
@@ -57,7 +60,7 @@ def launch(
     pid = os.fork()
     if pid == 0:
         os.close(opener)
-        _become(spec, directory, environment, gate, child_output, child_verdict)
+        _become(spec, user, directory, environment, gate, child_output, child_verdict)
     os.setpgid(pid, pid)
     os.close(child_output)
     os.close(child_verdict)
@@ -94,6 +97,27 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
     return directory
 
 
+def _prepare_directory_as(user: UnixUser, spec: dict[str, Any]) -> str:
+    """The same as the user: the paths are theirs, and lead wherever they have made them lead."""
+    said = call(user, partial(_why_not_prepared, spec))
+    number, _, text = said.partition(" ")
+    if number != "0":
+        raise OSError(int(number), text)
+    if text:
+        raise StartFailed(text)
+    return str(spec["cwd"])
+
+
+def _why_not_prepared(spec: dict[str, Any]) -> str:
+    try:
+        _prepare_directory(spec)
+    except OSError as error:
+        return f"{error.errno or errno.EIO} {error.strerror}"
+    except StartFailed as error:
+        return f"0 {error}"
+    return "0 "
+
+
 def _link(source: str, target: str, directory: str) -> None:
     if not f"{os.path.realpath(os.path.dirname(target))}/".startswith(f"{os.path.realpath(directory)}/"):
         raise StartFailed(
@@ -111,8 +135,9 @@ def _link(source: str, target: str, directory: str) -> None:
 
 
 def _become(
-    spec: dict[str, Any], directory: str, environment: dict[str, str], gate: int, output: int, verdict: int
-) -> NoReturn:
+    spec: dict[str, Any], user: UnixUser | None, directory: str, environment: dict[str, str], gate: int, output: int,
+    verdict: int,
+) -> NoReturn:  # fmt: skip
     """In the child, after fork: everything up to exec. Only ever leaves by exec or _exit."""
     step = 0
     try:
@@ -120,9 +145,13 @@ def _become(
         if not os.read(gate, 1):
             os._exit(127)  # The supervisor died before the start was durable: nothing was started.
         _limit(spec)
+        # After the limits, which root sets, and before anything that the user named. No no_new_privs: a job may do what
+        # its user may do in a shell, as with cron and Slurm, and a setuid program stays in the job's cgroup.
+        if user is not None:
+            become(user)
         step = 1
         os.chdir(directory)
-        os.umask(0o022)
+        os.umask(0o022 if user is None else user.umask)
         step = 2
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)

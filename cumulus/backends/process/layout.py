@@ -13,6 +13,13 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
     stop.json             a request to end, with its grace and when that is over (CLOCK_BOOTTIME)
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
+
+Where a root daemon runs the program as its submitter, all of the above is root's alone, and the last and the checkpoint
+are elsewhere:
+
+ROOT/users/UID/           of that user, mode 0700. Nobody opens, makes or deletes anything in it but as that user
+ROOT/users/UID/JOB_UID/aN-rM/work/
+ROOT/users/UID/JOB_UID/checkpoint/
 """
 
 from __future__ import annotations
@@ -25,12 +32,17 @@ from typing import Any, NamedTuple
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.lib import cgroup
 
-FORMAT = 1
+FORMAT, FORMAT_BEFORE_USERS = 2, 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
 
-RUNS, EVENTS, TRASH = "runs", "events", "trash"
+RUNS, EVENTS, TRASH, USERS = "runs", "events", "trash", "users"
 SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
 WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
+
+
+def files_of(root: str, uid: int) -> str:
+    """Where the files of that user's jobs are, a directory for each job."""
+    return os.path.join(root, USERS, str(uid))
 
 
 def enclosure(started: dict[str, Any] | None) -> str:

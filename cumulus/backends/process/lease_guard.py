@@ -22,6 +22,7 @@ from cumulus.backends.process import layout
 from cumulus.backends.process.command import End
 from cumulus.backends.rundir.documents import NO_ROOM
 from cumulus.clock import SystemClock, timestamp
+from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import AttemptReason
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class LeaseGuard:
         self._leases: list[dict[str, Any]] = spec["leases"]
         self._own: dict[str, str] = spec["env"]
         self._home: str | None = spec["chronos_home"]
+        user = UnixUser.read(spec.get("user"))
+        self._user = None if user is None else user.uid
         self._opened: Ledger | None = None
         self._ready: tuple[int, int, BinaryIO] | None = None
         """The child that attached, which waits to be told that the command starts: how, and where it answers."""
@@ -193,7 +196,7 @@ class LeaseGuard:
         device = next((d for d in ledger.devices() if lease and d.id == lease.device_id), None)
         if lease is None or device is None:
             raise NoSuchLease(f"the device of lease {id} is no longer on this node")
-        ours = contract.join(variables, local.hold_to(lease, device, ledger.home))
+        ours = contract.join(variables, local.hold_to(lease, device, ledger.home, self._user))
         # Over the job's own: what is a list, as PYTHONPATH, keeps the job's part too.
         merged = contract.merge(self._own, ours)
         variables = {name: value for name, value in merged.items() if value != self._own.get(name)}

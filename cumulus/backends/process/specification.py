@@ -14,8 +14,9 @@ from cumulus.backends.job_environment import job_environment
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
 from cumulus.backends.process.environment import own_environment
-from cumulus.backends.rundir.layout import run_directory
+from cumulus.backends.rundir.layout import JOBS, run_directory
 from cumulus.errors import BackendRefused
+from cumulus.lib.unix_user import UnixUser
 
 
 def refuse_impossible(workload: Workload, node: str) -> None:
@@ -58,13 +59,18 @@ def specification(
     daemon: Mapping[str, str],
     node_env: Mapping[str, str] | None = None,
     retention: LogRetention = DEFAULT_RETENTION,
+    user: UnixUser | None = None,
 ) -> dict[str, Any]:
     """What spec.json holds. Secrets are in it by name only. `daemon` is its own environment, `node_env` what every
-    job of this node gets."""
-    directory = os.path.join(root, run_directory(workload.job_uid, workload.attempt, workload.replica))
-    checkpoint, made = _checkpoint(workload, os.path.dirname(directory))
+    job of this node gets, `user` whom the program runs as, where that is not the daemon's own user."""
+    run = run_directory(workload.job_uid, workload.attempt, workload.replica)
+    files = os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
+    work = os.path.join(files, os.path.relpath(run, JOBS), layout.WORK)
+    checkpoint, made = _checkpoint(workload, os.path.join(files, workload.job_uid))
     return {
-        "format": layout.FORMAT,
+        # A supervisor that knows of no user would run the program as its own.
+        "format": layout.FORMAT_BEFORE_USERS if user is None else layout.FORMAT,
+        "user": user,
         "name": workload.name,
         "job_uid": workload.job_uid,
         "namespace": workload.namespace,
@@ -73,11 +79,11 @@ def specification(
         "replica": workload.replica,
         "node": workload.node,
         "command": list(workload.command),
-        "cwd": workload.working_dir or os.path.join(directory, layout.WORK),
+        "cwd": workload.working_dir or work,
         "fresh": not workload.working_dir,
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
-        "env": own_environment(workload, daemon, node_env),
+        "env": own_environment(workload, daemon, node_env, user),
         "fixed_env": job_environment(workload, checkpoint, chronos_home),
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
@@ -89,6 +95,26 @@ def specification(
         "kept": list(retention),
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
+
+
+def user_of(workload: Workload) -> UnixUser | None:
+    """Whom its program runs as: its submitter, where the daemon is root; None for the daemon's own user.
+
+    Raises `BackendRefused` where nobody on this node is the submitter."""
+    if os.geteuid() != 0 or not workload.submitter or workload.submitter_uid == 0:
+        return None
+    if workload.submitter_uid is None:
+        raise BackendRefused(
+            f"{workload.submitter!r} is no Unix user, and a job without an image runs as one",
+            hint="submit it as a user of this machine, or give it an image",
+        )
+    try:
+        return UnixUser.find(workload.submitter_uid)
+    except KeyError:
+        raise BackendRefused(
+            f"this node has no user with the number {workload.submitter_uid}, who submitted the job",
+            hint="submit it again as a user of this machine",
+        ) from None
 
 
 def is_name(text: str) -> bool:

@@ -33,6 +33,7 @@ from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_docu
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib import cgroup, processes
+from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import AttemptReason
 
 _DISK_PATIENCE = 1.0
@@ -182,7 +183,7 @@ class _Supervision:
 
     def _checkpoint(self) -> checkpoints.CheckpointStore | None:
         path = self._spec["fixed_env"].get(variables.CHECKPOINT_PATH)
-        return None if path is None else CheckpointFiles(path)
+        return None if path is None else CheckpointFiles(path, user=UnixUser.read(self._spec.get("user")))
 
     def without_secrets(self, text: str) -> str:
         return self._redactor.text(text)

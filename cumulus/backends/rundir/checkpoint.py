@@ -12,15 +12,18 @@ from datetime import UTC, datetime
 
 from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
 from cumulus.clock import timestamp
+from cumulus.lib.unix_user import UnixUser, become
 
 _MOST_FILES = 20_000
 
 
 class CheckpointFiles:
-    """The files at or below `path`. A file system that does not answer is waited for `patience` seconds."""
+    """The files at or below `path`. A file system that does not answer is waited for `patience` seconds. `user`: as
+    whom to look, where that is not this process's own user."""
 
-    def __init__(self, path: str, patience: float = 5.0) -> None:
+    def __init__(self, path: str, patience: float = 5.0, user: UnixUser | None = None) -> None:
         self._path = path
+        self._user = user
         self._patience = patience
 
     def newest(self) -> Checkpoint | None:
@@ -30,6 +33,8 @@ class CheckpointFiles:
         child = os.fork()
         if child == 0:
             try:
+                if self._user is not None:
+                    become(self._user)
                 os.write(writable, b"=" + _newest(self._path).encode())
             finally:
                 os._exit(0)

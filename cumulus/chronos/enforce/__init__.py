@@ -50,14 +50,15 @@ def strength(device: Device, home: Path | None = None) -> Report:
     return Report(weakest, reason, " ".join(report.remedy for _, report in binding if report.remedy))
 
 
-def environment(lease: Lease, device: Device, home: Path) -> dict[str, str]:
-    """Prepare to hold a job to the lease, and what the job needs in its environment for that. Idempotent.
+def environment(lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
+    """Prepare to hold a job to the lease, and what the job needs in its environment for that. Idempotent. `user`: whom
+    it runs as, where that is not this process's own user.
 
     Raises `ChronosError` where what `strength` promises can't be set up: the job must not start then.
     """
     variables: dict[str, str] = {}
     for enforcer in select(device):
-        variables = merge(variables, enforcer.environment(lease, device, home))
+        variables = merge(variables, enforcer.environment(lease, device, home, user))
     return variables
 
 

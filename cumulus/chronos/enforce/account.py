@@ -27,26 +27,42 @@ _SHARES_AT = 8
 _USAGE_MAGIC = b"CHRUSE1\0"
 _SLOTS_AT = 128
 _SLOT = struct.Struct("=iIQQQQ")
+_LARGEST = 2**20
+
+
+_PRIVATE, _REACHABLE = "accounts", "accounts-of-users"
+"""Directories of accounts: past the second every user of the node gets."""
 
 
 def directory(home: Path, lease_id: str) -> Path:
     """Where the account of that lease is. Any id gives a safe name without colons, which separate accounts."""
-    return home / "accounts" / urllib.parse.quote(lease_id, safe="").replace(".", "%2E")
+    name = urllib.parse.quote(lease_id, safe="").replace(".", "%2E")
+    reachable = home / _REACHABLE / name
+    return reachable if reachable.is_dir() else home / _PRIVATE / name
 
 
-def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None = None) -> Path:
+def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None = None, user: int | None = None) -> Path:
     """Make the lease's account, or bring it up to date, and return its directory. Raises `LedgerUnavailable`.
 
     A container's user is seldom Chronos' own, and may write its usage: the container is shown this directory, while
-    nobody else on the node gets past the one above it.
+    nobody else on the node gets past the one above it. Of a lease of the node's user `user` all may read the size and
+    the end, and that user alone can write the usage.
     """
     place = directory(home, lease.id)
+    if user is not None:
+        place = home / _REACHABLE / place.name
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o711 if user is not None else 0o700, parents=True, exist_ok=True)
+        if user is not None:
+            home.chmod(0o711)
+            place.parent.chmod(0o711)
         place.mkdir(exist_ok=True)
         place.chmod(0o755)
         usage = os.open(place / "usage", os.O_RDWR | os.O_CREAT, 0o600)
-        os.fchmod(usage, 0o666)
+        if user is None:
+            os.fchmod(usage, 0o666)
+        else:
+            os.fchown(usage, user, -1)
         os.close(usage)
         if not (place / "limits").exists():
             shares = _shares(lease, clock)
@@ -90,7 +106,9 @@ def close_account(lease_id: str, home: Path) -> None:
 def used(lease_id: str, home: Path) -> dict[int, int]:
     """Bytes of OpenCL memory that each living process of the lease holds. Empty where none took any."""
     try:
-        content = (directory(home, lease_id) / "usage").read_bytes()
+        # A program of the lease may have made it as large as it likes.
+        with open(directory(home, lease_id) / "usage", "rb") as file:
+            content = file.read(_LARGEST)
     except OSError:
         return {}
     if not content.startswith(_USAGE_MAGIC):

@@ -41,7 +41,7 @@ class ComputeUnitMask:
     def strength(self, device: Device, home: Path) -> Report:
         return Report(Enforcement.NONE, "HIP programs get compute units of their own, but their memory is not limited")
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         units = compute_units(device, self._topology)
         if units == 0 or lease.compute == FULL_COMPUTE:
             return {}

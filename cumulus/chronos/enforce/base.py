@@ -37,8 +37,9 @@ class Enforcer(Protocol):
         """What it can do on the device now. Never raises: what is missing is the report's reason."""
         ...
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
-        """What a job inside the lease needs in its environment; prepares what stands behind it.
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
+        """What a job inside the lease needs in its environment; prepares what stands behind it. `user`: the number of
+        the user it runs as, where that is not this process's own; None also for a container.
 
         Empty where it can't act. Raises `LedgerUnavailable` where `home` can't be written.
         """

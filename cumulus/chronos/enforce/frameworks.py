@@ -29,7 +29,7 @@ class Frameworks:
     def strength(self, device: Device, home: Path) -> Report:
         return Report(Enforcement.NONE, "PyTorch, JAX, TensorFlow and CuPy are told the limit, other programs are not")
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         if device.type != "gpu":
             return {}
         pool = pool_bytes(lease.memory_bytes)

@@ -23,7 +23,7 @@ class LevelZero:
     def strength(self, device: Device, home: Path) -> Report:
         return Report(Enforcement.NONE, "Level Zero limits no memory; OpenCL alone can be held")
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         return {}
 
     def update(self, lease: Lease, home: Path) -> None:

@@ -57,7 +57,7 @@ class Mps:
             return Report(Enforcement.NONE, *problem)
         return Report(Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process ({self._mode})")
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         """Starts the daemon. Raises `ChronosError` where it does not start: a job must not run unlimited unnoticed."""
         if not self.covers(device) or self._problem(device):
             return {}

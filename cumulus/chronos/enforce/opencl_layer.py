@@ -47,11 +47,11 @@ class OpenClLayer:
             return Report(Enforcement.NONE, problem, loader.REMEDY)
         return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
 
-    def environment(self, lease: Lease, device: Device, home: Path) -> dict[str, str]:
+    def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         library, _ = find()
         if library is None:
             return {}
-        place = account.open_account(lease, device, home)
+        place = account.open_account(lease, device, home, user=user)
         variables = {"OPENCL_LAYERS": str(library), "CHRONOS_ACCOUNT": str(place)}
         if better := loader.better_loader(loader.loaders()):
             variables["LD_LIBRARY_PATH"] = str(_alone(better, place))
@@ -92,6 +92,7 @@ def _alone(library: Path, place: Path) -> Path:
     directory = place / "loader"
     try:
         directory.mkdir(exist_ok=True)
+        directory.chmod(0o755)
         link = directory / loader.NAME
         if not link.is_symlink():
             link.symlink_to(library)

@@ -21,9 +21,10 @@ import pytest
 
 from cumulus.backends.base import State
 from cumulus.backends.process import layout, supervisor
-from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend, delete_tree
+from cumulus.backends.process.backend import TOMBSTONE_SECONDS, ProcessBackend
 from cumulus.backends.rundir.layout import PURGED
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.delete_tree import delete_tree
 from cumulus.lib.inotify import Inotify
 from tests.backends.process_bed import ProcessBed, job_processes
 
