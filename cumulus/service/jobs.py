@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,26 +52,14 @@ class Jobs:
         root = paths.process_dir(self._home)
         directory = root / JOBS / uid
         found = [(int(match[1]), int(match[2]), path) for match, path in _runs(directory) if match]
-        if (user := _user_of([path for *_, path in found])) is not None:
+        if (user := next(filter(None, (layout.user_of(str(path)) for *_, path in found)), None)) is not None:
             # Not looked at: what is there is the user's, and leads wherever they have made it lead.
-            theirs = Path(layout.files_of(str(root), user)) / uid
+            theirs = Path(layout.files_of(str(root), user.uid)) / uid
             works = [theirs / path.name / layout.WORK for *_, path in sorted(found)]
             return JobFiles(str(theirs), tuple(map(str, works)), True)
         works = [work for *_, path in sorted(found) if (work := path / layout.WORK).is_dir()]
         filled = any(_is_filled(place) for place in (*works, directory / layout.CHECKPOINT))
         return JobFiles(str(directory), tuple(map(str, works)), filled)
-
-
-def _user_of(runs: Sequence[Path]) -> int | None:
-    """The number of the user whom the job runs as, where that is another than the daemon's own."""
-    from cumulus.backends.process import layout
-    from cumulus.backends.rundir.documents import read_document
-
-    for run in runs:
-        with suppress(OSError, ValueError, TypeError, LookupError):
-            user = (read_document(str(run / layout.SPEC)) or {}).get("user")
-            return None if user is None else int(user[0])
-    return None
 
 
 def _is_filled(place: Path) -> bool:

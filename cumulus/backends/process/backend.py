@@ -369,14 +369,18 @@ class ProcessBackend:
             self._runs.pop(name, None)
 
     def _discard(self, job: str) -> str:
-        """Move a job's directory to the trash, while no supervisor is in it: one that comes late must not find half a
-        run. Harmless where another process is at the same."""
+        """Move a job's directory to the trash. Harmless where another process is at the same."""
         trash = self._path(layout.TRASH, os.path.basename(job))
-        if not os.path.isdir(job):
-            return trash
+        with self._without_supervisors(job), contextlib.suppress(FileNotFoundError):
+            os.rename(job, trash)
+        return trash
+
+    @contextlib.contextmanager
+    def _without_supervisors(self, job: str) -> Iterator[None]:
+        """While no supervisor is in a job's directory: one that comes late must not find half a run."""
         deadline = self._clock.monotonic() + _SUPERVISOR_PATIENCE
         with contextlib.ExitStack() as held:
-            for entry in os.listdir(job):
+            for entry in os.listdir(job) if os.path.isdir(job) else ():
                 run = Run(os.path.join(job, entry))
                 while run.exists and not held.enter_context(run.locked()):
                     if self._clock.monotonic() >= deadline:
@@ -385,24 +389,18 @@ class ProcessBackend:
                             run.kill(pid)
                         raise BackendError(f"the supervisor in {run.directory} has not ended yet")
                     self._clock.sleep(_LOCK_INTERVAL)
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(job, trash)
-        return trash
+            yield
 
     def _delete(self, trash: str) -> None:
         """Delete what was a job's directory. First the files of the user whom it ran as, which it names."""
         for user in self._users_of(trash):
             delete_tree_as(user, os.path.join(layout.files_of(self._root, user.uid), os.path.basename(trash)))
-        delete_tree(trash)
+        with self._mutex, self._without_supervisors(trash):
+            delete_tree(trash)
 
     def _users_of(self, job: str) -> set[UnixUser]:
-        found = set()
-        for entry in os.listdir(job) if os.path.isdir(job) else ():
-            with contextlib.suppress(ValueError, TypeError):
-                spec = read_document(os.path.join(job, entry, layout.SPEC)) or {}
-                if (user := UnixUser.read(spec.get("user"))) is not None:
-                    found.add(user)
-        return found
+        runs = [os.path.join(job, entry) for entry in os.listdir(job)] if os.path.isdir(job) else []
+        return {user for run in runs if (user := layout.user_of(run)) is not None}
 
     def _sweep(self) -> None:
         """Finish purges that were cut short, and forget the oldest. What cannot be deleted (immutable, mounted on) is
@@ -415,8 +413,8 @@ class ProcessBackend:
             try:
                 if patient or not self._users_of(trash):
                     self._delete(trash)
-            except OSError as error:
-                log.warning("files of a deleted job cannot be deleted", path=error.filename, error=error.strerror)
+            except (OSError, BackendError) as error:
+                log.warning("files of a deleted job cannot be deleted", path=trash, error=str(error))
         if not patient:
             return
         self._next_sweep = now + 3600

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.lib import cgroup
+from cumulus.lib.unix_user import UnixUser
 
 FORMAT, FORMAT_BEFORE_USERS = 2, 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
@@ -43,6 +44,14 @@ WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
 def files_of(root: str, uid: int) -> str:
     """Where the files of that user's jobs are, a directory for each job."""
     return os.path.join(root, USERS, str(uid))
+
+
+def user_of(run: str) -> UnixUser | None:
+    """Whom the program of the run in that directory runs as, where that is not the daemon's own user; None also where
+    there is no run."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return UnixUser.read((read_document(os.path.join(run, SPEC)) or {}).get("user"))
+    return None
 
 
 def enclosure(started: dict[str, Any] | None) -> str:

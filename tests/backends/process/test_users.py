@@ -148,10 +148,8 @@ class TestWho:
             bed.backend.start(bed.work("true", submitter="token-user"))
 
     def test_roots_own_jobs_stay_as_they_are(self, bed: ProcessBed) -> None:
-        for uid, job in ((0, "one"), (None, "other")):
-            work, _ = bed.run(
-                "sh", "-c", "id -u; pwd", job=job, submitter="root" if uid == 0 else "", submitter_uid=uid
-            )
+        for name, uid in (("root", 0), ("", None)):
+            work, _ = bed.run("sh", "-c", "id -u; pwd", job=f"of-{name or 'nobody'}", submitter=name, submitter_uid=uid)
             assert bed.log(work).decode().split() == ["0", str(bed.run_directory(work) / "work")]
 
 
