@@ -7,10 +7,11 @@ Modules of the supervisor, a process of its own for each run: `supervisor` (from
 the command), `command` (the command while it runs), `lease_guard`, `process_tree`, `rlimits`. Modules of the daemon:
 `backend`, `run` (one run, as its files say), `specification`, `environment`, `watch`. Both know `layout`.
 
-What it does not do, for it needs no root:
-- A job is a process of the daemon's user: it sees the node's files and that user's other processes, can read their
-  environments (/proc/PID/environ, secrets too) and could end its own supervisor. Mounts are symbolic links, and
-  read-only ones are refused.
+As root it runs each program as the job's submitter, under a supervisor that stays root's. What it does not do, for it
+needs no root:
+- A job of the daemon's own user sees the node's files and that user's other processes, can read their environments
+  (/proc/PID/environ, secrets too) and could end its own supervisor. Mounts are symbolic links, and read-only ones are
+  refused.
 - The memory limit is a watch ten times a second over all processes of the job, which ends it with OOMKilled: what
   is allocated and used within a tenth of a second is not stopped before. Device memory is the lease's matter.
 - The CPU limit pins to that many CPUs, rounded up: half a CPU is a whole one, and jobs may share theirs.
