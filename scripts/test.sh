@@ -9,16 +9,24 @@ cd "$(dirname "$0")/.."
 make_venv dev
 PATH=$VENV/bin:$PATH
 
+# Else each of the many processes compiles every module anew.
+unset PYTHONDONTWRITEBYTECODE
+
 slow=''
 if [ "$*" = --slow ]; then slow=--slow; elif [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 # One command a line: in a list joined by && the shell would go on after a failure.
 echo "==> ruff"
 ruff check .
 ruff format --check --quiet .
-echo "==> mypy"
-mypy
-echo "==> import contracts"
-lint-imports
-echo "==> tests"
-# Two processes a core: many tests wait for what other processes do.
-exec python -m pytest $slow --numprocesses="${TEST_PROCESSES:-$((2 * $(nproc)))}" --dist=loadgroup
+echo "==> tests, and beside them mypy and the import contracts"
+found=$(mktemp)
+{ mypy && lint-imports; } >"$found" 2>&1 &
+checks=$!
+trap 'kill "$checks" 2>/dev/null || true; rm -f "$found"' EXIT
+failed=0
+# Three processes a core: many tests wait for what other processes do.
+python -m pytest $slow --numprocesses="${TEST_PROCESSES:-$((3 * $(nproc)))}" --dist=loadgroup || failed=$?
+echo "==> mypy and import contracts"
+wait "$checks" || failed=$?
+cat "$found"
+exit "$failed"

@@ -41,7 +41,15 @@ set no number of examples of their own."""
 MENDED = "the lab was mended"
 """A property of a test: what had to be put in order before it."""
 
-CHRONOS = Path(__file__).parent / "chronos"
+TESTS = Path(__file__).parent
+CHRONOS = TESTS / "chronos"
+
+LONGEST_FIRST = (
+    "swarm/test_script.py", "swarm/test_managers.py", "crash/test_loop.py", "e2e/", "sim/", "nodes/", "crash/",
+    "controllers/test_crashes.py", "test_seeds.py", "backends/process/", "cli/test_command_server.py",
+)  # fmt: skip
+"""What takes long and may run beside anything: where several processes share the tests, nobody shall begin with one of
+these when the others have finished."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -170,3 +178,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS + 330))
         if CHRONOS in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("chronos"))
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """The place of its module in `LONGEST_FIRST`."""
+    name = os.path.relpath(item.path, TESTS)
+    return next((turn for turn, first in enumerate(LONGEST_FIRST) if name.startswith(first)), len(LONGEST_FIRST))

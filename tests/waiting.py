@@ -8,7 +8,9 @@ from typing import Any
 
 PATIENCE = 150.0
 """Seconds: no measure of how fast anything is, only an end for a test that fails on a busy machine."""
-PAUSE = 0.02
+PAUSE, LONGEST_PAUSE = 0.02, 0.5
+"""Seconds between two looks. A look that starts a process takes a while: the pause is twice that, since who waits must
+not take a core from who is waited for."""
 
 
 def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str | Callable[[], str] = "") -> Any:
@@ -20,7 +22,9 @@ def eventually(check: Callable[[], Any], within: float = PATIENCE, what: str | C
 
 def poll(check: Callable[[], Any], within: float) -> Any:
     """The first truthy value of `check`; its last, falsy one when `within` seconds have passed."""
-    deadline = time.monotonic() + within
-    while not (value := check()) and time.monotonic() < deadline:
-        time.sleep(PAUSE)
+    begun = time.monotonic()
+    deadline = begun + within
+    while not (value := check()) and (now := time.monotonic()) < deadline:
+        time.sleep(min(max(PAUSE, 2 * (now - begun)), LONGEST_PAUSE))
+        begun = time.monotonic()
     return value

@@ -70,6 +70,9 @@ class Session:
             if not waiter.answered.wait(max(0.0, deadline - self._clock.monotonic())):
                 raise Late
         except (OSError, EOFError, paramiko.SSHException):
+            # The listener hears of it too, but maybe later than the caller looks for another session.
+            with self._mutex:
+                self.ended = True
             raise Ended from None
         finally:
             with self._mutex:

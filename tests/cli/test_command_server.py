@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ import cumulus
 from cumulus import environment, paths
 from cumulus.cli import command_client
 from cumulus.cli.main import VERBS
+from cumulus.clock import FakeClock
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import SERVED, listens, only_served
-from tests.documents import job, node
+from tests.documents import NOW, job, node
 from tests.waiting import eventually
 
 ORDINARY = [sys.executable, "-P", "-m", "cumulus.cli.command_client"]
@@ -90,6 +92,22 @@ def serve() -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def server(home: Path, serve: Callable[..., Server]) -> Server:
     return serve(home)
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a server on its `home`, some objects and manifests: for what changes nothing."""
+    directory = tmp_path_factory.mktemp("words")
+    store = SqliteStore(directory / "home" / "store", clock=FakeClock(NOW - timedelta(minutes=10)))
+    for made in (job("a"), job("b"), node("gpu-1", unschedulable=True)):
+        store.create(made)
+    (directory / "a.yaml").write_text(manifest("a"))
+    (directory / "new.yaml").write_text(manifest("new"))
+    (directory / "wrong.yaml").write_text("kind: GPUJob\nspec: {gpu: {memory: lots}}\n")
+    server = Server(directory / "home")
+    yield directory
+    server.stop()
+    store.close()
 
 
 class Done:
@@ -209,14 +227,10 @@ def test_the_client_imports_next_to_nothing() -> None:
     ],
     ids=" ".join,
 )
-def test_words_mean_the_same(words: list[str], server: Server, store: SqliteStore, tmp_path: Path) -> None:
-    store.create(job("a"))
-    store.create(job("b"))
-    store.create(node("gpu-1", unschedulable=True))
-    (tmp_path / "a.yaml").write_text(manifest("a"))
-    (tmp_path / "new.yaml").write_text(manifest("new"))
-    (tmp_path / "wrong.yaml").write_text("kind: GPUJob\nspec: {gpu: {memory: lots}}\n")
-    assert served(*words, cwd=tmp_path).all == ordinary(*words, cwd=tmp_path).all
+@pytest.mark.xdist_group("words")
+def test_words_mean_the_same(words: list[str], one_server: Path, home: Path) -> None:
+    env = {"CUMULUS_HOME": str(one_server / "home")}
+    assert served(*words, cwd=one_server, env=env).all == ordinary(*words, cwd=one_server, env=env).all
 
 
 def test_what_was_said_before_an_error_is_shown(server: Server, store: SqliteStore) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.chronos.contract import LeaseState
+from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
 from cumulus.nodes import sockets
@@ -21,6 +22,7 @@ from cumulus.nodes.address import Address
 from cumulus.nodes.connection import NodeBusy, NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
+from cumulus.nodes.session import Ended, Session
 from tests.nodes.conftest import Worker, connect
 from tests.nodes.test_leases import request
 from tests.waiting import eventually
@@ -241,6 +243,32 @@ def test_a_command_killed_midway_can_be_asked_again(worker: Worker, leases: Remo
     again = leases.grant(asked)
     assert (again.token, again.state) == (granted.token, LeaseState.ACTIVE)
     assert len(leases.list()) == 1
+
+
+def test_a_session_whose_channel_is_closed_is_over_for_the_caller_too() -> None:
+    """Its listener may hear of it later: who asks again must not get the same session."""
+
+    class Closed:
+        """A channel that fails to send while its reader still waits."""
+
+        def __init__(self) -> None:
+            self.told = threading.Event()
+
+        def recv(self, size: int) -> bytes:
+            self.told.wait()
+            return b""
+
+        def sendall(self, data: bytes) -> None:
+            raise OSError("Socket is closed")
+
+        def close(self) -> None:
+            self.told.set()
+
+    session = Session(channel := Closed(), SystemClock())  # type: ignore[arg-type]
+    with pytest.raises(Ended):
+        session.call(("list",), SystemClock().monotonic() + 60)
+    assert session.ended
+    channel.close()
 
 
 def test_silent_connections_are_ended_by_the_kernel() -> None:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.timeout(600)
 
 SEEDS = 30
 """Of each chunk. More, and others, with `python -m tests.sim --seeds 100000`."""
-CHUNKS, SLOW_CHUNKS = 10, 58
-REPLAYED = list(range(20))
+CHUNKS, SLOW_CHUNKS = 5, 63
+REPLAYED = list(range(8))
 WITHIN = 200
 """Seeds in which each planted bug is to be found."""
 
