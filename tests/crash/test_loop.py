@@ -13,7 +13,5 @@ from tests.crash.world import world
 def test_a_round_of_kills_breaks_no_promise() -> None:
     with world() as here:
         round = Round(here, seed=1)
-        assert round.run(12) == []
-        # On a busy machine little gets done in that time; nothing of it must be missing.
-        assert {"daemon", "monitor", "command"} <= round.kills.keys()
+        assert round.run(10, kinds={"daemon", "monitor", "command"}) == []
         assert round.wishes
