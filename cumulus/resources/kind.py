@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.key import Document
+from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 
@@ -132,6 +132,11 @@ class Kind:
         """The pydantic model."""
         found: type[Resource] = getattr(importlib.import_module(self.module), self.name)
         return found
+
+    @property
+    def api_version(self) -> str:
+        """Of its objects."""
+        return API_VERSION
 
     @property
     def qualified(self) -> str:

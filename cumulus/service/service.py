@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs
     from cumulus.service.logs import Logs
+    from cumulus.service.namespaces import Namespaces
     from cumulus.service.nodes import Nodes
     from cumulus.service.objects import Objects
     from cumulus.service.secrets import Secrets
@@ -75,6 +76,12 @@ class Service:
         from cumulus.service.objects import Objects
 
         return Objects(self.store, self.clock, self.access)
+
+    @cached_property
+    def namespaces(self) -> Namespaces:
+        from cumulus.service.namespaces import Namespaces
+
+        return Namespaces(self.store, self.access)
 
     @cached_property
     def jobs(self) -> Jobs:

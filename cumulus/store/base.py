@@ -126,6 +126,10 @@ class Store(Protocol):
         """The newest revision, 0 in an empty store."""
         ...
 
+    def namespaces(self) -> Sequence[str]:
+        """The namespaces that objects are in, sorted."""
+        ...
+
     def compact(self, revision: int) -> None:
         """Forget history before `revision`; current objects stay. Lists and watches from before it raise `Expired`."""
         ...

@@ -77,6 +77,10 @@ class MemoryStore(SingleWrites):
         with self._open():
             return self._revision
 
+    def namespaces(self) -> Sequence[str]:
+        with self._open():
+            return sorted({key.namespace for key in self._current} - {""})
+
     def compact(self, revision: int) -> None:
         with self._open():
             if revision > self._revision:

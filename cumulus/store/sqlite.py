@@ -91,6 +91,10 @@ class SqliteStore(SingleWrites):
         with self._connections.reading() as connection:
             return tables.bounds(connection)[1]
 
+    def namespaces(self) -> Sequence[str]:
+        with self._connections.reading() as connection:
+            return tables.namespaces(connection)
+
     def compact(self, revision: int) -> None:
         while True:
             with self._connections.writing() as connection:

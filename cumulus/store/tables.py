@@ -40,6 +40,9 @@ SELECT l.kind, l.namespace, l.name, l.revision FROM log AS l LEFT JOIN current A
 ON (c.kind, c.namespace, c.name) = (l.kind, l.namespace, l.name)
 WHERE l.type <> 3 AND l.revision NOT IN (SELECT previous FROM log) AND c.revision IS NOT l.revision LIMIT 1
 """
+_NAMESPACES = """
+SELECT DISTINCT namespace FROM current WHERE namespace <> '' ORDER BY namespace
+"""
 _DOCUMENT = """
 SELECT revision, type, previous, document, checksum FROM log
 WHERE revision = ? AND kind = ? AND namespace = ? AND name = ?
@@ -52,6 +55,11 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
     if not (isinstance(compacted, int) and isinstance(last, int | None)):
         raise damaged("a revision is not a number")
     return compacted, max(compacted, last or 0)
+
+
+def namespaces(connection: sqlite3.Connection) -> list[str]:
+    """Those that objects are in."""
+    return [namespace for (namespace,) in connection.execute(_NAMESPACES)]
 
 
 def stored(connection: sqlite3.Connection, key: Key) -> Document | None:

@@ -30,6 +30,14 @@ def names(store: Store, query: Query) -> list[str]:
     return [item["metadata"]["name"] for item in store.list(query).items]
 
 
+def test_the_namespaces_are_those_that_objects_are_in(store: Store) -> None:
+    for namespace in ("b", "a", "b"):
+        store.create(thing(f"x{store.revision()}", namespace=namespace))
+    assert list(store.namespaces()) == ["a", "b"]
+    store.delete(Key("Thing", "a", "x1"))
+    assert list(store.namespaces()) == ["b"]
+
+
 class TestCreate:
     def test_sets_what_the_store_owns(self, store: Store, clock: FakeClock) -> None:
         made = store.create(thing("a", spec={"n": 1}, status={"phase": "New"}))

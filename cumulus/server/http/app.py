@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from cumulus.errors import CumulusError
 from cumulus.server.http import health, metrics
 from cumulus.server.http.authentication import Authenticate, Authentication
-from cumulus.server.http.kubernetes import discovery, objects, openapi
+from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
 
@@ -30,6 +30,8 @@ ROUTES: Sequence[BaseRoute] = (
     *discovery.ROUTES,
     *openapi.ROUTES,
     *objects.ROUTES,
+    *core.ROUTES,
+    *reviews.ROUTES,
 )
 """Those of each module, in the order in which they are tried."""
 

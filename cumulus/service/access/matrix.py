@@ -44,11 +44,11 @@ _ANYBODY = None
 OTHERS: tuple[Resource, ...] = (
     Resource("gpujobs/log", GROUP, True, {"get": Role.VIEWER}),
     Resource("secrets", "", True, _all(("get", "list"), Role.VIEWER) | _all(WRITE, Role.USER)),
-    Resource("events", "", True, _all(READ, Role.VIEWER) | _all(WRITE, Role.ADMIN)),
+    Resource("events", "", True, _all(READ, Role.VIEWER)),
     Resource("pods", "", True, _all(READ, Role.VIEWER)),
     Resource("pods/log", "", True, {"get": Role.VIEWER}),
     Resource("nodes", "", False, _all(READ, _ANYBODY)),
-    Resource("namespaces", "", False, _all(READ, _ANYBODY) | {"create": _ANYBODY}),
+    Resource("namespaces", "", False, _all((*READ, "create", "update", "patch"), _ANYBODY)),
     Resource("systemsecrets", GROUP, False, _all(("list", *WRITE), Role.ADMIN)),
     Resource("workers", GROUP, False, {"get": Role.ADMIN, "create": Role.ADMIN, "update": Role.ADMIN}),
     Resource("swarms", GROUP, False, {"get": Role.VIEWER, "create": Role.ADMIN, "update": Role.ADMIN}),
@@ -60,6 +60,7 @@ OTHERS: tuple[Resource, ...] = (
         "tokens", GROUP, False, {"get": Role.ADMIN, "list": Role.ADMIN, "create": Role.ADMIN, "delete": Role.ADMIN}
     ),
     Resource("selfsubjectaccessreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
+    Resource("selfsubjectrulesreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
     Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
 )
 """`tokens` are those of others: each user makes, lists and revokes their own."""

@@ -1,6 +1,6 @@
 """The groups, versions and resources of the API, as data: discovery, OpenAPI and reviews read them here.
 
-Those of our own group are the registry's kinds. core/v1 is there, since clients ask for it, and has none yet.
+Those of our own group are the registry's kinds; the others are what clients of Kubernetes ask for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cache
 from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
-from cumulus.service.access.matrix import READ, WRITE
+from cumulus.server.http.kubernetes.messages import AUTHENTICATION, AUTHORIZATION
+from cumulus.service.access.matrix import READ, WRITE, Resource, find
 
 ALL = tuple(sorted((*READ, *WRITE)))
 
@@ -56,14 +57,39 @@ RESERVED = frozenset(
 def api_groups() -> Mapping[tuple[str, str], tuple[ApiResource, ...]]:
     """The resources by group ("" for core) and version."""
     return {
-        ("", "v1"): (),
+        ("", "v1"): (
+            _other("", "events", "Event", short=("ev",)),
+            _other("", "namespaces", "Namespace", short=("ns",)),
+            _other("", "nodes", "Node", short=("no",)),
+            _other("", "pods", "Pod", short=("po",), subresources=("log",)),
+        ),
         (GROUP, VERSION): tuple(_resource(kind) for kind in KINDS),
+        (AUTHENTICATION, "v1"): (_other(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"),),
+        (AUTHORIZATION, "v1"): (
+            _other(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+            _other(AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+        ),
     }
 
 
 def group_version(group: str, version: str) -> str:
     """`cumulus.dev/v1alpha1`, `v1` for core."""
     return f"{group}/{version}" if group else version
+
+
+def _other(
+    group: str, plural: str, kind: str, *, short: tuple[str, ...] = (), subresources: tuple[str, ...] = ()
+) -> ApiResource:
+    """One that is no kind of the registry. Its verbs are those of the matrix."""
+
+    def of_matrix(name: str) -> Resource:
+        found = find(name, group)
+        assert found is not None
+        return found
+
+    resource = of_matrix(plural)
+    below = tuple(Subresource(name, kind, tuple(of_matrix(f"{plural}/{name}").verbs)) for name in subresources)
+    return ApiResource(plural, kind, resource.namespaced, tuple(resource.verbs), short, subresources=below)
 
 
 def _resource(kind: Kind) -> ApiResource:

@@ -5,17 +5,14 @@ Every handler reads the request, calls the service as who asks, and answers in t
 
 from __future__ import annotations
 
-import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.endpoints import HTTPEndpoint
-from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from cumulus.errors import Expired, InvalidObject, UsageError
+from cumulus.errors import InvalidObject, UsageError
 from cumulus.resources.columns import owned_by
 from cumulus.resources.key import API_VERSION, GROUP, Document, Key
 from cumulus.resources.key import key_of as key_in
@@ -25,11 +22,11 @@ from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.bodies import media_type
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
 from cumulus.server.http.kubernetes.patching import PATCHES, PatchRequest
+from cumulus.server.http.kubernetes.reading import Stored, answer, query_of
 from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
     body_of,
     dry_run,
-    flag,
     key_of,
     kind_of,
     namespace_of,
@@ -38,7 +35,6 @@ from cumulus.server.http.kubernetes.requests import (
     patch_body_of,
 )
 from cumulus.server.http.kubernetes.tables import Shown
-from cumulus.server.http.kubernetes.watching import Following
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -48,15 +44,14 @@ if TYPE_CHECKING:
 
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Those of Kubernetes' generated names: no vowel, so that no word comes out."""
-LONGEST_WATCH, SHORTEST_WATCH = 3600, 1800
-"""Seconds until a watch ends by itself, so that clients spread over the daemons."""
 
 
 class Collection(HTTPEndpoint):
     """The objects of a kind, in one namespace or in all."""
 
     async def get(self, request: Request) -> Response:
-        return await (_watch if flag(request, "watch") else _list)(request)
+        kind, source = kind_of(request), Stored(api_of(request).service, identity_of(request), kind_of(request).name)
+        return await answer(request, source, _shown(request), query_of(request, kind.name), kind.plural, GROUP)
 
     async def post(self, request: Request) -> Response:
         return await _create(request)
@@ -85,44 +80,6 @@ async def read(request: Request) -> Response:
     key = key_of(request)
     api, shown = api_of(request), _shown(request)
     return await _one(api, shown, await api.call(api.service.objects.get, identity_of(request), key))
-
-
-async def _list(request: Request) -> Response:
-    api = api_of(request)
-    query = _query(request)
-    revision = _revision(request)
-    match request.query_params.get("resourceVersionMatch", ""):
-        case "Exact" if revision:
-            query = replace(query, revision=revision)
-        case "" | "NotOlderThan":
-            await _check_known(request, revision)
-        case _:
-            raise UsageError("resourceVersionMatch must be Exact, with a resourceVersion, or NotOlderThan")
-    page = await api.call(api.service.objects.list, identity_of(request), query)
-    metadata: Document = {"resourceVersion": str(page.revision)}
-    if page.continue_token:
-        metadata["continue"] = page.continue_token
-    shown = _shown(request)
-    # Cells may ask the service for what belongs to a row.
-    return await api.call(lambda: shown.form.response(shown.many(page.items, metadata)))
-
-
-async def _watch(request: Request) -> Response:
-    api, identity = api_of(request), identity_of(request)
-    query = replace(_query(request), limit=None, continue_token="")
-    api.service.access.check(identity, "watch", kind_of(request).plural, query.namespace or "")
-    initial = flag(request, "sendInitialEvents")
-    revision = _revision(request)
-    since = None if initial else revision
-    await _check_known(request, since)
-    seconds = number(request, "timeoutSeconds") or random.randint(SHORTEST_WATCH, LONGEST_WATCH)
-    shown = _shown(request)
-    following = Following(
-        api, identity, query, shown, since=since, bookmarks=flag(request, "allowWatchBookmarks"), initial=initial,
-        seconds=seconds,
-    )  # fmt: skip
-    first = await following.prepare()
-    return StreamingResponse(following.lines(first), media_type=shown.form.media_type)
 
 
 async def _create(request: Request) -> Response:
@@ -168,7 +125,8 @@ async def _delete(request: Request) -> Response:
 
 async def _delete_collection(request: Request) -> Response:
     api, identity = api_of(request), identity_of(request)
-    kind, query, shown = kind_of(request), _query(request), _shown(request)
+    kind, shown = kind_of(request), _shown(request)
+    query = query_of(request, kind.name)
     if kind.namespaced and query.namespace is None:
         raise UsageError(f"{kind.plural} are deleted in one namespace at a time")
     api.service.access.check(identity, "deletecollection", kind.plural, query.namespace or "")
@@ -229,26 +187,6 @@ async def _one(api: Api, shown: Shown, document: Document, code: int = 200, warn
 def _check_name(document: Document, key: Key) -> None:
     if document["metadata"].setdefault("name", key.name) != key.name:
         raise UsageError("the name of the object does not match the name on the URL")
-
-
-def _query(request: Request) -> Query:
-    given = request.query_params
-    return Query(
-        kind_of(request).name, namespace_of(request), given.get("labelSelector", ""), given.get("fieldSelector", ""),
-        limit=number(request, "limit") or None, continue_token=given.get("continue", ""),
-    )  # fmt: skip
-
-
-def _revision(request: Request) -> int | None:
-    """None where any will do."""
-    return number(request, "resourceVersion") or None
-
-
-async def _check_known(request: Request, revision: int | None) -> None:
-    """Raises Expired for a revision that is yet to come: it is of another store, and the client has to list again."""
-    api = api_of(request)
-    if revision and revision > await api.call(api.service.objects.revision, identity_of(request)):
-        raise Expired(f"resourceVersion {revision} is of another store: list again")
 
 
 def _shown(request: Request) -> Shown:

@@ -12,6 +12,7 @@ from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
 from cumulus.server.http.kubernetes import bodies
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
+from cumulus.server.http.kubernetes.protobuf import PROTOBUF, Body, read_object
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -46,6 +47,20 @@ def key_of(request: Request) -> Key:
 async def body_of(request: Request, media_types: Sequence[str] = (bodies.JSON,)) -> Any:
     """What the body says; None where there is none. Raises NotSupported for another media type."""
     return _parsed(await _bytes_of(request, media_types), bodies.media_type(request))
+
+
+async def typed_body_of(request: Request, wanted: Body) -> dict[str, Any]:
+    """The object in the body, which may also be Protobuf, with its apiVersion and kind."""
+    body = await _bytes_of(request, (*bodies.WRITTEN, PROTOBUF))
+    if bodies.media_type(request) == PROTOBUF:
+        return read_object(wanted, body)
+    given = _parsed(body, bodies.media_type(request))
+    if not isinstance(given, dict):
+        raise UsageError("the body must be an object")
+    for field, value in (("kind", wanted.kind), ("apiVersion", wanted.api_version)):
+        if given.get(field, value) != value:
+            raise UsageError(f"the {field} in the body, {one_line(str(given[field]))}, is not {value}")
+    return {"apiVersion": wanted.api_version, "kind": wanted.kind, **given}
 
 
 async def patch_body_of(request: Request, media_types: Iterable[str]) -> bytes:

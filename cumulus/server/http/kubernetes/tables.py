@@ -6,22 +6,35 @@ Columns are those of the kind's entry in the registry; those that `-o wide` adds
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from cumulus.clock import Clock
 from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells, OwnedBy
-from cumulus.resources.key import API_VERSION, Document
-from cumulus.resources.kind import Kind
+from cumulus.resources.key import Document
+from cumulus.resources.kind import Column
 from cumulus.server.http.kubernetes.representation import Form
 
 META = "meta.k8s.io/v1"
 
 
+class Shape(Protocol):
+    """What a table knows of a kind. `named`: whether its objects' names say anything to people."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def api_version(self) -> str: ...
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+    @property
+    def named(self) -> bool: ...
+
+
 class Shown:
     """One request's way to show objects of a kind."""
 
-    def __init__(self, kind: Kind, form: Form, include: str, clock: Clock, owned_by: OwnedBy) -> None:
+    def __init__(self, kind: Shape, form: Form, include: str, clock: Clock, owned_by: OwnedBy = lambda _: ()) -> None:
         self.form = form
         self._kind = kind
         self._clock = clock
@@ -30,13 +43,18 @@ class Shown:
             raise UsageError("includeObject must be None, Metadata or Object")
         self._include = include or "Metadata"
 
+    @property
+    def api_version(self) -> str:
+        """Of the objects."""
+        return self._kind.api_version
+
     def many(self, items: Sequence[Document], metadata: Document) -> Document:
         if self.form.kind == "Table":
             return self._table(items, metadata)
         if self.form.kind:
             rows = [_metadata_of(item) for item in items]
             return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
-        return {"kind": f"{self._kind.name}List", "apiVersion": API_VERSION, "metadata": metadata, "items": items}
+        return {"kind": f"{self._kind.name}List", "apiVersion": self.api_version, "metadata": metadata, "items": items}
 
     def one(self, item: Document, *, heading: bool = True) -> Document:
         """Without `heading` a table has rows alone, as in all events of a watch but the first."""
@@ -52,23 +70,25 @@ class Shown:
             "kind": "Table", "apiVersion": META, "metadata": metadata,
             "columnDefinitions": self._definitions() if heading else None,
             "rows": [
-                {"cells": [item["metadata"]["name"], *cells.row(columns, item)], "object": self._object(item)}
-                for item in items
+                {"cells": self._cells(item, cells.row(columns, item)), "object": self._object(item)} for item in items
             ],
         }  # fmt: skip
 
+    def _cells(self, item: Document, row: Sequence[str]) -> list[str]:
+        name = item["metadata"]["name"]
+        return [name, *row] if self._kind.named else [*row, name]
+
     def _definitions(self) -> list[dict[str, Any]]:
-        name = {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0}
-        return [
-            name,
-            *(
-                {
-                    "name": column.title.title(), "type": "string", "format": "", "description": column.path,
-                    "priority": int(column.wide),
-                }
-                for column in self._kind.columns
-            ),
+        named = self._kind.named
+        name = {"name": "Name", "type": "string", "format": "name", "description": "", "priority": int(not named)}
+        others = [
+            {
+                "name": column.title.title(), "type": "string", "format": "", "description": column.path,
+                "priority": int(column.wide),
+            }
+            for column in self._kind.columns
         ]  # fmt: skip
+        return [name, *others] if named else [*others, name]
 
     def _object(self, item: Document) -> Document | None:
         match self._include:

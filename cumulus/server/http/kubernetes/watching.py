@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from cumulus.errors import CumulusError
-from cumulus.resources.key import API_VERSION, Document, Key, key_of
+from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
 from cumulus.resources.selectors import Matcher
 from cumulus.server.http.kubernetes.tables import META
@@ -21,8 +21,8 @@ from cumulus.server.http.status import status_of
 
 if TYPE_CHECKING:
     from cumulus.server.http.api import Api
+    from cumulus.server.http.kubernetes.reading import Source
     from cumulus.server.http.kubernetes.tables import Shown
-    from cumulus.service.identity import Identity
 
 BOOKMARK_SECONDS = 60.0
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -32,11 +32,11 @@ class Following:
     """One watch. `since`: the revision to go on from; None: from a list of what there is now, told as ADDED."""
 
     def __init__(
-        self, api: Api, identity: Identity, query: Query, shown: Shown, *,
+        self, api: Api, source: Source, query: Query, shown: Shown, *,
         since: int | None, bookmarks: bool, initial: bool, seconds: float,
     ) -> None:  # fmt: skip
         self._api = api
-        self._identity = identity
+        self._source = source
         self._query = query
         self._shown = shown
         self._since = since
@@ -53,7 +53,7 @@ class Following:
         if self._since is not None and not self._selects:
             return ()
         listing = replace(self._query, revision=self._since)
-        page = await self._api.call(self._api.service.objects.list, self._identity, listing)
+        page = await self._api.call(self._source.page, listing)
         if self._selects:
             self._known = {key_of(item) for item in page.items}
         if self._since is not None:
@@ -68,12 +68,17 @@ class Following:
             yield self._bookmark({INITIAL_EVENTS_END: "true"})
         assert self._since is not None
         try:
-            kind, namespace = self._query.kind, self._query.namespace
+            kind, namespace = self._source.watched, self._query.namespace
             async with self._api.bridge.watch(since=self._since, kind=kind, namespace=namespace) as watcher:
                 while (left := self._ends - time.monotonic()) > 0:
                     events = await watcher.next(timeout=min(left, BOOKMARK_SECONDS))
                     self._since = max(self._since, watcher.revision)
-                    out = [line for event in events if (line := self._told(event.type, event.document))]
+                    out = [
+                        line
+                        for event in events
+                        for type, document in self._source.told(event.type, event.document)
+                        if (line := self._told(type, document))
+                    ]
                     if out:
                         yield b"".join(out)
                     elif not events and self._bookmarks:
@@ -108,7 +113,7 @@ class Following:
             "resourceVersion": str(self._since),
             **({"annotations": annotations} if annotations else {}),
         }
-        document: Document = {"kind": self._query.kind, "apiVersion": API_VERSION, "metadata": metadata}
+        document: Document = {"kind": self._query.kind, "apiVersion": self._shown.api_version, "metadata": metadata}
         if self._shown.form.kind == "PartialObjectMetadata":
             document |= {"kind": "PartialObjectMetadata", "apiVersion": META}
         elif self._shown.form.kind:

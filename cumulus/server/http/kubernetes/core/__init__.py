@@ -1,0 +1,7 @@
+"""core/v1: kinds of Kubernetes' own that its clients ask for, each a view of something here."""
+
+from __future__ import annotations
+
+from cumulus.server.http.kubernetes.core import events, logs, namespaces, nodes, pods
+
+ROUTES = (*events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *logs.ROUTES)

@@ -1,0 +1,104 @@
+"""`pods/log`: what the container of a pod wrote in its last attempt, or the one before; and what pods can't do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from cumulus.answers.logs import LogBytes
+from cumulus.errors import UsageError
+from cumulus.lib.printable import one_line
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Key
+from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.kubernetes.core.pods import CONTAINER, VIEW, attempts_of, job_of, status_cell
+from cumulus.server.http.kubernetes.requests import flag, number
+from cumulus.server.http.status import failure, status_response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.resources.key import Document
+    from cumulus.server.http.api import Api
+    from cumulus.service.identity import Identity
+
+RESERVED = ("attach", "exec", "portforward")
+"""Subresources that are yet to come."""
+
+
+async def log(request: Request) -> Response:
+    """Plain text. With `follow` it ends when the attempt does."""
+    api, identity = api_of(request), identity_of(request)
+    namespace, name = request.path_params["namespace"], request.path_params["name"]
+    api.service.access.check(identity, "get", "pods/log", namespace, name, group="")
+    follow, previous = flag(request, "follow"), flag(request, "previous")
+    tail, limit = number(request, "tailLines"), number(request, "limitBytes")
+    for refused in ("sinceSeconds", "sinceTime"):
+        if request.query_params.get(refused):
+            raise UsageError(f"{refused} can't be given: logs hold no times", hint="give tailLines")
+    if flag(request, "timestamps"):
+        raise UsageError("timestamps can't be shown: logs hold no times")
+    if (container := request.query_params.get("container", "")) not in ("", CONTAINER):
+        raise UsageError(f"container {one_line(container)} is not valid for pod {one_line(name)}: it is {CONTAINER}")
+    key, replica, attempt = await api.call(_find, api, identity, namespace, name, previous)
+
+    def chunks() -> Iterator[bytes | None]:
+        # Something comes at once, also where nothing was written: then the answer begins.
+        yield b""
+        pieces = api.service.logs.read(identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail)
+        for piece in pieces:
+            yield piece.data if isinstance(piece, LogBytes) and piece.data else None
+
+    stream = api.streams.iterate(chunks)
+    await anext(stream)
+
+    async def body() -> AsyncIterator[bytes]:
+        left = limit
+        async with aclosing(stream):
+            async for chunk in stream:
+                yield chunk if left is None else chunk[:left]
+                if left is not None and (left := left - len(chunk)) <= 0:
+                    return
+
+    return StreamingResponse(body(), media_type="text/plain")
+
+
+def _find(api: Api, identity: Identity, namespace: str, name: str, previous: bool) -> tuple[Key, int, int]:
+    """The job, the replica and the attempt. Raises NotFound, UsageError."""
+    pod = VIEW.find(api.service, identity, namespace, name)
+    found = job_of(name)
+    assert found is not None
+    key = Key("GPUJob", namespace, found[0])
+    started = attempts_of(api.service.objects.get(identity, key))
+    whose = f'container "{CONTAINER}" in pod "{one_line(name)}"'
+    if previous and len(started) < 2:
+        raise UsageError(f"previous terminated {whose} not found")
+    if not started:
+        raise UsageError(f"{whose} is waiting to start: {status_cell(pod)}{_why(pod)}")
+    return key, found[1], started[-2 if previous else -1]["number"]
+
+
+def _why(pod: Document) -> str:
+    for condition in lookup(pod, "status.conditions") or ():
+        if condition.get("message"):
+            return f" ({condition['message']})"
+    return ""
+
+
+async def reserved(request: Request) -> Response:
+    what = request.url.path.rpartition("/")[2]
+    return status_response(failure(501, "NotImplemented", f"pods/{what} is reserved: this server does not have it yet"))
+
+
+ROUTES = (
+    Route("/api/v1/namespaces/{namespace}/pods/{name}/log", log),
+    *(
+        Route(f"/api/v1/namespaces/{{namespace}}/pods/{{name}}/{what}", reserved, methods=["GET", "POST"])
+        for what in RESERVED
+    ),
+)

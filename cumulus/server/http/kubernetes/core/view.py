@@ -1,0 +1,160 @@
+"""Views: kinds of Kubernetes' own, each computed from a stored kind. They are read, and never written.
+
+Lists, tables and watches are those of any kind. A page of a list holds what belongs to as many stored objects as were
+asked for, so it may have more items than that, or fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import Route
+
+from cumulus.errors import NotFound
+from cumulus.lib.printable import one_line
+from cumulus.resources.documents import MALFORMED
+from cumulus.resources.key import Document, Key
+from cumulus.resources.kind import Column
+from cumulus.resources.query import Page, Query
+from cumulus.resources.selectors import Matcher, parse_fields
+from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.kubernetes import reading
+from cumulus.server.http.kubernetes.representation import form_of
+from cumulus.server.http.kubernetes.tables import Shape, Shown
+from cumulus.server.http.status import failure, status_response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from cumulus.service.identity import Identity
+    from cumulus.service.service import Service
+
+
+def _same(name: str) -> str | None:
+    return name
+
+
+def narrowed(view: View, query: Query) -> tuple[View, str]:
+    """Who asks for one name is spared all others."""
+    for term in parse_fields(query.fields).terms:
+        if term.path == ("metadata", "name") and term.equal and (name := view.stored_name(term.value)):
+            return view, field_term("metadata.name", name)
+    return view, ""
+
+
+def field_term(path: str, value: str) -> str:
+    """One term of a field selector."""
+    escaped = value.replace("\\", "\\\\").replace(",", "\\,").replace("=", "\\=")
+    return f"{path}={escaped}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One kind of core/v1, computed from the stored kind `stored`."""
+
+    name: str
+    plural: str
+    namespaced: bool
+    columns: tuple[Column, ...]
+    stored: str
+    convert: Callable[[Document, datetime], Sequence[Document]]
+    """What a stored object is shown as. It may raise MALFORMED for one that is damaged, which is not shown then."""
+    instead: str
+    """What to do instead of writing one."""
+    stored_name: Callable[[str], str | None] = _same
+    """The name of the stored object by the name of what is shown; None where there can be none."""
+    named: bool = True
+    asked: Callable[[View, Query], tuple[View, str]] = narrowed
+    """How a query is answered: by which view, and with which field selector for the stored objects."""
+    api_version: str = "v1"
+
+    def of(self, document: Document, now: datetime) -> Sequence[Document]:
+        try:
+            return self.convert(document, now)
+        except MALFORMED:
+            return ()
+
+    def find(self, service: Service, identity: Identity, namespace: str, name: str) -> Document:
+        """Raises NotFound, Forbidden."""
+        stored = self.stored_name(name)
+        if stored is not None:
+            try:
+                found = service.objects.get(identity, Key(self.stored, namespace, stored))
+            except NotFound:
+                found = None
+            for document in self.of(found, service.clock.now()) if found else ():
+                if document["metadata"]["name"] == name:
+                    return document
+        raise NotFound(f'{self.plural} "{one_line(name)}" not found')
+
+
+class _Viewed:
+    """See `reading.Source`."""
+
+    def __init__(self, view: View, query: Query, service: Service, identity: Identity) -> None:
+        self.watched = view.stored
+        self._view, self._fields = view.asked(view, query)
+        self._service = service
+        self._identity = identity
+
+    def page(self, query: Query) -> Page:
+        view, now = self._view, self._service.clock.now()
+        matches = Matcher(query)
+        self._service.access.check(self._identity, "list", view.plural, query.namespace or "", group="")
+        stored = replace(query, kind=view.stored, labels="", fields=self._fields)
+        found = self._service.objects.list(self._identity, stored)
+        items = [shown for document in found.items for shown in view.of(document, now) if matches(shown)]
+        return Page(items, found.revision, found.continue_token)
+
+    def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
+        return [(type, shown) for shown in self._view.of(document, self._service.clock.now())]
+
+
+def routes(view: View) -> tuple[Route, ...]:
+    """`/api/v1/…`: get, list and watch. All else is answered by 405, with what to do instead."""
+
+    class Collection(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            api, identity = api_of(request), identity_of(request)
+            query = reading.query_of(request, view.name)
+            source = _Viewed(view, query, api.service, identity)
+            return await reading.answer(request, source, shown(request, view), query, view.plural, "")
+
+        async def method_not_allowed(self, request: Request) -> Response:
+            return not_allowed(request, view.instead)
+
+    class Single(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            api, identity = api_of(request), identity_of(request)
+            namespace, name = request.path_params.get("namespace", ""), request.path_params["name"]
+            api.service.access.check(identity, "get", view.plural, namespace, name, group="")
+            found = await api.call(view.find, api.service, identity, namespace, name)
+            form = shown(request, view)
+            return await api.call(lambda: form.form.response(form.one(found)))
+
+        async def method_not_allowed(self, request: Request) -> Response:
+            return not_allowed(request, view.instead)
+
+    within = "/namespaces/{namespace}" if view.namespaced else ""
+    given = (
+        Route(f"/api/v1{within}/{view.plural}", Collection),
+        Route(f"/api/v1{within}/{view.plural}/{{name}}", Single),
+    )
+    return (*given, Route(f"/api/v1/{view.plural}", Collection)) if view.namespaced else given
+
+
+def shown(request: Request, view: Shape) -> Shown:
+    include = request.query_params.get("includeObject", "")
+    return Shown(view, form_of(request), include, api_of(request).service.clock)
+
+
+def not_allowed(request: Request, instead: str) -> Response:
+    """405, with what to do instead."""
+    response = status_response(failure(405, "MethodNotAllowed", instead))
+    response.headers["allow"] = "GET, HEAD"
+    return response
