@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import AlreadySet, Conflict, InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
-from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import BY_NAME
@@ -83,6 +83,8 @@ class Objects:
         from cumulus.admission import admit
 
         kind = kind_of(document)
+        # Before what is wrong with the object: that is for those who may make one.
+        self._ask(identity, "create", kind.name, _namespace(kind, document))
         document = _known(kind, document, on_unknown)
         return self._write(identity, [Write("create", admit.admit_create(kind, document, user=True))], dry_run)
 
@@ -99,6 +101,31 @@ class Objects:
         found = self.get(identity, checked_key(document))
         document = _known(kind, document, on_unknown, stored=found)
         return self._write(identity, [Write("update", admit.admit_update(kind, found, document))], dry_run)
+
+    def update_status(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
+        """Replace status alone, as controllers do. Raises NotFound, Conflict, InvalidObject, Forbidden."""
+        from cumulus.admission import admit
+        from cumulus.store.rules import checked_key
+
+        document = admit.with_namespace(kind_of(document), document)
+        key = checked_key(document)
+        self._access.check(identity, "update", _status_of(key), key.namespace, key.name)
+        return self._write(identity, [Write("status", document)], dry_run)
+
+    def patch_status(
+        self, identity: Identity, key: Key, patch: object, *, type: PatchType = "merge", dry_run: bool = False
+    ) -> Document:
+        """As `patch`, of status alone: what the patch changes beside it is left as it is."""
+        check_patch(patch, type)
+        self._access.check(identity, "patch", _status_of(key), key.namespace, key.name)
+
+        def change(document: Document) -> Document:
+            after = patched(document, patch, type)
+            if after.get("status") == document.get("status"):
+                return document
+            return {**document, "status": after.get("status") or {}}
+
+        return self.edit(identity, key, change, dry_run=dry_run, verb="status")[0]
 
     def patch(
         self, identity: Identity, key: Key, patch: object, *,
@@ -202,7 +229,14 @@ class Objects:
         return self._set_metadata(identity, key, "annotations", changes, overwrite)
 
     def edit(
-        self, identity: Identity, key: Key, change: Change, *, attempts: int = ATTEMPTS, dry_run: bool = False
+        self,
+        identity: Identity,
+        key: Key,
+        change: Change,
+        *,
+        attempts: int = ATTEMPTS,
+        dry_run: bool = False,
+        verb: Literal["update", "status"] = "update",
     ) -> tuple[Document, bool]:
         """Read, change, write; again when another writer was faster. The object, and whether it changed. `change` gives
         an object that may be stored as it is. Raises NotFound, Conflict, and what `change` raises."""
@@ -212,7 +246,7 @@ class Objects:
             if changed is found:
                 return found, False
             try:
-                return self._write(identity, [Write("update", changed)], dry_run), True
+                return self._write(identity, [Write(verb, changed)], dry_run), True
             except Conflict:
                 if attempts == 1:
                     raise
@@ -272,6 +306,19 @@ class Objects:
             return self._store.get(key)
         except NotFound:
             return None
+
+
+def _namespace(kind: Kind, document: Document) -> str:
+    """Where an object that was not checked yet is to be."""
+    metadata = document.get("metadata")
+    given = metadata.get("namespace") if isinstance(metadata, dict) else None
+    if not kind.namespaced:
+        return ""
+    return given if isinstance(given, str) and given else DEFAULT_NAMESPACE
+
+
+def _status_of(key: Key) -> str:
+    return f"{BY_NAME[key.kind].plural}/status"
 
 
 def not_found(key: Key) -> NotFound:

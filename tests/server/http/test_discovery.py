@@ -25,7 +25,7 @@ def test_plain_discovery_answers_with_and_without_a_slash(served: Served, slash:
     assert served.get(f"/version{slash}")["major"] == "1"
     assert served.get(f"/api{slash}")["versions"] == ["v1"]
     names = [group["name"] for group in served.get(f"/apis{slash}")["groups"]]
-    assert names == ["cumulus.dev"]
+    assert names == ["cumulus.dev", "authentication.k8s.io", "authorization.k8s.io"]
     assert served.get(f"/apis/cumulus.dev{slash}")["preferredVersion"]["groupVersion"] == "cumulus.dev/v1alpha1"
 
 
@@ -33,7 +33,7 @@ def test_the_plain_list_has_subresources_short_names_and_categories(served: Serv
     found = {entry["name"]: entry for entry in served.get("/apis/cumulus.dev/v1alpha1")["resources"]}
     assert found["gpujobs"]["categories"] == ["all"]
     assert "gj" in found["gpujobs"]["shortNames"]
-    assert found["gpujobs/status"]["verbs"] == ["get"]
+    assert found["gpujobs/status"]["verbs"] == ["get", "patch", "update"]
     assert found["gpunodes"]["namespaced"] is False
 
 
@@ -47,7 +47,9 @@ def test_one_document_holds_all_for_who_can_read_it(served: Served) -> None:
     assert [sub["subresource"] for sub in found["gpujobs.cumulus.dev"]["subresources"]] == ["status"]
     assert found["gpujobs.cumulus.dev"]["scope"] == "Namespaced"
     core = resources(served.ask("GET", "/api", accept=AGGREGATED).json)
-    assert core == {}
+    assert set(core) == {"events", "namespaces", "nodes", "pods"}
+    assert core["nodes"]["scope"] == "Cluster"
+    assert [sub["subresource"] for sub in core["pods"]["subresources"]] == ["log"]
 
 
 def test_a_client_that_prefers_the_plain_document_gets_it(served: Served) -> None:

@@ -101,5 +101,5 @@ def _resource(kind: Kind) -> ApiResource:
         ALL if kind.user_made else READ,
         tuple(word for word in kind.short if word not in RESERVED),
         ("all",) if kind.work else (),
-        (Subresource("status", kind.name, ("get",)),) if has_status and kind.user_made else (),
+        (Subresource("status", kind.name, ("get", "patch", "update")),) if has_status and kind.user_made else (),
     )

@@ -76,6 +76,23 @@ class Single(HTTPEndpoint):
         return await _delete(request)
 
 
+class Status(HTTPEndpoint):
+    """The status of one object, which controllers write."""
+
+    async def get(self, request: Request) -> Response:
+        return await read(request)
+
+    async def put(self, request: Request) -> Response:
+        api, shown = api_of(request), _shown(request)
+        document = await object_of(request, kind_of(request), FieldValidation(request))
+        _check_name(document, key_of(request))
+        update = api.service.objects.update_status
+        return await _one(api, shown, await api.call(update, identity_of(request), document, dry_run=dry_run(request)))
+
+    async def patch(self, request: Request) -> Response:
+        return await _patch(request, status=True)
+
+
 async def read(request: Request) -> Response:
     key = key_of(request)
     api, shown = api_of(request), _shown(request)
@@ -108,10 +125,10 @@ async def _update(request: Request) -> Response:
     return await _one(api, shown, changed, 200, validation.found)
 
 
-async def _patch(request: Request) -> Response:
+async def _patch(request: Request, *, status: bool = False) -> Response:
     api, key, shown, validation = api_of(request), key_of(request), _shown(request), FieldValidation(request)
     body = await patch_body_of(request, PATCHES)
-    asked = PatchRequest(identity_of(request), key, body, dry_run(request), validation, request.query_params)
+    asked = PatchRequest(identity_of(request), key, body, dry_run(request), status, validation, request.query_params)
     patched = await api.call(PATCHES[media_type(request)], api.service, asked)
     return await _one(api, shown, patched.document, 201 if patched.created else 200, validation.found)
 
@@ -201,8 +218,8 @@ _ROOT = f"/apis/{API_VERSION}"
 ROUTES = (
     Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}", Collection),
     Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}", Single),
-    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", read),
+    Route(f"{_ROOT}/namespaces/{{namespace}}/{{plural}}/{{name}}/status", Status),
     Route(f"{_ROOT}/{{plural}}", Collection),
     Route(f"{_ROOT}/{{plural}}/{{name}}", Single),
-    Route(f"{_ROOT}/{{plural}}/{{name}}/status", read),
+    Route(f"{_ROOT}/{{plural}}/{{name}}/status", Status),
 )

@@ -11,6 +11,7 @@ from cumulus.server.http.kubernetes import bodies
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
 
 if TYPE_CHECKING:
+    from cumulus.answers.objects import PatchType
     from cumulus.service.identity import Identity
     from cumulus.service.service import Service
 
@@ -23,6 +24,8 @@ class PatchRequest:
     key: Key
     body: bytes
     dry_run: bool
+    status: bool
+    """Of status alone: the subresource."""
     validation: FieldValidation
     parameters: Mapping[str, str]
 
@@ -42,21 +45,19 @@ Patch = Callable[["Service", PatchRequest], Patched]
 def _merge(service: Service, request: PatchRequest) -> Patched:
     patch = bodies.parse(request.body)
     request.validation.body(request.body)
-    return Patched(
-        service.objects.patch(
-            request.identity, request.key, patch, dry_run=request.dry_run, on_unknown=request.validation.take
-        )
-    )
+    return _patched(service, request, patch, "merge")
 
 
 def _json(service: Service, request: PatchRequest) -> Patched:
-    patch = bodies.parse(request.body)
-    return Patched(
-        service.objects.patch(
-            request.identity, request.key, patch, type="json", dry_run=request.dry_run,
-            on_unknown=request.validation.take,
-        )
-    )  # fmt: skip
+    return _patched(service, request, bodies.parse(request.body), "json")
+
+
+def _patched(service: Service, request: PatchRequest, patch: object, type: PatchType) -> Patched:
+    identity, key, dry_run = request.identity, request.key, request.dry_run
+    if request.status:
+        return Patched(service.objects.patch_status(identity, key, patch, type=type, dry_run=dry_run))
+    unknown = request.validation.take
+    return Patched(service.objects.patch(identity, key, patch, type=type, dry_run=dry_run, on_unknown=unknown))
 
 
 PATCHES: Mapping[str, Patch] = {

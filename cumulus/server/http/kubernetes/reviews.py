@@ -107,14 +107,18 @@ def _myself(api: Api, identity: Identity, _: Mapping[str, Any]) -> Document:
 
 
 def _map(given: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    found = given.get(field) or {}
+    found = given.get(field)
+    if found is None:
+        return {}
     if not isinstance(found, Mapping):
         raise InvalidObject(f"{field}: must be an object", field=field)
     return found
 
 
 def _text(given: Mapping[str, Any], field: str) -> str:
-    found = given.get(field) or ""
+    found = given.get(field)
+    if found is None:
+        return ""
     if not isinstance(found, str):
         raise InvalidObject(f"{field}: must be text", field=field)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from cumulus.answers.logs import LogBytes
-from cumulus.errors import UsageError
+from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Key
@@ -48,21 +49,27 @@ async def log(request: Request) -> Response:
     key, replica, attempt = await api.call(_find, api, identity, namespace, name, previous)
 
     def chunks() -> Iterator[bytes | None]:
-        # Something comes at once, also where nothing was written: then the answer begins.
-        yield b""
-        pieces = api.service.logs.read(identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail)
-        for piece in pieces:
-            yield piece.data if isinstance(piece, LogBytes) and piece.data else None
+        begun = False
+        for piece in api.service.logs.read(identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail):
+            data = piece.data if isinstance(piece, LogBytes) else b""
+            # The first tells that there is a log, also where nothing was written yet: then the answer begins.
+            yield data if data or not begun else None
+            begun = True
 
     stream = api.streams.iterate(chunks)
-    await anext(stream)
+    first = await anext(stream, b"")
 
     async def body() -> AsyncIterator[bytes]:
-        left = limit
+        left = sys.maxsize if limit is None else limit
+        chunk = first
         async with aclosing(stream):
-            async for chunk in stream:
-                yield chunk if left is None else chunk[:left]
-                if left is not None and (left := left - len(chunk)) <= 0:
+            while chunk is not None and left > 0:
+                yield chunk[:left]
+                left -= len(chunk)
+                try:
+                    chunk = await anext(stream, None)
+                except CumulusError as error:
+                    yield f"\n[cumulus: the log could not be read any further: {one_line(str(error))}]\n".encode()
                     return
 
     return StreamingResponse(body(), media_type="text/plain")

@@ -1,0 +1,37 @@
+"""Runs kubectl, unmodified, against a server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+KUBECTL = shutil.which("kubectl")
+MISSING = "THE SESSIONS OF KUBECTL ARE LEFT OUT: it is not installed"
+
+
+class Kubectl:
+    """Runs kubectl against a server. `given` is its standard input; `variables` come into its environment."""
+
+    def __init__(self, server: str, home: Path) -> None:
+        self._command = [KUBECTL or "", "--server", server, f"--cache-dir={home}/cache"]
+        self._environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+
+    def __call__(self, *words: str, given: str = "", **variables: str) -> str:
+        """What it prints."""
+        finished = self._run(words, given, variables)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    def fails(self, *words: str, given: str = "") -> str:
+        """What it says is wrong."""
+        finished = self._run(words, given, {})
+        assert finished.returncode != 0, finished.stdout
+        return finished.stderr
+
+    def _run(self, words: tuple[str, ...], given: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._command, *words], input=given, capture_output=True, text=True, timeout=60,
+            env={**self._environment, **variables},
+        )  # fmt: skip
