@@ -128,6 +128,7 @@ class TestWriting:
             (b'{"metadata": {"name": "a", "generateName": 1}}', "application/json", 422),
             (b'{"kind": "Pod"}', "application/json", 400), (b" " * (3 * 2**20 + 1), "application/json", 413),
         ],
+        ids=lambda value: repr(value)[:30],
     )  # fmt: skip
     def test_a_bad_body_is_refused(self, served: Served, body: bytes, media_type: str, code: int) -> None:
         answer = served.ask("POST", JOBS, body, content_type=media_type)

@@ -61,13 +61,16 @@ async def log(request: Request) -> Response:
 
     async def body() -> AsyncIterator[bytes]:
         left = sys.maxsize if limit is None else limit
-        chunk = first
+        yield first[:left]
+        left -= len(first)
         async with aclosing(stream):
-            while chunk is not None and left > 0:
-                yield chunk[:left]
-                left -= len(chunk)
+            while left > 0:
                 try:
-                    chunk = await anext(stream, None)
+                    chunk = await anext(stream)
+                    yield chunk[:left]
+                    left -= len(chunk)
+                except StopAsyncIteration:
+                    return
                 except CumulusError as error:
                     yield f"\n[cumulus: the log could not be read any further: {one_line(str(error))}]\n".encode()
                     return
