@@ -109,6 +109,7 @@ OTHER_WORDS = {
     "resources/reasons.py": "the other",
     "resources/kinds/gpujob.py": "titles of fields: Started, Completed",
     "resources/kinds/gpunode.py": "the status of a node as kubectl words it",
+    "server/http/kubernetes/core/pods.py": "a pod's conditions, in Kubernetes' words",
     "scheduling/explain.py": "an enum of what becomes of a gang",
 }
 
