@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cumulus import daemon_lock, paths
-from cumulus.clock import SystemClock, parse_timestamp
+from cumulus.clock import SystemClock
 from cumulus.errors import NotFound
 from cumulus.health.finding import Finding
 from cumulus.lib import locks
 from cumulus.resources.columns import age
-from cumulus.resources.condition_types import LeaderCondition
-from cumulus.resources.documents import condition
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes
-from cumulus.service import diagnose
+from cumulus.service import diagnose, readiness
 
 
 def state(home: Path) -> Iterator[Finding]:
@@ -114,10 +112,6 @@ def daemons(pids: Sequence[int], lease: dict[str, Any], now: datetime) -> Iterat
         yield Finding("WARN", "daemon", text, locks.hint(others, ""))
 
 
-RENEWED_SECONDS = 20.0
-"""A leader renews every 2 s. One that did not for so long does not lead, also where clocks of machines differ."""
-
-
 def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
     """Who leads, by the Lease's document, and whether it does the work. `pid` is that of a daemon that runs here."""
     spec = lease.get("spec") or {}
@@ -131,14 +125,13 @@ def leadership(pid: int, lease: dict[str, Any], now: datetime) -> Finding:
     leader = _leader(lease)
     if leader is not None and locks.is_stopped(leader):
         return Finding("FAIL", "daemon", f"{said}: {locks.described([leader])}", locks.hint([leader], ""))
-    if (now - parse_timestamp(renewed)).total_seconds() > RENEWED_SECONDS:
+    if readiness.is_late(renewed, now):
         fix = f"read the log of process {pid}; if it says nothing, restart it: jobs go on meanwhile"
         text = f"process {pid}; no daemon leads: {holder} renewed {age(renewed, now)} ago"
         return Finding("FAIL", "daemon", text, fix)
-    progress = condition(lease, LeaderCondition.PROGRESSING)
-    if progress.get("status") == "False":
+    if problem := readiness.progress_problem(lease):
         fix = "its log says what it waits for; if that does not end, restart it: jobs go on meanwhile"
-        return Finding("FAIL", "daemon", f"{said}, but does not do its work: {progress.get('message', '')}", fix)
+        return Finding("FAIL", "daemon", f"{said}, but does not do its work: {problem}", fix)
     return Finding("OK", "daemon", f"process {pid}; {said}")
 
 

@@ -7,7 +7,7 @@ needs beyond the store is loaded by the call, so that a command starts as fast a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cumulus.service.namespaces import Namespaces
     from cumulus.service.nodes import Nodes
     from cumulus.service.objects import Objects
+    from cumulus.service.readiness import Check
     from cumulus.service.secrets import Secrets
     from cumulus.service.swarm import Swarm
     from cumulus.service.why import Explanations
@@ -150,6 +151,12 @@ class Service:
         from cumulus.service.server_state import server_state
 
         return server_state(self.store, self.home, self.clock)
+
+    def readiness(self) -> Sequence[Check]:
+        """What must be so for the work to be done, and whether it is."""
+        from cumulus.service.readiness import checks
+
+        return checks(self.store, self.clock)
 
     def is_served(self) -> bool:
         """Whether a daemon runs that will act on what is stored."""
