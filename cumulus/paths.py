@@ -88,6 +88,16 @@ def api_socket(home: Path) -> Path:
     return home / API_SOCKET
 
 
+def api_dir(home: Path) -> Path:
+    """Certificates and their keys, and the tokens' hashes; its owner's alone."""
+    return home / "api"
+
+
+def api_address(home: Path) -> Path:
+    """Where the API listens over TLS: see `cumulus.service.api_address`."""
+    return home / "api.json"
+
+
 def contexts_file() -> Path:
     """The servers that this user has logged in to. May not exist yet."""
     from pathlib import Path

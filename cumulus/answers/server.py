@@ -13,3 +13,12 @@ class ServerState(NamedTuple):
     """Of the daemon that runs now, None where none does."""
     silent_seconds: float | None
     """Since a daemon last renewed its leadership; None where none ever led."""
+
+
+class ApiAddress(NamedTuple):
+    """Where the API is asked over TLS."""
+
+    url: str
+    """`https://HOST:PORT`"""
+    ca: str
+    """The certificates, as PEM, that the server's is signed by; "": an authority that the system trusts."""

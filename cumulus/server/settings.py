@@ -15,6 +15,12 @@ has few keys. Each is checked, and an unknown one is an error at its line:
     logs:                      # of each replica of each attempt
       first: 8Mi               # kept of its beginning
       last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
+    api:                       # over TLS; its own user is answered at CUMULUS_HOME/api.sock too
+      listen: 0.0.0.0:6443     # HOST:PORT; 127.0.0.1 and a free port if left out
+      names: [gpu.example.org] # by which clients call it, beside this machine's own names and addresses
+      tlsCert: /etc/ssl/c.pem  # the server's certificate and its chain, as PEM; its own authority makes one if left out
+      tlsKey: /etc/ssl/c.key   # the key of that
+      clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
 """
 
 from __future__ import annotations
@@ -39,6 +45,7 @@ from cumulus import environment, paths
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import UsageError
+from cumulus.lib import addresses
 from cumulus.nodes.settings import SshSettings
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
 from cumulus.resources.key import API_VERSION
@@ -48,6 +55,7 @@ from cumulus.server.config_file import ConfigFile, find
 MOST_WORKERS = 64
 LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
+_HOST = re.compile(r"[A-Za-z0-9*][A-Za-z0-9.:_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -107,6 +115,27 @@ def _log_size(value: Any) -> int:
     return size
 
 
+def _address(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be HOST:PORT, as 0.0.0.0:6443")
+    return addresses.join(*addresses.split(value))
+
+
+def _host_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of names and addresses")
+    for each in value:
+        if not _HOST.fullmatch(each):
+            raise ValueError(f"{each!r} is neither a host's name nor an address")
+    return tuple(value)
+
+
+def _file(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be the path of a file")
+    return os.path.abspath(os.path.expanduser(value)) if value else ""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,6 +166,21 @@ class LogSettings(_Section):
         return LogRetention(self.first, self.last)
 
 
+class ApiSettings(_Section):
+    """Where the API listens over TLS, and with which certificates."""
+
+    listen: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:0"
+    names: Annotated[tuple[str, ...], BeforeValidator(_host_names)] = ()
+    tlsCert: Annotated[str, BeforeValidator(_file)] = ""
+    tlsKey: Annotated[str, BeforeValidator(_file)] = ""
+    clientCA: Annotated[str, BeforeValidator(_file)] = ""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; 0: one that is free."""
+        return addresses.split(self.listen)
+
+
 class Configuration(_Section):
     """What the file may say."""
 
@@ -147,6 +191,7 @@ class Configuration(_Section):
     """Threads for each of the job and partition controllers; None: as many as are usual."""
     jobs: JobSettings = JobSettings()
     logs: LogSettings = LogSettings()
+    api: ApiSettings = ApiSettings()
 
 
 class Settings(Configuration, BaseSettings):
@@ -201,7 +246,9 @@ class _File(PydanticBaseSettingsSource):
             found = Configuration.model_validate(values)
         except ValidationError as error:
             raise _at_its_place(file, error) from None
-        return {name: getattr(found, name) for name in found.model_fields_set}
+        # A flag may say one key of `api`, and the file the others.
+        given = {name: getattr(found, name) for name in found.model_fields_set}
+        return given | ({"api": found.api.model_dump(exclude_unset=True)} if "api" in given else {})
 
 
 def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
@@ -217,7 +264,10 @@ def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
     return file.wrong(keys, "must be a map of keys to values")
 
 
-def read(*, home: str = "", config_file: str = "", workers: str = "") -> Settings:
+def read(
+    *, home: str = "", config_file: str = "", workers: str = "", listen: str = "", tls_cert: str = "",
+    tls_key: str = "", client_ca: str = "",
+) -> Settings:  # fmt: skip
     """The settings of this process, with the flags that are given ("": not given).
 
     Raises UsageError, which names the flag, or the file with line and column, and says what would be right."""
@@ -228,4 +278,18 @@ def read(*, home: str = "", config_file: str = "", workers: str = "") -> Setting
         if not (workers.isdecimal() and 1 <= int(workers) <= MOST_WORKERS):
             raise UsageError(f"--workers takes a number from 1 to {MOST_WORKERS}, not {workers!r}")
         flags["workers"] = int(workers)
-    return Settings(**flags)
+    if listen:
+        try:
+            listen = _address(listen)
+        except ValueError as error:
+            raise UsageError(f"--listen {listen!r}: {error}") from None
+    api = {"listen": listen, "tlsCert": tls_cert, "tlsKey": tls_key, "clientCA": client_ca}
+    if given := {name: text for name, text in api.items() if text}:
+        flags["api"] = given
+    settings = Settings(**flags)
+    if bool(settings.api.tlsCert) != bool(settings.api.tlsKey):
+        raise UsageError(
+            "a certificate and its key are given together",
+            hint="--tls-cert FILE --tls-key FILE, or api.tlsCert and api.tlsKey",
+        )
+    return settings

@@ -15,6 +15,8 @@ class Identity(NamedTuple):
     name: str
     uid: int | None = None
     groups: tuple[str, ...] = ()
+    token: str = ""
+    """The id of the token that showed it; "": none did."""
 
     @staticmethod
     def of_this_process() -> Identity:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from cumulus.clock import Clock, SystemClock
 from cumulus.daemon_lock import daemon_pid
+from cumulus.errors import NotFound
 
 if TYPE_CHECKING:
-    from cumulus.answers.server import ServerState
+    from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.errors import InvalidObject
     from cumulus.resources.key import Document
     from cumulus.service.access.access import Access
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cumulus.service.readiness import Check
     from cumulus.service.secrets import Secrets
     from cumulus.service.swarm import Swarm
+    from cumulus.service.tokens import Tokens
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers
     from cumulus.store.base import Store
@@ -115,6 +117,12 @@ class Service:
         return Secrets(self.home, self.access)
 
     @cached_property
+    def tokens(self) -> Tokens:
+        from cumulus.service.tokens import Tokens
+
+        return Tokens(self.home, self.access, self.clock)
+
+    @cached_property
     def backups(self) -> Backups:
         from cumulus.service.backups import Backups
 
@@ -151,6 +159,15 @@ class Service:
         from cumulus.service.server_state import server_state
 
         return server_state(self.store, self.home, self.clock)
+
+    def api_address(self, identity: Identity) -> ApiAddress:
+        """Where the daemon answers over TLS. Raises NotFound where it does not."""
+        from cumulus.service.api_address import read
+
+        found = read(self.home) if self.is_served() else None
+        if found is None:
+            raise NotFound("no daemon answers over TLS", hint="run: cumulus serve")
+        return found
 
     def readiness(self) -> Sequence[Check]:
         """What must be so for the work to be done, and whether it is."""

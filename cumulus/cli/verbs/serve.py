@@ -27,6 +27,31 @@ def serve(
     workers: Annotated[
         str, typer.Option(metavar="N", show_default=False, help="Threads for each of the job and partition loops.")
     ] = "",
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            show_default=False,
+            help="Where the API listens over TLS. If left out, 127.0.0.1 and a free port.",
+        ),
+    ] = "",
+    tls_cert: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="The API's certificate, as PEM. If left out, an authority of its own makes one.",
+        ),
+    ] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", show_default=False, help="The key of --tls-cert.")] = "",
+    client_ca: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="The authority that signs users' certificates. If left out, its own.",
+        ),
+    ] = "",
     log_format: Annotated[
         str, typer.Option(metavar="auto|json|console", help="auto: readable on a terminal, JSON otherwise.")
     ] = "auto",
@@ -42,6 +67,9 @@ def serve(
     It needs nothing else: its store is a file in the state directory, and jobs are processes of this machine. Several
     daemons may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
 
+    It answers its own user at CUMULUS_HOME/api.sock, and over TLS whoever has a token (`cumulus kubeconfig`, `cumulus
+    token create`) or a client certificate: kubectl, say.
+
     Its log goes to stderr. If you start it with & at a terminal, it logs to serve.log in the state directory instead,
     so that it does not write into what you type next.
 
@@ -50,9 +78,15 @@ def serve(
       cumulus serve
       cumulus serve --home /var/lib/cumulus --log-format json
       cumulus serve --config config.yaml --workers 8
+      cumulus serve --listen 0.0.0.0:6443
     """  # fmt: skip
     from cumulus.server import daemon, settings
     from cumulus.server.log_file import chosen
 
     log.configure(format=log_format, level=log_level, stream=chosen(log_file, Path(paths.home_text(home))))
-    return daemon.run(settings.read(home=home, config_file=config_file, workers=workers))
+    return daemon.run(
+        settings.read(
+            home=home, config_file=config_file, workers=workers, listen=listen, tls_cert=tls_cert, tls_key=tls_key,
+            client_ca=client_ca,
+        )
+    )  # fmt: skip

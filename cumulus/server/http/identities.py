@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cumulus.errors import Unauthenticated
+from cumulus.errors import TooManyRequests, Unauthenticated
 from cumulus.server.http.api import Api
-from cumulus.server.http.connection import PEER, Peer
+from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate, Peer
+from cumulus.server.http.rates import Rates
+from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
     from cumulus.server.http.authentication import Authenticate
     from cumulus.service.accounts import Accounts
-    from cumulus.service.identity import Identity
+
+FAILURES_A_SECOND, FAILURES_AT_ONCE = 1.0, 20
+"""From one address, before it is told to wait."""
+_CHALLENGE = "show a token: Authorization: Bearer …; or a client certificate"
 
 
 def by_peer(accounts: Accounts, api: Api) -> Authenticate:
@@ -27,3 +32,42 @@ def by_peer(accounts: Accounts, api: Api) -> Authenticate:
         return await api.call(accounts.of_uid, peer.uid) if known is None else known
 
     return authenticate
+
+
+def by_credentials(api: Api) -> Authenticate:
+    """Who asks over TLS: a token says it, else a client's certificate. Raises Unauthenticated; TooManyRequests where
+    the same address showed too much that is not valid. What is valid always passes: several users share an address."""
+    failures = Rates(FAILURES_A_SECOND, FAILURES_AT_ONCE)
+
+    async def authenticate(scope: Scope) -> Identity:
+        try:
+            token = _bearer(scope)
+            if token is not None:
+                return await api.call(api.service.tokens.authenticate, token)
+            return _certified(scope)
+        except Unauthenticated:
+            wait = failures.take((scope.get("client") or ("",))[0])
+            if wait:
+                raise TooManyRequests("too many requests showed nothing that is valid", seconds=wait) from None
+            raise
+
+    return authenticate
+
+
+def _bearer(scope: Scope) -> str | None:
+    """The token of the request; None where it has no such header."""
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not given:
+        return None
+    scheme, _, token = given[0].decode("latin-1").partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer":
+        raise Unauthenticated("the Authorization header is no bearer token", hint=_CHALLENGE)
+    return token.strip()
+
+
+def _certified(scope: Scope) -> Identity:
+    """No Unix user: a certificate's name is one of whoever signs certificates."""
+    certificate = scope["state"].get(CERTIFICATE)
+    if not isinstance(certificate, Certificate) or not certificate.user:
+        raise Unauthenticated("nothing shows who asks", hint=_CHALLENGE)
+    return Identity(certificate.user, None, certificate.groups)

@@ -1,0 +1,277 @@
+"""Tokens: what shows a server who asks, where the kernel can't say it.
+
+A token is 32 random bytes. Kept is its SHA-256, as the name of a file in the state directory, readable by its owner
+alone: CUMULUS_HOME/api/tokens/SHA256.json. To look one up is to open that file, so revoking works at once, in every
+process, and no comparison takes time that tells something: nobody can choose what the hash of a guess is.
+
+They are no objects of the store, so no list, watch or backup holds them, and a backup brings no revoked one back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from cumulus import paths
+from cumulus.answers.tokens import DEFAULT_SECONDS, NewToken, TokenInfo
+from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.errors import (
+    AlreadyExists,
+    CumulusError,
+    Forbidden,
+    InvalidObject,
+    NotFound,
+    TooManyRequests,
+    Unauthenticated,
+)
+from cumulus.lib import locks
+from cumulus.lib.files import sync_directory, write_durably
+from cumulus.lib.printable import one_line
+from cumulus.resources.quantity import format_duration
+from cumulus.service.access.access import Access
+from cumulus.service.accounts import Accounts
+from cumulus.service.identity import Identity
+
+PREFIX = "cumulus_"
+"""What scanners for leaked secrets know ours by."""
+MOST = 500
+"""Tokens of one user that are not over."""
+LEAST_SECONDS, MOST_SECONDS = 60.0, 10 * 365 * 86400.0
+_LOCK_SECONDS = 10.0
+
+
+class _Record(NamedTuple):
+    """What is kept of a token. `id` is its hash, and `parent` that of the token by which it was asked for."""
+
+    id: str
+    name: str
+    user: str
+    uid: int | None
+    groups: tuple[str, ...]
+    created: datetime
+    expires: datetime
+    created_by: str
+    parent: str
+
+    @property
+    def info(self) -> TokenInfo:
+        created, expires = timestamp(self.created), timestamp(self.expires)
+        return TokenInfo(self.name, self.user, self.groups, created, expires, self.created_by)
+
+    def is_of(self, identity: Identity) -> bool:
+        return (self.user, self.uid) == (identity.name, identity.uid)
+
+
+class Tokens:
+    """Those of a state directory. Every method raises CumulusError."""
+
+    def __init__(self, home: Path, access: Access, clock: Clock, accounts: Accounts | None = None) -> None:
+        self._home = home
+        self._access = access
+        self._clock = clock
+        self._accounts = accounts or Accounts()
+
+    def create(
+        self, identity: Identity, name: str = "", *, user: str = "", groups: Sequence[str] = (),
+        seconds: float | None = None,
+    ) -> NewToken:  # fmt: skip
+        """A token of `user`, by default of who asks. A Unix user has the groups of their account; for one without an
+        account an admin says them. What was asked for with a token ends with that, at the latest.
+
+        Raises Forbidden, InvalidObject, AlreadyExists for a name that the user's tokens have, TooManyRequests."""
+        owner = self._owner(identity, user, tuple(groups))
+        now = self._clock.now()
+        parent = self._read(identity.token) if identity.token else None
+        expires = _expires(now, seconds, parent)
+        name = _checked_name(name or f"token-{secrets.token_hex(3)}")
+        token = PREFIX + secrets.token_urlsafe(32)
+        made = _Record(
+            _hash(token), name, owner.name, owner.uid, owner.groups, now, expires, identity.name,
+            parent.id if parent else "",
+        )  # fmt: skip
+        with self._alone():
+            held = [each for each in self._swept(now) if each.is_of(owner)]
+            if any(each.name == name for each in held):
+                raise AlreadyExists(f"{made.user} has a token {name} already", hint="revoke it, or choose another name")
+            if len(held) >= MOST:
+                raise TooManyRequests(f"{made.user} has {len(held)} tokens", hint="revoke those that nobody needs")
+            self._write(made)
+        return NewToken(token, made.info)
+
+    def list(self, identity: Identity, *, everybody: bool = False) -> Sequence[TokenInfo]:
+        """Their own, or everybody's: those that still open something, by user and name. Raises Forbidden."""
+        if everybody:
+            self._access.check(identity, "list", "tokens")
+        now = self._clock.now()
+        found = [each for each in self._all() if now < each.expires and (everybody or each.is_of(identity))]
+        return [each.info for each in sorted(found, key=lambda each: (each.user, each.name))]
+
+    def revoke(self, identity: Identity, name: str, *, user: str = "") -> TokenInfo:
+        """End a token, and those that were asked for with it, at once. Raises NotFound, Forbidden."""
+        others = bool(user) and user != identity.name
+        if others:
+            self._access.check(identity, "delete", "tokens")
+        with self._alone():
+            found = [
+                each
+                for each in self._all()
+                if each.name == name and (each.user == user if others else each.is_of(identity))
+            ]
+            if not found:
+                whose = user if others else identity.name
+                raise NotFound(f"{one_line(whose)} has no token {one_line(name)}", hint="see: cumulus token list")
+            for each in found:
+                self._file(each.id).unlink(missing_ok=True)
+            sync_directory(self._directory)
+        return found[0].info
+
+    def authenticate(self, token: str) -> Identity:
+        """Whose token it is. Raises Unauthenticated."""
+        record = self._read(_hash(token)) if token.startswith(PREFIX) and len(token) < 100 else None
+        if record is None or not self._holds(record):
+            raise Unauthenticated("the token is not valid, or no longer", hint="make one: cumulus token create")
+        if record.uid is None:
+            return Identity(record.user, None, record.groups, record.id)
+        account = self._accounts.of_uid(record.uid)
+        if account.name != record.user:
+            # Their number was given to somebody else.
+            raise Unauthenticated("the token's user has no account any more")
+        return account._replace(token=record.id)
+
+    def _owner(self, identity: Identity, user: str, groups: tuple[str, ...]) -> Identity:
+        if not user or user == identity.name:
+            if groups:
+                raise Forbidden("a token of your own has your own groups", hint="leave the groups out")
+            # A certificate's groups end with the certificate.
+            return identity if identity.token else identity._replace(groups=())
+        self._access.check(identity, "create", "tokens", name=user)
+        account = self._accounts.of_name(user)
+        if account is not None:
+            if groups:
+                raise InvalidObject(f"{user} is a user of this machine, who has groups", field="groups")
+            return account._replace(groups=())
+        return Identity(_checked_user(user), None, tuple(_checked_user(each, "group") for each in groups))
+
+    def _holds(self, record: _Record) -> bool:
+        """Whether it is not over, nor what it was asked for with."""
+        now = self._clock.now()
+        if now >= record.expires:
+            return False
+        if not record.parent:
+            return True
+        parent = self._read(record.parent)
+        return parent is not None and self._holds(parent)
+
+    @property
+    def _directory(self) -> Path:
+        return paths.api_dir(self._home) / "tokens"
+
+    def _file(self, id: str) -> Path:
+        return self._directory / f"{id}.json"
+
+    def _read(self, id: str) -> _Record | None:
+        try:
+            found = json.loads(self._file(id).read_bytes())
+            return _Record(
+                id, found["name"], found["user"], found["uid"], tuple(found["groups"]),
+                parse_timestamp(found["created"]), parse_timestamp(found["expires"]), found["createdBy"],
+                found["parent"],
+            )  # fmt: skip
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            # Damaged: it opens nothing.
+            return None
+
+    def _write(self, record: _Record) -> None:
+        kept = {
+            "name": record.name, "user": record.user, "uid": record.uid, "groups": record.groups,
+            "created": timestamp(record.created), "expires": timestamp(record.expires),
+            "createdBy": record.created_by, "parent": record.parent,
+        }  # fmt: skip
+        try:
+            write_durably(str(self._file(record.id)), json.dumps(kept).encode())
+        except OSError as error:
+            raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
+
+    def _all(self) -> list[_Record]:
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CumulusError(f"{self._directory} cannot be read: {error.strerror}") from None
+        found = (self._read(name.removesuffix(".json")) for name in names if name.endswith(".json") and name[0] != ".")
+        return [each for each in found if each is not None]
+
+    def _swept(self, now: datetime) -> list[_Record]:
+        """All that are not over. The files of the others go."""
+        live = []
+        for each in self._all():
+            if now < each.expires:
+                live.append(each)
+            else:
+                self._file(each.id).unlink(missing_ok=True)
+        return live
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes tokens meanwhile."""
+        try:
+            for each in (self._directory.parent, self._directory):
+                each.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CumulusError(f"{self._directory} cannot be used: {error.strerror}") from None
+        try:
+            if not locks.acquire(descriptor, _LOCK_SECONDS):
+                raise CumulusError(f"another process holds {self._directory} for too long")
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _expires(now: datetime, seconds: float | None, parent: _Record | None) -> datetime:
+    wanted = DEFAULT_SECONDS if seconds is None else seconds
+    if not LEAST_SECONDS <= wanted <= MOST_SECONDS:
+        least, most = format_duration(LEAST_SECONDS), format_duration(MOST_SECONDS)
+        raise InvalidObject(f"a token lasts from {least} to {most}, not {format_duration(wanted)}", field="seconds")
+    expires = now + timedelta(seconds=wanted)
+    if parent is None or expires <= parent.expires:
+        return expires
+    if seconds is None:
+        return parent.expires
+    raise Forbidden(
+        f"you ask with a token that ends in {format_duration((parent.expires - now).total_seconds() // 1)}, and one "
+        "that it makes lasts no longer",
+        hint="ask on the server's machine itself, or for less",
+    )
+
+
+def _checked_name(name: str) -> str:
+    from cumulus.resources.fields import check_name
+
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise InvalidObject(f"the token's name {one_line(name)!r}: {error}", field="name") from None
+
+
+def _checked_user(name: str, what: str = "user") -> str:
+    if not name or len(name) > 128 or not name.isprintable() or any(c.isspace() for c in name) or name.isdigit():
+        raise InvalidObject(
+            f"{one_line(name)!r} is no name of a {what}: it has up to 128 characters, no blanks, and is no number",
+            field=what,
+        )
+    return name
