@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cumulus import paths
+from cumulus.errors import CumulusError
 from cumulus.lib import unix_socket
+from cumulus.server.settings import ApiSettings
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.server.encrypted_api import EncryptedApi
     from cumulus.server.http.api import Api
     from cumulus.server.http.listener import Listener
     from cumulus.server.metrics.daemon import DaemonMetrics
@@ -27,21 +30,28 @@ _log = structlog.get_logger("cumulus.api")
 
 RETRY_SECONDS = 0.5
 """How often a daemon that does not listen looks whether it may."""
+ADDRESS_RETRY_SECONDS = 5.0
+"""The same of an address that another program has."""
+RENEW_SECONDS = 3600.0
 
 
 class ApiServer:
     """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why."""
 
     def __init__(
-        self, home: Path, store: Store, *, metrics: DaemonMetrics | None = None, retry_seconds: float = RETRY_SECONDS
-    ) -> None:
+        self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *,
+        metrics: DaemonMetrics | None = None, retry_seconds: float = RETRY_SECONDS,
+    ) -> None:  # fmt: skip
         self._home = home
         self._store = store
+        self._settings = settings
         self._metrics = metrics
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
-        """Set while requests are answered."""
+        """Set while requests are answered at the socket."""
+        self.listens_encrypted = threading.Event()
+        """Set while requests are answered over TLS."""
         self._thread = threading.Thread(target=self._run, name="api-server", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +97,7 @@ class ApiServer:
 
     def _serve(self) -> None:
         from cumulus.infrastructure import LocalInfrastructure
+        from cumulus.server.encrypted_api import EncryptedApi
         from cumulus.server.http.api import Api
         from cumulus.server.watches import WatchBridge
         from cumulus.service.service import Service
@@ -95,21 +106,45 @@ class ApiServer:
         service = Service(lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home))
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)
+        encrypted = EncryptedApi(self._home, api, self._settings)
         listener = _listener(api, path)
         try:
             listener.start()
             _log.info("the API is served", socket=str(path))
             self.listens.set()
-            self._closed.wait()
+            self._serve_encrypted(encrypted)
         finally:
             self.listens.clear()
+            self.listens_encrypted.clear()
             # A socket that is left behind means that its daemon died.
             path.unlink(missing_ok=True)
-            # What streams ends first, so that the listener has nothing to wait for.
+            # What streams ends first, so that the listeners have nothing to wait for.
             bridge.close()
             api.streams.close()
+            encrypted.close()
             listener.close()
             api.close()
+
+    def _serve_encrypted(self, encrypted: EncryptedApi) -> None:
+        """Until this one is closed."""
+        from cumulus.server.encrypted_api import said
+
+        problem = ""
+        while not self._closed.is_set():
+            if encrypted.is_open:
+                encrypted.renew()
+                self._closed.wait(RENEW_SECONDS)
+                continue
+            try:
+                address = encrypted.open()
+            except (OSError, CumulusError) as error:
+                if said(error) != problem:
+                    problem = said(error)
+                    _log.error("the API is not served over TLS", listen=self._settings.listen, error=problem)
+                self._closed.wait(ADDRESS_RETRY_SECONDS)
+            else:
+                _log.info("the API is served", address=address.url)
+                self.listens_encrypted.set()
 
 
 def _listener(api: Api, path: Path) -> Listener:

@@ -6,6 +6,7 @@ SQLite in CUMULUS_HOME/store, the process backend in CUMULUS_HOME/process, this 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("cumulus.serve")
 OFFER_CPU = "CHRONOS_OFFER_CPU"
+OPEN_FILES = 16384
 _NAME = "node-name"
 
 
@@ -53,13 +55,18 @@ def run(settings: Settings) -> int:
     if settings.chronos.offerCPU:
         # The ledger reads it, also in the monitor and the supervisors, which are processes of their own.
         os.environ[OFFER_CPU] = "1"
+    if settings.api.tlsCert or settings.api.clientCA:
+        from cumulus.server.http.tls import check_files
+
+        check_files(settings.api)
+    _raise_open_files()
     stop = threading.Event()
     _stop_on_signals(stop)
     home = settings.home
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
-    api_server = ApiServer(home, store, metrics=metrics)
+    api_server = ApiServer(home, store, settings.api, metrics=metrics)
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)
@@ -162,6 +169,14 @@ def _stop_on_signals(stop: threading.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _raise_open_files() -> None:
+    """Each connection to the API is one. Jobs get limits of their own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _start_monitor(ledger: Ledger) -> None:

@@ -89,6 +89,8 @@ class Tokens:
         owner = self._owner(identity, user, tuple(groups))
         now = self._clock.now()
         parent = self._read(identity.token) if identity.token else None
+        if identity.token and parent is None:
+            raise Unauthenticated("the token that you ask with was revoked")
         expires = _expires(now, seconds, parent)
         name = _checked_name(name or f"token-{secrets.token_hex(3)}")
         token = PREFIX + secrets.token_urlsafe(32)
@@ -149,8 +151,9 @@ class Tokens:
         if not user or user == identity.name:
             if groups:
                 raise Forbidden("a token of your own has your own groups", hint="leave the groups out")
-            # A certificate's groups end with the certificate.
-            return identity if identity.token else identity._replace(groups=())
+            # Those of an account are looked up each time, and those of a certificate end with it.
+            kept = identity.groups if identity.token and identity.uid is None else ()
+            return identity._replace(groups=kept)
         self._access.check(identity, "create", "tokens", name=user)
         account = self._accounts.of_name(user)
         if account is not None:
@@ -201,7 +204,7 @@ class Tokens:
         except OSError as error:
             raise CumulusError(f"{self._directory} cannot be written: {error.strerror}") from None
 
-    def _all(self) -> list[_Record]:
+    def _all(self) -> Sequence[_Record]:
         try:
             names = os.listdir(self._directory)
         except FileNotFoundError:
@@ -211,7 +214,7 @@ class Tokens:
         found = (self._read(name.removesuffix(".json")) for name in names if name.endswith(".json") and name[0] != ".")
         return [each for each in found if each is not None]
 
-    def _swept(self, now: datetime) -> list[_Record]:
+    def _swept(self, now: datetime) -> Sequence[_Record]:
         """All that are not over. The files of the others go."""
         live = []
         for each in self._all():

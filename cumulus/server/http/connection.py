@@ -6,11 +6,12 @@ reader that does not read, more connections than there is room for.
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -52,7 +53,12 @@ class ConnectionLimits:
     idle_seconds: float = 120.0
     """Between two requests. Clients of Go keep theirs for 90 seconds, and should be the first to close it."""
     most: int = 4096
-    """Connections, half of which at most come over TCP, and as many from one user other than root."""
+    """Connections of one listener. At a socket at most half of them are one user's, unless that is root."""
+
+    def within_open_files(self) -> ConnectionLimits:
+        """With no more connections than leave this process files to open for its other work."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return self if most == resource.RLIM_INFINITY else replace(self, most=min(self.most, most // 4))
 
 
 @dataclass
@@ -62,9 +68,13 @@ class Connections:
     limits: ConnectionLimits
     open: Counter[object] = field(default_factory=Counter)
 
+    @property
+    def is_full(self) -> bool:
+        return self.open.total() >= self.limits.most
+
     def take(self, source: object, *, share: bool) -> bool:
         """Count one more, unless there are too many. `share`: a source that must leave others their half."""
-        if self.open.total() >= self.limits.most or (share and self.open[source] >= self.limits.most // 2):
+        if self.is_full or (share and self.open[source] >= self.limits.most // 2):
             return False
         self.open[source] += 1
         return True
@@ -94,7 +104,7 @@ class Connection(HttpToolsProtocol):
         found = _other_end(transport)
         peer = found.get(PEER)
         source = peer.uid if isinstance(peer, Peer) else "tcp"
-        if not self._all.take(source, share=source != 0):
+        if not self._all.take(source, share=source not in (0, "tcp")):
             transport.abort()
             return
         self._source = source

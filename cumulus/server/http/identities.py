@@ -56,7 +56,7 @@ def by_credentials(api: Api) -> Authenticate:
 
 def _bearer(scope: Scope) -> str | None:
     """The token of the request; None where it has no such header."""
-    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    given: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
     if not given:
         return None
     scheme, _, token = given[0].decode("latin-1").partition(" ")

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 2
 """How long requests that are being answered have when the listener closes."""
 HANDSHAKE_SECONDS = 10.0
+HANDSHAKES = 256
+"""Connections at once that have not shown that they speak TLS."""
+SHUTDOWN_SECONDS = 5.0
+ACCEPT_AGAIN_SECONDS = 0.1
 TICK_SECONDS = 1.0
 """How often the date in answers is brought up to date."""
 
@@ -40,7 +44,7 @@ class Listener:
             app, log_config=None, access_log=False, lifespan="off", server_header=False, http=Connection,
             ws="none", timeout_graceful_shutdown=DRAIN_SECONDS,
         )  # fmt: skip
-        self._server = _Server(config, Connections(limits), encrypted, tls)
+        self._server = _Server(config, Connections(limits.within_open_files()), encrypted, tls)
         self._sockets = list(sockets)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -77,6 +81,8 @@ class _Server(uvicorn.Server):
         self.is_up = threading.Event()
         self._connections = connections
         self._encrypted, self._tls = encrypted, tls
+        self._accepting: list[asyncio.Task[None]] = []
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
 
@@ -101,14 +107,46 @@ class _Server(uvicorn.Server):
         self.servers = [
             await self._loop.create_server(made, sock=each, backlog=self.config.backlog) for each in sockets or ()
         ]
-        for each in self._encrypted:
-            self.servers.append(
-                await self._loop.create_server(
-                    made, sock=each, backlog=self.config.backlog, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS
-                )
-            )
+        self._accepting = [self._loop.create_task(self._accept(each, made)) for each in self._encrypted]
         self.started = True
         self.is_up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in (*self._accepting, *self._handshakes):
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for each in self._encrypted:
+            each.close()
+        await super().shutdown(sockets)
+
+    async def _accept(self, listening: socket.socket, made: Callable[[], Connection]) -> None:
+        """Take connections for TLS. Those that are still shaking hands, of whom nothing is known, are few at once: to
+        leave them so is all that a stranger needs."""
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError:
+                # The client is gone already, or this process has too many files open.
+                await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
+            if len(self._handshakes) >= HANDSHAKES or self._connections.is_full:
+                connection.close()
+                continue
+            task = loop.create_task(self._shake_hands(connection, made))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: socket.socket, made: Callable[[], Connection]) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                made, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )  # fmt: skip
+        except OSError:
+            # It speaks no TLS, shows a bad certificate, or has gone.
+            connection.close()
 
     async def main_loop(self) -> None:
         """uvicorn's looks ten times a second whether it is to end; an idle daemon should sleep."""
