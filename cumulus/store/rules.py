@@ -119,8 +119,8 @@ def checked_key(document: Any) -> Key:
         if pairs is not None and not _is_text_map(pairs):
             raise _wrong(kind, name, f"metadata.{part}", "a map of text to text")
     finalizers = metadata.get("finalizers")
-    if finalizers is not None and not _is_list_of(finalizers, str):
-        raise _wrong(kind, name, "metadata.finalizers", "a list of text")
+    if finalizers is not None and not (_is_list_of(finalizers, str) and all(map(str.isprintable, finalizers))):
+        raise _wrong(kind, name, "metadata.finalizers", "a list of text of printable characters")
     _check_owners(kind, name, metadata.get("ownerReferences"))
     return Key(kind, namespace or "", name)
 
@@ -184,6 +184,8 @@ def _apply(
                 admission(None, document)
             _append(made, revision, ADDED, 0, key, document)
             return
+        if write.verb not in ("update", "status"):
+            raise InvalidObject(f"a write is create, update, status or delete, not {write.verb!r}")
         stored = _found(key, current(key))
         metadata = given["metadata"]
         _check_preconditions(key, stored, write.uid or metadata.get("uid"), write.resource_version)

@@ -95,6 +95,7 @@ class TestCreate:
             ({"kind": "Thing", "metadata": {"name": "a", "annotations": ["a"]}}, "metadata.annotations"),
             ({"kind": "Thing", "metadata": {"name": "a", "finalizers": "x"}}, "metadata.finalizers"),
             ({"kind": "Thing", "metadata": {"name": "a", "finalizers": [1]}}, "metadata.finalizers"),
+            ({"kind": "Thing", "metadata": {"name": "a", "finalizers": ["x\x1b[2J"]}}, "metadata.finalizers"),
             ({"kind": "Thing", "metadata": {"name": "a", "ownerReferences": [{}]}}, "metadata.ownerReferences"),
         ],
     )
@@ -104,6 +105,12 @@ class TestCreate:
         assert caught.value.field == field
         assert field in str(caught.value)
         assert store.revision() == 0
+
+    def test_refuses_a_verb_that_there_is_not(self, store: Store) -> None:
+        made = store.create(thing("a"))
+        with pytest.raises(InvalidObject, match="a write is create, update, status or delete, not 'nonsense'"):
+            store.transact([Write("nonsense", made | {"spec": {"n": 1}})])  # type: ignore[arg-type]
+        assert store.revision() == 1
 
     @pytest.mark.parametrize("value", [{1, 2}, 1 << 70, "\ud800", {1: 2}, object()])
     def test_refuses_what_json_cannot_say(self, store: Store, value: object) -> None:

@@ -95,11 +95,3 @@ def whole(swarm: Lab) -> Iterator[Lab]:
     for node in swarm.nodes.values():
         node.heal()
     eventually(lambda: swarm.ready() == set(swarm.nodes), 150, "all nodes are Ready again")
-
-
-@pytest.fixture
-def brisk(whole: Lab) -> Iterator[Lab]:
-    """The lab, put in order again, whose manager takes a node for down after six seconds of silence."""
-    whole.manager.docker("swarm", "update", "--dispatcher-heartbeat", "2s")
-    yield whole
-    whole.manager.docker("swarm", "update", "--dispatcher-heartbeat", "5s")

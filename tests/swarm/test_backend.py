@@ -368,7 +368,7 @@ def test_an_empty_answer_of_the_manager_is_not_believed_at_the_end(
     assert bed.log(work) == b"from the node\n"
 
 
-def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, brisk: Lab) -> None:
+def test_nothing_stays_of_a_run_whose_node_died(bed: SwarmBed, whole: Lab) -> None:
     """While its lease may go on, it is not known to be over; then its service and its secrets go, and when the node
     comes back, its container."""
     worker = bed.lab.nodes["worker1"]

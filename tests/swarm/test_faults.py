@@ -101,13 +101,13 @@ def test_a_gang_of_three_over_two_workers(control: Control) -> None:
     settled(control)
 
 
-def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control: Control, brisk: Lab) -> None:
-    worker = brisk.nodes["worker1"]
+def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker1"]
     control.apply(job("cut", LOOP, duration="30s", gpu=on("worker1"), retry={"limit": 0}))
     running(control, "cut")
     counting(control)
     worker.cut()
-    eventually(lambda: "worker1" not in brisk.ready(), 150, "Swarm takes the worker for down")
+    eventually(lambda: "worker1" not in whole.ready(), 150, "Swarm takes the worker for down")
     assert of_job(worker, "cut"), "its container goes on (moby#39028)"
     assert control.phase("cut") == "Running", "unreachable is not dead"
     eventually(lambda: not of_job(worker, "cut"), 150, "the worker ended the container with its lease")
@@ -117,14 +117,14 @@ def test_a_worker_that_was_cut_off_keeps_its_job_until_its_lease_is_over(control
     settled(control)
 
 
-def test_a_worker_that_comes_back_in_time_is_never_leased_twice(control: Control, brisk: Lab) -> None:
-    worker = brisk.nodes["worker1"]
+def test_a_worker_that_comes_back_in_time_is_never_leased_twice(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker1"]
     control.apply(job("back", LOOP, duration="100s", gpu=on("worker1")))
     running(control, "back")
     worker.cut()
-    eventually(lambda: "worker1" not in brisk.ready(), 150, "Swarm takes the worker for down")
+    eventually(lambda: "worker1" not in whole.ready(), 150, "Swarm takes the worker for down")
     worker.heal()
-    eventually(lambda: "worker1" in brisk.ready(), 150, "it is back")
+    eventually(lambda: "worker1" in whole.ready(), 150, "it is back")
     # Swarm ends the container then: it had given the task up. The job goes on as a new attempt.
     eventually(lambda: len(control.attempts("back")) > 1, 150, "a new attempt was begun")
     running(control, "back")
@@ -134,13 +134,13 @@ def test_a_worker_that_comes_back_in_time_is_never_leased_twice(control: Control
     settled(control)
 
 
-def test_a_worker_that_lost_its_power_fails_nobody(control: Control, brisk: Lab) -> None:
-    worker = brisk.nodes["worker2"]
+def test_a_worker_that_lost_its_power_fails_nobody(control: Control, whole: Lab) -> None:
+    worker = whole.nodes["worker2"]
     script = "[ $CUMULUS_ATTEMPT != 1 ] || sleep 60; echo done"
     control.apply(job("power", script, duration="60s", gpu=on("worker2")))
     running(control, "power")
     worker.power_off()
-    eventually(lambda: "worker2" not in brisk.ready(), 150, "Swarm takes the worker for down")
+    eventually(lambda: "worker2" not in whole.ready(), 150, "Swarm takes the worker for down")
     worker.boot()
     control.ok("wait", "gpujob/power", "--for=condition=Succeeded", "--timeout=200s")
     attempts = control.attempts("power")

@@ -157,6 +157,21 @@ def test_a_container_that_was_made_and_never_ran_has_no_exit_code(tmp_path: Path
     assert (end.state, end.reason, end.exit_code) == (State.FAILED, "Stopped", code)
 
 
+@pytest.mark.parametrize(("why", "reason"), [("Swarm does not place it: no suitable node", "Lost"), ("", "Stopped")])
+def test_a_run_that_no_node_took_ends_alike_however_late_it_is_looked_at(tmp_path: Path, why: str, reason: str) -> None:
+    """Swarm goes on from desired to actual shutdown by itself."""
+    waits = task("pending", DesiredState="shutdown", NodeID="")
+    over = task("shutdown", DesiredState="shutdown", NodeID="")
+    ends = []
+    for name, seen in (("a", waits), ("b", over)):
+        (tmp_path / name).mkdir()
+        record = Record(str(tmp_path / name), {**START, "leases": [], "memory_bytes": 0})
+        record.write(STOP, {"grace": 1.0, "at": AT, "why": why})
+        ends.append(reconciler("").reconcile(record, [seen]))
+    assert [(end.state, end.reason, end.exit_code) for end in ends] == [(State.FAILED, reason, None)] * 2
+    assert ends[0].message == ends[1].message
+
+
 @pytest.mark.parametrize(
     ("seen", "stopped_before", "reason"),
     [

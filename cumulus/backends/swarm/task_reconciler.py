@@ -196,14 +196,17 @@ class TaskReconciler:
         if run.desired == "running":
             self._services.end(record)
         elif not run.placed:
-            why = stop.get("why")
-            if why:
-                return self._lost(record, why)
-            return self._ended(record, State.FAILED, None, AttemptReason.STOPPED, "stopped before it started")
+            return self._never_placed(record, stop)
         elapsed = (self._clock.now() - parse_timestamp(stop["at"])).total_seconds()
         if elapsed >= float(stop["grace"]) and run.container:
             self._kill(record, run)
         return self._on_node(record, run) if run.placed else self.running(record, run)
+
+    def _never_placed(self, record: Record, stop: Mapping[str, Any]) -> Observed:
+        """The end of a run that was told to stop before a node took it."""
+        if stop.get("why"):
+            return self._lost(record, stop["why"])
+        return self._ended(record, State.FAILED, None, AttemptReason.STOPPED, "stopped before it started")
 
     def _kill(self, record: Record, run: Task) -> None:
         engine = self._node_engine(record.start["node"])
@@ -212,6 +215,9 @@ class TaskReconciler:
                 engine.kill(run.container)
 
     def _end(self, record: Record, run: Task) -> Observed:
+        stop = record.read(STOP)
+        if stop is not None and not run.node_id:
+            return self._never_placed(record, stop)
         state, reason, message = observe.ended(run, self._evidence(record, run))
         if reason == AttemptReason.LOST:
             self._report(
