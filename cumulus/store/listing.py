@@ -106,9 +106,9 @@ def _token(revision: int, last: Place) -> str:
 def _read_token(token: str) -> tuple[int, Place]:
     try:
         revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(token))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise _forged(token) from error
-    if not (isinstance(revision, int) and isinstance(namespace, str) and isinstance(name, str)):
+    if not (type(revision) is int and 0 <= revision < 2**63 and isinstance(namespace, str) and isinstance(name, str)):
         raise _forged(token)
     return revision, (namespace, name)
 

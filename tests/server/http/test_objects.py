@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,17 @@ import pytest
 from cumulus.manifest.dump import dump
 from cumulus.manifest.load import load_text
 from tests.documents import job, node, running
+from cumulus.service.identity import Identity
+from tests.service.conftest import ME
 from tests.server.http.conftest import Served, UnixConnection
 
 JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
 ALL = "/apis/cumulus.dev/v1alpha1/gpujobs"
 NODES = "/apis/cumulus.dev/v1alpha1/gpunodes"
 JSON_PATCH = "application/json-patch+json"
+USER = {
+    "metadata": {"name": "user"}, "roleRef": {"name": "user"}, "subjects": [{"kind": "User", "name": "ann"}],
+}  # fmt: skip
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
@@ -37,6 +43,19 @@ class TestReading:
         second = served.get(f"{JOBS}?limit=2&continue={first['metadata']['continue']}")
         assert names(second) == ["c"]
         assert second["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+        served.store.compact(served.store.revision())
+        late = served.ask("GET", f"{JOBS}?limit=2&continue={first['metadata']['continue']}")
+        assert (late.code, late.json["reason"]) == (410, "Expired")
+
+    def test_a_list_of_a_revision(self, served: Served) -> None:
+        for name in "abc":
+            served.store.create(job(name))
+        exact = served.get(f"{JOBS}?resourceVersion=2&resourceVersionMatch=Exact")
+        assert (names(exact), exact["metadata"]["resourceVersion"]) == (["a", "b"], "2")
+        for query in ("resourceVersion=2", "resourceVersion=2&resourceVersionMatch=NotOlderThan", "resourceVersion=0"):
+            assert names(served.get(f"{JOBS}?{query}")) == ["a", "b", "c"]
+        for query in ("resourceVersion=9", "resourceVersion=9&resourceVersionMatch=Exact"):
+            assert served.ask("GET", f"{JOBS}?{query}").code == 410
 
     def test_selectors_and_namespaces(self, served: Served) -> None:
         served.store.create(job("a", labels={"team": "x"}))
@@ -61,6 +80,8 @@ class TestReading:
         "url",
         [
             f"{JOBS}?limit=-1", f"{JOBS}?labelSelector=%3D%3D", f"{JOBS}?fieldSelector=status.phse%3DRunning",
+            f"{JOBS}?continue=%FF", f"{JOBS}?continue=NQ%3D%3D", f"{JOBS}?continue=Wy0xLCJhIiwiYiJd",
+            f"{JOBS}?continue={base64.urlsafe_b64encode(b'[99999999999999999999,1,2]').decode()}",
             f"{JOBS}?watch=perhaps", f"{JOBS}?resourceVersion=new", f"{JOBS}?resourceVersionMatch=Exact",
         ],
     )  # fmt: skip
@@ -112,6 +133,63 @@ class TestWriting:
         assert served.ask("DELETE", f"{JOBS}?labelSelector=x%3D1").code == 200
         assert names(served.get(JOBS)) == ["b"]
         assert served.ask("DELETE", ALL).code == 400
+
+    def test_a_collection_goes_whole_or_not_at_all(self, served: Served) -> None:
+        served.ask("POST", JOBS, job("a"))
+        served.ask("POST", "/apis/cumulus.dev/v1alpha1/namespaces/default/rolebindings", USER)
+        served.asks = Identity("ann", None)
+        assert served.ask("POST", JOBS, job("b", image="x", runAsUser=5)).code == 403
+        assert served.ask("DELETE", JOBS).json["reason"] == "Forbidden"
+        served.asks = ME
+        assert names(served.get(JOBS)) == ["a"]
+        assert names(served.ask("DELETE", f"{JOBS}?dryRun=All").json) == ["a"]
+        assert names(served.get(JOBS)) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("options", "query", "code"),
+        [
+            ({"preconditions": {"uid": "other"}}, "", 409), ({"preconditions": {"resourceVersion": "999"}}, "", 409),
+            ({"preconditions": []}, "", 200), ({"preconditions": [1]}, "", 400),
+            ({"preconditions": {"uid": 1}}, "", 400), ([], "", 400), ({"kind": "GPUJob"}, "", 400),
+            ({"propagationPolicy": "Later"}, "", 422), ({"propagationPolicy": "Orphan", "orphanDependents": True}, "", 422),
+            ({"orphanDependents": "no"}, "", 422), ({"gracePeriodSeconds": -1}, "", 422),
+            ({"gracePeriodSeconds": 1.5}, "", 422), ({"gracePeriodSeconds": True}, "", 422),
+            ({"dryRun": ["Some"]}, "", 422), ({"dryRun": "All"}, "", 422), (None, "gracePeriodSeconds=x", 400),
+            (None, "propagationPolicy=Later", 422), (None, "propagationPolicy=Foreground&gracePeriodSeconds=0", 200),
+            ({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]}, "", 200),
+        ],
+    )  # fmt: skip
+    def test_options_of_a_delete(self, served: Served, options: Any, query: str, code: int) -> None:
+        served.store.create(job("a"))
+        answer = served.ask("DELETE", f"{JOBS}/a?{query}", options)
+        assert answer.code == code, answer.body
+
+    @pytest.mark.parametrize(("options", "query", "seconds"), [
+        ({"gracePeriodSeconds": 0}, "gracePeriodSeconds=9", 1), ({"gracePeriodSeconds": 7}, "", 7),
+        (None, "gracePeriodSeconds=9", 9), (None, "", 0),
+    ])  # fmt: skip
+    def test_a_grace_period(self, served: Served, options: Any, query: str, seconds: int) -> None:
+        held = job("a")
+        held["metadata"]["finalizers"] = ["cumulus.dev/job"]
+        served.store.create(held)
+        marked = served.ask("DELETE", f"{JOBS}/a?{query}", options).json
+        assert marked["metadata"]["deletionGracePeriodSeconds"] == seconds
+        assert marked["metadata"]["deletionTimestamp"]
+
+    def test_orphans_stay(self, served: Served) -> None:
+        owner = served.store.create(job("a"))
+        reference = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "a", "uid": owner["metadata"]["uid"]}
+        owned = job("b")
+        owned["metadata"]["ownerReferences"] = [reference]
+        served.store.create(owned)
+        assert served.ask("DELETE", f"{JOBS}/a", {"propagationPolicy": "Orphan"}).code == 200
+        assert "ownerReferences" not in served.get(f"{JOBS}/b")["metadata"]
+
+    def test_a_status_is_of_kinds_that_have_one(self, served: Served) -> None:
+        served.ask("POST", "/apis/cumulus.dev/v1alpha1/namespaces/default/rolebindings", USER)
+        url = "/apis/cumulus.dev/v1alpha1/namespaces/default/rolebindings/user/status"
+        for method in ("GET", "PUT", "PATCH"):
+            assert served.ask(method, url, USER).code == 404
 
     @pytest.mark.parametrize(
         ("body", "media_type", "code"),
@@ -265,8 +343,10 @@ class TestWatching:
             matching = {**made, "metadata": {**made["metadata"], "labels": {"x": "1"}}}
             changed = served.store.update(matching)
             assert following()["type"] == "ADDED"
-            served.store.update({**changed, "metadata": {**changed["metadata"], "labels": {}}})
-            assert following()["type"] == "DELETED"
+            after = served.store.update({**changed, "metadata": {**changed["metadata"], "labels": {}}})
+            event = following()
+            assert (event["type"], event["object"]["metadata"]["labels"]) == ("DELETED", {"x": "1"})
+            assert event["object"]["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
 
     def test_rows_of_a_table_with_one_heading(self, served: Served) -> None:
         with watching(served, "", TABLE) as following:

@@ -92,8 +92,12 @@ def _other(
     return ApiResource(plural, kind, resource.namespaced, tuple(resource.verbs), short, subresources=below)
 
 
+def has_status(kind: Kind) -> bool:
+    """Whether the status of its objects is a subresource."""
+    return kind.user_made and "status" in kind.model().model_fields
+
+
 def _resource(kind: Kind) -> ApiResource:
-    has_status = "status" in kind.model().model_fields
     return ApiResource(
         kind.plural,
         kind.name,
@@ -101,5 +105,5 @@ def _resource(kind: Kind) -> ApiResource:
         ALL if kind.user_made else READ,
         tuple(word for word in kind.short if word not in RESERVED),
         ("all",) if kind.work else (),
-        (Subresource("status", kind.name, ("get", "patch", "update")),) if has_status and kind.user_made else (),
+        (Subresource("status", kind.name, ("get", "patch", "update")),) if has_status(kind) else (),
     )

@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Route
 
-from cumulus.errors import InvalidObject, UsageError
+from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.resources.columns import owned_by
 from cumulus.resources.key import API_VERSION, GROUP, Document, Key
-from cumulus.resources.key import key_of as key_in
 from cumulus.resources.query import Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.bodies import media_type
+from cumulus.server.http.kubernetes.delete_options import delete_options_of
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
+from cumulus.server.http.kubernetes.groups import has_status
 from cumulus.server.http.kubernetes.patching import PATCHES, PatchRequest
 from cumulus.server.http.kubernetes.reading import Stored, answer, query_of
 from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
-    body_of,
     dry_run,
     key_of,
     kind_of,
     namespace_of,
-    number,
     object_of,
     patch_body_of,
 )
@@ -80,9 +79,11 @@ class Status(HTTPEndpoint):
     """The status of one object, which controllers write."""
 
     async def get(self, request: Request) -> Response:
+        _check_status(request)
         return await read(request)
 
     async def put(self, request: Request) -> Response:
+        _check_status(request)
         api, shown = api_of(request), _shown(request)
         document = await object_of(request, kind_of(request), FieldValidation(request))
         _check_name(document, key_of(request))
@@ -90,6 +91,7 @@ class Status(HTTPEndpoint):
         return await _one(api, shown, await api.call(update, identity_of(request), document, dry_run=dry_run(request)))
 
     async def patch(self, request: Request) -> Response:
+        _check_status(request)
         return await _patch(request, status=True)
 
 
@@ -135,53 +137,27 @@ async def _patch(request: Request, *, status: bool = False) -> Response:
 
 async def _delete(request: Request) -> Response:
     api, key, shown = api_of(request), key_of(request), _shown(request)
-    options = await _delete_options(request)
-    deleted = await api.call(api.service.objects.delete, identity_of(request), key, **options)
+    options = await delete_options_of(request)
+    deleted = await api.call(
+        api.service.objects.delete, identity_of(request), key, uid=options.uid,
+        resource_version=options.resource_version, propagation=options.propagation,
+        grace_seconds=options.grace_seconds, dry_run=options.dry_run,
+    )  # fmt: skip
     return await _deleted(request, shown, deleted)
 
 
 async def _delete_collection(request: Request) -> Response:
-    api, identity = api_of(request), identity_of(request)
-    kind, shown = kind_of(request), _shown(request)
+    api, kind, shown = api_of(request), kind_of(request), _shown(request)
     query = query_of(request, kind.name)
     if kind.namespaced and query.namespace is None:
         raise UsageError(f"{kind.plural} are deleted in one namespace at a time")
-    api.service.access.check(identity, "deletecollection", kind.plural, query.namespace or "")
-    options = await _delete_options(request)
-    page = await api.call(api.service.objects.list, identity, query)
-    for item in page.items:
-        given = {**options, "uid": item["metadata"]["uid"]}
-        await api.call(api.service.objects.delete, identity, key_in(item), **given)
+    options = await delete_options_of(request)
+    page = await api.call(
+        api.service.objects.delete_collection, identity_of(request), query, propagation=options.propagation,
+        grace_seconds=options.grace_seconds, dry_run=options.dry_run,
+    )  # fmt: skip
     metadata = {"resourceVersion": str(page.revision)}
     return await api.call(lambda: shown.form.response(shown.many(page.items, metadata)))
-
-
-async def _delete_options(request: Request) -> dict[str, Any]:
-    """From the body, then from the query."""
-    given = await body_of(request, ("application/json",)) or {}
-    if not isinstance(given, dict):
-        raise UsageError("the options of a delete are a JSON object")
-    preconditions = given.get("preconditions") or {}
-    if not isinstance(preconditions, dict):
-        raise UsageError("preconditions must be an object")
-    propagation = request.query_params.get("propagationPolicy") or given.get("propagationPolicy") or "Background"
-    if propagation not in ("Background", "Foreground", "Orphan"):
-        raise InvalidObject("propagationPolicy must be Background, Foreground or Orphan", field="propagationPolicy")
-    grace = number(request, "gracePeriodSeconds", given.get("gracePeriodSeconds")) or 0
-    if isinstance(grace, bool) or not isinstance(grace, int) or not 0 <= grace < 2**31:
-        raise InvalidObject("gracePeriodSeconds must be a whole number of seconds", field="gracePeriodSeconds")
-    return {
-        "uid": _text(preconditions, "uid"), "resource_version": _text(preconditions, "resourceVersion"),
-        "propagation": "orphan" if propagation == "Orphan" else "background", "grace_seconds": grace,
-        "dry_run": dry_run(request, given.get("dryRun")),
-    }  # fmt: skip
-
-
-def _text(options: dict[str, Any], name: str) -> str | None:
-    value = options.get(name)
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"preconditions.{name} must be text")
-    return value
 
 
 async def _deleted(request: Request, shown: Shown, document: Document) -> Response:
@@ -199,6 +175,12 @@ async def _one(api: Api, shown: Shown, document: Document, code: int = 200, warn
         return shown.form.response(document, code, warnings)
     # Cells may ask the service for what belongs to a row.
     return await api.call(lambda: shown.form.response(shown.one(document), code, warnings))
+
+
+def _check_status(request: Request) -> None:
+    """Raises NotFound for a kind without one."""
+    if not has_status(kind_of(request)):
+        raise NotFound("the server could not find the requested resource")
 
 
 def _check_name(document: Document, key: Key) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +132,12 @@ class _Paths:
         if found := dict(self._collection(of)):
             yield base, {**found, "parameters": scope}
         named = [_path("name", f"The name of the {resource.kind}."), *scope]
-        if found := dict(self._single(of)):
+        if found := dict(self._single(of, resource.verbs, PATCHES)):
             yield f"{base}/{{name}}", {**found, "parameters": named}
         for sub in resource.subresources:
-            if sub.kind == resource.kind:
-                of_part = f"{of}{sub.name.title()}"
-                yield f"{base}/{{name}}/{sub.name}", {"get": self._read(of_part, sub.name), "parameters": named}
+            if sub.name == "status":
+                found = dict(self._single(f"{of}{sub.name.title()}", sub.verbs, PATCHES))
+                yield f"{base}/{{name}}/{sub.name}", {**found, "parameters": named}
         if inside and "list" in resource.verbs:
             everywhere = f"{resource.kind}ForAllNamespaces"
             yield f"{self._root}/{resource.plural}", {"get": self._lists(everywhere), "parameters": []}
@@ -155,16 +155,15 @@ class _Paths:
                 body=(WRITTEN, ref(f"{META}.DeleteOptions")), needs_body=False,
             )  # fmt: skip
 
-    def _single(self, of: str) -> Iterator[tuple[str, Any]]:
-        verbs = self._resource.verbs
+    def _single(self, of: str, verbs: Sequence[str], patches: Iterable[str]) -> Iterator[tuple[str, Any]]:
         if "get" in verbs:
-            yield "get", self._read(of, "")
+            yield "get", self._operation("get", f"read{self._id}{of}", (), self._object)
         if "update" in verbs:
             yield "put", self._operation("put", f"replace{self._id}{of}", _WRITING, self._object,
                                          codes=(200, 201), body=(WRITTEN, self._object))  # fmt: skip
         if "patch" in verbs:
             yield "patch", self._operation("patch", f"patch{self._id}{of}", _PATCHING, self._object,
-                                           codes=(200, 201), body=(PATCHES, ref(f"{META}.Patch")))  # fmt: skip
+                                           codes=(200, 201), body=(patches, ref(f"{META}.Patch")))  # fmt: skip
         if "delete" in verbs:
             yield "delete", self._operation(
                 "delete", f"delete{self._id}{of}", _DELETING, ref(f"{META}.Status"), codes=(200, 202),
@@ -174,12 +173,9 @@ class _Paths:
     def _lists(self, of: str) -> Schema:
         return self._operation("list", f"list{self._id}{of}", (*_SELECTING, *_WATCHING), self._list)
 
-    def _read(self, of: str, part: str) -> Schema:
-        return self._operation("get", f"read{self._id}{of}", (), self._object)
-
     def _operation(
         self, action: str, id: str, parameters: Sequence[Schema], answer: Schema, *,
-        codes: Sequence[int] = (200,), body: tuple[Sequence[str] | Any, Schema] | None = None, needs_body: bool = True,
+        codes: Sequence[int] = (200,), body: tuple[Iterable[str], Schema] | None = None, needs_body: bool = True,
     ) -> Schema:  # fmt: skip
         content = {type: {"schema": answer} for type in WRITTEN}
         made: Schema = {

@@ -1,6 +1,6 @@
 """A watch as Kubernetes' clients expect it: one JSON object a line, from a revision on, with bookmarks.
 
-An object that begins to match the selectors is ADDED, one that no longer does is DELETED.
+An object that begins to match the selectors is ADDED. One that no longer does is DELETED, and shown as it was before.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cumulus.server.http.kubernetes.tables import Shown
 
 BOOKMARK_SECONDS = 60.0
+MAX_KNOWN_BYTES = 2 * 2**20
+"""Of the objects that one watch with a selector keeps as it told of them. Beyond that an object that no longer matches
+is told of as it is then."""
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
@@ -44,7 +47,7 @@ class Following:
         self._initial = initial
         self._ends = time.monotonic() + seconds
         self._matcher = Matcher(query)
-        self._known: set[Key] = set()
+        self._known = _Known()
         """Objects that the client was told of. Only needed, and kept, where there is a selector."""
         self._headed = False
 
@@ -55,7 +58,8 @@ class Following:
         listing = replace(self._query, revision=self._since)
         page = await self._api.call(self._source.page, listing)
         if self._selects:
-            self._known = {key_of(item) for item in page.items}
+            for item in page.items:
+                self._known.put(item)
         if self._since is not None:
             return ()
         self._since = page.revision
@@ -98,10 +102,12 @@ class Following:
         key = key_of(document)
         was, matches = key in self._known, type != "DELETED" and self._matcher(document)
         if matches:
-            self._known.add(key)
+            self._known.put(document)
             return self._line("MODIFIED" if was else "ADDED", document)
-        self._known.discard(key)
-        return self._line("DELETED", document) if was else None
+        if not was:
+            return None
+        before = self._known.take(key)
+        return self._line("DELETED", document if type == "DELETED" or before is None else _moved(before, document))
 
     def _line(self, type: str, document: Document) -> bytes:
         shown = self._shown.one(document, heading=not self._headed)
@@ -122,3 +128,34 @@ class Following:
                 "rows": [{"cells": [], "object": document}],
             }  # fmt: skip
         return orjson.dumps({"type": "BOOKMARK", "object": document}) + b"\n"
+
+
+class _Known:
+    """Objects as a client was told of them last, packed, as long as there are not too many."""
+
+    def __init__(self) -> None:
+        self._packed: dict[Key, bytes] = {}
+        self._bytes = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._packed
+
+    def put(self, document: Document) -> None:
+        key, packed = key_of(document), orjson.dumps(document)
+        self._bytes -= len(self._packed.get(key, b""))
+        if self._bytes + len(packed) > MAX_KNOWN_BYTES:
+            packed = b""
+        self._packed[key] = packed
+        self._bytes += len(packed)
+
+    def take(self, key: Key) -> Document | None:
+        """None where there was no room for it."""
+        packed = self._packed.pop(key)
+        self._bytes -= len(packed)
+        return orjson.loads(packed) if packed else None
+
+
+def _moved(before: Document, after: Document) -> Document:
+    """The object as it was, at the revision at which it ceased to match."""
+    version = after["metadata"]["resourceVersion"]
+    return {**before, "metadata": {**before["metadata"], "resourceVersion": version}}
