@@ -14,10 +14,10 @@ import pytest
 
 from cumulus.manifest.dump import dump
 from cumulus.manifest.load import load_text
-from tests.documents import job, node, running
 from cumulus.service.identity import Identity
-from tests.service.conftest import ME
+from tests.documents import job, node, running
 from tests.server.http.conftest import Served, UnixConnection
+from tests.service.conftest import ME
 
 JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
 ALL = "/apis/cumulus.dev/v1alpha1/gpujobs"
@@ -151,7 +151,8 @@ class TestWriting:
             ({"preconditions": {"uid": "other"}}, "", 409), ({"preconditions": {"resourceVersion": "999"}}, "", 409),
             ({"preconditions": []}, "", 200), ({"preconditions": [1]}, "", 400),
             ({"preconditions": {"uid": 1}}, "", 400), ([], "", 400), ({"kind": "GPUJob"}, "", 400),
-            ({"propagationPolicy": "Later"}, "", 422), ({"propagationPolicy": "Orphan", "orphanDependents": True}, "", 422),
+            ({"propagationPolicy": "Later"}, "", 422),
+            ({"propagationPolicy": "Orphan", "orphanDependents": True}, "", 422),
             ({"orphanDependents": "no"}, "", 422), ({"gracePeriodSeconds": -1}, "", 422),
             ({"gracePeriodSeconds": 1.5}, "", 422), ({"gracePeriodSeconds": True}, "", 422),
             ({"dryRun": ["Some"]}, "", 422), ({"dryRun": "All"}, "", 422), (None, "gracePeriodSeconds=x", 400),
@@ -178,7 +179,12 @@ class TestWriting:
 
     def test_orphans_stay(self, served: Served) -> None:
         owner = served.store.create(job("a"))
-        reference = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "a", "uid": owner["metadata"]["uid"]}
+        reference = {
+            "apiVersion": "cumulus.dev/v1alpha1",
+            "kind": "GPUJob",
+            "name": "a",
+            "uid": owner["metadata"]["uid"],
+        }
         owned = job("b")
         owned["metadata"]["ownerReferences"] = [reference]
         served.store.create(owned)
