@@ -6,9 +6,11 @@ Enforcement is loaded when it is asked for: supervisors must stay light.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cumulus.chronos.contract.usage import DeviceUse, device_uses
 from cumulus.chronos.device import discover, explain_none
 from cumulus.chronos.device_sizes import settled
 from cumulus.chronos.home import LEDGER, default_home
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEDGER", "Ledger", "default_home", "discover", "enforcement_of", "ensure_running", "explain_none", "hold_to",
-    "running", "settled",
+    "running", "settled", "usage_of",
 ]  # fmt: skip
 
 
@@ -41,3 +43,13 @@ def hold_to(lease: Lease, device: Device, home: Path, user: int | None = None) -
     from cumulus.chronos import enforce
 
     return enforce.environment(lease, device, home, user)
+
+
+def usage_of(ledger: Ledger) -> Sequence[DeviceUse]:
+    """What leases use of this node's devices now. Takes up to a second where NVIDIA's driver is asked."""
+    from cumulus.chronos import printers, usage
+
+    leases = ledger.list()
+    held = {lease.device_id for lease in leases}
+    devices = [device for device in ledger.devices() if device.id in held]
+    return device_uses(map(printers.lease_usage_json, usage.measure(ledger.database, devices, leases).leases))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cumulus.chronos.contract import Leases, NodeFacts
+from cumulus.chronos.contract.usage import DeviceUse
 from cumulus.machinery.cache import Reader, readable
 from cumulus.resources.node import GPUNode
 
@@ -24,6 +25,8 @@ class NodeAgent:
     """Labels that discovery puts on the node; those that people add stay."""
     facts: Callable[[], NodeFacts] = NodeFacts
     """Asked for after the devices."""
+    usage: Callable[[], Sequence[DeviceUse]] = lambda: ()
+    """What leases use of the devices now. Raises ChronosError."""
     close: Callable[[], None] = lambda: None
     """Calls that wait fail then, and so do later ones."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cumulus.chronos.contract import Device, Lease, LeaseRequest, NodeFacts, commands, wire
+from cumulus.chronos.contract.usage import DeviceUse, device_uses
 from cumulus.clock import parse_timestamp
 from cumulus.errors import LedgerUnavailable
 from cumulus.nodes import answers
@@ -74,6 +75,12 @@ class RemoteLeases:
         said, answer = self._call(commands.listing(ended))
         with self._understanding():
             return [self._clock.on_ours(wire.read_lease(x), answer.sent, answer.received) for x in said["leases"]]
+
+    def usage(self) -> Sequence[DeviceUse]:
+        """What leases use of the devices now."""
+        said, _ = self._call(commands.STATS)
+        with self._understanding():
+            return device_uses(said["leases"])
 
     def prepare(self, id: str) -> Mapping[str, str]:
         """See `Prepares.prepare`."""

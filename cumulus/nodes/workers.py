@@ -26,7 +26,7 @@ def connector(home: Path, key_path: str) -> Connect:
         assert node.spec.ssh is not None
         leases = RemoteLeases(connection(node.metadata.name, node.spec.ssh, home, key_path), command(node.spec.ssh))
         return NodeAgent(
-            node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, close=leases.close
+            node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, usage=leases.usage, close=leases.close
         )  # fmt: skip
 
     return connect

@@ -51,6 +51,8 @@ class ControlPlane:
             return cluster is not None and in_cluster(node) and not cluster.confirmed
 
         self._agents = Agents(informer.cache, agents, connect, closed=closed)
+        if metrics is not None:
+            metrics.usage.of(self._agents)
         self._manager = Manager(
             store, informer, controllers,
             context_maker(

@@ -20,7 +20,7 @@ from cumulus import __version__, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import NodeFacts
-from cumulus.chronos.local import Ledger, ensure_running
+from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
@@ -73,6 +73,7 @@ def run(settings: Settings) -> int:
         agent = NodeAgent(
             name, ledger, labels=settings.node.labels,
             facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
+            usage=lambda: usage_of(ledger),
         )  # fmt: skip
         backends: list[Backend] = [_process_backend(settings, name, ledger)]
         swarm = _swarm_backend(settings, store, lambda: manager.agents)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from cumulus.chronos.contract.lease import LeaseRequest
 
 DEVICES = ("devices", "--json")
+STATS = ("stats", "--json")
 
 
 def listing(ended: bool) -> Sequence[str]:

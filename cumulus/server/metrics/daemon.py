@@ -11,6 +11,7 @@ from cumulus.server.metrics.controllers import ControllerMetrics
 from cumulus.server.metrics.objects import ObjectMetrics
 from cumulus.server.metrics.requests import RequestMetrics
 from cumulus.server.metrics.starts import StartMetrics
+from cumulus.server.metrics.usage import UsageMetrics
 from cumulus.store.base import Store
 
 
@@ -22,6 +23,7 @@ class DaemonMetrics:
         self.controllers = ControllerMetrics(self._registry)
         self.starts = StartMetrics(self._registry)
         self.requests = RequestMetrics(self._registry)
+        self.usage = UsageMetrics(self._registry, clock)
         ObjectMetrics(self._registry, store, clock)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
