@@ -7,34 +7,39 @@ from typing import Any, NamedTuple
 
 
 class DeviceUse(NamedTuple):
-    """The leases of one device, summed. Bytes of memory, thousandths of the device's compute.
+    """The leases of one device, summed: bytes of memory, thousandths of the device's compute.
 
-    Only what is known counts: `told` is how many leases somebody knows the memory of. The unknown is neither used nor idle.
+    Leases of which nobody knows it are left out; None where that is so of all.
     """
 
     device: int
-    told: int
-    used_memory_bytes: int
-    idle_memory_bytes: int
-    used_compute: int
-    idle_compute: int
+    used_memory_bytes: int | None
+    idle_memory_bytes: int | None
+    """Leased and not used."""
+    used_compute: int | None
+    idle_compute: int | None
     over: int
     """How many leases hold more memory than they leased."""
 
 
 def device_uses(leases: Iterable[Mapping[str, Any]]) -> Sequence[DeviceUse]:
     """From the leases that `chronos_cli stats --json` prints, by device. Raises KeyError, TypeError."""
-    found: dict[int, DeviceUse] = {}
+    by_device: dict[int, list[Mapping[str, Any]]] = {}
     for lease in leases:
-        device = lease["device"]
-        one = found.get(device, DeviceUse(device, 0, 0, 0, 0, 0, 0))
-        found[device] = DeviceUse(
+        by_device.setdefault(lease["device"], []).append(lease)
+    return [
+        DeviceUse(
             device,
-            one.told + (lease["usedMemoryBytes"] is not None),
-            one.used_memory_bytes + (lease["usedMemoryBytes"] or 0),
-            one.idle_memory_bytes + (lease["idleMemoryBytes"] or 0),
-            one.used_compute + (lease["usedCompute"] or 0),
-            one.idle_compute + (lease["idleCompute"] or 0),
-            one.over + bool(lease["over"]),
+            _sum(lease["usedMemoryBytes"] for lease in some),
+            _sum(lease["idleMemoryBytes"] for lease in some),
+            _sum(lease["usedCompute"] for lease in some),
+            _sum(lease["idleCompute"] for lease in some),
+            sum(bool(lease["over"]) for lease in some),
         )
-    return [found[device] for device in sorted(found)]
+        for device, some in sorted(by_device.items())
+    ]
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

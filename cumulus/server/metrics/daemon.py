@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import InfoMetricFamily
 
 from cumulus import __version__
@@ -13,6 +20,10 @@ from cumulus.server.metrics.requests import RequestMetrics
 from cumulus.server.metrics.starts import StartMetrics
 from cumulus.server.metrics.usage import UsageMetrics
 from cumulus.store.base import Store
+
+
+# A series more for each counter and histogram, which nothing of ours asks for.
+disable_created_metrics()
 
 
 class DaemonMetrics:

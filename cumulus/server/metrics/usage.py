@@ -62,10 +62,11 @@ class UsageMetrics:
             for use in uses:
                 figures = (
                     use.used_memory_bytes, use.idle_memory_bytes,
-                    use.used_compute / FULL_COMPUTE, use.idle_compute / FULL_COMPUTE, use.over,
+                    _ratio(use.used_compute), _ratio(use.idle_compute), use.over,
                 )  # fmt: skip
                 for family, figure in zip(families, figures, strict=True):
-                    family.add_metric((node, str(use.device)), figure)
+                    if figure is not None:
+                        family.add_metric((node, str(use.device)), figure)
         return iter(families)
 
     def ask(self) -> None:
@@ -98,3 +99,7 @@ class UsageMetrics:
             self.ask()
         finally:
             self._asking = False
+
+
+def _ratio(compute: int | None) -> float | None:
+    return None if compute is None else compute / FULL_COMPUTE

@@ -25,7 +25,7 @@ def _lease(device: int, leased: int, used: int | None, compute: int | None) -> d
 
 def test_leases_are_summed_by_device_and_what_nobody_knows_counts_nowhere() -> None:
     leases = [_lease(1, 10, 12, 100), _lease(0, 10, 4, None), _lease(1, 10, 3, 400), _lease(1, 10, None, None)]
-    assert device_uses(leases) == [DeviceUse(0, 1, 4, 6, 0, 0, 0), DeviceUse(1, 2, 15, 7, 500, 500, 1)]
+    assert device_uses(leases) == [DeviceUse(0, 4, 6, None, None, 0), DeviceUse(1, 15, 7, 500, 500, 1)]
 
 
 def _agent(name: str, answers: list[Any]) -> NodeAgent:
@@ -38,7 +38,7 @@ def _agent(name: str, answers: list[Any]) -> NodeAgent:
     return NodeAgent(name, FakeLeases([fake_device(0)], FakeClock()), usage=usage)
 
 
-USE = DeviceUse(0, 1, 4 * 2**30, 6 * 2**30, 250, 750, 0)
+USE = DeviceUse(0, 4 * 2**30, 6 * 2**30, 250, None, 0)
 
 
 def _used(registry: CollectorRegistry, node: str) -> float | None:
@@ -51,6 +51,9 @@ def test_a_node_that_is_away_keeps_no_other_from_being_told_and_is_soon_not_told
     metrics.of({"here": _agent("here", [USE]), "away": _agent("away", [USE, NodeUnreachable("away")])})
     metrics.ask()
     assert (_used(registry, "here"), _used(registry, "away")) == (4 * 2**30, 4 * 2**30)
+    labels = {"node": "here", "device": "0"}
+    assert registry.get_sample_value("cumulus_device_used_compute_ratio", labels) == 0.25
+    assert registry.get_sample_value("cumulus_device_idle_compute_ratio", labels) is None
     clock.advance(59)
     metrics.ask()
     clock.advance(2)
