@@ -21,7 +21,6 @@ from cumulus.server.metrics.starts import StartMetrics
 from cumulus.server.metrics.usage import UsageMetrics
 from cumulus.store.base import Store
 
-
 # A series more for each counter and histogram, which nothing of ours asks for.
 disable_created_metrics()
 

@@ -47,10 +47,10 @@ class UsageMetrics:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        self._ask_soon()
         now = self._clock.monotonic()
         with self._lock:
             known = {node: uses for node, (when, uses) in self._known.items() if now - when < STALE_SECONDS}
+        self._ask_soon()
         families = [
             GaugeMetricFamily("cumulus_device_used_memory_bytes", "Memory that leases use.", labels=_LABELS),
             GaugeMetricFamily("cumulus_device_idle_memory_bytes", "Memory leased, not used.", labels=_LABELS),
