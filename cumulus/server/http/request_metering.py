@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from cumulus.resources.registry import KINDS
+from cumulus.service.access.matrix import RESOURCES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _OTHER = "other"
-_PLURALS = frozenset(kind.plural for kind in KINDS)
+_PLURALS = frozenset(resource.name.partition("/")[0] for resource in RESOURCES)
 
 
 class RequestMetering:
@@ -60,9 +60,16 @@ def _verb(scope: Scope) -> str:
 
 
 def _resource(scope: Scope) -> str:
-    """The kind's plural, or the handler's name. Never a word of the path as it was asked for: anybody could make
-    labels."""
-    plural = (scope.get("path_params") or {}).get("plural")
-    if plural in _PLURALS:
-        return str(plural)
-    return str(getattr(scope.get("endpoint"), "__name__", _OTHER)).lower()
+    """The resource's plural in Kubernetes' paths, else the module of the handler. Never a word that only the request
+    says: anybody could make labels."""
+    match str(scope["path"]).strip("/").split("/"):
+        case ["apis", _, _, "namespaces", _, plural, *_] | ["api", _, "namespaces", _, plural, *_]:
+            found = plural
+        case ["apis", _, _, plural, *_] | ["api", _, plural, *_]:
+            found = plural
+        case _:
+            found = ""
+    if found in _PLURALS:
+        return found
+    endpoint = scope.get("endpoint")
+    return _OTHER if endpoint is None else str(endpoint.__module__).rpartition(".")[2]

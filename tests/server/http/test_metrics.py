@@ -55,7 +55,7 @@ def test_requests_are_counted_by_words_of_ours_alone(served: Served) -> None:
     found = {labels: value for (name, labels), value in scraped(served).items() if name == "apiserver_request_total"}
     assert found[("code", "200"), ("resource", "gpujobs"), ("verb", "GET")] == 1
     assert {label for labels in found for name, label in labels if name == "resource"} <= {
-        "gpujobs", "collection", "livez", "other",
+        "gpujobs", "health", "objects", "other",
     }  # fmt: skip
     assert {label for labels in found for name, label in labels if name == "verb"} == {"GET", "other"}
 
