@@ -51,6 +51,8 @@ VERBS: dict[str, Verb] = {
     "annotate": Verb("edit", "Set or remove annotations."),
     "explain": Verb("explain", "Describe a kind's fields."),
     "secret": Verb("secret", "Manage secrets that jobs may use."),
+    "token": Verb("token", "Make, list and revoke tokens for the API."),
+    "kubeconfig": Verb("kubeconfig", "Print a kubeconfig for kubectl, k9s and client libraries."),
     "serve": Verb("serve", "Run the daemon, with its controllers."),
     "doctor": Verb("doctor", "Check this machine, and say how to fix what is missing."),
     "backup": Verb("backup", "Write the store to one file; it may be in use."),
@@ -70,6 +72,8 @@ ELSEWHERE: dict[str, str] = {
     "drain": "node drain NAME",
     "init": "cluster init",
     "secrets": "secret list",
+    "tokens": "token list",
+    "config": "kubeconfig",
 }
 """What other programs call it -> what does it here."""
 

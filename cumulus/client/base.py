@@ -22,7 +22,7 @@ from cumulus.answers.objects import (
     WaitStep,
     Why,
 )
-from cumulus.answers.server import ServerState
+from cumulus.answers.server import ApiAddress, ServerState
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
 
@@ -281,7 +282,30 @@ class SecretClient(Protocol):
         ...
 
 
-class Client(ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, Protocol):
+class TokenClient(Protocol):
+    """Tokens, which show a server who asks over TLS."""
+
+    def create_token(
+        self, name: str = "", *, user: str = "", groups: Sequence[str] = (), seconds: float | None = None
+    ) -> NewToken:
+        """A token of `user`, by default of who asks, that ends after so many seconds. `groups`: of a user who has no
+        account on the server's machine. Raises Forbidden, InvalidObject, AlreadyExists, TooManyRequests."""
+        ...
+
+    def tokens(self, *, everybody: bool = False) -> Sequence[TokenInfo]:
+        """Those of who asks, or everybody's, by user and name. Raises Forbidden."""
+        ...
+
+    def revoke_token(self, name: str, *, user: str = "") -> TokenInfo:
+        """End a token at once. Raises NotFound, Forbidden."""
+        ...
+
+    def api_address(self) -> ApiAddress:
+        """Where the daemon answers over TLS. Raises NotFound where it does not."""
+        ...
+
+
+class Client(ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, TokenClient, Protocol):
     """All of it. Use it with `with`, or close it."""
 
     def close(self) -> None:

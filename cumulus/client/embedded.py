@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         Why,
     )
     from cumulus.answers.secrets import SecretKey
-    from cumulus.answers.server import ServerState
+    from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
     from cumulus.resources.key import Document, Key
@@ -208,6 +209,20 @@ class EmbeddedClient:
 
     def secrets(self, namespace: str | None) -> Sequence[SecretKey]:
         return self._service.secrets.list(self._identity, namespace)
+
+    def create_token(
+        self, name: str = "", *, user: str = "", groups: Sequence[str] = (), seconds: float | None = None
+    ) -> NewToken:
+        return self._service.tokens.create(self._identity, name, user=user, groups=groups, seconds=seconds)
+
+    def tokens(self, *, everybody: bool = False) -> Sequence[TokenInfo]:
+        return self._service.tokens.list(self._identity, everybody=everybody)
+
+    def revoke_token(self, name: str, *, user: str = "") -> TokenInfo:
+        return self._service.tokens.revoke(self._identity, name, user=user)
+
+    def api_address(self) -> ApiAddress:
+        return self._service.api_address(self._identity)
 
     def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
         self._service.secrets.delete(self._identity, namespace, name, key)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from cumulus.server.http.limits import Limiter, RequestLimits
 from cumulus.server.http.threads import StreamThreads
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class Api:
     """One for each app. Handlers find it with `api_of(request)`."""
 
     def __init__(
-        self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None
-    ) -> None:
+        self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None,
+        limits: RequestLimits = RequestLimits(),
+    ) -> None:  # fmt: skip
         self.service = service
         self.metrics = metrics
+        self.limiter = Limiter(limits, service.access.owner)
         self.bridge = bridge
         self.streams = StreamThreads()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")

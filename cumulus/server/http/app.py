@@ -12,8 +12,10 @@ from starlette.middleware import Middleware
 
 from cumulus.errors import CumulusError
 from cumulus.server.http import health, metrics
+from cumulus.server.http.access_log import AccessLog
 from cumulus.server.http.authentication import Authenticate, Authentication
 from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
+from cumulus.server.http.limits import Limited
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
 
@@ -41,7 +43,11 @@ _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 
 def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
-    middleware = [Middleware(Authentication, authenticate=authenticate)]
+    middleware = [
+        Middleware(Authentication, authenticate=authenticate),
+        Middleware(Limited, limiter=api.limiter),
+        Middleware(AccessLog),
+    ]
     if api.metrics is not None:
         # First, so that refused requests count too.
         middleware.insert(0, Middleware(RequestMetering, metrics=api.metrics.requests))

@@ -1,0 +1,109 @@
+"""`cumulus token`: what shows the API who asks, over TLS."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cumulus.cli import context, terminal
+from cumulus.clock import to_the_second
+from cumulus.errors import UsageError
+from cumulus.lib import safe_output
+from cumulus.lib.table import Table
+from cumulus.resources.quantity import parse_duration
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Manage tokens: what shows the API who asks, over TLS. Who has your token is you, so give it to nobody.",
+)
+Duration = Annotated[str, typer.Option(metavar="TIME", show_default=False, help="How long it lasts: 8h, 90d.")]
+User = Annotated[str, typer.Option(metavar="NAME", show_default=False, help="Another user's; only an admin may.")]
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="What to know it by later.")] = "",
+    duration: Duration = "",
+    user: User = "",
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", show_default=False, help="A group of a user without an account on the server."),
+    ] = None,
+) -> None:
+    """Make a token, and print it: this once. It lasts 30 days unless you say.
+
+    \b
+    Examples:
+      cumulus token create ci --duration 90d
+      cumulus token create --user ci-bot --group labs
+    """
+    with context.client(objects=False) as client:
+        made = client.create_token(name, user=user, groups=tuple(group or ()), seconds=seconds(duration))
+    terminal.note(
+        f"Token {made.info.name} of {made.info.user}, until {to_the_second(made.info.expires)}. It is not shown again."
+    )
+    print(made.token)
+
+
+@app.command("list")
+def list_(
+    everybody: Annotated[bool, typer.Option("--all-users", "-A", help="Everybody's; only an admin may.")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", help="json", show_default=False)] = "",
+) -> None:
+    """List tokens by name, never the tokens themselves.
+
+    \b
+    Examples:
+      cumulus token list
+      cumulus token list --all-users
+    """
+    if output not in ("", "json"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
+    with context.client(objects=False) as client:
+        found = client.tokens(everybody=everybody)
+    if output:
+        import json
+
+        safe_output.block(sys.stdout, json.dumps([each._asdict() for each in found], indent=4) + "\n")
+        return
+    if not found:
+        print("No tokens found.", file=sys.stderr)
+        return
+    Table(["NAME", "USER", "GROUPS", "CREATED", "EXPIRES", "BY"], sys.stdout).write(
+        [
+            [
+                each.name, each.user, ",".join(each.groups), to_the_second(each.created), to_the_second(each.expires),
+                each.created_by,
+            ]
+            for each in found
+        ]
+    )  # fmt: skip
+
+
+@app.command("revoke")
+def revoke(name: Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")], user: User = "") -> None:
+    """End a token at once, and the tokens that were made with it.
+
+    \b
+    Examples:
+      cumulus token revoke laptop
+      cumulus token revoke ci --user ci-bot
+    """
+    with context.client(objects=False) as client:
+        gone = client.revoke_token(name, user=user)
+    print(f"token/{gone.name} of {gone.user} revoked")
+
+
+def seconds(duration: str) -> float | None:
+    """Of a --duration; None where none is given."""
+    if not duration:
+        return None
+    try:
+        return parse_duration(duration)
+    except ValueError as error:
+        raise UsageError(f"--duration: {error}") from None

@@ -1,0 +1,68 @@
+"""`cumulus token` and `cumulus kubeconfig`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cumulus.answers.server import ApiAddress
+from cumulus.client import contexts
+from cumulus.daemon_lock import DaemonLock
+from cumulus.service import api_address
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def listening(home: Path) -> ApiAddress:
+    home.mkdir(mode=0o700)
+    found = ApiAddress("https://127.0.0.1:4711", "-----BEGIN CERTIFICATE-----\n")
+    api_address.write(home, found)
+    return found
+
+
+def test_a_token_is_made_shown_once_and_revoked(run: Run, home: Path) -> None:
+    home.mkdir(mode=0o700)
+    assert run("token", "list").err == "No tokens found.\n"
+    made = run("token", "create", "laptop", "--duration", "8h")
+    assert made.out.startswith("cumulus_")
+    assert made.err.startswith("Token laptop of ")
+    listed = run("token", "list")
+    assert [line.split()[0] for line in listed.out.splitlines()] == ["NAME", "laptop"]
+    assert made.out.strip() not in listed.out
+    (shown,) = json.loads(run("token", "list", "-o", "json").out)
+    assert shown["name"] == "laptop"
+    assert "already" in run("token", "create", "laptop").err
+    assert run("token", "create", "--duration", "soon").code == 2
+    assert run("token", "create", "--duration", "1s").code == 1
+    assert "revoked" in run("token", "revoke", "laptop").out
+    assert "has no token laptop" in run("token", "revoke", "laptop").err
+
+
+def test_a_kubeconfig_needs_a_daemon(run: Run, home: Path) -> None:
+    home.mkdir(mode=0o700)
+    assert "no daemon answers over TLS" in run("kubeconfig").err
+
+
+def test_a_kubeconfig_holds_the_authority_and_a_token_that_ends(
+    run: Run, home: Path, listening: ApiAddress, tmp_path: Path
+) -> None:
+    lock = DaemonLock(home)
+    try:
+        printed = contexts.from_kubeconfig(json.loads(run("kubeconfig", "-n", "labs").out))
+        assert printed.current is not None
+        assert (printed.current.server, printed.current.ca, printed.current.namespace) == (*listening, "labs")
+        file = tmp_path / "kubeconfig"
+        done = run("kubeconfig", "-o", str(file), "--address", "https://gpu.example.org", "--duration", "2h")
+        assert done.code == 0, done.err
+        assert file.stat().st_mode & 0o777 == 0o600
+        written = contexts.read(file).current
+        assert written is not None
+        assert written.server == "https://gpu.example.org:443"
+        assert written.token != printed.current.token
+        assert written.token not in done.out + done.err
+        assert len(run("token", "list").out.splitlines()) == 3
+        assert run("kubeconfig", "--address", "http://x").code == 2
+    finally:
+        lock.close()

@@ -1,0 +1,80 @@
+"""What one user may ask of the server, and what the log says of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import structlog
+
+from cumulus.errors import TooManyRequests
+from cumulus.server.http.limits import Limiter, RequestLimits
+from cumulus.server.http.rates import Rates
+from cumulus.service.identity import Identity
+from tests.documents import job
+from tests.server.http.conftest import Served
+
+ANN = Identity("ann", 4711)
+
+
+def test_a_bucket_fills_up_with_time() -> None:
+    now = [0.0]
+    rates = Rates(2, 3, most=2, now=lambda: now[0])
+    assert [rates.take("ann") for _ in range(4)] == [0, 0, 0, 0.5]
+    assert rates.take("bob") == 0
+    now[0] = 0.5
+    assert rates.take("ann") == 0
+    assert rates.take("ann") == 0.5
+    rates.take("carol")
+    rates.take("dave")
+    assert rates.take("ann") == 0, "who asks least is forgotten"
+
+
+def test_requests_of_one_user_are_limited_and_the_owners_are_not() -> None:
+    limiter = Limiter(RequestLimits(a_second=1, at_once=3, open=2), owner=1000)
+    assert limiter.begin(ANN)
+    assert limiter.begin(ANN._replace(token="x", groups=("y",)))
+    with pytest.raises(TooManyRequests, match="ann has 2 requests open"):
+        limiter.begin(ANN)
+    limiter.end(ANN)
+    assert limiter.begin(ANN)
+    limiter.end(ANN)
+    with pytest.raises(TooManyRequests, match="ann asks too fast") as refused:
+        limiter.begin(ANN)
+    assert 0 < refused.value.seconds <= 1
+    assert limiter.begin(Identity("ann"))
+    for free in (Identity("root", 0), Identity("me", 1000)):
+        assert not any(limiter.begin(free) for _ in range(10))
+
+
+def test_a_client_is_told_when_to_come_again(served: Served) -> None:
+    served.asks = ANN
+    codes: dict[int, Any] = {}
+    for _ in range(1100):
+        answer = served.ask("GET", "/livez")
+        codes[answer.code] = answer
+        if answer.code == 429:
+            break
+    assert set(codes) == {200, 429}
+    assert codes[429].headers["retry-after"] == "1"
+    assert codes[429].json["reason"] == "TooManyRequests"
+
+
+def test_each_change_is_a_line_of_the_log_without_what_it_carries(served: Served) -> None:
+    with structlog.testing.capture_logs() as lines:
+        served.get("/apis/cumulus.dev/v1alpha1/gpujobs", authorization="Bearer cumulus_hidden")
+        path = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
+        made = served.ask(
+            "POST", path, job("train", env=[{"name": "A", "value": "hidden"}]), authorization="Bearer hidden"
+        )
+        served.ask("DELETE", path + "/%1b[2J%0aforged")
+    assert made.code == 201, made.body
+    said = [each for each in lines if each["event"] == "request"]
+    assert [(each["method"], each["user"], each["code"]) for each in said] == [
+        ("POST", served.asks.name, 201), ("DELETE", served.asks.name, said[1]["code"]),
+    ]  # fmt: skip
+    assert said[0]["path"] == path
+    assert "hidden" not in json.dumps(lines)
+    assert "\x1b" not in said[1]["path"]
+    assert "\n" not in said[1]["path"]
