@@ -51,7 +51,7 @@ VERBS: dict[str, Verb] = {
     "annotate": Verb("edit", "Set or remove annotations."),
     "explain": Verb("explain", "Describe a kind's fields."),
     "secret": Verb("secret", "Manage secrets that jobs may use."),
-    "token": Verb("token", "Make, list and revoke tokens for the API."),
+    "token": Verb("token", "Manage tokens, which show the API who asks."),
     "kubeconfig": Verb("kubeconfig", "Print a kubeconfig for kubectl, k9s and client libraries."),
     "serve": Verb("serve", "Run the daemon, with its controllers."),
     "doctor": Verb("doctor", "Check this machine, and say how to fix what is missing."),

@@ -42,12 +42,12 @@ def kubeconfig(
 ) -> None:
     """Print a kubeconfig with a fresh token of yours, for kubectl, k9s and client libraries.
 
-    The token lasts a day unless you say. `cumulus token list` shows it, `cumulus token revoke` ends it.
+    Say it to kubectl by --kubeconfig FILE or in KUBECONFIG. The token lasts a day unless you say. `cumulus token list` shows it, `cumulus token revoke` ends it.
 
     \b
     Examples:
-      cumulus kubeconfig -o ~/.kube/cumulus && KUBECONFIG=~/.kube/cumulus kubectl get gpujobs
-      cumulus kubeconfig --duration 7d --address https://gpu.example.org:6443 > laptop.kubeconfig
+      cumulus kubeconfig -o ~/.kube/cumulus
+      cumulus kubeconfig --duration 7d --address https://gpu.example.org:6443 -o laptop.kubeconfig
     """
     if server:
         server = endpoint.parse_server(server, "--address")

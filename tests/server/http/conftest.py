@@ -16,6 +16,7 @@ import pytest
 from cumulus.clock import Clock, FakeClock
 from cumulus.server.http.api import Api
 from cumulus.server.http.app import make_app
+from cumulus.server.http.limits import RequestLimits
 from cumulus.server.http.listener import Listener
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.watches import WatchBridge
@@ -93,7 +94,7 @@ class Served:
 @contextmanager
 def serving(
     listening: socket.socket, store: Store, home: Path, clock: Clock, outside: FakeInfrastructure,
-    asks: Callable[[], Identity],
+    asks: Callable[[], Identity], limits: RequestLimits = RequestLimits(),
 ) -> Iterator[None]:  # fmt: skip
     """The API over the store, on a socket, to whoever `asks` says."""
 
