@@ -7,13 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.daemon import DaemonBed
 from tests.documents import job
+from tests.e2e.conftest import Machine
 from tests.waiting import eventually
 
 KUBECTL = shutil.which("kubectl")
@@ -23,16 +22,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def bed(tmp_path: Path) -> Iterator[DaemonBed]:
-    made = DaemonBed(tmp_path)
-    yield made
-    for daemon in made.daemons:
-        daemon.kill()
-        daemon.wait()
-
-
-def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(bed: DaemonBed, tmp_path: Path) -> None:
+def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path: Path) -> None:
     config = tmp_path / "kubeconfig"
 
     def kubectl(*words: str, given: str = "", code: int = 0) -> str:
@@ -43,8 +33,8 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(bed: DaemonBed, tmp_path: P
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
 
-    daemon = bed.serve()
-    eventually(lambda: bed.run("kubeconfig", "-o", str(config)).returncode == 0)
+    daemon = machine.serve()
+    eventually(lambda: machine.run("kubeconfig", "-o", str(config)).returncode == 0)
     assert config.stat().st_mode & 0o777 == 0o600
     eventually(lambda: kubectl("get", "--raw", "/livez") == "ok")
     hello = job("hello", command=["true"], gpu={"memory": "10%"})
@@ -59,8 +49,10 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(bed: DaemonBed, tmp_path: P
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(60) == 0
     assert "refused" in kubectl("get", "gpujobs", code=1)
-    bed.serve()
-    eventually(lambda: bed.run("kubeconfig").returncode == 0 and (tmp_path / "cumulus" / "api.sock").exists())
+    machine.serve()
+    eventually(
+        lambda: machine.run("kubeconfig").returncode == 0 and (machine.directory / "cumulus" / "api.sock").exists()
+    )
 
     def deleted() -> bool:
         try:
@@ -69,11 +61,9 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(bed: DaemonBed, tmp_path: P
             return False
 
     eventually(deleted)
-    (name,) = [each["name"] for each in json.loads(bed.ok("token", "list", "-o", "json"))][-1:]
-    assert name.startswith("kubeconfig-")
-    for each in json.loads(bed.ok("token", "list", "-o", "json")):
-        bed.ok("token", "revoke", each["name"])
+    for each in json.loads(machine.ok("token", "list", "-o", "json")):
+        machine.ok("token", "revoke", each["name"])
     assert "You must be logged in" in kubectl("get", "gpujobs", code=1)
-    text = "".join(log.read_text() for log in tmp_path.glob("serve-*.log"))
+    text = "".join(log.read_text() for log in machine.directory.glob("serve-*.log"))
     assert "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs" in text
     assert "cumulus_" not in text, "no token comes into the log"

@@ -42,7 +42,8 @@ def kubeconfig(
 ) -> None:
     """Print a kubeconfig with a fresh token of yours, for kubectl, k9s and client libraries.
 
-    Say it to kubectl by --kubeconfig FILE or in KUBECONFIG. The token lasts a day unless you say. `cumulus token list` shows it, `cumulus token revoke` ends it.
+    Say it to kubectl by --kubeconfig FILE or in KUBECONFIG. The token lasts a day unless you say. `cumulus token list`
+    shows it, `cumulus token revoke` ends it.
 
     \b
     Examples:

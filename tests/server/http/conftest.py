@@ -103,7 +103,7 @@ def serving(
 
     bridge = WatchBridge(store)
     metrics = DaemonMetrics(store, clock)
-    api = Api(Service(lambda: store, home, clock, infrastructure=outside), bridge, metrics=metrics)
+    api = Api(Service(lambda: store, home, clock, infrastructure=outside), bridge, metrics=metrics, limits=limits)
     listener = Listener(make_app(api, authenticate), [listening])
     listener.start()
     try:
