@@ -52,7 +52,8 @@ async def _round(kind: str) -> tuple[float, float]:
             [sys.executable, "-m", "benchmarks.http_watches", kind, str(path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
-        assert child.stdin and child.stdout
+        assert child.stdin
+        assert child.stdout
         try:
             await asyncio.to_thread(child.stdout.readline)
             delays: list[float] = []
