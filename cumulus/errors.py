@@ -5,6 +5,9 @@ Library errors are translated where the library is owned, so that callers need t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 
 class CumulusError(Exception):
     """Base of all. `str(error)` is one line fit for a person; `hint` says what would make it right."""
@@ -92,6 +95,43 @@ class AlreadyExists(StoreError):
 
 class Conflict(StoreError):
     """The object changed since it was read: read again, plan again, write again."""
+
+
+class FieldConflict(NamedTuple):
+    """A field that an apply would change and another manager owns. `field`: as Kubernetes writes it, .spec.priority;
+    `path`: as admission has it, up to the first item of a list."""
+
+    field: str
+    path: tuple[str, ...]
+    manager: str
+    operation: str
+    api_version: str
+    subresource: str
+    time: str
+
+    @property
+    def owner(self) -> str:
+        """As Kubernetes tells it: "kubectl-edit" using cumulus.dev/v1alpha1 at 2030-01-31T12:00:00Z."""
+        where = f' with subresource "{self.subresource}"' if self.subresource else ""
+        since = f" at {self.time}" if self.time else ""
+        how = f" using {self.api_version}{since}" if self.operation == "Update" else ""
+        return f'"{self.manager}"{where}{how}'
+
+
+class ApplyConflict(Conflict):
+    """An apply would change fields that other managers own, and was not told to take them over. Worded as in
+    Kubernetes, in several lines where there are several conflicts."""
+
+    def __init__(self, conflicts: Sequence[FieldConflict]) -> None:
+        self.conflicts = tuple(conflicts)
+        if len(self.conflicts) == 1:
+            super().__init__(f"Apply failed with 1 conflict: conflict with {conflicts[0].owner}: {conflicts[0].field}")
+            return
+        lines = []
+        for owner in sorted({conflict.owner for conflict in conflicts}):
+            lines.append(f"conflicts with {owner}:")
+            lines += [f"- {conflict.field}" for conflict in conflicts if conflict.owner == owner]
+        super().__init__(f"Apply failed with {len(conflicts)} conflicts: " + "\n".join(lines))
 
 
 class Expired(StoreError):

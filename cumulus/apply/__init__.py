@@ -1,10 +1,5 @@
-"""Manifests -> store, by a three-way merge and in one transaction.
+"""Manifests and configurations -> objects: what to store, and who owns which field of it.
 
-`apply` reads what is there, plans each object (`plan`, pure, over `merge`, pure) and writes all at once.
+`fieldset` and `ownership` are managedFields, `server_side` is what applying does to one object; all three are pure.
+`plan` places in a manifest what forbids it. `apply` reads what is there, plans each object and writes all at once.
 """
-
-from cumulus.apply.apply import Prune, PruneRefused, apply
-from cumulus.apply.merge import merge
-from cumulus.apply.plan import Result, last_applied
-
-__all__ = ["Prune", "PruneRefused", "Result", "apply", "last_applied", "merge"]

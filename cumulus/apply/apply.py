@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cumulus.apply.plan import Result, last_applied, plan
+from cumulus.apply import ownership
+from cumulus.apply.ownership import Owner
+from cumulus.apply.plan import Result, plan
+from cumulus.apply.server_side import Applier
+from cumulus.clock import Clock, SystemClock, timestamp, to_the_second
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
 from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem
 from cumulus.resources import registry
+from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.store.base import Fence, Query, Store, Write
 
@@ -27,7 +32,8 @@ class Prune:
     """Delete what was applied before and is in the manifests no more.
 
     Of every namespaced kind that people make, in the manifests' namespaces: objects that match `selector` (label
-    selector text), were made or changed by `apply`, belong to no other object, and are not among the manifests.
+    selector text), were made or changed by `apply` as the same field manager, belong to no other object, and are not
+    among the manifests.
     `limit`: how many at most; by default 10, or half of the matching ones if that is more.
     """
 
@@ -43,15 +49,21 @@ def apply(
     prune: Prune | None = None,
     fence: Fence | None = None,
     admit: Callable[[Sequence[Write]], Sequence[Write]] = lambda writes: writes,
+    field_manager: str = CUMULUS,
+    force_conflicts: bool = False,
+    clock: Clock | None = None,
 ) -> list[Result]:
     """Make it so, and tell what happened to each object, in the manifests' order, pruned ones last.
 
-    One transaction; with `dry_run` nothing is written. `admit` gives the writes as they are to be. Raises
-    InvalidManifest with everything that forbids it, PruneRefused, Conflict if the objects keep changing, and what
-    `admit` and the store raise.
+    One transaction; with `dry_run` nothing is written. `admit` gives the writes as they are to be. `field_manager`
+    owns what is applied; with `force_conflicts` also what other managers own and has another value. Raises
+    InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict if the objects keep
+    changing, and what `admit` and the store raise.
     """
+    now = to_the_second(timestamp((clock or SystemClock()).now()))
+    by = Applier(ownership.check_manager(field_manager), now, force_conflicts)
     for _ in range(ATTEMPTS):
-        results = _planned(store, manifests, prune)
+        results = _planned(store, manifests, prune, by)
         writes = admit([write for result in results if (write := result.write()) is not None])
         if dry_run or not writes:
             return results
@@ -70,11 +82,11 @@ def _written(result: Result, document: Document) -> Result:
     return result if result.action == "pruned" else replace(result, after=document)
 
 
-def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None) -> list[Result]:
+def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None, by: Applier) -> list[Result]:
     results: list[Result] = []
     problems: list[Problem] = []
     for manifest in manifests:
-        planned = plan(manifest, _read(store, manifest.key))
+        planned = plan(manifest, _read(store, manifest.key), by)
         if isinstance(planned, Result):
             results.append(planned)
         else:
@@ -82,15 +94,15 @@ def _planned(store: Store, manifests: Sequence[Manifest], prune: Prune | None) -
     if problems:
         raise InvalidManifest(problems)
     if prune is not None:
-        results += _pruned(store, {manifest.key for manifest in manifests}, prune)
+        results += _pruned(store, {manifest.key for manifest in manifests}, prune, by.manager)
     return results
 
 
-def _pruned(store: Store, kept: set[Key], prune: Prune) -> list[Result]:
+def _pruned(store: Store, kept: set[Key], prune: Prune, manager: str) -> list[Result]:
     if not prune.selector.strip():
         raise UsageError("pruning needs a label selector", hint="say which objects are yours: --prune -l app=NAME")
     namespaces = sorted({key.namespace for key in kept if key.namespace}) or [DEFAULT_NAMESPACE]
-    matching = list(_applied_before(store, prune.selector, namespaces))
+    matching = list(_applied_before(store, prune.selector, namespaces, manager))
     pruned = [result for result in matching if result.key not in kept]
     limit = max(FREE_PRUNES, len(matching) // 2) if prune.limit is None else prune.limit
     if len(pruned) > limit:
@@ -102,20 +114,20 @@ def _pruned(store: Store, kept: set[Key], prune: Prune) -> list[Result]:
     return pruned
 
 
-def _applied_before(store: Store, selector: str, namespaces: Sequence[str]) -> Iterator[Result]:
+def _applied_before(store: Store, selector: str, namespaces: Sequence[str], manager: str) -> Iterator[Result]:
     for kind in registry.KINDS:
         if not (kind.user_made and kind.namespaced):
             continue
         for namespace in namespaces:
             for document in store.list(Query(kind.name, namespace=namespace, labels=selector)).items:
-                if _is_ours(document):
+                if _is_ours(document, manager):
                     yield Result("pruned", kind, key_of(document), document, None)
 
 
-def _is_ours(document: Document) -> bool:
+def _is_ours(document: Document, manager: str) -> bool:
     metadata = document["metadata"]
     in_the_way = metadata.get("ownerReferences") or metadata.get("deletionTimestamp")
-    return last_applied(document) is not None and not in_the_way
+    return Owner(manager, "Apply") in ownership.of(document) and not in_the_way
 
 
 def _read(store: Store, key: Key) -> Document | None:

@@ -36,8 +36,8 @@ _MOST_BYTES = 8 * 2**20
 """Of a request. Linux allows 6 MiB to arguments and variables together."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
-    "cumulus.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.infrastructure", "cumulus.manifest",
-    "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions",
+    "cumulus.apply.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.infrastructure",
+    "cumulus.manifest", "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions",
     "cumulus.service.objects", "cumulus.service.server_state", "cumulus.service.waits", "cumulus.service.why",
     "cumulus.store.memory", "cumulus.store.sqlite", "cumulus.stores", "encodings.utf_8_sig", "pydantic.type_adapter",
 )  # fmt: skip

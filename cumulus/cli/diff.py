@@ -8,13 +8,13 @@ from typing import Any
 
 from cumulus.client.base import Applied
 from cumulus.manifest import dump
+from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import Document
-from cumulus.resources.meta import LAST_APPLIED
 
 
 def diff(results: Iterable[Applied]) -> str:
     """The differences of a dry run's results, "" where there is none. Status, the server's metadata and the note of
-    what was applied are left out."""
+    an earlier version's apply are left out."""
     return "".join(_differences(result) for result in results)
 
 

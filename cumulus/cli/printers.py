@@ -160,20 +160,33 @@ def split_columns(spec: str) -> list[str]:
     return [*parts, current]
 
 
+def without_managed_fields(document: Document) -> Document:
+    """As people read an object: who set which field is long, and for programs."""
+    metadata = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
+    return {**document, "metadata": metadata}
+
+
 class Documents:
     """json, yaml or jsonpath: one document for everything, so it is written at the end, by `finish`.
 
     A watch (`stream`) writes each object as it comes instead.
     """
 
-    def __init__(self, form: str, out: TextIO, *, template: Template | None = None, stream: bool = False) -> None:
+    def __init__(
+        self, form: str, out: TextIO, *,
+        template: Template | None = None, stream: bool = False, managed_fields: bool = False,
+    ) -> None:  # fmt: skip
         self._form = form
         self._out = out
         self._template = template
         self._stream = stream
+        # A template says itself what it wants to see.
+        self._whole = managed_fields or template is not None
         self._documents: list[Document] = []
 
     def batch(self, kind: Kind, documents: Sequence[Document]) -> None:
+        if not self._whole:
+            documents = [without_managed_fields(document) for document in documents]
         if not self._stream:
             self._documents.extend(documents)
             return
@@ -203,8 +216,9 @@ class Documents:
 
 
 def printer(
-    form: str, out: TextIO, tables: Tables, kinds: Sequence[Kind], *, heading: bool = True, stream: bool = False
-) -> Printer:
+    form: str, out: TextIO, tables: Tables, kinds: Sequence[Kind], *,
+    heading: bool = True, stream: bool = False, managed_fields: bool = False,
+) -> Printer:  # fmt: skip
     """The printer that `-o FORM` asks for; `tables` serves "" and wide. Raises UsageError, also for a column over a
     field that none of `kinds` has."""
     name, equals, rest = form.partition("=")
@@ -213,7 +227,7 @@ def printer(
     if form == "name":
         return Names(out)
     if form in ("json", "yaml"):
-        return Documents(form, out, stream=stream)
+        return Documents(form, out, stream=stream, managed_fields=managed_fields)
     if name == "custom-columns" and equals:
         return CustomColumns(rest, out, kinds, heading=heading)
     if name == "jsonpath" and equals:

@@ -23,6 +23,7 @@ from cumulus.answers.objects import (
     Why,
 )
 from cumulus.answers.server import ApiAddress, ServerState
+from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
 
@@ -94,13 +95,16 @@ class ObjectClient(Protocol):
         ...
 
     def apply(
-        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: str = "", prune_limit: int | None = None
-    ) -> Sequence[Applied]:
-        """Create or change objects as manifests say, all in one transaction or none: what became of each, in their
-        order, pruned ones last. With `dry_run` nothing is written.
+        self, manifests: Sequence[Manifest], *,
+        dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
+        force_conflicts: bool = False,
+    ) -> Sequence[Applied]:  # fmt: skip
+        """Server-side apply of manifests, all in one transaction or none: what became of each, in their order, pruned
+        ones last. With `dry_run` nothing is written.
 
-        `prune`: a label selector; what matches it, was applied before and is in no manifest any more is deleted, at
-        most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
+        `prune`: a label selector; what matches it, was applied before by the same field manager and is in no manifest
+        any more is deleted, at most `prune_limit` objects. `force_conflicts`: take over fields that other managers own.
+        Raises InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict.
         """
         ...
 

@@ -17,6 +17,7 @@ from cumulus import paths
 from cumulus.client.connect import has_store
 from cumulus.daemon_lock import check_private, refuse_unread
 from cumulus.errors import StoreUnavailable
+from cumulus.resources.field_managers import CUMULUS
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 
@@ -106,11 +107,14 @@ class EmbeddedClient:
         )
 
     def apply(
-        self, manifests: Sequence[Manifest], *, dry_run: bool = False, prune: str = "", prune_limit: int | None = None
-    ) -> Sequence[Applied]:
+        self, manifests: Sequence[Manifest], *,
+        dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
+        force_conflicts: bool = False,
+    ) -> Sequence[Applied]:  # fmt: skip
         return self._service.objects.apply(
-            self._identity, manifests, dry_run=dry_run, prune=prune, prune_limit=prune_limit
-        )
+            self._identity, manifests, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
+            field_manager=field_manager, force_conflicts=force_conflicts,
+        )  # fmt: skip
 
     def delete(
         self, key: Key, *, uid: str | None = None, resource_version: str | None = None,

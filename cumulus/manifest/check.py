@@ -12,9 +12,10 @@ from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import Position, Problem
 from cumulus.manifest.yaml_nodes import Node
 from cumulus.resources import registry, schema
+from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.kind import Kind
-from cumulus.resources.meta import LAST_APPLIED, SERVER_FIELDS, Resource
+from cumulus.resources.meta import SERVER_FIELDS, Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Manifest:
     prefix: Path = ()
     """Where in its document it was found: ("items", 3) within a List."""
     printed: bool = False
-    """It carries the note of an earlier apply, as what `get -o yaml` prints does."""
+    """It carries what only the server gives an object, as what `get -o yaml` prints does."""
 
     @property
     def key(self) -> Key:
@@ -152,17 +153,17 @@ def _kind_of(node: Node, file: str, prefix: Path, problems: list[Problem]) -> Ki
 
 def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
     """The document without what is not the writer's, as `get -o yaml` prints it (server's fields, status, the note of
-    the last apply), and without fields left empty; and whether the note was there."""
+    an earlier version's apply), and without fields left empty; and whether it was printed so."""
     document: Document = node.plain_value()
     printed = False
     document.pop("status", None)
     metadata = document.get("metadata")
     if isinstance(metadata, dict):
+        printed = bool(metadata.get("uid"))
         for name in SERVER_FIELDS & metadata.keys():
             del metadata[name]
         annotations = metadata.get("annotations")
         if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None:
-            printed = True
             metadata["annotations"] = annotations or None
     if _has_empty(document):
         # Only then: to make the schema takes longer than all else of a small manifest.

@@ -9,9 +9,6 @@ from pydantic import AfterValidator, Field
 from cumulus.resources.fields import Model, Name, Time, check_label_key, check_label_value
 from cumulus.resources.key import Key
 
-LAST_APPLIED = "cumulus.dev/last-applied-configuration"
-"""Annotation in which `apply` keeps what it applied, for the next three-way merge."""
-
 SERVER_FIELDS = frozenset(
     {
         "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",
@@ -44,6 +41,22 @@ class OwnerReference(Model):
     block_owner_deletion: bool | None = Field(None, description="For Kubernetes' clients; it has no effect here.")
 
 
+class ManagedFieldsEntry(Model):
+    """Which fields of the object one manager set."""
+
+    manager: str = Field("", description="Who set them: the name of a program, such as kubectl.")
+    operation: Literal["Apply", "Update"] = Field(
+        description="How: Apply for server-side apply, Update for every other change."
+    )
+    api_version: str = Field(description="The version of the schema that the fields are named by.")
+    time: Time | None = Field(None, description="When the manager changed something last.")
+    fields_type: Literal["FieldsV1"] = Field("FieldsV1", description="Always FieldsV1.")
+    fields_v1: dict[str, Any] = Field(
+        default_factory=dict, alias="fieldsV1", description="The fields, as a tree in Kubernetes' format."
+    )
+    subresource: str | None = Field(None, description="The part of the object that was changed, such as status.")
+
+
 class ObjectMeta(Model):
     """Name, namespace, labels and more. The store sets uid, generation, resourceVersion and the timestamps."""
 
@@ -72,6 +85,9 @@ class ObjectMeta(Model):
     )
     owner_references: tuple[OwnerReference, ...] = Field(
         (), description="The objects that own this one. It is deleted with the last of them. Set by controllers."
+    )
+    managed_fields: tuple[ManagedFieldsEntry, ...] = Field(
+        (), description="Who set which field. Kept by the server, for apply: it tells of conflicts by this."
     )
 
 

@@ -61,8 +61,8 @@ def _field(name: str, node: Mapping[str, Any], required: bool, defs: Mapping[str
     container, element = "", inner
     if inner.get("type") == "array":
         container, element = "list", _resolved(inner["items"], defs)
-    elif inner.get("type") == "object" and "properties" not in inner:
-        container, element = "map", _resolved(inner.get("additionalProperties") or {}, defs)
+    elif inner.get("type") == "object" and isinstance(inner.get("additionalProperties"), Mapping):
+        container, element = "map", _resolved(inner["additionalProperties"], defs)
     prefix = {"": "", "list": "[]", "map": "map[string]"}[container]
     default = node.get("default")
     choices = element.get("enum") or ([element["const"]] if "const" in element else [])

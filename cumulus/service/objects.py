@@ -7,9 +7,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cumulus.clock import Clock, timestamp
-from cumulus.errors import AlreadySet, Conflict, InvalidObject, NotFound, UsageError
+from cumulus.clock import Clock, timestamp, to_the_second
+from cumulus.errors import AlreadyExists, AlreadySet, Conflict, InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
+from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Page, Query, Watch
@@ -34,7 +35,7 @@ Change = Callable[[Document], Document]
 
 
 class Objects:
-    """The store as people and programs see it."""
+    """The store as people and programs see it. Each change makes its `field_manager` the owner of what changed."""
 
     def __init__(self, store: Store, clock: Clock, access: Access) -> None:
         self._store = store
@@ -74,24 +75,29 @@ class Objects:
         return self._store.revision()
 
     def create(
-        self, identity: Identity, document: Document, *, dry_run: bool = False, on_unknown: OnUnknown | None = None
-    ) -> Document:
+        self, identity: Identity, document: Document, *,
+        field_manager: str = CUMULUS, dry_run: bool = False, on_unknown: OnUnknown | None = None,
+    ) -> Document:  # fmt: skip
         """The object as stored; with `dry_run`, as it would be. Raises AlreadyExists, InvalidObject.
 
         `on_unknown` is told of fields that the kind does not have, and the object is made without them; if it is left
         out, they are what any other mistake is.
         """
         from cumulus.admission import admit
+        from cumulus.apply import ownership
 
         kind = kind_of(document)
         # Before what is wrong with the object: that is for those who may make one.
         self._ask(identity, "create", kind.name, _namespace(kind, document))
         document = _known(kind, document, on_unknown)
-        return self._write(identity, [Write("create", admit.admit_create(kind, document, user=True))], dry_run)
+        admitted = admit.admit_create(kind, _without_owners(document), user=True)
+        owned = ownership.created(admitted, document, field_manager, now=self._now())
+        return self._write(identity, [Write("create", owned)], dry_run)
 
     def update(
-        self, identity: Identity, document: Document, *, dry_run: bool = False, on_unknown: OnUnknown | None = None
-    ) -> Document:
+        self, identity: Identity, document: Document, *,
+        field_manager: str = CUMULUS, dry_run: bool = False, on_unknown: OnUnknown | None = None,
+    ) -> Document:  # fmt: skip
         """Replace all but status. Raises NotFound; Conflict where the object has moved on from the resourceVersion in
         `document`; InvalidObject. `on_unknown` as in `create`."""
         from cumulus.admission import admit
@@ -101,7 +107,7 @@ class Objects:
         document = admit.with_namespace(kind, document)
         found = self.get(identity, checked_key(document))
         document = _known(kind, document, on_unknown, stored=found)
-        return self._write(identity, [Write("update", admit.admit_update(kind, found, document))], dry_run)
+        return self._write(identity, [Write("update", self._admitted(kind, found, document, field_manager))], dry_run)
 
     def update_status(self, identity: Identity, document: Document, *, dry_run: bool = False) -> Document:
         """Replace status alone, as controllers do. Raises NotFound, Conflict, InvalidObject, Forbidden."""
@@ -126,17 +132,16 @@ class Objects:
                 return document
             return {**document, "status": after.get("status") or {}}
 
-        return self.edit(identity, key, change, dry_run=dry_run, verb="status")[0]
+        return self._edit(identity, key, change, dry_run=dry_run, verb="status")[0]
 
     def patch(
         self, identity: Identity, key: Key, patch: object, *,
-        type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
-        on_unknown: OnUnknown | None = None,
+        type: PatchType = "merge", resource_version: str | None = None, field_manager: str = CUMULUS,
+        dry_run: bool = False, on_unknown: OnUnknown | None = None,
     ) -> Document:  # fmt: skip
         """The object with `patch` applied. Unless it or `resource_version` says a version, again where another writer
         was faster. Raises NotFound, Conflict, InvalidObject, and UsageError for what is no patch. `on_unknown` as in
         `create`."""
-        from cumulus.admission import admit
         from cumulus.store.rules import checked_key
 
         check_patch(patch, type)
@@ -157,7 +162,7 @@ class Objects:
             if (after.get("kind"), after.get("apiVersion")) != (document["kind"], document["apiVersion"]):
                 raise InvalidObject(f"{key}: kind and apiVersion cannot change", field="kind")
             after = _known(kind, after, on_unknown, stored=document)
-            admitted = admit.admit_update(kind, document, after)
+            admitted = self._admitted(kind, document, after, field_manager)
             if checked_key(admitted) != key:
                 raise InvalidObject(
                     f"{key}: metadata.name and metadata.namespace cannot change", field="metadata",
@@ -166,25 +171,58 @@ class Objects:
             # Whoever else writes meanwhile is noticed, also where the patch takes the version out.
             return {**admitted, "metadata": {**admitted["metadata"], "resourceVersion": version}}
 
-        return self.edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
+        return self._edit(identity, key, change, attempts=1 if resource_version else ATTEMPTS, dry_run=dry_run)[0]
+
+    def apply_patch(
+        self, identity: Identity, key: Key, given: object, *,
+        field_manager: str, force: bool = False, dry_run: bool = False, on_unknown: OnUnknown | None = None,
+    ) -> tuple[Document, bool]:  # fmt: skip
+        """Server-side apply of one configuration: the object, and whether it was created.
+
+        `force`: take over fields that other managers own. Raises ApplyConflict without it, Conflict for another uid or
+        resourceVersion than the configuration names, InvalidObject. `on_unknown` as in `create`.
+        """
+        from cumulus.apply import server_side
+
+        self._ask(identity, "patch", key.kind, key.namespace, key.name)
+        by = server_side.Applier(field_manager, self._now(), force)
+        kind = BY_NAME[key.kind]
+        wanted = server_side.configuration(key, given)
+        for _ in range(ATTEMPTS):
+            found = self._stored(key)
+            config = _known(kind, wanted.document, on_unknown)
+            wanted.check_preconditions(found)
+            after = server_side.outcome(kind, config, found, by)
+            if after is found:
+                return found, False
+            try:
+                return self._write(identity, [Write("update" if found else "create", after)], dry_run), found is None
+            except (AlreadyExists, Conflict, NotFound):
+                continue
+        raise _keeps_changing(key)
 
     def apply(
         self, identity: Identity, manifests: Sequence[Manifest], *,
-        dry_run: bool = False, prune: str = "", prune_limit: int | None = None,
+        dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
+        force_conflicts: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
-        """Create or change objects as manifests say, all in one transaction or none: what became of each, in their
-        order, pruned ones last. With `dry_run` nothing is written.
+        """Server-side apply of manifests, all in one transaction or none: what became of each, in their order, pruned
+        ones last. With `dry_run` nothing is written.
 
-        `prune`: a label selector; what matches it, was applied before and is in no manifest any more is deleted, at
-        most `prune_limit` objects. Raises InvalidManifest with everything that forbids it, PruneRefused, Conflict.
+        `prune`: a label selector; what matches it, was applied before by the same field manager and is in no manifest
+        any more is deleted, at most `prune_limit` objects. `force_conflicts`: take over fields that other managers own.
+        Raises InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict.
         """
         from cumulus.answers.objects import Applied
-        from cumulus.apply import Prune, apply
+        from cumulus.apply.apply import Prune, apply
 
+        for manifest in manifests:
+            self._ask(identity, "patch", *manifest.key)
         pruning = Prune(prune, prune_limit) if prune else None
         results = apply(
-            self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity)
-        )
+            self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity),
+            field_manager=field_manager, force_conflicts=force_conflicts, clock=self._clock,
+        )  # fmt: skip
         self._access.bindings_changed()
         return [Applied(result.action, result.key, result.before, result.after) for result in results]
 
@@ -250,17 +288,25 @@ class Objects:
         return self._set_metadata(identity, key, "annotations", changes, overwrite)
 
     def edit(
-        self,
-        identity: Identity,
-        key: Key,
-        change: Change,
-        *,
-        attempts: int = ATTEMPTS,
-        dry_run: bool = False,
-        verb: Literal["update", "status"] = "update",
+        self, identity: Identity, key: Key, change: Change, *, field_manager: str = CUMULUS
     ) -> tuple[Document, bool]:
         """Read, change, write; again when another writer was faster. The object, and whether it changed. `change` gives
         an object that may be stored as it is. Raises NotFound, Conflict, and what `change` raises."""
+        from cumulus.apply import ownership
+
+        def owned(document: Document) -> Document:
+            after = change(document)
+            if after is document:
+                return document
+            return ownership.updated(document, after, field_manager, now=self._now())
+
+        return self._edit(identity, key, owned)
+
+    def _edit(
+        self, identity: Identity, key: Key, change: Change, *,
+        attempts: int = ATTEMPTS, dry_run: bool = False, verb: Literal["update", "status"] = "update",
+    ) -> tuple[Document, bool]:  # fmt: skip
+        """As `edit`, for changes that say the owners too, or need not."""
         for _ in range(attempts):
             found = self.get(identity, key)
             changed = change(found)
@@ -271,7 +317,19 @@ class Objects:
             except Conflict:
                 if attempts == 1:
                     raise
-        raise Conflict(f"{key.kind.lower()}/{key.name} keeps changing", hint="try again")
+        raise _keeps_changing(key)
+
+    def _admitted(self, kind: Kind, found: Document, given: Document, field_manager: str) -> Document:
+        """The stored object changed to what was given, with defaults and owners. Raises InvalidObject."""
+        from cumulus.admission import admit
+        from cumulus.apply import ownership
+
+        admitted = admit.admit_update(kind, found, _without_owners(given))
+        return ownership.updated(found, admitted, field_manager, now=self._now(), given=given)
+
+    def _now(self) -> str:
+        """For people who look at owners."""
+        return to_the_second(timestamp(self._clock.now()))
 
     def _set_metadata(
         self, identity: Identity, key: Key, field: str, changes: Mapping[str, str | None], overwrite: bool
@@ -347,6 +405,19 @@ def not_found(key: Key) -> NotFound:
     kind = BY_NAME.get(key.kind)
     where = f" in namespace {one_line(key.namespace)}" if key.namespace else ""
     return NotFound(f"{kind.qualified if kind else one_line(key.kind)} {key.name!r} not found{where}")
+
+
+def _keeps_changing(key: Key) -> Conflict:
+    return Conflict(f"{key.kind.lower()}/{key.name} keeps changing", hint="try again")
+
+
+def _without_owners(document: Document) -> Document:
+    """Who owns which field is no matter of admission: it is read, or kept, apart."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or "managedFields" not in metadata:
+        return document
+    kept = {name: value for name, value in metadata.items() if name != "managedFields"}
+    return {**document, "metadata": kept}
 
 
 def kind_of(document: Document) -> Kind:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cumulus.apply import Prune, PruneRefused, Result, apply
+from cumulus.apply.apply import Prune, PruneRefused, apply
+from cumulus.apply.plan import Result
 from cumulus.cli import diff as cli_diff
 from cumulus.client.base import Applied
 from cumulus.clock import FakeClock
 from cumulus.errors import Conflict, Fenced, InvalidObject, UsageError
 from cumulus.manifest import InvalidManifest, Manifest, dump, load_text
+from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import Document, Key
-from cumulus.resources.meta import LAST_APPLIED
 from cumulus.store.base import Fence, Query, Store, Write
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
@@ -146,7 +148,7 @@ def test_what_others_set_survives_and_what_was_removed_goes(store: Store) -> Non
     def others(document: Document) -> None:
         document["spec"]["suspend"] = True
         document["metadata"]["labels"]["seen"] = "yes"
-        document["metadata"]["annotations"]["note"] = "hello"
+        document["metadata"]["annotations"] = {"note": "hello"}
         document["metadata"]["finalizers"] = ["cumulus.dev/job"]
         document["metadata"]["ownerReferences"] = [
             {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "o", "uid": "1"}
@@ -178,8 +180,8 @@ def test_an_object_that_was_never_applied_loses_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("note", ["{", "[]", "null", '{"metadata": 3, "spec": []}', '{"spec": {"env": 1, "retry": 2}}'])
 def test_a_damaged_note_counts_as_none(store: Store, note: str) -> None:
-    applied(store, job("priority: 3"))
-    edit(store, lambda document: document["metadata"]["annotations"].update({LAST_APPLIED: note}))
+    document = load_text(job("priority: 3"))[0].resource.to_json()
+    store.create({**document, "metadata": {**document["metadata"], "annotations": {LAST_APPLIED: note}}})
     assert applied(store, job()) == ["gpujob.cumulus.dev/train configured"]
     assert store.get(KEY)["spec"]["priority"] == 3
     assert applied(store, job()) == ["gpujob.cumulus.dev/train unchanged"]
@@ -503,14 +505,13 @@ def test_writes_carry_what_they_read(store: Store) -> None:
 
 
 def test_a_manifest_that_leaves_its_status_no_room_is_refused(store: Store) -> None:
-    """The note of what was applied counts too: it is a copy."""
-    large = job().replace("labels: {app: x}", f"labels: {{app: x}}, annotations: {{note: {'x' * 785900}}}")
+    large = job().replace("labels: {app: x}", f"labels: {{app: x}}, annotations: {{note: {'x' * 1_048_000}}}")
     (said,) = refused(store, large)
     assert "bytes of JSON without its status, more than the 1048576 that may be given; keep large data" in said
     assert said.startswith("<stdin>:1:1: ") or ":1:" in said
-    fits = large.replace("x" * 785900, "x" * 500_000)
+    fits = large.replace("x" * 1_048_000, "x" * 1_000_000)
     assert applied(store, fits) == ["gpujob.cumulus.dev/train created"]
-    (said,) = refused(store, fits.replace("x" * 500_000, "y" * 600_000))
+    (said,) = refused(store, fits.replace("x" * 1_000_000, "y" * 1_048_000))
     assert "may be given" in said
 
 
@@ -531,3 +532,46 @@ def test_a_kind_without_a_spec_is_changed_by_its_own_fields(store: Store) -> Non
     assert store.get(key)["roleRef"]["name"] == "admin"
     assert [subject["name"] for subject in store.get(key)["subjects"]] == ["bob"]
     assert "spec" not in store.get(key)
+
+
+# Who owns what
+
+
+def test_conflicts_are_told_each_at_its_place(store: Store) -> None:
+    partition = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUPartition\nmetadata: {name: p, labels: {team: %s}}\n"
+    partition += "spec: {memory: 0.5, duration: 1h, priority: %s, renewal: {policy: WhileIdle, maximum: 8h}}\n"
+    applied(store, partition % ("a", 1), field_manager="ci")
+    [label, priority] = refused(store, partition % ("b", 2), field_manager="me")
+    assert label.startswith('manifest:3:36: metadata.labels[team]: has another value, which "ci" set at ')
+    assert priority.startswith('manifest:4:45: spec.priority: has another value, which "ci" set at ')
+    # The same value is shared, so each of both may leave it.
+    applied(store, partition % ("a", 1), field_manager="me")
+    applied(store, (partition % ("a", 1)).replace(", priority: 1", ""), field_manager="ci")
+    assert store.get(Key("GPUPartition", "default", "p"))["spec"]["priority"] == 1
+    applied(store, (partition % ("a", 1)).replace(", priority: 1", ""), field_manager="me")
+    assert store.get(Key("GPUPartition", "default", "p"))["spec"]["priority"] == 0
+
+
+def test_what_an_earlier_version_applied_is_taken_over_once(store: Store) -> None:
+    document = load_text(job("priority: 3\nretry: {limit: 2}"))[0]
+    stored = document.resource.to_json()
+    note = {LAST_APPLIED: json.dumps(document.document), "mine": "x"}
+    store.create({**stored, "metadata": {**stored["metadata"], "annotations": note}})
+    assert applied(store, job("priority: 3\nretry: {limit: 2}")) == ["gpujob.cumulus.dev/train unchanged"]
+    assert store.revision() == 1
+    assert applied(store, job("priority: 3")) == ["gpujob.cumulus.dev/train configured"]
+    after = store.get(KEY)
+    assert after["spec"]["retry"]["limit"] == 0
+    assert after["metadata"]["annotations"] == {"mine": "x"}
+    assert [entry["manager"] for entry in after["metadata"]["managedFields"]] == ["cumulus"]
+    assert applied(store, job("priority: 3")) == ["gpujob.cumulus.dev/train unchanged"]
+
+
+def test_what_an_earlier_version_applied_is_pruned_too(store: Store) -> None:
+    (manifest,) = load_text(job(name="old"))
+    stored = manifest.resource.to_json()
+    note = {LAST_APPLIED: json.dumps(manifest.document)}
+    store.create({**stored, "metadata": {**stored["metadata"], "annotations": note}})
+    applied(store, job(name="cis"), field_manager="ci")
+    assert applied(store, job(name="new"), prune=Prune("app=x"))[1:] == ["gpujob.cumulus.dev/old pruned"]
+    assert names(store) == ["cis", "new"], "what another manager applied is theirs to prune"

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cumulus.apply import Prune, apply
+from cumulus.apply.apply import Prune, apply
 from cumulus.clock import FakeClock
 from cumulus.manifest import load_text
 from cumulus.resources.key import Document, Key

@@ -1,4 +1,5 @@
-"""The three-way merge: a table of cases, and the invariants over many users and other writers."""
+"""What applying makes of a stored object, by the fields that were applied before: a table of cases, and the invariants
+over many users and other writers."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cumulus.apply.merge import merge
+from cumulus.apply import fieldset
+
+
+def merge(last: Any, new: Any, live: Any) -> dict[str, Any]:
+    """`live` once somebody applies `new` who applied `last` before, and nobody else is known to own anything."""
+    before, now = fieldset.fields(last), fieldset.fields(new)
+    return fieldset.prune(fieldset.merge(live, new), before, now)
 
 
 def env(**variables: str) -> dict[str, Any]:
@@ -55,7 +62,7 @@ CASES = {
         {"spec": {"mounts": [{"target": "/x", "source": "/9"}, {"target": "/a", "source": "/1"}]}},
         {"spec": {"mounts": [{"target": "/a", "source": "/2"}, {"target": "/x", "source": "/9"}]}},
     ),
-    "a damaged note": (
+    "a note of another shape": (
         {"spec": {"env": [3, {"nam": "A"}]}, "m": 7}, {"m": {"a": 1}}, env(A="1"), {"m": {"a": 1}} | env(A="1"),
     ),
 }  # fmt: skip

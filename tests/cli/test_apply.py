@@ -118,3 +118,52 @@ def test_diff(file: str, run: Run, store: SqliteStore) -> None:
     bad = run("diff", "-f", file)
     assert bad.code == 2
     assert bad.err.startswith(f"{file}:1:1: ")
+
+
+def test_a_conflict_has_its_line_and_can_be_forced(file: str, run: Run, store: SqliteStore) -> None:
+    Path(file).write_text(TRAIN + "  priority: 3\n")
+    run("apply", "-f", file, "--field-manager=ci")
+    Path(file).write_text(TRAIN + "  priority: 4\n")
+    refused = run("apply", "-f", file)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f'{file}:9:13: spec.priority: has another value, which "ci" set at 2')
+    assert "take it out of the manifest, or take it over with --force-conflicts" in refused.err
+    assert run("diff", "-f", file).code == 2
+    assert "-  priority: 3\n+  priority: 4\n" in run("diff", "-f", file, "--force-conflicts").out
+    assert store.get(Key("GPUJob", "default", "train"))["spec"]["priority"] == 3
+    assert run("apply", "-f", file, "--force-conflicts").out == "gpujob.cumulus.dev/train configured\n"
+    assert run("apply", "-f", file).out == "gpujob.cumulus.dev/train unchanged\n"
+
+
+def test_what_other_verbs_changed_gives_way(file: str, run: Run, store: SqliteStore) -> None:
+    run("apply", "-f", file)
+    run("label", "job", "train", "team=audio", "--overwrite")
+    run("suspend", "train")
+    assert run("apply", "-f", file).out == "gpujob.cumulus.dev/train configured\n"
+    document = store.get(Key("GPUJob", "default", "train"))
+    assert document["metadata"]["labels"] == {"team": "vision"}
+    assert document["spec"]["suspend"] is True, "the manifest does not say"
+
+
+def test_who_owns_what_is_shown_when_it_is_asked_for(file: str, run: Run) -> None:
+    for form in ("yaml", "json"):
+        assert "managedFields" not in run("apply", "-f", file, "-o", form).out
+        assert "managedFields" not in run("get", "jobs", "-o", form).out
+        assert "manager" in run("get", "jobs", "-o", form, "--show-managed-fields").out
+    managers = run("get", "job", "train", "-o", "jsonpath={.metadata.managedFields[*].manager}")
+    assert managers.out == "cumulus"
+
+
+def test_what_get_prints_is_applied_as_unchanged(file: str, run: Run, store: SqliteStore, tmp_path: Path) -> None:
+    run("apply", "-f", file)
+    revision = store.revision()
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(run("get", "job", "train", "-o", "yaml").out)
+    assert run("apply", "-f", str(printed)).out == "gpujob.cumulus.dev/train unchanged\n"
+    assert store.revision() == revision
+
+
+def test_a_field_manager_has_a_name(file: str, run: Run) -> None:
+    done = run("apply", "-f", file, "--field-manager=")
+    assert done.code != 0
+    assert "fieldManager must have 1 to 128 printable characters" in done.err

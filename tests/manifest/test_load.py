@@ -14,7 +14,7 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.manifest import InvalidManifest, dump, dump_all, load, load_text
 from cumulus.manifest.load import MAX_FILE_BYTES
-from cumulus.resources.meta import LAST_APPLIED
+from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.store.memory import MemoryStore
 
 

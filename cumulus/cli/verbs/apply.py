@@ -11,6 +11,7 @@ import typer
 from cumulus.cli import context, files, options, printers, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import safe_output
+from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.registry import BY_NAME
 
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ Namespace = Annotated[
     typer.Option(
         "--namespace", "-n", metavar="NAME", show_default=False, help="The namespace of objects that name none."
     ),
+]
+
+FieldManager = Annotated[
+    str,
+    typer.Option("--field-manager", metavar="NAME", help="Who owns what is applied; one name for each person or tool."),
+]
+ForceConflicts = Annotated[
+    bool, typer.Option("--force-conflicts", help="Change fields also where another manager owns them, and own them.")
 ]
 
 
@@ -47,14 +56,17 @@ def apply(
     ] = "",
     selector: options.Labels = "",
     namespace: Namespace = "",
+    field_manager: FieldManager = CUMULUS,
+    force_conflicts: ForceConflicts = False,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FORM", show_default=False, help="name, json or yaml.")
     ] = "",
 ) -> None:
     """Create or change objects from manifests.
 
-    All objects are written in one transaction, or none is. Fields that somebody else set on an object stay. Fields that
-    were applied before and are gone from the file are removed.
+    All objects are written in one transaction, or none is. You own the fields that you apply. Fields that you applied
+    before and that are gone from the file are removed; every other field stays. If another manager owns a field and
+    gave it another value, that is a conflict: take the field out of the file, or take it over with --force-conflicts.
 
     \b
     Examples:
@@ -63,6 +75,8 @@ def apply(
       cumulus apply -f - < job.yaml
       cumulus apply -f job.yaml --dry-run=server
       cumulus apply -f manifests/ --prune -l team=vision
+      cumulus apply -f job.yaml --force-conflicts
+      cumulus apply -f manifests/ --field-manager=ci
     """
     if dry_run not in ("server", "none"):
         raise UsageError(f"there is no dry run {dry_run!r}", hint="write --dry-run=server")
@@ -72,7 +86,10 @@ def apply(
     manifests = load(filename, recursive, namespace)
     dry = dry_run == "server"
     with context.client(create=not dry) as client:
-        results = client.apply(manifests, dry_run=dry, prune=selector, prune_limit=limit)
+        results = client.apply(
+            manifests, dry_run=dry, prune=selector, prune_limit=limit, field_manager=field_manager,
+            force_conflicts=force_conflicts,
+        )  # fmt: skip
         _show(results, output, " (server dry run)" if dry else "")
         if dry:
             return
@@ -86,6 +103,8 @@ def diff(
     filename: options.Files = None,
     recursive: options.Recursive = False,
     namespace: Namespace = "",
+    field_manager: FieldManager = CUMULUS,
+    force_conflicts: ForceConflicts = False,
 ) -> int:
     """Show what apply would change. The exit code is 0 for no change, 1 for changes, and above 1 for an error.
 
@@ -97,7 +116,9 @@ def diff(
     try:
         manifests = load(filename, recursive, namespace)
         with context.client() as client:
-            results = client.apply(manifests, dry_run=True)
+            results = client.apply(
+                manifests, dry_run=True, field_manager=field_manager, force_conflicts=force_conflicts
+            )
         from cumulus.cli.diff import diff as differences
 
         text = differences(results)
@@ -135,7 +156,8 @@ def _prune_limit(prune: bool, limit: str, selector: str) -> int | None:
 
 def _show(results: Sequence[Applied], output: str, suffix: str) -> None:
     if output in ("json", "yaml"):
-        documents = [result.after or result.before or {} for result in results]
+        shown = [result.after or result.before for result in results]
+        documents = [printers.without_managed_fields(document) for document in shown if document is not None]
         value = documents[0] if len(documents) == 1 else printers.as_list(documents)
         text = printers.to_json(value) if output == "json" else printers.to_yaml(value)
         safe_output.block(sys.stdout, f"{text}\n")

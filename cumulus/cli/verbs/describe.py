@@ -15,6 +15,7 @@ from cumulus.clock import SystemClock
 from cumulus.errors import InvalidObject, NotFound
 from cumulus.lib import printable, safe_output
 from cumulus.lib.table import Heading, Table
+from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.columns import NOTHING, Cells, age, text
 from cumulus.resources.documents import MALFORMED, lookup, owners
 from cumulus.resources.key import Document, key_of
@@ -25,7 +26,6 @@ from cumulus.resources.sections import Fields, Rows, Value, moment, sections_of
 if TYPE_CHECKING:
     from cumulus.client.base import Description, JobFiles
 
-LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 _WHOLE = frozenset({"NAME", "REASON", "LEASE"})
 """Columns whose words are never broken."""
 _MOST, _MOST_LINES = 4000, 200

@@ -42,6 +42,9 @@ def get(
     ] = "",
     show_labels: Annotated[bool, typer.Option("--show-labels", help="Add a column with the labels.")] = False,
     no_headers: options.NoHeaders = False,
+    show_managed_fields: Annotated[
+        bool, typer.Option("--show-managed-fields", help="With -o json and -o yaml: show who set which field.")
+    ] = False,
 ) -> int:
     """Show objects as a table, JSON, YAML or columns.
 
@@ -76,7 +79,9 @@ def get(
             heading=not no_headers,
             several=len(kinds) > 1,
         )
-        view = printer(output, sys.stdout, tables, kinds, heading=not no_headers, stream=watch)
+        view = printer(
+            output, sys.stdout, tables, kinds, heading=not no_headers, stream=watch, managed_fields=show_managed_fields
+        )
         if watch:
             follow(client, found, selection, view)
         return show(client, found, selection, view, order)

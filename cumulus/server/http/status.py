@@ -75,6 +75,10 @@ def error_response(error: CumulusError, *, details: Mapping[str, str] = {}) -> R
 
 
 def _causes(error: CumulusError) -> Iterator[dict[str, str]]:
+    if isinstance(error, errors.ApplyConflict):
+        for conflict in error.conflicts:
+            message = f"conflict with {conflict.owner}"
+            yield {"reason": "FieldManagerConflict", "message": message, "field": conflict.field}
     if isinstance(error, Rejected | StrictDecodingError):
         for problem in error.problems:
             yield {"reason": "FieldValueInvalid", "message": problem.message, "field": path_text(problem.path)}

@@ -27,6 +27,7 @@ from cumulus.server.http.kubernetes.reading import Stored, answer, query_of
 from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
     dry_run,
+    field_manager,
     key_of,
     kind_of,
     namespace_of,
@@ -112,8 +113,9 @@ async def _create(request: Request) -> Response:
         document["metadata"]["name"] = f"{prefix[:248]}{ending}"
     document["metadata"].pop("generateName", None)
     made = await api.call(
-        api.service.objects.create, identity_of(request), document, dry_run=dry_run(request), on_unknown=validation.take
-    )
+        api.service.objects.create, identity_of(request), document, field_manager=field_manager(request),
+        dry_run=dry_run(request), on_unknown=validation.take,
+    )  # fmt: skip
     return await _one(api, shown, made, 201, validation.found)
 
 
@@ -122,15 +124,19 @@ async def _update(request: Request) -> Response:
     document = await object_of(request, kind_of(request), validation)
     _check_name(document, key_of(request))
     changed = await api.call(
-        api.service.objects.update, identity_of(request), document, dry_run=dry_run(request), on_unknown=validation.take
-    )
+        api.service.objects.update, identity_of(request), document, field_manager=field_manager(request),
+        dry_run=dry_run(request), on_unknown=validation.take,
+    )  # fmt: skip
     return await _one(api, shown, changed, 200, validation.found)
 
 
 async def _patch(request: Request, *, status: bool = False) -> Response:
     api, key, shown, validation = api_of(request), key_of(request), _shown(request), FieldValidation(request)
     body = await patch_body_of(request, PATCHES)
-    asked = PatchRequest(identity_of(request), key, body, dry_run(request), status, validation, request.query_params)
+    asked = PatchRequest(
+        identity_of(request), key, body, dry_run(request), status, validation, field_manager(request),
+        request.query_params,
+    )  # fmt: skip
     patched = await api.call(PATCHES[media_type(request)], api.service, asked)
     return await _one(api, shown, patched.document, 201 if patched.created else 200, validation.found)
 

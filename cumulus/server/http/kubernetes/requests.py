@@ -17,6 +17,8 @@ from cumulus.server.http.kubernetes.protobuf import PROTOBUF, Body, read_object
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+MAX_NAME = 128
+"""Characters of a program's name that count, as in Kubernetes."""
 _BY_PLURAL = {kind.plural: kind for kind in KINDS}
 
 
@@ -121,6 +123,13 @@ def number(request: Request, name: str, default: int | None = None) -> int | Non
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UsageError(f"{name} must be a whole number, not {one_line(text)}")
     return int(text)
+
+
+def field_manager(request: Request) -> str:
+    """Who owns what the request changes: as it says, or the program that sent it."""
+    agent = request.headers.get("user-agent", "").partition("/")[0]
+    program = "".join(character for character in agent if character.isprintable())[:MAX_NAME]
+    return request.query_params.get("fieldManager") or program or "unknown"
 
 
 def dry_run(request: Request, given: Any = None) -> bool:

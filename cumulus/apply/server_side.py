@@ -1,0 +1,163 @@
+"""Server-side apply to one object: the stored object and a configuration -> what to store. Pure.
+
+The semantics of Kubernetes. Who applies a configuration owns its fields. A field that a manager applied before and
+applies no more goes, unless another manager owns it too. A field with another value that another manager owns is a
+conflict, unless it is forced. Every other field stays as it is. Maps are merged by key at any depth, lists in
+`values.KEYED_LISTS` by item, and every other list is one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cumulus.admission import immutability
+from cumulus.admission.admit import admit_create
+from cumulus.admission.problems import FieldProblem, Rejected
+from cumulus.admission.validation import validated
+from cumulus.apply import fieldset, ownership
+from cumulus.apply.ownership import Owner
+from cumulus.errors import Conflict, InvalidObject, UsageError
+from cumulus.lib.printable import one_line
+from cumulus.resources.field_managers import CUMULUS
+from cumulus.resources.key import API_VERSION, Document, Key, key_of
+from cumulus.resources.kind import Kind
+from cumulus.resources.meta import SERVER_FIELDS, Resource
+from cumulus.store.client import decode
+
+
+class Applier(NamedTuple):
+    """Who applies, when (RFC 3339) and how. `force`: take over what others own."""
+
+    manager: str
+    now: str
+    force: bool = False
+
+
+YIELDING = frozenset({CUMULUS})
+"""What `cumulus label` and the like changed, `cumulus apply` takes back without force: it is one person's tool."""
+
+
+_SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
+
+
+class Change(NamedTuple):
+    """What applying does to an object: before and after, both with every default, without a change of owners."""
+
+    live: Document
+    """As stored."""
+    before: Document
+    after: Document
+
+    @property
+    def differs(self) -> bool:
+        return bool(fieldset.difference(fieldset.nodes(self.before), fieldset.nodes(self.after)))
+
+    def immutable(self, kind: Kind) -> list[FieldProblem]:
+        """Each immutable field that would change."""
+        if "spec" not in self.after:
+            return []
+        found = immutability.changed(kind, key_of(self.live), self.before.get("spec") or {}, self.after["spec"])
+        return sorted(found)
+
+
+class Configuration(NamedTuple):
+    """What somebody applies to one object. `uid`, `resource_version`: of that very object, where they are given."""
+
+    document: Document
+    uid: str = ""
+    resource_version: str = ""
+
+    def check_preconditions(self, live: Document | None) -> None:
+        """Raises Conflict."""
+        stored = live["metadata"] if live is not None else {}
+        for field, wanted in (("uid", self.uid), ("resourceVersion", self.resource_version)):
+            if wanted and wanted != stored.get(field):
+                found = f"is {stored[field]}" if stored else "has none: it is not there"
+                raise Conflict(f"the {field} in the configuration is {one_line(wanted)}, but the object {found}")
+
+
+def configuration(key: Key, given: Any) -> Configuration:
+    """What is applied of a document that somebody gave for that object: without status, and of metadata without what
+    only the server sets. Raises UsageError for what is no configuration of the object."""
+    metadata = given.get("metadata") if isinstance(given, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        raise UsageError("a configuration is an object with apiVersion, kind and metadata")
+    for field, value in (("apiVersion", API_VERSION), ("kind", key.kind)):
+        if given.get(field) != value:
+            raise UsageError(f"the {field} of the configuration must be {value}")
+    if metadata.get("managedFields"):
+        raise UsageError("metadata.managedFields must be nil")
+    for field, value in (("name", key.name), ("namespace", key.namespace)):
+        if (metadata.get(field) or value) != value:
+            raise UsageError(f"the {field} of the object does not match the {field} on the URL")
+    names = {"name": key.name} | ({"namespace": key.namespace} if key.namespace else {})
+    mine = {name: value for name, value in metadata.items() if name not in _SERVERS and value is not None}
+    rest = {name: value for name, value in given.items() if name != "status"}
+    uid, version = metadata.get("uid") or "", metadata.get("resourceVersion") or ""
+    return Configuration({**rest, "metadata": mine | names}, str(uid), str(version))
+
+
+def outcome(kind: Kind, config: Document, live: Document | None, by: Applier) -> Document:
+    """What to store; `live` itself where nothing changes. Raises Rejected, ApplyConflict, InvalidObject."""
+    try:
+        if live is None:
+            return created(admit_create(kind, config, user=True), config, by)
+        change = combined(kind, config, live, by.manager)
+        if immutable := change.immutable(kind):
+            raise Rejected(key_of(live), immutable)
+        return owned(change, config, by)
+    except RecursionError:
+        raise InvalidObject(f"{key_of(config)}: the configuration is nested too deeply") from None
+
+
+def created(document: Document, config: Mapping[str, Any], by: Applier) -> Document:
+    """The new object, which `config` makes, with its owner."""
+    return ownership.written(document, ownership.applied({}, by.manager, config, {}, document, now=by.now))
+
+
+def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str) -> Change:
+    """The stored object with the manager's configuration. Raises Rejected where both do not go together, InvalidObject
+    where what is stored is damaged."""
+    stored = decode(kind.model(), live)
+    # Without defaults: a block that is gone from the configuration goes with the defaults in it.
+    sparse = stored.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    owners = ownership.of(live)
+    me = Owner(ownership.check_manager(manager), "Apply")
+    mine = fieldset.fields(config)
+    gone = owners[me].fields if me in owners else frozenset()
+    held = mine.union(*(owned.fields for owner, owned in owners.items() if owner != me))
+    merged = fieldset.merge(fieldset.users_part(sparse), fieldset.users_part(config))
+    wanted = fieldset.prune(merged, gone, held)
+    names = {"name": live["metadata"]["name"], "namespace": live["metadata"].get("namespace")}
+    metadata = {name: value for name, value in names.items() if value} | wanted.get("metadata", {})
+    identified = {**wanted, "apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata}
+    resource = validated(kind, identified)
+    old, new = _body(stored), _body(resource)
+    if "spec" in new:
+        # The configuration's word for the same value (60m for 1h) is no change.
+        new["spec"] = immutability.spec_in_old_words(kind, old["spec"], new["spec"])
+    return Change(live, _with(live, old, stored), _with(live, new, resource))
+
+
+def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:
+    """What to store: the stored object itself where nothing changes, owners included. Raises ApplyConflict."""
+    owners = ownership.of(change.live)
+    after = ownership.applied(
+        owners, by.manager, config, change.before, change.after, now=by.now, force=by.force, yielding=YIELDING
+    )
+    if change.differs:
+        return ownership.written(change.after, after)
+    return change.live if after == owners else ownership.written(change.live, after)
+
+
+def _body(resource: Resource) -> Document:
+    """What a user says of the object besides its metadata: its spec, or a binding's role and subjects."""
+    found = fieldset.users_part(resource.to_json())
+    return {name: value for name, value in found.items() if name != "metadata"}
+
+
+def _with(live: Document, body: Document, resource: Resource) -> Document:
+    """`live` with that body, and the labels, annotations, finalizers and owners of `resource`."""
+    kept = {name: value for name, value in live["metadata"].items() if name not in fieldset.USERS_METADATA}
+    return {**live, **body, "metadata": kept | fieldset.users_part(resource.to_json())["metadata"]}
