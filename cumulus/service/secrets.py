@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.answers.secrets import SecretKey
-from cumulus.errors import AlreadyExists, NotFound
+from cumulus.errors import AlreadyExists, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.secrets import JobSecrets, SecretStore
 from cumulus.service.access.access import Access
@@ -48,6 +48,33 @@ class Secrets:
         self._check(identity, "list", namespace)
         return self._keys(namespace)
 
+    def keys(self, identity: Identity, namespace: str, name: str) -> Sequence[str]:
+        """Those of one secret. Raises NotFound."""
+        self._check(identity, "get" if namespace else "list", namespace, name)
+        return self._there(namespace, name)
+
+    def update(
+        self, identity: Identity, namespace: str, name: str, values: Mapping[str, str | None], *,
+        replace: bool = False, dry_run: bool = False,
+    ) -> Sequence[str]:  # fmt: skip
+        """Write keys of a secret that is there, and remove those whose value is None; with `replace` all others too,
+        and at least one must stay. The keys that it has then. Raises NotFound, UsageError."""
+        self._check(identity, "update", namespace, name)
+        secrets, before = self._of(namespace), self._there(namespace, name)
+        kept = {key: value for key, value in values.items() if value is not None}
+        for key, value in kept.items():
+            secrets.check(name, key, value)
+        gone = [key for key in before if key not in kept and (replace or key in values)]
+        after = sorted({*before, *kept} - set(gone))
+        if not after:
+            raise UsageError(f"the secret {_said(name, namespace)} would have no key left", hint="delete it")
+        # First what is new: who reads meanwhile finds every key that stays.
+        for key, value in () if dry_run else kept.items():
+            secrets.set(name, key, value)
+        for key in () if dry_run else gone:
+            secrets.delete(name, key)
+        return after
+
     def delete(self, identity: Identity, namespace: str, name: str, key: str = "", *, dry_run: bool = False) -> None:
         """Delete one key, or all of the secret. Raises NotFound."""
         self._check(identity, "delete", namespace, name)
@@ -61,6 +88,12 @@ class Secrets:
     def _check(self, identity: Identity, verb: str, namespace: str, name: str = "") -> None:
         resource, group = ("secrets", "") if namespace else ("systemsecrets", None)
         self._access.check(identity, verb, resource, namespace, name, group=group)
+
+    def _there(self, namespace: str, name: str) -> Sequence[str]:
+        found = [key for known, key in self._of(namespace).list() if known == name]
+        if not found:
+            raise NotFound(f"there is no secret {_said(name, namespace)}")
+        return found
 
     def _of(self, namespace: str) -> SecretStore:
         return self._jobs.of(namespace) if namespace else self._system

@@ -30,6 +30,10 @@ class Kubectl:
         assert finished.returncode != 0, finished.stdout
         return finished.stderr
 
+    def says(self, *words: str) -> str:
+        """What it prints, however it ends: `auth can-i` ends with 1 where it says no."""
+        return self._run(words, "", {}).stdout
+
     def _run(self, words: tuple[str, ...], given: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self._command, *words], input=given, capture_output=True, text=True, timeout=60,

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from cumulus import paths
 from cumulus.errors import BackendError
 from cumulus.resources.key import Document, Key
+from cumulus.secrets import JobSecrets
 from cumulus.server.http.kubernetes.core.pods import pods_of, restarts_cell, status_cell
 from cumulus.service.identity import Identity
 from tests.documents import NOW, ago, condition, event, failed, job, node, running
@@ -269,3 +271,91 @@ class TestLogs:
         assert served.ask("GET", f"{PODS}/train-0/log").body.endswith(
             b"two\n\n[cumulus: the log could not be read any further: the engine went away]\n"
         )
+
+
+SECRETS = "/api/v1/namespaces/default/secrets"
+STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class TestSecrets:
+    def value(self, served: Served, key: str, namespace: str = "default") -> str:
+        return JobSecrets(paths.job_secrets_dir(served.path.parent / "home")).of(namespace).get("wandb", key)
+
+    def make(self, served: Served, namespace: str = "default", **data: str) -> Document:
+        body = {"metadata": {"name": "wandb"}, "stringData": data or {"token": "hidden"}}
+        made = served.ask("POST", f"/api/v1/namespaces/{namespace}/secrets", body)
+        assert made.code == 201, made.body
+        return made.json
+
+    def test_they_are_made_and_named_and_no_value_is_returned(self, served: Served) -> None:
+        made = self.make(served, token="hidden", user="hidden too")
+        assert made["metadata"]["annotations"] == {"cumulus.dev/secret-keys": "token,user"}
+        assert served.ask("POST", SECRETS, {"metadata": {"name": "wandb"}, "data": {"a": "Yg=="}}).code == 409
+        self.make(served, "team")
+        assert [item["metadata"]["namespace"] for item in served.get("/api/v1/secrets")["items"]] == ["default", "team"]
+        for path in (SECRETS, f"{SECRETS}/wandb", "/api/v1/secrets"):
+            for accept in ("application/json", TABLE + ";includeObject=Object", "application/yaml"):
+                answer = served.ask("GET", f"{path}?includeObject=Object", accept=accept)
+                assert answer.code == 200
+                assert b"hidden" not in answer.body
+                assert b"aGlkZGVu" not in answer.body
+        assert rows(served.get(SECRETS, accept=TABLE)) == [["wandb", "Opaque", "2", "token,user"]]
+        assert self.value(served, "token") == "hidden"
+
+    def test_what_was_read_can_be_written_back(self, served: Served) -> None:
+        self.make(served)
+        read = served.get(f"{SECRETS}/wandb")
+        assert served.ask("PUT", f"{SECRETS}/wandb", read).code == 200
+        assert self.value(served, "token") == "hidden"
+
+    def test_changes(self, served: Served) -> None:
+        self.make(served, token="a", user="b")
+        patch = {"data": {"token": "Yw==", "user": None}, "metadata": {"labels": {"a": "b"}}}
+        changed = served.ask("PATCH", f"{SECRETS}/wandb", patch, content_type=STRATEGIC)
+        assert (changed.code, _keys(changed.json)) == (200, "token")
+        assert "not kept" in changed.headers["warning"]
+        assert self.value(served, "token") == "c"
+        replaced = served.ask("PUT", f"{SECRETS}/wandb", {"metadata": {"name": "wandb"}, "stringData": {"key": "d"}})
+        assert _keys(replaced.json) == "key"
+        applied = served.ask(
+            "PATCH", "/api/v1/namespaces/team/secrets/wandb?fieldManager=me",
+            b"apiVersion: v1\nkind: Secret\nmetadata: {name: wandb}\nstringData: {token: e}\n",
+            content_type="application/apply-patch+yaml",
+        )  # fmt: skip
+        assert applied.code == 201
+        assert self.value(served, "token", "team") == "e"
+        dry = served.ask("DELETE", f"{SECRETS}/wandb?dryRun=All")
+        assert (dry.code, served.ask("GET", f"{SECRETS}/wandb").code) == (200, 200)
+        assert served.ask("DELETE", f"{SECRETS}/wandb").json["status"] == "Success"
+        assert served.ask("GET", f"{SECRETS}/wandb").code == 404
+
+    @pytest.mark.parametrize(
+        ("body", "code", "words"),
+        [
+            ({"metadata": {"name": "x"}}, 422, "at least one key"),
+            ({"data": {"a": "Yg=="}}, 422, "metadata.name: is required"),
+            ({"metadata": {"name": "x"}, "data": {"a": "not base64 hidden"}}, 422, "data.a: must be the base64"),
+            ({"metadata": {"name": "x"}, "data": {"a": "/w=="}}, 422, "data.a: must be the base64"),
+            ({"metadata": {"name": "x"}, "data": {"a": {"hidden": 1}}}, 422, "data.a: must be text"),
+            ({"metadata": {"name": "x"}, "data": ["hidden"]}, 422, "data: must be an object"),
+            ({"metadata": {"name": "x"}, "stringdata": {"a": "hidden"}}, 422, "stringdata: a secret has no such"),
+            ({"metadata": {"name": "../x"}, "stringData": {"a": "hidden"}}, 400, "cannot be the name"),
+            ({"metadata": {"name": "x", "namespace": "other"}, "stringData": {"a": "hidden"}}, 400, "namespace"),
+            ({"kind": "Pod"}, 400, "is not Secret"),
+        ],
+    )
+    def test_what_is_none_is_refused_without_its_values(
+        self, served: Served, body: Document, code: int, words: str
+    ) -> None:
+        answer = served.ask("POST", SECRETS, body)
+        assert answer.code == code, answer.body
+        assert words in answer.json["message"]
+        assert b"hidden" not in answer.body
+        assert served.get(SECRETS)["items"] == []
+
+    def test_there_is_no_watch(self, served: Served) -> None:
+        assert served.ask("GET", f"{SECRETS}?watch=1").code == 405
+
+
+def _keys(secret: Document) -> str:
+    return str(secret["metadata"]["annotations"]["cumulus.dev/secret-keys"])

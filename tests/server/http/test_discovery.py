@@ -47,7 +47,7 @@ def test_one_document_holds_all_for_who_can_read_it(served: Served) -> None:
     assert [sub["subresource"] for sub in found["gpujobs.cumulus.dev"]["subresources"]] == ["status"]
     assert found["gpujobs.cumulus.dev"]["scope"] == "Namespaced"
     core = resources(served.ask("GET", "/api", accept=AGGREGATED).json)
-    assert set(core) == {"events", "namespaces", "nodes", "pods"}
+    assert set(core) == {"events", "namespaces", "nodes", "pods", "secrets"}
     assert core["nodes"]["scope"] == "Cluster"
     assert [sub["subresource"] for sub in core["pods"]["subresources"]] == ["log"]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from cumulus import paths
 from cumulus.resources.roles import Role
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
+from cumulus.secrets import JobSecrets
 from cumulus.server.http.kubernetes.groups import api_groups
 from cumulus.service.access.access import ADMIN_GROUP
 from cumulus.service.access.matrix import RESOURCES, Resource
@@ -40,7 +42,7 @@ def documents() -> dict[str, dict[str, Any]]:
     return made
 
 
-def paths() -> dict[tuple[str, str], Resource]:
+def with_paths() -> dict[tuple[str, str], Resource]:
     """Those cells that have a path, by group and name."""
     there = {
         (group, f"{resource.plural}{below}")
@@ -64,6 +66,8 @@ def requests(resource: Resource, verb: str, document: dict[str, Any] | None) -> 
         body = {"spec": {"nonResourceAttributes": {"path": "/x", "verb": "get"}}}
     elif resource.name == "selfsubjectrulesreviews":
         body = {"spec": {"namespace": "team"}}
+    elif resource.name == "secrets":
+        body = {"metadata": {"name": "x"}, "stringData": {"key": "value"}}
     elif resource.name == "selfsubjectreviews":
         body = {}
     json = "application/json"
@@ -81,7 +85,7 @@ ORDER = ("get", "list", "watch", "update", "patch", "delete", "create", "deletec
 
 
 def cells() -> Iterator[tuple[Resource, str]]:
-    for resource in paths().values():
+    for resource in with_paths().values():
         for verb in sorted(resource.verbs, key=ORDER.index):
             yield resource, verb
 
@@ -91,6 +95,7 @@ def test_each_cell(served: Served, role: Role | None) -> None:
     made = documents()
     for document in made.values():
         served.store.create(document)
+    JobSecrets(paths.job_secrets_dir(served.path.parent / "home")).of("team").set("x", "key", "value")
     # An admin by their group keeps the role when they delete every binding.
     served.asks = ANN._replace(groups=(ADMIN_GROUP,)) if role is Role.ADMIN else ANN
     if role is not None:

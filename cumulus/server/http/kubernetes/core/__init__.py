@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from cumulus.server.http.kubernetes.core import events, logs, namespaces, nodes, pods
+from cumulus.server.http.kubernetes.core import events, logs, namespaces, nodes, pods, secrets
 
-ROUTES = (*events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *logs.ROUTES)
+ROUTES = (*events.ROUTES, *namespaces.ROUTES, *nodes.ROUTES, *pods.ROUTES, *logs.ROUTES, *secrets.ROUTES)
