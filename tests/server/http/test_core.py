@@ -45,11 +45,17 @@ class TestEvents:
         train, other, gpu = (served.store.create(each) for each in (job("train"), job("other"), node("gpu-1")))
         for name, about in (("a", train), ("b", other), ("c", gpu)):
             served.store.create(event(name, about, "Happened", "so"))
-        asked = "involvedObject.kind=Pod,involvedObject.name=train-0,involvedObject.uid=x"
-        (found,) = served.get(f"/api/v1/namespaces/default/events?fieldSelector={asked}")["items"]
-        assert found["metadata"]["name"] == "a"
-        assert found["involvedObject"]["name"] == "train-0"
-        assert found["involvedObject"]["uid"] == "x"
+        mine = served.get(f"{PODS}/train-0")["metadata"]["uid"]
+        # kubectl describe names no kind, kubectl events no uid.
+        for more in (f"involvedObject.uid={mine}", "involvedObject.kind=Pod"):
+            asked = f"involvedObject.name=train-0,{more}"
+            (found,) = served.get(f"/api/v1/namespaces/default/events?fieldSelector={asked}")["items"]
+            assert found["metadata"]["name"] == "a"
+            assert found["involvedObject"] == {
+                "apiVersion": "v1", "kind": "Pod", "name": "train-0", "namespace": "default", "uid": mine,
+            }  # fmt: skip
+        asked = "involvedObject.name=train-0,involvedObject.uid=another"
+        assert not served.get(f"/api/v1/events?fieldSelector={asked}")["items"]
         uid = gpu["metadata"]["uid"]
         for kind in ("Node", "GPUNode"):
             asked = f"involvedObject.kind={kind},involvedObject.name=gpu-1,involvedObject.uid={uid}"

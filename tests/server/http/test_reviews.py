@@ -17,6 +17,7 @@ from cumulus.service.access.matrix import RESOURCES, Resource
 from cumulus.service.identity import Identity
 from tests.documents import event, job, lease, node, partition
 from tests.server.http.conftest import Served
+from tests.service.conftest import ME
 from tests.service.test_access import binding
 
 ANN = Identity("ann", 1001, ("lab",))
@@ -129,7 +130,10 @@ def test_paths_that_are_no_resources(served: Served) -> None:
         "/livez", "/api/v1", "/version/",
     ]  # fmt: skip
     assert not may("/livez", "post")
-    served.store.create(binding("viewer", "User", "ann"))
+    served.asks = ME
+    made = served.ask("POST", "/apis/cumulus.dev/v1alpha1/clusterrolebindings", binding("viewer", "User", "ann"))
+    assert made.code == 201
+    served.asks = ANN
     assert may("/metrics")
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds.event import event_object
 from cumulus.resources.query import Query
 from cumulus.resources.selectors import parse_fields
-from cumulus.server.http.kubernetes.core.pods import job_of
+from cumulus.server.http.kubernetes.core import nodes, pods
+from cumulus.server.http.kubernetes.core.pods import job_of, pod_name, pod_uid
 from cumulus.server.http.kubernetes.core.view import View, field_term, routes
 
 _KIND, _NAME, _UID = (f"involvedObject.{field}" for field in ("kind", "name", "uid"))
@@ -35,25 +37,40 @@ def events_of(event: Document, _: datetime) -> Sequence[Document]:
 
 def _asked(view: View, query: Query) -> tuple[View, str]:
     given = {".".join(term.path): term.value for term in parse_fields(query.fields, "Event").terms if term.equal}
-    theirs, name = given.get(_KIND), given.get(_NAME, "")
-    if theirs == "Pod":
-        found = job_of(name)
-        ours, stored = "GPUJob", found[0] if found else ""
-    elif theirs == "Node":
-        ours, stored = "GPUNode", name
-    else:
-        return view, query.fields
+    kind, name, uid = (given.get(field, "") for field in (_KIND, _NAME, _UID))
+    pod = job_of(name)
+    if kind == "Node":
+        return replace(view, convert=_told_of_node), _about(nodes.VIEW.stored, name)
+    if pod is None or (kind != "Pod" and (kind or not uid)):
+        known = {_KIND: kind, _NAME: name, _UID: uid}
+        return view, ",".join(field_term(field, value) for field, value in known.items() if value)
+    # `kubectl describe pod` names no kind: what is asked about may then be something else of that name.
+    convert = partial(_told_of_pod, *pod, uid, plain=not kind)
+    return replace(view, convert=convert), _about(pods.VIEW.stored, pod[0]) if kind else ""
 
-    def renamed(event: Document, now: datetime) -> Sequence[Document]:
-        about = event["involvedObject"]
-        if (about["kind"], about["name"]) != (ours, stored):
-            return ()
-        # A pod's uid is its own, a node's that of the GPUNode.
-        uid = given.get(_UID, "") if theirs == "Pod" else about.get("uid", "")
-        told = {"apiVersion": "v1", "kind": theirs, "name": name, "uid": uid}
-        return [{**each, "involvedObject": {**about, **told}} for each in events_of(event, now)]
 
-    return replace(view, convert=renamed), f"{field_term(_KIND, ours)},{field_term(_NAME, stored)}"
+def _about(kind: str, name: str) -> str:
+    return f"{field_term(_KIND, kind)},{field_term(_NAME, name)}"
+
+
+def _told_of_node(event: Document, now: datetime) -> Sequence[Document]:
+    return [_renamed(each, "Node", each["involvedObject"]["name"]) for each in events_of(event, now)]
+
+
+def _told_of_pod(
+    job: str, replica: int, uid: str, event: Document, now: datetime, *, plain: bool
+) -> Sequence[Document]:
+    """Of the pod of a job's replica what is told of the job. `uid`: only of that very pod; `plain`: all others too."""
+    about = event["involvedObject"]
+    theirs = pod_uid(about.get("uid", ""), replica)
+    if (about["kind"], about["name"]) == (pods.VIEW.stored, job) and uid in ("", theirs):
+        return [_renamed(each, "Pod", pod_name(job, replica), uid=theirs) for each in events_of(event, now)]
+    return events_of(event, now) if plain else ()
+
+
+def _renamed(event: Document, kind: str, name: str, **more: str) -> Document:
+    about = {**event["involvedObject"], "apiVersion": "v1", "kind": kind, "name": name, **more}
+    return {**event, "involvedObject": about}
 
 
 VIEW = View(

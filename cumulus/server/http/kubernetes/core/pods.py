@@ -40,6 +40,10 @@ def pod_name(job: str, replica: int) -> str:
     return f"{job}-{replica}"
 
 
+def pod_uid(job_uid: str, replica: int) -> str:
+    return str(uuid.uuid5(_UIDS, f"{job_uid}/{replica}"))
+
+
 def job_of(pod: str) -> tuple[str, int] | None:
     """The job and the replica that a pod is of; None for what is no pod's name."""
     found = _NAME.fullmatch(pod)
@@ -94,7 +98,7 @@ class _Shared:
         owner = {"apiVersion": API_VERSION, "kind": "GPUJob", "name": mine["name"], "uid": mine["uid"]}
         kept = ("namespace", "resourceVersion", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
         return {
-            "name": name, "uid": str(uuid.uuid5(_UIDS, f"{mine['uid']}/{replica}")),
+            "name": name, "uid": pod_uid(mine["uid"], replica),
             **{field: mine[field] for field in kept if field in mine}, "labels": labels, "annotations": annotations,
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
         }  # fmt: skip
