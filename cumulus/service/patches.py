@@ -26,7 +26,7 @@ def patched(document: Document, patch: object, type: str) -> Document:
         after = _merge(document, patch) if isinstance(patch, Mapping) else _operated(document, patch)  # type: ignore[arg-type]
         return document if after == document else after
     except RecursionError:
-        raise InvalidObject("the patch is nested too deeply") from None
+        raise _misfit("the patch is nested too deeply") from None
 
 
 def check(patch: object, type: str) -> None:
@@ -34,10 +34,10 @@ def check(patch: object, type: str) -> None:
     match type:
         case "merge":
             if not isinstance(patch, Mapping):
-                raise InvalidObject(f"a merge patch is a JSON object, not {json_type(patch)}")
+                raise _misfit(f"a merge patch is a JSON object, not {json_type(patch)}")
         case "json":
             if not isinstance(patch, list | tuple):
-                raise InvalidObject(f"a JSON patch is a list of operations, not {json_type(patch)}")
+                raise _misfit(f"a JSON patch is a list of operations, not {json_type(patch)}")
             if len(patch) > MAX_OPERATIONS:
                 raise UsageError(f"a JSON patch has at most {MAX_OPERATIONS:,} operations, not {len(patch):,}")
         case _:
@@ -75,9 +75,9 @@ def _operated(document: Document, patch: Sequence[object]) -> Document:
         except (jsonpatch.InvalidJsonPatch, TypeError, AttributeError, KeyError, orjson.JSONEncodeError) as error:
             raise UsageError(f"operation {number} of the JSON patch is malformed: {_said(error)}") from None
         except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, ValueError, IndexError) as error:
-            raise InvalidObject(f"operation {number} of the JSON patch does not fit: {_said(error)}") from None
+            raise _misfit(f"operation {number} of the JSON patch does not fit: {_said(error)}") from None
     if not isinstance(after, dict) or not isinstance(after.get("metadata"), dict):
-        raise InvalidObject("the JSON patch leaves no object with metadata")
+        raise _misfit("the JSON patch leaves no object with metadata")
     return after
 
 
@@ -88,6 +88,10 @@ def json_type(value: object) -> str:
         type(None): "null",
     }  # fmt: skip
     return names.get(type(value), type(value).__name__)
+
+
+def _misfit(message: str) -> InvalidObject:
+    return InvalidObject(message, field="patch")
 
 
 def _said(error: Exception) -> str:

@@ -15,6 +15,7 @@ from cumulus.server.http import health, metrics
 from cumulus.server.http.access_log import AccessLog
 from cumulus.server.http.authentication import Authenticate, Authentication
 from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
+from cumulus.server.http.kubernetes.requests import subject_of
 from cumulus.server.http.limits import Limited
 from cumulus.server.http.request_metering import RequestMetering
 from cumulus.server.http.status import error_response, failure, status_response
@@ -60,9 +61,9 @@ def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     return app
 
 
-def _on_error(_: Request, error: Exception) -> Response:
+def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CumulusError)
-    return error_response(error)
+    return error_response(error, details=subject_of(request, error))
 
 
 def _on_http_error(_: Request, error: Exception) -> Response:

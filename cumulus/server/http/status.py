@@ -82,5 +82,6 @@ def _causes(error: CumulusError) -> Iterator[dict[str, str]]:
     if isinstance(error, Rejected | StrictDecodingError):
         for problem in error.problems:
             yield {"reason": "FieldValueInvalid", "message": problem.message, "field": path_text(problem.path)}
-    elif isinstance(error, errors.InvalidObject) and error.field:
-        yield {"reason": "FieldValueInvalid", "message": str(error), "field": error.field}
+    elif isinstance(error, errors.InvalidObject):
+        # kubectl shows of an invalid object nothing but causes, each with its field.
+        yield {"reason": "FieldValueInvalid", "message": str(error), "field": error.field or "object"}

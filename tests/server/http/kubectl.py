@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 KUBECTL = shutil.which("kubectl")
 MISSING = "THE SESSIONS OF KUBECTL ARE LEFT OUT: it is not installed"
@@ -33,6 +36,30 @@ class Kubectl:
     def says(self, *words: str) -> str:
         """What it prints, however it ends: `auth can-i` ends with 1 where it says no."""
         return self._run(words, "", {}).stdout
+
+    def fails_with(self, code: int, *words: str, given: str = "") -> str:
+        """What it prints all the same."""
+        finished = self._run(words, given, {})
+        assert finished.returncode == code, finished
+        return finished.stdout
+
+    @contextmanager
+    def following(self, *words: str) -> Iterator[IO[str]]:
+        """What it prints as it goes on, until the block ends."""
+        with subprocess.Popen(
+            [*self._command, *words], stdout=subprocess.PIPE, text=True, env=self._environment
+        ) as process:
+            assert process.stdout is not None
+            try:
+                yield process.stdout
+            finally:
+                process.terminate()
+
+    def warns(self, *words: str, given: str = "") -> tuple[str, str]:
+        """What it prints, and what it says beside it."""
+        finished = self._run(words, given, {})
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout, finished.stderr
 
     def _run(self, words: tuple[str, ...], given: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -6,10 +6,14 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
+import yaml
 
 from cumulus.clock import FakeClock
+from cumulus.resources.key import Key
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW, job, running
 from tests.server.http.conftest import serving
@@ -51,7 +55,10 @@ def test_a_session(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None
     bad = job("bad")
     bad["spec"]["gpu"]["memory"] = "nonsense"
     refused = kubectl.fails("create", "-f", "-", given=json.dumps(bad))
-    assert 'The GPUJob "bad" is invalid' in refused or "spec.gpu.memory" in refused, refused
+    assert refused == (
+        'The GPUJob "bad" is invalid: spec.gpu.memory: '
+        "'nonsense' is not a quantity; write bytes as 20Gi, 512Mi or 1500M\n"
+    )
 
     store.create(running("busy", labels={"team": "x"}))
     heading, *rows = kubectl("get", "gj").splitlines()
@@ -82,3 +89,93 @@ def test_a_session(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None
     missing = kubectl.fails("get", "gj", "train")
     assert missing.startswith("Error from server (NotFound)")
     assert kubectl("get", "--raw", "/livez") == "ok"
+
+
+def manifest(name: str, **spec: Any) -> str:
+    """A job as a person writes it."""
+    made = job(name, **spec)
+    return json.dumps({**made, "status": None, "metadata": {"name": name}})
+
+
+def test_what_manifests_become(kubectl: Kubectl, tmp_path: Path) -> None:
+    """create, apply, diff, replace, patch and what they say of what is wrong."""
+    train = "gpujob.cumulus.dev/train"
+    tried = kubectl("create", "--dry-run=server", "-f", "-", "-o", "name", given=manifest("train"))
+    assert tried == f"{train}\n"
+    assert kubectl("apply", "-f", "-", given=manifest("train")) == f"{train} created\n"
+    assert kubectl("apply", "-f", "-", given=manifest("train")) == f"{train} unchanged\n"
+    changed = manifest("train", priority=5)
+    difference = kubectl.fails_with(1, "diff", "-f", "-", given=changed)
+    assert "-  priority: 0\n+  priority: 5\n" in difference
+    assert kubectl("apply", "-f", "-", given=changed) == f"{train} configured\n"
+    assert kubectl("diff", "-f", "-", given=changed) == ""
+    assert kubectl("replace", "-f", "-", given=manifest("train", priority=6)) == f"{train} replaced\n"
+    other = manifest("train", command=["false"])
+    assert kubectl.fails("replace", "-f", "-", given=other).startswith(
+        'The GPUJob "train" is invalid: spec.command: is immutable and cannot change from ["true"] to ["false"]'
+    )
+    assert kubectl("replace", "--force", "-f", "-", given=other) == (
+        'gpujob.cumulus.dev "train" deleted\ngpujob.cumulus.dev/train replaced\n'
+    )
+    odd = manifest("odd", gpus=1)
+    assert kubectl.fails("apply", "--validate=strict", "-f", "-", given=odd) == (
+        'Error from server (BadRequest): error when creating "STDIN": '
+        'strict decoding error: unknown field "spec.gpus"; did you mean gpu?\n'
+    )
+    assert kubectl.warns("create", "--validate=warn", "-f", "-", given=odd) == (
+        "gpujob.cumulus.dev/odd created\n", 'Warning: unknown field "spec.gpus"; did you mean gpu?\n',
+    )  # fmt: skip
+    suspended = json.dumps(
+        [
+            {"op": "test", "path": "/spec/suspend", "value": False},
+            {"op": "replace", "path": "/spec/suspend", "value": True},
+        ]
+    )
+    assert kubectl("patch", "gj", "train", "--type=json", "-p", suspended) == f"{train} patched\n"
+    assert kubectl.fails("patch", "gj", "train", "--type=json", "-p", suspended).startswith(
+        'The GPUJob "train" is invalid: patch: operation 0 of the JSON patch does not fit'
+    )
+    finished = '{"status": {"phase": "Succeeded"}}'
+    assert (
+        kubectl("patch", "gj", "train", "--subresource=status", "--type=merge", "-p", finished) == f"{train} patched\n"
+    )
+    assert kubectl("get", "gj", "train", "--subresource=status", "-o", "jsonpath={.status.phase}") == "Succeeded"
+
+
+def test_forms_watches_and_deletes(kubectl: Kubectl, store: MemoryStore) -> None:
+    store.create(running("busy"))
+    store.create(job("train"))
+    assert kubectl("get", "gj", "busy", "-o", "wide").splitlines()[0].split() == [
+        "NAME", "PHASE", "NODE", "GPU", "ATTEMPTS", "LEASE", "ENDS", "IMAGE", "REASON", "AGE",
+    ]  # fmt: skip
+    assert kubectl("get", "gj", "-o", "go-template={{range .items}}{{.metadata.name}},{{end}}") == "busy,train,"
+    assert json.loads(kubectl("get", "gj", "busy", "-o", "json"))["metadata"]["name"] == "busy"
+    assert yaml.safe_load(kubectl("get", "gj", "busy", "-o", "yaml"))["status"]["phase"] == "Running"
+    with (
+        kubectl.following("get", "gj", "-w", "--no-headers") as all,
+        kubectl.following("get", "gj", "--watch-only", "--no-headers", "--output-watch-events") as told,
+    ):
+        assert [all.readline().split()[0] for _ in range(2)] == ["busy", "train"]
+        # The other one has begun when it tells of something.
+        number = 0
+        reader = Thread(target=told.readline)
+        reader.start()
+        while reader.is_alive():
+            store.create(job(f"new-{number}"))
+            number += 1
+            reader.join(0.2)
+        assert all.readline().split()[:2] == ["new-0", "Pending"]
+        store.delete(Key("GPUJob", "default", "new-0"))
+        while (event := told.readline().split()[:2])[0] == "ADDED":
+            pass
+        assert event == ["DELETED", "new-0"]
+    assert kubectl("delete", "gj", "busy", "--now", "--cascade=foreground") == 'gpujob.cumulus.dev "busy" deleted\n'
+    assert (
+        kubectl("delete", "gj", "train", "--grace-period=5", "--cascade=orphan", "-o", "name")
+        == "gpujob.cumulus.dev/train\n"
+    )
+    assert kubectl("delete", "-f", "-", "--ignore-not-found", given=manifest("train")) == ""
+    tried = kubectl("delete", "gj", "--all", "--dry-run=server")
+    assert tried.startswith('gpujob.cumulus.dev "new-1" deleted (server dry run)\n') or number == 1
+    assert kubectl("delete", "gj", "-l", "no=such") == "No resources found\n"
+    assert kubectl.fails("delete", "gj", "busy").startswith("Error from server (NotFound)")

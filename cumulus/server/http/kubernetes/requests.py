@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cumulus.errors import InvalidObject, NotFound, UsageError
+from cumulus.errors import CumulusError, InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
-from cumulus.resources.key import API_VERSION, Document, Key
+from cumulus.resources.key import API_VERSION, GROUP, Document, Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
 from cumulus.server.http.kubernetes import bodies
@@ -31,6 +31,17 @@ def kind_of(request: Request) -> Kind:
     if "namespace" in request.path_params and not kind.namespaced:
         raise NotFound(f"{kind.plural} have no namespace")
     return kind
+
+
+def subject_of(request: Request, error: CumulusError) -> dict[str, str]:
+    """What an error is about, as the details of a Status say it: Kubernetes names the kind of what is invalid, and the
+    resource of all else."""
+    kind = _BY_PLURAL.get(request.path_params.get("plural", ""))
+    if kind is None:
+        return {}
+    name = getattr(request.state, "name", request.path_params.get("name", ""))
+    found = {"name": name, "group": GROUP, "kind": kind.name if isinstance(error, InvalidObject) else kind.plural}
+    return {word: value for word, value in found.items() if value}
 
 
 def namespace_of(request: Request) -> str | None:
@@ -87,6 +98,8 @@ async def object_of(request: Request, kind: Kind, validation: FieldValidation) -
         if given.get(field, wanted) != wanted:
             raise UsageError(f"the {field} in the body, {one_line(str(given[field]))}, is not {wanted}")
     metadata = dict(given.get("metadata") or {})
+    if isinstance(metadata.get("name"), str):
+        request.state.name = metadata["name"]
     namespace = namespace_of(request)
     if kind.namespaced:
         if namespace is None:
