@@ -11,7 +11,7 @@ from typing import Any
 
 from cumulus.resources.key import GROUP, VERSION
 from cumulus.resources.kind import Kind
-from cumulus.resources.values import KEYED_LISTS
+from cumulus.resources.values import KEYED_LISTS, SET_LISTS
 
 Schema = dict[str, Any]
 
@@ -162,7 +162,7 @@ def _merging(path: tuple[str, ...]) -> Schema:
     """How server-side apply merges the list at this path."""
     if path in KEYED_LISTS:
         return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [KEYED_LISTS[path]]}
-    return {"x-kubernetes-list-type": "atomic"}
+    return {"x-kubernetes-list-type": "set" if path in SET_LISTS else "atomic"}
 
 
 def meta_definitions() -> dict[str, Schema]:
