@@ -69,8 +69,9 @@ class ObjectClient(Protocol):
         """Raises Expired for a compacted revision or continue token, UsageError for a bad selector."""
         ...
 
-    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch:
-        """The changes of these kinds after the revision `since`. Raises Expired where they were compacted."""
+    def watch(self, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
+        """The changes of these kinds after the revision `since`; of kinds that have namespaces in this one alone, or
+        in all where it is None. Raises Expired where they were compacted."""
         ...
 
     def revision(self) -> int:
@@ -112,7 +113,7 @@ class ObjectClient(Protocol):
         self, key: Key, *, uid: str | None = None, resource_version: str | None = None,
         propagation: Propagation = "background", grace_seconds: int = 0, dry_run: bool = False,
     ) -> Document:  # fmt: skip
-        """The object as deleted, or as marked where finalizers hold it.
+        """The object as marked where finalizers hold it; of one that is gone at least kind, namespace, name and uid.
 
         `uid`, `resource_version`: only that very object. `grace_seconds`: how long a job's processes have at most, from
         the stop signal on; 0 for the job's own grace period. Raises NotFound, Conflict.
@@ -263,8 +264,8 @@ class ServerClient(Protocol):
         ...
 
     def backup(self, file: Path) -> None:
-        """Write all objects to the new file `file` of the server's machine, while the store is used. Raises UsageError
-        where it is there already, StoreUnavailable."""
+        """Write all objects to the new file `file` of this machine, while the store is used. Raises UsageError where it
+        is there already, StoreUnavailable."""
         ...
 
 

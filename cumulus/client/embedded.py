@@ -86,8 +86,8 @@ class EmbeddedClient:
     def list(self, query: Query) -> Page:
         return self._service.objects.list(self._identity, query)
 
-    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch:
-        return self._service.objects.watch(self._identity, since=since, kinds=kinds)
+    def watch(self, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
+        return self._service.objects.watch(self._identity, since=since, kinds=kinds, namespace=namespace)
 
     def revision(self) -> int:
         return self._service.objects.revision(self._identity)

@@ -4,12 +4,13 @@
 (`check`, with the words of `messages`) -> `cumulus.apply`. No other package imports yaml.
 """
 
-from cumulus.manifest.check import Manifest
+from cumulus.manifest.check import Manifest, from_documents
 from cumulus.manifest.dump import dump, dump_all
 from cumulus.manifest.load import load, load_text
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
 from cumulus.resources.key import DEFAULT_NAMESPACE
 
 __all__ = [
-    "DEFAULT_NAMESPACE", "InvalidManifest", "Manifest", "Position", "Problem", "dump", "dump_all", "load", "load_text",
+    "DEFAULT_NAMESPACE", "InvalidManifest", "Manifest", "Position", "Problem", "dump", "dump_all", "from_documents",
+    "load", "load_text",
 ]  # fmt: skip

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from cumulus.admission.messages import joined, no_namespace, suggestion
 from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
 from cumulus.admission.validation import validated
 from cumulus.lib.suggest import nearest
-from cumulus.manifest.problem import Position, Problem
-from cumulus.manifest.yaml_nodes import Node
+from cumulus.manifest.problem import InvalidManifest, Position, Problem
+from cumulus.manifest.yaml_nodes import Node, node_of
 from cumulus.resources import registry, schema
 from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
@@ -42,11 +42,31 @@ class Manifest:
 
     def problem(self, path: Path, message: str) -> Problem:
         """A problem with the value at `path`, placed at it or at the nearest thing around it that exists."""
-        return Problem(position(self.file, self.node, path), path_text(self.prefix + path), message)
+        return Problem(position(self.file, self.node, path), path_text(self.prefix + path), message, path)
 
     def placed(self, problems: Iterable[FieldProblem]) -> list[Problem]:
         """What admission found, each placed in the file."""
         return [self.problem(problem.path, problem.message) for problem in problems]
+
+
+def from_documents(sent: Sequence[tuple[Document, bool]]) -> list[Manifest]:
+    """Manifests that were loaded elsewhere, from their `document` and `printed`. Their file is their number. Raises
+    InvalidManifest."""
+    found: list[Manifest] = []
+    problems: list[Problem] = []
+    for number, (document, printed) in enumerate(sent):
+        try:
+            checked = list(check(node_of(document), str(number), None))
+        except RecursionError:
+            checked = [Problem(Position(str(number)), "", "is nested too deeply")]
+        for each in checked:
+            if isinstance(each, Problem):
+                problems.append(each)
+            else:
+                found.append(replace(each, printed=printed or each.printed))
+    if problems:
+        raise InvalidManifest(problems)
+    return found
 
 
 def check(node: Node, file: str, namespace: str | None, prefix: Path = ()) -> Iterator[Manifest | Problem]:
@@ -228,7 +248,7 @@ def _unknown_kind(node: Node) -> tuple[str, Kind | None]:
 
 
 def _problem(file: str, node: Node, path: Path, prefix: Path, message: str, *, key: bool = False) -> Problem:
-    return Problem(position(file, node, path, key=key), path_text(prefix + path), message)
+    return Problem(position(file, node, path, key=key), path_text(prefix + path), message, path)
 
 
 def _text_at(node: Node, key: str) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field as field_
 
+from cumulus.admission.problems import Path
 from cumulus.errors import CumulusError
 
 
@@ -22,11 +24,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong. `field` is the path as the person wrote it (spec.env[2].name), or ""."""
+    """One thing that is wrong. `field` is the path as the person wrote it (spec.env[2].name), or ""; `path` the same
+    within the object, where the problem is of one."""
 
     position: Position
     field: str
     message: str
+    path: Path = field_(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.position}: {self.field}: {self.message}" if self.field else f"{self.position}: {self.message}"

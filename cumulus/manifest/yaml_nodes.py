@@ -9,6 +9,7 @@ text), dates and 1:30 are text, and so is a number with a leading zero.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,17 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain_value() for node in self.value]
         return self.value
+
+
+def node_of(value: Any) -> Node:
+    """A JSON value as a tree without places."""
+    if isinstance(value, dict):
+        return Node({key: node_of(below) for key, below in value.items()}, 0, 0, keys=dict.fromkeys(value, (0, 0)))
+    if isinstance(value, list):
+        return Node([node_of(below) for below in value], 0, 0)
+    return Node(
+        value, 0, 0, text=value if isinstance(value, str) else json.dumps(value), plain=not isinstance(value, str)
+    )
 
 
 def parse(text: str, file: str) -> tuple[list[Node], list[Problem]]:

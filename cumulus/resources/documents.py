@@ -37,3 +37,12 @@ def condition(document: Document, type: str) -> Mapping[str, Any]:
         if found.get("type") == type:
             return dict(found)
     return {}
+
+
+def json_type(value: object) -> str:
+    """What a JSON value is, for people."""
+    names = {
+        dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number",
+        type(None): "null",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from cumulus.errors import UsageError
+from cumulus.errors import InvalidObject, UsageError
 from cumulus.lib.suggest import nearest
+from cumulus.resources.documents import json_type
+from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, rolebinding
 
@@ -41,3 +43,14 @@ def find_kind(word: str) -> Kind:
             hint = f"did you mean {close[0]}?" if close else f"the kinds are {known}"
         raise UsageError(f"there is no kind {word!r}", hint=hint)
     return found
+
+
+def kind_of(document: Document) -> Kind:
+    """Raises InvalidObject for a kind that there is not, and for what is no object."""
+    if not isinstance(document, dict):
+        raise InvalidObject(f"an object is a JSON object, not {json_type(document)}")
+    kind = BY_NAME.get(str(document.get("kind")))
+    if kind is None:
+        known = ", ".join(BY_NAME)
+        raise InvalidObject(f"there is no kind {document.get('kind')!r}", field="kind", hint=f"the kinds are {known}")
+    return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,13 +14,13 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
-from cumulus.resources.query import Page, Query, Watch
-from cumulus.resources.registry import BY_NAME
+from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.resources.registry import BY_NAME, kind_of
 from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
 from cumulus.service.identity import Identity
 from cumulus.service.patches import check as check_patch
-from cumulus.service.patches import json_type, patched
+from cumulus.service.patches import patched
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Objects:
         self._ask(identity, "list", query.kind, query.namespace or "")
         return self._store.list(query)
 
-    def watch(self, identity: Identity, *, since: int, kinds: frozenset[str]) -> Watch:
-        """The changes of these kinds after the revision `since`, in all namespaces. Raises Expired where they were
-        compacted, Forbidden."""
+    def watch(self, identity: Identity, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
+        """The changes of these kinds after the revision `since`; of kinds that have namespaces in this one alone, or in
+        all where it is None. Raises Expired where they were compacted, Forbidden."""
         for kind in kinds:
-            self._ask(identity, "watch", kind)
-        return self._store.watch(since=since, kinds=kinds)
+            self._ask(identity, "watch", kind, (namespace or "") if BY_NAME[kind].namespaced else "")
+        watch = self._store.watch(since=since, kinds=kinds)
+        return watch if namespace is None else _OfNamespace(watch, namespace)
 
     def follow(self, identity: Identity, key: Key, *, since: int) -> Watch:
         """As `watch`, for who may see the object's namespace alone. Others of its kind come too: callers hand on
@@ -400,6 +402,30 @@ def _status_of(key: Key) -> str:
     return f"{BY_NAME[key.kind].plural}/status"
 
 
+class _OfNamespace:
+    """A watch without the events of other namespaces."""
+
+    def __init__(self, watch: Watch, namespace: str) -> None:
+        self._watch = watch
+        self._wanted = ("", namespace)
+
+    def next(self, timeout: float | None = None) -> list[Event]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            events = self._watch.next(left)
+            found = [event for event in events if event.key.namespace in self._wanted]
+            if found or not events:
+                return found
+
+    @property
+    def closed(self) -> bool:
+        return self._watch.closed
+
+    def close(self) -> None:
+        self._watch.close()
+
+
 def not_found(key: Key) -> NotFound:
     """As kubectl words it, with the namespace, since looking in the wrong one is the usual slip."""
     kind = BY_NAME.get(key.kind)
@@ -418,17 +444,6 @@ def _without_owners(document: Document) -> Document:
         return document
     kept = {name: value for name, value in metadata.items() if name != "managedFields"}
     return {**document, "metadata": kept}
-
-
-def kind_of(document: Document) -> Kind:
-    """Raises InvalidObject for a kind that there is not, and for what is no object."""
-    if not isinstance(document, dict):
-        raise InvalidObject(f"an object is a JSON object, not {json_type(document)}")
-    kind = BY_NAME.get(str(document.get("kind")))
-    if kind is None:
-        known = ", ".join(BY_NAME)
-        raise InvalidObject(f"there is no kind {document.get('kind')!r}", field="kind", hint=f"the kinds are {known}")
-    return kind
 
 
 def _known(kind: Kind, document: Document, on_unknown: OnUnknown | None, *, stored: Document | None = None) -> Document:

@@ -10,6 +10,7 @@ import orjson
 
 from cumulus.errors import InvalidObject, UsageError
 from cumulus.lib.printable import one_line
+from cumulus.resources.documents import json_type
 from cumulus.resources.key import Document
 
 MAX_OPERATIONS = 10_000
@@ -79,15 +80,6 @@ def _operated(document: Document, patch: Sequence[object]) -> Document:
     if not isinstance(after, dict) or not isinstance(after.get("metadata"), dict):
         raise _misfit("the JSON patch leaves no object with metadata")
     return after
-
-
-def json_type(value: object) -> str:
-    """What a JSON value is, for people."""
-    names = {
-        dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number",
-        type(None): "null",
-    }  # fmt: skip
-    return names.get(type(value), type(value).__name__)
 
 
 def _misfit(message: str) -> InvalidObject:

@@ -29,7 +29,7 @@ class ListerWatcher(Protocol):
 
     def list(self, query: Query) -> Page: ...
 
-    def watch(self, *, since: int, kinds: frozenset[str]) -> Watch: ...
+    def watch(self, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch: ...
 
     def revision(self) -> int: ...
 
@@ -97,7 +97,9 @@ class _Wait:
     def _follow(self, since: int, deadline: float) -> Iterator[WaitStep]:
         if self._done():
             return
-        watch = self._reader.watch(since=since, kinds=frozenset(self._conditions))
+        namespaces = {target.namespace for target in self._targets if BY_NAME[target.kind].namespaced}
+        only = namespaces.pop() if len(namespaces) == 1 else None
+        watch = self._reader.watch(since=since, kinds=frozenset(self._conditions), namespace=only)
         try:
             while not self._done():
                 waiting = self._waiting()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,23 +11,39 @@ import pytest
 
 from cumulus.client.base import Client
 from cumulus.client.embedded import EmbeddedClient
+from cumulus.client.endpoint import Endpoint
+from cumulus.client.http.client import HttpClient
 from cumulus.clock import Clock, FakeClock
-from cumulus.service.identity import Identity
+from cumulus.lib import unix_socket
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
 from cumulus.store.sqlite import SqliteStore
 from tests.documents import NOW
-from tests.service.conftest import FakeInfrastructure
+from tests.server.http.conftest import serving
+from tests.service.conftest import ME, FakeInfrastructure
 
-Connect = Callable[[Store, Path, Clock, FakeInfrastructure], Client]
-
-
-def embedded(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Client:
-    return EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), Identity("tester", 0))
+Connect = Callable[[Store, Path, Clock, FakeInfrastructure], AbstractContextManager[Client]]
 
 
-TRANSPORTS: dict[str, Connect] = {"embedded": embedded}
+@contextmanager
+def embedded(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Iterator[Client]:
+    with EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), ME) as client:
+        yield client
+
+
+@contextmanager
+def over_http(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Iterator[Client]:
+    path = home.parent / "api.sock"
+    with (
+        unix_socket.listen(str(path)) as listening,
+        serving(listening, store, home, clock, outside, lambda: ME),
+        HttpClient(Endpoint("unix", str(path))) as client,
+    ):
+        yield client
+
+
+TRANSPORTS: dict[str, Connect] = {"embedded": embedded, "http": over_http}
 
 
 @pytest.fixture

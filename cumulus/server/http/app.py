@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from cumulus.errors import CumulusError
-from cumulus.server.http import health, metrics
+from cumulus.server.http import health, metrics, native
 from cumulus.server.http.access_log import AccessLog
 from cumulus.server.http.authentication import Authenticate, Authentication
 from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
@@ -35,6 +35,7 @@ ROUTES: Sequence[BaseRoute] = (
     *objects.ROUTES,
     *core.ROUTES,
     *reviews.ROUTES,
+    *native.ROUTES,
 )
 """Those of each module, in the order in which they are tried."""
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from cumulus import errors
 from cumulus.admission.problems import Rejected, path_text
 from cumulus.admission.unknown_fields import StrictDecodingError
+from cumulus.answers.codec import encode_error
 from cumulus.errors import CumulusError
 
 CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
@@ -42,11 +43,10 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
 def status_of(error: CumulusError, *, details: Mapping[str, str] = {}) -> dict[str, Any]:
     """The Status object. `details`: name, kind, uid of what was asked for.
 
-    `details.error` is ours: the class of the error and its hint, from which our client makes the same error again.
+    `details.error` is ours: our client makes the same error of it again.
     """
     code, reason = next((code, reason) for type, code, reason in CODES if isinstance(error, type))
-    ours = {"class": type(error).__name__, "hint": error.hint, "field": getattr(error, "field", None)}
-    found: dict[str, Any] = {**details, "error": {name: value for name, value in ours.items() if value is not None}}
+    found: dict[str, Any] = {**details, "error": encode_error(error)}
     if causes := list(_causes(error)):
         found["causes"] = causes
     if isinstance(error, errors.TooManyRequests):

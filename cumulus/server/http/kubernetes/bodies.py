@@ -25,16 +25,16 @@ WRITTEN = (JSON, YAML)
 """What an object may be written in."""
 
 
-async def read(request: Request) -> bytes:
+async def read(request: Request, limit: int = MAX_BYTES) -> bytes:
     """Raises TooLarge, before the body is read where its length is told."""
     told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told[:20]) > MAX_BYTES:
-        raise _too_large()
+    if told.isascii() and told.isdigit() and int(told[:20]) > limit:
+        raise _too_large(limit)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_BYTES:
-            raise _too_large()
+        if size > limit:
+            raise _too_large(limit)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -128,5 +128,5 @@ def _parse_yaml(body: bytes) -> Any:
     return documents[0].plain_value()
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body of a request is at most {MAX_BYTES} bytes")
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body of a request is at most {limit} bytes")

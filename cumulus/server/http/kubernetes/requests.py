@@ -57,9 +57,10 @@ def key_of(request: Request) -> Key:
     return Key(kind.name, namespace, request.path_params["name"])
 
 
-async def body_of(request: Request, media_types: Sequence[str] = (bodies.JSON,)) -> Any:
-    """What the body says; None where there is none. Raises NotSupported for another media type."""
-    return _parsed(await _bytes_of(request, media_types), bodies.media_type(request))
+async def body_of(request: Request, media_types: Sequence[str] = (bodies.JSON,), limit: int = bodies.MAX_BYTES) -> Any:
+    """What the body says; None where there is none. `limit`: bytes that it may have. Raises NotSupported for another
+    media type."""
+    return _parsed(await _bytes_of(request, media_types, limit), bodies.media_type(request))
 
 
 async def typed_body_of(request: Request, wanted: Body) -> dict[str, Any]:
@@ -110,10 +111,10 @@ async def object_of(request: Request, kind: Kind, validation: FieldValidation) -
     return {"apiVersion": API_VERSION, "kind": kind.name, **given, "metadata": metadata}
 
 
-async def _bytes_of(request: Request, media_types: Sequence[str]) -> bytes:
+async def _bytes_of(request: Request, media_types: Sequence[str], limit: int = bodies.MAX_BYTES) -> bytes:
     if bodies.media_type(request) not in media_types:
         raise bodies.unsupported(*media_types)
-    return await bodies.read(request)
+    return await bodies.read(request, limit)
 
 
 def _parsed(body: bytes, type: str) -> Any:

@@ -1,0 +1,430 @@
+"""`HttpClient`: every call of `Client` over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from urllib.parse import quote, urlencode
+
+from cumulus.answers.codec import decode, encode
+from cumulus.client.http.connection import Connection, Cut, Method, Stream
+from cumulus.client.http.errors import ServerUnavailable, error_in
+from cumulus.errors import InvalidObject, StoreUnavailable, UsageError
+from cumulus.resources.documents import owners
+from cumulus.resources.field_managers import CUMULUS
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kind import Kind
+from cumulus.resources.query import Page, Query, Watch
+from cumulus.resources.registry import kind_of
+
+if TYPE_CHECKING:
+    from cumulus.answers.logs import LogPiece
+    from cumulus.answers.nodes import (
+        DrainStep,
+        HostKey,
+        NodeChange,
+        RemoveStep,
+        SetupStep,
+        WorkerAddress,
+        WorkerAnswer,
+        WorkerFound,
+    )
+    from cumulus.answers.objects import Applied, Description, JobFiles, PatchType, Propagation, WaitStep, Why
+    from cumulus.answers.secrets import SecretKey
+    from cumulus.answers.server import ServerState
+    from cumulus.answers.swarm import (
+        ImageStep,
+        SwarmInvitation,
+        SwarmMade,
+        SwarmMark,
+        SwarmOwnership,
+        SwarmStatus,
+    )
+    from cumulus.client.endpoint import Endpoint
+    from cumulus.manifest import Manifest
+
+T = TypeVar("T")
+_PATCHES = {"merge": "application/merge-patch+json", "json": "application/json-patch+json"}
+_PROPAGATIONS = {"background": "Background", "orphan": "Orphan"}
+_DRY_RUN = {"dryRun": "All"}
+_CHUNK = 2**20
+_NEW_FILE = "name a new file for each backup"
+
+
+class HttpClient:
+    """See `client.base.Client`. It connects with the first call."""
+
+    def __init__(self, endpoint: Endpoint, *, connection: Connection | None = None) -> None:
+        self.endpoint = endpoint
+        self._connection = connection or Connection(endpoint)
+
+    # Objects, over Kubernetes' paths.
+
+    def get(self, key: Key) -> Document:
+        return self._object("GET", _path_of(key), safe=True)
+
+    def list(self, query: Query) -> Page:
+        given = {
+            "labelSelector": query.labels, "fieldSelector": query.fields, "limit": query.limit,
+            "continue": query.continue_token,
+        }  # fmt: skip
+        if query.revision:
+            given |= {"resourceVersion": query.revision, "resourceVersionMatch": "Exact"}
+        found = self._object("GET", _path(_kind(query.kind), query.namespace), given, safe=True)
+        items, metadata = found["items"] or [], found["metadata"]
+        if query.owner_uid is not None:
+            items = [item for item in items if any(owner["uid"] == query.owner_uid for owner in owners(item))]
+        return Page(items, int(metadata["resourceVersion"]), metadata.get("continue", ""))
+
+    def watch(self, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
+        from cumulus.client.http.watch import HttpWatch
+
+        given = {"kinds": ",".join(sorted(kinds)), "namespace": namespace}
+
+        def open(since: int) -> Stream:
+            return self._connection.stream("GET", _url("/cumulus/v1/watch", {"since": since, **given}))
+
+        return HttpWatch(self._connection, open, since)
+
+    def revision(self) -> int:
+        return self._call("revision", int)
+
+    def create(self, document: Document, *, dry_run: bool = False) -> Document:
+        path = _path(kind_of(document), _namespace(document))
+        return self._object("POST", path, _DRY_RUN if dry_run else {}, document)
+
+    def update(self, document: Document, *, dry_run: bool = False) -> Document:
+        kind, metadata = kind_of(document), document.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        if not isinstance(name, str) or not name:
+            raise InvalidObject("metadata.name: is required", field="metadata.name")
+        path = _path(kind, _namespace(document), name)
+        return self._object("PUT", path, _DRY_RUN if dry_run else {}, document)
+
+    def patch(
+        self, key: Key, patch: object, *,
+        type: PatchType = "merge", resource_version: str | None = None, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        from cumulus.service.patches import check
+
+        check(patch, type)
+        if resource_version is not None:
+            patch = _with_version(patch, resource_version)
+        given = _DRY_RUN if dry_run else {}
+        return self._object("PATCH", _path_of(key), given, patch, media_type=_PATCHES[type])
+
+    def apply(
+        self, manifests: Sequence[Manifest], *,
+        dry_run: bool = False, prune: str = "", prune_limit: int | None = None, field_manager: str = CUMULUS,
+        force_conflicts: bool = False,
+    ) -> Sequence[Applied]:  # fmt: skip
+        from cumulus.answers.objects import Applied
+        from cumulus.manifest import InvalidManifest
+
+        sent = [{"document": each.document, "printed": each.printed} for each in manifests]
+        try:
+            return self._call(
+                "apply", list[Applied], manifests=sent, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
+                field_manager=field_manager, force_conflicts=force_conflicts,
+            )  # fmt: skip
+        except InvalidManifest as error:
+            # The server knows manifests by their number, and here are the files.
+            raise InvalidManifest(
+                manifests[int(problem.position.file)].problem(problem.path, problem.message)
+                if problem.position.file.isdigit() else problem
+                for problem in error.problems
+            ) from None  # fmt: skip
+
+    def delete(
+        self, key: Key, *, uid: str | None = None, resource_version: str | None = None,
+        propagation: Propagation = "background", grace_seconds: int = 0, dry_run: bool = False,
+    ) -> Document:  # fmt: skip
+        if propagation not in _PROPAGATIONS:
+            raise UsageError(f"there is no propagation {propagation!r}", hint=f"it is {' or '.join(_PROPAGATIONS)}")
+        if grace_seconds < 0:
+            raise UsageError(f"a grace period cannot be negative, got {grace_seconds}")
+        options: Document = {"propagationPolicy": _PROPAGATIONS[propagation]}
+        if grace_seconds:
+            options["gracePeriodSeconds"] = grace_seconds
+        if preconditions := {k: v for k, v in (("uid", uid), ("resourceVersion", resource_version)) if v}:
+            options["preconditions"] = preconditions
+        answer = self._object("DELETE", _path_of(key), _DRY_RUN if dry_run else {}, options)
+        if answer["kind"] != "Status":
+            return answer
+        metadata = {"name": key.name, "namespace": key.namespace, "uid": answer["details"]["uid"]}
+        return {"apiVersion": API_VERSION, "kind": key.kind, "metadata": {k: v for k, v in metadata.items() if v}}
+
+    # All else, over our own.
+
+    def set_labels(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        return self._call("set_labels", bool, key=key, changes=dict(changes), overwrite=overwrite)
+
+    def set_annotations(self, key: Key, changes: Mapping[str, str | None], *, overwrite: bool = False) -> bool:
+        return self._call("set_annotations", bool, key=key, changes=dict(changes), overwrite=overwrite)
+
+    def delete_losses(self, key: Key) -> Sequence[str]:
+        return self._read("delete_losses", list[str], key=key)
+
+    def describe(self, key: Key) -> Description:
+        from cumulus.answers.objects import Description
+
+        return self._read("describe", Description, key=key)
+
+    def wait(
+        self, targets: Sequence[Key | Query], condition: str, *, seconds: float, uids: Mapping[Key, str] | None = None
+    ) -> Iterator[WaitStep]:
+        """On this side of the network, so that it outlives a restart of the server as a watch does."""
+        from cumulus.clock import SystemClock
+        from cumulus.service.waits import wait
+
+        return wait(self, targets, condition, seconds, SystemClock(), uids or {})
+
+    def suspend(self, key: Key, *, suspended: bool) -> bool:
+        return self._call("suspend", bool, key=key, suspended=suspended)
+
+    def why(self, key: Key) -> Why:
+        from cumulus.answers.objects import Why
+
+        return self._read("why", Why, key=key)
+
+    def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
+        from cumulus.answers.objects import JobFiles
+
+        return self._read("job_files", list[JobFiles], uids=uids)
+
+    def logs(
+        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
+    ) -> Iterator[LogPiece]:
+        from cumulus.answers.logs import LogPiece
+
+        return self._steps(
+            "logs", LogPiece, key=key, attempt=attempt, replica=replica, follow=follow, tail=tail
+        )  # fmt: skip
+
+    def cordon(self, name: str, *, unschedulable: bool) -> bool:
+        return self._call("cordon", bool, name=name, unschedulable=unschedulable)
+
+    def find_worker(self, name: str, address: WorkerAddress, *, fingerprint: str = "") -> WorkerFound:
+        from cumulus.answers.nodes import WorkerFound
+
+        return self._read("find_worker", WorkerFound, name=name, address=address, fingerprint=fingerprint)
+
+    def add_worker(self, name: str, address: WorkerAddress, key: HostKey) -> NodeChange:
+        return cast("NodeChange", self._call("add_worker", str, name=name, address=address, key=key))
+
+    def ask_worker(self, name: str) -> WorkerAnswer:
+        from cumulus.answers.nodes import WorkerAnswer
+
+        return self._read("ask_worker", WorkerAnswer, name=name)
+
+    def setup_worker(
+        self, name: str, *, prefix: str = "", python: str = "", dry_run: bool = False
+    ) -> Iterator[SetupStep]:
+        from cumulus.answers.nodes import SetupStep
+
+        return self._steps("setup_worker", SetupStep, name=name, prefix=prefix, python=python, dry_run=dry_run)
+
+    def drain_node(self, name: str, *, now: bool = False, seconds: float | None = None) -> Iterator[DrainStep]:
+        from cumulus.answers.nodes import DrainStep
+
+        return self._steps("drain_node", DrainStep, name=name, now=now, seconds=seconds)
+
+    def remove_node(self, name: str, *, force: bool = False) -> Iterator[RemoveStep]:
+        from cumulus.answers.nodes import RemoveStep
+
+        return self._steps("remove_node", RemoveStep, name=name, force=force)
+
+    def init_swarm(self, *, advertise: str = "", listen: str = "") -> SwarmMade:
+        from cumulus.answers.swarm import SwarmMade
+
+        return self._call("init_swarm", SwarmMade, advertise=advertise, listen=listen)
+
+    def swarm_invitation(self) -> SwarmInvitation:
+        from cumulus.answers.swarm import SwarmInvitation
+
+        return self._read("swarm_invitation", SwarmInvitation)
+
+    def swarm_status(self) -> SwarmStatus:
+        from cumulus.answers.swarm import SwarmStatus
+
+        return self._read("swarm_status", SwarmStatus)
+
+    def swarm_ownership(self) -> SwarmOwnership:
+        from cumulus.answers.swarm import SwarmOwnership
+
+        return self._read("swarm_ownership", SwarmOwnership)
+
+    def adopt_swarm(self, mark: SwarmMark | None) -> None:
+        self._call("adopt_swarm", type(None), mark=mark)
+
+    def push_image(self, name: str, nodes: Sequence[str], *, every: float) -> Generator[ImageStep]:
+        from cumulus.answers.swarm import ImageStep
+
+        return self._steps("push_image", ImageStep, name=name, nodes=nodes, every=every)
+
+    def server_state(self) -> ServerState:
+        from cumulus.answers.server import ServerState
+
+        return self._read("server_state", ServerState)
+
+    def find_damaged(self, document: Document | None = None) -> InvalidObject | None:
+        found: Any = InvalidObject | None
+        return cast("InvalidObject | None", self._read("find_damaged", found, document=document))
+
+    def backup(self, file: Path) -> None:
+        if os.path.lexists(file):
+            raise UsageError(f"{file} is there already", hint=_NEW_FILE)
+        if not file.parent.is_dir():
+            raise UsageError(f"there is no directory {file.parent}", hint="make it, or name a file in another one")
+        stream = self._connection.stream("POST", "/cumulus/v1/backup")
+        try:
+            _save(stream, file)
+        finally:
+            stream.close()
+
+    def create_secret(self, namespace: str, name: str, values: Mapping[str, str], *, overwrite: bool = False) -> None:
+        from cumulus.secrets import SecretStore
+
+        for key, value in values.items():
+            SecretStore("/").check(name, key, value)
+        self._call(
+            "create_secret", type(None), namespace=namespace, name=name, values=dict(values), overwrite=overwrite
+        )
+
+    def secrets(self, namespace: str | None) -> Sequence[SecretKey]:
+        from cumulus.answers.secrets import SecretKey
+
+        return self._read("secrets", list[SecretKey], namespace=namespace)
+
+    def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
+        self._call("delete_secret", type(None), namespace=namespace, name=name, key=key)
+
+    def raw(self, path: str) -> bytes:
+        """What the server answers to a GET of `path`, as it is."""
+        return self._connection.call("GET", path, safe=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _object(
+        self, method: Method, path: str, given: Mapping[str, object] = {}, body: object = None, *,
+        safe: bool = False, media_type: str = "application/json",
+    ) -> Document:  # fmt: skip
+        sent = None if body is None else _json(body)
+        answer = self._connection.call(method, _url(path, given), sent, safe=safe, media_type=media_type)
+        found: Document = json.loads(answer)
+        return found
+
+    def _call(self, call: str, of: type[T], /, *, safe: bool = False, **arguments: object) -> T:
+        """The answer to one of our own calls, of the type `of`."""
+        answer = self._connection.call("POST", f"/cumulus/v1/{call}", _arguments(arguments), safe=safe)
+        found: T = decode(of, json.loads(answer)["value"], "the answer")
+        return found
+
+    def _read(self, call: str, of: type[T], /, **arguments: object) -> T:
+        """As `_call`, for what changes nothing."""
+        return self._call(call, of, safe=True, **arguments)
+
+    def _steps(self, call: str, of: Any, /, **arguments: object) -> Generator[Any]:
+        """The steps of a call that goes on. What is wrong before the first is raised here."""
+        stream = self._connection.stream("POST", f"/cumulus/v1/{call}", _arguments(arguments))
+        return self._stepped(stream, of)
+
+    def _stepped(self, stream: Stream, of: Any) -> Generator[Any]:
+        try:
+            for line in stream.lines():
+                if (status := line.get("error")) is not None:
+                    raise error_in(status)
+                if line.get("end"):
+                    return
+                yield decode(of, line["item"], "the answer")
+        except Cut:
+            raise ServerUnavailable(
+                f"{self._connection.where} went away before it had finished", hint="ask it again"
+            ) from None
+        finally:
+            stream.close()
+
+
+def _arguments(arguments: Mapping[str, object]) -> bytes:
+    return _json({name: encode(value) for name, value in arguments.items()})
+
+
+def _json(value: object) -> bytes:
+    """Raises InvalidObject for what JSON can't say."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise InvalidObject("the object holds text that is not Unicode: a lone surrogate") from None
+    except RecursionError:
+        raise InvalidObject("the object is nested too deeply") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidObject(f"the object cannot be written as JSON: {error}") from None
+
+
+def _kind(name: str) -> Kind:
+    return kind_of({"kind": name})
+
+
+def _with_version(patch: object, version: str) -> object:
+    """The patch, of an object of that version alone."""
+    if isinstance(patch, Mapping):
+        metadata = patch.get("metadata")
+        known = metadata if isinstance(metadata, Mapping) else {}
+        return {**patch, "metadata": {**known, "resourceVersion": version}}
+    assert isinstance(patch, list | tuple)
+    return [{"op": "replace", "path": "/metadata/resourceVersion", "value": version}, *patch]
+
+
+def _namespace(document: Document) -> str:
+    metadata = document.get("metadata")
+    found = metadata.get("namespace") if isinstance(metadata, dict) else None
+    return found if isinstance(found, str) and found else DEFAULT_NAMESPACE
+
+
+def _path_of(key: Key) -> str:
+    return _path(_kind(key.kind), key.namespace or DEFAULT_NAMESPACE, key.name)
+
+
+def _path(kind: Kind, namespace: str | None, name: str = "") -> str:
+    """`namespace` None: all of them."""
+    scope = f"/namespaces/{quote(namespace, safe='')}" if kind.namespaced and namespace is not None else ""
+    return f"/apis/{API_VERSION}{scope}/{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+def _url(path: str, given: Mapping[str, object]) -> str:
+    query = urlencode({name: value for name, value in given.items() if value not in (None, "")})
+    return f"{path}?{query}" if query else path
+
+
+def _save(stream: Stream, file: Path) -> None:
+    """Into a new file, whole or not at all."""
+    made = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as out:
+            while chunk := stream.read(_CHUNK):
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        os.link(made, file)
+    except FileExistsError:
+        raise UsageError(f"{file} is there already", hint=_NEW_FILE) from None
+    except Cut:
+        raise ServerUnavailable("the server went away before the backup was complete", hint="try again") from None
+    except OSError as error:
+        raise StoreUnavailable(f"the backup cannot be written to {file}: {error.strerror}") from None
+    finally:
+        made.unlink(missing_ok=True)

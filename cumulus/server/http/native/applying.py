@@ -1,0 +1,52 @@
+"""`apply` of many manifests in one transaction. They come as documents; what is wrong is told by their number and the
+path of the field, and the client, which has the files, says where that is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from starlette.routing import Route
+
+from cumulus.answers.codec import encode
+from cumulus.errors import UsageError
+from cumulus.manifest import from_documents
+from cumulus.resources.key import Document
+from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.json_response import json_response
+from cumulus.server.http.native.handlers import arguments_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+
+class SentManifest(NamedTuple):
+    """`printed`: see `Manifest`."""
+
+    document: Document
+    printed: bool = False
+
+
+_MAX_BYTES = 32 * 2**20
+"""Of all manifests together."""
+_ARGUMENTS: dict[str, Any] = {
+    "manifests": list[SentManifest], "dry_run": bool, "prune": str, "prune_limit": int | None,
+    "field_manager": str, "force_conflicts": bool,
+}  # fmt: skip
+
+
+async def apply(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    arguments = await arguments_of(request, _ARGUMENTS, _MAX_BYTES)
+    if "manifests" not in arguments:
+        raise UsageError("say which manifests to apply")
+    sent = arguments.pop("manifests")
+
+    def applied() -> Any:
+        manifests = from_documents([(each.document, each.printed) for each in sent])
+        return {"value": encode(api.service.objects.apply(identity, manifests, **arguments))}
+
+    return json_response(await api.call(applied))
+
+
+ROUTES = (Route("/cumulus/v1/apply", apply, methods=["POST"]),)

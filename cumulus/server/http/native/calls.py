@@ -1,0 +1,73 @@
+"""The calls, as data: the method of the service that answers, and the types of its arguments.
+
+Arguments are passed by name, as the method has them; what the client leaves out has the method's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cumulus.answers.nodes import HostKey, WorkerAddress
+from cumulus.answers.swarm import SwarmMark
+from cumulus.resources.key import Document, Key
+
+if TYPE_CHECKING:
+    from cumulus.service.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`of(service)` is called in a thread, with the identity of who asks before the arguments. `steps`: it gives an
+    iterator, and the answer is a stream."""
+
+    of: Callable[[Service], Callable[..., Any]]
+    arguments: Mapping[str, Any]
+    steps: bool = False
+
+
+def _call(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
+    return Call(of, arguments)
+
+
+def _steps(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
+    return Call(of, arguments, steps=True)
+
+
+_CHANGES = Mapping[str, str | None]
+"""Labels or annotations by key; null removes one."""
+
+CALLS: Mapping[str, Call] = {
+    "revision": _call(lambda s: s.objects.revision),
+    "set_labels": _call(lambda s: s.objects.set_labels, key=Key, changes=_CHANGES, overwrite=bool),
+    "set_annotations": _call(lambda s: s.objects.set_annotations, key=Key, changes=_CHANGES, overwrite=bool),
+    "delete_losses": _call(lambda s: s.descriptions.losses, key=Key),
+    "describe": _call(lambda s: s.descriptions.describe, key=Key),
+    "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
+    "why": _call(lambda s: s.explanations.why, key=Key),
+    "job_files": _call(lambda s: s.jobs.files, uids=Sequence[str]),
+    "logs": _steps(
+        lambda s: s.logs.read, key=Key, attempt=int, replica=int | None, follow=bool, tail=int | None
+    ),
+    "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
+    "find_worker": _call(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),
+    "add_worker": _call(lambda s: s.workers.add, name=str, address=WorkerAddress, key=HostKey),
+    "ask_worker": _call(lambda s: s.workers.ask, name=str),
+    "setup_worker": _steps(lambda s: s.workers.setup, name=str, prefix=str, python=str, dry_run=bool),
+    "drain_node": _steps(lambda s: s.nodes.drain, name=str, now=bool, seconds=float | None),
+    "remove_node": _steps(lambda s: s.nodes.remove, name=str, force=bool),
+    "init_swarm": _call(lambda s: s.swarm.initialise, advertise=str, listen=str),
+    "swarm_invitation": _call(lambda s: s.swarm.invitation),
+    "swarm_status": _call(lambda s: s.swarm.status),
+    "swarm_ownership": _call(lambda s: s.swarm.ownership),
+    "adopt_swarm": _call(lambda s: s.swarm.adopt, mark=SwarmMark | None),
+    "push_image": _steps(lambda s: s.swarm.push_image, name=str, nodes=Sequence[str], every=float),
+    "server_state": _call(lambda s: s.server_state),
+    "find_damaged": _call(lambda s: s.find_damaged, document=Document | None),
+    "create_secret": _call(
+        lambda s: s.secrets.create, namespace=str, name=str, values=Mapping[str, str], overwrite=bool
+    ),
+    "secrets": _call(lambda s: s.secrets.list, namespace=str | None),
+    "delete_secret": _call(lambda s: s.secrets.delete, namespace=str, name=str, key=str),
+}  # fmt: skip
