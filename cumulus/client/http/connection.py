@@ -82,11 +82,12 @@ class Connection:
                 return _checked(response, answer)
             raise self._away()
 
-    def stream(self, method: Method, path: str, body: bytes | None = None) -> Stream:
-        """A stream of lines. Raises as `call` does."""
+    def stream(self, method: Method, path: str, body: bytes | None = None, *, patience: float | None = None) -> Stream:
+        """A stream of lines. `patience`: seconds of silence after which it counts as cut. Raises as `call` does."""
         connection = self._connect()
         # A response that closes by itself takes it from the connection.
         sock = connection.sock
+        sock.settimeout(patience)
         try:
             response = _asked(connection, method, path, body, self._headers(JSON))
             if response.status >= 300:
