@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cumulus.admission.messages import joined, no_namespace, suggestion
 from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
@@ -49,12 +49,12 @@ class Manifest:
         return [self.problem(problem.path, problem.message) for problem in problems]
 
 
-def from_documents(sent: Sequence[tuple[Document, bool]]) -> list[Manifest]:
-    """Manifests that were loaded elsewhere, from their `document` and `printed`. Their file is their number. Raises
+def from_documents(documents: Sequence[Document]) -> list[Manifest]:
+    """Manifests that were loaded elsewhere, from their `document`. Their file is their number. Raises
     InvalidManifest."""
     found: list[Manifest] = []
     problems: list[Problem] = []
-    for number, (document, printed) in enumerate(sent):
+    for number, document in enumerate(documents):
         try:
             checked = list(check(node_of(document), str(number), None))
         except RecursionError:
@@ -63,7 +63,7 @@ def from_documents(sent: Sequence[tuple[Document, bool]]) -> list[Manifest]:
             if isinstance(each, Problem):
                 problems.append(each)
             else:
-                found.append(replace(each, printed=printed or each.printed))
+                found.append(each)
     if problems:
         raise InvalidManifest(problems)
     return found

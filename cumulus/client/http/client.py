@@ -127,7 +127,7 @@ class HttpClient:
         from cumulus.answers.objects import Applied
         from cumulus.manifest import InvalidManifest
 
-        sent = [{"document": each.document, "printed": each.printed} for each in manifests]
+        sent = [each.document for each in manifests]
         try:
             return self._call(
                 "apply", list[Applied], manifests=sent, dry_run=dry_run, prune=prune, prune_limit=prune_limit,

@@ -80,7 +80,7 @@ def test_a_manifest_is_told_by_its_number_and_path(served: Served) -> None:
     good, bad = job("good"), job("bad", gpu={"memory": "nonsense"})
     for each in (good, bad):
         each.pop("status", None)
-    answer = served.ask("POST", "/cumulus/v1/apply", {"manifests": [{"document": good}, {"document": bad}]})
+    answer = served.ask("POST", "/cumulus/v1/apply", {"manifests": [good, bad]})
     (problem,) = answer.json["details"]["error"]["problems"]
     assert (problem["position"]["file"], problem["path"]) == ("1", ["spec", "gpu", "memory"])
     assert served.store.revision() == 0
@@ -90,5 +90,5 @@ def test_a_manifest_that_is_nested_deeply_is_refused(served: Served) -> None:
     nested: Any = {}
     for _ in range(900):
         nested = {"a": nested}
-    answer = served.ask("POST", "/cumulus/v1/apply", {"manifests": [{"document": nested}]})
+    answer = served.ask("POST", "/cumulus/v1/apply", {"manifests": [nested]})
     assert 400 <= answer.code < 500

@@ -3,7 +3,7 @@ path of the field, and the client, which has the files, says where that is."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
@@ -20,17 +20,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 
-class SentManifest(NamedTuple):
-    """`printed`: see `Manifest`."""
-
-    document: Document
-    printed: bool = False
-
-
 _MAX_BYTES = 32 * 2**20
 """Of all manifests together."""
 _ARGUMENTS: dict[str, Any] = {
-    "manifests": list[SentManifest], "dry_run": bool, "prune": str, "prune_limit": int | None,
+    "manifests": list[Document], "dry_run": bool, "prune": str, "prune_limit": int | None,
     "field_manager": str, "force_conflicts": bool,
 }  # fmt: skip
 
@@ -43,7 +36,7 @@ async def apply(request: Request) -> Response:
     sent = arguments.pop("manifests")
 
     def applied() -> Any:
-        manifests = from_documents([(each.document, each.printed) for each in sent])
+        manifests = from_documents(sent)
         return {"value": encode(api.service.objects.apply(identity, manifests, **arguments))}
 
     return json_response(await api.call(applied))
