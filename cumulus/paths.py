@@ -20,6 +20,8 @@ COMMAND_SOCKET = "commands.sock"
 
 API_SOCKET = "api.sock"
 """Within the state directory: where the daemon answers its own user."""
+SYSTEM_HOME = "/var/lib/cumulus"
+"""The state directory of the system daemon."""
 SYSTEM_SOCKET = "/run/cumulus/api.sock"
 """Where the system daemon answers every user of the machine."""
 SYSTEM_UNITS = ("/etc/systemd/system/cumulus.service", "/usr/lib/systemd/system/cumulus.service")

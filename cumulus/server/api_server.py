@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,16 +37,25 @@ RENEW_SECONDS = 3600.0
 
 
 class ApiServer:
-    """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why."""
+    """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why.
+
+    `system`: it answers every user of the machine, at the machine's socket too, and each has the role user in the
+    namespace of their own name.
+    """
 
     def __init__(
         self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *,
-        metrics: DaemonMetrics | None = None, retry_seconds: float = RETRY_SECONDS,
+        metrics: DaemonMetrics | None = None, system: bool = False, retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
         self._home = home
         self._store = store
         self._settings = settings
         self._metrics = metrics
+        self._sockets = {str(paths.api_socket(home)): 0o600}
+        if system:
+            # Whoever connects is known by the kernel, and may what their roles say.
+            self._sockets[paths.SYSTEM_SOCKET] = 0o666
+        self._system = system
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -81,14 +91,15 @@ class ApiServer:
 
     def _take(self, lock: int) -> bool:
         """Wait until no other daemon listens; False where this one ends before."""
-        path, said = str(paths.api_socket(self._home)), False
+        said = False
         while not self._closed.is_set():
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not unix_socket.answers(path):
+                taken = next(filter(unix_socket.answers, self._sockets), None)
+                if taken is None:
                     return True
                 if not said:
-                    _log.warning("another process listens in the place of the API", socket=path)
+                    _log.warning("another process listens in the place of the API", socket=taken)
                     said = True
             except (BlockingIOError, PermissionError):
                 pass
@@ -102,22 +113,25 @@ class ApiServer:
         from cumulus.server.watches import WatchBridge
         from cumulus.service.service import Service
 
-        path = paths.api_socket(self._home)
-        service = Service(lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home))
+        service = Service(
+            lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home),
+            home_namespaces=self._system,
+        )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)
         encrypted = EncryptedApi(self._home, api, self._settings)
-        listener = _listener(api, path)
+        listener = _listener(api, self._sockets)
         try:
             listener.start()
-            _log.info("the API is served", socket=str(path))
+            _log.info("the API is served", sockets=" ".join(self._sockets))
             self.listens.set()
             self._serve_encrypted(encrypted)
         finally:
             self.listens.clear()
             self.listens_encrypted.clear()
             # A socket that is left behind means that its daemon died.
-            path.unlink(missing_ok=True)
+            for path in self._sockets:
+                Path(path).unlink(missing_ok=True)
             # What streams ends first, so that the listeners have nothing to wait for.
             bridge.close()
             api.streams.close()
@@ -147,10 +161,12 @@ class ApiServer:
                 self.listens_encrypted.set()
 
 
-def _listener(api: Api, path: Path) -> Listener:
+def _listener(api: Api, sockets: Mapping[str, int]) -> Listener:
     from cumulus.server.http.app import make_app
     from cumulus.server.http.identities import by_peer
     from cumulus.server.http.listener import Listener
     from cumulus.service.accounts import Accounts
 
-    return Listener(make_app(api, by_peer(Accounts(), api)), [unix_socket.listen(str(path))])
+    return Listener(
+        make_app(api, by_peer(Accounts(), api)), [unix_socket.listen(path, mode) for path, mode in sockets.items()]
+    )

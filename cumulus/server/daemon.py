@@ -63,10 +63,12 @@ def run(settings: Settings) -> int:
     stop = threading.Event()
     _stop_on_signals(stop)
     home = settings.home
+    if settings.system:
+        _make_system_directories(home)
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
-    api_server = ApiServer(home, store, settings.api, metrics=metrics)
+    api_server = ApiServer(home, store, settings.api, metrics=metrics, system=settings.system)
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)
@@ -99,6 +101,19 @@ def run(settings: Settings) -> int:
         command_server.close()
         store.close()
         lock.close()
+
+
+def _make_system_directories(home: Path) -> None:
+    """Every user passes through the state directory to the files of their own jobs, and sees nothing else there."""
+    try:
+        for directory, mode in ((home, 0o711), (Path(paths.SYSTEM_SOCKET).parent, 0o755)):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(mode)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{error.filename} cannot be used: {error.strerror}",
+            hint="the system daemon needs a writable disk",
+        ) from None
 
 
 def _open(home: Path) -> tuple[Store, DaemonLock]:

@@ -201,6 +201,8 @@ class Settings(Configuration, BaseSettings):
 
     home: Path = Field(default_factory=paths.home)
     """The state directory."""
+    system: bool = False
+    """This is the system daemon, which serves every user of the machine."""
     config_file: str = Field("", validation_alias=environment.CONFIG)
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
     ssh: SshSettings = Field(default_factory=SshSettings)
@@ -266,12 +268,17 @@ def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
 
 def read(
     *, home: str = "", config_file: str = "", workers: str = "", listen: str = "", tls_cert: str = "",
-    tls_key: str = "", client_ca: str = "",
+    tls_key: str = "", client_ca: str = "", system: bool = False,
 ) -> Settings:  # fmt: skip
     """The settings of this process, with the flags that are given ("": not given).
 
     Raises UsageError, which names the flag, or the file with line and column, and says what would be right."""
-    flags: dict[str, Any] = {"home": Path(paths.home_text(home))}
+    if system and os.geteuid() != 0:
+        raise UsageError(
+            "--system serves every user of the machine, and needs root for that",
+            hint="as root: cumulus serve --system; for yourself alone: cumulus serve",
+        )
+    flags: dict[str, Any] = {"home": Path(paths.home_text(home)), "system": system}
     if config_file:
         flags[environment.CONFIG] = config_file
     if workers:

@@ -52,6 +52,9 @@ def serve(
             help="The authority that signs users' certificates. If left out, its own.",
         ),
     ] = "",
+    system: Annotated[
+        bool, typer.Option("--system", help="As root: serve every user of the machine (see docs/share-a-machine.md).")
+    ] = False,
     log_format: Annotated[
         str, typer.Option(metavar="auto|json|console", help="auto: readable on a terminal, JSON otherwise.")
     ] = "auto",
@@ -79,14 +82,18 @@ def serve(
       cumulus serve --home /var/lib/cumulus --log-format json
       cumulus serve --config config.yaml --workers 8
       cumulus serve --listen 0.0.0.0:6443
+      sudo cumulus serve --system
     """  # fmt: skip
     from cumulus.server import daemon, settings
     from cumulus.server.log_file import chosen
 
+    if system:
+        # Whatever CUMULUS_HOME says: that is for root's own commands.
+        home = home or paths.SYSTEM_HOME
     log.configure(format=log_format, level=log_level, stream=chosen(log_file, Path(paths.home_text(home))))
     return daemon.run(
         settings.read(
             home=home, config_file=config_file, workers=workers, listen=listen, tls_cert=tls_cert, tls_key=tls_key,
-            client_ca=client_ca,
+            client_ca=client_ca, system=system,
         )
     )  # fmt: skip

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Installs Cumulus for all users of this machine: the system daemon and the monitor of leases, under systemd. Run it as root,
+# from a checkout. Run it again to upgrade: jobs go on meanwhile.
+#   scripts/install-system.sh --dry-run    only prints what it would do; needs no root
+#   scripts/install-system.sh
+#   scripts/install-system.sh --no-start   installs, and starts nothing
+# See docs/share-a-machine.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/_python.sh
+
+PREFIX=/opt/cumulus
+UNITS=/etc/systemd/system
+dry=
+start=yes
+for argument in "$@"; do
+  case $argument in
+    --dry-run) dry=yes ;;
+    --no-start) start= ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit ;;
+    *) echo "error: $argument is no option of $0; see $0 --help" >&2; exit 2 ;;
+  esac
+done
+
+run() {
+  printf '+ %s\n' "$*"
+  [ -n "$dry" ] || "$@"
+}
+
+# Before anything is changed.
+python=$(find_python)
+if [ -z "$dry" ]; then
+  [ "$(id -u)" = 0 ] || { echo "error: run this as root; --dry-run shows what it would do" >&2; exit 1; }
+  [ -z "$start" ] || [ -d /run/systemd/system ] || {
+    echo "error: systemd does not run here; with --no-start the files are installed all the same" >&2
+    exit 1
+  }
+fi
+case $("$python" -c 'import os, sys; print(os.path.realpath(sys.executable))') in
+  /root/* | /home/*)
+    # Jobs of other users get the hooks of Chronos from there, and their chronos_cli is run by it.
+    echo "error: $python lies in a home directory, where other users can't start it; name another: PYTHON=/usr/bin/python3 $0" >&2
+    [ -n "$dry" ] || exit 1
+    ;;
+esac
+
+umask 022
+run install -d -m 0755 "$PREFIX" "$PREFIX/docs"
+run "$python" -m venv "$PREFIX/.venv"
+VENV=$PREFIX/.venv
+run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/run.lock
+run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+run install -m 0644 docs/share-a-machine.md "$PREFIX/docs/"
+for program in cumulus chronos_cli; do
+  run ln -sf "$VENV/bin/$program" "/usr/local/bin/$program"
+done
+# Its members are admins of Cumulus, as root is.
+getent group cumulus-admin >/dev/null || run groupadd --system cumulus-admin
+for unit in chronos-monitor cumulus; do
+  run install -m 0644 "scripts/$unit.service" "$UNITS/"
+done
+[ -n "$start" ] || exit 0
+run systemctl daemon-reload
+run systemctl enable chronos-monitor cumulus
+# What runs already is replaced: leases and jobs outlive it.
+run systemctl restart chronos-monitor cumulus
+[ -n "$dry" ] || echo "Cumulus serves the users of this machine. Try it as one of them: cumulus get nodes"

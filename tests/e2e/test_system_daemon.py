@@ -1,0 +1,171 @@
+"""`cumulus serve --system` with two Unix users: each runs jobs, and none reads, ends, impersonates or gets round the
+other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backends.process.test_users import ATTACKS
+from tests.system_daemon import GROUP, PYTHON, SystemDaemon, job, jobs, system_daemon
+from tests.unix_users import User
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.users, pytest.mark.daemon, pytest.mark.xdist_group("system-daemon")]
+
+STATE = "/var/lib/cumulus"
+PUBLIC = ("node-name.here", "place.json", "limits", "cumulus")
+"""What all may read: the names of the node and of the state directory, a lease's size and end, what is in /run."""
+
+
+@pytest.fixture(scope="module")
+def daemon(users: tuple[User, User], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemDaemon]:
+    with system_daemon(tmp_path_factory.mktemp("system") / "serve.log") as made:
+        yield made
+
+
+def found(daemon: SystemDaemon, user: User | None, namespace: str, name: str) -> dict[str, Any]:
+    answer = daemon.ask(user, "GET", jobs(namespace, name))
+    assert answer.status == 200, answer
+    body: dict[str, Any] = answer.body
+    return body
+
+
+def until(daemon: SystemDaemon, user: User, name: str, phase: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+
+    def reached() -> bool:
+        seen.update(found(daemon, user, user.name, name))
+        return bool(seen["status"].get("phase") == phase)
+
+    eventually(reached, 60, lambda: f"{seen.get('status')}\n{daemon.written()}")
+    return seen
+
+
+def started(daemon: SystemDaemon, user: User, name: str, *command: str, **spec: Any) -> dict[str, Any]:
+    answer = daemon.ask(user, "POST", jobs(user.name), job(name, *command, **spec))
+    assert answer.status == 201, answer
+    return until(daemon, user, name, "Running")
+
+
+def directory(daemon: SystemDaemon, user: User, of: dict[str, Any]) -> Path:
+    """The working directory of its first attempt, as root sees it."""
+    return daemon.seen / f"{STATE[1:]}/process/users/{user.uid}/{of['metadata']['uid']}/a1-r0/work"
+
+
+def pids(daemon: SystemDaemon, user: User, of: dict[str, Any]) -> tuple[int, int]:
+    """Of the supervisor and the program, as they see themselves."""
+    work = directory(daemon, user, of)
+    eventually((work / "pids").exists, 30)
+    supervisor, program = (work / "pids").read_text().split()
+    return int(supervisor), int(program)
+
+
+HOLD = ("sh", "-c", "echo private > private; echo $PPID $$ > new; mv new pids; exec sleep 300")
+
+
+def test_each_runs_jobs_as_themselves_with_no_set_up(daemon: SystemDaemon, users: tuple[User, User]) -> None:
+    for user in users:
+        script = f"id -u > {user.home}/result; echo $HOME $PATH >> {user.home}/result"
+        answer = daemon.ask(user, "POST", jobs(user.name), job("whoami", "sh", "-c", script))
+        assert answer.status == 201, answer
+        annotations = answer.body["metadata"]["annotations"]
+        assert annotations["cumulus.dev/submitter"] == user.name
+        assert annotations["cumulus.dev/submitter-uid"] == str(user.uid)
+        until(daemon, user, "whoami", "Succeeded")
+        uid, rest = (user.home / "result").read_text().split("\n")[:2]
+        assert (int(uid), rest.split()[0]) == (user.uid, str(user.home))
+        assert (user.home / "result").stat().st_uid == user.uid
+
+
+def test_none_reads_ends_changes_or_impersonates_the_others(daemon: SystemDaemon, users: tuple[User, User]) -> None:
+    one, other = users
+    theirs = started(daemon, other, "theirs", *HOLD, env=[{"name": "PASSWORD", "value": "hush"}])
+    for verb, path, body in (
+        ("GET", jobs(other.name, "theirs"), None),
+        ("GET", jobs(other.name), None),
+        ("GET", f"{GROUP}/gpujobs", None),
+        ("GET", f"{jobs(other.name)}?watch=true", None),
+        ("DELETE", jobs(other.name, "theirs"), None),
+        ("DELETE", jobs(other.name), None),
+        ("PUT", jobs(other.name, "theirs"), theirs | {"spec": theirs["spec"] | {"suspend": True}}),
+        ("POST", jobs(other.name), job("mine", "true")),
+        ("POST", jobs("default"), job("mine", "true")),
+        ("POST", f"{GROUP}/namespaces/{other.name}/rolebindings", grant(other.name, one.name)),
+    ):
+        answer = daemon.ask(one, verb, path, body)
+        assert answer.status == 403, (verb, path, answer)
+        assert "hush" not in str(answer)
+    # Who submitted it is what the kernel says, whatever the object says.
+    forged = job("forged", "sh", "-c", f"id -u > {one.home}/forged")
+    forged["metadata"]["annotations"] = {
+        "cumulus.dev/submitter": "root", "cumulus.dev/submitter-uid": "0", "cumulus.dev/submitter-admin": "true",
+    }  # fmt: skip
+    answer = daemon.ask(one, "POST", jobs(one.name), forged)
+    if answer.status == 201:
+        assert answer.body["metadata"]["annotations"]["cumulus.dev/submitter-uid"] == str(one.uid)
+        until(daemon, one, "forged", "Succeeded")
+        assert (one.home / "forged").read_text().strip() == str(one.uid)
+    else:
+        assert answer.status in (403, 422), answer
+    assert found(daemon, other, other.name, "theirs")["status"]["phase"] == "Running"
+    assert daemon.ask(other, "DELETE", jobs(other.name, "theirs")).status == 200
+    work = directory(daemon, other, theirs)
+    eventually(lambda: not work.exists(), 60, daemon.written)
+
+
+def grant(namespace: str, name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "RoleBinding",
+        "metadata": {"name": "mine", "namespace": namespace},
+        "roleRef": {"apiGroup": "cumulus.dev", "kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"kind": "User", "name": name}],
+    }  # fmt: skip
+
+
+def test_a_job_reaches_neither_the_state_nor_a_supervisor_nor_the_other(
+    daemon: SystemDaemon, users: tuple[User, User]
+) -> None:
+    one, other = users
+    theirs = started(daemon, other, "target", *HOLD)
+    supervisor, program = pids(daemon, other, theirs)
+    assert daemon.run(None, "stat", "-c", "%u", f"/proc/{supervisor}", f"/proc/{program}").stdout == f"0\n{other.uid}\n"
+    paths = sorted(
+        f"/{path.relative_to(daemon.seen)}"
+        for top in (STATE, "/var/lib/chronos", "/run/cumulus")
+        for path in (daemon.seen / top[1:]).rglob("*")
+        if not path.is_socket() and path.name not in PUBLIC and f"/users/{one.uid}" not in str(path)
+    )
+    work = f"{STATE}/process/users/{other.uid}/{theirs['metadata']['uid']}/a1-r0/work"
+    assert f"{work}/private" in paths
+    for number, target in enumerate((1, supervisor, program)):
+        name = f"attack{number}"
+        script = f'exec {PYTHON} -c "$@" > {one.home}/{name} 2>&1'
+        attack = job(name, "sh", "-c", script, "sh", ATTACKS, str(target), *paths)
+        answer = daemon.ask(one, "POST", jobs(one.name), attack)
+        assert answer.status == 201, answer
+        until(daemon, one, name, "Succeeded")
+        assert (one.home / name).read_text() == "tried\n"
+    assert found(daemon, other, other.name, "target")["status"]["phase"] == "Running"
+    # As a mount and as a working directory.
+    for number, spec in enumerate(({"workingDir": work}, {"mounts": [{"source": work, "target": "data"}]})):
+        answer = daemon.ask(one, "POST", jobs(one.name), job(f"by{number}", "cat", "data/private", "private", **spec))
+        assert answer.status == 201, answer
+        assert "private" not in until(daemon, one, f"by{number}", "Failed")["status"]["attempts"][0]["message"].split()
+
+
+def test_what_runs_as_root_or_reaches_the_machine_needs_an_admin(
+    daemon: SystemDaemon, users: tuple[User, User]
+) -> None:
+    one = users[0]
+    for spec in ({"image": "x", "runAsUser": 0}, {"image": "x", "mounts": [{"source": "/etc", "target": "/e"}]}):
+        answer = daemon.ask(one, "POST", jobs(one.name), job("container", "true", **spec))
+        assert answer.status == 403, answer
+    # Root's own.
+    answer = daemon.ask(None, "POST", jobs("default"), job("roots", "sh", "-c", f"id -u > {one.home}/roots"))
+    assert answer.status == 201, answer
+    eventually(lambda: found(daemon, None, "default", "roots")["status"]["phase"] == "Succeeded", 60, daemon.written)
+    assert (one.home / "roots").read_text().strip() == "0"

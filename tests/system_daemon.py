@@ -1,0 +1,119 @@
+"""A system daemon in namespaces of its own, where /var/lib and /run are empty, and requests of the machine's users to
+it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cumulus.lib import cgroup
+from tests.commands import CUMULUS
+from tests.processes import cgroups_of
+from tests.unix_users import User
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[1]
+SITE = next(path for path in sys.path if path.endswith("site-packages"))
+PYTHON = "/usr/bin/python3"
+"""The system's, which every user can start."""
+GROUP = "/apis/cumulus.dev/v1alpha1"
+
+ASK = """
+import http.client, json, socket, sys
+connection = http.client.HTTPConnection("localhost", timeout=60)
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/cumulus/api.sock")
+verb, path, body = sys.argv[1:]
+connection.request(verb, path, body or None, {"content-type": "application/json"} if body else {})
+answer = connection.getresponse()
+print(json.dumps([answer.status, answer.read().decode()]))
+"""
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+
+
+class SystemDaemon:
+    """`pid` is the daemon's as the host sees it, and `seen` where the host sees its files."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        empty = "mount -t tmpfs tmpfs /var/lib && mount -t tmpfs tmpfs /run"
+        # Its own processes too: what it leaves ends with them, and no other test finds a monitor of /var/lib/chronos.
+        inside = f"{empty} && {{ {shlex.quote(CUMULUS)} serve --system & wait; }}"
+        kept = {"CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1"}
+        dropped = ("CUMULUS_HOME", "CHRONOS_HOME", "XDG_STATE_HOME")
+        environment = {name: value for name, value in os.environ.items() if name not in dropped} | kept
+        with open(log, "wb") as output:
+            self._unshare = subprocess.Popen(
+                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside],
+                env=environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        eventually(lambda: "the API is served" in self.written(), 60, self.written)
+        [self._init] = children(self._unshare.pid)
+        [self.pid] = [pid for pid in children(self._init) if b"--system" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        self.seen = Path(f"/proc/{self._init}/root")
+
+    def written(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def run(self, user: User | None, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """In the daemon's namespaces, as the user; None: as root."""
+        enter = ["nsenter", "-t", str(self._init), "-m", "-p", "--"]
+        environment = {"PATH": os.environ["PATH"], "HOME": "/root"}
+        if user is not None:
+            enter += ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+            environment |= {"HOME": str(user.home), "USER": user.name, "PATH": "/usr/bin:/bin"}
+        return subprocess.run(
+            [*enter, *command], env=environment | variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=90, check=False,
+        )  # fmt: skip
+
+    def ask(self, user: User | None, verb: str, path: str, body: Any = None) -> Answer:
+        """One request at the machine's socket."""
+        text = "" if body is None else json.dumps(body)
+        done = self.run(user, PYTHON, "-c", ASK, verb, path, text)
+        assert done.returncode == 0, done.stderr + self.written()
+        status, said = json.loads(done.stdout)
+        return Answer(status, json.loads(said) if said[:1] in "{[" else said)
+
+    def close(self) -> None:
+        cgroups = cgroups_of(self.seen / "var/lib/chronos")
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        self._unshare.wait(60)
+        eventually(lambda: all(cgroup.remove(directory) for directory in cgroups))
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def system_daemon(log: Path) -> Iterator[SystemDaemon]:
+    made = SystemDaemon(log)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def job(name: str, *command: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": {"name": name},
+        "spec": {"gpu": {"memory": "5%", "duration": "5m"}, "command": list(command), **spec},
+    }  # fmt: skip
+
+
+def jobs(namespace: str, name: str = "") -> str:
+    return f"{GROUP}/namespaces/{namespace}/gpujobs" + (f"/{name}" if name else "")

@@ -1,0 +1,32 @@
+"""The script that installs the system daemon, as far as it goes without changing this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "install-system.sh"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": sys.executable}
+    command = [SCRIPT, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_dry_run_says_each_step_and_takes_none() -> None:
+    before = [path.exists() for path in map(Path, ("/opt/cumulus", "/etc/systemd/system/cumulus.service"))]
+    done = run("--dry-run")
+    assert done.returncode == 0, done.stderr
+    steps = done.stdout.splitlines()
+    assert all(step.startswith("+ ") for step in steps)
+    for step in ("-m venv /opt/cumulus/.venv", "scripts/cumulus.service", "systemctl restart", "--require-hashes"):
+        assert any(step in line for line in steps)
+    assert before == [path.exists() for path in map(Path, ("/opt/cumulus", "/etc/systemd/system/cumulus.service"))]
+
+
+def test_a_wrong_option_is_refused_before_anything_is_done() -> None:
+    done = run("--dry-runn")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--dry-runn is no option" in done.stderr
