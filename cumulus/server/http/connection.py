@@ -42,6 +42,9 @@ class Certificate(NamedTuple):
 class ConnectionLimits:
     """What a connection may take. Seconds and bytes."""
 
+    handshake_seconds: float = 10.0
+    handshakes: int = 256
+    """Connections at once that have not shown that they speak TLS."""
     headers_seconds: float = 10.0
     """From the first byte of a request, or the connection, to the end of its headers."""
     headers_bytes: int = 64 * 2**10

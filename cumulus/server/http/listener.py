@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 2
 """How long requests that are being answered have when the listener closes."""
-HANDSHAKE_SECONDS = 10.0
-HANDSHAKES = 256
-"""Connections at once that have not shown that they speak TLS."""
 SHUTDOWN_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.1
 TICK_SECONDS = 1.0
@@ -131,7 +128,7 @@ class _Server(uvicorn.Server):
                 # The client is gone already, or this process has too many files open.
                 await asyncio.sleep(ACCEPT_AGAIN_SECONDS)
                 continue
-            if len(self._handshakes) >= HANDSHAKES or self._connections.is_full:
+            if len(self._handshakes) >= self._connections.limits.handshakes or self._connections.is_full:
                 connection.close()
                 continue
             task = loop.create_task(self._shake_hands(connection, made))
@@ -141,8 +138,8 @@ class _Server(uvicorn.Server):
     async def _shake_hands(self, connection: socket.socket, made: Callable[[], Connection]) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                made, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+                made, connection, ssl=self._tls, ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+                ssl_handshake_timeout=self._connections.limits.handshake_seconds,
             )  # fmt: skip
         except OSError:
             # It speaks no TLS, shows a bad certificate, or has gone.

@@ -1,0 +1,199 @@
+"""Clients that keep a server waiting: slow-loris, bodies that drip, readers that do not read, too many at once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from cumulus.clock import SystemClock
+from cumulus.server.http.certificates import Authority
+from cumulus.server.http.connection import ConnectionLimits
+from cumulus.server.http.listener import Listener
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+SOON = ConnectionLimits(
+    handshake_seconds=0.2, headers_seconds=0.2, headers_bytes=4096, body_seconds=0.2, body_bytes_per_second=2**20,
+    stalled_seconds=0.3, idle_seconds=0.2, most=8,
+)  # fmt: skip
+
+
+class Streams:
+    """How many answers without end are on their way."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    async def endless(self, request: Request) -> StreamingResponse:
+        async def chunks() -> Iterator[bytes]:  # type: ignore[misc]
+            self.open += 1
+            try:
+                while True:
+                    yield b"x" * 65536
+            finally:
+                self.open -= 1
+
+        return StreamingResponse(chunks())
+
+
+async def read(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+@pytest.fixture
+def streams() -> Streams:
+    return Streams()
+
+
+@pytest.fixture
+def app(streams: Streams) -> Starlette:
+    return Starlette(routes=[Route("/", read, methods=["GET", "POST"]), Route("/endless", streams.endless)])
+
+
+@contextmanager
+def served(
+    app: Starlette, sockets: Sequence[socket.socket] = (), limits: ConnectionLimits = SOON,
+    encrypted: Sequence[socket.socket] = (), tls: ssl.SSLContext | None = None,
+) -> Iterator[None]:  # fmt: skip
+    listener = Listener(app, sockets, encrypted=encrypted, tls=tls, limits=limits)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.close()
+
+
+@pytest.fixture
+def address(app: Starlette) -> Iterator[tuple[str, int]]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    found = listening.getsockname()
+    with served(app, [listening]):
+        yield found
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side ends it, which it must."""
+    found = b""
+    try:
+        while more := connection.recv(65536):
+            found += more
+    except ConnectionError:
+        pass
+    return found
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nhost: x\r\n",
+        b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+    ],
+    ids=["nothing", "half a head", "blank lines", "half a body", "half a chunk"],
+)
+def test_what_never_comes_is_not_waited_for(address: tuple[str, int], sent: bytes) -> None:
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(sent)
+        assert b"200" not in everything(connection)
+
+
+def test_headers_that_drip_are_not_waited_for(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, 20) as connection, pytest.raises(ConnectionError):
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            connection.sendall(b"x: y\r\n")
+            time.sleep(0.02)
+
+
+def test_headers_are_of_limited_size(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nx: " + b"y" * 5000)
+        assert everything(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_many_requests_on_one_connection_are_answered_and_then_it_is_ended(address: tuple[str, int]) -> None:
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n" + b"z" * 5000
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(request * 20)
+        assert everything(connection).count(b"\r\n\r\n5000") == 20
+
+
+def test_who_half_closes_is_gone(address: tuple[str, int], streams: Streams) -> None:
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        eventually(lambda: streams.open)
+        connection.shutdown(socket.SHUT_WR)
+        eventually(lambda: not streams.open)
+
+
+def test_who_does_not_read_is_not_waited_for(address: tuple[str, int], streams: Streams) -> None:
+    with socket.create_connection(address, 20) as connection:
+        connection.sendall(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        eventually(lambda: streams.open)
+        eventually(lambda: not streams.open)
+
+
+def test_there_are_only_so_many_and_one_user_has_at_most_half(app: Starlette, tmp_path: Path) -> None:
+    limits = ConnectionLimits(most=4)
+    listening = socket.create_server(("127.0.0.1", 0))
+    with served(app, [listening], limits):
+        held = [socket.create_connection(listening.getsockname(), 20) for _ in range(4)]
+        for each in held:
+            each.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200" in each.recv(1000)
+        with socket.create_connection(listening.getsockname(), 20) as one_more:
+            assert everything(one_more) == b""
+        held.pop().close()
+
+        def answered() -> bool:
+            with socket.create_connection(listening.getsockname(), 20) as again:
+                again.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                return b"200" in everything(again)
+
+        eventually(answered)
+        for each in held:
+            each.close()
+
+
+def test_a_stranger_holds_no_place_that_has_shown_nothing(app: Starlette, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "api")
+    authority.ensure_server(["localhost"], SystemClock().now())
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority.server)
+    trusting = ssl.create_default_context(cafile=str(authority.certificate))
+    listening = socket.create_server(("127.0.0.1", 0))
+    limits = ConnectionLimits(handshake_seconds=0.3, handshakes=2, most=4)
+    with served(app, limits=limits, encrypted=[listening], tls=tls):
+        address = listening.getsockname()
+        silent = [socket.create_connection(address, 20) for _ in range(5)]
+
+        def answered() -> bool:
+            try:
+                with trusting.wrap_socket(socket.create_connection(address, 20), server_hostname="localhost") as made:
+                    made.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                    return b"200" in everything(made)
+            except OSError:
+                return False
+
+        eventually(answered)
+        assert all(everything(each) == b"" for each in silent)
+        with socket.create_connection(address, 20) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"200" not in everything(plain)
+        for each in silent:
+            each.close()
