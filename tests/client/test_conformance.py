@@ -13,9 +13,11 @@ from cumulus import manifest
 from cumulus.answers.logs import AttemptEnded, LogBytes
 from cumulus.answers.nodes import Cordoned, Drained, Removed, WorkerAddress, WorkerFound, WorkerSaid
 from cumulus.answers.secrets import SecretKey
+from cumulus.answers.server import ApiAddress
 from cumulus.answers.swarm import ImagePushed, SwarmInvitation, SwarmMade, SwarmStatus
 from cumulus.client.base import Applied, Client, ConditionMet, StillWaiting
 from cumulus.clock import FakeClock
+from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import (
     AlreadyExists,
     AlreadySet,
@@ -34,6 +36,7 @@ from cumulus.errors import (
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
+from cumulus.service import api_address
 from cumulus.store.base import Store
 from tests.documents import NOW, active, ahead, event, failed, job, lease, node, partition, running
 from tests.service.conftest import FakeInfrastructure, host_key
@@ -455,6 +458,33 @@ class TestWorkers:
         assert list(client.remove_node("gpu-1")) == [Removed()]
         with pytest.raises(NotFound):
             client.ask_worker("gpu-1")
+
+
+class TestTokens:
+    def test_made_listed_and_revoked(self, client: Client) -> None:
+        made = client.create_token("laptop", seconds=3600)
+        assert [*client.tokens()] == [*client.tokens(everybody=True)] == [made.info]
+        with pytest.raises(AlreadyExists, match="has a token laptop already"):
+            client.create_token("laptop")
+        with pytest.raises(InvalidObject, match="lasts from"):
+            client.create_token(seconds=1)
+        bot = client.create_token("ci", user="ci-bot", groups=("labs",))
+        assert (bot.info.user, bot.info.groups) == ("ci-bot", ("labs",))
+        assert client.revoke_token("ci", user="ci-bot") == bot.info
+        assert client.revoke_token("laptop") == made.info
+        with pytest.raises(NotFound, match="has no token laptop"):
+            client.revoke_token("laptop")
+
+    def test_where_the_api_is(self, client: Client, home: Path) -> None:
+        with pytest.raises(NotFound, match="no daemon answers over TLS"):
+            client.api_address()
+        address = ApiAddress("https://127.0.0.1:4711", "")
+        api_address.write(home, address)
+        lock = DaemonLock(home)
+        try:
+            assert client.api_address() == address
+        finally:
+            lock.close()
 
 
 class TestSecrets:

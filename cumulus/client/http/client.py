@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.objects import Applied, Description, JobFiles, PatchType, Propagation, WaitStep, Why
     from cumulus.answers.secrets import SecretKey
-    from cumulus.answers.server import ServerState
+    from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.client.endpoint import Endpoint
     from cumulus.manifest import Manifest
 
@@ -304,6 +305,29 @@ class HttpClient:
 
     def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
         self._call("delete_secret", type(None), namespace=namespace, name=name, key=key)
+
+    def create_token(
+        self, name: str = "", *, user: str = "", groups: Sequence[str] = (), seconds: float | None = None
+    ) -> NewToken:
+        from cumulus.answers.tokens import NewToken
+
+        given: dict[str, Any] = {"name": name, "user": user, "groups": list(groups), "seconds": seconds}
+        return self._call("create_token", NewToken, **given)
+
+    def tokens(self, *, everybody: bool = False) -> Sequence[TokenInfo]:
+        from cumulus.answers.tokens import TokenInfo
+
+        return self._read("tokens", list[TokenInfo], everybody=everybody)
+
+    def revoke_token(self, name: str, *, user: str = "") -> TokenInfo:
+        from cumulus.answers.tokens import TokenInfo
+
+        return self._call("revoke_token", TokenInfo, name=name, user=user)
+
+    def api_address(self) -> ApiAddress:
+        from cumulus.answers.server import ApiAddress
+
+        return self._read("api_address", ApiAddress)
 
     def raw(self, path: str) -> bytes:
         """What the server answers to a GET of `path`, as it is."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cumulus.lib.printable import one_line
+from cumulus.server.http.api import READS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,8 +40,13 @@ class AccessLog:
         try:
             await self._app(scope, receive, noting)
         finally:
-            milliseconds = round((time.monotonic() - began) * 1000)
-            # What a client calls itself, or asks for, moves no cursor and forges no line.
-            path = one_line(scope["path"][:_MOST])
-            user = one_line(scope["cumulus.identity"].name)
-            _log.info("request", method=scope["method"], path=path, user=user, code=code, milliseconds=milliseconds)
+            if READS not in scope:
+                self._log(scope, code, time.monotonic() - began)
+
+    @staticmethod
+    def _log(scope: Scope, code: int, seconds: float) -> None:
+        # What a client calls itself, or asks for, moves no cursor and forges no line.
+        path = one_line(scope["path"][:_MOST])
+        user = one_line(scope["cumulus.identity"].name)
+        milliseconds = round(seconds * 1000)
+        _log.info("request", method=scope["method"], path=path, user=user, code=code, milliseconds=milliseconds)

@@ -56,3 +56,11 @@ def identity_of(request: Request) -> Identity:
     """Who asks, as `authentication` found."""
     found: Identity = request.scope["cumulus.identity"]
     return found
+
+
+READS = "cumulus.reads"
+
+
+def changes_nothing(request: Request) -> None:
+    """Say of a request, whose method says otherwise, that it only reads."""
+    request.scope[READS] = True

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import Document
-from cumulus.server.http.api import Api, api_of, identity_of
+from cumulus.server.http.api import Api, api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.messages import ACCESS_REVIEW, RULES_REVIEW, SELF_REVIEW
 from cumulus.server.http.kubernetes.requests import typed_body_of
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from cumulus.service.access.access import Decision
     from cumulus.service.identity import Identity
 
-EVERYBODYS_PATHS = ("/api", "/api/*", "/apis", "/apis/*", "/livez", "/openapi", "/openapi/*", "/readyz", "/version")
+EVERYBODYS_PATHS = (
+    "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/healthz/*", "/livez", "/livez/*", "/openapi", "/openapi/*",
+    "/readyz", "/readyz/*", "/version",
+)  # fmt: skip
 """Paths that are no resource's, which everybody may read who is known."""
 METRICS = "/metrics"
 _READ = ("get", "head")
@@ -35,6 +38,7 @@ def _route(body: Body, answer: Callable[[Api, Identity, Mapping[str, Any]], Docu
     plural = f"{body.kind.lower()}s"
 
     async def review(request: Request) -> Response:
+        changes_nothing(request)
         api, identity = api_of(request), identity_of(request)
         api.service.access.check(identity, "create", plural, group=group)
         given = await typed_body_of(request, body)

@@ -25,10 +25,16 @@ class Call:
     of: Callable[[Service], Callable[..., Any]]
     arguments: Mapping[str, Any]
     steps: bool = False
+    reads: bool = False
+    """It changes nothing."""
 
 
 def _call(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
     return Call(of, arguments)
+
+
+def _read(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
+    return Call(of, arguments, reads=True)
 
 
 def _steps(of: Callable[[Service], Callable[..., Any]], **arguments: Any) -> Call:
@@ -39,35 +45,43 @@ _CHANGES = Mapping[str, str | None]
 """Labels or annotations by key; null removes one."""
 
 CALLS: Mapping[str, Call] = {
-    "revision": _call(lambda s: s.objects.revision),
+    "revision": _read(lambda s: s.objects.revision),
     "set_labels": _call(lambda s: s.objects.set_labels, key=Key, changes=_CHANGES, overwrite=bool),
     "set_annotations": _call(lambda s: s.objects.set_annotations, key=Key, changes=_CHANGES, overwrite=bool),
-    "delete_losses": _call(lambda s: s.descriptions.losses, key=Key),
-    "describe": _call(lambda s: s.descriptions.describe, key=Key),
+    "delete_losses": _read(lambda s: s.descriptions.losses, key=Key),
+    "describe": _read(lambda s: s.descriptions.describe, key=Key),
     "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
-    "why": _call(lambda s: s.explanations.why, key=Key),
-    "job_files": _call(lambda s: s.jobs.files, uids=Sequence[str]),
-    "logs": _steps(
-        lambda s: s.logs.read, key=Key, attempt=int, replica=int | None, follow=bool, tail=int | None
+    "why": _read(lambda s: s.explanations.why, key=Key),
+    "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
+    "logs": Call(
+        lambda s: s.logs.read,
+        {"key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None},
+        steps=True, reads=True,
     ),
     "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
-    "find_worker": _call(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),
+    "find_worker": _read(lambda s: s.workers.find, name=str, address=WorkerAddress, fingerprint=str),
     "add_worker": _call(lambda s: s.workers.add, name=str, address=WorkerAddress, key=HostKey),
-    "ask_worker": _call(lambda s: s.workers.ask, name=str),
+    "ask_worker": _read(lambda s: s.workers.ask, name=str),
     "setup_worker": _steps(lambda s: s.workers.setup, name=str, prefix=str, python=str, dry_run=bool),
     "drain_node": _steps(lambda s: s.nodes.drain, name=str, now=bool, seconds=float | None),
     "remove_node": _steps(lambda s: s.nodes.remove, name=str, force=bool),
     "init_swarm": _call(lambda s: s.swarm.initialise, advertise=str, listen=str),
-    "swarm_invitation": _call(lambda s: s.swarm.invitation),
-    "swarm_status": _call(lambda s: s.swarm.status),
-    "swarm_ownership": _call(lambda s: s.swarm.ownership),
+    "swarm_invitation": _read(lambda s: s.swarm.invitation),
+    "swarm_status": _read(lambda s: s.swarm.status),
+    "swarm_ownership": _read(lambda s: s.swarm.ownership),
     "adopt_swarm": _call(lambda s: s.swarm.adopt, mark=SwarmMark | None),
     "push_image": _steps(lambda s: s.swarm.push_image, name=str, nodes=Sequence[str], every=float),
-    "server_state": _call(lambda s: s.server_state),
-    "find_damaged": _call(lambda s: s.find_damaged, document=Document | None),
+    "server_state": _read(lambda s: s.server_state),
+    "find_damaged": _read(lambda s: s.find_damaged, document=Document | None),
     "create_secret": _call(
         lambda s: s.secrets.create, namespace=str, name=str, values=Mapping[str, str], overwrite=bool
     ),
-    "secrets": _call(lambda s: s.secrets.list, namespace=str | None),
+    "secrets": _read(lambda s: s.secrets.list, namespace=str | None),
     "delete_secret": _call(lambda s: s.secrets.delete, namespace=str, name=str, key=str),
+    "create_token": _call(
+        lambda s: s.tokens.create, name=str, user=str, groups=Sequence[str], seconds=float | None
+    ),
+    "tokens": _read(lambda s: s.tokens.list, everybody=bool),
+    "revoke_token": _call(lambda s: s.tokens.revoke, name=str, user=str),
+    "api_address": _read(lambda s: s.api_address),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from cumulus.answers.codec import decode, encode
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.lib.printable import one_line
-from cumulus.server.http.api import Api, api_of, identity_of
+from cumulus.server.http.api import Api, api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.bodies import MAX_BYTES
 from cumulus.server.http.kubernetes.requests import body_of
@@ -39,6 +39,8 @@ async def answer(request: Request) -> Response:
     if name not in CALLS:
         raise NotFound(f"there is no call {one_line(name)}", hint="the server may be older than this client")
     call, api, identity = CALLS[name], api_of(request), identity_of(request)
+    if call.reads:
+        changes_nothing(request)
     arguments = await arguments_of(request, call.arguments)
     bound = await api.call(_bound, call, api.service, identity, arguments)
     if not call.steps:
