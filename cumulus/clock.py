@@ -72,10 +72,15 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def short_timestamp(moment: datetime) -> str:
+    """The same to the second: 2030-01-31T12:00:00Z, Kubernetes' Time."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
+
+
 def to_the_second(text: str) -> str:
     """A timestamp as people are shown it: 2030-01-31T12:00:00Z. What is no timestamp stays as it is."""
     try:
-        return parse_timestamp(text).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
+        return short_timestamp(parse_timestamp(text))
     except (ValueError, OverflowError):
         return text
 

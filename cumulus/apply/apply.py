@@ -9,7 +9,7 @@ from cumulus.apply import ownership
 from cumulus.apply.ownership import Owner
 from cumulus.apply.plan import Result, plan
 from cumulus.apply.server_side import Applier
-from cumulus.clock import Clock, SystemClock, timestamp, to_the_second
+from cumulus.clock import Clock, SystemClock, short_timestamp
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, NotFound, UsageError
 from cumulus.manifest import DEFAULT_NAMESPACE, InvalidManifest, Manifest, Problem
 from cumulus.resources import registry
@@ -60,7 +60,7 @@ def apply(
     InvalidManifest with everything that forbids it, conflicts included, PruneRefused, Conflict if the objects keep
     changing, and what `admit` and the store raise.
     """
-    now = to_the_second(timestamp((clock or SystemClock()).now()))
+    now = short_timestamp((clock or SystemClock()).now())
     by = Applier(ownership.check_manager(field_manager), now, force_conflicts)
     for _ in range(ATTEMPTS):
         results = _planned(store, manifests, prune, by)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cumulus.resources.annotations import LAST_APPLIED
@@ -17,10 +18,11 @@ from cumulus.resources.values import KEYED_LISTS, SET_LISTS, is_name
 
 Path = tuple[str, ...]
 FieldSet = frozenset[Path]
-Nodes = dict[Path, Any]
-"""Each value of an object by its path, and ITEM for each item of a list that has fields of its own."""
 
-ITEM = object()
+_Nodes = dict[Path, Any]
+"""Each value of an object by its path, and _ITEM for each item of a list that has fields of its own."""
+
+_ITEM = object()
 MAX_DEPTH = 32
 """Steps of a path. The deepest field of any kind has six."""
 USERS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
@@ -97,21 +99,23 @@ def users_part(document: Mapping[str, Any]) -> Document:
     return {**found, "metadata": parts}
 
 
-def nodes(document: Mapping[str, Any]) -> Nodes:
-    """Every value and every named item of an object."""
-    found: Nodes = {}
-    _walk(users_part(document), (), found)
-    return found
-
-
 def fields(document: Mapping[str, Any]) -> FieldSet:
-    """What somebody who applies the document sets by it."""
-    return frozenset(nodes(document))
+    """What somebody who applies the document sets by it: its values and its named items."""
+    return frozenset(_nodes(users_part(document), ()))
 
 
-def difference(old: Nodes, new: Nodes) -> Difference:
-    changed = {path for path, value in new.items() if path not in old or not _same(old[path], value)}
-    return Difference(frozenset(changed), frozenset(old.keys() - new.keys()))
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
+    """Of what users write of an object. It costs what differs, not what there is."""
+    changed: set[Path] = set()
+    removed: set[Path] = set()
+    _compare(users_part(old), users_part(new), (), changed, removed)
+    return Difference(frozenset(changed), frozenset(removed))
+
+
+def same(old: Mapping[str, Any], new: Mapping[str, Any]) -> FieldSet:
+    """The fields that both objects have, with the same value."""
+    before, after = _nodes(users_part(old), ()), _nodes(users_part(new), ())
+    return frozenset(path for path, value in after.items() if path in before and _equal(before[path], value))
 
 
 def merge(live: Any, config: Any, path: Path = ()) -> Any:
@@ -169,19 +173,43 @@ class _Pruning(NamedTuple):
         return _GONE if path in self.gone else value
 
 
-def _walk(value: Any, path: Path, found: Nodes) -> None:
-    if isinstance(value, Mapping) and (value or path in ((), _METADATA)):
+def _nodes(value: Any, path: Path) -> _Nodes:
+    found: _Nodes = {}
+    _walk(value, path, found)
+    return found
+
+
+def _walk(value: Any, path: Path, found: _Nodes) -> None:
+    if isinstance(value, dict) and (value or path in ((), _METADATA)):
         if path and path[-1].startswith("k:"):
-            found[path] = ITEM
+            found[path] = _ITEM
         for name, below in value.items():
             if below is not None:
                 _walk(below, (*path, f"f:{name}"), found)
-    elif _has_items(path) and isinstance(value, list | tuple) and value:
-        for item in value:
-            if (step := _item_step(path, item)) is not None:
-                _walk(item, (*path, step), found)
+    elif value and _has_items(path) and isinstance(value, list | tuple):
+        for step, item in _items(path, value).items():
+            _walk(item, (*path, step), found)
     else:
         found[path] = value
+
+
+def _compare(old: Any, new: Any, path: Path, changed: set[Path], removed: set[Path]) -> None:
+    """The value at `path` in both objects; None where there is none."""
+    if old == new:
+        return
+    if old and new and isinstance(old, dict) and isinstance(new, dict):
+        for name in [*new, *(name for name in old if name not in new)]:
+            _compare(old.get(name), new.get(name), (*path, f"f:{name}"), changed, removed)
+        return
+    if old and new and _has_items(path) and isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        before, after = _items(path, old), _items(path, new)
+        for step in [*after, *(step for step in before if step not in after)]:
+            _compare(before.get(step), after.get(step), (*path, step), changed, removed)
+        return
+    was = _nodes(old, path) if old is not None else {}
+    now = _nodes(new, path) if new is not None else {}
+    changed.update(path for path, value in now.items() if path not in was or not _equal(was[path], value))
+    removed.update(was.keys() - now.keys())
 
 
 def _prefixes(fields: FieldSet) -> FieldSet:
@@ -192,16 +220,26 @@ def _has_items(path: Path) -> bool:
     return path in _KEYS or path in _SETS
 
 
+def _items(path: Path, value: Iterable[Any]) -> dict[str, Any]:
+    """Each item that has a name, by its step."""
+    return {step: item for item in value if (step := _item_step(path, item)) is not None}
+
+
 def _item_step(path: Path, item: Any) -> str | None:
     """None for what is no item: it has no name."""
     if path in _SETS:
         return f"v:{_json(item)}" if isinstance(item, str) else None
     key = _KEYS[path]
-    name = item.get(key) if isinstance(item, Mapping) else None
-    return f"k:{_json({key: name})}" if is_name(name) else None
+    name = item.get(key) if isinstance(item, dict) else None
+    return _key_step(key, name) if is_name(name) else None
 
 
-def _same(old: Any, new: Any) -> bool:
+@lru_cache(maxsize=4096)
+def _key_step(key: str, name: str | int) -> str:
+    return f"k:{_json({key: name})}"
+
+
+def _equal(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         return list(old) == list(new)
     return bool(old == new)
@@ -230,15 +268,16 @@ def _decode(tree: Any, path: Path, found: set[Path]) -> None:
             if path:
                 found.add(path)
         else:
-            _decode(below, (*path, _checked_step(step)), found)
+            _decode(below, (*path, _checked_step(str(step))), found)
 
 
-def _checked_step(step: Any) -> str:
+@lru_cache(maxsize=4096)
+def _checked_step(step: str) -> str:
     """In the one form in which the same step is the same text."""
-    kind, colon, rest = str(step).partition(":")
+    kind, colon, rest = step.partition(":")
     try:
         if colon and kind == "f":
-            return str(step)
+            return step
         if colon and kind == "i":
             return f"i:{int(rest)}"
         if colon and kind in ("k", "v"):
@@ -247,7 +286,7 @@ def _checked_step(step: Any) -> str:
                 return f"{kind}:{_json(value)}"
     except (ValueError, RecursionError):
         pass
-    raise ValueError(f"{str(step)[:80]!r} is no step of a path; steps begin with f:, k:, v: or i:")
+    raise ValueError(f"{step[:80]!r} is no step of a path; steps begin with f:, k:, v: or i:")
 
 
 def _step_text(step: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cumulus.apply import fieldset
@@ -41,6 +41,11 @@ class Owner(NamedTuple):
 class Owned:
     fields: FieldSet
     time: str = ""
+    encoded: Document | None = field(default=None, compare=False)
+    """The fields as they are stored, where that is known."""
+
+    def without(self, lost: FieldSet) -> Owned:
+        return self if self.fields.isdisjoint(lost) else Owned(self.fields - lost, self.time)
 
 
 Owners = dict[Owner, Owned]
@@ -86,7 +91,7 @@ def written(document: Document, owners: Owners) -> Document:
 def created(document: Document, given: Mapping[str, Any], manager: str, *, now: str) -> Document:
     """A new object as somebody asked for it by `given`. Raises InvalidObject for a bad name of a manager."""
     me = Owner(check_manager(manager), "Update")
-    said = frozenset(fieldset.nodes(document).keys() & fieldset.nodes(given).keys())
+    said = fieldset.fields(given)
     return written(document, {me: Owned(said, now)} if said else {})
 
 
@@ -100,7 +105,7 @@ def updated(
     """
     me = Owner(check_manager(manager), "Update")
     said = after if given is None else given
-    change = fieldset.difference(fieldset.nodes(live), fieldset.nodes(after))
+    change = fieldset.difference(live, after)
     wanted = said["metadata"].get("managedFields")
     if wanted is None or wanted == live["metadata"].get("managedFields"):
         if not change:
@@ -109,7 +114,7 @@ def updated(
     else:
         owners = _wanted(wanted)
     if change:
-        names = change.changed if given is None else change.changed & fieldset.nodes(given).keys()
+        names = change.changed if given is None else change.changed & fieldset.fields(given)
         owners = _updated(owners, me, change, names, now)
     return written(after, owners)
 
@@ -125,7 +130,7 @@ def applied(
     another owns and that would change.
     """
     me = Owner(check_manager(manager), "Apply")
-    change = fieldset.difference(fieldset.nodes(live), fieldset.nodes(after))
+    change = fieldset.difference(live, after)
     if not force:
         _check_conflicts(owners, me, change, live, yielding)
     mine = fieldset.fields(config)
@@ -174,7 +179,7 @@ def _updated(owners: Owners, me: Owner, change: Difference, names: FieldSet, now
 def _left(owners: Owners, me: Owner, change: Difference) -> Owners:
     """What the others still own."""
     lost = change.changed | change.removed
-    return {owner: replace(owned, fields=owned.fields - lost) for owner, owned in owners.items() if owner != me}
+    return {owner: owned.without(lost) for owner, owned in owners.items() if owner != me}
 
 
 def _capped(owners: Owners) -> Owners:
@@ -207,10 +212,7 @@ def _kubectls_own(live: Mapping[str, Any]) -> FieldSet:
     note = _note(live.get("metadata") or {}, KUBECTL_LAST_APPLIED)
     if note is None:
         return frozenset()
-    noted = fieldset.nodes(note)
-    change = fieldset.difference(fieldset.nodes(live), noted)
-    same: FieldSet = frozenset(noted) - change.changed
-    return same | {("f:metadata", "f:annotations", f"f:{KUBECTL_LAST_APPLIED}")}
+    return fieldset.same(live, note) | {("f:metadata", "f:annotations", f"f:{KUBECTL_LAST_APPLIED}")}
 
 
 def _note(metadata: Mapping[str, Any], annotation: str) -> Document | None:
@@ -247,13 +249,15 @@ def _read(entry: Any) -> tuple[Owner, Owned]:
     if not all(isinstance(word, str) and len(word) <= MAX_NAME and word.isprintable() for word in words):
         raise ValueError(f"manager, apiVersion, subresource and time are texts of at most {MAX_NAME} characters")
     manager, operation, api_version, subresource, time = words
-    fields = fieldset.decode(entry.get("fieldsV1") or {})
-    return Owner(manager, operation, api_version or API_VERSION, subresource), Owned(fields, time)
+    encoded = entry.get("fieldsV1") or {}
+    found = Owned(fieldset.decode(encoded), time, encoded)
+    return Owner(manager, operation, api_version or API_VERSION, subresource), found
 
 
 def _entry(owner: Owner, owned: Owned) -> Document:
     found: Document = {"manager": owner.manager, "operation": owner.operation, "apiVersion": owner.api_version}
     if owned.time:
         found["time"] = owned.time
-    found |= {"fieldsType": "FieldsV1", "fieldsV1": fieldset.encode(owned.fields)}
+    encoded = fieldset.encode(owned.fields) if owned.encoded is None else owned.encoded
+    found |= {"fieldsType": "FieldsV1", "fieldsV1": encoded}
     return found | ({"subresource": owner.subresource} if owner.subresource else {})

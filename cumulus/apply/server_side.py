@@ -51,7 +51,7 @@ class Change(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        return bool(fieldset.difference(fieldset.nodes(self.before), fieldset.nodes(self.after)))
+        return bool(fieldset.difference(self.before, self.after))
 
     def immutable(self, kind: Kind) -> list[FieldProblem]:
         """Each immutable field that would change."""

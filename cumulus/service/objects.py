@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cumulus.clock import Clock, timestamp, to_the_second
+from cumulus.clock import Clock, short_timestamp, timestamp
 from cumulus.errors import AlreadyExists, AlreadySet, Conflict, InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.field_managers import CUMULUS
@@ -331,7 +331,7 @@ class Objects:
 
     def _now(self) -> str:
         """For people who look at owners."""
-        return to_the_second(timestamp(self._clock.now()))
+        return short_timestamp(self._clock.now())
 
     def _set_metadata(
         self, identity: Identity, key: Key, field: str, changes: Mapping[str, str | None], overwrite: bool
