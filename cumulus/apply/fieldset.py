@@ -51,6 +51,9 @@ class Difference(NamedTuple):
         return bool(self.changed or self.removed)
 
 
+NO_DIFFERENCE = Difference(frozenset(), frozenset())
+
+
 def encode(fields: Iterable[Path]) -> Document:
     """The set as FieldsV1."""
     tree: Document = {}
@@ -141,6 +144,8 @@ def prune(document: Document, gone: FieldSet, held: FieldSet) -> Document:
     """`document` without the fields of `gone`, and without the maps and items that are empty then. Whatever has a field
     of `held` in it stays."""
     gone -= held
+    if not gone:
+        return document
     left = _Pruning(gone, _prefixes(gone), _prefixes(held)).of(document, ())
     return {} if left is _GONE else left
 

@@ -2,7 +2,7 @@
 
     document = created(document, given, "kubectl-create", now=now)
     after = updated(live, after, "kubectl-edit", now=now)      # for each write of a user that is no apply
-    owners = applied(of(live), "cumulus", config, live, after, now=now)   # raises ApplyConflict
+    owners = applied(of(live), "cumulus", config, live, fieldset.difference(live, after), now=now)
 
 A manager that applies owns what it applied; one that updates, what it changed. Defaults are nobody's. Whoever changes a
 value takes it from its other owners; two may own a value that both want.
@@ -120,17 +120,16 @@ def updated(
 
 
 def applied(
-    owners: Owners, manager: str, config: Mapping[str, Any], live: Mapping[str, Any], after: Mapping[str, Any], *,
+    owners: Owners, manager: str, config: Mapping[str, Any], live: Mapping[str, Any], change: Difference, *,
     now: str, force: bool = False, yielding: Collection[str] = (),
 ) -> Owners:  # fmt: skip
-    """The owners once `manager` has applied `config`, by which `live` became `after`. The same ones where nothing
-    changed, times included.
+    """The owners once `manager` has applied `config`, which changes `live` so. The same ones where nothing changes,
+    times included.
 
     `yielding`: managers whose changes by update give way without `force`. Raises ApplyConflict with each field that
     another owns and that would change.
     """
     me = Owner(check_manager(manager), "Apply")
-    change = fieldset.difference(live, after)
     if not force:
         _check_conflicts(owners, me, change, live, yielding)
     mine = fieldset.fields(config)

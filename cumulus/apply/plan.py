@@ -64,7 +64,7 @@ def plan(manifest: Manifest, live: Document | None, by: Applier) -> Result | lis
         return _does_not_fit(manifest, rejected)
     if immutable := change.immutable(manifest.kind):
         return sorted(manifest.placed(immutable))
-    if manifest.printed and not change.differs:
+    if manifest.printed and not change.difference:
         # An object as `get -o yaml` printed it asks for no change, so defaults and others' fields do not become the
         # user's.
         return Result("unchanged", manifest.kind, manifest.key, live, live)

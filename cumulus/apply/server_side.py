@@ -16,6 +16,7 @@ from cumulus.admission.admit import admit_create
 from cumulus.admission.problems import FieldProblem, Rejected
 from cumulus.admission.validation import validated
 from cumulus.apply import fieldset, ownership
+from cumulus.apply.fieldset import Difference
 from cumulus.apply.ownership import Owner
 from cumulus.errors import Conflict, InvalidObject, UsageError
 from cumulus.lib.printable import one_line
@@ -48,10 +49,7 @@ class Change(NamedTuple):
     """As stored."""
     before: Document
     after: Document
-
-    @property
-    def differs(self) -> bool:
-        return bool(fieldset.difference(self.before, self.after))
+    difference: Difference
 
     def immutable(self, kind: Kind) -> list[FieldProblem]:
         """Each immutable field that would change."""
@@ -113,7 +111,9 @@ def outcome(kind: Kind, config: Document, live: Document | None, by: Applier) ->
 
 def created(document: Document, config: Mapping[str, Any], by: Applier) -> Document:
     """The new object, which `config` makes, with its owner."""
-    return ownership.written(document, ownership.applied({}, by.manager, config, {}, document, now=by.now))
+    return ownership.written(
+        document, ownership.applied({}, by.manager, config, {}, fieldset.NO_DIFFERENCE, now=by.now)
+    )
 
 
 def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str) -> Change:
@@ -137,16 +137,17 @@ def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str
     if "spec" in new:
         # The configuration's word for the same value (60m for 1h) is no change.
         new["spec"] = immutability.spec_in_old_words(kind, old["spec"], new["spec"])
-    return Change(live, _with(live, old, stored), _with(live, new, resource))
+    before, after = _with(live, old, stored), _with(live, new, resource)
+    return Change(live, before, after, fieldset.difference(before, after))
 
 
 def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:
     """What to store: the stored object itself where nothing changes, owners included. Raises ApplyConflict."""
     owners = ownership.of(change.live)
     after = ownership.applied(
-        owners, by.manager, config, change.before, change.after, now=by.now, force=by.force, yielding=YIELDING
+        owners, by.manager, config, change.before, change.difference, now=by.now, force=by.force, yielding=YIELDING
     )
-    if change.differs:
+    if change.difference:
         return ownership.written(change.after, after)
     return change.live if after == owners else ownership.written(change.live, after)
 

@@ -36,7 +36,8 @@ def apply(live: Document, manager: str, config: Document, *, force: bool = False
     held = fieldset.fields(config).union(*(o.fields for owner, o in owners.items() if owner != me))
     merged = fieldset.prune(fieldset.merge(fieldset.users_part(live), fieldset.users_part(config)), mine, held)
     after = {**live, **merged, "metadata": {"name": "x", **merged.get("metadata", {})}}
-    return ownership.written(after, ownership.applied(owners, manager, config, live, after, now=now, force=force))
+    change = fieldset.difference(live, after)
+    return ownership.written(after, ownership.applied(owners, manager, config, live, change, now=now, force=force))
 
 
 class TestUpdates:
