@@ -179,3 +179,62 @@ def test_forms_watches_and_deletes(kubectl: Kubectl, store: MemoryStore) -> None
     assert tried.startswith('gpujob.cumulus.dev "new-1" deleted (server dry run)\n') or number == 1
     assert kubectl("delete", "gj", "-l", "no=such") == "No resources found\n"
     assert kubectl.fails("delete", "gj", "busy").startswith("Error from server (NotFound)")
+
+
+def test_server_side_apply(kubectl: Kubectl, store: MemoryStore, tmp_path: Path) -> None:
+    train, key = "gpujob.cumulus.dev/train", Key("GPUJob", "default", "train")
+    apply = ("apply", "--server-side", "-f", "-")
+
+    def managers() -> list[tuple[str, str]]:
+        entries = store.get(key)["metadata"].get("managedFields", [])
+        return [(entry["manager"], entry["operation"]) for entry in entries]
+
+    given = manifest("train", priority=1)
+    assert kubectl(*apply, given=given) == f"{train} serverside-applied\n"
+    revision = store.revision()
+    assert kubectl(*apply, given=given) == f"{train} serverside-applied\n"
+    assert store.revision() == revision
+    assert managers() == [("kubectl", "Apply")]
+
+    kubectl("label", "gj", "train", "team=y")
+    assert managers() == [("kubectl", "Apply"), ("kubectl-label", "Update")]
+    conflicting = json.dumps({**json.loads(given), "metadata": {"name": "train", "labels": {"team": "x"}}})
+    refused = kubectl.fails(*apply, given=conflicting)
+    assert refused.startswith(
+        'error: Apply failed with 1 conflict: conflict with "kubectl-label" using cumulus.dev/v1alpha1 at '
+        "2030-01-01T12:00:00Z: .metadata.labels.team\n"
+    )
+    assert "--force-conflicts" in refused
+    other = kubectl.fails(*apply, "--field-manager=ci", given=manifest("train", priority=2))
+    assert 'conflict with "kubectl": .spec.priority' in other
+    difference = kubectl.fails_with(
+        1, "diff", "--server-side", "--force-conflicts", "-f", "-", given=manifest("train", priority=2)
+    )
+    assert "-  priority: 1\n+  priority: 2\n" in difference
+    kubectl(*apply, "--force-conflicts", given=conflicting)
+    assert managers() == [("kubectl", "Apply")]
+
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nsed -i 's/priority: 1/priority: 7/' \"$1\"\n")
+    editor.chmod(0o755)
+    assert "edited" in kubectl("edit", "gj", "train", EDITOR=str(editor))
+    assert managers() == [("kubectl", "Apply"), ("kubectl-edit", "Update")]
+    assert "kubectl-edit" in kubectl.fails(*apply, given=conflicting)
+    assert "managedFields" not in kubectl("get", "gj", "train", "-o", "yaml")
+    assert "kubectl-edit" in kubectl("get", "gj", "train", "-o", "yaml", "--show-managed-fields")
+
+
+def test_from_client_side_apply_to_server_side(kubectl: Kubectl, store: MemoryStore) -> None:
+    """kubectl takes over what it applied before: what is gone from the manifest goes."""
+    key, apply = Key("GPUJob", "default", "train"), ("apply", "--server-side", "-f", "-")
+    kubectl("apply", "-f", "-", given=manifest("train", priority=1, ttlAfterFinished="1h"))
+    (entry,) = store.get(key)["metadata"]["managedFields"]
+    assert (entry["manager"], entry["operation"]) == ("kubectl-client-side-apply", "Update")
+    kubectl(*apply, given=manifest("train", priority=2, ttlAfterFinished="1h"))
+    entries = store.get(key)["metadata"]["managedFields"]
+    assert ("kubectl", "Apply") in [(entry["manager"], entry["operation"]) for entry in entries]
+    assert "kubectl-client-side-apply" not in [entry["manager"] for entry in entries]
+    kubectl(*apply, given=manifest("train", priority=2))
+    spec = store.get(key)["spec"]
+    assert (spec["priority"], spec.get("ttlAfterFinished")) == (2, None)
+    assert kubectl("apply", "-f", "-", given=manifest("train", priority=2)) == "gpujob.cumulus.dev/train unchanged\n"
