@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from cumulus.errors import CumulusError
+from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.query import Query
 from cumulus.resources.selectors import Matcher
@@ -89,6 +89,9 @@ class Following:
                         yield self._bookmark({})
                     if watcher.closed:
                         return
+        except StoreUnavailable:
+            # The daemon ends, and the watch with it: the client goes on where it was, at the next one.
+            return
         except CumulusError as error:
             yield orjson.dumps({"type": "ERROR", "object": status_of(error)}) + b"\n"
 
