@@ -38,6 +38,30 @@ def test_nothing_below_reads_the_environment() -> None:
     assert readers == OWN_PROCESS | PROTOCOLS | STARTERS
 
 
+CHRONOS_READERS = {
+    "settings.py": "what is Chronos' own",
+    "contract/variables.py": "whether an OpenCL loader was told its drivers",
+    "device.py": "hands it to the probe",
+    "enforce/hook/sitecustomize.py": "runs in a job's own Python, alone",
+    "enforce/loader.py": "PATH, for ldconfig",
+    "enforce/mps_daemon.py": "hands on what an MPS daemon needs; the directory for sockets",
+    "lease_args.py": "who called sudo",
+    "monitor_control.py": "hands it to the monitor; whether it runs inside a lease",
+    "runtime.py": "runs alone, as a container runtime",
+    "verbs.py": "becomes the program that `exec` runs",
+}
+
+
+def test_chronos_reads_its_settings_in_one_place() -> None:
+    chronos = PACKAGE / "chronos"
+    readers = {
+        str(path.relative_to(chronos))
+        for path in chronos.rglob("*.py")
+        if re.search(r"os\.(environ|getenv)", path.read_text())
+    }
+    assert readers == set(CHRONOS_READERS)
+
+
 def test_variables_are_named_in_one_place() -> None:
     names = {value for name, value in vars(environment).items() if name.isupper()}
     for path in PACKAGE.rglob("*.py"):

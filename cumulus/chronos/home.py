@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cumulus.chronos.contract.variables import HOME
+from cumulus.chronos.settings import Settings
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib.private import why_not_private
 
@@ -15,17 +17,16 @@ LEDGER = "ledger.db"
 
 def default_home() -> Path:
     """CHRONOS_HOME; else /var/lib/chronos where it is or can be made writable; else the user's state directory."""
-    chosen = os.environ.get("CHRONOS_HOME")
-    if chosen:
-        return Path(chosen).absolute()
+    settings = Settings.read()
+    if settings.home is not None:
+        return settings.home
     if os.access(SYSTEM_HOME if SYSTEM_HOME.exists() else SYSTEM_HOME.parent, os.W_OK | os.X_OK):
         return SYSTEM_HOME
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "chronos"
+    return settings.state_home / "chronos"
 
 
 def check_private(home: Path) -> None:
     """Raises `LedgerUnavailable` where everybody may write to the directory: they could put another ledger, or another
     monitor's files, in its place. Raises OSError."""
-    if problem := why_not_private(home, "ledger", "CHRONOS_HOME"):
+    if problem := why_not_private(home, "ledger", HOME):
         raise LedgerUnavailable(problem[0], hint=problem[1])

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.contract.variables import HOME, PARTITION_ID
 from cumulus.chronos.home import check_private
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib import locks, processes
@@ -182,7 +182,7 @@ def _start(home: Path) -> None:
     package_root = str(Path(__file__).resolve().parents[2])
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
-    environment.update({k: v for k, v in os.environ.items() if k.startswith("CHRONOS_") and k != "CHRONOS_HOME"})
+    environment.update({k: v for k, v in os.environ.items() if k.startswith("CHRONOS_") and k != HOME})
     try:
         with open(os.open(log, _LOG_FLAGS, 0o600), "ab") as output:
             # Also where a version before this one, or somebody's umask, made it for all to read.

@@ -17,14 +17,12 @@ from cumulus.chronos import monitor_claim, monitor_control, records
 from cumulus.chronos.home import default_home
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor, say
+from cumulus.chronos.settings import monitor_idle
 from cumulus.clock import SystemClock, timestamp
-from cumulus.errors import CumulusError, LedgerUnavailable
+from cumulus.errors import CumulusError, LedgerUnavailable, UsageError
 from cumulus.lib import cgroup, locks, processes, safe_output
 from cumulus.lib.sqlite_file import FileIdentity
 from cumulus.lib.systemd import notify
-
-IDLE = 30.0
-"""Seconds without a live lease after which a monitor that is no service exits; CHRONOS_MONITOR_IDLE changes it."""
 
 _LOCK_PATIENCE = 1.0
 _NICE = -10
@@ -129,7 +127,11 @@ def main(arguments: list[str]) -> int:
     detach = "--detach" in arguments
     rest = [a for a in arguments if a != "--detach"]
     home = Path(rest[0]) if rest else default_home()
-    idle = float(os.environ.get("CHRONOS_MONITOR_IDLE", IDLE))
+    try:
+        idle = monitor_idle()
+    except UsageError as error:
+        safe_output.line(sys.stderr, f"chronos monitor: {error}; {error.hint}")
+        return 2
     return _run_detached(home, idle) if detach else run(home, idle)
 
 

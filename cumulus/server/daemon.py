@@ -19,7 +19,7 @@ import structlog
 from cumulus import __version__, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.chronos.contract import NodeFacts
+from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from cumulus.backends.swarm.backend import SwarmBackend
 
 _log = structlog.get_logger("cumulus.serve")
-OFFER_CPU = "CHRONOS_OFFER_CPU"
 OPEN_FILES = 16384
 _NAME = "node-name"
 
@@ -54,7 +53,7 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; 0 then. Raises StoreUnavailable where the store can't be used."""
     if settings.chronos.offerCPU:
         # The ledger reads it, also in the monitor and the supervisors, which are processes of their own.
-        os.environ[OFFER_CPU] = "1"
+        os.environ[variables.OFFER_CPU] = "1"
     if settings.api.tlsCert or settings.api.clientCA:
         from cumulus.server.http.tls import check_files
 
@@ -141,7 +140,7 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBa
         chronos_home=ledger.home,
         retention=settings.logs.retention,
         job_env=settings.jobs.env,
-        environment={**settings.environment, **({OFFER_CPU: "1"} if settings.chronos.offerCPU else {})},
+        environment={**settings.environment, **({variables.OFFER_CPU: "1"} if settings.chronos.offerCPU else {})},
     )
 
 

@@ -322,6 +322,15 @@ def test_the_monitor_survives_who_started_it_and_keeps_nothing_of_it(home: Path)
     assert {os.path.basename(os.readlink(f"/proc/{pid}/fd/{fd}")) for fd in (0, 1, 2)} == {"null", "monitor.log"}
 
 
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_an_idle_time_that_is_none_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setenv("CHRONOS_MONITOR_IDLE", text)
+    assert monitor_service.main([str(home)]) == 2
+    assert f"CHRONOS_MONITOR_IDLE={text} is not a number of seconds; set" in capsys.readouterr().err
+
+
 def test_an_idle_monitor_exits_and_leaves_no_lease_unwatched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHRONOS_MONITOR_IDLE", "0.1")
     ledger = open_ledger(home)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.chronos.contract import Device, Lease, LeaseState
+from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.enforce import opencl_layer
 from cumulus.chronos.enforce.account import used
 
@@ -138,7 +138,7 @@ def leased(
     tmp_path: Path, layer: Path, opencl: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Leased]]:
     """Makes the lease: `leased(memory, seconds=600)`."""
-    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+    monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
     made: list[Leased] = []
 
     def make(memory: int = MIB, seconds: float = 600.0) -> Leased:

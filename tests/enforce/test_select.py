@@ -9,7 +9,7 @@ import pytest
 
 from cumulus.chronos import enforce
 from cumulus.chronos.contract import Device, variables
-from cumulus.chronos.enforce import account, amd, loader, opencl_layer
+from cumulus.chronos.enforce import account, amd, loader
 from cumulus.errors import ChronosError, LedgerUnavailable
 from cumulus.lib import locks
 from cumulus.resources.enforcement import Enforcement
@@ -23,12 +23,12 @@ ARC = Device(0, "uuid-1", "Arc", "Intel(R) Corporation", "gpu", 16 * 2**30)
 
 @pytest.fixture
 def no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(opencl_layer.VARIABLE, "/nonexistent/layer.so")
+    monkeypatch.setenv(variables.OPENCL_LAYER, "/nonexistent/layer.so")
 
 
 @pytest.fixture
 def built(layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+    monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
 
 
 @pytest.mark.usefixtures("no_layer")
@@ -51,7 +51,7 @@ def test_with_the_layer_a_cpu_device_is_guarded(tmp_path: Path) -> None:
 def test_a_library_that_is_no_layer_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setenv(opencl_layer.VARIABLE, str(broken))
+    monkeypatch.setenv(variables.OPENCL_LAYER, str(broken))
     assert "can't be loaded" in enforce.strength(CPU, tmp_path).reason
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos import nvml
-from cumulus.chronos.contract import Device, Lease, LeaseState
+from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.contract.variables import MPS_MODE, merge
 from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import environment, forget, opencl_layer
@@ -187,7 +187,7 @@ class Node:
 
 @pytest.fixture
 def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+    monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
     monkeypatch.setenv(MPS_MODE, "shared")
     made = Node(gpu, tmp_path)
     yield made
@@ -197,7 +197,7 @@ def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def machine(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """The daemon, with this machine's GPUs."""
-    monkeypatch.setenv(opencl_layer.VARIABLE, str(layer))
+    monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
     monkeypatch.setenv(MPS_MODE, "shared")
     made = Machine(tmp_path / "m")
     try:

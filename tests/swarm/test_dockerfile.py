@@ -18,6 +18,7 @@ import yaml
 from docker.utils.build import exclude_paths
 
 from cumulus.backends.swarm.environment import engine_environment
+from cumulus.chronos.contract import variables
 from cumulus.chronos.enforce import opencl_layer
 from tests.commands import CHRONOS_CLI
 from tests.lab.lab import Lab
@@ -138,7 +139,7 @@ def test_its_layer_holds_a_job_to_a_lease_and_the_node_ends_it_with_a_checkpoint
     engine.docker("cp", f"layer:/usr/local/lib/cumulus/{opencl_layer.LIBRARY}", str(tmp_path))
     for name, value in {
         "CHRONOS_HOME": str(tmp_path / "chronos"), "CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1",
-        opencl_layer.VARIABLE: str(tmp_path / opencl_layer.LIBRARY),
+        variables.OPENCL_LAYER: str(tmp_path / opencl_layer.LIBRARY),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     kept = tmp_path / "kept"

@@ -16,6 +16,7 @@ from cumulus.backends.base import Observed, State
 from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
+from cumulus.chronos.contract import variables
 from cumulus.clock import Clock, timestamp
 from cumulus.lib import cgroup
 from cumulus.resources.reasons import AttemptReason
@@ -39,7 +40,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 _ENVIRONMENT = (
     "PATH", "HOME", "LD_LIBRARY_PATH", "XDG_STATE_HOME",
-    "CHRONOS_HOME", "CHRONOS_OFFER_CPU", "CHRONOS_MPS", "CUMULUS_OPENCL_LAYER",
+    variables.HOME, variables.OFFER_CPU, variables.MPS_MODE, variables.OPENCL_LAYER,
 )  # fmt: skip
 """What a supervisor gets of the daemon's environment: enough to find Python's libraries and the ledger, and how the
 node holds jobs to their leases."""

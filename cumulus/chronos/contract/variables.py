@@ -26,6 +26,14 @@ LEASE_SECONDS = "CHRONOS_LEASE_SECONDS"
 
 MPS_MODE = "CHRONOS_MPS"
 """How MPS is used on a node, and `off` for a job that wants none."""
+HOME = "CHRONOS_HOME"
+"""The ledger's directory."""
+OFFER_CPU = "CHRONOS_OFFER_CPU"
+"""1: CPUs are leased too where there is a GPU."""
+MONITOR_IDLE = "CHRONOS_MONITOR_IDLE"
+"""Seconds without a live lease after which a monitor that is no service exits."""
+OPENCL_LAYER = "CUMULUS_OPENCL_LAYER"
+"""The built library that counts OpenCL memory."""
 
 _VENDORS = Path("/etc/OpenCL/vendors")
 _PIPE = "CUDA_MPS_PIPE_DIRECTORY"

@@ -15,7 +15,6 @@ and not for the lease. docs/enforcement.md has what was tried and measured.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from cumulus.chronos.contract import FULL_COMPUTE, Device, Health, Lease
 from cumulus.chronos.contract.variables import MPS_MODE
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.mps_daemon import CONTROL, Daemon, runtime_directory
+from cumulus.chronos.settings import Settings
 from cumulus.errors import ChronosError
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
@@ -45,7 +45,7 @@ class Mps:
     name = "mps"
 
     def __init__(self, mode: str | None = None) -> None:
-        self._mode = mode or os.environ.get(MPS_MODE, "") or "shared"
+        self._mode = mode or Settings.read().mps_mode
 
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "nvidia" in device.vendor.lower()

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
+from cumulus.chronos.contract.variables import OPENCL_LAYER
 from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.settings import Settings
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
 LIBRARY = "libchronos_opencl_layer.so"
-VARIABLE = "CUMULUS_OPENCL_LAYER"
 
 REMEDY = (
     "Build the OpenCL layer: apt install cmake gcc opencl-headers, then scripts/build-opencl-layer.sh; "
-    f"or set {VARIABLE} to a built {LIBRARY}."
+    f"or set {OPENCL_LAYER} to a built {LIBRARY}."
 )
 
 PLACES = (Path(__file__).parent / "lib", Path("/usr/local/lib/cumulus"), Path("/usr/lib/cumulus"))
@@ -78,8 +78,8 @@ def _layer(status: bool, reason: EnforcementReason, message: str) -> Sequence[He
 
 def find() -> tuple[Path | None, str]:
     """The library, or None and why. A library that this machine can't load (an older libc, say) is not taken."""
-    named = os.environ.get(VARIABLE)
-    candidates = [Path(named)] if named else [place / LIBRARY for place in PLACES]
+    named = Settings.read().opencl_layer
+    candidates = [named] if named is not None else [place / LIBRARY for place in PLACES]
     for path in candidates:
         if path.is_file():
             problem = _load(path)
