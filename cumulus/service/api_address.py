@@ -7,7 +7,11 @@ from pathlib import Path
 
 from cumulus import paths
 from cumulus.answers.server import ApiAddress
+from cumulus.clock import Clock
 from cumulus.lib.files import write_durably
+
+PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.1
 
 
 def write(home: Path, address: ApiAddress) -> None:
@@ -22,3 +26,11 @@ def read(home: Path) -> ApiAddress | None:
         return ApiAddress(str(found["url"]), str(found["ca"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def wait(home: Path, clock: Clock) -> ApiAddress | None:
+    """The same, for a daemon that may have just started: None only after `PATIENCE_SECONDS`."""
+    until = clock.monotonic() + PATIENCE_SECONDS
+    while (found := read(home)) is None and clock.monotonic() < until:
+        clock.sleep(_PAUSE_SECONDS)
+    return found

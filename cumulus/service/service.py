@@ -161,12 +161,15 @@ class Service:
         return server_state(self.store, self.home, self.clock)
 
     def api_address(self, identity: Identity) -> ApiAddress:
-        """Where the daemon answers over TLS. Raises NotFound where it does not."""
-        from cumulus.service.api_address import read
+        """Where the daemon answers over TLS; of one that has just started, once it does. Raises NotFound where none
+        does."""
+        from cumulus.service import api_address
 
-        found = read(self.home) if self.is_served() else None
+        if not self.is_served():
+            raise NotFound("no daemon answers over TLS: none runs", hint="run: cumulus serve")
+        found = api_address.wait(self.home, self.clock)
         if found is None:
-            raise NotFound("no daemon answers over TLS", hint="run: cumulus serve")
+            raise NotFound("the daemon does not answer over TLS", hint="its log says why")
         return found
 
     def readiness(self) -> Sequence[Check]:

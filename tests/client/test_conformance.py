@@ -479,9 +479,11 @@ class TestTokens:
         with pytest.raises(NotFound, match="no daemon answers over TLS"):
             client.api_address()
         address = ApiAddress("https://127.0.0.1:4711", "")
-        api_address.write(home, address)
         lock = DaemonLock(home)
         try:
+            with pytest.raises(NotFound, match="its log|does not answer over TLS"):
+                client.api_address()
+            api_address.write(home, address)
             assert client.api_address() == address
         finally:
             lock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,26 +18,25 @@ pytestmark = pytest.mark.daemon
 README = Path(__file__).parents[2] / "README.md"
 
 
-def tour() -> str:
+def tour(name: str = "tour") -> str:
     text = README.read_text()
-    return text[text.index("<!-- tour: begin -->") : text.index("<!-- tour: end -->")]
+    return text[text.index(f"<!-- {name}: begin -->") : text.index(f"<!-- {name}: end -->")]
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", tour(), re.S)
+def commands(name: str = "tour") -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", tour(name), re.S)
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
-def test_the_tour_works_as_written(tmp_path: Path) -> None:
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+def walk(name: str, directory: Path) -> str:
+    """What the tour's commands print, with the manifest of the first tour."""
+    (directory / ".venv").mkdir()
+    (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     [manifest] = re.findall(r"```yaml\n(.*?)```", tour(), re.S)
-    (tmp_path / ".tour").mkdir()
-    (tmp_path / ".tour" / "train.yaml").write_text(manifest)
-    (tmp_path / ".gitignore").write_text((README.parent / ".gitignore").read_text())
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (directory / ".tour").mkdir()
+    (directory / ".tour" / "train.yaml").write_text(manifest)
     script = ["set -eu", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
-    for command in commands():
+    for command in commands(name):
         # An echo of each command, so that a failure shows where it happened.
         script += [f"cat >&2 <<'COMMAND'\n$ {command}\nCOMMAND", command]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("CUMULUS_", "CHRONOS_"))}
@@ -44,7 +44,7 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
     try:
         done = subprocess.run(
             ["bash", "-c", "\n".join(script)],
-            cwd=tmp_path,
+            cwd=directory,
             env=env,
             capture_output=True,
             text=True,
@@ -52,17 +52,31 @@ def test_the_tour_works_as_written(tmp_path: Path) -> None:
             check=False,
         )
     finally:
-        monitor_gone(tmp_path / ".tour" / "chronos")
+        monitor_gone(directory / ".tour" / "chronos")
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-1000:]}"
-    assert "gpujob.cumulus.dev/train created" in done.stdout
-    assert "gpujob.cumulus.dev/train unchanged" in done.stdout
-    assert "mine" in done.stdout[done.stdout.index("gpujob.cumulus.dev/second created") :], (
-        "`why` names who holds the share"
-    )
+    return done.stdout
+
+
+def test_the_tour_works_as_written(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text((README.parent / ".gitignore").read_text())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    printed = walk("tour", tmp_path)
+    assert "gpujob.cumulus.dev/train created" in printed
+    assert "gpujob.cumulus.dev/train unchanged" in printed
+    assert "mine" in printed[printed.index("gpujob.cumulus.dev/second created") :], "`why` names who holds the share"
     left = ["git", "status", "--porcelain", "--untracked-files=all"]
     status = subprocess.run(left, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert status.stdout == "?? .gitignore\n", "a clone is as clean after the tour as before"
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="NOT TESTED: kubectl is not installed")
+def test_the_tour_from_a_laptop(tmp_path: Path) -> None:
+    printed = walk("laptop", tmp_path)
+    assert "gpujob.cumulus.dev/train condition met" in printed
+    assert 'gpujob.cumulus.dev "train" deleted' in printed
+    assert "revoked" in printed
+
+
 def test_the_tour_is_not_empty() -> None:
     assert len(commands()) > 15
+    assert len(commands("laptop")) > 10
