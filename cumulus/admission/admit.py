@@ -58,6 +58,7 @@ def admit_update(kind: Kind, old: Document, new: Document) -> Document:
         after = given
     else:
         after = without_status(resource.to_json())
+    _check_beside_spec(kind, old, after)
     if isinstance(after.get("spec"), dict):
         after["spec"] = _kept_spec(kind, old, after["spec"])
     return after | ({"status": old["status"]} if "status" in old else {})
@@ -96,6 +97,9 @@ def check_update(kind: Kind, old: Document, new: Document) -> None:
             validated(kind, given)
         except Rejected as error:
             _raise_new(kind, error, without_status(old))
+    if found := list(immutability.changed_submitter(old, new)):
+        raise Rejected(name_of(kind, old), found)
+    _check_beside_spec(kind, old, new)
     if _touches_immutable(kind, old.get("spec") or {}, new.get("spec") or {}):
         _kept_spec(kind, old, _with_defaults(kind, new).get("spec") or {})
 
@@ -202,6 +206,15 @@ def _kept_spec(kind: Kind, old: Document, spec: Document) -> Document:
     if found := sorted(immutability.changed(kind, key_of(old), before, after)):
         raise Rejected(name_of(kind, old), found)
     return after
+
+
+def _check_beside_spec(kind: Kind, old: Document, new: Document) -> None:
+    """Raises Rejected where an immutable field beside spec would change."""
+    if all(old.get(name) == new.get(name) for name in kind.model().IMMUTABLE):
+        return
+    before, after = _with_defaults(kind, old), _with_defaults(kind, new)
+    if found := list(immutability.changed_beside_spec(kind, key_of(old), before, after)):
+        raise Rejected(name_of(kind, old), found)
 
 
 def _touches_immutable(kind: Kind, old: Document, new: Document) -> bool:

@@ -10,6 +10,7 @@ from cumulus.admission.problems import FieldProblem
 from cumulus.resources.key import Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.schema import Field, root
+from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, submitter_annotations
 from cumulus.resources.values import KEYED_LISTS, by_name, same_value
 
 
@@ -24,6 +25,25 @@ def changed(kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]
         for path, before, after in _differences(old.get(name), new.get(name), ("spec", name)):
             change = f"is immutable and cannot change from {_shown(before)} to {_shown(after)}"
             yield FieldProblem(path, f"{change}; {advice}")
+
+
+def changed_beside_spec(
+    kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[FieldProblem]:
+    """Each immutable field beside spec in which two versions of one object differ, both with every default."""
+    word = f"{kind.name.lower()}/{key.name}"
+    for name in sorted(kind.model().IMMUTABLE):
+        for path, before, after in _differences(old.get(name), new.get(name), (name,)):
+            change = f"is immutable and cannot change from {_shown(before)} to {_shown(after)}"
+            yield FieldProblem(path, f"{change}; delete it (cumulus delete {word}) and make it anew")
+
+
+def changed_submitter(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """Each annotation that says who made the object, and no longer says the same."""
+    before, after = (submitter_annotations(each["metadata"].get("annotations")) for each in (old, new))
+    for name in SUBMITTER_ANNOTATIONS:
+        if before.get(name) != after.get(name):
+            yield FieldProblem(("metadata", "annotations", name), "is set when the object is made and cannot change")
 
 
 def spec_in_old_words(kind: Kind, old: Any, new: Any) -> Any:

@@ -53,9 +53,10 @@ class Change(NamedTuple):
 
     def immutable(self, kind: Kind) -> list[FieldProblem]:
         """Each immutable field that would change."""
-        if "spec" not in self.after:
-            return []
-        found = immutability.changed(kind, key_of(self.live), self.before.get("spec") or {}, self.after["spec"])
+        key = key_of(self.live)
+        found = [*immutability.changed_beside_spec(kind, key, self.before, self.after)]
+        if "spec" in self.after:
+            found += immutability.changed(kind, key, self.before.get("spec") or {}, self.after["spec"])
         return sorted(found)
 
 

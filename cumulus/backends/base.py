@@ -91,6 +91,8 @@ class Workload:
     """Who made the job; "" for the daemon's own user, in objects of versions that did not write it."""
     submitter_uid: int | None = None
     """That user's number on the daemon's machine, where there is one."""
+    submitter_admin: bool = False
+    """Whether they were an admin: then a container has what its job asks for."""
 
 
 class State(StrEnum):

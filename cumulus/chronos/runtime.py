@@ -11,6 +11,9 @@ as with NVIDIA's own runtime, and with them the driver's libraries.
 A container with a CHRONOS_SLOT starts only where no other one has had that slot, so that a replica of an attempt runs
 once on its lease, whatever the engine is told. An engine that is stopped removes the containers of a Swarm's tasks with
 their logs, so those stay under a second name: CHRONOS_HOME/slots says where (`cumulus.chronos.container_gc` tidies up).
+
+A container with a slot also says who submitted it. Unless that was an admin, it runs as them, without capabilities and
+ways to get any, in namespaces of its own; what it mounts is looked up as them, and lies where an administrator said.
 Standard library only; other calls go to runc untouched.
 """
 
@@ -34,6 +37,11 @@ NVIDIA_VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 SLOT_VARIABLE = "CHRONOS_SLOT"
 """The replica of an attempt that the container is: used once on this node."""
 LEASES_VARIABLE = "CHRONOS_PARTITION_ID"
+SUBMITTER_VARIABLE = "CHRONOS_SUBMITTER"
+"""Whom the container must run as, UID:GID:GROUP,…; UNCONFINED: it has what its job asks for. With a slot only."""
+UNCONFINED = "admin"
+MOUNTS_VARIABLE = "CHRONOS_MOUNTS"
+"""JSON: `targets`, the container's paths whose sources its submitter named, and the directories those are `under`."""
 
 SLOTS = "slots"
 """In CHRONOS_HOME: taken/SLOT a slot that was used, logs/CONTAINER where a container's log is."""
@@ -63,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     home = Path(os.environ.get("CHRONOS_HOME", "/var/lib/chronos"))
     if bundle is not None:
         try:
+            confine(bundle / "config.json")
             prepare(bundle / "config.json", home)
             take_slot(bundle / "config.json", arguments[-1], home)
         except (OSError, ValueError, KeyError) as error:
@@ -95,6 +104,72 @@ def take_slot(path: Path, container: str, home: Path) -> None:
         raise ValueError(f"{slot} was started on this node before: a lease runs its program once") from None
     if directory := _engines_directory(config, container):
         _write_once(home / SLOTS / LOGS / container, directory, durably=False)
+
+
+def confine(path: Path) -> None:
+    """Hold a container to what its submitter may do here. Raises ValueError where it asks for more."""
+    config = json.loads(path.read_text())
+    given = _given(config)
+    submitter = given.get(SUBMITTER_VARIABLE, "")
+    if not given.get(SLOT_VARIABLE) or submitter == UNCONFINED:
+        return
+    if not submitter:
+        raise ValueError("the container does not say who submitted it: the daemon is older than this node's runtime")
+    uid, gid, groups = submitter.split(":")
+    allowed = {int(gid), *(int(group) for group in groups.split(",") if group)}
+    process = config["process"]
+    user = process.get("user") or {}
+    if user.get("uid") != int(uid) or not int(uid):
+        raise ValueError(f"the container would run as the user {user.get('uid')}, not as its submitter, {uid}")
+    if not allowed.issuperset({user.get("gid"), *(user.get("additionalGids") or ())}):
+        raise ValueError("the container would be in groups that its submitter is not in")
+    namespaces = {namespace.get("type") for namespace in config["linux"].get("namespaces") or ()}
+    if missing := {"pid", "network", "ipc", "mount"} - namespaces:
+        raise ValueError(f"the container would share the node's own: {', '.join(sorted(missing))}")
+    process["noNewPrivileges"] = True
+    process["capabilities"] = {}
+    _look_up_mounts(config, json.loads(given.get(MOUNTS_VARIABLE) or "{}"), int(uid), int(gid), allowed)
+    _replace(path, config)
+
+
+def _look_up_mounts(config: dict[str, Any], wanted: dict[str, Any], uid: int, gid: int, groups: set[int]) -> None:
+    """Put what the submitter reaches by the source of each of their mounts in its place: no link leads elsewhere.
+
+    Whoever may rename a directory above a source can still do so until runc has mounted it."""
+    under = [os.path.realpath(place) for place in wanted.get("under") or ()]
+    mounts = {os.path.normpath(mount["destination"]): mount for mount in config.get("mounts") or ()}
+    for target in wanted.get("targets") or ():
+        mount = mounts.get(target)
+        if mount is None:
+            raise ValueError(f"nothing is mounted at {target}, where the job mounts something")
+        source = _reached(mount["source"], uid, gid, groups)
+        if not any(source == place or source.startswith(f"{place.rstrip('/')}/") for place in under):
+            raise ValueError(f"{mount['source']} leads to {source}, which is in no directory that may be mounted from")
+        mount["source"] = source
+
+
+def _reached(path: str, uid: int, gid: int, groups: set[int]) -> str:
+    """Where a path leads for that user. Raises ValueError where they reach nothing by it."""
+    readable, writable = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(sorted(groups))
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            found = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            os.write(writable, b"=" + os.fsencode(os.readlink(f"/proc/self/fd/{found}")))
+        except OSError as error:
+            os.write(writable, (error.strerror or str(error)).encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable, "rb") as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    if not said.startswith(b"="):
+        raise ValueError(f"{path} can't be mounted: for its submitter it is: {said.decode(errors='replace')}")
+    return os.fsdecode(said[1:])
 
 
 def keep_log(container: str, home: Path) -> None:
@@ -140,9 +215,7 @@ def prepare(
                 present.add(device["path"])
                 linux["devices"].append(device)
             rules.append(rule)
-    temporary = path.with_suffix(".chronos")
-    temporary.write_text(json.dumps(config))
-    temporary.rename(path)
+    _replace(path, config)
 
 
 def device_nodes(id: str, home: Path, sys: Path, dev: Path, proc: Path) -> Sequence[Path]:
@@ -225,6 +298,12 @@ def _say(error: str, arguments: Sequence[str]) -> None:
     if log:
         with contextlib.suppress(OSError), open(log, "a") as file:
             file.write(json.dumps({"level": "error", "msg": error}) + "\n")
+
+
+def _replace(path: Path, config: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".chronos")
+    temporary.write_text(json.dumps(config))
+    temporary.rename(path)
 
 
 def _given(config: Mapping[str, Any]) -> dict[str, str]:

@@ -28,6 +28,7 @@ from cumulus.resources.fields import (
 )
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.submitter import DaemonRules, Submitter
 
 _AS_A_PROCESS = {
     "runAsUser": "a process runs as the node's own user",
@@ -186,7 +187,9 @@ class GPUJobSpec(Model):
     )
     mounts: tuple[Mount, ...] = Field((), description="Paths of the node that the job sees.")
     run_as_user: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
-        None, description="The user id that the container's program runs as; the image's own user if left out."
+        None,
+        description="The user id that the container's program runs as. If left out: the submitter, or the image's own "
+        "user for an admin's job.",
     )
     shm_size: Size | None = Field(
         None,
@@ -407,14 +410,38 @@ class GPUJob(Resource):
             raise FieldError(("metadata", "name"), message)
         return self
 
-    def needs_admin(self, uid: int | None, *, switches_users: bool) -> str:
-        spec = self.spec
-        if spec.image is None:
-            if uid is None:
-                return "a job without an image runs as a Unix user, and you have none"
-            return "" if switches_users else "a job without an image would run as the daemon's own user"
-        if uid is None or spec.run_as_user != uid:
-            return f"a container must run as its submitter (spec.runAsUser: {uid})"
-        asked = {"spec.hostNetwork": spec.host_network, "spec.ports": spec.ports, "spec.mounts": spec.mounts}
-        given = [name for name, value in asked.items() if value]
-        return f"a container may not have {', '.join(given)}" if given else ""
+    def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
+        return self._refused_container(submitter, rules) if self.spec.image is not None else _refused(submitter, rules)
+
+    def _refused_container(self, submitter: Submitter, rules: DaemonRules) -> str:
+        spec, uid = self.spec, submitter.uid
+        if submitter.admin:
+            return ""
+        if uid is None:
+            return "a container runs as the Unix user who submits it, and you have none"
+        if spec.run_as_user not in (None, uid):
+            return f"spec.runAsUser is not your own, {uid}: that needs the role admin in all namespaces"
+        asked = {"spec.hostNetwork": spec.host_network, "spec.ports": spec.ports}
+        for name, given in asked.items():
+            if given:
+                return f"{name} needs the role admin in all namespaces"
+        for index, mount in enumerate(spec.mounts):
+            if not rules.may_mount(mount.source):
+                listed = f"it lists {', '.join(rules.mounts)}" if rules.mounts else "it lists none"
+                return (
+                    f"spec.mounts[{index}].source {mount.source} is in no directory that the daemon's setting "
+                    f"containers.mounts lists ({listed}): that needs the role admin in all namespaces"
+                )
+        return ""
+
+
+def _refused(submitter: Submitter, rules: DaemonRules) -> str:
+    """Of a program without an image."""
+    if submitter.uid is None:
+        return "a job without an image runs as a Unix user, and you have none"
+    if rules.uid == 0 or submitter.uid in (0, rules.uid):
+        return ""
+    return (
+        f"a job without an image would run as the daemon's own user (uid {rules.uid}), not as you: give it an image, "
+        "or ask a daemon that runs as root"
+    )

@@ -9,6 +9,7 @@ from typing import Literal
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec
+from cumulus.resources.submitter import submitter_annotations
 
 GRACE = "10s"
 """Time between SIGTERM and SIGKILL for a job that has no checkpoint."""
@@ -55,6 +56,7 @@ def partitions(job: GPUJob, attempt: int) -> tuple[GPUPartition, ...]:
                     ATTEMPT_LABEL: str(attempt),
                     REPLICA_LABEL: str(replica),
                 },
+                annotations=submitter_annotations(job.metadata.annotations),
                 owner_references=(job.owner_reference(),),
                 finalizers=(FINALIZER,),
             ),

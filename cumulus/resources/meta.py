@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from cumulus.resources.fields import Model, Name, Time, check_label_key, check_label_value
 from cumulus.resources.key import Key
+from cumulus.resources.submitter import DaemonRules, Submitter
 
 SERVER_FIELDS = frozenset(
     {
@@ -108,6 +109,8 @@ class Resource(Model):
     KIND: ClassVar[str]
     MUTABLE: ClassVar[frozenset[str]] = frozenset()
     """Fields of spec that may change after creation; all others are immutable."""
+    IMMUTABLE: ClassVar[frozenset[str]] = frozenset()
+    """Fields beside spec that may not change after creation."""
     NAMESPACED: ClassVar[bool] = True
 
     api_version: Literal["cumulus.dev/v1alpha1"] = Field(
@@ -134,9 +137,8 @@ class Resource(Model):
     def check_user_may_create(self) -> None:
         """A kind's own rule on what people may make, beyond its schema. Raises FieldError."""
 
-    def needs_admin(self, uid: int | None, *, switches_users: bool) -> str:
-        """Why only an admin may make it, "" where others may. `uid`: of who asks; `switches_users`: whether the daemon
-        runs what is theirs as them."""
+    def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
+        """Why this submitter may not make it where the daemon has these rules; "" where they may."""
         return ""
 
     def is_owned_by(self, uid: str) -> bool:

@@ -13,6 +13,7 @@ from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, 
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.submitter import DaemonRules, Submitter
 
 FINALIZER = "cumulus.dev/partition"
 """On a partition from its binding until its node has confirmed that the share is free."""
@@ -146,3 +147,8 @@ class GPUPartition(Resource):
         default_factory=GPUPartitionStatus,
         description="Where it was bound and what lease it holds. A manifest cannot set it.",
     )
+
+    def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
+        if self.spec.host_ports and not submitter.admin:
+            return "spec.hostPorts needs the role admin in all namespaces"
+        return ""

@@ -40,9 +40,10 @@ class RoleBinding(Resource):
     """Gives users and groups a role in the namespace of the binding."""
 
     KIND: ClassVar[str] = "RoleBinding"
+    IMMUTABLE: ClassVar[frozenset[str]] = frozenset({"roleRef"})
 
     kind: Literal["RoleBinding"] = Field("RoleBinding", description="Always RoleBinding.")
-    role_ref: RoleRef = Field(description="The role that is given.")
+    role_ref: RoleRef = Field(description="The role that is given. It cannot change.")
     subjects: tuple[Subject, ...] = Field((), description="Who gets the role.")
 
 
@@ -50,8 +51,9 @@ class ClusterRoleBinding(Resource):
     """Gives users and groups a role in every namespace, and for what is in none: nodes, the Swarm, the daemon."""
 
     KIND: ClassVar[str] = "ClusterRoleBinding"
+    IMMUTABLE: ClassVar[frozenset[str]] = frozenset({"roleRef"})
     NAMESPACED: ClassVar[bool] = False
 
     kind: Literal["ClusterRoleBinding"] = Field("ClusterRoleBinding", description="Always ClusterRoleBinding.")
-    role_ref: RoleRef = Field(description="The role that is given.")
+    role_ref: RoleRef = Field(description="The role that is given. It cannot change.")
     subjects: tuple[Subject, ...] = Field((), description="Who gets the role.")

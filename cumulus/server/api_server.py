@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class ApiServer:
     """
 
     def __init__(
-        self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *,
+        self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *, mounts: Sequence[str] = (),
         metrics: DaemonMetrics | None = None, system: bool = False, retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
         self._home = home
@@ -56,6 +56,7 @@ class ApiServer:
             # Whoever connects is known by the kernel, and may what their roles say.
             self._sockets[paths.SYSTEM_SOCKET] = 0o666
         self._system = system
+        self._mounts = mounts
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -115,7 +116,7 @@ class ApiServer:
 
         service = Service(
             lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home),
-            home_namespaces=self._system,
+            home_namespaces=self._system, mounts=self._mounts,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)

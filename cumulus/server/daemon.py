@@ -67,7 +67,9 @@ def run(settings: Settings) -> int:
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
-    api_server = ApiServer(home, store, settings.api, metrics=metrics, system=settings.system)
+    api_server = ApiServer(
+        home, store, settings.api, mounts=settings.containers.mounts, metrics=metrics, system=settings.system
+    )
     try:
         ledger = Ledger()
         name = settings.node.name or node_name(home)

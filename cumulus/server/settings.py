@@ -12,6 +12,8 @@ has few keys. Each is checked, and an unknown one is an error at its line:
     workers: 4                 # threads for each of the job and partition loops
     jobs:
       env: {TMPDIR: /scratch}  # variables of every job that runs as a process; a job's own win
+    containers:                # of those who are no admins
+      mounts: [/data]          # directories of the nodes that they may mount from; none if left out
     logs:                      # of each replica of each attempt
       first: 8Mi               # kept of its beginning
       last: 56Mi               # kept of its end; what is between them is dropped, and a line says how much
@@ -92,6 +94,15 @@ def _variables(value: Any) -> dict[str, str]:
     return variables
 
 
+def _directories(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list of directories, as in [/data, /scratch]")
+    for path in value:
+        if not isinstance(path, str) or os.path.normpath(path) != path or not re.fullmatch(r"/[^/].*", path):
+            raise ValueError(f"{path!r} must be the whole path of a directory other than /, without '..' and '//'")
+    return tuple(value)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -155,6 +166,12 @@ class JobSettings(_Section):
     env: Annotated[Mapping[str, str], BeforeValidator(_variables)] = {}
 
 
+class ContainerSettings(_Section):
+    """What containers of those who are no admins may have of a node."""
+
+    mounts: Annotated[tuple[str, ...], BeforeValidator(_directories)] = ()
+
+
 class LogSettings(_Section):
     """Bytes that are kept of a replica's log."""
 
@@ -190,6 +207,7 @@ class Configuration(_Section):
     workers: Annotated[int, BeforeValidator(_workers)] | None = None
     """Threads for each of the job and partition controllers; None: as many as are usual."""
     jobs: JobSettings = JobSettings()
+    containers: ContainerSettings = ContainerSettings()
     logs: LogSettings = LogSettings()
     api: ApiSettings = ApiSettings()
 

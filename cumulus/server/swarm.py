@@ -35,6 +35,7 @@ def backend(settings: Settings, store: Store, agents: Agents) -> SwarmBackend | 
         str(paths.swarm_dir(settings.home)), engine, JobSecrets(paths.job_secrets_dir(settings.home)),
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
+        mounts=settings.containers.mounts,
     )  # fmt: skip
 
 

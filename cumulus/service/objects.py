@@ -219,6 +219,7 @@ class Objects:
         from cumulus.apply.apply import Prune, apply
 
         for manifest in manifests:
+            # Before anything is read: what forbids a change tells what is stored.
             self._ask(identity, "patch", *manifest.key)
         pruning = Prune(prune, prune_limit) if prune else None
         results = apply(

@@ -43,17 +43,19 @@ class Service:
     """`open_store` is called when an object is first asked for: not all that is asked needs the store. `home` is the
     state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
     workers and the Swarm need; without it they can't be made. `owner`: the Unix user whose state directory it is, this
-    process's own if left out; for `home_namespaces` see `Access`."""
+    process's own if left out; for `home_namespaces` and `mounts` see `Access`."""
 
     def __init__(
         self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
         infrastructure: Infrastructure | None = None, owner: int | None = None, home_namespaces: bool = False,
+        mounts: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._open_store = open_store
         self._opened: Store | None = None
         self._infrastructure = infrastructure
         self._owner = os.geteuid() if owner is None else owner
         self._home_namespaces = home_namespaces
+        self._mounts = mounts
         self.home = home
         self.clock = clock or SystemClock()
 
@@ -72,7 +74,7 @@ class Service:
     def access(self) -> Access:
         from cumulus.service.access.access import Access
 
-        return Access(lambda: self.store, self._owner, home_namespaces=self._home_namespaces)
+        return Access(lambda: self.store, self._owner, home_namespaces=self._home_namespaces, mounts=self._mounts)
 
     @cached_property
     def objects(self) -> Objects:

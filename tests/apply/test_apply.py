@@ -528,8 +528,9 @@ def test_a_kind_without_a_spec_is_changed_by_its_own_fields(store: Store) -> Non
     actions = [apply(store, binding("viewer", *names))[0].action for names in (["ann"], ["ann"], ["ann", "bob"])]
     assert actions == ["created", "unchanged", "configured"]
     assert [subject["name"] for subject in store.get(key)["subjects"]] == ["ann", "bob"]
-    apply(store, binding("admin", "bob"))
-    assert store.get(key)["roleRef"]["name"] == "admin"
+    with pytest.raises(InvalidManifest, match=r"manifest:4:17: roleRef[.]name: is immutable"):
+        apply(store, binding("admin", "bob"))
+    apply(store, binding("viewer", "bob"))
     assert [subject["name"] for subject in store.get(key)["subjects"]] == ["bob"]
     assert "spec" not in store.get(key)
 

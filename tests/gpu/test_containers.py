@@ -61,7 +61,7 @@ class Bed:
         work = Workload(
             name=f"default.{job}.u-a1-r0", namespace="default", job=job, job_uid=f"uid-{job}", attempt=1, replica=0,
             replicas=1, node=self.node, command=command, leases=leases, grace=1.0, image=engines.IMAGE,
-            env=env,
+            env=env, submitter="root", submitter_admin=True,
         )  # fmt: skip
         self.backend.start(work)
         return work

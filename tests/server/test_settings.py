@@ -40,6 +40,14 @@ def test_everything(tmp_path: Path) -> None:
     assert said(load(tmp_path, text)) == expected
 
 
+def test_directories_that_containers_mount_from(tmp_path: Path) -> None:
+    assert load(tmp_path, "containers: {mounts: [/data, /scratch/x]}").containers.mounts == ("/data", "/scratch/x")
+    assert load(tmp_path, "{}").containers.mounts == ()
+    for wrong in ("[/]", "[data]", "[/data/../etc]", "[//data]", "[/data/]", "/data", "[1]"):
+        with pytest.raises(UsageError, match=r"config.yaml:1:\d+: containers.mounts"):
+            load(tmp_path, f"containers: {{mounts: {wrong}}}")
+
+
 def test_half_of_the_kept_log(tmp_path: Path) -> None:
     assert load(tmp_path, "logs: {last: 100Mi}").logs.retention == LogRetention(8 * 2**20, 100 * 2**20)
 

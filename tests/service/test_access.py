@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cumulus import manifest
 from cumulus.errors import Forbidden, InvalidObject
 from cumulus.resources.key import API_VERSION, Key
 from cumulus.resources.query import Query
@@ -95,7 +97,7 @@ def team(tmp_path: Path) -> Service:
     store = empty_store()
     for name, role in (("ann", "user"), ("bob", "user"), ("eve", "viewer")):
         store.create(binding(role, "User", name, "team", name))
-    return Service(lambda: store, tmp_path, owner=0)
+    return Service(lambda: store, tmp_path, owner=0, mounts=["/data", "/scratch/"])
 
 
 def job(**spec: Any) -> dict[str, Any]:
@@ -163,11 +165,13 @@ def test_nobody_gives_what_they_do_not_have(team: Service) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"image": "x"},
         {"image": "x", "runAsUser": 0},
+        {"image": "x", "runAsUser": 1002},
         {"image": "x", "runAsUser": 1001, "hostNetwork": True},
         {"image": "x", "runAsUser": 1001, "ports": [{"containerPort": 1, "hostPort": 1}]},
-        {"image": "x", "runAsUser": 1001, "mounts": [{"source": "/", "target": "/host"}]},
+        {"image": "x", "mounts": [{"source": "/", "target": "/host"}]},
+        {"image": "x", "mounts": [{"source": "/datasets", "target": "/d"}]},
+        {"image": "x", "mounts": [{"source": "/data", "target": "/a"}, {"source": "/root", "target": "/d"}]},
     ],
 )
 def test_what_containers_have_for_admins_alone(team: Service, spec: dict[str, Any]) -> None:
@@ -176,10 +180,70 @@ def test_what_containers_have_for_admins_alone(team: Service, spec: dict[str, An
     assert team.objects.create(ROOT, job(**spec))["metadata"]["annotations"][SUBMITTER_ADMIN] == "true"
 
 
-def test_programs_need_a_unix_user_that_the_daemon_can_be(team: Service, tmp_path: Path) -> None:
+def test_what_containers_have_of_everybody(team: Service) -> None:
+    mounts = [{"source": "/data/sets/", "target": "/d"}, {"source": "/scratch/ann", "target": "/s"}]
+    made = team.objects.create(ANN, job(image="x", runAsUser=1001, mounts=mounts))
+    assert SUBMITTER_ADMIN not in made["metadata"]["annotations"]
+    team.objects.delete(ANN, TRAIN)
+    team.objects.create(ANN, job(image="x"))
+    with pytest.raises(Forbidden) as caught:
+        team.objects.create(Identity("bob"), job(image="x"))
+    assert caught.value.hint == "a container runs as the Unix user who submits it, and you have none"
+
+
+def test_a_partition_takes_no_ports(team: Service) -> None:
+    wanted = {
+        "apiVersion": API_VERSION, "kind": "GPUPartition", "metadata": {"name": "p", "namespace": "team"},
+        "spec": {"memory": "50%", "duration": "1h", "hostPorts": [80]},
+    }  # fmt: skip
     with pytest.raises(Forbidden):
-        team.objects.create(Identity("bob"), job())
+        team.objects.create(ANN, wanted)
+
+
+def test_programs_need_a_unix_user_that_the_daemon_can_be(team: Service, tmp_path: Path) -> None:
+    for nobody in (Identity("bob"), Identity("admin", None, (ADMIN_GROUP,))):
+        with pytest.raises(Forbidden) as caught:
+            team.objects.create(nobody, job())
+        assert caught.value.hint == "a job without an image runs as a Unix user, and you have none"
     plain = Service(lambda: team.store, tmp_path, owner=OWNER)
-    with pytest.raises(Forbidden, match="is forbidden"):
-        plain.objects.create(BOB, job())
-    plain.objects.create(BOB, job(image="x", runAsUser=1002))
+    # An admin of objects is not the daemon's user for that.
+    for other in (BOB, Identity("admin", 1009, (ADMIN_GROUP,))):
+        with pytest.raises(Forbidden) as caught:
+            plain.objects.create(other, job())
+        assert "would run as the daemon's own user" in str(caught.value.hint)
+    plain.objects.create(BOB, job(image="x"))
+    plain.objects.delete(BOB, TRAIN)
+    plain.objects.create(Identity("me", OWNER), job())
+
+
+def test_what_forbids_an_apply_tells_nothing_of_what_is_there(team: Service) -> None:
+    team.objects.create(ANN, job(command=["python", "hush.py"]))
+    [wanted] = manifest.load_text(json.dumps(job(command=["true"])))
+    for stranger in (Identity("mallory", 1666), EVE):
+        for dry_run in (True, False):
+            with pytest.raises(Forbidden) as caught:
+                team.objects.apply(stranger, [wanted], dry_run=dry_run)
+            assert "hush" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_the_submitter_stays_whoever_writes(team: Service) -> None:
+    stored = team.objects.create(ANN, job())
+    for name in (SUBMITTER, SUBMITTER_UID, SUBMITTER_ADMIN):
+        for value in ("root", "0", None):
+            annotations = {**stored["metadata"]["annotations"], name: value}
+            kept = {key: value for key, value in annotations.items() if value is not None}
+            changed = {**stored, "metadata": {**stored["metadata"], "annotations": kept}}
+            if kept != stored["metadata"]["annotations"]:
+                with pytest.raises(InvalidObject, match="is set when the object is made and cannot change"):
+                    team.store.update(changed)
+
+
+def test_a_bindings_role_stays(team: Service) -> None:
+    stored = team.store.get(Key("RoleBinding", "team", "eve"))
+    changed = {**stored, "roleRef": {"kind": "Role", "name": "admin"}}
+    with pytest.raises(InvalidObject, match=r'roleRef[.]name: is immutable and cannot change from "viewer" to "admin"'):
+        team.store.update(changed)
+    with pytest.raises(InvalidObject, match="roleRef"):
+        team.objects.update(ROOT, changed)
+    more = [*stored["subjects"], {"kind": "Group", "name": "lab"}]
+    assert team.objects.update(ROOT, {**stored, "subjects": more})["subjects"] == more

@@ -75,6 +75,7 @@ class SwarmBed(Bed):
             "name": f"default.{job}.{self.instance}-a{attempt}-r{replica}", "namespace": "default", "job": job,
             "job_uid": f"uid-{job}", "attempt": attempt, "replica": replica, "replicas": 1, "node": "worker1",
             "command": command, "leases": (), "grace": 2.0, "image": IMAGE,
+            "submitter": "root", "submitter_uid": 0, "submitter_admin": True,
         }  # fmt: skip
         return Workload(**{**fields, **more})
 

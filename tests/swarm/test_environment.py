@@ -23,7 +23,7 @@ PREPARED = {
 def workload(**more: object) -> Workload:
     fields: dict[str, object] = {
         "name": "n", "namespace": "default", "job": "j", "job_uid": "u", "attempt": 2, "replica": 0, "replicas": 1,
-        "node": "w", "command": (), "leases": (lease(),),
+        "node": "w", "command": (), "leases": (lease(),), "submitter": "root", "submitter_admin": True,
     }  # fmt: skip
     return Workload(**{**fields, **more})  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import State
+from cumulus.backends.base import Mount, State
 from cumulus.chronos import container_gc, runtime
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
@@ -20,6 +20,7 @@ from cumulus.clock import FakeClock
 from cumulus.testing.leases import fake_device
 from tests.swarm.bed import SwarmBed
 from tests.swarm.test_backend import lease
+from tests.unix_users import open_directory
 
 ID = "pci-0000:03:00.0"
 
@@ -226,6 +227,26 @@ def test_the_monitor_tidies_slots_up(tmp_path: Path) -> None:
     os.utime(next(taken.iterdir()), (0, 0))
     Monitor(ledger).step()
     assert not list(taken.iterdir())
+
+
+@pytest.mark.docker
+def test_a_users_container_is_that_users_on_the_node(bed: SwarmBed) -> None:
+    """What the engine makes of the specification, and the runtime of that."""
+    look = "id -u; id -g; grep -E 'NoNewPrivs|CapBnd|CapEff' /proc/self/status"
+    ann: dict[str, Any] = {"submitter": "ann", "submitter_uid": 4_000_001, "submitter_admin": False}
+    with open_directory() as data:
+        (data / "link").symlink_to("/etc")
+        bed.backend.close()
+        bed.backend = bed.open(mounts=[str(data)])
+        bed.backend.start(work := bed.work("sh", "-c", look, mounts=(Mount(str(data), "/data"),), **ann))
+        bed.finish(work)
+        said = bed.log(work).decode().split()
+        assert said[:2] == ["4000001", "65534"]
+        assert said[2:8] == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
+        bed.backend.start(led := bed.work("true", mounts=(Mount(f"{data}/link", "/data"),), attempt=2, **ann))
+        end = bed.finish(led)
+        assert end.state is State.FAILED
+        assert "link leads to /etc, which is in no directory that may be mounted from" in end.message
 
 
 @pytest.mark.docker

@@ -101,7 +101,14 @@ def user_of(workload: Workload) -> UnixUser | None:
     """Whom its program runs as: its submitter, where the daemon is root; None for the daemon's own user.
 
     Raises `BackendRefused` where nobody on this node is the submitter."""
-    if os.geteuid() != 0 or not workload.submitter or workload.submitter_uid == 0:
+    if not workload.submitter or workload.submitter_uid == 0:
+        return None
+    if os.geteuid() != 0:
+        if workload.submitter_uid != os.geteuid():
+            raise BackendRefused(
+                f"{workload.submitter!r} submitted the job, and this daemon runs programs as its own user alone",
+                hint="give it an image, or ask a daemon that runs as root",
+            )
         return None
     if workload.submitter_uid is None:
         raise BackendRefused(

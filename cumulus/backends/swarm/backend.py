@@ -37,7 +37,8 @@ log = structlog.get_logger("cumulus.backends")
 class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
-    `timeouts` how long it waits before it gives something up.
+    `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
+    something up.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -54,6 +55,7 @@ class SwarmBackend:
         lease_end: LeaseEnd = lambda node, lease: ("", ""),
         clock: Clock | None = None,
         retention: LogRetention = DEFAULT_RETENTION,
+        mounts: Sequence[str] = (),
         timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.engine = engine
@@ -65,7 +67,9 @@ class SwarmBackend:
             known=lambda name: self._records.find(name) is not None,
         )  # fmt: skip
         self.machines = Machines(self.members, self.ownership, node_engine)
-        self._services = Services(engine, self.members, secrets, self.ownership.instance, prepare, clock, retention)
+        self._services = Services(
+            engine, self.members, secrets, self.ownership.instance, prepare, clock, retention, tuple(mounts)
+        )
         self._tasks = TaskReconciler(
             engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts
         )

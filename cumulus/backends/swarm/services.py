@@ -13,6 +13,7 @@ from cumulus.backends.base import LeaseRef, Workload
 from cumulus.backends.logs import LogRetention
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.swarm import spec
+from cumulus.backends.swarm.confinement import confinement
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.backends.swarm.members import Members
@@ -31,7 +32,7 @@ class Services:
 
     def __init__(
         self, engine: Engine, members: Members, secrets: JobSecrets, instance: Callable[[], str], prepare: Prepare,
-        clock: Clock, retention: LogRetention,
+        clock: Clock, retention: LogRetention, mounts: tuple[str, ...],
     ) -> None:  # fmt: skip
         self._engine = engine
         self._members = members
@@ -40,6 +41,7 @@ class Services:
         self._prepare = prepare
         self._clock = clock
         self._retention = retention
+        self._mounts = mounts
 
     def labels(self, job_uid: str = "") -> list[str]:
         """The labels of all services of ours, or of those of one job."""
@@ -48,14 +50,17 @@ class Services:
 
     def make(self, record: Record, workload: Workload) -> None:
         """Create the run's service, or find the one that is there. Raises `NodeUnreachable` where its node does not
-        answer the manager, `BackendRefused` where its name is taken or nothing holds it to all of its leases."""
+        answer the manager, `BackendRefused` where its name is taken, nothing holds it to all of its leases, or its
+        submitter may not have what it asks for."""
+        confined = confinement(workload, self._mounts)
         member = self._members.named(workload.node)
         if not member.answers:
             raise NodeUnreachable(f"{member.name} is {member.state} in the Swarm: {member.message}".rstrip(": "))
         prepared = [self._prepare(workload.node, lease) for lease in workload.leases]
         body = spec.service(
             workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
-            secrets=self._make_secrets(workload), prepared=_joined(prepared), retention=self._retention,
+            confined=confined, secrets=self._make_secrets(workload), prepared=_joined(prepared),
+            retention=self._retention,
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))

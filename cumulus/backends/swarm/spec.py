@@ -15,6 +15,8 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.swarm import confinement
+from cumulus.backends.swarm.confinement import Confinement
 from cumulus.backends.swarm.environment import engine_environment
 from cumulus.errors import BackendRefused
 
@@ -82,13 +84,16 @@ def service(
     instance: str,
     node_id: str,
     image: str,
+    confined: Confinement | None = None,
     secrets: Sequence[SecretFile] = (),
     prepared: Mapping[str, str] | None = None,
     retention: LogRetention = DEFAULT_RETENTION,
 ) -> dict[str, Any]:
-    """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job."""
+    """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job,
+    `confined` what an admin's container is not held to."""
     own = labels(workload, instance)
     environment, mounts = engine_environment(workload, prepared or {})
+    environment |= confinement.variables(workload, confined)
     environment |= {f"{secret.name}_FILE": f"{SECRETS}/{secret.name}" for secret in secrets}
     container: dict[str, Any] = {
         "Image": image,
@@ -108,7 +113,9 @@ def service(
         container["Args"] = arguments
     if workload.working_dir:
         container["Dir"] = workload.working_dir
-    if workload.user_id is not None:
+    if confined is not None:
+        container |= confined.fields()
+    elif workload.user_id is not None:
         container["User"] = str(workload.user_id)
     if secrets:
         container["Secrets"] = [_secret_reference(secret) for secret in secrets]

@@ -10,7 +10,7 @@ from cumulus.resources.job_partitions import grace
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration
-from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
+from cumulus.resources.submitter import Submitter
 
 PLACE_LENGTH = 200
 """What may be left of a job's namespace and name in its workloads' names, which name files."""
@@ -34,6 +34,7 @@ def workload(
 ) -> Workload:
     """One replica inside its partitions, which must be Active. Raises KeyError where their node is not in `nodes`."""
     spec, resources = job.spec, job.spec.resources
+    submitter = Submitter.of(job.metadata.annotations)
     return Workload(
         name=workload_name(job, attempt, replica),
         namespace=job.metadata.namespace or "",
@@ -57,14 +58,11 @@ def workload(
         shm_bytes=parse_bytes(spec.shm_size) if spec.shm_size else 0,
         host_network=spec.host_network,
         ports=tuple((port.container_port, port.host_port) for port in spec.ports),
-        submitter=_annotation(job, SUBMITTER),
-        submitter_uid=int(uid) if (uid := _annotation(job, SUBMITTER_UID)).isdecimal() else None,
+        submitter=submitter.name,
+        submitter_uid=submitter.uid,
+        submitter_admin=submitter.admin,
         checkpoint_path=(spec.checkpoint.path or "") if spec.checkpoint else "",
     )
-
-
-def _annotation(job: GPUJob, name: str) -> str:
-    return (job.metadata.annotations or {}).get(name, "")
 
 
 def _env(job: GPUJob) -> tuple[EnvVar, ...]:

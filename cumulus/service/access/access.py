@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus.errors import Forbidden
 from cumulus.lib.printable import one_line
 from cumulus.resources.roles import Role, strongest
+from cumulus.resources.submitter import DaemonRules
 from cumulus.service.access.bindings import Bindings
 from cumulus.service.access.matrix import Resource, find
 
@@ -30,17 +31,20 @@ class Access:
     """`owner`: the Unix user whose state directory it is, who is an admin, as root and `cumulus-admin` are.
 
     `home_namespaces`: a Unix user has the role user in the namespace of their own name, as where a system daemon serves
-    all users of a machine.
+    all users of a machine. `mounts`: the directories of nodes that containers of all users may mount from.
     """
 
-    def __init__(self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False) -> None:
+    def __init__(
+        self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False, mounts: Sequence[str] = ()
+    ) -> None:
         self._bindings = Bindings(open_store)
-        self.owner = owner
+        self._owner = owner
+        self.rules = DaemonRules(owner, tuple(mounts))
         self._home_namespaces = home_namespaces
 
     def role(self, identity: Identity, namespace: str = "") -> Role | None:
         """The role of the identity in the namespace; "" for the role everywhere."""
-        if identity.uid in (0, self.owner) or ADMIN_GROUP in identity.groups:
+        if identity.uid in (0, self._owner) or ADMIN_GROUP in identity.groups:
             return Role.ADMIN
         at_home = self._home_namespaces and identity.uid is not None and identity.name == namespace
         return strongest(self._bindings.role(identity, namespace), Role.USER if at_home else None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from cumulus.errors import Forbidden, InvalidObject
+from cumulus.errors import Forbidden
+from cumulus.lib.printable import one_line
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.submitter import SUBMITTER, SUBMITTER_ADMIN, SUBMITTER_ANNOTATIONS, SUBMITTER_UID
+from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
 from cumulus.service.access import bindings
 from cumulus.service.access.access import Access, refusal
 from cumulus.service.access.matrix import find
@@ -40,29 +42,26 @@ class Guard:
         if write.verb == "create":
             assert document is not None
             self._check_own(identity, key, verb, document, {})
-            self._check_needs(identity, key, document)
-            return replace(write, document=_submitted(document, self._submitter(identity)))
+            submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
+            self._check_rules(identity, key, document, submitter)
+            return replace(write, document=_submitted(document, submitter.annotations))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
-        return replace(write, document=_submitted(document, _submitter_of(stored), given=True), uid=uid)
-
-    def _submitter(self, identity: Identity) -> dict[str, str]:
-        uid = {} if identity.uid is None else {SUBMITTER_UID: str(identity.uid)}
-        admin = {SUBMITTER_ADMIN: "true"} if self._access.is_admin(identity) else {}
-        return {SUBMITTER: identity.name, **uid, **admin}
+        # Left out it is kept. One that is changed is refused at the store's door.
+        kept = submitter_annotations(stored["metadata"].get("annotations"))
+        given = submitter_annotations(document["metadata"].get("annotations"))
+        return replace(write, document=_submitted(document, kept | given), uid=uid)
 
     def _check_submitter(self, identity: Identity, verb: str, key: Key, stored: Document) -> None:
         if self._access.is_admin(identity, key.namespace):
             return
-        found = _submitter_of(stored)
-        uid = found.get(SUBMITTER_UID)
-        mine = found.get(SUBMITTER) == identity.name and uid in (None, str(identity.uid))
-        if not mine:
-            whose = found.get(SUBMITTER, "the daemon's own user")
+        found = Submitter.of(stored["metadata"].get("annotations"))
+        if found.name != identity.name or found.uid not in (None, identity.uid):
+            whose = one_line(found.name) or "the daemon's own user"
             raise self._refusal(identity, verb, key, f"it is {whose}'s: only they and an admin may change it")
 
     def _check_own(self, identity: Identity, key: Key, verb: str, document: Document, stored: Document) -> None:
@@ -74,13 +73,13 @@ class Guard:
             if (after.get(field) or []) != (before.get(field) or []):
                 raise self._refusal(identity, verb, key, f"only an admin may change metadata.{field}")
 
-    def _check_needs(self, identity: Identity, key: Key, document: Document) -> None:
-        if self._access.is_admin(identity):
+    def _check_rules(self, identity: Identity, key: Key, document: Document, submitter: Submitter) -> None:
+        if submitter.admin and submitter.uid in (0, self._access.rules.uid):
+            # Who could become the daemon's user is refused nothing.
             return
-        model = BY_NAME[key.kind].model()
-        need = model.model_validate(document).needs_admin(identity.uid, switches_users=self._access.owner == 0)
-        if need:
-            raise self._refusal(identity, "create", key, f"{need}: it needs the role admin in all namespaces")
+        made = BY_NAME[key.kind].model().model_validate(document)
+        if refused := made.refusal(submitter, self._access.rules):
+            raise self._refusal(identity, "create", key, one_line(refused))
 
     def _check_grants(self, identity: Identity, verb: str, key: Key, document: Document) -> None:
         """Nobody gives more than they have."""
@@ -94,20 +93,10 @@ class Guard:
         return refusal(identity, verb, find(plural) or plural, key.namespace, key.name, hint=hint)
 
 
-def _submitter_of(document: Document) -> dict[str, str]:
-    annotations = document["metadata"].get("annotations") or {}
-    return {name: annotations[name] for name in SUBMITTER_ANNOTATIONS if name in annotations}
-
-
-def _submitted(document: Document, submitter: dict[str, str], *, given: bool = False) -> Document:
-    """The object with that submitter and no other. With `given`, a document that names another is refused."""
+def _submitted(document: Document, submitter: dict[str, Any]) -> Document:
+    """The object with that submitter and no other."""
     metadata = document["metadata"]
     annotations = metadata.get("annotations") or {}
-    for name in SUBMITTER_ANNOTATIONS if given else ():
-        if name in annotations and annotations[name] != submitter.get(name):
-            path = f"metadata.annotations[{name}]"
-            message = f"{key_of(document)}: {path}: is set when the object is made and cannot change"
-            raise InvalidObject(message, field=path)
     kept = {name: value for name, value in annotations.items() if name not in SUBMITTER_ANNOTATIONS}
     after = {name: value for name, value in metadata.items() if name != "annotations"}
     return {**document, "metadata": after | ({"annotations": kept | submitter} if kept or submitter else {})}
