@@ -27,9 +27,7 @@ def changed(kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]
             yield FieldProblem(path, f"{change}; {advice}")
 
 
-def changed_beside_spec(
-    kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Iterator[FieldProblem]:
+def changed_beside_spec(kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[FieldProblem]:
     """Each immutable field beside spec in which two versions of one object differ, both with every default."""
     word = f"{kind.name.lower()}/{key.name}"
     for name in sorted(kind.model().IMMUTABLE):
