@@ -38,13 +38,13 @@ class Access:
         self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False, mounts: Sequence[str] = ()
     ) -> None:
         self._bindings = Bindings(open_store)
-        self._owner = owner
+        self.owner = owner
         self.rules = DaemonRules(owner, tuple(mounts))
         self._home_namespaces = home_namespaces
 
     def role(self, identity: Identity, namespace: str = "") -> Role | None:
         """The role of the identity in the namespace; "" for the role everywhere."""
-        if identity.uid in (0, self._owner) or ADMIN_GROUP in identity.groups:
+        if identity.uid in (0, self.owner) or ADMIN_GROUP in identity.groups:
             return Role.ADMIN
         at_home = self._home_namespaces and identity.uid is not None and identity.name == namespace
         return strongest(self._bindings.role(identity, namespace), Role.USER if at_home else None)
