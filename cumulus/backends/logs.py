@@ -10,6 +10,7 @@ Implemented by `rundir.log.FileLog`, files on this disk. Standard library only: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 
@@ -34,8 +35,9 @@ class LogWriter(Protocol):
         """Whether bytes are held back because they may be the beginning of a secret."""
         ...
 
-    def append(self, data: bytes) -> None:
-        """Add `data`, with the values of secrets replaced. What cannot be written is dropped, and a line says so."""
+    def append(self, data: bytes, at: float | None = None) -> None:
+        """Add `data`, with the values of secrets replaced. What cannot be written is dropped, and a line says so. `at`:
+        when the program wrote it, in seconds since 1970; now if left out."""
         ...
 
     def flush(self) -> None:
@@ -54,14 +56,37 @@ class LogStore(Protocol):
         """Begins the log; for the one process that runs the program. `secrets` are values that must not be in it."""
         ...
 
-    def read(self, *, tail: int | None = None) -> Iterator[bytes]:
-        """The log in chunks as it is now, its last `tail` lines where given; nothing where nothing was written."""
+    def read(self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False) -> Iterator[bytes]:
+        """The log in chunks as it is now; nothing where nothing was written.
+
+        `tail`: only its last lines, so many. `since`: only lines that were begun then or later, in seconds since 1970.
+        `timestamps`: each line begins with when it was begun, to the second, as RFC 3339 has it. Raises UsageError
+        where times are asked for of a log that has none: an older version wrote it.
+        """
         ...
 
     def follow(
-        self, ended: Callable[[], bool], wait: Callable[[], None], *, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, ended: Callable[[], bool], wait: Callable[[], None], *,
+        tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         """As `read`, then what is appended until `ended()`. `wait()` is called between two looks, after an empty chunk,
         at which a reader may stop. All that was appended before `ended()` became true is given; something is missed,
         and said to be, only where the program writes faster than the reader reads."""
         ...
+
+
+class Stamper:
+    """Puts the time before each line of what is fed in pieces."""
+
+    def __init__(self) -> None:
+        self._begins = True
+        """Whether the next byte begins a line."""
+
+    def feed(self, at: float, data: bytes) -> bytes:
+        """`at`: when the piece was written, in seconds since 1970. A line has the time of its first piece."""
+        if not data:
+            return b""
+        stamp = f"{datetime.fromtimestamp(int(at), UTC):%Y-%m-%dT%H:%M:%SZ} ".encode()
+        stamped = data[:-1].replace(b"\n", b"\n" + stamp) + data[-1:]
+        begins, self._begins = self._begins, data.endswith(b"\n")
+        return stamp + stamped if begins else stamped

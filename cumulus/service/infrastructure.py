@@ -28,8 +28,9 @@ class LogReader(Protocol):
     """The part of a backend that reads logs."""
 
     def logs(
-        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, job_uid: str, attempt: int, replica: int, *,
+        follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `backends.base.Backend.logs`."""
         ...
 

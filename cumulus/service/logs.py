@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from typing import NamedTuple
 
 from cumulus.answers.logs import (
     AttemptEnded,
@@ -33,6 +34,19 @@ _PATIENCE = 2.0
 that the log goes on."""
 
 
+class _Wanted(NamedTuple):
+    """Which lines, and how: see `Logs.read`."""
+
+    tail: int | None
+    since: float | None
+    timestamps: bool
+
+    @property
+    def all_lines(self) -> bool:
+        """Whether nothing to show means that nothing was written."""
+        return self.tail != 0 and self.since is None
+
+
 class Logs:
     """`readers` open the log of a job on a node; `served` tells whether a daemon runs."""
 
@@ -45,13 +59,15 @@ class Logs:
     def read(
         self, identity: Identity, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
+        since: float | None = None, timestamps: bool = False,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
-        the job is over. `tail`: only the last lines of the first. Where nothing is new an empty `LogBytes` comes, so
-        that the caller can stop.
+        the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
+        in seconds since 1970. `timestamps`: each line begins with its time, to the second. Where nothing is new an
+        empty `LogBytes` comes, so that the caller can stop.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
-        nothing to show.
+        nothing to show, UsageError where an older version wrote the log without times.
         """
         if not BY_NAME[key.kind].leaves_files:
             raise UsageError(f"only jobs have logs, not a {key.kind}")
@@ -62,21 +78,22 @@ class Logs:
             raise UsageError(
                 f"gpujob/{key.name} has {replicas} replicas, counted from 0: there is no replica {replica}"
             )
-        return self._pieces(identity, key, job, attempt, replica, replicas, follow, tail)
+        wanted = _Wanted(tail, since, timestamps)
+        return self._pieces(identity, key, job, attempt, replica, replicas, follow, wanted)
 
     def _pieces(
         self, identity: Identity, key: Key, job: Document, attempt: int,
-        replica: int | None, replicas: int, follow: bool, tail: int | None,
+        replica: int | None, replicas: int, follow: bool, wanted: _Wanted,
     ) -> Iterator[LogPiece]:  # fmt: skip
         if replica is None and replicas > 1:
             yield ReplicaChosen(0, replicas)
         if follow:
             follower = _Follower(self._objects, self._readers, self._served, identity, key, job, replica or 0)
-            yield from follower.pieces(attempt, tail)
+            yield from follower.pieces(attempt, wanted)
             return
         number = _shown_attempt(job, attempt)
-        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, tail=tail)
-        if not wrote and tail != 0:
+        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, wanted=wanted)
+        if not wrote and wanted.all_lines:
             yield _silence(job, number)
 
 
@@ -95,7 +112,7 @@ class _Follower:
         self._job = job
         self._replica = replica
 
-    def pieces(self, asked: int, tail: int | None) -> Iterator[LogPiece]:
+    def pieces(self, asked: int, wanted: _Wanted) -> Iterator[LogPiece]:
         """Of the attempt `asked` alone; where that is 0, of the last one and all that follow it. Raises NoLog."""
         if not _begun(self._job):
             if not self._served():
@@ -103,12 +120,12 @@ class _Follower:
             yield from self._until(partial(self._followed, 0), "start")
         number = _shown_attempt(self._job, asked)
         while True:
-            wrote = yield from _copied(self._readers, self._job, number, self._replica, follow=True, tail=tail)
+            wrote = yield from _copied(self._readers, self._job, number, self._replica, follow=True, wanted=wanted)
             come = yield from self._until(partial(self._ended, number), "end")
             if not come:
                 yield NobodyActs("end")
                 return
-            if not wrote and tail != 0:
+            if not wrote and wanted.all_lines:
                 yield _silence(self._job, number)
             elif (ended := _attempt(self._job, number)).get("reason") != AttemptReason.COMPLETED:
                 yield AttemptEnded(number, _end(ended), wrote=True)
@@ -119,7 +136,7 @@ class _Follower:
             if not later:
                 yield NoneFollowed(phase_summary(self._job))
                 return
-            number, tail = later[0], None
+            number, wanted = later[0], wanted._replace(tail=None)
             yield AttemptFollows(number)
 
     def _later(self, number: int) -> list[int]:
@@ -169,13 +186,13 @@ class _Follower:
 
 
 def _copied(
-    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, tail: int | None
+    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, wanted: _Wanted
 ) -> Generator[LogPiece, None, bool]:
     """The bytes of one attempt; whether there were any."""
     reader = readers(job, _node(job, attempt, replica))
     wrote = False
     try:
-        for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, tail=tail):
+        for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, **wanted._asdict()):
             wrote = wrote or bool(chunk)
             yield LogBytes(attempt, chunk)
         return wrote

@@ -215,8 +215,9 @@ class FakeBackend:
             return [observed for observed in seen if observed is not None]
 
     def logs(
-        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, job_uid: str, attempt: int, replica: int, *,
+        follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         for run in list(self._runs.values()):
             work = run.workload
             if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):

@@ -37,6 +37,7 @@ class FakeLogs:
     chunks: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
     ended: Callable[[int], None] = lambda attempt: None
     asked: list[tuple[str, int, int, bool, int | None]] = field(default_factory=list)
+    times_asked: list[tuple[float | None, bool]] = field(default_factory=list)
     open: int = 0
 
     def reader(self, job: Document, node: str) -> LogReader:
@@ -52,8 +53,10 @@ class _Reader:
     node: str
 
     def logs(
-        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, job_uid: str, attempt: int, replica: int, *,
+        follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
+        self.logs_.times_asked.append((since, timestamps))
         self.logs_.asked.append((self.node, attempt, replica, follow, tail))
         yield from self.logs_.chunks.get((attempt, replica), [])
         self.logs_.ended(attempt)

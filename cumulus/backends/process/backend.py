@@ -190,8 +190,9 @@ class ProcessBackend:
         return observed
 
     def logs(
-        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, job_uid: str, attempt: int, replica: int, *,
+        follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         directory = self._path(run_directory(job_uid, attempt, replica))
         if not os.path.isfile(os.path.join(directory, layout.SPEC)):
@@ -199,8 +200,11 @@ class ProcessBackend:
         run = self._run(directory)
         kept = FileLog(directory, retention_of(run.spec))
         if not follow:
-            return kept.read(tail=tail)
-        return kept.follow(lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL), tail=tail)
+            return kept.read(tail=tail, since=since, timestamps=timestamps)
+        return kept.follow(
+            lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL),
+            tail=tail, since=since, timestamps=timestamps,
+        )  # fmt: skip
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""

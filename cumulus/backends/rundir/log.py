@@ -4,7 +4,8 @@
     log.000000012582912        segments, each named by the offset of its first byte; those from the middle go
     log.000000016777216        first, when none of their bytes is among the last ones any more
 
-A reader of a log that has ended is given exactly what its retention says. Standard library only.
+A reader of a log that has ended is given exactly what its retention says. When the bytes were written: see
+`log_times`. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, Stamper
 from cumulus.backends.redactor import Redactor
+from cumulus.backends.rundir import log_times
+from cumulus.backends.rundir.log_times import Times, TimesWriter
+from cumulus.clock import SystemClock
+from cumulus.errors import UsageError
 
 _CHUNK = 64 * 1024
 _SEGMENTS = 14
@@ -49,24 +54,30 @@ class FileLog:
         """See `LogStore.writer`. At most one at a time."""
         return _Writer(self._directory, self._retention, secrets)
 
-    def read(self, *, tail: int | None = None) -> Iterator[bytes]:
+    def read(self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False) -> Iterator[bytes]:
         """See `LogStore.read`."""
-        return self._chunks(lambda: True, lambda: None, tail)
+        return self._chunks(lambda: True, lambda: None, tail, since, timestamps)
 
     def follow(
-        self, ended: Callable[[], bool], wait: Callable[[], None], *, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, ended: Callable[[], bool], wait: Callable[[], None], *,
+        tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `LogStore.follow`. A reader that follows is given all that is still there when it looks, also what the
         retention would drop."""
-        return self._chunks(ended, wait, tail)
+        return self._chunks(ended, wait, tail, since, timestamps)
 
     def clear(self) -> None:
         """Delete what is there: a log that was begun before a crash is written anew."""
         for _, path in _segments(self._directory):
             os.unlink(path)
+            log_times.forget(path)
 
-    def _chunks(self, ended: Callable[[], bool], wait: Callable[[], None], tail: int | None) -> Iterator[bytes]:
+    def _chunks(
+        self, ended: Callable[[], bool], wait: Callable[[], None], tail: int | None, since: float | None,
+        timestamps: bool,
+    ) -> Iterator[bytes]:  # fmt: skip
         position: int | None = None
+        times, stamper = Times(), Stamper() if timestamps else None
         while True:
             # Asked before reading: what was written before the end is then read in this round.
             last_round = ended()
@@ -74,16 +85,21 @@ class FileLog:
                 parts = _open_parts(self._directory, position or 0, opened)
                 if position is None:
                     parts = _only_kept(parts, self._retention)
+                    if (timestamps or since is not None) and parts and not times.of(parts[0].path)[0]:
+                        raise UsageError("this log has no times: an older version wrote it")
                     position = 0 if tail is None else _tail_position(parts, tail)
+                    if since is not None:
+                        position = max(position, _since_position(parts, times, since))
                 for part in parts:
                     if part.end <= position:
                         continue
                     if part.start > position:
-                        yield _gap(part.start - position)
+                        gap = _gap(part.start - position)
+                        yield gap if stamper is None else _stamped(stamper, times.timed(part.path, part.start, gap))
                         position = part.start
                     for chunk in part.read(position):
+                        yield chunk if stamper is None else _stamped(stamper, times.timed(part.path, position, chunk))
                         position += len(chunk)
-                        yield chunk
             if last_round:
                 return
             yield b""
@@ -98,6 +114,11 @@ class _Writer:
         self._directory = directory
         self._retention = retention
         self._redactor = Redactor(secrets)
+        self._clock = SystemClock()
+        self._at: float | None = None
+        """When what is appended was written, where that is not now."""
+        self._times = TimesWriter()
+        self._segment = ""
         self._descriptor = -1
         self._left = 0
         self._next = 0
@@ -109,7 +130,8 @@ class _Writer:
     def holding(self) -> bool:
         return self._redactor.holding
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, at: float | None = None) -> None:
+        self._at = at
         self._write(self._redactor.feed(data))
 
     def flush(self) -> None:
@@ -128,6 +150,7 @@ class _Writer:
             while view:
                 if self._left == 0:
                     self._open()
+                self._times.note(self._segment, self._next, self._now())
                 written = os.write(self._descriptor, view[: self._left])
                 view = view[written:]
                 self._left -= written
@@ -135,6 +158,9 @@ class _Writer:
         except OSError as error:
             self._lost(error)
         return len(view)
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp() if self._at is None else self._at
 
     def seal(self) -> None:
         self.flush()
@@ -158,15 +184,18 @@ class _Writer:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._left = descriptor, _segment(self._retention) if self._next else self._retention.first
+        self._segment = path
         for start, unwanted in _segments(self._directory):
             if 0 < start <= self._next - self._retention.last - _segment(self._retention):
                 os.unlink(unwanted)
+                log_times.forget(unwanted)
 
 
 class _Part(NamedTuple):
     """The bytes from `start` to `end` of a log, in an open file whose first byte is the log's `first`."""
 
     descriptor: int
+    path: str
     first: int
     start: int
     end: int
@@ -190,7 +219,7 @@ def _open_parts(directory: str, position: int, opened: ExitStack) -> Sequence[_P
                 if after > position:
                     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     opened.callback(os.close, descriptor)
-                    parts.append(_Part(descriptor, start, start, start + os.fstat(descriptor).st_size))
+                    parts.append(_Part(descriptor, path, start, start, start + os.fstat(descriptor).st_size))
         except FileNotFoundError:
             continue  # Deleted by the writer since it was listed: what is there now has a longer gap.
         return parts
@@ -230,6 +259,30 @@ def _tail_position(parts: Sequence[_Part], lines: int) -> int:
                 search = found
             stop = begin
     return parts[0].start
+
+
+def _since_position(parts: Sequence[_Part], times: Times, since: float) -> int:
+    """Where the first line begins that was begun then or later."""
+    for part in parts:
+        found = times.first(part.path, since)
+        if found is not None:
+            return _line_start(parts, part, max(found, part.start))
+    return parts[-1].end if parts else 0
+
+
+def _line_start(parts: Sequence[_Part], part: _Part, position: int) -> int:
+    """The first byte from `position` on that begins a line: what goes on there was begun before."""
+    for each in parts:
+        if each.start < position <= each.end and os.pread(each.descriptor, 1, position - 1 - each.first) != b"\n":
+            for chunk in part.read(position):
+                if (found := chunk.find(b"\n")) >= 0:
+                    return position + found + 1
+                position += len(chunk)
+    return position
+
+
+def _stamped(stamper: Stamper, pieces: Iterator[log_times.TimedBytes]) -> bytes:
+    return b"".join(stamper.feed(at, data) for at, data in pieces)
 
 
 def _segments(directory: str) -> list[tuple[int, str]]:

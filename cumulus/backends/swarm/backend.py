@@ -183,13 +183,14 @@ class SwarmBackend:
         return observed
 
     def logs(
-        self, job_uid: str, attempt: int, replica: int, *, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
+        self, job_uid: str, attempt: int, replica: int, *,
+        follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         record = self._records.load(self._records.directory(job_uid, attempt, replica))
         if record is None:
             raise BackendError(f"there is no log of attempt {attempt}, replica {replica}")
-        return self._logs.read(record, follow, tail)
+        return self._logs.read(record, follow, tail, since, timestamps=timestamps)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

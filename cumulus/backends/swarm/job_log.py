@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from cumulus.backends.logs import LogRetention
+from cumulus.backends.logs import LogRetention, Stamper
 from cumulus.backends.redactor import Redactor
+from cumulus.backends.rundir.log_times import TimedBytes
 from cumulus.backends.swarm import log_stream
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.engine import Engine, EngineUnavailable, NoSuch
@@ -23,6 +24,19 @@ STARTING_SECONDS = 5.0
 JOINED_SECONDS = 10.0
 """How long after its node joined anew a manager may know nothing of a log that is there."""
 _AWAY = "was away when this ended: the end of the log may be missing"
+
+
+class _Shown:
+    """What of a log is shown, and how: see `logs.LogStore.read`. A message of the driver is at most one line."""
+
+    def __init__(self, since: float | None, timestamps: bool) -> None:
+        self._since = int(since or 0)
+        self._stamper = Stamper() if timestamps else None
+
+    def of(self, pieces: Sequence[TimedBytes]) -> bytes:
+        stamper = self._stamper
+        chosen = [(at, data) for at, data in pieces if at >= self._since]
+        return b"".join(data if stamper is None else stamper.feed(at, data) for at, data in chosen)
 
 
 class JobLogs:
@@ -45,48 +59,60 @@ class JobLogs:
         if record.has(LOG_DONE):
             return
         if not record.has(SERVICE):
-            log_stream.write(record, b"")
+            log_stream.write(record, ())
             return
         try:
             reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
-            content = reader.step() + reader.flush()
-            log_stream.write(record, content + self._lacks(record, content[-1:]), self._retention)
+            content = self._whole(reader)
+            lacks = self._lacks(record, content[-1][1][-1:] if content else b"")
+            log_stream.write(record, [*content, *([(self._now(), lacks)] if lacks else [])], self._retention)
         except NoSuch as error:
-            log_stream.write(record, f"[cumulus: the log is gone: {error}]\n".encode())
+            log_stream.write(record, [(self._now(), f"[cumulus: the log is gone: {error}]\n".encode())])
         except BackendError as error:
             end = record.end()
             finished = parse_timestamp(end.finished_at) if end is not None and end.finished_at else self._clock.now()
             if (self._clock.now() - finished).total_seconds() < self._timeouts.log:
                 raise
-            log_stream.write(record, f"[cumulus: the log could not be read: {error}]\n".encode())
+            log_stream.write(record, [(self._now(), f"[cumulus: the log could not be read: {error}]\n".encode())])
 
-    def read(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
+    def read(
+        self, record: Record, follow: bool, tail: int | None, since: float | None = None, *, timestamps: bool = False
+    ) -> Iterator[bytes]:
         """See `Backend.logs`."""
-        return log_stream.saved(record, tail) if record.has(LOG_DONE) else self._live(record, follow, tail)
+        if record.has(LOG_DONE):
+            return log_stream.saved(record, tail, since, timestamps=timestamps)
+        return self._live(record, follow, tail, _Shown(since, timestamps))
 
-    def _live(self, record: Record, follow: bool, tail: int | None) -> Iterator[bytes]:
+    def _live(self, record: Record, follow: bool, tail: int | None, shown: _Shown) -> Iterator[bytes]:
         try:
             reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
-            content = reader.step()
-            if not follow:
-                content += reader.flush()
-                content += self._lacks(record, content[-1:]) if record.has(END) else b""
-            yield log_stream.last_lines(content, tail)
+            content = reader.timed() if follow else self._whole(reader)
+            last = content[-1][1][-1:] if content else b""
+            if not follow and record.has(END) and (lacks := self._lacks(record, last)):
+                content.append((self._now(), lacks))
+            yield log_stream.last_lines(shown.of(content), tail)
         except NoSuch:
             return
-        last = content[-1:]
         while follow:
             ended = record.has(END) or record.has(REMOVED) or not self._goes_on(record)
-            fresh = b""
+            fresh: list[TimedBytes] = []
             with contextlib.suppress(NoSuch):
-                if fresh := reader.step():
-                    last = fresh[-1:]
-            yield fresh
+                if fresh := reader.timed():
+                    last = fresh[-1][1][-1:]
+            yield shown.of(fresh)
             if ended:
                 rest = reader.flush()
-                yield rest + self._lacks(record, rest[-1:] or last)
+                yield shown.of([(self._now(), rest + self._lacks(record, rest[-1:] or last))])
                 break
             self._clock.sleep(FOLLOW_SECONDS)
+
+    def _whole(self, reader: log_stream.LogReader) -> list[TimedBytes]:
+        content = reader.timed()
+        rest = reader.flush()
+        return [*content, (content[-1][0] if content else self._now(), rest)] if rest else content
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
 
     def _goes_on(self, record: Record) -> bool:
         try:

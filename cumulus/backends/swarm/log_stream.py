@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
 
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.log import FileLog, retention_of
+from cumulus.backends.rundir.log_times import TimedBytes
 from cumulus.backends.swarm.records import LOG_DONE, Record
 from cumulus.clock import parse_timestamp
 from cumulus.errors import BackendError
@@ -76,36 +78,46 @@ class LogReader:
         """How often each message of the last seconds was given."""
 
     def step(self) -> bytes:
-        fresh = []
+        return b"".join(data for _, data in self.timed())
+
+    def timed(self) -> list[TimedBytes]:
+        """As `step`, in pieces of one second each."""
+        fresh: list[Message] = []
         found: Counter[Message] = Counter()
         room = HELD
         for message in messages(self._fetch(_epoch(_before(self._newest)))):
             found[message] += 1
             if found[message] > self._given[message]:
-                fresh.append(message.text)
+                fresh.append(message)
                 self._newest = max(self._newest, message.at)
             if len(found) > room:
                 found = _since(found, _before(self._newest))
                 room = 2 * len(found) + HELD
         self._given = _since(self._given | found, _before(self._newest))
-        return self._redactor.feed(b"".join(fresh))
+        seconds = groupby(fresh, lambda message: message.at[: len("2030-01-01T12:00:00")])
+        pieces = ((_epoch(f"{at}Z"), b"".join(message.text for message in group)) for at, group in seconds)
+        return [(at, data) for at, text in pieces if (data := self._redactor.feed(text))]
 
     def flush(self) -> bytes:
         return self._redactor.flush()
 
 
-def write(record: Record, content: bytes, retention: LogRetention = DEFAULT_RETENTION) -> None:
+def write(record: Record, content: Sequence[TimedBytes], retention: LogRetention = DEFAULT_RETENTION) -> None:
     """Make `content` the whole log, within `retention`. One that was begun before a crash is written anew."""
     log = FileLog(record.directory, retention)
     log.clear()
     writer = log.writer()
-    writer.append(content)
+    for at, data in content:
+        writer.append(data, at)
     writer.seal()
-    record.write(LOG_DONE, {"bytes": len(content), "error": writer.error, "kept": list(retention)})
+    record.write(
+        LOG_DONE, {"bytes": sum(len(data) for _, data in content), "error": writer.error, "kept": list(retention)}
+    )
 
 
-def saved(record: Record, tail: int | None) -> Iterator[bytes]:
-    return FileLog(record.directory, retention_of(record.read(LOG_DONE) or {})).read(tail=tail)
+def saved(record: Record, tail: int | None, since: float | None = None, *, timestamps: bool = False) -> Iterator[bytes]:
+    log = FileLog(record.directory, retention_of(record.read(LOG_DONE) or {}))
+    return log.read(tail=tail, since=since, timestamps=timestamps)
 
 
 def last_lines(content: bytes, tail: int | None) -> bytes:

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from cumulus.answers.logs import LogBytes
+from cumulus.clock import parse_timestamp
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
@@ -39,18 +40,17 @@ async def log(request: Request) -> Response:
     api.service.access.check(identity, "get", "pods/log", namespace, name, group="")
     follow, previous = flag(request, "follow"), flag(request, "previous")
     tail, limit = number(request, "tailLines"), number(request, "limitBytes")
-    for refused in ("sinceSeconds", "sinceTime"):
-        if request.query_params.get(refused):
-            raise UsageError(f"{refused} can't be given: logs hold no times", hint="give tailLines")
-    if flag(request, "timestamps"):
-        raise UsageError("timestamps can't be shown: logs hold no times")
+    since, timestamps = _since(request), flag(request, "timestamps")
     if (container := request.query_params.get("container", "")) not in ("", CONTAINER):
         raise UsageError(f"container {one_line(container)} is not valid for pod {one_line(name)}: it is {CONTAINER}")
     key, replica, attempt = await api.call(_find, api, identity, namespace, name, previous)
 
     def chunks() -> Iterator[bytes | None]:
         begun = False
-        for piece in api.service.logs.read(identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail):
+        for piece in api.service.logs.read(
+            identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
+            timestamps=timestamps,
+        ):  # fmt: skip
             data = piece.data if isinstance(piece, LogBytes) else b""
             # The first tells that there is a log, also where nothing was written yet: then the answer begins.
             yield data if data or not begun else None
@@ -76,6 +76,21 @@ async def log(request: Request) -> Response:
                     return
 
     return StreamingResponse(body(), media_type="text/plain")
+
+
+def _since(request: Request) -> float | None:
+    """In seconds since 1970."""
+    seconds, moment = number(request, "sinceSeconds"), request.query_params.get("sinceTime", "")
+    if seconds is not None and moment:
+        raise UsageError("at most one of sinceTime and sinceSeconds may be given")
+    if seconds is not None:
+        return api_of(request).service.clock.now().timestamp() - seconds
+    if not moment:
+        return None
+    try:
+        return parse_timestamp(moment).timestamp()
+    except (ValueError, OverflowError):
+        raise UsageError(f"sinceTime must be a time as in RFC 3339, not {one_line(moment)[:60]}") from None
 
 
 def _find(api: Api, identity: Identity, namespace: str, name: str, previous: bool) -> tuple[Key, int, int]:
