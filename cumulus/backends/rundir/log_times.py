@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -81,7 +81,8 @@ class Times:
             position, data, index = position + size, data[size:], index + 1
 
     def first(self, segment: str, since: float) -> int | None:
-        """The first byte of the segment that was written then or later; None where there is none."""
+        """The first byte of the segment that may have been written then or later; None where there is none. What was
+        written up to a second before may be there too."""
         offsets, times = self.of(segment)
-        index = bisect_left(times, since)
+        index = bisect_right(times, since - _STEP)
         return offsets[index] if index < len(offsets) else None

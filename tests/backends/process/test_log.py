@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, LogWriter
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.log import FileLog
+from cumulus.errors import UsageError
 
 SMALL = LogRetention(first=10, last=30)
 AMPLE = LogRetention(first=7, last=10_000)
@@ -30,6 +31,15 @@ def write(directory: Path, *chunks: bytes, kept: LogRetention = SMALL) -> LogWri
         writer.append(chunk)
     writer.seal()
     return writer
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("log.*[0-9]"))
+
+
+def size(directory: Path) -> int:
+    """Of the log, without its times."""
+    return sum(path.stat().st_size for path in segments(directory))
 
 
 GAP = re.compile(rb"\n\[cumulus: (\d+) bytes of the log were dropped here: it passed its limit\]\n")
@@ -78,7 +88,7 @@ class TestLog:
     def test_beyond_its_limit_the_middle_goes_and_the_gap_is_told(self, tmp_path: Path) -> None:
         data = bytes(range(100))
         write(tmp_path, data)
-        assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= sum(SMALL) + segment(SMALL)
+        assert size(tmp_path) <= sum(SMALL) + segment(SMALL)
         assert read(tmp_path) == data[:10] + gap(60) + data[70:]
 
     def test_a_full_disk_loses_output_but_does_not_fail(self, tmp_path: Path) -> None:
@@ -154,7 +164,7 @@ class TestLog:
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
             write(Path(name), *cut(data, sizes), kept=kept)
             assert read(Path(name), kept=kept) == shown(data, kept)
-            assert sum(p.stat().st_size for p in Path(name).iterdir()) <= sum(kept) + 2 * segment(kept)
+            assert size(Path(name)) <= sum(kept) + 2 * segment(kept)
 
     def test_kept_are_8_and_56_mib_of_a_real_log(self, tmp_path: Path) -> None:
         """Sizes at which segments come and go: 44 MB once kept 28, a number of 1 GB was false."""
@@ -258,4 +268,86 @@ class TestRedactor:
 
 def test_segments_are_private(tmp_path: Path) -> None:
     write(tmp_path, b"x")
-    assert [os.stat(p).st_mode & 0o777 for p in tmp_path.iterdir()] == [0o600]
+    assert {os.stat(p).st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
+
+
+class TestTimes:
+    """Lines that were begun at 12:00:00.5, 12:00:01 (so within a second of the first), 12:00:10 and 12:00:20."""
+
+    T = 1893499200.0
+    AT = ((0.5, b"a\n"), (1.0, b"b\nbegun "), (10.0, b"and ended\nc\n"), (20.0, b"d\n"))
+
+    def log(self, directory: Path, kept: LogRetention = DEFAULT_RETENTION) -> FileLog:
+        log = FileLog(str(directory), kept)
+        writer = log.writer()
+        for seconds, data in self.AT:
+            writer.append(data, self.T + seconds)
+        writer.seal()
+        return log
+
+    @pytest.mark.parametrize("segment", [5, 1000])
+    def test_each_line_has_the_time_at_which_it_was_begun(self, tmp_path: Path, segment: int) -> None:
+        log = self.log(tmp_path, LogRetention(segment, 14 * segment))
+        first = b"2030-01-01T12:00:00Z a\n2030-01-01T12:00:00Z b\n"
+        # Where another segment begins after the second line, its time is known anew.
+        began = b"2030-01-01T12:00:01Z" if segment == 5 else b"2030-01-01T12:00:00Z"
+        rest = b" begun and ended\n2030-01-01T12:00:10Z c\n2030-01-01T12:00:20Z d\n"
+        assert b"".join(log.read(timestamps=True)) in (first + began + rest, first + b"2030-01-01T12:00:00Z" + rest)
+
+    @pytest.mark.parametrize(
+        ("since", "shown"),
+        [
+            (0, b"a\nb\nbegun and ended\nc\nd\n"), (1.4, b"a\nb\nbegun and ended\nc\nd\n"), (9, b"c\nd\n"),
+            (10, b"c\nd\n"), (12, b"d\n"), (20.5, b"d\n"), (30, b""),
+        ],
+    )  # fmt: skip
+    def test_since(self, tmp_path: Path, since: float, shown: bytes) -> None:
+        log = self.log(tmp_path)
+        assert b"".join(log.read(since=self.T + since)) == shown
+        assert b"".join(log.read(since=self.T + since, tail=1)) == shown[-2:]
+
+    def test_since_over_segments(self, tmp_path: Path) -> None:
+        log = self.log(tmp_path, LogRetention(5, 70))
+        assert b"".join(log.read(since=self.T + 9)) == b"c\nd\n"
+        assert b"".join(log.read(since=self.T + 12)) == b"d\n"
+
+    def test_a_follower_has_them_too(self, tmp_path: Path) -> None:
+        log = FileLog(str(tmp_path))
+        writer = log.writer()
+        writer.append(b"old\n", self.T)
+        later = iter([(b"new\npart", 60), (b" two\n", 70)])
+        ends = iter([False, False, True])
+
+        def more() -> None:
+            data, seconds = next(later)
+            writer.append(data, self.T + seconds)
+
+        shown = log.follow(lambda: next(ends), more, since=self.T + 30, timestamps=True)
+        assert b"".join(shown) == b"2030-01-01T12:01:00Z new\n2030-01-01T12:01:00Z part two\n"
+
+    def test_a_log_of_an_older_version_has_none(self, tmp_path: Path) -> None:
+        log = self.log(tmp_path)
+        for path in tmp_path.glob("*.times"):
+            path.unlink()
+        assert b"".join(log.read()).startswith(b"a\n")
+        with pytest.raises(UsageError, match="has no times"):
+            list(log.read(timestamps=True))
+
+    def test_they_cost_little_and_go_with_their_segment(self, tmp_path: Path) -> None:
+        writer = FileLog(str(tmp_path), LogRetention(1000, 14_000)).writer()
+        for number in range(10_000):
+            writer.append(b"x" * 9 + b"\n", self.T + number / 100)
+        writer.seal()
+        times = list(tmp_path.glob("*.times"))
+        assert [path.with_suffix("") for path in sorted(times)] == segments(tmp_path)
+        assert sum(path.stat().st_size for path in times) < size(tmp_path) / 20
+
+    def test_a_pair_that_a_full_disk_cut_off_is_written_over(self, tmp_path: Path) -> None:
+        log = FileLog(str(tmp_path))
+        writer = log.writer()
+        writer.append(b"a\n", self.T)
+        (times,) = tmp_path.glob("*.times")
+        times.write_bytes(times.read_bytes() + b"cut")
+        writer.append(b"b\n", self.T + 5)
+        writer.seal()
+        assert b"".join(log.read(since=self.T + 5, timestamps=True)) == b"2030-01-01T12:00:05Z b\n"

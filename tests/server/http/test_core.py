@@ -245,6 +245,15 @@ class TestLogs:
         served.ask("GET", f"{PODS}/train-0/log?tailLines=7")
         assert served.outside.logs.asked[-1] == ("gpu-1", 2, 0, False, 7)
 
+    def test_since_and_timestamps(self, served: Served) -> None:
+        path, asked = f"{PODS}/train-0/log", served.outside.logs.times_asked
+        served.ask("GET", f"{path}?sinceSeconds=60&timestamps=true")
+        assert asked[-1] == (NOW.timestamp() - 60, True)
+        served.ask("GET", f"{path}?sinceTime=2030-01-01T11:00:00Z")
+        assert asked[-1] == (NOW.timestamp() - 3600, False)
+        for wrong in ("sinceTime=noon", "sinceTime=2030-01-01T11:00:00Z&sinceSeconds=1", "sinceSeconds=x"):
+            assert served.ask("GET", f"{path}?{wrong}").code == 400
+
     def test_following_ends_with_the_attempt(self, served: Served) -> None:
         def end(attempt: int) -> None:
             train = served.store.get(Key("GPUJob", "default", "train"))
