@@ -266,18 +266,23 @@ def _since_position(parts: Sequence[_Part], times: Times, since: float) -> int:
     for part in parts:
         found = times.first(part.path, since)
         if found is not None:
-            return _line_start(parts, part, max(found, part.start))
+            return _line_start(parts, max(found, part.start))
     return parts[-1].end if parts else 0
 
 
-def _line_start(parts: Sequence[_Part], part: _Part, position: int) -> int:
+def _line_start(parts: Sequence[_Part], position: int) -> int:
     """The first byte from `position` on that begins a line: what goes on there was begun before."""
-    for each in parts:
-        if each.start < position <= each.end and os.pread(each.descriptor, 1, position - 1 - each.first) != b"\n":
-            for chunk in part.read(position):
-                if (found := chunk.find(b"\n")) >= 0:
-                    return position + found + 1
-                position += len(chunk)
+    before = next((part for part in parts if part.start < position <= part.end), None)
+    if before is None or os.pread(before.descriptor, 1, position - 1 - before.first) == b"\n":
+        return position
+    for part in parts:
+        if part.start > position:
+            # Behind a gap, which ends the line.
+            return position
+        for chunk in part.read(position) if part.end > position else ():
+            if (found := chunk.find(b"\n")) >= 0:
+                return position + found + 1
+            position += len(chunk)
     return position
 
 
