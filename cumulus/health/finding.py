@@ -50,5 +50,10 @@ def guarded(name: str, check: Check) -> list[Finding]:
     """What a check found; an error of ours is a finding too."""
     try:
         return list(check())
-    except (CumulusError, OSError) as error:
-        return [Finding("FAIL", name, str(error), getattr(error, "hint", None) or "")]
+    except CumulusError as error:
+        return [Finding("FAIL", name, str(error), error.hint or "")]
+    except PermissionError as error:
+        fix = "run as a user who may, or chown or chmod it or a directory above it"
+        return [Finding("FAIL", name, f"{error.filename or 'something'} cannot be read: {error.strerror}", fix)]
+    except OSError as error:
+        return [Finding("FAIL", name, str(error), "see the system's log (dmesg, journalctl)")]

@@ -12,6 +12,7 @@ from cumulus import paths
 from cumulus.errors import JobFinished
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
+from cumulus.resources.registry import BY_NAME
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
 
@@ -30,9 +31,8 @@ class Jobs:
         """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
 
         def change(job: Document) -> Document:
-            phase = lookup(job, "status.phase")
-            if phase in ("Succeeded", "Failed"):
-                word = "suspended" if suspended else "resumed"
+            if BY_NAME[key.kind].over(job):
+                phase, word = lookup(job, "status.phase"), "suspended" if suspended else "resumed"
                 raise JobFinished(f"{key.kind.lower()}/{key.name} is over ({phase}) and cannot be {word}")
             if bool(lookup(job, "spec.suspend")) == suspended:
                 return job

@@ -14,10 +14,10 @@ from cumulus.errors import InvalidObject, UsageError
 from cumulus.resources import job_partitions, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.job import GPUJob
+from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.node import GPUNode
-from cumulus.resources.partition import GPUPartition
+from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import format_duration
 from cumulus.resources.query import Query
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
@@ -90,7 +90,7 @@ class _Question:
         if self.of_job:
             job = decode(GPUJob, self._document)
             mine = [p for p in partitions if p.is_owned_by(job.uid)]
-            pending = [p for p in mine if p.status.phase == "Pending" and not p.deleting]
+            pending = [p for p in mine if p.status.phase is PartitionPhase.PENDING and not p.deleting]
             if not pending:
                 if any(not p.status.phase.ended for p in mine):
                     return None
@@ -101,7 +101,7 @@ class _Question:
 
     def _job(self) -> Iterator[str]:
         job, now = self._document, self._now
-        phase = lookup(job, "status.phase") or "Pending"
+        phase = lookup(job, "status.phase") or JobPhase.PENDING
         if _over(job):
             ended = _since(lookup(job, "status.completionTime"), now, ", ")
             yield f"{self._title} is over: {phase_summary(job)}{ended}."
@@ -111,13 +111,13 @@ class _Question:
             resume = f"`cumulus resume {job['metadata']['name']}`"
             yield f"{self._title} is suspended: spec.suspend is true. {resume} lets it run."
             return
-        if phase in ("Running", "Checkpointing"):
+        if phase in (JobPhase.RUNNING, JobPhase.CHECKPOINTING):
             started = _since(_attempt(job).get("startTime"), now, ", ")
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
             yield from self._leases()
             return
         waits = condition(job, JobCondition.SCHEDULED)
-        if phase == "Scheduled" or waits.get("status") == "True":
+        if phase == JobPhase.SCHEDULED or waits.get("status") == "True":
             ready = condition(job, JobCondition.PARTITIONS_READY)
             step = "its leases are being granted" if ready.get("status") != "True" else "its process is being started"
             yield f"{self._title} has its place{_place(job)}; {step}."
@@ -148,15 +148,15 @@ class _Question:
 
     def _partition(self) -> Iterator[str]:
         partition, now = self._document, self._now
-        phase = lookup(partition, "status.phase") or "Pending"
+        phase = lookup(partition, "status.phase")
         if _over(partition):
             ended = _since(lookup(partition, "status.endedAt"), now, ", ")
             yield f"{self._title} is over: {phase_summary(partition)}{ended}."
-        elif phase == "Active":
+        elif phase == PartitionPhase.ACTIVE:
             ends = lookup(partition, "status.expiresAt")
             node = lookup(partition, "status.node")
             yield f"{self._title} is active on {node}; its lease ends in {until(ends, now)}."
-        elif phase == "Bound":
+        elif phase == PartitionPhase.BOUND:
             yield f"{self._title} is bound to {lookup(partition, 'status.node')}; its lease is being granted."
             yield from _refused_lease(partition)
         else:
@@ -168,19 +168,19 @@ class _Question:
 
     def _partitions(self) -> Sequence[Document]:
         """The job's own."""
-        return self._store.list(Query(kind="GPUPartition", owner_uid=self._document["metadata"]["uid"])).items
+        return self._store.list(Query(kind=GPUPartition.KIND, owner_uid=self._document["metadata"]["uid"])).items
 
     def _leases(self) -> Iterator[str]:
         ends = [
             p["status"]["expiresAt"]
             for p in self._partitions()
-            if lookup(p, "status.phase") == "Active" and lookup(p, "status.expiresAt")
+            if lookup(p, "status.phase") == PartitionPhase.ACTIVE and lookup(p, "status.expiresAt")
         ]
         if ends:
             yield f"Its lease ends in {until(min(ends), self._now)}, at {to_the_second(min(ends))}."
 
     def _explained(self, found: Explanation | None) -> Iterator[str]:
-        if not self._store.list(Query(kind="GPUNode", limit=1)).items:
+        if not self._store.list(Query(kind=GPUNode.KIND, limit=1)).items:
             yield f"{self._title} waits for a node: none is known. `cumulus serve` makes this machine one."
             return
         if found is None:
@@ -204,7 +204,11 @@ def _to_be(job: GPUJob) -> list[GPUPartition]:
 def _refused_lease(partition: Document) -> Iterator[str]:
     """Why the node of a bound partition, which may well answer, grants no lease: its disk is full, say."""
     said = condition(partition, PartitionCondition.ACTIVE)
-    if lookup(partition, "status.phase") == "Bound" and said.get("status") == "False" and said.get("message"):
+    if (
+        lookup(partition, "status.phase") == PartitionPhase.BOUND
+        and said.get("status") == "False"
+        and said.get("message")
+    ):
         yield f"{lookup(partition, 'status.node')} grants no lease now: {said['message']}."
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -89,6 +90,15 @@ def hangs() -> Iterator[Finding]:
 def breaks() -> Iterator[Finding]:
     yield Finding("OK", "first", "fine")
     raise StoreUnavailable("it broke", hint="mend it")
+
+
+def test_what_may_not_be_read_says_so_with_a_fix() -> None:
+    def check() -> list[Finding]:
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/other/store")
+
+    [finding] = guarded("store", check)
+    assert (finding.level, finding.text) == ("FAIL", "/home/other/store cannot be read: Permission denied")
+    assert "chown" in finding.fix
 
 
 def test_a_check_that_hangs_or_breaks_is_a_finding() -> None:
