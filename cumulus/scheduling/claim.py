@@ -11,8 +11,8 @@ from datetime import datetime
 from functools import lru_cache
 
 from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.job import GPUJob
 from cumulus.resources.key import Key
-from cumulus.resources.kinds import gpujob
 from cumulus.resources.meta import JOB_LABEL, OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
 from cumulus.resources.placement import Placement
@@ -90,7 +90,7 @@ class Claim:
 def claim_of(partition: GPUPartition) -> Claim:
     """The claim of a partition as it is stored."""
     spec, status, metadata = partition.spec, partition.status, partition.metadata
-    owner = partition.owner(gpujob.KIND.name)
+    owner = partition.owner(GPUJob.KIND)
     gang = spec.gang
     since = gang.since if gang is not None else metadata.creation_timestamp
     return Claim(
