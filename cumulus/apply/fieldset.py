@@ -141,8 +141,8 @@ def merge(live: Any, config: Any, path: Path = ()) -> Any:
 
 
 def prune(document: Document, gone: FieldSet, held: FieldSet) -> Document:
-    """`document` without the fields of `gone`, and without the maps and items that are empty then. Whatever has a field
-    of `held` in it stays."""
+    """`document` without the fields of `gone`, and without the maps and items that are empty then. An item goes with
+    everything in it. Fields of `held` stay, and so do the maps around them."""
     gone -= held
     if not gone:
         return document
@@ -159,7 +159,7 @@ class _Pruning(NamedTuple):
     def of(self, value: Any, path: Path) -> Any:
         if path not in self.on_the_way:
             return value
-        if path and path[-1][0] in "kv" and path in self.gone and path not in self.holding:
+        if path and path[-1][0] in "kv" and path in self.gone:
             return _GONE
         if isinstance(value, Mapping):
             # An item that stays keeps its name.

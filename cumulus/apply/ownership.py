@@ -11,7 +11,7 @@ value takes it from its other owners; two may own a value that both want.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -121,17 +121,16 @@ def updated(
 
 def applied(
     owners: Owners, manager: str, config: Mapping[str, Any], live: Mapping[str, Any], change: Difference, *,
-    now: str, force: bool = False, yielding: Collection[str] = (),
+    now: str, force: bool = False,
 ) -> Owners:  # fmt: skip
     """The owners once `manager` has applied `config`, which changes `live` so. The same ones where nothing changes,
     times included.
 
-    `yielding`: managers whose changes by update give way without `force`. Raises ApplyConflict with each field that
-    another owns and that would change.
+    Raises ApplyConflict, unless `force`, with each field that another owns and that would change.
     """
     me = Owner(check_manager(manager), "Apply")
     if not force:
-        _check_conflicts(owners, me, change, live, yielding)
+        _check_conflicts(owners, me, change, live)
     mine = fieldset.fields(config)
     same = me in owners and owners[me].fields == mine and not change
     left = {**_left(owners, me, change), me: owners[me] if same else Owned(mine, now)}
@@ -147,14 +146,10 @@ def check_manager(manager: str) -> str:
     return manager
 
 
-def _check_conflicts(
-    owners: Owners, me: Owner, change: Difference, live: Mapping[str, Any], yielding: Collection[str]
-) -> None:
-    taken = {
-        owner: owned.fields & change.changed
-        for owner, owned in owners.items()
-        if owner != me and not (owner.operation == "Update" and owner.manager in yielding)
-    }
+def _check_conflicts(owners: Owners, me: Owner, change: Difference, live: Mapping[str, Any]) -> None:
+    # What `cumulus label` and the like changed, `cumulus apply` takes back: it is one person's tool.
+    mine = {me, Owner(CUMULUS, "Update")} if me.manager == CUMULUS else {me}
+    taken = {owner: owned.fields & change.changed for owner, owned in owners.items() if owner not in mine}
     if not any(taken.values()):
         return
     allowed = _kubectls_own(live) if me.manager == KUBECTL else frozenset()

@@ -17,10 +17,9 @@ from cumulus.admission.problems import FieldProblem, Rejected
 from cumulus.admission.validation import validated
 from cumulus.apply import fieldset, ownership
 from cumulus.apply.fieldset import Difference
-from cumulus.apply.ownership import Owner
+from cumulus.apply.ownership import Owner, Owners
 from cumulus.errors import Conflict, InvalidObject, UsageError
 from cumulus.lib.printable import one_line
-from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS, Resource
@@ -33,10 +32,6 @@ class Applier(NamedTuple):
     manager: str
     now: str
     force: bool = False
-
-
-YIELDING = frozenset({CUMULUS})
-"""What `cumulus label` and the like changed, `cumulus apply` takes back without force: it is one person's tool."""
 
 
 _SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
@@ -117,19 +112,22 @@ def created(document: Document, config: Mapping[str, Any], by: Applier) -> Docum
     )
 
 
+def merged(document: Document, config: Mapping[str, Any], owners: Owners, manager: str) -> Document:
+    """What users write of an object, once the manager has applied `config` to it."""
+    me = Owner(manager, "Apply")
+    gone = owners[me].fields if me in owners else frozenset()
+    held = fieldset.fields(config).union(*(owned.fields for owner, owned in owners.items() if owner != me))
+    both = fieldset.merge(fieldset.users_part(document), fieldset.users_part(config))
+    return fieldset.prune(both, gone, held)
+
+
 def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str) -> Change:
     """The stored object with the manager's configuration. Raises Rejected where both do not go together, InvalidObject
     where what is stored is damaged."""
     stored = decode(kind.model(), live)
     # Without defaults: a block that is gone from the configuration goes with the defaults in it.
     sparse = stored.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
-    owners = ownership.of(live)
-    me = Owner(ownership.check_manager(manager), "Apply")
-    mine = fieldset.fields(config)
-    gone = owners[me].fields if me in owners else frozenset()
-    held = mine.union(*(owned.fields for owner, owned in owners.items() if owner != me))
-    merged = fieldset.merge(fieldset.users_part(sparse), fieldset.users_part(config))
-    wanted = fieldset.prune(merged, gone, held)
+    wanted = merged(sparse, config, ownership.of(live), ownership.check_manager(manager))
     names = {"name": live["metadata"]["name"], "namespace": live["metadata"].get("namespace")}
     metadata = {name: value for name, value in names.items() if value} | wanted.get("metadata", {})
     identified = {**wanted, "apiVersion": API_VERSION, "kind": kind.name, "metadata": metadata}
@@ -145,9 +143,7 @@ def combined(kind: Kind, config: Mapping[str, Any], live: Document, manager: str
 def owned(change: Change, config: Mapping[str, Any], by: Applier) -> Document:
     """What to store: the stored object itself where nothing changes, owners included. Raises ApplyConflict."""
     owners = ownership.of(change.live)
-    after = ownership.applied(
-        owners, by.manager, config, change.before, change.difference, now=by.now, force=by.force, yielding=YIELDING
-    )
+    after = ownership.applied(owners, by.manager, config, change.before, change.difference, now=by.now, force=by.force)
     if change.difference:
         return ownership.written(change.after, after)
     return change.live if after == owners else ownership.written(change.live, after)

@@ -7,37 +7,12 @@ from typing import Any
 
 import pytest
 
-from cumulus.apply import fieldset, ownership
+from cumulus.apply import ownership
 from cumulus.apply.ownership import MAX_UPDATERS, Owned, Owner
 from cumulus.errors import ApplyConflict, InvalidObject
 from cumulus.resources.annotations import KUBECTL_LAST_APPLIED, LAST_APPLIED
 from cumulus.resources.field_managers import ANCIENT, CUMULUS, KUBECTL
-from cumulus.resources.key import Document
-
-NOW, LATER = "2030-01-01T12:00:00Z", "2030-01-01T13:00:00Z"
-
-
-def thing(annotations: dict[str, str] | None = None, **spec: Any) -> Document:
-    metadata = {"name": "x"} | ({"annotations": annotations} if annotations else {})
-    return {"apiVersion": "v1", "kind": "Thing", "metadata": metadata, "spec": spec}
-
-
-def owned(document: Document) -> dict[tuple[str, str], list[str]]:
-    """Manager and operation -> the fields, as people read them."""
-    owners = ownership.of(document)
-    return {owner[:2]: sorted(map(fieldset.text, found.fields)) for owner, found in owners.items()}
-
-
-def apply(live: Document, manager: str, config: Document, *, force: bool = False, now: str = NOW) -> Document:
-    """As server-side apply, of an object without defaults."""
-    owners = ownership.of(live)
-    me = Owner(manager, "Apply")
-    mine = owners[me].fields if me in owners else frozenset()
-    held = fieldset.fields(config).union(*(o.fields for owner, o in owners.items() if owner != me))
-    merged = fieldset.prune(fieldset.merge(fieldset.users_part(live), fieldset.users_part(config)), mine, held)
-    after = {**live, **merged, "metadata": {"name": "x", **merged.get("metadata", {})}}
-    change = fieldset.difference(live, after)
-    return ownership.written(after, ownership.applied(owners, manager, config, live, change, now=now, force=force))
+from tests.apply.objects import LATER, NOW, apply, owned, thing
 
 
 class TestUpdates:
