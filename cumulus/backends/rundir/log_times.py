@@ -1,6 +1,6 @@
 """When the bytes of a log were written, to within a second: beside each segment a file of pairs (offset, time).
 
-    log.000000012582912.times   the first byte at each time, at most one pair a second
+    log.000000012582912.times   the first byte at each time, at most four pairs a second
 
 So a log of text lines costs little more than without, and a segment's times go with it. Nothing depends on them but who
 asks for times: where a pair could not be written, the one before it holds on. Standard library only.
@@ -17,7 +17,8 @@ from contextlib import suppress
 _PAIR = struct.Struct("<QQ")
 """Offset in the log, milliseconds since 1970."""
 _SUFFIX = ".times"
-_STEP = 1.0
+_STEP = 0.25
+"""Seconds for which a pair holds, if more is written meanwhile."""
 
 TimedBytes = tuple[float, bytes]
 """When they were written, in seconds since 1970, and the bytes."""
@@ -82,7 +83,7 @@ class Times:
 
     def first(self, segment: str, since: float) -> int | None:
         """The first byte of the segment that may have been written then or later; None where there is none. What was
-        written up to a second before may be there too."""
+        written a moment before may be there too."""
         offsets, times = self.of(segment)
         index = bisect_right(times, since - _STEP)
         return offsets[index] if index < len(offsets) else None
