@@ -56,12 +56,12 @@ for program in cumulus chronos_cli; do
 done
 # Its members are admins of Cumulus, as root is.
 getent group cumulus-admin >/dev/null || run groupadd --system cumulus-admin
-for unit in chronos-monitor cumulus; do
+for unit in chronos-monitor chronos-users cumulus; do
   run install -m 0644 "scripts/$unit.service" "$UNITS/"
 done
 [ -n "$start" ] || exit 0
 run systemctl daemon-reload
-run systemctl enable chronos-monitor cumulus
+run systemctl enable chronos-monitor chronos-users cumulus
 # What runs already is replaced: leases and jobs outlive it.
-run systemctl restart chronos-monitor cumulus
+run systemctl restart chronos-monitor chronos-users cumulus
 [ -n "$dry" ] || echo "Cumulus serves the users of this machine. Try it as one of them: cumulus get nodes"

@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +20,6 @@ from tests.unix_users import User
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
-SITE = next(path for path in sys.path if path.endswith("site-packages"))
 PYTHON = "/usr/bin/python3"
 """The system's, which every user can start."""
 GROUP = "/apis/cumulus.dev/v1alpha1"
@@ -69,15 +67,35 @@ class SystemDaemon:
 
     def run(self, user: User | None, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """In the daemon's namespaces, as the user; None: as root."""
-        enter = ["nsenter", "-t", str(self._init), "-m", "-p", "--"]
-        environment = {"PATH": os.environ["PATH"], "HOME": "/root"}
-        if user is not None:
-            enter += ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
-            environment |= {"HOME": str(user.home), "USER": user.name, "PATH": "/usr/bin:/bin"}
+        enter, environment = self._entered(user)
         return subprocess.run(
             [*enter, *command], env=environment | variables, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=90, check=False,
         )  # fmt: skip
+
+    @contextmanager
+    def running(self, *command: str, user: User | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """The same, while the block runs. What it writes as errors is in the log."""
+        enter, environment = self._entered(user)
+        with open(self._log, "ab") as errors:
+            process = subprocess.Popen(
+                [*enter, *command], env=environment | {"PYTHONPATH": str(ROOT)}, cwd="/", stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        try:
+            yield process
+        finally:
+            # nsenter waits for what it started in the other namespace.
+            for pid in children(process.pid) if process.poll() is None else ():
+                os.kill(pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+
+    def _entered(self, user: User | None) -> tuple[list[str], dict[str, str]]:
+        enter = ["nsenter", "-t", str(self._init), "-m", "-p", "--"]
+        if user is None:
+            return enter, {"PATH": os.environ["PATH"], "HOME": "/root"}
+        become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+        return [*enter, *become], {"PATH": "/usr/bin:/bin", "HOME": str(user.home), "USER": user.name}
 
     def ask(self, user: User | None, verb: str, path: str, body: Any = None) -> Answer:
         """One request at the machine's socket."""
@@ -96,7 +114,9 @@ class SystemDaemon:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cumulus
-from cumulus.chronos import lease_args, names, verbs
+from cumulus.chronos import ask, lease_args, names, verbs
 from cumulus.chronos.contract import wire
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.verbs import OpenLedger
@@ -33,7 +33,8 @@ examples:
 PARTITION is an id, a name (that of the GPUPartition, or of create --name), or the beginning of one.
 
 Leases are kept in CHRONOS_HOME (default /var/lib/chronos, or the user's state directory). CHRONOS_OFFER_CPU=1
-offers the CPU beside a GPU.
+offers the CPU beside a GPU. Where root keeps the machine's ledger for all its users (chronos_cli serve-users), you see
+all leases and change your own.
 """
 
 
@@ -48,22 +49,30 @@ def main(arguments: Sequence[str] | None = None, *, open_ledger: OpenLedger = Le
 
 
 def _main(arguments: Sequence[str] | None, open_ledger: OpenLedger) -> int:
-    options = parser(open_ledger).parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser(open_ledger).parse_args(words)
     try:
+        if ask.should_ask(options):
+            return ask.run(options, words)
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except CumulusError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        if options.json:
-            _print_json(wire.document(SystemClock(), error=wire.error_json(error)))
-        print(f"chronos_cli: {error}{hint}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return tell_error(error, as_json=options.json)
     except BrokenPipeError:
         # The reader, `head` say, has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def tell_error(error: CumulusError, *, as_json: bool) -> int:
+    """Print it as a command does. Its exit code."""
+    hint = f" ({error.hint})" if error.hint else ""
+    if as_json:
+        _print_json(wire.document(SystemClock(), error=wire.error_json(error)))
+    print(f"chronos_cli: {error}{hint}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def _print_json(said: dict[str, Any]) -> None:
@@ -119,7 +128,7 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
 
     def verb(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[common], help=help, description=f"{help[0].upper()}{help[1:]}.")
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, verb=name)
         return added
 
     verb("stats", verbs.stats, "show what of each device is leased and free, and what each lease uses")
@@ -150,6 +159,11 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     )
     prepare.add_argument("partition", help=_WHICH)
     verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
+    users = verb("serve-users", verbs.serve_users, "as root: answer these commands to every user of the machine")
+    users.add_argument("--socket", metavar="PATH", default=ask.SOCKET, help=f"where (default {ask.SOCKET})")
+    users.add_argument(
+        "--may-create", metavar="GROUP", default="", help="the Unix group whose members may make leases (default: none)"
+    )
     _add_monitor(verb("monitor", verbs.monitor, "end leases on time, in the foreground (as a service does)"))
     return made
 

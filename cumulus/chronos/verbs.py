@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import cumulus
 from cumulus.chronos import lease_args, names, printers
@@ -177,9 +177,7 @@ def exec_(options: argparse.Namespace) -> int:
     from cumulus.chronos import enforce
 
     ledger = _ledger(options)
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        raise UsageError("exec needs a command", hint="chronos_cli exec PARTITION -- COMMAND")
+    command = command_of(options)
     lease = ledger.get(names.meant(ledger, options.partition))
     if lease is None:
         raise _unknown(options.partition)
@@ -189,6 +187,19 @@ def exec_(options: argparse.Namespace) -> int:
     ledger.attach(lease.id, os.getpid(), lease.token)
     ours = variables.of_lease(lease, device) | prepared
     ledger.close()
+    become(command, ours)
+
+
+def command_of(options: argparse.Namespace) -> list[str]:
+    """What `exec` is to run. Raises UsageError."""
+    command: list[str] = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise UsageError("exec needs a command", hint="chronos_cli exec PARTITION -- COMMAND")
+    return command
+
+
+def become(command: list[str], ours: Mapping[str, str]) -> NoReturn:
+    """Run the command in the place of this process, with our variables beside its own."""
     os.environ.update(variables.merge(os.environ, ours))
     _undo_python()
     try:
@@ -225,6 +236,17 @@ def serve(options: argparse.Namespace) -> int:
     sink = os.dup(1)
     os.dup2(2, 1)
     return Server(_ledger(options), sink=sink).run()
+
+
+def serve_users(options: argparse.Namespace) -> int:
+    from cumulus.chronos.users import serve_users
+
+    if os.geteuid() != 0:
+        raise UsageError("serve-users answers every user from root's ledger, and needs root for that")
+    try:
+        return serve_users(_ledger(options).home, options.socket, creators=options.may_create)
+    except OSError as error:
+        raise CumulusError(f"{options.socket} cannot be listened at: {error.strerror}") from None
 
 
 def monitor(options: argparse.Namespace) -> int:

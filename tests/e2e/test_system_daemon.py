@@ -3,6 +3,9 @@ other."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.backends.process.test_users import ATTACKS
-from tests.system_daemon import GROUP, PYTHON, SystemDaemon, job, jobs, system_daemon
+from tests.system_daemon import GROUP, PYTHON, ROOT, SystemDaemon, job, jobs, system_daemon
 from tests.unix_users import User
 from tests.waiting import eventually
 
@@ -169,3 +172,108 @@ def test_what_runs_as_root_or_reaches_the_machine_needs_an_admin(
     assert answer.status == 201, answer
     eventually(lambda: found(daemon, None, "default", "roots")["status"]["phase"] == "Succeeded", 60, daemon.written)
     assert (one.home / "roots").read_text().strip() == "0"
+
+
+@pytest.fixture(scope="module")
+def server(daemon: SystemDaemon, users: tuple[User, User]) -> Iterator[None]:
+    """Answers chronos_cli of users. Only the first may make leases."""
+    command = (sys.executable, "-m", "cumulus.chronos", "serve-users", "--may-create", users[0].name)
+    with daemon.running(*command):
+        eventually((daemon.seen / "run/chronos/users.sock").is_socket, 30, daemon.written)
+        yield
+
+
+class TestLeases:
+    """`chronos_cli` of users, who can't open the machine's ledger."""
+
+    def cli(self, daemon: SystemDaemon, user: User, *words: str) -> subprocess.CompletedProcess[str]:
+        return daemon.run(user, PYTHON, "-m", "cumulus.chronos", *words, PYTHONPATH=str(ROOT))
+
+    def test_all_are_seen_and_ones_own_are_changed(
+        self, daemon: SystemDaemon, users: tuple[User, User], server: None
+    ) -> None:
+        one, other = users
+        made = self.cli(daemon, one, "create", "0", "5%", "10m", "--name", "mine", "-q")
+        assert made.returncode == 0, made.stderr
+        id = made.stdout.strip()
+        for user in users:
+            [lease] = [
+                lease
+                for lease in json.loads(self.cli(daemon, user, "list", "--json").stdout)["leases"]
+                if lease["partitionId"] == id
+            ]
+            assert lease["user"] == one.name
+            assert "mine" in self.cli(daemon, user, "list").stdout
+        for words in (("release", "mine"), ("renew", "mine", "1h"), ("begin", "mine"), ("exec", "mine", "--", "true")):
+            done = self.cli(daemon, other, *words)
+            assert (done.returncode, f"is {one.name}'s" in done.stderr) == (1, True), done
+        assert self.cli(daemon, one, "renew", "mine", "20m").returncode == 0
+        script = "id -u; echo $CHRONOS_PARTITION_ID; cat /proc/$$/status | grep Groups"
+        done = self.cli(daemon, one, "exec", "mine", "--", "sh", "-c", script)
+        assert done.stdout.split()[:2] == [str(one.uid), id], done
+        assert self.cli(daemon, one, "release", "mine").returncode == 0
+
+    def test_a_program_ends_with_its_lease(self, daemon: SystemDaemon, users: tuple[User, User], server: None) -> None:
+        one = users[0]
+        self.cli(daemon, one, "create", "0", "5%", "10m", "--name", "short", "--grace", "1s")
+        command = ("sh", "-c", f": > {one.home}/runs; exec sleep 300")
+        with daemon.running(PYTHON, "-m", "cumulus.chronos", "exec", "short", "--", *command, user=one) as process:
+            eventually((one.home / "runs").exists, 30, daemon.written)
+            assert self.cli(daemon, one, "release", "short", "--wait").returncode == 0
+            assert process.wait(30) != 0
+
+    def test_who_may_not_make_leases_and_whose_they_are(
+        self, daemon: SystemDaemon, users: tuple[User, User], server: None
+    ) -> None:
+        one, other = users
+        for user, words, said in (
+            (other, (), "may not make leases"),
+            (one, ("--user", other.name), f"for {one.name} alone"),
+            (one, ("--owner", "somebody"), f"for {one.name} alone"),
+        ):
+            done = self.cli(daemon, user, "create", "0", "5%", "10m", *words)
+            assert (done.returncode, said in done.stderr) == (1, True), done
+        started(daemon, one, "leased", *HOLD)
+        leases = json.loads(self.cli(daemon, one, "list", "--json").stdout)["leases"]
+        [id] = [lease["partitionId"] for lease in leases if lease["name"].startswith(f"{one.name}/leased")]
+        done = self.cli(daemon, one, "release", id)
+        assert (done.returncode, "is a job's" in done.stderr) == (1, True), done
+
+    def test_what_no_user_is_answered(self, daemon: SystemDaemon, users: tuple[User, User], server: None) -> None:
+        forge = """
+import json, socket, sys
+for line in json.loads(sys.argv[1]):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("/run/chronos/users.sock")
+    connection.sendall(line.encode() + b"\\n")
+    print(connection.makefile().readline().strip())
+""".replace("\\\\n", "\\n")
+        runs = (
+            ["monitor", "--once"], ["serve"], ["serve-users"], ["prepare", "x"], ["list", "--home", "/tmp"],
+            ["devices", "--refresh"], ["nonsense"], 7,
+        )  # fmt: skip
+        refused = [*(json.dumps({"run": run}) for run in runs), "{}", "["]
+        done = daemon.run(users[1], PYTHON, "-c", forge, json.dumps(refused))
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(answers) == len(refused), done
+        assert all(answer["code"] != 0 for answer in answers), answers
+
+    def test_one_who_asks_too_much_holds_up_nobody_else(
+        self, daemon: SystemDaemon, users: tuple[User, User], server: None
+    ) -> None:
+        one, other = users
+        flood = """
+import socket, time
+held = []
+for _ in range(40):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect("/run/chronos/users.sock")
+print("held", flush=True)
+time.sleep(60)
+"""
+        with daemon.running(PYTHON, "-c", flood, user=one) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            assert self.cli(daemon, other, "list").returncode == 0
+            done = self.cli(daemon, one, "list")
+            assert (done.returncode, "too many of your requests" in done.stderr) == (1, True)
