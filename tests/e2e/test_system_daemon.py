@@ -154,7 +154,8 @@ def test_a_job_reaches_neither_the_state_nor_a_supervisor_nor_the_other(
         assert (one.home / name).read_text() == "tried\n"
     assert found(daemon, other, other.name, "target")["status"]["phase"] == "Running"
     # As a mount and as a working directory.
-    for number, spec in enumerate(({"workingDir": work}, {"mounts": [{"source": work, "target": "data"}]})):
+    places: list[dict[str, Any]] = [{"workingDir": work}, {"mounts": [{"source": work, "target": "data"}]}]
+    for number, spec in enumerate(places):
         answer = daemon.ask(one, "POST", jobs(one.name), job(f"by{number}", "cat", "data/private", "private", **spec))
         assert answer.status == 201, answer
         assert "private" not in until(daemon, one, f"by{number}", "Failed")["status"]["attempts"][0]["message"].split()

@@ -99,8 +99,9 @@ def hold(bed: ProcessBed, user: User, **more: Any) -> Workload:
 
 
 def program(bed: ProcessBed, work: Workload) -> int:
-    [pid] = Path(f"/proc/{(pid := bed.supervisor(work))}/task/{pid}/children").read_text().split()
-    return int(pid)
+    pid = bed.supervisor(work)
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
 
 
 class TestWho:
