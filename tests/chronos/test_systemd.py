@@ -179,7 +179,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_the_units_are_correct(machine: Machine) -> None:
-    for unit in ("chronos-monitor", "cumulus"):
+    for unit in ("chronos-monitor", "chronos-users", "cumulus"):
         done = machine.run("systemd-analyze", "verify", "--man=no", f"/run/units/{unit}.service")
         assert (done.returncode, done.stderr.replace("Unit docker.service not found.", "").strip()) == (0, "")
 
