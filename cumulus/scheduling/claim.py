@@ -17,6 +17,7 @@ from cumulus.resources.meta import JOB_LABEL, OwnerReference
 from cumulus.resources.partition import GPUPartition, PartitionPhase, start_within
 from cumulus.resources.placement import Placement
 from cumulus.resources.quantity import Share, parse_bytes, parse_duration, parse_millis, parse_share
+from cumulus.resources.submitter import Submitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def claim_of(partition: GPUPartition) -> Claim:
         priority=spec.priority,
         since=datetime.fromisoformat(since) if since else None,
         job=_job(partition, owner),
-        user=spec.user or "",
+        user=Submitter.of(metadata.annotations).name or spec.user or "",
         node=status.node,
         device=-1 if status.device is None else status.device,
         memory_bytes=status.memory_bytes,

@@ -13,6 +13,7 @@ from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 from cumulus.service import diagnose
 from cumulus.service.identity import Identity
+from cumulus.service.redaction import Redaction
 
 if TYPE_CHECKING:
     from cumulus.service.service import Service
@@ -22,6 +23,7 @@ class Descriptions:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._objects = service.objects
+        self._redaction = Redaction(service.access)
 
     def describe(self, identity: Identity, key: Key) -> Description:
         """Raises NotFound."""
@@ -32,9 +34,9 @@ class Descriptions:
         if _waits(document):
             try:
                 # Loading the scheduler takes longer than all else here.
-                waiting = self._service.explanations.waiting_lines(document, damaged)
+                waiting = self._service.explanations.waiting_lines(identity, document, damaged)
             except (InvalidObject, *MALFORMED):
-                found = diagnose.find_damaged(self._service.store, document)
+                found = self._damaged(identity, document)
                 if found is None:
                     raise
                 incomplete = True
@@ -51,6 +53,13 @@ class Descriptions:
             tuple(damaged),
             incomplete,
         )
+
+    def _damaged(self, identity: Identity, document: Document) -> InvalidObject | None:
+        """What is wrong with the document, else with the first stored object that is damaged."""
+        if (error := diagnose.problem_of(document)) is not None:
+            return error
+        found = next(diagnose.damaged(self._service.store), None)
+        return None if found is None else self._redaction.problem(identity, *found)
 
     def losses(self, identity: Identity, key: Key) -> list[str]:
         """What a delete of the object loses that no controller brings back, in words. Raises NotFound."""
@@ -74,8 +83,9 @@ class Descriptions:
         try:
             return [d for d in self._objects.list(identity, query).items if related.shown(d)]
         except Forbidden:
-            # Who may see a node may not see everybody's partitions there.
-            return []
+            # Who may see a node may not see all of everybody's partitions there.
+            items = self._service.store.list(query).items
+            return [self._redaction.share(identity, d) for d in items if related.shown(d)]
 
     def _events(self, identity: Identity, document: Document) -> list[Document]:
         """The latest last."""
@@ -83,7 +93,12 @@ class Descriptions:
         if not BY_NAME[key.kind].tells:
             return []
         fields = f"involvedObject.kind={key.kind},involvedObject.name={key.name}"
-        found = self._objects.list(identity, Query("Event", namespace=key.namespace or None, fields=fields)).items
+        query = Query("Event", namespace=key.namespace or None, fields=fields)
+        try:
+            found = self._objects.list(identity, query).items
+        except Forbidden:
+            # Who may see a node may not see what happened to everybody's objects.
+            return []
         uid = document["metadata"]["uid"]
         mine = [e for e in found if lookup(e, "involvedObject.uid") in ("", None, uid)]
         return sorted(mine, key=lambda e: str(e.get("lastTimestamp")))

@@ -20,16 +20,16 @@ def find_damaged(store: Store, document: Document | None = None) -> InvalidObjec
     """What is wrong with `document`, else with the first stored object that is not what its kind says; None where all
     are."""
     error = problem_of(document) if document is not None else None
-    return error or next(damaged(store), None)
+    return error or next((found for _, found in damaged(store)), None)
 
 
-def damaged(store: Store) -> Iterator[InvalidObject]:
-    """The stored objects that are not what their kind says."""
+def damaged(store: Store) -> Iterator[tuple[Document, InvalidObject]]:
+    """The stored objects that are not what their kind says, and why."""
     for kind in KINDS:
         for document in store.list(Query(kind.name)).items:
             error = problem_of(document)
             if error is not None:
-                yield error
+                yield document, error
 
 
 def problem_of(document: Document) -> InvalidObject | None:

@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cumulus import paths
-from cumulus.errors import JobFinished
+from cumulus.errors import JobFinished, UsageError
+from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.registry import BY_NAME
+from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.redaction import Redaction
 
 if TYPE_CHECKING:
     from cumulus.answers.objects import JobFiles
 
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")
+"""It names a directory here."""
 _RUN = re.compile(r"a(\d+)-r(\d+)")
 
 
 class Jobs:
-    def __init__(self, objects: Objects, home: Path) -> None:
+    def __init__(self, objects: Objects, access: Access, home: Path) -> None:
         self._objects = objects
+        self._redaction = Redaction(access)
         self._home = home
 
     def suspend(self, identity: Identity, key: Key, *, suspended: bool) -> bool:
@@ -42,9 +48,14 @@ class Jobs:
 
     def files(self, identity: Identity, uids: Sequence[str]) -> list[JobFiles]:
         """The directories of each of these jobs, which go once the job is deleted and its processes have ended."""
-        return [self._files(uid) for uid in uids]
+        for uid in uids:
+            if not _UID.fullmatch(uid):
+                raise UsageError(f"{one_line(uid)!r} is no uid of an object")
+        all_seen = self._redaction.sees(identity, "")
+        return [self._files(uid, None if all_seen else identity) for uid in uids]
 
-    def _files(self, uid: str) -> JobFiles:
+    def _files(self, uid: str, reader: Identity | None) -> JobFiles:
+        """`reader`: who sees only jobs of some namespaces; those of others have nothing."""
         from cumulus.answers.objects import JobFiles
         from cumulus.backends.process import layout
         from cumulus.backends.rundir.layout import JOBS
@@ -52,6 +63,10 @@ class Jobs:
         root = paths.process_dir(self._home)
         directory = root / JOBS / uid
         found = [(int(match[1]), int(match[2]), path) for match, path in _runs(directory) if match]
+        if reader is not None and not (
+            found and all(self._redaction.sees(reader, _namespace(path)) for *_, path in found)
+        ):
+            return JobFiles("", (), False)
         if (user := next(filter(None, (layout.user_of(str(path)) for *_, path in found)), None)) is not None:
             # Not looked at: what is there is the user's, and leads wherever they have made it lead.
             theirs = Path(layout.files_of(str(root), user.uid)) / uid
@@ -60,6 +75,17 @@ class Jobs:
         works = [work for *_, path in sorted(found) if (work := path / layout.WORK).is_dir()]
         filled = any(_is_filled(place) for place in (*works, directory / layout.CHECKPOINT))
         return JobFiles(str(directory), tuple(map(str, works)), filled)
+
+
+def _namespace(run: Path) -> str:
+    """Of the job whose run it is; "" where that is not known."""
+    from cumulus.backends.process import layout
+    from cumulus.backends.rundir.documents import read_document
+
+    try:
+        return str((read_document(str(run / layout.SPEC)) or {}).get("namespace", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_filled(place: Path) -> bool:

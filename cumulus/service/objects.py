@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ from cumulus.service.access.guard import Guard
 from cumulus.service.identity import Identity
 from cumulus.service.patches import check as check_patch
 from cumulus.service.patches import patched
+from cumulus.service.redaction import Redact, Redaction
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
@@ -42,21 +44,36 @@ class Objects:
         self._store = store
         self._access = access
         self._guard = Guard(store, access)
+        self._redaction = Redaction(access)
         self._clock = clock
 
     def get(self, identity: Identity, key: Key) -> Document:
         """Raises NotFound, worded for people, Forbidden."""
         self._ask(identity, "get", key.kind, key.namespace, key.name)
         try:
-            return self._store.get(key)
+            found = self._store.get(key)
         except NotFound:
             raise not_found(key) from None
+        redact = self.redacting(identity, key.kind)
+        return found if redact is None else redact(found)
+
+    def redacting(self, identity: Identity, kind: str) -> Redact | None:
+        """What makes of each object of the kind what the identity may see of it; None where they may see all."""
+        return self._redaction.of_nodes(identity) if BY_NAME[kind].readers is None else None
 
     def list(self, identity: Identity, query: Query) -> Page:
         """Raises Expired for a compacted revision or continue token, UsageError for a bad selector,
         Forbidden."""
         self._ask(identity, "list", query.kind, query.namespace or "")
-        return self._store.list(query)
+        redact = self.redacting(identity, query.kind)
+        if redact is None:
+            return self._store.list(query)
+        from cumulus.resources.selectors import Matcher
+
+        # A selector must not tell what is not shown.
+        page = self._store.list(replace(query, fields=""))
+        matches = Matcher(query)
+        return replace(page, items=[item for item in map(redact, page.items) if matches(item)])
 
     def watch(self, identity: Identity, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
         """The changes of these kinds after the revision `since`; of kinds that have namespaces in this one alone, or in
@@ -64,6 +81,9 @@ class Objects:
         for kind in kinds:
             self._ask(identity, "watch", kind, (namespace or "") if BY_NAME[kind].namespaced else "")
         watch = self._store.watch(since=since, kinds=kinds)
+        redact = {kind: found for kind in kinds if (found := self.redacting(identity, kind)) is not None}
+        if redact:
+            watch = _Redacted(watch, redact)
         return watch if namespace is None else _OfNamespace(watch, namespace)
 
     def follow(self, identity: Identity, key: Key, *, since: int) -> Watch:
@@ -418,6 +438,28 @@ class _OfNamespace:
             found = [event for event in events if event.key.namespace in self._wanted]
             if found or not events:
                 return found
+
+    @property
+    def closed(self) -> bool:
+        return self._watch.closed
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+class _Redacted:
+    """A watch whose objects of some kinds are shown as their reader may see them."""
+
+    def __init__(self, watch: Watch, redact: Mapping[str, Redact]) -> None:
+        self._watch = watch
+        self._redact = redact
+
+    def next(self, timeout: float | None = None) -> list[Event]:
+        return [self._shown(event) for event in self._watch.next(timeout)]
+
+    def _shown(self, event: Event) -> Event:
+        redact = self._redact.get(event.key.kind)
+        return event if redact is None else replace(event, document=redact(event.document))
 
     @property
     def closed(self) -> bool:

@@ -92,7 +92,7 @@ class Service:
     def jobs(self) -> Jobs:
         from cumulus.service.jobs import Jobs
 
-        return Jobs(self.objects, self.home)
+        return Jobs(self.objects, self.access, self.home)
 
     @cached_property
     def nodes(self) -> Nodes:
@@ -138,9 +138,10 @@ class Service:
 
     @cached_property
     def explanations(self) -> Explanations:
+        from cumulus.service.redaction import Redaction
         from cumulus.service.why import Explanations
 
-        return Explanations(self.store, self.clock, self.objects)
+        return Explanations(self.store, self.clock, self.objects, Redaction(self.access))
 
     @cached_property
     def descriptions(self) -> Descriptions:

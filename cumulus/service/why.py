@@ -5,8 +5,10 @@ Asks `scheduling.explain` on a snapshot of the store: the same pass that the sch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 from cumulus.answers.objects import Why
 from cumulus.clock import Clock, to_the_second
@@ -16,6 +18,7 @@ from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import GPUJob, JobPhase
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import format_duration
@@ -26,14 +29,18 @@ from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.snapshot import build
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.service.redaction import Redaction
 from cumulus.service.wait_conditions import phase_summary
 from cumulus.store.base import Store
-from cumulus.store.client import Client, decode
+from cumulus.store.client import decode
+
+R = TypeVar("R", bound=Resource)
 
 
 class Explanations:
-    def __init__(self, store: Store, clock: Clock, objects: Objects) -> None:
+    def __init__(self, store: Store, clock: Clock, objects: Objects, redaction: Redaction) -> None:
         self._store = store
+        self._redaction = redaction
         self._clock = clock
         self._objects = objects
 
@@ -42,16 +49,20 @@ class Explanations:
         if not BY_NAME[key.kind].waits:
             raise UsageError(f"only jobs and partitions wait, not a {key.kind}")
         document = self._objects.get(identity, key)
-        asked = _Question(self._store, document, self._clock.now())
+        asked = self._asked(identity, document)
         return Why(tuple(asked.answer()), _over(document), tuple(asked.damaged))
 
-    def waiting_lines(self, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
+    def _asked(self, identity: Identity, document: Document) -> _Question:
+        tell = partial(self._redaction.problem, identity)
+        return _Question(self._store, document, self._clock.now(), tell)
+
+    def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
         """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
         the queue. `damaged` gets the stored objects that had to be left out.
 
         Raises InvalidObject where it is damaged itself.
         """
-        asked = _Question(self._store, document, self._clock.now())
+        asked = self._asked(identity, document)
         if asked.of_job and (held := asked.held_back()):
             return (f"it {held}",)
         found = asked.waiting()
@@ -60,10 +71,13 @@ class Explanations:
 
 
 class _Question:
-    """About one document, as of `now`."""
+    """About one document, as of `now`. `tell` words what is wrong with another."""
 
-    def __init__(self, store: Store, document: Document, now: datetime) -> None:
+    def __init__(
+        self, store: Store, document: Document, now: datetime, tell: Callable[[Document, InvalidObject], InvalidObject]
+    ) -> None:
         self._store = store
+        self._tell = tell
         self._document = document
         self._now = now
         self._title = f"{document['kind'].lower()}/{document['metadata']['name']}"
@@ -83,9 +97,7 @@ class _Question:
 
         Raises InvalidObject where it is damaged itself; as the scheduler does, it leaves out others that are.
         """
-        client = Client(self._store)
-        nodes = client.list(GPUNode, damaged=self.damaged.append)
-        partitions = client.list(GPUPartition, damaged=self.damaged.append)
+        nodes, partitions = self._all(GPUNode), self._all(GPUPartition)
         key = key_of(self._document)
         if self.of_job:
             job = decode(GPUJob, self._document)
@@ -98,6 +110,16 @@ class _Question:
                 partitions += pending
             key = pending[0].key
         return explain(build(nodes, partitions, self._now), key)
+
+    def _all(self, model: type[R]) -> list[R]:
+        """Of a kind, without those that are damaged."""
+        found = []
+        for document in self._store.list(Query(model.KIND)).items:
+            try:
+                found.append(decode(model, document))
+            except InvalidObject as error:
+                self.damaged.append(self._tell(document, error))
+        return found
 
     def _job(self) -> Iterator[str]:
         job, now = self._document, self._now

@@ -52,12 +52,13 @@ class Stored:
         self.watched = kind
         self._service = service
         self._identity = identity
+        self._redact = service.objects.redacting(identity, kind)
 
     def page(self, query: Query) -> Page:
         return self._service.objects.list(self._identity, query)
 
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
-        return ((type, document),)
+        return ((type, document if self._redact is None else self._redact(document)),)
 
 
 def query_of(request: Request, kind: str) -> Query:

@@ -5,7 +5,7 @@ Kubernetes' watches are of one kind each, and can't begin before the first revis
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.responses import StreamingResponse
@@ -22,6 +22,10 @@ from cumulus.server.http.status import status_of
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from cumulus.resources.key import Document
+    from cumulus.resources.query import Event
+    from cumulus.service.redaction import Redact
 
 QUIET_SECONDS = 10.0
 """After so long without an event the client hears up to which revision there was none."""
@@ -40,17 +44,25 @@ async def watch(request: Request) -> Response:
         await api.call(api.service.access.check, identity, "watch", kind.plural, where)
     if since > await api.call(api.service.objects.revision, identity):
         raise Expired(f"revision {since} is of another store: list again")
-    return StreamingResponse(_lines(api, since, kinds, namespace), media_type=LINES)
+    redact = {kind: await api.call(api.service.objects.redacting, identity, kind) for kind in kinds}
+    return StreamingResponse(_lines(api, since, kinds, namespace, redact), media_type=LINES)
 
 
-async def _lines(api: Api, since: int, kinds: Collection[str], namespace: str | None) -> AsyncIterator[bytes]:
+def _shown(event: Event, redact: Mapping[str, Redact | None]) -> Document:
+    shown = redact[event.key.kind]
+    return event.document if shown is None else shown(event.document)
+
+
+async def _lines(
+    api: Api, since: int, kinds: Collection[str], namespace: str | None, redact: Mapping[str, Redact | None]
+) -> AsyncIterator[bytes]:
     only = next(iter(kinds)) if len(kinds) == 1 else None
     try:
         async with api.bridge.watch(since=since, kind=only) as watcher:
             while not watcher.closed:
                 events = await watcher.next(timeout=QUIET_SECONDS)
                 told = [
-                    line({"type": event.type, "revision": event.revision, "object": event.document})
+                    line({"type": event.type, "revision": event.revision, "object": _shown(event, redact)})
                     for event in events
                     if event.key.kind in kinds and (namespace is None or event.key.namespace in ("", namespace))
                 ]
