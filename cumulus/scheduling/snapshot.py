@@ -77,12 +77,12 @@ class Hold:
 
     @property
     def name(self) -> str:
-        """job default/train; partition default/p; lease 1a2b."""
+        """job default/train; partition default/p; lease 1a2b, made on the node."""
         if self.job:
             return f"job {self.job}"
         if self.partition is not None:
             return f"partition {self.partition.namespace}/{self.partition.name}"
-        return f"lease {self.lease}, made on the node"
+        return f"lease {self.lease}, made on the node" if self.lease else "a lease made on the node"
 
     @property
     def holder(self) -> str:

@@ -6,6 +6,7 @@ Asks `scheduling.explain` on a snapshot of the store: the same pass that the sch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -54,7 +55,8 @@ class Explanations:
 
     def _asked(self, identity: Identity, document: Document) -> _Question:
         tell = partial(self._redaction.problem, identity)
-        return _Question(self._store, document, self._clock.now(), tell)
+        ids = self._redaction.sees(identity, "")
+        return _Question(self._store, document, self._clock.now(), tell, ids=ids)
 
     def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
         """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
@@ -71,11 +73,14 @@ class Explanations:
 
 
 class _Question:
-    """About one document, as of `now`. `tell` words what is wrong with another."""
+    """About one document, as of `now`. `tell` words what is wrong with another; `ids`: whether leases that were made on
+    a node are named."""
 
     def __init__(
-        self, store: Store, document: Document, now: datetime, tell: Callable[[Document, InvalidObject], InvalidObject]
-    ) -> None:
+        self, store: Store, document: Document, now: datetime,
+        tell: Callable[[Document, InvalidObject], InvalidObject], *, ids: bool,
+    ) -> None:  # fmt: skip
+        self._ids = ids
         self._store = store
         self._tell = tell
         self._document = document
@@ -109,7 +114,11 @@ class _Question:
                 pending = _to_be(job)
                 partitions += pending
             key = pending[0].key
-        return explain(build(nodes, partitions, self._now), key)
+        snapshot = build(nodes, partitions, self._now)
+        if not self._ids:
+            anonymous = (replace(hold, lease="") if hold.partition is None else hold for hold in snapshot.holds)
+            snapshot = replace(snapshot, holds=tuple(anonymous))
+        return explain(snapshot, key)
 
     def _all(self, model: type[R]) -> list[R]:
         """Of a kind, without those that are damaged."""
