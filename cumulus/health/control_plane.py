@@ -59,7 +59,7 @@ def store(home: Path) -> Iterator[Finding]:
     try:
         counts = [(kind, len(opened.list(Query(kind=kind.name)).items)) for kind in KINDS]
         revision = opened.revision()
-        wrong = list(diagnose.damaged(opened))
+        wrong = [error for _, error in diagnose.damaged(opened)]
     finally:
         opened.close()
     try:
