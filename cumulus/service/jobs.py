@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -80,11 +81,10 @@ class Jobs:
 def _namespace(run: Path) -> str:
     """Of the job whose run it is; "" where that is not known."""
     from cumulus.backends.process import layout
-    from cumulus.backends.rundir.documents import read_document
 
     try:
-        return str((read_document(str(run / layout.SPEC)) or {}).get("namespace", ""))
-    except (OSError, ValueError):
+        return str(json.loads((run / layout.SPEC).read_text())["namespace"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
