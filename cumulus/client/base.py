@@ -162,13 +162,16 @@ class JobClient(Protocol):
         ...
 
     def logs(
-        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
-    ) -> Iterator[LogPiece]:
+        self, key: Key, *,
+        attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
+        since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
-        the job is over. `tail`: only the last lines of the first.
+        the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
+        in seconds since 1970. `timestamps`: each line begins with its time, to the second.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
-        nothing to show.
+        nothing to show, UsageError where an older version wrote the log without times.
         """
         ...
 

@@ -154,9 +154,14 @@ class EmbeddedClient:
         return self._service.jobs.files(self._identity, uids)
 
     def logs(
-        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
-    ) -> Iterator[LogPiece]:
-        return self._service.logs.read(self._identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail)
+        self, key: Key, *,
+        attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
+        since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[LogPiece]:  # fmt: skip
+        return self._service.logs.read(
+            self._identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
+            timestamps=timestamps,
+        )  # fmt: skip
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._service.nodes.cordon(self._identity, name, unschedulable=unschedulable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,9 @@ def test_following_ends_with_the_job_and_says_how(store: SqliteStore, run: Run, 
         "Attempt 1 ended with Error, exit code 3.\n",
     )
     assert run("logs", "train", "--tail=0") == (0, "", "")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ one\n", run("logs", "train", "--timestamps").out)
+    assert run("logs", "train", "--since=1h").out == "one\n"
+    assert run("logs", "train", "--since=soon").code == 2
     done = tried({**OVER, "exitCode": 0, "reason": "Completed"}, phase="Succeeded")
     tell(store, done)
     assert run("logs", "train", "-f") == (0, "one\n", "")

@@ -429,6 +429,8 @@ class TestLogs:
         store.create(failed("train"))
         outside.logs.chunks = {(1, 0): [b"one\n", b"two\n"]}
         assert list(client.logs(TRAIN)) == [LogBytes(1, b"one\n"), LogBytes(1, b"two\n")]
+        list(client.logs(TRAIN, since=12.5, timestamps=True))
+        assert outside.logs.times_asked[-1] == (12.5, True)
         *_, last = client.logs(TRAIN, follow=True)
         assert last == AttemptEnded(1, "Error, exit code 3", wrote=True)
 

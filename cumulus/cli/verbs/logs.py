@@ -40,6 +40,10 @@ def logs(
     tail: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=-1, help="Only the last N lines; -1 for all.")
     ] = -1,
+    since: Annotated[
+        str, typer.Option(metavar="DURATION", show_default=False, help="Only what was written in that time: 10m, 1h.")
+    ] = "",
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="Show when each line was written, in UTC.")] = False,
     namespace: options.Namespace = "default",
 ) -> None:
     """Show what a job wrote to stdout and stderr.
@@ -54,17 +58,31 @@ def logs(
       cumulus logs train -f --tail 20
       cumulus logs job/train --attempt 1
       cumulus logs train --replica 3
+      cumulus logs train --since 10m --timestamps
     """
     target = targets.parse_one(words, default="GPUJob")
     key, lines = targets.key(target, namespace), tail if tail >= 0 else None
     with context.client() as client, _Shown(client, key) as shown:
-        pieces = client.logs(key, attempt=attempt, replica=replica, follow=follow, tail=lines)
+        pieces = client.logs(
+            key, attempt=attempt, replica=replica, follow=follow, tail=lines, since=_moment(since),
+            timestamps=timestamps,
+        )  # fmt: skip
         # Loaded once there is something to read, as the backend loads it too.
         from cumulus import log
 
         log.silence()
         for piece in pieces:
             shown.show(piece)
+
+
+def _moment(since: str) -> float | None:
+    """So long ago, in seconds since 1970."""
+    if not since:
+        return None
+    from cumulus.cli.verbs.wait import seconds_of
+    from cumulus.clock import SystemClock
+
+    return SystemClock().now().timestamp() - seconds_of(since, "--since")
 
 
 class _Shown:

@@ -200,12 +200,15 @@ class HttpClient:
         return self._read("job_files", list[JobFiles], uids=uids)
 
     def logs(
-        self, key: Key, *, attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None
-    ) -> Iterator[LogPiece]:
+        self, key: Key, *,
+        attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
+        since: float | None = None, timestamps: bool = False,
+    ) -> Iterator[LogPiece]:  # fmt: skip
         from cumulus.answers.logs import LogPiece
 
         return self._steps(
-            "logs", LogPiece, key=key, attempt=attempt, replica=replica, follow=follow, tail=tail
+            "logs", LogPiece, key=key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
+            timestamps=timestamps,
         )  # fmt: skip
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:

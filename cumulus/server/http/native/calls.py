@@ -55,7 +55,10 @@ CALLS: Mapping[str, Call] = {
     "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
     "logs": Call(
         lambda s: s.logs.read,
-        {"key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None},
+        {
+            "key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None,
+            "since": float | None, "timestamps": bool,
+        },
         steps=True, reads=True,
     ),
     "cordon": _call(lambda s: s.nodes.cordon, name=str, unschedulable=bool),
