@@ -22,9 +22,8 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, mode), "wb") as file:
+        with open(_new(temporary, mode), "wb") as file:
             yield file
             file.flush()
             if durable:
@@ -36,6 +35,17 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
         raise
     if durable:
         sync_directory(directory or ".")
+
+
+def _new(path: str, mode: int) -> int:
+    """A file that this process has made: not one that another user put there to read what is written."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileExistsError:
+        # What a process of the same id left behind, else.
+        os.unlink(path)
+        return os.open(path, flags, mode)
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

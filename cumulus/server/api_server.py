@@ -152,7 +152,7 @@ class ApiServer:
                 continue
             try:
                 address = encrypted.open()
-            except (OSError, CumulusError) as error:
+            except (OSError, ValueError, CumulusError) as error:
                 if said(error) != problem:
                     problem = said(error)
                     _log.error("the API is not served over TLS", listen=self._settings.listen, error=problem)

@@ -16,6 +16,7 @@ from cumulus.answers.server import ApiAddress
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError
 from cumulus.lib import addresses
+from cumulus.lib.host import object_name
 from cumulus.server.http.app import make_app
 from cumulus.server.http.identities import by_credentials
 from cumulus.server.http.listener import Listener
@@ -47,7 +48,7 @@ class EncryptedApi:
 
     def open(self) -> ApiAddress:
         """Where it listens. The address is also written into the state directory, for clients. Raises OSError,
-        CumulusError."""
+        ValueError, CumulusError."""
         host, port = self._settings.address
         listening = self._bind(host, port)
         try:
@@ -70,8 +71,8 @@ class EncryptedApi:
         try:
             if self._tls.renew(self._names(), SystemClock().now()):
                 _log.info("the API has a new certificate")
-        except (OSError, CumulusError) as error:
-            _log.error("the API's certificate cannot be renewed", error=str(error))
+        except (OSError, ValueError, CumulusError) as error:
+            _log.error("the API's certificate cannot be renewed", error=said(error))
 
     def close(self) -> None:
         if self._listener is not None:
@@ -97,7 +98,8 @@ class EncryptedApi:
     def _names(self) -> set[str]:
         host = self._settings.address[0]
         own = addresses.local() if host in _EVERY_ADDRESS else {host}
-        return {"localhost", "127.0.0.1", "::1", socket.gethostname().lower(), *own, *self._settings.names}
+        called = object_name(socket.gethostname())
+        return {"localhost", "127.0.0.1", "::1", called, *own, *self._settings.names}
 
     def _called(self, host: str) -> str:
         """What clients call it by."""
@@ -106,7 +108,7 @@ class EncryptedApi:
         return (addresses.primary() or "127.0.0.1") if host in _EVERY_ADDRESS else host
 
 
-def said(error: OSError | CumulusError) -> str:
+def said(error: Exception) -> str:
     """In a line of the log."""
     if isinstance(error, ssl.SSLError):
         return f"a certificate is not right: {error.reason}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cumulus.errors import TooManyRequests, Unauthenticated
 from cumulus.server.http.api import Api
 from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate, Peer
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 FAILURES_A_SECOND, FAILURES_AT_ONCE = 1.0, 20
 """From one address, before it is told to wait."""
+TOLD_A_SECOND, TOLD_AT_ONCE = 0.1, 5
+"""Lines of the log about one address."""
+_log = structlog.get_logger("cumulus.api")
 _CHALLENGE = "show a token: Authorization: Bearer …; or a client certificate"
 
 
@@ -38,6 +43,7 @@ def by_credentials(api: Api) -> Authenticate:
     """Who asks over TLS: a token says it, else a client's certificate. Raises Unauthenticated; TooManyRequests where
     the same address showed too much that is not valid. What is valid always passes: several users share an address."""
     failures = Rates(FAILURES_A_SECOND, FAILURES_AT_ONCE)
+    told = Rates(TOLD_A_SECOND, TOLD_AT_ONCE)
 
     async def authenticate(scope: Scope) -> Identity:
         try:
@@ -45,9 +51,11 @@ def by_credentials(api: Api) -> Authenticate:
             if token is not None:
                 return await api.call(api.service.tokens.authenticate, token)
             return _certified(scope)
-        except Unauthenticated:
-            wait = failures.take((scope.get("client") or ("",))[0])
-            if wait:
+        except Unauthenticated as error:
+            address = (scope.get("client") or ("",))[0]
+            if not told.take(address):
+                _log.warning("a request showed nothing that is valid", address=address, error=str(error))
+            if wait := failures.take(address):
                 raise TooManyRequests("too many requests showed nothing that is valid", seconds=wait) from None
             raise
 

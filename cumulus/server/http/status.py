@@ -67,6 +67,8 @@ def status_response(status: Mapping[str, Any]) -> Response:
     headers = {}
     if seconds := status.get("details", {}).get("retryAfterSeconds"):
         headers["retry-after"] = str(seconds)
+    if status["code"] == 401:
+        headers["www-authenticate"] = "Bearer"
     return Response(orjson.dumps(status), status["code"], headers, "application/json")
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from cumulus.clock import SystemClock
 from cumulus.server.http.certificates import Authority
-from cumulus.server.http.connection import ConnectionLimits
+from cumulus.server.http.connection import ConnectionLimits, Connections
 from cumulus.server.http.listener import Listener
 from tests.waiting import eventually
 
@@ -154,7 +154,7 @@ def test_who_does_not_read_is_not_waited_for(address: tuple[str, int], streams: 
         eventually(lambda: not streams.open)
 
 
-def test_there_are_only_so_many_and_one_user_has_at_most_half(app: Starlette, tmp_path: Path) -> None:
+def test_there_are_only_so_many(app: Starlette) -> None:
     limits = ConnectionLimits(most=4)
     listening = socket.create_server(("127.0.0.1", 0))
     with served(app, [listening], limits):
@@ -174,6 +174,16 @@ def test_there_are_only_so_many_and_one_user_has_at_most_half(app: Starlette, tm
         eventually(answered)
         for each in held:
             each.close()
+
+
+def test_one_user_has_at_most_half() -> None:
+    connections = Connections(ConnectionLimits(most=4))
+    assert [connections.take(1000, share=True) for _ in range(3)] == [True, True, False]
+    assert connections.take(0, share=False)
+    connections.give_back(1000)
+    assert connections.take(1000, share=True)
+    assert connections.take(1001, share=True)
+    assert not connections.take(1001, share=True)
 
 
 def test_a_stranger_holds_no_place_that_has_shown_nothing(app: Starlette, tmp_path: Path) -> None:
