@@ -15,7 +15,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
-from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
 from cumulus.resources.registry import BY_NAME, kind_of
 from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
@@ -74,6 +74,11 @@ class Objects:
         page = self._store.list(replace(query, fields=""))
         matches = Matcher(query)
         return replace(page, items=[item for item in map(redact, page.items) if matches(item)])
+
+    def list_packed(self, identity: Identity, query: Query) -> PackedPage:
+        """As `list`, with each object as its JSON."""
+        self._ask(identity, "list", query.kind, query.namespace or "")
+        return self._store.list_packed(query)
 
     def watch(self, identity: Identity, *, since: int, kinds: frozenset[str], namespace: str | None = None) -> Watch:
         """The changes of these kinds after the revision `since`; of kinds that have namespaces in this one alone, or in

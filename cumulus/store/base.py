@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cumulus.resources.key import API_VERSION, Document, Key, key_of
-from cumulus.resources.query import Event, Page, Query, Watch
+from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
 
 __all__ = [
-    "API_VERSION", "Admission", "Document", "Documents", "Event", "Fence", "Key", "Page", "Query", "Retention", "Store",
-    "Watch", "Write", "key_of",
+    "API_VERSION", "Admission", "Document", "Documents", "Event", "Fence", "Key", "PackedPage", "Page", "Query",
+    "Retention", "Store", "Watch", "Write", "key_of",
 ]  # fmt: skip
 
 Documents = list[Document]
@@ -92,6 +92,10 @@ class Store(Protocol):
 
     def list(self, query: Query) -> Page:
         """Raises `Expired` for a compacted revision or continue token, `UsageError` for a bad selector."""
+        ...
+
+    def list_packed(self, query: Query) -> PackedPage:
+        """As `list`, with each object as its JSON."""
         ...
 
     def update(self, document: Document, *, fence: Fence | None = None) -> Document:

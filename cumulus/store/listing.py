@@ -7,19 +7,22 @@ listing's revision, and hands them to `page`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
+from typing import TypeVar
 
 import orjson
 
 from cumulus.errors import Expired, UsageError
 from cumulus.resources import selectors
 from cumulus.resources.key import Document
+from cumulus.resources.query import PackedPage
 from cumulus.store.base import Page, Query
 from cumulus.store.codec import decode
 from cumulus.store.rules import owner_uids
 
+T = TypeVar("T")
 Place = tuple[str, str]
 """(namespace, name): the order of a list."""
 START: Place = ("", "")
@@ -39,6 +42,11 @@ class Listing:
     limit: int | None
     labels: selectors.LabelSelector
     fields: selectors.FieldSelector
+
+    @property
+    def selects(self) -> bool:
+        """Whether there are objects that do not match."""
+        return bool(self.labels.requirements or self.fields.terms or self.owner_uid is not None)
 
     def matches(self, document: Document) -> bool:
         return (
@@ -86,17 +94,32 @@ def overlaid(current: Iterable[Candidate], then: Mapping[Place, bytes | None], l
 
 def page(listing: Listing, revision: int, candidates: Iterable[Candidate]) -> Page:
     """The first `limit` candidates that match."""
-    items: list[Document] = []
+    found, token = _first(listing, revision, ((place, decode(blob)) for place, blob in candidates), listing.matches)
+    return Page(found, revision, token)
+
+
+def packed_page(listing: Listing, revision: int, candidates: Iterable[Candidate]) -> PackedPage:
+    """As `page`. Where every object matches none is decoded."""
+    if listing.selects:
+        candidates = (candidate for candidate in candidates if listing.matches(decode(candidate[1])))
+    found, token = _first(listing, revision, candidates, None)
+    return PackedPage(found, revision, token)
+
+
+def _first(
+    listing: Listing, revision: int, candidates: Iterable[tuple[Place, T]], matches: Callable[[T], bool] | None
+) -> tuple[list[T], str]:
+    """The first `limit` of them that match (None: all do), and what the next page begins with."""
+    items: list[T] = []
     last = START
-    for place, blob in candidates:
-        document = decode(blob)
-        if not listing.matches(document):
+    for place, item in candidates:
+        if matches is not None and not matches(item):
             continue
         if len(items) == listing.limit:
-            return Page(items, revision, _token(revision, last))
-        items.append(document)
+            return items, _token(revision, last)
+        items.append(item)
         last = place
-    return Page(items, revision)
+    return items, ""
 
 
 def _token(revision: int, last: Place) -> str:

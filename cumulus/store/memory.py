@@ -14,7 +14,7 @@ from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules
-from cumulus.store.base import Admission, Documents, Fence, Page, Query, Retention, Watch, Write
+from cumulus.store.base import Admission, Documents, Fence, PackedPage, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import DELETED, Row, decode, event
 from cumulus.store.single import SingleWrites
 from cumulus.store.watch import Hub, Slice
@@ -60,13 +60,18 @@ class MemoryStore(SingleWrites):
         return decode(row.document)
 
     def list(self, query: Query) -> Page:
+        return listing.page(*self._listed(query))
+
+    def list_packed(self, query: Query) -> PackedPage:
+        return listing.packed_page(*self._listed(query))
+
+    def _listed(self, query: Query) -> tuple[listing.Listing, int, Candidates]:
         wanted = listing.parse(query)
         with self._open():
             revision = self._revision if wanted.revision is None else wanted.revision
             listing.check_revision(revision, compacted=self._compacted, newest=self._revision)
             then = self._then(wanted.kind, revision)
-            candidates = list(listing.overlaid(self._candidates(wanted), then, wanted))
-        return listing.page(wanted, revision, candidates)
+            return wanted, revision, list(listing.overlaid(self._candidates(wanted), then, wanted))
 
     def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch:
         with self._open():

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cumulus.clock import Clock, SystemClock, timestamp
 from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.store import listing, rules, shrink, tables
-from cumulus.store.base import Admission, Documents, Fence, Page, Query, Retention, Watch, Write
+from cumulus.store.base import Admission, Documents, Fence, PackedPage, Page, Query, Retention, Watch, Write
 from cumulus.store.codec import Row, decode, event
 from cumulus.store.commit import GroupCommit, Job
 from cumulus.store.connections import Connections
@@ -26,6 +27,7 @@ from cumulus.store.single import SingleWrites
 from cumulus.store.sqlite_errors import DiskFull
 from cumulus.store.watch import Hub, Slice
 
+T = TypeVar("T")
 Jobs = list[Job]
 Rows = list[Row]
 
@@ -68,6 +70,12 @@ class SqliteStore(SingleWrites):
         return document
 
     def list(self, query: Query) -> Page:
+        return self._page(query, listing.page)
+
+    def list_packed(self, query: Query) -> PackedPage:
+        return self._page(query, listing.packed_page)
+
+    def _page(self, query: Query, page: Callable[[listing.Listing, int, Iterable[listing.Candidate]], T]) -> T:
         wanted = listing.parse(query)
         with self._connections.snapshot() as connection:
             compacted, newest = tables.bounds(connection)
@@ -75,7 +83,7 @@ class SqliteStore(SingleWrites):
             listing.check_revision(revision, compacted=compacted, newest=newest)
             then = {} if revision == newest else tables.changed_since(connection, wanted.kind, revision)
             found = tables.candidates(connection, wanted)
-            return listing.page(wanted, revision, listing.overlaid(found, then, wanted) if then else found)
+            return page(wanted, revision, listing.overlaid(found, then, wanted) if then else found)
 
     def watch(self, *, since: int, kinds: frozenset[str] | None = None) -> Watch:
         with self._connections.snapshot() as connection:

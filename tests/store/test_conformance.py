@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from copy import deepcopy
 
@@ -500,6 +501,21 @@ class TestList:
         for token in ("x", "e30=", "WzEsMiwzXQ==", "\u00e9"):
             with pytest.raises(UsageError, match="token"):
                 store.list(Query("Thing", continue_token=token))
+
+    def test_packed_it_is_the_same(self, store: Store) -> None:
+        self.fill(store)
+        for query in (
+            Query("Thing"),
+            Query("Thing", limit=3),
+            Query("Thing", namespace="alpha", labels="l in (a,b)", limit=1),
+            Query("Thing", revision=4),
+            Query("Nothing"),
+        ):
+            page, packed = store.list(query), store.list_packed(query)
+            assert [json.loads(item) for item in packed.items] == page.items
+            assert (packed.revision, packed.continue_token) == (page.revision, page.continue_token)
+        with pytest.raises(UsageError):
+            store.list_packed(Query("Thing", labels="a in b"))
 
 
 class TestWatch:

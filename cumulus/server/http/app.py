@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from cumulus.server.http.api import Api
 
 ROUTES: Sequence[BaseRoute] = (
+    *objects.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
     *discovery.ROUTES,
     *openapi.ROUTES,
-    *objects.ROUTES,
     *core.ROUTES,
     *reviews.ROUTES,
     *native.ROUTES,
 )
-"""Those of each module, in the order in which they are tried."""
+"""Those of each module, in the order in which they are tried: what is asked for most comes first."""
 
 _log = structlog.get_logger("cumulus.api")
 _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.responses import StreamingResponse
 
 from cumulus.errors import Expired, UsageError
-from cumulus.resources.query import Page, Query
+from cumulus.resources.query import PackedPage, Page, Query
 from cumulus.server.http.api import api_of, identity_of
+from cumulus.server.http.kubernetes.representation import Form
 from cumulus.server.http.kubernetes.requests import flag, namespace_of, number
 from cumulus.server.http.kubernetes.watching import Following
 
@@ -40,6 +41,10 @@ class Source(Protocol):
         """What the query finds. It may block, and raises what a list of the service raises."""
         ...
 
+    def packed(self, query: Query) -> PackedPage | None:
+        """The same with each object as its JSON; None where what is shown is not what is stored."""
+        ...
+
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
         """What a change of a stored object means for who watches this."""
         ...
@@ -56,6 +61,9 @@ class Stored:
 
     def page(self, query: Query) -> Page:
         return self._service.objects.list(self._identity, query)
+
+    def packed(self, query: Query) -> PackedPage | None:
+        return self._service.objects.list_packed(self._identity, query)
 
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
         return ((type, document if self._redact is None else self._redact(document)),)
@@ -89,12 +97,22 @@ async def _list(request: Request, source: Source, shown: Shown, query: Query) ->
             await _check_known(request, revision)
         case _:
             raise UsageError("resourceVersionMatch must be Exact, with a resourceVersion, or NotOlderThan")
-    page = await api.call(source.page, query)
-    metadata: Document = {"resourceVersion": str(page.revision)}
-    if page.continue_token:
-        metadata["continue"] = page.continue_token
-    # Cells may ask the service for what belongs to a row.
-    return await api.call(lambda: shown.form.response(shown.many(page.items, metadata)))
+
+    def answered() -> Response:
+        if shown.form == Form() and (packed := source.packed(query)) is not None:
+            return shown.form.response(shown.packed(packed.items, _of_list(packed)))
+        page = source.page(query)
+        return shown.form.response(shown.many(page.items, _of_list(page)))
+
+    return await api.call(answered)
+
+
+def _of_list(page: Page | PackedPage) -> Document:
+    """The metadata of a list."""
+    return {
+        "resourceVersion": str(page.revision),
+        **({"continue": page.continue_token} if page.continue_token else {}),
+    }
 
 
 async def _watch(request: Request, source: Source, shown: Shown, query: Query) -> Response:

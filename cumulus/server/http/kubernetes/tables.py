@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from cumulus.clock import Clock
 from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells, OwnedBy
@@ -54,6 +56,13 @@ class Shown:
         if self.form.kind:
             rows = [_metadata_of(item) for item in items]
             return {"kind": "PartialObjectMetadataList", "apiVersion": META, "metadata": metadata, "items": rows}
+        return self._list(items, metadata)
+
+    def packed(self, items: Sequence[bytes], metadata: Document) -> Document:
+        """A list of whole objects that are given as JSON."""
+        return self._list([orjson.Fragment(item) for item in items], metadata)
+
+    def _list(self, items: Sequence[object], metadata: Document) -> Document:
         return {"kind": f"{self._kind.name}List", "apiVersion": self.api_version, "metadata": metadata, "items": items}
 
     def one(self, item: Document, *, heading: bool = True) -> Document:

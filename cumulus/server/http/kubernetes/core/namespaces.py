@@ -72,6 +72,9 @@ class _Namespaces:
         self._told = set(names)
         return Page(items, revision)
 
+    def packed(self, query: Query) -> None:
+        return None
+
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
         metadata = document["metadata"]
         namespace = metadata.get("namespace")

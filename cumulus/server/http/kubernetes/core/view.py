@@ -111,6 +111,9 @@ class _Viewed:
         items = [shown for document in found.items for shown in view.of(document, now) if matches(shown)]
         return Page(items, found.revision, found.continue_token)
 
+    def packed(self, query: Query) -> None:
+        return None
+
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
         return [(type, shown) for shown in self._view.of(document, self._service.clock.now())]
 
