@@ -17,6 +17,7 @@ from cumulus.controllers.context import Context, Placed
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
+from cumulus.scheduling.policy import DEFAULT, Policies
 
 Declared = Controller[Context, Any]
 
@@ -42,6 +43,7 @@ def context_maker(
     *,
     cluster: Cluster | None = None,
     cluster_user: str = "root",
+    policies: Policies = DEFAULT,
     placed: Placed = lambda bindings, refusals, now: None,
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
@@ -50,7 +52,7 @@ def context_maker(
         return Context(
             cache=base.cache, client=base.client, clock=base.clock, recorder=base.recorder, agents=agents,
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
-            owner=f"cumulus:{term.store_id}", placed=placed,
+            policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
         )  # fmt: skip
 
     return context

@@ -11,6 +11,7 @@ from cumulus.backends.cluster import Cluster
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.cycle import Binding, Refusal
+from cumulus.scheduling.policy import DEFAULT, Policies
 
 Placed = Callable[[Sequence[Binding], Sequence[Refusal], datetime], None]
 """Told what a placement cycle bound, what it let wait, and when that was. It must not block."""
@@ -30,6 +31,8 @@ class Context(BaseContext):
     """The mark that this store's controllers put on the leases they ask nodes for."""
     placed: Placed = lambda bindings, refusals, now: None
     """Told what each placement cycle decided."""
+    policies: Policies = DEFAULT
+    """How the queue is served."""
     changed_leases: Channel = field(default_factory=Channel)
     """Partitions whose lease is not what their status says."""
     changed_jobs: Channel = field(default_factory=Channel)

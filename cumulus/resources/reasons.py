@@ -150,6 +150,8 @@ class SchedulingReason(StrEnum):
     GANG_INCOMPLETE = "GangIncomplete"
     NO_NODE_FITS = "NoNodeFits"
     WAITING_FOR_SHARE = "WaitingForShare"
+    TOO_MANY_JOBS = "TooManyJobs"
+    """As many jobs run as the daemon's setting allows."""
 
 
 @unique
@@ -236,7 +238,8 @@ class LeaderReason(StrEnum):
 
 @unique
 class EventReason(StrEnum):
-    """Reasons of events that are no condition's and no attempt's. The controllers and backends set them."""
+    """Reasons of events that are no condition's and no attempt's. The controllers, backends and the service set
+    them."""
 
     ATTEMPT_FAILED = "AttemptFailed"
     REQUEUED = "Requeued"
@@ -244,6 +247,8 @@ class EventReason(StrEnum):
     """A job is requeued again and again though its program exits with 0: it may be done."""
     LEASED = "Leased"
     RENEWED = "Renewed"
+    CHANGED_BY_ANOTHER = "ChangedByAnother"
+    """Somebody other than its submitter changed or deleted the object."""
     NOT_READY = "NotReady"
     DEVICE_RESIZED = "DeviceResized"
     ENGINE_STOPPED = "EngineStopped"

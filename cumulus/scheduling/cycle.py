@@ -160,6 +160,8 @@ class Cycle:
         self._snapshot = snapshot
         self._policies = policies
         self._position = 0
+        self._bound: set[str] = set()
+        """The jobs that were bound."""
         self._alike: set[tuple[int, float]] = set()
         """Gangs of one, as (demand's identity, seconds), whose like was refused: no more than a look for each of
         thousands that ask for the same."""
@@ -174,7 +176,7 @@ class Cycle:
     def bind(self, gang: Gang) -> bool:
         """Bind the next gang of the queue if it fits now."""
         self._position += 1
-        self.not_admitted = self._policies.admission.refusal(gang, self._snapshot)
+        self.not_admitted = self._policies.admission.refusal(gang, self._snapshot, self._bound)
         if self.not_admitted is not None:
             return False
         alone = _alone(gang)
@@ -194,6 +196,8 @@ class Cycle:
             if member.demand.ports:
                 self.availability.book_ports(seat.slot.node, 0, length, member.demand.ports, gang.name)
             self.bindings.append(_binding(gang, member, seat))
+        if gang.job and gang.job not in self._snapshot.running_jobs:
+            self._bound.add(gang.job)
         return True
 
     def refuse(self, gang: Gang) -> Refusal:

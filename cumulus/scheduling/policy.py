@@ -6,10 +6,11 @@ Each is a protocol with today's behaviour as its default. Policies are pure: wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cumulus.resources.reasons import SchedulingReason
 from cumulus.scheduling.fit import Reason
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot
 
@@ -26,8 +27,9 @@ class QueueOrder(Protocol):
 class QueueAdmission(Protocol):
     """Who may be placed at all, whatever is free: a quota, a closed queue."""
 
-    def refusal(self, gang: Gang, snapshot: Snapshot) -> Reason | None:
-        """Why the gang may not be placed now: it waits without a reservation. None where it may."""
+    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
+        """Why the gang may not be placed now: it waits without a reservation. None where it may. `bound`: the jobs that
+        this cycle has given shares to, which the snapshot does not have."""
         ...
 
 
@@ -50,8 +52,22 @@ class PriorityThenAge:
 class AdmitAll:
     """Whoever waits may be placed."""
 
-    def refusal(self, gang: Gang, snapshot: Snapshot) -> Reason | None:
+    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
         return None
+
+
+class MostJobs:
+    """At most so many jobs have shares at once, of the whole server. Partitions of no job are not counted."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
+        running = snapshot.running_jobs
+        if not gang.job or gang.job in running or len(running) + len(bound) < self._most:
+            return None
+        what = f"{self._most} job{'s run' if self._most > 1 else ' runs'}"
+        return Reason(SchedulingReason.TOO_MANY_JOBS, f"{what}, as many as MAX_CONCURRENT_JOBS allows")
 
 
 class PreemptNone:
@@ -71,3 +87,8 @@ class Policies:
 
 
 DEFAULT = Policies()
+
+
+def policies_of(max_jobs: int | None) -> Policies:
+    """Those of a server on which so many jobs run at once; None: as many as find a place."""
+    return DEFAULT if max_jobs is None else Policies(admission=MostJobs(max_jobs))

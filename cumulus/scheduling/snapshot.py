@@ -144,6 +144,11 @@ class Snapshot:
         return self._by_partition.get(partition)
 
     @cached_property
+    def running_jobs(self) -> frozenset[str]:
+        """The jobs that have shares."""
+        return frozenset(hold.job for hold in self.holds if hold.job)
+
+    @cached_property
     def _by_partition(self) -> dict[Key, Gang]:
         return {member.partition: gang for gang in self.pending for member in gang.members}
 

@@ -14,6 +14,7 @@ from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
 from cumulus.resources.node import GPUNode, in_cluster
+from cumulus.scheduling.policy import DEFAULT, Policies
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ControlPlane:
         workers: Mapping[str, int] | None = None,
         stall_seconds: float = STALL_SECONDS,
         metrics: DaemonMetrics | None = None,
+        policies: Policies = DEFAULT,
     ) -> None:
         controllers = declared()
         informer = informer_for(store, controllers)
@@ -56,7 +58,7 @@ class ControlPlane:
         self._manager = Manager(
             store, informer, controllers,
             context_maker(
-                backends, self._agents, cluster=cluster, cluster_user=cluster_user,
+                backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
                 **({} if metrics is None else {"placed": metrics.starts.placed}),
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,

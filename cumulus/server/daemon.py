@@ -31,6 +31,7 @@ from cumulus.lib.systemd import notify
 from cumulus.machinery.manager import Role
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.resources.node import GPUNode
+from cumulus.scheduling.policy import policies_of
 from cumulus.secrets import JobSecrets
 from cumulus.server.api_server import ApiServer
 from cumulus.server.command_server_process import CommandServerProcess
@@ -68,7 +69,13 @@ def run(settings: Settings) -> int:
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
     api_server = ApiServer(
-        home, store, settings.api, mounts=settings.containers.mounts, metrics=metrics, system=settings.system
+        home,
+        store,
+        settings.api,
+        mounts=settings.containers.mounts,
+        metrics=metrics,
+        system=settings.system,
+        max_jobs=settings.max_jobs,
     )
     try:
         ledger = Ledger()
@@ -90,7 +97,7 @@ def run(settings: Settings) -> int:
             ready=_ready(home, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
-            metrics=metrics,
+            metrics=metrics, policies=policies_of(settings.max_jobs),
         )  # fmt: skip
         manager.run(stop)
         for opened in backends:

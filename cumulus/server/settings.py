@@ -115,6 +115,16 @@ def _workers(value: Any) -> int:
     return value
 
 
+def _jobs(value: Any) -> int:
+    if not (isinstance(value, str) and value.isascii() and value.isdecimal() and int(value) >= 1):
+        # Said here: nothing above knows which variable it was.
+        raise UsageError(
+            f"{environment.MAX_CONCURRENT_JOBS} is {value!r}; it takes a whole number from 1 on",
+            hint="unset it to let as many jobs run as find a place",
+        )
+    return int(value)
+
+
 def _log_size(value: Any) -> int:
     try:
         size = parse_bytes(value)
@@ -222,6 +232,10 @@ class Settings(Configuration, BaseSettings):
     system: bool = False
     """This is the system daemon, which serves every user of the machine."""
     config_file: str = Field("", validation_alias=environment.CONFIG)
+    max_jobs: Annotated[int, BeforeValidator(_jobs)] | None = Field(
+        None, validation_alias=environment.MAX_CONCURRENT_JOBS
+    )
+    """How many jobs run at once; None: as many as find a place."""
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
     ssh: SshSettings = Field(default_factory=SshSettings)
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ))

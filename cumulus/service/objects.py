@@ -17,6 +17,7 @@ from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
 from cumulus.resources.registry import BY_NAME, kind_of
+from cumulus.service import audit
 from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
 from cumulus.service.identity import Identity
@@ -43,7 +44,7 @@ class Objects:
     def __init__(self, store: Store, clock: Clock, access: Access) -> None:
         self._store = store
         self._access = access
-        self._guard = Guard(store, access)
+        self._guard = Guard(store, access, clock)
         self._redaction = Redaction(access)
         self._clock = clock
 
@@ -247,10 +248,13 @@ class Objects:
             # Before anything is read: what forbids a change tells what is stored.
             self._ask(identity, "patch", *manifest.key)
         pruning = Prune(prune, prune_limit) if prune else None
-        results = apply(
-            self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity),
-            field_manager=field_manager, force_conflicts=force_conflicts, clock=self._clock,
-        )  # fmt: skip
+        verb = partial(audit.change, "patch")
+        changes = [verb(m.kind.plural, m.key) for m in manifests]
+        with self._access.audit.doing(identity, changes, dry_run=dry_run):
+            results = apply(
+                self._store, manifests, dry_run=dry_run, prune=pruning, admit=partial(self._guard.checked, identity),
+                field_manager=field_manager, force_conflicts=force_conflicts, clock=self._clock,
+            )  # fmt: skip
         self._access.bindings_changed()
         return [Applied(result.action, result.key, result.before, result.after) for result in results]
 
@@ -392,9 +396,14 @@ class Objects:
 
     def _write(self, identity: Identity, given: Sequence[Write], dry_run: bool) -> Document:
         """The answer to the last of the writes. Raises Forbidden."""
-        writes = self._guard.checked(identity, given)
+        changes = [audit.change(w.verb, BY_NAME[key.kind].plural, key) for w in given for key in [_key_of(w)]]
+        with self._access.audit.doing(identity, changes, dry_run=dry_run):
+            return self._written(self._guard.checked(identity, given), len(given) - 1, dry_run)
+
+    def _written(self, writes: Sequence[Write], answered: int, dry_run: bool) -> Document:
+        """The answer to one of the writes."""
         if not dry_run:
-            answer = self._store.transact(writes)[-1]
+            answer = self._store.transact(writes)[answered]
             if BY_NAME[answer["kind"]].grants:
                 self._access.bindings_changed()
             return answer
@@ -406,7 +415,7 @@ class Objects:
             now=timestamp(self._clock.now()), new_uid=rules.new_uid,
             admission=door.check,
         )  # fmt: skip
-        return codec.decode(made.answers[-1])
+        return codec.decode(made.answers[answered])
 
     def _stored(self, key: Key) -> Document | None:
         try:
@@ -422,6 +431,10 @@ def _namespace(kind: Kind, document: Document) -> str:
     if not kind.namespaced:
         return ""
     return given if isinstance(given, str) and given else DEFAULT_NAMESPACE
+
+
+def _key_of(write: Write) -> Key:
+    return write.key or key_of(write.document or {})
 
 
 def _status_of(key: Key) -> str:

@@ -29,6 +29,20 @@ class Secrets:
     ) -> None:  # fmt: skip
         """Write the keys of a secret, each whole or not at all. With `overwrite` also of one that is there, whose other
         keys stay. Raises AlreadyExists. With `dry_run` nothing is written."""
+        doing = [("create", "secrets" if namespace else "systemsecrets", namespace, name)]
+        with self._access.audit.doing(identity, doing, dry_run=dry_run):
+            self._create(identity, namespace, name, values, overwrite=overwrite, dry_run=dry_run)
+
+    def _create(
+        self,
+        identity: Identity,
+        namespace: str,
+        name: str,
+        values: Mapping[str, str],
+        *,
+        overwrite: bool,
+        dry_run: bool,
+    ) -> None:
         self._check(identity, "create", namespace, name)
         if overwrite:
             self._check(identity, "update", namespace, name)
@@ -77,6 +91,11 @@ class Secrets:
 
     def delete(self, identity: Identity, namespace: str, name: str, key: str = "", *, dry_run: bool = False) -> None:
         """Delete one key, or all of the secret. Raises NotFound."""
+        doing = [("delete", "secrets" if namespace else "systemsecrets", namespace, name)]
+        with self._access.audit.doing(identity, doing, dry_run=dry_run):
+            self._delete(identity, namespace, name, key, dry_run=dry_run)
+
+    def _delete(self, identity: Identity, namespace: str, name: str, key: str, *, dry_run: bool) -> None:
         self._check(identity, "delete", namespace, name)
         keys = [found.key for found in self._keys(namespace) if found.name == name and key in ("", found.key)]
         if not keys:

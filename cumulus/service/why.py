@@ -27,6 +27,7 @@ from cumulus.resources.query import Query
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
 from cumulus.resources.registry import BY_NAME
 from cumulus.scheduling.explain import Explanation, explain
+from cumulus.scheduling.policy import policies_of
 from cumulus.scheduling.snapshot import build
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
@@ -39,9 +40,12 @@ R = TypeVar("R", bound=Resource)
 
 
 class Explanations:
-    def __init__(self, store: Store, clock: Clock, objects: Objects, redaction: Redaction) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, objects: Objects, redaction: Redaction, max_jobs: int | None = None
+    ) -> None:
         self._store = store
         self._redaction = redaction
+        self._max_jobs = max_jobs
         self._clock = clock
         self._objects = objects
 
@@ -56,7 +60,7 @@ class Explanations:
     def _asked(self, identity: Identity, document: Document) -> _Question:
         tell = partial(self._redaction.problem, identity)
         ids = self._redaction.sees(identity, "")
-        return _Question(self._store, document, self._clock.now(), tell, ids=ids)
+        return _Question(self._store, document, self._clock.now(), tell, ids=ids, max_jobs=self._max_jobs)
 
     def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
         """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
@@ -78,9 +82,10 @@ class _Question:
 
     def __init__(
         self, store: Store, document: Document, now: datetime,
-        tell: Callable[[Document, InvalidObject], InvalidObject], *, ids: bool,
+        tell: Callable[[Document, InvalidObject], InvalidObject], *, ids: bool, max_jobs: int | None,
     ) -> None:  # fmt: skip
         self._ids = ids
+        self._max_jobs = max_jobs
         self._store = store
         self._tell = tell
         self._document = document
@@ -118,7 +123,7 @@ class _Question:
         if not self._ids:
             anonymous = (replace(hold, lease="") if hold.partition is None else hold for hold in snapshot.holds)
             snapshot = replace(snapshot, holds=tuple(anonymous))
-        return explain(snapshot, key)
+        return explain(snapshot, key, policies_of(self._max_jobs))
 
     def _all(self, model: type[R]) -> list[R]:
         """Of a kind, without those that are damaged."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cumulus.resources.key import Key
+from cumulus.resources.meta import JOB_LABEL
+from cumulus.resources.partition import GPUPartition
 from cumulus.scheduling.cycle import Cycle, place
 from cumulus.scheduling.explain import State, explain
 from cumulus.scheduling.fit import Reason
-from cumulus.scheduling.policy import DEFAULT, Policies
+from cumulus.scheduling.policy import DEFAULT, Policies, policies_of
 from cumulus.scheduling.snapshot import Gang, Hold, Snapshot, build
 from tests.scheduling.build import NOW, held, node, pending
 
@@ -26,7 +28,7 @@ class Closed:
 
     name: str
 
-    def refusal(self, gang: Gang, snapshot: Snapshot) -> Reason | None:
+    def refusal(self, gang: Gang, snapshot: Snapshot, bound: Collection[str]) -> Reason | None:
         return Reason("OverQuota", "the quota is used up") if gang.name == self.name else None
 
 
@@ -73,3 +75,25 @@ def test_by_default_nobody_is_held_back() -> None:
     run = Cycle(snapshot, DEFAULT)
     assert [gang.name for gang in run.queue] == ["default/b", "default/a"]
     assert all(run.bind(gang) for gang in run.queue)
+
+
+def of_job(name: str, job: str) -> GPUPartition:
+    made = pending(name, memory="1Gi")
+    return made.replace(metadata=made.metadata.model_copy(update={"labels": {JOB_LABEL: job}}))
+
+
+def test_so_many_jobs_run_as_the_server_allows() -> None:
+    """Those that run and those that this cycle starts are counted; what belongs to no job is not."""
+    running = held(of_job("x", "x"), memory=1, compute=10)
+    waiting = [of_job(name, name) for name in ("a", "b", "c")]
+    snapshot = build([node()], [running, *waiting, pending("lone", memory="1Gi")], NOW)
+    result = place(snapshot, policies_of(2))
+    assert [binding.gang for binding in result.bindings] == ["default/a", "default/lone"]
+    assert {refusal.reason.code for refusal in result.refusals} == {"TooManyJobs"}
+    found = explain(snapshot, Key("GPUPartition", "default", "c"), policies_of(2))
+    assert found is not None
+    assert found.headline == "its queue does not admit it: 2 jobs run, as many as MAX_CONCURRENT_JOBS allows"
+    assert len(place(snapshot).bindings) == 4
+    # A job that has shares gets the rest of them.
+    more = build([node()], [running, of_job("x2", "x")], NOW)
+    assert len(place(more, policies_of(1)).bindings) == 1

@@ -48,6 +48,18 @@ def test_directories_that_containers_mount_from(tmp_path: Path) -> None:
             load(tmp_path, f"containers: {{mounts: {wrong}}}")
 
 
+def test_how_many_jobs_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.read().max_jobs is None
+    monkeypatch.setenv("MAX_CONCURRENT_JOBS", "")
+    assert settings.read().max_jobs is None
+    monkeypatch.setenv("MAX_CONCURRENT_JOBS", "3")
+    assert settings.read().max_jobs == 3
+    for wrong in ("0", "-1", "many", "1.5"):
+        monkeypatch.setenv("MAX_CONCURRENT_JOBS", wrong)
+        with pytest.raises(UsageError, match=r"MAX_CONCURRENT_JOBS is .*; it takes a whole number from 1 on"):
+            settings.read()
+
+
 def test_half_of_the_kept_log(tmp_path: Path) -> None:
     assert load(tmp_path, "logs: {last: 100Mi}").logs.retention == LogRetention(8 * 2**20, 100 * 2**20)
 

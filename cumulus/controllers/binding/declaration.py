@@ -28,7 +28,9 @@ def rest(reconciler: BindingReconciler, request: Request) -> float:
 CONTROLLERS = (
     Controller[Context, BindingReconciler](
         name=NAME,
-        build=lambda context: BindingReconciler(context.cache, context.client, context.clock, placed=context.placed),
+        build=lambda context: BindingReconciler(
+            context.cache, context.client, context.clock, context.policies, placed=context.placed
+        ),
         resync=lambda context: (QUEUE,),
         watches=(
             Watch(GPUPartition.KIND, the_queue, when=changes_the_queue, after=rest),

@@ -10,7 +10,8 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.roles import Role, strongest
 from cumulus.resources.submitter import DaemonRules
 from cumulus.service.access.bindings import Bindings
-from cumulus.service.access.matrix import Resource, find
+from cumulus.service.access.matrix import OTHERS, READ, Resource, find
+from cumulus.service.audit import Audit
 
 if TYPE_CHECKING:
     from cumulus.service.identity import Identity
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 ADMIN_GROUP = "cumulus-admin"
 """Its members are admins everywhere, before anything is bound."""
+
+
+_TOLD = frozenset(
+    (resource.name, verb)
+    for resource in OTHERS
+    if not resource.namespaced and resource.name != "systemsecrets"
+    for verb, role in resource.verbs.items()
+    if role is Role.ADMIN and (verb not in READ or resource.name == "swarms/invitation")
+)
+"""What is no object, and changes something or gives a key away. The log tells that somebody began it. Secrets tell of
+themselves, with the outcome."""
 
 
 class Decision(NamedTuple):
@@ -35,9 +47,11 @@ class Access:
     """
 
     def __init__(
-        self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False, mounts: Sequence[str] = ()
-    ) -> None:
+        self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False, mounts: Sequence[str] = (),
+        audit: Audit = Audit(logs=False),
+    ) -> None:  # fmt: skip
         self._bindings = Bindings(open_store)
+        self.audit = audit
         self.owner = owner
         self.rules = DaemonRules(owner, tuple(mounts))
         self._home_namespaces = home_namespaces
@@ -76,8 +90,11 @@ class Access:
         """Raises Forbidden where `may` says no."""
         decision = self.may(identity, verb, resource, namespace, name, group)
         if not decision.allowed:
+            self.audit.tell(identity, verb, resource, namespace, name, "Forbidden")
             known = find(resource, group)
             raise refusal(identity, verb, known or resource, namespace, name, hint=decision.reason)
+        if (resource, verb) in _TOLD:
+            self.audit.tell(identity, verb, resource, namespace, name, "allowed")
 
     def bindings_changed(self) -> None:
         """This process wrote a role binding."""

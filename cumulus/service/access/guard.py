@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cumulus.clock import Clock, timestamp
 from cumulus.errors import Forbidden
 from cumulus.lib.printable import one_line
-from cumulus.resources.key import Document, Key, key_of
+from cumulus.lib.truncate import LONGEST_TEXT, truncate
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
 from cumulus.service.access import bindings
@@ -22,15 +25,18 @@ _CONTROLLERS_OWN = ("ownerReferences", "finalizers")
 
 
 class Guard:
-    def __init__(self, store: Store, access: Access) -> None:
+    def __init__(self, store: Store, access: Access, clock: Clock) -> None:
         self._store = store
         self._access = access
+        self._clock = clock
 
     def checked(self, identity: Identity, writes: Sequence[Write]) -> list[Write]:
-        """The writes with who submitted what. Raises Forbidden where one of them is not allowed, NotFound."""
-        return [self._checked(identity, write) for write in writes]
+        """The writes with who submitted what, and after them events that tell submitters who else changed something of
+        theirs. Raises Forbidden where one of them is not allowed, NotFound."""
+        told: list[Write] = []
+        return [self._checked(identity, write, told) for write in writes] + told
 
-    def _checked(self, identity: Identity, write: Write) -> Write:
+    def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
         document = write.document
         key = write.key or key_of(document or {})
         kind = BY_NAME[key.kind]
@@ -47,6 +53,8 @@ class Guard:
             return replace(write, document=_submitted(document, submitter.annotations))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
+        if kind.tells and not _is_mine(identity, stored, unknown=True):
+            told.append(Write("create", _told(identity, write.verb, stored, timestamp(self._clock.now()))))
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
@@ -59,8 +67,8 @@ class Guard:
     def _check_submitter(self, identity: Identity, verb: str, key: Key, stored: Document) -> None:
         if self._access.is_admin(identity, key.namespace):
             return
-        found = Submitter.of(stored["metadata"].get("annotations"))
-        if found.name != identity.name or found.uid not in (None, identity.uid):
+        if not _is_mine(identity, stored):
+            found = Submitter.of(stored["metadata"].get("annotations"))
             whose = one_line(found.name) or "the daemon's own user"
             raise self._refusal(identity, verb, key, f"it is {whose}'s: only they and an admin may change it")
 
@@ -89,8 +97,40 @@ class Guard:
                 raise self._refusal(identity, verb, key, f"you can't give the role {role}, which you do not have")
 
     def _refusal(self, identity: Identity, verb: str, key: Key, hint: str) -> Forbidden:
+        self._access.audit.tell(identity, verb, BY_NAME[key.kind].plural, key.namespace, key.name, "Forbidden")
         plural = BY_NAME[key.kind].plural
         return refusal(identity, verb, find(plural) or plural, key.namespace, key.name, hint=hint)
+
+
+def _is_mine(identity: Identity, stored: Document, *, unknown: bool = False) -> bool:
+    """Whether the identity submitted the object; `unknown` where the object is older than submitters."""
+    found = Submitter.of(stored["metadata"].get("annotations"))
+    if not found.name:
+        return unknown
+    return found.name == identity.name and found.uid in (None, identity.uid)
+
+
+def _told(identity: Identity, verb: str, stored: Document, now: str) -> Document:
+    """The event that somebody other than its submitter changed an object."""
+    # Loaded where there is something to tell: most people change what is theirs.
+    from cumulus.resources.reasons import EventReason
+
+    metadata = stored["metadata"]
+    did = {"delete": "deleted", "status": "changed the status of"}.get(verb, "changed")
+    message = truncate(f"{one_line(identity.name)} {did} this {BY_NAME[stored['kind']].one}", LONGEST_TEXT)
+    about = {
+        "apiVersion": stored["apiVersion"], "kind": stored["kind"], "namespace": metadata.get("namespace") or "",
+        "name": metadata["name"], "uid": metadata["uid"],
+    }  # fmt: skip
+    # Of each change one: it is made at most once from a version.
+    digest = hashlib.sha256("\0".join((message, metadata["uid"], metadata["resourceVersion"])).encode()).hexdigest()
+    name = f"{metadata['name'][:200].rstrip('.-')}.{digest[:16]}"
+    return {
+        "apiVersion": API_VERSION, "kind": "Event",
+        "metadata": {"name": name, "namespace": metadata.get("namespace") or DEFAULT_NAMESPACE},
+        "involvedObject": about, "reason": EventReason.CHANGED_BY_ANOTHER.value, "message": message, "type": "Normal",
+        "source": {"component": "api", "host": ""}, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+    }  # fmt: skip
 
 
 def _submitted(document: Document, submitter: dict[str, Any]) -> Document:
