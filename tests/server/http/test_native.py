@@ -13,8 +13,11 @@ from tests.documents import job, node
 from tests.server.http.conftest import Served
 
 KEY = {"kind": "GPUJob", "namespace": "default", "name": "train"}
-FREE = ("revision", "job_files", "server_state", "delete_losses", "remove_node", "create_token")
-"""Calls that tell nothing of others' objects, one that is refused for another reason first, and a token of one's own."""
+FREE = (
+    "revision", "job_files", "server_state", "delete_losses", "api_address", "remove_node",
+    "create_token", "tokens", "revoke_token",
+)  # fmt: skip
+"""Calls that tell nothing of others' objects, one that is refused for another reason first, tokens of one's own."""
 
 
 def test_a_call_and_its_answer(served: Served) -> None:
