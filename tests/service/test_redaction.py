@@ -98,6 +98,9 @@ def reads(service: Service, identity: Identity) -> dict[str, Callable[[], Any]]:
         "probe": lambda: objects.list(identity, Query("GPUNode", fields=f"spec.ssh.user={HUSH}")).items,
         "suspend": lambda: service.jobs.suspend(identity, LABS, suspended=True),
         "delete": lambda: objects.delete(identity, LABS),
+        "json patch": lambda: objects.patch(
+            identity, LABS, [{"op": "test", "path": "/spec/command/0", "value": "x"}], type="json"
+        ),
         "patch": lambda: objects.patch(identity, LABS, {"spec": {"command": ["x"]}}),
         "server-side apply": lambda: objects.apply_patch(identity, LABS, {}, field_manager="x", dry_run=True),
         "update": lambda: objects.update(identity, job("train", namespace="lab")),
@@ -115,6 +118,10 @@ def reads(service: Service, identity: Identity) -> dict[str, Callable[[], Any]]:
         for namespace in (None, "", "lab") if kind.namespaced else (None,):
             query = Query(kind.name, namespace)
             found[f"list {kind.plural} {namespace}"] = lambda query=query: objects.list(identity, query).items
+            found[f"list packed {kind.plural} {namespace}"] = lambda query=query: objects.list_packed(identity, query)
+            found[f"delete {kind.plural} {namespace}"] = lambda query=query: objects.delete_collection(
+                identity, query, dry_run=True
+            )
             found[f"watch {kind.plural} {namespace}"] = lambda query=query: watched(query)
     return found
 
@@ -130,7 +137,7 @@ def test_no_read_tells_what_is_not_for_others(service: Service, identity: Identi
             said = f"{error} {error.hint}"
         assert HUSH not in said.replace(f"spec.ssh.user={HUSH}", ""), name
     everybodys = {"node", "describe node", "files", "state", "probe"}
-    everybodys |= {"list gpunodes None", "watch gpunodes None"}
+    everybodys |= {"list gpunodes None", "list packed gpunodes None", "watch gpunodes None"}
     assert allowed == everybodys | ({"why", "describe"} if identity is ANN else set())
 
 
