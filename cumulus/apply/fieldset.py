@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import orjson
+
 from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import Document
 from cumulus.resources.values import KEYED_LISTS, SET_LISTS, is_name
@@ -23,6 +25,8 @@ _Nodes = dict[Path, Any]
 """Each value of an object by its path, and _ITEM for each item of a list that has fields of its own."""
 
 _ITEM = object()
+KNOWN_BYTES = 4096
+"""Of the JSON of a set that is remembered, at most: most objects have the same few."""
 MAX_DEPTH = 32
 """Steps of a path. The deepest field of any kind has six."""
 USERS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
@@ -30,6 +34,7 @@ USERS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
 _NOT_USERS = frozenset({"apiVersion", "kind", "metadata", "status"})
 _METADATA = ("f:metadata",)
 _GONE = object()
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _steps(names: Iterable[str]) -> Path:
@@ -54,7 +59,7 @@ class Difference(NamedTuple):
 NO_DIFFERENCE = Difference(frozenset(), frozenset())
 
 
-def encode(fields: Iterable[Path]) -> Document:
+def encode(fields: FieldSet) -> Document:
     """The set as FieldsV1."""
     tree: Document = {}
     for path in sorted(fields):
@@ -67,9 +72,11 @@ def encode(fields: Iterable[Path]) -> Document:
 
 def decode(fields: Any) -> FieldSet:
     """The set that FieldsV1 tells. Raises ValueError."""
-    found: set[Path] = set()
-    _decode(fields, (), found)
-    return frozenset(found)
+    try:
+        text = orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        raise ValueError("fieldsV1 is nested too deeply, or is not JSON") from None
+    return _known(text) if len(text) <= KNOWN_BYTES else _decoded(text)
 
 
 def text(path: Path) -> str:
@@ -236,12 +243,7 @@ def _item_step(path: Path, item: Any) -> str | None:
         return f"v:{_json(item)}" if isinstance(item, str) else None
     key = _KEYS[path]
     name = item.get(key) if isinstance(item, dict) else None
-    return _key_step(key, name) if is_name(name) else None
-
-
-@lru_cache(maxsize=4096)
-def _key_step(key: str, name: str | int) -> str:
-    return f"k:{_json({key: name})}"
+    return f"k:{_json({key: name})}" if is_name(name) else None
 
 
 def _equal(old: Any, new: Any) -> bool:
@@ -250,15 +252,20 @@ def _equal(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def _without_leaf_marks(tree: Document) -> Document:
     """A field that has no fields below it is `{}`; only one that is in the set beside them has a "."."""
     return {
         step: {} if step == "." or below.keys() == {"."} else _without_leaf_marks(below) for step, below in tree.items()
     }
+
+
+def _decoded(text: bytes) -> FieldSet:
+    found: set[Path] = set()
+    _decode(orjson.loads(text), (), found)
+    return frozenset(found)
+
+
+_known = lru_cache(maxsize=256)(_decoded)
 
 
 def _decode(tree: Any, path: Path, found: set[Path]) -> None:
@@ -276,7 +283,6 @@ def _decode(tree: Any, path: Path, found: set[Path]) -> None:
             _decode(below, (*path, _checked_step(str(step))), found)
 
 
-@lru_cache(maxsize=4096)
 def _checked_step(step: str) -> str:
     """In the one form in which the same step is the same text."""
     kind, colon, rest = step.partition(":")

@@ -271,10 +271,10 @@ def _deleted(stored: Document, now: str, grace: int) -> tuple[int, Document]:
 
 
 def _users(document: Document) -> Document:
-    """What users write of an object."""
+    """What users write of an object, and who set what of it."""
     metadata = document["metadata"]
     mine = {name: value for name, value in document.items() if name not in ("metadata", "status")}
-    return {**mine, "labels": metadata.get("labels"), "annotations": metadata.get("annotations")}
+    return mine | {name: metadata.get(name) for name in ("labels", "annotations", "managedFields")}
 
 
 def _with_status(document: Document, status: Any) -> Document:
