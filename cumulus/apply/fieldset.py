@@ -25,8 +25,8 @@ _Nodes = dict[Path, Any]
 """Each value of an object by its path, and _ITEM for each item of a list that has fields of its own."""
 
 _ITEM = object()
-KNOWN_BYTES = 4096
-"""Of the JSON of a set that is remembered, at most: most objects have the same few."""
+KNOWN, KNOWN_BYTES = 256, 4096
+"""Of what is remembered, and of the JSON of each at most: objects that are made in numbers have the same few fields."""
 MAX_DEPTH = 32
 """Steps of a path. The deepest field of any kind has six."""
 USERS_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
@@ -72,11 +72,8 @@ def encode(fields: FieldSet) -> Document:
 
 def decode(fields: Any) -> FieldSet:
     """The set that FieldsV1 tells. Raises ValueError."""
-    try:
-        text = orjson.dumps(fields)
-    except orjson.JSONEncodeError:
-        raise ValueError("fieldsV1 is nested too deeply, or is not JSON") from None
-    return _known(text) if len(text) <= KNOWN_BYTES else _decoded(text)
+    text = _short(fields)
+    return _known_set(text) if text else _decoded(fields)
 
 
 def text(path: Path) -> str:
@@ -111,7 +108,15 @@ def users_part(document: Mapping[str, Any]) -> Document:
 
 def fields(document: Mapping[str, Any]) -> FieldSet:
     """What somebody who applies the document sets by it: its values and its named items."""
-    return frozenset(_nodes(users_part(document), ()))
+    part = users_part(document)
+    text = _short(part)
+    return _known_fields(text) if text else frozenset(_nodes(part, ()))
+
+
+def encoded_fields(document: Mapping[str, Any]) -> Document:
+    """The same as FieldsV1. It must not be changed: it may be another object's too."""
+    text = _short(users_part(document))
+    return _known_encoding(text) if text else encode(fields(document))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Difference:
@@ -259,13 +264,34 @@ def _without_leaf_marks(tree: Document) -> Document:
     }
 
 
-def _decoded(text: bytes) -> FieldSet:
+def _decoded(fields: Any) -> FieldSet:
     found: set[Path] = set()
-    _decode(orjson.loads(text), (), found)
+    _decode(fields, (), found)
     return frozenset(found)
 
 
-_known = lru_cache(maxsize=256)(_decoded)
+def _short(value: Any) -> bytes:
+    """The JSON of what is remembered; none of what is long, or no JSON."""
+    try:
+        text = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return b""
+    return text if len(text) <= KNOWN_BYTES else b""
+
+
+@lru_cache(maxsize=KNOWN)
+def _known_set(text: bytes) -> FieldSet:
+    return _decoded(orjson.loads(text))
+
+
+@lru_cache(maxsize=KNOWN)
+def _known_fields(text: bytes) -> FieldSet:
+    return frozenset(_nodes(orjson.loads(text), ()))
+
+
+@lru_cache(maxsize=KNOWN)
+def _known_encoding(text: bytes) -> Document:
+    return encode(_known_fields(text))
 
 
 def _decode(tree: Any, path: Path, found: set[Path]) -> None:

@@ -92,7 +92,7 @@ def created(document: Document, given: Mapping[str, Any], manager: str, *, now: 
     """A new object as somebody asked for it by `given`. Raises InvalidObject for a bad name of a manager."""
     me = Owner(check_manager(manager), "Update")
     said = fieldset.fields(given)
-    return written(document, {me: Owned(said, now)} if said else {})
+    return written(document, {me: Owned(said, now, fieldset.encoded_fields(given))} if said else {})
 
 
 def updated(

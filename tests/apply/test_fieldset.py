@@ -74,13 +74,9 @@ def test_what_is_no_set_of_fields(fields: object, problem: str) -> None:
 
 def test_a_path_that_never_ends_is_refused() -> None:
     deep: dict[str, object] = {}
-    for _ in range(40):
-        deep = {"f:a": deep}
-    with pytest.raises(ValueError, match="more than 32 steps"):
-        fieldset.decode(deep)
     for _ in range(5000):
         deep = {"f:a": deep}
-    with pytest.raises(ValueError, match="nested too deeply"):
+    with pytest.raises(ValueError, match="more than 32 steps"):
         fieldset.decode(deep)
 
 
