@@ -143,7 +143,7 @@ def _address(value: Any) -> str:
 
 
 def _host_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise ValueError("must be a list of names and addresses")
     for each in value:
         if not _HOST.fullmatch(each):

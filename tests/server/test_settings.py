@@ -11,6 +11,7 @@ from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.errors import UsageError
 from cumulus.server import settings
 from cumulus.server.config_file import find
+from cumulus.server.http.tls import check_files
 from cumulus.server.settings import Settings
 
 
@@ -58,6 +59,33 @@ def test_how_many_jobs_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MAX_CONCURRENT_JOBS", wrong)
         with pytest.raises(UsageError, match=r"MAX_CONCURRENT_JOBS is .*; it takes a whole number from 1 on"):
             settings.read()
+
+
+def test_where_the_api_listens(tmp_path: Path) -> None:
+    assert settings.read().api.address == ("127.0.0.1", 0)
+    text = 'api: {listen: "[::]:6443", names: [gpu.example.org, 10.0.0.7], clientCA: ca.pem}'
+    found = load(tmp_path, text).api
+    assert (found.address, found.names) == (("::", 6443), ("gpu.example.org", "10.0.0.7"))
+    assert found.clientCA == str(tmp_path / "empty" / "ca.pem")
+    # A flag says one key, and the file the others.
+    both = settings.read(config_file=str(tmp_path / "config.yaml"), listen="0.0.0.0:7000").api
+    assert (both.address, both.names) == (("0.0.0.0", 7000), ("gpu.example.org", "10.0.0.7"))
+    for wrong in ("listen: 6443", "listen: x", 'listen: "::1:80"', "names: x", "names: ['a b']", "tlsCert: [x]"):
+        with pytest.raises(UsageError, match=r"config.yaml:1:\d+: api\.(listen|names|tlsCert)"):
+            load(tmp_path, f"api: {{{wrong}}}")
+    with pytest.raises(UsageError, match="--listen 'nowhere': must be HOST:PORT"):
+        settings.read(listen="nowhere")
+    with pytest.raises(UsageError, match="a certificate and its key are given together"):
+        settings.read(tls_cert="c.pem")
+
+
+def test_files_for_tls_are_looked_at_before_the_daemon_starts(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").write_text("no certificate")
+    given = settings.read(tls_cert=str(tmp_path / "c.pem"), tls_key=str(tmp_path / "missing.pem")).api
+    with pytest.raises(UsageError, match="are no certificate and its key: "):
+        check_files(given)
+    with pytest.raises(UsageError, match="is no certificate: "):
+        check_files(settings.read(client_ca=str(tmp_path / "c.pem")).api)
 
 
 def test_half_of_the_kept_log(tmp_path: Path) -> None:
