@@ -145,6 +145,7 @@ class ApiServer:
     def _serve_encrypted(self, encrypted: EncryptedApi) -> None:
         """Until this one is closed."""
         from cumulus.server.encrypted_api import said
+        from cumulus.server.http.certificates import fingerprint
 
         problem = ""
         while not self._closed.is_set():
@@ -160,7 +161,8 @@ class ApiServer:
                     _log.error("the API is not served over TLS", listen=self._settings.listen, error=problem)
                 self._closed.wait(ADDRESS_RETRY_SECONDS)
             else:
-                _log.info("the API is served", address=address.url)
+                authority = fingerprint(address.ca) if address.ca else "one that systems know"
+                _log.info("the API is served", address=address.url, authority=authority)
                 self.listens_encrypted.set()
 
 

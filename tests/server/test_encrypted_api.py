@@ -23,7 +23,7 @@ from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import CumulusError
 from cumulus.lib import addresses
 from cumulus.server.api_server import ApiServer
-from cumulus.server.http.certificates import Authority
+from cumulus.server.http.certificates import Authority, fingerprint
 from cumulus.server.settings import ApiSettings
 from cumulus.service import api_address
 from cumulus.service.identity import Identity
@@ -168,6 +168,21 @@ def test_what_it_keeps_is_its_own(encrypted: Encrypted) -> None:
         assert (directory / each).stat().st_mode & 0o777 == 0o600
     assert paths.api_address(encrypted.home).stat().st_mode & 0o777 == 0o600
     assert encrypted.service.api_address(ME).url.startswith("https://127.0.0.1:")
+
+
+def test_who_does_not_trust_it_yet_is_shown_the_authority_with_its_fingerprint(encrypted: Encrypted) -> None:
+    shown = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{encrypted.port}", "-showcerts"], input="", capture_output=True,
+        text=True, timeout=20, check=False,
+    ).stdout  # fmt: skip
+    found = api_address.read(encrypted.home)
+    assert found is not None
+    assert found.ca.strip() in shown
+    said = subprocess.run(
+        ["openssl", "x509", "-noout", "-fingerprint", "-sha256"], input=found.ca, capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    assert fingerprint(found.ca).removeprefix("SHA256:") == said.strip().rpartition("=")[2]
 
 
 def test_authority_and_port_stay_through_a_restart(tmp_path: Path) -> None:

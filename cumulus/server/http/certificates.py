@@ -1,7 +1,7 @@
 """The server's own certificate authority: made on first use, kept in the state directory, readable by its owner alone.
 
     ca.key, ca.crt    the authority: what clients trust, and what may sign client certificates
-    server.pem        the server's key and certificate, which is made anew before it expires and for new names
+    server.pem        the server's key and certificates, which are made anew before they expire and for new names
 
 The only module that knows `cryptography`, which takes its time to load: it is imported where something is made.
 """
@@ -9,9 +9,11 @@ The only module that knows `cryptography`, which takes its time to load: it is i
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import secrets
 import socket
+import ssl
 import stat
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -68,7 +70,8 @@ class Authority:
         authority = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         key = _new_key()
         made = _server_certificate(key.public_key(), signer, authority, names, now)
-        write_durably(str(self.server), _key_pem(key) + _pem(made))
+        # With the authority, for a client that has yet to trust it: a person compares its fingerprint.
+        write_durably(str(self.server), _key_pem(key) + _pem(made) + _pem(authority))
         return True
 
     def _serves(self, names: Collection[str], now: datetime) -> bool:
@@ -106,6 +109,11 @@ def trusted_by(chain: bytes) -> str:
     with contextlib.suppress(x509.ExtensionNotFound):
         signs_others = last.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     return _pem(last).decode() if signs_others or last.issuer == last.subject else ""
+
+
+def fingerprint(pem: str) -> str:
+    """SHA256:… of a certificate, as `openssl x509 -fingerprint -sha256` shows it."""
+    return "SHA256:" + hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest().hex(":").upper()
 
 
 def _new_key() -> Any:
