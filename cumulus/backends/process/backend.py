@@ -43,6 +43,9 @@ FOLLOW_INTERVAL = 0.1
 _SUPERVISOR_PATIENCE, _LOCK_INTERVAL = 2.0, 0.01
 """Seconds for which a purge waits for a supervisor that has written its run's end, and between its looks."""
 
+_SLOW_SECONDS = 1800.0
+"""A user whose file system does not answer holds up others once in so long."""
+
 TOMBSTONE_SECONDS = 30 * 86400.0
 """How long the uid of a purged job is remembered. After that a late start is still refused by its ended lease."""
 
@@ -81,6 +84,8 @@ class ProcessBackend:
         self._subscribers: list[Callable[[str, str], None]] = []
         self._watcher: Watcher | None = None
         self._next_sweep = 0.0
+        self._slow: dict[int, float] = {}
+        """Users whose files took too long to delete, and until when nobody waits for theirs."""
         with _translated("prepare its directory"):
             for directory in ("", layout.RUNS, JOBS, layout.EVENTS, PURGED, layout.TRASH):
                 os.makedirs(os.path.join(self._root, directory), mode=0o700, exist_ok=True)
@@ -398,7 +403,14 @@ class ProcessBackend:
     def _delete(self, trash: str) -> None:
         """Delete what was a job's directory. First the files of the user whom it ran as, which it names."""
         for user in self._users_of(trash):
-            delete_tree_as(user, os.path.join(layout.files_of(self._root, user.uid), os.path.basename(trash)))
+            now = self._clock.monotonic()
+            if now < self._slow.get(user.uid, now):
+                raise BackendError(f"files of {user.name}'s jobs are slow to delete; they are tried again later")
+            try:
+                delete_tree_as(user, os.path.join(layout.files_of(self._root, user.uid), os.path.basename(trash)))
+            except TimeoutError:
+                self._slow[user.uid] = now + _SLOW_SECONDS
+                raise
         with self._mutex, self._without_supervisors(trash):
             delete_tree(trash)
 

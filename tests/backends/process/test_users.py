@@ -16,12 +16,12 @@ import pytest
 
 from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.exit_codes import SAVED
-from cumulus.backends.process import layout
+from cumulus.backends.process import backend, layout
 from cumulus.chronos.contract import Device, LeaseRequest
 from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
-from cumulus.errors import BackendRefused
+from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
 from tests.backends.process_bed import ProcessBed
@@ -263,6 +263,29 @@ class TestPurge:
         bed.backend.purge("another")
         assert not place.exists()
         assert os.listdir(bed.root / layout.TRASH) == []
+
+    def test_files_that_are_not_deleted_in_time_are_waited_for_once(
+        self, bed: ProcessBed, users: tuple[User, User], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A user can stop what deletes as them, or keep their files in a file system that does not answer."""
+        waited: list[str] = []
+
+        def never(user: UnixUser, directory: str) -> None:
+            waited.append(directory)
+            raise TimeoutError(0, "deleting takes longer than 10 s", directory)
+
+        monkeypatch.setattr(backend, "delete_tree_as", never)
+        for job in ("one", "two", "three"):
+            work, _ = bed.run("true", job=job, **of(users[0]))
+            bed.backend.remove(work.name)
+            with pytest.raises(BackendError):
+                bed.backend.purge(work.job_uid)
+        assert len(waited) == 1
+        monkeypatch.undo()
+        bed.clock.passed += 7200
+        bed.backend.purge("another")
+        assert os.listdir(bed.root / layout.TRASH) == []
+        assert os.listdir(bed.root / layout.USERS / str(users[0].uid)) == []
 
 
 class TestLease:
