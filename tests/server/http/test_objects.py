@@ -18,6 +18,7 @@ from cumulus.service.identity import Identity
 from tests.documents import job, node, running
 from tests.server.http.conftest import Served, UnixConnection
 from tests.service.conftest import ME
+from tests.service.test_access import binding
 
 JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
 ALL = "/apis/cumulus.dev/v1alpha1/gpujobs"
@@ -257,6 +258,38 @@ class TestWriting:
         answer = served.ask("POST", JOBS, job("a"), accept="text/html")
         assert (answer.code, answer.json["reason"]) == (406, "NotAcceptable")
         assert names(served.get(JOBS)) == [], "nothing was made"
+
+
+class TestStatus:
+    def test_an_admin_writes_status_and_nothing_else_with_it(self, served: Served) -> None:
+        made = served.store.create(job("a"))
+        changed = {**made, "status": {"phase": "Running"}, "spec": {**made["spec"], "suspend": True}}
+        answer = served.ask("PUT", f"{JOBS}/a/status", changed)
+        assert answer.code == 200
+        assert answer.json["status"] == {"phase": "Running"}
+        assert answer.json["spec"] == made["spec"]
+        patch = {"status": {"failures": 2}, "metadata": {"labels": {"a": "b"}}}
+        answer = served.ask("PATCH", f"{JOBS}/a/status", patch, content_type="application/merge-patch+json")
+        assert answer.json["status"] == {"phase": "Running", "failures": 2}
+        assert "labels" not in answer.json["metadata"] or not answer.json["metadata"]["labels"]
+        operation = [{"op": "replace", "path": "/status/failures", "value": 3}]
+        answer = served.ask("PATCH", f"{JOBS}/a/status", operation, content_type="application/json-patch+json")
+        assert answer.json["status"]["failures"] == 3
+
+    def test_a_stale_one_loses_and_a_bad_one_is_refused(self, served: Served) -> None:
+        made = served.store.create(job("a"))
+        served.store.update_status({**made, "status": {"phase": "Running"}})
+        assert served.ask("PUT", f"{JOBS}/a/status", made).code == 409
+        assert served.ask("PUT", f"{JOBS}/b/status", made).code == 400
+        missing = {**made, "metadata": {"name": "b"}}
+        assert served.ask("PUT", f"{JOBS}/b/status", missing).code == 404
+
+    def test_nobody_else_does(self, served: Served) -> None:
+        served.store.create(job("a"))
+        served.store.create(binding("user", "User", "ann"))
+        served.asks = Identity("ann", 1001)
+        for method, type in (("PUT", "application/json"), ("PATCH", "application/merge-patch+json")):
+            assert served.ask(method, f"{JOBS}/a/status", job("a"), content_type=type).code == 403
 
 
 class TestFieldValidation:
