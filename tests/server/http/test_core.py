@@ -75,6 +75,15 @@ class TestEvents:
 
 
 class TestNodes:
+    def test_who_may_not_see_how_it_is_reached_does_not_see_it_here(self, served: Served) -> None:
+        made = node("gpu-1", ssh={"host": "hidden", "user": "hidden"})
+        made["metadata"]["annotations"] = {"cumulus.dev/last-applied-configuration": json.dumps(made["spec"])}
+        served.store.create(made)
+        served.asks = Identity("ann", 1001)
+        for path in ("/api/v1/nodes", "/api/v1/nodes/gpu-1", "/api/v1/nodes?watch=1&timeoutSeconds=1"):
+            answer = served.ask("GET", path)
+            assert (answer.code, b"gpu-1" in answer.body, b"hidden" in answer.body) == (200, True, False)
+
     def test_a_gpunode_is_a_node(self, served: Served) -> None:
         served.store.create(node("gpu-1"))
         found = served.get("/api/v1/nodes/gpu-1")

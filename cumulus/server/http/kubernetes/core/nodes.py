@@ -10,7 +10,7 @@ from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds.gpunode import devices, is_silent, node_condition, node_status
-from cumulus.server.http.kubernetes.core.view import View, routes
+from cumulus.server.http.kubernetes.core.view import KEPT, View, routes
 
 DEVICES = "cumulus.dev/devices"
 """Resource of a node: how many devices it has."""
@@ -29,7 +29,10 @@ def nodes_of(node: Document, now: datetime) -> Sequence[Document]:
     return (
         {
             "apiVersion": "v1", "kind": "Node",
-            "metadata": {**metadata, "labels": {HOSTNAME_LABEL: hostname, **(metadata.get("labels") or {})}},
+            "metadata": {
+                **{field: metadata[field] for field in KEPT if field in metadata},
+                "labels": {HOSTNAME_LABEL: hostname, **(metadata.get("labels") or {})},
+            },
             "spec": taints,
             "status": {
                 "addresses": [{"type": "Hostname", "address": hostname}],

@@ -22,7 +22,7 @@ from cumulus.resources.meta import JOB_LABEL, REPLICA_LABEL
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.submitter import SUBMITTER
-from cumulus.server.http.kubernetes.core.view import View, routes
+from cumulus.server.http.kubernetes.core.view import KEPT, View, routes
 
 CONTAINER = "job"
 """The name of a pod's only container."""
@@ -96,10 +96,9 @@ class _Shared:
         submitter = (mine.get("annotations") or {}).get(SUBMITTER)
         annotations = {GPU_ANNOTATION: job_gpu(self._job), **({SUBMITTER: submitter} if submitter else {})}
         owner = {"apiVersion": API_VERSION, "kind": "GPUJob", "name": mine["name"], "uid": mine["uid"]}
-        kept = ("namespace", "resourceVersion", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
         return {
-            "name": name, "uid": pod_uid(mine["uid"], replica),
-            **{field: mine[field] for field in kept if field in mine}, "labels": labels, "annotations": annotations,
+            **{field: mine[field] for field in KEPT if field in mine}, "name": name,
+            "uid": pod_uid(mine["uid"], replica), "labels": labels, "annotations": annotations,
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
         }  # fmt: skip
 

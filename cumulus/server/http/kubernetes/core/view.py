@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from cumulus.service.service import Service
 
 
+KEPT = (
+    "name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)  # fmt: skip
+"""Metadata of the stored object that an object computed from it has too. Annotations may hold the whole spec, and
+managed fields are those of the stored kind."""
+
+
 def _same(name: str) -> str | None:
     return name
 
@@ -101,6 +109,7 @@ class _Viewed:
         self._view, self._fields = view.asked(view, query)
         self._service = service
         self._identity = identity
+        self._redact = service.objects.redacting(identity, view.stored)
 
     def page(self, query: Query) -> Page:
         view, now = self._view, self._service.clock.now()
@@ -115,7 +124,8 @@ class _Viewed:
         return None
 
     def told(self, type: str, document: Document) -> Iterable[tuple[str, Document]]:
-        return [(type, shown) for shown in self._view.of(document, self._service.clock.now())]
+        seen = document if self._redact is None else self._redact(document)
+        return [(type, shown) for shown in self._view.of(seen, self._service.clock.now())]
 
 
 def routes(view: View) -> tuple[Route, ...]:
