@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,18 +81,24 @@ class EncryptedApi:
         """At a free port the one that it had before, so that kubeconfigs stay right when the daemon starts again."""
         family, *_, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         both = found[0] == "::" and socket.has_dualstack_ipv6()
-        for wanted in (port,) if port else (*self._last_port(), 0):
-            with contextlib.suppress(*(() if wanted == port else (OSError,))):
-                return socket.create_server(
-                    (found[0], wanted, *found[2:]), family=family, backlog=_BACKLOG, dualstack_ipv6=both
-                )
-        raise AssertionError("the last one raises")
 
-    def _last_port(self) -> Iterator[int]:
+        def bound(wanted: int) -> socket.socket:
+            address = (found[0], wanted, *found[2:])
+            return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+
+        if not port and (last := self._last_port()):
+            with contextlib.suppress(OSError):
+                return bound(last)
+        return bound(port)
+
+    def _last_port(self) -> int | None:
         last = api_address.read(self._home)
-        if last is not None:
-            with contextlib.suppress(ValueError):
-                yield addresses.split(last.url.removeprefix("https://"))[1]
+        if last is None:
+            return None
+        try:
+            return addresses.split(last.url.removeprefix("https://"))[1]
+        except ValueError:
+            return None
 
     def _names(self) -> set[str]:
         host = self._settings.address[0]

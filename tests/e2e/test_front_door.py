@@ -28,7 +28,7 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
     def kubectl(*words: str, given: str = "", code: int = 0) -> str:
         done = subprocess.run(
             [KUBECTL or "", "--kubeconfig", str(config), f"--cache-dir={tmp_path}/cache", *words], input=given,
-            capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            capture_output=True, text=True, timeout=100, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -40,7 +40,7 @@ def test_kubectl_from_a_kubeconfig_to_a_job_that_ran(machine: Machine, tmp_path:
     hello = job("hello", command=["true"], gpu={"memory": "10%"})
     del hello["status"]
     assert kubectl("apply", "-f", "-", given=json.dumps(hello)) == "gpujob.cumulus.dev/hello created\n"
-    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=60s")
+    assert "condition met" in kubectl("wait", "gpujob/hello", "--for=condition=Succeeded", "--timeout=90s")
     assert kubectl("get", "--raw", "/readyz") == "ok"
     assert kubectl("get", "gpujobs", "-o", "name") == "gpujob.cumulus.dev/hello\n"
     assert json.loads(kubectl("auth", "whoami", "-o", "json"))["status"]["userInfo"]["username"] == "root"
