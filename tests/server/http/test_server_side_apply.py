@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from cumulus.errors import Forbidden
+from cumulus.manifest import load_text
 from cumulus.resources.key import Document
+from cumulus.service.identity import Identity
+from cumulus.service.service import Service
 from tests.server.http.conftest import Answer, Served
 
 JOBS = "/apis/cumulus.dev/v1alpha1/namespaces/default/gpujobs"
@@ -192,3 +196,27 @@ def test_managed_fields_can_be_patched(served: Served) -> None:
     assert served.ask("PATCH", f"{JOBS}/train", bad, **json_patch).code == 422
     forgotten = [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]
     assert "managedFields" not in served.ask("PATCH", f"{JOBS}/train", forgotten, **json_patch).json["metadata"]
+
+
+def test_who_may_not_change_an_object_learns_nothing_by_applying(served: Served) -> None:
+    applied(served, whole(priority=1))
+    served.asks = Identity("stranger", 4711)
+    for given in (whole(priority=1), whole(priority=2), config(command=["other"]), config(gpu=5)):
+        answer = applied(served, given)
+        assert (answer.code, answer.json["reason"]) == (403, "Forbidden")
+        assert "python" not in answer.body.decode()
+    assert applied(served, config("other"), name="other").code == 403
+    manifests = load_text(json.dumps(whole(priority=1)))
+    objects = Service(lambda: served.store, served.path.parent / "home").objects
+    for dry_run in (True, False):
+        with pytest.raises(Forbidden):
+            objects.apply(served.asks, manifests, dry_run=dry_run)
+
+
+def test_what_a_client_printed_can_be_applied(served: Served) -> None:
+    """With uid, resourceVersion and status, as `get -o yaml` prints an object."""
+    made = applied(served, whole(priority=1)).json
+    printed = {**made, "metadata": {name: v for name, v in made["metadata"].items() if name != "managedFields"}}
+    again = applied(served, {**printed, "spec": {**printed["spec"], "priority": 2}}, "fieldManager=one&force=true")
+    assert (again.code, again.json["spec"]["priority"]) == (200, 2)
+    assert applied(served, printed).code == 409, "the object has moved on"
