@@ -252,6 +252,16 @@ class TestApplying:
         with pytest.raises(manifest.InvalidManifest, match="is immutable"):
             client.apply(self.load(", image: x"))
 
+    def test_a_conflict_has_its_place_and_can_be_forced(self, client: Client) -> None:
+        client.apply(self.load(", priority: 2"), field_manager="ci")
+        with pytest.raises(manifest.InvalidManifest) as raised:
+            client.apply(self.load(", priority: 3"))
+        (problem,) = raised.value.problems
+        assert str(problem).startswith('manifest:1:158: spec.priority: has another value, which "ci" set at ')
+        assert client.get(TRAIN)["spec"]["priority"] == 2
+        client.apply(self.load(", priority: 3"), force_conflicts=True)
+        assert client.get(TRAIN)["spec"]["priority"] == 3
+
     def test_pruning(self, client: Client) -> None:
         client.apply(self.load())
         assert [each.action for each in client.apply(self.load(name="other"), prune="app=x")] == ["created", "pruned"]
