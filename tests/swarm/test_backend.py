@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -463,6 +464,9 @@ def test_a_log_is_saved_before_its_service_goes(bed: SwarmBed) -> None:
     assert bed.log(work) == expected
     bed.reopen()
     assert bed.log(work, tail=2) == b"20000\nend"
+    stamped = b"".join(bed.backend.logs(work.job_uid, 1, 0, tail=1, timestamps=True))
+    assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ end", stamped)
+    assert b"".join(bed.backend.logs(work.job_uid, 1, 0, since=time.time() + 60)) == b""
 
 
 def test_logs_come_from_the_node_where_the_manager_does_not_have_them(bed: SwarmBed, monkeypatch: Any) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus.backends.swarm import log_stream
+from cumulus.backends.swarm.records import Record
 from cumulus.clock import parse_timestamp
 
 
@@ -51,6 +53,22 @@ def test_a_message_behind_a_later_one_is_not_lost() -> None:
     driver.add(10.4, b"later")
     assert reader.step() == b"late later"
     assert reader.step() == b""
+
+
+def test_lines_have_the_times_of_their_messages(tmp_path: Path) -> None:
+    reader = log_stream.LogReader(driver := Driver())
+    for second, text in ((1, b"a\n"), (1.5, b"b\n"), (9, b"c, as a part "), (10, b"and its end\n")):
+        driver.add(second, text)
+    pieces = reader.timed()
+    stamped = b"2030-01-01T00:00:09Z c, as a part and its end\n"
+    assert log_stream.Shown(None, True).of(pieces) == (b"2030-01-01T00:00:01Z a\n2030-01-01T00:00:01Z b\n" + stamped)
+    since = parse_timestamp("2030-01-01T00:00:08Z").timestamp()
+    assert log_stream.Shown(since, True).of(pieces) == stamped
+
+    record = Record(str(tmp_path), {"name": "x"})
+    log_stream.write(record, pieces)
+    assert b"".join(log_stream.saved(record, None)) == b"a\nb\nc, as a part and its end\n"
+    assert b"".join(log_stream.saved(record, None, since, timestamps=True)) == stamped
 
 
 def test_only_the_last_seconds_are_read_again() -> None:

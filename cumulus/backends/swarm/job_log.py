@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from cumulus.backends.logs import LogRetention, Stamper
+from cumulus.backends.logs import LogRetention
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.log_times import TimedBytes
 from cumulus.backends.swarm import log_stream
@@ -24,19 +24,6 @@ STARTING_SECONDS = 5.0
 JOINED_SECONDS = 10.0
 """How long after its node joined anew a manager may know nothing of a log that is there."""
 _AWAY = "was away when this ended: the end of the log may be missing"
-
-
-class _Shown:
-    """What of a log is shown, and how: see `logs.LogStore.read`. A message of the driver is at most one line."""
-
-    def __init__(self, since: float | None, timestamps: bool) -> None:
-        self._since = int(since or 0)
-        self._stamper = Stamper() if timestamps else None
-
-    def of(self, pieces: Sequence[TimedBytes]) -> bytes:
-        stamper = self._stamper
-        chosen = [(at, data) for at, data in pieces if at >= self._since]
-        return b"".join(data if stamper is None else stamper.feed(at, data) for at, data in chosen)
 
 
 class JobLogs:
@@ -81,9 +68,9 @@ class JobLogs:
         """See `Backend.logs`."""
         if record.has(LOG_DONE):
             return log_stream.saved(record, tail, since, timestamps=timestamps)
-        return self._live(record, follow, tail, _Shown(since, timestamps))
+        return self._live(record, follow, tail, log_stream.Shown(since, timestamps))
 
-    def _live(self, record: Record, follow: bool, tail: int | None, shown: _Shown) -> Iterator[bytes]:
+    def _live(self, record: Record, follow: bool, tail: int | None, shown: log_stream.Shown) -> Iterator[bytes]:
         try:
             reader = log_stream.LogReader(self._fetcher(record), self._redactor(record))
             content = reader.timed() if follow else self._whole(reader)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 
-from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
+from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, Stamper
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.backends.rundir.log_times import TimedBytes
@@ -100,6 +100,19 @@ class LogReader:
 
     def flush(self) -> bytes:
         return self._redactor.flush()
+
+
+class Shown:
+    """What of a log is shown, and how: see `logs.LogStore.read`. A message of the driver is at most one line."""
+
+    def __init__(self, since: float | None, timestamps: bool) -> None:
+        self._since = int(since or 0)
+        self._stamper = Stamper() if timestamps else None
+
+    def of(self, pieces: Sequence[TimedBytes]) -> bytes:
+        stamper = self._stamper
+        chosen = [(at, data) for at, data in pieces if at >= self._since]
+        return b"".join(data if stamper is None else stamper.feed(at, data) for at, data in chosen)
 
 
 def write(record: Record, content: Sequence[TimedBytes], retention: LogRetention = DEFAULT_RETENTION) -> None:

@@ -8,7 +8,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
     running.json          when it was first seen to run
     stop.json             a request to end, with its grace and when it was made
     end.json              how it ended; written once, never changed
-    log.OFFSET, log.done  what it wrote, saved before the service is removed
+    log.OFFSET, log.OFFSET.times, log.done  what it wrote and when, saved before the service is removed
     removed               it was removed; only its log counts
 """
 
