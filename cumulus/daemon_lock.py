@@ -13,8 +13,8 @@ from cumulus.lib.private import why_not_private
 
 
 def check_private(home: Path) -> None:
-    """Raises StoreUnavailable where everybody may write to the state directory: they could put another store, and jobs
-    of theirs, in the place of ours. Raises OSError."""
+    """Raises StoreUnavailable where others may write to the state directory: they could put another store, and jobs of
+    theirs, in the place of ours. Raises OSError."""
     if problem := why_not_private(home, "store", environment.HOME):
         raise StoreUnavailable(problem[0], hint=problem[1])
 

@@ -26,7 +26,7 @@ def default_home() -> Path:
 
 
 def check_private(home: Path) -> None:
-    """Raises `LedgerUnavailable` where everybody may write to the directory: they could put another ledger, or another
+    """Raises `LedgerUnavailable` where others may write to the directory: they could put another ledger, or another
     monitor's files, in its place. Raises OSError."""
     if problem := why_not_private(home, "ledger", HOME):
         raise LedgerUnavailable(problem[0], hint=problem[1])

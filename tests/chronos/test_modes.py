@@ -60,3 +60,13 @@ def test_a_directory_that_everybody_may_write_to_is_refused(home: Path, mode: in
         assert caught.value.hint.startswith(f"run: chmod go-w {home}")
     home.chmod(0o770)
     Ledger(home, start_monitor=False).list()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
+def test_a_directory_of_another_user_is_refused_also_for_root(home: Path) -> None:
+    home.mkdir()
+    os.chown(home, 4711, -1)
+    for use in (lambda: Ledger(home, start_monitor=False).list(), lambda: monitor_control.ensure_running(home)):
+        with pytest.raises(LedgerUnavailable, match=r"belongs to another user \(4711\), who could replace") as caught:
+            use()
+        assert f"chown -R 0 {home}" in str(caught.value.hint)

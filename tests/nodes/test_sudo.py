@@ -25,7 +25,8 @@ from tests.chronos.conftest import end_monitor
 from tests.nodes.conftest import ROOT, Worker
 from tests.nodes.test_leases import request
 
-pytestmark = pytest.mark.ssh
+# With the system's daemon: a monitor of /var/lib/chronos keeps others of that name away, in whatever file system.
+pytestmark = [pytest.mark.ssh, pytest.mark.xdist_group("system-daemon")]
 
 USER = "cumulus"
 REFUSALS = ("sudo: ", f"Sorry, user {USER} is not allowed to execute ")
