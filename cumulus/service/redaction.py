@@ -65,7 +65,7 @@ def node(document: Document) -> Document:
 def share(partition: Document) -> Document:
     """Whose a partition is, its job's name, its share and its end."""
     metadata = partition["metadata"]
-    job = next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("kind") == "GPUJob"), None)
+    job = next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("controller")), None)
     submitter = (metadata.get("annotations") or {}).get(SUBMITTER)
     spec = {name: lookup(partition, f"spec.{name}") for name in ("memory", "compute")}
     if submitter:

@@ -42,7 +42,8 @@ def theirs() -> list[Document]:
     env = [{"name": "A", "value": HUSH}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": HUSH, "key": HUSH}}}]
     train = hush(job("train", namespace="lab", command=[HUSH, HUSH], env=env, workingDir=f"/{HUSH}"))
     held = hush(active("train-a1-r0-d0"))
-    owner = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "train", "uid": "u-train"}
+    owner = {"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "name": "train", "uid": "u-train",
+             "controller": True}  # fmt: skip
     held["metadata"] |= {"namespace": "lab", "ownerReferences": [owner]}
     held["spec"] |= {"selector": {"name": f"*{HUSH}*"}, "user": HUSH}
     told = {"type": "Active", "status": "True", "reason": "R", "message": HUSH}
