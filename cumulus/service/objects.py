@@ -138,7 +138,9 @@ class Objects:
 
         kind = kind_of(document)
         document = admit.with_namespace(kind, document)
-        found = self.get(identity, checked_key(document))
+        key = checked_key(document)
+        self._ask(identity, "update", *key)
+        found = self.get(identity, key)
         document = _known(kind, document, on_unknown, stored=found)
         return self._write(identity, [Write("update", self._admitted(kind, found, document, field_manager))], dry_run)
 
@@ -277,6 +279,7 @@ class Objects:
             raise UsageError(f"there is no propagation {propagation!r}", hint="it is background or orphan")
         if grace_seconds < 0:
             raise UsageError(f"a grace period cannot be negative, got {grace_seconds}")
+        self._ask(identity, "delete", *key)
         for attempt in range(ATTEMPTS):
             found = self.get(identity, key)
             writes = list(self._disowning(found)) if propagation == "orphan" else []
@@ -344,6 +347,9 @@ class Objects:
         attempts: int = ATTEMPTS, dry_run: bool = False, verb: Literal["update", "status"] = "update",
     ) -> tuple[Document, bool]:  # fmt: skip
         """As `edit`, for changes that say the owners too, or need not."""
+        # Before it is read: also who may see it learns first that they may not change it.
+        if verb == "update":
+            self._ask(identity, "patch", *key)
         for _ in range(attempts):
             found = self.get(identity, key)
             changed = change(found)

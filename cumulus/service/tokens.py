@@ -105,6 +105,7 @@ class Tokens:
             if len(held) >= MOST:
                 raise TooManyRequests(f"{made.user} has {len(held)} tokens", hint="revoke those that nobody needs")
             self._write(made)
+        self._access.audit.tell(identity, "create", "tokens", "", f"{made.user}/{made.name}", "done")
         return NewToken(token, made.info)
 
     def list(self, identity: Identity, *, everybody: bool = False) -> Sequence[TokenInfo]:
@@ -132,6 +133,7 @@ class Tokens:
             for each in found:
                 self._file(each.id).unlink(missing_ok=True)
             sync_directory(self._directory)
+        self._access.audit.tell(identity, "delete", "tokens", "", f"{found[0].user}/{found[0].name}", "done")
         return found[0].info
 
     def authenticate(self, token: str) -> Identity:

@@ -15,6 +15,7 @@ from cumulus.client.endpoint import Endpoint
 from cumulus.client.http.client import HttpClient
 from cumulus.clock import Clock, FakeClock
 from cumulus.lib import unix_socket
+from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 from cumulus.store.memory import MemoryStore
@@ -23,21 +24,26 @@ from tests.documents import NOW
 from tests.server.http.conftest import serving
 from tests.service.conftest import ME, FakeInfrastructure
 
-Connect = Callable[[Store, Path, Clock, FakeInfrastructure], AbstractContextManager[Client]]
+Connect = Callable[..., AbstractContextManager[Client]]
+"""Store, state directory, clock, what is outside, and who asks."""
 
 
 @contextmanager
-def embedded(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Iterator[Client]:
-    with EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), ME) as client:
+def embedded(
+    store: Store, home: Path, clock: Clock, outside: FakeInfrastructure, asks: Identity = ME
+) -> Iterator[Client]:
+    with EmbeddedClient(Service(lambda: store, home, clock, infrastructure=outside), asks) as client:
         yield client
 
 
 @contextmanager
-def over_http(store: Store, home: Path, clock: Clock, outside: FakeInfrastructure) -> Iterator[Client]:
+def over_http(
+    store: Store, home: Path, clock: Clock, outside: FakeInfrastructure, asks: Identity = ME
+) -> Iterator[Client]:
     path = home.parent / "api.sock"
     with (
         unix_socket.listen(str(path)) as listening,
-        serving(listening, store, home, clock, outside, lambda: ME),
+        serving(listening, store, home, clock, outside, lambda: asks),
         HttpClient(Endpoint("unix", str(path))) as client,
     ):
         yield client

@@ -24,12 +24,12 @@ ADMIN_GROUP = "cumulus-admin"
 _TOLD = frozenset(
     (resource.name, verb)
     for resource in OTHERS
-    if not resource.namespaced and resource.name != "systemsecrets"
+    if not resource.namespaced and resource.name not in ("systemsecrets", "tokens")
     for verb, role in resource.verbs.items()
     if role is Role.ADMIN and (verb not in READ or resource.name == "swarms/invitation")
 )
-"""What is no object, and changes something or gives a key away. The log tells that somebody began it. Secrets tell of
-themselves, with the outcome."""
+"""What is no object, and changes something or gives a key away. The log tells that somebody began it. Secrets
+and tokens tell of themselves, with the outcome."""
 
 
 class Decision(NamedTuple):
