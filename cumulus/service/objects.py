@@ -163,6 +163,7 @@ class Objects:
 
         def change(document: Document) -> Document:
             after = patched(document, patch, type)
+            _checked_version(key, document, after)
             if after.get("status") == document.get("status"):
                 return document
             return {**document, "status": after.get("status") or {}}
@@ -183,14 +184,7 @@ class Objects:
 
         def change(document: Document) -> Document:
             after = patched(document, patch, type)
-            metadata, version = after.get("metadata"), document["metadata"]["resourceVersion"]
-            given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-            for wanted in (resource_version, given):
-                if wanted is not None and wanted != version:
-                    raise Conflict(
-                        f"{key} is at resourceVersion {version}, not at {one_line(str(wanted))}",
-                        hint="read it again and repeat the change",
-                    )
+            version = _checked_version(key, document, after, resource_version)
             if after is document:
                 return document
             kind = BY_NAME[key.kind]
@@ -516,6 +510,19 @@ def _without_owners(document: Document) -> Document:
         return document
     kept = {name: value for name, value in metadata.items() if name != "managedFields"}
     return {**document, "metadata": kept}
+
+
+def _checked_version(key: Key, document: Document, after: Document, resource_version: str | None = None) -> str:
+    """The version of the object that was patched. Raises Conflict where the patch, or who sent it, names another."""
+    metadata, version = after.get("metadata"), str(document["metadata"]["resourceVersion"])
+    given = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+    for wanted in (resource_version, given):
+        if wanted is not None and wanted != version:
+            raise Conflict(
+                f"{key} is at resourceVersion {version}, not at {one_line(str(wanted))}",
+                hint="read it again and repeat the change",
+            )
+    return version
 
 
 def _known(kind: Kind, document: Document, on_unknown: OnUnknown | None, *, stored: Document | None = None) -> Document:

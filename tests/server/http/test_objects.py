@@ -239,6 +239,13 @@ class TestWriting:
         assert served.ask("PATCH", f"{JOBS}/a", other, content_type=JSON_PATCH).code == 422
         assert served.ask("PATCH", f"{JOBS}/none", patch, content_type=JSON_PATCH).code == 404
 
+    def test_a_status_is_patched_at_the_version_that_is_named(self, served: Served) -> None:
+        version = served.store.create(job("a"))["metadata"]["resourceVersion"]
+        patch = {"metadata": {"resourceVersion": version}, "status": {"phase": "Succeeded"}}
+        merge = "application/merge-patch+json"
+        assert served.ask("PATCH", f"{JOBS}/a/status", patch, content_type=merge).json["status"]["phase"] == "Succeeded"
+        assert served.ask("PATCH", f"{JOBS}/a/status", patch, content_type=merge).json["reason"] == "Conflict"
+
     def test_patches_that_are_not_taken(self, served: Served) -> None:
         served.store.create(job("a"))
         for media_type in ("application/strategic-merge-patch+json", "application/json", "text/plain"):
