@@ -81,5 +81,5 @@ class Liveness:
 
     def _sentence(self, name: str, silent: float) -> str:
         since = timestamp(self._clock.now() - timedelta(seconds=silent))[:19] + "Z"
-        what = PARTS.get(name, f"the loop {name} has finished nothing though keys are due")
+        what = PARTS.get(name, f"the controller {name} has finished nothing though keys are due")
         return f"{what} since {since}"

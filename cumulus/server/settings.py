@@ -9,7 +9,7 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       labels: {rack: "7"}      # put on the node
     chronos:
       offerCPU: true           # lease the CPU beside a GPU too
-    workers: 4                 # threads for each of the job and partition loops
+    workers: 4                 # threads for each of the job and partition controllers
     jobs:
       env: {TMPDIR: /scratch}  # variables of every job that runs as a process; a job's own win
     containers:                # of those who are no admins

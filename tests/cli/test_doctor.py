@@ -178,7 +178,7 @@ def lease(*, renewed: float = 1, process: str = "", conditions: tuple[Any, ...] 
     return {"spec": made, "status": {"conditions": list(conditions)}}
 
 
-STALLED = condition("Progressing", False, "Stalled", "the loop job has finished nothing though keys are due")
+STALLED = condition("Progressing", False, "Stalled", "the controller job has finished nothing though keys are due")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ STALLED = condition("Progressing", False, "Stalled", "the loop job has finished 
         (lease(), "OK", "process 7; host-1 leads, renewed 1s ago"),
         (lease(holderIdentity=""), "WARN", "no daemon leads"),
         (lease(renewed=300), "FAIL", "no daemon leads: host-1 renewed 5m ago"),
-        (lease(conditions=(STALLED,)), "FAIL", "does not do its work: the loop job has finished nothing"),
+        (lease(conditions=(STALLED,)), "FAIL", "does not do its work: the controller job has finished nothing"),
         (lease(conditions=(condition("Progressing", True, "Works"),)), "OK", "host-1 leads"),
     ],
 )

@@ -236,11 +236,11 @@ def test_how_the_leader_is_stands_on_the_lease_and_is_written_when_it_changes(pa
     version = pair.lease().metadata.resource_version
     pair.a.report([])
     assert pair.lease().metadata.resource_version == version
-    pair.a.report(["the loop job stands", "events are late"])
-    assert said() == [("False", "Stalled", "the loop job stands; events are late")]
+    pair.a.report(["the controller job stands", "events are late"])
+    assert said() == [("False", "Stalled", "the controller job stands; events are late")]
     pair.advance(2)
     assert pair.a.step()
-    assert said() == [("False", "Stalled", "the loop job stands; events are late")]
+    assert said() == [("False", "Stalled", "the controller job stands; events are late")]
     # A successor says for itself.
     pair.a.release()
     assert pair.b.step()

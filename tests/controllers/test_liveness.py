@@ -33,7 +33,7 @@ def test_each_part_that_stands_still_is_told_once_and_once_more_when_it_goes_on(
     liveness.beat("informer")
     with liveness.watching(stalled):
         loops["job"] = 31.0
-        job = "the loop job has finished nothing though keys are due since 2030-01-01T00:00:09Z"
+        job = "the controller job has finished nothing though keys are due since 2030-01-01T00:00:09Z"
         assert liveness.look() == (job,)
         clock.advance(25)
         liveness.beat("informer"), liveness.beat("election")

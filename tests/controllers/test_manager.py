@@ -207,7 +207,7 @@ def test_a_loop_that_makes_no_progress_is_told_and_seen_on_the_lease(site: Site)
     eventually(lambda: manager.role is Role.LEADING)
     site.client.create(a_job())
     try:
-        stalled = "the loop job has finished nothing"
+        stalled = "the controller job has finished nothing"
         eventually(lambda: problems and any(text.startswith(stalled) for text in problems[-1]))
 
         def progressing() -> tuple[str, str] | None:

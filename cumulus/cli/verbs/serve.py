@@ -25,7 +25,8 @@ def serve(
         ),
     ] = "",
     workers: Annotated[
-        str, typer.Option(metavar="N", show_default=False, help="Threads for each of the job and partition loops.")
+        str,
+        typer.Option(metavar="N", show_default=False, help="Threads for each of the job and partition controllers."),
     ] = "",
     listen: Annotated[
         str,

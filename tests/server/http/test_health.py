@@ -39,9 +39,9 @@ def test_ready_is_who_works(served: Served) -> None:
 
 
 def test_a_leader_that_is_late_or_makes_no_progress_is_not_ready(served: Served) -> None:
-    lead(served, problem="the loop job has finished nothing")
+    lead(served, problem="the controller job has finished nothing")
     answer = served.ask("GET", "/readyz")
-    assert (answer.code, "[-]controllers failed: the loop job has finished nothing" in answer.body.decode()) == (
+    assert (answer.code, "[-]controllers failed: the controller job has finished nothing" in answer.body.decode()) == (
         500,
         True,
     )
