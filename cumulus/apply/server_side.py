@@ -26,15 +26,15 @@ from cumulus.resources.meta import SERVER_FIELDS, Resource
 from cumulus.store.client import decode
 
 
+_SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
+
+
 class Applier(NamedTuple):
     """Who applies, when (RFC 3339) and how. `force`: take over what others own."""
 
     manager: str
     now: str
     force: bool = False
-
-
-_SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
 
 
 class Change(NamedTuple):
