@@ -25,7 +25,6 @@ from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS, Resource
 from cumulus.store.client import decode
 
-
 _SERVERS = SERVER_FIELDS - set(fieldset.USERS_METADATA)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cumulus.errors import Forbidden
-from cumulus.manifest import load_text
-from cumulus.resources.key import Document
+from cumulus.manifest import InvalidManifest, load_text
+from cumulus.resources.key import Document, Key
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from tests.server.http.conftest import Answer, Served
@@ -220,3 +220,20 @@ def test_what_a_client_printed_can_be_applied(served: Served) -> None:
     again = applied(served, {**printed, "spec": {**printed["spec"], "priority": 2}}, "fieldManager=one&force=true")
     assert (again.code, again.json["spec"]["priority"]) == (200, 2)
     assert applied(served, printed).code == 409, "the object has moved on"
+
+
+def test_the_command_line_and_kubectl_see_each_other(served: Served) -> None:
+    objects = Service(lambda: served.store, served.path.parent / "home", served.clock).objects
+
+    def cumulus(given: Document) -> str:
+        return objects.apply(served.asks, load_text(json.dumps(given)))[0].action
+
+    assert cumulus(whole(priority=1)) == "created"
+    refused = applied(served, whole(priority=2), "fieldManager=kubectl")
+    assert refused.json["details"]["causes"][0]["message"] == 'conflict with "cumulus"'
+    assert applied(served, config(labels={"team": "x"}), "fieldManager=kubectl").code == 200
+    assert cumulus(whole(priority=1)) == "unchanged"
+    theirs = {**whole(priority=1), "metadata": {"name": "train", "labels": {"team": "y"}}}
+    with pytest.raises(InvalidManifest, match='another value, which "kubectl" set at'):
+        cumulus(theirs)
+    assert served.store.get(Key("GPUJob", "default", "train"))["metadata"]["labels"] == {"team": "x"}
