@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cumulus.errors import CumulusError, InvalidObject, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import API_VERSION, GROUP, Document, Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import KINDS
+from cumulus.server.http.api import api_of
 from cumulus.server.http.kubernetes import bodies
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
 from cumulus.server.http.kubernetes.protobuf import PROTOBUF, Body, read_object
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_NAME = 128
 """Characters of a program's name that count, as in Kubernetes."""
+T = TypeVar("T")
+AT_ONCE, AT_ONCE_YAML = 2**16, 2**12
+"""Bytes of JSON, and of YAML, that are read within a millisecond or two."""
 _BY_PLURAL = {kind.plural: kind for kind in KINDS}
 
 
@@ -60,7 +65,7 @@ def key_of(request: Request) -> Key:
 async def body_of(request: Request, media_types: Sequence[str] = (bodies.JSON,), limit: int = bodies.MAX_BYTES) -> Any:
     """What the body says; None where there is none. `limit`: bytes that it may have. Raises NotSupported for another
     media type."""
-    return _parsed(await _bytes_of(request, media_types, limit), bodies.media_type(request))
+    return await parsed(request, await _bytes_of(request, media_types, limit), bodies.media_type(request))
 
 
 async def typed_body_of(request: Request, wanted: Body) -> dict[str, Any]:
@@ -68,7 +73,7 @@ async def typed_body_of(request: Request, wanted: Body) -> dict[str, Any]:
     body = await _bytes_of(request, (*bodies.WRITTEN, PROTOBUF))
     if bodies.media_type(request) == PROTOBUF:
         return read_object(wanted, body)
-    given = _parsed(body, bodies.media_type(request))
+    given = await parsed(request, body, bodies.media_type(request))
     if not isinstance(given, dict):
         raise UsageError("the body must be an object")
     for field, value in (("kind", wanted.kind), ("apiVersion", wanted.api_version)):
@@ -89,12 +94,12 @@ async def object_of(request: Request, kind: Kind, validation: FieldValidation) -
     """The object in the body, with kind, apiVersion and namespace of the path."""
     body = await _bytes_of(request, bodies.WRITTEN)
     type = bodies.media_type(request)
-    given = _parsed(body, type)
+    given = await parsed(request, body, type)
     if not isinstance(given, dict) or not isinstance(given.get("metadata") or {}, dict):
         raise UsageError("the body must be an object with metadata")
     if type == bodies.JSON:
         # YAML with a key given twice is refused whatever is asked for, as it is in a manifest.
-        validation.body(body)
+        await _where_it_fits(request, body, type, partial(validation.body, body))
     for field, wanted in (("kind", kind.name), ("apiVersion", API_VERSION)):
         if given.get(field, wanted) != wanted:
             raise UsageError(f"the {field} in the body, {one_line(str(given[field]))}, is not {wanted}")
@@ -117,8 +122,15 @@ async def _bytes_of(request: Request, media_types: Sequence[str], limit: int = b
     return await bodies.read(request, limit)
 
 
-def _parsed(body: bytes, type: str) -> Any:
-    return bodies.parse(body, type) if body else None
+async def parsed(request: Request, body: bytes, type: str) -> Any:
+    """What the body says; None where there is none."""
+    return await _where_it_fits(request, body, type, partial(bodies.parse, body, type)) if body else None
+
+
+async def _where_it_fits(request: Request, body: bytes, type: str, work: Callable[[], T]) -> T:
+    """Read a body, a large one in a thread: meanwhile the event loop has others to serve."""
+    at_once = AT_ONCE_YAML if type.endswith("yaml") else AT_ONCE
+    return work() if len(body) <= at_once else await api_of(request).call(work)
 
 
 def flag(request: Request, name: str) -> bool:

@@ -25,7 +25,15 @@ from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes import bodies, reading
 from cumulus.server.http.kubernetes.core.view import not_allowed, shown
 from cumulus.server.http.kubernetes.messages import SECRET
-from cumulus.server.http.kubernetes.requests import body_of, dry_run, flag, namespace_of, patch_body_of, typed_body_of
+from cumulus.server.http.kubernetes.requests import (
+    body_of,
+    dry_run,
+    flag,
+    namespace_of,
+    parsed,
+    patch_body_of,
+    typed_body_of,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -127,7 +135,7 @@ class Single(HTTPEndpoint):
         api, identity = api_of(request), identity_of(request)
         api.service.access.check(identity, "patch", "secrets", namespace, name, group="")
         type = bodies.media_type(request)
-        given = bodies.parse(await patch_body_of(request, PATCHES), type)
+        given = await parsed(request, await patch_body_of(request, PATCHES), type)
         if not isinstance(given, dict):
             raise UsageError("a patch of a secret is a JSON object")
         if type == APPLY and not await _is_there(request):
