@@ -18,7 +18,7 @@ from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
-from cumulus.resources.registry import BY_NAME, kind_of
+from cumulus.resources.registry import BY_NAME, KINDS, kind_of
 from cumulus.service import audit
 from cumulus.service.access.access import Access
 from cumulus.service.access.guard import Guard
@@ -249,6 +249,11 @@ class Objects:
             # Before anything is read: what forbids a change tells what is stored.
             self._ask(identity, "patch", *manifest.key)
         pruning = Prune(prune, prune_limit) if prune else None
+        # What would be pruned is looked for by label, and how much it is is told.
+        for namespace in {m.key.namespace for m in manifests if m.key.namespace} or {DEFAULT_NAMESPACE}:
+            for kind in KINDS if pruning is not None else ():
+                if kind.user_made and kind.namespaced:
+                    self._ask(identity, "list", kind.name, namespace)
         verb = partial(audit.change, "patch")
         changes = [verb(m.kind.plural, m.key) for m in manifests]
         with self._access.audit.doing(identity, changes, dry_run=dry_run):

@@ -104,6 +104,7 @@ def reads(service: Service, identity: Identity) -> dict[str, Callable[[], Any]]:
         ),
         "patch": lambda: objects.patch(identity, LABS, {"spec": {"command": ["x"]}}),
         "server-side apply": lambda: objects.apply_patch(identity, LABS, {}, field_manager="x", dry_run=True),
+        "prune": lambda: objects.apply(identity, [], prune=f"of={HUSH}", prune_limit=0, dry_run=True),
         "update": lambda: objects.update(identity, job("train", namespace="lab")),
         "create": lambda: objects.create(identity, job("train", namespace="lab"), dry_run=True),
         "label": lambda: objects.set_labels(identity, LABS, {"of": "x"}),
