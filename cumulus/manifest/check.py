@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from cumulus.admission.empty_fields import without_empty
 from cumulus.admission.messages import joined, no_namespace, suggestion
 from cumulus.admission.problems import FieldProblem, Path, Rejected, path_text
 from cumulus.admission.validation import validated
 from cumulus.lib.suggest import nearest
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
 from cumulus.manifest.yaml_nodes import Node, node_of
-from cumulus.resources import registry, schema
+from cumulus.resources import registry
 from cumulus.resources.annotations import LAST_APPLIED
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.kind import Kind
@@ -185,29 +186,7 @@ def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
         annotations = metadata.get("annotations")
         if isinstance(annotations, dict) and annotations.pop(LAST_APPLIED, None) is not None:
             metadata["annotations"] = annotations or None
-    if _has_empty(document):
-        # Only then: to make the schema takes longer than all else of a small manifest.
-        _drop_empty(document, schema.root(kind))
-    return document, printed
-
-
-def _has_empty(value: object) -> bool:
-    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(part is None or _has_empty(part) for part in below)
-
-
-def _drop_empty(value: object, shape: schema.Field) -> None:
-    """A field without a value (`env:`) means the same as none, as in Kubernetes; the keys of maps are not fields."""
-    if isinstance(value, dict) and shape.container != "map":
-        for name in [name for name, below in value.items() if below is None and name in shape.fields]:
-            del value[name]
-        for name, below in value.items():
-            if name in shape.fields:
-                _drop_empty(below, shape.fields[name])
-    elif isinstance(value, list) and shape.container == "list":
-        for item in value:
-            if isinstance(item, dict):
-                _drop_empty(item, shape)
+    return without_empty(kind, document), printed
 
 
 def _set_namespace(

@@ -531,6 +531,10 @@ def _checked_version(key: Key, document: Document, after: Document, resource_ver
 
 
 def _known(kind: Kind, document: Document, on_unknown: OnUnknown | None, *, stored: Document | None = None) -> Document:
+    """What a client sent that may say more than the kind knows, and leave fields empty."""
+    if on_unknown is None:
+        return document
+    from cumulus.admission.empty_fields import without_empty
     from cumulus.admission.unknown_fields import without_unknown
 
-    return document if on_unknown is None else without_unknown(kind, document, on_unknown, stored=stored)
+    return without_empty(kind, without_unknown(kind, document, on_unknown, stored=stored))

@@ -237,3 +237,16 @@ def test_the_command_line_and_kubectl_see_each_other(served: Served) -> None:
     with pytest.raises(InvalidManifest, match='another value, which "kubectl" set at'):
         cumulus(theirs)
     assert served.store.get(Key("GPUJob", "default", "train"))["metadata"]["labels"] == {"team": "x"}
+
+
+def test_a_field_left_empty_is_none(served: Served) -> None:
+    """`env:` in YAML is null in what kubectl sends."""
+    empty = {**whole(env=None, checkpoint=None, retry={"limit": None}), "status": None}
+    empty["metadata"] |= {"annotations": None, "creationTimestamp": None}
+    made = applied(served, empty)
+    assert made.code == 201, made.body
+    assert list(made.json["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]) == ["f:command", "f:gpu", "f:retry"]
+    other = {**empty, "metadata": {**empty["metadata"], "name": "other"}}
+    assert served.ask("POST", JOBS, other).code == 201
+    labels = {**whole(), "metadata": {"name": "third", "labels": {"a": None}}}
+    assert served.ask("POST", JOBS, labels).code == 422
