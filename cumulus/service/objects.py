@@ -60,6 +60,14 @@ class Objects:
         redact = self.redacting(identity, key.kind)
         return found if redact is None else redact(found)
 
+    def why_not_changed(self, identity: Identity, key: Key) -> str:
+        """Why the identity may not change or delete the object though their role allows it; "" where they may, and
+        where there is none."""
+        try:
+            return self._guard.why_not_changed(identity, key, self._store.get(key))
+        except NotFound:
+            return ""
+
     def redacting(self, identity: Identity, kind: str) -> Redact | None:
         """What makes of each object of the kind what the identity may see of it; None where they may see all."""
         return self._redaction.of_nodes(identity) if BY_NAME[kind].readers is None else None

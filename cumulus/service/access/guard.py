@@ -65,12 +65,16 @@ class Guard:
         return replace(write, document=_submitted(document, kept | given), uid=uid)
 
     def _check_submitter(self, identity: Identity, verb: str, key: Key, stored: Document) -> None:
-        if self._access.is_admin(identity, key.namespace):
-            return
-        if not _is_mine(identity, stored):
-            found = Submitter.of(stored["metadata"].get("annotations"))
-            whose = one_line(found.name) or "the daemon's own user"
-            raise self._refusal(identity, verb, key, f"it is {whose}'s: only they and an admin may change it")
+        if refused := self.why_not_changed(identity, key, stored):
+            raise self._refusal(identity, verb, key, refused)
+
+    def why_not_changed(self, identity: Identity, key: Key, stored: Document) -> str:
+        """Why the identity may not change or delete this very object, whatever their role there; "" where they may."""
+        if self._access.is_admin(identity, key.namespace) or _is_mine(identity, stored):
+            return ""
+        found = Submitter.of(stored["metadata"].get("annotations"))
+        whose = one_line(found.name) or "the daemon's own user"
+        return f"it is {whose}'s: only they and an admin may change it"
 
     def _check_own(self, identity: Identity, key: Key, verb: str, document: Document, stored: Document) -> None:
         """Owners and finalizers decide what is deleted, and what a controller takes for its own."""

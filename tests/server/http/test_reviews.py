@@ -119,6 +119,25 @@ def test_each_cell(served: Served, role: Role | None) -> None:
     assert not wrong
 
 
+def test_of_what_is_anothers_it_says_whose_it_is(served: Served) -> None:
+    served.store.create(documents()["gpujobs"])
+    for name in ("ann", "bob"):
+        served.store.create(binding("user", "User", name, "team", name))
+
+    def may(name: str, verb: str) -> dict[str, Any]:
+        asked = {"verb": verb, "group": "cumulus.dev", "resource": "gpujobs", "namespace": "team", "name": name}
+        status: dict[str, Any] = served.ask("POST", ACCESS, {"spec": {"resourceAttributes": asked}}).json["status"]
+        return status
+
+    served.asks = Identity("bob", 1002)
+    assert may("x", "delete") == {"allowed": False, "reason": "it is ann's: only they and an admin may change it"}
+    assert served.ask("DELETE", "/apis/cumulus.dev/v1alpha1/namespaces/team/gpujobs/x").code == 403
+    assert may("x", "get")["allowed"]
+    assert may("missing", "delete")["allowed"]
+    served.asks = ANN
+    assert may("x", "delete")["allowed"]
+
+
 def test_paths_that_are_no_resources(served: Served) -> None:
     served.asks = ANN
 

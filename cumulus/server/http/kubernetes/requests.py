@@ -24,15 +24,15 @@ MAX_NAME = 128
 T = TypeVar("T")
 AT_ONCE, AT_ONCE_YAML = 2**16, 2**12
 """Bytes of JSON, and of YAML, that are read within a millisecond or two."""
-_BY_PLURAL = {kind.plural: kind for kind in KINDS}
+BY_PLURAL = {kind.plural: kind for kind in KINDS}
 
 
 def kind_of(request: Request) -> Kind:
     """Raises NotFound."""
     plural = request.path_params["plural"]
-    if plural not in _BY_PLURAL:
+    if plural not in BY_PLURAL:
         raise NotFound("the server could not find the requested resource")
-    kind = _BY_PLURAL[plural]
+    kind = BY_PLURAL[plural]
     if "namespace" in request.path_params and not kind.namespaced:
         raise NotFound(f"{kind.plural} have no namespace")
     return kind
@@ -41,7 +41,7 @@ def kind_of(request: Request) -> Kind:
 def subject_of(request: Request, error: CumulusError) -> dict[str, str]:
     """What an error is about, as the details of a Status say it: Kubernetes names the kind of what is invalid, and the
     resource of all else."""
-    kind = _BY_PLURAL.get(request.path_params.get("plural", ""))
+    kind = BY_PLURAL.get(request.path_params.get("plural", ""))
     if kind is None:
         return {}
     name = getattr(request.state, "name", request.path_params.get("name", ""))

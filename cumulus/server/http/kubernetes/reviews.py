@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Route
 
 from cumulus.errors import InvalidObject
-from cumulus.resources.key import Document
+from cumulus.resources.key import GROUP, Document, Key
 from cumulus.server.http.api import Api, api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.messages import ACCESS_REVIEW, RULES_REVIEW, SELF_REVIEW
-from cumulus.server.http.kubernetes.requests import typed_body_of
+from cumulus.server.http.kubernetes.requests import BY_PLURAL, typed_body_of
 from cumulus.service.access.bindings import EVERYBODY
 from cumulus.service.access.matrix import RESOURCES
 
@@ -30,6 +30,8 @@ EVERYBODYS_PATHS = (
 )  # fmt: skip
 """Paths that are no resource's, which everybody may read who is known."""
 METRICS = "/metrics"
+CHANGES = ("update", "patch", "delete")
+"""Verbs that only the submitter of an object and admins may use on it."""
 _READ = ("get", "head")
 
 
@@ -59,10 +61,17 @@ def _access(api: Api, identity: Identity, spec: Mapping[str, Any]) -> Document:
 
 
 def _may(api: Api, identity: Identity, asked: Mapping[str, Any]) -> Decision:
+    from cumulus.service.access.access import Decision
+
     names = ("verb", "resource", "subresource", "namespace", "name", "group")
     verb, resource, subresource, namespace, name, group = (_text(asked, field) for field in names)
     whole = f"{resource}/{subresource}" if subresource else resource
-    return api.service.access.may(identity, verb, whole, namespace, name, None if group == "*" else group)
+    decision = api.service.access.may(identity, verb, whole, namespace, name, None if group == "*" else group)
+    kind = BY_PLURAL.get(whole) if group in (GROUP, "*") else None
+    if decision.allowed and kind is not None and name and verb in CHANGES:
+        refused = api.service.objects.why_not_changed(identity, Key(kind.name, namespace, name))
+        return Decision(False, refused) if refused else decision
+    return decision
 
 
 def _may_read(api: Api, identity: Identity, asked: Mapping[str, Any]) -> Decision:
