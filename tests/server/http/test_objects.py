@@ -14,8 +14,9 @@ import pytest
 
 from cumulus.manifest.dump import dump
 from cumulus.manifest.load import load_text
+from cumulus.resources.key import Key
 from cumulus.service.identity import Identity
-from tests.documents import job, node, running
+from tests.documents import active, ahead, job, node, running
 from tests.server.http.conftest import Served, UnixConnection
 from tests.service.conftest import ME
 from tests.service.test_access import binding
@@ -28,6 +29,14 @@ USER = {
     "metadata": {"name": "user"}, "roleRef": {"name": "user"}, "subjects": [{"kind": "User", "name": "ann"}],
 }  # fmt: skip
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+
+
+def owner_of(document: Any) -> Any:
+    metadata = document["metadata"]
+    return {name: document[name] for name in ("apiVersion", "kind")} | {
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
 
 
 def names(document: Any) -> list[str]:
@@ -265,6 +274,7 @@ class TestWriting:
         answer = served.ask("POST", JOBS, job("a"), accept="text/html")
         assert (answer.code, answer.json["reason"]) == (406, "NotAcceptable")
         assert names(served.get(JOBS)) == [], "nothing was made"
+        assert served.ask("GET", f"{JOBS}?watch=1", accept="application/yaml").code == 406
 
 
 class TestStatus:
@@ -401,6 +411,21 @@ class TestWatching:
             assert first["columnDefinitions"]
             assert second["columnDefinitions"] is None
             assert second["rows"][0]["cells"][0] == "b"
+
+    def test_a_row_shows_what_belongs_to_the_object_now(self, served: Served) -> None:
+        made = served.store.create(running("a"))
+        since = made["metadata"]["resourceVersion"]
+        with watching(served, f"resourceVersion={since}", TABLE) as following:
+            for ends in ("1h", "2h"):
+                key = Key("GPUPartition", "default", f"p-{ends}")
+                share = active(key.name)
+                share["metadata"] |= {"ownerReferences": [owner_of(made)], "namespace": "default"}
+                share["status"]["expiresAt"] = ahead(hours=int(ends[0]))
+                served.store.create(share)
+                made = served.store.update({**made, "metadata": {**made["metadata"], "labels": {"ends": ends}}})
+                table = following()["object"]
+                assert f"in {ends}" in table["rows"][0]["cells"], table
+                served.store.delete(key)
 
     def test_a_revision_that_is_forgotten_or_of_another_store(self, served: Served) -> None:
         for name in "abc":

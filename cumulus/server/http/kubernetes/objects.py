@@ -28,6 +28,7 @@ from cumulus.server.http.kubernetes.representation import Form, form_of
 from cumulus.server.http.kubernetes.requests import (
     dry_run,
     field_manager,
+    flag,
     key_of,
     kind_of,
     namespace_of,
@@ -51,7 +52,8 @@ class Collection(HTTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         kind, source = kind_of(request), Stored(api_of(request).service, identity_of(request), kind_of(request).name)
-        return await answer(request, source, _shown(request), query_of(request, kind.name), kind.plural, GROUP)
+        shown = _shown(request, listed=not flag(request, "watch"))
+        return await answer(request, source, shown, query_of(request, kind.name), kind.plural, GROUP)
 
     async def post(self, request: Request) -> Response:
         return await _create(request)
@@ -153,7 +155,7 @@ async def _delete(request: Request) -> Response:
 
 
 async def _delete_collection(request: Request) -> Response:
-    api, kind, shown = api_of(request), kind_of(request), _shown(request)
+    api, kind, shown = api_of(request), kind_of(request), _shown(request, listed=True)
     query = query_of(request, kind.name)
     if kind.namespaced and query.namespace is None:
         raise UsageError(f"{kind.plural} are deleted in one namespace at a time")
@@ -194,12 +196,20 @@ def _check_name(document: Document, key: Key) -> None:
         raise UsageError("the name of the object does not match the name on the URL")
 
 
-def _shown(request: Request) -> Shown:
+def _shown(request: Request, *, listed: bool = False) -> Shown:
+    """`listed`: many objects at one moment, so that what belongs to them is read once for all."""
     kind, api, identity = kind_of(request), api_of(request), identity_of(request)
-    namespace = namespace_of(request)
-    owned = owned_by([kind], lambda name: api.service.objects.list(identity, Query(name, namespace)).items)
+
+    def read(name: str, namespace: str | None, owner_uid: str | None = None) -> Sequence[Document]:
+        return api.service.objects.list(identity, Query(name, namespace, owner_uid=owner_uid)).items
+
+    def owned(owner: Document) -> Sequence[Document]:
+        metadata = owner["metadata"]
+        return read(kind.owns, metadata.get("namespace"), metadata["uid"]) if kind.owns else ()
+
+    all_owned = owned_by([kind], lambda name: read(name, namespace_of(request)))
     include = request.query_params.get("includeObject", "")
-    return Shown(kind, form_of(request), include, api.service.clock, owned)
+    return Shown(kind, form_of(request), include, api.service.clock, all_owned if listed else owned)
 
 
 _ROOT = f"/apis/{API_VERSION}"

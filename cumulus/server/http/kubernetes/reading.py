@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from cumulus.errors import Expired, UsageError
 from cumulus.resources.query import PackedPage, Page, Query
 from cumulus.server.http.api import api_of, identity_of
-from cumulus.server.http.kubernetes.representation import Form
+from cumulus.server.http.kubernetes.representation import Form, not_acceptable
 from cumulus.server.http.kubernetes.requests import flag, namespace_of, number
 from cumulus.server.http.kubernetes.watching import Following
 
@@ -116,6 +116,8 @@ def _of_list(page: Page | PackedPage) -> Document:
 
 
 async def _watch(request: Request, source: Source, shown: Shown, query: Query) -> Response:
+    if shown.form.yaml:
+        raise not_acceptable()
     api = api_of(request)
     query = replace(query, limit=None, continue_token="")
     initial = flag(request, "sendInitialEvents")

@@ -62,8 +62,12 @@ def form_of(request: Request) -> Form:
             return Form(kind)
         if media_type == "application/yaml":
             return Form(kind, yaml=True)
-    raise HTTPException(
-        406, "only the following media types are accepted: application/json, application/yaml, "
+    raise not_acceptable()
+
+
+def not_acceptable() -> HTTPException:
+    return HTTPException(
+        406, "only the following media types are accepted: application/json, application/yaml (but for watches), "
         "application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
     )  # fmt: skip
 

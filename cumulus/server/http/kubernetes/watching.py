@@ -6,15 +6,16 @@ An object that begins to match the selectors is ADDED. One that no longer does i
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
 
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.query import Query
+from cumulus.resources.query import Event, Query
 from cumulus.resources.selectors import Matcher
 from cumulus.server.http.kubernetes.tables import META
 from cumulus.server.http.status import status_of
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from cumulus.server.http.kubernetes.tables import Shown
 
 BOOKMARK_SECONDS = 60.0
+BATCH = 200
+"""Objects that a watch begins with which are sent at once."""
 MAX_KNOWN_BYTES = 2 * 2**20
 """Of the objects that one watch with a selector keeps as it told of them. Beyond that an object that no longer matches
 is told of as it is then."""
@@ -66,8 +69,8 @@ class Following:
         return page.items
 
     async def lines(self, first: Sequence[Document]) -> AsyncIterator[bytes]:
-        for item in first:
-            yield self._line("ADDED", item)
+        for start in range(0, len(first), BATCH):
+            yield await self._rendered(partial(self._all_added, first[start : start + BATCH]))
         if self._initial:
             yield self._bookmark({INITIAL_EVENTS_END: "true"})
         assert self._since is not None
@@ -77,14 +80,8 @@ class Following:
                 while (left := self._ends - time.monotonic()) > 0:
                     events = await watcher.next(timeout=min(left, BOOKMARK_SECONDS))
                     self._since = max(self._since, watcher.revision)
-                    out = [
-                        line
-                        for event in events
-                        for type, document in self._source.told(event.type, event.document)
-                        if (line := self._told(type, document))
-                    ]
-                    if out:
-                        yield b"".join(out)
+                    if out := await self._rendered(partial(self._all_told, events)):
+                        yield out
                     elif not events and self._bookmarks:
                         yield self._bookmark({})
                     if watcher.closed:
@@ -94,6 +91,21 @@ class Following:
             return
         except CumulusError as error:
             yield orjson.dumps({"type": "ERROR", "object": status_of(error)}) + b"\n"
+
+    async def _rendered(self, lines: Callable[[], Sequence[bytes]]) -> bytes:
+        """The lines, one after another. Those of a table are made in a thread: their cells may ask the service."""
+        return b"".join(await self._api.call(lines) if self._shown.form.kind == "Table" else lines())
+
+    def _all_added(self, items: Sequence[Document]) -> Sequence[bytes]:
+        return [self._line("ADDED", item) for item in items]
+
+    def _all_told(self, events: Sequence[Event]) -> Sequence[bytes]:
+        return [
+            line
+            for event in events
+            for type, document in self._source.told(event.type, event.document)
+            if (line := self._told(type, document))
+        ]
 
     @property
     def _selects(self) -> bool:
