@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from cumulus.server.http.kubernetes.messages import ACCESS_REVIEW, NAMESPACE, RULES_REVIEW, SECRET, SELF_REVIEW
-from cumulus.server.http.kubernetes.protobuf import MAGIC, Body, Field, Message, ProtobufError, read_object
+from cumulus.server.http.kubernetes.protobuf import MAGIC, MAX_FIELDS, Body, Field, Message, ProtobufError, read_object
 
 BODIES = (ACCESS_REVIEW, NAMESPACE, RULES_REVIEW, SECRET, SELF_REVIEW)
 
@@ -77,6 +77,13 @@ def test_maps_bytes_and_what_is_not_known() -> None:
 def test_what_is_malformed(data: bytes, words: str) -> None:
     with pytest.raises(ProtobufError, match=words):
         read_object(NAMESPACE, data)
+
+
+def test_of_many_fields_no_more_are_read_than_a_body_may_have() -> None:
+    entries = b"".join(field(11, field(1, str(n)) + b"\x18\x00" * 10) for n in range(MAX_FIELDS // 10))
+    for raw in (b"\x50\x01" * 1_000_000, field(1, entries)):
+        with pytest.raises(ProtobufError, match="more than 4000 fields"):
+            read_object(SECRET, envelope(SECRET, raw))
 
 
 def read(body: Body, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Reads the few Protobuf bodies that kubectl sends: reviews, namespaces and secrets, which it sends as nothing else.
 
 A `Message` says which fields there are, as data; what is read has the shape of the same object in JSON. Strict and
-bounded: whatever is malformed is a `ProtobufError`, fields that are not known are skipped, and nothing nests deeper
-than the messages that are asked for.
+bounded: whatever is malformed is a `ProtobufError`, fields that are not known are skipped, their number has a limit, and
+nothing nests deeper than the messages that are asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from cumulus.lib.printable import one_line
 
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 MAGIC = b"k8s\x00"
+MAX_FIELDS = 4000
+"""Of one body, in all its messages: what reading it costs at most. A secret of a thousand keys has fewer."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
@@ -29,11 +31,10 @@ class ProtobufError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a message. Bytes are read as base64, as JSON has them. `many`: a list of them."""
+    """One field of a message. Bytes are read as base64, as JSON has them."""
 
     name: str
     type: Literal["string", "bytes", "bool"] | Message
-    many: bool = False
     map: bool = False
     """Of a message with the fields `key` and `value`: an object with those keys."""
 
@@ -71,31 +72,32 @@ def read_object(wanted: Body, data: bytes) -> dict[str, Any]:
     """The object in a body, with its apiVersion and kind. Raises ProtobufError."""
     if not data.startswith(MAGIC):
         raise ProtobufError("the body does not begin as Kubernetes' Protobuf does")
-    envelope = read_message(_ENVELOPE, data[len(MAGIC) :])
+    left = iter(range(MAX_FIELDS))
+    envelope = _read(_ENVELOPE, data[len(MAGIC) :], left)
     if envelope.get("contentEncoding") or envelope.get("contentType", PROTOBUF) not in ("", PROTOBUF):
         raise ProtobufError("the object in the body is of an unknown encoding")
     given = envelope.get("typeMeta", {})
     for field, value in (("apiVersion", wanted.api_version), ("kind", wanted.kind)):
         if given.get(field, value) != value:
             raise ProtobufError(f"the {field} in the body, {one_line(given[field])}, is not {value}")
-    found = read_message(wanted.message, base64.b64decode(envelope.get("raw", "")))
+    found = _read(wanted.message, base64.b64decode(envelope.get("raw", "")), left)
     return {"apiVersion": wanted.api_version, "kind": wanted.kind, **found}
 
 
-def read_message(message: Message, data: bytes) -> dict[str, Any]:
-    """Raises ProtobufError."""
+def _read(message: Message, data: bytes, left: Iterator[int]) -> dict[str, Any]:
+    """`left`: gives something for each further field that there may be."""
     found: dict[str, Any] = {}
     for number, wire, value in _fields(data):
+        if next(left, None) is None:
+            raise ProtobufError(f"the body has more than {MAX_FIELDS} fields")
         field = message.fields.get(number)
         if field is None:
             continue
         if wire != field.wire:
             raise ProtobufError(f"the field {field.name} is of the wrong type")
-        read = _value(field, value)
+        read = _value(field, value, left)
         if field.map:
             found.setdefault(field.name, {})[read.get("key", "")] = read.get("value", "")
-        elif field.many:
-            found.setdefault(field.name, []).append(read)
         elif field.name in found:
             raise ProtobufError(f"the field {field.name} is there twice")
         else:
@@ -103,11 +105,11 @@ def read_message(message: Message, data: bytes) -> dict[str, Any]:
     return found
 
 
-def _value(field: Field, value: int | bytes) -> Any:
+def _value(field: Field, value: int | bytes, left: Iterator[int]) -> Any:
     if isinstance(value, int):
         return value != 0
     if isinstance(field.type, Message):
-        return read_message(field.type, value)
+        return _read(field.type, value, left)
     if field.type == "bytes":
         return base64.b64encode(value).decode()
     try:

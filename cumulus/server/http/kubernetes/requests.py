@@ -72,7 +72,7 @@ async def typed_body_of(request: Request, wanted: Body) -> dict[str, Any]:
     """The object in the body, which may also be Protobuf, with its apiVersion and kind."""
     body = await _bytes_of(request, (*bodies.WRITTEN, PROTOBUF))
     if bodies.media_type(request) == PROTOBUF:
-        return read_object(wanted, body)
+        return await _where_it_fits(request, body, PROTOBUF, partial(read_object, wanted, body))
     given = await parsed(request, body, bodies.media_type(request))
     if not isinstance(given, dict):
         raise UsageError("the body must be an object")
