@@ -1,7 +1,7 @@
 """Reads the few Protobuf bodies that kubectl sends: reviews, namespaces and secrets, which it sends as nothing else.
 
 A `Message` says which fields there are, as data; what is read has the shape of the same object in JSON. Strict and
-bounded: whatever is malformed is a `ProtobufError`, fields that are not known are skipped, their number has a limit, and
+bounded: whatever is malformed is a `ProtobufError`, unknown fields are skipped, their number has a limit, and
 nothing nests deeper than the messages that are asked for.
 """
 
