@@ -1,6 +1,6 @@
 """Asks the machine's ledger, which is root's, as one of its users: `chronos_cli` for those who can't open it.
 
-`users` is the other side. Standard library only, and light.
+`users` is the other side. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from cumulus.chronos.home import SYSTEM_HOME
 from cumulus.chronos.settings import Settings
+from cumulus.chronos.verbs import become, command_of
 from cumulus.errors import CumulusError
 from cumulus.lib import safe_output, unix_socket
 
@@ -30,22 +31,14 @@ def should_ask(options: argparse.Namespace) -> bool:
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     """The command, by the server. Its exit code. Raises CumulusError where it does not answer."""
-    command = _command(options) if options.verb == "exec" else []
+    command = command_of(options) if options.verb == "exec" else []
     answer = _ask(["exec", options.partition] if command else words)
     safe_output.block(sys.stdout, answer["out"])
     sys.stdout.flush()
     safe_output.block(sys.stderr, answer["err"])
     if command and answer["code"] == 0:
-        from cumulus.chronos.verbs import become
-
         become(command, answer["variables"])
     return int(answer["code"])
-
-
-def _command(options: argparse.Namespace) -> list[str]:
-    from cumulus.chronos.verbs import command_of
-
-    return command_of(options)
 
 
 def _ask(words: Sequence[str]) -> dict[str, Any]:

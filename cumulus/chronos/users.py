@@ -37,18 +37,13 @@ VERBS = ("stats", "metrics", "devices", "create", "list", "get", "begin", "renew
 MOST, MOST_OF_A_USER = 128, 8
 """Requests at once."""
 LONGEST_LINE = 2**16
-_READ_SECONDS, _ANSWER_SECONDS = 10.0, 3600
+_READ_SECONDS, _ANSWER_SECONDS = 10, 3600
 _LOOK_SECONDS = 1.0
-_BUSY = (
-    json.dumps(
-        {
-            "code": 1,
-            "out": "",
-            "err": "chronos_cli: too many of your requests are answered now (try again in a while)\n",
-        }
-    ).encode()
-    + b"\n"
-)
+_BUSY = {
+    "code": 1,
+    "out": "",
+    "err": "chronos_cli: too many of your requests are answered now (try again in a while)\n",
+}
 _PEER = struct.Struct("=iII")
 
 
@@ -107,7 +102,7 @@ def _take(
         if len(busy) >= MOST or sum(user == uid for user in busy.values()) >= MOST_OF_A_USER:
             # There is room for it: nothing was written before.
             with contextlib.suppress(OSError):
-                connection.send(_BUSY, socket.MSG_DONTWAIT)
+                connection.send(json.dumps(_BUSY).encode() + b"\n", socket.MSG_DONTWAIT)
             return
         child = os.fork()
         if child:
@@ -117,7 +112,6 @@ def _take(
             listening.close()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
-            signal.alarm(_ANSWER_SECONDS)
             connection.setblocking(True)
             _answer(connection, home, Peer(uid, pid), creators)
         except BaseException:
@@ -127,14 +121,15 @@ def _take(
 
 
 def _answer(connection: socket.socket, home: Path, peer: Peer, creators: int | None) -> None:
-    """In a process of its own."""
-    connection.settimeout(_READ_SECONDS)
+    """In a process of its own, which the alarm ends."""
+    signal.alarm(_READ_SECONDS)
     line = b""
     while not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
         more = connection.recv(LONGEST_LINE)
         if not more:
             return
         line += more
+    signal.alarm(_ANSWER_SECONDS)
     ledger = UserLedger(home, peer, may_create=creators is not None and creators in peer.groups)
     out, err = io.StringIO(), io.StringIO()
     said: dict[str, Any] = {}
