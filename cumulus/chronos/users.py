@@ -42,7 +42,7 @@ _LOOK_SECONDS = 1.0
 _BUSY = {
     "code": 1,
     "out": "",
-    "err": "chronos_cli: too many of your requests are answered now (try again in a while)\n",
+    "err": "chronos_cli: too many of your requests run now (try again later)\n",
 }
 _PEER = struct.Struct("=iII")
 
