@@ -88,7 +88,7 @@ class ObjectMeta(Model):
         (), description="The objects that own this one. It is deleted with the last of them. Set by controllers."
     )
     managed_fields: tuple[ManagedFieldsEntry, ...] = Field(
-        (), description="Who set which field. Kept by the server, for apply: it tells of conflicts by this."
+        (), description="Who set which field. The server keeps this, so that apply can tell of conflicts."
     )
 
 

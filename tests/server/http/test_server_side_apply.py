@@ -139,6 +139,7 @@ def test_every_change_has_an_owner(served: Served) -> None:
     [
         ("", {}, 422, "fieldManager: Required value: is required for apply patch"),
         ("fieldManager=a%0Ab", {}, 422, "fieldManager must have 1 to 128 printable characters"),
+        ("fieldManager=one&force=perhaps", {}, 400, "force must be true or false"),
         ("fieldManager=one", {"kind": "Pod"}, 400, "the kind of the configuration must be GPUJob"),
         ("fieldManager=one", {"kind": None}, 400, "the kind of the configuration must be GPUJob"),
         ("fieldManager=one", {"apiVersion": "v1"}, 400, "apiVersion of the configuration must be cumulus.dev/v1alpha1"),

@@ -10,6 +10,7 @@ from cumulus.errors import InvalidObject, NotSupported
 from cumulus.resources.key import Document, Key
 from cumulus.server.http.kubernetes import bodies
 from cumulus.server.http.kubernetes.field_validation import FieldValidation
+from cumulus.server.http.kubernetes.requests import flag_in
 
 if TYPE_CHECKING:
     from cumulus.answers.objects import PatchType
@@ -79,7 +80,7 @@ def _apply(service: Service, request: PatchRequest) -> Patched:
     return Patched(
         *service.objects.apply_patch(
             request.identity, request.key, config, field_manager=request.field_manager,
-            force=request.parameters.get("force", "") in ("true", "1"), dry_run=request.dry_run,
+            force=flag_in(request.parameters, "force"), dry_run=request.dry_run,
             on_unknown=request.validation.take,
         )
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,7 +135,12 @@ async def _where_it_fits(request: Request, body: bytes, type: str, work: Callabl
 
 def flag(request: Request, name: str) -> bool:
     """Whether a query parameter is true. Raises UsageError where it is neither."""
-    text = request.query_params.get(name, "")
+    return flag_in(request.query_params, name)
+
+
+def flag_in(parameters: Mapping[str, str], name: str) -> bool:
+    """The same of parameters."""
+    text = parameters.get(name, "")
     if text not in ("", "true", "1", "false", "0"):
         raise UsageError(f"{name} must be true or false, not {one_line(text)}")
     return text in ("true", "1")
