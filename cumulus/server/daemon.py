@@ -65,6 +65,11 @@ def run(settings: Settings) -> int:
     home = settings.home
     if settings.system:
         _make_system_directories(home)
+    elif os.path.exists(paths.SYSTEM_SOCKET):
+        _log.warning(
+            "a system daemon serves this machine, and this one does not know its leases",
+            socket=paths.SYSTEM_SOCKET,
+        )
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())

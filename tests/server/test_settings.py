@@ -235,3 +235,9 @@ def test_another_programs_file_of_that_name_is_left_alone(text: str) -> None:
 def test_a_file_of_ours_is_read(text: str) -> None:
     Path("config.yaml").write_text(text)
     assert said(settings.read()) == ("", {}, False, None, DEFAULT_RETENTION, {})
+
+
+def test_only_root_serves_every_user_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="needs root"):
+        settings.read(system=True)
