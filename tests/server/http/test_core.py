@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cumulus import paths
-from cumulus.errors import BackendError
+from cumulus.errors import BackendError, TooLarge
 from cumulus.resources.key import Document, Key
+from cumulus.resources.query import Query
 from cumulus.secrets import JobSecrets
-from cumulus.server.http.kubernetes.core.pods import pods_of, restarts_cell, status_cell
+from cumulus.server.http.kubernetes.core.pods import VIEW, pods_of, restarts_cell, status_cell
+from cumulus.server.http.kubernetes.core.view import Viewed
 from cumulus.service.identity import Identity
+from cumulus.service.service import Service
+from cumulus.store.memory import MemoryStore
 from tests.documents import NOW, ago, condition, event, failed, job, node, running
 from tests.server.http.conftest import Served
 from tests.server.http.test_objects import TABLE, names
+from tests.service.conftest import ME
 
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -141,6 +148,29 @@ class TestPods:
         for missing in ("gang-2", "gang", "gang-00", "nothing-0"):
             answer = served.ask("GET", f"{PODS}/{missing}")
             assert (answer.code, answer.json["message"]) == (404, f'pods "{missing}" not found')
+
+    def test_pages_hold_what_was_asked_for_and_end_with_a_job(self, served: Served) -> None:
+        for number in range(30):
+            served.store.create(job(f"j{number:02}", replicas=3))
+        seen: list[str] = []
+        more, pages = "", 0
+        while pages == 0 or more:
+            page = served.get(f"{PODS}?limit=40&continue={more}")
+            more, pages = page["metadata"].get("continue", ""), pages + 1
+            assert len(names(page)) >= 40 or not more
+            seen += names(page)
+        assert (len(seen), len(set(seen)), pages) == (90, 90, 2)
+
+    def test_a_list_that_is_too_long_comes_in_pages(self, tmp_path: Path) -> None:
+        store = MemoryStore()
+        for number in range(25):
+            store.create(job(f"j{number:02}", replicas=3))
+        whole = Query("Pod", "default")
+        source = Viewed(VIEW, whole, Service(lambda: store, tmp_path, owner=0), ME, most=70)
+        with pytest.raises(TooLarge, match="more than 70 pods"):
+            source.page(whole)
+        assert len(source.page(replace(whole, limit=70)).items) == 75
+        assert len(source.page(replace(whole, fields="metadata.name=j07-2")).items) == 1
 
     def test_no_value_of_its_environment_is_in_it(self, served: Served) -> None:
         reference = {"secretKeyRef": {"name": "wandb", "key": "token"}}

@@ -249,5 +249,6 @@ VIEW = View(
     pods_of,
     "pods are a view of jobs: change or delete the gpujob that the pod is of",
     lambda name: found[0] if (found := job_of(name)) else None,
+    at_once=20,
 )
 ROUTES = routes(VIEW)

@@ -1,7 +1,7 @@
 """Views: kinds of Kubernetes' own, each computed from a stored kind. They are read, and never written.
 
-Lists, tables and watches are those of any kind. A page of a list holds what belongs to as many stored objects as were
-asked for, so it may have more items than that, or fewer.
+Lists, tables and watches are those of any kind. A page of a list ends with all that one stored object is shown as, so
+it may have some more items than were asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.endpoints import HTTPEndpoint
 from starlette.routing import Route
 
-from cumulus.errors import NotFound
+from cumulus.errors import NotFound, TooLarge
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import MALFORMED
 from cumulus.resources.key import Document, Key
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cumulus.service.service import Service
 
 
+MOST = 20_000
+"""Objects in one answer, where no limit is given: who makes one job may have a thousand pods."""
 KEPT = (
     "name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp",
     "deletionGracePeriodSeconds",
@@ -76,6 +78,8 @@ class View:
     """What to do instead of writing one."""
     stored_name: Callable[[str], str | None] = _same
     """The name of the stored object by the name of what is shown; None where there can be none."""
+    at_once: int = 500
+    """Stored objects that are read at once: fewer, where each may be shown as many."""
     named: bool = True
     asked: Callable[[View, Query], tuple[View, str]] = narrowed
     """How a query is answered: by which view, and with which field selector for the stored objects."""
@@ -101,10 +105,11 @@ class View:
         raise NotFound(f'{self.plural} "{one_line(name)}" not found')
 
 
-class _Viewed:
+class Viewed:
     """See `reading.Source`."""
 
-    def __init__(self, view: View, query: Query, service: Service, identity: Identity) -> None:
+    def __init__(self, view: View, query: Query, service: Service, identity: Identity, *, most: int = MOST) -> None:
+        self._most = most
         self.watched = view.stored
         self._view, self._fields = view.asked(view, query)
         self._service = service
@@ -115,10 +120,17 @@ class _Viewed:
         view, now = self._view, self._service.clock.now()
         matches = Matcher(query)
         self._service.access.check(self._identity, "list", view.plural, query.namespace or "", group="")
-        stored = replace(query, kind=view.stored, labels="", fields=self._fields)
-        found = self._service.objects.list(self._identity, stored)
-        items = [shown for document in found.items for shown in view.of(document, now) if matches(shown)]
-        return Page(items, found.revision, found.continue_token)
+        at_once = min(view.at_once, query.limit or view.at_once)
+        stored = replace(query, kind=view.stored, labels="", fields=self._fields, limit=at_once)
+        items: list[Document] = []
+        while True:
+            found = self._service.objects.list(self._identity, stored)
+            items += (shown for document in found.items for shown in view.of(document, now) if matches(shown))
+            if query.limit is None and len(items) > self._most:
+                raise TooLarge(f"there are more than {self._most:,} {view.plural}", hint="ask for pages, with a limit")
+            if not found.continue_token or (query.limit and len(items) >= query.limit):
+                return Page(items, found.revision, found.continue_token)
+            stored = replace(stored, continue_token=found.continue_token)
 
     def packed(self, query: Query) -> None:
         return None
@@ -135,7 +147,7 @@ def routes(view: View) -> tuple[Route, ...]:
         async def get(self, request: Request) -> Response:
             api, identity = api_of(request), identity_of(request)
             query = reading.query_of(request, view.name)
-            source = _Viewed(view, query, api.service, identity)
+            source = Viewed(view, query, api.service, identity)
             return await reading.answer(request, source, shown(request, view), query, view.plural, "")
 
         async def method_not_allowed(self, request: Request) -> Response:
