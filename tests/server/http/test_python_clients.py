@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import Queue
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -26,7 +28,7 @@ from lightkube.types import PatchType
 
 from cumulus.clock import FakeClock
 from cumulus.store.memory import MemoryStore
-from tests.documents import NOW, job, running
+from tests.documents import NOW, job
 from tests.server.http.conftest import serving
 from tests.service.conftest import ME, FakeInfrastructure
 
@@ -145,17 +147,29 @@ def test_kubernetes(server: Server) -> None:
     assert watched.get(timeout=SECONDS) == ("DELETED", "a")
 
 
-def test_an_informer_of_kubernetes_goes_on_after_a_restart(server: Server) -> None:
-    server.store.create(running("a"))
-    api = kubernetes.config.new_client_from_config(str(server.config))
+def test_an_informer_of_kubernetes_goes_on_after_a_restart(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    # It tries again without a pause, and logs a traceback each time.
+    for name in ("kubernetes.informer.informer", "urllib3"):
+        caplog.set_level(logging.CRITICAL, logger=name)
+    server.store.create(job("a"))
+    objects = kubernetes.client.CustomObjectsApi(kubernetes.config.new_client_from_config(str(server.config)))
+
+    def listed(**options: Any) -> Any:
+        """As the informer wants it: a watch as it is, and a list as an object."""
+        found = objects.list_namespaced_custom_object(GROUP, VERSION, "default", "gpujobs", **options)
+        if options.get("watch"):
+            return found
+        metadata = SimpleNamespace(resource_version=found["metadata"]["resourceVersion"])
+        return SimpleNamespace(items=found["items"], metadata=metadata)
+
     found: Queue[str] = Queue()
-    informer = SharedInformer(kubernetes.client.CoreV1Api(api).list_namespaced_pod, namespace="default")
-    informer.add_event_handler("ADDED", lambda pod: found.put(pod.metadata.name))
+    informer = SharedInformer(listed, key_func=lambda job: job["metadata"]["name"])
+    informer.add_event_handler("ADDED", lambda job: found.put(job["metadata"]["name"]))
     informer.start()
-    assert found.get(timeout=SECONDS).startswith("a-")
+    assert found.get(timeout=SECONDS) == "a"
     server.restart()
-    server.store.create(running("b"))
-    assert found.get(timeout=SECONDS).startswith("b-"), "nothing twice, and nothing lost"
+    server.store.create(job("b"))
+    assert found.get(timeout=SECONDS) == "b", "nothing twice, and nothing lost"
     # Its thread waits in a read: the end of the server ends that.
     Thread(target=informer.stop, daemon=True).start()
 
