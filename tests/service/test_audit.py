@@ -78,7 +78,11 @@ def test_submitters_hear_who_else_changed_what_is_theirs(team: Service) -> None:
     assert team.store.list(Query("Event")).items == []
     team.jobs.suspend(ROOT, TRAIN, suspended=False)
     team.objects.set_labels(ROOT, TRAIN, {"a": "b"})
-    team.objects.delete(ROOT, TRAIN)
+    held = team.store.get(TRAIN)
+    held["metadata"]["finalizers"] = ["tests/held"]
+    team.store.update(held)
+    for _ in range(3):
+        team.objects.delete(ROOT, TRAIN)
     events = team.store.list(Query("Event", namespace="team")).items
     assert sorted(event["message"] for event in events) == [
         "root changed this job", "root changed this job", "root deleted this job",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import Forbidden
@@ -53,7 +53,8 @@ class Guard:
             return replace(write, document=_submitted(document, submitter.annotations))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
-        if kind.tells and not _is_mine(identity, stored, unknown=True):
+        again = write.verb == "delete" and stored["metadata"].get("deletionTimestamp")
+        if kind.tells and not again and not _is_mine(identity, stored, unknown=True):
             told.append(Write("create", _told(identity, write.verb, stored, timestamp(self._clock.now()))))
         if document is None:
             return write
@@ -126,9 +127,8 @@ def _told(identity: Identity, verb: str, stored: Document, now: str) -> Document
         "apiVersion": stored["apiVersion"], "kind": stored["kind"], "namespace": metadata.get("namespace") or "",
         "name": metadata["name"], "uid": metadata["uid"],
     }  # fmt: skip
-    # Of each change one: it is made at most once from a version.
-    digest = hashlib.sha256("\0".join((message, metadata["uid"], metadata["resourceVersion"])).encode()).hexdigest()
-    name = f"{metadata['name'][:200].rstrip('.-')}.{digest[:16]}"
+    # Of each change one, also where it changed nothing.
+    name = f"{metadata['name'][:200].rstrip('.-')}.{uuid4().hex[:16]}"
     return {
         "apiVersion": API_VERSION, "kind": "Event",
         "metadata": {"name": name, "namespace": metadata.get("namespace") or DEFAULT_NAMESPACE},
