@@ -172,6 +172,20 @@ class TestPods:
         assert len(source.page(replace(whole, limit=70)).items) == 75
         assert len(source.page(replace(whole, fields="metadata.name=j07-2")).items) == 1
 
+    def test_a_watch_tells_of_each_replica(self, served: Served) -> None:
+        made = served.store.create(job("gang", replicas=2))
+        served.store.update({**made, "metadata": {**made["metadata"], "labels": {"a": "b"}}})
+        served.store.create(job("elsewhere", namespace="team"))
+        since = made["metadata"]["resourceVersion"]
+        for query, expected in (
+            ("", ["ADDED gang-0", "ADDED gang-1"]),
+            (f"&resourceVersion={since}", ["MODIFIED gang-0", "MODIFIED gang-1"]),
+            (f"&resourceVersion={since}&fieldSelector=metadata.name%3Dgang-1", ["MODIFIED gang-1"]),
+        ):
+            answer = served.ask("GET", f"{PODS}?watch=1&timeoutSeconds=1{query}")
+            lines = [json.loads(line) for line in answer.body.splitlines()]
+            assert [f"{line['type']} {line['object']['metadata']['name']}" for line in lines] == expected
+
     def test_no_value_of_its_environment_is_in_it(self, served: Served) -> None:
         reference = {"secretKeyRef": {"name": "wandb", "key": "token"}}
         env = [{"name": "PLAIN", "value": "hidden"}, {"name": "TOKEN", "valueFrom": reference}]

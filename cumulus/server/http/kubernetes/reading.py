@@ -37,6 +37,11 @@ class Source(Protocol):
         """The stored kind whose changes are watched; None: all of them."""
         ...
 
+    @property
+    def computed(self) -> bool:
+        """Whether what is shown is computed from what is stored."""
+        ...
+
     def page(self, query: Query) -> Page:
         """What the query finds. It may block, and raises what a list of the service raises."""
         ...
@@ -55,6 +60,7 @@ class Stored:
 
     def __init__(self, service: Service, identity: Identity, kind: str) -> None:
         self.watched = kind
+        self.computed = False
         self._service = service
         self._identity = identity
         self._redact = service.objects.redacting(identity, kind)

@@ -80,9 +80,11 @@ class Following:
                 while (left := self._ends - time.monotonic()) > 0:
                     events = await watcher.next(timeout=min(left, BOOKMARK_SECONDS))
                     self._since = max(self._since, watcher.revision)
-                    if out := await self._rendered(partial(self._all_told, events)):
-                        yield out
-                    elif not events and self._bookmarks:
+                    # What is computed may be many objects for one that is stored.
+                    for some in [[event] for event in events] if self._source.computed else [events]:
+                        if out := await self._rendered(partial(self._all_told, some)):
+                            yield out
+                    if not events and self._bookmarks:
                         yield self._bookmark({})
                     if watcher.closed:
                         return
@@ -93,8 +95,10 @@ class Following:
             yield orjson.dumps({"type": "ERROR", "object": status_of(error)}) + b"\n"
 
     async def _rendered(self, lines: Callable[[], Sequence[bytes]]) -> bytes:
-        """The lines, one after another. Those of a table are made in a thread: their cells may ask the service."""
-        return b"".join(await self._api.call(lines) if self._shown.form.kind == "Table" else lines())
+        """The lines, one after another. Those of a table are made in a thread: their cells may ask the service. So are
+        those of what is computed, which takes long."""
+        in_thread = self._source.computed or self._shown.form.kind == "Table"
+        return b"".join(await self._api.call(lines) if in_thread else lines())
 
     def _all_added(self, items: Sequence[Document]) -> Sequence[bytes]:
         return [self._line("ADDED", item) for item in items]

@@ -59,6 +59,7 @@ class _Namespaces:
     it is there, and only empty."""
 
     watched = None
+    computed = False
 
     def __init__(self, service: Service, identity: Identity) -> None:
         self._service = service

@@ -111,6 +111,7 @@ class Viewed:
     def __init__(self, view: View, query: Query, service: Service, identity: Identity, *, most: int = MOST) -> None:
         self._most = most
         self.watched = view.stored
+        self.computed = True
         self._view, self._fields = view.asked(view, query)
         self._service = service
         self._identity = identity
