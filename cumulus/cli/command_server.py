@@ -36,7 +36,8 @@ _MOST_BYTES = 8 * 2**20
 """Of a request. Linux allows 6 MiB to arguments and variables together."""
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSTOP, signal.SIGCONT)
 _LATER = (
-    "cumulus.apply.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.infrastructure",
+    "cumulus.apply.apply", "cumulus.cli.left_out", "cumulus.client.embedded", "cumulus.client.http.client",
+    "cumulus.client.http.watch", "cumulus.infrastructure",
     "cumulus.manifest", "cumulus.resources.explain", "cumulus.resources.jsonpath", "cumulus.service.descriptions",
     "cumulus.service.objects", "cumulus.service.server_state", "cumulus.service.waits", "cumulus.service.why",
     "cumulus.store.memory", "cumulus.store.sqlite", "cumulus.stores", "encodings.utf_8_sig", "pydantic.type_adapter",
@@ -100,7 +101,7 @@ def _load() -> None:
     for model in _below(Model):
         model.model_rebuild()
     # Typer imports some of its own only when a command runs.
-    command.main(["version"])
+    command.main(["version", "--client"])
 
 
 def _build_validators(verb: Any) -> None:

@@ -64,8 +64,8 @@ def _kind(word: str) -> Kind | None:
 def _names(kind: Kind | None, prefix: str, ctx: typer.Context) -> list[str]:
     if kind is None:
         return []
-    namespace = (ctx.params.get("namespace") or "default") if kind.namespaced else None
     try:
+        namespace = context.namespace(ctx.params.get("namespace") or "") if kind.namespaced else None
         with context.client(quiet=True) as client:
             items = client.list(Query(kind=kind.name, namespace=namespace)).items
     except (CumulusError, OSError):

@@ -1,31 +1,67 @@
-"""What every verb starts with: its client, and a note if no daemon is there to act."""
+"""What every verb starts with: whom it asks, its client, and a note if no daemon is there to act."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cumulus import paths
 from cumulus.cli import terminal
+from cumulus.resources.key import DEFAULT_NAMESPACE
 from cumulus.resources.quantity import format_duration
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client, ServerState
+    from cumulus.client.endpoint import Endpoint
 
 SILENT_SECONDS = 15.0
 """A leader renews every two seconds, and a lapsed one is followed by another within a few more."""
 
 
+class Choice(NamedTuple):
+    """Of whom to ask, by the flags before the verb."""
+
+    server: str = ""
+    context: str = ""
+    offline: bool = False
+
+
+_choice = Choice()
+
+
+def choose(choice: Choice) -> None:
+    """For the command that this process runs now."""
+    global _choice
+    _choice = choice
+    endpoint.cache_clear()
+
+
+@functools.cache
+def endpoint() -> Endpoint:
+    """Whom the command asks. Raises CumulusError where nobody is there to be asked."""
+    from cumulus.client.connect import has_live_jobs
+    from cumulus.client.endpoint import find
+
+    server, context, offline = _choice
+    return find(server, context=context, offline=offline, has_live_jobs=lambda: has_live_jobs(paths.home()))
+
+
+def namespace(given: str = "") -> str:
+    """The namespace `given`, else the default one of whom the command asks."""
+    return given or endpoint().namespace or DEFAULT_NAMESPACE
+
+
 def client(*, create: bool = False, quiet: bool = False, objects: bool = True) -> Client:
-    """The client of this CUMULUS_HOME, to be used with `with`. Without `create`, a state directory that is not there
-    is not made: there is no object then, and stderr says so, unless `quiet`. Without `objects` the store stays closed
-    until one is asked for. Raises StoreUnavailable."""
+    """The client of this command, to be used with `with`. Without `create`, a state directory that is not there is not
+    made: there is no object then, and stderr says so, unless `quiet`. Without `objects` its store stays closed until
+    one is asked for. Raises StoreUnavailable."""
     from cumulus.client.connect import connect
 
-    home = paths.home()
-    opened = connect(home, create=create, objects=objects)
-    if objects and not (create or quiet):
-        _note_no_store(home)
+    found = endpoint()
+    opened = connect(found, create=create, objects=objects)
+    if found.kind == "embedded" and objects and not (create or quiet):
+        _note_no_store(Path(found.address))
     return opened
 
 

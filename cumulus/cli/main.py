@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cumulus import __version__, environment
-from cumulus.cli import terminal
+from cumulus.cli import context, terminal
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
 from cumulus.lib.suggest import nearest
@@ -53,6 +53,9 @@ VERBS: dict[str, Verb] = {
     "secret": Verb("secret", "Manage secrets that jobs may use."),
     "token": Verb("token", "Manage tokens, which show the API who asks."),
     "kubeconfig": Verb("kubeconfig", "Print a kubeconfig for kubectl, k9s and client libraries."),
+    "login": Verb("login", "Log in to a server, and make it the one that commands ask."),
+    "context": Verb("contexts", "List, choose and forget the servers that you have logged in to."),
+    "auth": Verb("auth", "Show as whom the server knows you, and what you may do."),
     "serve": Verb("serve", "Run the daemon, with its controllers."),
     "doctor": Verb("doctor", "Check this machine, and say how to fix what is missing."),
     "backup": Verb("backup", "Write the store to one file; it may be in use."),
@@ -73,6 +76,9 @@ ELSEWHERE: dict[str, str] = {
     "init": "cluster init",
     "secrets": "secret list",
     "tokens": "token list",
+    "logout": "context delete NAME",
+    **dict.fromkeys(("contexts", "config"), "context list"),
+    "whoami": "auth whoami",
     "config": "kubeconfig",
 }
 """What other programs call it -> what does it here."""
@@ -126,8 +132,8 @@ def _run(arguments: list[str]) -> int:
         sys.stdout = safe_output.raw(sys.stdout)
         group.main(arguments, prog_name="cumulus", complete_var=environment.COMPLETE)
     try:
-        with group.make_context("cumulus", arguments) as context:
-            return group.invoke(context) or 0
+        with group.make_context("cumulus", arguments) as made:
+            return group.invoke(made) or 0
     except typer.Exit as request:
         return request.exit_code
     except typer.Abort:
@@ -258,6 +264,20 @@ def _root(
     home: Annotated[
         str, typer.Option(metavar="DIR", help="The state directory, instead of $CUMULUS_HOME.", show_default=False)
     ] = "",
+    server: Annotated[
+        str,
+        typer.Option(
+            metavar="https://HOST:PORT",
+            help="The server to ask, instead of the current context. Also unix:PATH.",
+            show_default=False,
+        ),
+    ] = "",
+    context_name: Annotated[
+        str, typer.Option("--context", metavar="NAME", help="The context to use.", show_default=False)
+    ] = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no daemon: open the store of the state directory itself.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Run jobs on a pool of GPU machines. Every GPU share is a lease with an end.
@@ -271,6 +291,7 @@ def _root(
     """
     if home:
         os.environ[environment.HOME] = home
+    context.choose(context.Choice(server, context_name, offline))
     if version:
         print(f"cumulus {__version__}")
         raise typer.Exit(0)

@@ -30,8 +30,12 @@ NodeWords = Annotated[
     ),
 ]
 Namespace = Annotated[
-    str, typer.Option("--namespace", "-n", metavar="NAME", help="The namespace to look in.", show_default=True)
-]
+    str,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", show_default=False,
+        help="The namespace; if left out, the context's, else default.",
+    ),
+]  # fmt: skip
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Look in every namespace.")]
 Labels = Annotated[
     str,

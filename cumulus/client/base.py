@@ -28,6 +28,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Event, Page, Query, Watch
 
 if TYPE_CHECKING:
+    from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -266,6 +267,10 @@ class ServerClient(Protocol):
         all are."""
         ...
 
+    def raw(self, path: str) -> bytes:
+        """What the server answers to a GET of `path`, as it is. Raises UsageError where there is no server."""
+        ...
+
     def backup(self, file: Path) -> None:
         """Write all objects to the new file `file` of this machine, while the store is used. Raises UsageError where it
         is there already, StoreUnavailable."""
@@ -313,7 +318,21 @@ class TokenClient(Protocol):
         ...
 
 
-class Client(ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, TokenClient, Protocol):
+class AccessClient(Protocol):
+    """Who asks, and what they may do."""
+
+    def who_am_i(self) -> UserInfo:
+        """As the server knows them."""
+        ...
+
+    def may(self, verb: str, resource: str, *, namespace: str = "", name: str = "") -> Allowed:
+        """Whether who asks may do it: `resource` is a plural, gpujobs, or gpujobs/log; `namespace` "": all of them."""
+        ...
+
+
+class Client(
+    ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, TokenClient, AccessClient, Protocol
+):
     """All of it. Use it with `with`, or close it."""
 
     def close(self) -> None:

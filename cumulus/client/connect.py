@@ -1,4 +1,4 @@
-"""Finds the client of a state directory."""
+"""Opens the client of an endpoint."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from cumulus import paths
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
+    from cumulus.client.endpoint import Endpoint
 
 
-def connect(home: Path, *, create: bool = False, objects: bool = True) -> Client:
-    """The client of a state directory, to be used with `with`. Raises StoreUnavailable; StoreReplaced where a daemon
-    has another store open.
+def connect(found: Endpoint, *, create: bool = False, objects: bool = True) -> Client:
+    """The client of an endpoint, to be used with `with`. It asks a server with its first call.
 
-    Without `create`, a store that is not there is not made, and there is no object then. Without `objects` the store is
-    opened, and these are raised, when an object is first asked for.
+    Of a state directory the store is opened at once. Raises StoreUnavailable; StoreReplaced where a daemon has another
+    store open. Without `create`, a store that is not there is not made, and there is no object then. Without `objects`
+    it is opened, and these are raised, when an object is first asked for.
     """
+    if found.kind != "embedded":
+        from cumulus.client.http.client import HttpClient
+
+        return HttpClient(found)
     from cumulus.client.embedded import EmbeddedClient
 
-    client = EmbeddedClient.of(home, create=create)
+    client = EmbeddedClient.of(Path(found.address), create=create)
     if objects:
         client.open()
     return client
@@ -29,3 +34,14 @@ def connect(home: Path, *, create: bool = False, objects: bool = True) -> Client
 def has_store(home: Path) -> bool:
     """Whether anything was ever stored in this state directory."""
     return paths.store_dir(home).exists()
+
+
+def has_live_jobs(home: Path) -> bool:
+    """Whether the store of a state directory says that processes of jobs run. Raises StoreUnavailable."""
+    from cumulus.client.embedded import EmbeddedClient
+    from cumulus.resources.documents import lookup
+    from cumulus.resources.query import Query
+
+    with EmbeddedClient.of(home) as client:
+        jobs = client.list(Query("GPUJob")).items
+    return any(lookup(job, "status.phase") in ("Running", "Checkpointing") for job in jobs)

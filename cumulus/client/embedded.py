@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Self
 from cumulus import paths
 from cumulus.client.connect import has_store
 from cumulus.daemon_lock import check_private, refuse_unread
-from cumulus.errors import StoreUnavailable
+from cumulus.errors import StoreUnavailable, UsageError
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 
 if TYPE_CHECKING:
+    from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -232,6 +233,15 @@ class EmbeddedClient:
 
     def api_address(self) -> ApiAddress:
         return self._service.api_address(self._identity)
+
+    def who_am_i(self) -> UserInfo:
+        return self._service.who_am_i(self._identity)
+
+    def may(self, verb: str, resource: str, *, namespace: str = "", name: str = "") -> Allowed:
+        return self._service.may(self._identity, verb, resource, namespace=namespace, name=name)
+
+    def raw(self, path: str) -> bytes:
+        raise UsageError("there is no server to ask", hint="start one: cumulus serve")
 
     def delete_secret(self, namespace: str, name: str, key: str = "") -> None:
         self._service.secrets.delete(self._identity, namespace, name, key)

@@ -42,6 +42,8 @@ class Facts(NamedTuple):
     home_is_explicit: bool = False
     server: str = ""
     """--server"""
+    named: Callable[[], Context] | None = None
+    """--context: that one, where it is given."""
     url: str = ""
     """CUMULUS_ORCHESTRATOR_URL"""
     token: str = ""
@@ -63,10 +65,13 @@ class Facts(NamedTuple):
 
 
 def find(
-    server: str = "", *, offline: bool = False, variables: Mapping[str, str] | None = None,
+    server: str = "", *, context: str = "", offline: bool = False, variables: Mapping[str, str] | None = None,
     has_live_jobs: Callable[[], bool] = lambda: False,
 ) -> Endpoint:  # fmt: skip
-    """The endpoint of this process. `server` and `offline` are flags of the same name. Raises CumulusError."""
+    """The endpoint of this process. `server`, `context` and `offline` are flags of the same name. Raises
+    CumulusError."""
+    if bool(server) + bool(context) + offline > 1:
+        raise UsageError("--server, --context and --offline each name whom to ask: give one of them")
     given = os.environ if variables is None else variables
     file = paths.contexts_file()
     return resolve(
@@ -74,6 +79,7 @@ def find(
             home=paths.home_text(given.get(environment.HOME, "")),
             home_is_explicit=bool(given.get(environment.HOME)),
             server=server,
+            named=(lambda: contexts.read(file).named(context)) if context else None,
             url=given.get(environment.SERVER_URL, ""),
             token=given.get(environment.TOKEN, ""),
             ca_file=given.get(environment.CA_FILE, ""),
@@ -94,16 +100,15 @@ def resolve(facts: Facts) -> Endpoint:
     the store must not be opened instead."""
     if facts.offline:
         return _embedded(facts, "--offline")
+    if facts.named is not None:
+        return _of_context(facts, facts.named(), "--context")
     for given, source in ((facts.server, "--server"), (facts.url, environment.SERVER_URL)):
         if given:
             return _remote(facts, given, source)
     if facts.home_is_explicit:
         return _own(facts, environment.HOME) or _embedded(facts, f"{environment.HOME}, where no daemon listens")
     if context := facts.context():
-        token = facts.token or context.token
-        return Endpoint(
-            "https", context.server, context.ca, token, context.namespace, f"the current context, {context.name}"
-        )
+        return _of_context(facts, context, f"the current context, {context.name}")
     return (
         _own(facts, "the state directory")
         or _system(facts)
@@ -157,6 +162,10 @@ def _remote(facts: Facts, given: str, source: str) -> Endpoint:
     token = facts.token or (context.token if context else "")
     namespace = context.namespace if context else ""
     return Endpoint("https", address, ca, token, namespace, source)
+
+
+def _of_context(facts: Facts, context: Context, why: str) -> Endpoint:
+    return Endpoint("https", context.server, context.ca, facts.token or context.token, context.namespace, why)
 
 
 def _own(facts: Facts, source: str) -> Endpoint | None:

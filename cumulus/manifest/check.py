@@ -70,10 +70,12 @@ def from_documents(documents: Sequence[Document]) -> list[Manifest]:
     return found
 
 
-def check(node: Node, file: str, namespace: str | None, prefix: Path = ()) -> Iterator[Manifest | Problem]:
+def check(
+    node: Node, file: str, namespace: str | None, prefix: Path = (), *, default: str = DEFAULT_NAMESPACE
+) -> Iterator[Manifest | Problem]:
     """The objects in one document (several if it is a List), each checked, or what is wrong with them.
 
-    `namespace`: what the caller asked for; objects that name another are refused. None: as written, or "default".
+    `namespace`: what the caller asked for; objects that name another are refused. None: as written, or `default`.
     """
     if not isinstance(node.value, dict):
         if not node.broken:
@@ -82,9 +84,9 @@ def check(node: Node, file: str, namespace: str | None, prefix: Path = ()) -> It
             yield _problem(file, node, (), prefix, said + more)
         return
     if _text_at(node, "kind") == "List":
-        yield from _check_list(node, file, namespace, prefix)
+        yield from _check_list(node, file, namespace, default, prefix)
         return
-    yield from _check_object(node, file, namespace, prefix)
+    yield from _check_object(node, file, namespace, default, prefix)
 
 
 def position(file: str, node: Node, path: Path, *, key: bool = False) -> Position:
@@ -106,7 +108,9 @@ def position(file: str, node: Node, path: Path, *, key: bool = False) -> Positio
     return found
 
 
-def _check_list(node: Node, file: str, namespace: str | None, prefix: Path) -> Iterator[Manifest | Problem]:
+def _check_list(
+    node: Node, file: str, namespace: str | None, default: str, prefix: Path
+) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     if _text_at(node, "apiVersion") not in ("v1", API_VERSION):
         yield _problem(file, node, ("apiVersion",), prefix, "must be v1 for a List")
@@ -120,10 +124,12 @@ def _check_list(node: Node, file: str, namespace: str | None, prefix: Path) -> I
             yield _problem(file, node, ("items",), prefix, "must be a list of objects")
         return
     for index, item in enumerate(items.value):
-        yield from check(item, file, namespace, (*prefix, "items", index))
+        yield from check(item, file, namespace, (*prefix, "items", index), default=default)
 
 
-def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) -> Iterator[Manifest | Problem]:
+def _check_object(
+    node: Node, file: str, namespace: str | None, default: str, prefix: Path
+) -> Iterator[Manifest | Problem]:
     assert isinstance(node.value, dict)
     problems: list[Problem] = []
     kind = _kind_of(node, file, prefix, problems)
@@ -132,7 +138,7 @@ def _check_object(node: Node, file: str, namespace: str | None, prefix: Path) ->
         return
     document, printed = _as_written(node, kind)
     document["apiVersion"], document["kind"] = API_VERSION, kind.name
-    problems += _set_namespace(document, node, kind, file, namespace, prefix)
+    problems += _set_namespace(document, node, kind, file, namespace, default, prefix)
     resource: Resource | None = None
     try:
         resource = validated(kind, document, node)
@@ -190,7 +196,7 @@ def _as_written(node: Node, kind: Kind) -> tuple[Document, bool]:
 
 
 def _set_namespace(
-    document: Document, node: Node, kind: Kind, file: str, wanted: str | None, prefix: Path
+    document: Document, node: Node, kind: Kind, file: str, wanted: str | None, default: str, prefix: Path
 ) -> list[Problem]:
     """Puts the namespace into `document` where it was left out (an empty one is none), or says why it is wrong."""
     metadata = document.get("metadata")
@@ -205,7 +211,7 @@ def _set_namespace(
             return []
         return [_problem(file, node, path, prefix, no_namespace(kind))]
     if given is None:
-        metadata["namespace"] = wanted or DEFAULT_NAMESPACE
+        metadata["namespace"] = wanted or default
     elif wanted is not None and given != wanted:
         message = f"is {given!r}, but the namespace asked for is {wanted!r}; change one of them"
         return [_problem(file, node, path, prefix, message)]

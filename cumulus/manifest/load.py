@@ -12,7 +12,7 @@ from typing import BinaryIO
 from cumulus.manifest.check import Manifest, check
 from cumulus.manifest.problem import InvalidManifest, Position, Problem
 from cumulus.manifest.yaml_nodes import parse
-from cumulus.resources.key import Key
+from cumulus.resources.key import DEFAULT_NAMESPACE, Key
 
 MAX_FILE_BYTES = 4 * 2**20
 MAX_OBJECTS = 10_000
@@ -25,13 +25,15 @@ def load(
     *,
     recursive: bool = False,
     namespace: str | None = None,
+    default_namespace: str = DEFAULT_NAMESPACE,
     stdin: BinaryIO | None = None,
 ) -> list[Manifest]:
     """The objects in files, directories (their .yaml, .yml and .json files by name, hidden ones left out) and "-",
     standard input.
 
     `recursive`: go into subdirectories too. `namespace`: for objects that name none; those that name another are
-    refused. Raises InvalidManifest with every problem of every document.
+    refused. None: objects that name none are in `default_namespace`. Raises InvalidManifest with every problem of every
+    document.
     """
     sources = list(sources)
     problems: list[Problem] = []
@@ -40,7 +42,7 @@ def load(
         for name, file in _files(str(source), recursive, problems):
             data = _read(name, file, stdin, problems)
             if data is not None:
-                found += _check_all(data, name, namespace, problems)
+                found += _check_all(data, name, namespace, default_namespace, problems)
     return _finish(found, problems, ", ".join(str(source) for source in sources))
 
 
@@ -51,7 +53,7 @@ def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | Non
     if len(data) > MAX_FILE_BYTES:
         problems.append(_too_large(name))
         return _finish([], problems, name)
-    return _finish(_check_all(data, name, namespace, problems), problems, name)
+    return _finish(_check_all(data, name, namespace, DEFAULT_NAMESPACE, problems), problems, name)
 
 
 def _finish(found: list[Manifest], problems: list[Problem], given: str) -> list[Manifest]:
@@ -135,14 +137,14 @@ def _read(name: str, file: Path | None, stdin: BinaryIO | None, problems: list[P
     return data
 
 
-def _check_all(data: bytes, name: str, namespace: str | None, problems: list[Problem]) -> list[Manifest]:
+def _check_all(data: bytes, name: str, namespace: str | None, default: str, problems: list[Problem]) -> list[Manifest]:
     text = _decoded(data, name, problems)
     if text is None:
         return []
     documents, found_wrong = parse(text, name)
     found: list[Manifest] = []
     for document in documents:
-        for result in check(document, name, namespace):
+        for result in check(document, name, namespace, default=default):
             if isinstance(result, Manifest):
                 found.append(result)
             else:

@@ -17,6 +17,7 @@ from cumulus.daemon_lock import daemon_pid
 from cumulus.errors import NotFound
 
 if TYPE_CHECKING:
+    from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.errors import InvalidObject
     from cumulus.resources.key import Document
@@ -169,6 +170,19 @@ class Service:
         from cumulus.service.server_state import server_state
 
         return server_state(self.store, self.home, self.clock)
+
+    def who_am_i(self, identity: Identity) -> UserInfo:
+        """Who asks, as this service knows them."""
+        from cumulus.answers.access import UserInfo
+
+        return UserInfo(identity.name, identity.uid, identity.groups)
+
+    def may(self, identity: Identity, verb: str, resource: str, *, namespace: str = "", name: str = "") -> Allowed:
+        """Whether who asks may do it: `resource` as in the matrix, gpujobs or gpujobs/log; `namespace` "" for all."""
+        from cumulus.answers.access import Allowed
+
+        decision = self.access.may(identity, verb, resource, namespace, name)
+        return Allowed(decision.allowed, decision.reason)
 
     def api_address(self, identity: Identity) -> ApiAddress:
         """Where the daemon answers over TLS; of one that has just started, once it does. Raises NotFound where none

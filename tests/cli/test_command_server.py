@@ -172,6 +172,9 @@ def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
         "backup",
         "restore",
         "completion",
+        "login",
+        "context",
+        "auth",
     }
     assert set(VERBS) > command_client.SERVED
 

@@ -135,7 +135,9 @@ def load(filename: Sequence[str] | None, recursive: bool, namespace: str) -> lis
         raise UsageError("say what to read", hint="as in -f FILE, -f DIRECTORY or -f - for stdin")
     from cumulus import manifest
 
-    return manifest.load(filename, recursive=recursive, namespace=namespace or None)
+    return manifest.load(
+        filename, recursive=recursive, namespace=namespace or None, default_namespace=context.namespace()
+    )
 
 
 def _prune_limit(prune: bool, limit: str, selector: str) -> int | None:

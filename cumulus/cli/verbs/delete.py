@@ -29,7 +29,7 @@ def delete(
     selector: options.Labels = "",
     field_selector: options.Fields = "",
     all: Annotated[bool, typer.Option("--all", help="All objects of the kind in the namespace.")] = False,
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
     cascade: Annotated[
         str,
@@ -77,7 +77,7 @@ def delete(
     seconds = seconds_of(timeout, "--timeout") if timeout else float("inf")
     grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
-    selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
     with context.client() as client:
         if filename:
             if words or several:
@@ -160,7 +160,7 @@ def _from_files(client: Client, files: Sequence[str], recursive: bool) -> tuple[
 
     documents: list[Document] = []
     missing: list[NotFound] = []
-    for loaded in reversed(manifest.load(files, recursive=recursive)):
+    for loaded in reversed(manifest.load(files, recursive=recursive, default_namespace=context.namespace())):
         try:
             documents.append(client.get(loaded.key))
         except NotFound as error:

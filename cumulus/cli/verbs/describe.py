@@ -35,7 +35,7 @@ _MOST, _MOST_LINES = 4000, 200
 def describe(
     words: options.Words = None,
     selector: options.Labels = "",
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
 ) -> int:
     """Show everything about an object: its spec, its status, the reasons, and what happened.
@@ -46,7 +46,7 @@ def describe(
       cumulus describe job/train node/gpu-3
       cumulus describe parts -l cumulus.dev/job=train
     """
-    selection = Selection(None if all_namespaces else namespace, selector)
+    selection = Selection(None if all_namespaces else context.namespace(namespace), selector)
     code = shown = 0
     with context.client() as client:
         left_out = LeftOut(client)

@@ -12,7 +12,7 @@ from cumulus.cli.targets import Target
 from cumulus.errors import UsageError
 
 
-def suspend(words: options.JobWords, namespace: options.Namespace = "default") -> None:
+def suspend(words: options.JobWords, namespace: options.Namespace = "") -> None:
     """Stop a job and give its lease back. Nothing of it runs until it is resumed.
 
     \b
@@ -23,7 +23,7 @@ def suspend(words: options.JobWords, namespace: options.Namespace = "default") -
     _suspend(words, namespace, suspended=True)
 
 
-def resume(words: options.JobWords, namespace: options.Namespace = "default") -> None:
+def resume(words: options.JobWords, namespace: options.Namespace = "") -> None:
     """Let a suspended job run again, as a new attempt.
 
     \b
@@ -62,7 +62,7 @@ Pairs = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Change a key that already has another value.")]
 
 
-def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "default") -> None:
+def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "") -> None:
     """Set labels with KEY=VALUE, or remove them with KEY-.
 
     \b
@@ -76,7 +76,7 @@ def label(words: Pairs = None, overwrite: Overwrite = False, namespace: options.
     _set_pairs(words or (), namespace, overwrite, "labels", check_label_key, check_label_value)
 
 
-def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "default") -> None:
+def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: options.Namespace = "") -> None:
     """Set annotations with KEY=VALUE, or remove them with KEY-.
 
     \b
@@ -93,7 +93,7 @@ def _suspend(words: Sequence[str], namespace: str, *, suspended: bool) -> None:
     target = _of_kind(words, "GPUJob")
     word = "suspended" if suspended else "resumed"
     with context.client() as client:
-        changed = client.suspend(targets.key(target, namespace), suspended=suspended)
+        changed = client.suspend(targets.key(target, context.namespace(namespace)), suspended=suspended)
         print(f"{target.kind.qualified}/{target.name} {word if changed else f'already {word}'}")
         if changed:
             context.note_if_no_daemon("this takes effect", client)
@@ -141,5 +141,5 @@ def _set_pairs(
         for target in targets.parse(named):
             if target.name is None:
                 raise UsageError("name the object", hint="as KIND NAME or KIND/NAME")
-            changed = change(targets.key(target, namespace), wanted, overwrite=overwrite)
+            changed = change(targets.key(target, context.namespace(namespace)), wanted, overwrite=overwrite)
             print(f"{target.kind.qualified}/{target.name} {done if changed else 'unchanged'}")

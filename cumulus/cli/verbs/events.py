@@ -31,7 +31,7 @@ def events(
     ] = "",
     types: Annotated[str, typer.Option(metavar="TYPE", show_default=False, help="Only Normal or only Warning.")] = "",
     output: options.Output = "",
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
     watch: options.Watch = False,
     no_headers: options.NoHeaders = False,
@@ -54,7 +54,7 @@ def events(
         if types.capitalize() not in ("Normal", "Warning"):
             raise UsageError(f"there is no type {types!r} of event", hint="it is Normal or Warning")
         fields.append(f"type={types.capitalize()}")
-    selection = Selection(None if all_namespaces else namespace, fields=",".join(fields))
+    selection = Selection(None if all_namespaces else context.namespace(namespace), fields=",".join(fields))
     with context.client() as client:
         tables = Tables(
             sys.stdout,

@@ -15,6 +15,7 @@ from cumulus.cli.printers import Documents, Printer, Tables, printer
 from cumulus.cli.targets import Selection, Target
 from cumulus.clock import SystemClock
 from cumulus.errors import Expired, NotFound, UsageError
+from cumulus.lib import safe_output
 from cumulus.resources.columns import Cells, owned_by
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
@@ -34,7 +35,7 @@ def get(
     output: options.Output = "",
     selector: options.Labels = "",
     field_selector: options.Fields = "",
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
     watch: options.Watch = False,
     sort_by: Annotated[
@@ -45,6 +46,9 @@ def get(
     show_managed_fields: Annotated[
         bool, typer.Option("--show-managed-fields", help="With -o json and -o yaml: show who set which field.")
     ] = False,
+    raw: Annotated[
+        str, typer.Option("--raw", metavar="PATH", help="What the server answers to a GET of PATH.", show_default=False)
+    ] = "",
 ) -> int:
     """Show objects as a table, JSON, YAML or columns.
 
@@ -60,11 +64,14 @@ def get(
       cumulus get nodes -o custom-columns=NAME:.metadata.name,GPU:.status.devices[*].name
       cumulus get job train -o jsonpath='{.status.phase}'
       cumulus get all -w
+      cumulus get --raw /readyz
     """
+    if raw:
+        return _raw(raw, words)
     found = targets.parse(words or ())
     kinds = [kind for kind, _ in by_kind(found)]
     order = sorting.parse_order(sort_by, kinds)
-    selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
     for kind in kinds:
         # What is wrong for the last kind must be said before the first is shown.
         selection.matcher(kind)
@@ -85,6 +92,15 @@ def get(
         if watch:
             follow(client, found, selection, view)
         return show(client, found, selection, view, order)
+
+
+def _raw(path: str, words: Sequence[str] | None) -> int:
+    if words or not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+        raise UsageError("--raw takes a path and nothing else", hint="as in: cumulus get --raw /version")
+    with context.client() as client:
+        answer = client.raw(path)
+    safe_output.block(sys.stdout, answer.decode(errors="replace").rstrip("\n") + "\n")
+    return 0
 
 
 def show(client: Client, found: Sequence[Target], selection: Selection, view: Printer, order: Path | None) -> int:
@@ -141,7 +157,7 @@ def follow(client: Client, found: Sequence[Target], selection: Selection, view: 
             documents = client.list(selection.query(BY_NAME[name])).items
             view.batch(BY_NAME[name], sorting.in_order(BY_NAME[name], [d for d in documents if matches(d)], None))
         try:
-            _follow(client, since, matchers, view, fresh)
+            _follow(client, since, matchers, selection.namespace, view, fresh)
         except Expired:
             terminal.note("The store has forgotten some changes; listing again.")
 
@@ -150,10 +166,11 @@ def _follow(
     client: Client,
     since: int,
     matchers: dict[str, Callable[[Document], bool]],
+    namespace: str | None,
     view: Printer,
     fresh: Freshness | None,
 ) -> None:
-    watch = client.watch(since=since, kinds=frozenset(matchers))
+    watch = client.watch(since=since, kinds=frozenset(matchers), namespace=namespace)
     try:
         quiet = True
         while True:

@@ -44,7 +44,7 @@ def logs(
         str, typer.Option(metavar="DURATION", show_default=False, help="Only what was written in that time: 10m, 1h.")
     ] = "",
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Show when each line was written, in UTC.")] = False,
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
 ) -> None:
     """Show what a job wrote to stdout and stderr.
 
@@ -61,7 +61,7 @@ def logs(
       cumulus logs train --since 10m --timestamps
     """
     target = targets.parse_one(words, default="GPUJob")
-    key, lines = targets.key(target, namespace), tail if tail >= 0 else None
+    key, lines = targets.key(target, context.namespace(namespace)), tail if tail >= 0 else None
     with context.client() as client, _Shown(client, key) as shown:
         pieces = client.logs(
             key, attempt=attempt, replica=replica, follow=follow, tail=lines, since=_moment(since),

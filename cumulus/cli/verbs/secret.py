@@ -39,7 +39,7 @@ def create(
             help="Read the value of KEY from this file; - is stdin. May be given several times.",
         ),
     ] = None,
-    namespace: Namespace = DEFAULT_NAMESPACE,
+    namespace: Namespace = "",
     system: System = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Change these keys of a secret that is there; its other keys stay.")
@@ -64,14 +64,12 @@ def create(
             raise UsageError(f"--from-file gives the key {key} twice")
         values[key] = _value(file)
     with context.client(objects=False) as client:
-        client.create_secret("" if system else namespace, name, values, overwrite=overwrite)
+        client.create_secret("" if system else context.namespace(namespace), name, values, overwrite=overwrite)
     print(f"secret/{name} {'changed' if overwrite else 'created'}")
 
 
 @app.command("list")
-def list_(
-    namespace: Namespace = DEFAULT_NAMESPACE, all_namespaces: AllNamespaces = False, system: System = False
-) -> None:
+def list_(namespace: Namespace = "", all_namespaces: AllNamespaces = False, system: System = False) -> None:
     """List the names and keys of secrets, never their values.
 
     \b
@@ -79,7 +77,7 @@ def list_(
       cumulus secret list -n team
     """
     with context.client(objects=False) as client:
-        found = client.secrets(None if all_namespaces else "" if system else namespace)
+        found = client.secrets(None if all_namespaces else "" if system else context.namespace(namespace))
     if not found:
         print("No secrets found.", file=sys.stderr)
         return
@@ -91,7 +89,7 @@ def list_(
 @app.command("delete")
 def delete(
     name: Name, key: Annotated[str, typer.Argument(metavar="[KEY]", help="All keys if left out.")] = "",
-    namespace: Namespace = DEFAULT_NAMESPACE, system: System = False,
+    namespace: Namespace = "", system: System = False,
 ) -> None:  # fmt: skip
     """Delete one key of a secret, or all of it.
 
@@ -101,7 +99,7 @@ def delete(
       cumulus secret delete hub -n team
     """
     with context.client(objects=False) as client:
-        client.delete_secret("" if system else namespace, name, key)
+        client.delete_secret("" if system else context.namespace(namespace), name, key)
     print(f"secret/{name} {key or 'all keys'} deleted")
 
 

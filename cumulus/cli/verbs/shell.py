@@ -1,4 +1,4 @@
-"""`cumulus version` and `cumulus completion`: verbs that need no store."""
+"""`cumulus version` and `cumulus completion`: what runs here, whom it asks, and completion."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cumulus import __version__
+from cumulus.cli import context, terminal
+from cumulus.errors import CumulusError
 from cumulus.lib import safe_output
 
 
@@ -22,13 +24,15 @@ class Shell(StrEnum):
 
 def version(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FORM", help="json", show_default=False)] = "",
-) -> None:
-    """Show versions.
+    client: Annotated[bool, typer.Option("--client", help="Ask no server.")] = False,
+) -> int:
+    """Show versions: of this command, of the server that commands ask, and why it is that one.
 
     \b
     Examples:
       cumulus version
       cumulus version -o json
+      cumulus version --client
     """
     import platform
     import sqlite3
@@ -36,6 +40,8 @@ def version(
     from cumulus.errors import UsageError
     from cumulus.resources.key import API_VERSION
 
+    if output not in ("", "json"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
     found = {
         "cumulus": __version__,
         "apiVersion": API_VERSION,
@@ -43,16 +49,38 @@ def version(
         "sqlite": sqlite3.sqlite_version,
         "platform": f"{platform.system()} {platform.machine()}",
     }
+    problem = None if client else _add_server(found)
     if output == "json":
         import json
 
         safe_output.block(sys.stdout, json.dumps(found, indent=4) + "\n")
-    elif output:
-        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
     else:
         width = max(map(len, found))
         for name, value in found.items():
             print(f"{name:<{width}}   {value}")
+    if problem is not None:
+        terminal.error(problem)
+    return 0 if problem is None else 1
+
+
+def _add_server(found: dict[str, str]) -> CumulusError | None:
+    """Whom commands ask, and what that server says; what is wrong where it says nothing."""
+    try:
+        asked = context.endpoint()
+        found |= {"asks": asked.address, "because": asked.why}
+        if asked.kind == "embedded":
+            found["server"] = "none: the store is opened by each command"
+            return None
+        import json
+
+        with context.client() as opened:
+            said = json.loads(opened.raw("/version"))
+        found["server"] = str(said["gitVersion"]).rpartition("+cumulus-")[2]
+    except CumulusError as error:
+        return error
+    except (ValueError, KeyError, TypeError):
+        return CumulusError(f"{found['asks']} is no Cumulus server")
+    return None
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:

@@ -41,7 +41,7 @@ def wait(
     selector: options.Labels = "",
     field_selector: options.Fields = "",
     all: Annotated[bool, typer.Option("--all", help="All objects of the kind, and at least one.")] = False,
-    namespace: options.Namespace = "default",
+    namespace: options.Namespace = "",
     all_namespaces: options.AllNamespaces = False,
 ) -> None:
     """Wait for a condition or a field of objects, or until they are created or deleted.
@@ -65,7 +65,7 @@ def wait(
     if not goal:
         raise UsageError("say what to wait for", hint="as in --for=condition=Succeeded or --for=delete")
     seconds = seconds_of(timeout, "--timeout")
-    selection = Selection(None if all_namespaces else namespace, selector, field_selector)
+    selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
     with context.client(create=True) as client:
         follow(client, wanted(found, selection), goal, seconds)
 

@@ -6,7 +6,7 @@ from cumulus.cli import context, options, targets
 from cumulus.cli.left_out import LeftOut
 
 
-def why(words: options.JobWords, namespace: options.Namespace = "default") -> None:
+def why(words: options.JobWords, namespace: options.Namespace = "") -> None:
     """Say why a job is not running: what it waits for, who holds that and until when at the latest, and who is ahead in
     the queue.
 
@@ -21,7 +21,7 @@ def why(words: options.JobWords, namespace: options.Namespace = "default") -> No
     """
     target = targets.parse_one(words, default="GPUJob")
     with context.client() as client:
-        answer = client.why(targets.key(target, namespace))
+        answer = client.why(targets.key(target, context.namespace(namespace)))
         for line in answer.lines:
             print(line)
         state = client.server_state()

@@ -22,6 +22,7 @@ from cumulus.resources.query import Page, Query, Watch
 from cumulus.resources.registry import kind_of
 
 if TYPE_CHECKING:
+    from cumulus.answers.access import Allowed, UserInfo
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -332,8 +333,17 @@ class HttpClient:
 
         return self._read("api_address", ApiAddress)
 
+    def who_am_i(self) -> UserInfo:
+        from cumulus.answers.access import UserInfo
+
+        return self._read("who_am_i", UserInfo)
+
+    def may(self, verb: str, resource: str, *, namespace: str = "", name: str = "") -> Allowed:
+        from cumulus.answers.access import Allowed
+
+        return self._read("may", Allowed, verb=verb, resource=resource, namespace=namespace, name=name)
+
     def raw(self, path: str) -> bytes:
-        """What the server answers to a GET of `path`, as it is."""
         return self._connection.call("GET", path, safe=True)
 
     def close(self) -> None:

@@ -150,10 +150,9 @@ class Connection:
         if self.endpoint.kind == "unix":
             made = _UnixConnection(self.endpoint.address)
         else:
-            host, _, port = self.endpoint.address.removeprefix("https://").rpartition(":")
             made = http.client.HTTPSConnection(
-                host, int(port), timeout=CONNECT_SECONDS, context=self._context()
-            )  # fmt: skip
+                *address_of(self.endpoint), timeout=CONNECT_SECONDS, context=self._context()
+            )
         try:
             made.connect()
         except OSError as error:
@@ -228,6 +227,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = unix_socket.connect(self._path, CONNECT_SECONDS)
+
+
+def address_of(endpoint: Endpoint) -> tuple[str, int]:
+    """Host and port of `https://HOST:PORT`; an IPv6 address has no brackets here."""
+    host, _, port = endpoint.address.removeprefix("https://").rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def unreachable(endpoint: Endpoint, error: OSError) -> CumulusError:

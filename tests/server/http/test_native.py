@@ -14,10 +14,10 @@ from tests.server.http.conftest import Served
 
 KEY = {"kind": "GPUJob", "namespace": "default", "name": "train"}
 FREE = (
-    "revision", "job_files", "server_state", "delete_losses", "api_address", "remove_node",
-    "create_token", "tokens", "revoke_token",
+    "revision", "job_files", "server_state", "delete_losses", "api_address", "who_am_i", "may", "create_token",
+    "tokens", "revoke_token", "remove_node",
 )  # fmt: skip
-"""Calls that tell nothing of others' objects, one that is refused for another reason first, tokens of one's own."""
+"""Calls that tell nothing of others, or are about who asks, and one that is refused for another reason first."""
 
 
 def test_a_call_and_its_answer(served: Served) -> None:
@@ -55,7 +55,7 @@ def test_each_call_asks_who_may(served: Served) -> None:
     examples: dict[str, Any] = {
         "key": KEY, "changes": {}, "name": "n", "address": {"ssh": "a@b"}, "uids": [], "suspended": True,
         "unschedulable": True, "nodes": [], "every": 1.0, "mark": None, "values": {}, "overwrite": True,
-        "namespace": "default",
+        "namespace": "default", "verb": "get", "resource": "gpujobs",
     }  # fmt: skip
     for name, call in CALLS.items():
         given = {argument: examples[argument] for argument in call.arguments if argument in examples}
