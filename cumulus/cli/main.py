@@ -54,7 +54,7 @@ VERBS: dict[str, Verb] = {
     "token": Verb("token", "Manage tokens, which show the API who asks."),
     "kubeconfig": Verb("kubeconfig", "Print a kubeconfig for kubectl, k9s and client libraries."),
     "login": Verb("login", "Log in to a server, and make it the one that commands ask."),
-    "context": Verb("contexts", "List, choose and forget the servers that you have logged in to."),
+    "context": Verb("contexts", "Manage contexts: the servers that you have logged in to."),
     "auth": Verb("auth", "Show as whom the server knows you, and what you may do."),
     "serve": Verb("serve", "Run the daemon, with its controllers."),
     "doctor": Verb("doctor", "Check this machine, and say how to fix what is missing."),
