@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness import LeftOut, Result, at_most, in_rounds, reported, until, version_of
+from benchmarks.harness import LeftOut, Result, at_most, in_rounds, reported, running, until, version_of
 from benchmarks.store import document
 from cumulus import environment, paths
 from cumulus.store.sqlite import SqliteStore
@@ -27,6 +27,8 @@ EMPTY = [sys.executable, "-c", "pass"]
 def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as home:
         yield from _get(Path(home))
+    with tempfile.TemporaryDirectory() as home:
+        yield from _get_of_a_daemon(Path(home))
     with tempfile.TemporaryDirectory() as home:
         yield from _apply(Path(home))
 
@@ -53,6 +55,38 @@ def _get(home: Path) -> Iterator[Result]:
         return
     peer = f"kubectl {kubectl.removeprefix('Client Version: ')}, version --client"
     yield reported(what, medians["cumulus"], medians["kubectl"], unit="ms", peer_name=peer)
+
+
+def _get_of_a_daemon(home: Path) -> Iterator[Result]:
+    """Each a new process, against the API of one daemon: `cumulus` at its socket, kubectl over TLS."""
+    what = "`cumulus get jobs` over the socket, 10 jobs"
+    kubectl = version_of("kubectl", "version", "--client")
+    if kubectl is None:
+        yield LeftOut(f"{what} against kubectl", "kubectl is not installed")
+        return
+    store = SqliteStore(home / "store")
+    for number in range(10):
+        made = document(f"job-{number}")
+        store.create({**made, "spec": {**made["spec"], "suspend": True}})
+    store.close()
+    variables = {"CUMULUS_HOME": str(home), "CHRONOS_HOME": str(home / "chronos"), "CHRONOS_MONITOR_IDLE": "1"}
+    config, cache = home / "kubeconfig", home / "cache"
+    theirs = ["kubectl", "--kubeconfig", str(config), f"--cache-dir={cache}", "get", "gpujobs"]
+    peer = f"kubectl {kubectl.removeprefix('Client Version: ')}, get gpujobs of the same API"
+    with running([CUMULUS, "serve"], log=home / "serve.log", env=variables):
+        for name in (paths.API_SOCKET, paths.COMMAND_SOCKET, "api.json"):
+            until((home / name).exists, seconds=60, what=f"the daemon makes {name}")
+        _milliseconds([CUMULUS, "kubeconfig", "-o", str(config)], variables)
+        times: dict[str, list[float]] = {"served": [], "kubectl": [], "alone": []}
+        for _ in range(ROUNDS + 1):
+            times["served"].append(_milliseconds([CUMULUS, "get", "jobs"], variables))
+            times["kubectl"].append(_milliseconds(theirs, variables))
+            alone = {**variables, environment.NO_COMMAND_SERVER: "1"}
+            times["alone"].append(_milliseconds([CUMULUS, "get", "jobs"], alone))
+    # The first round fills kubectl's cache of discovery, and the disk's.
+    found = {name: measured[1:] for name, measured in times.items()}
+    yield in_rounds(what, found["served"], found["kubectl"], unit="ms", peer_name=peer, at_most=1.0)
+    yield in_rounds(f"{what}, without the command server", found["alone"], found["kubectl"], unit="ms", peer_name=peer)
 
 
 def _apply(home: Path) -> Iterator[Result]:
