@@ -95,6 +95,11 @@ def find(
     )
 
 
+def given_token() -> str:
+    """The token in this process's environment, "" where there is none."""
+    return os.environ.get(environment.TOKEN, "")
+
+
 def resolve(facts: Facts) -> Endpoint:
     """The endpoint. Raises UsageError for an address that is none, CumulusError where nobody is there to be asked and
     the store must not be opened instead."""

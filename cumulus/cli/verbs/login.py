@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cumulus import environment, paths
+from cumulus import paths
 from cumulus.cli import confirm, terminal
 from cumulus.client import contexts
 from cumulus.client.connect import connect
 from cumulus.client.contexts import Context
-from cumulus.client.endpoint import Endpoint, parse_server
+from cumulus.client.endpoint import Endpoint, given_token, parse_server
 from cumulus.errors import CumulusError, Unauthenticated, UsageError
 
 
@@ -100,7 +99,7 @@ def _trusted(found: Endpoint, wanted: str) -> str:
 
 
 def _token() -> str:
-    token = os.environ.get(environment.TOKEN, "")
+    token = given_token()
     if not token and sys.stdin.isatty():
         from getpass import getpass
 
