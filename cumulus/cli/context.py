@@ -40,11 +40,11 @@ def choose(choice: Choice) -> None:
 @functools.cache
 def endpoint() -> Endpoint:
     """Whom the command asks. Raises CumulusError where nobody is there to be asked."""
-    from cumulus.client.connect import has_live_jobs
+    from cumulus.client.connect import is_abandoned
     from cumulus.client.endpoint import find
 
     server, context, offline = _choice
-    return find(server, context=context, offline=offline, has_live_jobs=lambda: has_live_jobs(paths.home()))
+    return find(server, context=context, offline=offline, is_abandoned=lambda: is_abandoned(paths.home()))
 
 
 def namespace(given: str = "") -> str:

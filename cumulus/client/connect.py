@@ -36,12 +36,16 @@ def has_store(home: Path) -> bool:
     return paths.store_dir(home).exists()
 
 
-def has_live_jobs(home: Path) -> bool:
-    """Whether the store of a state directory says that processes of jobs run. Raises StoreUnavailable."""
+def is_abandoned(home: Path) -> bool:
+    """Whether the store of a state directory says that processes of jobs run, and no daemon is there to look after
+    them. Raises StoreUnavailable."""
     from cumulus.client.embedded import EmbeddedClient
+    from cumulus.daemon_lock import daemon_pid
     from cumulus.resources.documents import lookup
     from cumulus.resources.query import Query
 
+    if daemon_pid(home) is not None:
+        return False
     with EmbeddedClient.of(home) as client:
         jobs = client.list(Query("GPUJob")).items
     return any(lookup(job, "status.phase") in ("Running", "Checkpointing") for job in jobs)

@@ -59,14 +59,14 @@ class Facts(NamedTuple):
     """The text of a file."""
     answers: Callable[[str], bool | None] = lambda path: None
     """Whether a daemon listens at a socket: None where there is none, False where its daemon is dead."""
-    has_live_jobs: Callable[[], bool] = lambda: False
-    """Whether the store of `home` says that jobs run."""
+    is_abandoned: Callable[[], bool] = lambda: False
+    """Whether the store of `home` says that jobs run, and no daemon is there."""
     system_is_installed: bool = False
 
 
 def find(
     server: str = "", *, context: str = "", offline: bool = False, variables: Mapping[str, str] | None = None,
-    has_live_jobs: Callable[[], bool] = lambda: False,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Endpoint:  # fmt: skip
     """The endpoint of this process. `server`, `context` and `offline` are flags of the same name. Raises
     CumulusError."""
@@ -89,7 +89,7 @@ def find(
             context_of=lambda server: contexts.read(file).of_server(server),
             read=_text,
             answers=_answers,
-            has_live_jobs=has_live_jobs,
+            is_abandoned=is_abandoned,
             system_is_installed=any(map(os.path.exists, paths.SYSTEM_UNITS)),
         )
     )
@@ -179,7 +179,7 @@ def _own(facts: Facts, source: str) -> Endpoint | None:
     alive = facts.answers(path)
     if alive:
         return Endpoint("unix", path, why=f"{source}: its daemon listens")
-    if alive is False and facts.has_live_jobs():
+    if alive is False and facts.is_abandoned():
         raise CumulusError(
             f"the daemon of {facts.home} died, and its jobs run on with nobody to look after them",
             hint="start it again: cumulus serve; or look at the store as it was left: cumulus --offline …",

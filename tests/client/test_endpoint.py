@@ -85,8 +85,8 @@ def test_no_store_is_opened_whose_daemon_died_and_left_jobs(explicit: bool) -> N
     died = facts(home_is_explicit=explicit, answers=listening(dead=(OWN,)))
     assert resolve(died).kind == "embedded", "no job is left"
     with pytest.raises(CumulusError, match="died"):
-        resolve(died._replace(has_live_jobs=lambda: True))
-    assert resolve(died._replace(has_live_jobs=lambda: True, offline=True)).kind == "embedded"
+        resolve(died._replace(is_abandoned=lambda: True))
+    assert resolve(died._replace(is_abandoned=lambda: True, offline=True)).kind == "embedded"
 
 
 @pytest.mark.parametrize(
