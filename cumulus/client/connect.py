@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from cumulus import paths
 if TYPE_CHECKING:
     from cumulus.client.base import Client
     from cumulus.client.endpoint import Endpoint
+
+
+RESTART_SECONDS = 15.0
+"""How long a daemon that died has to come back, before a command gives it up."""
 
 
 def connect(found: Endpoint, *, create: bool = False, objects: bool = True) -> Client:
@@ -37,15 +42,20 @@ def has_store(home: Path) -> bool:
 
 
 def is_abandoned(home: Path) -> bool:
-    """Whether the store of a state directory says that processes of jobs run, and no daemon is there to look after
-    them. Raises StoreUnavailable."""
+    """Whether the store of a state directory says that processes of jobs run, and no daemon is there or comes to look
+    after them. Raises StoreUnavailable."""
     from cumulus.client.embedded import EmbeddedClient
     from cumulus.daemon_lock import daemon_pid
     from cumulus.resources.documents import lookup
     from cumulus.resources.query import Query
 
-    if daemon_pid(home) is not None:
-        return False
     with EmbeddedClient.of(home) as client:
         jobs = client.list(Query("GPUJob")).items
-    return any(lookup(job, "status.phase") in ("Running", "Checkpointing") for job in jobs)
+    if not any(lookup(job, "status.phase") in ("Running", "Checkpointing") for job in jobs):
+        return False
+    until = time.monotonic() + RESTART_SECONDS
+    while daemon_pid(home) is None:
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.1)
+    return False

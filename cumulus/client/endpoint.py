@@ -205,12 +205,21 @@ def _embedded(facts: Facts, why: str) -> Endpoint:
 
 def _answers(path: str) -> bool | None:
     try:
-        return unix_socket.answers(path)
+        return unix_socket.answers(path) and not _is_stopped(path)
     except PermissionError:
         # Another user's. To say so is the connection's matter.
         return True
     except OSError as error:
         raise CumulusError(f"{path} cannot be asked: {error.strerror}") from None
+
+
+def _is_stopped(path: str) -> bool:
+    """Whether the process that listens there was stopped, as by SIGSTOP: it would answer nobody."""
+    try:
+        stat = Path(f"/proc/{unix_socket.listener(path)}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def _text(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,6 +58,13 @@ def answers(path: str) -> bool | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return True
+
+
+def listener(path: str) -> int:
+    """The pid of the process that listens at `path`. Raises OSError."""
+    with connect(path, 0) as made:
+        pid, _, _ = struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
 
 
 @contextmanager

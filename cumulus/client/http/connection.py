@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON = "application/json"
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 300.0
+"""To make a Swarm takes its time; a daemon that hangs must not keep a script for ever."""
 RETRY_SECONDS = 60.0
 """How long a server that was there may be away, as while it restarts."""
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -157,8 +159,7 @@ class Connection:
             made.connect()
         except OSError as error:
             raise unreachable(self.endpoint, error) from None
-        # An answer takes as long as it takes; a host that has gone is noticed by the kernel.
-        made.sock.settimeout(None)
+        made.sock.settimeout(ANSWER_SECONDS)
         if self.endpoint.kind != "unix":
             _keep_alive(made.sock)
         return made
