@@ -14,7 +14,7 @@ from cumulus import environment, paths
 from cumulus.client import contexts
 from cumulus.client.contexts import Context
 from cumulus.errors import CumulusError, UsageError
-from cumulus.lib import unix_socket
+from cumulus.lib import locks, unix_socket
 from cumulus.lib.host import object_name
 
 GRPC_PORT = 50051
@@ -205,21 +205,13 @@ def _embedded(facts: Facts, why: str) -> Endpoint:
 
 def _answers(path: str) -> bool | None:
     try:
-        return unix_socket.answers(path) and not _is_stopped(path)
+        # One that was stopped, as by SIGSTOP, takes connections and answers nobody.
+        return unix_socket.answers(path) and not locks.is_stopped(unix_socket.listener(path))
     except PermissionError:
         # Another user's. To say so is the connection's matter.
         return True
     except OSError as error:
         raise CumulusError(f"{path} cannot be asked: {error.strerror}") from None
-
-
-def _is_stopped(path: str) -> bool:
-    """Whether the process that listens there was stopped, as by SIGSTOP: it would answer nobody."""
-    try:
-        stat = Path(f"/proc/{unix_socket.listener(path)}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def _text(path: str) -> str:
