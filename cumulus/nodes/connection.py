@@ -25,27 +25,36 @@ from cumulus.lib.backoff import Backoff
 from cumulus.nodes.address import Address
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.session import Ended, Late, Session
-from cumulus.nodes.sockets import open_socket
-
-CONNECT_SECONDS = 5.0
-"""For the TCP connection, for the key exchange, and for the log-in, each."""
-
-KEEPALIVE_SECONDS = 4.0
-
-RECONNECT = Backoff(first=0.6, longest=12.0, jitter=1 / 3)
-"""Between attempts to connect. Meanwhile calls fail at once."""
+from cumulus.nodes.sockets import SILENT_SECONDS, open_socket
 
 SESSIONS = 4
 """Commands at once on one connection; sshd allows ten (MaxSessions)."""
 
-TURN_SECONDS = 2.0
-"""How long a call waits for one of them to be free: a slow node must not keep all threads of who serves many."""
-
-ONE_BY_ONE = Backoff(first=1.0, longest=60.0)
-"""For so long a node that could not start a server is asked by commands alone: it may have been out of memory for a
-moment, or have a Chronos that cannot serve."""
-
 MOST_OUTPUT = 64 * 2**20
+
+
+_RECONNECT = Backoff(first=0.6, longest=12.0, jitter=1 / 3)
+_ONE_BY_ONE = Backoff(first=1.0, longest=60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """For how many seconds a connection waits."""
+
+    connect: float = 5.0
+    """For the TCP connection, for the key exchange, and for the log-in, each."""
+    keepalive: float = 4.0
+    """Between two signs of life."""
+    silent: float = SILENT_SECONDS
+    """For what was sent to be acknowledged: see `open_socket`."""
+    turn: float = 2.0
+    """For one of the sessions to be free: a slow node must not keep all threads of who serves many."""
+    reconnect: Backoff = _RECONNECT
+    """Between attempts to connect. Meanwhile calls fail at once."""
+    one_by_one: Backoff = _ONE_BY_ONE
+    """For so long a node that could not start a server is asked by commands alone: it may have been out of memory for a
+    moment, or have a Chronos that cannot serve."""
+
 
 KeySource = Callable[[], str | None]
 """The private key as text, asked for with each connection; None: `key_path`, else the agent and ~/.ssh."""
@@ -81,8 +90,10 @@ class NodeConnection:
         key: KeySource = lambda: None,
         clock: Clock | None = None,
         key_path: str = "",
+        waits: Waits = Waits(),
     ) -> None:
         self.node = node
+        self._waits = waits
         self.address = address
         self.known_hosts = known_hosts
         self._key = key
@@ -127,7 +138,7 @@ class NodeConnection:
         with self._turn():
             connection, _ = self._connected()
             try:
-                channel = connection.transport.open_session(timeout=CONNECT_SECONDS)
+                channel = connection.transport.open_session(timeout=self._waits.connect)
                 channel.exec_command(command)
             except (paramiko.SSHException, EOFError, OSError) as error:
                 self._drop(connection)
@@ -165,7 +176,7 @@ class NodeConnection:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if not self._turns.acquire(timeout=TURN_SECONDS):
+        if not self._turns.acquire(timeout=self._waits.turn):
             raise NodeBusy(f"{self.node} has not yet answered the {SESSIONS} commands before this one")
         try:
             yield
@@ -178,7 +189,7 @@ class NodeConnection:
         if connection is not None and connection.is_connected:
             return connection, False
         # Who finds another at it waits for the first attempt, and not for one after a failure.
-        if not self._connecting.acquire(timeout=0 if self._failures else TURN_SECONDS):
+        if not self._connecting.acquire(timeout=0 if self._failures else self._waits.turn):
             raise self._same_error() if self._failures else NodeUnreachable(f"{self.node} is slow to let us in")
         try:
             connection = self._connection
@@ -223,19 +234,19 @@ class NodeConnection:
             user=self.address.user,
             port=self.address.port,
             config=config,
-            connect_timeout=int(CONNECT_SECONDS),
+            connect_timeout=int(self._waits.connect),
             connect_kwargs={
-                "banner_timeout": CONNECT_SECONDS,
-                "auth_timeout": CONNECT_SECONDS,
-                "channel_timeout": CONNECT_SECONDS,
+                "banner_timeout": self._waits.connect,
+                "auth_timeout": self._waits.connect,
+                "channel_timeout": self._waits.connect,
                 **self._credentials(),
             },
         )
         self.known_hosts.trust(connection.client, self.address)
-        connection.connect_kwargs["sock"] = open_socket(self.address, CONNECT_SECONDS)
+        connection.connect_kwargs["sock"] = open_socket(self.address, self._waits.connect, self._waits.silent)
         try:
             connection.open()
-            connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+            connection.transport.set_keepalive(self._waits.keepalive)
         except BaseException:
             connection.client.close()
             connection.connect_kwargs["sock"].close()
@@ -284,7 +295,7 @@ class NodeConnection:
     def _served(self, connection: fabric.Connection, server: str, deadline: float) -> Session | None:
         """The connection's server, started where it has none; None where none comes up. Raises `Ended` where the
         connection went away meanwhile, `Late`."""
-        if not self._serving.acquire(timeout=TURN_SECONDS):
+        if not self._serving.acquire(timeout=self._waits.turn):
             raise NodeBusy(f"{self.node} is slow to start a server of leases")
         try:
             known = self._session
@@ -294,7 +305,7 @@ class NodeConnection:
                 return None
             started: list[paramiko.Channel] = []
             with self._deadline(connection, deadline, started):
-                channel = connection.transport.open_session(timeout=CONNECT_SECONDS)
+                channel = connection.transport.open_session(timeout=self._waits.connect)
                 started.append(channel)
                 channel.set_combine_stderr(True)
                 channel.exec_command(server)
@@ -308,7 +319,7 @@ class NodeConnection:
                 raise
             if not connection.is_connected:
                 raise Ended
-            self._one_by_one_until = self._clock.monotonic() + ONE_BY_ONE.seconds(self._starts_failed)
+            self._one_by_one_until = self._clock.monotonic() + self._waits.one_by_one.seconds(self._starts_failed)
             self._starts_failed += 1
             return None
         finally:
@@ -348,7 +359,7 @@ class NodeConnection:
         self, transport: paramiko.Transport, command: str, input: bytes, sessions: list[paramiko.Channel]
     ) -> Answer:
         sent = self._clock.now()
-        channel = transport.open_session(timeout=CONNECT_SECONDS)
+        channel = transport.open_session(timeout=self._waits.connect)
         sessions.append(channel)
         with channel:
             channel.exec_command(command)
@@ -376,7 +387,7 @@ class NodeConnection:
         self, message: str, hint: str | None = None, kind: type[NodeUnreachable] = NodeUnreachable
     ) -> NodeUnreachable:
         """Remember the error, and let nobody try again for a while."""
-        pause = RECONNECT.seconds(self._failures, random.random())
+        pause = self._waits.reconnect.seconds(self._failures, random.random())
         self._failures += 1
         self._pause_until = self._clock.monotonic() + pause
         self._last_error = kind(message, hint=hint)

@@ -8,12 +8,14 @@ from cumulus.errors import NodeUnreachable
 from cumulus.nodes.address import Address
 
 SILENT_SECONDS = 12.0
-"""What was sent and is not acknowledged for so long ends the connection (TCP_USER_TIMEOUT, RFC 5482): SSH's own
-keep-alive only sends, so that a half-open connection would otherwise live for a quarter of an hour."""
 
 
-def open_socket(address: Address, seconds: float) -> socket.socket:
-    """Raises `NodeUnreachable`."""
+def open_socket(address: Address, seconds: float, silent: float = SILENT_SECONDS) -> socket.socket:
+    """A connection that was made within `seconds`. What is sent there and not acknowledged for `silent` seconds ends it
+    (TCP_USER_TIMEOUT, RFC 5482): SSH's own keep-alive only sends, so that a half-open connection would otherwise live
+    for a quarter of an hour.
+
+    Raises `NodeUnreachable`."""
     where = f"{address.host}, port {address.port},"
     try:
         made = socket.create_connection((address.host, address.port), timeout=seconds)
@@ -24,5 +26,5 @@ def open_socket(address: Address, seconds: float) -> socket.socket:
     except OSError as error:
         raise NodeUnreachable(f"{where} cannot be reached: {error.strerror or error}") from None
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_SECONDS * 1000))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silent * 1000))
     return made

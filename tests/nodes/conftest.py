@@ -17,7 +17,7 @@ import pytest
 
 from cumulus.errors import NodeUnreachable
 from cumulus.nodes.address import Address
-from cumulus.nodes.connection import NodeConnection
+from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from tests.chronos.conftest import end_monitor, remove_cgroups
@@ -138,10 +138,11 @@ def one_by_one(command: str) -> str:
     return f'old() {{ [ "$1" != serve ] || exit 2; {command} "$@"; }}; old'
 
 
-def connect(worker: Worker, known_hosts: KnownHosts, command: str = "") -> RemoteLeases:
-    return RemoteLeases(
-        NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path), command or worker.command
-    )
+def connect(worker: Worker, known_hosts: KnownHosts, command: str = "", waits: Waits | None = None) -> RemoteLeases:
+    connection = NodeConnection(
+        "gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=waits or Waits()
+    )  # fmt: skip
+    return RemoteLeases(connection, command or worker.command)
 
 
 def _free_port() -> int:

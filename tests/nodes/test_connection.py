@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ from cumulus.chronos.contract import LeaseState
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes import sockets
 from cumulus.nodes.address import Address
-from cumulus.nodes.connection import NodeBusy, NodeConnection
+from cumulus.nodes.connection import NodeBusy, NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.nodes.session import Ended, Session
+from cumulus.nodes.sockets import open_socket
 from tests.nodes.conftest import Worker, connect
 from tests.nodes.test_leases import request
 from tests.waiting import eventually
@@ -31,16 +32,20 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.ssh
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long between attempts."""
-    monkeypatch.setattr("cumulus.nodes.connection.RECONNECT", Backoff(0.05, 0.2))
+SOON = Waits(reconnect=Backoff(0.05, 0.2))
+"""Nobody waits long between attempts."""
 
 
 @pytest.fixture
-def connection(worker: Worker, known_hosts: KnownHosts) -> Iterator[NodeConnection]:
+def waits() -> Waits:
+    """The connection's. A test has others by its parameter `waits`."""
+    return SOON
+
+
+@pytest.fixture
+def connection(worker: Worker, known_hosts: KnownHosts, waits: Waits) -> Iterator[NodeConnection]:
     known_hosts.add(worker.address, fetch(worker.address, 5))
-    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, key_path=worker.key_path, waits=waits)
     yield connection
     connection.close()
 
@@ -57,15 +62,15 @@ def test_input_output_and_status_come_whole(connection: NodeConnection) -> None:
     assert (answer.output.encode(), answer.errors, answer.status) == (data, "oops\n", 3)
 
 
-def test_many_calls_at_once_take_turns(connection: NodeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.nodes.connection.TURN_SECONDS", 30)
+@pytest.mark.parametrize("waits", [replace(SOON, turn=30)], ids=["30 s"])
+def test_many_calls_at_once_take_turns(connection: NodeConnection) -> None:
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda n: connection.run(f"sleep 0.05; echo {n}", 20).output, range(24)))
     assert answers == [f"{n}\n" for n in range(24)]
 
 
-def test_a_slow_node_does_not_keep_all_threads(connection: NodeConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.nodes.connection.TURN_SECONDS", 0.2)
+@pytest.mark.parametrize("waits", [replace(SOON, turn=0.2)], ids=["0.2 s"])
+def test_a_slow_node_does_not_keep_all_threads(connection: NodeConnection) -> None:
     connection.run("true", 10)
     with ThreadPoolExecutor(4) as pool:
         slow = [pool.submit(connection.run, "sleep 6", 60) for _ in range(4)]
@@ -150,8 +155,7 @@ def test_a_server_that_is_gone_fails_at_once_and_is_not_hammered(worker: Worker,
     eventually(lambda: says_hello(connection))
 
 
-def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cumulus.nodes.connection.CONNECT_SECONDS", 1.0)
+def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = Address("127.0.0.1", "root", mute.getsockname()[1])
         known_hosts.own.write_text(
@@ -159,7 +163,7 @@ def test_a_host_that_never_speaks_ssh_is_left(known_hosts: KnownHosts, monkeypat
         )
         begun = time.monotonic()
         with pytest.raises(NodeUnreachable):
-            NodeConnection("mute", address, known_hosts).run("true", 60)
+            NodeConnection("mute", address, known_hosts, waits=Waits(connect=1.0)).run("true", 60)
         assert time.monotonic() - begun < 30
 
 
@@ -184,7 +188,7 @@ def test_a_key_that_does_not_fit_is_refused_with_the_way_out(
     wrong = tmp_path / "wrong"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
     with pytest.raises(NodeUnreachable, match="no key fits") as refused:
-        NodeConnection("gpu-1", worker.address, known_hosts, key_path=str(wrong)).run("true", 5)
+        NodeConnection("gpu-1", worker.address, known_hosts, key_path=str(wrong), waits=SOON).run("true", 5)
     assert refused.value.hint is not None
     assert "authorized_keys" in refused.value.hint
 
@@ -207,7 +211,7 @@ def test_a_key_from_a_secret_lets_in(
     worker.stop()
     worker.start()
     secret = mine.read_text().strip()  # as SecretStore gives it: without the newline at its end
-    connection = NodeConnection("gpu-1", worker.address, known_hosts, lambda: secret)
+    connection = NodeConnection("gpu-1", worker.address, known_hosts, lambda: secret, waits=SOON)
     assert connection.run("echo hello", 10).output == "hello\n"
     connection.close()
 
@@ -222,7 +226,7 @@ def says_hello(connection: NodeConnection) -> bool:
 def test_a_secret_that_is_no_key_is_not_shown(worker: Worker, known_hosts: KnownHosts) -> None:
     known_hosts.add(worker.address, fetch(worker.address, 5))
     with pytest.raises(CumulusError) as refused:
-        NodeConnection("gpu-1", worker.address, known_hosts, lambda: "hunter2").run("true", 5)
+        NodeConnection("gpu-1", worker.address, known_hosts, lambda: "hunter2", waits=SOON).run("true", 5)
     assert "hunter2" not in f"{refused.value} {refused.value.hint}"
 
 
@@ -277,6 +281,6 @@ def test_a_session_whose_channel_is_closed_is_over_for_the_caller_too() -> None:
 def test_silent_connections_are_ended_by_the_kernel() -> None:
     """What makes keep-alives find out that the other side is gone."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        made = sockets.open_socket(Address("127.0.0.1", "me", server.getsockname()[1]), 5)
+        made = open_socket(Address("127.0.0.1", "me", server.getsockname()[1]), 5)
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12000
         made.close()

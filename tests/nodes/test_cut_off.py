@@ -18,10 +18,9 @@ from cumulus.controllers.job import view
 from cumulus.controllers.node import controller
 from cumulus.errors import Conflict, NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes import connection, sockets
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import NodeAgent
-from cumulus.nodes.connection import NodeConnection
+from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from cumulus.resources import job_partitions
@@ -45,13 +44,12 @@ BOUNDED = 30.0
 """Seconds: on a busy machine a few times what the waits below add up to, and far from the kernel's own quarter hour."""
 
 
+IMPATIENT = Waits(connect=1.0, keepalive=1.0, silent=2.0, reconnect=Backoff(0.1, 0.5))
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes made seconds."""
-    monkeypatch.setattr(connection, "RECONNECT", Backoff(0.1, 0.5))
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1.0)
-    monkeypatch.setattr(connection, "KEEPALIVE_SECONDS", 1)
-    monkeypatch.setattr(sockets, "SILENT_SECONDS", 2.0)
     monkeypatch.setattr(controller, "LOOK_SECONDS", 0.3)
     monkeypatch.setattr(controller, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(controller, "SILENT_SECONDS", 2.0)
@@ -72,7 +70,7 @@ class Site:
             known_hosts.add(worker.address, fetch(worker.address, 5))
 
     def leases(self, name: str) -> RemoteLeases:
-        return connect(self.workers[name], self.known_hosts)
+        return connect(self.workers[name], self.known_hosts, waits=IMPATIENT)
 
     def ledger(self, name: str) -> Ledger:
         """What the worker itself knows."""
@@ -152,7 +150,7 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
     leases.devices()
     asked = request()
     command = site.workers["gpu-0"].command
-    slow = connect(site.workers["gpu-0"], site.known_hosts, slowly.format(command))
+    slow = connect(site.workers["gpu-0"], site.known_hosts, slowly.format(command), IMPATIENT)
     failed: list[Exception] = []
 
     def grant() -> None:
@@ -178,12 +176,12 @@ def test_a_lost_answer_is_asked_for_again(site: Site, slowly: str) -> None:
     assert len(leases.list()) == 1
 
 
-def test_a_slow_way_changes_no_time(worker: Worker, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CONNECT_SECONDS", 10.0)
+def test_a_slow_way_changes_no_time(worker: Worker, known_hosts: KnownHosts) -> None:
     way = SlowWay("127.0.0.1", worker.address.port, 0.2)
     address = Address("127.0.0.1", worker.address.user, way.port)
     known_hosts.add(address, fetch(address, 10))
-    leases = RemoteLeases(NodeConnection("far", address, known_hosts, key_path=worker.key_path), worker.command)
+    slow = NodeConnection("far", address, known_hosts, key_path=worker.key_path, waits=Waits(connect=10.0))
+    leases = RemoteLeases(slow, worker.command)
     leases.devices()
     asked = request(seconds=30)
     granted = leases.grant(asked)

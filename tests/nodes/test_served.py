@@ -13,8 +13,8 @@ import pytest
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes import connection
-from cumulus.nodes.connection import NodeConnection
+from cumulus.nodes.connection import NodeConnection, Waits
+from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.leases import RemoteLeases
 from tests.nodes.conftest import Worker, answers, connect
 from tests.nodes.test_leases import request
@@ -79,10 +79,9 @@ def test_requests_under_way_when_the_server_is_killed_are_asked_again(worker: Wo
     assert len(leases.list()) == 4
 
 
-def test_a_server_that_hangs_is_left_at_the_deadline(
-    worker: Worker, leases: RemoteLeases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "RECONNECT", Backoff(0.05, 0.2))
+def test_a_server_that_hangs_is_left_at_the_deadline(worker: Worker, known_hosts: KnownHosts) -> None:
+    known_hosts.add(worker.address, fetch(worker.address, 5))
+    leases = connect(worker, known_hosts, waits=Waits(reconnect=Backoff(0.05, 0.2)))
     leases.devices()
     [server] = servers(worker)
     os.kill(server, signal.SIGSTOP)
@@ -93,6 +92,7 @@ def test_a_server_that_hangs_is_left_at_the_deadline(
         assert server not in servers(worker)[-1:]
     finally:
         os.kill(server, signal.SIGKILL)
+        leases.close()
 
 
 def test_an_older_chronos_is_asked_by_commands_and_by_a_server_once_it_has_one(

@@ -17,7 +17,7 @@ import pytest
 
 from cumulus.errors import LedgerUnavailable
 from cumulus.lib.backoff import Backoff
-from cumulus.nodes.connection import NodeConnection
+from cumulus.nodes.connection import NodeConnection, Waits
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
 from cumulus.nodes.leases import RemoteLeases
@@ -80,12 +80,12 @@ def machine(tmp_path: Path, client_key: Path, monkeypatch: pytest.MonkeyPatch) -
     machine.close()
 
 
-def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(
-    machine: Machine, known_hosts: KnownHosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cumulus.nodes.connection.ONE_BY_ONE", Backoff(0.0, 0.0))
+def test_a_user_with_the_sudo_rule_may_ask_for_leases_and_no_more(machine: Machine, known_hosts: KnownHosts) -> None:
     known_hosts.add(machine.address, fetch(machine.address, 5))
-    connection = NodeConnection("gpu-1", replace(machine.address, user=USER), known_hosts, key_path=machine.key_path)
+    connection = NodeConnection(
+        "gpu-1", replace(machine.address, user=USER), known_hosts, key_path=machine.key_path,
+        waits=Waits(one_by_one=Backoff(0.0, 0.0)),
+    )  # fmt: skip
     leases = RemoteLeases(connection, SUDO)
     with pytest.raises(LedgerUnavailable, match="may not be run on gpu-1: sudo"):
         leases.list()
