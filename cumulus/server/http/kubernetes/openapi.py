@@ -26,6 +26,7 @@ from cumulus.resources.openapi import (
     ref,
 )
 from cumulus.resources.registry import BY_NAME
+from cumulus.server.http.api import api_of
 from cumulus.server.http.json_response import cached_response, etag
 from cumulus.server.http.kubernetes.bodies import WRITTEN
 from cumulus.server.http.kubernetes.groups import ApiResource, api_groups, group_version
@@ -40,13 +41,14 @@ _YEAR = 365 * 24 * 3600
 
 async def index(request: Request) -> Response:
     """Where the documents are. Their addresses change with what they say."""
-    return cached_response(request, _index())
+    return cached_response(request, await api_of(request).call(_index))
 
 
 async def document(request: Request) -> Response:
     """One document. It may be kept for ever where the address has its hash."""
     path = request.url.path.removeprefix("/openapi/v3/").rstrip("/")
-    found = _bodies().get(path)
+    # The first time the models' schemas are made, which takes a moment.
+    found = (await api_of(request).call(_bodies)).get(path)
     if found is None:
         raise NotFound("the server could not find the requested resource")
     wanted = request.query_params.get("hash")
