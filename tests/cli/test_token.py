@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cumulus import log
 from cumulus.answers.server import ApiAddress
 from cumulus.client import contexts
 from cumulus.daemon_lock import DaemonLock
+from cumulus.server.api_server import ApiServer
 from cumulus.service import api_address
+from cumulus.store.memory import MemoryStore
 from tests.cli.conftest import Run
 
 
@@ -65,4 +68,36 @@ def test_a_kubeconfig_holds_the_authority_and_a_token_that_ends(
         assert len(run("token", "list").out.splitlines()) == 3
         assert run("kubeconfig", "--address", "http://x").code == 2
     finally:
+        lock.close()
+
+
+def test_a_new_token_says_how_to_log_in_with_it_and_so_one_gets_a_kubeconfig_elsewhere(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    log.silence()
+    home.mkdir(mode=0o700)
+    lock, server = DaemonLock(home), ApiServer(home, MemoryStore())
+    server.start()
+    try:
+        assert server.listens_encrypted.wait(60)
+        made = run("token", "create", "laptop", "--duration", "1h")
+        command = made.err.partition("use it: ")[2].split()
+        assert command[:2] == ["cumulus", "login"]
+        monkeypatch.setenv("CUMULUS_HOME", "")
+        monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+        monkeypatch.setenv("CUMULUS_TOKEN", made.out.strip())
+        done = run(*command[1:], "-n", "labs")
+        assert done.code == 0, done.err
+        monkeypatch.delenv("CUMULUS_TOKEN")
+        there = contexts.from_kubeconfig(json.loads(run("kubeconfig").out)).current
+        found = api_address.read(home)
+        assert there is not None
+        assert found is not None
+        assert (there.server, there.ca.strip(), there.namespace) == (found.url, found.ca.strip(), "labs")
+        # Made with a token, it ends with that.
+        expires = {each["expires"] for each in json.loads(run("token", "list", "-o", "json").out)}
+        assert len(expires) == 1
+    finally:
+        server.close()
         lock.close()

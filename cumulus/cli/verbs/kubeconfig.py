@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cumulus.answers.server import ApiAddress
 from cumulus.answers.tokens import KUBECONFIG_SECONDS
 from cumulus.cli import context, terminal
 from cumulus.cli.verbs.token import Duration, seconds
@@ -52,11 +53,14 @@ def kubeconfig(
     """
     if server:
         server = endpoint.parse_server(server, "--address")
+    asked = context.endpoint()
     with context.client(objects=False) as client:
-        address = client.api_address()
+        # Where it is asked over TLS already, kubectl finds it at the same address.
+        address = ApiAddress(asked.address, asked.ca) if asked.kind == "https" else client.api_address()
         name = f"kubeconfig-{secrets.token_hex(3)}"
         lasts = seconds(duration)
         made = client.create_token(name, seconds=KUBECONFIG_SECONDS if lasts is None else lasts)
+    namespace = namespace or asked.namespace
     found = Contexts((Context("cumulus", server or address.url, address.ca, made.token, namespace),), "cumulus")
     if output and output != "-":
         contexts.write(Path(output), found)

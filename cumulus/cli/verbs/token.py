@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cumulus.cli import context, terminal
+from cumulus.client.http import trust
 from cumulus.clock import to_the_second
-from cumulus.errors import UsageError
+from cumulus.errors import NotFound, UsageError
 from cumulus.lib import safe_output
 from cumulus.lib.table import Table
 from cumulus.resources.quantity import parse_duration
+
+if TYPE_CHECKING:
+    from cumulus.client.base import Client
 
 app = typer.Typer(
     add_completion=False,
@@ -44,10 +48,23 @@ def create(
     """
     with context.client(objects=False) as client:
         made = client.create_token(name, user=user, groups=tuple(group or ()), seconds=seconds(duration))
+        used = _login(client)
     terminal.note(
         f"Token {made.info.name} of {made.info.user}, until {to_the_second(made.info.expires)}. It is not shown again."
     )
+    if used:
+        terminal.note(f"Where commands are to use it: {used}")
     print(made.token)
+
+
+def _login(client: Client) -> str:
+    """The command that takes the token; "" where no daemon answers over TLS."""
+    asked = context.endpoint()
+    try:
+        url, ca = (asked.address, asked.ca) if asked.kind == "https" else client.api_address()
+    except NotFound:
+        return ""
+    return f"cumulus login {url}" + (f" --fingerprint {trust.fingerprint(ca)}" if ca else "")
 
 
 @app.command("list")
