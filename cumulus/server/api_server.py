@@ -145,7 +145,7 @@ class ApiServer:
     def _serve_encrypted(self, encrypted: EncryptedApi) -> None:
         """Until this one is closed."""
         from cumulus.server.encrypted_api import said
-        from cumulus.server.http.certificates import fingerprint
+        from cumulus.lib.fingerprint import fingerprint
 
         problem = ""
         while not self._closed.is_set():

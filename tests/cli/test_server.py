@@ -15,6 +15,7 @@ from cumulus.client import contexts
 from cumulus.client.endpoint import Endpoint
 from cumulus.client.http import trust
 from cumulus.daemon_lock import DaemonLock
+from cumulus.lib.fingerprint import fingerprint
 from cumulus.server.api_server import ApiServer
 from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
@@ -138,7 +139,7 @@ def test_a_login_makes_a_context(
     token = run("token", "create", "laptop").out.strip()
     address = run("kubeconfig").out
     server = json.loads(address)["clusters"][0]["cluster"]["server"]
-    seen = trust.fingerprint(trust.shown_authority(Endpoint("https", server)))
+    seen = fingerprint(trust.shown_authority(Endpoint("https", server)))
     monkeypatch.delenv("CUMULUS_HOME")
     monkeypatch.setenv("XDG_STATE_HOME", str(home.parent / "nothing"))
 

@@ -22,8 +22,9 @@ from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import CumulusError
 from cumulus.lib import addresses
+from cumulus.lib.fingerprint import fingerprint
 from cumulus.server.api_server import ApiServer
-from cumulus.server.http.certificates import Authority, fingerprint
+from cumulus.server.http.certificates import Authority
 from cumulus.server.settings import ApiSettings
 from cumulus.service import api_address
 from cumulus.service.identity import Identity

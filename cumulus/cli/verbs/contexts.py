@@ -120,6 +120,6 @@ def delete(name: Name) -> None:
 def _trusted(ca: str) -> str:
     if not ca:
         return "what this system trusts"
-    from cumulus.client.http import trust
+    from cumulus.lib.fingerprint import fingerprint
 
-    return trust.fingerprint(ca)
+    return fingerprint(ca)

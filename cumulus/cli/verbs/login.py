@@ -70,6 +70,7 @@ def login(
 def _trusted(found: Endpoint, wanted: str) -> str:
     """The certificates to trust the server by. Raises CumulusError where it is not to be trusted."""
     from cumulus.client.http import trust
+    from cumulus.lib.fingerprint import fingerprint
 
     if trust.is_trusted(found):
         return found.ca
@@ -79,7 +80,7 @@ def _trusted(found: Endpoint, wanted: str) -> str:
             hint="if it has a new one, give it: --ca-file FILE; else somebody may be in between",
         )
     shown = trust.shown_authority(found)
-    seen = trust.fingerprint(shown)
+    seen = fingerprint(shown)
     if wanted:
         if not trust.same(wanted, seen):
             raise CumulusError(f"{found.address} shows another authority: {seen}", hint="do not log in there")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus.cli import context, terminal
-from cumulus.client.http import trust
 from cumulus.clock import to_the_second
 from cumulus.errors import NotFound, UsageError
 from cumulus.lib import safe_output
+from cumulus.lib.fingerprint import fingerprint
 from cumulus.lib.table import Table
 from cumulus.resources.quantity import parse_duration
 
@@ -64,7 +64,7 @@ def _login(client: Client) -> str:
         url, ca = (asked.address, asked.ca) if asked.kind == "https" else client.api_address()
     except NotFound:
         return ""
-    return f"cumulus login {url}" + (f" --fingerprint {trust.fingerprint(ca)}" if ca else "")
+    return f"cumulus login {url}" + (f" --fingerprint {fingerprint(ca)}" if ca else "")
 
 
 @app.command("list")

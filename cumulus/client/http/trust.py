@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import ssl
 from typing import Any
@@ -43,12 +42,6 @@ def shown_authority(endpoint: Endpoint) -> str:
     except (AttributeError, TypeError, IndexError):
         raise CumulusError("the server's certificates can't be read", hint="give them: --ca-file FILE") from None
     return ssl.DER_cert_to_PEM_cert(shown)
-
-
-def fingerprint(pem: str) -> str:
-    """SHA256:… of a certificate, as `openssl x509 -fingerprint -sha256` shows it."""
-    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper()
-    return "SHA256:" + ":".join(digest[i : i + 2] for i in range(0, len(digest), 2))
 
 
 def same(one: str, other: str) -> bool:

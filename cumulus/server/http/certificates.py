@@ -9,11 +9,9 @@ The only module that knows `cryptography`, which takes its time to load: it is i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import secrets
 import socket
-import ssl
 import stat
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -109,11 +107,6 @@ def trusted_by(chain: bytes) -> str:
     with contextlib.suppress(x509.ExtensionNotFound):
         signs_others = last.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     return _pem(last).decode() if signs_others or last.issuer == last.subject else ""
-
-
-def fingerprint(pem: str) -> str:
-    """SHA256:… of a certificate, as `openssl x509 -fingerprint -sha256` shows it."""
-    return "SHA256:" + hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest().hex(":").upper()
 
 
 def _new_key() -> Any:
