@@ -144,8 +144,8 @@ class ApiServer:
 
     def _serve_encrypted(self, encrypted: EncryptedApi) -> None:
         """Until this one is closed."""
-        from cumulus.server.encrypted_api import said
         from cumulus.lib.fingerprint import fingerprint
+        from cumulus.server.encrypted_api import said
 
         problem = ""
         while not self._closed.is_set():
