@@ -13,6 +13,8 @@ from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
 from cumulus.resources.meta import SERVER_FIELDS
 
+MAX_TOLD = 50
+"""Problems with the fields of one object that are told one by one: what was probably meant takes some time to find."""
 OnUnknown = Callable[[Sequence[FieldProblem]], None]
 """Is told of unknown fields that are left out. It may raise."""
 
@@ -32,8 +34,8 @@ def quoted(problem: FieldProblem) -> str:
 
 
 def without_unknown(kind: Kind, document: Document, tell: OnUnknown, *, stored: Document | None = None) -> Document:
-    """The document without unknown fields, those apart that the stored object has too. Metadata of Kubernetes that
-    there is not here goes untold."""
+    """The document without unknown fields, those apart that the stored object has too. `tell` hears of the first
+    MAX_TOLD. Metadata of Kubernetes that there is not here goes untold."""
     root = schema.root(kind)
     found = list(_unknown(document, root, ()))
     if not found:
@@ -42,7 +44,7 @@ def without_unknown(kind: Kind, document: Document, tell: OnUnknown, *, stored: 
     gone = [path for path in found if path not in kept]
     told = [path for path in gone if not (path[0] == "metadata" and len(path) == 2 and path[1] in SERVER_FIELDS)]
     if told:
-        tell([FieldProblem(path, unknown_field(path, root), of_name=True) for path in told])
+        tell([FieldProblem(path, unknown_field(path, root), of_name=True) for path in told[:MAX_TOLD]])
     cleaned: Document = _without(document, set(gone), ())
     return cleaned
 

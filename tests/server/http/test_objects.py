@@ -340,6 +340,17 @@ class TestFieldValidation:
             '299 - "unknown field \\"spec.env[0].vale\\"; did you mean value?"',
         ]  # fmt: skip
 
+    def test_thousands_of_them_take_no_longer(self, served: Served) -> None:
+        document = job("a")
+        document["spec"] |= {f"odd{number}": 1 for number in range(60_000)}
+        strict = served.ask("POST", f"{JOBS}?fieldValidation=Strict", document)
+        assert (strict.code, len(strict.json["details"]["causes"])) == (400, 50)
+        made = served.ask("POST", JOBS, document)
+        assert (made.code, len(made.all_headers("warning"))) == (201, 20)
+        twice = b'{"metadata": {"name": "b"},' + b",".join(b'"x%d": 1, "x%d": 1' % (n, n) for n in range(30_000)) + b"}"
+        repeated = served.ask("POST", f"{JOBS}?fieldValidation=Strict", twice, content_type="application/json")
+        assert (repeated.code, len(repeated.json["details"]["causes"])) == (400, 50)
+
     def test_ignored_there_is_no_warning(self, served: Served) -> None:
         answer = served.ask("POST", f"{JOBS}?fieldValidation=Ignore", self.BAD, content_type="application/json")
         assert (answer.code, answer.all_headers("warning")) == (201, [])

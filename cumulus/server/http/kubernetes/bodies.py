@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from cumulus.admission.problems import FieldProblem, Path
+from cumulus.admission.unknown_fields import MAX_TOLD
 from cumulus.errors import NotSupported, TooLarge, UsageError
 from cumulus.lib.printable import one_line
 
@@ -56,7 +58,7 @@ def parse(body: bytes, type: str = JSON) -> Any:
 
 
 def repeated_fields(body: bytes) -> list[FieldProblem]:
-    """Fields that a JSON body gives twice in one object, of which the last is taken."""
+    """Fields that a JSON body gives twice in one object, of which the last is taken. The first MAX_TOLD of them."""
     found = False
 
     def pairs(given: list[tuple[str, Any]]) -> Any:
@@ -68,8 +70,8 @@ def repeated_fields(body: bytes) -> list[FieldProblem]:
     json.loads(body, object_pairs_hook=pairs)
     if not found:
         return []
-    paths = _repeated(json.loads(body, object_pairs_hook=_Pairs), ())
-    return [FieldProblem(path, "duplicate field", of_name=True) for path in dict.fromkeys(paths)]
+    paths = dict.fromkeys(_repeated(json.loads(body, object_pairs_hook=_Pairs), ()))
+    return [FieldProblem(path, "duplicate field", of_name=True) for path in islice(paths, MAX_TOLD)]
 
 
 class _Pairs(list[tuple[str, Any]]):
