@@ -8,6 +8,8 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.unix_users import User
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
+SITE = sysconfig.get_paths()["purelib"]
 PYTHON = "/usr/bin/python3"
 """The system's, which every user can start."""
 GROUP = "/apis/cumulus.dev/v1alpha1"
@@ -111,6 +114,12 @@ class SystemDaemon:
             os.kill(self.pid, signal.SIGTERM)
         self._unshare.wait(60)
         eventually(lambda: all(cgroup.remove(directory) for directory in cgroups))
+
+
+def is_like_ours(python: str) -> bool:
+    """Whether that Python can load what is installed for this one."""
+    shown = subprocess.run([python, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True, text=True)
+    return shown.stdout.strip() == str(sys.version_info[:2])
 
 
 def children(pid: int) -> list[int]:

@@ -28,13 +28,18 @@ def commands(name: str = "tour") -> list[str]:
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
+def manifest() -> str:
+    """The first tour's train.yaml."""
+    [found] = re.findall(r"```yaml\n(.*?)```", tour(), re.S)
+    return str(found)
+
+
 def walk(name: str, directory: Path) -> str:
     """What the tour's commands print, with the manifest of the first tour."""
     (directory / ".venv").mkdir()
     (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    [manifest] = re.findall(r"```yaml\n(.*?)```", tour(), re.S)
     (directory / ".tour").mkdir()
-    (directory / ".tour" / "train.yaml").write_text(manifest)
+    (directory / ".tour" / "train.yaml").write_text(manifest())
     script = ["set -eu", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for command in commands(name):
         # An echo of each command, so that a failure shows where it happened.

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.backends.process.test_users import ATTACKS
-from tests.system_daemon import GROUP, PYTHON, ROOT, SystemDaemon, job, jobs, system_daemon
-from tests.unix_users import User
+from tests.e2e.test_readme import commands, manifest
+from tests.system_daemon import GROUP, PYTHON, ROOT, SITE, SystemDaemon, is_like_ours, job, jobs, system_daemon
+from tests.unix_users import User, open_directory
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.users, pytest.mark.daemon, pytest.mark.xdist_group("system-daemon")]
@@ -180,6 +181,24 @@ def server(daemon: SystemDaemon, users: tuple[User, User]) -> Iterator[None]:
     with daemon.running(*command):
         eventually((daemon.seen / "run/chronos/users.sock").is_socket, 30, daemon.written)
         yield
+
+
+def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple[User, User], server: None) -> None:
+    if not is_like_ours(PYTHON):
+        pytest.skip(f"NOT TESTED: users can't start this Python, and {PYTHON} can't load what is installed for it")
+    script = "\n".join(["set -eux", *commands("share")])
+    with open_directory() as programs:
+        for name, module in (("cumulus", "cumulus.cli.main"), ("chronos_cli", "cumulus.chronos.cli")):
+            made = programs / name
+            start = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {SITE!r}]; from {module} import main; sys.exit(main())"
+            made.write_text(f"#!{PYTHON}\n{start}\n")
+            made.chmod(0o755)
+        for user in users:
+            (user.home / "train.yaml").write_text(manifest())
+            done = daemon.run(user, "sh", "-c", f"cd; PATH={programs}:$PATH\n{script}")
+            assert done.returncode == 0, done.stderr
+            assert "gpujob.cumulus.dev/train created" in done.stdout
+            assert "leased" in done.stdout
 
 
 class TestLeases:
