@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,13 @@ def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple
             made.chmod(0o755)
         for user in users:
             (user.home / "train.yaml").write_text(manifest())
-            done = daemon.run(user, "sh", "-c", f"cd; PATH={programs}:$PATH\n{script}")
+
+        def walk(user: User) -> subprocess.CompletedProcess[str]:
+            return daemon.run(user, "sh", "-c", f"cd; PATH={programs}:$PATH\n{script}")
+
+        with ThreadPoolExecutor() as pool:
+            both = list(pool.map(walk, users))
+        for done in both:
             assert done.returncode == 0, done.stderr
             assert "gpujob.cumulus.dev/train created" in done.stdout
             assert "leased" in done.stdout
