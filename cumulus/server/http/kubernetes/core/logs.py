@@ -98,7 +98,7 @@ def _find(api: Api, identity: Identity, namespace: str, name: str, previous: boo
     pod = VIEW.find(api.service, identity, namespace, name)
     found = job_of(name)
     assert found is not None
-    key = Key("GPUJob", namespace, found[0])
+    key = Key(VIEW.stored, namespace, found[0])
     started = attempts_of(api.service.objects.get(identity, key))
     whose = f'container "{CONTAINER}" in pod "{one_line(name)}"'
     if previous and len(started) < 2:

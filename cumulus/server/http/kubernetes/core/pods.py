@@ -17,7 +17,7 @@ from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
-from cumulus.resources.kinds.gpujob import job_gpu, job_node, job_reason
+from cumulus.resources.kinds.gpujob import job_attempts, job_gpu, job_node, job_reason
 from cumulus.resources.meta import JOB_LABEL, REPLICA_LABEL
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason
@@ -73,8 +73,7 @@ class _Shared:
         self._before = started[-2] if len(started) > 1 else {}
         self._live = bool(self._last) and not self._last.get("endTime")
         self._over = self._phase in ("Succeeded", "Failed")
-        waiting = [a for a in lookup(job, "status.attempts") or () if not a.get("startTime")]
-        self._restarts = max(0, (lookup(job, "status.attemptCount") or 0) - len(waiting) - 1)
+        self._restarts = max(0, int(job_attempts(job)) - 1)
         self._ready = self._live and self._phase in _RUNNING
         self._container = self._container_spec()
         self._state = self._container_state()
