@@ -59,12 +59,15 @@ class Logs:
     def read(
         self, identity: Identity, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
-        since: float | None = None, timestamps: bool = False,
+        since: float | None = None, timestamps: bool = False, skip: int = 0, onwards: bool = False,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
         in seconds since 1970. `timestamps`: each line begins with its time, to the second. Where nothing is new an
         empty `LogBytes` comes, so that the caller can stop.
+
+        For who was cut off: `skip` leaves out the first bytes of the first attempt, and with `onwards` the attempts
+        after a given `attempt` are followed too.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.
@@ -79,20 +82,20 @@ class Logs:
                 f"gpujob/{key.name} has {replicas} replicas, counted from 0: there is no replica {replica}"
             )
         wanted = _Wanted(tail, since, timestamps)
-        return self._pieces(identity, key, job, attempt, replica, replicas, follow, wanted)
+        return self._pieces(identity, key, job, attempt, replica, replicas, follow, wanted, skip, onwards)
 
     def _pieces(
         self, identity: Identity, key: Key, job: Document, attempt: int,
-        replica: int | None, replicas: int, follow: bool, wanted: _Wanted,
+        replica: int | None, replicas: int, follow: bool, wanted: _Wanted, skip: int, onwards: bool,
     ) -> Iterator[LogPiece]:  # fmt: skip
         if replica is None and replicas > 1:
             yield ReplicaChosen(0, replicas)
         if follow:
             follower = _Follower(self._objects, self._readers, self._served, identity, key, job, replica or 0)
-            yield from follower.pieces(attempt, wanted)
+            yield from follower.pieces(attempt, wanted, skip, onwards)
             return
         number = _shown_attempt(job, attempt)
-        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, wanted=wanted)
+        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, wanted=wanted, skip=skip)
         if not wrote and wanted.all_lines:
             yield _silence(job, number)
 
@@ -112,15 +115,19 @@ class _Follower:
         self._job = job
         self._replica = replica
 
-    def pieces(self, asked: int, wanted: _Wanted) -> Iterator[LogPiece]:
+    def pieces(self, asked: int, wanted: _Wanted, skip: int, onwards: bool) -> Iterator[LogPiece]:
         """Of the attempt `asked` alone; where that is 0, of the last one and all that follow it. Raises NoLog."""
         if not _begun(self._job):
             if not self._served():
                 yield NobodyActs("start")
             yield from self._until(partial(self._followed, 0), "start")
         number = _shown_attempt(self._job, asked)
+        asked = 0 if onwards else asked
         while True:
-            wrote = yield from _copied(self._readers, self._job, number, self._replica, follow=True, wanted=wanted)
+            wrote = yield from _copied(
+                self._readers, self._job, number, self._replica, follow=True, wanted=wanted, skip=skip
+            )
+            skip = 0
             come = yield from self._until(partial(self._ended, number), "end")
             if not come:
                 yield NobodyActs("end")
@@ -186,15 +193,17 @@ class _Follower:
 
 
 def _copied(
-    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, wanted: _Wanted
+    readers: LogReaders, job: Document, attempt: int, replica: int, *, follow: bool, wanted: _Wanted, skip: int = 0
 ) -> Generator[LogPiece, None, bool]:
     """The bytes of one attempt; whether there were any."""
     reader = readers(job, _node(job, attempt, replica))
-    wrote = False
+    wrote = skip > 0
     try:
         for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, **wanted._asdict()):
+            known = min(skip, len(chunk))
+            skip -= known
             wrote = wrote or bool(chunk)
-            yield LogBytes(attempt, chunk)
+            yield LogBytes(attempt, chunk[known:])
         return wrote
     finally:
         reader.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.answers.logs import LogBytes
 from cumulus.answers.objects import ConditionMet, StillWaiting
 from cumulus.client.endpoint import Endpoint
 from cumulus.client.http.client import HttpClient
@@ -45,13 +46,14 @@ class Server:
         self.home = directory / "home"
         self.home.mkdir(mode=0o700)
         self.store = _Kept(FakeClock(NOW))
+        self.outside = FakeInfrastructure()
         self.asks = ME
         self._running = ExitStack()
 
     def start(self) -> None:
         listening = self._running.enter_context(unix_socket.listen(str(self.path)))
         self._running.enter_context(
-            serving(listening, self.store, self.home, FakeClock(NOW), FakeInfrastructure(), lambda: self.asks)
+            serving(listening, self.store, self.home, FakeClock(NOW), self.outside, lambda: self.asks)
         )
 
     def stop(self) -> None:
@@ -106,6 +108,21 @@ def test_a_wait_goes_on_after_a_restart(server: Server) -> None:
         status = {**made["status"], "phase": "Succeeded", "conditions": [{"type": "Succeeded", "status": "True"}]}
         server.store.update_status({**made, "status": status})
         assert next(step for step in steps if isinstance(step, ConditionMet)).key == TRAIN
+
+
+def test_a_log_that_is_followed_goes_on_after_a_restart(server: Server) -> None:
+    server.store.create(running("train"))
+    gate, logs = threading.Event(), server.outside.logs
+    logs.chunks = {(1, 0): [b"one\n", b"two\n"]}
+    logs.ended = lambda attempt: gate.wait(20) and None
+    with server.client() as client:
+        pieces = client.logs(TRAIN, follow=True)
+        assert [next(pieces), next(pieces)] == [LogBytes(1, b"one\n"), LogBytes(1, b"two\n")]
+        server.stop()
+        logs.chunks = {(1, 0): [b"one\ntw", b"o\nthree\n"]}
+        gate.set()
+        server.start()
+        assert b"".join(piece.data for piece in pieces if isinstance(piece, LogBytes)) == b"three\n"
 
 
 def test_what_was_compacted_meanwhile_is_told(server: Server) -> None:

@@ -206,11 +206,16 @@ class HttpClient:
         since: float | None = None, timestamps: bool = False,
     ) -> Iterator[LogPiece]:  # fmt: skip
         from cumulus.answers.logs import LogPiece
+        from cumulus.client.http.logs import followed
 
-        return self._steps(
-            "logs", LogPiece, key=key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
-            timestamps=timestamps,
-        )  # fmt: skip
+        given = {"key": key, "replica": replica, "since": since, "timestamps": timestamps}
+        if not follow:
+            return self._steps("logs", LogPiece, attempt=attempt, tail=tail, follow=False, **given)
+
+        def open(**position: object) -> Generator[LogPiece]:
+            return self._steps("logs", LogPiece, resumable=True, follow=True, **given, **position)
+
+        return followed(self._connection, open, attempt, tail)
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:
         return self._call("cordon", bool, name=name, unschedulable=unschedulable)
@@ -376,12 +381,13 @@ class HttpClient:
         """As `_call`, for what changes nothing."""
         return self._call(call, of, safe=True, **arguments)
 
-    def _steps(self, call: str, of: Any, /, **arguments: object) -> Generator[Any]:
-        """The steps of a call that goes on. What is wrong before the first is raised here."""
+    def _steps(self, call: str, of: Any, /, *, resumable: bool = False, **arguments: object) -> Generator[Any]:
+        """The steps of a call that goes on. What is wrong before the first is raised here. Where the server goes away
+        the iterator raises ServerUnavailable, Cut for a `resumable` one."""
         stream = self._connection.stream("POST", f"/cumulus/v1/{call}", _arguments(arguments))
-        return self._stepped(stream, of)
+        return self._stepped(stream, of, resumable)
 
-    def _stepped(self, stream: Stream, of: Any) -> Generator[Any]:
+    def _stepped(self, stream: Stream, of: Any, resumable: bool) -> Generator[Any]:
         try:
             for line in stream.lines():
                 if (status := line.get("error")) is not None:
@@ -390,6 +396,8 @@ class HttpClient:
                     return
                 yield decode(of, line["item"], "the answer")
         except Cut:
+            if resumable:
+                raise
             raise ServerUnavailable(
                 f"{self._connection.where} went away before it had finished", hint="ask it again"
             ) from None

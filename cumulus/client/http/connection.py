@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cumulus.client.http.errors import ServerUnavailable, error_of
 from cumulus.errors import CumulusError, StoreUnavailable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cumulus.client.endpoint import Endpoint
 
+T = TypeVar("T")
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 JSON = "application/json"
 CONNECT_SECONDS = 10.0
@@ -105,7 +106,7 @@ class Connection:
         self._streams.add(made)
         return made
 
-    def again(self, open: Callable[[], Stream]) -> Stream:
+    def again(self, open: Callable[[], T]) -> T:
         """Open a stream that was cut anew, once the server is there again. Raises ServerUnavailable where it stays
         away, and what `open` raises else."""
         for _ in self._tries():

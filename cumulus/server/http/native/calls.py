@@ -57,7 +57,7 @@ CALLS: Mapping[str, Call] = {
         lambda s: s.logs.read,
         {
             "key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None,
-            "since": float | None, "timestamps": bool,
+            "since": float | None, "timestamps": bool, "skip": int, "onwards": bool,
         },
         steps=True, reads=True,
     ),
