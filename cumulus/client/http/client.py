@@ -208,7 +208,7 @@ class HttpClient:
         from cumulus.answers.logs import LogPiece
         from cumulus.client.http.logs import followed
 
-        given = {"key": key, "replica": replica, "since": since, "timestamps": timestamps}
+        given: dict[str, Any] = {"key": key, "replica": replica, "since": since, "timestamps": timestamps}
         if not follow:
             return self._steps("logs", LogPiece, attempt=attempt, tail=tail, follow=False, **given)
 

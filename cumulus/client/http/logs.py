@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 from cumulus.answers.logs import LogAwaits, LogBytes, LogPiece, NobodyActs
 from cumulus.client.http.connection import Connection, Cut
@@ -26,17 +27,18 @@ def _pieces(
     told: set[LogPiece] = set()
     while True:
         try:
-            for piece in pieces:
-                if isinstance(piece, LogBytes):
-                    if piece.attempt != number:
-                        # Another attempt begins, which is read from its beginning unless it is the first.
-                        tail, number, received = (tail if not number else None), piece.attempt, 0
-                    received += len(piece.data)
-                elif piece in told:
-                    continue
-                elif not isinstance(piece, LogAwaits | NobodyActs):
-                    told.add(piece)
-                yield piece
+            with closing(pieces):
+                for piece in pieces:
+                    if isinstance(piece, LogBytes):
+                        if piece.attempt != number:
+                            # Another attempt begins, which is read from its beginning unless it is the first.
+                            tail, number, received = (tail if not number else None), piece.attempt, 0
+                        received += len(piece.data)
+                    elif piece in told:
+                        continue
+                    elif not isinstance(piece, LogAwaits | NobodyActs):
+                        told.add(piece)
+                    yield piece
             return
         except Cut:
             place = {"attempt": number, "tail": tail}
@@ -44,5 +46,3 @@ def _pieces(
                 known = {"skip": received} if tail is None else {"tail": 0}
                 place |= {"onwards": not asked, **known}
             pieces = connection.again(lambda place=place: open(**place))  # type: ignore[misc]
-        finally:
-            pieces.close()
