@@ -45,7 +45,7 @@ class ApiServer:
 
     def __init__(
         self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *, mounts: Sequence[str] = (),
-        metrics: DaemonMetrics | None = None, system: bool = False, max_jobs: int | None = None,
+        metrics: DaemonMetrics | None = None, system: bool = False,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
         self._home = home
@@ -58,7 +58,6 @@ class ApiServer:
             self._sockets[paths.SYSTEM_SOCKET] = 0o666
         self._system = system
         self._mounts = mounts
-        self._max_jobs = max_jobs
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -118,7 +117,7 @@ class ApiServer:
 
         service = Service(
             lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home),
-            home_namespaces=self._system, mounts=self._mounts, max_jobs=self._max_jobs, audit=True,
+            home_namespaces=self._system, mounts=self._mounts, audit=True,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)

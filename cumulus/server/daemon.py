@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cumulus import __version__, paths, stores
+from cumulus import __version__, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.chronos.contract import NodeFacts, variables
@@ -80,7 +80,6 @@ def run(settings: Settings) -> int:
         mounts=settings.containers.mounts,
         metrics=metrics,
         system=settings.system,
-        max_jobs=settings.max_jobs,
     )
     try:
         ledger = Ledger()
@@ -99,7 +98,7 @@ def run(settings: Settings) -> int:
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh.key_path),
-            ready=_ready(home, store, command_server, api_server),
+            ready=_ready(settings, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
             metrics=metrics, policies=policies_of(settings.max_jobs),
@@ -227,14 +226,20 @@ def _measure(ledger: Ledger) -> None:
 
 
 def _ready(
-    home: Path, store: Store, command_server: CommandServerProcess, api_server: ApiServer
+    settings: Settings, store: Store, command_server: CommandServerProcess, api_server: ApiServer
 ) -> Callable[[Role], None]:
+    home = settings.home
+
     def ready(role: Role) -> None:
         # Beside the controllers: they do not wait until it is loaded.
         api_server.start()
         leader = holder_identity(store)
         if role is Role.LEADING:
             _log.info("leading: the controllers run", home=str(home))
+            try:
+                job_limit.note(home, settings.max_jobs)
+            except OSError as error:
+                _log.warning("`why` is not told how many jobs may run", error=str(error))
             notify(READY="1", STATUS=f"leads on {home}")
             command_server.start()
         else:

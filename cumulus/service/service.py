@@ -45,12 +45,12 @@ class Service:
     state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
     workers and the Swarm need; without it they can't be made. `owner`: the Unix user whose state directory it is, this
     process's own if left out; for `home_namespaces` and `mounts` see `Access`.
-    `max_jobs`: how many jobs run at once; `audit`: whether the log tells who did what."""
+    `audit`: whether the log tells who did what."""
 
     def __init__(
         self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
         infrastructure: Infrastructure | None = None, owner: int | None = None, home_namespaces: bool = False,
-        mounts: Sequence[str] = (), max_jobs: int | None = None, audit: bool = False,
+        mounts: Sequence[str] = (), audit: bool = False,
     ) -> None:  # fmt: skip
         self._open_store = open_store
         self._opened: Store | None = None
@@ -58,7 +58,6 @@ class Service:
         self._owner = os.geteuid() if owner is None else owner
         self._home_namespaces = home_namespaces
         self._mounts = mounts
-        self._max_jobs = max_jobs
         self._audit = audit
         self.home = home
         self.clock = clock or SystemClock()
@@ -149,7 +148,7 @@ class Service:
         from cumulus.service.redaction import Redaction
         from cumulus.service.why import Explanations
 
-        return Explanations(self.store, self.clock, self.objects, Redaction(self.access), self._max_jobs)
+        return Explanations(self.store, self.clock, self.objects, Redaction(self.access), self.home)
 
     @cached_property
     def descriptions(self) -> Descriptions:

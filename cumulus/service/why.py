@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+from cumulus import job_limit
 from cumulus.answers.objects import Why
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, UsageError
@@ -40,12 +42,10 @@ R = TypeVar("R", bound=Resource)
 
 
 class Explanations:
-    def __init__(
-        self, store: Store, clock: Clock, objects: Objects, redaction: Redaction, max_jobs: int | None = None
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock, objects: Objects, redaction: Redaction, home: Path) -> None:
         self._store = store
         self._redaction = redaction
-        self._max_jobs = max_jobs
+        self._home = home
         self._clock = clock
         self._objects = objects
 
@@ -60,7 +60,7 @@ class Explanations:
     def _asked(self, identity: Identity, document: Document) -> _Question:
         tell = partial(self._redaction.problem, identity)
         ids = self._redaction.sees(identity, "")
-        return _Question(self._store, document, self._clock.now(), tell, ids=ids, max_jobs=self._max_jobs)
+        return _Question(self._store, document, self._clock.now(), tell, ids=ids, max_jobs=job_limit.recall(self._home))
 
     def waiting_lines(self, identity: Identity, document: Document, damaged: list[InvalidObject]) -> tuple[str, ...]:
         """Of a pending job or partition: when it starts, who is in the way, and each node's reason; or why it is not in
