@@ -1,5 +1,5 @@
-"""How many jobs the leading daemon of a state directory lets run at once. It is noted in a file, since `why` counts on it
-in whatever process it is answered. Light."""
+"""How many jobs the leading daemon of a state directory lets run at once. It is noted in a file, since `why` counts
+on it in whatever process it is answered. Light."""
 
 from __future__ import annotations
 

@@ -439,9 +439,9 @@ def _refused(submitter: Submitter, rules: DaemonRules) -> str:
     """Of a program without an image."""
     if submitter.uid is None:
         return "a job without an image runs as a Unix user, and you have none"
-    if rules.uid == 0 or submitter.uid in (0, rules.uid):
+    if rules.switches or submitter.uid in (0, rules.uid):
         return ""
     return (
         f"a job without an image would run as the daemon's own user (uid {rules.uid}), not as you: give it an image, "
-        "or ask a daemon that runs as root"
+        "or ask a system daemon (cumulus serve --system)"
     )

@@ -44,11 +44,12 @@ def submitter_annotations(annotations: Mapping[str, Any] | None) -> dict[str, An
 
 
 class DaemonRules(NamedTuple):
-    """What a daemon runs for whom. `uid`: whom it runs as; root runs a program as its submitter, another user can't.
-    `mounts`: the directories of nodes that containers of all users may mount from."""
+    """What a daemon runs for whom. `uid`: whom it runs as. `mounts`: the directories of nodes that containers of all
+    users may mount from. `switches`: whether it runs a program as its submitter, as a system daemon does."""
 
     uid: int
     mounts: tuple[str, ...] = ()
+    switches: bool = False
 
     def may_mount(self, source: str) -> bool:
         """Whether the path, as it is written, lies in one of `mounts`. Links are the node's to check."""

@@ -117,7 +117,7 @@ class ApiServer:
 
         service = Service(
             lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home),
-            home_namespaces=self._system, mounts=self._mounts, audit=True,
+            home_namespaces=self._system, mounts=self._mounts, audit=True, switches=self._system,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)

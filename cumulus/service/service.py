@@ -44,13 +44,13 @@ class Service:
     """`open_store` is called when an object is first asked for: not all that is asked needs the store. `home` is the
     state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
     workers and the Swarm need; without it they can't be made. `owner`: the Unix user whose state directory it is, this
-    process's own if left out; for `home_namespaces` and `mounts` see `Access`.
+    process's own if left out; for `home_namespaces`, `mounts` and `switches` see `Access`.
     `audit`: whether the log tells who did what."""
 
     def __init__(
         self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
         infrastructure: Infrastructure | None = None, owner: int | None = None, home_namespaces: bool = False,
-        mounts: Sequence[str] = (), audit: bool = False,
+        mounts: Sequence[str] = (), audit: bool = False, switches: bool | None = None,
     ) -> None:  # fmt: skip
         self._open_store = open_store
         self._opened: Store | None = None
@@ -59,6 +59,7 @@ class Service:
         self._home_namespaces = home_namespaces
         self._mounts = mounts
         self._audit = audit
+        self._switches = switches
         self.home = home
         self.clock = clock or SystemClock()
 
@@ -80,7 +81,7 @@ class Service:
 
         return Access(
             lambda: self.store, self._owner, home_namespaces=self._home_namespaces, mounts=self._mounts,
-            audit=Audit(logs=self._audit),
+            audit=Audit(logs=self._audit), switches=self._switches,
         )  # fmt: skip
 
     @cached_property

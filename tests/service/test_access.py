@@ -211,6 +211,9 @@ def test_programs_need_a_unix_user_that_the_daemon_can_be(team: Service, tmp_pat
         with pytest.raises(Forbidden) as caught:
             plain.objects.create(other, job())
         assert "would run as the daemon's own user" in str(caught.value.hint)
+    # Also root's, unless it is the machine's.
+    with pytest.raises(Forbidden):
+        Service(lambda: team.store, tmp_path, owner=0, switches=False).objects.create(BOB, job())
     plain.objects.create(BOB, job(image="x"))
     plain.objects.delete(BOB, TRAIN)
     plain.objects.create(Identity("me", OWNER), job())

@@ -44,16 +44,17 @@ class Access:
 
     `home_namespaces`: a Unix user has the role user in the namespace of their own name, as where a system daemon serves
     all users of a machine. `mounts`: the directories of nodes that containers of all users may mount from.
+    `switches`: whether programs run as their submitters; if left out, root's do.
     """
 
     def __init__(
         self, open_store: Callable[[], Store], owner: int, *, home_namespaces: bool = False, mounts: Sequence[str] = (),
-        audit: Audit = Audit(logs=False),
+        audit: Audit = Audit(logs=False), switches: bool | None = None,
     ) -> None:  # fmt: skip
         self._bindings = Bindings(open_store)
         self.audit = audit
         self.owner = owner
-        self.rules = DaemonRules(owner, tuple(mounts))
+        self.rules = DaemonRules(owner, tuple(mounts), owner == 0 if switches is None else switches)
         self._home_namespaces = home_namespaces
 
     def role(self, identity: Identity, namespace: str = "") -> Role | None:
