@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _NAME = re.compile(r"cumulus-t(\d+)-(\d)")
+_HOMES = "cumulus-users-"
 _TRIES = 100
 """Another test process may be at the system's list of users."""
 
@@ -49,7 +50,7 @@ def missing() -> str:
 def two_users() -> Iterator[tuple[User, User]]:
     _remove_those_of_dead_processes()
     names = [f"cumulus-t{os.getpid()}-{number}" for number in (1, 2)]
-    with tempfile.TemporaryDirectory(prefix="cumulus-users-") as directory:
+    with tempfile.TemporaryDirectory(prefix=_HOMES) as directory:
         os.chmod(directory, 0o711)
         try:
             one, other = [_add(name, Path(directory)) for name in names]
@@ -96,6 +97,9 @@ def _remove_those_of_dead_processes() -> None:
         match = _NAME.fullmatch(user.pw_name)
         if match and not os.path.exists(f"/proc/{match[1]}"):
             _remove(user.pw_name)
+            homes = Path(user.pw_dir).parent
+            if homes.name.startswith(_HOMES):
+                shutil.rmtree(homes, ignore_errors=True)
 
 
 def _processes_of(uid: int) -> Sequence[int]:
