@@ -422,8 +422,8 @@ def test_the_server_ends_with_the_daemon_but_not_under_a_command(
 
 def falls_back(patience: float = 60, **env: str) -> bool:
     """Whether the client does it itself."""
-    assert Done(ORDINARY, "version", env={**os.environ, **env}).code == 0
-    return Done(only_served(patience), "version", env={**os.environ, **env}).code != 0
+    assert Done(ORDINARY, "version", "--client", env={**os.environ, **env}).code == 0
+    return Done(only_served(patience), "version", "--client", env={**os.environ, **env}).code != 0
 
 
 def test_a_stale_socket_and_a_stopped_server_keep_nobody(server: Server) -> None:

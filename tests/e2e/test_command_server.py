@@ -35,7 +35,7 @@ def servers(machine: Machine) -> list[int]:
 
 
 def ready(machine: Machine) -> None:
-    eventually(lambda: served(machine, "version").returncode == 0, what="commands are served")
+    eventually(lambda: served(machine, "version", "--client").returncode == 0, what="commands are served")
 
 
 def test_a_job_by_served_commands(machine: Machine) -> None:
@@ -59,12 +59,17 @@ def test_the_server_ends_with_its_daemon_and_a_wait_goes_on(number: int, machine
     ready(machine)
     machine.apply(manifest("long", "exec sleep 60", memory="10%"))
     words = [*SERVED, "wait", "gpujob/long", "--for=delete", "--timeout=2m"]
-    with subprocess.Popen(words, env=machine.env, stdout=subprocess.PIPE, text=True) as waiting:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=machine.env, stdout=pipe, stderr=pipe, text=True) as waiting:
         try:
-            eventually(lambda: len(servers(machine)) == 2, what="the wait is served")
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline().startswith("waiting for gpujob/long"), "the wait is served, and has begun"
+            assert len(servers(machine)) == 2
             daemon.send_signal(number)
             daemon.wait(60)
-            eventually(lambda: served(machine, "version").returncode != 0, what="no command is taken any more")
+            eventually(
+                lambda: served(machine, "version", "--client").returncode != 0, what="no command is taken any more"
+            )
             assert waiting.poll() is None
             machine.serve()
             machine.ok("delete", "job", "long", "--timeout=60s")
