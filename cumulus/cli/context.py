@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cumulus import paths
+from cumulus import environment, paths
 from cumulus.cli import terminal
 from cumulus.resources.key import DEFAULT_NAMESPACE
 from cumulus.resources.quantity import format_duration
@@ -70,6 +71,16 @@ def note_if_no_daemon(then: str, client: Client) -> None:
     state = client.server_state()
     if state.pid is None:
         terminal.note(f"No daemon runs on {state.home}; {then} once `cumulus serve` is started.")
+
+
+def note_servers_engine() -> None:
+    """Say on stderr where the engine that this command's environment names is not the one that is asked."""
+    named = os.environ.get(environment.SWARM_MANAGER)
+    if named and endpoint().kind != "embedded":
+        terminal.note(
+            f"{environment.SWARM_MANAGER} counts for a daemon where it starts, which is asked here; "
+            "`cumulus --offline …` asks the engine that it names for you."
+        )
 
 
 class Freshness:

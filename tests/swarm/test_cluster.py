@@ -61,8 +61,10 @@ def _swarm_of_its_own(control: Control, worker: Node) -> None:
     """Its address is one that the machine has, and is not changed unnoticed."""
 
     def init(address: str) -> subprocess.CompletedProcess[str]:
-        return control.run("cluster", "init", "--advertise", address, SWARM_MANAGER=worker.socket)
+        return control.run("--offline", "cluster", "init", "--advertise", address, SWARM_MANAGER=worker.socket)
 
+    asked = control.run("cluster", "init", SWARM_MANAGER=worker.socket)
+    assert "`cumulus --offline …` asks the engine that it names for you" in asked.stderr
     wrong = init("10.255.255.1")
     assert wrong.returncode == 1
     assert "no interface of the engine's machine has the address 10.255.255.1" in wrong.stderr

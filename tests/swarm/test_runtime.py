@@ -140,7 +140,7 @@ CONTAINER = "c" * 64
 
 def slot(tmp_path: Path, name: str = "default.train.uid-a1-r0", lease: str = "l-1") -> Path:
     """The configuration of a container with that slot, whose engine has its files in engine/containers/CONTAINER."""
-    path = config(tmp_path, f"CHRONOS_SLOT={name}", f"CHRONOS_PARTITION_ID={lease}")
+    path = config(tmp_path, f"CHRONOS_SLOT={name}", f"CHRONOS_PARTITION_ID={lease}", "CHRONOS_SUBMITTER=admin")
     directory = tmp_path / "engine" / "containers" / CONTAINER
     directory.mkdir(parents=True, exist_ok=True)
     made = json.loads(path.read_text())

@@ -49,7 +49,9 @@ def init(
     containers of such a node when it returns. And Swarm keeps enough of each service's history to show how its task
     ended.
 
-    The manager listens on the address that --advertise names. An address that no interface has is refused.
+    The manager listens on the address that --advertise names. An address that no interface has is refused. Where a
+    daemon is asked, the engine is the daemon's; `cumulus --offline cluster init` takes the one that SWARM_MANAGER names
+    here.
 
     \b
     Examples:
@@ -57,6 +59,7 @@ def init(
       cumulus cluster init --advertise 10.0.0.5
       cumulus cluster init --advertise 198.51.100.7 --listen 0.0.0.0
     """  # fmt: skip
+    context.note_servers_engine()
     with context.client(objects=False) as client:
         done = client.init_swarm(advertise=advertise, listen=listen)
     print(

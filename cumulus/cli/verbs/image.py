@@ -42,9 +42,10 @@ def push(
 ) -> int:  # fmt: skip
     """Copy an image to the nodes that run containers. The manager's engine has it; it is sent over SSH.
 
-    The image comes from the engine that SWARM_MANAGER names, else DOCKER_HOST, else Docker's current context. If you
-    built it elsewhere, bring it there first: docker save IMAGE | docker --host MANAGER load. Each node's engine loads
-    the whole image or nothing. A node that has the image already is left alone. No registry is asked.
+    The image comes from the daemon's engine: the one that SWARM_MANAGER names, else DOCKER_HOST, else Docker's current
+    context. If you built it elsewhere, bring it there first: docker save IMAGE | docker --host MANAGER load. The engine
+    of each node loads the whole image or nothing. A node that has the image already is left alone. No registry is
+    asked.
 
     Nodes are reached in the same way as the daemon reaches them: by spec.ssh of their GPUNode, else as SWARM_SSH_USER
     (root) at their address in the Swarm, with SSH_KEY_PATH or the SSH agent. Their host keys must be known. The user
