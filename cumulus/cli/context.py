@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,8 +74,9 @@ def note_if_no_daemon(then: str, client: Client) -> None:
 
 def note_servers_engine() -> None:
     """Say on stderr where the engine that this command's environment names is not the one that is asked."""
-    named = os.environ.get(environment.SWARM_MANAGER)
-    if named and endpoint().kind != "embedded":
+    from cumulus.client.endpoint import names_an_engine
+
+    if names_an_engine() and endpoint().kind != "embedded":
         terminal.note(
             f"{environment.SWARM_MANAGER} counts for a daemon where it starts, which is asked here; "
             "`cumulus --offline …` asks the engine that it names for you."

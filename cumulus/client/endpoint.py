@@ -228,3 +228,8 @@ def _user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def names_an_engine() -> bool:
+    """Whether the environment of this process names a Swarm's engine, which no server that is asked looks at."""
+    return bool(os.environ.get(environment.SWARM_MANAGER))
