@@ -6,7 +6,7 @@ Pydantic runs them only on models whose fields are all right; a person should he
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -95,12 +95,20 @@ class _Partial:
             return field.get_default(call_default_factory=True)
         if inner is None:
             return value
-        if isinstance(value, list):
+        if _holds_several(field.annotation):
+            # A map, say, in the place of a list may be told by another path than its own.
+            if not isinstance(value, list):
+                return _Given()
             return [
                 _Partial(inner, item, self._wrong, (*path, index)) if isinstance(item, Mapping) else _Given()
                 for index, item in enumerate(value)
             ]
-        return _Partial(inner, value, self._wrong, path)
+        return _Partial(inner, value, self._wrong, path) if isinstance(value, Mapping) else _Given()
+
+
+def _holds_several(annotation: Any) -> bool:
+    """Whether it is `tuple[M, ...]`, also as one of several."""
+    return get_origin(annotation) is tuple or any(_holds_several(arg) for arg in get_args(annotation))
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
