@@ -159,7 +159,8 @@ def state(pid: int) -> str:
     """T: stopped, S: asleep, Z: ended; "" where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # The second where it ends between the opening and the reading.
         return ""
 
 
