@@ -9,6 +9,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from cumulus.chronos.contract import FULL_COMPUTE
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.resources.documents import MALFORMED, condition, lookup
 from cumulus.resources.key import Document
@@ -19,8 +20,6 @@ from cumulus.resources.reasons import NodeCondition
 from cumulus.resources.registry import KINDS
 from cumulus.store.base import Store
 
-_COMPUTE = 1000.0
-"""Compute of a whole device, in the store's thousandths."""
 _HELD = (PartitionPhase.BOUND, PartitionPhase.ACTIVE)
 _DEVICE = ("node", "device")
 
@@ -68,13 +67,13 @@ def _of_nodes(nodes: Sequence[Document], now: datetime) -> Iterator[Metric]:
     for node in nodes:
         name = str(node["metadata"]["name"])
         ready.add_metric((name,), float(condition(node, NodeCondition.READY).get("status") == "True"))
-        if heartbeat := lookup(node, "status.heartbeatTime"):
-            beat.add_metric((name,), max(0.0, (now - parse_timestamp(heartbeat)).total_seconds()))
+        if (left := _until(lookup(node, "status.heartbeatTime"), now)) is not None:
+            beat.add_metric((name,), max(0.0, -left))
         for device in lookup(node, "status.devices") or ():
             try:
                 labels = (name, str(device["index"]))
                 size, free = device["memoryBytes"], device.get("freeMemoryBytes", 0)
-                part = (_COMPUTE - device.get("freeCompute", 0)) / _COMPUTE
+                part = (FULL_COMPUTE - device.get("freeCompute", 0)) / FULL_COMPUTE
             except MALFORMED:
                 continue
             described = (str(device.get(field) or "") for field in ("id", "name", "vendor", "enforcement"))
@@ -94,8 +93,8 @@ def _of_leases(partitions: Sequence[Document], now: datetime) -> Iterator[Metric
             continue
         device = (str(status.get("node") or ""), str(status.get("device")))
         counted[device] += 1
-        if end := status.get("expiresAt"):
-            latest[device] = max(latest.get(device, 0.0), (parse_timestamp(end) - now).total_seconds())
+        if (left := _until(status.get("expiresAt"), now)) is not None:
+            latest[device] = max(latest.get(device, 0.0), left)
     leases = GaugeMetricFamily("cumulus_device_leases", "Leases of partitions that are held.", labels=_DEVICE)
     for device, count in sorted(counted.items()):
         leases.add_metric(device, count)
@@ -105,3 +104,11 @@ def _of_leases(partitions: Sequence[Document], now: datetime) -> Iterator[Metric
     for device, seconds in sorted(latest.items()):
         free.add_metric(device, seconds)
     yield from (leases, free)
+
+
+def _until(moment: object, now: datetime) -> float | None:
+    """Seconds; None where nothing says when, or nothing that can be read."""
+    try:
+        return (parse_timestamp(str(moment)) - now).total_seconds() if moment else None
+    except MALFORMED:
+        return None

@@ -68,6 +68,7 @@ def test_it_needs_the_role_viewer(served: Served) -> None:
 def test_a_damaged_object_does_not_keep_the_rest_from_being_told(served: Served) -> None:
     damaged = node("gpu-1")
     damaged["status"]["devices"] = [{"index": 0}, {"memoryBytes": None}]
+    damaged["status"]["heartbeatTime"] = "yesterday"
     served.store.create(damaged)
     served.store.create(node("gpu-2"))
     assert ("cumulus_node_ready", (("node", "gpu-2"),)) in scraped(served)
