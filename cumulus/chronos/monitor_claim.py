@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from cumulus.chronos.home import LEDGER
+from cumulus.lib import unix_socket
 from cumulus.lib.sqlite_file import FileIdentity, identity
 
 LOCK = "monitor.pid"
@@ -68,7 +68,7 @@ def _claimant(home: Path) -> int | None:
         asking.settimeout(_PATIENCE)
         try:
             asking.connect(_address(home))
-            pid, uid, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid, _ = unix_socket.peer(asking)
         except OSError:
             return None
     # Any user may take a name: only root's and one's own word counts.

@@ -18,7 +18,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import traceback
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ _BUSY = {
     "out": "",
     "err": "chronos_cli: too many of your requests run now (try again later)\n",
 }
-_PEER = struct.Struct("=iII")
 
 
 def serve_users(home: Path, path: str = SOCKET, *, creators: str = "") -> int:
@@ -98,7 +96,7 @@ def _take(
     connection: socket.socket, listening: socket.socket, home: Path, creators: int | None, busy: dict[int, int]
 ) -> None:
     with connection:
-        pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        pid, uid, _ = unix_socket.peer(connection)
         if len(busy) >= MOST or sum(user == uid for user in busy.values()) >= MOST_OF_A_USER:
             # There is room for it: nothing was written before.
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 
 def connect(path: str, timeout: float | None = None) -> socket.socket:
@@ -60,11 +61,23 @@ def answers(path: str) -> bool | None:
     return True
 
 
+class Peer(NamedTuple):
+    """The process at the other end of a socket, as the kernel says it was when it connected, or began to listen."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def peer(connection: socket.socket) -> Peer:
+    """Raises OSError."""
+    return Peer(*_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)))
+
+
 def listener(path: str) -> int:
     """The pid of the process that listens at `path`. Raises OSError."""
     with connect(path, 0) as made:
-        pid, _, _ = struct.unpack("3i", made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return int(pid)
+        return peer(made).pid
 
 
 @contextmanager
@@ -76,3 +89,7 @@ def _short(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
+
+
+_CREDENTIALS = struct.Struct("iII")
+"""Linux's struct ucred."""

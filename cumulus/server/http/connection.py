@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import socket
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,19 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cumulus.lib import unix_socket
+from cumulus.lib.unix_socket import Peer
+
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
 
 PEER, CERTIFICATE = "cumulus.peer", "cumulus.certificate"
 """Where in a request's `state` the one or the other is found."""
-
-
-class Peer(NamedTuple):
-    """The process at the other end of a Unix socket, as the kernel says it was when it connected."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 class Certificate(NamedTuple):
@@ -196,7 +190,7 @@ class Connection(HttpToolsProtocol):
 def _other_end(transport: Transport) -> Mapping[str, Peer | Certificate]:
     ends: socket.socket = transport.get_extra_info("socket")
     if ends.family == socket.AF_UNIX:
-        return {PEER: Peer(*_CREDENTIALS.unpack(ends.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))}
+        return {PEER: unix_socket.peer(ends)}
     tls = transport.get_extra_info("ssl_object")
     certificate = tls.getpeercert() if tls is not None else None
     return {CERTIFICATE: _named(certificate)} if certificate else {}
@@ -208,6 +202,3 @@ def _named(certificate: Mapping[str, Any]) -> Certificate:
     groups = tuple(text for name, text in names if name == "organizationName")
     # More than one user is nobody.
     return Certificate(users[0] if len(users) == 1 else "", groups)
-
-
-_CREDENTIALS = struct.Struct("iII")

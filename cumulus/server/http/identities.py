@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cumulus.errors import TooManyRequests, Unauthenticated
+from cumulus.lib.unix_socket import Peer
 from cumulus.server.http.api import Api
-from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate, Peer
+from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate
 from cumulus.server.http.rates import Rates
 from cumulus.service.identity import Identity
 
