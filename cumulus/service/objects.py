@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +16,7 @@ from cumulus.lib.printable import one_line
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
-from cumulus.resources.query import Event, PackedPage, Page, Query, Watch
+from cumulus.resources.query import PackedPage, Page, Query, Watch
 from cumulus.resources.registry import BY_NAME, KINDS, kind_of
 from cumulus.service import audit
 from cumulus.service.access.access import Access
@@ -26,6 +25,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.patches import check as check_patch
 from cumulus.service.patches import patched
 from cumulus.service.redaction import Redact, Redaction
+from cumulus.service.watches import OfNamespace, Redacted
 from cumulus.store.base import Store, Write
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Objects:
         watch = self._store.watch(since=since, kinds=kinds)
         redact = {kind: found for kind in kinds if (found := self.redacting(identity, kind)) is not None}
         if redact:
-            watch = _Redacted(watch, redact)
-        return watch if namespace is None else _OfNamespace(watch, namespace)
+            watch = Redacted(watch, redact)
+        return watch if namespace is None else OfNamespace(watch, namespace)
 
     def follow(self, identity: Identity, key: Key, *, since: int) -> Watch:
         """As `watch`, for who may see the object's namespace alone. Others of its kind come too: callers hand on
@@ -457,52 +457,6 @@ def _key_of(write: Write) -> Key:
 
 def _status_of(key: Key) -> str:
     return f"{BY_NAME[key.kind].plural}/status"
-
-
-class _OfNamespace:
-    """A watch without the events of other namespaces."""
-
-    def __init__(self, watch: Watch, namespace: str) -> None:
-        self._watch = watch
-        self._wanted = ("", namespace)
-
-    def next(self, timeout: float | None = None) -> list[Event]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            events = self._watch.next(left)
-            found = [event for event in events if event.key.namespace in self._wanted]
-            if found or not events:
-                return found
-
-    @property
-    def closed(self) -> bool:
-        return self._watch.closed
-
-    def close(self) -> None:
-        self._watch.close()
-
-
-class _Redacted:
-    """A watch whose objects of some kinds are shown as their reader may see them."""
-
-    def __init__(self, watch: Watch, redact: Mapping[str, Redact]) -> None:
-        self._watch = watch
-        self._redact = redact
-
-    def next(self, timeout: float | None = None) -> list[Event]:
-        return [self._shown(event) for event in self._watch.next(timeout)]
-
-    def _shown(self, event: Event) -> Event:
-        redact = self._redact.get(event.key.kind)
-        return event if redact is None else replace(event, document=redact(event.document))
-
-    @property
-    def closed(self) -> bool:
-        return self._watch.closed
-
-    def close(self) -> None:
-        self._watch.close()
 
 
 def not_found(key: Key) -> NotFound:

@@ -102,8 +102,8 @@ class Guard:
                 raise self._refusal(identity, verb, key, f"you can't give the role {role}, which you do not have")
 
     def _refusal(self, identity: Identity, verb: str, key: Key, hint: str) -> Forbidden:
-        self._access.audit.tell(identity, verb, BY_NAME[key.kind].plural, key.namespace, key.name, "Forbidden")
         plural = BY_NAME[key.kind].plural
+        self._access.audit.tell(identity, verb, plural, key.namespace, key.name, "Forbidden")
         return refusal(identity, verb, find(plural) or plural, key.namespace, key.name, hint=hint)
 
 
