@@ -337,6 +337,10 @@ class JobPhase(StrEnum):
         return self in (JobPhase.SUCCEEDED, JobPhase.FAILED)
 
 
+RUNNING_PHASES = frozenset({JobPhase.RUNNING, JobPhase.CHECKPOINTING})
+"""Those in which processes of the job run."""
+
+
 class Attempt(Model):
     """One try at running the job. `reason` is set once it ended: Completed, Error, Saved, LeaseExpired, NodeLost,
     Suspended, Deadline, StartError, …"""

@@ -19,7 +19,7 @@ from cumulus.errors import InvalidObject, UsageError
 from cumulus.resources import job_partitions, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
-from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
@@ -147,7 +147,7 @@ class _Question:
             resume = f"`cumulus resume {job['metadata']['name']}`"
             yield f"{self._title} is suspended: spec.suspend is true. {resume} lets it run."
             return
-        if phase in (JobPhase.RUNNING, JobPhase.CHECKPOINTING):
+        if phase in RUNNING_PHASES:
             started = _since(_attempt(job).get("startTime"), now, ", ")
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
             yield from self._leases()

@@ -9,7 +9,7 @@ from datetime import datetime
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.partition_facts import over_by_time
-from cumulus.resources.job import Attempt, GPUJob, JobPhase
+from cumulus.resources.job import RUNNING_PHASES, Attempt, GPUJob, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
@@ -113,7 +113,7 @@ def alive(replica: Replica) -> bool:
 def runs(replica: Replica, phase: JobPhase) -> bool:
     """Whether it runs, as far as is known: one whose node has fallen silent goes on as it was seen last."""
     if isinstance(replica, Unknown):
-        return phase in (JobPhase.RUNNING, JobPhase.CHECKPOINTING)
+        return phase in RUNNING_PHASES
     return isinstance(replica, Observed) and replica.state is not State.STARTING
 
 

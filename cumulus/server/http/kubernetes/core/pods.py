@@ -15,6 +15,8 @@ from typing import Any
 from cumulus.resources.columns import age
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
+from cumulus.resources.job import RUNNING_PHASES, JobPhase
+from cumulus.resources.job_partitions import GRACE
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
 from cumulus.resources.kinds.gpujob import job_attempts, job_gpu, job_node, job_reason
@@ -33,7 +35,6 @@ GPU_ANNOTATION = "cumulus.dev/gpu"
 
 _UIDS = uuid.UUID("b0a3d9de-27a5-49f8-8c6b-1c3f54d7a3e0")
 _NAME = re.compile(r"(.+)-(0|[1-9][0-9]{0,3})")
-_RUNNING = ("Running", "Checkpointing")
 
 
 def pod_name(job: str, replica: int) -> str:
@@ -67,14 +68,14 @@ class _Shared:
         self._job = job
         self._metadata = job["metadata"]
         self._spec = job.get("spec") or {}
-        self._phase = lookup(job, "status.phase") or "Pending"
+        self._phase = lookup(job, "status.phase") or JobPhase.PENDING
         started = attempts_of(job)
         self._last = started[-1] if started else {}
         self._before = started[-2] if len(started) > 1 else {}
         self._live = bool(self._last) and not self._last.get("endTime")
-        self._over = self._phase in ("Succeeded", "Failed")
+        self._over = self._phase in (JobPhase.SUCCEEDED, JobPhase.FAILED)
         self._restarts = max(0, int(job_attempts(job)) - 1)
-        self._ready = self._live and self._phase in _RUNNING
+        self._ready = self._live and self._phase in RUNNING_PHASES
         self._container = self._container_spec()
         self._state = self._container_state()
 
@@ -130,7 +131,7 @@ class _Shared:
 
     def _grace(self) -> int:
         checkpoint = self._spec.get("checkpoint")
-        given = checkpoint.get("gracePeriod", "30s") if isinstance(checkpoint, dict) else "10s"
+        given = checkpoint.get("gracePeriod", "30s") if isinstance(checkpoint, dict) else GRACE
         return int(parse_duration(str(given)))
 
     def _node(self, replica: int) -> str:
@@ -145,7 +146,7 @@ class _Shared:
         status: Document = {"phase": phase, "conditions": list(self._conditions()), "qosClass": "BestEffort"}
         if self._last:
             status["startTime"] = self._last["startTime"]
-        if self._phase == "Suspended" or (self._phase == "Failed" and not self._last):
+        if self._phase == JobPhase.SUSPENDED or (self._phase == JobPhase.FAILED and not self._last):
             status |= {"reason": job_reason(self._job) or self._phase, "message": self._message()}
         if self._state:
             before = _terminated(self._before if self._live or self._over else self._last)
@@ -164,7 +165,7 @@ class _Shared:
             return {"running": {"startedAt": self._last["startTime"]}}
         if self._over and self._last:
             return _terminated(self._last)
-        if self._last or self._phase == "Scheduled":
+        if self._last or self._phase == JobPhase.SCHEDULED:
             return {"waiting": {"reason": job_reason(self._job) or self._phase, "message": self._message()}}
         return {}
 
@@ -181,7 +182,7 @@ class _Shared:
         why = {} if placed else {"reason": "Unschedulable", "message": str(scheduled.get("message") or "")}
         yield self._condition("PodScheduled", placed, scheduled, why)
         yield self._condition("Initialized", bool(self._last), condition(self._job, JobCondition.RUNNING))
-        done = {"reason": "PodCompleted"} if self._phase == "Succeeded" else {}
+        done = {"reason": "PodCompleted"} if self._phase == JobPhase.SUCCEEDED else {}
         not_ready = {} if self._ready else done or {"reason": "ContainersNotReady"}
         for type in ("ContainersReady", "Ready"):
             yield self._condition(type, self._ready, condition(self._job, JobCondition.RUNNING), not_ready)
