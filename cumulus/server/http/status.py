@@ -63,6 +63,11 @@ def failure(code: int, reason: str, message: str, details: Mapping[str, Any] = {
     }  # fmt: skip
 
 
+def success(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The Status object of what worked out and leaves no object."""
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
 def status_response(status: Mapping[str, Any]) -> Response:
     headers = {}
     if seconds := status.get("details", {}).get("retryAfterSeconds"):

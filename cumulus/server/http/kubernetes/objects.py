@@ -36,6 +36,7 @@ from cumulus.server.http.kubernetes.requests import (
     patch_body_of,
 )
 from cumulus.server.http.kubernetes.tables import Shown
+from cumulus.server.http.status import success
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -51,7 +52,8 @@ class Collection(HTTPEndpoint):
     """The objects of a kind, in one namespace or in all."""
 
     async def get(self, request: Request) -> Response:
-        kind, source = kind_of(request), Stored(api_of(request).service, identity_of(request), kind_of(request).name)
+        kind = kind_of(request)
+        source = Stored(api_of(request).service, identity_of(request), kind.name)
         shown = _shown(request, listed=not flag(request, "watch"))
         return await answer(request, source, shown, query_of(request, kind.name), kind.plural, GROUP)
 
@@ -174,8 +176,7 @@ async def _deleted(request: Request, shown: Shown, document: Document) -> Respon
         return await _one(api_of(request), shown, document)
     kind, metadata = kind_of(request), document["metadata"]
     details = {"name": metadata["name"], "group": GROUP, "kind": kind.plural, "uid": metadata["uid"]}
-    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
-    return json_response(status)
+    return json_response(success(details))
 
 
 async def _one(api: Api, shown: Shown, document: Document, code: int = 200, warnings: Sequence[str] = ()) -> Response:

@@ -34,6 +34,7 @@ from cumulus.server.http.kubernetes.requests import (
     patch_body_of,
     typed_body_of,
 )
+from cumulus.server.http.status import success
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -152,9 +153,7 @@ class Single(HTTPEndpoint):
         await api.call(api.service.secrets.delete, identity, namespace, name, dry_run=dry)
         uid = _document(namespace, name, ())["metadata"]["uid"]
         details = {"name": name, "group": "", "kind": "secrets", "uid": uid}
-        return json_response(
-            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
-        )
+        return json_response(success(details))
 
 
 async def _list(request: Request) -> list[Document]:
