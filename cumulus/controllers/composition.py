@@ -13,7 +13,7 @@ from typing import Any
 from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
-from cumulus.controllers.context import Context, Placed
+from cumulus.controllers.context import Context, Placed, nobody_told
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
@@ -44,7 +44,7 @@ def context_maker(
     cluster: Cluster | None = None,
     cluster_user: str = "root",
     policies: Policies = DEFAULT,
-    placed: Placed = lambda bindings, refusals, now: None,
+    placed: Placed = nobody_told,
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 

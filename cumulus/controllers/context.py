@@ -17,6 +17,10 @@ Placed = Callable[[Sequence[Binding], Sequence[Refusal], datetime], None]
 """Told what a placement cycle bound, what it let wait, and when that was. It must not block."""
 
 
+def nobody_told(bindings: Sequence[Binding], refusals: Sequence[Refusal], now: datetime) -> None:
+    """A `Placed` for where nobody measures."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context(BaseContext):
     agents: Agents
@@ -29,7 +33,7 @@ class Context(BaseContext):
     """Whom to be, over SSH, on its machines."""
     owner: str
     """The mark that this store's controllers put on the leases they ask nodes for."""
-    placed: Placed = lambda bindings, refusals, now: None
+    placed: Placed = nobody_told
     """Told what each placement cycle decided."""
     policies: Policies = DEFAULT
     """How the queue is served."""

@@ -10,6 +10,7 @@ from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
+from cumulus.controllers.context import nobody_told
 from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
@@ -59,7 +60,7 @@ class ControlPlane:
             store, informer, controllers,
             context_maker(
                 backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
-                **({} if metrics is None else {"placed": metrics.starts.placed}),
+                placed=nobody_told if metrics is None else metrics.starts.placed,
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,

@@ -14,7 +14,7 @@ from itertools import groupby
 import structlog
 
 from cumulus.clock import Clock, timestamp
-from cumulus.controllers.context import Placed
+from cumulus.controllers.context import Placed, nobody_told
 from cumulus.controllers.partition_watches import LIVE
 from cumulus.errors import Conflict, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader, readable
@@ -73,7 +73,7 @@ class Unplaced:
 class BindingReconciler:
     def __init__(
         self, reader: Reader, client: Client, clock: Clock, policies: Policies = DEFAULT,
-        placed: Placed = lambda bindings, refusals, now: None,
+        placed: Placed = nobody_told,
     ) -> None:  # fmt: skip
         self._placed = placed
         self._reader = reader
