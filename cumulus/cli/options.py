@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import completion
+from cumulus.errors import UsageError
 
 Words = Annotated[
     list[str] | None,
@@ -68,3 +69,19 @@ Output = Annotated[
 ]  # fmt: skip
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep showing changes until Ctrl-C.")]
 NoHeaders = Annotated[bool, typer.Option("--no-headers", help="Leave out the header line.")]
+
+
+def seconds_of(text: str, option: str) -> float:
+    """A duration that was given to `option`. Raises UsageError."""
+    from cumulus.resources.quantity import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+def check_json(output: str) -> None:
+    """Raises UsageError where --output asks a verb that prints a text or JSON for something else."""
+    if output not in ("", "json"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")

@@ -7,15 +7,12 @@ from typing import Annotated
 import typer
 
 from cumulus.cli import context, options
+from cumulus.cli.subcommands import subcommands
 from cumulus.errors import UsageError
 from cumulus.resources.registry import find_kind
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Show as whom the server knows you, and what you may do there.",
+app = subcommands(
+    "Show as whom the server knows you, and what you may do there.",
 )
 
 

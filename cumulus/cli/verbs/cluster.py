@@ -9,6 +9,7 @@ import typer
 
 from cumulus import log
 from cumulus.cli import confirm, context, terminal
+from cumulus.cli.subcommands import subcommands
 from cumulus.cli.verbs import image
 from cumulus.errors import CumulusError
 from cumulus.lib.table import Heading, Table
@@ -16,12 +17,8 @@ from cumulus.lib.table import Heading, Table
 if TYPE_CHECKING:
     from cumulus.answers.swarm import SwarmOwnership
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Set up a Docker Swarm for jobs in containers, let machines join it, show it, or take it over.",
+app = subcommands(
+    "Set up a Docker Swarm for jobs in containers, let machines join it, show it, or take it over.",
 )
 app.add_typer(image.app, name="image")
 SHOWN = 5

@@ -9,15 +9,12 @@ import typer
 
 from cumulus import paths
 from cumulus.cli import context, terminal
+from cumulus.cli.subcommands import subcommands
 from cumulus.client import contexts
 from cumulus.lib.table import Heading, Table
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Manage contexts: a server each, who you are there, and a default namespace. `cumulus login` makes them. They "
+app = subcommands(
+    "Manage contexts: a server each, who you are there, and a default namespace. `cumulus login` makes them. They "
     "are kept in ~/.config/cumulus/contexts.json, readable by you alone; kubectl reads that file too.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The context.", show_default=False)]

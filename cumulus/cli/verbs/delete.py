@@ -9,7 +9,7 @@ import typer
 
 from cumulus.cli import confirm, context, files, options, targets, terminal
 from cumulus.cli.targets import Selection, Target
-from cumulus.cli.verbs.wait import follow, seconds_of
+from cumulus.cli.verbs.wait import follow
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.resources.key import Document, Key, key_of
 from cumulus.resources.registry import BY_NAME
@@ -74,7 +74,7 @@ def delete(
     """
     if cascade not in ("background", "orphan"):
         raise UsageError(f"there is no cascade {cascade!r}", hint="it is background or orphan")
-    seconds = seconds_of(timeout, "--timeout") if timeout else float("inf")
+    seconds = options.seconds_of(timeout, "--timeout") if timeout else float("inf")
     grace = _grace(grace_period, now)
     several = bool(all or selector or field_selector)
     selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cumulus import health, paths
+from cumulus.cli import options
 from cumulus.cli.printers import to_json
 from cumulus.cli.progress import Progress
 from cumulus.clock import SystemClock
-from cumulus.errors import UsageError
 from cumulus.lib import printable, safe_output
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def doctor(
       cumulus doctor
       cumulus doctor -o json
     """
-    if output not in ("", "json"):
-        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
+    options.check_json(output)
     with Progress() as progress:
         if sys.stderr.isatty():
             progress.say("looking at this machine")

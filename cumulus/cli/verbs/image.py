@@ -12,18 +12,15 @@ from cumulus import log
 from cumulus.answers.swarm import ImageFailed, ImagePushed, ImageSending, NobodyTakes, NodeLeftOut
 from cumulus.cli import completion, context, terminal
 from cumulus.cli.progress import Progress
+from cumulus.cli.subcommands import subcommands
 from cumulus.lib import safe_output
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
     from cumulus.answers.swarm import ImageStep
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Copy images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
+app = subcommands(
+    "Copy images to the nodes without a registry.\n\n\b\nExamples:\n  cumulus cluster image push trainer:7",
 )
 SAY_SECONDS = (1.0, 10.0)
 """Between two words on how far it is, on a terminal and elsewhere."""

@@ -12,8 +12,8 @@ import typer
 
 from cumulus.answers.server import ApiAddress
 from cumulus.answers.tokens import KUBECONFIG_SECONDS
-from cumulus.cli import context, terminal
-from cumulus.cli.verbs.token import Duration, seconds
+from cumulus.cli import context, options, terminal
+from cumulus.cli.verbs.token import Duration
 from cumulus.client import contexts, endpoint
 from cumulus.client.contexts import Context, Contexts
 from cumulus.clock import to_the_second
@@ -58,7 +58,7 @@ def kubeconfig(
         # Where it is asked over TLS already, kubectl finds it at the same address.
         address = ApiAddress(asked.address, asked.ca) if asked.kind == "https" else client.api_address()
         name = f"kubeconfig-{secrets.token_hex(3)}"
-        lasts = seconds(duration)
+        lasts = options.seconds_of(duration, "--duration") if duration else None
         made = client.create_token(name, seconds=KUBECONFIG_SECONDS if lasts is None else lasts)
     namespace = namespace or asked.namespace
     found = Contexts((Context("cumulus", server or address.url, address.ca, made.token, namespace),), "cumulus")

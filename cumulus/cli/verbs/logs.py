@@ -79,10 +79,9 @@ def _moment(since: str) -> float | None:
     """So long ago, in seconds since 1970."""
     if not since:
         return None
-    from cumulus.cli.verbs.wait import seconds_of
     from cumulus.clock import SystemClock
 
-    return SystemClock().now().timestamp() - seconds_of(since, "--since")
+    return SystemClock().now().timestamp() - options.seconds_of(since, "--since")
 
 
 class _Shown:

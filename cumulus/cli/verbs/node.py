@@ -10,7 +10,7 @@ import typer
 from cumulus.answers.nodes import Cordoned, LeasesForgotten, NodeHolds, WorkerAddress, WorkerSaid
 from cumulus.cli import completion, confirm, context, options, terminal
 from cumulus.cli.left_out import LeftOut
-from cumulus.cli.verbs.wait import seconds_of
+from cumulus.cli.subcommands import subcommands
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.lib import safe_output
 from cumulus.resources.kinds.gpunode import leases
@@ -19,12 +19,8 @@ from cumulus.resources.quantity import format_bytes
 if TYPE_CHECKING:
     from cumulus.answers.nodes import WorkerAnswer, WorkerFound
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Add workers that are reached over SSH, set them up, drain and remove them.",
+app = subcommands(
+    "Add workers that are reached over SSH, set them up, drain and remove them.",
 )
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="The node.", autocompletion=completion.nodes, show_default=False)
@@ -133,7 +129,7 @@ def drain(
       cumulus node drain gpu-3
       cumulus node drain gpu-3 --now --timeout 5m
     """
-    seconds = seconds_of(timeout, "--timeout") if timeout else None
+    seconds = options.seconds_of(timeout, "--timeout") if timeout else None
     with context.client() as client:
         held = -1
         for step in client.drain_node(name, now=now, seconds=seconds):

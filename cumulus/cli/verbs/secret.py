@@ -13,16 +13,13 @@ from cumulus import paths
 from cumulus.answers.secrets import MAX_BYTES
 from cumulus.cli import context
 from cumulus.cli.options import AllNamespaces, Namespace
+from cumulus.cli.subcommands import subcommands
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.key import DEFAULT_NAMESPACE
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Manage secrets. A job takes those of its own namespace; no job can name those of --system, which the daemon "
+app = subcommands(
+    "Manage secrets. A job takes those of its own namespace; no job can name those of --system, which the daemon "
     "itself uses, for example to reach nodes.",
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The secret.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cumulus import __version__
-from cumulus.cli import context, terminal
+from cumulus.cli import context, options, terminal
 from cumulus.errors import CumulusError
 from cumulus.lib import safe_output
 
@@ -37,11 +37,9 @@ def version(
     import platform
     import sqlite3
 
-    from cumulus.errors import UsageError
     from cumulus.resources.key import API_VERSION
 
-    if output not in ("", "json"):
-        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
+    options.check_json(output)
     found = {
         "cumulus": __version__,
         "apiVersion": API_VERSION,

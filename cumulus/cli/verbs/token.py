@@ -7,23 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import context, terminal
+from cumulus.cli import context, options, terminal
+from cumulus.cli.subcommands import subcommands
 from cumulus.clock import to_the_second
-from cumulus.errors import NotFound, UsageError
+from cumulus.errors import NotFound
 from cumulus.lib import safe_output
 from cumulus.lib.fingerprint import fingerprint
 from cumulus.lib.table import Table
-from cumulus.resources.quantity import parse_duration
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Manage tokens: what shows the API who asks, over TLS. Who has your token is you, so give it to nobody.",
+app = subcommands(
+    "Manage tokens: what shows the API who asks, over TLS. Who has your token is you, so give it to nobody.",
 )
 Duration = Annotated[str, typer.Option(metavar="TIME", show_default=False, help="How long it lasts: 8h, 90d.")]
 User = Annotated[str, typer.Option(metavar="NAME", show_default=False, help="Another user's; only an admin may.")]
@@ -46,8 +42,14 @@ def create(
       cumulus token create ci --duration 90d
       cumulus token create --user ci-bot --group labs
     """
+    lasts = options.seconds_of(duration, "--duration") if duration else None
     with context.client(objects=False) as client:
-        made = client.create_token(name, user=user, groups=tuple(group or ()), seconds=seconds(duration))
+        made = client.create_token(
+            name,
+            user=user,
+            groups=tuple(group or ()),
+            seconds=lasts,
+        )
         used = _login(client)
     terminal.note(
         f"Token {made.info.name} of {made.info.user}, until {to_the_second(made.info.expires)}. It is not shown again."
@@ -79,8 +81,7 @@ def list_(
       cumulus token list
       cumulus token list --all-users
     """
-    if output not in ("", "json"):
-        raise UsageError(f"there is no output format {output!r} here", hint="the format is json")
+    options.check_json(output)
     with context.client(objects=False) as client:
         found = client.tokens(everybody=everybody)
     if output:
@@ -114,13 +115,3 @@ def revoke(name: Annotated[str, typer.Argument(metavar="NAME", help="The token's
     with context.client(objects=False) as client:
         gone = client.revoke_token(name, user=user)
     print(f"token/{gone.name} of {gone.user} revoked")
-
-
-def seconds(duration: str) -> float | None:
-    """Of a --duration; None where none is given."""
-    if not duration:
-        return None
-    try:
-        return parse_duration(duration)
-    except ValueError as error:
-        raise UsageError(f"--duration: {error}") from None

@@ -15,7 +15,6 @@ from cumulus.client.base import StillWaiting
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.key import Key
-from cumulus.resources.quantity import parse_duration
 from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 
@@ -64,7 +63,7 @@ def wait(
         raise UsageError("names cannot be given together with --all or a selector")
     if not goal:
         raise UsageError("say what to wait for", hint="as in --for=condition=Succeeded or --for=delete")
-    seconds = seconds_of(timeout, "--timeout")
+    seconds = options.seconds_of(timeout, "--timeout")
     selection = Selection(None if all_namespaces else context.namespace(namespace), selector, field_selector)
     with context.client(create=True) as client:
         follow(client, wanted(found, selection), goal, seconds)
@@ -97,11 +96,3 @@ def follow(
             else:
                 word = "deleted" if step.deleted else "condition met"
                 print(f"{BY_NAME[step.key.kind].qualified}/{step.key.name} {word}", flush=True)
-
-
-def seconds_of(text: str, option: str) -> float:
-    """A duration that was given to `option`. Raises UsageError."""
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
