@@ -200,3 +200,43 @@ class NotOurs(BackendError):
 
 class BackendRefused(BackendError):
     """A backend will never do what was asked (an impossible workload): trying again does not help."""
+
+
+class BlobError(CumulusError):
+    """Base of what a store of blobs raises."""
+
+
+class NoSuchBlob(BlobError):
+    """The owner has no such blob, or not the whole of it."""
+
+
+class BlobOffset(BlobError):
+    """The content of an upload goes on from another place than was given: from `received`."""
+
+    def __init__(self, message: str, *, received: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.received = received
+
+
+class BlobBusy(BlobError):
+    """Another upload of the blob runs: ask again when it has ended."""
+
+
+class BlobMismatch(BlobError):
+    """The content is not what its sha256 and size say. Nothing of it was kept."""
+
+
+class BlobDamaged(BlobError):
+    """The content that was stored has changed since."""
+
+
+class BlobTooLarge(BlobError):
+    """The blob is larger than blobs may be, or its owner's blobs are together."""
+
+
+class BlobStoreFull(BlobError):
+    """There is no room for the blob. Nothing of it was kept."""
+
+
+class BlobStoreUnavailable(BlobError):
+    """The place of the blobs can't be used; trying again may help."""

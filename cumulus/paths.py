@@ -60,6 +60,11 @@ def swarm_dir(home: Path) -> Path:
     return home / "swarm"
 
 
+def blobs_dir(home: Path) -> Path:
+    """Blobs, where no setting says another place."""
+    return home / "blobs"
+
+
 def job_secrets_dir(home: Path) -> Path:
     """`NAMESPACE/NAME/KEY` files, readable by the owner alone."""
     return home / "job-secrets"

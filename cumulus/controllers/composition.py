@@ -13,6 +13,7 @@ from typing import Any
 from cumulus import controllers
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
+from cumulus.blob.base import BlobStore
 from cumulus.controllers.context import Context, Placed, nobody_told
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
@@ -45,6 +46,8 @@ def context_maker(
     cluster_user: str = "root",
     policies: Policies = DEFAULT,
     placed: Placed = nobody_told,
+    blobs: BlobStore | None = None,
+    blob_retention: float = 86400.0,
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 
@@ -53,6 +56,7 @@ def context_maker(
             cache=base.cache, client=base.client, clock=base.clock, recorder=base.recorder, agents=agents,
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
+            blobs=blobs, blob_retention=blob_retention,
         )  # fmt: skip
 
     return context

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
+from cumulus.blob.base import BlobStore
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.cycle import Binding, Refusal
@@ -37,6 +38,10 @@ class Context(BaseContext):
     """Told what each placement cycle decided."""
     policies: Policies = DEFAULT
     """How the queue is served."""
+    blobs: BlobStore | None = None
+    """What calls take and give; None where there are none."""
+    blob_retention: float = 86400.0
+    """Seconds since its last use for which a blob is kept that no job names."""
     changed_leases: Channel = field(default_factory=Channel)
     """Partitions whose lease is not what their status says."""
     changed_jobs: Channel = field(default_factory=Channel)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
+from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import nobody_told
@@ -43,6 +44,8 @@ class ControlPlane:
         stall_seconds: float = STALL_SECONDS,
         metrics: DaemonMetrics | None = None,
         policies: Policies = DEFAULT,
+        blobs: BlobStore | None = None,
+        blob_retention: float = 86400.0,
     ) -> None:
         controllers = declared()
         informer = informer_for(store, controllers)
@@ -61,6 +64,7 @@ class ControlPlane:
             context_maker(
                 backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
                 placed=nobody_told if metrics is None else metrics.starts.placed,
+                blobs=blobs, blob_retention=blob_retention,
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,

@@ -19,6 +19,7 @@ import structlog
 from cumulus import __version__, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
@@ -73,6 +74,7 @@ def run(settings: Settings) -> int:
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
+    blobs = open_blobs(home, settings.blobs.directory, settings.blobs.limits)
     api_server = ApiServer(
         home,
         store,
@@ -102,6 +104,7 @@ def run(settings: Settings) -> int:
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
             metrics=metrics, policies=policies_of(settings.max_jobs),
+            blobs=blobs, blob_retention=settings.blobs.retention,
         )  # fmt: skip
         manager.run(stop)
         for opened in backends:

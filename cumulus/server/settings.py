@@ -23,6 +23,11 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       tlsCert: /etc/ssl/c.pem  # the server's certificate and its chain, as PEM; its own authority makes one if left out
       tlsKey: /etc/ssl/c.key   # the key of that
       clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
+    blobs:                     # arguments, code and results of calls
+      directory: /srv/blobs    # CUMULUS_HOME/blobs if left out
+      largest: 16Gi            # one blob
+      limit: 64Gi              # all blobs of one user
+      retention: 1d            # kept so long after its last use, where no job names it
 """
 
 from __future__ import annotations
@@ -46,17 +51,20 @@ from pydantic_settings import (
 from cumulus import environment, paths
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus.blob.base import BlobLimits
 from cumulus.errors import UsageError
 from cumulus.lib import addresses
 from cumulus.nodes.settings import SshSettings
 from cumulus.resources.fields import check_label_key, check_label_value, check_name
 from cumulus.resources.key import API_VERSION
-from cumulus.resources.quantity import format_bytes, parse_bytes
+from cumulus.resources.quantity import format_bytes, parse_bytes, parse_duration
 from cumulus.server.config_file import ConfigFile, find
 
 MOST_WORKERS = 64
 LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
+LEAST_BLOB_RETENTION = 600.0
+"""Seconds. Whoever found a blob has this long to name it in a job."""
 _HOST = re.compile(r"[A-Za-z0-9*][A-Za-z0-9.:_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -136,6 +144,26 @@ def _log_size(value: Any) -> int:
     return size
 
 
+def _blob_size(value: Any) -> int:
+    try:
+        size = parse_bytes(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if size < 2**20:
+        raise ValueError(f"is {format_bytes(size)}; it is at least 1Mi")
+    return size
+
+
+def _blob_retention(value: Any) -> float:
+    try:
+        seconds = parse_duration(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if seconds < LEAST_BLOB_RETENTION:
+        raise ValueError("is at least 10m: whoever uploaded a blob has so long to name it in a job")
+    return seconds
+
+
 def _address(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be HOST:PORT, as 0.0.0.0:6443")
@@ -193,6 +221,19 @@ class LogSettings(_Section):
         return LogRetention(self.first, self.last)
 
 
+class BlobSettings(_Section):
+    """Where blobs are, and how many. Bytes and seconds."""
+
+    directory: Annotated[str, BeforeValidator(_file)] = ""
+    largest: Annotated[int, BeforeValidator(_blob_size)] = BlobLimits().largest
+    limit: Annotated[int, BeforeValidator(_blob_size)] = BlobLimits().owner
+    retention: Annotated[float, BeforeValidator(_blob_retention)] = 86400.0
+
+    @property
+    def limits(self) -> BlobLimits:
+        return BlobLimits(self.largest, self.limit)
+
+
 class ApiSettings(_Section):
     """Where the API listens over TLS, and with which certificates."""
 
@@ -220,6 +261,7 @@ class Configuration(_Section):
     containers: ContainerSettings = ContainerSettings()
     logs: LogSettings = LogSettings()
     api: ApiSettings = ApiSettings()
+    blobs: BlobSettings = BlobSettings()
 
 
 class Settings(Configuration, BaseSettings):

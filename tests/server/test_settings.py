@@ -8,6 +8,7 @@ import structlog
 
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
+from cumulus.blob.base import BlobLimits
 from cumulus.errors import UsageError
 from cumulus.server import settings
 from cumulus.server.config_file import find
@@ -241,3 +242,13 @@ def test_only_root_serves_every_user_of_the_machine(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="needs root"):
         settings.read(system=True)
+
+
+def test_blobs(tmp_path: Path) -> None:
+    blobs = load(tmp_path, "blobs: {directory: /srv/blobs, largest: 1Gi, limit: 2Ti, retention: 2h}").blobs
+    assert (blobs.directory, blobs.limits, blobs.retention) == ("/srv/blobs", BlobLimits(2**30, 2**41), 7200)
+    assert load(tmp_path, "{}").blobs.limits == BlobLimits()
+    for wrong in ("retention: 1m", "retention: []", "largest: 5", "limit: many", "directory: 7"):
+        key = wrong.partition(":")[0]
+        with pytest.raises(UsageError, match=rf"config.yaml:1:\d+: blobs.{key}"):
+            load(tmp_path, f"blobs: {{{wrong}}}")

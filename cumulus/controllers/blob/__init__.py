@@ -1,0 +1,1 @@
+"""Deletes blobs that no job names."""
