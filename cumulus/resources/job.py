@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cumulus.calls import documents, envelope
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import (
     AbsolutePath,
@@ -24,11 +25,28 @@ from cumulus.resources.fields import (
     Size,
     Text,
     Time,
+    on_write,
     rule,
 )
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
 from cumulus.resources.submitter import DaemonRules, Submitter
+
+
+def _check_digest(value: str) -> str:
+    if not documents.is_digest(value):
+        raise ValueError(f"{value[:80]!r} is no sha256; give 64 hexadecimal digits in lower case")
+    return value
+
+
+def _check_python(value: str) -> str:
+    if not envelope.is_python(value):
+        oldest = ".".join(str(part) for part in envelope.OLDEST_PYTHON)
+        raise ValueError(
+            f"{value[:80]!r} is no version of Python that can run a call; write {oldest} or later, as in '3.11'"
+        )
+    return value
+
 
 _AS_A_PROCESS = {
     "runAsUser": "a process runs as the node's own user",
@@ -163,6 +181,37 @@ class Checkpoint(Model):
     )
 
 
+Digest = Annotated[str, on_write(_check_digest)]
+"""The sha256 of a blob, in hex."""
+
+
+class Call(Model):
+    """A call of a Python function, as `cumulus.sdk` makes it. Its parts are blobs of the user who submits the job."""
+
+    payload: Digest = Field(description="sha256 of the blob with the function and its arguments, pickled.")
+    python: Annotated[str, on_write(_check_python)] = Field(
+        description="The version of Python, major.minor, that pickled it and that must run it: 3.11."
+    )
+    archive: Digest | None = Field(None, description="sha256 of the blob with the local source, a zip for sys.path.")
+    environment: Digest | None = Field(
+        None, description="sha256 of the blob that says which packages the function needs; only without an image."
+    )
+    interpreter: AbsolutePath | None = Field(
+        None,
+        description="The Python to use on a node where this file exists and has that version. Else the node looks for "
+        "pythonX.Y in the PATH of the job.",
+    )
+    session: bool = Field(
+        False,
+        description="Stay up after the call, and answer more of them until the lease is over; what they keep in "
+        "memory lives on between them.",
+    )
+    attended: Duration | None = Field(
+        None,
+        description="Cancel the call when its client is silent for this long. If left out, it outlives its client.",
+    )
+
+
 class GPUJobSpec(Model):
     """What to run, on what share of a GPU, for how long."""
 
@@ -175,6 +224,9 @@ class GPUJobSpec(Model):
         "login: for the Python of a virtual environment, give its full path.",
     )
     args: tuple[Argument, ...] = Field((), description="Arguments that follow the command.")
+    call: Call | None = Field(
+        None, description="A call of a Python function, instead of a command. `cumulus.sdk` makes it."
+    )
     working_dir: AbsolutePath | None = Field(
         None,
         description="The directory to start in. If left out, each replica of each attempt gets a new one, which is "
@@ -231,9 +283,22 @@ class GPUJobSpec(Model):
 
     @model_validator(mode="after")
     def _something_to_run(self) -> Self:
-        if self.image is None and not self.command:
+        if self.image is None and not self.command and self.call is None:
             raise ValueError("has neither image nor command; give a command to run as a process, or an image")
         return self
+
+    @rule
+    def _call_instead_of_a_command(self) -> None:
+        if self.call is None:
+            return
+        for name, given in (("command", self.command), ("args", self.args)):
+            if given:
+                raise FieldError((name,), "cannot be given together with call; keep one of them")
+        if self.replicas != 1:
+            raise FieldError(("replicas",), "must be 1 with call: a function is called once; make a job for each call")
+        if self.image is not None and self.call.environment is not None:
+            message = "cannot be given together with image; put the packages into the image, or remove it"
+            raise FieldError(("call", "environment"), message)
 
     @rule
     def _only_in_a_container(self) -> None:
@@ -368,6 +433,29 @@ class Attempt(Model):
     message: str = Field("", description="What happened, for people.")
 
 
+class CallStatus(Model):
+    """What came of the call. Set once the job is final."""
+
+    outcome: str = Field(
+        "",
+        description="Returned, Raised, OutOfMemory, NotPicklable or NotLoaded, as the call itself tells; else why it did "
+        "not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, Crashed.",
+    )
+    attempt: int = Field(0, description="The attempt that told it.")
+    result: str = Field(
+        "", description="sha256 of the result, a blob of the submitter: the value or the exception, pickled."
+    )
+    result_size: int = Field(0, description="Size of the result in bytes.")
+    signature: str = Field(
+        "", description="Binds the result to the call, by a key that only the client and the call have."
+    )
+    type: str = Field("", description="The class of the exception.")
+    text: str = Field("", description="What the exception says, or what happened, for people.")
+    traceback: str = Field("", description="The traceback of the exception, with its source lines.")
+    used: int = Field(0, description="With OutOfMemory: bytes that were in use; 0 if not known.")
+    leased: int = Field(0, description="With OutOfMemory: bytes that the lease or the limit allows; 0 if not known.")
+
+
 class GPUJobStatus(Model):
     """What the controllers observed."""
 
@@ -383,6 +471,7 @@ class GPUJobStatus(Model):
         None, description="When the first attempt started; after a suspension, the first one since then."
     )
     completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
+    call: CallStatus | None = Field(None, description="What came of spec.call. Set once the job is final.")
 
     @property
     def live_attempt(self) -> Attempt | None:

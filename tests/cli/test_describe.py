@@ -172,3 +172,15 @@ def test_the_largest_objects_are_described_in_bounded_text(store: SqliteStore, r
     assert all(len(text) < 20_000 for text in (word, wide, many))
     columns = run("get", "jobs", "-o", "custom-columns=NAME:.metadata.name,COMMAND:.spec.command").out
     assert len(columns) > 900_000
+
+
+def test_a_call(store: SqliteStore, run: Run) -> None:
+    document = running("fit", call={"payload": "a" * 64, "python": "3.12"})
+    del document["spec"]["command"]
+    document["status"]["call"] = {"outcome": "Raised", "type": "builtins.ValueError", "text": "no\nrow"}
+    store.create(document)
+    out = run("describe", "job", "fit").out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "Command: python3.12 runner.pyz" in lines
+    assert "Outcome: Raised, builtins.ValueError: no" in lines
+    assert "a" * 64 in out

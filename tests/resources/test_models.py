@@ -176,3 +176,14 @@ def test_a_node_needs_no_spec() -> None:
 def test_a_partition_with_a_device_names_its_node() -> None:
     document = {"kind": "GPUPartition", "metadata": {"name": "p"}, "spec": {"memory": 1, "duration": 1, "device": 0}}
     assert errors(document, GPUPartition) == {"spec": "value_error"}
+
+
+def test_a_call_takes_the_place_of_the_command() -> None:
+    call = {"payload": "a" * 64, "python": "3.11"}
+    document = job(call=call)
+    del document["spec"]["command"]
+    made = GPUJob.model_validate(document)
+    assert made.spec.call is not None
+    assert made.to_json()["spec"]["call"] == {**call, "session": False}
+    assert "call" not in GPUJob.MUTABLE
+    assert "value_error" in errors(job(call=call)).values()

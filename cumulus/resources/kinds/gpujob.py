@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from cumulus.calls.envelope import RUNNER
 from cumulus.clock import parse_timestamp, timestamp, to_the_second
 from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
@@ -52,6 +53,14 @@ def duration(value: str) -> str:
     return format_duration(float(value)) if value.isdigit() else value
 
 
+def job_command(spec: Document) -> tuple[list[str], list[str]]:
+    """The command and the arguments that a job's spec gives; of a call, what runs it on the node."""
+    call = spec.get("call")
+    if isinstance(call, dict):
+        return [f"python{call.get('python', '3')}", RUNNER], []
+    return list(spec.get("command") or ()), list(spec.get("args") or ())
+
+
 def job_reason(job: Document) -> str:
     """Why the job is where it is: the reason of the condition that its phase rests on."""
     phase = lookup(job, "status.phase") or "Pending"
@@ -82,7 +91,17 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
     failures = status.get("failures") or 0
+    yield from _call_status(status.get("call") or {})
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
+
+
+def _call_status(call: Document) -> Iterator[tuple[str, Value]]:
+    if not call.get("outcome"):
+        return
+    said = ": ".join(part for part in (call.get("type"), call.get("text")) if part)
+    yield "Outcome", f"{call['outcome']}, {said}" if said else call["outcome"]
+    if call.get("result"):
+        yield "Result", f"{call['result']} ({call.get('resultSize', 0)} bytes)"
 
 
 def _files(job: Document, files: Files | None, now: datetime) -> Iterator[tuple[str, Value]]:
@@ -107,7 +126,10 @@ def _files(job: Document, files: Files | None, now: datetime) -> Iterator[tuple[
 def _spec(job: Document) -> list[tuple[str, Value]]:
     """The spec as set, with the command on one line."""
     spec = dict(job.get("spec") or {})
-    command = [*(spec.pop("command", None) or ()), *(spec.pop("args", None) or ())]
+    command, args = job_command(spec)
+    command = [*command, *args]
+    for name in ("command", "args"):
+        spec.pop(name, None)
     env = spec.pop("env", None) or ()
     mounts = spec.pop("mounts", None) or ()
     ports = spec.pop("ports", None) or ()

@@ -113,8 +113,9 @@ class _Shared:
             {"name": f"mount-{n}", "mountPath": mount["target"], "readOnly": bool(mount.get("readOnly"))}
             for n, mount in enumerate(spec.get("mounts") or ())
         ]
+        command, args = job_command(spec)
         given = {
-            "command": spec.get("command"), "args": spec.get("args"), "workingDir": spec.get("workingDir"),
+            "command": command, "args": args, "workingDir": spec.get("workingDir"),
             "env": secrets, "volumeMounts": mounts,
         }  # fmt: skip
         return {

@@ -1,0 +1,84 @@
+"""What stands in clear beside a call: the directory that a node gets, its `call.json`, and the head of a payload.
+
+A payload is `HEAD`, the client's key (32 bytes), and then the pickle (protocol 5) of `(function, args, kwargs)`. The
+key stands before the pickle, so that an answer can be signed also where the pickle cannot be read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+from cumulus.calls import documents
+
+CALL, PAYLOAD, ARCHIVE, RUNNER = "call.json", "payload", "archive.zip", "runner.pyz"
+"""Files of a call's directory on the node, made before the start."""
+OUTCOME, RESULT = "outcome.json", "result"
+"""Those that the runner writes: the result first, and each of them whole or not at all."""
+SOCKET = "session.sock"
+"""Where a session answers; see `session`."""
+
+FORMAT = 1
+HEAD = b"cumulus call 1\n"
+KEY_BYTES = 32
+
+OLDEST_PYTHON = (3, 9)
+"""The oldest version in which the runner runs."""
+
+_PYTHON = re.compile(r"3\.(0|[1-9][0-9]{0,2})")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The facts of a call that its runner needs, without unpickling anything."""
+
+    python: str
+    """major.minor of the Python that pickled it, and that runs it."""
+    payload: str
+    """sha256 of the payload; "" in a session that begins with no call."""
+    session: bool = False
+    namespace: str = ""
+    job: str = ""
+    attempt: int = 1
+
+    def to_json(self) -> bytes:
+        """As `call.json` holds it."""
+        return documents.dump({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, content: bytes) -> Envelope:
+        """Raises ValueError, in one line, where something is not as it should be."""
+        names = frozenset(cls.__dataclass_fields__)
+        fields = documents.load(content, CALL, names, FORMAT)
+        python = fields.text("python")
+        if not is_python(python):
+            raise fields.wrong("python", "a version like 3.11")
+        return cls(
+            python, fields.digest("payload"), fields.flag("session"), fields.text("namespace"), fields.text("job"),
+            fields.number("attempt"),
+        )  # fmt: skip
+
+
+def is_python(version: str) -> bool:
+    """Whether it is a version, major.minor, in which a call can run."""
+    found = _PYTHON.fullmatch(version)
+    return found is not None and int(found[1]) >= OLDEST_PYTHON[1]
+
+
+def payload_head(key: bytes) -> bytes:
+    """What stands before the pickle. `key`: random, of the client alone, `KEY_BYTES` long."""
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    return HEAD + key
+
+
+def key_of(head: bytes) -> bytes:
+    """The key in the first `HEAD_BYTES` of a payload. Raises ValueError where that is no payload's head."""
+    if len(head) != HEAD_BYTES or not head.startswith(HEAD):
+        raise ValueError(
+            "the payload does not begin as one of this version does; use a client and a server of one version"
+        )
+    return head[len(HEAD) :]
+
+
+HEAD_BYTES = len(HEAD) + KEY_BYTES
