@@ -75,9 +75,7 @@ def payload_head(key: bytes) -> bytes:
 def key_of(head: bytes) -> bytes:
     """The key in the first `HEAD_BYTES` of a payload. Raises ValueError where that is no payload's head."""
     if len(head) != HEAD_BYTES or not head.startswith(HEAD):
-        raise ValueError(
-            "the payload does not begin as one of this version does; use a client and a server of one version"
-        )
+        raise ValueError("the payload is of another version; use a client and a server of one version")
     return head[len(HEAD) :]
 
 

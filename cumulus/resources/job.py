@@ -438,17 +438,15 @@ class CallStatus(Model):
 
     outcome: str = Field(
         "",
-        description="Returned, Raised, OutOfMemory, NotPicklable or NotLoaded, as the call itself tells; else why it did "
-        "not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, Crashed.",
+        description="Returned, Raised, OutOfMemory, NotPicklable or NotLoaded, as the call itself tells; else why it "
+        "did not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, Crashed.",
     )
     attempt: int = Field(0, description="The attempt that told it.")
     result: str = Field(
         "", description="sha256 of the result, a blob of the submitter: the value or the exception, pickled."
     )
     result_size: int = Field(0, description="Size of the result in bytes.")
-    signature: str = Field(
-        "", description="Binds the result to the call, by a key that only the client and the call have."
-    )
+    signature: str = Field("", description="Binds the result to the call, by a key that its client has.")
     type: str = Field("", description="The class of the exception.")
     text: str = Field("", description="What the exception says, or what happened, for people.")
     traceback: str = Field("", description="The traceback of the exception, with its source lines.")

@@ -19,7 +19,7 @@ from cumulus.resources.job import RUNNING_PHASES, JobPhase
 from cumulus.resources.job_partitions import GRACE
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.resources.kind import Column
-from cumulus.resources.kinds.gpujob import job_attempts, job_gpu, job_node, job_reason
+from cumulus.resources.kinds.gpujob import job_attempts, job_command, job_gpu, job_node, job_reason
 from cumulus.resources.meta import JOB_LABEL, REPLICA_LABEL
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import AttemptReason
