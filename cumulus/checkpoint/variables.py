@@ -1,0 +1,31 @@
+"""The environment variables by which a node tells a run of its checkpoints and of the end of its lease."""
+
+from __future__ import annotations
+
+PATH = "CUMULUS_CHECKPOINT_PATH"
+"""The L1 directory: on the node's disk, shared by all attempts and replicas."""
+URI = "CUMULUS_CHECKPOINT_URI"
+"""Where the uploader keeps them off the node (L2)."""
+EVERY = "CUMULUS_CHECKPOINT_EVERY"
+"""Seconds between two checkpoints, as decimal text."""
+KEEP = "CUMULUS_CHECKPOINT_KEEP"
+"""How many checkpoints stay."""
+GRACE = "CUMULUS_CHECKPOINT_GRACE"
+"""Seconds between the stop signal and SIGKILL, as decimal text."""
+REQUEST = "CUMULUS_CHECKPOINT_REQUEST"
+"""A file of the run. It is there as soon as the node asks for a checkpoint, after which the run is to end; it holds the
+reason as one line of text."""
+LEASE_DEADLINE = "CUMULUS_LEASE_DEADLINE"
+"""When the lease ends: CLOCK_BOOTTIME in seconds, as decimal text, or the absolute path of a file that holds this text,
+since a lease may be extended."""
+JOB_UID = "CUMULUS_JOB_UID"
+FENCING_TOKEN = "CUMULUS_FENCING_TOKEN"
+"""A number that grows with each lease of the job."""
+JOB = "CUMULUS_JOB"
+ATTEMPT = "CUMULUS_ATTEMPT"
+REPLICA = "CUMULUS_REPLICA"
+"""This run's number among the replicas, from 0."""
+REPLICAS = "CUMULUS_REPLICAS"
+"""How many replicas the gang has."""
+EXPIRES_AT = "CHRONOS_EXPIRES_AT"
+"""When the lease ends by the node's wall clock (RFC 3339), where LEASE_DEADLINE is not set."""
