@@ -22,8 +22,8 @@ from cumulus.server.settings import ApiSettings
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.server.api import Api
     from cumulus.server.encrypted_api import EncryptedApi
-    from cumulus.server.http.api import Api
     from cumulus.server.http.listener import Listener
     from cumulus.server.metrics.daemon import DaemonMetrics
 
@@ -110,8 +110,8 @@ class ApiServer:
 
     def _serve(self) -> None:
         from cumulus.infrastructure import LocalInfrastructure
+        from cumulus.server.api import Api
         from cumulus.server.encrypted_api import EncryptedApi
-        from cumulus.server.http.api import Api
         from cumulus.server.watches import WatchBridge
         from cumulus.service.service import Service
 

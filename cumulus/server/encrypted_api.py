@@ -24,7 +24,7 @@ from cumulus.server.settings import ApiSettings
 from cumulus.service import api_address
 
 if TYPE_CHECKING:
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
 
 _log = structlog.get_logger("cumulus.api")
 _BACKLOG = 1024

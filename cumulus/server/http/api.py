@@ -1,50 +1,14 @@
-"""What every handler stands on: the service, the watches, and threads to call the service in."""
+"""What a handler finds in its request: the API, and who asks."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-
-from cumulus.server.http.limits import Limiter, RequestLimits
-from cumulus.server.http.threads import StreamThreads
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from cumulus.server.metrics.daemon import DaemonMetrics
-    from cumulus.server.watches import WatchBridge
+    from cumulus.server.api import Api
     from cumulus.service.identity import Identity
-    from cumulus.service.service import Service
-
-P = ParamSpec("P")
-T = TypeVar("T")
-THREADS = 16
-"""Calls of the service that run at once. Streams, which take long, have threads of their own."""
-
-
-class Api:
-    """One for each app. Handlers find it with `api_of(request)`."""
-
-    def __init__(
-        self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None,
-        limits: RequestLimits = RequestLimits(),
-    ) -> None:  # fmt: skip
-        self.service = service
-        self.metrics = metrics
-        self.limiter = Limiter(limits, service.access.owner)
-        self.bridge = bridge
-        self.streams = StreamThreads()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
-
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function, which may block for a moment, returns from a thread. Raises what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
-
-    def close(self) -> None:
-        self.streams.close()
-        self._threads.shutdown()
 
 
 def api_of(request: Request) -> Api:

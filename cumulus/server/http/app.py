@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
 
 ROUTES: Sequence[BaseRoute] = (
     *objects.ROUTES,

@@ -8,9 +8,9 @@ import structlog
 
 from cumulus.errors import TooManyRequests, Unauthenticated
 from cumulus.lib.unix_socket import Peer
-from cumulus.server.http.api import Api
+from cumulus.server.api import Api
 from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate
-from cumulus.server.http.rates import Rates
+from cumulus.server.rates import Rates
 from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:

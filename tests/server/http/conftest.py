@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cumulus.clock import Clock, FakeClock
-from cumulus.server.http.api import Api
+from cumulus.server.api import Api
 from cumulus.server.http.app import make_app
-from cumulus.server.http.limits import RequestLimits
 from cumulus.server.http.listener import Listener
+from cumulus.server.limiter import RequestLimits
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.watches import WatchBridge
 from cumulus.service.identity import Identity

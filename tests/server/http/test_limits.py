@@ -11,8 +11,8 @@ import structlog
 
 from cumulus.clock import FakeClock
 from cumulus.errors import TooManyRequests
-from cumulus.server.http.limits import Limiter, RequestLimits
-from cumulus.server.http.rates import Rates
+from cumulus.server.limiter import Limiter, RequestLimits
+from cumulus.server.rates import Rates
 from cumulus.service.identity import Identity
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW, job

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
 
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """Those of Kubernetes' generated names: no vowel, so that no word comes out."""

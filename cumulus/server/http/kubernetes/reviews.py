@@ -9,7 +9,8 @@ from starlette.routing import Route
 
 from cumulus.errors import InvalidObject
 from cumulus.resources.key import GROUP, Document, Key
-from cumulus.server.http.api import Api, api_of, changes_nothing, identity_of
+from cumulus.server.api import Api
+from cumulus.server.http.api import api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.messages import ACCESS_REVIEW, RULES_REVIEW, SELF_REVIEW
 from cumulus.server.http.kubernetes.requests import BY_PLURAL, typed_body_of

@@ -21,7 +21,7 @@ from cumulus.server.http.kubernetes.tables import META
 from cumulus.server.http.status import status_of
 
 if TYPE_CHECKING:
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
     from cumulus.server.http.kubernetes.reading import Source
     from cumulus.server.http.kubernetes.tables import Shown
 

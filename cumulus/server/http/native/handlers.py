@@ -15,7 +15,8 @@ from starlette.routing import Route
 from cumulus.answers.codec import decode, encode
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.lib.printable import one_line
-from cumulus.server.http.api import Api, api_of, changes_nothing, identity_of
+from cumulus.server.api import Api
+from cumulus.server.http.api import api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.kubernetes.bodies import MAX_BYTES
 from cumulus.server.http.kubernetes.requests import body_of

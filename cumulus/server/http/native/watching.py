@@ -14,7 +14,8 @@ from starlette.routing import Route
 from cumulus.errors import CumulusError, Expired, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.resources.registry import BY_NAME
-from cumulus.server.http.api import Api, api_of, identity_of
+from cumulus.server.api import Api
+from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.kubernetes.requests import number
 from cumulus.server.http.native.handlers import LINES, line
 from cumulus.server.http.status import status_of

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from cumulus.resources.key import Document
-    from cumulus.server.http.api import Api
+    from cumulus.server.api import Api
     from cumulus.service.identity import Identity
 
 RESERVED = ("attach", "exec", "portforward")

@@ -11,7 +11,7 @@ from contextlib import aclosing
 import pytest
 
 from cumulus.errors import NoLog, StoreUnavailable, TooManyRequests
-from cumulus.server.http.threads import BUFFER, StreamThreads
+from cumulus.server.stream_threads import BUFFER, StreamThreads
 
 
 class Endless:
