@@ -77,6 +77,14 @@ class NodeRefused(CumulusError):
     """What was asked of a node can't be done with the node as it is."""
 
 
+class InvalidEnvironment(UsageError):
+    """What describes a Python environment is malformed."""
+
+
+class EnvironmentFailed(CumulusError):
+    """A Python environment can't be made on the node: no such package, no network, no such Python."""
+
+
 class StoreError(CumulusError):
     """Base of what a store raises."""
 

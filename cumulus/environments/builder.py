@@ -1,0 +1,201 @@
+"""Finds or builds one environment, a process of its own: `python -I -S builder.py`, the request on standard input.
+
+It becomes the user that the request names, so that whatever a build runs is that user's. Progress goes to standard
+error, a line each; the answer, JSON, to standard output. Standard library only; run by path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
+
+from cumulus.environments import interpreters
+from cumulus.environments.cache import DOWNLOADS, EnvironmentCache
+from cumulus.environments.document import Document
+from cumulus.errors import CumulusError, EnvironmentFailed
+from cumulus.lib.delete_tree import delete_tree
+from cumulus.lib.printable import one_line
+from cumulus.lib.unix_user import UnixUser, become
+
+_LINE, _LINES, _CHUNK, _PAUSE = 500, 2000, 1 << 16, 0.05
+_QUIET = 30.0
+"""Seconds without a word from the installer after which a line says that it is still at work."""
+_CAUSE = re.compile(r"^\s*(?:ERROR:|error:|×|╰─▶|Because|hint:)\s*(.+)", re.IGNORECASE)
+_ACCOUNT = re.compile(r"://[^/@\s]+@")
+
+
+def build(
+    document: Document, cache: EnvironmentCache, *, hint: str, patience: float, say: Callable[[str], None]
+) -> str:
+    """The interpreter of the environment, built where it is not there yet. Raises `EnvironmentFailed`, OSError."""
+    base = interpreters.find(document.python, os.environ.get("PATH", ""), hint)
+    key = document.key(base.identity)
+    found = cache.find(key)
+    if found is not None:
+        return found
+    with cache.building(key, patience, say) as lock:
+        found = cache.find(key)
+        if found is not None:
+            return found
+        building = cache.begin(key)
+        try:
+            start = time.monotonic()
+            tool = _fill(building, document, base.executable, cache, _Teller(say, patience, lock))
+            facts = {"python": base.executable, "hashed": document.hashed, "tool": tool, "made": time.time()}
+            python = cache.publish(building, key, facts)
+        except BaseException:
+            delete_tree(building)
+            raise
+    say(f"built in {time.monotonic() - start:.0f} s with {tool}")
+    # Disks fill when something is built: that is when to make room.
+    with contextlib.suppress(OSError):
+        cache.collect()
+    return python
+
+
+class _Teller:
+    """Runs one command of a build, and tells what it says."""
+
+    def __init__(self, say: Callable[[str], None], patience: float, lock: int) -> None:
+        self._say, self._lock = say, lock
+        self._end = time.monotonic() + patience
+        self._told = 0
+
+    def run(self, command: Sequence[str], what: str) -> None:
+        """Raises `EnvironmentFailed` with what the command says of its failure."""
+        with tempfile.TemporaryFile() as output:
+            # A child that inherits the lock holds it, should this process die: nobody deletes what it still writes.
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=[self._lock],
+                cwd=tempfile.gettempdir(),
+            )  # fmt: skip
+            try:
+                said = self._follow(child, output.fileno(), what)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+        if child.returncode != 0:
+            raise EnvironmentFailed(_why(what, said.decode("utf-8", "replace"), child.returncode))
+
+    def _follow(self, child: subprocess.Popen[bytes], output: int, what: str) -> bytes:
+        """Tell each line until the child has ended. Returns the end of what it said."""
+        begun = heard = time.monotonic()
+        position, rest, said = 0, b"", b""
+        while True:
+            ended = child.poll() is not None
+            more = os.pread(output, _CHUNK, position)
+            if more:
+                position, heard, said = position + len(more), time.monotonic(), (said + more)[-_CHUNK:]
+                *lines, rest = (rest + more)[-_CHUNK:].split(b"\n")
+                for line in lines:
+                    self._tell(line)
+                continue
+            if ended:
+                return said
+            now = time.monotonic()
+            if now >= self._end:
+                raise EnvironmentFailed(f"{what} took too long", hint="ask for fewer packages, or try again")
+            if now - heard >= _QUIET:
+                heard = now
+                self._say(f"{what}: still at work after {now - begun:.0f} s")
+            time.sleep(_PAUSE)
+
+    def _tell(self, line: bytes) -> None:
+        text = _ACCOUNT.sub("://…@", line.decode("utf-8", "replace").strip())
+        if text and self._told < _LINES:
+            self._told += 1
+            self._say(text[:_LINE])
+
+
+def _fill(building: str, document: Document, python: str, cache: EnvironmentCache, teller: _Teller) -> str:
+    """Make an environment in the directory. Returns the name of the program that did it."""
+    listed = os.path.join(building, "requirements.txt")
+    inside = os.path.join(building, "bin", "python")
+    strict = ["--require-hashes"] if document.hashed else []
+    strict += ["--only-binary", ":all:"] if cache.shared else []
+    uv = _uv()
+    if uv:
+        teller.run([uv, "venv", "--no-project", "--allow-existing", "--python", python, building], "uv venv")
+        install = [uv, "pip", "install", "--compile-bytecode", "--python", inside, *strict]
+    else:
+        teller.run(
+            [python, "-I", "-m", "venv", building], "python -m venv (it needs ensurepip: python3-venv on Debian)"
+        )
+        install = [inside, "-I", "-m", "pip", "install", "--no-input", *strict]
+    if document.requirements.strip():
+        with open(listed, "w", encoding="utf-8") as file:
+            file.write(document.requirements)
+        teller.run([*install, "--requirement", listed], f"{'uv ' if uv else ''}pip install")
+        os.unlink(listed)  # It may hold the account of an index.
+    return "uv" if uv else "pip"
+
+
+def _uv() -> str | None:
+    beside = os.path.dirname(sys.executable)
+    own = os.path.join(os.environ.get("HOME", "/"), ".local", "bin")
+    return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), beside, own]))
+
+
+def _why(what: str, said: str, code: int) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    causes = [match[1] for line in lines if (match := _CAUSE.match(line))]
+    cause = "; ".join(causes[:2]) or (lines[-1] if lines else f"it ended with exit code {code}")
+    return one_line(_ACCOUNT.sub("://…@", f"{what}: {cause}"))[:_LINE]
+
+
+def _variables(request: Mapping[str, Any], home: str) -> dict[str, str]:
+    fixed = {
+        "HOME": home, "LANG": "C.UTF-8", "NO_COLOR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_PROGRESS_BAR": "off", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never",
+    }  # fmt: skip
+    return {**request["environment"], **fixed}
+
+
+def _main() -> int:
+    request = json.load(sys.stdin)
+    user = UnixUser.read(request["user"])
+    if user is not None:
+        become(user)
+    shared = bool(request["shared"])
+    os.umask(0o022 if shared else 0o077)
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"environment: {one_line(text)}\n")
+        sys.stderr.flush()
+
+    answer: dict[str, str | None]
+    try:
+        with contextlib.ExitStack() as stack:
+            home = request["home"] or stack.enter_context(tempfile.TemporaryDirectory())
+            os.environ.clear()
+            os.environ.update(_variables(request, home))
+            cache = EnvironmentCache(request["cache"], shared)
+            if not request["home"]:
+                os.environ["UV_CACHE_DIR"] = os.environ["PIP_CACHE_DIR"] = os.path.join(cache.root, DOWNLOADS)
+                os.environ["UV_LINK_MODE"] = "copy"
+            document = Document.of(request["document"])
+            python = build(document, cache, hint=request["hint"], patience=request["patience"], say=say)
+            answer = {"python": python}
+    except CumulusError as error:
+        answer = {"error": str(error), "hint": error.hint}
+    except OSError as error:
+        answer = {"error": f"{error.strerror}: {error.filename}", "hint": None}
+    sys.stdout.write(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
