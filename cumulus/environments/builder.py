@@ -144,9 +144,8 @@ def _fill(building: str, document: Document, python: str, cache: EnvironmentCach
 
 
 def _uv() -> str | None:
-    beside = os.path.dirname(sys.executable)
-    own = os.path.join(os.environ.get("HOME", "/"), ".local", "bin")
-    return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), beside, own]))
+    own = os.path.join(os.environ["HOME"], ".local", "bin")
+    return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), own]))
 
 
 def _why(what: str, said: str, code: int) -> str:

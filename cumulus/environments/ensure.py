@@ -18,7 +18,7 @@ from cumulus.errors import EnvironmentFailed
 from cumulus.lib.unix_user import UnixUser
 
 SERVICE_USER = "cumulus-build"
-"""Who builds what users share; scripts/install-system.sh makes it. Without it each user has environments of their own."""
+"""Who builds what users share; scripts/install-system.sh makes it. Without it users have only their own."""
 
 _BUILDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "builder.py")
 _OWN = os.path.join(".cache", "cumulus", "environments")
@@ -55,7 +55,8 @@ def ensure(
 
     Raises `EnvironmentFailed`, whose text is for the user, and what `check` raises.
     """
-    variables = _told(os.environ if environment is None else environment, private=user is None)
+    given = os.environ if environment is None else environment
+    variables = _told(given, private=user is None)
     request: dict[str, Any] = {
         "document": {
             "format": FORMAT, "python": document.python, "requirements": document.requirements,
@@ -64,19 +65,15 @@ def ensure(
         "hint": hint, "patience": patience,
     }  # fmt: skip
     if user is None:
-        home = os.path.expanduser("~")
-        own = {
-            "user": None,
-            "shared": False,
-            "cache": cache,
-            "home": home,
-            "environment": {**variables, "PATH": _path()},
-        }
-        return _ask({**request, **own}, say, check)
+        alone = {
+            "user": None, "shared": False, "cache": cache, "home": os.path.expanduser("~"),
+            "environment": {**variables, "PATH": given.get("PATH") or os.defpath},
+        }  # fmt: skip
+        return _ask({**request, **alone}, say, check)
     service = _service_user()
     if document.hashed and service is not None:
         _hand_over(cache, service)
-        shared = {
+        shared: dict[str, Any] = {
             "user": service, "shared": True, "cache": cache, "home": "", "hint": "",
             "environment": {**variables, "PATH": service.path},
         }  # fmt: skip
@@ -84,7 +81,7 @@ def ensure(
             return _ask({**request, **shared}, say, check)
         except EnvironmentFailed as error:
             say(f"environment: it can't be shared ({error}); building it as {user.name}")
-    own = {
+    own: dict[str, Any] = {
         "user": user, "shared": False, "cache": os.path.join(user.home, _OWN), "home": user.home,
         "environment": {**variables, **user.variables},
     }  # fmt: skip
@@ -149,10 +146,6 @@ def _told(environment: Mapping[str, str], *, private: bool) -> dict[str, str]:
     """The variables that say how to reach an index; none with an account in it for another user's process."""
     told = {name: value for name, value in environment.items() if _TOLD.fullmatch(name)}
     return {name: value for name, value in told.items() if private or "@" not in value}
-
-
-def _path() -> str:
-    return os.environ.get("PATH") or os.defpath
 
 
 def _service_user() -> UnixUser | None:

@@ -134,7 +134,8 @@ def _export(uv: str, file: Path, python: str) -> str:
 def _kept(text: str, python: str, cache: str | os.PathLike[str]) -> Path | None:
     if not cache:
         return None
-    return Path(cache) / f"{hashlib.sha256(f'{python}\n{text}'.encode()).hexdigest()[:32]}.txt"
+    digest = hashlib.sha256("\n".join((python, text)).encode()).hexdigest()
+    return Path(cache) / f"{digest[:32]}.txt"
 
 
 def _uv() -> str | None:

@@ -81,7 +81,7 @@ def test_a_source_distribution_is_built_as_its_user(make: Callable[..., str]) ->
 
 
 def test_a_wrong_hash_installs_nothing(make: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailed, match="(?i)hash"):
+    with pytest.raises(EnvironmentFailed, match=r"(?i)hash"):
         make(f"answer==1.0 --hash=sha256:{'0' * 64}\n", hashed=True)
     assert [name for name in os.listdir(tmp_path / "cache") if not name.endswith(".lock")] == []
 
@@ -102,7 +102,8 @@ def test_an_account_of_an_index_is_not_told(make: Callable[..., str], tmp_path: 
     with pytest.raises(EnvironmentFailed) as caught:
         make("--index-url http://me:hunter2@127.0.0.1:9/simple\nanswer\n", say=said.append)
     assert "hunter2" not in "\n".join([*said, str(caught.value)])
-    assert "hunter2" not in subprocess.run(["grep", "-r", "hunter2", tmp_path / "cache"], capture_output=True, text=True, check=False).stdout  # fmt: skip
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path for path in kept if b"hunter2" in path.read_bytes()] == []
 
 
 def test_two_at_once_build_once(make: Callable[..., str], index: Index) -> None:
@@ -221,7 +222,7 @@ class TestUsers:
         user, _ = users
         cache.mkdir(mode=0o700)
         user.sh('mkdir -p ~/.cache/cumulus && ln -s "$1" ~/.cache/cumulus/environments', str(cache))
-        with pytest.raises(EnvironmentFailed, match="Permission denied|File exists"):
+        with pytest.raises(EnvironmentFailed, match=r"Permission denied|File exists"):
             _for(user, Document(_python(), ""), cache, index)
         assert os.listdir(cache) == []
 
