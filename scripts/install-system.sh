@@ -56,6 +56,9 @@ for program in cumulus chronos_cli; do
 done
 # Its members are admins of Cumulus, as root is.
 getent group cumulus-admin >/dev/null || run groupadd --system cumulus-admin
+# Builds the Python environments that users share, from wheels alone; nobody logs in as it.
+getent passwd cumulus-build >/dev/null ||
+  run useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin cumulus-build
 for unit in chronos-monitor chronos-users cumulus; do
   run install -m 0644 "scripts/$unit.service" "$UNITS/"
 done

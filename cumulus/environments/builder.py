@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ if __name__ == "__main__":
 
 from cumulus.environments import interpreters
 from cumulus.environments.cache import DOWNLOADS, EnvironmentCache
+from cumulus.environments.causes import cause_of, without_accounts
 from cumulus.environments.document import Document
 from cumulus.errors import CumulusError, EnvironmentFailed
 from cumulus.lib.delete_tree import delete_tree
@@ -32,8 +32,6 @@ from cumulus.lib.unix_user import UnixUser, become
 _LINE, _LINES, _CHUNK, _PAUSE = 500, 2000, 1 << 16, 0.05
 _QUIET = 30.0
 """Seconds without a word from the installer after which a line says that it is still at work."""
-_CAUSE = re.compile(r"^\s*(?:ERROR:|error:|×|╰─▶|Because|hint:)\s*(.+)", re.IGNORECASE)
-_ACCOUNT = re.compile(r"://[^/@\s]+@")
 
 
 def build(
@@ -88,7 +86,8 @@ class _Teller:
                     child.kill()
                     child.wait()
         if child.returncode != 0:
-            raise EnvironmentFailed(_why(what, said.decode("utf-8", "replace"), child.returncode))
+            cause = cause_of(said.decode("utf-8", "replace"), f"it ended with exit code {child.returncode}")
+            raise EnvironmentFailed(f"{what}: {cause}")
 
     def _follow(self, child: subprocess.Popen[bytes], output: int, what: str) -> bytes:
         """Tell each line until the child has ended. Returns the end of what it said."""
@@ -114,7 +113,7 @@ class _Teller:
             time.sleep(_PAUSE)
 
     def _tell(self, line: bytes) -> None:
-        text = _ACCOUNT.sub("://…@", line.decode("utf-8", "replace").strip())
+        text = without_accounts(line.decode("utf-8", "replace").strip())
         if text and self._told < _LINES:
             self._told += 1
             self._say(text[:_LINE])
@@ -146,13 +145,6 @@ def _fill(building: str, document: Document, python: str, cache: EnvironmentCach
 def _uv() -> str | None:
     own = os.path.join(os.environ["HOME"], ".local", "bin")
     return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), own]))
-
-
-def _why(what: str, said: str, code: int) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    causes = [match[1] for line in lines if (match := _CAUSE.match(line))]
-    cause = "; ".join(causes[:2]) or (lines[-1] if lines else f"it ended with exit code {code}")
-    return one_line(_ACCOUNT.sub("://…@", f"{what}: {cause}"))[:_LINE]
 
 
 def _variables(request: Mapping[str, Any], home: str) -> dict[str, str]:

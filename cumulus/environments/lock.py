@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from cumulus.environments.causes import cause_of
 from cumulus.environments.document import Document, logical_lines, not_hashed
 from cumulus.errors import InvalidEnvironment
 
 _PATIENCE = 300.0
 _FRESH = 86400.0
 """Seconds for which the versions of an unpinned list stay as they were resolved here."""
-_CAUSE = re.compile(r"^\s*(?:error:|×|╰─▶|Because|hint:)\s*(.+)", re.IGNORECASE)
 _INCLUDE = re.compile(r"(?:-r|--requirement)[\s=]+(\S+)")
 _CONSTRAINT = re.compile(r"(?:-c|--constraint)[\s=]")
 _HERE = re.compile(r"(?:(?:-e|--editable)[\s=]*)?(?:\.{1,2}(?:[/\\]|$|\[)|~|file:\.|(?:[\w.-]+\s*@\s*)?file:(?!//))")
@@ -153,7 +153,5 @@ def _run(command: Sequence[str], directory: Path, text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InvalidEnvironment(f"requirements: uv: {error}") from None
     if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        causes = [match[1] for line in lines if (match := _CAUSE.match(line))] or lines[-1:] or ["uv failed"]
-        raise InvalidEnvironment(f"requirements: {'; '.join(causes[:3])[:500]}")
+        raise InvalidEnvironment(f"requirements: {cause_of(done.stderr, 'uv failed')}")
     return done.stdout

@@ -48,7 +48,10 @@ def make(index: Index, tmp_path: Path) -> Callable[..., str]:
                 pytest.skip("there is no uv")
             with contextlib.suppress(FileExistsError):
                 (tools / "uv").symlink_to(UV)
-        variables = {**index.variables, "PATH": f"{tools}:/usr/bin:/bin", "UV_CACHE_DIR": str(tmp_path / "uv")}
+        variables = {
+            **index.variables, "PATH": f"{tools}:/usr/bin:/bin", "UV_CACHE_DIR": str(tmp_path / "uv"),
+            "UV_HTTP_RETRIES": "0",
+        }  # fmt: skip
         document = Document(python, requirements, hashed)
         options.setdefault("environment", variables)
         return ensure(document, str(tmp_path / "cache"), **options)  # type: ignore[arg-type]
@@ -100,7 +103,7 @@ def test_a_python_that_is_not_there_is_named(make: Callable[..., str]) -> None:
 def test_an_account_of_an_index_is_not_told(make: Callable[..., str], tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(EnvironmentFailed) as caught:
-        make("--index-url http://me:hunter2@127.0.0.1:9/simple\nanswer\n", say=said.append)
+        make("answer @ http://me:hunter2@127.0.0.1:9/answer-1.0-py3-none-any.whl\n", say=said.append)
     assert "hunter2" not in "\n".join([*said, str(caught.value)])
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert [path for path in kept if b"hunter2" in path.read_bytes()] == []
@@ -164,8 +167,11 @@ def test_what_nobody_used_is_deleted_and_what_runs_stays(make: Callable[..., str
     cache = EnvironmentCache(str(tmp_path / "cache"), shared=False)
     later = time.time() + 100
     assert cache.collect(later, keep=1000) == []
-    with subprocess.Popen([python, "-c", "input()"], stdin=subprocess.PIPE) as running:
+    code = "print(flush=True); input()"
+    with subprocess.Popen([python, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         try:
+            assert running.stdout is not None
+            running.stdout.readline()
             assert cache.collect(later, keep=10) == []
         finally:
             running.kill()
@@ -207,6 +213,9 @@ class TestUsers:
         self, users: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
     ) -> None:
         user, service = users
+        if UV is not None:  # Seconds faster than pip.
+            user.sh("mkdir -p ~/.local/bin")
+            shutil.copy(UV, user.home / ".local/bin/uv")
         said: list[str] = []
         python = _for(user, Document(_python(), index.locked("built"), True), cache, index, said)
         assert python.startswith(f"{user.home}/.cache/cumulus/environments/")
