@@ -20,12 +20,12 @@ PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
     "paths.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py",
-    "health/tools.py", "server/settings.py", "server/daemon.py", "client/endpoint.py",
+    "environments/builder.py", "health/tools.py", "server/settings.py", "server/daemon.py", "client/endpoint.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""
 PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
 """What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
-STARTERS = {"lib/cgroup.py", "nodes/distribution.py"}
+STARTERS = {"environments/ensure.py", "environments/lock.py", "lib/cgroup.py", "nodes/distribution.py"}
 """What starts a program that gets this process's own."""
 
 
