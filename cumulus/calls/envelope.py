@@ -18,6 +18,10 @@ OUTCOME, RESULT = "outcome.json", "result"
 SOCKET = "session.sock"
 """Where a session answers; see `session`."""
 
+SOURCES = ".cumulus-sources.json"
+"""In the archive, where it is wanted: a JSON object of file name to text, of code that travels by value (a script, the
+cells of a notebook), so that tracebacks show its lines."""
+
 FORMAT = 1
 HEAD = b"cumulus call 1\n"
 KEY_BYTES = 32

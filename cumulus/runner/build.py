@@ -1,0 +1,82 @@
+"""Makes the runner's file. Used by what starts calls; the runner itself has no need of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from cumulus import __version__
+from cumulus.errors import BackendError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_ROOMS = ("runner", "calls", "checkpoint")
+_OF_LIB = ("printable.py", "unix_socket.py")
+_TIME = (1980, 1, 1, 0, 0, 0)
+"""Of every member: the same sources are the same bytes."""
+
+_MAIN = """\
+import sys
+
+from cumulus.runner.main import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+_INIT = f"""\
+import pkgutil
+
+# What an image has installed of Cumulus beside this can be imported too.
+__path__ = pkgutil.extend_path(__path__, __name__)
+__version__ = {__version__!r}
+"""
+
+
+def ensure_runner(directory: str) -> str:
+    """The path of the runner's file in `directory`, which is made there where it is missing. Its name tells its
+    content, so that a newer version does not change what a running call reads. Raises OSError and BackendError."""
+    content = archive()
+    path = os.path.join(directory, f"runner-{hashlib.sha256(content).hexdigest()[:16]}.pyz")
+    if not os.path.exists(path):
+        temporary = f"{path}.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444), "wb") as file:
+            os.fchmod(file.fileno(), 0o444)
+            file.write(content)
+        os.rename(temporary, path)
+    return path
+
+
+@lru_cache(maxsize=1)
+def archive() -> bytes:
+    """The runner's file as bytes."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in sorted(_members()):
+            file.writestr(zipfile.ZipInfo(name, _TIME), content, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def _members() -> Iterator[tuple[str, bytes]]:
+    yield "__main__.py", _MAIN.encode()
+    yield "cumulus/__init__.py", _INIT.encode()
+    yield "cumulus/lib/__init__.py", b""
+    for name in _OF_LIB:
+        yield f"cumulus/lib/{name}", (_PACKAGE / "lib" / name).read_bytes()
+    for room in _ROOMS:
+        for path in sorted((_PACKAGE / room).rglob("*.py")):
+            if path != Path(__file__).resolve():
+                yield f"cumulus/{path.relative_to(_PACKAGE)}", path.read_bytes()
+    found = importlib.util.find_spec("cloudpickle")
+    if found is None or not found.submodule_search_locations:
+        raise BackendError("cloudpickle is not installed, so no call can run", hint="install Cumulus again")
+    place = Path(next(iter(found.submodule_search_locations)))
+    for path in sorted(place.glob("*.py")):
+        yield f"cloudpickle/{path.name}", path.read_bytes()

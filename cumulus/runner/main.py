@@ -1,0 +1,115 @@
+"""The program: PYTHON runner.pyz CALL_DIRECTORY. Its exit code is that of a script with the function in it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import linecache
+import os
+import sys
+import zipfile
+from typing import BinaryIO, NoReturn
+
+from cumulus.calls.envelope import ARCHIVE, CALL, OUTCOME, PAYLOAD, RESULT, SOURCES, Envelope
+from cumulus.calls.outcome import NOT_LOADED, Outcome
+
+_SOURCE = "source"
+"""Where the local source is unpacked, beside the archive."""
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run the call in the directory `arguments[0]`, then end, whatever threads the function left running."""
+    directory = os.path.abspath(arguments[0])
+    os.umask(0o077)
+    with open(os.path.join(directory, CALL), "rb") as file:
+        envelope = Envelope.read(file.read())
+    _end(_run(directory, envelope))
+
+
+def _run(directory: str, envelope: Envelope) -> int:
+    """Write the answer and return the exit code."""
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if here != envelope.python:
+        text = f"the call was made by Python {envelope.python}, and this is Python {here}, {sys.executable}"
+        sys.stderr.write(f"{text}\n")
+        _write(directory, OUTCOME, Outcome(NOT_LOADED, text=text).to_json())
+        return 1
+    try:
+        _prepare_path(directory)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        text = f"its source cannot be unpacked: {error}"
+        sys.stderr.write(f"{text}\n")
+        _write(directory, OUTCOME, Outcome(NOT_LOADED, text=text).to_json())
+        return 1
+    # After the check of the version: a Python that is too old for cloudpickle gets to say so.
+    from cumulus.runner.calling import answer
+
+    temporary = os.path.join(directory, f".{RESULT}.{os.getpid()}")
+    with open(os.path.join(directory, PAYLOAD), "rb") as payload, open(temporary, "w+b") as result:
+        answered = answer(payload, envelope.payload, result)
+    if envelope.session and answered.exit_code == 0:
+        from cumulus.runner.serving import serve
+
+        serve(directory, _answer_and_flush)
+    _flush()
+    if answered.outcome.result:
+        os.rename(temporary, os.path.join(directory, RESULT))
+    else:
+        os.unlink(temporary)
+    _write(directory, OUTCOME, answered.outcome.to_json())
+    return answered.exit_code
+
+
+def _answer_and_flush(payload: BinaryIO, digest: str, result: BinaryIO) -> Outcome:
+    from cumulus.runner.calling import answer
+
+    try:
+        return answer(payload, digest, result).outcome
+    finally:
+        _flush()
+
+
+def _prepare_path(directory: str) -> None:
+    """The local source first; this file last, for what the function imports of `cumulus.checkpoint`."""
+    own = sys.path.pop(0)
+    sys.path.append(own)
+    sys.argv[:] = [""]
+    archive = os.path.join(directory, ARCHIVE)
+    if not os.path.exists(archive):
+        return
+    source = os.path.join(directory, _SOURCE)
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(source)
+    sys.path.insert(0, source)
+    try:
+        with open(os.path.join(source, SOURCES), encoding="utf-8") as text:
+            for name, lines in json.load(text).items():
+                linecache.cache[str(name)] = (len(lines), None, str(lines).splitlines(True), str(name))
+    except (FileNotFoundError, AttributeError, TypeError):
+        return
+
+
+def _write(directory: str, name: str, content: bytes) -> None:
+    """There whole or not at all."""
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.rename(temporary, os.path.join(directory, name))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue
+
+
+def _end(code: int) -> NoReturn:
+    """The call is over: what is registered for the end runs, and threads that go on are not waited for."""
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    _flush()
+    os._exit(code)
