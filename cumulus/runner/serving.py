@@ -5,13 +5,13 @@ A thread for each connection takes what comes and sends what goes; only the call
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import queue
 import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO
 
 from cumulus.calls.envelope import SOCKET
@@ -58,23 +58,28 @@ def _talk(
     connection: socket.socket, directory: str, calls: queue.SimpleQueue[_Call | None], room: threading.Semaphore
 ) -> None:
     try:
-        with connection, connection.makefile("rwb") as file, contextlib.suppress(OSError, EOFError):
-            while _exchange(file, directory, calls):
+        with (
+            suppress(OSError, EOFError),
+            connection,
+            connection.makefile("rb") as read,
+            connection.makefile("wb") as out,
+        ):
+            while _exchange(read, out, directory, calls):
                 pass
     finally:
         room.release()
 
 
-def _exchange(file: BinaryIO, directory: str, calls: queue.SimpleQueue[_Call | None]) -> bool:
+def _exchange(read: BinaryIO, out: BinaryIO, directory: str, calls: queue.SimpleQueue[_Call | None]) -> bool:
     """One frame and its answer. False: the other side is let go."""
-    kind, size = read_head(file)
+    kind, size = read_head(read)
     if kind == CLOSE:
         calls.put(None)
     if kind != CALL or size > LARGEST:
         return False
     with tempfile.TemporaryFile(dir=directory) as payload, tempfile.TemporaryFile(dir=directory) as result:
         sha256 = hashlib.sha256()
-        for chunk in read_chunks(file, size):
+        for chunk in read_chunks(read, size):
             sha256.update(chunk)
             payload.write(chunk)
         payload.seek(0)
@@ -83,8 +88,8 @@ def _exchange(file: BinaryIO, directory: str, calls: queue.SimpleQueue[_Call | N
         call.answered.wait()
         assert call.outcome is not None
         head = call.outcome.to_json()
-        write_frame(file, OUTCOME, len(head), [head])
+        write_frame(out, OUTCOME, len(head), [head])
         result.seek(0)
-        write_frame(file, RESULT, call.outcome.result_size, iter(lambda: result.read(CHUNK), b""))
-        file.flush()
+        write_frame(out, RESULT, call.outcome.result_size, iter(lambda: result.read(CHUNK), b""))
+        out.flush()
     return True

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,8 +27,20 @@ KEY = bytes(range(envelope.KEY_BYTES))
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Keeps the names of files, as a client does: cloudpickle leaves them out."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, types.CodeType):
+            return super().reducer_override(value)
+        make, given = self.dispatch_table[types.CodeType](value)
+        return make, tuple(value.co_filename if part == "<dynamic-code>" else part for part in given)
+
+
 def payload_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
-    return envelope.payload_head(KEY) + cloudpickle.dumps((function, args, kwargs), protocol=5)
+    made = io.BytesIO()
+    Pickler(made, protocol=5).dump((function, args, kwargs))
+    return envelope.payload_head(KEY) + made.getvalue()
 
 
 def zip_of(files: Mapping[str, str]) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_an_exception_in_the_handling_of_another_keeps_it(call: Run) -> None:
         try:
             int("x")
         except ValueError:
-            open("/nowhere/at/all")
+            Path("/nowhere/at/all").stat()
 
     made = call(fail).value
     assert (type(made), made.errno, made.filename) == (FileNotFoundError, 2, "/nowhere/at/all")
@@ -257,15 +258,21 @@ def referred(function: str, *args: int) -> bytes:
 VERSIONS = [f"3.{minor}" for minor in (9, 10, 12, 13, 14)]
 
 
+def python(version: str) -> str | None:
+    """In PATH, or where pyenv has it."""
+    name = f"python{version}"
+    for path in (shutil.which(name), *glob(f"{Path.home()}/.pyenv/versions/{version}.*/bin/{name}")):
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_other_pythons_run_calls(tmp_path: Path, version: str) -> None:
-    found = subprocess.run(
-        [shutil.which(f"python{version}") or "false", "-c", "import sys; print(sys.executable)"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if found.returncode != 0:
+    interpreter = python(version)
+    if interpreter is None:
         pytest.skip(f"there is no Python {version} here")
-    interpreter, source = found.stdout.strip(), zip_of(FILES)
+    source = zip_of(FILES)
     done = run(tmp_path / "a", referred("total", 14), python=version, interpreter=interpreter, archive=source)
     assert (done.code, done.value, done.err) == (0, 42, "")
     done = run(tmp_path / "b", referred("fails"), python=version, interpreter=interpreter, archive=source)
