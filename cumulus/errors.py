@@ -248,3 +248,15 @@ class BlobStoreFull(BlobError):
 
 class BlobStoreUnavailable(BlobError):
     """The place of the blobs can't be used; trying again may help."""
+
+
+class BucketUnavailable(BlobStoreUnavailable):
+    """The bucket did not answer, or asked for patience: trying again helps."""
+
+
+class BucketRefused(BlobStoreUnavailable):
+    """The bucket does not take what was asked: keys, name, region, clock. A person must mend that."""
+
+
+class ObjectChanged(BlobError):
+    """What is in the bucket is not what the writer read: read again, then write again."""

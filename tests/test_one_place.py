@@ -132,6 +132,7 @@ condition, a reason or an event is named."""
 SAYS_A_REASON = {"condition", "condition_set", "is_true", "by_condition", "record", "event", "Health", "Cause"}
 OTHER_WORDS = {
     "calls/outcome.py": "what came of a call, in words that it shares; goes alone into any image",
+    "blob/s3/problems.py": "a field of what S3 answers",
     "lib/table.py": "colours words of all sorts",
     "resources/condition_types.py": "one of the two places",
     "resources/reasons.py": "the other",

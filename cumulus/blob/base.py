@@ -15,6 +15,7 @@ Contract of every implementation (the conformance suite in tests/blob checks it)
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from cumulus.errors import UsageError
+from cumulus.errors import BlobTooLarge, UsageError
+from cumulus.resources.quantity import format_bytes
 
 CHUNK = 2**20
 """Bytes that `open` gives at a time, at most."""
@@ -57,6 +59,14 @@ class Collected:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class UploadUrls:
+    """Where a client puts the parts of a blob by HTTP, in any order; each of `part_size` bytes but the last."""
+
+    urls: tuple[str, ...]
+    part_size: int
+
+
 class Owner(Protocol):
     """Who owns blobs: an identity of the service, or the submitter of an object."""
 
@@ -79,12 +89,40 @@ def check_sha256(text: str) -> str:
     return text
 
 
+def check_size(limits: BlobLimits, size: int, offset: int = 0) -> None:
+    """Raises UsageError for a size or offset that is none, BlobTooLarge."""
+    if size < 0 or not 0 <= offset <= size:
+        raise UsageError("the size of a blob is 0 or more, and an offset lies in it")
+    if size > limits.largest:
+        raise BlobTooLarge(
+            f"a blob has at most {format_bytes(limits.largest)}, and this one {format_bytes(size)}",
+            hint="an admin can raise blobs.largest in the daemon's configuration",
+        )
+
+
+def check_limit(limits: BlobLimits, used: int, size: int) -> None:
+    """Whether an owner whose blobs have `used` bytes may have `size` more. Raises BlobTooLarge."""
+    if used + size > limits.owner:
+        raise BlobTooLarge(
+            f"your blobs have {format_bytes(used)}; with {format_bytes(size)} more they are over their limit of "
+            f"{format_bytes(limits.owner)}",
+            hint="blobs go when no job names them: delete finished jobs; "
+            "an admin can raise blobs.limit in the daemon's configuration",
+        )
+
+
+def owner_directory(owner: str) -> str:
+    """What stands for the owner in names of files and objects: a user's name may be anything, and is told nobody."""
+    return hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 class BlobStore(Protocol):
     """Every method may be called from any thread. Each raises UsageError for a sha256 that is none, and
     BlobStoreUnavailable where the place of the blobs can't be used."""
 
     def find(self, owner: str, sha256: str) -> BlobInfo | None:
-        """What is there of the owner's blob; None where there is nothing."""
+        """What is there of the owner's blob; None where there is nothing. An upload all of whose parts came by
+        `upload_urls` is checked and made whole. Raises BlobMismatch where it is something else: it is deleted."""
         ...
 
     def write(self, owner: str, sha256: str, size: int, chunks: Iterable[bytes], offset: int = 0) -> BlobInfo:
@@ -104,6 +142,17 @@ class BlobStore(Protocol):
 
     def path(self, owner: str, sha256: str) -> Path | None:
         """A file with the content, to be read only; None where the store has no files, or not this blob."""
+        ...
+
+    def upload_urls(self, owner: str, sha256: str, size: int) -> UploadUrls | None:
+        """Where the owner may put the content of a blob that is not there yet, instead of by `write`; None where the
+        store has no such URLs. Each is as good as the owner's own word for an hour, and shows no key of the store.
+
+        When all parts are there, `find` checks the content and makes it whole. Raises what `write` raises."""
+        ...
+
+    def download_url(self, owner: str, sha256: str) -> str | None:
+        """Where the owner may get the content of a whole blob for an hour; None where the store has no such URLs."""
         ...
 
     def delete(self, owner: str, sha256: str) -> bool:

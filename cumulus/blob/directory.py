@@ -18,7 +18,17 @@ from pathlib import Path
 
 import structlog
 
-from cumulus.blob.base import CHUNK, BlobInfo, BlobLimits, Collected, check_sha256
+from cumulus.blob.base import (
+    CHUNK,
+    BlobInfo,
+    BlobLimits,
+    Collected,
+    UploadUrls,
+    check_limit,
+    check_sha256,
+    check_size,
+    owner_directory,
+)
 from cumulus.errors import (
     BlobBusy,
     BlobDamaged,
@@ -26,7 +36,6 @@ from cumulus.errors import (
     BlobOffset,
     BlobStoreFull,
     BlobStoreUnavailable,
-    BlobTooLarge,
     NoSuchBlob,
     UsageError,
 )
@@ -63,7 +72,7 @@ class DirectoryBlobStore:
 
     def write(self, owner: str, sha256: str, size: int, chunks: Iterable[bytes], offset: int = 0) -> BlobInfo:
         place = self._place(owner, sha256)
-        self._check_size(size, offset)
+        check_size(self._limits, size, offset)
         with _told(self._directory):
             self._make(place.parent)
             with _owner_lock(place.parent):
@@ -89,6 +98,12 @@ class DirectoryBlobStore:
         place = self._place(owner, sha256)
         return place if place.is_file() else None
 
+    def upload_urls(self, owner: str, sha256: str, size: int) -> UploadUrls | None:
+        return None
+
+    def download_url(self, owner: str, sha256: str) -> str | None:
+        return None
+
     def delete(self, owner: str, sha256: str) -> bool:
         place = self._place(owner, sha256)
         with _told(self._directory):
@@ -103,7 +118,7 @@ class DirectoryBlobStore:
                 return False
 
     def collect(self, referenced: Collection[tuple[str, str]], older_than: datetime) -> Collected:
-        kept = {(_directory_of(owner), sha256) for owner, sha256 in referenced}
+        kept = {(owner_directory(owner), sha256) for owner, sha256 in referenced}
         before = older_than.timestamp()
         deleted: list[int] = []
         with _told(self._directory):
@@ -123,16 +138,7 @@ class DirectoryBlobStore:
 
     def _place(self, owner: str, sha256: str) -> Path:
         check_sha256(sha256)
-        return self._directory / _directory_of(owner) / sha256[:2] / sha256
-
-    def _check_size(self, size: int, offset: int) -> None:
-        if size < 0 or not 0 <= offset <= size:
-            raise UsageError("the size of a blob is 0 or more, and an offset lies in it")
-        if size > self._limits.largest:
-            raise BlobTooLarge(
-                f"a blob has at most {format_bytes(self._limits.largest)}, and this one {format_bytes(size)}",
-                hint="an admin can raise blobs.largest in the daemon's configuration",
-            )
+        return self._directory / owner_directory(owner) / sha256[:2] / sha256
 
     def _make(self, directory: Path) -> None:
         """With its parents, each of which survives a power cut."""
@@ -162,13 +168,7 @@ class DirectoryBlobStore:
         if offset:
             raise BlobOffset(f"nothing of the blob {place.name} is there: its content begins at 0", received=0)
         used = sum(_size(path) for path in _files_of(place.parent.parent))
-        if used + size > self._limits.owner:
-            raise BlobTooLarge(
-                f"your blobs have {format_bytes(used)}; with {format_bytes(size)} more they are over their limit of "
-                f"{format_bytes(self._limits.owner)}",
-                hint="blobs go when no job names them: delete finished jobs; "
-                "an admin can raise blobs.limit in the daemon's configuration",
-            )
+        check_limit(self._limits, used, size)
         self._check_room(size)
         path = place.with_name(f"{place.name}.{size}.partial")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -240,11 +240,6 @@ class DirectoryBlobStore:
             f"the blob {place.name} was damaged on the daemon's disk, and is deleted there",
             hint="send it again; an admin looks at that disk",
         )
-
-
-def _directory_of(owner: str) -> str:
-    """A name may be anything, and a directory's name tells nothing of it."""
-    return hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @contextmanager

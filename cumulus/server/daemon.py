@@ -74,7 +74,7 @@ def run(settings: Settings) -> int:
     store, lock = _open(home)
     command_server = CommandServerProcess(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
-    blobs = open_blobs(home, settings.blobs.directory, settings.blobs.limits)
+    blobs = open_blobs(home, settings.blobs.directory, settings.blobs.limits, settings.bucket)
     api_server = ApiServer(
         home,
         store,

@@ -24,7 +24,7 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       tlsKey: /etc/ssl/c.key   # the key of that
       clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
     blobs:                     # arguments, code and results of calls
-      directory: /srv/blobs    # CUMULUS_HOME/blobs if left out
+      directory: /srv/blobs    # the bucket of CUMULUS_S3_BUCKET, else CUMULUS_HOME/blobs, if left out
       largest: 16Gi            # one blob
       limit: 64Gi              # all blobs of one user
       retention: 1d            # kept so long after its last use, where no job names it
@@ -52,6 +52,7 @@ from cumulus import environment, paths
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.blob.base import BlobLimits
+from cumulus.blob.s3.bucket import Bucket, bucket_of
 from cumulus.errors import UsageError
 from cumulus.lib import addresses
 from cumulus.nodes.settings import SshSettings
@@ -280,6 +281,8 @@ class Settings(Configuration, BaseSettings):
     """How many jobs run at once; None: as many as find a place."""
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
     ssh: SshSettings = Field(default_factory=SshSettings)
+    bucket: Bucket | None = Field(default_factory=lambda: bucket_of(os.environ))
+    """Where blobs and checkpoints are kept; None where no bucket is named."""
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ))
     """The daemon's own, of which supervisors and jobs get a little."""
 

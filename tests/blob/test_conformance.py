@@ -99,7 +99,7 @@ def test_an_offset_without_a_beginning(store: BlobStore) -> None:
     assert wrong.value.received == 0
 
 
-@pytest.mark.parametrize("content", [b"texx", b"textt", b"text and more" * 1000])
+@pytest.mark.parametrize("content", [b"texx", b"textt", b"text and more" * 1000], ids=["other", "longer", "much"])
 def test_other_content_than_was_announced_leaves_nothing(store: BlobStore, content: bytes) -> None:
     with pytest.raises(BlobMismatch):
         store.write(ANN, sha(b"text"), 4, [content])
@@ -188,7 +188,7 @@ def test_collection_where_there_is_nothing(store: BlobStore) -> None:
     assert store.collect([], datetime.now(UTC)) == Collected(0, 0)
 
 
-@pytest.mark.parametrize("name", ["", "../../x", "A" * 64, "a" * 63, "a" * 64 + "\n"])
+@pytest.mark.parametrize("name", ["", "../../x", "A" * 64, "a" * 63, "a" * 64 + "\n"], ids=range(5))
 def test_a_name_that_is_none(store: BlobStore, name: str) -> None:
     for ask in (store.find, store.open, store.path, store.delete):
         with pytest.raises(UsageError):

@@ -9,6 +9,7 @@ import structlog
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.blob.base import BlobLimits
+from cumulus.blob.s3.bucket import Bucket
 from cumulus.errors import UsageError
 from cumulus.server import settings
 from cumulus.server.config_file import find
@@ -252,3 +253,16 @@ def test_blobs(tmp_path: Path) -> None:
         key = wrong.partition(":")[0]
         with pytest.raises(UsageError, match=rf"config.yaml:1:\d+: blobs.{key}"):
             load(tmp_path, f"blobs: {{{wrong}}}")
+
+
+def test_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.read().bucket is None
+    monkeypatch.setenv("CUMULUS_S3_BUCKET", "my-bucket")
+    monkeypatch.setenv("CUMULUS_S3_REGION", "eu-north-1")
+    monkeypatch.setenv("CUMULUS_S3_ENDPOINT", "http://host:9000/")
+    assert settings.read().bucket == Bucket("my-bucket", "eu-north-1", "http://host:9000")
+    for name, wrong in (("CUMULUS_S3_ENDPOINT", "host:9000"), ("CUMULUS_S3_BUCKET", "a/b")):
+        with monkeypatch.context() as here:
+            here.setenv(name, wrong)
+            with pytest.raises(UsageError, match=f"{name} is '{wrong}'"):
+                settings.read()

@@ -1,0 +1,395 @@
+"""Blobs in a bucket: blobs/OWNER/SHA256/, where OWNER is a hash of the owner's text. In it:
+
+    blob            empty; there means that the content is whole and was checked. Its time is that of the last use
+    data            the content
+    upload-SIZE     while it comes: the upload's id, and the size of its parts
+
+Parts are kept, the rest of a part that breaks off is not. Each process runs one upload of a blob at a time; where
+two processes write the same one, both succeed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from cumulus.blob.base import (
+    BlobInfo,
+    BlobLimits,
+    Collected,
+    UploadUrls,
+    check_limit,
+    check_sha256,
+    check_size,
+    owner_directory,
+)
+from cumulus.blob.s3.client import Object, Part, S3Client
+from cumulus.blob.s3.problems import Missing
+from cumulus.blob.s3.transfer import PART, PartSender, filled, part_size
+from cumulus.clock import Clock, SystemClock
+from cumulus.errors import BlobBusy, BlobDamaged, BlobMismatch, BlobOffset, NoSuchBlob, UsageError
+
+_log = structlog.get_logger("cumulus.blobs")
+
+PREFIX = "blobs/"
+URL_SECONDS = 3600
+_DATA, _WHOLE = "data", "blob"
+_UPLOAD = re.compile(r"upload-([0-9]+)")
+_USED_AGAIN = timedelta(minutes=5)
+"""A use is noted where the last one is older: it costs a request."""
+
+
+class _Begun(NamedTuple):
+    """An upload that is not complete."""
+
+    size: int
+    id: str
+    part: int
+
+    @property
+    def part_count(self) -> int:
+        return -(-self.size // self.part)
+
+
+class _Seen(NamedTuple):
+    """What is in the place of one blob."""
+
+    whole: Object | None
+    data: Object | None
+    upload: Object | None
+
+    @property
+    def announced(self) -> int:
+        return 0 if self.upload is None else _size_in(self.upload.key)
+
+    @property
+    def size(self) -> int:
+        return self.announced or (0 if self.data is None else self.data.size)
+
+
+class S3BlobStore:
+    """`part` is the size of parts in bytes, 5 MiB or more."""
+
+    def __init__(
+        self, client: S3Client, limits: BlobLimits = BlobLimits(), *, part: int = PART, clock: Clock | None = None
+    ) -> None:
+        self._client = client
+        self._limits = limits
+        self._part = part
+        self._clock = clock or SystemClock()
+        self._mutex = threading.Lock()
+        self._busy: set[str] = set()
+
+    def find(self, owner: str, sha256: str) -> BlobInfo | None:
+        place = _place(owner, sha256)
+        seen = self._look(place)
+        if seen.whole is not None:
+            return self._used(place, seen)
+        if seen.upload is None:
+            return None
+        begun, parts = self._begun(seen)
+        received = _received(begun, parts)
+        if begun.size and received == begun.size:
+            with self._alone(place, sha256):
+                return self._finish(place, sha256, begun, parts, checked=False)
+        return BlobInfo(begun.size, received)
+
+    def write(self, owner: str, sha256: str, size: int, chunks: Iterable[bytes], offset: int = 0) -> BlobInfo:
+        place = _place(owner, sha256)
+        check_size(self._limits, size, offset)
+        with self._alone(place, sha256):
+            seen = self._look(place)
+            if seen.whole is not None:
+                return self._used(place, seen)
+            if offset:
+                begun, parts = self._begun(seen) if seen.announced == size else (None, {})
+                received = 0 if begun is None else _received(begun, parts)
+                if begun is None or offset != received:
+                    raise BlobOffset(
+                        f"{received} bytes of the blob {sha256} are there: its content goes on from there",
+                        received=received,
+                    )
+                return self._receive(place, sha256, begun, parts, chunks)
+            self._clear(place, seen)
+            check_limit(self._limits, self._usage(owner), size)
+            if size <= self._part:
+                return self._put_small(place, sha256, size, chunks)
+            return self._receive(place, sha256, self._begin(place, size), {}, chunks)
+
+    def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]:
+        place = _place(owner, sha256)
+        if offset < 0:
+            raise UsageError("the offset in a blob is 0 or more")
+        seen = self._look(place)
+        if seen.whole is None or seen.data is None:
+            raise NoSuchBlob(f"there is no blob {sha256}")
+        return self._read(place, sha256, seen.data, offset)
+
+    def path(self, owner: str, sha256: str) -> Path | None:
+        check_sha256(sha256)
+        return None
+
+    def upload_urls(self, owner: str, sha256: str, size: int) -> UploadUrls | None:
+        place = _place(owner, sha256)
+        check_size(self._limits, size)
+        if not size:
+            return None  # Nothing to put: `write` makes it.
+        with self._alone(place, sha256):
+            seen = self._look(place)
+            if seen.whole is not None:
+                return None
+            begun = None
+            if seen.upload is not None and seen.announced == size:
+                begun, _ = self._begun(seen)
+            if begun is None or not begun.id:
+                self._clear(place, seen)
+                check_limit(self._limits, self._usage(owner), size)
+                begun = self._begin(place, size)
+            urls = [
+                self._client.url_to_write(place + _DATA, begun.id, number, URL_SECONDS)
+                for number in range(1, begun.part_count + 1)
+            ]
+            return UploadUrls(tuple(urls), begun.part)
+
+    def download_url(self, owner: str, sha256: str) -> str | None:
+        place = _place(owner, sha256)
+        return None if self._look(place).whole is None else self._client.url_to_read(place + _DATA, URL_SECONDS)
+
+    def delete(self, owner: str, sha256: str) -> bool:
+        place = _place(owner, sha256)
+        with self._alone(place, sha256):
+            seen = self._look(place)
+            self._clear(place, seen)
+            return any(seen)
+
+    def collect(self, referenced: Collection[tuple[str, str]], older_than: datetime) -> Collected:
+        kept = {_place(owner, sha256) for owner, sha256 in referenced}
+        deleted: list[int] = []
+        for place, seen in self._all():
+            last = seen.whole or seen.upload or seen.data
+            if last is None or last.modified >= older_than or (place in kept and seen.whole is not None):
+                continue
+            with self._mutex:
+                if place in self._busy:
+                    continue
+                self._busy.add(place)
+            try:
+                # It may have been used since it was listed.
+                now = self._look(place)
+                last = now.whole or now.upload or now.data
+                if last is not None and last.modified < older_than:
+                    begun, parts = self._begun(now)
+                    deleted.append(now.data.size if now.data and now.whole else _received(begun, parts))
+                    self._clear(place, now)
+            finally:
+                self._busy.discard(place)
+        for upload in [*self._client.uploads(PREFIX)]:
+            # One whose record was never written.
+            place = upload.key.removesuffix(_DATA)
+            if upload.begun < older_than and place not in self._busy and self._look(place).upload is None:
+                self._client.abort(upload.key, upload.id)
+        return Collected(len(deleted), sum(deleted))
+
+    def _put_small(self, place: str, sha256: str, size: int, chunks: Iterable[bytes]) -> BlobInfo:
+        """One that is put at once. What breaks off is not kept."""
+        content = bytearray()
+        self._client.put(f"{place}upload-{size}", b"")
+        try:
+            for chunk in chunks:
+                content += chunk
+                _check_length(len(content), size)
+            if len(content) < size:
+                return BlobInfo(size, 0)
+            _check_digest(hashlib.sha256(content).hexdigest(), sha256)
+            self._client.put(place + _DATA, bytes(content))
+            self._client.put(place + _WHOLE, b"")
+        finally:
+            self._client.delete([f"{place}upload-{size}"])
+        return BlobInfo(size, size)
+
+    def _begin(self, place: str, size: int) -> _Begun:
+        part = part_size(size, self._part)
+        upload = self._client.begin(place + _DATA)
+        self._client.put(f"{place}upload-{size}", json.dumps({"id": upload, "part": part}).encode())
+        return _Begun(size, upload, part)
+
+    def _receive(
+        self, place: str, sha256: str, begun: _Begun, parts: dict[int, Part], chunks: Iterable[bytes]
+    ) -> BlobInfo:
+        """Send the chunks as parts, after those that are there."""
+        digest, came = hashlib.sha256(), _received(begun, parts)
+        anew = not came
+
+        def seen(chunk: bytes) -> None:
+            nonlocal came
+            came += len(chunk)
+            _check_length(came, begun.size)
+            digest.update(chunk)
+
+        try:
+            with PartSender(self._client, place + _DATA, begun.id, begun.part) as sender:
+                try:
+                    number = came // begun.part
+                    for buffer, length in filled(sender, chunks, seen):
+                        number += 1
+                        if length == begun.part or came == begun.size:
+                            sender.send(number, buffer, length)
+                        else:
+                            sender.give_back(buffer)
+                finally:
+                    sender.finish()
+            known = {**parts, **sender.parts}
+            if came < begun.size:
+                return BlobInfo(begun.size, _received(begun, known))
+            if anew:
+                _check_digest(digest.hexdigest(), sha256)
+            return self._finish(place, sha256, begun, known, checked=anew)
+        except BlobMismatch:
+            self._clear(place, self._look(place))
+            raise
+        except Missing:
+            raise BlobOffset(f"the upload of the blob {sha256} is gone: begin anew", received=0) from None
+
+    def _finish(self, place: str, sha256: str, begun: _Begun, parts: dict[int, Part], *, checked: bool) -> BlobInfo:
+        """Make the content of its parts, and the blob whole. What was not `checked` on its way is read back."""
+        self._client.complete(place + _DATA, begun.id, [parts[number] for number in sorted(parts)])
+        if not checked:
+            digest = hashlib.sha256()
+            self._client.read(place + _DATA, 0, begun.size, lambda _, piece: digest.update(piece))
+            if digest.hexdigest() != sha256:
+                self._clear(place, self._look(place))
+                _check_digest(digest.hexdigest(), sha256)
+        self._client.put(place + _WHOLE, b"")
+        self._client.delete([f"{place}upload-{begun.size}"])
+        return BlobInfo(begun.size, begun.size)
+
+    def _read(self, place: str, sha256: str, data: Object, offset: int) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for start in range(offset, data.size, self._part):
+            for chunk in self._range(place, data, start):
+                digest.update(chunk)
+                yield chunk
+        if not offset and digest.hexdigest() != sha256:
+            self._clear(place, self._look(place))
+            _log.error("a blob was damaged in the bucket, and is deleted", key=place)
+            raise BlobDamaged(
+                f"the blob {sha256} was damaged in {self._client.bucket.place}, and is deleted there",
+                hint="send it again; an admin looks at that server",
+            )
+
+    def _range(self, place: str, data: Object, start: int) -> Iterator[bytes]:
+        """A part's length in one request: who reads slowly must not hold a connection until it times out."""
+        pieces: list[bytes] = []
+        length = min(self._part, data.size - start)
+        try:
+            self._client.read(place + _DATA, start, length, lambda _, piece: pieces.append(bytes(piece)), data.etag)
+        except Missing:
+            raise NoSuchBlob("the blob was deleted while it was read") from None
+        yield from pieces
+
+    def _look(self, place: str) -> _Seen:
+        return _seen(self._client.list(place))
+
+    def _used(self, place: str, seen: _Seen) -> BlobInfo:
+        assert seen.whole is not None
+        if self._clock.now() - seen.whole.modified > _USED_AGAIN:
+            self._client.put(place + _WHOLE, b"")
+        size = 0 if seen.data is None else seen.data.size
+        return BlobInfo(size, size)
+
+    def _begun(self, seen: _Seen) -> tuple[_Begun, dict[int, Part]]:
+        """The upload and its parts; one without an id where it is not known."""
+        found = None if seen.upload is None else self._client.get(seen.upload.key)
+        try:
+            document = json.loads(found[0]) if found is not None else {}
+            begun = _Begun(seen.announced, str(document["id"]), int(document["part"]))
+        except (ValueError, KeyError, TypeError):
+            return _Begun(seen.announced, "", self._part), {}
+        assert seen.upload is not None
+        place = seen.upload.key.rpartition("/")[0] + "/"
+        parts = self._client.parts(place + _DATA, begun.id)
+        return (_Begun(begun.size, "", begun.part), {}) if parts is None else (begun, parts)
+
+    def _clear(self, place: str, seen: _Seen) -> None:
+        """Delete all: first what makes it whole."""
+        if seen.whole is not None:
+            self._client.delete([place + _WHOLE])
+        if seen.upload is not None:
+            begun, _ = self._begun(seen)
+            if begun.id:
+                self._client.abort(place + _DATA, begun.id)
+        rest = [found.key for found in (seen.data, seen.upload) if found is not None]
+        if rest:
+            self._client.delete(rest)
+
+    def _usage(self, owner: str) -> int:
+        return sum(seen.size for _, seen in self._all(f"{PREFIX}{owner_directory(owner)}/"))
+
+    def _all(self, prefix: str = PREFIX) -> Iterator[tuple[str, _Seen]]:
+        """Each blob's place, and what is in it."""
+        place, objects = "", list[Object]()
+        for found in self._client.list(prefix):
+            of = found.key.rpartition("/")[0] + "/"
+            if of != place and objects:
+                yield place, _seen(objects)
+                objects = []
+            place = of
+            objects.append(found)
+        if objects:
+            yield place, _seen(objects)
+
+    @contextmanager
+    def _alone(self, place: str, sha256: str) -> Iterator[None]:
+        with self._mutex:
+            if place in self._busy:
+                raise BlobBusy(f"the blob {sha256} is being uploaded", hint="wait until that ends, and ask again")
+            self._busy.add(place)
+        try:
+            yield
+        finally:
+            self._busy.discard(place)
+
+
+def _place(owner: str, sha256: str) -> str:
+    return f"{PREFIX}{owner_directory(owner)}/{check_sha256(sha256)}/"
+
+
+def _size_in(key: str) -> int:
+    named = _UPLOAD.fullmatch(key.rpartition("/")[2])
+    return int(named[1]) if named else 0
+
+
+def _seen(objects: Iterable[Object]) -> _Seen:
+    by_name = {found.key.rpartition("/")[2]: found for found in objects}
+    upload = next((found for name, found in by_name.items() if _UPLOAD.fullmatch(name)), None)
+    return _Seen(by_name.get(_WHOLE), by_name.get(_DATA), upload)
+
+
+def _received(begun: _Begun, parts: dict[int, Part]) -> int:
+    """Bytes from the beginning on without a gap."""
+    received = 0
+    for number in range(1, begun.part_count + 1):
+        length = min(begun.part, begun.size - received)
+        if number not in parts or parts[number].size != length:
+            break
+        received += length
+    return received
+
+
+def _check_length(length: int, size: int) -> None:
+    if length > size:
+        raise BlobMismatch(f"the content is longer than the {size} bytes that were announced")
+
+
+def _check_digest(found: str, sha256: str) -> None:
+    if found != sha256:
+        raise BlobMismatch(f"the content is not that of {sha256}: its sha256 is {found}")

@@ -1,0 +1,100 @@
+"""Real S3 servers for tests: SeaweedFS, started once a session, and moto for a second opinion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cumulus.blob.s3.bucket import Bucket, Keys
+from cumulus.blob.s3.client import S3Client
+from tests.waiting import poll
+
+KEYS = Keys("test-access", "test-secret")
+
+
+@dataclass
+class Server:
+    endpoint: str
+    process: subprocess.Popen[bytes]
+
+    def bucket(self) -> Bucket:
+        """A new, empty one."""
+        import boto3
+
+        name = f"cumulus-{uuid.uuid4().hex[:12]}"
+        boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1",
+            aws_access_key_id=KEYS.access_key, aws_secret_access_key=KEYS.secret_key,
+        ).create_bucket(Bucket=name)  # fmt: skip
+        return Bucket(name, "us-east-1", self.endpoint, KEYS)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def seaweedfs() -> Iterator[Server]:
+    """In memory where possible. It is killed at the end: stopping takes ten seconds."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="cumulus-weed-", dir=parent) as directory:
+        config = Path(directory, "s3.json")
+        keys = {"accessKey": KEYS.access_key, "secretKey": KEYS.secret_key}
+        config.write_text(json.dumps({"identities": [{"name": "test", "credentials": [keys], "actions": ["Admin"]}]}))
+        names = (
+            "master.port master.port.grpc volume.port volume.port.grpc filer.port filer.port.grpc s3.port s3.port.grpc"
+        )
+        ports = dict(zip(names.split(), free_ports(8), strict=True))
+        weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
+        command = [
+            weed, "server", "-dir", directory, "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+            f"-s3.config={config}", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            # More volumes than there are collections: each bucket is one.
+            "-volume.max=500", "-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=1",
+            *(f"-{name}={port}" for name, port in ports.items()),
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
+        server = Server(f"http://127.0.0.1:{ports['s3.port']}", process)
+        try:
+            poll(lambda: process.poll() is None and _works(server), within=60)
+            yield server
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def moto() -> Iterator[Server]:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server(f"http://127.0.0.1:{port}", process)
+    try:
+        poll(lambda: process.poll() is None and _works(server), within=60)
+        yield server
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _works(server: Server) -> bool:
+    try:
+        S3Client(server.bucket(), patience=0).put("probe", b"x")
+    except Exception:
+        return False
+    return True
