@@ -24,6 +24,10 @@ SYSTEM_HOME = "/var/lib/cumulus"
 """The state directory of the system daemon."""
 SYSTEM_SOCKET = "/run/cumulus/api.sock"
 """Where the system daemon answers every user of the machine."""
+GRPC_SOCKET = "grpc.sock"
+"""Within the state directory: where the gRPC server answers."""
+SYSTEM_GRPC_SOCKET = "/run/cumulus/grpc.sock"
+"""Where that of the system daemon answers every user of the machine."""
 SYSTEM_UNITS = ("/etc/systemd/system/cumulus.service", "/usr/lib/systemd/system/cumulus.service")
 """One of them is there where a system daemon is installed."""
 
@@ -103,6 +107,16 @@ def api_dir(home: Path) -> Path:
 def api_address(home: Path) -> Path:
     """Where the API listens over TLS: see `cumulus.service.api_address`."""
     return home / "api.json"
+
+
+def grpc_socket(home: Path) -> Path:
+    """Where the gRPC server answers whoever may connect and shows a ticket or a token."""
+    return home / GRPC_SOCKET
+
+
+def grpc_address(home: Path) -> Path:
+    """Where the gRPC server listens: see `cumulus.service.grpc_address`."""
+    return home / "grpc.json"
 
 
 def contexts_file() -> Path:

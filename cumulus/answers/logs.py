@@ -12,10 +12,13 @@ Awaited = Literal["start", "end"]
 
 @dataclass(frozen=True, slots=True)
 class LogBytes:
-    """What the replica wrote next, as it wrote it."""
+    """What the replica wrote next, as it wrote it. For who asked for the log from a position on: `position` is where
+    it goes on after this, and `dropped` how many bytes before this were dropped, of which `data` says nothing then."""
 
     attempt: int
     data: bytes
+    position: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

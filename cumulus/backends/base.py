@@ -189,10 +189,11 @@ class Backend(Protocol):
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """Chunks of what the replica wrote to stdout and stderr, also after `remove`. With `follow` until it ends;
         an empty chunk about every second says that nothing is new: a moment at which the caller can stop. `tail`,
-        `since`, `timestamps`: see `logs.LogStore.read`."""
+        `since`, `timestamps`, `position`: see `logs.LogStore.read`."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

@@ -24,6 +24,22 @@ class LogRetention(NamedTuple):
 DEFAULT_RETENTION = LogRetention()
 
 
+class Gap(bytes):
+    """The line that a reader finds in the place of bytes that were dropped: so many, `dropped`."""
+
+    dropped = 0
+
+    @classmethod
+    def of(cls, size: int) -> Gap:
+        made = cls(gap_line(size))
+        made.dropped = size
+        return made
+
+
+def gap_line(size: int, why: str = "it passed its limit") -> bytes:
+    return f"\n[cumulus: {size} bytes of the log were dropped here: {why}]\n".encode()
+
+
 class LogWriter(Protocol):
     """Appends to one log. Never raises: a job goes on without its log, and `error` says what was lost."""
 
@@ -56,18 +72,23 @@ class LogStore(Protocol):
         """Begins the log; for the one process that runs the program. `secrets` are values that must not be in it."""
         ...
 
-    def read(self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False) -> Iterator[bytes]:
-        """The log in chunks as it is now; nothing where nothing was written.
+    def read(
+        self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
+    ) -> Iterator[bytes]:  # fmt: skip
+        """The log in chunks as it is now; nothing where nothing was written. Where bytes were dropped a chunk is a
+        `Gap`, unless `timestamps` are asked for.
 
         `tail`: only its last lines, so many. `since`: only lines that were begun then or later, in seconds since 1970.
-        `timestamps`: each line begins with when it was begun, to the second, as RFC 3339 has it. Raises UsageError
-        where times are asked for of a log that has none: an older version wrote it.
+        `timestamps`: each line begins with when it was begun, to the second, as RFC 3339 has it. `position`: from that
+        byte of the whole log on, counting those that were dropped. Raises UsageError where times are asked for of a log
+        that has none: an older version wrote it.
         """
         ...
 
     def follow(
         self, ended: Callable[[], bool], wait: Callable[[], None], *,
-        tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        tail: int | None = None, since: float | None = None, timestamps: bool = False, position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """As `read`, then what is appended until `ended()`. `wait()` is called between two looks, after an empty chunk,
         at which a reader may stop. All that was appended before `ended()` became true is given; something is missed,

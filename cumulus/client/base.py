@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
@@ -320,6 +321,11 @@ class TokenClient(Protocol):
 
 class AccessClient(Protocol):
     """Who asks, and what they may do."""
+
+    def grpc_ticket(self) -> GrpcTicket:
+        """What shows the daemon's gRPC server who asks, for a few minutes, and where that server listens. Raises
+        NotFound where none does."""
+        ...
 
     def who_am_i(self) -> UserInfo:
         """As the server knows them."""

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.errors import InvalidObject
     from cumulus.manifest import Manifest
@@ -233,6 +234,9 @@ class EmbeddedClient:
 
     def api_address(self) -> ApiAddress:
         return self._service.api_address(self._identity)
+
+    def grpc_ticket(self) -> GrpcTicket:
+        return self._service.tickets.issue(self._identity)
 
     def who_am_i(self) -> UserInfo:
         return self._service.who_am_i(self._identity)

@@ -1,4 +1,4 @@
-"""Annotations in which a client keeps what it applied. Standard library only."""
+"""Annotations that clients and the service keep on objects. Standard library only."""
 
 LAST_APPLIED = "cumulus.dev/last-applied-configuration"
 """Of versions of `cumulus apply` from before there were managedFields, which say the same. It goes with the next
@@ -6,3 +6,5 @@ change."""
 
 KUBECTL_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """Of client-side `kubectl apply`."""
+SUBMISSION = "cumulus.dev/submission"
+"""Of a job that was submitted with an idempotency key: the key's hash. See `service.submissions`."""

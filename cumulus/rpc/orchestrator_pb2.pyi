@@ -672,10 +672,13 @@ class Error(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The class in cumulus/errors.py, or empty."""
     message: _builtins.str
     hint: _builtins.str
+    retry_after: _builtins.float
+    """Seconds after which it may be asked again, where that was too often; else 0."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """Problems by field path, where the object was refused."""
@@ -687,10 +690,11 @@ class Error(_message.Message):
         message: _builtins.str = ...,
         hint: _builtins.str = ...,
         problems: _abc.Iterable[Global___Problem] | None = ...,
+        retry_after: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "problems", b"problems", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "message", b"message", "problems", b"problems", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

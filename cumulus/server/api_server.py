@@ -18,6 +18,7 @@ import structlog
 from cumulus import paths
 from cumulus.errors import CumulusError
 from cumulus.lib import unix_socket
+from cumulus.server.child_process import ChildProcess
 from cumulus.server.settings import ApiSettings
 from cumulus.store.base import Store
 
@@ -34,19 +35,21 @@ RETRY_SECONDS = 0.5
 ADDRESS_RETRY_SECONDS = 5.0
 """The same of an address that another program has."""
 RENEW_SECONDS = 3600.0
+_GRPC_END_SECONDS = 5.0
+"""How long the gRPC server has to finish. It ends by itself in any case."""
 
 
 class ApiServer:
     """From `start` to `close`. It borrows the store. Where it can't listen the daemon goes on: the log says why.
 
     `system`: it answers every user of the machine, at the machine's socket too, and each has the role user in the
-    namespace of their own name.
+    namespace of their own name. `grpc`: the gRPC server, which answers as long as this one does, at `grpc_host`.
     """
 
     def __init__(
         self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *, mounts: Sequence[str] = (),
-        metrics: DaemonMetrics | None = None, system: bool = False,
-        retry_seconds: float = RETRY_SECONDS,
+        metrics: DaemonMetrics | None = None, system: bool = False, grpc: ChildProcess | None = None,
+        grpc_host: str = "", retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
         self._home = home
         self._store = store
@@ -58,6 +61,8 @@ class ApiServer:
             self._sockets[paths.SYSTEM_SOCKET] = 0o666
         self._system = system
         self._mounts = mounts
+        self._grpc = grpc
+        self._grpc_host = grpc_host
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -121,7 +126,7 @@ class ApiServer:
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)
-        encrypted = EncryptedApi(self._home, api, self._settings)
+        encrypted = EncryptedApi(self._home, api, self._settings, [self._grpc_host] if self._grpc_host else [])
         listener = _listener(api, self._sockets)
         try:
             listener.start()
@@ -131,6 +136,8 @@ class ApiServer:
         finally:
             self.listens.clear()
             self.listens_encrypted.clear()
+            if self._grpc is not None:
+                self._grpc.close()
             # A socket that is left behind means that its daemon died.
             for path in self._sockets:
                 Path(path).unlink(missing_ok=True)
@@ -140,6 +147,8 @@ class ApiServer:
             encrypted.close()
             listener.close()
             api.close()
+            if self._grpc is not None:
+                self._grpc.join(_GRPC_END_SECONDS)
 
     def _serve_encrypted(self, encrypted: EncryptedApi) -> None:
         """Until this one is closed."""
@@ -158,11 +167,18 @@ class ApiServer:
                 if said(error) != problem:
                     problem = said(error)
                     _log.error("the API is not served over TLS", listen=self._settings.listen, error=problem)
+                self._start_grpc()
                 self._closed.wait(ADDRESS_RETRY_SECONDS)
             else:
                 authority = fingerprint(address.ca) if address.ca else "one that systems know"
                 _log.info("the API is served", address=address.url, authority=authority)
                 self.listens_encrypted.set()
+                self._start_grpc()
+
+    def _start_grpc(self) -> None:
+        """After the first try to open the API over TLS, which made the certificate."""
+        if self._grpc is not None:
+            self._grpc.start()
 
 
 def _listener(api: Api, sockets: Mapping[str, int]) -> Listener:

@@ -25,7 +25,7 @@ from cumulus.chronos.local import Ledger, ensure_running, usage_of
 from cumulus.clock import SystemClock
 from cumulus.daemon_lock import DaemonLock, refuse_unread, store_file
 from cumulus.errors import ChronosError, LedgerUnavailable, StoreUnavailable
-from cumulus.lib import state_id
+from cumulus.lib import addresses, state_id
 from cumulus.lib.host import object_name
 from cumulus.lib.processes import boot_id
 from cumulus.lib.systemd import notify
@@ -35,8 +35,11 @@ from cumulus.resources.node import GPUNode
 from cumulus.scheduling.policy import policies_of
 from cumulus.secrets import JobSecrets
 from cumulus.server.api_server import ApiServer
-from cumulus.server.command_server_process import CommandServerProcess
+from cumulus.server.child_process import ChildProcess
+from cumulus.server.command_server_process import command_server_process
 from cumulus.server.control_plane import ControlPlane
+from cumulus.server.grpc.launch import Launch
+from cumulus.server.grpc_process import grpc_process, log_level
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.settings import Settings
 from cumulus.service.secret_migration import check_moved
@@ -72,7 +75,7 @@ def run(settings: Settings) -> int:
             socket=paths.SYSTEM_SOCKET,
         )
     store, lock = _open(home)
-    command_server = CommandServerProcess(home, settings.environment)
+    command_server = command_server_process(home, settings.environment)
     metrics = DaemonMetrics(store, SystemClock())
     blobs = open_blobs(home, settings.blobs.directory, settings.blobs.limits, settings.bucket)
     api_server = ApiServer(
@@ -82,6 +85,8 @@ def run(settings: Settings) -> int:
         mounts=settings.containers.mounts,
         metrics=metrics,
         system=settings.system,
+        grpc=grpc_process(_grpc_launch(settings), settings.environment),
+        grpc_host=addresses.split(settings.grpc_listen)[0],
     )
     try:
         ledger = Ledger()
@@ -116,6 +121,13 @@ def run(settings: Settings) -> int:
         command_server.close()
         store.close()
         lock.close()
+
+
+def _grpc_launch(settings: Settings) -> Launch:
+    return Launch(
+        str(settings.home), settings.grpc_listen, settings.api.names, settings.api.tlsCert, settings.api.tlsKey,
+        settings.system, settings.containers.mounts, log_level(),
+    )  # fmt: skip
 
 
 def _make_system_directories(home: Path) -> None:
@@ -229,7 +241,7 @@ def _measure(ledger: Ledger) -> None:
 
 
 def _ready(
-    settings: Settings, store: Store, command_server: CommandServerProcess, api_server: ApiServer
+    settings: Settings, store: Store, command_server: ChildProcess, api_server: ApiServer
 ) -> Callable[[Role], None]:
     home = settings.home
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from cumulus.answers.server import ApiAddress
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError
 from cumulus.lib import addresses
-from cumulus.lib.host import object_name
+from cumulus.server import host_names
 from cumulus.server.http.app import make_app
 from cumulus.server.http.identities import by_credentials
 from cumulus.server.http.listener import Listener
@@ -28,16 +29,17 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("cumulus.api")
 _BACKLOG = 1024
-_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 class EncryptedApi:
     """Listens from `open` to `close`. Nobody is answered who does not show a token or a certificate."""
 
-    def __init__(self, home: Path, api: Api, settings: ApiSettings) -> None:
+    def __init__(self, home: Path, api: Api, settings: ApiSettings, hosts: Collection[str] = ()) -> None:
+        """`hosts`: where other servers listen that show the same certificate."""
         self._home = home
         self._api = api
         self._settings = settings
+        self._hosts = hosts
         self._tls = Tls(paths.api_dir(home), settings)
         self._listener: Listener | None = None
 
@@ -49,11 +51,14 @@ class EncryptedApi:
         """Where it listens. The address is also written into the state directory, for clients. Raises OSError,
         ValueError, CumulusError."""
         host, port = self._settings.address
+        # Before the address is taken: the gRPC server needs the certificate also where that fails.
+        context = self._tls.context(self._names(), SystemClock().now())
         listening = self._bind(host, port)
         try:
-            context = self._tls.context(self._names(), SystemClock().now())
             bound = listening.getsockname()[1]
-            address = ApiAddress(f"https://{addresses.join(self._called(host), bound)}", self._tls.trusted_by)
+            address = ApiAddress(
+                f"https://{addresses.join(host_names.called(host, self._settings.names), bound)}", self._tls.trusted_by
+            )
             listener = Listener(
                 make_app(self._api, by_credentials(self._api)), encrypted=[listening], tls=context
             )  # fmt: skip
@@ -101,16 +106,7 @@ class EncryptedApi:
             return None
 
     def _names(self) -> set[str]:
-        host = self._settings.address[0]
-        own = addresses.local() if host in _EVERY_ADDRESS else {host}
-        called = object_name(socket.gethostname())
-        return {"localhost", "127.0.0.1", "::1", called, *own, *self._settings.names}
-
-    def _called(self, host: str) -> str:
-        """What clients call it by."""
-        if self._settings.names:
-            return self._settings.names[0]
-        return (addresses.primary() or "127.0.0.1") if host in _EVERY_ADDRESS else host
+        return host_names.names({self._settings.address[0], *self._hosts}, self._settings.names)
 
 
 def said(error: Exception) -> str:

@@ -23,6 +23,8 @@ has few keys. Each is checked, and an unknown one is an error at its line:
       tlsCert: /etc/ssl/c.pem  # the server's certificate and its chain, as PEM; its own authority makes one if left out
       tlsKey: /etc/ssl/c.key   # the key of that
       clientCA: /etc/ssl/u.pem # signs the certificates of users; the own authority if left out
+    grpc:                      # for the SDK, over TLS with the API's certificate, and at CUMULUS_HOME/grpc.sock
+      listen: 0.0.0.0:50051    # HOST:PORT; 127.0.0.1:50051 if left out
     blobs:                     # arguments, code and results of calls
       directory: /srv/blobs    # the bucket of CUMULUS_S3_BUCKET, else CUMULUS_HOME/blobs, if left out
       largest: 16Gi            # one blob
@@ -130,6 +132,17 @@ def _jobs(value: Any) -> int:
         raise UsageError(
             f"{environment.MAX_CONCURRENT_JOBS} is {value!r}; it takes a whole number from 1 on",
             hint="unset it to let as many jobs run as find a place",
+        )
+    return int(value)
+
+
+def _port(value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    if not (isinstance(value, str) and value.isascii() and value.isdecimal() and int(value) < 65536):
+        raise UsageError(
+            f"{environment.ORCHESTRATOR_PORT} is {value!r}; it takes the number of a port",
+            hint="0 is any port that is free",
         )
     return int(value)
 
@@ -250,6 +263,12 @@ class ApiSettings(_Section):
         return addresses.split(self.listen)
 
 
+class GrpcSettings(_Section):
+    """Where the gRPC server listens over TLS."""
+
+    listen: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:50051"
+
+
 class Configuration(_Section):
     """What the file may say."""
 
@@ -262,6 +281,7 @@ class Configuration(_Section):
     containers: ContainerSettings = ContainerSettings()
     logs: LogSettings = LogSettings()
     api: ApiSettings = ApiSettings()
+    grpc: GrpcSettings = GrpcSettings()
     blobs: BlobSettings = BlobSettings()
 
 
@@ -279,12 +299,22 @@ class Settings(Configuration, BaseSettings):
         None, validation_alias=environment.MAX_CONCURRENT_JOBS
     )
     """How many jobs run at once; None: as many as find a place."""
+    grpc_port: Annotated[int, BeforeValidator(_port)] | None = Field(
+        None, validation_alias=environment.ORCHESTRATOR_PORT
+    )
+    """In the place of the port in `grpc`."""
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
     ssh: SshSettings = Field(default_factory=SshSettings)
     bucket: Bucket | None = Field(default_factory=lambda: bucket_of(os.environ))
     """Where blobs and checkpoints are kept; None where no bucket is named."""
     environment: Mapping[str, str] = Field(default_factory=lambda: dict(os.environ))
     """The daemon's own, of which supervisors and jobs get a little."""
+
+    @property
+    def grpc_listen(self) -> str:
+        """HOST:PORT"""
+        host, port = addresses.split(self.grpc.listen)
+        return addresses.join(host, port if self.grpc_port is None else self.grpc_port)
 
     @classmethod
     def settings_customise_sources(
@@ -345,7 +375,7 @@ def _at_its_place(file: ConfigFile, error: ValidationError) -> UsageError:
 
 def read(
     *, home: str = "", config_file: str = "", workers: str = "", listen: str = "", tls_cert: str = "",
-    tls_key: str = "", client_ca: str = "", system: bool = False,
+    tls_key: str = "", client_ca: str = "", grpc_listen: str = "", system: bool = False,
 ) -> Settings:  # fmt: skip
     """The settings of this process, with the flags that are given ("": not given).
 
@@ -363,13 +393,14 @@ def read(
             raise UsageError(f"--workers takes a number from 1 to {MOST_WORKERS}, not {workers!r}")
         flags["workers"] = int(workers)
     if listen:
-        try:
-            listen = _address(listen)
-        except ValueError as error:
-            raise UsageError(f"--listen {listen!r}: {error}") from None
+        listen = _given_address("--listen", listen)
     api = {"listen": listen, "tlsCert": tls_cert, "tlsKey": tls_key, "clientCA": client_ca}
     if given := {name: text for name, text in api.items() if text}:
         flags["api"] = given
+    if grpc_listen:
+        grpc_listen = _given_address("--grpc-listen", grpc_listen)
+        # It wins over the variable too.
+        flags |= {"grpc": {"listen": grpc_listen}, environment.ORCHESTRATOR_PORT: addresses.split(grpc_listen)[1]}
     settings = Settings(**flags)
     if bool(settings.api.tlsCert) != bool(settings.api.tlsKey):
         raise UsageError(
@@ -377,3 +408,10 @@ def read(
             hint="--tls-cert FILE --tls-key FILE, or api.tlsCert and api.tlsKey",
         )
     return settings
+
+
+def _given_address(flag: str, text: str) -> str:
+    try:
+        return _address(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r}: {error}") from None

@@ -30,6 +30,7 @@ class LogReader(Protocol):
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """See `backends.base.Backend.logs`."""
         ...

@@ -40,11 +40,16 @@ class _Wanted(NamedTuple):
     tail: int | None
     since: float | None
     timestamps: bool
+    position: int | None
 
     @property
     def all_lines(self) -> bool:
         """Whether nothing to show means that nothing was written."""
-        return self.tail != 0 and self.since is None
+        return self.tail != 0 and self.since is None and not self.position
+
+    @property
+    def of_the_next_attempt(self) -> _Wanted:
+        return self._replace(tail=None, position=None if self.position is None else 0)
 
 
 class Logs:
@@ -60,6 +65,7 @@ class Logs:
         self, identity: Identity, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
         since: float | None = None, timestamps: bool = False, skip: int = 0, onwards: bool = False,
+        position: int | None = None,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
@@ -67,7 +73,9 @@ class Logs:
         empty `LogBytes` comes, so that the caller can stop.
 
         For who was cut off: `skip` leaves out the first bytes of the first attempt, and with `onwards` the attempts
-        after a given `attempt` are followed too.
+        after a given `attempt` are followed too. `position`: from that byte of the first attempt's whole log on, and
+        with each piece where it goes on; that is right also where bytes are dropped meanwhile. `tail`, `since` and
+        `timestamps` don't go with it.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.
@@ -81,7 +89,7 @@ class Logs:
             raise UsageError(
                 f"gpujob/{key.name} has {replicas} replicas, counted from 0: there is no replica {replica}"
             )
-        wanted = _Wanted(tail, since, timestamps)
+        wanted = _Wanted(tail, since, timestamps, position)
         return self._pieces(identity, key, job, attempt, replica, replicas, follow, wanted, skip, onwards)
 
     def _pieces(
@@ -95,9 +103,11 @@ class Logs:
             yield from follower.pieces(attempt, wanted, skip, onwards)
             return
         number = _shown_attempt(job, attempt)
-        wrote = yield from _copied(self._readers, job, number, replica or 0, follow=False, wanted=wanted, skip=skip)
-        if not wrote and wanted.all_lines:
-            yield _silence(job, number)
+        for shown in [number, *(later for later in _begun(job) if onwards and later > number)]:
+            wrote = yield from _copied(self._readers, job, shown, replica or 0, follow=False, wanted=wanted, skip=skip)
+            if not wrote and wanted.all_lines:
+                yield _silence(job, shown)
+            wanted, skip = wanted.of_the_next_attempt, 0
 
 
 class _Follower:
@@ -143,7 +153,7 @@ class _Follower:
             if not later:
                 yield NoneFollowed(phase_summary(self._job))
                 return
-            number, wanted = later[0], wanted._replace(tail=None)
+            number, wanted = later[0], wanted.of_the_next_attempt
             yield AttemptFollows(number)
 
     def _later(self, number: int) -> list[int]:
@@ -197,9 +207,16 @@ def _copied(
 ) -> Generator[LogPiece, None, bool]:
     """The bytes of one attempt; whether there were any."""
     reader = readers(job, _node(job, attempt, replica))
-    wrote = skip > 0
+    wrote, position = skip > 0, wanted.position
     try:
         for chunk in reader.logs(job["metadata"]["uid"], attempt, replica, follow=follow, **wanted._asdict()):
+            if position is not None:
+                # Of a gap in the log: see `backends.logs.Gap`.
+                dropped = getattr(chunk, "dropped", 0)
+                position += dropped or len(chunk)
+                wrote = wrote or bool(chunk)
+                yield LogBytes(attempt, b"" if dropped else chunk, position, dropped)
+                continue
             known = min(skip, len(chunk))
             skip -= known
             wrote = wrote or bool(chunk)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cumulus.resources.key import Document
     from cumulus.service.access.access import Access
     from cumulus.service.backups import Backups
+    from cumulus.service.calls import Calls
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from cumulus.service.objects import Objects
     from cumulus.service.readiness import Check
     from cumulus.service.secrets import Secrets
+    from cumulus.service.submissions import Submissions
     from cumulus.service.swarm import Swarm
+    from cumulus.service.tickets import Tickets
     from cumulus.service.tokens import Tokens
     from cumulus.service.why import Explanations
     from cumulus.service.workers import Workers
@@ -103,6 +106,12 @@ class Service:
         return Jobs(self.objects, self.access, self.home)
 
     @cached_property
+    def calls(self) -> Calls:
+        from cumulus.service.calls import Calls
+
+        return Calls(self.store, self.objects, self.access)
+
+    @cached_property
     def nodes(self) -> Nodes:
         from cumulus.service.nodes import Nodes
 
@@ -131,6 +140,18 @@ class Service:
         from cumulus.service.tokens import Tokens
 
         return Tokens(self.home, self.access, self.clock)
+
+    @cached_property
+    def tickets(self) -> Tickets:
+        from cumulus.service.tickets import Tickets
+
+        return Tickets(self.home, self.clock, self.tokens, self.is_served)
+
+    @cached_property
+    def submissions(self) -> Submissions:
+        from cumulus.service.submissions import Submissions
+
+        return Submissions(self.home, self.objects, self.clock)
 
     @cached_property
     def backups(self) -> Backups:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ MOST = 500
 """Tokens of one user that are not over."""
 LEAST_SECONDS, MOST_SECONDS = 60.0, 10 * 365 * 86400.0
 _LOCK_SECONDS = 10.0
+_ID = re.compile("[0-9a-f]{64}")
 
 
 class _Record(NamedTuple):
@@ -148,6 +150,12 @@ class Tokens:
             # Their number was given to somebody else.
             raise Unauthenticated("the token's user has no account any more")
         return account._replace(token=record.id)
+
+    def check_valid(self, id: str) -> None:
+        """Raises Unauthenticated where the token with this id is over or was revoked."""
+        record = self._read(id) if _ID.fullmatch(id) else None
+        if record is None or not self._holds(record):
+            raise Unauthenticated("the token that this was asked for with is not valid any more")
 
     def _owner(self, identity: Identity, user: str, groups: tuple[str, ...]) -> Identity:
         if not user or user == identity.name:

@@ -217,13 +217,14 @@ class FakeBackend:
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         for run in list(self._runs.values()):
             work = run.workload
             if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):
                 lines = run.script.output.splitlines(keepends=True)
                 if job_uid not in self._purged:
-                    yield b"".join(lines if tail is None else lines[max(0, len(lines) - tail) :])
+                    yield b"".join(lines if tail is None else lines[max(0, len(lines) - tail) :])[position or 0 :]
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         self._subscribers.append(changed)

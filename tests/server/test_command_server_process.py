@@ -7,23 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.server.command_server_process import CommandServerProcess
+from cumulus.server.child_process import ChildProcess
+from cumulus.server.command_server_process import command_server_process
 from tests.cli.conftest import listens
 from tests.waiting import eventually
 
 
 @pytest.fixture
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandServerProcess]:
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChildProcess]:
     monkeypatch.setenv("CUMULUS_JOB", "marks the processes of a job")
     home.mkdir()
-    made = CommandServerProcess(home, os.environ, restart_seconds=0.01)
+    made = command_server_process(home, os.environ, restart_seconds=0.01)
     yield made
     made.close()
     made.start()
     assert made.join(60)
 
 
-def test_a_server_that_was_killed_is_started_again_until_it_is_closed(server: CommandServerProcess, home: Path) -> None:
+def test_a_server_that_was_killed_is_started_again_until_it_is_closed(server: ChildProcess, home: Path) -> None:
     server.start()
     server.start()
     eventually(lambda: listens(home))
@@ -36,7 +37,7 @@ def test_a_server_that_was_killed_is_started_again_until_it_is_closed(server: Co
     assert server.join(60)
 
 
-def test_a_server_carries_no_marks_and_no_terminal(server: CommandServerProcess, home: Path) -> None:
+def test_a_server_carries_no_marks_and_no_terminal(server: ChildProcess, home: Path) -> None:
     server.start()
     eventually(lambda: listens(home))
     assert server.pid is not None
@@ -45,7 +46,7 @@ def test_a_server_carries_no_marks_and_no_terminal(server: CommandServerProcess,
     assert os.getsid(server.pid) == server.pid
 
 
-def test_closing_before_the_start_keeps_it_from_starting(server: CommandServerProcess, home: Path) -> None:
+def test_closing_before_the_start_keeps_it_from_starting(server: ChildProcess, home: Path) -> None:
     server.close()
     server.start()
     assert server.join(60)

@@ -17,6 +17,7 @@ from cumulus.answers.swarm import (
     SwarmOwnership,
     SwarmStatus,
 )
+from cumulus.backends.logs import Gap
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
 from cumulus.nodes.address import Address
@@ -55,10 +56,16 @@ class _Reader:
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         self.logs_.times_asked.append((since, timestamps))
         self.logs_.asked.append((self.node, attempt, replica, follow, tail))
-        yield from self.logs_.chunks.get((attempt, replica), [])
+        left = position or 0
+        for chunk in self.logs_.chunks.get((attempt, replica), []):
+            size = chunk.dropped if isinstance(chunk, Gap) else len(chunk)
+            if left < size or not size:
+                yield chunk if isinstance(chunk, Gap) else chunk[left:]
+            left = max(0, left - size)
         self.logs_.ended(attempt)
 
     def close(self) -> None:

@@ -197,6 +197,7 @@ class ProcessBackend:
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         directory = self._path(run_directory(job_uid, attempt, replica))
@@ -205,10 +206,10 @@ class ProcessBackend:
         run = self._run(directory)
         kept = FileLog(directory, retention_of(run.spec))
         if not follow:
-            return kept.read(tail=tail, since=since, timestamps=timestamps)
+            return kept.read(tail=tail, since=since, timestamps=timestamps, position=position)
         return kept.follow(
             lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL),
-            tail=tail, since=since, timestamps=timestamps,
+            tail=tail, since=since, timestamps=timestamps, position=position,
         )  # fmt: skip
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

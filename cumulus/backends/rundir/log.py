@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, Stamper
+from cumulus.backends.logs import DEFAULT_RETENTION, Gap, LogRetention, Stamper, gap_line
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir import log_times
 from cumulus.backends.rundir.log_times import Times, TimesWriter
@@ -54,17 +54,20 @@ class FileLog:
         """See `LogStore.writer`. At most one at a time."""
         return _Writer(self._directory, self._retention, secrets)
 
-    def read(self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False) -> Iterator[bytes]:
+    def read(
+        self, *, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `LogStore.read`."""
-        return self._chunks(lambda: True, lambda: None, tail, since, timestamps)
+        return self._chunks(lambda: True, lambda: None, tail, since, timestamps, position)
 
     def follow(
         self, ended: Callable[[], bool], wait: Callable[[], None], *,
-        tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        tail: int | None = None, since: float | None = None, timestamps: bool = False, position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """See `LogStore.follow`. A reader that follows is given all that is still there when it looks, also what the
         retention would drop."""
-        return self._chunks(ended, wait, tail, since, timestamps)
+        return self._chunks(ended, wait, tail, since, timestamps, position)
 
     def clear(self) -> None:
         """Delete what is there: a log that was begun before a crash is written anew."""
@@ -74,7 +77,7 @@ class FileLog:
 
     def _chunks(
         self, ended: Callable[[], bool], wait: Callable[[], None], tail: int | None, since: float | None,
-        timestamps: bool,
+        timestamps: bool, begin: int | None,
     ) -> Iterator[bytes]:  # fmt: skip
         position: int | None = None
         times, stamper = Times(), Stamper() if timestamps else None
@@ -87,14 +90,14 @@ class FileLog:
                     parts = _only_kept(parts, self._retention)
                     if (timestamps or since is not None) and parts and not times.of(parts[0].path)[0]:
                         raise UsageError("this log has no times: an older version wrote it")
-                    position = 0 if tail is None else _tail_position(parts, tail)
+                    position = (begin or 0) if tail is None else _tail_position(parts, tail)
                     if since is not None:
                         position = max(position, _since_position(parts, times, since))
                 for part in parts:
                     if part.end <= position:
                         continue
                     if part.start > position:
-                        gap = _gap(part.start - position)
+                        gap = Gap.of(part.start - position)
                         yield gap if stamper is None else _stamped(stamper, times.timed(part.path, part.start, gap))
                         position = part.start
                     for chunk in part.read(position):
@@ -138,7 +141,7 @@ class _Writer:
         self._write(self._redactor.flush())
 
     def _write(self, data: bytes) -> None:
-        if self._missing and self._put(_gap(self._missing, self._why)):
+        if self._missing and self._put(gap_line(self._missing, self._why)):
             self._missing += len(data)
             return
         self._missing = self._put(data)
@@ -165,7 +168,7 @@ class _Writer:
     def seal(self) -> None:
         self.flush()
         if self._missing:
-            self._put(_gap(self._missing, self._why))
+            self._put(gap_line(self._missing, self._why))
         if self._descriptor >= 0:
             try:
                 os.fsync(self._descriptor)
@@ -231,10 +234,6 @@ def _only_kept(parts: Sequence[_Part], retention: LogRetention) -> Sequence[_Par
     last = max(end - retention.last, 0)
     shown = [part if part.start < retention.first else part._replace(start=max(part.start, last)) for part in parts]
     return [part for part in shown if part.start < part.end]
-
-
-def _gap(size: int, why: str = "it passed its limit") -> bytes:
-    return f"\n[cumulus: {size} bytes of the log were dropped here: {why}]\n".encode()
 
 
 def _tail_position(parts: Sequence[_Part], lines: int) -> int:

@@ -185,12 +185,13 @@ class SwarmBackend:
     def logs(
         self, job_uid: str, attempt: int, replica: int, *,
         follow: bool = False, tail: int | None = None, since: float | None = None, timestamps: bool = False,
+        position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
         record = self._records.load(self._records.directory(job_uid, attempt, replica))
         if record is None:
             raise BackendError(f"there is no log of attempt {attempt}, replica {replica}")
-        return self._logs.read(record, follow, tail, since, timestamps=timestamps)
+        return self._logs.read(record, follow, tail, since, timestamps=timestamps, position=position)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

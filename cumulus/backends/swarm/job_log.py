@@ -63,12 +63,14 @@ class JobLogs:
             log_stream.write(record, [(self._now(), f"[cumulus: the log could not be read: {error}]\n".encode())])
 
     def read(
-        self, record: Record, follow: bool, tail: int | None, since: float | None = None, *, timestamps: bool = False
-    ) -> Iterator[bytes]:
+        self, record: Record, follow: bool, tail: int | None, since: float | None = None, *, timestamps: bool = False,
+        position: int | None = None,
+    ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`."""
         if record.has(LOG_DONE):
-            return log_stream.saved(record, tail, since, timestamps=timestamps)
-        return self._live(record, follow, tail, log_stream.Shown(since, timestamps))
+            return log_stream.saved(record, tail, since, timestamps=timestamps, position=position)
+        live = self._live(record, follow, tail, log_stream.Shown(since, timestamps))
+        return live if position is None else log_stream.from_position(live, position)
 
     def _live(self, record: Record, follow: bool, tail: int | None, shown: log_stream.Shown) -> Iterator[bytes]:
         try:

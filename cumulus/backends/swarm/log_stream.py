@@ -128,9 +128,20 @@ def write(record: Record, content: Sequence[TimedBytes], retention: LogRetention
     )
 
 
-def saved(record: Record, tail: int | None, since: float | None = None, *, timestamps: bool = False) -> Iterator[bytes]:
+def saved(
+    record: Record, tail: int | None, since: float | None = None, *, timestamps: bool = False,
+    position: int | None = None,
+) -> Iterator[bytes]:  # fmt: skip
     log = FileLog(record.directory, retention_of(record.read(LOG_DONE) or {}))
-    return log.read(tail=tail, since=since, timestamps=timestamps)
+    return log.read(tail=tail, since=since, timestamps=timestamps, position=position)
+
+
+def from_position(chunks: Iterator[bytes], position: int) -> Iterator[bytes]:
+    """Without the first bytes. Of an engine's log none are dropped before it is saved."""
+    for chunk in chunks:
+        known = min(position, len(chunk))
+        position -= known
+        yield chunk[known:]
 
 
 def last_lines(content: bytes, tail: int | None) -> bytes:

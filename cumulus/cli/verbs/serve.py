@@ -53,6 +53,14 @@ def serve(
             help="The authority that signs users' certificates. If left out, its own.",
         ),
     ] = "",
+    grpc_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            show_default=False,
+            help="Where gRPC, for the SDK, listens over TLS. If left out, 127.0.0.1 and $ORCHESTRATOR_PORT or 50051.",
+        ),
+    ] = "",
     system: Annotated[
         bool, typer.Option("--system", help="As root: serve every user of the machine (see docs/share-a-machine.md).")
     ] = False,
@@ -72,7 +80,7 @@ def serve(
     daemons may run on one state directory: one leads, the others stand by. SIGTERM ends it; jobs go on without it.
 
     It answers its own user at CUMULUS_HOME/api.sock, and over TLS whoever has a token (`cumulus kubeconfig`, `cumulus
-    token create`) or a client certificate: kubectl, say.
+    token create`) or a client certificate: kubectl, say. gRPC, for the SDK, is at CUMULUS_HOME/grpc.sock and over TLS.
 
     Its log goes to stderr. If you start it with & at a terminal, it logs to serve.log in the state directory instead,
     so that it does not write into what you type next.
@@ -95,6 +103,6 @@ def serve(
     return daemon.run(
         settings.read(
             home=home, config_file=config_file, workers=workers, listen=listen, tls_cert=tls_cert, tls_key=tls_key,
-            client_ca=client_ca, system=system,
+            client_ca=client_ca, grpc_listen=grpc_listen, system=system,
         )
     )  # fmt: skip

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.answers.tickets import GrpcTicket
     from cumulus.answers.tokens import NewToken, TokenInfo
     from cumulus.client.endpoint import Endpoint
     from cumulus.manifest import Manifest
@@ -337,6 +338,11 @@ class HttpClient:
         from cumulus.answers.server import ApiAddress
 
         return self._read("api_address", ApiAddress)
+
+    def grpc_ticket(self) -> GrpcTicket:
+        from cumulus.answers.tickets import GrpcTicket
+
+        return self._read("ticket", GrpcTicket)
 
     def who_am_i(self) -> UserInfo:
         from cumulus.answers.access import UserInfo

@@ -24,8 +24,7 @@ class Tls:
     @property
     def trusted_by(self) -> str:
         """What clients trust the server by, as PEM; "": what the system trusts. Raises OSError, ValueError."""
-        given = self._settings.tlsCert
-        return trusted_by(Path(given).read_bytes()) if given else self._authority.certificate.read_text()
+        return trusted_by_files(self._directory, self._settings.tlsCert)
 
     def context(self, names: Collection[str], now: datetime) -> ssl.SSLContext:
         """Raises OSError (also as ssl.SSLError), CumulusError."""
@@ -54,6 +53,12 @@ class Tls:
         if made or first:
             self._context.load_cert_chain(self._authority.server)
         return made
+
+
+def trusted_by_files(directory: Path, given: str) -> str:
+    """What clients trust a server by that shows the certificate in the file `given`, or, where that is "", one of the
+    authority in `directory`; see `Tls.trusted_by`."""
+    return trusted_by(Path(given).read_bytes()) if given else Authority(directory).certificate.read_text()
 
 
 def check_files(settings: ApiSettings) -> None:

@@ -1,0 +1,108 @@
+"""Cancels calls whose client is silent: it was killed, or lost its network, and nobody waits for the result.
+
+When the client was heard last is kept in memory. After a restart of the server each call's time starts anew, so nobody
+loses a call because of us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from cumulus.errors import CumulusError, Expired
+from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.quantity import parse_duration
+from cumulus.resources.query import Query
+from cumulus.resources.registry import BY_NAME
+from cumulus.server.api import Api
+
+LOOK_SECONDS = 1.0
+_KIND = "GPUJob"
+_PAUSE_SECONDS = 5.0
+_UNATTENDED_SECONDS = 60.0
+_log = structlog.get_logger("cumulus.grpc")
+
+
+class _Call(NamedTuple):
+    key: Key
+    seconds: float
+
+
+class Attendance:
+    """`now`: seconds of a clock that never goes back."""
+
+    def __init__(self, api: Api, now: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._now = now
+        self._calls: dict[str, _Call] = {}
+        """By uid: those that are to be attended, and are not over."""
+        self._heard: dict[str, float] = {}
+
+    def heard(self, job: Document) -> float:
+        """The client of this job is alive. Seconds until it is to say so again."""
+        seconds = attended(job)
+        if not seconds:
+            return _UNATTENDED_SECONDS
+        self._heard[job["metadata"]["uid"]] = self._now()
+        return seconds / 3
+
+    def is_watched(self, uid: str) -> bool:
+        """Whether that call would be cancelled."""
+        return uid in self._calls
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except Expired:
+                continue
+            except CumulusError as error:
+                _log.warning("calls whose clients are gone are not noticed for now", error=str(error))
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _follow(self) -> None:
+        store = self._api.service.store
+        since = await self._api.call(store.revision)
+        page = await self._api.call(store.list, Query(_KIND))
+        self._calls.clear()
+        for document in page.items:
+            self._see(document)
+        async with self._api.bridge.watch(since=since, kind=_KIND) as watcher:
+            while not watcher.closed:
+                for event in await watcher.next(timeout=LOOK_SECONDS):
+                    self._see(event.document, deleted=event.type == "DELETED")
+                await self.look()
+
+    def _see(self, document: Document, *, deleted: bool = False) -> None:
+        uid, seconds = document["metadata"]["uid"], attended(document)
+        ending = deleted or document["metadata"].get("deletionTimestamp") or BY_NAME[_KIND].over(document)
+        if ending or not seconds:
+            self._calls.pop(uid, None)
+            self._heard.pop(uid, None)
+            return
+        self._calls[uid] = _Call(key_of(document), seconds)
+        self._heard.setdefault(uid, self._now())
+
+    async def look(self) -> None:
+        """Cancel those whose client was silent for too long."""
+        now = self._now()
+        silent = [uid for uid, call in self._calls.items() if now - self._heard.get(uid, now) > call.seconds]
+        for uid in silent:
+            call = self._calls.pop(uid)
+            self._heard.pop(uid, None)
+            await self._api.call(self._api.service.calls.end_unattended, call.key, uid, call.seconds)
+
+
+def attended(job: Document) -> float:
+    """The seconds for which its client may be silent; 0 for ever."""
+    given = lookup(job, "spec.call.attended")
+    try:
+        return parse_duration(given) if given else 0.0
+    except (TypeError, ValueError):
+        return 0.0

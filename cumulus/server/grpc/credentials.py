@@ -1,0 +1,64 @@
+"""Who asks: a ticket says it, or a token."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+import structlog
+
+from cumulus.errors import TooManyRequests, Unauthenticated
+from cumulus.server.api import Api
+from cumulus.server.rates import Rates
+from cumulus.service.identity import Identity
+
+TICKET, TOKEN = "cumulus-ticket", "authorization"
+"""Names of metadata."""
+FAILURES_A_SECOND, FAILURES_AT_ONCE = 1.0, 20
+"""From one address, before it is told to wait."""
+TOLD_A_SECOND, TOLD_AT_ONCE = 0.1, 5
+"""Lines of the log about one address."""
+_HINT = "send a token as `authorization: Bearer …`, or a ticket of the HTTP API as `cumulus-ticket`"
+_log = structlog.get_logger("cumulus.grpc")
+T = TypeVar("T")
+
+Authenticate = Callable[[Iterable[tuple[str, str | bytes]], str], Awaitable[Identity]]
+"""Who asks, by the metadata of the call and the address that it comes from. Raises Unauthenticated, TooManyRequests."""
+
+
+def by_credentials(api: Api) -> Authenticate:
+    """Raises TooManyRequests where the same address showed too much that is not valid. What is valid always passes:
+    several users share an address."""
+    failures = Rates(FAILURES_A_SECOND, FAILURES_AT_ONCE)
+    told = Rates(TOLD_A_SECOND, TOLD_AT_ONCE)
+
+    async def authenticate(metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Identity:
+        try:
+            return await _identity(api, metadata)
+        except Unauthenticated as error:
+            address = _host(peer)
+            if not told.take(address):
+                _log.warning("a call showed nothing that is valid", address=address, error=str(error))
+            if wait := failures.take(address):
+                raise TooManyRequests("too many calls showed nothing that is valid", seconds=wait) from None
+            raise
+
+    return authenticate
+
+
+async def _identity(api: Api, metadata: Iterable[tuple[str, str | bytes]]) -> Identity:
+    given: list[tuple[str, Any]] = [(name, value) for name, value in metadata if name in (TICKET, TOKEN)]
+    if len(given) != 1 or not isinstance(given[0][1], str):
+        raise Unauthenticated(f"{'more than one thing' if given else 'nothing'} shows who asks", hint=_HINT)
+    name, value = given[0]
+    if name == TICKET:
+        return await api.call(api.service.tickets.authenticate, value)
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("the authorization is no bearer token", hint=_HINT)
+    return await api.call(api.service.tokens.authenticate, token.strip())
+
+
+def _host(peer: str) -> str:
+    """Of `ipv4:127.0.0.1:50312` without the port; all who come over a Unix socket are one."""
+    return peer.rpartition(":")[0] if peer.startswith("ipv") else "unix"

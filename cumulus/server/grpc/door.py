@@ -1,0 +1,127 @@
+"""Stands before each RPC: who asks, how much they may ask, what the log says of it, and how errors are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+
+from cumulus.errors import CumulusError, UsageError
+from cumulus.lib.printable import one_line
+from cumulus.server.api import Api
+from cumulus.server.grpc.credentials import Authenticate
+from cumulus.server.grpc.errors import TRAILER, code_of, details_of, message_of
+from cumulus.service.identity import Identity
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+    Handler = grpc.RpcMethodHandler[bytes, bytes]
+
+_log = structlog.get_logger("cumulus.grpc")
+Request = TypeVar("Request", bound=Message)
+Unary = Callable[[Identity, Request], Awaitable[Message]]
+Streaming = Callable[[Identity, Request], AsyncGenerator[Message]]
+Uploading = Callable[[Identity, AsyncIterator[Request]], Awaitable[Message]]
+Conversing = Callable[[Identity, AsyncIterator[Request]], AsyncGenerator[Message]]
+
+
+class _Parser(NamedTuple, Generic[Request]):
+    """The type of an RPC's requests. They are parsed here, so that what is no message is the client's error."""
+
+    type: type[Request]
+
+    def one(self, data: bytes) -> Request:
+        try:
+            return self.type.FromString(data)
+        except DecodeError:
+            raise UsageError(f"the request is no {self.type.DESCRIPTOR.name}") from None
+
+    async def each(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Request]:
+        async for data in stream:
+            yield self.one(data)
+
+
+class Door:
+    """Makes handlers of functions that take who asks, and the request or requests. `changes`: the log has a line for
+    each call."""
+
+    def __init__(self, api: Api, authenticate: Authenticate) -> None:
+        self._api = api
+        self._authenticate = authenticate
+
+    def unary(self, name: str, type: type[Request], call: Unary[Request], *, changes: bool = False) -> Handler:
+        parser = _Parser(type)
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            async with self.entered(name, context, changes=changes) as identity:
+                return (await call(identity, parser.one(data))).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def streaming(self, name: str, type: type[Request], call: Streaming[Request]) -> Handler:
+        parser = _Parser(type)
+
+        async def handle(data: bytes, context: Context) -> None:
+            async with self.entered(name, context) as identity, aclosing(call(identity, parser.one(data))) as answers:
+                async for message in answers:
+                    await context.write(message.SerializeToString())
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    def uploading(self, name: str, type: type[Request], call: Uploading[Request]) -> Handler:
+        parser = _Parser(type)
+
+        async def handle(stream: AsyncIterator[bytes], context: Context) -> bytes:
+            async with self.entered(name, context, changes=True) as identity:
+                return (await call(identity, parser.each(stream))).SerializeToString()
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def conversing(self, name: str, type: type[Request], call: Conversing[Request]) -> Handler:
+        parser = _Parser(type)
+
+        async def handle(stream: AsyncIterator[bytes], context: Context) -> None:
+            async with (
+                self.entered(name, context, changes=True) as identity,
+                aclosing(call(identity, parser.each(stream))) as answers,
+            ):
+                async for message in answers:
+                    await context.write(message.SerializeToString())
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    @asynccontextmanager
+    async def entered(self, name: str, context: Any, *, changes: bool = False) -> AsyncIterator[Identity]:
+        """Around one call. Errors inside end it with their code."""
+        began, code, identity = time.monotonic(), StatusCode.OK, Identity("")
+        try:
+            identity = await self._authenticate(context.invocation_metadata() or (), context.peer())
+            counts = self._api.limiter.begin(identity)
+            try:
+                yield identity
+            finally:
+                if counts:
+                    self._api.limiter.end(identity)
+        except CumulusError as error:
+            code = code_of(error)
+            await context.abort(code, details_of(error), ((TRAILER, message_of(error).SerializeToString()),))
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            code = StatusCode.INTERNAL
+            _log.error("a call failed", method=name, exc_info=error)
+            await context.abort(code, "the server failed; its log says how")
+        except BaseException:
+            # The client went away, its deadline passed, or the server ends.
+            code = StatusCode.CANCELLED
+            raise
+        finally:
+            if changes and identity.name:
+                milliseconds = round((time.monotonic() - began) * 1000)
+                _log.info("call", method=name, user=one_line(identity.name), code=code.name, milliseconds=milliseconds)

@@ -1,0 +1,49 @@
+"""Calls: jobs that run one function for a client that waits for it."""
+
+from __future__ import annotations
+
+from cumulus.errors import Forbidden, NotFound, Replaced
+from cumulus.lib.printable import one_line
+from cumulus.resources.key import Document, Key
+from cumulus.resources.quantity import format_duration
+from cumulus.resources.submitter import Submitter
+from cumulus.service.access.access import Access
+from cumulus.service.identity import Identity
+from cumulus.service.objects import Objects
+from cumulus.store.base import Store
+
+
+class Calls:
+    def __init__(self, store: Store, objects: Objects, access: Access) -> None:
+        self._store = store
+        self._objects = objects
+        self._access = access
+
+    def get(self, identity: Identity, key: Key, uid: str = "") -> Document:
+        """The job; with `uid` that very one. Raises NotFound, Forbidden."""
+        found = self._objects.get(identity, key)
+        if uid and found["metadata"]["uid"] != uid:
+            raise Replaced(f"gpujob/{key.name} is another one: it has the uid {found['metadata']['uid']}")
+        return found
+
+    def own(self, identity: Identity, key: Key, uid: str = "") -> Document:
+        """The same for its submitter alone: what a call was given and gives back is theirs. Raises Forbidden for
+        others, admins too."""
+        found = self.get(identity, key, uid)
+        submitter = Submitter.of(found["metadata"].get("annotations"))
+        if (submitter.name, submitter.uid) != identity[:2]:
+            self._access.audit.tell(identity, "get", "gpujobs/call", key.namespace, key.name, "Forbidden")
+            raise Forbidden(f"gpujob/{key.name} is {one_line(submitter.name) or 'nobody'}'s call, not yours")
+        return found
+
+    def end_unattended(self, key: Key, uid: str, seconds: float) -> None:
+        """Delete a call whose client was silent for that long. For the server itself, not for people."""
+        try:
+            job = self._store.get(key)
+            self._store.delete(key, uid=uid)
+        except NotFound:
+            return
+        submitter = Submitter.of(job["metadata"].get("annotations"))
+        who = Identity(submitter.name, submitter.uid)
+        outcome = f"done: its client was silent for {format_duration(seconds)}"
+        self._access.audit.tell(who, "delete", "gpujobs", key.namespace, key.name, outcome)
