@@ -1,0 +1,138 @@
+"""A file whose digest is there as soon as it is written: the disk and a second processor work while it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from typing import Callable, Union
+
+from .layout import File
+
+Data = Union[bytes, bytearray, memoryview]
+
+_SMALL = 2**16
+"""Smaller writes are collected."""
+_WRITEBACK = 2**26
+"""How many bytes are written before the disk is asked to begin with them."""
+
+
+class DigestingFile:
+    """A new file for writing, once from the beginning to the end: what `pickle.dump`, `torch.save` and the like take.
+
+    `close` makes it durable. Raises OSError.
+    """
+
+    def __init__(self, path: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(path, flags, 0o600)
+        self._name = os.path.basename(path)
+        self._digest = hashlib.sha256()
+        self._small = bytearray()
+        self._size = 0
+        self._asked = 0
+        self._hashing = _Beside(self._digest.update)
+        self._syncing = _Beside(lambda _: os.fdatasync(self._descriptor))
+
+    def write(self, data: Data) -> int:
+        """Append. The data may change as soon as this has returned."""
+        view = memoryview(data).cast("B") if not isinstance(data, bytes) else data
+        size = len(view)
+        if size < _SMALL:
+            self._small += view
+            if len(self._small) >= _SMALL:
+                self.flush()
+        else:
+            self.flush()
+            self._put(view)
+        return size
+
+    def tell(self) -> int:
+        return self._size + len(self._small)
+
+    def flush(self) -> None:
+        if self._small:
+            small, self._small = self._small, bytearray()
+            self._put(small)
+
+    def close(self) -> File:
+        """What was written, now durable, by its name."""
+        try:
+            self.flush()
+            self._syncing.wait()
+            os.fsync(self._descriptor)
+        finally:
+            self.abandon()
+        return File(self._name, self._size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Write no more; what is there is of no use."""
+        self._hashing.end()
+        self._syncing.end()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _put(self, data: Data) -> None:
+        self._hashing.do(data)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest[:_WRITEBACK]) :]
+        finally:
+            self._hashing.wait()  # The data is the caller's.
+        self._size += len(data)
+        if self._size - self._asked >= _WRITEBACK and not self._syncing.busy:
+            self._asked = self._size
+            self._syncing.do(b"")
+
+
+class _Beside:
+    """Does one thing at a time in a thread of its own; in this one where no thread can be had any more."""
+
+    def __init__(self, action: Callable[[Data], object]) -> None:
+        self._action = action
+        self._tasks: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._done.set()
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="checkpoint", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+
+    @property
+    def busy(self) -> bool:
+        return not self._done.is_set()
+
+    def do(self, data: Data) -> None:
+        self.wait()
+        if self._thread is None:
+            self._action(data)
+        else:
+            self._done.clear()
+            self._tasks.put(data)
+
+    def wait(self) -> None:
+        """Until it is done. Raises what it raised."""
+        self._done.wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def end(self) -> None:
+        self._done.wait()
+        if self._thread is not None:
+            self._tasks.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (data := self._tasks.get()) is not None:
+            try:
+                self._action(data)
+            except Exception as error:
+                self._error = error
+            self._done.set()

@@ -1,0 +1,102 @@
+"""When the next checkpoint is due: pure, with the times given.
+
+A cause is due until a save began after it came up. The end of the lease is one, as soon as what is left is what a save
+needs; a request of the node and the stop signal are others, and `every` is the fourth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+
+from . import save_times
+
+_LAST = 1.5
+"""The last save begins at most this many times the lead before the end: the lead changes with each save that is
+measured."""
+
+
+class Cause(IntEnum):
+    """Why a checkpoint is due; the higher one counts."""
+
+    NONE = 0
+    EVERY = 1
+    LEASE_END = 2
+    REQUEST = 3
+    STOP_SIGNAL = 4
+
+    @property
+    def ends_the_run(self) -> bool:
+        return self > Cause.EVERY
+
+
+WORDS = {
+    Cause.NONE: "",
+    Cause.EVERY: "the time between two checkpoints has passed",
+    Cause.LEASE_END: "the lease ends",
+    Cause.REQUEST: "the node asks for it",
+    Cause.STOP_SIGNAL: "the stop signal came",
+}
+
+
+class Timing:
+    """What is known of one run. All times are seconds on one clock."""
+
+    def __init__(self, now: float, *, every: float | None, grace: float, times: Sequence[float] = ()) -> None:
+        self.every = every
+        self.grace = grace
+        self.times = list(times)
+        self.lease_end = math.inf
+        self.stop_at = math.inf
+        self.request_at = math.inf
+        self.pace = 0.0
+        """Seconds between two looks of the training loop: it may look just too early."""
+        self.saving = -math.inf
+        """When the save began that runs beside the program: what it answers is not due twice."""
+        self._saved = -math.inf
+        self._began = now
+
+    def lead(self) -> float:
+        """How long before the end of the lease a save has to begin."""
+        return save_times.lead(self.times, self.grace) + self.pace
+
+    def took(self, seconds: float) -> None:
+        """A save was measured."""
+        self.times = [*self.times[1 - save_times.KEPT :], seconds]
+
+    def saved(self, began: float) -> None:
+        """The save that began then is whole."""
+        self._saved = began
+
+    def due(self, now: float) -> Cause:
+        """Why a save should begin now."""
+        begun = max(self._saved, self.saving)
+        if begun < self.stop_at <= now:
+            return Cause.STOP_SIGNAL
+        if begun < self.request_at <= now:
+            return Cause.REQUEST
+        if now >= self.lease_end - self.lead() and not self._for_the_end(begun):
+            return Cause.LEASE_END
+        if self.every is not None and now >= max(begun, self._began) + self.every:
+            return Cause.EVERY
+        return Cause.NONE
+
+    def ending(self) -> Cause:
+        """Why the run should end now: what it was to save first is saved."""
+        if self.stop_at <= self._saved:
+            return Cause.STOP_SIGNAL
+        if self.request_at <= self._saved:
+            return Cause.REQUEST
+        return Cause.LEASE_END if self._for_the_end(self._saved) else Cause.NONE
+
+    def next_by_clock(self) -> float:
+        """When something will be due, if nothing else happens."""
+        begun = max(self._saved, self.saving)
+        every = math.inf if self.every is None else max(begun, self._began) + self.every
+        return min(every, math.inf if self._for_the_end(begun) else self.lease_end - self.lead())
+
+    def _for_the_end(self, begun: float) -> bool:
+        """Whether a save that began then was late enough to be the last. One that began much earlier than it had to,
+        since none had been measured, was not: the work goes on until what is left is what the next one needs."""
+        return begun >= self.lease_end - _LAST * self.lead()
