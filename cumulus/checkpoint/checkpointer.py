@@ -217,9 +217,7 @@ class Checkpointer:
     def _saved(self, checkpoint: Checkpoint, began: float) -> None:
         self._known = checkpoint
         self._refused.discard(checkpoint.step)
-        timing = self._timing
-        timing.took(checkpoint.manifest.seconds)
-        timing.saved(began)
+        self._timing.saved(began, checkpoint.manifest.seconds)
         self._called = math.nan  # The time of the save is not that of a step.
         self._calls = 0
         self._cause = Cause.NONE

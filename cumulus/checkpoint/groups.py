@@ -106,8 +106,8 @@ class FileGroup:
             ready = [f"{session}-ready-{rank}" for rank in range(1, self.world)]
             self._write("welcome", [session, mine, *hellos])
             # A hello may be that of an earlier run: then its rank says another one soon.
-            self._wait(lambda: self._all(ready) or self._all(others) != hellos, ready)  # noqa: B023
-            if self._all(ready):
+            self._wait(lambda: self._all(ready) is not None or self._all(others) != hellos, ready)  # noqa: B023
+            if self._all(ready) is not None:
                 self._forget_others(session)
                 self._write(f"{session}-go", True)
                 return session

@@ -23,7 +23,7 @@ MARGIN_PART = 0.2
 _Z = 2.576
 """The normal distribution's percentile of 99.5."""
 _USUAL_SPREAD = 0.5
-_USUAL_WEIGHT = 4.0
+_USUAL_WEIGHT = 2.0
 """As long as few saves were measured, their logarithms are taken to spread as if these many more had spread usually."""
 
 

@@ -12,10 +12,6 @@ from enum import IntEnum
 
 from . import save_times
 
-_LAST = 1.5
-"""The last save begins at most this many times the lead before the end: the lead changes with each save that is
-measured."""
-
 
 class Cause(IntEnum):
     """Why a checkpoint is due; the higher one counts."""
@@ -45,8 +41,10 @@ class Timing:
 
     def __init__(self, now: float, *, every: float | None, grace: float, times: Sequence[float] = ()) -> None:
         self.every = every
-        self.grace = grace
         self.times = list(times)
+        self._grace = grace
+        self._save_lead = save_times.lead(self.times, grace)
+        self._late_enough = 0.0
         self.lease_end = math.inf
         self.stop_at = math.inf
         self.request_at = math.inf
@@ -59,15 +57,17 @@ class Timing:
 
     def lead(self) -> float:
         """How long before the end of the lease a save has to begin."""
-        return save_times.lead(self.times, self.grace) + self.pace
+        return self._save_lead + self.pace
 
-    def took(self, seconds: float) -> None:
-        """A save was measured."""
+    def saved(self, began: float, seconds: float) -> None:
+        """The save that began then is whole, and took this long."""
+        # Where none had been measured, only now is it known whether this one was the last: it may have been far too
+        # early. Else it was by what was known when it began.
+        known = self.lead() if self.times else 0.0
         self.times = [*self.times[1 - save_times.KEPT :], seconds]
-
-    def saved(self, began: float) -> None:
-        """The save that began then is whole."""
+        self._save_lead = save_times.lead(self.times, self._grace)
         self._saved = began
+        self._late_enough = known or self.lead()
 
     def due(self, now: float) -> Cause:
         """Why a save should begin now."""
@@ -76,7 +76,7 @@ class Timing:
             return Cause.STOP_SIGNAL
         if begun < self.request_at <= now:
             return Cause.REQUEST
-        if now >= self.lease_end - self.lead() and not self._for_the_end(begun):
+        if now >= self.lease_end - self.lead() and self.saving <= self._saved and not self._saved_for_the_end():
             return Cause.LEASE_END
         if self.every is not None and now >= max(begun, self._began) + self.every:
             return Cause.EVERY
@@ -88,15 +88,13 @@ class Timing:
             return Cause.STOP_SIGNAL
         if self.request_at <= self._saved:
             return Cause.REQUEST
-        return Cause.LEASE_END if self._for_the_end(self._saved) else Cause.NONE
+        return Cause.LEASE_END if self._saved_for_the_end() else Cause.NONE
 
     def next_by_clock(self) -> float:
         """When something will be due, if nothing else happens."""
-        begun = max(self._saved, self.saving)
-        every = math.inf if self.every is None else max(begun, self._began) + self.every
-        return min(every, math.inf if self._for_the_end(begun) else self.lease_end - self.lead())
+        every = math.inf if self.every is None else max(self._saved, self.saving, self._began) + self.every
+        return min(every, math.inf if self._saved_for_the_end() else self.lease_end - self.lead())
 
-    def _for_the_end(self, begun: float) -> bool:
-        """Whether a save that began then was late enough to be the last. One that began much earlier than it had to,
-        since none had been measured, was not: the work goes on until what is left is what the next one needs."""
-        return begun >= self.lease_end - _LAST * self.lead()
+    def _saved_for_the_end(self) -> bool:
+        """Whether the last save was late enough to be the last of this lease."""
+        return self._saved >= self.lease_end - self._late_enough
