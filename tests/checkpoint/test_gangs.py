@@ -143,18 +143,13 @@ def test_all_get_the_same_answer(tmp_path: Path) -> None:
 
 
 def test_what_an_earlier_run_left_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    def run(rank: int) -> list[Any]:
+        group = FileGroup(str(tmp_path / "l1"), rank, WORLD, patience=20)
+        heard = [group.gather([rank, turn]) for turn in range(3)]
+        return [*heard, group.second().gather(rank)]
+
     for _ in range(3):
-        groups = [FileGroup(str(tmp_path / "l1"), rank, WORLD, patience=20) for rank in range(WORLD)]
-        for turn in range(3):
-            assert (
-                ranks(lambda rank: groups[rank].gather([rank, turn]))
-                == [  # noqa: B023
-                    [[0, turn], [1, turn], [2, turn]]
-                ]
-                * WORLD
-            )
-        second = ranks(lambda rank: groups[rank].second())  # noqa: B023
-        assert ranks(lambda rank: second[rank].gather(rank)) == [[0, 1, 2]] * WORLD  # noqa: B023
+        assert ranks(run) == [[*([[0, turn], [1, turn], [2, turn]] for turn in range(3)), [0, 1, 2]]] * WORLD
     assert len([*(tmp_path / "l1" / ".gang").iterdir()]) < 30
 
 
