@@ -7,7 +7,9 @@ process or one boot of a node and never jumps.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 
@@ -28,13 +30,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks. `monotonic` is CLOCK_BOOTTIME where the system has it."""
+    """The machine's clocks. `monotonic` also counts while the machine sleeps: CLOCK_BOOTTIME on Linux,
+    CLOCK_MONOTONIC_RAW on macOS (untested there). On Windows, where no lease is kept, it is Python's own."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        return time.clock_gettime(_BOOTTIME)
+        return _monotonic()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -90,4 +93,11 @@ def parse_timestamp(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+def _clock() -> Callable[[], float]:
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC_RAW"):
+        if hasattr(time, name):
+            return partial(time.clock_gettime, getattr(time, name))
+    return time.monotonic
+
+
+_monotonic = _clock()

@@ -46,7 +46,7 @@ def home_text(given: str = "") -> str:
     if not given:
         given = os.path.join(os.environ.get(environment.STATE_HOME) or os.path.expanduser("~/.local/state"), "cumulus")
     path = os.path.expanduser(given)
-    return path if path.startswith("/") else os.path.join(os.getcwd(), path)
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def store_dir(home: Path) -> Path:

@@ -75,6 +75,8 @@ def identity() -> str:
 
 def _accepted(arguments: list[str], patience: float) -> _socket.socket | None:
     """A connection over which the command has begun, None where it must run here."""
+    if sys.platform != "linux":  # There are no daemons elsewhere.
+        return None
     try:
         home = _home(arguments)
         if home is None or environment.NO_COMMAND_SERVER in os.environ or not _can_be_sent(arguments):

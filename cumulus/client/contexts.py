@@ -81,7 +81,8 @@ def read(path: Path) -> Contexts:
         return Contexts()
     except OSError as error:
         raise CumulusError(f"{path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
+    # On Windows the mode says nothing: a user's files are theirs by what the home directory grants.
+    if mode & 0o077 and os.name != "nt":
         raise CumulusError(
             f"{path} holds tokens, and other users can read it (mode {mode:04o})", hint=f"run: chmod 600 {path}"
         )

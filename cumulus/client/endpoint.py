@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +15,6 @@ from cumulus import environment, paths
 from cumulus.client import contexts
 from cumulus.client.contexts import Context
 from cumulus.errors import CumulusError, UsageError
-from cumulus.lib import locks, unix_socket
 from cumulus.lib.host import object_name
 
 GRPC_PORT = 50051
@@ -62,6 +62,8 @@ class Facts(NamedTuple):
     is_abandoned: Callable[[], bool] = lambda: False
     """Whether the store of `home` says that jobs run, and no daemon is there."""
     system_is_installed: bool = False
+    may_serve: bool = True
+    """Whether a daemon could run here, and a store be opened: on Linux."""
 
 
 def find(
@@ -84,13 +86,14 @@ def find(
             token=given.get(environment.TOKEN, ""),
             ca_file=given.get(environment.CA_FILE, ""),
             offline=offline,
-            user=_user(),
+            user=_user() if sys.platform == "linux" else "",
             context=lambda: contexts.read(file).current,
             context_of=lambda server: contexts.read(file).of_server(server),
             read=_text,
             answers=_answers,
             is_abandoned=is_abandoned,
             system_is_installed=any(map(os.path.exists, paths.SYSTEM_UNITS)),
+            may_serve=sys.platform == "linux",
         )
     )
 
@@ -200,10 +203,19 @@ def _system(facts: Facts) -> Endpoint | None:
 
 
 def _embedded(facts: Facts, why: str) -> Endpoint:
+    if not facts.may_serve:
+        raise CumulusError(
+            "no server is named, and none can run on this system: nodes and servers run Linux",
+            hint="log in to one: cumulus login https://HOST:PORT",
+        )
     return Endpoint("embedded", facts.home, why=why)
 
 
 def _answers(path: str) -> bool | None:
+    if sys.platform != "linux":
+        return None
+    from cumulus.lib import locks, unix_socket
+
     try:
         # One that was stopped, as by SIGSTOP, takes connections and answers nobody.
         return unix_socket.answers(path) and not locks.is_stopped(unix_socket.listener(path))

@@ -23,12 +23,12 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
     try:
-        with open(_new(temporary, mode), "wb") as file:
+        with open(new_file(temporary, mode), "wb") as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.rename(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -37,9 +37,11 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
         sync_directory(directory or ".")
 
 
-def _new(path: str, mode: int) -> int:
-    """A file that this process has made: not one that another user put there to read what is written."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+def new_file(path: str, mode: int) -> int:
+    """The descriptor of a file that this process has made, to be written: not one that another user put there to read
+    what is written. Raises OSError."""
+    # Windows has the one, and the others the other.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
         return os.open(path, flags, mode)
     except FileExistsError:
@@ -50,7 +52,8 @@ def _new(path: str, mode: int) -> int:
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make names durable that were created, renamed or deleted in the directory. Raises OSError."""
-    _sync(path, os.O_DIRECTORY)
+    if os.name != "nt":  # There a directory can't be opened.
+        _sync(path, os.O_DIRECTORY)
 
 
 def sync_file(path: str | os.PathLike[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,6 +14,8 @@ from typing import NamedTuple
 
 def connect(path: str, timeout: float | None = None) -> socket.socket:
     """A connection to the socket at `path`. Raises OSError; TimeoutError where the other side is too busy."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets", path)
     made = socket.socket(socket.AF_UNIX)
     try:
         made.settimeout(timeout)
@@ -83,6 +87,9 @@ def listener(path: str) -> int:
 @contextmanager
 def _short(path: str) -> Iterator[str]:
     """A path of less than 108 bytes to the same name."""
+    if sys.platform != "linux":
+        yield path
+        return
     directory, name = os.path.split(path)
     descriptor = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

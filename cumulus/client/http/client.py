@@ -14,6 +14,7 @@ from cumulus.answers.codec import decode, encode
 from cumulus.client.http.connection import Connection, Cut, Method, Stream
 from cumulus.client.http.errors import ServerUnavailable, error_in
 from cumulus.errors import InvalidObject, StoreUnavailable, UsageError
+from cumulus.lib.files import new_file
 from cumulus.resources.documents import owners
 from cumulus.resources.field_managers import CUMULUS
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
@@ -466,8 +467,7 @@ def _save(stream: Stream, file: Path) -> None:
     """Into a new file, whole or not at all."""
     made = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as out:
+        with open(new_file(str(made), 0o600), "wb") as out:
             while chunk := stream.read(_CHUNK):
                 out.write(chunk)
             out.flush()

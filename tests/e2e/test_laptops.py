@@ -1,0 +1,135 @@
+"""The client side as on macOS and Windows: what they lack is taken away from it, and it speaks TLS to a real daemon."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.conftest import Machine, manifest
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.daemon
+
+LAPTOP = Path(__file__).parents[1] / "laptop.py"
+PLATFORMS = ("darwin", "win32")
+COMMANDS = """
+import io, json, sys
+from cumulus.cli import command_client
+from cumulus.cli.main import main
+
+def run(*words):
+    out = sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    try:
+        code = main(words)
+    finally:
+        sys.stdout = sys.__stdout__
+    return [code, out.buffer.getvalue().decode()]
+
+answers = {}
+for words in %r:
+    answers[" ".join(words)] = run(*words)
+# The installed program begins here.
+sys.argv = ["cumulus", "--version"]
+assert command_client.main() == 0
+print(json.dumps(answers))
+"""
+
+
+class Server(NamedTuple):
+    address: str
+    ca: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    machine = Machine(tmp_path_factory.mktemp("server"))
+    try:
+        machine.serve()
+        eventually(lambda: machine.run("kubeconfig", "-o", str(machine.directory / "kubeconfig")).returncode == 0)
+        machine.ready()
+        found = json.loads((machine.directory / "kubeconfig").read_text())
+        cluster = found["clusters"][0]["cluster"]
+        ca = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        yield Server(cluster["server"], ca, found["users"][0]["user"]["token"])
+    finally:
+        machine.stop()
+
+
+def laptop(platform: str, script: str, home: Path, **variables: str) -> str:
+    """What the script prints there."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": "160", **variables}
+    done = subprocess.run(
+        [sys.executable, LAPTOP, platform], input=script, env=environment, capture_output=True, text=True, timeout=100,
+        cwd=home, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_commands_work_over_tls(server: Server, platform: str, tmp_path: Path) -> None:
+    name = f"from-{platform}"
+    (tmp_path / "ca.pem").write_text(server.ca)
+    (tmp_path / "job.yaml").write_text(json.dumps(manifest(name, "echo from the node")))
+    commands = [
+        ("login", server.address, "--ca-file", "ca.pem"),
+        ("context", "list"),
+        ("version",),
+        ("auth", "whoami"),
+        ("apply", "-f", "job.yaml"),
+        ("diff", "-f", "job.yaml"),
+        ("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=90s"),
+        ("get", "jobs,nodes"),
+        ("get", "job", name, "-o", "yaml"),
+        ("logs", name),
+        ("logs", name, "-f"),
+        ("describe", "job", name),
+        ("why", name),
+        ("events",),
+        ("explain", "gpujob.spec.gpu"),
+        ("label", "job", name, "a=b"),
+        ("token", "list"),
+        ("secret", "list"),
+        ("delete", "job", name),
+    ]
+    out = laptop(platform, COMMANDS % commands, tmp_path, CUMULUS_TOKEN=server.token)
+    answers = json.loads(out.splitlines()[-1])
+    assert {words: code for words, (code, _) in answers.items() if code} == {}
+    assert answers[f"logs {name}"][1] == answers[f"logs {name} -f"][1] == "from the node\n"
+    assert "Logged in" in answers[f"login {server.address} --ca-file ca.pem"][1]
+    assert name in answers["get jobs,nodes"][1]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_without_a_server_a_command_says_where_servers_run(platform: str, tmp_path: Path) -> None:
+    script = "from cumulus.cli.main import main; import sys; sys.stderr = sys.stdout; print(main(['get', 'jobs']))"
+    out = laptop(platform, script, tmp_path)
+    assert "error: no server is named, and none can run on this system: nodes and servers run Linux; log in" in out
+    assert out.endswith("\n1\n")
+
+
+def test_what_a_platform_lacks_is_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "cumulus").mkdir()
+    code = """
+import importlib, pathlib, sys
+sys.path.insert(0, "cumulus")
+for attempt in ("import fcntl", "import os; os.fork", "from socket import AF_UNIX", "import select; select.poll",
+                "open('/proc/self/status')", "from cumulus.lib import locks"):
+    try:
+        exec(attempt, {"__name__": "cumulus.x"})
+    except (ImportError, AttributeError, FileNotFoundError):
+        continue
+    sys.exit(f"{attempt} works")
+import json, sys
+assert sys.platform == "win32" and json.loads("1") == 1
+"""
+    laptop("win32", code, tmp_path)
