@@ -3,7 +3,8 @@
     python tests/laptop.py darwin|win32 < script.py
 
 Modules of `cumulus` and of the package `sdk` that are imported here see no module and no attribute that the platform
-does not have; other libraries see the machine as it is. Nobody may open what is below /proc.
+does not have, nor a library that is installed on Linux alone; other libraries see the machine as it is. Nobody may open
+what is below /proc.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import re
 import sys
+import tomllib
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _OURS = ("cumulus", "sdk", "__laptop__")
 
-# Of neither: what Linux alone has.
-_LINUX_MODULES = {"spwd", "cumulus_linux"}
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+_MODULES = {"grpcio-health-checking": "grpc_health", "grpcio-reflection": "grpc_reflection"}
+"""Of distributions that are not called as their modules are."""
+
+# What Linux alone has.
 _LINUX = {
     "os": (
         "O_PATH O_TMPFILE pipe2 sched_getaffinity sched_setaffinity pidfd_open memfd_create eventfd getresuid "
@@ -82,7 +89,7 @@ class _Restricted(types.ModuleType):
 def pretend(platform: str) -> None:
     """From now on, modules of Cumulus that are imported believe to be on that platform."""
     windows = platform == "win32"
-    modules = _LINUX_MODULES | (_UNIX_MODULES if windows else set())
+    modules = {"spwd", *_installed_on_linux_alone()} | (_UNIX_MODULES if windows else set())
     other: dict[str, dict[str, object]] = {"sys": {"platform": platform}, "os": {"name": "nt" if windows else "posix"}}
     restricted: dict[str, types.ModuleType] = {}
     real_import = builtins.__import__
@@ -113,6 +120,13 @@ def pretend(platform: str) -> None:
 
     builtins.__import__ = import_
     sys.addaudithook(audit)
+
+
+def _installed_on_linux_alone() -> set[str]:
+    """The modules of the libraries that the installation leaves out elsewhere."""
+    found = [each.partition(";") for each in tomllib.loads(_PROJECT.read_text())["project"]["dependencies"]]
+    names = {re.split(r"[<>=[]", name)[0] for name, _, marker in found if "sys_platform == 'linux'" in marker}
+    return {_MODULES.get(name, name.replace("-", "_")) for name in names}
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 """Which devices this machine has: NVIDIA's through nvidia-smi, all others through OpenCL. The only user of pyopencl.
+On macOS, Apple's OpenCL is asked by its C interface.
 
 Drivers crash, hang, print and keep contexts, so each is asked in a process of its own with a time-out. NVIDIA's
 OpenCL driver is often not registered (no nvidia.icd) where the GPU is in full use through CUDA: hence nvidia-smi.
@@ -14,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cumulus.chronos import opencl_library
 from cumulus.chronos.contract import Device
 from cumulus.chronos.contract.variables import loader_environment
 
 TIMEOUT = 30.0
 """Seconds for a driver to answer; a first CUDA initialisation on a big machine takes several."""
 
-_ANSWER = "chronos-devices:"
+_ANSWER = opencl_library.ANSWER
 _PLATFORMS_ASKED = 64
 
 
@@ -85,6 +87,8 @@ def explain_none() -> str:
     """Why no device was found, and what to do, in one line."""
     if _nvidia_driver_has_gpus():
         return "the NVIDIA driver has a GPU, but neither nvidia-smi nor OpenCL reports it: see what nvidia-smi says"
+    if sys.platform == "darwin":
+        return "Apple's OpenCL offers no device"
     output = _run([sys.executable, "-c", "import pyopencl, sys; sys.stdout.write('there')"])
     if not output.endswith("there"):
         return "pyopencl is not installed for this Python: pip install 'pyopencl[pocl]' also brings a CPU device"
@@ -95,8 +99,15 @@ def explain_none() -> str:
 
 def _probe() -> dict[str, list[Any]]:
     """What the probe found: the devices, and the names of CPU devices that are there but of no use."""
+    if sys.platform == "darwin":
+        return _parsed(_run([sys.executable, opencl_library.__file__, opencl_library.APPLE]))
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENCL_LAYERS", "PYOPENCL_CTX")}
     output = _run([sys.executable, "-c", _PROBE], {**environment, **loader_environment()})
+    return _parsed(output)
+
+
+def _parsed(output: str) -> dict[str, list[Any]]:
+    """What a probe printed, between the words of drivers."""
     answers = [line for line in output.splitlines() if line.startswith(_ANSWER)]
     if not answers:
         return {"devices": [], "unusable": []}
