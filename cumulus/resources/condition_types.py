@@ -41,6 +41,18 @@ class NodeCondition(StrEnum):
 
 
 @unique
+class SourceCondition(StrEnum):
+    """Condition types of a Source. The source controller sets them."""
+
+    READY = "Ready"
+    """Whether it can be read."""
+    SYNCED = "Synced"
+    """Whether the cluster is what the newest revision says."""
+    HEALTHY = "Healthy"
+    """Whether none of its objects has failed."""
+
+
+@unique
 class LeaderCondition(StrEnum):
     """Condition types of the leader's Lease. The leader sets them."""
 

@@ -91,6 +91,8 @@ class Kind:
     """The least role that may create, change and delete it."""
     grants: bool = False
     """Whether it gives roles, by `roleRef` and `subjects`."""
+    guarded: bool = False
+    """Whether only an admin's Source may hold it: it decides over others, or over what is made in somebody's name."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False
@@ -112,6 +114,8 @@ class Kind:
     """Whether what ran of it left logs and directories, which go with it."""
     own_grace_period: bool = False
     """Whether it says itself how long its processes have to end, and a delete may not shorten that."""
+    lost_gpu_hours: Callable[[Document, datetime], float] | None = None
+    """The running work that a delete of an object would lose: devices times the hours that they have run."""
     losses: Callable[[Document, Sequence[Document]], Sequence[str]] | None = None
     """What a delete loses that no controller brings back, each as the rest of a sentence: `is cordoned`. It gets the
     object and what `related` finds. None: nothing."""

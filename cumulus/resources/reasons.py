@@ -12,6 +12,7 @@ from cumulus.resources.condition_types import JobCondition as JobCondition
 from cumulus.resources.condition_types import LeaderCondition as LeaderCondition
 from cumulus.resources.condition_types import NodeCondition as NodeCondition
 from cumulus.resources.condition_types import PartitionCondition as PartitionCondition
+from cumulus.resources.condition_types import SourceCondition as SourceCondition
 
 
 @unique
@@ -229,6 +230,34 @@ class EnforcementReason(StrEnum):
 
 
 @unique
+class SourceReason(StrEnum):
+    """Reasons of a Source's conditions. The source controller sets them."""
+
+    FETCHED = "Fetched"
+    FETCH_FAILED = "FetchFailed"
+    """The repository or directory cannot be read. Nothing is changed."""
+    REF_NOT_FOUND = "RefNotFound"
+    """The branch, tag or commit is not there. Nothing is changed."""
+    CREDENTIALS = "CredentialsUnusable"
+    ADDRESS_REFUSED = "AddressRefused"
+    NOT_VERIFIED = "NotVerified"
+    """The signature that is demanded is not there, or not good."""
+    SUSPENDED = "Suspended"
+    SYNCED = "Synced"
+    INVALID = "Invalid"
+    """A manifest has a mistake. Nothing is changed."""
+    REFUSED = "Refused"
+    """Its submitter may not make or change something of it. Nothing is changed."""
+    NEEDS_APPROVAL = "NeedsApproval"
+    REPLACING = "Replacing"
+    """Objects are being made anew."""
+    DRIFTED = "Drifted"
+    """Somebody else changed fields, and drift is only reported."""
+    HEALTHY = "Healthy"
+    OBJECTS_FAILED = "ObjectsFailed"
+
+
+@unique
 class LeaderReason(StrEnum):
     """Reasons of the condition Progressing on the leader's Lease. The leader sets them."""
 
@@ -249,6 +278,15 @@ class EventReason(StrEnum):
     RENEWED = "Renewed"
     CHANGED_BY_ANOTHER = "ChangedByAnother"
     """Somebody other than its submitter changed or deleted the object."""
+    SYNCED = "Synced"
+    """A revision of a Source was applied."""
+    SYNC_FAILED = "SyncFailed"
+    SYNC_PENDING = "SyncPending"
+    """What a Source asks for waits for an approval."""
+    DRIFT_FOUND = "DriftFound"
+    """Somebody else changed a field of a Source."""
+    HISTORY_REWRITTEN = "HistoryRewritten"
+    """A branch does not descend from what was synced."""
     NOT_READY = "NotReady"
     DEVICE_RESIZED = "DeviceResized"
     ENGINE_STOPPED = "EngineStopped"

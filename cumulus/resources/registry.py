@@ -7,10 +7,11 @@ from cumulus.lib.suggest import nearest
 from cumulus.resources.documents import json_type
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, rolebinding
+from cumulus.resources.kinds import event, gpujob, gpunode, gpupartition, lease, rolebinding, source
 
 KINDS: tuple[Kind, ...] = (
     gpujob.KIND, gpupartition.KIND, gpunode.KIND, event.KIND, lease.KIND, rolebinding.KIND, rolebinding.CLUSTER_KIND,
+    source.KIND,
 )  # fmt: skip
 
 BY_NAME: dict[str, Kind] = {kind.name: kind for kind in KINDS}

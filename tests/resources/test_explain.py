@@ -102,7 +102,7 @@ def test_recursive() -> None:
         ("gpujop", "there is no kind 'gpujop'", "did you mean gpujob?"),
         (
             "", "there is no kind ''",
-            "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings",
+            "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings, sources",
         ),
     ],
 )  # fmt: skip

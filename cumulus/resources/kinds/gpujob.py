@@ -71,6 +71,16 @@ def job_reason(job: Document) -> str:
     return ""
 
 
+def lost_gpu_hours(job: Document, now: datetime) -> float:
+    """What its processes have done since the attempt that runs now began."""
+    attempts = lookup(job, "status.attempts") or []
+    if lookup(job, "status.phase") not in ("Running", "Checkpointing") or not attempts:
+        return 0.0
+    start = attempts[-1].get("startTime")
+    devices = (lookup(job, "spec.replicas") or 1) * (lookup(job, "spec.gpu.count") or 1)
+    return float(devices) * max(0.0, (now - parse_timestamp(start)).total_seconds()) / 3600 if start else 0.0
+
+
 def job_lease(job: Document, view: View) -> str:
     """When the first of its live leases ends."""
     ends = [p["status"]["expiresAt"] for p in view.owned_by(job) if lookup(p, "status.phase") == "Active"]
@@ -211,6 +221,7 @@ KIND = Kind(
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,
     leaves_files=True,
+    lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),
     final_phases=frozenset({"Succeeded", "Failed"}),
     phase_rests_on=((JobCondition.SCHEDULED, False), (JobCondition.PARTITIONS_READY, False)),

@@ -155,6 +155,7 @@ KIND = Kind(
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=5),
     ),
     readers=None,
+    guarded=True,
     noun="node",
     related=Related(
         "Partitions",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
-from cumulus.clock import to_the_second
+from cumulus.clock import parse_timestamp, to_the_second
 from cumulus.resources.columns import percent, until
 from cumulus.resources.condition_types import PartitionCondition
 from cumulus.resources.documents import lookup
@@ -23,6 +24,14 @@ def ends_in(partition: Document, view: View) -> str:
         return "ended"
     moment = lookup(partition, "status.expiresAt")
     return until(moment, view.now) if moment else ""
+
+
+def lost_gpu_hours(partition: Document, now: datetime) -> float:
+    """How long it has been leased: whoever leased it may use it all the time."""
+    since = lookup(partition, "status.activatedAt")
+    if lookup(partition, "status.phase") != "Active" or not since:
+        return 0.0
+    return max(0.0, (now - parse_timestamp(since)).total_seconds()) / 3600
 
 
 def sections(partition: Document, around: Surroundings) -> Iterator[Section]:
@@ -83,6 +92,7 @@ KIND = Kind(
     noun="partition",
     waits=True,
     own_grace_period=True,
+    lost_gpu_hours=lost_gpu_hours,
     sections=sections,
     conditions=tuple(PartitionCondition),
     final_phases=ENDED,

@@ -47,6 +47,7 @@ KIND = Kind(
     "cumulus.resources.role_binding",
     _COLUMNS,
     grants=True,
+    guarded=True,
     noun="role binding",
     sections=sections,
 )
@@ -59,6 +60,7 @@ CLUSTER_KIND = Kind(
     "cumulus.resources.role_binding",
     _COLUMNS,
     grants=True,
+    guarded=True,
     noun="cluster role binding",
     sections=sections,
 )
