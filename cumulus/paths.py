@@ -69,6 +69,11 @@ def blobs_dir(home: Path) -> Path:
     return home / "blobs"
 
 
+def sources_dir(home: Path) -> Path:
+    """Clones of the repositories of Sources, below the uid of whom they are read as."""
+    return home / "sources"
+
+
 def job_secrets_dir(home: Path) -> Path:
     """`NAMESPACE/NAME/KEY` files, readable by the owner alone."""
     return home / "job-secrets"

@@ -79,6 +79,15 @@ def plan(manifest: Manifest, live: Document | None, by: Applier) -> Result | lis
     return Result("configured", manifest.kind, manifest.key, live, after)
 
 
+def immutable(manifest: Manifest, live: Document, manager: str) -> bool:
+    """Whether applying `manifest` would change immutable fields of what is stored."""
+    try:
+        change = server_side.combined(manifest.kind, manifest.document, live, manager)
+    except Rejected:
+        return False
+    return bool(change.immutable(manifest.kind))
+
+
 def _creation(manifest: Manifest, by: Applier) -> Result | list[Problem]:
     if refused := refusals(manifest.kind, manifest.resource):
         return manifest.placed(refused)

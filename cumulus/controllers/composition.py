@@ -15,6 +15,7 @@ from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
 from cumulus.controllers.context import Context, Placed, nobody_told
+from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.controller import BaseContext, Controller
 from cumulus.machinery.leader import Term
 from cumulus.nodes.agent import Agents
@@ -48,6 +49,7 @@ def context_maker(
     placed: Placed = nobody_told,
     blobs: BlobStore | None = None,
     blob_retention: float = 86400.0,
+    sources: SourceRoom | None = None,
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 
@@ -57,6 +59,7 @@ def context_maker(
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
             blobs=blobs, blob_retention=blob_retention,
+            sources=sources,
         )  # fmt: skip
 
     return context

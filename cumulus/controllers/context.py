@@ -9,6 +9,7 @@ from datetime import datetime
 from cumulus.backends.base import Backend
 from cumulus.backends.cluster import Cluster
 from cumulus.blob.base import BlobStore
+from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.controller import BaseContext, Channel
 from cumulus.nodes.agent import Agents
 from cumulus.scheduling.cycle import Binding, Refusal
@@ -36,6 +37,8 @@ class Context(BaseContext):
     """The mark that this store's controllers put on the leases they ask nodes for."""
     placed: Placed = nobody_told
     """Told what each placement cycle decided."""
+    sources: SourceRoom | None = None
+    """What Sources are read with. None: nothing looks at them."""
     policies: Policies = DEFAULT
     """How the queue is served."""
     blobs: BlobStore | None = None

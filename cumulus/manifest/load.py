@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,6 +54,19 @@ def load_text(text: str | bytes, *, name: str = "manifest", namespace: str | Non
         problems.append(_too_large(name))
         return _finish([], problems, name)
     return _finish(_check_all(data, name, namespace, DEFAULT_NAMESPACE, problems), problems, name)
+
+
+def load_files(files: Mapping[str, bytes], *, default_namespace: str = DEFAULT_NAMESPACE) -> list[Manifest]:
+    """The objects in files that were read elsewhere, by name; none is no mistake. Raises InvalidManifest with every
+    problem of every document."""
+    problems: list[Problem] = []
+    found: list[Manifest] = []
+    for name, data in sorted(files.items()):
+        if len(data) > MAX_FILE_BYTES:
+            problems.append(_too_large(name))
+        else:
+            found += _check_all(data, name, None, default_namespace, problems)
+    return _finish(found, problems, ", ".join(files)) if found or problems else []
 
 
 def _finish(found: list[Manifest], problems: list[Problem], given: str) -> list[Manifest]:

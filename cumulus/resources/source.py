@@ -226,9 +226,12 @@ class InventoryItem(Model):
     hash: str = Field(description="A digest of what the source said of it when it was applied.")
     state: Literal["", "Replacing", "Gone", "Ignored"] = Field(
         "",
-        description="Replacing: it is deleted, and its successor is made when it is gone. Gone: somebody deleted it, or "
-        "its ttl did; it is not run again. Ignored: what changed in the source is not applied.",
+        description="Replacing: it is deleted, and its successor is made when it is gone. Gone: somebody or its ttl "
+        "deleted it; it is not run again. Ignored: what changed in the source is not applied.",
     )
+
+    def replace_state(self, state: Literal["", "Replacing", "Gone", "Ignored"]) -> InventoryItem:
+        return self if state == self.state else self.model_copy(update={"state": state})
 
 
 class SourceError(Model):
@@ -263,7 +266,9 @@ class HistoryEntry(Model):
     author: str = Field("", description="Who wrote it.")
     subject: str = Field("", description="The first line of its message.")
     time: Time = Field(description="When it was applied, or refused.")
-    result: Literal["Synced", "Failed", "Corrected"] = Field(description="Synced, Failed or Corrected (drift).")
+    result: Literal["Synced", "Failed", "Corrected", "Replacing"] = Field(
+        description="Synced, Failed, Corrected (drift) or Replacing (the rest comes once something is gone)."
+    )
     why: str = Field("", description="What made it: a commit, a pin, an approval, drift; or what was wrong.")
     created: int = Field(0, description="Objects made.")
     changed: int = Field(0, description="Objects changed.")
@@ -302,8 +307,11 @@ class Source(Resource):
 
     KIND: ClassVar[str] = "Source"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {"git", "directory", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin", "approve", "verify", "webhook"}
-    )
+        {
+            "git", "directory", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin", "approve", "verify",
+            "webhook",
+        }
+    )  # fmt: skip
 
     kind: Literal["Source"] = Field("Source", description="Always Source.")
     spec: SourceSpec = Field(description="Where the manifests are, and what may be done with them.")
@@ -328,5 +336,3 @@ class Source(Resource):
             f"a Source would be read as the daemon's own user (uid {rules.uid}), not as you: "
             "ask a system daemon (cumulus serve --system)"
         )
-
-

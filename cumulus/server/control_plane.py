@@ -12,6 +12,7 @@ from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
 from cumulus.controllers.composition import context_maker, declared
 from cumulus.controllers.context import nobody_told
+from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import informer_for
 from cumulus.machinery.manager import STALL_SECONDS, Manager, Role
 from cumulus.nodes.agent import Agents, Connect, NodeAgent
@@ -46,6 +47,7 @@ class ControlPlane:
         policies: Policies = DEFAULT,
         blobs: BlobStore | None = None,
         blob_retention: float = 86400.0,
+        sources: SourceRoom | None = None,
     ) -> None:
         controllers = declared()
         informer = informer_for(store, controllers)
@@ -64,7 +66,7 @@ class ControlPlane:
             context_maker(
                 backends, self._agents, cluster=cluster, cluster_user=cluster_user, policies=policies,
                 placed=nobody_told if metrics is None else metrics.starts.placed,
-                blobs=blobs, blob_retention=blob_retention,
+                blobs=blobs, blob_retention=blob_retention, sources=sources,
             ),
             clock=clock, identity=identity, ready=ready, on_problems=on_problems, workers=workers,
             stall_seconds=stall_seconds, instruments=None if metrics is None else metrics.controllers,

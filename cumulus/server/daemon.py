@@ -42,6 +42,7 @@ from cumulus.server.grpc.launch import Launch
 from cumulus.server.grpc_process import grpc_process, log_level
 from cumulus.server.metrics.daemon import DaemonMetrics
 from cumulus.server.settings import Settings
+from cumulus.server.sources import Sources
 from cumulus.service.secret_migration import check_moved
 from cumulus.store.base import Store
 from cumulus.store.leadership import holder_identity
@@ -103,15 +104,20 @@ def run(settings: Settings) -> int:
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
+        sources = Sources(settings, store)
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh.key_path),
             ready=_ready(settings, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
             metrics=metrics, policies=policies_of(settings.max_jobs),
-            blobs=blobs, blob_retention=settings.blobs.retention,
+            blobs=blobs, blob_retention=settings.blobs.retention, sources=sources.room,
         )  # fmt: skip
-        manager.run(stop)
+        sources.start()
+        try:
+            manager.run(stop)
+        finally:
+            sources.close()
         for opened in backends:
             opened.close()
         _log.info("stopped")

@@ -16,6 +16,7 @@ from cumulus.backends.base import Workload
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import Context
+from cumulus.gitops.room import SourceRoom
 from cumulus.errors import Fenced
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
@@ -106,6 +107,7 @@ class Daemon:
         seed: int = 0,
         store: Store | None = None,
         controllers: Sequence[Declared] | None = None,
+        sources: SourceRoom | None = None,
     ) -> None:
         """`store` is what the daemon sees of the world's store, where that is not the store itself. `controllers`:
         all that are declared, unless given."""
@@ -113,6 +115,7 @@ class Daemon:
         self.store: Store = ExactStore(store or world.store)  # type: ignore[assignment]
         self._controllers = declared() if controllers is None else controllers
         self.informer = informer_for(self.store, self._controllers)
+        self.sources = sources
         self.elector = Elector(self.store, identity, world.clock)
         self.loops: ControllerGroup[Context] | None = None
         self._rng = random.Random(seed)
@@ -153,7 +156,8 @@ class Daemon:
             world = self.world
             self.loops = begin(
                 self.store, self.informer, self._controllers,
-                context_maker([world.backend], Agents(self.informer.cache, world.agents)), world.clock, term,
+                context_maker([world.backend], Agents(self.informer.cache, world.agents), sources=self.sources),
+                world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
             )  # fmt: skip
             self.loops.start()

@@ -1,0 +1,1 @@
+"""The source controller: keeps the cluster equal to what directories and git repositories say."""

@@ -1,0 +1,354 @@
+"""Looks at one Source: reads its revision, plans the sync, and does it in one transaction with the Source's status.
+
+What a plan does and when it has to ask is in `cumulus.gitops.sync`. A crash leaves the old set or the new one: objects,
+inventory and status are one write.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from cumulus.clock import Clock, timestamp
+from cumulus.controllers.source import status as status_of
+from cumulus.errors import Forbidden, InvalidObject, NotFound
+from cumulus.gitops import directories
+from cumulus.gitops.desired import NOTHING, Desired, desired
+from cumulus.gitops.directory import digest
+from cumulus.gitops.errors import SourceUnreadable
+from cumulus.gitops.following import Seen, Where
+from cumulus.gitops.room import SourceRoom, secret
+from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
+from cumulus.lib.unix_user import UnixUser
+from cumulus.machinery.cache import Cache
+from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.recorder import Recorder
+from cumulus.manifest import InvalidManifest, Position, Problem
+from cumulus.resources.git_url import parse_url
+from cumulus.resources.key import Document, Key
+from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reasons import EventReason, SourceReason
+from cumulus.resources.registry import BY_NAME
+from cumulus.resources.source import SYNC_ANNOTATION, Prune, Revision, Source, SourceStatus
+from cumulus.resources.submitter import Submitter
+from cumulus.store.base import Query, Write
+from cumulus.store.client import Client
+
+NAME = "source"
+DIRECTORY_SECONDS = 300.0
+"""How often a directory is looked at though nothing told of a change."""
+REPLACE_SECONDS = 2.0
+"""How often it is looked whether what is to be replaced is gone."""
+_REMEMBERED = 64
+"""Desired sets that are kept: a look at a Source whose revision is the same reads no file."""
+
+
+class _Look(NamedTuple):
+    """A revision that was read."""
+
+    revision: Revision
+    missing: bool
+    files: dict[str, bytes] | None
+    """Of a directory; git's are read where they are needed."""
+    where: Where | None
+    object: str
+
+
+class SourceReconciler:
+    def __init__(self, room: SourceRoom, cache: Cache, client: Client, clock: Clock, recorder: Recorder) -> None:
+        self._room = room
+        self._cache = cache
+        self._client = client
+        self._clock = clock
+        self._recorder = recorder
+        self._desired: OrderedDict[tuple[str, str], Desired] = OrderedDict()
+        self._settled: dict[str, tuple[tuple[str, int], dict[Key, bytes]]] = {}
+        """By uid: the revision and generation, and how each object looked that was as it is to be."""
+
+    def reconcile(self, request: Request) -> Result:
+        source = self._cache.get(Source, *request)
+        if source is None or source.deleting or source.spec.suspend:
+            self._room.following.forget(request)
+            self._room.directories.forget(request)
+            return Done()
+        source = self._taken(source)
+        try:
+            user = self._room.submitters.user_of(_submitter(source))
+            look = self._directory(source, user) if source.spec.directory is not None else self._git(source, user)
+            return Done() if look is None else self._sync(source, look)
+        except SourceUnreadable as error:
+            return self._unreadable(source, error.reason, _said(error))
+        except Forbidden as error:
+            return self._unreadable(source, SourceReason.REFUSED, _said(error))
+
+    def _taken(self, source: Source) -> Source:
+        """Note that a request for a sync was taken, before the server is asked: what comes after that is another."""
+        asked = source.metadata.annotations.get(SYNC_ANNOTATION, "")[:64]
+        if asked == source.status.sync_request:
+            return source
+        taken = source.replace(status=source.status.model_copy(update={"sync_request": asked}))
+        source = self._client.update_status(taken)
+        self._room.following.now((source.metadata.namespace or "", source.metadata.name))
+        return source
+
+    def _directory(self, source: Source, user: UnixUser | None) -> _Look:
+        assert source.spec.directory is not None
+        path = source.spec.directory.path
+        self._room.directories.watch((source.metadata.namespace or "", source.metadata.name), path)
+        files = directories.read(path, user)
+        name = digest(files)
+        return _Look(Revision(revision=name, tree=name), False, files, None, name)
+
+    def _git(self, source: Source, user: UnixUser | None) -> _Look | None:
+        """None until the server was asked."""
+        git = source.spec.git
+        assert git is not None
+        wanted = [(name, value) for name in ("branch", "tag", "commit", "semver") if (value := getattr(git, name))]
+        if source.spec.pin is not None:
+            wanted = [("commit", source.spec.pin)]
+        namespace = source.metadata.namespace or ""
+        where = Where(user, parse_url(git.url), tuple(wanted), namespace, git.credentials or "")
+        seen: Seen | None = self._room.following.follow(
+            (namespace, source.metadata.name), where, git.path, parse_duration(git.interval)
+        )
+        if seen is None:
+            return None
+        revision = seen.revision.model_copy(update={"tree": seen.tree})
+        return _Look(revision, not seen.tree, None, where, seen.object)
+
+    def _sync(self, source: Source, look: _Look) -> Result:
+        synced, revision = source.status.synced, look.revision
+        changed = synced is None or synced.tree != revision.tree or self._is_new(source)
+        try:
+            if changed:
+                revision = self._verified(source, look)
+            wanted = self._wanted(source, look)
+            if changed:
+                self._check_refusals(source, wanted)
+        except InvalidManifest as error:
+            return self._failed(source, revision, SourceReason.INVALID, error.problems)
+        except _Refused as error:
+            return self._failed(source, revision, SourceReason.REFUSED, error.problems)
+        never = source.spec.prune is Prune.NEVER
+        if look.missing and (never or not source.status.inventory):
+            path = source.spec.git.path if source.spec.git is not None else ""
+            problem = Problem(Position(path), "", "there is no such directory in the revision")
+            return self._failed(source, revision, SourceReason.INVALID, [problem])
+        rewritten = changed and self._is_rewritten(source, look)
+        facts = Facts(revision.revision, changed, look.missing, rewritten)
+        stamp = (revision.tree, source.metadata.generation or 0)
+        settled = frozenset() if changed else self._still_settled(source, stamp)
+        plan = make_plan(
+            source, wanted, facts, self._stored, now=self._clock.now(), claimed=self._is_claimed,
+            released=self._is_released, settled=settled,
+        )  # fmt: skip
+        if plan.problems:
+            return self._failed(source, revision, SourceReason.INVALID, plan.problems)
+        return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten)
+
+    def _do(
+        self, source: Source, revision: Revision, plan: Plan, why: str, stamp: tuple[str, int],
+        settled: frozenset[Key], rewritten: bool,
+    ) -> Result:  # fmt: skip
+        now = timestamp(self._clock.now())
+        after = status_of.planned(source, now, revision, plan, why, self._cache.document)
+        if plan.steps:
+            try:
+                after = self._commit(source, plan.steps, after)
+            except InvalidObject as error:
+                return self._failed(source, revision, SourceReason.INVALID, [Problem(Position("."), "", _said(error))])
+            except Forbidden as error:
+                return self._failed(source, revision, SourceReason.REFUSED, [Problem(Position("."), "", _said(error))])
+        elif after != source.status:
+            self._client.update_status(source.replace(status=after))
+        self._tell(source, revision, plan, after, why, rewritten)
+        before = self._settled.get(source.uid)
+        looks = dict(before[1]) if before is not None and before[0] == stamp else {}
+        looks |= {key: _look_of(document) for key, document in plan.verified.items()}
+        self._settled[source.uid] = (stamp, {k: v for k, v in looks.items() if k in settled or k in plan.verified})
+        if plan.replacing:
+            return After(REPLACE_SECONDS)
+        return After(DIRECTORY_SECONDS) if source.spec.directory is not None else Done()
+
+    def _commit(self, source: Source, steps: Sequence[Step], after: SourceStatus) -> SourceStatus:
+        """Everything in one transaction. The uids of what was made are noted after it: until then the inventory knows
+        it by name and field manager."""
+        own = [Write("status", source.replace(status=after).to_json())]
+        answers = self._room.submitters.commit(
+            _submitter(source), [step.write for step in steps], own, fence=self._client.fence
+        )
+        uids = {
+            step.key: answer["metadata"]["uid"]
+            for step, answer in zip(steps, answers[: len(steps)], strict=True)
+            if step.action == "create"
+        }
+        if uids:
+            after = status_of.with_uids(after, uids)
+            written = Source.model_validate(answers[-1])
+            self._client.update_status(written.replace(status=after))
+        return after
+
+    def _failed(self, source: Source, revision: Revision, reason: SourceReason, problems: Sequence[Problem]) -> Result:
+        now = timestamp(self._clock.now())
+        after = status_of.failed(source, now, revision, reason, problems)
+        if after != source.status:
+            self._client.update_status(source.replace(status=after))
+        if after.last_error != source.status.last_error and after.last_error is not None:
+            said = f"{revision.revision[:12]}: {after.last_error.message}"
+            self._record(source, "Warning", EventReason.SYNC_FAILED, said)
+        return After(DIRECTORY_SECONDS) if source.spec.directory is not None else Done()
+
+    def _unreadable(self, source: Source, reason: SourceReason, message: str) -> Result:
+        after = status_of.unreadable(source, timestamp(self._clock.now()), reason, message)
+        if after != source.status:
+            self._client.update_status(source.replace(status=after))
+            self._record(source, "Warning", EventReason.SYNC_FAILED, message)
+        return After(DIRECTORY_SECONDS / 10) if source.spec.directory is not None else Done()
+
+    def _wanted(self, source: Source, look: _Look) -> Desired:
+        """Raises InvalidManifest, SourceUnreadable."""
+        if look.missing:
+            return NOTHING
+        namespace = source.metadata.namespace or ""
+        name = (namespace, look.revision.tree)
+        if (known := self._desired.get(name)) is not None:
+            self._desired.move_to_end(name)
+            return known
+        files = look.files
+        if files is None:
+            assert look.where is not None
+            following = self._room.following
+            with following.lock(look.where):
+                repository = following.repository(look.where)
+                listed = repository.files(look.revision.tree)
+                files = repository.read(listed, following.credentials(look.where)) if listed else {}
+        found = desired(files, namespace)
+        self._desired[name] = found
+        if len(self._desired) > _REMEMBERED:
+            self._desired.popitem(last=False)
+        return found
+
+    def _verified(self, source: Source, look: _Look) -> Revision:
+        """Raises SourceUnreadable where a signature is demanded that is not there."""
+        demanded = source.spec.verify
+        if demanded is None or look.where is None:
+            return look.revision
+        keys = secret(self._room.secrets, source.metadata.namespace or "", demanded.keys)
+        keys = {name: keys[name] for name in ("allowed_signers", "gpg-keys") if name in keys}
+        if not keys:
+            said = f"the secret {demanded.keys} has neither allowed_signers nor gpg-keys"
+            raise SourceUnreadable(SourceReason.CREDENTIALS, said)
+        tag = demanded.object == "Tag"
+        with self._room.following.lock(look.where):
+            repository = self._room.following.repository(look.where)
+            repository.verify(look.object if tag else look.revision.revision, keys, tag=tag)
+        return look.revision.model_copy(update={"signature": "Verified"})
+
+    def _is_rewritten(self, source: Source, look: _Look) -> bool:
+        """Whether the commit does not descend from the one that was synced. Who pins a commit says so himself."""
+        synced = source.status.synced
+        if synced is None or look.where is None or source.spec.pin is not None:
+            return False
+        with self._room.following.lock(look.where):
+            repository = self._room.following.repository(look.where)
+            return not repository.descends(look.revision.revision, synced.revision)
+
+    def _check_refusals(self, source: Source, wanted: Desired) -> None:
+        problems = self._room.submitters.refusals(_submitter(source), list(wanted.manifests.values()))
+        if problems:
+            raise _Refused(problems)
+
+    def _is_new(self, source: Source) -> bool:
+        return source.status.observed_generation != source.metadata.generation
+
+    def _stored(self, key: Key) -> Document | None:
+        """The view may be behind: that something is gone is never believed of it."""
+        found = self._cache.document(key)
+        if found is not None:
+            return found
+        try:
+            return self._client.store.get(key)
+        except NotFound:
+            return None
+
+    def _still_settled(self, source: Source, stamp: tuple[str, int]) -> frozenset[Key]:
+        known = self._settled.get(source.uid)
+        if known is None or known[0] != stamp:
+            return frozenset()
+        return frozenset(
+            key
+            for key, look in known[1].items()
+            if (document := self._cache.document(key)) is not None and _look_of(document) == look
+        )
+
+    def _is_claimed(self, namespace: str, name: str, key: Key) -> bool:
+        try:
+            other = self._client.get(Source, namespace, name)
+        except NotFound:
+            return False
+        return any(item_key(item) == key for item in other.status.inventory)
+
+    def _is_released(self, uid: str) -> bool:
+        """Whether all that an object owned is gone too."""
+        owned = {kind.owns for kind in BY_NAME.values() if kind.owns}
+        return not any(self._client.store.list(Query(kind, owner_uid=uid)).items for kind in sorted(owned))
+
+    def _why(self, source: Source, plan: Plan, changed: bool) -> str:
+        if plan.approved:
+            return f"approved: {plan.approved}"
+        if source.spec.pin is not None and changed:
+            return "pinned"
+        drift = next((step.why for step in plan.steps if step.why), "")
+        return drift if drift and not changed else "a new revision" if changed else "what was left to do"
+
+    def _tell(
+        self, source: Source, revision: Revision, plan: Plan, after: SourceStatus, why: str, rewritten: bool
+    ) -> None:
+        name = revision.revision[:12]
+        if rewritten:
+            said = f"{name} does not descend from what was synced"
+            self._record(source, "Warning", EventReason.HISTORY_REWRITTEN, said)
+        if plan.steps:
+            counts = [(plan.count(a), said) for a, said in _DONE.items()]
+            done = ", ".join(f"{count} {said}" for count, said in counts if count)
+            self._record(source, "Normal", EventReason.SYNCED, f"{name}: {done} ({why})")
+        for step in plan.steps:
+            if step.why:
+                said = f"{step.key}: {step.why}; changed back"
+                self._record(source, "Warning", EventReason.DRIFT_FOUND, said)
+        for key, told in plan.drifted[:5]:
+            self._record(source, "Warning", EventReason.DRIFT_FOUND, f"{key}: {told}")
+        pending, before = after.pending_sync, source.status.pending_sync
+        if pending is not None and (before is None or before.hash != pending.hash):
+            said = f"{name}: {'; '.join(pending.reasons)}. cumulus source approve {source.metadata.name} {pending.hash}"
+            self._record(source, "Warning", EventReason.SYNC_PENDING, said)
+
+    def _record(self, source: Source, type: str, reason: EventReason, message: str) -> None:
+        self._recorder.record(source, "Normal" if type == "Normal" else "Warning", reason, message, component=NAME)
+
+
+class _Refused(InvalidManifest):
+    """The Source's submitter may not apply this."""
+
+
+_DONE = {"create": "created", "change": "changed", "recreate": "to be made anew", "delete": "deleted"}
+
+
+def _look_of(document: Document) -> bytes:
+    """All of an object that people and Sources write."""
+    metadata = document["metadata"]
+    said = [metadata.get(name) for name in ("uid", "generation", "labels", "annotations", "managedFields",
+                                            "deletionTimestamp", "ownerReferences", "finalizers")]  # fmt: skip
+    return orjson.dumps([said, document.get("roleRef"), document.get("subjects")])
+
+
+def _submitter(source: Source) -> Submitter:
+    return Submitter.of(source.metadata.annotations)
+
+
+def _said(error: Exception) -> str:
+    hint = getattr(error, "hint", None)
+    return f"{error}; {hint}" if hint else str(error)

@@ -1,0 +1,79 @@
+"""What the source controller is made of and what wakes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cumulus.controllers.context import Context
+from cumulus.controllers.source.controller import NAME, SourceReconciler
+from cumulus.gitops.sync import sources_of
+from cumulus.machinery.cache import Cache
+from cumulus.machinery.controller import Controller, Push, Watch, itself
+from cumulus.machinery.informer import Change
+from cumulus.machinery.reconcile import Request
+from cumulus.resources.documents import lookup
+from cumulus.resources.registry import KINDS
+from cumulus.resources.source import SYNC_ANNOTATION, Source
+
+SETTLE_SECONDS = 0.3
+"""A person's change is often several writes, and so is the end of a job."""
+
+
+def wanted_anew(change: Change) -> bool:
+    """Somebody changed what a Source asks for, or asked for a sync."""
+    if change.respecified or change.type == "DELETED":
+        return True
+    return _asked(change.old) != _asked(change.new)
+
+
+def _asked(document: object) -> object:
+    return lookup(document, "metadata.annotations") and document["metadata"]["annotations"].get(SYNC_ANNOTATION)  # type: ignore[index, arg-type]
+
+
+def concerns_a_source(change: Change) -> bool:
+    """What a Source applied was changed, deleted, or is over."""
+    if change.type == "ADDED" or not (sources_of(change.new) or sources_of(change.old or change.new)):
+        return False
+    if change.type == "DELETED":
+        return True
+    old, new = change.old or {}, change.new
+    before, after = old.get("metadata") or {}, new["metadata"]
+    same = all(before.get(name) == after.get(name) for name in ("labels", "annotations", "managedFields", "generation"))
+    return not same or lookup(old, "status.phase") != lookup(new, "status.phase")
+
+
+def its_sources(change: Change, cache: Cache) -> Iterable[Request]:
+    found = sources_of(change.new) | sources_of(change.old or change.new)
+    return [Request(*source) for source in sorted(found)]
+
+
+def build(context: Context) -> SourceReconciler:
+    assert context.sources is not None
+    return SourceReconciler(context.sources, context.cache, context.client, context.clock, context.recorder)
+
+
+def from_outside(context: Context, push: Push) -> None:
+    """Repositories and directories in which something changed."""
+    if context.sources is not None:
+        for follower in (context.sources.following, context.sources.directories):
+            follower.begin(lambda namespace, name: push(Request(namespace, name)))
+
+
+CONTROLLERS = (
+    Controller[Context, SourceReconciler](
+        name=NAME,
+        kind=Source.KIND,
+        workers=4,
+        build=build,
+        watches=(
+            Watch(Source.KIND, itself, when=wanted_anew),
+            *(
+                Watch(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
+                for kind in KINDS
+                if kind.user_made and kind.name != "GPUNode"
+            ),
+        ),
+        sources=(from_outside,),
+        enabled=lambda context: context.sources is not None,
+    ),
+)

@@ -1,0 +1,390 @@
+"""A git repository, read with the git program: a bare, partial clone, from which trees and files are taken one by one.
+
+Nothing is ever checked out, so there are no hooks, filters, symbolic links and submodules to fall for. git sees neither
+its user's configuration nor the daemon's environment, asks nobody for a password, and goes only where it is told.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cumulus.clock import timestamp
+from cumulus.gitops import addresses, versions
+from cumulus.gitops.errors import SourceUnreadable
+from cumulus.gitops.programs import Finished, Limits, OverLimit, run
+from cumulus.lib.printable import one_line
+from cumulus.lib.truncate import truncate
+from cumulus.lib.unix_user import UnixUser
+from cumulus.resources.git_url import GitUrl
+from cumulus.resources.reasons import SourceReason
+from cumulus.resources.source import MOST_OBJECTS, GitSource, Revision
+
+MOST_FILES = 4 * MOST_OBJECTS
+MOST_FILE_BYTES = 4 * 2**20
+MOST_BYTES = 64 * 2**20
+"""Of all files of one path together."""
+MOST_PACKS = 60
+"""A clone with more is made anew: nothing else tidies it."""
+SUFFIXES = (".yaml", ".yml", ".json")
+_LONGEST_SUBJECT = 200
+_NO_SUCH_REF = 2
+"""git ls-remote --exit-code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a server asks for, from a secret. Empty where there is none."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    key: bytes = field(default=b"", repr=False)
+    known_hosts: bytes = b""
+    authority: bytes = b""
+
+
+class File(NamedTuple):
+    """A file of a tree: its path within the tree that was asked for, and git's name of what it holds."""
+
+    path: str
+    oid: str
+
+
+class Repository:
+    """A clone of `url` in `directory`, which need not be there. All of it runs as `user`, this process's own for None.
+    Every method raises SourceUnreadable."""
+
+    def __init__(self, directory: Path, url: GitUrl, user: UnixUser | None, limits: Limits = Limits()) -> None:
+        self._directory = directory
+        self._url = url
+        self._user = user
+        self._limits = limits
+
+    def look(self, wanted: GitSource, credentials: Credentials) -> tuple[str, str]:
+        """The full name of what is wanted (a ref; a commit's own name), and which commit, or tag object, it is now on
+        the server. For a commit nobody is asked."""
+        if wanted.commit is not None:
+            return wanted.commit, wanted.commit
+        if wanted.semver is not None:
+            found = self._remote(credentials, ["--tags"], "refs/tags/*", wanted)
+            tag = versions.highest((name.removeprefix("refs/tags/") for name in found), wanted.semver)
+            if tag is None:
+                raise _no_ref(f"no tag is a version in the range {wanted.semver}")
+            return f"refs/tags/{tag}", found[f"refs/tags/{tag}"]
+        ref = _ref(wanted)
+        found = self._remote(credentials, [], ref, wanted)
+        if ref not in found:
+            raise _no_ref(f"there is no {_said(wanted)} in {self._url}")
+        return ref, found[ref]
+
+    def fetch(self, ref: str, oid: str, credentials: Credentials) -> str:
+        """Have the commit that `ref` is now, most likely `oid`, without the contents of files: its name."""
+        self._prepare()
+        if not self._has(oid):
+            local = f"refs/cumulus/{ref}"
+            self._over_network(
+                ["fetch", "--quiet", "--filter=blob:none", "--no-tags", "--no-write-fetch-head",
+                 "--no-recurse-submodules", "--no-auto-gc", "origin", f"+{ref}:{local}"],
+                credentials,
+            )  # fmt: skip
+            if not self._has(oid):
+                # It moved on in between.
+                oid = self._git(["rev-parse", "--verify", "--quiet", local]).output.decode().strip()
+        found = self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
+        if found.code:
+            raise _no_ref(f"{one_line(ref)} is no commit")
+        return found.output.decode().strip()
+
+    def describe(self, commit: str) -> Revision:
+        """Who wrote it, when and why; `tree` is that of the root."""
+        form = "%H%x00%T%x00%an <%ae>%x00%ct%x00%s"
+        shown = self._git(["log", "-1", "--no-show-signature", f"--format={form}", commit, "--"]).output
+        name, tree, author, when, subject = (shown.decode("utf-8", "replace").rstrip("\n").split("\0") + [""] * 5)[:5]
+        seconds = int(when) if when.isdecimal() and len(when) < 12 else 0
+        return Revision(
+            revision=name, tree=tree, author=truncate(one_line(author), _LONGEST_SUBJECT),
+            subject=truncate(one_line(subject), _LONGEST_SUBJECT),
+            time=timestamp(datetime.fromtimestamp(seconds, UTC)),
+        )  # fmt: skip
+
+    def trees(self, commit: str, paths: Sequence[str]) -> dict[str, str]:
+        """git's name of the directory at each path, "" where the commit has none there; "" is the root."""
+        asked = "".join(f"{commit}:{path}\n" for path in paths)
+        shown = self._git(["cat-file", "--batch-check=%(objecttype) %(objectname)"], given=asked.encode()).output
+        answers = shown.decode("utf-8", "replace").splitlines()
+        found = {}
+        for path, answer in zip(paths, answers, strict=True):
+            type, _, oid = answer.partition(" ")
+            found[path] = oid if type == "tree" else ""
+        return found
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether `ancestor` is in the history of `commit`; False also where it is not known any more."""
+        return self._git(["merge-base", "--is-ancestor", ancestor, commit], fails=True).code == 0
+
+    def files(self, tree: str) -> list[File]:
+        """The manifests below a tree, by path. Hidden ones, symbolic links and submodules are left out."""
+        found = []
+        for entry in self._git(["ls-tree", "-r", "-z", "--full-tree", tree]).output.split(b"\0"):
+            about, _, name = entry.partition(b"\t")
+            mode, _, rest = about.partition(b" ")
+            path = name.decode("utf-8", "replace")
+            if not mode or not stat.S_ISREG(int(mode, 8)) or not path.endswith(SUFFIXES):
+                continue
+            if any(part.startswith(".") for part in path.split("/")):
+                continue
+            found.append(File(path, rest.rpartition(b" ")[2].decode()))
+        if len(found) > MOST_FILES:
+            raise SourceUnreadable(SourceReason.INVALID, f"the path holds more than {MOST_FILES:,} manifests; split it")
+        return sorted(found)
+
+    def read(self, files: Sequence[File], credentials: Credentials) -> dict[str, bytes]:
+        """What each file holds, by path. Contents that the clone lacks are fetched, all at once."""
+        oids = list(dict.fromkeys(file.oid for file in files))
+        sizes = self._sizes(oids)
+        if missing := [oid for oid in oids if oid not in sizes]:
+            self._over_network(
+                ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--filter=blob:none", "--no-tags",
+                 "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc", "--stdin", "origin"],
+                credentials, given="".join(f"{oid}\n" for oid in missing).encode(),
+            )  # fmt: skip
+            sizes = self._sizes(oids)
+        for file in files:
+            size = sizes.get(file.oid)
+            if size is None:
+                raise SourceUnreadable(SourceReason.FETCH_FAILED, f"the server did not send {one_line(file.path)}")
+            if size > MOST_FILE_BYTES:
+                more = f"{one_line(file.path)} is larger than {MOST_FILE_BYTES // 2**20} MiB; split it"
+                raise SourceUnreadable(SourceReason.INVALID, more)
+        if sum(sizes[file.oid] for file in files) > MOST_BYTES:
+            raise SourceUnreadable(SourceReason.INVALID, f"the manifests have more than {MOST_BYTES // 2**20} MiB")
+        held = self._contents(oids)
+        return {file.path: held[file.oid] for file in files}
+
+    def verify(self, what: str, keys: Mapping[str, bytes], *, tag: bool) -> None:
+        """Raises SourceUnreadable unless the commit, or tag object, is signed by one of the keys: `allowed_signers` for
+        SSH, `gpg-keys` for GPG. git's exit code alone says it: its text says good of keys that nobody allowed."""
+        with self._private_files(keys) as made:
+            options, more = ["-c", "gpg.ssh.allowedSignersFile=/dev/null"], {}
+            if "allowed_signers" in made:
+                options = ["-c", f"gpg.ssh.allowedSignersFile={made['allowed_signers']}"]
+            home = os.path.join(os.path.dirname(next(iter(made.values()))), "gnupg")
+            self._run(["mkdir", "-m", "700", home], {})
+            more["GNUPGHOME"] = home
+            if "gpg-keys" in made:
+                self._run(["gpg", "--batch", "--quiet", "--import", made["gpg-keys"]], more)
+            options += ["-c", "gpg.minTrustLevel=undefined"]
+            found = self._git([*options, "verify-tag" if tag else "verify-commit", what], fails=True, more=more)
+        if found.code:
+            raise SourceUnreadable(
+                SourceReason.NOT_VERIFIED, f"{what[:12]} is not signed with a key of spec.verify.keys",
+                hint="sign it (git commit -S), or add the signer's key to the secret",
+            )  # fmt: skip
+
+    def object_of(self, ref: str) -> str:
+        """What a fetched ref names: the tag object of an annotated tag."""
+        return self._git(["rev-parse", "--verify", "--quiet", f"refs/cumulus/{ref}"]).output.decode().strip()
+
+    def drop(self) -> None:
+        """Delete the clone; the next fetch makes it anew."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        directory = self._directory
+        try:
+            if (directory / "HEAD").exists():
+                if len(os.listdir(directory / "objects" / "pack")) <= 3 * MOST_PACKS:
+                    return
+                self.drop()
+            make_private(directory.parent, self._user)
+        except OSError as error:
+            raise SourceUnreadable(SourceReason.FETCH_FAILED, f"the clone cannot be kept: {error.strerror}") from None
+        self._git(["init", "--quiet", "--bare", "--template=", str(directory)], inside=False)
+        self._git(["remote", "add", "origin", str(self._url)])
+
+    def _has(self, oid: str) -> bool:
+        return self._git(["cat-file", "-e", oid], fails=True).code == 0
+
+    def _sizes(self, oids: Sequence[str]) -> dict[str, int]:
+        """Of those that the clone has."""
+        asked = "".join(f"{oid}\n" for oid in oids).encode()
+        shown = self._git(["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)"], given=asked).output
+        rows = (line.split() for line in shown.decode().splitlines())
+        return {row[0]: int(row[2]) for row in rows if len(row) == 3 and row[1] == "blob"}
+
+    def _contents(self, oids: Sequence[str]) -> dict[str, bytes]:
+        shown = self._git(
+            ["cat-file", "--batch"], given="".join(f"{oid}\n" for oid in oids).encode(), output=2 * MOST_BYTES
+        ).output
+        found, at = {}, 0
+        for oid in oids:
+            end = shown.index(b"\n", at)
+            size = int(shown[at:end].split()[2])
+            found[oid] = shown[end + 1 : end + 1 + size]
+            at = end + 2 + size
+        return found
+
+    def _remote(
+        self, credentials: Credentials, options: Sequence[str], pattern: str, wanted: GitSource
+    ) -> dict[str, str]:
+        """What the server has under the pattern, by full name."""
+        found = self._over_network(
+            ["ls-remote", "--exit-code", *options, str(self._url), pattern], credentials, inside=False, fails=True
+        )
+        if found.code == _NO_SUCH_REF:
+            raise _no_ref(f"there is no {_said(wanted)} in {self._url}")
+        if found.code:
+            raise self._failed(found)
+        rows = (line.partition("\t") for line in found.output.decode("utf-8", "replace").splitlines())
+        return {name: oid for oid, _, name in rows if not name.endswith("^{}")}
+
+    def _over_network(
+        self, arguments: Sequence[str], credentials: Credentials, *, given: bytes = b"", inside: bool = True,
+        fails: bool = False,
+    ) -> Finished:  # fmt: skip
+        files = {"key": credentials.key, "known_hosts": credentials.known_hosts, "ca": credentials.authority}
+        with self._private_files({name: content for name, content in files.items() if content}) as made:
+            environment = self._network(credentials, made)
+            return self._git(arguments, given=given, inside=inside, fails=fails, more=environment)
+
+    def _network(self, credentials: Credentials, files: Mapping[str, str]) -> dict[str, str]:
+        """The variables with which git reaches the server, at an address that was checked and no other."""
+        if self._url.scheme == "file":
+            return {"GIT_ALLOW_PROTOCOL": "file"}
+        address = addresses.resolve(self._url.host, self._url.port)
+        if self._url.scheme == "ssh":
+            return {"GIT_ALLOW_PROTOCOL": "ssh", "GIT_SSH_COMMAND": self._ssh(address, files), "GIT_SSH_VARIANT": "ssh"}
+        settings = {
+            "http.curloptResolve": f"{self._url.host.strip('[]')}:{self._url.port}:{address}",
+            "http.followRedirects": "false", "http.sslVerify": "true", "http.proxy": "", "http.lowSpeedLimit": "1000",
+            "http.lowSpeedTime": "30",
+        }  # fmt: skip
+        if "ca" in files:
+            settings["http.sslCAInfo"] = files["ca"]
+        if credentials.password:
+            pair = f"{credentials.username or 'git'}:{credentials.password}".encode()
+            settings["http.extraHeader"] = f"Authorization: Basic {base64.b64encode(pair).decode()}"
+        pairs = list(settings.items())
+        # In the environment, which no other user can read, and not in the arguments, which all can.
+        found = {"GIT_ALLOW_PROTOCOL": "https", "GIT_CONFIG_COUNT": str(len(pairs))}
+        for number, (name, value) in enumerate(pairs):
+            found |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+        return found
+
+    def _ssh(self, address: str, files: Mapping[str, str]) -> str:
+        if "key" not in files or "known_hosts" not in files:
+            raise SourceUnreadable(
+                SourceReason.CREDENTIALS, "a repository over ssh needs a secret with ssh-privatekey and known_hosts",
+                hint=f"ssh-keyscan -p {self._url.port} {self._url.host} shows the host's keys; name the secret in "
+                "spec.git.credentials",
+            )  # fmt: skip
+        alias = self._url.host if self._url.port == 22 else f"[{self._url.host}]:{self._url.port}"
+        options = {
+            "BatchMode": "yes", "IdentitiesOnly": "yes", "IdentityAgent": "none", "IdentityFile": files["key"],
+            "UserKnownHostsFile": files["known_hosts"], "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "yes", "UpdateHostKeys": "no", "HostName": address, "HostKeyAlias": alias,
+            "PermitLocalCommand": "no", "ProxyCommand": "none", "ClearAllForwardings": "yes", "ConnectTimeout": "15",
+            "PreferredAuthentications": "publickey", "ServerAliveInterval": "10",
+        }  # fmt: skip
+        # Every value is from here or is a path or address: none holds a blank or quote.
+        return " ".join(["ssh", "-F", "/dev/null", *(f"-o {name}={value}" for name, value in options.items())])
+
+    def _git(
+        self, arguments: Sequence[str], *, given: bytes = b"", inside: bool = True, fails: bool = False,
+        more: Mapping[str, str] = {}, output: int | None = None,
+    ) -> Finished:  # fmt: skip
+        where = [f"--git-dir={self._directory}"] if inside else []
+        command = [
+            "git", "--no-pager", "--no-replace-objects", *where, "-c", "core.hooksPath=/dev/null", "-c",
+            "credential.helper=", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.fsmonitor=false", "-c",
+            "fetch.fsckObjects=true", "-c", "transfer.advertiseSID=false", *arguments,
+        ]  # fmt: skip
+        environment = {
+            "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "/bin/false", "SSH_ASKPASS": "/bin/false",
+            "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none",
+            "GIT_LITERAL_PATHSPECS": "1", "GIT_PROTOCOL_FROM_USER": "0", "HOME": "/nonexistent", **more,
+        }  # fmt: skip
+        finished = self._run(command, environment, given=given, output=output)
+        if finished.code and not fails:
+            raise self._failed(finished)
+        return finished
+
+    def _run(
+        self, command: Sequence[str], environment: Mapping[str, str], *, given: bytes = b"", output: int | None = None
+    ) -> Finished:
+        limits = self._limits
+        if output is not None:
+            limits = Limits(limits.seconds, output, limits.file)
+        try:
+            return run(command, user=self._user, environment=environment, limits=limits, given=given)
+        except OverLimit as error:
+            raise SourceUnreadable(SourceReason.FETCH_FAILED, str(error)) from None
+        except OSError as error:
+            raise SourceUnreadable(
+                SourceReason.FETCH_FAILED, f"{command[0]} cannot be started: {error.strerror}",
+                hint="install it on the daemon's machine",
+            ) from None  # fmt: skip
+
+    def _failed(self, finished: Finished) -> SourceUnreadable:
+        """With what git said last: it names host and reason, and nothing of what it was given in the environment."""
+        lines = [one_line(line) for line in finished.said.splitlines() if line.strip()]
+        told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "Host key"))] or lines
+        said = truncate("; ".join(told[-3:]) or f"exit code {finished.code}")
+        return SourceUnreadable(SourceReason.FETCH_FAILED, f"git cannot read {self._url}: {said}")
+
+    @contextmanager
+    def _private_files(self, contents: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
+        """Files that only `user` can read, for as long as a program needs them."""
+        if not contents:
+            yield {}
+            return
+        with tempfile.TemporaryDirectory(prefix="cumulus-git-", ignore_cleanup_errors=True) as directory:
+            found = {}
+            for name, content in contents.items():
+                path = os.path.join(directory, name)
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(content if content.endswith(b"\n") else content + b"\n")
+                    if self._user is not None and self._user.uid != os.geteuid():
+                        os.fchown(file.fileno(), self._user.uid, self._user.gid)
+                found[name] = path
+            if self._user is not None and self._user.uid != os.geteuid():
+                os.chown(directory, self._user.uid, self._user.gid)
+            yield found
+
+
+def make_private(directory: Path, user: UnixUser | None) -> None:
+    """A directory that only `user` can enter, below one that everybody passes through. Raises OSError."""
+    parent = directory.parent
+    parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if directory.is_dir():
+        return
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if user is not None and user.uid != os.geteuid():
+        os.chown(directory, user.uid, user.gid)
+
+
+def _ref(wanted: GitSource) -> str:
+    if wanted.tag is not None:
+        return f"refs/tags/{wanted.tag}"
+    return "HEAD" if wanted.branch is None else f"refs/heads/{wanted.branch}"
+
+
+def _said(wanted: GitSource) -> str:
+    for name in ("branch", "tag", "semver"):
+        if getattr(wanted, name) is not None:
+            return f"{'tag in the range' if name == 'semver' else name} {getattr(wanted, name)}"
+    return "default branch"
+
+
+def _no_ref(message: str) -> SourceUnreadable:
+    return SourceUnreadable(SourceReason.REF_NOT_FOUND, message)

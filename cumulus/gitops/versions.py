@@ -1,0 +1,107 @@
+"""Semantic versions and ranges of them, as tags are chosen by: ^1.2, ~1.4.0, >=1.0 <2.0, 1.x, and || between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_VERSION = re.compile(r"v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_NUMBER = r"(\d{1,9}|[xX*])"
+_PART = re.compile(rf"(\^|~|>=|<=|>|<|=)?\s*v?{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(-[0-9A-Za-z.-]+)?")
+_LAST = 10**9
+
+
+class Version(NamedTuple):
+    """`release` sorts a pre-release before its release."""
+
+    major: int
+    minor: int
+    patch: int
+    release: tuple[tuple[int, int, str], ...]
+
+    @property
+    def is_release(self) -> bool:
+        return self.release == _RELEASE
+
+
+_RELEASE = ((2, 0, ""),)
+
+
+def parse(text: str) -> Version | None:
+    """None for what is no version."""
+    found = _VERSION.fullmatch(text)
+    if found is None:
+        return None
+    major, minor, patch, pre = found.groups()
+    return Version(int(major), int(minor or 0), int(patch or 0), _pre(pre) if pre else _RELEASE)
+
+
+def highest(tags: Iterable[str], wanted: str) -> str | None:
+    """The tag with the highest version in the range. Pre-releases only where the range names one. Raises ValueError
+    for what is no range."""
+    alternatives = [_bounds(part) for part in wanted.split("||")]
+    found: tuple[Version, str] | None = None
+    for tag in tags:
+        version = parse(tag)
+        if version is None or (not version.is_release and "-" not in wanted):
+            continue
+        fits = any(all(low <= version < high for low, high in bounds) for bounds in alternatives)
+        if fits and (found is None or (version, tag) > found):
+            found = (version, tag)
+    return None if found is None else found[1]
+
+
+def _bounds(text: str) -> list[tuple[Version, Version]]:
+    parts = text.replace(",", " ").strip()
+    if not parts:
+        raise ValueError(f"{text!r} is not a range of versions")
+    found, at = [], 0
+    while at < len(parts):
+        match = _PART.match(parts, at)
+        if match is None:
+            raise ValueError(f"{text!r} is not a range of versions; write ^1.2, ~1.4.0 or >=1.0 <2.0")
+        found.append(_bound(*match.groups()))
+        at = match.end()
+        while at < len(parts) and parts[at] == " ":
+            at += 1
+    return found
+
+
+def _bound(operator: str | None, *words: str | None) -> tuple[Version, Version]:
+    numbers = [int(word) for word in words[:3] if word is not None and word.isdigit()]
+    pre = words[3]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
+    low = Version(major, minor, patch, _pre(pre[1:]) if pre else ((0, 0, ""),))
+    exact = low._replace(release=_pre(pre[1:])) if pre else low
+    after = _next(numbers, len(numbers) - 1) if numbers else _END
+    if operator == "^":
+        first = next((index for index, number in enumerate(numbers) if number), len(numbers) - 1)
+        return low, _next(numbers, first)
+    if operator == "~":
+        return low, _next(numbers, min(1, len(numbers) - 1))
+    if operator == ">=":
+        return low, _END
+    if operator == ">":
+        return (exact._replace(release=((3, 0, ""),)) if len(numbers) == 3 else after), _END
+    if operator == "<":
+        return _BEGIN, low
+    if operator == "<=":
+        return _BEGIN, after
+    return low, after
+
+
+def _next(numbers: list[int], index: int) -> Version:
+    if index < 0:
+        return _END
+    raised = [*numbers[:index], numbers[index] + 1, 0, 0, 0][:3]
+    return Version(raised[0], raised[1], raised[2], ((0, 0, ""),))
+
+
+def _pre(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Numbers before words, as semver.org has it; fewer fields before more."""
+    return tuple((1, int(p), "") if p.isdigit() else (1, _LAST, p) for p in text.split(".")) or _RELEASE
+
+
+_BEGIN = Version(0, 0, 0, ((0, 0, ""),))
+_END = Version(_LAST * 10, 0, 0, ((0, 0, ""),))

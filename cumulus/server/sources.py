@@ -1,0 +1,47 @@
+"""What reads Sources in the daemon: the threads that ask git servers and watch directories."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from cumulus import paths
+from cumulus.clock import Clock, SystemClock
+from cumulus.gitops.following import Following
+from cumulus.gitops.room import SourceRoom, credentials
+from cumulus.secrets import JobSecrets
+from cumulus.server.settings import Settings
+from cumulus.service.on_behalf import OnBehalf
+from cumulus.service.service import Service
+from cumulus.store.base import Store
+
+THREADS = 4
+"""Servers that are asked at once."""
+
+
+class Sources:
+    """From `start` to `close`."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        home = settings.home
+        service = Service(
+            lambda: store, home, clock, home_namespaces=settings.system, mounts=settings.containers.mounts, audit=True,
+            switches=settings.system,
+        )  # fmt: skip
+        secrets = JobSecrets(paths.job_secrets_dir(home))
+        following = Following(paths.sources_dir(home), clock, partial(credentials, secrets))
+        self.room = SourceRoom(OnBehalf(store, clock, service.access), secrets, following)
+        works: list[tuple[str, Callable[[], None]]] = [("directories", self.room.directories.run)]
+        works += [(f"sources-{number}", following.run) for number in range(THREADS)]
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """What asks a server goes on to its end, and changes nothing any more."""
+        self.room.following.close()
+        self.room.directories.close()

@@ -1,0 +1,263 @@
+"""Every brake, on every path to a deletion: nothing goes until somebody approves that very sync."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cumulus.resources.key import Key
+from cumulus.resources.source import SYNC_ANNOTATION
+from tests.gitops.cluster import ME, Cluster, Repo, job, removed
+
+IDLE = {"suspend": "true"}
+ALL = ["a", "b", "c"]
+
+
+@pytest.fixture
+def synced(cluster: Cluster, repo: Repo) -> Cluster:
+    """Three jobs that wait."""
+    repo.commit({f"jobs/{name}.yaml": job(name, **IDLE) for name in ALL})
+    cluster.add(url=repo.url, path="jobs", branch="main", prune="Auto")
+    cluster.sync()
+    assert cluster.names() == ALL
+    return cluster
+
+
+def manual(cluster: Cluster) -> None:
+    cluster.service.objects.set_annotations(ME, Key("Source", "default", "cluster"), {SYNC_ANNOTATION: "x"})
+
+
+def asks(cluster: Cluster, *, deletes: int, because: str) -> str:
+    pending = cluster.source().status.pending_sync
+    assert pending is not None
+    assert pending.deletes == deletes
+    assert any(because in reason for reason in pending.reasons), pending.reasons
+    assert cluster.condition("Synced") == ("False", "NeedsApproval")
+    return pending.hash
+
+
+def holds(cluster: Cluster, names: list[str]) -> None:
+    """Not by time, not by hand, not after a crash."""
+    for step in (lambda: None, lambda: manual(cluster), lambda: cluster.new_daemon() and None):
+        step()
+        cluster.sync(seconds=90)
+        assert cluster.names() == names
+
+
+def test_never_is_what_a_source_does_unless_it_is_told(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({f"{name}.yaml": job(name, **IDLE) for name in ALL})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    repo.commit({"a.yaml": None})
+    cluster.sync()
+    holds(cluster, ALL)
+    assert cluster.source().status.pending_sync is None
+    assert cluster.source().status.counts.unpruned == 1
+    assert cluster.condition("Synced") == ("True", "Synced")
+    # Once it may prune, what is left over is pruned too.
+    cluster.change(prune="Auto")
+    cluster.sync()
+    assert cluster.names() == ["b", "c"]
+
+
+def test_auto_deletes_within_its_limits(synced: Cluster, repo: Repo) -> None:
+    repo.commit({"jobs/a.yaml": None})
+    synced.sync()
+    assert synced.names() == ["b", "c"]
+    assert synced.source().status.history[-1].deleted == 1
+
+
+def test_confirm_asks_for_the_whole_commit(synced: Cluster, repo: Repo) -> None:
+    synced.change(prune="Confirm")
+    synced.sync()
+    repo.commit({"jobs/a.yaml": None, "jobs/d.yaml": job("d", **IDLE)})
+    synced.sync()
+    hash = asks(synced, deletes=1, because="prune is Confirm")
+    holds(synced, ALL)
+    synced.change(approve="0123456789abcdef")
+    holds(synced, ALL)
+    # The approval is for that very sync: another commit asks anew.
+    repo.commit({"jobs/b.yaml": None})
+    synced.sync()
+    synced.change(approve=hash)
+    synced.sync()
+    assert synced.names() == ALL
+    synced.change(approve=asks(synced, deletes=2, because="prune is Confirm"))
+    synced.sync()
+    assert synced.names() == ["c", "d"]
+    assert synced.source().status.pending_sync is None
+
+
+def test_an_empty_source(synced: Cluster, repo: Repo) -> None:
+    repo.commit({"jobs/a.yaml": "# nothing\n", "jobs/b.yaml": None, "jobs/c.yaml": None})
+    synced.sync()
+    asks(synced, deletes=3, because="holds no objects")
+    holds(synced, ALL)
+
+
+def test_a_missing_path(synced: Cluster, repo: Repo) -> None:
+    repo.git("rm", "-rq", "jobs")
+    repo.commit({"README": "gone"})
+    synced.sync()
+    asks(synced, deletes=3, because="the path is not in the revision")
+    holds(synced, ALL)
+
+
+def test_a_missing_path_where_nothing_is_pruned(synced: Cluster, repo: Repo) -> None:
+    synced.change(prune="Never")
+    repo.git("mv", "jobs", "work")
+    repo.commit({})
+    synced.sync()
+    assert synced.condition("Synced") == ("False", "Invalid")
+    holds(synced, ALL)
+
+
+def test_a_folder_that_is_renamed_is_no_deletion(synced: Cluster, repo: Repo) -> None:
+    uids = [synced.get(name)["metadata"]["uid"] for name in ALL]
+    repo.git("mv", "jobs/a.yaml", "jobs/z.yaml")
+    repo.git("mv", "jobs", "work")
+    repo.commit({})
+    synced.change(git={"path": "work"})
+    synced.sync()
+    assert synced.condition("Synced") == ("True", "Synced")
+    assert [synced.get(name)["metadata"]["uid"] for name in ALL] == uids
+
+
+def test_what_cannot_be_parsed(synced: Cluster, repo: Repo) -> None:
+    repo.commit({"jobs/a.yaml": "kind: [", "jobs/b.yaml": None})
+    synced.sync()
+    assert synced.condition("Synced") == ("False", "Invalid")
+    holds(synced, ALL)
+
+
+def test_a_rewritten_history(synced: Cluster, repo: Repo) -> None:
+    repo.git("checkout", "-q", "--orphan", "other")
+    repo.git("rm", "-q", "--cached", "jobs/a.yaml")
+    (repo.path / "jobs/a.yaml").unlink()
+    repo.commit({})
+    repo.git("branch", "-f", "main", "other")
+    synced.sync()
+    hash = asks(synced, deletes=1, because="history was rewritten")
+    holds(synced, ALL)
+    synced.change(approve=hash)
+    synced.sync()
+    assert synced.names() == ["b", "c"]
+
+
+def test_a_rewritten_history_that_deletes_nothing(synced: Cluster, repo: Repo) -> None:
+    repo.commit({"jobs/d.yaml": job("d", **IDLE)}, "Another history", "--amend")
+    synced.sync()
+    assert synced.names() == [*ALL, "d"]
+
+
+def test_a_branch_that_is_deleted_and_comes_back(synced: Cluster, repo: Repo) -> None:
+    repo.git("checkout", "-q", "-b", "other")
+    repo.git("branch", "-D", "main")
+    synced.sync()
+    assert synced.condition("Ready") == ("False", "RefNotFound")
+    holds(synced, ALL)
+    repo.git("branch", "main")
+    synced.sync()
+    assert synced.condition("Ready") == ("True", "Fetched")
+
+
+def test_a_repository_that_goes_and_comes_back(synced: Cluster, repo: Repo, tmp_path: Any) -> None:
+    repo.path.rename(tmp_path / "away")
+    synced.sync()
+    assert synced.condition("Ready") == ("False", "FetchFailed")
+    holds(synced, ALL)
+    # Another repository in its place has another history.
+    fresh = Repo(repo.path)
+    fresh.commit({"jobs/x.yaml": job("x", **IDLE)})
+    synced.sync()
+    asks(synced, deletes=3, because="history was rewritten")
+    holds(synced, ALL)
+    removed(repo.path)
+    (tmp_path / "away").rename(repo.path)
+    synced.sync()
+    assert synced.condition("Synced") == ("True", "Synced")
+    assert synced.names() == ALL
+
+
+@pytest.mark.parametrize(
+    ("limit", "because"), [({"count": 1}, "pruneLimit.count 1"), ({"percent": 50}, "pruneLimit.percent 50")]
+)
+def test_the_limits_on_how_many(synced: Cluster, repo: Repo, limit: dict[str, int], because: str) -> None:
+    synced.change(pruneLimit=limit)
+    repo.commit({"jobs/a.yaml": None, "jobs/b.yaml": None})
+    synced.sync()
+    hash = asks(synced, deletes=2, because=because)
+    holds(synced, ALL)
+    synced.change(approve=hash)
+    synced.sync()
+    assert synced.names() == ["c"]
+
+
+def test_running_work_is_not_lost_without_being_asked_for(running: Cluster, repo: Repo) -> None:
+    cluster = running
+    cluster.job_seconds = 100_000.0
+    repo.commit({"a.yaml": job("a").replace("duration: 1h", "duration: 9h"), "b.yaml": job("b", **IDLE)})
+    cluster.add(url=repo.url, prune="Auto")
+    cluster.sync()
+    cluster.sync(seconds=2 * 3600)
+    assert cluster.get("a")["status"]["phase"] == "Running"
+    repo.commit({"a.yaml": None})
+    cluster.sync()
+    asks(cluster, deletes=1, because="GPU hours of running work would be lost")
+    holds(cluster, ["a", "b"])
+    # A job that would be made anew loses as much.
+    repo.commit({"a.yaml": job("a", command="other.py").replace("duration: 1h", "duration: 9h")})
+    cluster.sync()
+    pending = cluster.source().status.pending_sync
+    assert pending is not None
+    assert (pending.recreates, pending.deletes) == (1, 0)
+    holds(cluster, ["a", "b"])
+    cluster.change(approve=pending.hash)
+    cluster.sync()
+    cluster.sync(seconds=60)
+    assert cluster.get("a")["spec"]["command"] == ["python", "other.py"]
+
+
+def test_objects_that_are_marked_stay(synced: Cluster, repo: Repo) -> None:
+    synced.service.objects.set_annotations(ME, Key("GPUJob", "default", "a"), {"cumulus.dev/keep": "true"})
+    repo.commit({"jobs/a.yaml": None, "jobs/b.yaml": None})
+    synced.sync()
+    holds(synced, ["a", "c"])
+
+
+def test_an_object_that_was_made_anew_by_somebody_is_not_the_sources(synced: Cluster, repo: Repo) -> None:
+    synced.change(suspend=True)
+    synced.sync()
+    key = Key("GPUJob", "default", "a")
+    document = synced.get("a")
+    synced.service.objects.delete(ME, key)
+    synced.sync()
+    given = {name: document[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "a"}}
+    synced.service.objects.create(ME, given)
+    repo.commit({"jobs/a.yaml": None})
+    synced.change(suspend=False)
+    synced.sync()
+    holds(synced, ALL)
+
+
+def test_a_source_that_is_deleted_leaves_its_objects(synced: Cluster) -> None:
+    synced.service.objects.delete(ME, Key("Source", "default", "cluster"))
+    synced.sync(seconds=60)
+    assert synced.names() == ALL
+
+
+def test_pin_and_unpin(synced: Cluster, repo: Repo) -> None:
+    first = repo.head
+    repo.commit({"jobs/d.yaml": job("d", **IDLE)})
+    synced.sync()
+    synced.change(pin=first)
+    synced.sync()
+    holds(synced, ALL)
+    assert synced.source().status.history[-1].why == "pinned"
+    repo.commit({"jobs/e.yaml": job("e", **IDLE)})
+    synced.sync()
+    holds(synced, ALL)
+    synced.change(pin=None)
+    synced.sync()
+    assert synced.names() == [*ALL, "d", "e"]
