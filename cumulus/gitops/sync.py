@@ -27,6 +27,7 @@ from cumulus.resources.source import (
     KEEP_ANNOTATION,
     Drift,
     InventoryItem,
+    ItemState,
     OnChange,
     PendingSync,
     Prune,
@@ -90,7 +91,7 @@ class Plan:
 
     @property
     def replacing(self) -> int:
-        return sum(item.state == "Replacing" for item in self.inventory)
+        return sum(item.state == ItemState.REPLACING for item in self.inventory)
 
     @property
     def done(self) -> bool:
@@ -173,14 +174,14 @@ class _Planner:
         return bool(item.uid == live["metadata"]["uid"])
 
     def _make(self, key: Key, manifest: Manifest, hash: str, item: InventoryItem | None) -> None:
-        if item is not None and item.state == "Replacing" and item.uid and not self.released(item.uid):
+        if item is not None and item.state == ItemState.REPLACING and item.uid and not self.released(item.uid):
             self.kept.append(item)
             return
-        replacing = item is not None and item.state == "Replacing"
+        replacing = item is not None and item.state == ItemState.REPLACING
         if item is not None and item.hash == hash and not replacing:
             if BY_NAME[key.kind].final_phases:
                 # It ran, or somebody deleted it: the same work is not done twice.
-                self.kept.append(item.replace_state("Gone"))
+                self.kept.append(item.replace_state(ItemState.GONE))
                 return
             if self.source.spec.drift is not Drift.CORRECT and not self.facts.changed:
                 self.kept.append(item)
@@ -197,10 +198,10 @@ class _Planner:
     def _keep(self, key: Key, manifest: Manifest, hash: str, item: InventoryItem, live: Document) -> None:
         uid = live["metadata"]["uid"]
         if live["metadata"].get("deletionTimestamp"):
-            same = item.hash == hash and item.state != "Replacing" and bool(BY_NAME[key.kind].final_phases)
-            self.kept.append(_item(key, uid, hash, "" if same else "Replacing"))
+            same = item.hash == hash and item.state != ItemState.REPLACING and bool(BY_NAME[key.kind].final_phases)
+            self.kept.append(_item(key, uid, hash, ItemState.NONE if same else ItemState.REPLACING))
             return
-        if item.state == "Replacing":
+        if item.state == ItemState.REPLACING:
             # Its delete was approved, and lost to a crash or to a finalizer's.
             self._recreate(key, hash, live)
             return
@@ -233,7 +234,7 @@ class _Planner:
         if how is OnChange.FAIL or not immutable(manifest, live, self.manager):
             self.problems += problems
         elif how is OnChange.IGNORE:
-            self.kept.append(_item(key, live["metadata"]["uid"], item.hash, "Ignored"))
+            self.kept.append(_item(key, live["metadata"]["uid"], item.hash, ItemState.IGNORED))
             self.verified[key] = live
         else:
             self._recreate(key, hash, live)
@@ -241,7 +242,7 @@ class _Planner:
     def _recreate(self, key: Key, hash: str, live: Document) -> None:
         self.lost_hours += _lost(key, live, self.now)
         self.steps.append(Step("recreate", key, _delete(key, live)))
-        self.kept.append(_item(key, live["metadata"]["uid"], hash, "Replacing"))
+        self.kept.append(_item(key, live["metadata"]["uid"], hash, ItemState.REPLACING))
 
     def _adopt(self, key: Key, manifest: Manifest, hash: str, live: Document) -> None:
         """An object that is there and not in the inventory. Nothing of others is taken over by force."""
@@ -339,7 +340,7 @@ class _Planner:
         )  # fmt: skip
 
 
-def _item(key: Key, uid: str, hash: str, state: Literal["", "Replacing", "Gone", "Ignored"] = "") -> InventoryItem:
+def _item(key: Key, uid: str, hash: str, state: ItemState = ItemState.NONE) -> InventoryItem:
     return InventoryItem(kind=key.kind, namespace=key.namespace, name=key.name, uid=uid, hash=hash, state=state)
 
 

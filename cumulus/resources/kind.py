@@ -126,6 +126,8 @@ class Kind:
     condition_status: Callable[[Document, str, datetime], str] = by_condition
     final_phases: frozenset[str] = frozenset()
     """Phases after which nothing of it changes any more, but that it is deleted."""
+    failed_phases: frozenset[str] = frozenset()
+    """Those of them that mean that it has failed."""
     phase_rests_on: tuple[tuple[str, bool], ...] = ()
     """Condition types that say why an object is in its phase, each while it is True or while it is not, after the
     condition of the phase's own name."""
@@ -156,6 +158,10 @@ class Kind:
     def words(self) -> tuple[str, ...]:
         """Every word by which a person may call this kind."""
         return (self.name.lower(), self.plural, *self.short)
+
+    def failed(self, document: Document) -> bool:
+        """Whether the object has failed for good."""
+        return lookup(document, "status.phase") in self.failed_phases
 
     def over(self, document: Document) -> bool:
         """Whether nothing of the object changes any more, but that it is deleted."""

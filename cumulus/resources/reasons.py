@@ -244,7 +244,7 @@ class SourceReason(StrEnum):
     """The signature that is demanded is not there, or not good."""
     SUSPENDED = "Suspended"
     SYNCED = "Synced"
-    INVALID = "Invalid"
+    INVALID = "InvalidManifests"
     """A manifest has a mistake. Nothing is changed."""
     REFUSED = "Refused"
     """Its submitter may not make or change something of it. Nothing is changed."""

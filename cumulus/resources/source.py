@@ -96,6 +96,22 @@ class OnChange(StrEnum):
     FAIL = "Fail"
 
 
+class ItemState(StrEnum):
+    """What is special about an object of an inventory."""
+
+    NONE = ""
+    REPLACING = "Replacing"
+    GONE = "Gone"
+    IGNORED = "Ignored"
+
+
+class SyncResult(StrEnum):
+    SYNCED = "Synced"
+    FAILED = "Failed"
+    CORRECTED = "Corrected"
+    REPLACING = "Replacing"
+
+
 class GitSource(Model):
     """A git repository. Of branch, tag, commit and semver at most one is given."""
 
@@ -224,13 +240,13 @@ class InventoryItem(Model):
     name: str = Field(description="Its name.")
     uid: str = Field(description="Its uid. Another object with the same name is not the Source's.")
     hash: str = Field(description="A digest of what the source said of it when it was applied.")
-    state: Literal["", "Replacing", "Gone", "Ignored"] = Field(
-        "",
+    state: ItemState = Field(
+        ItemState.NONE,
         description="Replacing: it is deleted, and its successor is made when it is gone. Gone: somebody or its ttl "
         "deleted it; it is not run again. Ignored: what changed in the source is not applied.",
     )
 
-    def replace_state(self, state: Literal["", "Replacing", "Gone", "Ignored"]) -> InventoryItem:
+    def replace_state(self, state: ItemState) -> InventoryItem:
         return self if state == self.state else self.model_copy(update={"state": state})
 
 
@@ -266,7 +282,7 @@ class HistoryEntry(Model):
     author: str = Field("", description="Who wrote it.")
     subject: str = Field("", description="The first line of its message.")
     time: Time = Field(description="When it was applied, or refused.")
-    result: Literal["Synced", "Failed", "Corrected", "Replacing"] = Field(
+    result: SyncResult = Field(
         description="Synced, Failed, Corrected (drift) or Replacing (the rest comes once something is gone)."
     )
     why: str = Field("", description="What made it: a commit, a pin, an approval, drift; or what was wrong.")

@@ -109,7 +109,7 @@ def test_a_missing_path_where_nothing_is_pruned(synced: Cluster, repo: Repo) -> 
     repo.git("mv", "jobs", "work")
     repo.commit({})
     synced.sync()
-    assert synced.condition("Synced") == ("False", "Invalid")
+    assert synced.condition("Synced") == ("False", "InvalidManifests")
     holds(synced, ALL)
 
 
@@ -127,7 +127,7 @@ def test_a_folder_that_is_renamed_is_no_deletion(synced: Cluster, repo: Repo) ->
 def test_what_cannot_be_parsed(synced: Cluster, repo: Repo) -> None:
     repo.commit({"jobs/a.yaml": "kind: [", "jobs/b.yaml": None})
     synced.sync()
-    assert synced.condition("Synced") == ("False", "Invalid")
+    assert synced.condition("Synced") == ("False", "InvalidManifests")
     holds(synced, ALL)
 
 

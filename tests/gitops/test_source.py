@@ -46,7 +46,7 @@ def test_one_mistake_changes_nothing_and_all_are_told(cluster: Cluster, repo: Re
     assert (error.file, error.line, error.revision, error.problems) == ("c.yaml", 10, bad, 2)
     assert "c.yaml:10:3: spec.retrry: unknown field" in error.message
     assert "d.yaml:10:3: spec.prio: unknown field" in error.message
-    assert cluster.condition("Synced") == ("False", "Invalid")
+    assert cluster.condition("Synced") == ("False", "InvalidManifests")
     repo.commit({"c.yaml": None, "d.yaml": None})
     cluster.sync()
     assert cluster.names() == ["a", "b"]

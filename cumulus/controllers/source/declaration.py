@@ -70,7 +70,7 @@ CONTROLLERS = (
             *(
                 Watch(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
                 for kind in KINDS
-                if kind.user_made and kind.name != "GPUNode"
+                if kind.user_made
             ),
         ),
         sources=(from_outside,),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from cumulus.gitops.sync import Plan, item_key
 from cumulus.lib.truncate import truncate
 from cumulus.manifest import Problem
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.reasons import SourceCondition, SourceReason
+from cumulus.resources.registry import BY_NAME
 from cumulus.resources.source import (
     HistoryEntry,
     InventoryItem,
@@ -21,9 +20,9 @@ from cumulus.resources.source import (
     SourceCounts,
     SourceError,
     SourceStatus,
+    SyncResult,
 )
 
-_Word = Literal["Synced", "Failed", "Corrected", "Replacing"]
 _HISTORY = 20
 _TOLD_PROBLEMS = 10
 _LONGEST_ERROR = 4096
@@ -57,7 +56,7 @@ def failed(source: Source, now: str, seen: Revision, reason: SourceReason, probl
     told = before.last_error == error
     conditions = condition_set(before.conditions, now, SourceCondition.SYNCED, False, reason, lines[0])
     history = before.history if told else _remembered(
-        before, _entry(seen, now, "Failed", truncate(lines[0], 200)))  # fmt: skip
+        before, _entry(seen, now, SyncResult.FAILED, truncate(lines[0], 200)))  # fmt: skip
     return before.model_copy(
         update={
             "conditions": conditions, "last_error": error, "pending_sync": None, "history": history,
@@ -80,7 +79,8 @@ def planned(
     elif plan.steps and plan.done:
         changes["sync_time"] = now
     if plan.steps or "synced" in changes:
-        result: _Word = "Replacing" if plan.replacing else "Corrected" if _is_correction(plan) else "Synced"
+        result = SyncResult.CORRECTED if _is_correction(plan) else SyncResult.SYNCED
+        result = SyncResult.REPLACING if plan.replacing else result
         counts = {"created": plan.count("create"), "changed": plan.count("change"), "deleted": plan.count("delete")}
         entry = _entry(seen, now, result, why).model_copy(update=counts)
         changes["history"] = _remembered(before, entry)
@@ -123,7 +123,7 @@ def _healthy(inventory: Sequence[InventoryItem], state: Callable[[Key], Document
 
 
 def _failed(document: Document | None) -> bool:
-    return document is not None and lookup(document, "status.phase") == "Failed"
+    return document is not None and BY_NAME[document["kind"]].failed(document)
 
 
 def _more(count: int) -> str:
@@ -144,7 +144,7 @@ def _same_or(before: PendingSync | None, after: PendingSync | None) -> PendingSy
     return before if before is not None and after is not None and before.hash == after.hash else after
 
 
-def _entry(seen: Revision, now: str, result: _Word, why: str) -> HistoryEntry:
+def _entry(seen: Revision, now: str, result: SyncResult, why: str) -> HistoryEntry:
     return HistoryEntry(
         revision=seen.revision, author=seen.author, subject=seen.subject, time=now, result=result, why=why
     )

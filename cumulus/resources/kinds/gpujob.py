@@ -224,5 +224,6 @@ KIND = Kind(
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),
     final_phases=frozenset({"Succeeded", "Failed"}),
+    failed_phases=frozenset({"Failed"}),
     phase_rests_on=((JobCondition.SCHEDULED, False), (JobCondition.PARTITIONS_READY, False)),
 )

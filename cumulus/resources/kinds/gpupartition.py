@@ -96,5 +96,6 @@ KIND = Kind(
     sections=sections,
     conditions=tuple(PartitionCondition),
     final_phases=ENDED,
+    failed_phases=frozenset({"Failed"}),
     phase_rests_on=((PartitionCondition.ENDED, True), (PartitionCondition.BOUND, False)),
 )
