@@ -16,8 +16,8 @@ from cumulus.backends.base import Workload
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import Context
-from cumulus.gitops.room import SourceRoom
 from cumulus.errors import Fenced
+from cumulus.gitops.room import SourceRoom
 from cumulus.machinery.group import ControllerGroup, begin, informer_for
 from cumulus.machinery.leader import Elector
 from cumulus.nodes.agent import Agents, NodeAgent

@@ -102,7 +102,8 @@ def test_recursive() -> None:
         ("gpujop", "there is no kind 'gpujop'", "did you mean gpujob?"),
         (
             "", "there is no kind ''",
-            "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings, sources",
+            "the kinds are gpujobs, gpupartitions, gpunodes, events, leases, rolebindings, clusterrolebindings, "
+            "sources",
         ),
     ],
 )  # fmt: skip
