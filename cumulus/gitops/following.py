@@ -44,7 +44,7 @@ class Where(NamedTuple):
 
     @property
     def git(self) -> GitSource:
-        return GitSource(url=str(self.url), **dict(self.wanted))  # type: ignore[arg-type]
+        return GitSource(url=str(self.url), **dict(self.wanted))
 
 
 class Seen(NamedTuple):

@@ -27,7 +27,7 @@ def wanted_anew(change: Change) -> bool:
 
 
 def _asked(document: object) -> object:
-    return lookup(document, "metadata.annotations") and document["metadata"]["annotations"].get(SYNC_ANNOTATION)  # type: ignore[index, arg-type]
+    return lookup(document, "metadata.annotations") and document["metadata"]["annotations"].get(SYNC_ANNOTATION)  # type: ignore[index]
 
 
 def concerns_a_source(change: Change) -> bool:
