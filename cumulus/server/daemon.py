@@ -19,6 +19,7 @@ import structlog
 from cumulus import __version__, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.blob.base import BlobStore
 from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
@@ -97,7 +98,7 @@ def run(settings: Settings) -> int:
             facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
             usage=lambda: usage_of(ledger),
         )  # fmt: skip
-        backends: list[Backend] = [_process_backend(settings, name, ledger)]
+        backends: list[Backend] = [_process_backend(settings, name, ledger, blobs)]
         swarm = _swarm_backend(settings, store, lambda: manager.agents)
         if swarm is not None:
             backends.append(swarm)
@@ -166,7 +167,7 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
         ) from None
 
 
-def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBackend:
+def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobStore) -> ProcessBackend:
     return ProcessBackend(
         paths.process_dir(settings.home),
         node,
@@ -175,6 +176,7 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBa
         retention=settings.logs.retention,
         job_env=settings.jobs.env,
         environment={**settings.environment, **({variables.OFFER_CPU: "1"} if settings.chronos.offerCPU else {})},
+        blobs=blobs,
     )
 
 
