@@ -89,6 +89,7 @@ def run(settings: Settings) -> int:
         system=settings.system,
         grpc=grpc_process(_grpc_launch(settings), settings.environment),
         grpc_host=addresses.split(settings.grpc_listen)[0],
+        blobs=blobs,
     )
     try:
         ledger = Ledger()
@@ -133,7 +134,8 @@ def run(settings: Settings) -> int:
 def _grpc_launch(settings: Settings) -> Launch:
     return Launch(
         str(settings.home), settings.grpc_listen, settings.api.names, settings.api.tlsCert, settings.api.tlsKey,
-        settings.system, settings.containers.mounts, log_level(),
+        settings.system, settings.containers.mounts, settings.blobs.directory, settings.blobs.limits, settings.bucket,
+        log_level(),
     )  # fmt: skip
 
 
