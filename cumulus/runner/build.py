@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import io
 import os
+import secrets
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -44,9 +44,8 @@ def ensure_runner(directory: str) -> str:
     content = archive()
     path = os.path.join(directory, f"runner-{hashlib.sha256(content).hexdigest()[:16]}.pyz")
     if not os.path.exists(path):
-        temporary = f"{path}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        # Calls start in several threads at once.
+        temporary = f"{path}.{secrets.token_hex(8)}"
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444), "wb") as file:
             os.fchmod(file.fileno(), 0o444)
             file.write(content)

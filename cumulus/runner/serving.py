@@ -6,13 +6,14 @@ A thread for each connection takes what comes and sends what goes; only the call
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from cumulus.calls.envelope import SOCKET
 from cumulus.calls.outcome import Outcome
@@ -20,6 +21,8 @@ from cumulus.calls.session import CALL, CHUNK, CLOSE, LARGEST, OUTCOME, RESULT, 
 from cumulus.lib import unix_socket
 
 _MOST_CONNECTIONS = 64
+_KEPT = 16
+"""How many answers are kept, for clients that lost theirs."""
 
 
 class _Call:
@@ -32,21 +35,67 @@ class _Call:
         self.outcome: Outcome | None = None
         self.answered = threading.Event()
 
+    def chunks(self) -> Iterator[bytes]:
+        """The result; several threads may send it at once."""
+        assert self.outcome is not None
+        for at in range(0, self.outcome.result_size, CHUNK):
+            yield os.pread(self.result.fileno(), CHUNK, at)
+
+
+class _Calls:
+    """The calls that came, in their order. One that comes again, after a connection was lost, is not run again: it gets
+    the answer that it had. Each call's payload is its own, since its key is."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._kept: dict[str, _Call] = {}
+
+    def add(self, payload: BinaryIO, digest: str) -> _Call:
+        """The call to wait for."""
+        with self._lock:
+            found = self._kept.get(digest)
+            if found is not None:
+                payload.close()
+                return found
+            made = _Call(payload, digest, _file(self._directory))
+            answered = [key for key, call in self._kept.items() if call.answered.is_set()]
+            for key in answered[: max(len(answered) - _KEPT, 0)]:
+                del self._kept[key]
+            self._kept[digest] = made
+            self._queue.put(made)
+            return made
+
+    def close(self) -> None:
+        """No more of them, once those that came are answered."""
+        self._queue.put(None)
+
+    def next(self) -> _Call | None:
+        """Waits for it."""
+        return self._queue.get()
+
+
+def _file(directory: str) -> BinaryIO:
+    """A new one without a name."""
+    return cast(BinaryIO, tempfile.TemporaryFile(dir=directory))
+
 
 def serve(directory: str, answer: Callable[[BinaryIO, str, BinaryIO], Outcome]) -> None:
     """Answer calls until somebody closes the session."""
-    calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+    calls = _Calls(directory)
     listener = unix_socket.listen(f"{directory}/{SOCKET}")
     threading.Thread(target=_accept, args=(listener, directory, calls), daemon=True).start()
     while True:
-        call = calls.get()
+        call = calls.next()
         if call is None:
             return
-        call.outcome = answer(call.payload, call.digest, call.result)
+        with call.payload:
+            call.outcome = answer(call.payload, call.digest, call.result)
         call.answered.set()
 
 
-def _accept(listener: socket.socket, directory: str, calls: queue.SimpleQueue[_Call | None]) -> None:
+def _accept(listener: socket.socket, directory: str, calls: _Calls) -> None:
     room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
     while True:
         room.acquire()
@@ -54,9 +103,7 @@ def _accept(listener: socket.socket, directory: str, calls: queue.SimpleQueue[_C
         threading.Thread(target=_talk, args=(connection, directory, calls, room), daemon=True).start()
 
 
-def _talk(
-    connection: socket.socket, directory: str, calls: queue.SimpleQueue[_Call | None], room: threading.Semaphore
-) -> None:
+def _talk(connection: socket.socket, directory: str, calls: _Calls, room: threading.Semaphore) -> None:
     try:
         with (
             suppress(OSError, EOFError),
@@ -70,26 +117,28 @@ def _talk(
         room.release()
 
 
-def _exchange(read: BinaryIO, out: BinaryIO, directory: str, calls: queue.SimpleQueue[_Call | None]) -> bool:
+def _exchange(read: BinaryIO, out: BinaryIO, directory: str, calls: _Calls) -> bool:
     """One frame and its answer. False: the other side is let go."""
     kind, size = read_head(read)
     if kind == CLOSE:
-        calls.put(None)
+        calls.close()
     if kind != CALL or size > LARGEST:
         return False
-    with tempfile.TemporaryFile(dir=directory) as payload, tempfile.TemporaryFile(dir=directory) as result:
+    payload = _file(directory)
+    try:
         sha256 = hashlib.sha256()
         for chunk in read_chunks(read, size):
             sha256.update(chunk)
             payload.write(chunk)
         payload.seek(0)
-        call = _Call(payload, sha256.hexdigest(), result)
-        calls.put(call)
-        call.answered.wait()
-        assert call.outcome is not None
-        head = call.outcome.to_json()
-        write_frame(out, OUTCOME, len(head), [head])
-        result.seek(0)
-        write_frame(out, RESULT, call.outcome.result_size, iter(lambda: result.read(CHUNK), b""))
-        out.flush()
+    except BaseException:
+        payload.close()
+        raise
+    call = calls.add(payload, sha256.hexdigest())
+    call.answered.wait()
+    assert call.outcome is not None
+    head = call.outcome.to_json()
+    write_frame(out, OUTCOME, len(head), [head])
+    write_frame(out, RESULT, call.outcome.result_size, call.chunks())
+    out.flush()
     return True
