@@ -89,7 +89,7 @@ def find(
             user=_user() if sys.platform == "linux" else "",
             context=lambda: contexts.read(file).current,
             context_of=lambda server: contexts.read(file).of_server(server),
-            read=_text,
+            read=text_of,
             answers=_answers,
             is_abandoned=is_abandoned,
             system_is_installed=any(map(os.path.exists, paths.SYSTEM_UNITS)),
@@ -226,7 +226,8 @@ def _answers(path: str) -> bool | None:
         raise CumulusError(f"{path} cannot be asked: {error.strerror}") from None
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
+    """The text of the file that CUMULUS_CA_FILE names. Raises CumulusError."""
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
-    from cumulus.blob.base import BlobStore
     from cumulus.resources.node import SshAddress
 
 
@@ -102,9 +101,6 @@ class Infrastructure(Protocol):
 
     @property
     def workers(self) -> Workers: ...
-
-    @property
-    def blobs(self) -> BlobStore: ...
 
     @property
     def swarm(self) -> Swarm: ...

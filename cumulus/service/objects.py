@@ -31,7 +31,6 @@ from cumulus.store.base import Store, Write
 if TYPE_CHECKING:
     from cumulus.admission.unknown_fields import OnUnknown
     from cumulus.answers.objects import Applied, PatchType, Propagation
-    from cumulus.blob.base import BlobStore
     from cumulus.manifest import Manifest
 
 ATTEMPTS = 10
@@ -44,13 +43,10 @@ Change = Callable[[Document], Document]
 class Objects:
     """The store as people and programs see it. Each change makes its `field_manager` the owner of what changed."""
 
-    def __init__(
-        self, store: Store, clock: Clock, access: Access, blobs: Callable[[], BlobStore] | None = None
-    ) -> None:
-        """`blobs`: see `Guard`."""
+    def __init__(self, store: Store, clock: Clock, access: Access) -> None:
         self._store = store
         self._access = access
-        self._guard = Guard(store, access, clock, blobs)
+        self._guard = Guard(store, access, clock)
         self._redaction = Redaction(access)
         self._clock = clock
 

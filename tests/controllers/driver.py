@@ -13,7 +13,6 @@ from typing import Any
 
 from cumulus.admission import door
 from cumulus.backends.base import Workload
-from cumulus.blob.base import BlobStore
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import Context
@@ -65,10 +64,8 @@ class World:
         devices: int = 1,
         store: Store | None = None,
         script: Callable[[Workload], Script] = lambda workload: Script(),
-        blobs: BlobStore | None = None,
     ) -> None:
         self.clock = FakeClock()
-        self.blobs = blobs
         self.door = Door()
         self.store: Store = store or MemoryStore(clock=self.clock, admission=self.door)
         self.leases: Mapping[str, FakeLeases] = {
@@ -159,9 +156,7 @@ class Daemon:
             world = self.world
             self.loops = begin(
                 self.store, self.informer, self._controllers,
-                context_maker(
-                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, blobs=world.blobs
-                ),
+                context_maker([world.backend], Agents(self.informer.cache, world.agents), sources=self.sources),
                 world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
             )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Sends what a call is made of, once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cumulus.sdk import transport
+from cumulus.sdk.packaging.archive import Blob
+from cumulus.sdk.transport import Connection
+
+if TYPE_CHECKING:
+    from cumulus.rpc import orchestrator_pb2
+
+CHUNK = 2**20
+SMALL = 2**20
+"""Up to this size a blob is sent rather than asked for first."""
+
+
+class Blobs:
+    """The blobs of one caller on one server. Safe for threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+
+    def send(self, kept: Sequence[Blob], fresh: Blob) -> None:
+        """Make sure that the server has them. `kept` are those that it may have from an earlier call; `fresh` is one
+        that it can't have. Raises CumulusError."""
+        wanted = [blob for blob in kept if blob.sha256 not in self._known]
+        if fresh.sha256 not in self._known:
+            if len(fresh.content) <= SMALL:
+                self._put(fresh, 0)
+            else:
+                wanted.append(fresh)
+        if wanted:
+            for blob, received in zip(wanted, self._received(wanted), strict=True):
+                if received < len(blob.content) or not blob.content:
+                    self._put(blob, received)
+        with self._lock:
+            self._known.update(blob.sha256 for blob in (*kept, fresh))
+
+    def forget(self) -> None:
+        """The server may have collected them."""
+        with self._lock:
+            self._known.clear()
+
+    def _received(self, blobs: Sequence[Blob]) -> list[int]:
+        from cumulus.rpc.orchestrator_pb2 import BlobHeader, FindBlobsRequest
+
+        request = FindBlobsRequest(blobs=[BlobHeader(sha256=each.sha256, size=len(each.content)) for each in blobs])
+        found = self._connection.call(lambda stub, who, seconds: stub.FindBlobs(request, metadata=who, timeout=seconds))
+        return [each.received for each in found.blobs]
+
+    def _put(self, blob: Blob, received: int) -> None:
+        first: int | None = received
+
+        def once() -> None:
+            nonlocal first
+            if first is None:
+                [first] = self._received([blob])
+                if first == len(blob.content) and blob.content:
+                    return
+            begin, first = first, None
+            connection = self._connection
+            connection.stub().PutBlob(_messages(blob, begin), metadata=connection.metadata())
+
+        self._connection.again(once, patience=transport.short)
+
+
+def _messages(blob: Blob, offset: int) -> Iterator[orchestrator_pb2.PutBlobRequest]:
+    from cumulus.rpc.orchestrator_pb2 import BlobHeader, PutBlobRequest
+
+    yield PutBlobRequest(header=BlobHeader(sha256=blob.sha256, size=len(blob.content), offset=offset))
+    for data in transport.chunks(memoryview(blob.content)[offset:], CHUNK):
+        yield PutBlobRequest(data=data)

@@ -1,0 +1,88 @@
+"""Whom the SDK asks: the same server as the command line, at its gRPC address."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from cumulus import environment, paths
+from cumulus.client import contexts, endpoint
+from cumulus.client.endpoint import GRPC_PORT, Endpoint
+from cumulus.errors import CumulusError, UsageError
+from cumulus.resources.key import DEFAULT_NAMESPACE
+
+SOCKET = "grpc.sock"
+"""Beside `api.sock`."""
+
+
+class Address(NamedTuple):
+    """Where, and as whom."""
+
+    target: str
+    """As gRPC writes it: unix:PATH or HOST:PORT."""
+    namespace: str
+    ca: str = ""
+    """PEM; "" for those that the system trusts. Of no use on a socket."""
+    token: str = ""
+    api: Endpoint | None = None
+    """On a socket: who gives tickets."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.target.startswith("unix:")
+
+
+def find(address: str | Address | None = None, token: str | None = None) -> Address:
+    """The address that `address` names: HOST:PORT of gRPC, https://HOST:PORT of the API, or unix:PATH of its socket. If
+    left out: as the command line finds it. Raises CumulusError where nobody is there to be asked."""
+    if isinstance(address, Address):
+        return address
+    given = address if address is not None else os.environ.get(environment.SERVER_URL, "")
+    if given and "://" not in given and not given.startswith("unix:"):
+        source = "address" if address is not None else environment.SERVER_URL
+        return _of_grpc(given, token, source)
+    found = endpoint.find(given if address is not None else "")
+    if found.kind == "embedded":
+        raise CumulusError(f"no daemon runs that could run a function ({found.why})", hint="start it: cumulus serve")
+    namespace = found.namespace or DEFAULT_NAMESPACE
+    if found.kind == "unix":
+        return Address(f"unix:{os.path.join(os.path.dirname(found.address), SOCKET)}", namespace, api=found)
+    host = found.address.removeprefix("https://").rpartition(":")[0]
+    return Address(f"{host}:{GRPC_PORT}", namespace, found.ca, token or found.token, found)
+
+
+def _of_grpc(text: str, token: str | None, source: str) -> Address:
+    host, port = _host_and_port(text.strip(), source)
+    file = paths.contexts_file()
+    known = contexts.read(file)
+    context = next(
+        (each for each in (*filter(None, [known.current]), *known.all) if _host(each.server) == host.lower()), None
+    )
+    ca_file = os.environ.get(environment.CA_FILE, "")
+    ca = endpoint.text_of(ca_file) if ca_file else context.ca if context else ""
+    shown = token or os.environ.get(environment.TOKEN, "") or (context.token if context else "")
+    if not shown:
+        raise CumulusError(
+            f"{source} names {text}, and there is no token for it",
+            hint=f"give token=…, set {environment.TOKEN}, or log in: cumulus login https://{host}:6443",
+        )
+    namespace = context.namespace if context and context.namespace else DEFAULT_NAMESPACE
+    return Address(f"{host}:{port}", namespace, ca, shown)
+
+
+def _host_and_port(text: str, source: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, _, port = text.partition("]")
+        host, port = host + "]", port.removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+    if not host or any(char.isspace() or char in "/@" or not char.isprintable() for char in text):
+        raise UsageError(f"{source} must be HOST:PORT, https://HOST:PORT or unix:PATH, not {text!r}")
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
+    return host, int(port or GRPC_PORT)
+
+
+def _host(server: str) -> str:
+    """Of https://HOST:PORT"""
+    return server.removeprefix("https://").rpartition(":")[0].lower()

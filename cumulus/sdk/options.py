@@ -1,0 +1,157 @@
+"""What a call asks for, and the GPUJob that it becomes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypedDict
+
+from cumulus.errors import UsageError
+from cumulus.resources import quantity
+from cumulus.resources.key import API_VERSION, Document
+from cumulus.sdk.packaging.pickling import name_of
+
+GPU_MEMORY, DURATION = 0.1, "1h"
+"""What a call leases that does not say."""
+RUN_TTL, SUBMIT_TTL = "1h", "7d"
+"""How long a finished call is kept, with its result and log: one that somebody waited for, and one to come back to."""
+ATTENDED = "60s"
+"""How long the client of a `run` may be silent before the call is cancelled."""
+
+_NAME = re.compile(r"[^a-z0-9]+")
+_LONGEST_NAME = 40
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call. All may be left out."""
+
+    gpu_memory: float | str
+    """The share of each device's memory: a fraction 0.5, a percentage "50%" or a size "20Gi"; else a tenth."""
+    gpu_compute: float | str
+    """The share of each device's compute: 0.5 or "50%"; else the same share as of the memory."""
+    gpus: int
+    """Devices, all on one node; else 1."""
+    duration: float | str
+    """When the lease ends, counted from the start: seconds or "1h30m"; else an hour."""
+    image: str
+    """A container image with the same Python; else a process of the node."""
+    env: Mapping[str, str]
+    """Environment variables."""
+    requirements: Sequence[str] | str | PathLike[str]
+    """Packages to install first: a list, a requirements file, or a uv.lock."""
+    retries: int
+    """How many times a failed call is run again; else 0."""
+    checkpoint: bool | str | Mapping[str, Any]
+    """Where the call keeps checkpoints, so that it goes on in a new lease: True, a path, an s3:// or file:// URI, or
+    the fields of spec.checkpoint."""
+
+
+NAMES = frozenset(CallOptions.__annotations__)
+
+
+def given(**options: Any) -> CallOptions:
+    """Those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}  # type: ignore[return-value]
+
+
+def check_names(function: Callable[..., Any], verb: str) -> None:
+    """Raises UsageError for a function that has a parameter of an option's name: nobody could tell which is meant."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return
+    shared = sorted(each.name for each in parameters if each.kind is not each.VAR_KEYWORD and each.name in NAMES)
+    if shared:
+        name = name_of(function)
+        raise UsageError(
+            f"{name} has a parameter {shared[0]}, which is also an option of {verb}",
+            hint=f"write client.remote({name}, {shared[0]}=…)(…): options first, then the function's own arguments",
+        )
+
+
+def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError, as the function itself would, before anything is sent."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name_of(function)}(): {error}") from None
+
+
+def job_name(function: str) -> str:
+    """A name that no other call has: the function's and ten random digits."""
+    plain = _NAME.sub("-", function.rpartition(".")[2].lower()).strip("-")[:_LONGEST_NAME].strip("-")
+    return f"{plain or 'call'}-{secrets.token_hex(5)}"
+
+
+def python_version() -> str:
+    """major.minor of this Python."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def job(
+    name: str, namespace: str, options: CallOptions, call: Mapping[str, Any], *, ttl: str,
+    annotations: Mapping[str, str],
+) -> Document:  # fmt: skip
+    """The GPUJob. `call` is its spec.call. Raises UsageError, which names the option."""
+    if unknown := sorted(set(options) - NAMES):
+        raise UsageError(f"there is no option {unknown[0]}; there are {', '.join(sorted(NAMES))}")
+    gpu: dict[str, Any] = {
+        "memory": _checked("gpu_memory", quantity.parse_share, options.get("gpu_memory", GPU_MEMORY)),
+        "duration": _checked("duration", quantity.parse_duration, options.get("duration", DURATION)),
+    }
+    if (compute := options.get("gpu_compute")) is not None:
+        gpu["compute"] = _checked("gpu_compute", quantity.parse_fraction, compute)
+    if (count := options.get("gpus", 1)) != 1:
+        gpu["count"] = _whole("gpus", count, least=1)
+    spec: dict[str, Any] = {"call": dict(call), "gpu": gpu, "ttlAfterFinished": ttl}
+    if image := options.get("image"):
+        spec["image"] = image
+    if env := options.get("env"):
+        texts = {_text("env", key): _text(f"env[{key!r}]", value) for key, value in env.items()}
+        spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
+    if retries := _whole("retries", options.get("retries", 0), least=0):
+        spec["retry"] = {"limit": retries}
+    if checkpoint := options.get("checkpoint"):
+        spec["checkpoint"] = _checkpoint(checkpoint)
+    metadata = {"name": name, "namespace": namespace, "annotations": dict(annotations)}
+    return {"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}
+
+
+def _checkpoint(value: bool | str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if value is True:
+        return {"path": "checkpoint"}
+    if isinstance(value, str):
+        return {"uri": value} if "://" in value else {"path": value}
+    raise UsageError(f"checkpoint={value!r} is neither True nor a path, a URI or the fields of spec.checkpoint")
+
+
+def _checked(name: str, parse: Callable[[Any], object], value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UsageError(f"{name}={value!r} is neither a number nor a text")
+    try:
+        parse(value)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+    return value
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise UsageError(f"{name}={value!r} is not a whole number of at least {least}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""What of a caller's code travels with a call: local modules as an archive, the call itself as a pickle."""

@@ -1,0 +1,137 @@
+"""Which files a project leaves out: `.gitignore` and `.cumulusignore`, as gitignore(5) describes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+FILES = (".gitignore", ".cumulusignore")
+"""Later ones win."""
+
+ALWAYS = (
+    ".git", ".hg", ".svn", ".venv", "venv", ".tox", ".nox", "node_modules", "__pycache__", "*.py[co]", ".mypy_cache",
+    ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", ".DS_Store", ".env",
+)  # fmt: skip
+"""What never travels unless a `.cumulusignore` says so with `!`."""
+
+
+class Rule(NamedTuple):
+    """One line of a file."""
+
+    pattern: re.Pattern[str]
+    """Of a path relative to the file's directory, without a slash at its end."""
+    keeps: bool
+    """Whether what matches is kept (`!`)."""
+    directories_only: bool
+
+
+def rules_of(lines: Iterator[str] | tuple[str, ...]) -> tuple[Rule, ...]:
+    """The rules that lines of such a file say."""
+    return tuple(rule for line in lines if (rule := _rule(line)) is not None)
+
+
+def _rule(line: str) -> Rule | None:
+    line = line.rstrip("\r\n")
+    # Blanks at the end count only behind a backslash.
+    while line.endswith(" ") and not line.endswith("\\ "):
+        line = line[:-1]
+    if not line or line.startswith("#"):
+        return None
+    keeps = line.startswith("!")
+    line = line[keeps:]
+    directories_only = line.endswith("/")
+    line = line.rstrip("/")
+    if not line:
+        return None
+    anchored = "/" in line
+    try:
+        pattern = re.compile(("" if anchored else "(?:.*/)?") + _regex(line.lstrip("/")), re.DOTALL)
+    except re.error:
+        return None
+    return Rule(pattern, keeps, directories_only)
+
+
+def _regex(glob: str) -> str:
+    made, at = "", 0
+    while at < len(glob):
+        rest = glob[at:]
+        if rest.startswith("**/") and (at == 0 or glob[at - 1] == "/"):
+            made, at = made + "(?:.*/)?", at + 3
+        elif rest == "**" and (at == 0 or glob[at - 1] == "/"):
+            made, at = made + ".+", at + 2
+        elif rest[0] == "*":
+            made, at = made + "[^/]*", at + 1
+        elif rest[0] == "?":
+            made, at = made + "[^/]", at + 1
+        elif rest[0] == "[" and (end := _class_end(rest)):
+            inner = rest[1:end].replace("\\", "\\\\")
+            inner = "^/" + inner[1:] if inner[0] in "!^" else inner
+            made, at = made + f"[{inner}]", at + end + 1
+        elif rest[0] == "[":
+            # To git, too, it matches nothing then.
+            raise re.error("a bracket is not closed")
+        elif rest[0] == "\\" and len(rest) > 1:
+            made, at = made + re.escape(rest[1]), at + 2
+        else:
+            made, at = made + re.escape(rest[0]), at + 1
+    return made
+
+
+def _class_end(text: str) -> int:
+    """Where the bracket that `text` begins with is closed; 0 where it is not. A bracket right after it is a member."""
+    start = 2 if text[1:2] in ("!", "^") else 1
+    return max(text.find("]", start + 1), 0)
+
+
+_ALWAYS = rules_of(ALWAYS)
+
+
+class Ignored:
+    """What the files below `root` say. Each file is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._rules = cache(self._read)
+        self._is_left_out = cache(self._judged)
+
+    def __contains__(self, path: Path) -> bool:
+        """Whether the file or directory, below the root, is left out: it, or a directory that it lies in."""
+        try:
+            parts = path.relative_to(self._root).parts
+        except ValueError:
+            return False
+        place = self._root
+        for at, part in enumerate(parts):
+            place = place / part
+            if self._is_left_out(place, at < len(parts) - 1 or path.is_dir()):
+                return True
+        return False
+
+    def _judged(self, path: Path, directory: bool) -> bool:
+        left_out = _says(_ALWAYS, path.name, directory) is False
+        for parent in reversed(path.parents):
+            if parent == self._root or self._root in parent.parents:
+                said = _says(self._rules(parent), path.relative_to(parent).as_posix(), directory)
+                left_out = left_out if said is None else not said
+        return left_out
+
+    def _read(self, directory: Path) -> tuple[Rule, ...]:
+        made: list[Rule] = []
+        for name in FILES:
+            try:
+                with open(directory / name, encoding="utf-8", errors="replace") as file:
+                    made += rules_of(iter(file))
+            except OSError:
+                continue
+        return tuple(made)
+
+
+def _says(rules: tuple[Rule, ...], path: str, directory: bool) -> bool | None:
+    """Whether the last rule that matches keeps it; None where none matches."""
+    for rule in reversed(rules):
+        if (directory or not rule.directories_only) and rule.pattern.fullmatch(path):
+            return rule.keeps
+    return None

@@ -1,0 +1,100 @@
+"""The pickle of a call, and words for what can't be pickled."""
+
+from __future__ import annotations
+
+import functools
+import io
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cumulus.calls.envelope import payload_head
+from cumulus.sdk import batch
+from cumulus.sdk.errors import NotPicklable
+
+PROTOCOL = 5
+_NO_FILE = "<dynamic-code>"
+
+
+def payload(
+    key: bytes, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[bytes, frozenset[str]]:
+    """What the runner gets (see `cumulus.calls.envelope`), and the names of the files whose code is in it: what
+    `__main__` defines, and lambdas, go by value. Raises NotPicklable, which names the argument."""
+    made = io.BytesIO()
+    made.write(payload_head(key))
+    try:
+        sources = _dump((function, tuple(args), dict(kwargs)), made)
+    except Exception as error:
+        raise _refusal(function, args, kwargs, error) from error
+    return made.getvalue(), sources
+
+
+def dumps(value: object) -> bytes:
+    """Raises whatever pickling does."""
+    made = io.BytesIO()
+    _dump(value, made)
+    return made.getvalue()
+
+
+def name_of(function: object) -> str:
+    """For people."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _dump(value: object, file: io.BytesIO) -> frozenset[str]:
+    pickler = _pickler()(file, protocol=PROTOCOL)
+    pickler.dump(value)
+    return frozenset(pickler.sources)
+
+
+@functools.cache
+def _pickler() -> Any:
+    """cloudpickle's, which takes a while to load, with the names of files kept: it leaves them out of code."""
+    import cloudpickle
+
+    # What `map` runs there needs no Cumulus of the node's.
+    cloudpickle.register_pickle_by_value(batch)
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def __init__(self, file: io.BytesIO, protocol: int) -> None:
+            super().__init__(file, protocol=protocol)
+            self.sources: set[str] = set()
+
+        def reducer_override(self, value: Any) -> Any:
+            if not isinstance(value, types.CodeType):
+                return super().reducer_override(value)
+            if value.co_filename != batch.__file__:
+                self.sources.add(value.co_filename)
+            make, given = self.dispatch_table[types.CodeType](value)
+            return make, tuple(value.co_filename if part == _NO_FILE else part for part in given)
+
+    return Pickler
+
+
+def _refusal(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
+) -> NotPicklable:
+    name = name_of(function)
+    parts = [(f"argument {at} of {name}", value) for at, value in enumerate(args, 1)]
+    parts += [(f"argument {key}= of {name}", value) for key, value in kwargs.items()]
+    for what, value in parts:
+        if not _picklable(value):
+            return NotPicklable(
+                f"{what}, a {type(value).__name__}, can't be pickled: {error}",
+                hint="send what it is made from, and make it inside of the function",
+            )
+    return NotPicklable(
+        f"{name} can't be pickled, with what it uses from around it: {error}",
+        hint="make inside of the function what can't travel: open files, locks, connections",
+    )
+
+
+def _picklable(value: object) -> bool:
+    try:
+        dumps(value)
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,298 @@
+"""The connection to the orchestrator: credentials, tries, and errors as the exceptions that they were there.
+
+Every request may be made twice: a submit carries its idempotency key, and the others change nothing that a second one
+would change again. So a request whose answer was lost is made again, for as long as the server may need to restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from cumulus import errors
+from cumulus.client.http.errors import ServerUnavailable
+from cumulus.errors import CumulusError
+from cumulus.lib.printable import block, one_line
+from cumulus.sdk import errors as sdk_errors
+from cumulus.sdk.endpoint import Address
+
+if TYPE_CHECKING:
+    import grpc
+
+    from cumulus.answers.tickets import GrpcTicket
+    from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
+
+T = TypeVar("T")
+FIRST_SECONDS = 10.0
+"""How long a server may take to answer for the first time: gRPC's process starts a little later than the daemon."""
+RETRY_SECONDS = 60.0
+"""How long a server that was there may be away before a request is given up."""
+WAIT_SECONDS = 900.0
+"""The same, for what waits for a call that runs: its job needs no server to go on."""
+UNARY_SECONDS = 30.0
+"""For one try of a short request."""
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+TICKET, ERROR, VERSION = "cumulus-ticket", "cumulus-error-bin", "cumulus-client"
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", 64 * 2**20),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class Patience(Protocol):
+    """Says how long to go on trying."""
+
+    def __call__(self, reached: bool) -> float: ...
+
+
+def short(reached: bool) -> float:
+    return RETRY_SECONDS if reached else FIRST_SECONDS
+
+
+def long(reached: bool) -> float:
+    return WAIT_SECONDS if reached else FIRST_SECONDS
+
+
+class Connection:
+    """One server. Safe for threads; a process that was forked gets a channel of its own."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stub: OrchestratorStub | None = None
+        self._pid = 0
+        self._ticket: GrpcTicket | None = None
+        self._reached = False
+        self._closed = False
+
+    def stub(self) -> OrchestratorStub:
+        """The orchestrator's methods."""
+        with self._lock:
+            if self._closed:
+                raise CumulusError("the client is closed")
+            if self._stub is None or self._pid != os.getpid():
+                from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
+
+                self._channel = self._opened()
+                self._stub, self._pid = OrchestratorStub(self._channel), os.getpid()
+            return self._stub
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who asks. Raises CumulusError where no ticket is to be had."""
+        from cumulus import __version__
+
+        version = (VERSION, f"cumulus-python/{__version__}")
+        if self.address.api is None or not self.address.is_local:
+            return (("authorization", f"Bearer {self.address.token}"), version)
+        if self._ticket is None:
+            self._ticket = self._new_ticket()
+        return ((TICKET, self._ticket.ticket), version)
+
+    def call(self, ask: Callable[[OrchestratorStub, Any, float], T], *, patience: Patience = short) -> T:
+        """The answer of `ask(stub, metadata, seconds)`, which is asked again where the server was away. Raises the
+        CumulusError that the server tells, and ServerUnavailable where it stays away."""
+        return self.again(lambda: ask(self.stub(), self.metadata(), UNARY_SECONDS), patience=patience)
+
+    def again(self, attempt: Callable[[], T], *, patience: Patience = short) -> T:
+        """The value of `attempt`, tried again while the server is away or busy. A try that got somewhere may tell so
+        with `reached`: then patience begins anew."""
+        import grpc
+
+        tries = _Tries()
+        while True:
+            began = time.monotonic()
+            try:
+                value = attempt()
+            except grpc.RpcError as error:
+                made = self._error(error)
+                if self._closed or not self._may_try_again(error, made):
+                    raise made from None
+                last = made
+            except ServerUnavailable as error:
+                # Of the API, which gives tickets.
+                last = error
+            else:
+                self._reached = True
+                return value
+            if time.monotonic() - began > 5:
+                # What held that long was answered at first.
+                tries = _Tries()
+            if not tries.pause(patience(self._reached), last):
+                raise self._away(last)
+
+    def reached(self) -> None:
+        """The server has answered."""
+        self._reached = True
+
+    def close(self) -> None:
+        """Ends all that is going on. Nothing may be asked afterwards."""
+        with self._lock:
+            self._closed = True
+            channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None and self._pid == os.getpid():
+            channel.close()
+
+    def _may_try_again(self, error: grpc.RpcError, made: CumulusError) -> bool:
+        import grpc
+
+        code = error.code()
+        if code is grpc.StatusCode.UNAUTHENTICATED and self._ticket is not None and self.address.is_local:
+            # It is over: tickets live for minutes, and a daemon that restarts knows none of those before.
+            ticket, self._ticket = self._ticket, None
+            with contextlib.suppress(CumulusError):
+                self._ticket = self._new_ticket()
+            return self._ticket is not None and self._ticket.ticket != ticket.ticket
+        return is_passing(made)
+
+    def _opened(self) -> grpc.Channel:
+        """Where the server of the API says that its gRPC is, where that is who is known."""
+        address = self.address
+        if address.api is None:
+            return _channel(address)
+        self._ticket = told = self._new_ticket()
+        if address.is_local:
+            return _channel(address._replace(target=f"unix:{told.socket}"))
+        port = told.address.rpartition(":")[2]
+        if not port:
+            raise CumulusError(
+                f"the server at {address.api.address} answers gRPC on its own machine alone",
+                hint="start it with: cumulus serve --grpc-listen",
+            )
+        host = address.target.rpartition(":")[0]
+        return _channel(address._replace(target=f"{host}:{port}", ca=told.ca or address.ca))
+
+    def _new_ticket(self) -> GrpcTicket:
+        from cumulus.client.http.client import HttpClient
+
+        assert self.address.api is not None
+        with HttpClient(self.address.api) as client:
+            return client.grpc_ticket()
+
+    def _error(self, error: grpc.RpcError) -> CumulusError:
+        return error_of(error, self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"the server at {self.address.target.removeprefix('unix:')}"
+
+    def _away(self, last: CumulusError) -> CumulusError:
+        if not isinstance(last, ServerUnavailable):
+            return last
+        hint = "start it: cumulus serve" if self.address.is_local else "is it running, and is that its gRPC address?"
+        return ServerUnavailable(f"{self._where} does not answer: {last}", hint=hint)
+
+
+class _Tries:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._pauses = iter(PAUSES)
+
+    def pause(self, patience: float, error: CumulusError) -> bool:
+        """Whether there is time for one more, which has come then."""
+        seconds = next(self._pauses, PAUSES[-1]) * random.uniform(0.7, 1.3)
+        if isinstance(error, errors.TooManyRequests):
+            seconds = max(seconds, min(error.seconds, 10.0))
+        if time.monotonic() - self._began + seconds > patience:
+            return False
+        time.sleep(seconds)
+        return True
+
+
+def is_passing(error: CumulusError) -> bool:
+    """Whether the same request may be answered in a moment."""
+    return isinstance(error, ServerUnavailable | errors.StoreUnavailable | errors.TooManyRequests)
+
+
+def error_of(error: grpc.RpcError, where: str = "the server") -> CumulusError:
+    """The exception that the server raised."""
+    import grpc
+
+    from cumulus.rpc.orchestrator_pb2 import Error
+
+    code = error.code()
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
+        if key == ERROR and isinstance(value, bytes):
+            with contextlib.suppress(Exception):
+                return _told(Error.FromString(value), code)
+    words = one_line(error.details() or code.name)
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return ServerUnavailable(words)
+    if code is grpc.StatusCode.UNKNOWN and "Stream removed" in words:
+        return ServerUnavailable(words)
+    return _BY_CODE.get(code.name, CumulusError)(f"{where}: {words}")
+
+
+_BY_CODE: dict[str, type[CumulusError]] = {
+    "NOT_FOUND": errors.NotFound, "ALREADY_EXISTS": errors.AlreadyExists, "PERMISSION_DENIED": errors.Forbidden,
+    "UNAUTHENTICATED": errors.Unauthenticated, "INVALID_ARGUMENT": errors.InvalidObject,
+    "RESOURCE_EXHAUSTED": errors.TooManyRequests, "ABORTED": errors.Conflict, "UNIMPLEMENTED": errors.NotSupported,
+}  # fmt: skip
+
+
+def _told(told: Any, code: grpc.StatusCode) -> CumulusError:
+    found = getattr(errors, told.reason, None) or getattr(sdk_errors, told.reason, None)
+    if told.reason == "ServerUnavailable":
+        found = ServerUnavailable
+    kind = found if isinstance(found, type) and issubclass(found, CumulusError) else None
+    if kind is None:
+        kind = _BY_CODE.get(code.name, CumulusError)
+    message = block(told.message)
+    problems = [f"{one_line(each.field)}: {one_line(each.message)}" for each in told.problems]
+    missing = [each for each in problems if each.partition(": ")[2] not in message]
+    made = kind.__new__(kind)
+    CumulusError.__init__(made, "; ".join([message, *missing]), hint=one_line(told.hint) or None)
+    if isinstance(made, errors.InvalidObject):
+        made.field = told.problems[0].field if told.problems else None
+    if isinstance(made, errors.TooManyRequests):
+        made.seconds = getattr(told, "retry_after", 0.0) or 1.0
+    return made
+
+
+def _channel(address: Address) -> grpc.Channel:
+    import grpc
+
+    if address.is_local:
+        return grpc.insecure_channel(f"unix:{_short(address.target.removeprefix('unix:'))}", options=_OPTIONS)
+    roots = address.ca.encode() if address.ca else _system_roots()
+    return grpc.secure_channel(address.target, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
+
+
+def _short(path: str) -> str:
+    """A path of less than 108 bytes to the same socket, which the kernel asks for. Linux alone has one for any path."""
+    if len(os.fsencode(path)) < 104 or not hasattr(os, "O_PATH"):
+        return path
+    directory, name = os.path.split(path)
+    # Kept for as long as the process lives: gRPC connects again and again.
+    return f"/proc/self/fd/{os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}/{name}"
+
+
+def _system_roots() -> bytes | None:
+    """What the system trusts; None for what gRPC brings along."""
+    found = ssl.get_default_verify_paths().cafile
+    with contextlib.suppress(OSError):
+        if found:
+            with open(found, "rb") as file:
+                return file.read()
+    return None
+
+
+def chunks(content: memoryview, size: int) -> Iterator[bytes]:
+    """The content in pieces of at most `size` bytes."""
+    for begin in range(0, len(content), size):
+        yield bytes(content[begin : begin + size])

@@ -1,0 +1,112 @@
+"""What needs no server: addresses, imports, types, decorators, names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cumulus.client import contexts
+from cumulus.client.contexts import Context, Contexts
+from cumulus.errors import CumulusError, UsageError
+from cumulus.sdk import CumulusClient, endpoint, gpu, options, remote
+
+HERE = Path(__file__).parent
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, cumulus.sdk, cumulus.sdk.client\n"
+        "heavy = {'grpc', 'cloudpickle', 'pydantic', 'rich', 'yaml', 'google.protobuf', 'structlog', 'orjson'}\n"
+        "print(*sorted(heavy & set(sys.modules)))\n"
+        "assert not [m for m in sys.modules if m.startswith(('cumulus.server', 'cumulus.service', 'cumulus.store'))]\n"
+        "from sdk.client import CumulusClient\n"
+        "assert CumulusClient is cumulus.sdk.CumulusClient\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("name", ["good", "bad"])
+def test_mypy_checks_calls(name: str, tmp_path: Path) -> None:
+    file = HERE / "typing" / f"{name}.py"
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        "--config-file=",
+        "--follow-imports=silent",
+        str(file),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parents[1])
+    wanted = [number for number, line in enumerate(file.read_text().splitlines(), 1) if line.endswith("# wrong")]
+    found = sorted({int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line})
+    assert found == wanted, done.stdout
+
+
+def test_whom_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: Path) -> None:
+    monkeypatch.setenv("CUMULUS_HOME", str(tmp_path / "home"))
+    with pytest.raises(CumulusError, match="no daemon runs") as caught:
+        CumulusClient()
+    assert caught.value.hint == "start it: cumulus serve"
+    found = endpoint.find("gpu.example.org:50051", "secret")
+    assert found == endpoint.Address("gpu.example.org:50051", "default", token="secret")
+    assert endpoint.find("gpu.example.org", "t").target == "gpu.example.org:50051"
+    assert endpoint.find("[::1]:7", "t").target == "[::1]:7"
+    monkeypatch.setenv("CUMULUS_ORCHESTRATOR_URL", "other:1234")
+    monkeypatch.setenv("CUMULUS_TOKEN", "mine")
+    assert endpoint.find() == endpoint.Address("other:1234", "default", token="mine")
+    monkeypatch.delenv("CUMULUS_TOKEN")
+    with pytest.raises(CumulusError, match="there is no token for it"):
+        endpoint.find()
+    context = Context("lab", "https://gpu.example.org:6443", "PEM", "of-context", "vision")
+    contexts.write(configuration / "contexts.json", Contexts((context,), "lab"))
+    assert endpoint.find("gpu.example.org:50051") == endpoint.Address(
+        "gpu.example.org:50051", "vision", "PEM", "of-context"
+    )
+    monkeypatch.delenv("CUMULUS_ORCHESTRATOR_URL")
+    monkeypatch.delenv("CUMULUS_HOME")
+    assert endpoint.find().target == "gpu.example.org:50051"
+    assert endpoint.find("unix:/run/x/api.sock").target == "unix:/run/x/grpc.sock"
+    for wrong in ("a b:1", "host:port", "host:99999", ":1", "http://x:1"):
+        with pytest.raises(UsageError):
+            endpoint.find(wrong, "t")
+
+
+def test_decorators_keep_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    @gpu(memory=0.5, duration="1h")
+    def train(x: int) -> int:
+        """Docs."""
+        return x + 1
+
+    @remote
+    def plain(x: int) -> int:
+        return x
+
+    assert train.options == {"gpu_memory": 0.5, "duration": "1h", "gpus": 1}
+    assert (getattr(train, "__name__", ""), train.__doc__) == ("train", "Docs.")
+    assert train.local(1) == 2
+    monkeypatch.setenv("CUMULUS_JOB", "job")
+    assert train(1) == 2, "inside of a call it runs there and then"
+    assert plain(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("<lambda>", "lambda-"),
+        ("train_model", "train-model-"),
+        ("a.<locals>.B", "b-"),
+        ("Ünï", "n-"),
+        ("x" * 90, "xxx"),
+    ],
+)
+def test_names_of_jobs(name: str, begins: str) -> None:
+    made = options.job_name(name)
+    assert made.startswith(begins)
+    assert len(made) <= 63
+    assert options.job_name(name) != made
