@@ -2,13 +2,15 @@
 """cumulus-run: the first program of a job's container. Standard library only; any image with Python can use it.
 
     cumulus-run COMMAND [ARGUMENT...]
+    cumulus-run                           runs /job/main.py, or the only .py file in /job; without /job, shows the device
 
 It gives the command its secret variables (NAME from the file that NAME_FILE names), points OpenCL at the leased
 device, refuses to begin when the lease is over, forwards signals once each, says how far things are, keeps the state
 directory as a checkpoint when it is told to stop, and says why the command ended. Its exit code is the command's.
 
 Variables: CUMULUS_STATE_DIR (default /state) is what is kept; CUMULUS_CHECKPOINT_PATH is where, on storage that
-outlives the container; CUMULUS_HEARTBEAT seconds between progress lines (default 60, 0 for none).
+outlives the container; CUMULUS_HEARTBEAT seconds between progress lines (default 60, 0 for none); CUMULUS_JOB_DIR
+(default /job) is where code is mounted: docker run -v /path/to/code:/job IMAGE.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 
 
 def main(command: list[str]) -> int:
+    code = Path(os.environ.get("CUMULUS_JOB_DIR", "/job"))
+    command = command or mounted(code)
     if not command:
-        say("there is no command to run")
+        say(f"there is nothing to run: give a command, or mount a directory with a main.py at {code}")
         return 64
     left = seconds_left()
     if left is not None and left <= 0:
@@ -42,6 +46,23 @@ def main(command: list[str]) -> int:
     choose_device(os.environ)
     restore()
     return Run(command).run()
+
+
+def mounted(directory: Path) -> list[str]:
+    """What to run where nobody says it: the program in a directory that was mounted, in that directory; where none was,
+    what shows that OpenCL works."""
+    if not directory.is_dir():
+        return ["python", "-c", "import pyopencl; print(pyopencl.create_some_context(interactive=False).devices)"]
+    try:
+        programs = sorted(path for path in directory.iterdir() if path.suffix == ".py")
+        main = directory / "main.py"
+        chosen = main if main in programs else programs[0] if len(programs) == 1 else None
+        if chosen is None:
+            return []
+        os.chdir(directory)
+    except OSError:
+        return []
+    return ["python", str(chosen)]
 
 
 class Run:

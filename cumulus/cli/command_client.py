@@ -57,6 +57,12 @@ def main(patience: float = PATIENCE) -> int:
     return run()
 
 
+def orchestrator() -> int:
+    """`cumulus-orchestrator [OPTION...]` is `cumulus serve [OPTION...]`."""
+    sys.argv[1:1] = ["serve"]
+    return main()
+
+
 def identity() -> str:
     """What must be the same here and in the server, for the same words to mean the same."""
     flags = str(sys.flags).replace("safe_path=True", "safe_path=False").replace("utf8_mode=1", "utf8_mode=0")

@@ -27,7 +27,7 @@ class LocalInfrastructure:
         from cumulus.infrastructure.workers import SshWorkers
         from cumulus.nodes.settings import SshSettings
 
-        return SshWorkers(self._home, SshSettings().key_path)
+        return SshWorkers(self._home, SshSettings())
 
     @cached_property
     def swarm(self) -> Swarm:

@@ -13,6 +13,7 @@ from cumulus.nodes import host_keys, workers
 from cumulus.nodes.address import Address
 from cumulus.nodes.install import Setup, install
 from cumulus.nodes.leases import RemoteLeases
+from cumulus.nodes.settings import SshSettings
 from cumulus.resources.node import SshAddress
 
 _SECONDS = 10.0
@@ -22,9 +23,9 @@ _SECONDS = 10.0
 class SshWorkers:
     """See `service.infrastructure.Workers`."""
 
-    def __init__(self, home: Path, key_path: str) -> None:
+    def __init__(self, home: Path, settings: SshSettings) -> None:
         self._home = home
-        self._key_path = key_path
+        self._settings = settings
 
     def parse(self, ssh: str) -> tuple[str, str, int]:
         place = Address.parse(ssh)
@@ -42,7 +43,8 @@ class SshWorkers:
         workers.known_hosts(self._home).add(workers.address(ssh), _key(key))
 
     def ask(self, name: str, ssh: SshAddress) -> WorkerAnswer:
-        leases = RemoteLeases(workers.connection(name, ssh, self._home, self._key_path), workers.command(ssh))
+        link = workers.connection(name, ssh, self._home, self._settings.key_path)
+        leases = RemoteLeases(link, workers.command(ssh, self._settings.chronos_path))
         try:
             devices = leases.devices()
         finally:
@@ -54,7 +56,7 @@ class SshWorkers:
         )  # fmt: skip
 
     def install(self, name: str, ssh: SshAddress, *, prefix: str, python: str, dry_run: bool) -> str:
-        link = workers.connection(name, ssh, self._home, self._key_path)
+        link = workers.connection(name, ssh, self._home, self._settings.key_path)
         try:
             return install(link, Setup(prefix, python, dry_run))
         finally:

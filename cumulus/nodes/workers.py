@@ -12,6 +12,7 @@ from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts
 from cumulus.nodes.leases import RemoteLeases
+from cumulus.nodes.settings import SshSettings
 from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import SecretStore
 
@@ -19,12 +20,13 @@ SECRET_KEY = "ssh-privatekey"
 """The key of a secret that holds a private key, as in Kubernetes' secrets of type kubernetes.io/ssh-auth."""
 
 
-def connector(home: Path, key_path: str) -> Connect:
+def connector(home: Path, settings: SshSettings) -> Connect:
     """How `serve` makes agents: with the host keys and secrets of that state directory."""
 
     def connect(node: GPUNode) -> NodeAgent:
         assert node.spec.ssh is not None
-        leases = RemoteLeases(connection(node.metadata.name, node.spec.ssh, home, key_path), command(node.spec.ssh))
+        link = connection(node.metadata.name, node.spec.ssh, home, settings.key_path)
+        leases = RemoteLeases(link, command(node.spec.ssh, settings.chronos_path))
         return NodeAgent(
             node.metadata.name, leases, runtimes=(), facts=lambda: leases.facts, usage=leases.usage, close=leases.close
         )  # fmt: skip
@@ -80,6 +82,7 @@ def known_hosts(home: Path) -> KnownHosts:
     return KnownHosts(paths.known_hosts(home))
 
 
-def command(ssh: SshAddress) -> str:
-    """The shell words that run chronos_cli there."""
-    return ssh.chronos_cli or ("chronos_cli" if ssh.user == "root" else "sudo -n chronos_cli")
+def command(ssh: SshAddress, path: str = "") -> str:
+    """The shell words that run chronos_cli there. `path`: where it is, if the node does not say."""
+    program = path or "chronos_cli"
+    return ssh.chronos_cli or (program if ssh.user == "root" else f"sudo -n {program}")

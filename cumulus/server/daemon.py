@@ -49,6 +49,7 @@ from cumulus.store.leadership import holder_identity
 
 if TYPE_CHECKING:
     from cumulus.backends.swarm.backend import SwarmBackend
+    from cumulus.nodes.settings import SshSettings
 
 _log = structlog.get_logger("cumulus.serve")
 OPEN_FILES = 16384
@@ -106,7 +107,7 @@ def run(settings: Settings) -> int:
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
         sources = Sources(settings, store)
         manager = ControlPlane(
-            store, backends, [agent], connect=_connector(home, settings.ssh.key_path),
+            store, backends, [agent], connect=_connector(home, settings.ssh),
             ready=_ready(settings, store, command_server, api_server),
             on_problems=_show_problems, workers=_threads(settings.workers),
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
@@ -192,13 +193,13 @@ def _swarm_backend(
     return made
 
 
-def _connector(home: Path, key_path: str) -> Connect:
+def _connector(home: Path, ssh: SshSettings) -> Connect:
     """SSH is loaded when there is a node to reach by it, so that a daemon without one starts faster."""
 
     def connect(node: GPUNode) -> NodeAgent:
         from cumulus.nodes.workers import connector
 
-        return connector(home, key_path)(node)
+        return connector(home, ssh)(node)
 
     return connect
 

@@ -25,10 +25,10 @@ class Builder:
         self.directory = directory
         self.socket = f"unix://{directory}/docker.sock"
 
-    def docker(self, *words: str, code: int | None = 0, timeout: float = 180) -> str:
+    def docker(self, *words: str, code: int | None = 0, timeout: float = 180, directory: Path = ROOT) -> str:
         """What it printed, both streams. `code` is how it must end, None for anyhow."""
         done = subprocess.run(
-            ["docker", "--host", self.socket, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ["docker", "--host", self.socket, *words], cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert code in (None, done.returncode), f"docker {' '.join(words)}: {done.returncode}\n{done.stdout[-2000:]}"

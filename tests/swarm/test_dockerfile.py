@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cumulus.chronos.contract import variables
 from cumulus.chronos.enforce import opencl_layer
 from tests.commands import CHRONOS_CLI
 from tests.lab.lab import Lab
-from tests.swarm.builder import ROOT, Builder, builder
+from tests.swarm.builder import BASE, ROOT, Builder, builder
 from tests.swarm.control import Control
 from tests.swarm.test_backend import lease
 from tests.swarm.test_environment import workload
@@ -38,14 +39,13 @@ def image(test: Callable[..., None]) -> Callable[..., None]:
 # ---- what a build is given ----
 
 
-def test_whatever_is_copied_is_in_the_context() -> None:
-    sources = [
-        word
-        for line in re.findall(r"^COPY ((?!--from).+)$", (ROOT / "containers/Dockerfile").read_text(), re.MULTILINE)
-        for word in line.split()[:-1]
-    ]
+def test_whatever_is_taken_is_in_the_context() -> None:
+    text = (ROOT / "containers/Dockerfile").read_text()
+    assert re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE) == [". /given"]
+    [taken] = re.findall(r"\bmv (pyproject.toml .+) /source;", text)
+    sources = taken.split()
     files = context()
-    assert sources
+    assert "cumulus" in sources
     for source in sources:
         assert source in files or any(path.startswith(f"{source}/") for path in files), source
 
@@ -81,14 +81,20 @@ def test_the_tag_is_another_when_anything_in_the_context_is(tmp_path: Path) -> N
         seen.add(tag(tmp_path))
 
 
+def test_a_build_in_the_directory_of_the_dockerfile_is_sent_a_wheel_and_the_runner(tmp_path: Path) -> None:
+    for name in ("cumulus_gpu-1.0-py3-none-any.whl", "runner.py", "Dockerfile", "tag.sh"):
+        (tmp_path / name).touch()
+    assert context(tmp_path, ROOT / "containers/.dockerignore") == {"cumulus_gpu-1.0-py3-none-any.whl", "runner.py"}
+
+
 def tag(root: Path) -> str:
     command = [str(root / "containers" / "tag.sh")]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def context(root: Path = ROOT) -> set[str]:
+def context(root: Path = ROOT, ignore: Path = ROOT / ".dockerignore") -> set[str]:
     """Files that a build is sent, by .dockerignore as docker reads it."""
-    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    patterns = [line for line in ignore.read_text().splitlines() if line and line[0] != "#"]
     return {path for path in exclude_paths(str(root), patterns) if (root / path).is_file()}
 
 
@@ -107,6 +113,22 @@ def engine() -> Iterator[Builder]:
 def test_it_is_built_to_the_same_layers_again(engine: Builder) -> None:
     engine.build(AGAIN, "--no-cache")
     assert engine.layers(AGAIN) == engine.layers(IMAGE)
+
+
+@image
+def test_it_is_built_in_its_own_directory_from_a_wheel(engine: Builder, tmp_path: Path) -> None:
+    """What the image holds is the same, but for where pip says it was installed from."""
+    place = tmp_path / "containers"
+    place.mkdir()
+    for name in ("Dockerfile", ".dockerignore", "runner.py"):
+        shutil.copy(ROOT / "containers" / name, place)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", place, ROOT], check=True)
+    options = ("--network=host", f"--build-arg=BASE={BASE}")
+    engine.docker("build", *options, "-t", "cumulus-job:latest", ".", directory=place, timeout=600)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "main.py").write_text("import cumulus, os; print('runs in', os.getcwd(), cumulus.__version__)")
+    assert "runs in /job" in engine.run("-v", f"{code}:/job", "cumulus-job:latest")
 
 
 @image

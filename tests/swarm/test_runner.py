@@ -48,6 +48,26 @@ def test_a_command_that_is_not_there() -> None:
     assert ended(start("nosuch"))[0] == 127
 
 
+@pytest.mark.parametrize(("files", "ran"), [
+    (("main.py", "other.py"), "main.py"),
+    (("only.py", "data.txt"), "only.py"),
+])  # fmt: skip
+def test_without_a_command_it_runs_what_is_mounted(files: tuple[str, ...], ran: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_text("import os, sys; print(os.path.basename(sys.argv[0]), os.getcwd())")
+    status, output, errors = ended(start(CUMULUS_JOB_DIR=str(tmp_path)))
+    assert (status, output) == (0, f"{ran} {tmp_path}\n"), errors
+
+
+@pytest.mark.parametrize("files", [(), ("one.py", "two.py")])
+def test_without_a_command_and_a_program_it_says_what_to_do(files: tuple[str, ...], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    status, _, errors = ended(start(CUMULUS_JOB_DIR=str(tmp_path)))
+    assert status == 64
+    assert f"give a command, or mount a directory with a main.py at {tmp_path}" in errors
+
+
 def test_nothing_begins_when_the_lease_is_over() -> None:
     status, output, _ = ended(start("echo", "begun", CHRONOS_EXPIRES_AT=PAST))
     assert (status, output) == (69, "")
