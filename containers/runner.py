@@ -2,7 +2,7 @@
 """cumulus-run: the first program of a job's container. Standard library only; any image with Python can use it.
 
     cumulus-run COMMAND [ARGUMENT...]
-    cumulus-run                           runs /job/main.py, or the only .py file in /job; without /job, shows the device
+    cumulus-run                           runs /job/main.py, or the only .py file in /job; without it, a check
 
 It gives the command its secret variables (NAME from the file that NAME_FILE names), points OpenCL at the leased
 device, refuses to begin when the lease is over, forwards signals once each, says how far things are, keeps the state

@@ -82,9 +82,10 @@ def test_the_tag_is_another_when_anything_in_the_context_is(tmp_path: Path) -> N
 
 
 def test_a_build_in_the_directory_of_the_dockerfile_is_sent_a_wheel_and_the_runner(tmp_path: Path) -> None:
-    for name in ("cumulus_gpu-1.0-py3-none-any.whl", "runner.py", "Dockerfile", "tag.sh"):
+    wheel = "cumulus_gpu-1.0-py3-none-any.whl"
+    for name in (wheel, "runner.py", "Dockerfile", "tag.sh"):
         (tmp_path / name).touch()
-    assert context(tmp_path, ROOT / "containers/.dockerignore") == {"cumulus_gpu-1.0-py3-none-any.whl", "runner.py"}
+    assert context(tmp_path, ROOT / "containers/.dockerignore") == {"Dockerfile", wheel, "runner.py"}
 
 
 def tag(root: Path) -> str:
