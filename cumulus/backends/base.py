@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from cumulus.calls.outcome import Outcome
+from cumulus.calls.session import SessionConnection
+
 
 @dataclass(frozen=True, slots=True)
 class EnvVar:
@@ -54,6 +57,37 @@ class LeaseRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a Python function: which blobs of `owner` it is made of (their sha256, "" for none), and what runs
+    it."""
+
+    owner: str
+    payload: str
+    python: str
+    """major.minor."""
+    archive: str = ""
+    environment: str = ""
+    interpreter: str = ""
+    """Used on a node where it is that Python."""
+    session: bool = False
+
+
+class Blobs(Protocol):
+    """Where backends read what calls are made of: see `cumulus.blob.base.BlobStore`."""
+
+    def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What the run of a call left: its outcome, and the content of its result in chunks, `outcome.result_size` bytes
+    where nobody changed it."""
+
+    outcome: Outcome
+    content: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One placed replica of one attempt of a job. `name` is never used again: it carries the job's uid."""
 
@@ -93,6 +127,8 @@ class Workload:
     """That user's number on the daemon's machine, where there is one."""
     submitter_admin: bool = False
     """Whether they were an admin: then a container has what its job asks for."""
+    call: Call | None = None
+    """What to run instead of a command."""
 
 
 class State(StrEnum):
@@ -194,6 +230,16 @@ class Backend(Protocol):
         """Chunks of what the replica wrote to stdout and stderr, also after `remove`. With `follow` until it ends;
         an empty chunk about every second says that nothing is new: a moment at which the caller can stop. `tail`,
         `since`, `timestamps`, `position`: see `logs.LogStore.read`."""
+        ...
+
+    def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
+        """What a call's finished run left, until it is removed; None where it left nothing. Raises `BackendError` where
+        it still runs or its node does not answer, and ValueError, in one line, where the call wrote what is none."""
+        ...
+
+    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
+        """A connection to a running call that is a session. Raises `SessionEnded` where it has not begun or is over,
+        `BackendError` where its node does not answer."""
         ...
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:

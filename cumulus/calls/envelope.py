@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from cumulus.calls import documents
 
 CALL, PAYLOAD, ARCHIVE, RUNNER = "call.json", "payload", "archive.zip", "runner.pyz"
+ENVIRONMENT = "environment.json"
 """Files of a call's directory on the node, made before the start."""
 OUTCOME, RESULT = "outcome.json", "result"
 """Those that the runner writes: the result first, and each of them whole or not at all."""

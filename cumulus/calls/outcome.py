@@ -35,12 +35,14 @@ DEADLINE = "Deadline"
 """spec.activeDeadline was over."""
 NOT_STARTED = "NotStarted"
 """Its program could not be started, for want of its Python perhaps."""
+NOT_KEPT = "NotKept"
+"""Its result could not be stored: there is no room for it."""
 CRASHED = "Crashed"
 """Its process ended without an answer: a signal, or os._exit."""
 
 OF_RUNNER = (RETURNED, RAISED, OUT_OF_MEMORY, NOT_PICKLABLE, NOT_LOADED)
 """Those that a runner writes. The job controller tells the others, where there is none of these."""
-OUTCOMES = (*OF_RUNNER, LEASE_EXPIRED, NODE_LOST, DEADLINE, NOT_STARTED, CRASHED)
+OUTCOMES = (*OF_RUNNER, LEASE_EXPIRED, NODE_LOST, DEADLINE, NOT_STARTED, NOT_KEPT, CRASHED)
 
 LONGEST_TEXT, LONGEST_TRACEBACK, LONGEST_TYPE = 4096, 16384, 256
 

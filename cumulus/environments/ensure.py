@@ -56,7 +56,7 @@ def ensure(
     Raises `EnvironmentFailed`, whose text is for the user, and what `check` raises.
     """
     given = os.environ if environment is None else environment
-    variables = _told(given, private=user is None)
+    variables = told(given, private=user is None)
     request: dict[str, Any] = {
         "document": {
             "format": FORMAT, "python": document.python, "requirements": document.requirements,
@@ -142,7 +142,7 @@ def _relay(builder: subprocess.Popen[bytes], say: Callable[[str], None], check: 
                 builder.wait()
 
 
-def _told(environment: Mapping[str, str], *, private: bool) -> dict[str, str]:
+def told(environment: Mapping[str, str], *, private: bool) -> dict[str, str]:
     """The variables that say how to reach an index; none with an account in it for another user's process."""
     told = {name: value for name, value in environment.items() if _TOLD.fullmatch(name)}
     return {name: value for name, value in told.items() if private or "@" not in value}

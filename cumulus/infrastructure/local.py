@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cumulus.blob.base import BlobStore
     from cumulus.resources.key import Document
     from cumulus.service.infrastructure import LogReader, Swarm, Workers
 
@@ -14,13 +16,24 @@ if TYPE_CHECKING:
 class LocalInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, blobs: BlobStore | None = None) -> None:
+        """`blobs`: where a daemon keeps them; if left out, where one without a configuration file does."""
         self._home = home
+        self._blobs = blobs
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         from cumulus.infrastructure.logs import log_reader
 
         return log_reader(self._home, job, node)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        if self._blobs is not None:
+            return self._blobs
+        from cumulus.blob.opened import open_blobs
+        from cumulus.blob.s3.bucket import bucket_of
+
+        return open_blobs(self._home, bucket=bucket_of(os.environ))
 
     @cached_property
     def workers(self) -> Workers:

@@ -439,7 +439,7 @@ class CallStatus(Model):
     outcome: str = Field(
         "",
         description="Returned, Raised, OutOfMemory, NotPicklable or NotLoaded, as the call itself tells; else why it "
-        "did not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, Crashed.",
+        "did not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, NotKept, Crashed.",
     )
     attempt: int = Field(0, description="The attempt that told it.")
     result: str = Field(

@@ -107,12 +107,15 @@ class Blob(_message.Message):
     RECEIVED_FIELD_NUMBER: _builtins.int
     PUT_URLS_FIELD_NUMBER: _builtins.int
     PART_SIZE_FIELD_NUMBER: _builtins.int
+    GET_URL_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     size: _builtins.int
     received: _builtins.int
     """Bytes that the server has, less than `size` where the rest is missing."""
     part_size: _builtins.int
     """Size in bytes of each part but the last."""
+    get_url: _builtins.str
+    """Where the client may get it by HTTP GET, instead of by GetBlob; presigned, too."""
     @_builtins.property
     def put_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where the client may send it instead, as parts by HTTP PUT: presigned, so that it carries no key of the bucket."""
@@ -125,10 +128,11 @@ class Blob(_message.Message):
         received: _builtins.int = ...,
         put_urls: _abc.Iterable[_builtins.str] | None = ...,
         part_size: _builtins.int = ...,
+        get_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["part_size", b"part_size", "put_urls", b"put_urls", "received", b"received", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["get_url", b"get_url", "part_size", b"part_size", "put_urls", b"put_urls", "received", b"received", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,10 +464,13 @@ class ResultHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    GET_URL_FIELD_NUMBER: _builtins.int
     outcome: _builtins.bytes
     """What came of the call, readable without unpickling: see cumulus/calls/outcome."""
     sha256: _builtins.str
     size: _builtins.int
+    get_url: _builtins.str
+    """Where the client gets the result by HTTP GET. Then no data follows."""
     @_builtins.property
     def job(self) -> Global___Job:
         """The job, which is final."""
@@ -475,10 +482,11 @@ class ResultHeader(_message.Message):
         sha256: _builtins.str = ...,
         size: _builtins.int = ...,
         job: Global___Job | None = ...,
+        get_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "outcome", b"outcome", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["get_url", b"get_url", "job", b"job", "outcome", b"outcome", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

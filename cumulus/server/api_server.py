@@ -23,6 +23,7 @@ from cumulus.server.settings import ApiSettings
 from cumulus.store.base import Store
 
 if TYPE_CHECKING:
+    from cumulus.blob.base import BlobStore
     from cumulus.server.api import Api
     from cumulus.server.encrypted_api import EncryptedApi
     from cumulus.server.http.listener import Listener
@@ -49,7 +50,7 @@ class ApiServer:
     def __init__(
         self, home: Path, store: Store, settings: ApiSettings = ApiSettings(), *, mounts: Sequence[str] = (),
         metrics: DaemonMetrics | None = None, system: bool = False, grpc: ChildProcess | None = None,
-        grpc_host: str = "", retry_seconds: float = RETRY_SECONDS,
+        grpc_host: str = "", blobs: BlobStore | None = None, retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
         self._home = home
         self._store = store
@@ -63,6 +64,7 @@ class ApiServer:
         self._mounts = mounts
         self._grpc = grpc
         self._grpc_host = grpc_host
+        self._blobs = blobs
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
         self.listens = threading.Event()
@@ -121,7 +123,7 @@ class ApiServer:
         from cumulus.service.service import Service
 
         service = Service(
-            lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home),
+            lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home, self._blobs),
             home_namespaces=self._system, mounts=self._mounts, audit=True, switches=self._system,
         )  # fmt: skip
         bridge = WatchBridge(self._store)

@@ -20,20 +20,20 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_", "LD_", "PYTHON", "TYPER_", "TZ")
 class ChildProcess:
     """A module of ours, run with `arguments`, from `start` to `close`.
 
-    `says`: what it reads first on its standard input, which stays open until it is to end: so it also sees that the
-    daemon was killed. `hears`: called with each line that it writes to stderr. `restart_seconds` and
-    `most_restart_seconds`: the first and the longest pause before it is started again. `warns`: whether the log tells
-    people that it ended.
+    `keeps`: how variables begin that it needs beside the usual ones. `says`: what it reads first on its standard input,
+    which stays open until it is to end: so it also sees that the daemon was killed. `hears`: called with each line that
+    it writes to stderr. `restart_seconds` and `most_restart_seconds`: the first and the longest pause before it is
+    started again. `warns`: whether the log tells people that it ended.
     """
 
     def __init__(
         self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str], *,
-        restart_seconds: float, most_restart_seconds: float, says: bytes = b"",
+        restart_seconds: float, most_restart_seconds: float, keeps: tuple[str, ...] = (), says: bytes = b"",
         hears: Callable[[bytes], None] | None = None, warns: bool = False,
     ) -> None:  # fmt: skip
         self._name = name
         self._command = [sys.executable, "-P", "-m", module, *arguments]
-        self._environment = {key: value for key, value in environment.items() if key.startswith(_KEPT)}
+        self._environment = {key: value for key, value in environment.items() if key.startswith(_KEPT + keeps)}
         self._again = Backoff(restart_seconds, most_restart_seconds)
         self._says = says
         self._hears = hears

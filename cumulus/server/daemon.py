@@ -19,6 +19,7 @@ import structlog
 from cumulus import __version__, job_limit, paths, stores
 from cumulus.backends.base import Backend
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.blob.base import BlobStore
 from cumulus.blob.opened import open_blobs
 from cumulus.chronos.contract import NodeFacts, variables
 from cumulus.chronos.local import Ledger, ensure_running, usage_of
@@ -89,6 +90,7 @@ def run(settings: Settings) -> int:
         system=settings.system,
         grpc=grpc_process(_grpc_launch(settings), settings.environment),
         grpc_host=addresses.split(settings.grpc_listen)[0],
+        blobs=blobs,
     )
     try:
         ledger = Ledger()
@@ -98,7 +100,7 @@ def run(settings: Settings) -> int:
             facts=lambda: NodeFacts(socket.gethostname(), boot_id(), __version__, conditions=ledger.health()),
             usage=lambda: usage_of(ledger),
         )  # fmt: skip
-        backends: list[Backend] = [_process_backend(settings, name, ledger)]
+        backends: list[Backend] = [_process_backend(settings, name, ledger, blobs)]
         swarm = _swarm_backend(settings, store, lambda: manager.agents)
         if swarm is not None:
             backends.append(swarm)
@@ -133,7 +135,8 @@ def run(settings: Settings) -> int:
 def _grpc_launch(settings: Settings) -> Launch:
     return Launch(
         str(settings.home), settings.grpc_listen, settings.api.names, settings.api.tlsCert, settings.api.tlsKey,
-        settings.system, settings.containers.mounts, log_level(),
+        settings.system, settings.containers.mounts, settings.blobs.directory, settings.blobs.limits, settings.bucket,
+        log_level(),
     )  # fmt: skip
 
 
@@ -167,7 +170,7 @@ def _open(home: Path) -> tuple[Store, DaemonLock]:
         ) from None
 
 
-def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBackend:
+def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobStore) -> ProcessBackend:
     return ProcessBackend(
         paths.process_dir(settings.home),
         node,
@@ -176,6 +179,7 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger) -> ProcessBa
         retention=settings.logs.retention,
         job_env=settings.jobs.env,
         environment={**settings.environment, **({variables.OFFER_CPU: "1"} if settings.chronos.offerCPU else {})},
+        blobs=blobs,
     )
 
 

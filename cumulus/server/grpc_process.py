@@ -14,6 +14,18 @@ from cumulus.server.grpc.launch import Launch
 _log = structlog.get_logger("cumulus.grpc")
 RESTART_SECONDS, _MOST_RESTART_SECONDS = 0.5, 60.0
 _LEVELS = frozenset({"debug", "info", "warning", "error"})
+_KEPT = (
+    "AWS_",
+    "SSL_CERT_",
+    "REQUESTS_CA_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+"""How variables begin that what asks a bucket reads."""
 _LONGEST = 16 * 2**10
 
 
@@ -21,7 +33,7 @@ def grpc_process(
     launch: Launch, environment: Mapping[str, str], *, restart_seconds: float = RESTART_SECONDS
 ) -> ChildProcess:
     return ChildProcess(
-        "gRPC server", "cumulus.server.grpc", (), environment, says=launch.line(), hears=say, warns=True,
+        "gRPC server", "cumulus.server.grpc", (), environment, keeps=_KEPT, says=launch.line(), hears=say, warns=True,
         restart_seconds=restart_seconds, most_restart_seconds=_MOST_RESTART_SECONDS,
     )  # fmt: skip
 

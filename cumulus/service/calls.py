@@ -29,6 +29,7 @@ class Calls:
     def own(self, identity: Identity, key: Key, uid: str = "") -> Document:
         """The same for its submitter alone: what a call was given and gives back is theirs. Raises Forbidden for
         others, admins too."""
+        self._access.check(identity, "get", "gpujobs/call", key.namespace, key.name)
         found = self.get(identity, key, uid)
         submitter = Submitter.of(found["metadata"].get("annotations"))
         if (submitter.name, submitter.uid) != identity[:2]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         SwarmOwnership,
         SwarmStatus,
     )
+    from cumulus.blob.base import BlobStore
     from cumulus.resources.node import SshAddress
 
 
@@ -101,6 +102,9 @@ class Infrastructure(Protocol):
 
     @property
     def workers(self) -> Workers: ...
+
+    @property
+    def blobs(self) -> BlobStore: ...
 
     @property
     def swarm(self) -> Swarm: ...

@@ -31,6 +31,7 @@ from cumulus.store.base import Store, Write
 if TYPE_CHECKING:
     from cumulus.admission.unknown_fields import OnUnknown
     from cumulus.answers.objects import Applied, PatchType, Propagation
+    from cumulus.blob.base import BlobStore
     from cumulus.manifest import Manifest
 
 ATTEMPTS = 10
@@ -43,10 +44,13 @@ Change = Callable[[Document], Document]
 class Objects:
     """The store as people and programs see it. Each change makes its `field_manager` the owner of what changed."""
 
-    def __init__(self, store: Store, clock: Clock, access: Access) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, access: Access, blobs: Callable[[], BlobStore] | None = None
+    ) -> None:
+        """`blobs`: see `Guard`."""
         self._store = store
         self._access = access
-        self._guard = Guard(store, access, clock)
+        self._guard = Guard(store, access, clock, blobs)
         self._redaction = Redaction(access)
         self._clock = clock
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cumulus.resources.key import Document
     from cumulus.service.access.access import Access
     from cumulus.service.backups import Backups
+    from cumulus.service.blobs import Blobs
     from cumulus.service.calls import Calls
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.identity import Identity
@@ -91,7 +92,8 @@ class Service:
     def objects(self) -> Objects:
         from cumulus.service.objects import Objects
 
-        return Objects(self.store, self.clock, self.access)
+        blobs = None if self._infrastructure is None else lambda: self.infrastructure.blobs
+        return Objects(self.store, self.clock, self.access, blobs)
 
     @cached_property
     def namespaces(self) -> Namespaces:
@@ -104,6 +106,12 @@ class Service:
         from cumulus.service.jobs import Jobs
 
         return Jobs(self.objects, self.access, self.home)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        from cumulus.service.blobs import Blobs
+
+        return Blobs(self.access, self.infrastructure.blobs)
 
     @cached_property
     def calls(self) -> Calls:

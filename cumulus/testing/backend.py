@@ -6,14 +6,17 @@ given nodes, and end when those do, as on a real node. They outlive the controll
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.base import CallResult, Observed, State, Workload
 from cumulus.backends.exit_codes import SAVED
+from cumulus.calls.outcome import RETURNED, Outcome
+from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.chronos.contract import EndReason
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import BackendError, BackendRefused, ChronosError
@@ -40,6 +43,8 @@ class Script:
     refused: str = ""
     """Why it can never be started."""
     output: bytes = b""
+    result: bytes = b"the pickle of a result"
+    """What a call that ends by itself with exit code 0 returns."""
 
 
 class _Run:
@@ -226,6 +231,18 @@ class FakeBackend:
                 if job_uid not in self._purged:
                     yield b"".join(lines if tail is None else lines[max(0, len(lines) - tail) :])[position or 0 :]
 
+    def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
+        with self._lock, self.faults.around("result", job_uid):
+            self._settle()
+            for run in self._kept.values():
+                work = run.workload
+                if (work.job_uid, work.attempt, work.replica) == (job_uid, attempt, replica):
+                    return self._result(run)
+            raise BackendError(f"there is no result of attempt {attempt}, replica {replica}")
+
+    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
+        raise SessionEnded("the session has not begun, or has ended")
+
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         self._subscribers.append(changed)
 
@@ -257,6 +274,16 @@ class FakeBackend:
         times = [run.ends() for run in runs if now < run.ends() < math.inf]
         times += [t for run in runs if now < (t := run.began + run.script.start_seconds) < run.ends()]
         return min(times, default=None)
+
+    def _result(self, run: _Run) -> CallResult | None:
+        end = run.observe(self._clock.monotonic())
+        if not end.state.finished:
+            raise BackendError(f"{end.name} still runs")
+        if run.workload.call is None or end.state is not State.SUCCEEDED:
+            return None
+        content = run.script.result
+        outcome = Outcome(RETURNED, result=hashlib.sha256(content).hexdigest(), result_size=len(content))
+        return CallResult(outcome, iter([content]))
 
     def _signal(self, run: _Run, grace: float) -> None:
         run.signal(self._clock.monotonic(), grace, AttemptReason.STOPPED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from cumulus.backends.base import Backend, Observed, State, Workload
+from cumulus.calls.session import SessionEnded
 from cumulus.errors import BackendError
 
 
@@ -30,6 +33,10 @@ class Bed(ABC):
     @abstractmethod
     def workload(self, behaviour: Behaviour, *, job: str = "job", attempt: int = 1, replica: int = 0) -> Workload:
         """A workload of `job` that behaves so."""
+
+    def call(self, *, job: str = "job") -> Workload:
+        """A workload that is a call: it returns the text "returned"."""
+        pytest.skip("its workloads are no calls")
 
     @abstractmethod
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
@@ -186,6 +193,27 @@ class BackendConformance:
         assert bed.log(first, tail=2) == b"b\nc\n"
         assert bed.log(first, tail=9) == b"a\nb\nc\n"
         assert bed.log(first, tail=0) == b""
+
+    def test_what_a_call_left_is_given_until_it_is_removed(self, bed: Bed) -> None:
+        bed.backend.start(work := bed.call())
+        bed.finish(work)
+        for _ in range(2):
+            left = bed.backend.result(work.job_uid, work.attempt, work.replica)
+            assert left is not None
+            content = b"".join(left.content)
+            assert b"returned" in content
+            assert (left.outcome.outcome, left.outcome.result_size) == ("Returned", len(content))
+            assert left.outcome.result == hashlib.sha256(content).hexdigest()
+            bed.reopen()
+        bed.backend.remove(work.name)
+        with contextlib.suppress(BackendError):
+            assert bed.backend.result(work.job_uid, work.attempt, work.replica) is None
+
+    def test_a_workload_that_is_no_call_left_nothing(self, bed: Bed) -> None:
+        bed.finish(work := bed.start(Behaviour()))
+        assert bed.backend.result(work.job_uid, work.attempt, work.replica) is None
+        with pytest.raises(SessionEnded):
+            bed.backend.session(work.job_uid, work.attempt, work.replica)
 
     def test_subscribers_hear_of_the_start_and_of_the_end(self, bed: Bed) -> None:
         heard: list[tuple[str, str]] = []

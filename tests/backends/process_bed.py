@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import os
 import signal
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,12 +15,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cumulus.backends.base import Observed, Workload
+import cloudpickle
+
+from cumulus.backends.base import Call, Observed, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.run import Run
+from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.clock import SystemClock
 from cumulus.secrets import JobSecrets
 from tests.backends.conformance import Bed, Behaviour
+from tests.runner.calls import HERE, payload_of
 from tests.waiting import eventually
 
 NODE = "this-node"
@@ -46,10 +53,13 @@ class ProcessBed(Bed):
         # Strays are found by the workload's name: it must be another than in the test beside this one.
         self.token = f"{zlib.crc32(os.fsencode(directory)):08x}"
         self.clock = Clock()
+        self.blobs = DirectoryBlobStore(directory / "blobs")
         self.backend: ProcessBackend = self.open()
 
     def open(self) -> ProcessBackend:
-        return ProcessBackend(self.root, NODE, self.job_secrets, self.chronos_home, self.clock, environment=os.environ)
+        return ProcessBackend(
+            self.root, NODE, self.job_secrets, self.chronos_home, self.clock, environment=os.environ, blobs=self.blobs
+        )
 
     def reopen(self) -> None:
         self.backend.close()
@@ -71,6 +81,27 @@ class ProcessBed(Bed):
             "command": command, "leases": (), "grace": 2.0,
         }  # fmt: skip
         return Workload(**{**fields, **more})
+
+    def call(self, *, job: str = "job") -> Workload:
+        return self.calling(returned, job=job)
+
+    def calling(self, function: Callable[..., object], *arguments: object, **more: Any) -> Workload:
+        """A workload that calls the function in this Python."""
+        names = ("owner", "python", "archive", "environment", "interpreter", "session")
+        fields = {"owner": "0:root", "python": HERE, "interpreter": sys.executable}
+        fields |= {name: more.pop(name) for name in names if name in more}
+        owner = fields.pop("owner")
+        for name in ("archive", "environment"):
+            if name in fields:
+                fields[name] = self.blob(owner, fields[name])
+        call = Call(owner, self.blob(owner, payload_of(function, *arguments)), **fields)
+        return dataclasses.replace(self.work(**more), command=(), call=call)
+
+    def blob(self, owner: str, content: bytes) -> str:
+        """Its sha256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.blobs.write(owner, sha256, len(content), [content])
+        return sha256
 
     def run(self, *command: str, **more: Any) -> tuple[Workload, Observed]:
         """Run `command` to its end."""
@@ -108,6 +139,13 @@ class ProcessBed(Bed):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
         raise AssertionError(f"processes left: {pids}")
+
+
+def returned() -> str:
+    return "returned"
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def job_processes(directory: Path) -> Sequence[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 
-from cumulus.backends.base import Workload
+from cumulus.backends.base import Call, Workload
 from cumulus.clock import FakeClock
 from cumulus.testing.backend import FakeBackend, Script
 from tests.backends.conformance import BackendConformance, Bed, Behaviour
@@ -25,6 +26,10 @@ class FakeBed(Bed):
             name=name, namespace="default", job=job, job_uid=f"uid-{job}", attempt=attempt, replica=replica,
             replicas=1, node="n", command=("x",), leases=(),
         )  # fmt: skip
+
+    def call(self, *, job: str = "job") -> Workload:
+        call = Call("0:root", "a" * 64, "3.11")
+        return dataclasses.replace(self.workload(Behaviour(), job=job), command=(), call=call)
 
     def until(self, met: Callable[[], object], *, within: float = 20.0) -> None:
         for _ in range(round(within / 0.05)):
@@ -45,6 +50,7 @@ class FakeBed(Bed):
             stop_seconds=0.0 if behaviour.heeds_stop else 1000.0,
             start_seconds=0.01,
             output=behaviour.output.encode(),
+            result=b"returned",
         )
 
 

@@ -120,4 +120,6 @@ def test_no_cell_is_left_out() -> None:
     assert left == {
         ("metrics", "get"), *(("systemsecrets", verb) for verb in ("update", "patch", "deletecollection")),
         ("tokens", "get"),
+        # Over gRPC, in tests/server/grpc/test_access.py.
+        ("gpujobs/call", "get"), ("blobs", "get"), ("blobs", "create"),
     }  # fmt: skip

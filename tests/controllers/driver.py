@@ -13,6 +13,7 @@ from typing import Any
 
 from cumulus.admission import door
 from cumulus.backends.base import Workload
+from cumulus.blob.base import BlobStore
 from cumulus.clock import FakeClock
 from cumulus.controllers.composition import Declared, context_maker, declared
 from cumulus.controllers.context import Context
@@ -64,8 +65,10 @@ class World:
         devices: int = 1,
         store: Store | None = None,
         script: Callable[[Workload], Script] = lambda workload: Script(),
+        blobs: BlobStore | None = None,
     ) -> None:
         self.clock = FakeClock()
+        self.blobs = blobs
         self.door = Door()
         self.store: Store = store or MemoryStore(clock=self.clock, admission=self.door)
         self.leases: Mapping[str, FakeLeases] = {
@@ -156,7 +159,9 @@ class Daemon:
             world = self.world
             self.loops = begin(
                 self.store, self.informer, self._controllers,
-                context_maker([world.backend], Agents(self.informer.cache, world.agents), sources=self.sources),
+                context_maker(
+                    [world.backend], Agents(self.informer.cache, world.agents), sources=self.sources, blobs=world.blobs
+                ),
                 world.clock, term,
                 fenced=self.elector.depose, rng=self._rng,
             )  # fmt: skip

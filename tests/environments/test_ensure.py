@@ -236,9 +236,7 @@ class TestUsers:
         assert os.listdir(cache) == []
 
     def test_no_account_of_the_daemons_reaches_a_users_build(self) -> None:
-        told = module._told(
-            {"PIP_INDEX_URL": "https://me:pw@x/", "UV_INDEX": "https://x/", "TOKEN": "y"}, private=False
-        )
+        told = module.told({"PIP_INDEX_URL": "https://me:pw@x/", "UV_INDEX": "https://x/", "TOKEN": "y"}, private=False)
         assert told == {"UV_INDEX": "https://x/"}
 
 

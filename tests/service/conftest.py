@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -18,6 +21,8 @@ from cumulus.answers.swarm import (
     SwarmStatus,
 )
 from cumulus.backends.logs import Gap
+from cumulus.blob.base import BlobStore
+from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
 from cumulus.nodes.address import Address
@@ -154,6 +159,12 @@ class FakeInfrastructure:
     logs: FakeLogs = field(default_factory=FakeLogs)
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     swarm: FakeSwarm = field(default_factory=FakeSwarm)
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """Gone with this."""
+        self._directory = TemporaryDirectory()
+        return DirectoryBlobStore(Path(self._directory.name, "blobs"))
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)

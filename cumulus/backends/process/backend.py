@@ -19,20 +19,23 @@ from pathlib import Path
 
 import structlog
 
-from cumulus.backends.base import Observed, Workload
+from cumulus.backends.base import Blobs, CallResult, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
 from cumulus.backends.process.watch import Watcher, signal_process
+from cumulus.backends.rundir import calls
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
 from cumulus.backends.rundir.log import FileLog, retention_of
+from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.lib.delete_tree import delete_tree, delete_tree_as
 from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser
+from cumulus.runner.build import ensure_runner
 from cumulus.secrets import JobSecrets
 
 log = structlog.get_logger("cumulus.backends")
@@ -56,7 +59,7 @@ class ProcessBackend:
     `chronos_home` is the ledger that supervisors attach to; None for the ledger's default. `retention` says how
     much stays of the log of each run that is started from now on, `job_env` what every job gets beside its own
     variables. `environment` is the daemon's own: jobs get from it which drivers there are, and supervisors where they
-    find Python's libraries and the ledger; who only reads logs needs none.
+    find Python's libraries and the ledger; who only reads logs needs none. `blobs` are what calls are made of.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ProcessBackend:
         retention: LogRetention = DEFAULT_RETENTION,
         job_env: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        blobs: Blobs | None = None,
     ) -> None:
         self._root = os.path.abspath(root)
         self._node = node
@@ -79,6 +83,7 @@ class ProcessBackend:
         self._retention = retention
         self._job_env = job_env
         self._environment = {} if environment is None else environment
+        self._blobs = blobs
         self._mutex = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._subscribers: list[Callable[[str, str], None]] = []
@@ -149,6 +154,7 @@ class ProcessBackend:
             raise BackendError(f"{name} still runs", hint="stop it first")
         with _translated(f"remove {name}"), self._mutex:
             if os.path.isdir(run.directory):
+                shutil.rmtree(os.path.join(run.directory, layout.CALL), ignore_errors=True)
                 write_durably(os.path.join(run.directory, REMOVED), b"")
             self._forget(name)
 
@@ -200,17 +206,42 @@ class ProcessBackend:
         position: int | None = None,
     ) -> Iterator[bytes]:  # fmt: skip
         """See `Backend.logs`. Raises `BackendError` where no such replica was started here."""
-        directory = self._path(run_directory(job_uid, attempt, replica))
-        if not os.path.isfile(os.path.join(directory, layout.SPEC)):
-            raise BackendError(f"there is no log of attempt {attempt}, replica {replica} on node {self._node}")
-        run = self._run(directory)
-        kept = FileLog(directory, retention_of(run.spec))
+        run = self._made(job_uid, attempt, replica, "log")
+        kept = FileLog(run.directory, retention_of(run.spec))
         if not follow:
             return kept.read(tail=tail, since=since, timestamps=timestamps, position=position)
         return kept.follow(
             lambda: run.finished, lambda: self._clock.sleep(FOLLOW_INTERVAL),
             tail=tail, since=since, timestamps=timestamps, position=position,
         )  # fmt: skip
+
+    def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
+        """See `Backend.result`. The call has ended, and with it whoever could change what is read here."""
+        run = self._made(job_uid, attempt, replica, "result")
+        with _translated("read what a call left"):
+            if not run.finished:
+                raise BackendError(f"attempt {attempt} of the job still runs")
+        try:
+            return calls.read(os.path.join(run.directory, layout.CALL))
+        except OSError as error:
+            raise BackendError(f"the result of a call cannot be read: {error.strerror}") from error
+
+    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
+        """See `Backend.session`."""
+        run = self._made(job_uid, attempt, replica, "session")
+        with _translated("find a session"):
+            if run.finished:
+                raise SessionEnded("the session has ended")
+            call, user = run.spec.get("call"), layout.user_of(run.directory)
+            if not call:
+                raise SessionEnded("the job is no call, so there is no session")
+            return connect(call["directory"], os.geteuid() if user is None else user.uid)
+
+    def _made(self, job_uid: str, attempt: int, replica: int, what: str) -> Run:
+        directory = self._path(run_directory(job_uid, attempt, replica))
+        if not os.path.isfile(os.path.join(directory, layout.SPEC)):
+            raise BackendError(f"there is no {what} of attempt {attempt}, replica {replica} on node {self._node}")
+        return self._run(directory)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""
@@ -253,6 +284,7 @@ class ProcessBackend:
             node_env=self._job_env,
             retention=self._retention,
             user=user,
+            runner=ensure_runner(self._root) if workload.call is not None else "",
         )
         job = os.path.dirname(directory)
         with contextlib.suppress(FileExistsError):
@@ -263,6 +295,13 @@ class ProcessBackend:
         shutil.rmtree(made, ignore_errors=True)
         os.mkdir(made, 0o700)
         os.close(os.open(os.path.join(made, layout.LOCK), os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if workload.call is not None:
+            try:
+                calls.make(os.path.join(made, layout.CALL), workload, workload.call, self._blobs)
+            except BaseException:
+                # It may be large, and may never come again.
+                shutil.rmtree(made, ignore_errors=True)
+                raise
         write_document(os.path.join(made, layout.SPEC), spec)
         try:
             os.rename(made, directory)

@@ -13,12 +13,16 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
     stop.json             a request to end, with its grace and when that is over (CLOCK_BOOTTIME)
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
+    call/                 of a call: what it is made of, then what it left
+ROOT/environments/        Python environments that calls ask for
+ROOT/runner-DIGEST.pyz    what runs calls
 
 Where a root daemon runs the program as its submitter, all of the above is root's alone, and the last and the checkpoint
 are elsewhere:
 
 ROOT/users/UID/           of that user, mode 0700. Nobody opens, makes or deletes anything in it but as that user
 ROOT/users/UID/JOB_UID/aN-rM/work/
+ROOT/users/UID/JOB_UID/aN-rM/call/
 ROOT/users/UID/JOB_UID/checkpoint/
 """
 
@@ -33,12 +37,13 @@ from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
 
-FORMAT, FORMAT_BEFORE_USERS = 2, 1
+FORMAT, FORMAT_BEFORE_CALLS, FORMAT_BEFORE_USERS = 3, 2, 1
 """Of spec.json. A supervisor refuses a newer one, a backend reads all older ones."""
 
 RUNS, EVENTS, TRASH, USERS = "runs", "events", "trash", "users"
 SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
 WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
+CALL, ENVIRONMENTS = "call", "environments"
 
 
 def files_of(root: str, uid: int) -> str:

@@ -152,7 +152,7 @@ class Run:
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", "-X", "utf8", SUPERVISOR, self.directory],
-            {name: environment[name] for name in _ENVIRONMENT if name in environment},
+            self._environment(environment),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, log, append, 0o600),
@@ -162,6 +162,14 @@ class Run:
             setsigmask=(),
             setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
         )
+
+    def _environment(self, daemon: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: daemon[name] for name in _ENVIRONMENT if name in daemon}
+        if (self.spec.get("call") or {}).get("environment"):
+            from cumulus.environments.ensure import told
+
+            kept |= told(daemon, private=True)
+        return kept
 
     @contextmanager
     def locked(self) -> Iterator[bool]:

@@ -28,7 +28,7 @@ def refuse_impossible(workload: Workload, node: str) -> None:
             f"image {workload.image} cannot be run: the process runtime has no containers",
             hint="leave spec.image out, or use a node with runtime container",
         )
-    if not workload.command or not workload.command[0]:
+    if workload.call is None and (not workload.command or not workload.command[0]):
         raise BackendRefused("there is no command to run", hint="give spec.command")
     if any("\0" in text for text in (*workload.command, *(e.value for e in workload.env))):
         raise BackendRefused("the command or environment holds a NUL character, which no program can be given")
@@ -60,16 +60,17 @@ def specification(
     node_env: Mapping[str, str] | None = None,
     retention: LogRetention = DEFAULT_RETENTION,
     user: UnixUser | None = None,
+    runner: str = "",
 ) -> dict[str, Any]:
     """What spec.json holds. Secrets are in it by name only. `daemon` is its own environment, `node_env` what every
-    job of this node gets, `user` whom the program runs as, where that is not the daemon's own user."""
+    job of this node gets, `user` whom the program runs as, where that is not the daemon's own user, `runner` the path
+    of what runs calls."""
     run = run_directory(workload.job_uid, workload.attempt, workload.replica)
     files = os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
     work = os.path.join(files, os.path.relpath(run, JOBS), layout.WORK)
     checkpoint, made = _checkpoint(workload, os.path.join(files, workload.job_uid))
     return {
-        # A supervisor that knows of no user would run the program as its own.
-        "format": layout.FORMAT_BEFORE_USERS if user is None else layout.FORMAT,
+        "format": _format(workload, user),
         "user": user,
         "name": workload.name,
         "job_uid": workload.job_uid,
@@ -79,6 +80,7 @@ def specification(
         "replica": workload.replica,
         "node": workload.node,
         "command": list(workload.command),
+        "call": _call(workload, root, os.path.join(os.path.dirname(work), layout.CALL), runner),
         "cwd": workload.working_dir or work,
         "fresh": not workload.working_dir,
         "make": made,
@@ -94,6 +96,28 @@ def specification(
         "grace": workload.grace,
         "kept": list(retention),
         "events": os.path.join(root, layout.EVENTS, workload.name),
+    }
+
+
+def _format(workload: Workload, user: UnixUser | None) -> int:
+    """The oldest that says it all: a supervisor that knows of no call would have no command, and one that knows of no
+    user would run the program as its own."""
+    if workload.call is not None:
+        return layout.FORMAT
+    return layout.FORMAT_BEFORE_USERS if user is None else layout.FORMAT_BEFORE_CALLS
+
+
+def _call(workload: Workload, root: str, directory: str, runner: str) -> dict[str, Any] | None:
+    call = workload.call
+    if call is None:
+        return None
+    return {
+        "directory": directory,
+        "python": call.python,
+        "interpreter": call.interpreter,
+        "environment": bool(call.environment),
+        "environments": os.path.join(root, layout.ENVIRONMENTS),
+        "runner": runner,
     }
 
 

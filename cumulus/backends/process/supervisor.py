@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 from cumulus.backends import checkpoints, variables
 from cumulus.backends.exit_codes import SAVED
+from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
 from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
@@ -74,6 +75,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+class _NotAnyMore(Exception):
+    """The run is to end before its command was started."""
+
+
 class _Supervision:
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
@@ -96,6 +101,8 @@ class _Supervision:
             # Before anything is made beside them: no text of this run holds a secret.
             self._redactor = Redactor(list(secrets.values()))
             log = FileLog(".", retention_of(spec)).writer(list(secrets.values()))
+            if spec.get("call"):
+                spec = {**spec, "command": self._prepare_call(log, leases)}
             pid, output, release = launch(spec, secrets, hold.variables)
             enclosure = hold.cgroup if hold.cgroup and cgroup.enter(hold.cgroup, pid) else ""
             self._started_at = timestamp(self._clock.now())
@@ -108,6 +115,8 @@ class _Supervision:
                     "cgroup": enclosure,
                 },
             )
+        except _NotAnyMore:
+            return leases.end("before it was started") or _STOPPED
         except LeaseRefused as error:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
@@ -128,6 +137,21 @@ class _Supervision:
             return End(None, AttemptReason.START_ERROR, failure)
         self.announce()
         return command.run()
+
+    def _prepare_call(self, log: LogWriter, leases: LeaseGuard) -> list[str]:
+        """The command of a call. Its modules are loaded here: other runs do not pay for them."""
+        from cumulus.backends.process import call
+
+        def check() -> None:
+            layout.show_progress()
+            if os.path.exists(layout.STOP) or leases.ended():
+                raise _NotAnyMore
+
+        def say(line: str) -> None:
+            log.append(line.encode("utf-8", "replace") + b"\n")
+            log.flush()
+
+        return call.prepare(self._spec, say, check)
 
     def _killed_at_the_gate(self, leases: LeaseGuard) -> End:
         """Nothing of the job has run. The monitor did it, or something else, for want of memory perhaps."""
@@ -160,6 +184,8 @@ class _Supervision:
 
     def finish(self, end: End) -> None:
         """Write the end, durable, once. On a full disk it waits for room: the end is not to be lost."""
+        if self._spec.get("call"):
+            end = self._collect_call(end)
         document = {
             **{k: self._spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
             "state": "Succeeded" if end.reason == "" else "Failed",
@@ -180,6 +206,16 @@ class _Supervision:
                 layout.show_progress()
                 self._clock.sleep(_DISK_PATIENCE)
         self.announce()
+
+    def _collect_call(self, end: End) -> End:
+        from cumulus.backends.process import call
+
+        try:
+            call.collect(self._spec)
+        except (OSError, ValueError) as error:
+            sys.stderr.write(f"what the call left cannot be taken: {error}\n")
+            return end._replace(message=end.message or f"its result cannot be taken: {error}")
+        return end
 
     def _checkpoint(self) -> checkpoints.CheckpointStore | None:
         path = self._spec["fixed_env"].get(variables.CHECKPOINT_PATH)

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Finding, Observed, Workload
+from cumulus.backends.base import CallResult, Finding, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
@@ -25,6 +25,7 @@ from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP,
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
 from cumulus.backends.swarm.watch import Watcher
+from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
 from cumulus.lib.state_id import Place, find
@@ -192,6 +193,14 @@ class SwarmBackend:
         if record is None:
             raise BackendError(f"there is no log of attempt {attempt}, replica {replica}")
         return self._logs.read(record, follow, tail, since, timestamps=timestamps, position=position)
+
+    def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
+        """See `Backend.result`."""
+        return None
+
+    def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
+        """See `Backend.session`."""
+        raise SessionEnded("the session has not begun, or has ended")
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

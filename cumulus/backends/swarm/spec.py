@@ -62,6 +62,8 @@ def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a container can never do what the workload asks."""
     if not workload.image:
         raise BackendRefused("a container needs an image", hint="give spec.image, or leave it to a process node")
+    if workload.call is not None:
+        raise BackendRefused("a call cannot run in a container yet", hint="leave spec.image out")
     if workload.working_dir and not posixpath.isabs(workload.working_dir):
         raise BackendRefused(f"working directory {workload.working_dir!r} must be absolute in a container")
     for text in (*workload.command, *workload.args, *(e.value for e in workload.env)):

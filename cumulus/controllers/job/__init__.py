@@ -3,6 +3,7 @@
 The way of one reconcile, from top to bottom. Each module calls only those below it:
 
     controller   reads everything, has it planned, starts or stops workloads, writes the status if it changed
+    results      what came of a call: its result becomes a blob of its submitter
     plan         the next step, in the order of a job's life: waiting -> an attempt begins -> it starts and runs
                  -> it is stopped -> it is over
     ending       why a running attempt must end, and what its end comes to
@@ -11,5 +12,5 @@ The way of one reconcile, from top to bottom. Each module calls only those below
     objects      what an attempt is made of: its partitions, and the workload of each replica
     view         what was read, and what can be told from it
 
-All but the controller are pure: the view and its `now` in, frozen data out.
+All below `results` are pure: the view and its `now` in, frozen data out.
 """

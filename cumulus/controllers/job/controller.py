@@ -6,10 +6,12 @@ What it starts has a name that is used once, so that doing it again after a cras
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cumulus.backends.base import Backend
+from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
-from cumulus.controllers.job import objects
+from cumulus.controllers.job import objects, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
@@ -40,13 +42,20 @@ class JobReconciler:
     """`backends` by runtime: process, container."""
 
     def __init__(
-        self, reader: Reader, client: Client, backends: Mapping[str, Backend], clock: Clock, recorder: Recorder
+        self,
+        reader: Reader,
+        client: Client,
+        backends: Mapping[str, Backend],
+        clock: Clock,
+        recorder: Recorder,
+        blobs: BlobStore | None = None,
     ) -> None:
         self._reader = reader
         self._client = client
         self._backends = backends
         self._clock = clock
         self._recorder = recorder
+        self._blobs = blobs
 
     def reconcile(self, request: Request) -> Result:
         try:
@@ -64,7 +73,7 @@ class JobReconciler:
             plan = job_plan.plan(view)
         self._stop(job, plan)
         try:
-            plan = self._write(job, plan)
+            plan = self._write(job, self._with_result(job, plan))
         except InvalidObject as error:
             plan = self._give_up(view, error)
         if plan.remove:
@@ -137,6 +146,14 @@ class JobReconciler:
     def _stop(self, job: GPUJob, plan: JobPlan) -> None:
         for replica, grace in plan.stop.items():
             self._backend(job).stop(self._workload(job, replica), grace)
+
+    def _with_result(self, job: GPUJob, plan: JobPlan) -> JobPlan:
+        """The plan, with what came of the call where it ends the job."""
+        if job.spec.call is None or job.status.phase.finished or not plan.status.phase.finished:
+            return plan
+        backend = self._backends.get(job_partitions.runtime(job))
+        call = results.call_status(job, plan.status, backend, self._blobs, self._clock.now())
+        return replace(plan, status=plan.status.model_copy(update={"call": call}))
 
     def _write(self, job: GPUJob, plan: JobPlan) -> JobPlan:
         """The plan as it was written."""

@@ -58,7 +58,7 @@ CONTROLLERS = (
         kind=GPUJob.KIND,
         workers=4,
         build=lambda context: JobReconciler(
-            context.cache, context.client, context.backends, context.clock, context.recorder
+            context.cache, context.client, context.backends, context.clock, context.recorder, context.blobs
         ),
         watches=(
             Watch(GPUJob.KIND, itself, when=exists),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cumulus.backends.base import EnvVar, LeaseRef, Mount, Workload
+from cumulus.backends.base import Call, EnvVar, LeaseRef, Mount, Workload
+from cumulus.blob.base import owner_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
 from cumulus.resources.node import GPUNode
@@ -61,8 +62,19 @@ def workload(
         submitter=submitter.name,
         submitter_uid=submitter.uid,
         submitter_admin=submitter.admin,
+        call=_call(job, submitter),
         checkpoint_path=(spec.checkpoint.path or "") if spec.checkpoint else "",
     )
+
+
+def _call(job: GPUJob, submitter: Submitter) -> Call | None:
+    call = job.spec.call
+    if call is None:
+        return None
+    return Call(
+        owner_of(submitter), call.payload, call.python, call.archive or "", call.environment or "",
+        call.interpreter or "", call.session,
+    )  # fmt: skip
 
 
 def _env(job: GPUJob) -> tuple[EnvVar, ...]:

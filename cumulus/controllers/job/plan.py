@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cumulus.backends.base import Observed
+from cumulus.calls.outcome import CRASHED
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.controllers.job import ending, outcome
 from cumulus.controllers.job import status as job_status
@@ -31,7 +32,7 @@ from cumulus.controllers.job.view import (
 from cumulus.controllers.partition_facts import over_by_time
 from cumulus.lib.truncate import LONGEST_WORD, truncate
 from cumulus.resources import job_partitions, retries
-from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
+from cumulus.resources.job import Attempt, CallStatus, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
@@ -275,6 +276,7 @@ def status_refused(view: View, why: str) -> JobPlan:
     small = GPUJobStatus(
         observed_generation=job.metadata.generation or 0, attempts=attempts, attempt_count=job.status.attempt_count,
         failures=job.status.failures, start_time=job.status.start_time,
+        call=CallStatus(outcome=CRASHED, text="its status cannot be written") if job.spec.call else None,
     )  # fmt: skip
     message = f"its status cannot be written: {why}"
     status = job_status.failed(small, AttemptReason.STATUS_REFUSED, message, view.now)

@@ -197,6 +197,14 @@ _REASON_OF_PHASE = {
     "Failed": (JobCondition.FAILED,),
 }
 
+
+def job_blobs(job: Document) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Of its call."""
+    for name in ("payload", "archive", "environment"):
+        if sha256 := lookup(job, f"spec.call.{name}"):
+            yield ("spec", "call", name), str(sha256)
+
+
 KIND = Kind(
     "GPUJob",
     "gpujobs",
@@ -221,6 +229,7 @@ KIND = Kind(
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,
     leaves_files=True,
+    blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),
     final_phases=frozenset({"Succeeded", "Failed"}),

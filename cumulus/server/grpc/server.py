@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from cumulus import environment, paths, stores
+from cumulus.blob.opened import open_blobs
 from cumulus.errors import CumulusError
 from cumulus.infrastructure import LocalInfrastructure
 from cumulus.lib import addresses
@@ -41,8 +42,9 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     """Answer until `ended`. Raises OSError, CumulusError where it can't."""
     home = launch.directory
     store = stores.open_store(paths.store_dir(home))
+    blobs = open_blobs(home, launch.blobs, launch.blob_limits, launch.bucket)
     service = Service(
-        lambda: store, home, infrastructure=LocalInfrastructure(home), home_namespaces=launch.system,
+        lambda: store, home, infrastructure=LocalInfrastructure(home, blobs), home_namespaces=launch.system,
         mounts=launch.mounts, audit=True, switches=launch.system,
     )  # fmt: skip
     bridge = WatchBridge(store)

@@ -14,10 +14,12 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import Attendance
+from cumulus.server.grpc.blobs import BlobCalls
 from cumulus.server.grpc.credentials import Authenticate
 from cumulus.server.grpc.door import Door
 from cumulus.server.grpc.jobs import JobCalls
 from cumulus.server.grpc.logs import LogCalls
+from cumulus.server.grpc.results import ResultCalls
 
 if TYPE_CHECKING:
     from cumulus.server.grpc.door import Handler
@@ -45,14 +47,18 @@ OPTIONS: list[tuple[str, int]] = [
 
 def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handler]:
     """By the RPC's name."""
-    jobs, logs = JobCalls(api, attendance), LogCalls(api)
+    blobs, jobs, logs, results = BlobCalls(api), JobCalls(api, attendance), LogCalls(api), ResultCalls(api)
     return {
+        "PutBlob": door.uploading("PutBlob", pb.PutBlobRequest, blobs.put),
+        "FindBlobs": door.unary("FindBlobs", pb.FindBlobsRequest, blobs.find),
+        "GetBlob": door.streaming("GetBlob", pb.GetBlobRequest, blobs.get),
         "Submit": door.unary("Submit", pb.SubmitRequest, jobs.submit, changes=True),
         "Get": door.unary("Get", pb.GetRequest, jobs.get),
         "List": door.unary("List", pb.ListRequest, jobs.list),
         "Watch": door.streaming("Watch", pb.WatchRequest, jobs.watch),
         "Cancel": door.unary("Cancel", pb.CancelRequest, jobs.cancel, changes=True),
         "Attend": door.unary("Attend", pb.AttendRequest, jobs.attend),
+        "Result": door.streaming("Result", pb.ResultRequest, results.result),
         "Logs": door.streaming("Logs", pb.LogsRequest, logs.logs),
     }
 

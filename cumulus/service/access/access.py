@@ -67,6 +67,12 @@ class Access:
     def is_admin(self, identity: Identity, namespace: str = "") -> bool:
         return self.role(identity, namespace) is Role.ADMIN
 
+    def may_somewhere(self, identity: Identity, least: Role) -> bool:
+        """Whether the identity has the role in at least one namespace."""
+        at_home = Role.USER if self._home_namespaces and identity.uid is not None else None
+        role = strongest(strongest(self.role(identity), at_home), self._bindings.somewhere(identity))
+        return role is not None and role.covers(least)
+
     def may(
         self, identity: Identity, verb: str, resource: str, namespace: str = "", name: str = "",
         group: str | None = None,

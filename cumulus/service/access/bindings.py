@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from cumulus.errors import Expired
@@ -38,12 +39,18 @@ class Bindings:
         latter alone."""
         bound = self._current()
         found: Role | None = None
-        subjects = [("User", identity.name), *(("Group", group) for group in (*identity.groups, EVERYBODY))]
+        subjects = _subjects(identity)
         for roles in (bound.get(""), bound.get(namespace)):
             if roles:
                 for subject in subjects:
                     found = strongest(found, roles.get(subject))
         return found
+
+    def somewhere(self, identity: Identity) -> Role | None:
+        """The strongest role that is bound to the user or a group of theirs in any namespace, or everywhere."""
+        subjects = _subjects(identity)
+        bound = (roles.get(subject) for roles in self._current().values() for subject in subjects)
+        return reduce(strongest, bound, None)
 
     def forget(self) -> None:
         """A binding was written by this process: the next question reads them all."""
@@ -64,6 +71,10 @@ class Bindings:
             if self._by_namespace is None:
                 self._by_namespace = _read(store)
             return self._by_namespace
+
+
+def _subjects(identity: Identity) -> list[tuple[str, str]]:
+    return [("User", identity.name), *(("Group", group) for group in (*identity.groups, EVERYBODY))]
 
 
 def _read(store: Store) -> dict[str, Roles]:

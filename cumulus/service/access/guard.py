@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cumulus.clock import Clock, timestamp
@@ -12,6 +12,7 @@ from cumulus.errors import Forbidden
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
+from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
 from cumulus.service.access import bindings
@@ -20,13 +21,20 @@ from cumulus.service.access.matrix import find
 from cumulus.service.identity import Identity
 from cumulus.store.base import Store, Write
 
+if TYPE_CHECKING:
+    from cumulus.blob.base import BlobStore
+
 _VERBS = {"create": "create", "update": "patch", "status": "patch", "delete": "delete"}
 _CONTROLLERS_OWN = ("ownerReferences", "finalizers")
 
 
 class Guard:
-    def __init__(self, store: Store, access: Access, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, access: Access, clock: Clock, blobs: Callable[[], BlobStore] | None = None
+    ) -> None:
+        """`blobs`: what objects are made of; where there are none, no object that needs one can be made."""
         self._store = store
+        self._blobs = blobs
         self._access = access
         self._clock = clock
 
@@ -50,6 +58,7 @@ class Guard:
             self._check_own(identity, key, verb, document, {})
             submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
             self._check_rules(identity, key, document, submitter)
+            self._check_blobs(kind, key, document, submitter)
             return replace(write, document=_submitted(document, submitter.annotations))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
@@ -93,6 +102,25 @@ class Guard:
         made = BY_NAME[key.kind].model().model_validate(document)
         if refused := made.refusal(submitter, self._access.rules):
             raise self._refusal(identity, "create", key, one_line(refused))
+
+    def _check_blobs(self, kind: Kind, key: Key, document: Document, submitter: Submitter) -> None:
+        """What an object is made of is its submitter's own, whoever that is: knowing a hash gives nothing. They are
+        named when the object is made, and stay."""
+        named = list(kind.blobs(document)) if kind.blobs is not None else []
+        if not named:
+            return
+        from cumulus.admission.problems import FieldProblem, Rejected
+        from cumulus.blob.base import owner_of
+
+        store, owner = self._blobs and self._blobs(), owner_of(submitter)
+        problems = []
+        for path, sha256 in named:
+            # What is no sha256 at all admission tells.
+            found = store.find(owner, sha256) if store is not None and len(sha256) == 64 else None
+            if found is None or not found.complete:
+                problems.append(FieldProblem(path, f"you have no blob {one_line(sha256)[:64]}; send it first"))
+        if problems:
+            raise Rejected(key, problems)
 
     def _check_grants(self, identity: Identity, verb: str, key: Key, document: Document) -> None:
         """Nobody gives more than they have."""

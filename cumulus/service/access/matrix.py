@@ -43,6 +43,8 @@ def _of(kind: Kind) -> tuple[Resource, Resource]:
 _ANYBODY = None
 OTHERS: tuple[Resource, ...] = (
     Resource("gpujobs/log", GROUP, True, {"get": Role.VIEWER}),
+    Resource("gpujobs/call", GROUP, True, {"get": Role.VIEWER}),
+    Resource("blobs", GROUP, False, {"get": _ANYBODY, "create": _ANYBODY}),
     Resource("secrets", "", True, _all(("get", "list"), Role.VIEWER) | _all(WRITE, Role.USER)),
     Resource("events", "", True, _all(READ, Role.VIEWER)),
     Resource("pods", "", True, _all(READ, Role.VIEWER)),
@@ -63,7 +65,8 @@ OTHERS: tuple[Resource, ...] = (
     Resource("selfsubjectrulesreviews", "authorization.k8s.io", False, {"create": _ANYBODY}),
     Resource("selfsubjectreviews", "authentication.k8s.io", False, {"create": _ANYBODY}),
 )
-"""`tokens` are those of others: each user makes, lists and revokes their own."""
+"""`tokens` are those of others: each user makes, lists and revokes their own. `gpujobs/call` is what a call gave back,
+for its submitter alone; `blobs` are each user's own, and may be made by those who may make jobs somewhere."""
 
 RESOURCES: tuple[Resource, ...] = (*(resource for kind in KINDS for resource in _of(kind)), *OTHERS)
 

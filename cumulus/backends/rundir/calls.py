@@ -1,0 +1,85 @@
+"""The directory of a call's run: made from the blobs of its submitter before the start, and read after the end.
+
+See `cumulus.calls.envelope` for its files. Nobody but the run's user may look into it: the payload holds a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from cumulus.backends.base import Blobs, Call, CallResult, Workload
+from cumulus.calls import documents, session
+from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT, Envelope
+from cumulus.calls.outcome import OF_RUNNER, Outcome
+from cumulus.errors import BackendError, BackendRefused, BlobDamaged, NoSuchBlob
+
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make(directory: str, workload: Workload, call: Call, blobs: Blobs | None) -> None:
+    """Make the directory, whole before it has its name elsewhere. Raises `BackendRefused` where a blob is gone,
+    OSError, and what the store of blobs raises where it can't be used."""
+    if blobs is None:
+        raise BackendError("this daemon keeps no blobs, and a call is made of them")
+    os.mkdir(directory, 0o700)
+    envelope = Envelope(call.python, call.payload, call.session, workload.namespace, workload.job, workload.attempt)
+    _write(os.path.join(directory, CALL), iter([envelope.to_json()]))
+    for name, sha256 in ((PAYLOAD, call.payload), (ARCHIVE, call.archive), (ENVIRONMENT, call.environment)):
+        if not sha256:
+            continue
+        try:
+            _write(os.path.join(directory, name), blobs.open(call.owner, sha256))
+        except (NoSuchBlob, BlobDamaged) as error:
+            raise BackendRefused(f"the call's {name.partition('.')[0]} is not there any more: {error}") from None
+
+
+def read(directory: str) -> CallResult | None:
+    """What the run left in its directory; None where there is no outcome. Raises OSError, and ValueError where what the
+    call wrote is none."""
+    try:
+        with open_regular(os.path.join(directory, OUTCOME)) as file:
+            outcome = Outcome.read(os.read(file, documents.LARGEST + 1), OF_RUNNER)
+    except FileNotFoundError:
+        return None
+    if not outcome.result:
+        return CallResult(outcome, iter(()))
+    if outcome.result_size > session.LARGEST:
+        raise ValueError(f"the result has more than {session.LARGEST} bytes")
+    return CallResult(outcome, _chunks(os.path.join(directory, RESULT), outcome.result_size))
+
+
+@contextlib.contextmanager
+def open_regular(path: str) -> Iterator[int]:
+    """A descriptor of what is a file, and no link, pipe or device. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(errno.ENOENT, "a link is in its place", path) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "something else is in its place", path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(path: str, size: int) -> Iterator[bytes]:
+    with open_regular(path) as file:
+        while size:
+            data = os.read(file, min(size, session.CHUNK))
+            if not data:
+                return
+            size -= len(data)
+            yield data
+
+
+def _write(path: str, content: Iterator[bytes]) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600), "wb") as file:
+        for chunk in content:
+            file.write(chunk)

@@ -1,0 +1,141 @@
+"""Blobs: put, find, get."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+from cumulus.blob.base import BlobInfo
+from cumulus.errors import CumulusError, UsageError
+from cumulus.rpc import orchestrator_pb2 as pb
+from cumulus.server.api import Api
+from cumulus.service.blobs import BlobFound, Blobs
+from cumulus.service.identity import Identity
+
+MOST_ASKED = 1000
+"""Blobs in one FindBlobs."""
+UPLOADS, UPLOADS_OF_USER = 128, 16
+"""At once. Those beyond wait for their turn."""
+STALLED_SECONDS, BYTES_PER_SECOND = 60.0, 16 * 2**10
+"""How long an upload may take: so long, and beyond that as long as it comes at that rate."""
+_WAITING = 4
+"""Pieces that wait for the disk before the client waits too."""
+
+
+class BlobCalls:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._blobs = api.service.blobs
+        self._threads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
+        self._turns: dict[object, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(UPLOADS_OF_USER))
+        """Of each user who uploaded since the server began: there are not many, and they are small."""
+
+    async def put(self, identity: Identity, requests: AsyncIterator[pb.PutBlobRequest]) -> pb.Blob:
+        first = await anext(requests, None)
+        if first is None or not first.HasField("header"):
+            raise UsageError("the first message of an upload has its header")
+        header = first.header
+        async with self._turns[identity[:2]]:
+            upload = _Upload(requests)
+            loop = asyncio.get_running_loop()
+            stored = loop.run_in_executor(
+                self._threads, self._blobs.write, identity, header.sha256, header.size, upload.pieces(), header.offset
+            )
+            try:
+                await upload.feed(stored)
+            finally:
+                upload.end(whole=False)
+            info: BlobInfo = await stored
+        return pb.Blob(sha256=header.sha256, size=info.size, received=info.received)
+
+    async def find(self, identity: Identity, request: pb.FindBlobsRequest) -> pb.FindBlobsResponse:
+        if len(request.blobs) > MOST_ASKED:
+            raise UsageError(f"{len(request.blobs)} blobs are asked for; ask for {MOST_ASKED} at most")
+        wanted = [(header.sha256, header.size) for header in request.blobs]
+        found = await self._api.call(self._blobs.find, identity, wanted)
+        return pb.FindBlobsResponse(blobs=[_message(each) for each in found])
+
+    async def get(self, identity: Identity, request: pb.GetBlobRequest) -> AsyncGenerator[pb.Chunk]:
+        async with aclosing(content(self._api, identity, request.sha256, request.offset)) as chunks:
+            async for data in chunks:
+                yield pb.Chunk(data=data)
+
+
+async def content(api: Api, identity: Identity, sha256: str, offset: int) -> AsyncGenerator[bytes]:
+    """A blob of the user, from `offset` on."""
+
+    blobs: Blobs = api.service.blobs
+
+    def pieces() -> Iterator[bytes]:
+        return blobs.open(identity, sha256, offset)
+
+    async with aclosing(api.streams.iterate(pieces)) as found:
+        async for data in found:
+            yield data
+
+
+def _message(found: BlobFound) -> pb.Blob:
+    made = pb.Blob(sha256=found.sha256, size=found.size, received=found.received, get_url=found.download)
+    if found.upload is not None:
+        made.put_urls.extend(found.upload.urls)
+        made.part_size = found.upload.part_size
+    return made
+
+
+class _BrokenOff(CumulusError):
+    """The client went away in the middle of an upload."""
+
+
+class _Upload:
+    """Hands what comes in the event loop to the thread that writes it."""
+
+    def __init__(self, requests: AsyncIterator[pb.PutBlobRequest]) -> None:
+        self._requests = requests
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(_WAITING)
+        self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._whole = False
+
+    async def feed(self, stored: asyncio.Future[Any]) -> None:
+        """Until the client has sent all, or the thread wants no more. Raises UsageError."""
+        began, received = time.monotonic(), 0
+        stored.add_done_callback(lambda _: self._room.release())
+        while not stored.done():
+            left = began + STALLED_SECONDS + received / BYTES_PER_SECOND - time.monotonic()
+            coming: asyncio.Future[Any] = asyncio.ensure_future(anext(self._requests, None))
+            try:
+                await asyncio.wait([coming, stored], timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
+                if stored.done():
+                    return
+                if not coming.done():
+                    raise UsageError("the upload takes too long", hint="go on from what was received")
+            finally:
+                coming.cancel()
+            message = coming.result()
+            if message is None:
+                self.end(whole=True)
+                return
+            if not message.HasField("data"):
+                raise UsageError("only the first message of an upload has a header")
+            received += len(message.data)
+            self._pieces.put(message.data)
+            await self._room.acquire()
+
+    def end(self, *, whole: bool) -> None:
+        """Nothing more comes. May be called again."""
+        self._whole = self._whole or whole
+        self._pieces.put(None)
+
+    def pieces(self) -> Iterator[bytes]:
+        """For the thread."""
+        while (data := self._pieces.get()) is not None:
+            yield data
+            self._loop.call_soon_threadsafe(self._room.release)
+        if not self._whole:
+            raise _BrokenOff("the client went away")

@@ -1,0 +1,294 @@
+"""Calls as processes: made from blobs, run by the Python that made them, and what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from cumulus.backends.base import EnvVar, State, Workload
+from cumulus.backends.process.backend import ProcessBackend
+from cumulus.calls.outcome import RETURNED
+from cumulus.calls.session import SessionEnded
+from cumulus.errors import BackendError, BackendRefused
+from cumulus.runner.build import archive
+from tests.backends.process_bed import NODE, ProcessBed, returned
+from tests.runner.calls import payload_of, zip_of
+from tests.unix_users import User, open_directory
+from tests.waiting import eventually
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def value(bed: ProcessBed, work: Workload) -> Any:
+    left = bed.backend.result(work.job_uid, work.attempt, work.replica)
+    assert left is not None
+    assert left.outcome.result, left.outcome
+    return pickle.loads(b"".join(left.content))
+
+
+def say(text: str) -> tuple[str, str]:
+    import work
+
+    print(text)
+    return work.WORD, os.getcwd()
+
+
+def test_a_call_runs_where_a_command_would(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.calling(say, "hello", archive=zip_of({"work.py": "WORD = 'of the archive'"})))
+    end = bed.finish(work)
+    assert (end.state, end.exit_code, end.message) == (State.SUCCEEDED, 0, "")
+    assert bed.log(work) == b"hello\n"
+    assert value(bed, work) == ("of the archive", str(bed.run_directory(work) / "work"))
+    place = bed.run_directory(work) / "call"
+    # What it was made of is a copy: it is gone.
+    assert sorted(os.listdir(place)) == ["outcome.json", "result"]
+    assert (place.stat().st_mode & 0o777, (place / "result").stat().st_mode & 0o777) == (0o700, 0o600)
+    bed.backend.remove(work.name)
+    assert not place.exists()
+    [runner] = bed.root.glob("runner-*.pyz")
+    assert runner.read_bytes() == archive()
+
+
+def test_a_function_that_raises_is_a_failure(bed: ProcessBed) -> None:
+    def fail() -> None:
+        raise ValueError("no row")
+
+    bed.backend.start(work := bed.calling(fail))
+    end = bed.finish(work)
+    assert (end.state, end.exit_code, end.reason) == (State.FAILED, 1, "Error")
+    assert repr(value(bed, work)) == "ValueError('no row')"
+    assert b"ValueError: no row" in bed.log(work)
+
+
+def test_a_python_that_is_not_there_is_told_with_what_to_do(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.calling(returned, python="3.99"))
+    end = bed.finish(work)
+    assert (end.state, end.reason) == (State.FAILED, "StartError")
+    assert end.message.startswith("there is no Python 3.99 on this node, which made the call; install python3.99 there")
+    assert bed.backend.result(work.job_uid, work.attempt, work.replica) is None
+
+
+@pytest.mark.parametrize("hint", ["", "/nowhere/python", "/bin/true", "/etc/passwd"])
+def test_a_hint_that_is_no_such_python_is_passed_over(bed: ProcessBed, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+    path = f"{tmp_path}/bin:/usr/bin:/bin"
+    bed.backend.start(work := bed.calling(returned, interpreter=hint, env=(EnvVar("PATH", path),)))
+    assert (bed.finish(work).message, value(bed, work)) == ("", "returned")
+
+
+def test_a_blob_that_is_gone_refuses_the_start(bed: ProcessBed) -> None:
+    work = bed.calling(returned)
+    assert work.call is not None
+    bed.blobs.delete(work.call.owner, work.call.payload)
+    with pytest.raises(BackendRefused, match=r"the call's payload is not there any more"):
+        bed.backend.start(work)
+    assert bed.backend.get(work.name) is None
+    assert not list(Path(bed.root, "jobs", work.job_uid).glob("a1-r0*/spec.json"))
+
+
+def test_a_blob_of_another_owner_is_none(bed: ProcessBed) -> None:
+    work = bed.calling(returned)
+    sha256 = bed.blob("7:eve", payload_of(len, ""))
+    assert work.call is not None
+    with pytest.raises(BackendRefused):
+        bed.backend.start(replace(work, call=replace(work.call, payload=sha256)))
+
+
+def test_what_is_no_answer_is_told(bed: ProcessBed) -> None:
+    def forge(text: str) -> None:
+        directory = os.path.dirname(os.getcwd())
+        with open(os.path.join(directory, "call", "outcome.json"), "w") as file:
+            file.write(text)
+        os._exit(0)
+
+    bed.backend.start(work := bed.calling(forge, '{"format": 1, "outcome": "NodeLost"}'))
+    bed.finish(work)
+    with pytest.raises(ValueError, match=r"outcome is not one of"):
+        bed.backend.result(work.job_uid, 1, 0)
+
+
+def test_links_and_pipes_are_not_taken_for_answers(bed: ProcessBed) -> None:
+    def forge(kind: str) -> None:
+        place = os.path.join(os.path.dirname(os.getcwd()), "call", "outcome.json")
+        os.symlink("/dev/zero", place) if kind == "link" else os.mkfifo(place)
+        os._exit(0)
+
+    for kind in ("link", "pipe"):
+        bed.backend.start(work := bed.calling(forge, kind, job=kind))
+        bed.finish(work)
+        assert bed.backend.result(work.job_uid, 1, 0) is None
+
+
+def test_a_process_that_ends_without_an_answer_left_none(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.calling(os._exit, 3))
+    assert bed.finish(work).exit_code == 3
+    assert bed.backend.result(work.job_uid, 1, 0) is None
+
+
+def test_a_result_is_asked_for_when_it_is_there(bed: ProcessBed) -> None:
+    def wait() -> None:
+        threading.Event().wait()
+
+    bed.backend.start(work := bed.calling(wait))
+    bed.until(lambda: bed.seen(work).state is State.RUNNING)
+    with pytest.raises(BackendError, match=r"still runs"):
+        bed.backend.result(work.job_uid, 1, 0)
+    with pytest.raises(BackendError, match=r"there is no result"):
+        bed.backend.result(work.job_uid, 2, 0)
+    bed.backend.stop(work.name, 0)
+    bed.finish(work)
+    assert bed.backend.result(work.job_uid, 1, 0) is None
+
+
+def test_a_session_answers_until_it_is_closed(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.calling(returned, session=True))
+
+    def connected() -> Any:
+        try:
+            return bed.backend.session(work.job_uid, 1, 0)
+        except SessionEnded:
+            return None
+
+    session = eventually(connected)
+    payload = payload_of(os.getpid)
+    pids = set()
+    for _ in range(2):
+        outcome, _, content = session.call(len(payload), [payload])
+        pids.add(pickle.loads(b"".join(content)))
+        assert outcome.outcome == RETURNED
+    assert len(pids) == 1
+    session.close_session()
+    session.close()
+    assert bed.finish(work).state is State.SUCCEEDED
+    assert value(bed, work) == "returned"
+    with pytest.raises(SessionEnded):
+        bed.backend.session(work.job_uid, 1, 0)
+
+
+def test_a_node_without_blobs_has_no_calls(bed: ProcessBed, tmp_path: Path) -> None:
+    other = ProcessBackend(tmp_path / "other", NODE, bed.job_secrets, environment=os.environ)
+    with pytest.raises(BackendError, match=r"keeps no blobs"):
+        other.start(bed.calling(returned))
+    other.close()
+
+
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def shared(users: object) -> Iterator[ProcessBed]:
+    with open_directory() as directory:
+        made = ProcessBed(directory)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def of(user: User, **more: Any) -> dict[str, Any]:
+    own = {"owner": f"{user.uid}:{user.name}", "interpreter": PYTHON}
+    return {**own, "submitter": user.name, "submitter_uid": user.uid, **more}
+
+
+@pytest.mark.users
+class TestAsItsSubmitter:
+    def test_a_call_and_its_files_are_the_submitters_alone(self, shared: ProcessBed, users: tuple[User, User]) -> None:
+        alice, eve = users
+
+        def look() -> dict[str, Any]:
+            place = os.path.join(os.path.dirname(os.getcwd()), "call")
+            found = {name: os.stat(os.path.join(place, name)) for name in (".", "payload", "call.json")}
+            return {name: (info.st_uid, info.st_mode & 0o777) for name, info in found.items()}
+
+        shared.backend.start(work := shared.calling(look, **of(alice)))
+        assert shared.finish(work).message == ""
+        assert value(shared, work) == {
+            ".": (alice.uid, 0o700), "payload": (alice.uid, 0o600), "call.json": (alice.uid, 0o600),
+        }  # fmt: skip
+        place = shared.root / "users" / str(alice.uid) / work.job_uid / "a1-r0"
+        assert not (place / "call").exists()
+        # What it left is the daemon's by now: the user has no way to change it.
+        kept = shared.run_directory(work) / "call"
+        assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in kept.iterdir()} == {(0, 0o600)}
+
+        def pry() -> list[str]:
+            seen = []
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    seen.append(str(os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1)))  # noqa: SIM115
+            return seen
+
+        paths = [
+            str(kept),
+            str(kept / "result"),
+            str(shared.root / "users" / str(alice.uid)),
+            str(shared.root / "jobs"),
+        ]
+        paths.append(str(shared.blobs._directory))
+        shared.backend.start(work := shared.calling(pry, job="eve", **of(eve)))
+        shared.finish(work)
+        assert value(shared, work) == []
+
+    def test_a_link_to_a_file_of_roots_is_not_taken_for_a_result(
+        self, shared: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        secret = shared.directory / "secret"
+        secret.write_text("of root")
+        secret.chmod(0o600)
+
+        def forge(kind: str, target: str) -> None:
+            place = os.path.join(os.path.dirname(os.getcwd()), "call")
+            if kind == "directory":
+                os.rename(place, f"{place}.moved")
+                os.symlink(os.path.dirname(target), place)
+                place = f"{place}.moved"
+            with contextlib.suppress(OSError):  # The kernel may refuse hard links to what is not one's own.
+                for name in ("result", "outcome.json"):
+                    (os.link if kind == "hard" else os.symlink)(target, os.path.join(place, name))
+            os._exit(0)
+
+        for kind in ("soft", "hard", "directory"):
+            work = shared.calling(forge, kind, str(secret), job=kind, **of(users[0]))
+            shared.backend.start(work)
+            shared.finish(work)
+            assert shared.backend.result(work.job_uid, 1, 0) is None
+            assert secret.read_text() == "of root"
+
+    def test_a_hint_is_run_as_the_submitter(self, shared: ProcessBed, users: tuple[User, User]) -> None:
+        alice = users[0]
+        made = alice.home / "python"
+        made.write_text(f'#!/bin/sh\nid -u >> {alice.home}/ran\nexec {PYTHON} "$@"\n')
+        made.chmod(0o755)
+        shared.backend.start(work := shared.calling(returned, **of(alice, interpreter=str(made))))
+        shared.finish(work)
+        assert value(shared, work) == "returned"
+        assert (alice.home / "ran").read_text().split() == [str(alice.uid)] * 2
+
+    def test_a_session_is_its_submitters_process(self, shared: ProcessBed, users: tuple[User, User]) -> None:
+        alice = users[0]
+        shared.backend.start(work := shared.calling(returned, session=True, **of(alice)))
+
+        def connected() -> Any:
+            try:
+                return shared.backend.session(work.job_uid, 1, 0)
+            except SessionEnded:
+                return None
+
+        session = eventually(connected)
+        payload = payload_of(os.getuid)
+        _, _, content = session.call(len(payload), [payload])
+        assert pickle.loads(b"".join(content)) == alice.uid
+        session.close_session()
+        session.close()
+        shared.finish(work)
