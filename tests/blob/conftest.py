@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,12 @@ from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.blob.s3.client import S3Client
 from cumulus.blob.s3.transfer import LEAST_PART
 from cumulus.blob.s3_store import S3BlobStore
-from tests.blob import servers
+from tests.s3 import Server
 
 PART = LEAST_PART
 """An upload that breaks off keeps at least multiples of so many bytes."""
 LARGEST = 2**20 * 64
 LIMITS = BlobLimits(LARGEST, 2 * LARGEST)
-
-
-@pytest.fixture(scope="session")
-def seaweedfs() -> Iterator[servers.Server]:
-    with servers.seaweedfs() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[servers.Server]:
-    with servers.moto() as server:
-        yield server
 
 
 @pytest.fixture(
@@ -36,5 +23,5 @@ def moto() -> Iterator[servers.Server]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     if request.param == "directory":
         return DirectoryBlobStore(tmp_path / "blobs", LIMITS)
-    server: servers.Server = request.getfixturevalue(request.param)
+    server: Server = request.getfixturevalue(request.param)
     return S3BlobStore(S3Client(server.bucket(), patience=10), LIMITS, part=PART)

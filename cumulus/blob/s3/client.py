@@ -76,6 +76,14 @@ class S3Client:
         self._mutex = threading.Lock()
         self._made: Any = None
 
+    def prepare(self) -> None:
+        """Load all that is needed now, so that a process may become another user after that. Raises what a request
+        does."""
+        try:
+            assert self._client is not None
+        except Exception as error:
+            raise problem(error, "begin", self.bucket, self._clock) from None
+
     def put(
         self, key: str, content: bytes | bytearray, *, new: bool = False, etag: str = "",
         metadata: Mapping[str, str] | None = None,

@@ -10,11 +10,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.client import S3Client
@@ -49,7 +53,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def seaweedfs() -> Iterator[Server]:
+def seaweedfs_server() -> Iterator[Server]:
     """In memory where possible. It is killed at the end: stopping takes ten seconds."""
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="cumulus-weed-", dir=parent) as directory:
@@ -79,7 +83,7 @@ def seaweedfs() -> Iterator[Server]:
 
 
 @contextmanager
-def moto() -> Iterator[Server]:
+def moto_server() -> Iterator[Server]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -98,3 +102,79 @@ def _works(server: Server) -> bool:
     except Exception:
         return False
     return True
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[Server]:
+    with seaweedfs_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Server]:
+    with moto_server() as server:
+        yield server
+
+
+class Proxy:
+    """A way to a server that can be cut, and can be slow; `close` ends it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._target = ("127.0.0.1", int(endpoint.rpartition(":")[2]))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.up = threading.Event()
+        self.up.set()
+        self.bytes_per_second = 0.0
+        """Towards the server; 0: as fast as it gets."""
+        self.sent = 0
+        """Bytes towards the server."""
+        self.limit: int | None = None
+        """Cut when so many have been sent."""
+        self._open: set[socket.socket] = set()
+        self._mutex = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Refuse connections, and end those that are there."""
+        self.up.clear()
+        with self._mutex:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self.up.is_set():
+                client.close()
+                continue
+            server = socket.create_connection(self._target)
+            with self._mutex:
+                self._open |= {client, server}
+            threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if counted:
+                    with self._mutex:
+                        self.sent += len(data)
+                    if self.limit is not None and self.sent > self.limit:
+                        self.limit = None
+                        self.cut()
+                        break
+                    if self.bytes_per_second:
+                        time.sleep(len(data) / self.bytes_per_second)
+                target.sendall(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,93 @@
+"""Fetches the newest checkpoint that is whole from a place into an L1 directory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cumulus.checkpoint import layout
+from cumulus.checkpoint.layout import MANIFEST, Damaged, File, Manifest
+from cumulus.lib.files import sync_directory
+from cumulus.uploader import catalog
+from cumulus.uploader.place import Name, Place, Unfaithful
+from cumulus.uploader.upload import SMALL
+
+_THREADS = 4
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def restore(
+    place: Place, path: str, *, refused: Callable[[Damaged], None] = lambda damaged: None,
+    came: Callable[[int], None] = lambda count: None, needed: Callable[[Manifest], bool] = lambda manifest: True,
+) -> Manifest | None:  # fmt: skip
+    """Put the newest checkpoint of the place that is whole into the L1 directory `path`; its manifest, None where there
+    is none, or where the first one that is whole is not `needed`: asked before its files are fetched.
+
+    `refused` is told of each damaged one on the way. Raises BlobStoreUnavailable, OSError."""
+    for one in catalog.committed(place):
+        try:
+            manifest = catalog.manifest_of(place, one.name)
+            if not needed(manifest):
+                return None
+            _fetch(place, one.name, manifest, path, came)
+            return manifest
+        except Damaged as damaged:
+            refused(damaged)
+    return None
+
+
+def verify(place: Place, name: Name, scratch: str = "") -> Manifest:
+    """Read every byte of a committed checkpoint, a file at a time into the directory `scratch`. Raises Damaged with the
+    name of the file that is not whole."""
+    manifest = catalog.manifest_of(place, name)
+    for file in manifest.files:
+        with tempfile.TemporaryFile(dir=scratch or None) as target:
+            _fetch_file(place, name, file, target.fileno(), lambda count: None)
+    return manifest
+
+
+def _fetch(place: Place, name: Name, manifest: Manifest, path: str, came: Callable[[int], None]) -> None:
+    os.makedirs(path, 0o700, exist_ok=True)
+    made = os.path.join(path, layout.temporary_name(name.step))
+    os.mkdir(made, 0o700)
+    try:
+
+        def fetch(file: File) -> None:
+            target = os.path.join(made, file.path)
+            os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+            descriptor = os.open(target, _NEW, 0o600)
+            try:
+                _fetch_file(place, name, file, descriptor, came)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
+            for future in [pool.submit(fetch, file) for file in manifest.files if file.size <= SMALL]:
+                future.result()
+        for file in manifest.files:
+            if file.size > SMALL:
+                fetch(file)
+        descriptor = os.open(os.path.join(made, MANIFEST), _NEW, 0o600)
+        with os.fdopen(descriptor, "wb") as written:
+            written.write(manifest.encode())
+            written.flush()
+            os.fsync(written.fileno())
+        for root, _, _ in os.walk(made):
+            sync_directory(root)
+        # What has this name was damaged, or an older attempt saved it.
+        layout.delete(path, name.step)
+        os.rename(made, layout.directory(path, name.step))
+        sync_directory(path)
+    except BaseException:
+        layout.remove_tree(made)
+        raise
+
+
+def _fetch_file(place: Place, name: Name, file: File, descriptor: int, came: Callable[[int], None]) -> None:
+    try:
+        place.fetch(name.prefix + file.path, file, descriptor, came)
+    except Unfaithful as error:
+        raise Damaged(name.step, file.path, str(error).removeprefix(f"{file.path} ")) from None

@@ -1,0 +1,264 @@
+"""The loop: what is saved gets to the place, whatever happens meanwhile, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cumulus.blob.s3.bucket import Bucket, Keys
+from cumulus.blob.s3.client import Part, S3Client
+from cumulus.blob.s3.transfer import LEAST_PART
+from cumulus.checkpoint import layout
+from cumulus.uploader import catalog, status
+from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.following import Follower
+from cumulus.uploader.place import Name, Place
+from cumulus.uploader.restore import restore
+from cumulus.uploader.s3_place import S3Place
+from tests.s3 import Proxy, Server
+from tests.uploader.saves import contents, loaded, save
+from tests.waiting import eventually
+
+
+class Running:
+    """A follower in a thread."""
+
+    def __init__(self, place: Place, path: Path, keep: int = 3, linger: float = 60.0) -> None:
+        self.over, self.stop = threading.Event(), threading.Event()
+        self.path = path
+        self.follower = Follower(place, str(path), keep, over=self.over, stop=self.stop, linger=linger)
+        self.ended: bool | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.ended = self.follower.run()
+
+    def end(self) -> bool | None:
+        """The run ends; whether all was copied."""
+        self.over.set()
+        self._thread.join()
+        return self.ended
+
+    def abort(self) -> None:
+        self.stop.set()
+        self.end()
+
+    @property
+    def status(self) -> status.Status:
+        return status.read(str(self.path)) or status.Status()
+
+
+@contextmanager
+def running(place: Place, path: Path, keep: int = 3, linger: float = 60.0) -> Iterator[Running]:
+    made = Running(place, path, keep, linger)
+    try:
+        yield made
+    finally:
+        made.abort()
+
+
+def test_what_is_saved_meanwhile_and_what_is_left_at_the_end(place: Place, tmp_path: Path) -> None:
+    with running(place, tmp_path / "a") as run:
+        save(tmp_path / "a", 1)
+        eventually(lambda: run.status.step == 1)
+        save(tmp_path / "a", 2)
+        assert run.end() is True
+    now = run.status
+    assert (now.uri, now.step, now.token, now.size) == (place.uri, 2, 1, sum(map(len, contents(2).values())))
+    assert now.uploaded_at
+    assert now.uploading is None
+    assert now.error == ""
+    assert [one.name.step for one in catalog.committed(place)] == [2, 1]
+    restore(place, str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 2) == contents(2)
+    # Another one finds nothing to do.
+    with running(place, tmp_path / "a") as run:
+        assert run.end() is True
+
+
+def test_nothing_was_ever_saved(tmp_path: Path) -> None:
+    with running(DirectoryPlace(str(tmp_path / "shared")), tmp_path / "a") as run:
+        assert run.end() is True
+
+
+def test_damage_on_the_node_is_told_and_the_one_before_is_copied(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    for step in (1, 2):
+        save(tmp_path / "a", step, {"x": b"%d" % step})
+    (tmp_path / "a" / "step-000000000002" / "x").write_bytes(b"!")
+    with running(place, tmp_path / "a") as run:
+        assert run.end() is True
+    assert [one.name.step for one in catalog.committed(place)] == [1]
+
+
+def test_one_at_a_time_and_the_next_takes_over(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    with running(place, tmp_path / "a") as first:
+        save(tmp_path / "a", 1, {"x": b"1"})
+        eventually(lambda: first.status.step == 1)
+        with running(place, tmp_path / "a") as second:
+            assert first.end() is True
+            save(tmp_path / "a", 2, {"x": b"2"})
+            assert second.end() is True
+    assert [one.name.step for one in catalog.committed(place)] == [2, 1]
+
+
+def test_a_zombie_says_so_and_ends(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    save(tmp_path / "b", 5, {"x": b"5"}, token=2)
+    with running(place, tmp_path / "b") as new:
+        assert new.end() is True
+    save(tmp_path / "a", 9, {"x": b"9"}, token=1)
+    with running(place, tmp_path / "a") as zombie:
+        assert zombie.end() is True
+    assert "a later attempt (token 2, this one: 1) has saved step 5" in zombie.status.error
+    assert catalog.latest(place)[0] == Name(2, 5)
+
+
+class Counting(S3Client):
+    """Counts the parts that arrived."""
+
+    def __init__(self, bucket: Bucket, **more: object) -> None:
+        super().__init__(bucket, **more)  # type: ignore[arg-type]
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def put_part(self, key: str, upload: str, number: int, content: bytes | bytearray) -> Part:
+        part = super().put_part(key, upload, number, content)
+        self.counts[key, number] += 1
+        return part
+
+
+@pytest.fixture
+def proxy(seaweedfs: Server) -> Iterator[Proxy]:
+    made = Proxy(seaweedfs.endpoint)
+    yield made
+    made.close()
+
+
+def s3_place(bucket: Bucket, patience: float = 0.5, threads: int = 4) -> tuple[S3Place, Counting]:
+    client = Counting(bucket, patience=patience, threads=threads)
+    return S3Place(client, "checkpoints/team/uid", part=LEAST_PART), client
+
+
+@pytest.mark.xdist_group("s3")
+def test_s3_is_away_for_a_while(seaweedfs: Server, proxy: Proxy, tmp_path: Path) -> None:
+    bucket = seaweedfs.bucket()
+    place, client = s3_place(replace(bucket, endpoint=proxy.endpoint))
+    # It goes away in the middle of the upload.
+    proxy.limit = 7 * 2**20
+    with running(place, tmp_path / "a") as run:
+        begun = time.monotonic()
+        save(tmp_path / "a", 1)
+        assert time.monotonic() - begun < 5, "the program waits for nothing"
+        eventually(lambda: "does not answer" in run.status.error)
+        assert run.status.uploading == 1
+        proxy.up.set()
+        assert run.end() is True
+    assert run.status.error == ""
+    assert set(client.counts.values()) == {1}, "a part was sent twice"
+    direct, _ = s3_place(bucket)
+    restore(direct, str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 1) == contents(1)
+
+
+@pytest.mark.xdist_group("s3")
+def test_an_uploader_that_is_replaced_sends_no_part_again(seaweedfs: Server, proxy: Proxy, tmp_path: Path) -> None:
+    bucket = seaweedfs.bucket()
+    place, first = s3_place(replace(bucket, endpoint=proxy.endpoint), threads=1)
+    save(tmp_path / "a", 1)
+    proxy.limit = 9 * 2**20
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: run.status.error)
+    proxy.cut()
+    place, second = s3_place(bucket)
+    with running(place, tmp_path / "a") as run:
+        assert run.end() is True
+    assert first.counts
+    assert set((first.counts + second.counts).values()) == {1}
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_slow_bucket_gets_the_newest_and_pruning_takes_nothing_away(
+    seaweedfs: Server, proxy: Proxy, tmp_path: Path
+) -> None:
+    bucket = seaweedfs.bucket()
+    place, _ = s3_place(replace(bucket, endpoint=proxy.endpoint), patience=30)
+    proxy.bytes_per_second = 20e6
+    with running(place, tmp_path / "a", keep=10) as run:
+        save(tmp_path / "a", 1)
+        eventually(lambda: proxy.sent > 2**20)
+        for step in range(2, 9):
+            save(tmp_path / "a", step)
+            for old in layout.steps(str(tmp_path / "a"))[1:]:
+                layout.delete(str(tmp_path / "a"), old)
+            time.sleep(0.1)
+        assert run.end() is True
+    there = [one.name.step for one in catalog.committed(place)]
+    assert there[0] == 8
+    assert there[-1] == 1, "the first was pruned while it was sent"
+    assert run.status.error == ""
+
+
+@pytest.mark.xdist_group("s3")
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [(Keys("nobody", "x" * 20), "InvalidAccessKeyId"), (Keys("test-access", "wrong"), "SignatureDoesNotMatch")],
+)
+def test_wrong_credentials(seaweedfs: Server, tmp_path: Path, keys: Keys, said: str) -> None:
+    place, _ = s3_place(replace(seaweedfs.bucket(), keys=keys))
+    save(tmp_path / "a", 1)
+    with running(place, tmp_path / "a", linger=0.0) as run:
+        assert run.end() is False
+    assert f"the keys are not right ({said})" in run.status.error
+    assert "AWS_ACCESS_KEY_ID" in run.status.error
+    assert keys.secret_key not in run.status.error
+
+
+@pytest.mark.xdist_group("s3")
+def test_the_second_server_and_a_bucket_that_is_not_there(moto: Server, tmp_path: Path) -> None:
+    bucket = moto.bucket()
+    place, _ = s3_place(bucket)
+    save(tmp_path / "a", 1)
+    with running(place, tmp_path / "a") as run:
+        assert run.end() is True
+    restore(place, str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 1) == contents(1)
+    place, _ = s3_place(replace(bucket, name="nobody-made-it"))
+    with running(place, tmp_path / "b", linger=0.0) as run:
+        assert run.end() is False
+    assert "there is no such bucket" in run.status.error
+
+
+def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    place = DirectoryPlace(str(small_disk / "shared"))
+    hog = small_disk / "hog"
+    hog.write_bytes(b"x" * 6 * 2**20)
+    save(tmp_path / "a", 1, contents(1, big=4 * 2**20))
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: "No space left" in run.status.error)
+        assert not [path for path in (small_disk / "shared" / ".partial").iterdir() if path.stat().st_size]
+        hog.unlink()
+        assert run.end() is True
+    restore(place, str(tmp_path / "b"))
+    assert loaded(tmp_path / "b", 1) == contents(1, big=4 * 2**20)
+
+
+def test_a_status_that_the_job_has_written(tmp_path: Path) -> None:
+    (tmp_path / ".uploader").mkdir()
+    file = tmp_path / ".uploader" / "status.json"
+    assert status.read(str(tmp_path)) is None
+    for text in ("", "{", "[]", "{}", '{"format": 1, "step": "x"}', '{"format": 1, "sent": -1}', "[" * 10000):
+        file.write_text(text)
+        assert status.read(str(tmp_path)) is None
+    file.unlink()
+    file.symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic"):
+        status.read(str(tmp_path))

@@ -1,0 +1,195 @@
+"""The uploader as a process: its end with its standard input, kill -9 at each step, whose it is, and what it hides."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.blob.s3.bucket import Keys
+from cumulus.blob.s3.client import S3Client
+from cumulus.lib.unix_user import UnixUser
+from cumulus.uploader import __main__ as program
+from cumulus.uploader import catalog, status
+from cumulus.uploader.config import Config
+from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.restore import restore
+from cumulus.uploader.s3_place import S3Place
+from tests.s3 import KEYS, Server
+from tests.unix_users import User
+from tests.uploader.saves import contents, loaded, save
+from tests.waiting import eventually
+
+PROGRAM = [sys.executable, "-I", program.__file__]
+
+
+def ask(config: Config, *arguments: str, code: int = 0) -> dict[str, Any]:
+    done = subprocess.run([*PROGRAM, *arguments], input=config.encode(), capture_output=True, check=False, timeout=100)
+    assert done.returncode == code, done.stderr.decode()
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_run_restore_list_and_verify(tmp_path: Path) -> None:
+    config = Config(f"file://{tmp_path}/shared", keep=2)
+    process = subprocess.Popen([*PROGRAM, "run", str(tmp_path / "a")], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(config.encode())
+    process.stdin.flush()
+    for step in (1, 2):
+        save(tmp_path / "a", step)
+        eventually(lambda step=step: getattr(status.read(str(tmp_path / "a")), "step", None) == step)
+    save(tmp_path / "a", 3)
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(60) == 0
+    answer = ask(config, "list", "-")
+    assert [(one["step"], one["latest"]) for one in answer["checkpoints"]] == [(3, True), (2, False)]
+    assert ask(config, "verify", str(tmp_path), "3")["files"] == 3
+    assert "no checkpoint of that step" in ask(config, "verify", str(tmp_path), "1", code=1)["error"]
+    assert ask(config, "restore", str(tmp_path / "b"))["restored"] is True
+    assert loaded(tmp_path / "b", 3) == contents(3)
+    again = ask(config, "restore", str(tmp_path / "b"))
+    assert (again["step"], again["restored"]) == (3, False)
+
+
+def test_what_is_wrong_is_said_in_one_line() -> None:
+    done = subprocess.run([*PROGRAM, "run", "/x"], input=b"{nonsense}\n", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "the configuration on standard input is none of an uploader"
+    answer = ask(Config("s3://bucket/checkpoints/other/uid", within="bucket/checkpoints/team"), "list", "-", code=1)
+    assert answer["error"].startswith("the daemon's keys are for s3://bucket/checkpoints/team alone")
+    assert "checkpoint.credentials" in answer["hint"]
+    answer = ask(Config("ftp://x"), "list", "-", code=1)
+    assert "no place for checkpoints" in answer["error"]
+    assert subprocess.run(PROGRAM, capture_output=True, check=False).returncode == 2
+
+
+def test_keys_are_in_no_text_of_a_config() -> None:
+    config = Config("s3://bucket/x", keys=Keys("the-access", "the-secret", "the-token"))
+    assert "the-" not in repr(config)
+    assert Config.decode(config.encode()) == config
+
+
+KILLED = """
+import os, signal, sys, threading
+sys.path.insert(0, {root!r})
+from cumulus.uploader import __main__ as program
+from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.s3_place import S3Place
+from cumulus.blob.s3 import transfer
+from cumulus.uploader import s3_place
+s3_place.PART = transfer.PART = 5 * 2**20
+S3Place.__init__.__kwdefaults__["part"] = 5 * 2**20
+left = [{count}]
+def counted(real):
+    def step(*arguments, **more):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **more)
+    return step
+if {s3}:
+    from cumulus.blob.s3.client import S3Client
+    for name in ("put", "begin", "put_part", "complete", "delete"):
+        setattr(S3Client, name, counted(getattr(S3Client, name)))
+else:
+    from cumulus.uploader import directory_place
+    os.rename, os.fsync, os.pwrite = map(counted, (os.rename, os.fsync, os.pwrite))
+    os.link, os.unlink = map(counted, (os.link, os.unlink))
+sys.exit(program.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["directory", pytest.param("seaweedfs", marks=pytest.mark.xdist_group("s3"))])
+def test_kill_9_at_each_step(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whatever was done, a reader finds the last commit, byte for byte, and the next uploader gets to the end."""
+    if kind == "directory":
+        config, steps = Config(f"file://{tmp_path}/shared", keep=2), range(0, 60, 3)
+        place: Any = DirectoryPlace(str(tmp_path / "shared"))
+    else:
+        server: Server = request.getfixturevalue(kind)
+        bucket = server.bucket()
+        config = Config(
+            f"s3://{bucket.name}/c/u", keep=2, region=bucket.region, endpoint=bucket.endpoint, keys=bucket.keys
+        )
+        place, steps = S3Place(S3Client(bucket), "c/u"), range(12)
+    root = str(Path(program.__file__).parents[2])
+    source = tmp_path / "a"
+    committed, number, killed = 0, 0, 0
+    for count in steps:
+        if committed == number:
+            number += 1
+            save(source, number, contents(number, big=2**20 * 6))
+        script = KILLED.format(root=root, count=count, s3=kind != "directory")
+        done = subprocess.run(
+            [sys.executable, "-c", script, "run", str(source)], input=config.encode(), capture_output=True, check=False
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        killed += done.returncode != 0
+        names = [one.name.step for one in catalog.committed(place)]
+        committed = max(names, default=0)
+        assert names == sorted(names, reverse=True)
+        if done.returncode == 0:
+            assert committed == number
+        target = tmp_path / f"restored-{count}"
+        found = restore(place, str(target))
+        assert (found.step if found else 0) == committed
+        if found:
+            assert loaded(target, found.step) == contents(found.step, big=2**20 * 6)
+    assert killed > len(steps) // 3
+    assert committed == number, "the last of them was not killed"
+
+
+@pytest.mark.users
+@pytest.mark.xdist_group("s3")
+def test_it_is_the_users_and_hides_its_keys_from_them(users: tuple[User, User], seaweedfs: Server) -> None:
+    """As root starts it: with keys that are not the user's, and files that are."""
+    user = UnixUser.find(users[0].uid)
+    place = users[0].home
+    bucket = seaweedfs.bucket()
+    config = Config(
+        f"s3://{bucket.name}/checkpoints/team/uid", keep=2, region=bucket.region, endpoint=bucket.endpoint,
+        keys=bucket.keys, within=f"{bucket.name}/checkpoints/team", user=user,
+    )  # fmt: skip
+    process = subprocess.Popen([*PROGRAM, "run", str(place / "a")], stdin=subprocess.PIPE, cwd="/")
+    try:
+        assert process.stdin is not None
+        process.stdin.write(config.encode())
+        process.stdin.flush()
+        eventually(lambda: (place / "a" / ".uploader" / "lock").exists())
+        shown = Path(f"/proc/{process.pid}/status").read_text()
+        assert "Uid:" + f"\t{user.uid}" * 4 in shown
+        assert "Gid:" + f"\t{user.gid}" * 4 in shown
+        assert (place / "a" / ".uploader").stat().st_uid == user.uid
+        spied = users[0].sh(
+            "cd /proc/$1 && for name in environ mem maps auxv; do head -c 1 $name && echo read $name; done; ls fd",
+            str(process.pid),
+        )
+        assert spied.returncode != 0
+        assert spied.stdout == ""
+        assert spied.stderr.count("Permission denied") == 5, spied.stderr
+        command_line = Path(f"/proc/{process.pid}/cmdline").read_text()
+        assert KEYS.secret_key not in command_line
+        process.stdin.close()
+        assert process.wait(60) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def test_a_node_without_boto3_says_so(tmp_path: Path) -> None:
+    bare = [sys.executable, "-I", "-S", program.__file__, "list", "-"]
+    done = subprocess.run(bare, input=Config("s3://bucket/x").encode(), capture_output=True, check=False)
+    answer = json.loads(done.stdout)
+    assert answer["error"] == "this node can't reach s3://bucket/x: it has no boto3"
+    assert "cumulus node setup" in answer["hint"]
+    done = subprocess.run(bare, input=Config(f"file://{tmp_path}").encode(), capture_output=True, check=False)
+    assert json.loads(done.stdout)["checkpoints"] == []
