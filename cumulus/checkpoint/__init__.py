@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         saving,
         should_checkpoint,
         time_remaining,
+        use,
         wait,
     )
     from .checkpointer import EXIT_CODE, Checkpointer, NoPlace
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "api": (
         "default", "exit_if_ending", "latest", "load_checkpoint", "save_checkpoint", "saving", "should_checkpoint",
-        "time_remaining", "wait",
+        "time_remaining", "use", "wait",
     ),
     "checkpointer": ("EXIT_CODE", "Checkpointer", "NoPlace"),
     "gang_save": ("Voided",),
@@ -54,7 +55,7 @@ _MODULES = {
 __all__ = [
     "EXIT_CODE", "Checkpoint", "CheckpointError", "Checkpointer", "Damaged", "NoPlace", "NoState", "RanksApart",
     "Settings", "UnsafePlace", "Voided", "default", "exit_if_ending", "latest", "load_checkpoint", "save_checkpoint",
-    "saving", "should_checkpoint", "time_remaining", "wait",
+    "saving", "should_checkpoint", "time_remaining", "use", "wait",
 ]  # fmt: skip
 
 

@@ -20,6 +20,12 @@ def default() -> Checkpointer:
     return _default
 
 
+def use(checkpointer: Checkpointer) -> None:
+    """Let the functions here, and adapters, use this one: `use(Checkpointer(Settings(path="/scratch/run-7")))`."""
+    global _default
+    _default = checkpointer
+
+
 def should_checkpoint() -> bool:
     """Whether to save now. Ask after each step; a call takes about a microsecond.
 

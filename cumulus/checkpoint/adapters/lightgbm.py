@@ -36,7 +36,7 @@ class CumulusCheckpoint:
 
 
 def newest() -> Any:
-    """The model of the newest whole checkpoint, which `lightgbm.train(init_model=…)` takes; None where there is none."""
+    """The newest whole checkpoint's model, which `lightgbm.train(init_model=…)` takes; None where there is none."""
     found = api.latest()
     return None if found is None else lightgbm.Booster(model_file=os.path.join(found.path, FILE))
 

@@ -72,10 +72,11 @@ class TrainingState:
 
 
 class ResumableLoader:
-    """A DataLoader that knows where it is, and goes on there in the middle of an epoch without reading what came before.
+    """A DataLoader that knows where it is, and goes on there, also in the middle of an epoch, without reading what came
+    before.
 
-    Its order follows from the seed and the epoch alone. It takes what DataLoader takes, but no sampler and no generator.
-    In a gang each rank has each `world`-th sample.
+    Its order follows from the seed and the epoch alone. It takes what DataLoader takes, but no sampler and no
+    generator. In a gang each rank has each `world`-th sample.
     """
 
     def __init__(
