@@ -32,6 +32,14 @@ class CumulusCheckpoint(Callback):  # type: ignore[misc]
         return None if found is None else os.path.join(found.path, FILE)
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        # After the last batch the epoch has to end first: a checkpoint from before that would repeat it.
+        if not trainer.is_last_batch:
+            self._after_step(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        self._after_step(trainer)
+
+    def _after_step(self, trainer: Any) -> None:
         # Lightning has a handler for the stop signal of its own, and ends without a save.
         if trainer.received_sigterm:
             api.default().stop()

@@ -110,6 +110,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The rest of this epoch. Once it is over, the next one begins."""
+        self.epoch, self.batch = self._next()
         # A generator of its own: DataLoader would take a number from PyTorch's each time that it is begun.
         generator = torch.Generator().manual_seed(self._seed + self.epoch)
         loader = torch.utils.data.DataLoader(
@@ -118,16 +119,21 @@ class ResumableLoader:
         for batch in loader:
             self.batch += 1
             yield batch
-        self.epoch += 1
-        self.batch = 0
+        self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batch": self.batch, "samples": len(self._dataset), "seed": self._seed}
+        epoch, batch = self._next()
+        return {"epoch": epoch, "batch": batch, "samples": len(self._dataset), "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         if (state["samples"], state["seed"]) != (len(self._dataset), self._seed):
             raise CheckpointError("the checkpoint is of another data set or seed: its position means nothing here")
         self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def _next(self) -> tuple[int, int]:
+        """The epoch and number of the next batch. Some loops count batches, and do not ask whether there is one more
+        after the last."""
+        return (self.epoch + 1, 0) if self.batch and self.batch >= len(self) else (self.epoch, self.batch)
 
     def _batches(self) -> list[list[int]]:
         count = len(self._dataset)

@@ -18,6 +18,7 @@ def test_lightning(leases: Leases, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="NOT TESTED: PyTorch is not installed")
     lightning = pytest.importorskip("lightning", reason="NOT TESTED: Lightning is not installed")
     from cumulus.checkpoint.adapters.lightning import CumulusCheckpoint
+    from cumulus.checkpoint.adapters.pytorch import ResumableLoader
 
     class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -30,20 +31,23 @@ def test_lightning(leases: Leases, tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), lr=0.05)
 
-    def train() -> Any:
+    def train(resumable: bool = False) -> Any:
         torch.manual_seed(1)
         data = torch.utils.data.TensorDataset(torch.randn(40, 4), torch.randn(40, 1))
+        loader = ResumableLoader(data, 10, shuffle=True) if resumable else torch.utils.data.DataLoader(data, 10)
         model = Model()
         trainer = lightning.Trainer(
             max_epochs=4, callbacks=[CumulusCheckpoint()], accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=str(tmp_path),
         )  # fmt: skip
-        trainer.fit(model, torch.utils.data.DataLoader(data, 10), ckpt_path=CumulusCheckpoint.newest())
+        trainer.fit(model, loader, ckpt_path=CumulusCheckpoint.newest())
         assert trainer.global_step == 16
         return model.layer.weight.detach().clone()
 
-    # At the ends of epochs: Lightning has no position in a loader that has none.
+    # At the ends of epochs. In their middle, a loader that has no position begins anew.
     assert torch.equal(leases.whole(train), leases.cut(train, [4, 8]))
+    whole = leases.whole(lambda: train(True))
+    assert torch.equal(whole, leases.cut(lambda: train(True), [2, 1, 5, 3]))
 
 
 @pytest.mark.filterwarnings("ignore")
