@@ -130,6 +130,16 @@ class ResumableLoader:
             raise CheckpointError("the checkpoint is of another data set or seed: its position means nothing here")
         self.epoch, self.batch = state["epoch"], state["batch"]
 
+    @property
+    def sampler(self) -> ResumableLoader:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin that epoch, or stay where it is."""
+        if epoch != self.epoch:
+            self.epoch, self.batch = epoch, 0
+
     def _next(self) -> tuple[int, int]:
         """The epoch and number of the next batch. Some loops count batches, and do not ask whether there is one more
         after the last."""
