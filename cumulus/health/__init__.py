@@ -22,6 +22,7 @@ def checks(home: Path) -> Mapping[str, Check]:
         "state": partial(control_plane.state, home),
         "store": partial(control_plane.store, home),
         "daemon": partial(control_plane.daemon, home),
+        "grpc": partial(control_plane.grpc, home),
         "ledger": node.ledger,
         "devices": node.devices,
         "kernels": node.kernels,

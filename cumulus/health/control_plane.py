@@ -19,7 +19,7 @@ from cumulus.lib import locks
 from cumulus.resources.columns import age
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes
-from cumulus.service import diagnose, readiness
+from cumulus.service import diagnose, grpc_address, readiness
 
 
 def state(home: Path) -> Iterator[Finding]:
@@ -98,6 +98,18 @@ def daemon(home: Path) -> Iterator[Finding]:
     # A stopped process keeps its lock, so it may be the one that the kernel names first.
     pids = locks.holders(paths.daemon_lock(home), shared=True) or [pid]
     yield from daemons(pids, lease, SystemClock().now())
+
+
+def grpc(home: Path) -> Iterator[Finding]:
+    """The gRPC server beside a daemon that runs."""
+    if daemon_lock.daemon_pid(home) is None:
+        yield Finding("OK", "grpc", "runs with the daemon")
+    elif problem := readiness.grpc_problem(home):
+        yield Finding("WARN", "grpc", problem, "if it stays so, restart the daemon: jobs go on meanwhile")
+    else:
+        address = grpc_address.read(home)
+        where = f" and {address.address}" if address is not None and address.address else "; no port over TLS"
+        yield Finding("OK", "grpc", f"{paths.grpc_socket(home)}{where}")
 
 
 def daemons(pids: Sequence[int], lease: dict[str, Any], now: datetime) -> Iterator[Finding]:

@@ -125,6 +125,7 @@ class ApiServer:
         service = Service(
             lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home, self._blobs),
             home_namespaces=self._system, mounts=self._mounts, audit=True, switches=self._system,
+            grpc=self._grpc is not None,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)

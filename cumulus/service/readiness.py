@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
+from cumulus import paths
 from cumulus.clock import Clock, parse_timestamp
 from cumulus.errors import CumulusError, NotFound
+from cumulus.lib import unix_socket
 from cumulus.resources.condition_types import LeaderCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key
@@ -38,6 +41,20 @@ def checks(store: Store, clock: Clock) -> list[Check]:
         Check("leader", leader),
         Check("controllers", progress_problem(lease) if not leader else "no daemon leads"),
     ]
+
+
+def grpc_check(home: Path) -> Check:
+    """The gRPC server answers at its socket."""
+    return Check("grpc", grpc_problem(home))
+
+
+def grpc_problem(home: Path) -> str:
+    """Why the gRPC server does not answer; "" where it does."""
+    try:
+        answers = unix_socket.answers(str(paths.grpc_socket(home)))
+    except OSError as error:
+        return f"the gRPC server cannot be asked: {error.strerror}"
+    return "" if answers else "the gRPC server does not answer; the daemon starts it again, and its log says why"
 
 
 def leader_problem(lease: Document, now: datetime) -> str:

@@ -49,12 +49,12 @@ class Service:
     state directory: the files of jobs are in it, and the daemon's lock. `infrastructure` is what the calls on logs,
     workers and the Swarm need; without it they can't be made. `owner`: the Unix user whose state directory it is, this
     process's own if left out; for `home_namespaces`, `mounts` and `switches` see `Access`.
-    `audit`: whether the log tells who did what."""
+    `audit`: whether the log tells who did what. `grpc`: whether a gRPC server is to answer beside it."""
 
     def __init__(
         self, open_store: Callable[[], Store], home: Path, clock: Clock | None = None, *,
         infrastructure: Infrastructure | None = None, owner: int | None = None, home_namespaces: bool = False,
-        mounts: Sequence[str] = (), audit: bool = False, switches: bool | None = None,
+        mounts: Sequence[str] = (), audit: bool = False, switches: bool | None = None, grpc: bool = False,
     ) -> None:  # fmt: skip
         self._open_store = open_store
         self._opened: Store | None = None
@@ -64,6 +64,7 @@ class Service:
         self._mounts = mounts
         self._audit = audit
         self._switches = switches
+        self._grpc = grpc
         self.home = home
         self.clock = clock or SystemClock()
 
@@ -227,9 +228,9 @@ class Service:
 
     def readiness(self) -> Sequence[Check]:
         """What must be so for the work to be done, and whether it is."""
-        from cumulus.service.readiness import checks
+        from cumulus.service.readiness import checks, grpc_check
 
-        return checks(self.store, self.clock)
+        return [*checks(self.store, self.clock), *([grpc_check(self.home)] if self._grpc else [])]
 
     def is_served(self) -> bool:
         """Whether a daemon runs that will act on what is stored."""
