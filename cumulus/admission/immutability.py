@@ -23,6 +23,8 @@ def changed(kind: Kind, key: Key, old: Mapping[str, Any], new: Mapping[str, Any]
         if name in mutable:
             continue
         for path, before, after in _differences(old.get(name), new.get(name), ("spec", name)):
+            if ".".join(path[1:]) in mutable:
+                continue
             change = f"is immutable and cannot change from {_shown(before)} to {_shown(after)}"
             yield FieldProblem(path, f"{change}; {advice}")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from cumulus.backends.checkpoints import Saved
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection
 
@@ -88,6 +89,24 @@ class CallResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointing:
+    """How a job keeps its work, beside the path on its node."""
+
+    uri: str = ""
+    """Where its checkpoints are kept beyond the node; "" where nowhere."""
+    credentials: str = ""
+    """The secret with the keys to `uri`."""
+    every: float = 0.0
+    """Seconds between two saves; 0: only before the lease ends, and when the node asks."""
+    keep: int = 1
+    after: str = ""
+    """The uid of the job whose last checkpoint a first attempt goes on from."""
+    after_path: str = ""
+    """Where that one keeps it on its node."""
+    after_uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One placed replica of one attempt of a job. `name` is never used again: it carries the job's uid."""
 
@@ -114,6 +133,8 @@ class Workload:
     grace: float = 10.0
     """Seconds between the stop signal and SIGKILL."""
     checkpoint_path: str = ""
+    checkpointing: Checkpointing | None = None
+    """None: the job says nothing of checkpoints."""
     user_id: int | None = None
     """Whom a container's program runs as; None: as its image says."""
     shm_bytes: int = 0
@@ -163,6 +184,8 @@ class Observed:
     message: str = ""
     started_at: str = ""
     finished_at: str = ""
+    checkpoint: Saved | None = None
+    """Its newest whole checkpoint, as far as it was seen: looked at now and then while it runs, and at its end."""
     checkpoint_at: str | None = None
     """When the newest file of its checkpoint was written, "" where there is none; looked at where it exited with
     `exit_codes.SAVED`. None: nobody could see it."""
@@ -201,9 +224,9 @@ class Backend(Protocol):
         stopped, finished or removed: so no attempt runs twice."""
         ...
 
-    def stop(self, name: str, grace: float) -> None:
-        """Begin to end the workload: stop signal now, SIGKILL after `grace` seconds. Returns at once; ignores unknown
-        names."""
+    def stop(self, name: str, grace: float, reason: str = "") -> None:
+        """Begin to end the workload: SIGKILL after `grace` seconds, before that the stop signal. A job that keeps
+        checkpoints is asked for one first, with the `reason`. Returns at once; ignores unknown names."""
         ...
 
     def remove(self, name: str) -> None:

@@ -6,15 +6,32 @@ those that a container has of its node. Standard library only: each supervisor i
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+_MOST = 2**63
 
 
 class CheckpointUnseen(Exception):
     """The place does not answer, or may not be read."""
 
 
+class Saved(NamedTuple):
+    """A checkpoint with a manifest, which was written last. Whether its files are as they were, only `verify` tells."""
+
+    step: int
+    time: str
+    """When the manifest was written: the kernel's word, which a program cannot set back (RFC 3339, UTC)."""
+    size: int
+    """Bytes of its files."""
+    seconds: float
+    """How long the save took."""
+    path: str
+    """Its directory."""
+
+
 class Checkpoint(NamedTuple):
-    """One complete checkpoint."""
+    """What was written last."""
 
     location: str
     """Where it is: a path, or a URI."""
@@ -29,6 +46,11 @@ class CheckpointStore(Protocol):
         """The one from which a new attempt would go on; None where there is none. Raises `CheckpointUnseen`."""
         ...
 
+    def saved(self, known: Saved | None = None) -> Saved | None:
+        """The newest one with a manifest; None where there is none. Where it is still the `known` one, it is not read
+        again. Raises `CheckpointUnseen`."""
+        ...
+
 
 def written_at(store: CheckpointStore | None) -> str | None:
     """When the newest checkpoint was written, "" where there is none; None where nobody could see it, or where the job
@@ -40,3 +62,41 @@ def written_at(store: CheckpointStore | None) -> str | None:
     except CheckpointUnseen:
         return None
     return newest.written_at if newest is not None else ""
+
+
+def saved(store: CheckpointStore | None, known: Saved | None = None) -> Saved | None:
+    """The newest checkpoint with a manifest; the `known` one where nobody could see."""
+    if store is None:
+        return known
+    try:
+        return store.saved(known)
+    except CheckpointUnseen:
+        return known
+
+
+def read_saved(fields: Any) -> Saved | None:
+    """What `document_of` made; None where it is damaged."""
+    try:
+        found = Saved(**fields)
+        texts = isinstance(found.time, str) and isinstance(found.path, str)
+        _size(found.step), _size(found.size), _seconds(found.seconds)
+    except (ValueError, TypeError):
+        return None
+    return found if texts else None
+
+
+def document_of(found: Saved | None) -> Mapping[str, Any] | None:
+    """As `read_saved` reads it."""
+    return None if found is None else found._asdict()
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise ValueError
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e9:
+        raise ValueError
+    return float(value)

@@ -3,6 +3,9 @@ nothing else."""
 
 from __future__ import annotations
 
+from cumulus.checkpoint import variables
+
 WORKLOAD = "CUMULUS_WORKLOAD"
 """The workload's name: by it the node also finds processes that lost their supervisor."""
-CHECKPOINT_PATH = "CUMULUS_CHECKPOINT_PATH"
+LEASE_DEADLINE = variables.LEASE_DEADLINE
+CHECKPOINT_PATH = variables.PATH

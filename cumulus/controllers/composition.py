@@ -50,6 +50,7 @@ def context_maker(
     blobs: BlobStore | None = None,
     blob_retention: float = 86400.0,
     sources: SourceRoom | None = None,
+    checkpoint_bucket: str = "",
 ) -> Callable[[BaseContext, Term], Context]:
     """Makes what the controllers of a term are built from."""
 
@@ -59,7 +60,7 @@ def context_maker(
             backends={backend.runtime: backend for backend in backends}, cluster=cluster, cluster_user=cluster_user,
             policies=policies, owner=f"cumulus:{term.store_id}", placed=placed,
             blobs=blobs, blob_retention=blob_retention,
-            sources=sources,
+            sources=sources, checkpoint_bucket=checkpoint_bucket,
         )  # fmt: skip
 
     return context

@@ -45,6 +45,8 @@ class Context(BaseContext):
     """What calls take and give; None where there are none."""
     blob_retention: float = 86400.0
     """Seconds since its last use for which a blob is kept that no job names."""
+    checkpoint_bucket: str = ""
+    """Where jobs keep their checkpoints that name no place; "" for nowhere."""
     changed_leases: Channel = field(default_factory=Channel)
     """Partitions whose lease is not what their status says."""
     changed_jobs: Channel = field(default_factory=Channel)

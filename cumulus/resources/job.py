@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from cumulus.calls import documents, envelope
+from cumulus.resources.documents import lookup
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import (
     AbsolutePath,
@@ -25,9 +27,11 @@ from cumulus.resources.fields import (
     Size,
     Text,
     Time,
+    check_name,
     on_write,
     rule,
 )
+from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
 from cumulus.resources.submitter import DaemonRules, Submitter
@@ -161,11 +165,32 @@ class Checkpoint(Model):
 
     path: NodePath | None = Field(
         None,
-        description="Where the job writes its checkpoint. The job finds this path in CUMULUS_CHECKPOINT_PATH. All "
-        "attempts share a relative path, and it is deleted with the job.",
+        description="The directory or file of the node where the job saves. The job finds it in "
+        "CUMULUS_CHECKPOINT_PATH. All attempts share a relative path, and it is deleted with the job. If left out, a "
+        "job without an image gets a directory of its own.",
     )
     uri: Text | None = Field(
-        None, pattern=r"^(s3|file)://", description="Where checkpoints are kept: s3://bucket/prefix."
+        None,
+        pattern=r"^(s3|file)://",
+        description="Where checkpoints are kept beyond the node: s3://bucket/prefix, or file:///shared/directory. If "
+        "left out, a bucket of the daemon's (CUMULUS_S3_BUCKET) gives s3://BUCKET/checkpoints/NAMESPACE/UID.",
+    )
+    credentials: SecretName | None = Field(
+        None,
+        description="A secret of the job's namespace with the keys to `uri`: AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN where there is one.",
+    )
+    every: Duration | None = Field(
+        None,
+        description="How often the program is to save while its lease goes on: should_checkpoint() is true when so "
+        "much time has passed since the last save. If left out, only before the lease ends and when the node asks.",
+    )
+    keep: int = Field(3, ge=1, le=1000, description="How many checkpoints stay. Older ones are deleted by the program.")
+    from_: str | None = Field(
+        None,
+        alias="from",
+        description="Another job, as NAME or NAMESPACE/NAME, whose last checkpoint the first attempt goes on from. You "
+        "must be allowed to read that job, and have submitted it.",
     )
     grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
     on_expiry: Literal["Requeue", "Fail"] = Field(
@@ -179,6 +204,21 @@ class Checkpoint(Model):
         description="What exit code 0 means after the stop signal. Requeue: the work is saved but not done, so it goes "
         "on in a new lease. Succeeded: the work is done. Without a stop signal, exit code 0 always means done.",
     )
+
+    @rule
+    def _credentials_of_a_bucket(self) -> None:
+        if self.credentials is not None and self.uri is not None and not self.uri.startswith("s3://"):
+            raise FieldError(("credentials",), f"are for s3://, and uri is {self.uri}; remove them")
+
+    @rule
+    def _from_names_a_job(self) -> None:
+        if self.from_ is None:
+            return
+        try:
+            for part in self.from_.split("/", 1):
+                check_name(part)
+        except ValueError:
+            raise FieldError(("from",), f"must name a job, as NAME or NAMESPACE/NAME, got {self.from_!r}") from None
 
 
 Digest = Annotated[str, on_write(_check_digest)]
@@ -454,6 +494,18 @@ class CallStatus(Model):
     leased: int = Field(0, description="With OutOfMemory: bytes that the lease or the limit allows; 0 if not known.")
 
 
+class SavedCheckpoint(Model):
+    """The newest whole checkpoint of a job, as its manifest tells."""
+
+    step: int = Field(description="The step that it was saved at.")
+    time: Time = Field(description="When it was whole.")
+    size: int = Field(0, description="Bytes of its files.")
+    seconds: float = Field(0.0, description="How long the save took.")
+    node: str = Field("", description="The node whose disk it is on.")
+    path: str = Field("", description="Its directory there.")
+    uri: str = Field("", description="Where the job's checkpoints are kept beyond the node.")
+
+
 class GPUJobStatus(Model):
     """What the controllers observed."""
 
@@ -464,6 +516,12 @@ class GPUJobStatus(Model):
     )
     attempts: tuple[Attempt, ...] = Field((), description="The last 20, oldest first.")
     attempt_count: int = Field(0, description="How many attempts were made in all.")
+    next: Attempt | None = Field(
+        None,
+        description="The attempt that will follow the one that runs. It is queued before that one's lease ends, and "
+        "starts when that one has ended.",
+    )
+    checkpoint: SavedCheckpoint | None = Field(None, description="The newest whole checkpoint.")
     failures: int = Field(0, description="Attempts that count against retry.limit.")
     start_time: Time | None = Field(
         None, description="When the first attempt started; after a suspension, the first one since then."
@@ -483,8 +541,12 @@ class GPUJob(Resource):
 
     KIND: ClassVar[str] = "GPUJob"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {"suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished"}
-    )
+        {
+            "suspend", "priority", "retry", "activeDeadline", "ttlAfterFinished",
+            "checkpoint.every", "checkpoint.keep", "checkpoint.onExpiry",
+        }
+    )  # fmt: skip
+    """Of `checkpoint`, the next attempt gets what was changed."""
 
     kind: Literal["GPUJob"] = Field("GPUJob", description="Always GPUJob.")
     spec: GPUJobSpec = Field(description="What to run, on what share of a GPU, for how long.")
@@ -500,6 +562,14 @@ class GPUJob(Resource):
             )
             raise FieldError(("metadata", "name"), message)
         return self
+
+    @classmethod
+    def sources(cls, document: Document) -> Sequence[tuple[str, Key]]:
+        named = lookup(document, "spec.checkpoint.from")
+        if not isinstance(named, str):
+            return ()
+        namespace, _, name = named.rpartition("/")
+        return (("spec.checkpoint.from", Key(cls.KIND, namespace or document["metadata"]["namespace"], name)),)
 
     def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
         return self._refused_container(submitter, rules) if self.spec.image is not None else _refused(submitter, rules)

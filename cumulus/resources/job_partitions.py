@@ -92,7 +92,8 @@ def _base(name: str, length: int = NAME_LENGTH) -> str:
 
 
 def _since(job: GPUJob, attempt: int) -> str:
-    begun = next((a.queue_time for a in job.status.attempts if a.number == attempt), None)
+    made = (*job.status.attempts, job.status.next)
+    begun = next((a.queue_time for a in made if a is not None and a.number == attempt), None)
     since = begun or job.metadata.creation_timestamp
     assert since is not None
     return since

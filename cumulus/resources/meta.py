@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
 from cumulus.resources.fields import Model, Name, Time, check_label_key, check_label_value
-from cumulus.resources.key import Key
+from cumulus.resources.key import Document, Key
 from cumulus.resources.submitter import DaemonRules, Submitter
 
 SERVER_FIELDS = frozenset(
@@ -108,7 +109,7 @@ class Resource(Model):
 
     KIND: ClassVar[str]
     MUTABLE: ClassVar[frozenset[str]] = frozenset()
-    """Fields of spec that may change after creation; all others are immutable."""
+    """Fields of spec that may change after creation, as dotted paths; all others are immutable."""
     IMMUTABLE: ClassVar[frozenset[str]] = frozenset()
     """Fields beside spec that may not change after creation."""
     NAMESPACED: ClassVar[bool] = True
@@ -140,6 +141,12 @@ class Resource(Model):
     def refusal(self, submitter: Submitter, rules: DaemonRules) -> str:
         """Why this submitter may not make it where the daemon has these rules; "" where they may."""
         return ""
+
+    @classmethod
+    def sources(cls, document: Document) -> Sequence[tuple[str, Key]]:
+        """The objects from which it takes what their submitter alone may have, each with the field that names it: they
+        must be there, and be the same submitter's."""
+        return ()
 
     def is_owned_by(self, uid: str) -> bool:
         return any(owner.uid == uid for owner in self.metadata.owner_references)

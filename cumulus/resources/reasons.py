@@ -272,6 +272,8 @@ class EventReason(StrEnum):
 
     ATTEMPT_FAILED = "AttemptFailed"
     REQUEUED = "Requeued"
+    CHECKPOINT_SAVED = "CheckpointSaved"
+    """The first checkpoint of an attempt is whole, or the one with which it ends."""
     EXITED_ZERO_AGAIN = "ExitedZeroAgain"
     """A job is requeued again and again though its program exits with 0: it may be done."""
     LEASED = "Leased"

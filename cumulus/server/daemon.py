@@ -115,6 +115,7 @@ def run(settings: Settings) -> int:
             cluster=None if swarm is None else swarm.machines, cluster_user=settings.swarm.ssh_user,
             metrics=metrics, policies=policies_of(settings.max_jobs),
             blobs=blobs, blob_retention=settings.blobs.retention, sources=sources.room,
+            checkpoint_bucket="" if settings.bucket is None else settings.bucket.name,
         )  # fmt: skip
         sources.start()
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cumulus.backends.base import CallResult, Observed, State, Workload
+from cumulus.backends.checkpoints import Saved
 from cumulus.backends.exit_codes import SAVED
 from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionConnection, SessionEnded
@@ -38,6 +39,8 @@ class Script:
     """Its exit code after the stop signal, unless it is killed or comes to its own end within its grace."""
     checkpoint_at: str | None = None
     """As a backend reports it where the exit code is `SAVED`."""
+    saved: Saved | None = None
+    """The newest checkpoint that is seen of it, from its start on."""
     start_seconds: float = 0.0
     """How long it is Starting."""
     refused: str = ""
@@ -85,12 +88,13 @@ class _Run:
         ends, runs = self.ends(), self.began + self.script.start_seconds
         work, state = self.workload, self.state(now)
         code, reason, message = self._outcome()[1:] if state.finished else (None, "", "")
-        checkpoint = self.script.checkpoint_at if code == SAVED else None
+        checkpoint_at = self.script.checkpoint_at if code == SAVED else None
         return Observed(
             name=work.name, job_uid=work.job_uid, namespace=work.namespace, job=work.job, attempt=work.attempt,
             replica=work.replica, node=work.node, state=state, exit_code=code, reason=reason, message=message,
             started_at=self._wall_at(runs) if not self.broken and runs <= min(now, ends) else "",
-            finished_at=self._wall_at(ends) if state.finished else "", checkpoint_at=checkpoint,
+            finished_at=self._wall_at(ends) if state.finished else "", checkpoint_at=checkpoint_at,
+            checkpoint=self.script.saved,
         )  # fmt: skip
 
     def _natural_end(self) -> float:
@@ -183,7 +187,7 @@ class FakeBackend:
             self._runs[workload.name] = self._kept[workload.name] = self._untold[workload.name] = run
             self._attach(run)
 
-    def stop(self, name: str, grace: float) -> None:
+    def stop(self, name: str, grace: float, reason: str = "") -> None:
         with self._lock, self.faults.around("stop", name):
             run = self._settled(name)
             if run is not None:

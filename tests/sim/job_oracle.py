@@ -73,6 +73,9 @@ class JobOracle:
         numbers = [attempt["number"] for attempt in attempts]
         if numbers != list(range(status.get("attemptCount", 0) - len(numbers) + 1, status.get("attemptCount", 0) + 1)):
             raise Violation("attempts", f"{name}: attempts {numbers}, count {status.get('attemptCount')}")
+        following = status.get("next")
+        if following is not None and (following["number"] != numbers[-1] + 1 or following.get("startTime")):
+            raise Violation("attempts", f"{name}: attempt {following['number']} is queued after {numbers}")
         known = {attempt["number"]: attempt for attempt in before.get("attempts") or []}
         for attempt in attempts:
             old = known.get(attempt["number"], {})
@@ -130,6 +133,10 @@ class JobOracle:
             ]
             if len(runs) < document["spec"].get("replicas", 1):
                 raise Violation("ahead of the truth", f"{name} is Running, but {len(runs)} replicas were started")
+        if phase in ("Succeeded", "Suspended", "Failed", "Pending") and status.get("next"):
+            last = attempts[-1] if attempts else {}
+            if phase != "Pending" or last.get("reason") not in ("LeaseExpired", "Saved"):
+                raise Violation("attempts", f"{name} is {phase}, and its next attempt is still queued")
         if phase == "Succeeded" and (not attempts or attempts[-1].get("reason") != "Completed"):
             raise Violation("ahead of the truth", f"{name} is Succeeded, but its last attempt is not Completed")
         if phase in ("Succeeded", "Suspended", "Failed") and attempts and not attempts[-1].get("endTime"):

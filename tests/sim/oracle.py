@@ -85,6 +85,8 @@ class Oracle:
                 self._leadership(document)
         for row in rows:
             self._check_told(decode(row.document))
+        for row in {row.key: row for row in rows if row.key.kind == "GPUJob" and row.type != DELETED}.values():
+            self._check_withdrawn(decode(row.document))
         for gang in bound:
             phases = {p["metadata"]["name"]: phase_of(p) for p in self._parts[gang].values()}
             if "Pending" in phases.values():
@@ -192,7 +194,10 @@ class Oracle:
         if job.get("gone"):
             return False
         number = int(document["metadata"]["labels"]["cumulus.dev/attempt"])
-        attempts = (job.get("status") or {}).get("attempts") or []
+        status = job.get("status") or {}
+        if (status.get("next") or {}).get("number") == number:
+            return True
+        attempts = status.get("attempts") or []
         return bool(attempts) and attempts[-1]["number"] == number and not attempts[-1].get("endTime")
 
     def _over(self, uid: str) -> bool:
@@ -258,6 +263,15 @@ class Oracle:
         why = [c.get("reason") for c in document["status"].get("conditions") or () if c["type"] == type]
         if not why or (uid, why[0]) not in self._told:
             raise Violation("silent end", f"{document['metadata']['name']} is {phase}, and nobody was told")
+
+    def _check_withdrawn(self, job: Doc) -> None:
+        """Nobody keeps shares for an attempt that was queued ahead and is not needed."""
+        status = job.get("status") or {}
+        number = status.get("attemptCount", 0) + 1
+        parts = self._parts.get((job["metadata"]["uid"], str(number)), {}).values()
+        kept = [p["metadata"]["name"] for p in parts if not _goes(p)]
+        if kept and not status.get("next"):
+            raise Violation("leak", f"{kept} stay, which were made for an attempt that is not to come")
 
     def _check_gangs(self) -> None:
         """A gang runs in part only for a moment: while it starts, while it ends."""
@@ -355,3 +369,7 @@ class Oracle:
     def _lease_name(self, id: str) -> str:
         document = self._docs.get(("GPUPartition", id))
         return document["metadata"]["name"] if document is not None else id
+
+
+def _goes(partition: Doc) -> bool:
+    return bool(partition.get("gone") or partition["metadata"].get("deletionTimestamp") or phase_of(partition) in ENDED)

@@ -124,9 +124,9 @@ class SimBackend(FakeBackend):
         self._reach(workload.node)
         super().start(workload)
 
-    def stop(self, name: str, grace: float) -> None:
+    def stop(self, name: str, grace: float, reason: str = "") -> None:
         self._reach_run(name)
-        super().stop(name, grace)
+        super().stop(name, grace, reason)
 
     def remove(self, name: str) -> None:
         self._reach_run(name)

@@ -130,13 +130,13 @@ class ProcessBackend:
             else:
                 self._ensure_supervised(run)
 
-    def stop(self, name: str, grace: float) -> None:
+    def stop(self, name: str, grace: float, reason: str = "") -> None:
         """See `Backend.stop`. The request is a file, so that it holds though this process dies right after."""
         run = self.find(name)
         if run is None or self._observe(run).state.finished:
             return
         with _translated(f"stop {name}"), self._mutex:
-            run.request_stop(grace, self._clock)
+            run.request_stop(grace, self._clock, reason)
             pid = run.supervisor()
             if pid:
                 # The second for one that the job has stopped: it wakes and ends the run as if nothing had been.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cumulus.backends.lease_end import reason_of
 from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
+from cumulus.backends.process.checkpointing import CheckpointWatch, catches_sigterm
 from cumulus.clock import SystemClock
 from cumulus.lib import processes
 from cumulus.resources.reasons import AttemptReason
@@ -31,6 +32,10 @@ _MEMORY_LOOK = 0.1
 
 _CLOCK = SystemClock()
 _MONITOR_FIRST = 1.0
+_LAST_SIGNAL = 5.0
+"""Seconds before SIGKILL at which the stop signal is sent, if no checkpoint came."""
+_AFTER_SAVE = 2.0
+"""Seconds that a program has to end once it has saved."""
 _KILL_AGAIN = 0.05
 _HOLD = 0.05
 _CHUNK = 64 * 1024
@@ -55,9 +60,11 @@ class Command:
         wake: int,
         log: LogWriter,
         leases: LeaseGuard,
+        checkpoint: CheckpointWatch,
         enclosure: str = "",
     ) -> None:
         """`enclosure` is the cgroup that the command was put into, "" for none."""
+        self._checkpoint = checkpoint
         self._spec = spec
         self._pid = pid
         self._output = output
@@ -72,6 +79,10 @@ class Command:
         """It was there when it was told to stop."""
         self._stopping = False
         self._kill_at: float | None = None
+        self._signal_at: float | None = None
+        """Until when the stop signal waits for the checkpoint that the program was asked for."""
+        self._saved = False
+        """It has saved since it was asked."""
         self._out_of_memory = 0
         self._killed = False
         self._closed = False
@@ -90,6 +101,9 @@ class Command:
             if now >= next_look:
                 self._look_for_stop()
                 next_look = now + _LOOK
+            self._checkpoint.look(now)
+            if self._checkpoint.answered or (self._signal_at is not None and now >= self._signal_at):
+                self._saved_or_late(now)
             if self._spec["memory_bytes"] and now >= next_memory:
                 self._check_memory()
                 next_memory = now + _MEMORY_LOOK
@@ -97,7 +111,8 @@ class Command:
                 self._killed = True
                 process_tree.kill_all(os.getpid(), self._enclosure)
                 self._kill_at = now + _KILL_AGAIN
-            wake_at = min(t for t in (next_look, self._kill_at, self._memory_look(next_memory)) if t is not None)
+            times = (next_look, self._kill_at, self._memory_look(next_memory), self._answer_look())
+            wake_at = min(t for t in times if t is not None)
             if self._wait(max(0.0, wake_at - time.monotonic())):
                 next_look = 0.0
         self.abandon()
@@ -114,6 +129,9 @@ class Command:
             if self._closed or not self._copy():
                 break
         self._log.seal()
+
+    def _answer_look(self) -> float | None:
+        return self._checkpoint.next_look if self._checkpoint.asked and not self._checkpoint.answered else None
 
     def _memory_look(self, at: float) -> float | None:
         return at if self._spec["memory_bytes"] else None
@@ -168,7 +186,28 @@ class Command:
             self._begin_to_stop()
             # The monitor signals the tree of an ended lease itself; programs may take a second signal for impatience.
             if not self._leases.ended():
-                process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
+                self._ask_to_end(request.reason)
+
+    def _ask_to_end(self, reason: str) -> None:
+        """Ask for a checkpoint, then send the stop signal. Whoever has a handler for that gets it at once. Others would
+        end by it: where they have shown that they save, it waits for the checkpoint."""
+        assert self._kill_at is not None
+        now = time.monotonic()
+        self._checkpoint.ask(now, reason)
+        below = processes.descendants(os.getpid())
+        if self._checkpoint.asked and self._checkpoint.saved is not None and not any(map(catches_sigterm, below)):
+            self._signal_at = self._kill_at - min(_LAST_SIGNAL, (self._kill_at - now) / 2)
+            return
+        process_tree.send(below, signal.SIGTERM)
+
+    def _saved_or_late(self, now: float) -> None:
+        """The program has saved since it was asked, or has no more time for it: the grace is a limit, not a wait."""
+        if self._signal_at is not None:
+            self._signal_at = None
+            process_tree.send(processes.descendants(os.getpid()), signal.SIGTERM)
+        if self._checkpoint.answered and self._kill_at is not None and not self._saved:
+            self._saved = True
+            self._kill_at = min(self._kill_at, now + _AFTER_SAVE)
 
     def _begin_to_stop(self) -> None:
         """Called before the signal is sent: if the command has ended already, its exit code decides, not the stop."""

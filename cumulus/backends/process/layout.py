@@ -10,18 +10,20 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
                           made with the directory, since a second file of that name would be a second lock;
                           a supervisor that is ending its run sets its times while it makes progress
     started.json          written before the command is let go: from here on, no second start
-    stop.json             a request to end, with its grace and when that is over (CLOCK_BOOTTIME)
+    stop.json             a request to end, with its grace, when that is over (CLOCK_BOOTTIME), and why
+    checkpoint.json       the job's newest checkpoint, as its supervisor saw it
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
+    checkpoint-request    there once the node has asked the program for a checkpoint; holds the reason
     call/                 of a call: what it is made of, then what it left
 ROOT/environments/        Python environments that calls ask for
 ROOT/runner-DIGEST.pyz    what runs calls
 
-Where a root daemon runs the program as its submitter, all of the above is root's alone, and the last and the checkpoint
-are elsewhere:
+Where a root daemon runs the program as its submitter, all of the above is root's alone, and the last two and the
+checkpoint are elsewhere:
 
 ROOT/users/UID/           of that user, mode 0700. Nobody opens, makes or deletes anything in it but as that user
-ROOT/users/UID/JOB_UID/aN-rM/work/
+ROOT/users/UID/JOB_UID/aN-rM/work/, checkpoint-request
 ROOT/users/UID/JOB_UID/aN-rM/call/
 ROOT/users/UID/JOB_UID/checkpoint/
 """
@@ -42,8 +44,10 @@ FORMAT, FORMAT_BEFORE_CALLS, FORMAT_BEFORE_USERS = 3, 2, 1
 
 RUNS, EVENTS, TRASH, USERS = "runs", "events", "trash", "users"
 SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
+SAVED = "checkpoint.json"
 WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
 CALL, ENVIRONMENTS = "call", "environments"
+REQUEST = "checkpoint-request"
 
 
 def files_of(root: str, uid: int) -> str:
@@ -66,10 +70,12 @@ def enclosure(started: dict[str, Any] | None) -> str:
 
 
 class Stop(NamedTuple):
-    """A request to end: the seconds of grace that were given, and when they are over (CLOCK_BOOTTIME)."""
+    """A request to end: the seconds of grace that were given, when they are over (CLOCK_BOOTTIME), and why, in one
+    word."""
 
     grace: float
     kill_at: float
+    reason: str = ""
 
 
 def write_stop(path: str, request: Stop) -> None:
@@ -81,7 +87,10 @@ def read_stop(path: str = STOP) -> Stop | None:
     try:
         document = read_document(path)
         # Versions before this one gave the grace alone.
-        return None if document is None else Stop(float(document["grace"]), float(document.get("kill_at", math.inf)))
+        if document is None:
+            return None
+        kill_at = float(document.get("kill_at", math.inf))
+        return Stop(float(document["grace"]), kill_at, str(document.get("reason", "")))
     except (ValueError, KeyError, TypeError):
         return Stop(0.0, 0.0)
 

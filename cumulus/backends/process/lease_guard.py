@@ -21,6 +21,7 @@ from cumulus.backends.lease_end import reason_of
 from cumulus.backends.process import layout
 from cumulus.backends.process.command import End
 from cumulus.backends.rundir.documents import NO_ROOM
+from cumulus.backends.variables import LEASE_DEADLINE
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import AttemptReason
@@ -203,14 +204,17 @@ class LeaseGuard:
         return variables | self._ends(id, lease.expires_in, variables)
 
     def _ends(self, id: str, expires_in: float, variables: dict[str, str]) -> dict[str, str]:
-        """The variable that says when the first lease ends, where its time has yet to count: from about now on."""
+        """The variables that say when the first lease ends. Where its time has yet to count, it does from about now
+        on."""
         from cumulus.chronos.contract.variables import EXPIRES_AT
 
         seconds = next((x["seconds"] for x in self._leases if x["id"] == id and x.get("seconds")), expires_in)
+        deadline = SystemClock().monotonic() + min(seconds, expires_in)
+        found = {LEASE_DEADLINE: f"{min(deadline, float(variables.get(LEASE_DEADLINE, deadline))):.3f}"}
         if seconds >= expires_in:
-            return {}
+            return found
         ends = timestamp(SystemClock().now() + timedelta(seconds=seconds))
-        return {EXPIRES_AT: min(ends, variables.get(EXPIRES_AT, ends))}
+        return found | {EXPIRES_AT: min(ends, variables.get(EXPIRES_AT, ends))}
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         from cumulus.errors import LedgerUnavailable

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from cumulus.backends.base import Observed, State
+from cumulus.backends.checkpoints import Saved, document_of, read_saved
 from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
@@ -69,8 +70,10 @@ class Run:
             end = self._recorded_end()
             if end is None:
                 started = read_document(self._path(layout.STARTED))
-                state = State.STARTING if started is None else State.RUNNING
-                return self._observed(state, started_at="" if started is None else started["started_at"])
+                if started is None:
+                    return self._observed(State.STARTING)
+                saved = self._saved()
+                return self._observed(State.RUNNING, started_at=started["started_at"], checkpoint=saved)
             self._end = end
             self.__dict__.pop("spec", None)  # Not needed any more, and there may be thousands of ended runs.
         return self._end
@@ -80,11 +83,21 @@ class Run:
         over it when it ends, so that the run can be stopped until then."""
         try:
             end = read_document(self._path(layout.EXIT))
-            return None if end is None else Observed(**{**end, "state": State(end["state"])})
+            if end is None:
+                return None
+            saved = read_saved(end.get("checkpoint"))
+            return Observed(**{**end, "state": State(end["state"]), "checkpoint": saved})
         except (ValueError, KeyError, TypeError):
             if self.supervisor():
                 return None
             raise
+
+    def _saved(self) -> Saved | None:
+        """The job's newest checkpoint, as the supervisor saw it last."""
+        try:
+            return read_saved(read_document(self._path(layout.SAVED)))
+        except ValueError:
+            return None
 
     @property
     def finished(self) -> bool:
@@ -117,12 +130,12 @@ class Run:
             os.close(descriptor)
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 
-    def request_stop(self, grace: float, clock: Clock) -> None:
+    def request_stop(self, grace: float, clock: Clock, reason: str = "") -> None:
         """Ask its supervisor, and all later ones, for its end. A second request can only bring the end nearer."""
         kill_at = clock.monotonic() + max(0.0, grace)
         earlier = layout.read_stop(self._path(layout.STOP))
         if earlier is None or earlier.kill_at > kill_at:
-            layout.write_stop(self._path(layout.STOP), layout.Stop(max(0.0, grace), kill_at))
+            layout.write_stop(self._path(layout.STOP), layout.Stop(max(0.0, grace), kill_at, reason))
 
     def is_stuck(self, clock: Clock) -> bool:
         """Whether its supervisor was asked to end it, and neither has nor shows any progress: the job may have
@@ -194,7 +207,7 @@ class Run:
                 State.FAILED, reason=AttemptReason.START_ERROR, message=f"{message}: {self._last_words()}"
             )
             document = {name: getattr(end, name) for name in Observed.__slots__}
-            document["finished_at"] = timestamp(clock.now())
+            document |= {"finished_at": timestamp(clock.now()), "checkpoint": document_of(end.checkpoint)}
             write_document(self._path(layout.EXIT), document)
         return True
 

@@ -69,6 +69,10 @@ def specification(
     files = os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
     work = os.path.join(files, os.path.relpath(run, JOBS), layout.WORK)
     checkpoint, made = _checkpoint(workload, os.path.join(files, workload.job_uid))
+    request = ""
+    if workload.checkpointing is not None:
+        request = os.path.join(os.path.dirname(work), layout.REQUEST)
+        made = [*made, os.path.dirname(request)]
     return {
         "format": _format(workload, user),
         "user": user,
@@ -86,7 +90,8 @@ def specification(
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
         "env": own_environment(workload, daemon, node_env, user),
-        "fixed_env": job_environment(workload, checkpoint, chronos_home),
+        "fixed_env": job_environment(workload, checkpoint, chronos_home, request),
+        "checkpoint": {"path": checkpoint, "request": request, "after": _after(workload, files)},
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
         "chronos_home": chronos_home,
@@ -182,6 +187,20 @@ def _checkpoint(workload: Workload, job_directory: str) -> tuple[str, list[str]]
     if not path.startswith(kept + os.sep):
         raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory of checkpoints")
     return path, [os.path.dirname(path)]
+
+
+def _after(workload: Workload, files: str) -> str:
+    """Where the checkpoints are that a first attempt goes on from, "" for nowhere."""
+    asked = workload.checkpointing
+    if asked is None or not asked.after:
+        return ""
+    if os.path.isabs(asked.after_path):
+        return asked.after_path
+    if not is_name(asked.after):
+        raise BackendRefused(f"{asked.after!r} is no uid of a job")
+    kept = os.path.join(files, asked.after, layout.CHECKPOINT)
+    path = os.path.normpath(os.path.join(kept, asked.after_path))
+    return path if path.startswith(kept + os.sep) else ""
 
 
 def _cpus(workload: Workload) -> list[int]:

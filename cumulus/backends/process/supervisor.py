@@ -22,19 +22,19 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
 from cumulus.backends import checkpoints, variables
+from cumulus.backends.checkpoints import document_of
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
+from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
 from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
-from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
 from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib import cgroup, processes
-from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import AttemptReason
 
 _DISK_PATIENCE = 1.0
@@ -85,6 +85,7 @@ class _Supervision:
         self._clock = SystemClock()
         self._started_at = ""
         self._redactor = Redactor(())
+        self._checkpoint = CheckpointWatch(spec)
 
     def to_its_end(self, wake: int) -> End:
         spec = self._spec
@@ -125,7 +126,7 @@ class _Supervision:
             # The command waits at its gate and ends with this process.
             reason = AttemptReason.LOST if error.errno in NO_ROOM else AttemptReason.START_ERROR
             return End(None, reason, f"it could not be started: {error.strerror}")
-        command = Command(spec, pid, output, wake, log, leases, enclosure)
+        command = Command(spec, pid, output, wake, log, leases, self._checkpoint, enclosure)
         leases.begin()
         try:
             failure = release()
@@ -186,6 +187,8 @@ class _Supervision:
         """Write the end, durable, once. On a full disk it waits for room: the end is not to be lost."""
         if self._spec.get("call"):
             end = self._collect_call(end)
+        # What never started saved nothing.
+        store = self._checkpoint.store if self._started_at else None
         document = {
             **{k: self._spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
             "state": "Succeeded" if end.reason == "" else "Failed",
@@ -194,7 +197,8 @@ class _Supervision:
             "message": self.without_secrets(end.message),
             "started_at": self._started_at,
             "finished_at": timestamp(self._clock.now()),
-            "checkpoint_at": checkpoints.written_at(self._checkpoint()) if end.code == SAVED else None,
+            "checkpoint": document_of(checkpoints.saved(store, self._checkpoint.saved)),
+            "checkpoint_at": checkpoints.written_at(store) if end.code == SAVED else None,
         }
         while True:
             try:
@@ -216,10 +220,6 @@ class _Supervision:
             sys.stderr.write(f"what the call left cannot be taken: {error}\n")
             return end._replace(message=end.message or f"its result cannot be taken: {error}")
         return end
-
-    def _checkpoint(self) -> checkpoints.CheckpointStore | None:
-        path = self._spec["fixed_env"].get(variables.CHECKPOINT_PATH)
-        return None if path is None else CheckpointFiles(path, user=UnixUser.read(self._spec.get("user")))
 
     def without_secrets(self, text: str) -> str:
         return self._redactor.text(text)

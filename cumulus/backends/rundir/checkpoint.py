@@ -5,21 +5,31 @@ The time is that of the last change to a file (st_ctime), which a program cannot
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
+from cumulus.backends.checkpoints import (
+    Checkpoint,
+    CheckpointUnseen,
+    Saved,
+    document_of,
+    read_saved,
+)
 from cumulus.clock import timestamp
 from cumulus.lib.unix_user import UnixUser, become
 
 _MOST_FILES = 20_000
+_MOST_TRIED = 8
+"""Checkpoints whose manifest is looked at: the newest may be damaged, or being written."""
 
 
 class CheckpointFiles:
     """The files at or below `path`. A file system that does not answer is waited for `patience` seconds. `user`: as
-    whom to look, where that is not this process's own user."""
+    whom to look, where that is not this process's own user. For a process of one thread: it forks."""
 
     def __init__(self, path: str, patience: float = 5.0, user: UnixUser | None = None) -> None:
         self._path = path
@@ -27,27 +37,76 @@ class CheckpointFiles:
         self._patience = patience
 
     def newest(self) -> Checkpoint | None:
-        """See `CheckpointStore.newest`. For a process of one thread: it forks."""
-        readable, writable = os.pipe2(os.O_CLOEXEC)
-        # In a child: the job chose the path, and looking there may take for ever.
-        child = os.fork()
-        if child == 0:
-            try:
-                if self._user is not None:
-                    become(self._user)
-                os.write(writable, b"=" + _newest(self._path).encode())
-            finally:
-                os._exit(0)
-        os.close(writable)
-        with open(readable, "rb") as answer:
-            if not select.select([answer], [], [], self._patience)[0]:
-                os.kill(child, signal.SIGKILL)
-                raise CheckpointUnseen(f"the file system of {self._path} does not answer")
-            said = answer.read().decode()
-        os.waitpid(child, 0)
-        if not said:
-            raise CheckpointUnseen(f"{self._path} could not be looked at")
-        return Checkpoint(self._path, said[1:]) if said[1:] else None
+        """See `CheckpointStore.newest`."""
+        said = answer_of(lambda: _newest(self._path), self._user, self._patience)
+        return Checkpoint(self._path, said) if said else None
+
+    def saved(self, known: Saved | None = None) -> Saved | None:
+        """See `CheckpointStore.saved`."""
+        said = answer_of(lambda: json.dumps(document_of(newest_saved(self._path, known))), self._user, self._patience)
+        return read_saved(json.loads(said)) if said != "null" else None
+
+
+def answer_of(action: Callable[[], str], user: UnixUser | None, patience: float) -> str:
+    """What `action` returns in a child of this process, which is `user` where one is given: it touches what a job
+    named, and that may take for ever. Raises `CheckpointUnseen`."""
+    readable, writable = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            if user is not None:
+                become(user)
+            os.write(writable, b"=" + action().encode())
+        finally:
+            os._exit(0)
+    os.close(writable)
+    with open(readable, "rb") as answer:
+        if not select.select([answer], [], [], patience)[0]:
+            os.kill(child, signal.SIGKILL)
+            raise CheckpointUnseen("the file system of the checkpoint does not answer")
+        said = answer.read().decode()
+    os.waitpid(child, 0)
+    if not said:
+        raise CheckpointUnseen("the checkpoint could not be looked at")
+    return said[1:]
+
+
+def newest_saved(path: str, known: Saved | None = None) -> Saved | None:
+    """The newest checkpoint below a directory whose manifest is one and belongs to this process's user; nothing behind
+    a link is looked at. Where it is still the `known` one, it is not read again."""
+    if known is not None and known.time == _manifest_time(known.path) and not _newer(path, known.step):
+        return known
+    # Loaded where there is something to read: a look mostly finds nothing new.
+    from cumulus.checkpoint import layout
+
+    try:
+        steps = layout.steps(path)[:_MOST_TRIED]
+    except OSError:
+        return None
+    for step in steps:
+        try:
+            manifest = layout.read_manifest(path, step)
+            directory = layout.directory(path, step)
+            return Saved(step, _manifest_time(directory), manifest.size, manifest.seconds, directory)
+        except (layout.Damaged, OSError):
+            continue
+    return None
+
+
+def _newer(path: str, step: int) -> bool:
+    """Whether there may be a later one than that of the step."""
+    try:
+        return any(name.startswith("step-") and name > f"step-{step:012}" for name in os.listdir(path))
+    except OSError:
+        return True
+
+
+def _manifest_time(directory: str) -> str:
+    """When its manifest was written, "" where it has none."""
+    try:
+        return _moment(os.lstat(os.path.join(directory, "manifest.json")).st_ctime)
+    except OSError:
+        return ""
 
 
 def _newest(path: str) -> str:
@@ -71,4 +130,8 @@ def _newest(path: str) -> str:
             last = max(last, os.stat(place).st_ctime)
         except OSError:
             continue
-    return timestamp(datetime.fromtimestamp(last, UTC)) if last else ""
+    return _moment(last) if last else ""
+
+
+def _moment(since_epoch: float) -> str:
+    return timestamp(datetime.fromtimestamp(since_epoch, UTC))

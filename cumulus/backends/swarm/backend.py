@@ -102,7 +102,7 @@ class SwarmBackend:
                 self._watcher.knows(self._services.id(record), record.name)
         self._poke()
 
-    def stop(self, name: str, grace: float) -> None:
+    def stop(self, name: str, grace: float, reason: str = "") -> None:
         """See `Backend.stop`. Swarm itself ends it after the grace it was created with; a shorter one needs the node's
         own engine."""
         record = self._records.find(name)
@@ -112,7 +112,7 @@ class SwarmBackend:
         with record.mutex:
             if record.has(END) or not self._services.known(record):
                 return
-            self._tasks.ask_to_stop(record, grace)
+            self._tasks.ask_to_stop(record, grace, reason=reason)
             self._services.end(record)
         self._poke()
 

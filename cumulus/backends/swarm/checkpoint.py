@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen
+from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen, Saved
 from cumulus.backends.swarm.node_engine import SeesFiles
+from cumulus.checkpoint import layout
 from cumulus.errors import BackendError
 
 
@@ -24,3 +25,18 @@ class NodeFiles:
         if written is None:
             raise CheckpointUnseen(f"{self._path} is not a directory of the node, or cannot be read there")
         return Checkpoint(self._path, written) if written else None
+
+    def saved(self, known: Saved | None = None) -> Saved | None:
+        """See `CheckpointStore.saved`."""
+        try:
+            found = self._engine.newest_manifest(self._container, self._path)
+        except BackendError as error:
+            raise CheckpointUnseen(str(error)) from error
+        if found is None:
+            return known
+        step, time, content = found
+        try:
+            manifest = layout.Manifest.decode(content, step)
+        except layout.Damaged:
+            return known
+        return Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))

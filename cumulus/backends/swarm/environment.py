@@ -18,6 +18,9 @@ from cumulus.chronos.contract.variables import merge
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
 """What holds on the node but not in a container."""
 
+REQUEST = "/tmp/cumulus-checkpoint-request"
+"""Where the node asks a container's program for a checkpoint; images have a /tmp."""
+
 _DIRECTORIES = ("CHRONOS_ACCOUNT", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 _FILES = ("OPENCL_LAYERS", "PYTHONPATH")
 
@@ -28,7 +31,7 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables.setdefault("PYTHONUNBUFFERED", "1")
     variables |= _devices(workload)
     variables = merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
-    fixed = job_environment(workload, workload.checkpoint_path, None)
+    fixed = job_environment(workload, workload.checkpoint_path, None, REQUEST)
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
     variables[SLOT_VARIABLE] = workload.name
     return variables, _mounts({name: value for name, value in prepared.items() if name in variables})

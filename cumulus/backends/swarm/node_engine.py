@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
 import shlex
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
+from cumulus.checkpoint import layout
 from cumulus.chronos.contract.container import KEPT
 from cumulus.clock import timestamp
 from cumulus.errors import BackendError, ChronosError
 
 _SECONDS = 20.0
+_MANIFEST_MIB = 16
+"""Of a manifest at most; a longer one is damaged when it is read."""
 
 
 class NodeShell(Protocol):
@@ -58,6 +63,15 @@ class SeesFiles(Protocol):
     def written(self, id: str, path: str) -> str | None:
         """When the newest file at a path of the container was written, "" where there is none; None where that path is
         not one of the node, or cannot be read there. Raises `BackendError`."""
+        ...
+
+    def newest_manifest(self, id: str, path: str) -> tuple[int, str, bytes] | None:
+        """Of the checkpoints at a path of the container the newest with a manifest: its step, when that was written,
+        and what is in it. None where there is none, or where nobody can look. Raises `BackendError`."""
+        ...
+
+    def put(self, id: str, path: str, text: str) -> None:
+        """Write a small file into a container that runs. Raises `BackendError`."""
         ...
 
 
@@ -104,21 +118,60 @@ class ShellEngine:
         status, output, _ = self._sh(f'age=$({age}); [ -n "$age" ] && echo $(($(date +%s) - age))')
         return float(output) if status == 0 and output.strip() else None
 
-    def written(self, id: str, path: str) -> str | None:
-        container = self.container(id) or {}
-        mounts = sorted(container.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
-        below = (m for m in mounts if f"{path}/".startswith(f"{m['Destination'].rstrip('/')}/"))
-        mount = next(below, None)
-        if mount is None:
+    def newest_manifest(self, id: str, path: str) -> tuple[int, str, bytes] | None:
+        found = self._on_node(id, path)
+        if found is None:
             return None
-        root = shlex.quote(mount["Source"])
-        place = shlex.quote(mount["Source"] + path[len(mount["Destination"].rstrip("/")) :])
+        # No link is followed, and nothing but a file is opened: the job wrote there what it liked.
+        find = (
+            f"timeout 10 find {found[1]} -mindepth 2 -maxdepth 2 -type f -path '*/step-????????????/{layout.MANIFEST}' "
+            "-printf '%C@ %p\\n' 2>/dev/null | sort -k 2 | tail -n 1"
+        )
+        read = f'dd if="$file" iflag=nofollow,nonblock,fullblock bs=1M count={_MANIFEST_MIB} status=none'
+        script = f'line=$({find}); file=${{line#* }}; [ -n "$line" ] && echo "$line" && timeout 10 {read} | base64 -w 0'
+        status, output, _ = self._sh(script)
+        if status != 0:
+            return None
+        line, _, content = output.partition("\n")
+        at, _, file = line.partition(" ")
+        step = layout.step_of(os.path.basename(os.path.dirname(file)))
+        try:
+            return None if step is None else (step, _moment(float(at)), base64.b64decode(content))
+        except ValueError:
+            return None
+
+    def put(self, id: str, path: str, text: str) -> None:
+        directory, name = os.path.split(path)
+        script = (
+            f'd=$(mktemp -d) && printf \'%s\\n\' {shlex.quote(text)} > "$d/{name}" && chmod 644 "$d/{name}" && '
+            f'docker cp "$d/{name}" {shlex.quote(f"{id}:{directory}/")}; s=$?; rm -rf "$d"; exit $s'
+        )
+        status, _, errors = self._sh(script)
+        if status != 0:
+            raise BackendError(f"docker on the node: {errors.strip()[:200]}")
+
+    def written(self, id: str, path: str) -> str | None:
+        found = self._on_node(id, path)
+        if found is None:
+            return None
+        root, place = found
         # The last change (%C): a program cannot set it back.
         find = f"timeout 10 find {place} -type f -printf '%C@\\n' 2>/dev/null | sort -n | tail -n 1"
         status, output, _ = self._sh(f"[ -r {root} ] && {find}")
         if status != 0:
             return None
         return _moment(float(output)) if output.strip() else ""
+
+    def _on_node(self, id: str, path: str) -> tuple[str, str] | None:
+        """The mount that a path of the container lies on, and the path, both as the node has them and quoted."""
+        container = self.container(id) or {}
+        mounts = sorted(container.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
+        below = (m for m in mounts if f"{path}/".startswith(f"{m['Destination'].rstrip('/')}/"))
+        mount = next(below, None)
+        if mount is None:
+            return None
+        place = mount["Source"] + path[len(mount["Destination"].rstrip("/")) :]
+        return shlex.quote(mount["Source"]), shlex.quote(place)
 
     def _run(self, *words: str) -> tuple[int, str, str]:
         return self._sh(shlex.join(["docker", *words]))

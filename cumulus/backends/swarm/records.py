@@ -6,7 +6,8 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
     start.json            who it is; written before the service is created
     service.json          the id of its service: from here on, no second one is created
     running.json          when it was first seen to run
-    stop.json             a request to end, with its grace and when it was made
+    stop.json             a request to end, with its grace, when it was made, and what was saved by then
+    checkpoint.json       the job's newest checkpoint, as it was seen last
     end.json              how it ended; written once, never changed
     log.OFFSET, log.OFFSET.times, log.done  what it wrote and when, saved before the service is removed
     removed               it was removed; only its log counts
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cumulus.backends.base import Observed, State, Workload
+from cumulus.backends.checkpoints import Saved, read_saved
 from cumulus.backends.rundir import layout
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.swarm import spec
@@ -31,6 +33,7 @@ from cumulus.lib.files import sync_directory, write_durably
 
 NAMES = "names"
 START, SERVICE, RUNNING, STOP, END = "start.json", "service.json", "running.json", "stop.json", "end.json"
+SAVED = "checkpoint.json"
 LOG_DONE, REMOVED = "log.done", "removed"
 
 
@@ -69,7 +72,11 @@ class Record:
         document = self.read(END)
         if document is None:
             return None
-        return self.observed(**{**document, "state": State(document["state"])})
+        return self.observed(**{**document, "state": State(document["state"]), "checkpoint": self.saved()})
+
+    def saved(self) -> Saved | None:
+        """The job's newest checkpoint, as it was seen last."""
+        return read_saved(self.read(SAVED))
 
 
 class Records:
@@ -93,7 +100,7 @@ class Records:
                 "name": workload.name, "job_uid": workload.job_uid, "namespace": workload.namespace,
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
-                "checkpoint_path": workload.checkpoint_path,
+                "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
             }
         )  # fmt: skip
 

@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus.backends import exit_codes
 from cumulus.backends.base import Observed, State
-from cumulus.backends.checkpoints import written_at
-from cumulus.backends.exit_codes import SAVED
+from cumulus.backends.checkpoints import document_of, saved, written_at
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.environment import REQUEST
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.node_engine import NodeEngine, SeesFiles
-from cumulus.backends.swarm.records import END, RUNNING, SERVICE, STOP, Record
+from cumulus.backends.swarm.records import END, RUNNING, SAVED, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
 from cumulus.backends.swarm.tasks import Evidence, Task
 from cumulus.clock import Clock, parse_timestamp, timestamp
@@ -29,6 +30,11 @@ from cumulus.resources.reasons import AttemptReason, EventReason
 
 REJOIN_SECONDS = 30.0
 """How long before the end of a run its node may have joined anew for that to be the reason."""
+
+LOOK = 15.0
+"""Seconds between looks at what a program has saved."""
+AFTER_SAVE = 2.0
+"""Seconds that a program has to end once it has saved what it was asked for."""
 
 CLOCKS = 1.0
 """Seconds by which the clocks of two machines may differ when a run's end is compared with its lease's."""
@@ -71,6 +77,8 @@ class TaskReconciler:
         self._timeouts = timeouts
         self._clock = clock
         self._report = report
+        self._next_look: dict[str, float] = {}
+        """By run: when its checkpoints are looked at again."""
 
     def reconcile(self, record: Record, tasks: Sequence[Task] = ()) -> Observed:
         """What a run whose service was created is now. Raises `NodeUnreachable` while its node does not answer."""
@@ -107,17 +115,52 @@ class TaskReconciler:
             record.write(RUNNING, known)
         if known is None:
             return record.observed(State.STARTING)
-        return record.observed(State.RUNNING, started_at=known["at"])
+        if run is not None and record.start.get("asked"):
+            self._look(record, run)
+        return record.observed(State.RUNNING, started_at=known["at"], checkpoint=record.saved())
 
-    def ask_to_stop(self, record: Record, grace: float, why: str = "") -> None:
-        """Record the request. A later one can only bring the end nearer."""
+    def ask_to_stop(self, record: Record, grace: float, why: str = "", reason: str = "") -> None:
+        """Record the request, and ask a program that keeps checkpoints for one first, where there is a `reason`. A
+        later one can only bring the end nearer."""
         earlier = record.read(STOP)
         now = self._clock.now()
         if earlier is not None:
             left = float(earlier["grace"]) - (now - parse_timestamp(earlier["at"])).total_seconds()
             if left <= grace:
                 return
-        record.write(STOP, {"grace": max(0.0, grace), "at": timestamp(now), "why": why})
+        asked = earlier is None and bool(reason) and self._ask(record, reason)
+        saved = document_of(record.saved())
+        document = {"grace": max(0.0, grace), "at": timestamp(now), "why": why, "asked": asked, "saved": saved}
+        record.write(STOP, document)
+
+    def _ask(self, record: Record, reason: str) -> bool:
+        """Ask the program for a checkpoint. Whether it was; where its node cannot be reached, the stop signal does."""
+        engine = self._node_engine(record.start["node"])
+        if not record.start.get("asked") or not isinstance(engine, SeesFiles):
+            return False
+        tasks = observe.read_all(self._engine.tasks({"service": [self._services.id(record)]}))
+        run = run_of(record, tasks)[0] if tasks else None
+        if run is None or not run.container:
+            return False
+        self._look(record, run, now=True)
+        with contextlib.suppress(BackendError):
+            engine.put(run.container, REQUEST, reason)
+            return True
+        return False
+
+    def _look(self, record: Record, run: Task, *, now: bool = False) -> None:
+        """See what it has saved, now and then: its node is asked."""
+        engine, path = self._node_engine(record.start["node"]), record.start.get("checkpoint_path")
+        moment = self._clock.monotonic()
+        if not isinstance(engine, SeesFiles) or not path or not run.container:
+            return
+        if not now and moment < self._next_look.get(record.name, 0.0):
+            return
+        self._next_look[record.name] = moment + LOOK
+        known = record.saved()
+        found = saved(NodeFiles(engine, run.container, path), known)
+        if found is not None and found != known:
+            record.write(SAVED, dict(document_of(found) or {}))
 
     def never_started(self, record: Record) -> None:
         record.write(
@@ -198,9 +241,19 @@ class TaskReconciler:
         elif not run.placed:
             return self._never_placed(record, stop)
         elapsed = (self._clock.now() - parse_timestamp(stop["at"])).total_seconds()
-        if elapsed >= float(stop["grace"]) and run.container:
+        if run.container and (elapsed >= float(stop["grace"]) or self._has_saved(record, run, stop)):
             self._kill(record, run)
         return self._on_node(record, run) if run.placed else self.running(record, run)
+
+    def _has_saved(self, record: Record, run: Task, stop: Mapping[str, Any]) -> bool:
+        """Whether a program that was asked for a checkpoint has saved, and had a moment to end after that."""
+        if not stop.get("asked"):
+            return False
+        known = record.saved()
+        if known is None or document_of(known) == stop.get("saved"):
+            self._look(record, run, now=True)
+            return False
+        return (self._clock.now() - parse_timestamp(known.time)).total_seconds() > AFTER_SAVE
 
     def _never_placed(self, record: Record, stop: Mapping[str, Any]) -> Observed:
         """The end of a run that was told to stop before a node took it."""
@@ -294,6 +347,9 @@ class TaskReconciler:
         run: Task | None = None,
     ) -> Observed:
         finished = run.at if run is not None and run.at else timestamp(self._clock.now())
+        if run is not None and record.start.get("asked"):
+            self._look(record, run, now=True)
+        self._next_look.pop(record.name, None)
         known = record.read(RUNNING)
         started = known["at"] if known else (run.created if run is not None and run.container else "")
         record.write(
@@ -303,7 +359,7 @@ class TaskReconciler:
                 # An engine may tell of the environment that it could not start a program in.
                 "message": self._services.without_secrets(record, message),
                 "started_at": min(started, finished), "finished_at": finished,
-                "checkpoint_at": self._checkpoint_at(record, run) if run is not None and code == SAVED else None,
+                "checkpoint_at": None if code != exit_codes.SAVED or run is None else self._checkpoint_at(record, run),
             },
         )  # fmt: skip
         end = record.end()

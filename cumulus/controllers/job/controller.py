@@ -11,7 +11,7 @@ from dataclasses import replace
 from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
-from cumulus.controllers.job import objects, results
+from cumulus.controllers.job import handover, objects, results
 from cumulus.controllers.job import plan as job_plan
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
@@ -28,18 +28,22 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import NodeCondition
+from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Document, Key, Query, Write, key_of
 from cumulus.store.client import Client, decode
 
 NAME = "job"
 FINALIZER = "cumulus.dev/job"
 
+_DELETED = "Deleted"
+"""Why the programs of a deleted job are to end."""
+
 DELETE_POLL = 30.0
 """Seconds between looks at a job whose partitions are going; their events usually come first."""
 
 
 class JobReconciler:
-    """`backends` by runtime: process, container."""
+    """`backends` by runtime: process, container. `bucket`: where jobs keep their checkpoints that name no place."""
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class JobReconciler:
         clock: Clock,
         recorder: Recorder,
         blobs: BlobStore | None = None,
+        bucket: str = "",
     ) -> None:
         self._reader = reader
         self._client = client
@@ -56,6 +61,7 @@ class JobReconciler:
         self._clock = clock
         self._recorder = recorder
         self._blobs = blobs
+        self._bucket = bucket
 
     def reconcile(self, request: Request) -> Result:
         try:
@@ -89,13 +95,14 @@ class JobReconciler:
 
     def _view(self, job: GPUJob, partitions: Sequence[GPUPartition], replicas: Sequence[Replica]) -> View:
         names = {p.status.node for p in partitions if p.status.node}
-        return View(job, partitions, replicas, self._clock.now(), self._lost(names))
+        uri = objects.checkpoint_uri(job, self._bucket)
+        return View(job, partitions, replicas, self._clock.now(), self._lost(names), uri)
 
     def _partitions(self, job: GPUJob) -> list[GPUPartition]:
         """All that the job owns. Absence is never believed of a cache: it may be older than what it lacks."""
         found = self._reader.owned(GPUPartition, job.uid)
-        attempt = job.status.live_attempt
-        missing = set(attempt.partitions if attempt else ()) - {p.metadata.name for p in found}
+        wanted = {name for a in (job.status.live_attempt, job.status.next) if a for name in a.partitions}
+        missing = wanted - {p.metadata.name for p in found}
         store = StoreReader(self._client.store)
         for name in sorted(missing):
             partition = store.get(GPUPartition, job.metadata.namespace or "", name)
@@ -129,8 +136,11 @@ class JobReconciler:
         shares = {replica: shares_of(held, replica) for replica in wanted}
         nodes = self._nodes({p.status.node for parts in shares.values() for p in parts})
         result = list(view.replicas)
+        after = self._after(job)
+        if isinstance(after, StartRefused):
+            return [after if replica in wanted else result[replica] for replica in range(len(result))]
         for replica in wanted:
-            workload = objects.workload(job, attempt.number, replica, shares[replica], nodes)
+            workload = objects.workload(job, attempt.number, replica, shares[replica], nodes, self._bucket, after)
             try:
                 self._backend(job).start(workload)
             except BackendRefused as error:
@@ -143,9 +153,20 @@ class JobReconciler:
                 result[replica] = self._look(job, replica) or Vanished()
         return result
 
+    def _after(self, job: GPUJob) -> GPUJob | StartRefused | None:
+        """The job whose checkpoint this one goes on from, as long as it has none of its own."""
+        if job.spec.checkpoint is None or job.spec.checkpoint.from_ is None or job.status.checkpoint is not None:
+            return None
+        ((field, key),) = job.sources(job.to_json())
+        found = self._reader.get(GPUJob, key.namespace, key.name)
+        mine = Submitter.of(job.metadata.annotations)
+        if found is None or Submitter.of(found.metadata.annotations)[:2] != mine[:2]:
+            return StartRefused(f"{field}: its submitter has no job {key.namespace}/{key.name} any more")
+        return found
+
     def _stop(self, job: GPUJob, plan: JobPlan) -> None:
         for replica, grace in plan.stop.items():
-            self._backend(job).stop(self._workload(job, replica), grace)
+            self._backend(job).stop(self._workload(job, replica), grace, plan.stop_reason)
 
     def _with_result(self, job: GPUJob, plan: JobPlan) -> JobPlan:
         """The plan, with what came of the call where it ends the job."""
@@ -159,14 +180,25 @@ class JobReconciler:
         """The plan as it was written."""
         for partition in plan.update:
             self._client.store.update(partition.to_json(), fence=self._client.fence)
+        if plan.create and plan.status.next is not None:
+            return self._queue_next(job, plan)
         if plan.create:
             return self._begin_somehow(job, plan)
         if plan.status != job.status:
             ended = job.replace(status=plan.status)
             told = plan.events if plan.status.phase.finished else ()
             events = [self._recorder.event(job, e.type, e.reason, e.message, component=NAME) for e in told]
-            write_with_events(self._client, [Write("status", ended.to_json())], events)
+            writes = [*_deletions(plan), Write("status", ended.to_json())]
+            write_with_events(self._client, writes, events)
         return plan
+
+    def _queue_next(self, job: GPUJob, plan: JobPlan) -> JobPlan:
+        """Of no use where its names are taken: the attempt then begins when the last one has ended, as without it."""
+        try:
+            self._begin(job, plan)
+            return plan
+        except AlreadyExists:
+            return self._write(job, replace(plan, create=(), status=handover.withdrawn(plan.status)))
 
     def _give_up(self, view: View, error: InvalidObject) -> JobPlan:
         """What would be said of the job has no room. It ends, and its shares are free: nobody waits for it for ever."""
@@ -210,8 +242,7 @@ class JobReconciler:
     def _begin(self, job: GPUJob, plan: JobPlan) -> None:
         """Record the attempt and create its partitions in one transaction. The status comes last, so that who sees the
         attempt sees its partitions. Raises AlreadyExists."""
-        writes = [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
-        writes += [Write("create", partition.to_json()) for partition in plan.create]
+        writes = [*_deletions(plan), *(Write("create", partition.to_json()) for partition in plan.create)]
         document = job.replace(status=plan.status).to_json()
         if FINALIZER not in job.metadata.finalizers:
             writes.insert(0, Write("update", with_finalizer(document, FINALIZER)))
@@ -249,7 +280,7 @@ class JobReconciler:
         uid = job["metadata"]["uid"]
         alive = [(backend, o) for backend in backends for o in backend.list(uid) if not o.state.finished]
         for backend, observed in alive:
-            backend.stop(observed.name, grace)
+            backend.stop(observed.name, grace, _DELETED)
         if alive:
             return After(job_plan.STOP_POLL)
         partitions = self._client.store.list(Query(GPUPartition.KIND, owner_uid=uid)).items
@@ -293,6 +324,10 @@ class JobReconciler:
             if node is None:
                 raise Retry(f"the node {name} is not known")
         return {name: node for name, node in nodes.items() if node is not None}
+
+
+def _deletions(plan: JobPlan) -> list[Write]:
+    return [Write("delete", key=partition.key, uid=partition.uid) for partition in plan.discard]
 
 
 def _may_have_run(job: GPUJob, partitions: Sequence[GPUPartition]) -> bool:

@@ -58,7 +58,13 @@ CONTROLLERS = (
         kind=GPUJob.KIND,
         workers=4,
         build=lambda context: JobReconciler(
-            context.cache, context.client, context.backends, context.clock, context.recorder, context.blobs
+            context.cache,
+            context.client,
+            context.backends,
+            context.clock,
+            context.recorder,
+            context.blobs,
+            context.checkpoint_bucket,
         ),
         watches=(
             Watch(GPUJob.KIND, itself, when=exists),

@@ -152,6 +152,9 @@ def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:
         or cause.reason in (AttemptReason.SUSPENDED, AttemptReason.DEADLINE)
     ):
         return cause
+    if spec.path is None:
+        # It was given a place, and may well save elsewhere.
+        checkpoint = checkpoint or None
     saved = replace(cause, reason=AttemptReason.SAVED)
     before = job.status.attempts[-2] if len(job.status.attempts) > 1 else None
     if before is None or before.exit_code != SAVED:

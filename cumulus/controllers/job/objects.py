@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cumulus.backends.base import Call, EnvVar, LeaseRef, Mount, Workload
+from cumulus.backends.base import Call, Checkpointing, EnvVar, LeaseRef, Mount, Workload
 from cumulus.blob.base import owner_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
@@ -12,6 +12,9 @@ from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration
 from cumulus.resources.submitter import Submitter
+
+CHECKPOINTS = "saved"
+"""Where a process finds its checkpoints, in the job's own directory for them."""
 
 PLACE_LENGTH = 200
 """What may be left of a job's namespace and name in its workloads' names, which name files."""
@@ -30,10 +33,23 @@ def workload_name(job: GPUJob, attempt: int, replica: int) -> str:
     return f"{place}.{job.uid.replace('-', '')[:8]}-a{attempt}-r{replica}"
 
 
+def checkpoint_uri(job: GPUJob, bucket: str) -> str:
+    """Where its checkpoints are kept beyond the node, "" where nowhere. A place of the daemon's has the job's uid: a
+    new job of the same name finds nothing there."""
+    checkpoint = job.spec.checkpoint
+    if checkpoint is None:
+        return ""
+    if checkpoint.uri is not None:
+        return checkpoint.uri
+    return f"s3://{bucket}/checkpoints/{job.metadata.namespace}/{job.uid}" if bucket else ""
+
+
 def workload(
-    job: GPUJob, attempt: int, replica: int, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode]
-) -> Workload:
-    """One replica inside its partitions, which must be Active. Raises KeyError where their node is not in `nodes`."""
+    job: GPUJob, attempt: int, replica: int, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode],
+    bucket: str = "", after: GPUJob | None = None,
+) -> Workload:  # fmt: skip
+    """One replica inside its partitions, which must be Active. `bucket` as in `checkpoint_uri`; `after`: the job whose
+    checkpoint it goes on from. Raises KeyError where their node is not in `nodes`."""
     spec, resources = job.spec, job.spec.resources
     submitter = Submitter.of(job.metadata.annotations)
     return Workload(
@@ -63,7 +79,30 @@ def workload(
         submitter_uid=submitter.uid,
         submitter_admin=submitter.admin,
         call=_call(job, submitter),
-        checkpoint_path=(spec.checkpoint.path or "") if spec.checkpoint else "",
+        checkpoint_path=_checkpoint_path(job),
+        checkpointing=_checkpointing(job, bucket, after),
+    )
+
+
+def _checkpoint_path(job: GPUJob) -> str:
+    """A process has a directory for its checkpoints, also where its spec names none."""
+    if job.spec.checkpoint is None:
+        return ""
+    return job.spec.checkpoint.path or ("" if job.spec.image is not None else CHECKPOINTS)
+
+
+def _checkpointing(job: GPUJob, bucket: str, after: GPUJob | None) -> Checkpointing | None:
+    spec = job.spec.checkpoint
+    if spec is None:
+        return None
+    return Checkpointing(
+        uri=checkpoint_uri(job, bucket),
+        credentials=spec.credentials or "",
+        every=parse_duration(spec.every) if spec.every else 0.0,
+        keep=spec.keep,
+        after="" if after is None else after.uid,
+        after_path="" if after is None else _checkpoint_path(after),
+        after_uri="" if after is None else checkpoint_uri(after, bucket),
     )
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from cumulus.backends.base import Observed
 from cumulus.calls.outcome import CRASHED
 from cumulus.clock import parse_timestamp, timestamp
-from cumulus.controllers.job import ending, outcome
+from cumulus.controllers.job import ending, handover, outcome
 from cumulus.controllers.job import status as job_status
 from cumulus.controllers.job.outcome import Cause, EventDraft
 from cumulus.controllers.job.view import (
@@ -27,6 +28,7 @@ from cumulus.controllers.job.view import (
     being_ended,
     checkpoint_time,
     runs,
+    saved_checkpoint,
     shares_of,
 )
 from cumulus.controllers.partition_facts import over_by_time
@@ -35,8 +37,8 @@ from cumulus.resources import job_partitions, retries
 from cumulus.resources.job import Attempt, CallStatus, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.quantity import parse_duration
-from cumulus.resources.reasons import AttemptReason, JobCondition, JobReason, PartitionCondition
+from cumulus.resources.quantity import format_bytes, parse_duration
+from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, PartitionCondition
 
 UNKNOWN_POLL = 5.0
 """Seconds between looks at workloads whose node does not answer: nobody tells when it answers again."""
@@ -57,7 +59,8 @@ KEPT_PARTITIONS = 16
 @dataclass(frozen=True, slots=True)
 class JobPlan:
     """What to do, in this order: `start` and `stop` (then look again), or write `status` with what is created and
-    discarded in one transaction, then `remove` the workloads of the attempt that ended."""
+    discarded in one transaction, then `remove` the workloads of the attempt that ended. What is created is for
+    `status.next`, or where there is none for the attempt that begins."""
 
     status: GPUJobStatus
     create: tuple[GPUPartition, ...] = ()
@@ -67,6 +70,8 @@ class JobPlan:
     start: tuple[int, ...] = ()
     stop: Mapping[int, float] = field(default_factory=dict)
     """Replica -> seconds of grace."""
+    stop_reason: str = ""
+    """Why, for programs that are asked for a checkpoint first; "" where one is of no use."""
     remove: bool = False
     wake: float | None = None
     events: tuple[EventDraft, ...] = ()
@@ -77,25 +82,44 @@ def plan(view: View) -> JobPlan:
     """The next step of a job that is not being deleted."""
     job = view.job
     seen = job.status.model_copy(update={"observed_generation": job.metadata.generation or 0})
-    view = replace(view, job=job.replace(status=seen))
     if seen.phase.finished:
         return JobPlan(seen)
+    seen = seen.model_copy(update={"checkpoint": saved_checkpoint(view)})
+    view = replace(view, job=job.replace(status=seen))
     attempt = seen.live_attempt
     made = _waiting(view) if attempt is None else _during(view, attempt)
-    return replace(made, events=(outcome.end_event(made.status),)) if made.status.phase.finished else made
+    saved = _saved_event(job.status, made.status)
+    if made.status.phase.finished:
+        return replace(made, events=(*saved, outcome.end_event(made.status)))
+    return replace(made, events=(*saved, *made.events))
+
+
+def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
+    """Of an attempt's checkpoints the first is told, and the one with which it ends."""
+    found, attempt = after.checkpoint, before.live_attempt
+    if found is None or found == before.checkpoint or attempt is None:
+        return ()
+    since = attempt.start_time or found.time
+    first = before.checkpoint is None or before.checkpoint.time < since
+    lives = after.live_attempt is not None and after.live_attempt.number == attempt.number
+    if not first and lives and after.phase is JobPhase.RUNNING:
+        return ()
+    message = f"step {found.step}, {format_bytes(found.size)} in {found.seconds:.1f} s, at {found.node}:{found.path}"
+    return (EventDraft("Normal", EventReason.CHECKPOINT_SAVED, truncate(message)),)
 
 
 def _waiting(view: View) -> JobPlan:
     """No attempt lives: the job is held, waits for its next one, or begins it."""
     job, status = view.job, view.job.status
     if job.spec.suspend:
-        return JobPlan(job_status.suspended(status, view.now))
+        return _without_next(view, job_status.suspended(status, view.now))
     status = job_status.resumed(status, view.now)
     left = view.deadline_left()
     if left is not None and left <= 0:
         late = JobReason.DEADLINE_EXCEEDED
-        return JobPlan(job_status.failed(status, late, "activeDeadline was over", view.now))
-    wait = retries.next_due(job, view.now)
+        return _without_next(view, job_status.failed(status, late, "activeDeadline was over", view.now))
+    ahead = status.next is not None and handover.usable(view)
+    wait = 0.0 if ahead else retries.next_due(job, view.now)
     if wait > 0:
         message = f"attempt {status.attempt_count + 1} waits after {status.attempts[-1].reason}"
         status = job_status.waiting(status, JobReason.BACKING_OFF, message, view.now)
@@ -103,7 +127,7 @@ def _waiting(view: View) -> JobPlan:
     if any(view.may_hold_a_workload(partition) for partition in view.partitions):
         message = "the last attempt's leases are being given back"
         return JobPlan(job_status.waiting(status, JobReason.RELEASING, message, view.now), wake=RELEASE_POLL)
-    return _begin(view, status)
+    return _begin_next(view, status) if ahead else _begin(view, handover.withdrawn(status))
 
 
 def _begin(view: View, status: GPUJobStatus) -> JobPlan:
@@ -115,7 +139,24 @@ def _begin(view: View, status: GPUJobStatus) -> JobPlan:
         update={"attempts": (*status.attempts, attempt)[-outcome.KEPT_ATTEMPTS :], "attempt_count": number}
     )
     discard = tuple(partition for partition in view.partitions if not partition.deleting)
-    return JobPlan(status, create=job_partitions.partitions(job.replace(status=status), number), discard=discard)
+    made = JobPlan(status, create=job_partitions.partitions(job.replace(status=status), number), discard=discard)
+    # Those that were made for an attempt ahead, and were not needed, may not be gone yet.
+    return renamed(job, made) if {p.metadata.name for p in view.partitions} & {*names} else made
+
+
+def _begin_next(view: View, status: GPUJobStatus) -> JobPlan:
+    """The attempt that was queued ahead begins; what is left of the last one goes."""
+    kept = status.next.partitions if status.next is not None else ()
+    discard = tuple(p for p in view.partitions if not p.deleting and p.metadata.name not in kept)
+    return JobPlan(handover.begun(status, outcome.KEPT_ATTEMPTS), discard=discard, wake=0.0)
+
+
+def _without_next(view: View, status: GPUJobStatus, **more: Any) -> JobPlan:
+    """A plan in which no attempt is queued ahead any more."""
+    if status.next is None:
+        return JobPlan(status, **more)
+    discard = tuple(partition for partition in view.held(status.next) if not partition.deleting)
+    return JobPlan(handover.withdrawn(status), discard=discard, **more)
 
 
 def _during(view: View, attempt: Attempt) -> JobPlan:
@@ -127,7 +168,7 @@ def _during(view: View, attempt: Attempt) -> JobPlan:
         return _going_on(view, attempt, held)
     alive = view.alive(held)
     if alive:
-        return _stopping(view, attempt, alive, held)
+        return _stopping(view, attempt, alive, held, cause)
     return _over(view, attempt, cause)
 
 
@@ -164,7 +205,14 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
     start = tuple(r for r, replica in enumerate(view.replicas) if replica is None) if active else ()
     began = status.phase is JobPhase.RUNNING and job.status.phase is not JobPhase.RUNNING
     started = EventDraft("Normal", JobReason.STARTED, f"attempt {attempt.number} runs on {attempt.node}")
-    return JobPlan(status, start=start, events=(started,) if began else (), wake=wake)
+    create: tuple[GPUPartition, ...] = ()
+    ahead = handover.due(view, attempt, held) if running else None
+    if ahead is not None and ahead <= 0:
+        status, create = handover.queued(view, status)
+    elif ahead is not None:
+        wake = ahead if wake is None else min(wake, ahead)
+    update = _reprioritized(job, view.held(job.status.next))
+    return JobPlan(status, create=create, update=update, start=start, events=(started,) if began else (), wake=wake)
 
 
 def _reprioritized(job: GPUJob, held: Sequence[GPUPartition]) -> tuple[GPUPartition, ...]:
@@ -189,7 +237,9 @@ def _wake(view: View, held: Sequence[GPUPartition]) -> float | None:
     return max(0.1, min(waits)) if waits else None
 
 
-def _stopping(view: View, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition]) -> JobPlan:
+def _stopping(
+    view: View, attempt: Attempt, alive: Sequence[int], held: Sequence[GPUPartition], cause: Cause
+) -> JobPlan:
     """Some workloads are alive that must not go on: ask for their end, and wait for it."""
     job = view.job
     update: dict[str, object] = {"attempts": (*job.status.attempts[:-1], attempt)}
@@ -197,7 +247,15 @@ def _stopping(view: View, attempt: Attempt, alive: Sequence[int], held: Sequence
         update["phase"] = _interrupted(job)
     graces = {r: _stop_grace(view, shares_of(held, r)) for r in alive if not isinstance(view.replicas[r], Unknown)}
     stop = {r: grace for r, grace in graces.items() if grace is not None}
-    return JobPlan(job.status.model_copy(update=update), stop=stop, wake=STOP_POLL)
+    reason = cause.reason if cause.reason in _ASKED_FIRST and len(alive) == len(view.replicas) else ""
+    status = job.status.model_copy(update=update)
+    plan = JobPlan(status) if handover.goes_on(cause.reason) else _without_next(view, status)
+    return replace(plan, stop=stop, stop_reason=reason, wake=STOP_POLL)
+
+
+_ASKED_FIRST = (AttemptReason.SUSPENDED, AttemptReason.LEASE_RELEASED, AttemptReason.DEADLINE)
+"""Ends from outside, for which all replicas are asked for a checkpoint. At the end of a lease the programs know the
+time themselves, and a gang that has lost a replica cannot save together."""
 
 
 def _stop_grace(view: View, mine: Sequence[GPUPartition]) -> float | None:
@@ -222,7 +280,15 @@ def _over(view: View, attempt: Attempt, cause: Cause) -> JobPlan:
     checkpoint = checkpoint_time(view.replicas)
     cause = ending.judged(job, attempt, cause, checkpoint)
     status, events = outcome.end_attempt(job, _ended(attempt, cause, view, checkpoint), cause, view.now)
-    return JobPlan(status, remove=True, events=events, wake=0.0 if not status.phase.finished else None)
+    over = status.phase.finished
+    if status.next is None or over or not handover.goes_on(cause.reason) or not handover.usable(view):
+        plan = _without_next(view, status)
+    elif handover.certain(view.replicas):
+        plan = _begin_next(view, status)
+    else:
+        # Its leases have to be over first.
+        plan = JobPlan(status)
+    return replace(plan, remove=True, events=events, wake=None if over else 0.0)
 
 
 def _ended(attempt: Attempt, cause: Cause, view: View, checkpoint: str | None) -> Attempt:
@@ -266,6 +332,7 @@ def status_refused(view: View, why: str) -> JobPlan:
     """The job's status cannot be written. What runs is stopped; then the job fails, with the least that says so."""
     job, attempt = view.job, view.job.status.live_attempt
     alive = view.alive(view.held(attempt))
+    ahead = tuple(partition for partition in view.held(job.status.next) if not partition.deleting)
     if alive:
         reached = [r for r in alive if not isinstance(view.replicas[r], Unknown)]
         return JobPlan(job.status, stop={r: parse_duration(job_partitions.grace(job)) for r in reached}, wake=STOP_POLL)
@@ -280,4 +347,4 @@ def status_refused(view: View, why: str) -> JobPlan:
     )  # fmt: skip
     message = f"its status cannot be written: {why}"
     status = job_status.failed(small, AttemptReason.STATUS_REFUSED, message, view.now)
-    return JobPlan(status, remove=attempt is not None, events=(outcome.end_event(status),))
+    return JobPlan(status, discard=ahead, remove=attempt is not None, events=(outcome.end_event(status),))

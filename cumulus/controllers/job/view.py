@@ -9,8 +9,8 @@ from datetime import datetime
 from cumulus.backends.base import Observed, State
 from cumulus.clock import parse_timestamp
 from cumulus.controllers.partition_facts import over_by_time
-from cumulus.resources.job import RUNNING_PHASES, Attempt, GPUJob, JobPhase
-from cumulus.resources.meta import REPLICA_LABEL, condition
+from cumulus.resources.job import RUNNING_PHASES, Attempt, GPUJob, JobPhase, SavedCheckpoint
+from cumulus.resources.meta import ATTEMPT_LABEL, REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
@@ -57,6 +57,8 @@ class View:
     now: datetime
     lost_nodes: frozenset[str] = frozenset()
     """Nodes that are not Ready, or not there."""
+    checkpoint_uri: str = ""
+    """Where the job's checkpoints are kept beyond its nodes."""
 
     def held(self, attempt: Attempt | None) -> list[GPUPartition]:
         """The partitions of the attempt that are there."""
@@ -77,6 +79,9 @@ class View:
 
     def may_hold_a_workload(self, partition: GPUPartition) -> bool:
         """Whether a workload of an earlier attempt could still run in this partition."""
+        if attempt_of(partition) > self.job.status.attempt_count:
+            # Made for an attempt that was queued ahead, and has started nothing.
+            return False
         if partition.status.phase.ended or partition.status.phase is PartitionPhase.PENDING:
             return False
         if partition.status.phase is PartitionPhase.BOUND and partition.status.node in self.lost_nodes:
@@ -122,6 +127,11 @@ def shares_of(held: Sequence[GPUPartition], replica: int) -> list[GPUPartition]:
     return [partition for partition in held if partition.metadata.labels.get(REPLICA_LABEL) == str(replica)]
 
 
+def attempt_of(partition: GPUPartition) -> int:
+    """The number of the attempt that it was made for."""
+    return int(partition.metadata.labels.get(ATTEMPT_LABEL, "0"))
+
+
 def being_ended(partition: GPUPartition) -> bool:
     """Whether its node is ending its processes."""
     ended = condition(partition.status.conditions, PartitionCondition.ENDED)
@@ -132,3 +142,17 @@ def checkpoint_time(replicas: Sequence[Replica]) -> str | None:
     """When the attempt's checkpoint was written last, "" where there is none, None where nobody could see it."""
     seen = [r.checkpoint_at for r in replicas if isinstance(r, Observed) and r.checkpoint_at is not None]
     return max(seen, default=None)
+
+
+def saved_checkpoint(view: View) -> SavedCheckpoint | None:
+    """The job's newest checkpoint, as far as anybody has seen."""
+    seen = [
+        SavedCheckpoint(
+            step=found.step, time=found.time, size=found.size, seconds=found.seconds, node=replica.node,
+            path=found.path, uri=view.checkpoint_uri,
+        )
+        for replica in view.replicas if isinstance(replica, Observed) and (found := replica.checkpoint) is not None
+    ]  # fmt: skip
+    known = view.job.status.checkpoint
+    newest = max(seen, key=lambda each: each.time, default=None)
+    return known if newest is None or (known is not None and known.time >= newest.time) else newest

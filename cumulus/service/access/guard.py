@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import Forbidden
+from cumulus.errors import Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
@@ -95,9 +95,21 @@ class Guard:
             if (after.get(field) or []) != (before.get(field) or []):
                 raise self._refusal(identity, verb, key, f"only an admin may change metadata.{field}")
 
+    def _check_sources(self, identity: Identity, key: Key, document: Document) -> None:
+        """Nobody takes over what is another's, an admin neither: a program would load what others wrote."""
+        for field, source in BY_NAME[key.kind].model().sources(document):
+            self._access.check(identity, "get", BY_NAME[source.kind].plural, source.namespace, source.name)
+            try:
+                stored = self._store.get(source)
+            except NotFound:
+                raise InvalidObject(f"{key}: {field}: there is no {source}", field=field) from None
+            if not _is_mine(identity, stored):
+                raise self._refusal(identity, "create", key, f"{field}: {source} is not yours")
+
     def _check_rules(self, identity: Identity, key: Key, document: Document, submitter: Submitter) -> None:
+        self._check_sources(identity, key, document)
         if submitter.admin and submitter.uid in (0, self._access.rules.uid):
-            # Who could become the daemon's user is refused nothing.
+            # Who could become the daemon's user is refused nothing else.
             return
         made = BY_NAME[key.kind].model().model_validate(document)
         if refused := made.refusal(submitter, self._access.rules):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, Mount, State
+from cumulus.backends.base import Checkpointing, EnvVar, Mount, State
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.command import Command
@@ -254,12 +254,14 @@ class TestEnvironment:
             "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1",
             "CUMULUS_JOB": "job", "CUMULUS_NAMESPACE": "default", "CUMULUS_WORKLOAD": work.name,
             "CUMULUS_ATTEMPT": "1", "CUMULUS_REPLICA": "0", "CUMULUS_REPLICAS": "1",
+            "CUMULUS_JOB_UID": "uid-job", "CUMULUS_FENCING_TOKEN": "1",
         }  # fmt: skip
 
     def test_documented_is_all_that_there_may_be(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in DRIVERS:
             monkeypatch.setenv(name, "/opt/opencl")
-        seen = self.environment(bed, checkpoint_path="state", leases=())
+        asked = Checkpointing(uri="s3://b/p", every=600, keep=3)
+        seen = self.environment(bed, checkpoint_path="state", checkpointing=asked, leases=())
         documented = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
         table = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
         assert seen.keys() <= set(re.findall("`([A-Z_]+)`", " ".join(table)))

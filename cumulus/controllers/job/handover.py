@@ -1,0 +1,101 @@
+"""The attempt that follows, queued before the lease of the one that runs has ended: so the work goes on at once.
+
+It is `status.next` until the one that runs has ended. It asks for shares of its own, in the queue as anybody: it stands
+behind all who wait already. Nothing is started in them before the last attempt is seen to have ended. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cumulus.backends.base import Observed
+from cumulus.clock import parse_timestamp, timestamp
+from cumulus.controllers.job.view import Replica, View
+from cumulus.resources import job_partitions
+from cumulus.resources.job import Attempt, GPUJobStatus
+from cumulus.resources.partition import GPUPartition
+from cumulus.resources.quantity import parse_duration
+from cumulus.resources.reasons import AttemptReason, Retry, retry_of
+
+GRANT_SECONDS = 2.0
+"""What the queue, a binding and a lease take where a share is free."""
+
+LONGEST = 15.0
+"""Seconds before the end of a lease at the earliest: for so long a job may hold two shares. Well within the time in
+which the program of a lease must start, after which the lease's time counts without it."""
+
+PART_OF_LEASE = 4
+"""Of a short lease, only the last such part."""
+
+
+def due(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
+    """Seconds until the next attempt is to be queued, 0 where it is time; None where none is to be, or where it is not
+    known when the lease ends."""
+    job = view.job
+    checkpoint = job.spec.checkpoint
+    if checkpoint is None or checkpoint.on_expiry != "Requeue" or job.status.next is not None:
+        return None
+    if attempt.start_time is None or not held or any(p.status.started_at is None for p in held):
+        return None
+    ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
+    if not ends:
+        return None
+    left = (min(ends) - view.now).total_seconds()
+    deadline = view.deadline_left()
+    if deadline is not None and deadline <= left:
+        return None
+    return max(0.0, left - lead(view))
+
+
+def lead(view: View) -> float:
+    """How long before the end of its lease a job is queued for the next: it may end by itself once it has saved."""
+    job = view.job
+    saved, grace = job.status.checkpoint, parse_duration(job_partitions.grace(job))
+    save = grace if saved is None else min(grace, 2 * saved.seconds)
+    return min(save + GRANT_SECONDS, LONGEST, parse_duration(job.spec.gpu.duration) / PART_OF_LEASE)
+
+
+def queued(view: View, status: GPUJobStatus) -> tuple[GPUJobStatus, tuple[GPUPartition, ...]]:
+    """The status with the next attempt, and the partitions to make for it."""
+    job, number = view.job, status.attempt_count + 1
+    names = job_partitions.partition_names(job, number)
+    following = Attempt(number=number, partitions=names, queue_time=timestamp(view.now))
+    status = status.model_copy(update={"next": following})
+    return status, job_partitions.partitions(job.replace(status=status), number)
+
+
+def goes_on(reason: str) -> bool:
+    """Whether a job whose attempt ended so, and that is not over, goes on in the attempt that was queued ahead."""
+    return retry_of(reason) in (Retry.EXPIRED, Retry.SAVED)
+
+
+def usable(view: View) -> bool:
+    """Whether the shares that were asked for are there, or may still come."""
+    following = view.job.status.next
+    held = view.held(following)
+    return (
+        following is not None
+        and len(held) == len(following.partitions)
+        and not any(p.deleting or p.status.phase.ended for p in held)
+    )
+
+
+def certain(replicas: Sequence[Replica]) -> bool:
+    """Whether every program of the attempt was seen to have ended: then its leases need not be over as well."""
+    return all(
+        isinstance(r, Observed) and r.state.finished and r.exit_code is not None and r.reason != AttemptReason.LOST
+        for r in replicas
+    )
+
+
+def begun(status: GPUJobStatus, kept: int) -> GPUJobStatus:
+    """With the next attempt as the one that lives."""
+    following = status.next
+    assert following is not None
+    attempts = (*status.attempts, following)[-kept:]
+    return status.model_copy(update={"attempts": attempts, "attempt_count": following.number, "next": None})
+
+
+def withdrawn(status: GPUJobStatus) -> GPUJobStatus:
+    """Without the next attempt, whose shares are given up."""
+    return status.model_copy(update={"next": None})
