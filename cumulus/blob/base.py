@@ -33,7 +33,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """`size` is of the whole content in bytes, `received` of what is there, from its beginning on."""
+    """`size` is of the whole content in bytes, `received` of what is there, from its beginning on: less than `size` as
+    long as the blob is not whole, checked and readable."""
 
     size: int
     received: int

@@ -40,7 +40,7 @@ from cumulus.errors import (
     UsageError,
 )
 from cumulus.lib import locks
-from cumulus.lib.files import sync_directory
+from cumulus.lib.files import make_directories, sync_directory
 from cumulus.resources.quantity import format_bytes
 
 _log = structlog.get_logger("cumulus.blobs")
@@ -74,7 +74,7 @@ class DirectoryBlobStore:
         place = self._place(owner, sha256)
         check_size(self._limits, size, offset)
         with _told(self._directory):
-            self._make(place.parent)
+            make_directories(place.parent)
             with _owner_lock(place.parent):
                 there = _used(place)
                 if there is not None:
@@ -140,21 +140,11 @@ class DirectoryBlobStore:
         check_sha256(sha256)
         return self._directory / owner_directory(owner) / sha256[:2] / sha256
 
-    def _make(self, directory: Path) -> None:
-        """With its parents, each of which survives a power cut."""
-        missing = [directory]
-        while not missing[-1].parent.is_dir():
-            missing.append(missing[-1].parent)
-        for each in reversed(missing):
-            with suppress(FileExistsError):
-                each.mkdir(0o700)
-                sync_directory(each.parent)
-
     def _partial(self, place: Path, size: int, offset: int) -> tuple[Path, int]:
         """The file of the upload and its descriptor, locked, with `offset` bytes in it. The owner's lock is held."""
         for path, declared in _partials(place):
             descriptor = _locked(path)
-            received = os.fstat(descriptor).st_size
+            received = _received(os.fstat(descriptor).st_size, declared)
             if declared == size and offset in (0, received):
                 os.ftruncate(descriptor, offset)
                 return path, descriptor
@@ -281,8 +271,14 @@ def _used(place: Path) -> BlobInfo | None:
 def _begun(place: Path) -> BlobInfo | None:
     for path, size in _partials(place):
         with suppress(FileNotFoundError):
-            return BlobInfo(size, path.stat().st_size)
+            if size:  # Of an empty one there is nothing.
+                return BlobInfo(size, _received(path.stat().st_size, size))
     return None
+
+
+def _received(length: int, size: int) -> int:
+    """Of an upload that broke off: at least a byte is to come, since its end is when the content is checked."""
+    return max(0, min(length, size - 1))
 
 
 def _partials(place: Path) -> list[tuple[Path, int]]:

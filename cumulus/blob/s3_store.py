@@ -15,7 +15,7 @@ import json
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -98,10 +98,13 @@ class S3BlobStore:
             return None
         begun, parts = self._begun(seen)
         received = _received(begun, parts)
-        if begun.size and received == begun.size:
-            with self._alone(place, sha256):
+        if not begun.size:
+            return None
+        if received == begun.size:
+            # Another thread may be at it.
+            with suppress(BlobBusy), self._alone(place, sha256):
                 return self._finish(place, sha256, begun, parts, checked=False)
-        return BlobInfo(begun.size, received)
+        return BlobInfo(begun.size, min(received, begun.size - 1))
 
     def write(self, owner: str, sha256: str, size: int, chunks: Iterable[bytes], offset: int = 0) -> BlobInfo:
         place = _place(owner, sha256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 
@@ -48,6 +48,19 @@ def new_file(path: str, mode: int) -> int:
         # What a process of the same id left behind, else.
         os.unlink(path)
         return os.open(path, flags, mode)
+
+
+def make_directories(path: str | os.PathLike[str], mode: int = 0o700) -> None:
+    """Make the directory and those above it that are missing, durable. Raises OSError."""
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_directories(parent, mode)
+    with suppress(FileExistsError):
+        os.mkdir(path, mode)
+    # Also where another process was faster: it may not have come to that yet.
+    sync_directory(parent)
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

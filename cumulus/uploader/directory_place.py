@@ -16,7 +16,7 @@ from typing import IO
 
 from cumulus.checkpoint.layout import File
 from cumulus.errors import BlobStoreUnavailable, ObjectChanged
-from cumulus.lib.files import sync_directory
+from cumulus.lib.files import make_directories, sync_directory
 from cumulus.uploader.place import Found, Notes, Unfaithful
 
 _PIECE = 4 * 2**20
@@ -175,7 +175,7 @@ class DirectoryPlace:
     def _made(self, key: str) -> str:
         """The path of a file, with its directories."""
         path = os.path.join(self._directory, key)
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        make_directories(os.path.dirname(path))
         return path
 
     def _partial(self, name: str) -> str:

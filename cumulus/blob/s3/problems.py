@@ -60,7 +60,7 @@ def _answered(response: Any, where: str, bucket: Bucket, clock: Clock) -> Except
         return Missing(where)
     if code in _CHANGED or status == 412:
         return ObjectChanged(f"could not {where}: it has changed meanwhile")
-    if code == "RequestTimeTooSkewed" or _skew(metadata, clock) > 900:
+    if code == "RequestTimeTooSkewed" or (status in (400, 403) and _skew(metadata, clock) > 900):
         return BucketRefused(
             f"could not {where}: this machine's clock is {_skew(metadata, clock):.0f} s away from the server's",
             hint="set the clock of this machine, with chrony or systemd-timesyncd for example",

@@ -23,7 +23,8 @@ class Digest(Protocol):
 
 def part_size(size: int, least: int = PART) -> int:
     """Of each part but the last, for an object of `size` bytes: S3 takes 10,000 parts."""
-    return max(least, -(-size // MOST_PARTS + 2**20 - 1) // 2**20 * 2**20 if size > least * MOST_PARTS else least)
+    each = -(-size // MOST_PARTS)
+    return max(least, -(-each // 2**20) * 2**20)
 
 
 class PartSender:
