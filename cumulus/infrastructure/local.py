@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cumulus.blob.base import BlobStore
+    from cumulus.calls.session import SessionConnection
     from cumulus.resources.key import Document
     from cumulus.service.infrastructure import LogReader, Swarm, Workers
 
@@ -25,6 +26,11 @@ class LocalInfrastructure:
         from cumulus.infrastructure.logs import log_reader
 
         return log_reader(self._home, job, node)
+
+    def session(self, job: Document) -> SessionConnection:
+        from cumulus.infrastructure.sessions import session
+
+        return session(self._home, job)
 
     @cached_property
     def blobs(self) -> BlobStore:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SwarmStatus,
     )
     from cumulus.blob.base import BlobStore
+    from cumulus.calls.session import SessionConnection
     from cumulus.resources.node import SshAddress
 
 
@@ -111,4 +112,9 @@ class Infrastructure(Protocol):
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         """See `LogReaders`."""
+        ...
+
+    def session(self, job: Document) -> SessionConnection:
+        """A connection to the call of this job, which is a session. Raises SessionEnded where it has not begun or is
+        over, BackendError where its node does not answer."""
         ...
