@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cumulus import paths
+from cumulus.backends.base import Backend
 from cumulus.errors import NoLog
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
-from cumulus.service.infrastructure import LogReader
 
 
-def log_reader(home: Path, job: Document, node: str) -> LogReader:
+def log_reader(home: Path, job: Document, node: str) -> Backend:
     """See `service.infrastructure.LogReaders`."""
     container = lookup(job, "spec.image")
     directory = paths.swarm_dir(home) if container else paths.process_dir(home)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cumulus.backends.base import Backend
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.errors import NoLog
 from cumulus.infrastructure.logs import log_reader
@@ -19,7 +18,7 @@ def session(home: Path, job: Document) -> SessionConnection:
         raise SessionEnded("the session has not begun, or has ended")
     last = attempts[-1]
     try:
-        backend: Backend = log_reader(home, job, last.get("node", ""))
+        backend = log_reader(home, job, last.get("node", ""))
     except NoLog:
         raise SessionEnded("the session has not begun") from None
     try:
