@@ -12,6 +12,7 @@ Who sends anything else, or breaks off within a frame, is let go. A call whose c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -64,6 +65,11 @@ class SessionConnection:
             self._connection.sendall(_HEAD.pack(CLOSE, 0))
         except (BrokenPipeError, ConnectionResetError):
             raise SessionEnded("the session has ended") from None
+
+    def abort(self) -> None:
+        """End the connection while another thread waits for it, which gets a SessionEnded; the session goes on."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the session goes on."""

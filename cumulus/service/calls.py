@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from cumulus.calls.session import SessionConnection
 from cumulus.errors import Forbidden, NotFound, Replaced
 from cumulus.lib.printable import one_line
 from cumulus.resources.key import Document, Key
@@ -14,10 +17,13 @@ from cumulus.store.base import Store
 
 
 class Calls:
-    def __init__(self, store: Store, objects: Objects, access: Access) -> None:
+    def __init__(
+        self, store: Store, objects: Objects, access: Access, session: Callable[[Document], SessionConnection]
+    ) -> None:
         self._store = store
         self._objects = objects
         self._access = access
+        self._session = session
 
     def get(self, identity: Identity, key: Key, uid: str = "") -> Document:
         """The job; with `uid` that very one. Raises NotFound, Forbidden."""
@@ -36,6 +42,11 @@ class Calls:
             self._access.audit.tell(identity, "get", "gpujobs/call", key.namespace, key.name, "Forbidden")
             raise Forbidden(f"gpujob/{key.name} is {one_line(submitter.name) or 'nobody'}'s call, not yours")
         return found
+
+    def session(self, job: Document) -> SessionConnection:
+        """A connection to the session that this job is, which `own` gave. Raises SessionEnded where it has not begun or
+        is over, BackendError where its node does not answer."""
+        return self._session(job)
 
     def end_unattended(self, key: Key, uid: str, seconds: float) -> None:
         """Delete a call whose client was silent for that long. For the server itself, not for people."""

@@ -118,7 +118,7 @@ class Service:
     def calls(self) -> Calls:
         from cumulus.service.calls import Calls
 
-        return Calls(self.store, self.objects, self.access)
+        return Calls(self.store, self.objects, self.access, lambda job: self.infrastructure.session(job))
 
     @cached_property
     def nodes(self) -> Nodes:

@@ -23,6 +23,7 @@ from cumulus.answers.swarm import (
 from cumulus.backends.logs import Gap
 from cumulus.blob.base import BlobStore
 from cumulus.blob.directory import DirectoryBlobStore
+from cumulus.calls.session import SessionConnection, connect
 from cumulus.clock import FakeClock
 from cumulus.errors import NodeUnreachable, NoLog
 from cumulus.nodes.address import Address
@@ -159,6 +160,12 @@ class FakeInfrastructure:
     logs: FakeLogs = field(default_factory=FakeLogs)
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     swarm: FakeSwarm = field(default_factory=FakeSwarm)
+
+    session_directory: str = ""
+    """Where a session's socket is, "" where none runs."""
+
+    def session(self, job: Document) -> SessionConnection:
+        return connect(self.session_directory or "/nowhere")
 
     @cached_property
     def blobs(self) -> BlobStore:

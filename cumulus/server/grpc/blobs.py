@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -12,9 +11,10 @@ from contextlib import aclosing
 from typing import Any
 
 from cumulus.blob.base import BlobInfo
-from cumulus.errors import CumulusError, UsageError
+from cumulus.errors import UsageError
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
+from cumulus.server.grpc.pipe import Pipe
 from cumulus.service.blobs import BlobFound, Blobs
 from cumulus.service.identity import Identity
 
@@ -24,8 +24,6 @@ UPLOADS, UPLOADS_OF_USER = 128, 16
 """At once. Those beyond wait for their turn."""
 STALLED_SECONDS, BYTES_PER_SECOND = 60.0, 16 * 2**10
 """How long an upload may take: so long, and beyond that as long as it comes at that rate."""
-_WAITING = 4
-"""Pieces that wait for the disk before the client waits too."""
 
 
 class BlobCalls:
@@ -42,15 +40,17 @@ class BlobCalls:
             raise UsageError("the first message of an upload has its header")
         header = first.header
         async with self._turns[identity[:2]]:
-            upload = _Upload(requests)
+            pipe: Pipe[bytes] = Pipe()
             loop = asyncio.get_running_loop()
             stored = loop.run_in_executor(
-                self._threads, self._blobs.write, identity, header.sha256, header.size, upload.pieces(), header.offset
+                self._threads, self._blobs.write, identity, header.sha256, header.size, iter(pipe), header.offset
             )
+            # Where it wants no more, nobody waits for it to take what came.
+            stored.add_done_callback(lambda _: pipe.end(whole=False))
             try:
-                await upload.feed(stored)
+                await _feed(pipe, requests, stored)
             finally:
-                upload.end(whole=False)
+                pipe.end(whole=False)
             info: BlobInfo = await stored
         return pb.Blob(sha256=header.sha256, size=info.size, received=info.received)
 
@@ -88,54 +88,25 @@ def _message(found: BlobFound) -> pb.Blob:
     return made
 
 
-class _BrokenOff(CumulusError):
-    """The client went away in the middle of an upload."""
-
-
-class _Upload:
-    """Hands what comes in the event loop to the thread that writes it."""
-
-    def __init__(self, requests: AsyncIterator[pb.PutBlobRequest]) -> None:
-        self._requests = requests
-        self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(_WAITING)
-        self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._whole = False
-
-    async def feed(self, stored: asyncio.Future[Any]) -> None:
-        """Until the client has sent all, or the thread wants no more. Raises UsageError."""
-        began, received = time.monotonic(), 0
-        stored.add_done_callback(lambda _: self._room.release())
-        while not stored.done():
-            left = began + STALLED_SECONDS + received / BYTES_PER_SECOND - time.monotonic()
-            coming: asyncio.Future[Any] = asyncio.ensure_future(anext(self._requests, None))
-            try:
-                await asyncio.wait([coming, stored], timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
-                if stored.done():
-                    return
-                if not coming.done():
-                    raise UsageError("the upload takes too long", hint="go on from what was received")
-            finally:
-                coming.cancel()
-            message = coming.result()
-            if message is None:
-                self.end(whole=True)
+async def _feed(pipe: Pipe[bytes], requests: AsyncIterator[pb.PutBlobRequest], stored: asyncio.Future[Any]) -> None:
+    """Until the client has sent all, or the thread wants no more. Raises UsageError."""
+    began, received = time.monotonic(), 0
+    while not stored.done():
+        left = began + STALLED_SECONDS + received / BYTES_PER_SECOND - time.monotonic()
+        coming: asyncio.Future[Any] = asyncio.ensure_future(anext(requests, None))
+        try:
+            await asyncio.wait([coming, stored], timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
+            if stored.done():
                 return
-            if not message.HasField("data"):
-                raise UsageError("only the first message of an upload has a header")
-            received += len(message.data)
-            self._pieces.put(message.data)
-            await self._room.acquire()
-
-    def end(self, *, whole: bool) -> None:
-        """Nothing more comes. May be called again."""
-        self._whole = self._whole or whole
-        self._pieces.put(None)
-
-    def pieces(self) -> Iterator[bytes]:
-        """For the thread."""
-        while (data := self._pieces.get()) is not None:
-            yield data
-            self._loop.call_soon_threadsafe(self._room.release)
-        if not self._whole:
-            raise _BrokenOff("the client went away")
+            if not coming.done():
+                raise UsageError("the upload takes too long", hint="go on from what was received")
+        finally:
+            coming.cancel()
+        message = coming.result()
+        if message is None:
+            pipe.end(whole=True)
+            return
+        if not message.HasField("data"):
+            raise UsageError("only the first message of an upload has a header")
+        received += len(message.data)
+        await pipe.put(message.data)

@@ -20,6 +20,7 @@ from cumulus.server.grpc.door import Door
 from cumulus.server.grpc.jobs import JobCalls
 from cumulus.server.grpc.logs import LogCalls
 from cumulus.server.grpc.results import ResultCalls
+from cumulus.server.grpc.sessions import SessionCalls
 
 if TYPE_CHECKING:
     from cumulus.server.grpc.door import Handler
@@ -48,6 +49,7 @@ OPTIONS: list[tuple[str, int]] = [
 def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handler]:
     """By the RPC's name."""
     blobs, jobs, logs, results = BlobCalls(api), JobCalls(api, attendance), LogCalls(api), ResultCalls(api)
+    sessions = SessionCalls(api)
     return {
         "PutBlob": door.uploading("PutBlob", pb.PutBlobRequest, blobs.put),
         "FindBlobs": door.unary("FindBlobs", pb.FindBlobsRequest, blobs.find),
@@ -59,6 +61,7 @@ def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handl
         "Cancel": door.unary("Cancel", pb.CancelRequest, jobs.cancel, changes=True),
         "Attend": door.unary("Attend", pb.AttendRequest, jobs.attend),
         "Result": door.streaming("Result", pb.ResultRequest, results.result),
+        "Call": door.conversing("Call", pb.CallRequest, sessions.call),
         "Logs": door.streaming("Logs", pb.LogsRequest, logs.logs),
     }
 
