@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cumulus.sdk import transport
+from cumulus.errors import CumulusError
+from cumulus.sdk import presigned, transport
 from cumulus.sdk.packaging.archive import Blob
 from cumulus.sdk.transport import Connection
 
@@ -36,9 +37,13 @@ class Blobs:
             else:
                 wanted.append(fresh)
         if wanted:
-            for blob, received in zip(wanted, self._received(wanted), strict=True):
-                if received < len(blob.content) or not blob.content:
-                    self._put(blob, received)
+            for blob, found in zip(wanted, self._found(wanted), strict=True):
+                if found.received >= len(blob.content) > 0:
+                    continue
+                if found.put_urls and not found.received:
+                    self._put_parts(blob, found)
+                else:
+                    self._put(blob, found.received)
         with self._lock:
             self._known.update(blob.sha256 for blob in (*kept, fresh))
 
@@ -47,12 +52,19 @@ class Blobs:
         with self._lock:
             self._known.clear()
 
-    def _received(self, blobs: Sequence[Blob]) -> list[int]:
+    def _found(self, blobs: Sequence[Blob]) -> Sequence[orchestrator_pb2.Blob]:
         from cumulus.rpc.orchestrator_pb2 import BlobHeader, FindBlobsRequest
 
         request = FindBlobsRequest(blobs=[BlobHeader(sha256=each.sha256, size=len(each.content)) for each in blobs])
         found = self._connection.call(lambda stub, who, seconds: stub.FindBlobs(request, metadata=who, timeout=seconds))
-        return [each.received for each in found.blobs]
+        return found.blobs
+
+    def _put_parts(self, blob: Blob, found: orchestrator_pb2.Blob) -> None:
+        presigned.put(blob.content, found.put_urls, found.part_size)
+        # The server looks at it as it is asked for.
+        [stored] = self._found([blob])
+        if stored.received < len(blob.content):
+            raise CumulusError("the store of blobs lost a part of what was sent", hint="try again")
 
     def _put(self, blob: Blob, received: int) -> None:
         first: int | None = received
@@ -60,7 +72,7 @@ class Blobs:
         def once() -> None:
             nonlocal first
             if first is None:
-                [first] = self._received([blob])
+                first = self._found([blob])[0].received
                 if first == len(blob.content) and blob.content:
                     return
             begin, first = first, None

@@ -14,7 +14,7 @@ from cumulus.calls.outcome import Outcome
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, WaitTimedOut
 from cumulus.resources.key import Document
-from cumulus.sdk import keys, output, results, transport
+from cumulus.sdk import keys, output, presigned, results, transport
 from cumulus.sdk.errors import CallError, Cancelled
 from cumulus.sdk.threads import awaited, in_background
 from cumulus.sdk.transport import Connection
@@ -78,7 +78,7 @@ class Call(Generic[T]):
 
     def done(self) -> bool:
         """Whether it is over, however it ended."""
-        return self.status in ("Succeeded", "Failed")
+        return self.status in output.FINAL_PHASES
 
     def logs(self, *, follow: bool = True) -> Iterator[str]:
         """What it prints, in pieces of text; until it is over, or without `follow` as far as it is now."""
@@ -221,6 +221,8 @@ def fetch(
                 head = part.header
             else:
                 content.extend(part.data)
+        if head is not None and head.get_url:
+            presigned.get(head.get_url, content, head.size)
         if head is None or len(content) != head.size:
             raise ServerUnavailable("the answer was cut")
         return _answer(head, content, name)

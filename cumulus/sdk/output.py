@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ from cumulus.sdk.transport import Connection
 
 if TYPE_CHECKING:
     from cumulus.rpc.orchestrator_pb2 import JobRef
+
+
+FINAL_PHASES = ("Succeeded", "Failed")
+"""Those of a job that is over."""
 
 
 def dropped_line(dropped: int) -> str:
@@ -58,7 +63,8 @@ def stream(
                 yield from filter(None, taken)
                 taken.clear()
                 chunk = next(call, None)
-            over = True
+            # A server that ends in good order ends its answers, too.
+            over = not follow or _is_over(connection, job)
         except grpc.RpcError as error:
             if not transport.is_passing(transport.error_of(error)) or _was_cancelled(error):
                 over = True
@@ -66,6 +72,19 @@ def stream(
             call.cancel()
     if rest := text.end():
         yield rest
+
+
+def _is_over(connection: Connection, job: JobRef) -> bool:
+    from cumulus.rpc.orchestrator_pb2 import GetRequest
+
+    try:
+        request = GetRequest(job=job)
+        found = connection.call(
+            lambda stub, who, seconds: stub.Get(request, metadata=who, timeout=seconds), patience=transport.long
+        )
+    except NotFound:
+        return True
+    return (json.loads(found.object).get("status") or {}).get("phase") in FINAL_PHASES
 
 
 def _was_cancelled(error: Any) -> bool:

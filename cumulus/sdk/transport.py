@@ -37,6 +37,8 @@ WAIT_SECONDS = 900.0
 """The same, for what waits for a call that runs: its job needs no server to go on."""
 UNARY_SECONDS = 30.0
 """For one try of a short request."""
+TICKETS = 5
+"""How many tickets one request may have refused."""
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 TICKET, ERROR, VERSION = "cumulus-ticket", "cumulus-error-bin", "cumulus-client"
 
@@ -114,13 +116,20 @@ class Connection:
         import grpc
 
         tries = _Tries()
+        refused = 0
         while True:
             began = time.monotonic()
+            ticket = self._ticket
             try:
                 value = attempt()
             except grpc.RpcError as error:
                 made = self._error(error)
-                if self._closed or not self._may_try_again(error, made):
+                if isinstance(made, errors.Unauthenticated) and ticket is not None and refused < TICKETS:
+                    # It is over: tickets live for minutes, and a daemon that restarts knows none of those before.
+                    refused += 1
+                    if self._ticket is ticket:
+                        self._ticket = None
+                elif self._closed or not is_passing(made):
                     raise made from None
                 last = made
             except ServerUnavailable as error:
@@ -146,18 +155,6 @@ class Connection:
             channel, self._channel, self._stub = self._channel, None, None
         if channel is not None and self._pid == os.getpid():
             channel.close()
-
-    def _may_try_again(self, error: grpc.RpcError, made: CumulusError) -> bool:
-        import grpc
-
-        code = error.code()
-        if code is grpc.StatusCode.UNAUTHENTICATED and self._ticket is not None and self.address.is_local:
-            # It is over: tickets live for minutes, and a daemon that restarts knows none of those before.
-            ticket, self._ticket = self._ticket, None
-            with contextlib.suppress(CumulusError):
-                self._ticket = self._new_ticket()
-            return self._ticket is not None and self._ticket.ticket != ticket.ticket
-        return is_passing(made)
 
     def _opened(self) -> grpc.Channel:
         """Where the server of the API says that its gRPC is, where that is who is known."""

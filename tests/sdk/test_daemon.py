@@ -1,0 +1,271 @@
+"""The SDK on the real daemon with process jobs: programs of their own, as users write them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+from tests.daemon import DaemonBed
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-daemon")]
+
+
+class Bed(DaemonBed):
+    """A daemon, and a directory with a project."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, XDG_CONFIG_HOME=str(directory / "config"), COLUMNS="160", ORCHESTRATOR_PORT="0")
+        self.project = directory / "project"
+        self.project.mkdir(parents=True)
+        self.write("pyproject.toml", "")
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def start(self, name: str, text: str) -> subprocess.Popen[str]:
+        """A program of the project."""
+        path = self.write(name, text)
+        return subprocess.Popen(
+            [sys.executable, path], cwd=self.project, env=self.env, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def python(self, name: str, text: str) -> str:
+        """What the program prints, which ends well."""
+        program = self.start(name, text)
+        out, err = program.communicate(timeout=120)
+        assert program.returncode == 0, f"{out}\n{err}"
+        return out
+
+    def up(self) -> None:
+        self.serve()
+        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    made = Bed(tmp_path_factory.mktemp("sdk"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.run("delete", "jobs", "--all")
+        processes.end(made.daemons)
+
+
+def test_all_sorts_of_functions(bed: Bed) -> None:
+    bed.write("package/__init__.py", "from package.inner import area\n")
+    bed.write("package/inner.py", "def area(a, b):\n    from package import late\n    return late.times(a, b)\n")
+    bed.write("package/late.py", "def times(a, b):\n    return a * b\n")
+    out = bed.python(
+        "sorts.py",
+        """
+        import os, threading
+        import numpy
+        from cumulus.sdk import CumulusClient, NotPicklable, gpu
+        import package
+
+        def plain(a, b=2):
+            print("printed there")
+            return a + b
+
+        class Counter:
+            def __init__(self, start):
+                self.value = start
+            def add(self, n):
+                self.value += n
+                return self
+
+        class Odd(Exception):
+            def __init__(self, code, text):
+                super().__init__(text)
+                self.code = code
+
+        async def later(x):
+            return x * 2
+
+        def numbers():
+            yield 1
+
+        def fails():
+            try:
+                {}["k"]
+            except KeyError as error:
+                raise Odd(7, "odd") from error
+
+        def forks():
+            pid = os.fork()
+            if pid == 0:
+                os._exit(3)
+            done = []
+            thread = threading.Thread(target=lambda: done.append(1))
+            thread.start(); thread.join()
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), done
+
+        @gpu(memory=0.1, duration="5m")
+        def decorated(x):
+            return os.environ["CHRONOS_MEMORY_BYTES"], x
+
+        if __name__ == "__main__":
+            with CumulusClient() as client:
+                assert client.run(plain, 1, gpu_memory=0.2, duration=300) == 3
+                assert client.run(package.area, 3, 4) == 12
+                array = numpy.arange(2_000_000)
+                assert client.run(lambda: int(array.sum())) == int(array.sum())
+                assert client.run(Counter(3).add, 4).value == 7
+                assert client.run(later, 21) == 42
+                try:
+                    client.run(numbers)
+                except NotPicklable as error:
+                    print("generator:", error)
+                try:
+                    client.run(fails)
+                except Odd as error:
+                    assert error.code == 7 and isinstance(error.__cause__, KeyError)
+                    assert 'raise Odd(7, "odd")' in error.__notes__[0], error.__notes__
+                try:
+                    client.run(lambda: __import__("sys").exit(4))
+                except SystemExit as error:
+                    assert error.code == 4
+                assert client.run(forks) == (3, [1])
+                memory, x = decorated(5)
+                assert int(memory) > 0 and x == 5
+                print("all good")
+        """,
+    )
+    assert "printed there\n" in out
+    assert "generator:" in out
+    assert out.endswith("all good\n")
+
+
+def test_a_result_is_fetched_by_another_process(bed: Bed) -> None:
+    name = bed.python(
+        "submits.py",
+        """
+        from cumulus.sdk import CumulusClient
+        def work():
+            print("worked")
+            return {"answer": 42}
+        print(CumulusClient().submit(work).name)
+        """,
+    ).strip()
+    out = bed.python(
+        "fetches.py",
+        f"""
+        import asyncio
+        from cumulus.sdk import CumulusClient
+        call = CumulusClient().attach({name!r})
+        print(call.result(60), call.status, "".join(call.logs()), end="")
+        async def main():
+            return await call
+        assert asyncio.run(main()) == {{"answer": 42}}
+        """,
+    )
+    assert out == "{'answer': 42} Succeeded worked\n"
+    job = bed.get("gpujob", name)
+    assert job["status"]["call"]["outcome"] == "Returned"
+
+
+def test_the_servers_are_killed_during_a_run(bed: Bed, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    program = bed.start(
+        "survives.py",
+        f"""
+        from cumulus.sdk import CumulusClient
+        def wait():
+            import os, time
+            print("begun", flush=True)
+            while not os.path.exists({str(gate)!r}):
+                time.sleep(0.05)
+            print("ended")
+            return "done"
+        print(CumulusClient().run(wait))
+        """,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "begun\n"
+    daemon = bed.daemons[-1]
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    bed.up()
+    gate.touch()
+    out, err = program.communicate(timeout=90)
+    assert out == "ended\ndone\n", err
+    assert program.returncode == 0, err
+
+
+def test_ctrl_c_cancels_and_a_dead_client_is_noticed(bed: Bed) -> None:
+    text = """
+        from cumulus.sdk import CumulusClient
+        from cumulus.sdk import options
+        options.ATTENDED = "2s"
+        def sleeps():
+            import time
+            print("begun", flush=True)
+            time.sleep(600)
+        CumulusClient().run(sleeps)
+        """
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        program = bed.start("sleeps.py", text)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        program.send_signal(sent)
+        _, err = program.communicate(timeout=60)
+        assert program.returncode == -sent, err
+        eventually(lambda: not [job for job in bed.items("gpujobs") if job["metadata"]["name"].startswith("sleeps-")])
+
+
+def test_what_runs_no_call_is_told(bed: Bed) -> None:
+    out = bed.python(
+        "told.py",
+        """
+        import os
+        from cumulus.errors import CumulusError
+        from cumulus.sdk import Crashed, CumulusClient, LeaseExpired
+        client = CumulusClient()
+        def long():
+            import time
+            time.sleep(60)
+        try:
+            client.run(long, duration="2s")
+        except LeaseExpired as error:
+            print("expired:", error)
+        try:
+            client.run(os._exit, 9)
+        except Crashed as error:
+            print("crashed:", error)
+        try:
+            client.attach("nothing")
+        except CumulusError as error:
+            print("missing:", error)
+        try:
+            client.run(len, "x", gpu_memory="900Ti", env={"1": "x"})
+        except CumulusError as error:
+            print("refused:", error)
+        """,
+    )
+    lines = out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["expired", "crashed", "missing", "refused"], out
+
+
+def test_a_client_needs_a_daemon(tmp_path: Path) -> None:
+    env = {**os.environ, "CUMULUS_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from cumulus.sdk import CumulusClient; CumulusClient()"], env=env, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert "no daemon runs" in done.stderr
+    assert json.dumps(done.returncode) == "1"
