@@ -101,7 +101,7 @@ def run(settings: Settings) -> int:
             usage=lambda: usage_of(ledger),
         )  # fmt: skip
         backends: list[Backend] = [_process_backend(settings, name, ledger, blobs)]
-        swarm = _swarm_backend(settings, store, lambda: manager.agents)
+        swarm = _swarm_backend(settings, store, lambda: manager.agents, blobs)
         if swarm is not None:
             backends.append(swarm)
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
@@ -185,14 +185,14 @@ def _process_backend(settings: Settings, node: str, ledger: Ledger, blobs: BlobS
 
 
 def _swarm_backend(
-    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]]
+    settings: Settings, store: Store, agents: Callable[[], Mapping[str, NodeAgent]], blobs: BlobStore
 ) -> SwarmBackend | None:
     """Loaded where the settings name a Swarm, so that a daemon without one starts faster."""
     if not settings.swarm.is_named:
         return None
     from cumulus.server import swarm
 
-    made = swarm.backend(settings, store, agents)
+    made = swarm.backend(settings, store, agents, blobs)
     if made is not None:
         _log.info("using a Docker Swarm", managers=" ".join(made.engine.urls))
     return made

@@ -9,6 +9,7 @@ from cumulus.backends.base import LeaseRef
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import from_settings
 from cumulus.backends.swarm.node_engine import ShellEngine
+from cumulus.blob.base import BlobStore
 from cumulus.chronos.contract import LeaseState, Prepares
 from cumulus.errors import NodeUnreachable, NotFound
 from cumulus.nodes import workers
@@ -24,7 +25,7 @@ from cumulus.store.leadership import store_id
 Agents = Callable[[], Mapping[str, NodeAgent]]
 
 
-def backend(settings: Settings, store: Store, agents: Agents) -> SwarmBackend | None:
+def backend(settings: Settings, store: Store, agents: Agents, blobs: BlobStore) -> SwarmBackend | None:
     """None where Docker's context, which the settings name, is the default one. `agents`: of the nodes that this daemon
     looks after."""
     engine = from_settings(settings.swarm)
@@ -35,7 +36,7 @@ def backend(settings: Settings, store: Store, agents: Agents) -> SwarmBackend | 
         str(paths.swarm_dir(settings.home)), engine, JobSecrets(paths.job_secrets_dir(settings.home)),
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
-        mounts=settings.containers.mounts,
+        mounts=settings.containers.mounts, blobs=blobs,
     )  # fmt: skip
 
 

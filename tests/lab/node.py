@@ -171,6 +171,12 @@ class Node:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout)
         return done.returncode, done.stdout, done.stderr
 
+    def fed(self, command: str, content: bytes, timeout: float = 60) -> tuple[int, str, str]:
+        """The same, of one that reads the content."""
+        words = [*self._enter(), "sh", "-c", command]
+        done = subprocess.run(words, input=content, capture_output=True, check=False, timeout=timeout)
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
     def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run a command on the node."""
         return run(*self._enter(), *command, check=check, timeout=timeout)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cumulus.backends.base import Workload
+from cumulus.backends.base import Call, Mount, Workload
 from cumulus.backends.swarm import owner
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.task_reconciler import Timeouts
+from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.secrets import JobSecrets
 from tests.backends.conformance import Bed, Behaviour
+from tests.backends.process_bed import returned
 from tests.lab.lab import Lab
 from tests.lab.node import Node
+from tests.runner.calls import HERE, payload_of
 from tests.waiting import eventually
 
 IMAGE = "cumulus-test:1"
@@ -35,6 +39,7 @@ class SwarmBed(Bed):
         self.job_secrets = JobSecrets(directory / "secrets")
         self.secrets = self.job_secrets.of("default")
         self.options = options
+        self.blobs = DirectoryBlobStore(directory / "blobs")
         self._engines = {name: ShellEngine(Inside(node)) for name, node in lab.nodes.items()}
         self.backend: SwarmBackend = self.open()
 
@@ -45,7 +50,8 @@ class SwarmBed(Bed):
         """A backend of another state directory, for the same store."""
         engine = engine or Engine([self.lab.manager.socket])
         fixed: dict[str, Any] = {
-            "node_engine": self._engines.get, "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
+            "blobs": self.blobs, "node_engine": self._engines.get,
+            "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
         }  # fmt: skip
         return SwarmBackend(
             str(self.directory / directory), engine, self.job_secrets, **{**fixed, **self.options, **more}
@@ -78,6 +84,18 @@ class SwarmBed(Bed):
             "submitter": "root", "submitter_uid": 0, "submitter_admin": True,
         }  # fmt: skip
         return Workload(**{**fields, **more})
+
+    def call(self, *, job: str = "job") -> Workload:
+        return self.calling(returned, job=job)
+
+    def calling(self, function: Callable[..., object], *arguments: object, **more: Any) -> Workload:
+        """A workload that calls the function by this machine's own Python, which the container sees."""
+        payload = payload_of(function, *arguments)
+        sha256 = hashlib.sha256(payload).hexdigest()
+        self.blobs.write("0:root", sha256, len(payload), [payload])
+        mounts = tuple(Mount(path, path, True) for path in ("/usr", "/lib", "/lib64"))
+        call = Call("0:root", sha256, more.pop("python", HERE), interpreter=more.pop("interpreter", ""))
+        return self.work(call=call, mounts=mounts, **more)
 
     def until(self, met: Callable[[], object], *, within: float = 150.0) -> None:
         eventually(met, within)
@@ -127,6 +145,9 @@ class Inside:
 
     def run(self, command: str, seconds: float) -> tuple[int, str, str]:
         return self._node.shell(command, seconds)
+
+    def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
+        return self._node.fed(command, b"".join(chunks))
 
 
 def all_heed(masks: Sequence[int]) -> bool:

@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
-from cumulus.backends.base import CallResult, Finding, Observed, Workload
+from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
+from cumulus.backends.swarm.calls import CALL, TARGET, NodeCalls
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
@@ -39,7 +40,7 @@ class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
-    something up.
+    something up, `blobs` are what calls are made of.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -58,6 +59,7 @@ class SwarmBackend:
         retention: LogRetention = DEFAULT_RETENTION,
         mounts: Sequence[str] = (),
         timeouts: Timeouts = Timeouts(),
+        blobs: Blobs | None = None,
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -75,6 +77,7 @@ class SwarmBackend:
             engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts
         )
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, timeouts)
+        self._calls = NodeCalls(node_engine, blobs)
         self._mutex = threading.Lock()
         self._subscribers: list[Callable[[str, str], None]] = []
         self._findings: list[Finding] = []
@@ -95,8 +98,13 @@ class SwarmBackend:
         with record.mutex:
             if record.has(END):
                 return
-            if not record.has(SERVICE):
-                self._services.make(record, workload)
+            if workload.call is None:
+                if not record.has(SERVICE):
+                    self._services.make(record, workload)
+            elif not self._services.known(record):
+                # Not before it is known that no container has this directory.
+                running, place = self._calls.bring(record, workload)
+                self._services.make(record, running, {TARGET: place})
             self._live[record.name] = record
             if self._watcher is not None:
                 self._watcher.knows(self._services.id(record), record.name)
@@ -127,6 +135,7 @@ class SwarmBackend:
                 raise BackendError(f"{name} still runs", hint="stop it first")
             self._logs.save(record)
             self._services.remove(record)
+            self._calls.remove(record)
             self._records.remove(record)
         self._live.pop(name, None)
 
@@ -140,6 +149,7 @@ class SwarmBackend:
                 raise BackendError(f"{record.name} still runs", hint="stop it first")
         for record in records:
             self._services.remove(record)
+            self._calls.remove(record)
             self._live.pop(record.name, None)
         self._records.purge(job_uid)
 
@@ -195,8 +205,15 @@ class SwarmBackend:
         return self._logs.read(record, follow, tail, since, timestamps=timestamps, position=position)
 
     def result(self, job_uid: str, attempt: int, replica: int) -> CallResult | None:
-        """See `Backend.result`."""
-        return None
+        """See `Backend.result`. What a call left stays on its node until it is removed."""
+        record = self._records.load(self._records.directory(job_uid, attempt, replica))
+        if record is None:
+            raise BackendError(f"there is no result of attempt {attempt}, replica {replica}")
+        if not record.start.get(CALL) or record.has(REMOVED):
+            return None
+        if record.end() is None:
+            raise BackendError(f"attempt {attempt} of the job still runs")
+        return self._calls.result(record)
 
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         """See `Backend.session`."""

@@ -9,23 +9,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.node_engine import NodeShell
+from cumulus.backends.swarm.node_engine import Feeds, NodeShell
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 
 _SECONDS = 30.0
 _MAY_NOT = "permission denied"
-
-
-class Feeds(NodeShell, Protocol):
-    """A shell whose commands can be fed. Its methods raise `ChronosError` where the node cannot be reached."""
-
-    def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
-        """Exit status, output and errors of a command that reads `chunks`. Where these raise, the command sees its
-        input cut off, and the error is raised on."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,11 @@ from cumulus.clock import timestamp
 from cumulus.errors import BackendError, ChronosError
 
 _SECONDS = 20.0
+_PART = 4
+"""MiB of a file that one command brings."""
+
+_CALLS = "d=$(docker info --format '{{.DockerRootDir}}') && d=\"$d/cumulus-calls\""
+"""Sets d to where calls are on a node: on the disk of its engine, whose directory is root's."""
 _MANIFEST_MIB = 16
 """Of a manifest at most; a longer one is damaged when it is read."""
 
@@ -27,6 +32,16 @@ class NodeShell(Protocol):
 
     def run(self, command: str, seconds: float) -> tuple[int, str, str]:
         """Exit status, output, errors."""
+        ...
+
+
+@runtime_checkable
+class Feeds(NodeShell, Protocol):
+    """A shell whose commands can be fed. Its methods raise `ChronosError` where the node cannot be reached."""
+
+    def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
+        """Exit status, output and errors of a command that reads `chunks`. Where these raise, the command sees its
+        input cut off, and the error is raised on."""
         ...
 
 
@@ -173,6 +188,46 @@ class ShellEngine:
         place = mount["Source"] + path[len(mount["Destination"].rstrip("/")) :]
         return shlex.quote(mount["Source"]), shlex.quote(place)
 
+    def put_call(self, name: str, archive: Iterator[bytes]) -> str:
+        if not isinstance(self._shell, Feeds):
+            raise BackendError("nothing can be sent through this shell")
+        # Nobody on the node but root comes near it; the container sees the directory alone, whoever it runs as.
+        script = (
+            f'umask 077; {_CALLS} && mkdir -p "$d" && chmod 700 "$d" && n="$d/$1" && rm -rf "$n" "$n.new" && '
+            'mkdir "$n.new" && tar -xf - -C "$n.new" && chmod -R a+rX "$n.new" && chmod 777 "$n.new" && '
+            'mv "$n.new" "$n" && echo "$n"'
+        )
+        try:
+            status, output, errors = self._shell.feed(_as_root(script, name), archive)
+        except ChronosError as error:
+            raise BackendError(str(error), hint=error.hint) from None
+        if status != 0 or not output.startswith("/"):
+            raise BackendError(f"a call does not get to its node: {(errors.strip() or 'no word why')[:200]}")
+        return output.strip()
+
+    def call_file(self, name: str, file: str) -> tuple[int, Iterator[bytes]] | None:
+        # What it left is not followed anywhere: a container may make links, and this is root.
+        script = f'{_CALLS}; f="$d/$1/$2"; [ -f "$f" ] && [ ! -L "$f" ] || exit 3; stat -c %s "$f"'
+        status, output, errors = self._sh(_as_root(script, name, file))
+        if status == 3:
+            return None
+        if status != 0 or not output.strip().isdigit():
+            raise BackendError(f"what a call left cannot be read: {errors.strip()[:200]}")
+        return int(output), self._file_chunks(name, file, int(output))
+
+    def _file_chunks(self, name: str, file: str, size: int) -> Iterator[bytes]:
+        script = f'{_CALLS}; dd if="$d/$1/$2" bs=1048576 skip="$3" count={_PART} 2>/dev/null | base64'
+        for part in range(0, -(-size // 2**20), _PART):
+            status, output, errors = self._sh(_as_root(script, name, file, str(part)))
+            if status != 0:
+                raise BackendError(f"what a call left cannot be read: {errors.strip()[:200]}")
+            yield base64.b64decode(output)
+
+    def remove_call(self, name: str) -> None:
+        status, _, errors = self._sh(_as_root(f'{_CALLS}; rm -rf "$d/$1" "$d/$1.new"', name))
+        if status != 0:
+            raise BackendError(f"what a call left cannot be deleted: {errors.strip()[:200]}")
+
     def _run(self, *words: str) -> tuple[int, str, str]:
         return self._sh(shlex.join(["docker", *words]))
 
@@ -181,6 +236,12 @@ class ShellEngine:
             return self._shell.run(command, _SECONDS)
         except ChronosError as error:
             raise BackendError(str(error), hint=error.hint) from None
+
+
+def _as_root(script: str, *arguments: str) -> str:
+    """A shell command that runs the script as root, with sudo where that takes it."""
+    words = shlex.join(["sh", "-c", script, "sh", *arguments])
+    return f'if [ "$(id -u)" = 0 ]; then {words}; else sudo -n {words}; fi'
 
 
 def _frames(output: str, errors: str) -> Iterator[bytes]:

@@ -101,6 +101,7 @@ class Records:
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
                 "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
+                "call": spec.service_name(workload.name) if workload.call is not None else "",
             }
         )  # fmt: skip
 

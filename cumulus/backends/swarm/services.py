@@ -48,10 +48,11 @@ class Services:
         ours = f"{spec.INSTANCE}={self._instance()}"
         return [ours, f"{spec.OWNER}={job_uid}"] if job_uid else [ours]
 
-    def make(self, record: Record, workload: Workload) -> None:
-        """Create the run's service, or find the one that is there. Raises `NodeUnreachable` where its node does not
-        answer the manager, `BackendRefused` where its name is taken, nothing holds it to all of its leases, or its
-        submitter may not have what it asks for."""
+    def make(self, record: Record, workload: Workload, binds: Mapping[str, str] | None = None) -> None:
+        """Create the run's service, or find the one that is there. For `binds` see `spec.service`.
+
+        Raises `NodeUnreachable` where its node does not answer the manager, `BackendRefused` where its name is taken,
+        nothing holds it to all of its leases, or its submitter may not have what it asks for."""
         confined = confinement(workload, self._mounts)
         member = self._members.named(workload.node)
         if not member.answers:
@@ -60,7 +61,7 @@ class Services:
         body = spec.service(
             workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
             confined=confined, secrets=self._make_secrets(workload), prepared=_joined(prepared),
-            retention=self._retention,
+            retention=self._retention, binds=binds,
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))

@@ -62,8 +62,6 @@ def refuse_impossible(workload: Workload) -> None:
     """Raises `BackendRefused` where a container can never do what the workload asks."""
     if not workload.image:
         raise BackendRefused("a container needs an image", hint="give spec.image, or leave it to a process node")
-    if workload.call is not None:
-        raise BackendRefused("a call cannot run in a container yet", hint="leave spec.image out")
     if workload.working_dir and not posixpath.isabs(workload.working_dir):
         raise BackendRefused(f"working directory {workload.working_dir!r} must be absolute in a container")
     for text in (*workload.command, *workload.args, *(e.value for e in workload.env)):
@@ -90,9 +88,11 @@ def service(
     secrets: Sequence[SecretFile] = (),
     prepared: Mapping[str, str] | None = None,
     retention: LogRetention = DEFAULT_RETENTION,
+    binds: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job,
-    `confined` what an admin's container is not held to."""
+    `confined` what an admin's container is not held to, `binds` where it sees what Cumulus put on its node: target ->
+    source."""
     own = labels(workload, instance)
     environment, mounts = engine_environment(workload, prepared or {})
     environment |= confinement.variables(workload, confined)
@@ -104,7 +104,7 @@ def service(
         "Env": [f"{name}={value}" for name, value in sorted(environment.items())],
         "Init": True,
         "StopGracePeriod": max(1, round(workload.grace * _NANO)),
-        "Mounts": [*_mounts(workload), *_shared_memory(workload, mounts), *mounts],
+        "Mounts": [*_mounts(workload), *_shared_memory(workload, mounts), *mounts, *_binds(binds or {})],
     }
     command, arguments = list(workload.command), list(workload.args)
     if secrets and command:
@@ -187,6 +187,10 @@ def _mounts(workload: Workload) -> list[dict[str, Any]]:
         {"Type": "bind", "Source": m.source, "Target": posixpath.join(base, m.target), "ReadOnly": m.read_only}
         for m in workload.mounts
     ]
+
+
+def _binds(binds: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"Type": "bind", "Source": source, "Target": target} for target, source in binds.items()]
 
 
 def _shared_memory(workload: Workload, prepared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

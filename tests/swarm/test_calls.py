@@ -1,0 +1,90 @@
+"""Calls in containers, on a real Swarm: whoever they run as, on any node."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from cumulus.backends.base import State, Workload
+from cumulus.errors import BackendError
+from tests.swarm.bed import SwarmBed
+
+pytestmark = pytest.mark.docker
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+ALICE: dict[str, Any] = {"submitter": "alice", "submitter_uid": 1000, "submitter_admin": False}
+
+
+def value(bed: SwarmBed, work: Workload) -> Any:
+    left = bed.backend.result(work.job_uid, work.attempt, work.replica)
+    assert left is not None
+    assert left.outcome.result, left.outcome
+    return pickle.loads(b"".join(left.content))
+
+
+def left_on(bed: SwarmBed, node: str) -> list[str]:
+    place = bed.lab.nodes[node].docker("info", "--format", "{{.DockerRootDir}}") + "/cumulus-calls"
+    return bed.lab.nodes[node].shell(f"ls {place}")[1].split()
+
+
+def test_a_call_comes_to_its_node_and_its_result_back(bed: SwarmBed) -> None:
+    def large(text: str) -> tuple[int, bytes]:
+        print(text)
+        return os.getuid(), b"x" * (9 * 2**20 + 1)
+
+    work = bed.calling(large, "hello", node="worker2")
+    bed.backend.start(work)
+    bed.backend.start(work)
+    end = bed.finish(work)
+    assert (end.state, end.message) == (State.SUCCEEDED, "")
+    assert bed.log(work) == b"hello\n"
+    assert value(bed, work) == (0, b"x" * (9 * 2**20 + 1))
+    assert len(left_on(bed, "worker2")) == 1
+    bed.backend.remove(work.name)
+    assert left_on(bed, "worker2") == []
+
+
+def test_a_confined_container_runs_its_call_as_its_submitter(bed: SwarmBed) -> None:
+    bed.options["mounts"] = ["/usr", "/lib", "/lib64"]
+    bed.reopen()
+
+    def look() -> tuple[int, list[str]]:
+        return os.getuid(), sorted(os.listdir("/run/cumulus/call"))
+
+    bed.backend.start(work := bed.calling(look, **ALICE))
+    assert bed.finish(work).message == ""
+    uid, files = value(bed, work)
+    assert uid == 1000
+    assert {"call.json", "payload", "runner.pyz"} <= set(files)
+
+
+def test_an_image_without_that_python_says_so(bed: SwarmBed) -> None:
+    bed.backend.start(work := bed.calling(len, "", python="3.99"))
+    assert bed.finish(work).exit_code == 127
+    left = bed.backend.result(work.job_uid, 1, 0)
+    assert left is not None
+    assert left.outcome.text == "there is no Python 3.99 in this image, which made the call; use an image that has it"
+
+
+def test_a_link_to_a_file_of_the_nodes_is_not_taken_for_a_result(bed: SwarmBed) -> None:
+    def forge() -> None:
+        for name in ("result", "outcome.json"):
+            os.symlink("/etc/hostname", f"/run/cumulus/call/{name}")
+        os._exit(0)
+
+    bed.backend.start(work := bed.calling(forge))
+    bed.finish(work)
+    assert bed.backend.result(work.job_uid, 1, 0) is None
+
+
+def test_a_node_that_cannot_be_reached_gets_no_call(bed: SwarmBed) -> None:
+    bed.options["node_engine"] = lambda node: None
+    bed.reopen()
+    with pytest.raises(BackendError, match=r"worker1 has no SSH address, over which calls come to a node"):
+        bed.backend.start(bed.calling(len, ""))
+    assert bed.services() == []
