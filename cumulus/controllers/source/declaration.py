@@ -12,6 +12,7 @@ from cumulus.machinery.controller import Controller, Push, Watch, itself
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.documents import lookup
+from cumulus.resources.key import Document
 from cumulus.resources.registry import KINDS
 from cumulus.resources.source import SYNC_ANNOTATION, Source
 
@@ -26,8 +27,9 @@ def wanted_anew(change: Change) -> bool:
     return _asked(change.old) != _asked(change.new)
 
 
-def _asked(document: object) -> object:
-    return lookup(document, "metadata.annotations") and document["metadata"]["annotations"].get(SYNC_ANNOTATION)  # type: ignore[index]
+def _asked(document: Document | None) -> object:
+    annotations = lookup(document or {}, "metadata.annotations")
+    return annotations.get(SYNC_ANNOTATION) if isinstance(annotations, dict) else None
 
 
 def concerns_a_source(change: Change) -> bool:

@@ -1,0 +1,144 @@
+"""Fields of a Source that somebody else changed, objects that somebody else deleted, and objects that two claim."""
+
+from __future__ import annotations
+
+from cumulus.resources.event import Event
+from cumulus.resources.key import Key
+from tests.gitops.cluster import ME, Cluster, Repo, job
+
+HOLD = {"suspend": "true"}
+A = Key("GPUJob", "default", "a")
+
+
+def started(cluster: Cluster, repo: Repo, drift: str = "Correct") -> None:
+    repo.commit({"a.yaml": job("a", priority=5, labels={"team": "red"}, **HOLD)})
+    cluster.add(url=repo.url, drift=drift)
+    cluster.sync()
+
+
+def writes(cluster: Cluster) -> int:
+    return int(cluster.get("a")["metadata"]["resourceVersion"])
+
+
+def events(cluster: Cluster, reason: str) -> list[str]:
+    return [event.message for event in cluster.world.client.list(Event) if event.reason == reason]
+
+
+def test_somebody_elses_field_stays(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    cluster.service.objects.set_labels(ME, A, {"mine": "yes"})
+    before = writes(cluster)
+    cluster.sync(seconds=60)
+    assert writes(cluster) == before
+    assert cluster.get("a")["metadata"]["labels"] == {"team": "red", "mine": "yes"}
+
+
+def test_a_field_of_the_source_is_changed_back_once(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    cluster.service.objects.patch(ME, A, {"spec": {"priority": 9}}, field_manager="kubectl-edit")
+    before = cluster.store.revision()
+    cluster.sync(seconds=60)
+    assert cluster.get("a")["spec"]["priority"] == 5
+    changed = writes(cluster)
+    assert changed > before
+    cluster.sync(seconds=60)
+    assert writes(cluster) == changed
+    assert cluster.source().status.history[-1].result == "Corrected"
+    assert any("spec.priority, changed by kubectl-edit" in message for message in events(cluster, "DriftFound"))
+
+
+def test_drift_is_only_reported(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo, "Report")
+    cluster.service.objects.patch(ME, A, {"spec": {"priority": 9}}, field_manager="kubectl-edit")
+    before = cluster.get("a")["metadata"]["generation"]
+    cluster.sync(seconds=60)
+    assert cluster.get("a")["metadata"]["generation"] == before
+    assert cluster.condition("Synced") == ("False", "Drifted")
+    assert cluster.source().status.counts.drifted == 1
+    assert any("spec.priority, changed by kubectl-edit" in message for message in events(cluster, "DriftFound"))
+    # A new commit sets all fields.
+    repo.commit({"b.yaml": job("b", **HOLD)})
+    cluster.sync()
+    assert cluster.get("a")["spec"]["priority"] == 5
+    assert cluster.condition("Synced") == ("True", "Synced")
+
+
+def test_drift_is_left(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo, "Off")
+    cluster.service.objects.set_labels(ME, A, {"team": "blue"}, overwrite=True)
+    before = writes(cluster)
+    cluster.sync(seconds=60)
+    cluster.new_daemon()
+    cluster.sync(seconds=60)
+    assert writes(cluster) == before
+    assert cluster.condition("Synced") == ("True", "Synced")
+
+
+def test_a_field_that_is_gone_from_the_source_goes(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    repo.commit({"a.yaml": job("a", **HOLD)})
+    cluster.sync()
+    assert cluster.get("a")["spec"].get("priority", 0) == 0
+    assert cluster.get("a")["metadata"].get("labels", {}) == {}
+
+
+def test_an_object_that_ran_and_was_deleted_stays_away(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    cluster.service.objects.delete(ME, A)
+    cluster.sync(seconds=60)
+    assert cluster.names() == []
+    assert [item.state for item in cluster.source().status.inventory] == ["Gone"]
+
+
+def test_what_others_own_is_not_taken_by_force(cluster: Cluster, repo: Repo) -> None:
+    from cumulus.manifest import load_text
+
+    cluster.service.objects.apply(ME, load_text(job("a", priority=1, **HOLD)), field_manager="ci")
+    started(cluster, repo)
+    assert cluster.condition("Synced") == ("False", "InvalidManifests")
+    error = cluster.source().status.last_error
+    assert error is not None
+    assert 'spec.priority: has another value, which "ci" set' in error.message
+    assert (error.file, error.line) == ("a.yaml", 10)
+    assert cluster.get("a")["spec"]["priority"] == 1
+
+
+def test_what_is_there_and_the_same_is_taken_over(cluster: Cluster, repo: Repo) -> None:
+    from cumulus.manifest import load_text
+
+    cluster.service.objects.apply(ME, load_text(job("a", priority=5, labels={"team": "red"}, **HOLD)))
+    uid = cluster.get("a")["metadata"]["uid"]
+    started(cluster, repo)
+    assert cluster.condition("Synced") == ("True", "Synced")
+    assert [item.uid for item in cluster.source().status.inventory] == [uid]
+
+
+def test_two_sources_claim_one_object(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    repo.commit({"a.yaml": None, "one/a.yaml": job("a", priority=5, labels={"team": "red"}, **HOLD)})
+    repo.commit({"two/a.yaml": job("a", priority=7, **HOLD), "two/b.yaml": job("b", **HOLD)})
+    cluster.change(git={"path": "one"})
+    cluster.add("other", url=repo.url, path="two")
+    cluster.sync()
+    cluster.sync(seconds=60)
+    assert cluster.condition("Synced", "other") == ("False", "InvalidManifests")
+    error = cluster.source("other").status.last_error
+    assert error is not None
+    assert "job default/a belongs to the Source default/cluster, and default/other claims it too" in error.message
+    assert cluster.names() == ["a"]
+    assert cluster.get("a")["spec"]["priority"] == 5
+
+
+def test_sources_with_one_name_in_two_namespaces_are_two(cluster: Cluster, repo: Repo) -> None:
+    started(cluster, repo)
+    document = {
+        "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": "cluster", "namespace": "team"},
+        "spec": {"git": {"url": repo.url}},
+    }  # fmt: skip
+    repo.commit({"a.yaml": job("a", priority=5, labels={"team": "red"}, **HOLD)})
+    cluster.service.objects.create(ME, document)
+    cluster.sync()
+    assert cluster.store.get(Key("GPUJob", "team", "a"))["metadata"]["managedFields"][0]["manager"] == (
+        "source/team/cluster"
+    )
+    assert cluster.condition("Synced") == ("True", "Synced")
