@@ -23,7 +23,7 @@ class Applied:
     `before` is the object as stored (None: there was none), `after` as it is to be, or is (None: pruned).
     """
 
-    action: Literal["created", "configured", "unchanged", "pruned"]
+    action: Literal["created", "configured", "unchanged", "pruned", "recreated"]
     key: Key
     before: Document | None
     after: Document | None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         WorkerFound,
     )
     from cumulus.answers.secrets import SecretKey
+    from cumulus.answers.sources import SourceDiff
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -149,6 +150,15 @@ class ObjectClient(Protocol):
 
         Raises UsageError before it waits. The iterator raises WaitTimedOut, ConditionUnreachable, NotFound.
         """
+        ...
+
+
+class SourceClient(Protocol):
+    """Directories and git repositories that say what should exist."""
+
+    def source_diff(self, key: Key, manifests: Sequence[Manifest]) -> SourceDiff:
+        """What the Source would do if these were all of its manifests. Nothing is written. Raises NotFound,
+        InvalidManifest with all that forbids it."""
         ...
 
 
@@ -337,7 +347,16 @@ class AccessClient(Protocol):
 
 
 class Client(
-    ObjectClient, JobClient, NodeClient, SecretClient, SwarmClient, ServerClient, TokenClient, AccessClient, Protocol
+    ObjectClient,
+    SourceClient,
+    JobClient,
+    NodeClient,
+    SecretClient,
+    SwarmClient,
+    ServerClient,
+    TokenClient,
+    AccessClient,
+    Protocol,
 ):
     """All of it. Use it with `with`, or close it."""
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
+    from cumulus.answers.sources import SourceDiff
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -117,6 +118,9 @@ class EmbeddedClient:
             self._identity, manifests, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
             field_manager=field_manager, force_conflicts=force_conflicts,
         )  # fmt: skip
+
+    def source_diff(self, key: Key, manifests: Sequence[Manifest]) -> SourceDiff:
+        return self._service.sources.diff(self._identity, key, manifests)
 
     def delete(
         self, key: Key, *, uid: str | None = None, resource_version: str | None = None,

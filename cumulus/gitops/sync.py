@@ -78,6 +78,8 @@ class Plan:
     """After the steps."""
     problems: tuple[Problem, ...] = ()
     pending: PendingSync | None = None
+    held: tuple[Step, ...] = ()
+    """What `pending` would do."""
     approved: str = ""
     """The hash that allowed it."""
     unpruned: tuple[Key, ...] = ()
@@ -298,7 +300,9 @@ class _Planner:
         pending = self._pending(made, reasons)
         if spec.approve == pending.hash:
             return Plan(made.steps, made.inventory, approved=pending.hash, drifted=made.drifted, verified=made.verified)
-        return Plan(inventory=self.source.status.inventory, pending=pending, drifted=made.drifted)
+        return Plan(
+            inventory=self.source.status.inventory, pending=pending, held=made.steps, drifted=made.drifted
+        )  # fmt: skip
 
     def _brakes(self, deletes: Sequence[Step], desired: Desired) -> list[str]:
         """Why it has to be asked for."""

@@ -8,3 +8,6 @@ KUBECTL_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """Of client-side `kubectl apply`."""
 SUBMISSION = "cumulus.dev/submission"
 """Of a job that was submitted with an idempotency key: the key's hash. See `service.submissions`."""
+
+SYNC_REQUESTED = "cumulus.dev/sync-requested"
+"""Of a Source: another value has its repository asked at once."""

@@ -31,8 +31,6 @@ ON_CHANGE_ANNOTATION = "cumulus.dev/on-change"
 """Annotation of an object in a Source: its own onChange."""
 RUN_ANNOTATION = "cumulus.dev/run"
 """Annotation of a job in a Source: another value runs the same job once more."""
-SYNC_ANNOTATION = "cumulus.dev/sync-requested"
-"""Annotation of a Source: another value has it fetched at once."""
 MOST_OBJECTS = 2_000
 """Of one Source: its inventory has to fit into its status."""
 LONGEST_NAME = 110

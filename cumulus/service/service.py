@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cumulus.service.objects import Objects
     from cumulus.service.readiness import Check
     from cumulus.service.secrets import Secrets
+    from cumulus.service.sources import Sources
     from cumulus.service.submissions import Submissions
     from cumulus.service.swarm import Swarm
     from cumulus.service.tickets import Tickets
@@ -143,6 +144,12 @@ class Service:
         from cumulus.service.secrets import Secrets
 
         return Secrets(self.home, self.access)
+
+    @cached_property
+    def sources(self) -> Sources:
+        from cumulus.service.sources import Sources
+
+        return Sources(self.store, self.objects, self.home, self.clock)
 
     @cached_property
     def tokens(self) -> Tokens:

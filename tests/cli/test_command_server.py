@@ -176,6 +176,8 @@ def test_what_is_served_is_a_verb_and_needs_no_process_of_its_own() -> None:
         "login",
         "context",
         "auth",
+        "lint",
+        "schema",
     }
     assert set(VERBS) > command_client.SERVED
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Key
-from cumulus.resources.source import SYNC_ANNOTATION
 from tests.gitops.cluster import ME, Cluster, Repo, job, removed
 
 IDLE = {"suspend": "true"}
@@ -25,7 +25,7 @@ def synced(cluster: Cluster, repo: Repo) -> Cluster:
 
 
 def manual(cluster: Cluster) -> None:
-    cluster.service.objects.set_annotations(ME, Key("Source", "default", "cluster"), {SYNC_ANNOTATION: "x"})
+    cluster.service.objects.set_annotations(ME, Key("Source", "default", "cluster"), {SYNC_REQUESTED: "x"})
 
 
 def asks(cluster: Cluster, *, deletes: int, because: str) -> str:

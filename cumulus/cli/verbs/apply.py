@@ -105,6 +105,9 @@ def diff(
     namespace: Namespace = "",
     field_manager: FieldManager = CUMULUS,
     force_conflicts: ForceConflicts = False,
+    source: Annotated[
+        str, typer.Option("--source", metavar="NAME", show_default=False, help="What this Source would do with them.")
+    ] = "",
 ) -> int:
     """Show what apply would change. The exit code is 0 for no change, 1 for changes, and above 1 for an error.
 
@@ -112,8 +115,11 @@ def diff(
     Examples:
       cumulus diff -f job.yaml
       cumulus diff -f manifests/ -R
+      cumulus diff -f manifests/ -R --source cluster
     """
     try:
+        if source:
+            return _source_diff(filename, namespace, source)
         manifests = load(filename, recursive, namespace)
         with context.client() as client:
             results = client.apply(
@@ -127,6 +133,25 @@ def diff(
         return 2
     _print(text)
     return 1 if text else 0
+
+
+def _source_diff(filename: Sequence[str] | None, namespace: str, source: str) -> int:
+    """With deletions, and what it would ask first."""
+    from cumulus import manifest
+    from cumulus.cli.diff import diff as differences
+    from cumulus.resources.key import Key
+    from cumulus.resources.kinds.source import KIND
+
+    if not filename:
+        raise UsageError("say what to read", hint="as in -f DIRECTORY")
+    where = context.namespace(namespace)
+    manifests = manifest.load(filename, recursive=True, default_namespace=where)
+    with context.client() as client:
+        found = client.source_diff(Key(KIND.name, where, source), manifests)
+    _print(differences(found.changes))
+    for asked in found.asks:
+        terminal.note(f"It would ask first: {asked}.")
+    return 1 if found.changes else 0
 
 
 def load(filename: Sequence[str] | None, recursive: bool, namespace: str) -> list[Manifest]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from cumulus.answers.objects import Applied, Description, JobFiles, PatchType, Propagation, WaitStep, Why
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
+    from cumulus.answers.sources import SourceDiff
     from cumulus.answers.swarm import (
         ImageStep,
         SwarmInvitation,
@@ -129,21 +131,19 @@ class HttpClient:
         force_conflicts: bool = False,
     ) -> Sequence[Applied]:  # fmt: skip
         from cumulus.answers.objects import Applied
-        from cumulus.manifest import InvalidManifest
 
         sent = [each.document for each in manifests]
-        try:
+        with _placed(manifests):
             return self._call(
                 "apply", list[Applied], manifests=sent, dry_run=dry_run, prune=prune, prune_limit=prune_limit,
                 field_manager=field_manager, force_conflicts=force_conflicts,
             )  # fmt: skip
-        except InvalidManifest as error:
-            # The server knows manifests by their number, and here are the files.
-            raise InvalidManifest(
-                manifests[int(problem.position.file)].problem(problem.path, problem.message)
-                if problem.position.file.isdigit() else problem
-                for problem in error.problems
-            ) from None  # fmt: skip
+
+    def source_diff(self, key: Key, manifests: Sequence[Manifest]) -> SourceDiff:
+        from cumulus.answers.sources import SourceDiff
+
+        with _placed(manifests):
+            return self._read("source_diff", SourceDiff, key=key, manifests=[each.document for each in manifests])
 
     def delete(
         self, key: Key, *, uid: str | None = None, resource_version: str | None = None,
@@ -481,3 +481,18 @@ def _save(stream: Stream, file: Path) -> None:
         raise StoreUnavailable(f"the backup cannot be written to {file}: {error.strerror}") from None
     finally:
         made.unlink(missing_ok=True)
+
+
+@contextmanager
+def _placed(manifests: Sequence[Manifest]) -> Iterator[None]:
+    """The server knows manifests by their number, and here are the files: says where what is wrong with them is."""
+    from cumulus.manifest import InvalidManifest
+
+    try:
+        yield
+    except InvalidManifest as error:
+        raise InvalidManifest(
+            manifests[int(problem.position.file)].problem(problem.path, problem.message)
+            if problem.position.file.isdigit() else problem
+            for problem in error.problems
+        ) from None  # fmt: skip

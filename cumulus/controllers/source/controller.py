@@ -27,12 +27,13 @@ from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.machinery.recorder import Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
+from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.git_url import parse_url
 from cumulus.resources.key import Document, Key
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import EventReason, SourceReason
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.source import SYNC_ANNOTATION, Prune, Revision, Source, SourceStatus
+from cumulus.resources.source import Prune, Revision, Source, SourceStatus
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
@@ -86,7 +87,7 @@ class SourceReconciler:
 
     def _taken(self, source: Source) -> Source:
         """Note that a request for a sync was taken, before the server is asked: what comes after that is another."""
-        asked = source.metadata.annotations.get(SYNC_ANNOTATION, "")[:64]
+        asked = source.metadata.annotations.get(SYNC_REQUESTED, "")[:64]
         if asked == source.status.sync_request:
             return source
         taken = source.replace(status=source.status.model_copy(update={"sync_request": asked}))

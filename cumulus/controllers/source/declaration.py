@@ -11,10 +11,11 @@ from cumulus.machinery.cache import Cache
 from cumulus.machinery.controller import Controller, Push, Watch, itself
 from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
+from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.registry import KINDS
-from cumulus.resources.source import SYNC_ANNOTATION, Source
+from cumulus.resources.source import Source
 
 SETTLE_SECONDS = 0.3
 """A person's change is often several writes, and so is the end of a job."""
@@ -29,7 +30,7 @@ def wanted_anew(change: Change) -> bool:
 
 def _asked(document: Document | None) -> object:
     annotations = lookup(document or {}, "metadata.annotations")
-    return annotations.get(SYNC_ANNOTATION) if isinstance(annotations, dict) else None
+    return annotations.get(SYNC_REQUESTED) if isinstance(annotations, dict) else None
 
 
 def concerns_a_source(change: Change) -> bool:

@@ -14,6 +14,7 @@ from cumulus.errors import CumulusError
 from cumulus.server.http import health, metrics, native
 from cumulus.server.http.access_log import AccessLog
 from cumulus.server.http.authentication import Authenticate, Authentication
+from cumulus.server.http.hooks import Hooks
 from cumulus.server.http.kubernetes import core, discovery, objects, openapi, reviews
 from cumulus.server.http.kubernetes.requests import subject_of
 from cumulus.server.http.limits import Limited
@@ -46,6 +47,7 @@ _REASONS = {404: "NotFound", 405: "MethodNotAllowed", 406: "NotAcceptable"}
 def make_app(api: Api, authenticate: Authenticate) -> Starlette:
     """The ASGI application. It closes nothing: the caller owns the `Api`."""
     middleware = [
+        Middleware(Hooks, api=api),
         Middleware(Authentication, authenticate=authenticate),
         Middleware(Limited, limiter=api.limiter),
         Middleware(AccessLog),

@@ -33,6 +33,10 @@ def documents() -> dict[str, dict[str, Any]]:
         "events": event("x", job("x", namespace="team"), "Started", ""), "leases": lease("2030-01-01T00:00:00Z"),
         "rolebindings": binding("viewer", "User", "bob", "team", "x"),
         "clusterrolebindings": binding("viewer", "User", "bob", called="x"),
+        "sources": {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": "x", "namespace": "team"},
+            "spec": {"git": {"url": "https://git.example.org/r.git"}},
+        },
     }  # fmt: skip
     for plural, document in made.items():
         metadata = document["metadata"]

@@ -10,8 +10,8 @@ from starlette.routing import Route
 from cumulus.answers.codec import encode
 from cumulus.errors import UsageError
 from cumulus.manifest import from_documents
-from cumulus.resources.key import Document
-from cumulus.server.http.api import api_of, identity_of
+from cumulus.resources.key import Document, Key
+from cumulus.server.http.api import api_of, changes_nothing, identity_of
 from cumulus.server.http.json_response import json_response
 from cumulus.server.http.native.handlers import arguments_of
 
@@ -42,4 +42,21 @@ async def apply(request: Request) -> Response:
     return json_response(await api.call(applied))
 
 
-ROUTES = (Route("/cumulus/v1/apply", apply, methods=["POST"]),)
+async def source_diff(request: Request) -> Response:
+    api, identity = api_of(request), identity_of(request)
+    changes_nothing(request)
+    arguments = await arguments_of(request, {"key": Key, "manifests": list[Document]}, _MAX_BYTES)
+    if arguments.keys() != {"key", "manifests"}:
+        raise UsageError("say which Source, and which manifests")
+
+    def diff() -> Any:
+        manifests = from_documents(arguments["manifests"])
+        return {"value": encode(api.service.sources.diff(identity, arguments["key"], manifests))}
+
+    return json_response(await api.call(diff))
+
+
+ROUTES = (
+    Route("/cumulus/v1/apply", apply, methods=["POST"]),
+    Route("/cumulus/v1/source_diff", source_diff, methods=["POST"]),
+)
