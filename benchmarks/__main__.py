@@ -22,7 +22,10 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.harness import Failed, LeftOut, Result, written
 
-NAMES = ("store", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "lease", "placement", "swarm")
+NAMES = (
+    "store", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "lease", "placement", "checkpoint",
+    "swarm",
+)  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"
 LONGEST_SECONDS = 300.0
 """A part that takes longer hangs."""

@@ -1,0 +1,63 @@
+"""docs/checkpoints.md, run exactly as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Machine
+
+pytestmark = pytest.mark.daemon
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "checkpoints.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    text = PAGE[PAGE.index("<!-- try: begin -->") : PAGE.index("<!-- try: end -->")]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_ten_minutes_work_as_written(machine: Machine, tmp_path: Path) -> None:
+    """A training of 6 s in leases of 5 s."""
+    here = tmp_path / "here"
+    here.mkdir()
+    [program], [manifest] = blocks("python"), blocks("yaml")
+    (here / "train.py").write_text(program)
+    (here / "train.yaml").write_text(manifest)
+    machine.serve()
+    machine.ready()
+    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 7
+    env = {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
+    script = ["bash", "-ec", "\n".join(commands)]
+    done = subprocess.run(script, cwd=here, env=env, capture_output=True, text=True, timeout=115, check=False)
+    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"
+    printed = done.stdout
+    saved = re.search(
+        r"starts after step 0\ncumulus\.checkpoint: step (\d+) is saved, and the lease ends: exit 75", printed
+    )
+    assert saved, printed
+    again = [int(step) for step in re.findall(r"starts after step (\d+)\n", printed)]
+    assert again[0] == 0
+    assert again[-1] >= int(saved[1]) > 5
+    assert "done: 7.9" in printed
+
+
+def test_the_page_shows_the_example() -> None:
+    program = (ROOT / "examples" / "train_numpy.py").read_text()
+    assert program.partition('"""\n\n')[2] == blocks("python")[0]
+
+
+def test_the_example_in_pytorch(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="NOT TESTED: PyTorch is not installed")
+    program = ROOT / "examples" / "train_pytorch.py"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(program), "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("starts after step 0\ndone: ")
