@@ -36,7 +36,7 @@ class DigestingFile:
         self._syncing = _Beside(lambda _: os.fdatasync(self._descriptor))
 
     def write(self, data: Data) -> int:
-        """Append. The data may change as soon as this has returned."""
+        """Append. The memory of an object, as of an array, must stay as it is until `close`; a bytearray need not."""
         view = memoryview(data).cast("B") if not isinstance(data, bytes) else data
         size = len(view)
         if size < _SMALL:
@@ -53,13 +53,14 @@ class DigestingFile:
 
     def flush(self) -> None:
         if self._small:
-            small, self._small = self._small, bytearray()
+            small, self._small = bytes(self._small), bytearray()
             self._put(small)
 
     def close(self) -> File:
         """What was written, now durable, by its name."""
         try:
             self.flush()
+            self._hashing.wait()
             self._syncing.wait()
             os.fsync(self._descriptor)
         finally:
@@ -76,26 +77,32 @@ class DigestingFile:
 
     def _put(self, data: Data) -> None:
         self._hashing.do(data)
-        rest = memoryview(data)
         try:
+            rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._descriptor, rest[:_WRITEBACK]) :]
         finally:
-            self._hashing.wait()  # The data is the caller's.
+            if not _is_kept(data):
+                self._hashing.wait()
         self._size += len(data)
-        if self._size - self._asked >= _WRITEBACK and not self._syncing.busy:
+        if self._size - self._asked >= _WRITEBACK and self._syncing.idle:
             self._asked = self._size
             self._syncing.do(b"")
 
 
+def _is_kept(data: Data) -> bool:
+    """Whether the data stays as it is until its digest is taken: as long as a reference is held, and the program waits
+    for its save. Other memory is that of a writer in C, which goes on."""
+    owner = data.obj if isinstance(data, memoryview) else data
+    return owner is not None and not isinstance(owner, bytearray)
+
+
 class _Beside:
-    """Does one thing at a time in a thread of its own; in this one where no thread can be had any more."""
+    """Does one thing after another in a thread of its own; in this one where no thread can be had any more."""
 
     def __init__(self, action: Callable[[Data], object]) -> None:
         self._action = action
-        self._tasks: queue.SimpleQueue[Data | None] = queue.SimpleQueue()
-        self._done = threading.Event()
-        self._done.set()
+        self._tasks: queue.Queue[Data | None] = queue.Queue()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = threading.Thread(target=self._work, name="checkpoint", daemon=True)
         try:
@@ -104,26 +111,23 @@ class _Beside:
             self._thread = None
 
     @property
-    def busy(self) -> bool:
-        return not self._done.is_set()
+    def idle(self) -> bool:
+        return self._tasks.unfinished_tasks == 0
 
     def do(self, data: Data) -> None:
-        self.wait()
         if self._thread is None:
             self._action(data)
         else:
-            self._done.clear()
             self._tasks.put(data)
 
     def wait(self) -> None:
-        """Until it is done. Raises what it raised."""
-        self._done.wait()
+        """Until all is done. Raises what an action raised."""
+        self._tasks.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def end(self) -> None:
-        self._done.wait()
         if self._thread is not None:
             self._tasks.put(None)
             self._thread.join()
@@ -135,4 +139,5 @@ class _Beside:
                 self._action(data)
             except Exception as error:
                 self._error = error
-            self._done.set()
+            del data  # It holds the caller's memory.
+            self._tasks.task_done()

@@ -10,8 +10,8 @@ from . import variables
 
 DIRECTORY = "checkpoints"
 """Where checkpoints are kept outside of Cumulus: below the working directory."""
-KEEP = 2
-"""One, and the one before, in case that it is damaged."""
+KEEP = 3
+"""As GPUJob has it by default."""
 GRACE = 30.0
 """Seconds, as GPUJob has it by default."""
 

@@ -38,7 +38,9 @@ def gang(tmp_path: Path) -> list[Checkpointer]:
 
 
 def gang_of(place: Path, world: int = WORLD, **settings: Any) -> list[Checkpointer]:
-    return [Checkpointer(Settings(path=str(place), rank=rank, world=world, **settings)) for rank in range(world)]
+    return [
+        Checkpointer(Settings(path=str(place), keep=2, rank=rank, world=world, **settings)) for rank in range(world)
+    ]
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -71,8 +71,8 @@ def killed_at(call: int, act: Callable[[], None]) -> bool:
 
 
 @pytest.mark.parametrize("saves", [save, save_state])
-def test_a_kill_at_each_step_of_a_save(tmp_path: Path, saves: Callable[[str, int], None]) -> None:
-    place = tmp_path / "l1"
+def test_a_kill_at_each_step_of_a_save(place: Path, saves: Callable[[str, int], None]) -> None:
+    place = place / "l1"
     saves(str(place), 1)
     saves(str(place), 2)
     outcomes = []
