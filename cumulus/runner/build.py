@@ -29,11 +29,19 @@ from cumulus.runner.main import main
 if __name__ == "__main__":
     main(sys.argv[1:])
 """
-_INIT = f"""\
+_PARTIAL = """\
 import pkgutil
 
 # What an image has installed of Cumulus beside this can be imported too.
 __path__ = pkgutil.extend_path(__path__, __name__)
+"""
+_INIT = f"""\
+import sys
+
+{_PARTIAL}
+# An editable installation has a finder instead of a place on sys.path.
+for found in [each.find_spec(__name__, None) for each in sys.meta_path if hasattr(each, "find_spec")]:
+    __path__ += [place for place in found and found.submodule_search_locations or () if place not in __path__]
 __version__ = {__version__!r}
 """
 
@@ -66,7 +74,7 @@ def archive() -> bytes:
 def _members() -> Iterator[tuple[str, bytes]]:
     yield "__main__.py", _MAIN.encode()
     yield "cumulus/__init__.py", _INIT.encode()
-    yield "cumulus/lib/__init__.py", b""
+    yield "cumulus/lib/__init__.py", _PARTIAL.encode()
     for name in _OF_LIB:
         yield f"cumulus/lib/{name}", (_PACKAGE / "lib" / name).read_bytes()
     for room in _ROOMS:
