@@ -96,7 +96,7 @@ def test_a_function_runs_on_a_lease(orchestrator: Orchestrator, token: str, capf
     assert device
     assert "on the node" in capfd.readouterr().out
     [job] = [job for job in orchestrator.items("job") if job["spec"].get("call")]
-    assert job["spec"]["gpu"] == {"memory": "50%", "duration": "1h"}
+    assert (job["spec"]["gpu"]["memory"], job["spec"]["gpu"]["duration"]) == ("0.5", "3600s")
     assert job["status"]["phase"] == "Succeeded"
 
 

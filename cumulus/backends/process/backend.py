@@ -228,7 +228,11 @@ class ProcessBackend:
 
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         """See `Backend.session`."""
-        run = self._made(job_uid, attempt, replica, "session")
+        try:
+            run = self._made(job_uid, attempt, replica, "session")
+        except BackendError as error:
+            # Its attempt is in the status before anything of it is on the disk.
+            raise SessionEnded(f"it has not begun: {error}") from None
         with _translated("find a session"):
             if run.finished:
                 raise SessionEnded("the session has ended")
