@@ -14,7 +14,7 @@ from cumulus.resources.key import Document
 def session(home: Path, job: Document) -> SessionConnection:
     """See `service.infrastructure.Infrastructure.session`."""
     attempts = lookup(job, "status.attempts") or []
-    if not attempts or attempts[-1].get("endTime"):
+    if not attempts or not attempts[-1].get("startTime") or attempts[-1].get("endTime"):
         raise SessionEnded("the session has not begun, or has ended")
     last = attempts[-1]
     try:
