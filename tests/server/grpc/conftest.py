@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cumulus.admission import door
 from cumulus.clock import FakeClock
 from cumulus.resources.key import Document
 from cumulus.rpc import orchestrator_pb2 as pb
@@ -31,7 +33,7 @@ from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.service.tickets import Tickets
 from cumulus.store.base import Store
-from cumulus.stores import empty_store
+from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 from tests.service.conftest import ME, FakeInfrastructure
 from tests.service.test_access import binding
@@ -145,18 +147,26 @@ class Served:
 ROOT = Identity("root", 0)
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    home = tmp_path / "home"
+@contextmanager
+def opened(directory: Path) -> Iterator[Served]:
+    """A server with its state in the directory."""
+    home = directory / "home"
     home.mkdir(mode=0o700)
     (home / "api").mkdir(mode=0o700)
-    store = empty_store()
+    clock = FakeClock(NOW)
+    store = MemoryStore(clock, admission=door.check)
     for name in ("ann", "bob"):
         store.create(binding("user", "User", name, "team", name))
-    made = Served(home, tmp_path / "grpc.sock", store, FakeClock(NOW))
+    made = Served(home, directory / "grpc.sock", store, clock)
     yield made
     made.stop()
     store.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with opened(tmp_path) as made:
+        yield made
 
 
 def error_of(raised: grpc.RpcError) -> pb.Error:
