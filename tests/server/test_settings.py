@@ -81,6 +81,24 @@ def test_where_the_api_listens(tmp_path: Path) -> None:
         settings.read(tls_cert="c.pem")
 
 
+def test_where_grpc_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_PORT", raising=False)
+    assert settings.read().grpc_listen == "127.0.0.1:50051"
+    (tmp_path / "config.yaml").write_text('grpc: {listen: "[::]:6000"}')
+    file = str(tmp_path / "config.yaml")
+    assert settings.read(config_file=file).grpc_listen == "[::]:6000"
+    monkeypatch.setenv("ORCHESTRATOR_PORT", "7000")
+    assert settings.read().grpc_listen == "127.0.0.1:7000"
+    assert settings.read(config_file=file).grpc_listen == "[::]:7000"
+    assert settings.read(config_file=file, grpc_listen="0.0.0.0:8000").grpc_listen == "0.0.0.0:8000"
+    with pytest.raises(UsageError, match="--grpc-listen 'nowhere': must be HOST:PORT"):
+        settings.read(grpc_listen="nowhere")
+    for wrong in ("x", "-1", "65536", "١"):
+        monkeypatch.setenv("ORCHESTRATOR_PORT", wrong)
+        with pytest.raises(UsageError, match=r"ORCHESTRATOR_PORT is '.*'; it takes the number of a port"):
+            settings.read()
+
+
 def test_files_for_tls_are_looked_at_before_the_daemon_starts(tmp_path: Path) -> None:
     (tmp_path / "c.pem").write_text("no certificate")
     given = settings.read(tls_cert=str(tmp_path / "c.pem"), tls_key=str(tmp_path / "missing.pem")).api

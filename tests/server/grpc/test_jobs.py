@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_twenty_lost_answers_and_restarts_make_one_job(served: Served) -> None:
     assert len(uids) == len(jobs(served)) == 1
     assert jobs(served)[0]["metadata"]["name"].startswith("call-")
     assert served.by(ANN).submit(generated(), "another")["metadata"]["uid"] not in uids
+
+
+def test_answers_that_nobody_waited_for_make_one_job(served: Served) -> None:
+    caller, request = served.by(ANN), pb.SubmitRequest(idempotency_key="k", object=json.dumps(generated()).encode())
+    for lost in range(20):
+        call = caller.Submit.future(request)  # type: ignore[attr-defined]
+        time.sleep(lost * 0.0003)
+        call.cancel()
+    made = json.loads(caller.Submit(request).object)
+    assert [each["metadata"]["uid"] for each in jobs(served)] == [made["metadata"]["uid"]]
 
 
 def test_calls_with_one_key_at_the_same_time_make_one_job(served: Served) -> None:
