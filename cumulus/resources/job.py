@@ -185,7 +185,7 @@ class Checkpoint(Model):
         description="How often the program is to save while its lease goes on: should_checkpoint() is true when so "
         "much time has passed since the last save. If left out, only before the lease ends and when the node asks.",
     )
-    keep: int = Field(3, ge=1, le=1000, description="How many checkpoints stay. Older ones are deleted by the program.")
+    keep: int = Field(2, ge=1, le=1000, description="How many checkpoints stay. Older ones are deleted by the program.")
     from_: str | None = Field(
         None,
         alias="from",

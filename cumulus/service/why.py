@@ -21,6 +21,7 @@ from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds.gpujob import unsaved
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -151,6 +152,7 @@ class _Question:
             started = _since(_attempt(job).get("startTime"), now, ", ")
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
             yield from self._leases()
+            yield from self._saved()
             return
         waits = condition(job, JobCondition.SCHEDULED)
         if phase == JobPhase.SCHEDULED or waits.get("status") == "True":
@@ -214,6 +216,14 @@ class _Question:
         ]
         if ends:
             yield f"Its lease ends in {until(min(ends), self._now)}, at {to_the_second(min(ends))}."
+
+    def _saved(self) -> Iterator[str]:
+        """What it would lose if it ended now, and what comes after."""
+        job, now = self._document, self._now
+        if lost := unsaved(job, now):
+            yield f"If it ended now, it would lose {lost}."
+        if following := lookup(job, "status.next"):
+            yield f"Attempt {following['number']} is queued already: it goes on there when this lease is over."
 
     def _explained(self, found: Explanation | None) -> Iterator[str]:
         if not self._store.list(Query(kind=GPUNode.KIND, limit=1)).items:

@@ -169,9 +169,9 @@ def test_a_partition_is_given_back_with_its_attempt(count: int, last_end: str | 
     job = a_job().replace(status=GPUJobStatus(attempts=attempts, attempt_count=count))
     partition = stored(ACTIVE)
     labels = partition.metadata.model_copy(update={"labels": {ATTEMPT_LABEL: str(number)}})
-    assert partition_plan.releasing(partition.replace(metadata=labels), job) is over
-    assert partition_plan.releasing(partition, None) is False
-    assert partition_plan.releasing(stored(ACTIVE, deleting=True), None) is True
+    assert partition_plan.releasing(partition.replace(metadata=labels), job, NOW) is over
+    assert partition_plan.releasing(partition, None, NOW) is False
+    assert partition_plan.releasing(stored(ACTIVE, deleting=True), None, NOW) is True
 
 
 IDLE = Renewal(policy="WhileIdle", maximum="250s")

@@ -150,7 +150,10 @@ class Oracle:
             return
         if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
             raise Violation("started too late", f"{run_name(run)} starts after the attempt was over")
-        parts = self._parts[work.job_uid, str(work.attempt)]
+        names = self._docs["GPUJob", work.job_uid]["status"]["attempts"][-1]["partitions"]
+        of_number = self._parts[work.job_uid, str(work.attempt)]
+        # Others were made for an attempt that was queued ahead and not needed: its number is the next one's.
+        parts = {uid: p for uid, p in of_number.items() if p["metadata"]["name"] in names or not _goes(p)}
         missing = [p["metadata"]["name"] for uid, p in parts.items() if uid not in self._leases]
         if missing or not parts:
             raise Violation("gang", f"{run_name(run)} starts while {missing} were never leased")

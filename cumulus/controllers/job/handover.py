@@ -20,11 +20,12 @@ from cumulus.resources.reasons import AttemptReason, Retry, retry_of
 GRANT_SECONDS = 2.0
 """What the queue, a binding and a lease take where a share is free."""
 
-LONGEST = 15.0
-"""Seconds before the end of a lease at the earliest: for so long a job may hold two shares. Well within the time in
-which the program of a lease must start, after which the lease's time counts without it."""
+LONGEST = 35.0
+"""Seconds before the end of a lease at the earliest: for so long a job may hold two shares. Before a save was measured
+a program may end its whole grace period early, 30 s by default; and about as long a lease waits for its program, until
+its time counts without it."""
 
-PART_OF_LEASE = 4
+PART_OF_LEASE = 2
 """Of a short lease, only the last such part."""
 
 

@@ -70,7 +70,9 @@ class PartitionReconciler:
         if partition.status.phase.ended:
             return self._apply(partition, partition_plan.plan_idle(partition, releasing=True, now=self._clock.now()))
         job = owning_job(self._reader, partition)
-        releasing = partition_plan.releasing(partition, job)
+        now = self._clock.now()
+        releasing = partition_plan.releasing(partition, job, now)
+        saving = partition_plan.saving_left(partition, job, now)
         if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
             plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
             return self._apply(partition, plan)
@@ -84,6 +86,8 @@ class PartitionReconciler:
             self._tell_of_ledger(partition, job, error, releasing)
             raise
         result = self._apply(partition, self._plan(partition, answer, releasing, started))
+        if saving > 0:
+            return After(min(saving, result.seconds) if isinstance(result, After) else saving)
         if isinstance(answer, Lease) and not releasing:
             return self._renew(partition, answer, result)
         return result

@@ -59,9 +59,25 @@ class PartitionPlan:
     wake: float | None = None
 
 
-def releasing(partition: GPUPartition, owner: GPUJob | None) -> bool:
+def releasing(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> bool:
     """Whether the lease is to end now: the partition is being deleted, or the attempt it was made for is over."""
-    return partition.deleting or (owner is not None and attempt_over(partition, owner))
+    if partition.deleting:
+        return saving_left(partition, owner, now) <= 0
+    return owner is not None and attempt_over(partition, owner)
+
+
+def saving_left(partition: GPUPartition, owner: GPUJob | None, now: datetime) -> float:
+    """Seconds for which the lease of a partition that is being deleted stays, so that the program in it saves its work;
+    0 where it need not. The job's controller asks the program, and it ends sooner as a rule; then the attempt is over.
+    """
+    deleted = partition.metadata.deletion_timestamp
+    if deleted is None or owner is None or owner.spec.checkpoint is None or owner.deleting:
+        return 0.0
+    live = owner.status.live_attempt
+    if live is None or live.start_time is None or partition.metadata.name not in live.partitions:
+        return 0.0
+    grace = parse_duration(partition.spec.grace_period)
+    return max(0.0, grace - (now - parse_timestamp(deleted)).total_seconds())
 
 
 def attempt_over(partition: GPUPartition, job: GPUJob) -> bool:

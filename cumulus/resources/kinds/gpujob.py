@@ -12,7 +12,7 @@ from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
-from cumulus.resources.quantity import format_duration, parse_duration
+from cumulus.resources.quantity import format_bytes, format_duration, parse_duration
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Files, Rows, Section, Surroundings, Value, flat, moment
@@ -87,6 +87,25 @@ def job_lease(job: Document, view: View) -> str:
     return f"in {until(min(ends), view.now)}" if ends else ""
 
 
+def job_checkpoint(job: Document, view: View) -> str:
+    """The step of its newest checkpoint, and how old that is."""
+    saved = lookup(job, "status.checkpoint")
+    return f"step {saved['step']}, {age(saved['time'], view.now)} ago" if saved else ""
+
+
+def unsaved(job: Document, now: datetime) -> str:
+    """What would be lost if what runs ended now: the time since the last checkpoint. "" where nothing runs, or where
+    the job keeps none."""
+    attempts = lookup(job, "status.attempts") or ()
+    began = attempts[-1].get("startTime") if attempts and not attempts[-1].get("endTime") else None
+    if not began or lookup(job, "spec.checkpoint") is None:
+        return ""
+    saved = (lookup(job, "status.checkpoint") or {}).get("time") or ""
+    if saved > began:
+        return f"{age(saved, now)} of work, since the last checkpoint"
+    return f"{age(began, now)} of work, since its start: nothing is seen to be saved in this attempt"
+
+
 def sections(job: Document, around: Surroundings) -> Iterator[Section]:
     now = around.now
     yield Fields([*_status(job, now), *_files(job, around.files, now)])
@@ -100,6 +119,13 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     yield "Phase", status.get("phase", "Pending")
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
+    if saved := status.get("checkpoint"):
+        took, size = f"{saved.get('seconds', 0):.1f} s", format_bytes(saved.get("size", 0))
+        yield "Checkpoint", f"step {saved['step']}, saved {moment(saved['time'], now)}, {size} in {took}"
+        yield "Saved at", "\n".join(filter(None, [f"{saved.get('node')}:{saved.get('path')}", saved.get("uri")]))
+    yield "Would be lost", unsaved(job, now)
+    if following := status.get("next"):
+        yield "Next attempt", f"{following.get('number')}, queued {moment(following.get('queueTime'), now)}"
     failures = status.get("failures") or 0
     yield from _call_status(status.get("call") or {})
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
@@ -217,6 +243,7 @@ KIND = Kind(
         Column("GPU", cell=lambda job, _: job_gpu(job), yields=4),
         Column("ATTEMPTS", cell=lambda job, _: job_attempts(job), yields=5),
         Column("LEASE ENDS", cell=job_lease, wide=True, fit="whole", yields=1),
+        Column("CHECKPOINT", cell=job_checkpoint, wide=True, yields=4),
         Column("IMAGE", "spec.image", wide=True, yields=6),
         Column("REASON", cell=lambda job, _: job_reason(job), wide=True, fit="whole", yields=0),
         Column("AGE", "metadata.creationTimestamp", form="age", fit="whole", yields=3),

@@ -1,0 +1,98 @@
+"""Work that survives the end of a lease, on the real daemon with real processes and the library that people use."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Machine, manifest
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.daemon
+
+ROOT = Path(__file__).parents[2]
+
+TRAIN = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from cumulus import checkpoint
+log, last = sys.argv[1], int(sys.argv[2])
+step = (checkpoint.load_checkpoint() or {{"step": 0}})["step"]
+while step < last:
+    with open(log, "a") as file:
+        file.write(f"{{step}}\\n")
+    time.sleep(0.05)
+    step += 1
+    if checkpoint.should_checkpoint():
+        checkpoint.save_checkpoint({{"step": step}}, step=step)
+        checkpoint.exit_if_ending()
+"""
+
+
+def training(name: str, log: Path, *, last: int = 10**6, duration: str = "1h", **checkpoint: str) -> dict[str, Any]:
+    made = manifest(name, "", duration=duration, checkpoint=checkpoint)
+    made["spec"]["command"] = [sys.executable, "-c", TRAIN, str(log), str(last)]
+    return made
+
+
+def steps(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_training_goes_on_in_the_next_lease_where_it_stopped(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "steps"
+    machine.apply(training("t", log, last=200, duration="6s", gracePeriod="1s"))
+    machine.ok("wait", "gpujob/t", "--for=condition=Succeeded", "--timeout=80s")
+    assert steps(log) == list(range(200))
+    status = machine.get("job", "t")["status"]
+    assert len(status["attempts"]) > 1
+    assert {a["reason"] for a in status["attempts"][:-1]} <= {"Saved", "LeaseExpired"}
+    # Queued before the lease was over, in a place of its own.
+    assert all(after["queueTime"] < before["endTime"] for before, after in pairwise(status["attempts"]))
+    assert status["checkpoint"]["step"] > 0
+    assert "next" not in status
+    assert "CheckpointSaved" in {e["reason"] for e in machine.items("events")}
+    eventually(lambda: not machine.leases(), what="all leases given back")
+
+
+def test_a_suspended_job_is_let_go_as_soon_as_it_has_saved(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "steps"
+    machine.apply(training("s", log, gracePeriod="5m"))
+    eventually(lambda: len(steps(log)) > 3, what="running")
+    assert "would lose" in machine.ok("why", "s")
+    since = time.monotonic()
+    machine.ok("suspend", "job", "s")
+    machine.ok("wait", "gpujob/s", "--for=condition=Suspended", "--timeout=60s")
+    eventually(lambda: not machine.leases(), what="lease released while suspended")
+    assert time.monotonic() - since < 30
+    saved = machine.get("job", "s")["status"]["checkpoint"]
+    assert saved["step"] == steps(log)[-1] + 1
+    assert f"step {saved['step']}" in machine.ok("describe", "job", "s")
+    assert f"step {saved['step']}" in machine.ok("get", "jobs", "-o", "wide")
+    machine.ok("resume", "job", "s")
+    eventually(lambda: steps(log)[-1] > saved["step"], what="goes on")
+    assert steps(log) == list(range(len(steps(log))))
+
+
+def test_a_drained_node_is_free_as_soon_as_its_jobs_have_saved(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    log = tmp_path / "steps"
+    machine.apply(training("d", log, gracePeriod="5m"))
+    eventually(lambda: len(steps(log)) > 3, what="running")
+    node = machine.items("nodes")[0]["metadata"]["name"]
+    machine.ok("node", "drain", node, "--now", "--timeout", "60s")
+    saved = machine.get("job", "d")["status"]["checkpoint"]
+    assert saved["step"] == steps(log)[-1] + 1
+    machine.ok("uncordon", node)
+    eventually(lambda: steps(log)[-1] > saved["step"], what="goes on")
+    assert steps(log) == list(range(len(steps(log))))
