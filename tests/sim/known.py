@@ -155,6 +155,12 @@ LEFT_BY_A_SUSPENDED = a_schedule(
 )  # fmt: skip
 """Nobody is told that a workload has ended: the sweep finds it."""
 
+HELD_AT_THE_END = a_schedule(
+    a_job("held", checkpoint=True, duration=20.0, memory="0.5", program=Program(kind="forever", stop_seconds=3.0)),
+    Action(17.0, "change", "held", (("suspend", True),)),
+)
+"""A job is suspended when its next attempt is queued already: that one is not needed, and begins nothing."""
+
 FOUND: dict[str, tuple[Schedule, str]] = {
     "late-start-blamed": (LATE_START, "ahead of the truth"),
     "absence-from-the-cache": (STALE_SWEEP, "harm"),
@@ -162,6 +168,8 @@ FOUND: dict[str, tuple[Schedule, str]] = {
     "unreachable-is-dead": (HELD_WHILE_CUT, "ahead of the truth"),
     "no-second-look": (DELETED_BEFORE_START, "started too late"),
     "no-sweep": (ASKED_LATE, "leak"),
+    "hand-over-too-early": (HELD_AT_THE_END, "ahead of the truth"),
+    "next-attempt-left-behind": (HELD_AT_THE_END, "leak"),
     "relist-keeps-the-gone": (GONE_UNSEEN, "livelock"),
     "finalizer-too-early": (RELEASED_IN_GRACE, "gone too early"),
     "lapsed-term-revives": (LATE_RENEWAL, "revived"),

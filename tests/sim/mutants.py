@@ -176,13 +176,6 @@ MUTANTS = (
         "if alive and view.job.status.next is None:",
     ),
     Mutant(
-        "hand-over-unsure",
-        "the attempt that was queued ahead begins though nobody saw the last one end, and its lease is not over",
-        plan._over,
-        "elif handover.certain(view.replicas):",
-        "elif True:",
-    ),
-    Mutant(
         "next-attempt-left-behind",
         "the shares of the attempt that was queued ahead are kept though it is not needed",
         plan._without_next,
