@@ -119,17 +119,17 @@ def job(
         spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
     if retries := _whole("retries", options.get("retries", 0), least=0):
         spec["retry"] = {"limit": retries}
-    if checkpoint := options.get("checkpoint"):
+    if (checkpoint := options.get("checkpoint")) not in (None, False):
         spec["checkpoint"] = _checkpoint(checkpoint)
     metadata = {"name": name, "namespace": namespace, "annotations": dict(annotations)}
     return {"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}
 
 
-def _checkpoint(value: bool | str | Mapping[str, Any]) -> Mapping[str, Any]:
+def _checkpoint(value: Any) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     if value is True:
-        return {"path": "checkpoint"}
+        return {}
     if isinstance(value, str):
         return {"uri": value} if "://" in value else {"path": value}
     raise UsageError(f"checkpoint={value!r} is neither True nor a path, a URI or the fields of spec.checkpoint")

@@ -37,6 +37,7 @@ WAIT_SECONDS = 900.0
 """The same, for what waits for a call that runs: its job needs no server to go on."""
 UNARY_SECONDS = 30.0
 """For one try of a short request."""
+CLOSED = "the client is closed"
 TICKETS = 5
 """How many tickets one request may have refused."""
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
@@ -86,7 +87,7 @@ class Connection:
         """The orchestrator's methods."""
         with self._lock:
             if self._closed:
-                raise CumulusError("the client is closed")
+                raise CumulusError(CLOSED)
             if self._stub is None or self._pid != os.getpid():
                 from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
 
@@ -132,6 +133,11 @@ class Connection:
                 elif self._closed or not is_passing(made):
                     raise made from None
                 last = made
+            except ValueError:
+                # gRPC's, where `close` came in between.
+                if not self._closed:
+                    raise
+                raise CumulusError(CLOSED) from None
             except ServerUnavailable as error:
                 # Of the API, which gives tickets.
                 last = error

@@ -7,52 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import processes
-from tests.daemon import DaemonBed
+from tests.sdk.bed import Bed
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-daemon")]
-
-
-class Bed(DaemonBed):
-    """A daemon, and a directory with a project."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, XDG_CONFIG_HOME=str(directory / "config"), COLUMNS="160", ORCHESTRATOR_PORT="0")
-        self.project = directory / "project"
-        self.project.mkdir(parents=True)
-        self.write("pyproject.toml", "")
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.project / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-        return path
-
-    def start(self, name: str, text: str) -> subprocess.Popen[str]:
-        """A program of the project."""
-        path = self.write(name, text)
-        return subprocess.Popen(
-            [sys.executable, path], cwd=self.project, env=self.env, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def python(self, name: str, text: str) -> str:
-        """What the program prints, which ends well."""
-        program = self.start(name, text)
-        out, err = program.communicate(timeout=120)
-        assert program.returncode == 0, f"{out}\n{err}"
-        return out
-
-    def up(self) -> None:
-        self.serve()
-        self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +25,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         made.up()
         yield made
     finally:
-        made.run("delete", "jobs", "--all")
-        processes.end(made.daemons)
+        made.down()
 
 
 def test_all_sorts_of_functions(bed: Bed) -> None:

@@ -1,0 +1,98 @@
+"""The examples, the notebook and the code of the pages, as they stand, against the real daemon."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+
+from tests.sdk.bed import Bed
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-examples")]
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    made = Bed(tmp_path_factory.mktemp("examples"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "prints"),
+    [
+        ("hello", "", "Hello world, you lease"), ("sweep_sklearn", "sklearn", "best of 9: 0.9"),
+        ("sweep_xgboost", "xgboost", "best of 9: "), ("train_pytorch", "torch", "loss 0.0"),
+    ],
+)  # fmt: skip
+def test_an_example(bed: Bed, name: str, needs: str, prints: str) -> None:
+    if needs and importlib.util.find_spec(needs) is None:
+        pytest.skip(f"NOT TESTED: {needs} is not installed")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"], env=bed.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert prints in done.stdout
+
+
+@pytest.mark.parametrize("page", ["docs/sdk.md", "README.md"])
+def test_the_code_of_a_page(bed: Bed, page: str) -> None:
+    text = (ROOT / page).read_text()
+    part = text[text.index("<!-- sdk: begin -->") : text.index("<!-- sdk: end -->")]
+    blocks = re.findall(r"```python\n(.*?)```", part, re.S)
+    assert blocks
+    bed.write("cumulus_demo_state.py", "")
+    bed.python("page.py", "\n".join(blocks))
+
+
+def test_the_notebook(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    for name, value in bed.env.items():
+        monkeypatch.setenv(name, value)
+    NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(bed.project)}}).execute()
+    outputs = [
+        "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
+        for cell in notebook.cells if cell.cell_type == "code"
+    ]  # fmt: skip
+    assert outputs == ["", "shifting 32\n42", "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]", "[1, 2]\n", "11"]
+
+
+def test_interrupting_a_kernel_cancels_the_call(bed: Bed) -> None:
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=bed.env, cwd=str(bed.project))
+    kernel = manager.client()
+    kernel.start_channels()
+    try:
+        kernel.wait_for_ready(timeout=60)
+        kernel.execute(
+            "from cumulus.sdk import CumulusClient\n"
+            "def sleeping():\n    import time\n    print('begun', flush=True)\n    time.sleep(600)\n"
+            "CumulusClient().run(sleeping)\n"
+        )
+        while True:
+            message = kernel.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "stream":
+                break
+        manager.interrupt_kernel()
+        while message["msg_type"] != "error":
+            message = kernel.get_iopub_msg(timeout=60)
+        assert message["content"]["ename"] == "KeyboardInterrupt"
+        eventually(lambda: not [job for job in bed.items("gpujobs") if "sleeping" in job["metadata"]["name"]])
+    finally:
+        kernel.stop_channels()
+        manager.shutdown_kernel(now=True)
