@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from cumulus.errors import UsageError
-from cumulus.sdk import batch
+from cumulus.sdk import on_node
 from cumulus.sdk.errors import CallError, LeaseExpired, NodeLost, NotPicklable, RemoteError, note_of
 from cumulus.sdk.options import CallOptions, check_arguments
 from cumulus.sdk.packaging import pickling
@@ -192,7 +192,7 @@ class _Mapping(Generic[T]):
                 began = time.monotonic()
                 try:
                     function = None if is_warm else self._pickled
-                    answers = session.run(batch.run_batch, self._digest, function, _packed(chunk, self._function))
+                    answers = session.run(on_node.run_batch, self._digest, function, _packed(chunk, self._function))
                 except CallError as error:
                     self._lost(chunk, error, was_warm=is_warm)
                     self._drop(session)
@@ -363,7 +363,7 @@ def _packed(chunk: Sequence[_Item], function: Callable[..., Any]) -> bytes:
 
 def _value(answer: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     """Of what `run_batch` says of one item, which was signed with its batch."""
-    if answer[0] == batch.RETURNED:
+    if answer[0] == on_node.RETURNED:
         return pickle.loads(answer[1]), None
     _, packed, name, text, traceback = answer
     made: BaseException = RemoteError(name, text, traceback)

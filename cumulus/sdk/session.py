@@ -7,18 +7,17 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from cumulus.calls.outcome import Outcome
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
-from cumulus.sdk import options, output, results, transport
+from cumulus.sdk import on_node, options, output, results, transport
 from cumulus.sdk.call import Attendance, Call
-from cumulus.sdk.errors import CallError, Cancelled
+from cumulus.sdk.errors import CallError, Cancelled, NodeLost
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import plain
@@ -26,11 +25,14 @@ from cumulus.sdk.threads import in_background
 
 if TYPE_CHECKING:
     from cumulus.rpc import orchestrator_pb2
+    from cumulus.rpc.orchestrator_pb2 import JobRef
     from cumulus.sdk.caller import Caller
 
 P = ParamSpec("P")
 T = TypeVar("T")
 CHUNK = 2**20
+_HELLOS = 2**40
+"""Numbers from here on are of what begins a connection."""
 END_SECONDS = 10.0
 """How long to wait for why a session ended."""
 
@@ -49,6 +51,17 @@ class _Sent:
         self.content = bytearray()
 
 
+class _Link:
+    """One connection of a session."""
+
+    def __init__(self, hello: _Sent) -> None:
+        self.hello = hello
+        self.asked = deque([hello])
+        """What was sent on it and is not answered."""
+        self.greeted = False
+        self.over = False
+
+
 class Session:
     """See `CumulusClient.session`. It begins at once; its first call waits for the lease. `close`, or the end of a
     `with` block, ends it with its lease."""
@@ -63,10 +76,12 @@ class Session:
         self._job: Call[Any] = caller.submit(prepared)
         self._code = prepared.modules
         self._attendance = Attendance(self._job).__enter__()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._ids = itertools.count(1)
+        self._hellos = itertools.count()
         self._waiting: deque[_Sent] = deque()
-        self._outgoing: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
+        """Calls without an answer, in their order; their numbers have no gaps."""
+        self._process = ""
         self._closed = False
         self._failure: BaseException | None = None
         self._background = contextlib.ExitStack()
@@ -101,17 +116,14 @@ class Session:
         function = plain(fn)
         options.check_arguments(function, args, kwargs)
         self._refuse_new_code(function)
-        with self._lock:
+        with self._changed:
             if self._failure is not None:
                 raise self._failure
             if self._closed:
                 raise CumulusError(f"session {self.name} is closed")
-            id = next(self._ids)
-            key = self._caller.key.of_call(f"{self._job.namespace}/{self.name}/{id}")
-            payload, _ = pickling.payload(key, function, args, kwargs)
-            sent = _Sent(id, pickling.name_of(function), key, payload)
+            sent = self._sent(next(self._ids), function, args, kwargs)
             self._waiting.append(sent)
-            self._outgoing.put(sent)
+            self._changed.notify_all()
         return cast("concurrent.futures.Future[T]", sent.future)
 
     def remote(self, fn: Callable[P, T], /) -> Callable[P, T]:
@@ -125,11 +137,11 @@ class Session:
 
     def close(self) -> None:
         """End its process and its lease. Calls that have not returned are lost."""
-        with self._lock:
+        with self._changed:
             if self._closed:
                 return
             self._closed = True
-        self._outgoing.put(None)
+            self._changed.notify_all()
         self._attendance.__exit__()
         with contextlib.suppress(CumulusError):
             # Where the server is away, or the client is closed, its silence ends the session.
@@ -168,66 +180,74 @@ class Session:
             raise
 
     def _exchange(self) -> None:
-        """One connection: all that has no answer yet is sent, and what comes after. Calls have numbers, and a session
-        that has done one already answers it again."""
+        """One connection: all that has no answer yet is sent, and what comes after. A process that has answered a call
+        already answers it again, and runs nothing twice. Whether it is the same process is asked first."""
         connection = self._caller.connection
-        over = threading.Event()
-        stream = connection.stub().Call(self._requests(over), metadata=connection.metadata())
+        link = _Link(self._sent(_HELLOS + next(self._hellos), on_node.process_id, (), {}))
+        stream = connection.stub().Call(self._requests(link), metadata=connection.metadata())
         self._on_call(stream)
         try:
             for response in stream:
                 connection.reached()
-                self._take(response)
+                self._take(link, response)
         finally:
-            over.set()
-            self._outgoing.put(None)
+            with self._changed:
+                link.over = True
+                self._changed.notify_all()
             stream.cancel()
         if not self._closed:
             raise ServerUnavailable("the session's connection ended")
 
-    def _requests(self, over: threading.Event) -> Iterator[orchestrator_pb2.CallRequest]:
-        from cumulus.rpc.orchestrator_pb2 import CallRequest, CallStart
-
-        with self._lock:
-            again = list(self._waiting)
-            for each in again:
-                each.outcome, each.size = None, 0
-                each.content.clear()
+    def _requests(self, link: _Link) -> Iterator[orchestrator_pb2.CallRequest]:
+        yield from _messages(link.hello, self._job._reference)
         done = 0
-        first = True
-        while not over.is_set() and not self._closed:
-            sent = again.pop(0) if again else self._outgoing.get() if not first else None
-            if sent is None and not first:
-                continue
-            if sent is not None and sent.id <= done:
-                continue
-            job = self._job._reference if first else None
-            first = False
-            if sent is None:
-                yield CallRequest(start=CallStart(job=job))
-                continue
+        while (sent := self._next(link, done)) is not None:
             done = sent.id
-            content = memoryview(sent.payload)
-            head = CallStart(job=job, id=sent.id, size=len(content), data=bytes(content[:CHUNK]))
-            yield CallRequest(start=head)
-            for data in transport.chunks(content[CHUNK:], CHUNK):
-                yield CallRequest(data=data)
+            sent.outcome, sent.size, sent.content = None, 0, bytearray()
+            link.asked.append(sent)
+            yield from _messages(sent)
 
-    def _take(self, response: orchestrator_pb2.CallResponse) -> None:
-        with self._lock:
-            sent = self._waiting[0] if self._waiting else None
-            if sent is None or sent.id != response.id:
-                return
-            if response.outcome:
-                sent.outcome, sent.size = Outcome.read(response.outcome), response.size
-            sent.content.extend(response.data)
-            if sent.outcome is None or len(sent.content) < sent.size:
-                return
-            self._waiting.popleft()
-        _settle(sent, f"{self.name}/{sent.name}")
+    def _next(self, link: _Link, done: int) -> _Sent | None:
+        """The call after number `done`, once there is one that waits for its answer; None at the end."""
+        with self._changed:
+            while not (link.over or self._closed):
+                if link.greeted and self._waiting:
+                    at = max(done + 1 - self._waiting[0].id, 0)
+                    if at < len(self._waiting):
+                        return self._waiting[at]
+                self._changed.wait()
+            return None
+
+    def _take(self, link: _Link, response: orchestrator_pb2.CallResponse) -> None:
+        sent = link.asked[0]
+        if sent.id != response.id:
+            raise CumulusError(f"session {self.name} answered call {response.id} instead of {sent.id}")
+        if response.outcome:
+            sent.outcome, sent.size = Outcome.read(response.outcome), response.size
+        sent.content.extend(response.data)
+        if sent.outcome is None or len(sent.content) < sent.size:
+            return
+        link.asked.popleft()
+        if sent is not link.hello:
+            with self._changed:
+                self._waiting.popleft()
+            _settle(sent, f"{self.name}/{sent.name}")
+            return
+        _settle(sent, self.name)
+        process = sent.future.result()
+        if self._process not in ("", process):
+            raise NodeLost(f"the process of session {self.name} is lost, and what it kept", call=self.name)
+        with self._changed:
+            self._process, link.greeted = process, True
+            self._changed.notify_all()
+
+    def _sent(self, id: int, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Sent:
+        key = self._caller.key.of_call(f"{self._job.namespace}/{self.name}/{id}")
+        payload, _ = pickling.payload(key, function, args, kwargs)
+        return _Sent(id, pickling.name_of(function), key, payload)
 
     def _fail(self, error: BaseException) -> None:
-        with self._lock:
+        with self._changed:
             if self._failure is None:
                 self._failure = error
             left, self._waiting = list(self._waiting), deque()
@@ -278,3 +298,12 @@ def _result(future: concurrent.futures.Future[T]) -> T:
         except concurrent.futures.TimeoutError:
             if future.done():
                 raise
+
+
+def _messages(sent: _Sent, job: JobRef | None = None) -> Iterator[orchestrator_pb2.CallRequest]:
+    from cumulus.rpc.orchestrator_pb2 import CallRequest, CallStart
+
+    content = memoryview(sent.payload)
+    yield CallRequest(start=CallStart(job=job, id=sent.id, size=len(content), data=bytes(content[:CHUNK])))
+    for data in transport.chunks(content[CHUNK:], CHUNK):
+        yield CallRequest(data=data)

@@ -218,7 +218,10 @@ class _Tries:
 
 def is_passing(error: CumulusError) -> bool:
     """Whether the same request may be answered in a moment."""
-    return isinstance(error, ServerUnavailable | errors.StoreUnavailable | errors.TooManyRequests)
+    if isinstance(error, errors.BackendRefused | errors.NotOurs):
+        return False
+    passing = ServerUnavailable | errors.StoreUnavailable | errors.TooManyRequests | errors.BackendError
+    return isinstance(error, passing)
 
 
 def error_of(error: grpc.RpcError, where: str = "the server") -> CumulusError:

@@ -5,6 +5,7 @@ It keeps what a server keeps on disk (blobs, jobs, results, logs) through `resta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -108,7 +109,8 @@ class FakeOrchestrator(OrchestratorServicer):
 
     def kill(self, job: FakeJob) -> None:
         if job.process is not None and job.process.poll() is None:
-            os.killpg(job.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.process.pid, signal.SIGKILL)
 
     @property
     def last(self) -> FakeJob:

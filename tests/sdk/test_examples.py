@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -61,7 +62,7 @@ def test_the_code_of_a_page(bed: Bed, page: str) -> None:
 
 
 def test_the_notebook(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    notebook: Any = nbformat.reads((EXAMPLES / "notebook.ipynb").read_text(), as_version=4)
     for name, value in bed.env.items():
         monkeypatch.setenv(name, value)
     NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(bed.project)}}).execute()

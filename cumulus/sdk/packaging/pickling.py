@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cumulus.calls.envelope import payload_head
-from cumulus.sdk import batch
+from cumulus.sdk import on_node
 from cumulus.sdk.errors import NotPicklable
 
 PROTOCOL = 5
@@ -56,7 +56,7 @@ def _pickler() -> Any:
     import cloudpickle
 
     # What `map` runs there needs no Cumulus of the node's.
-    cloudpickle.register_pickle_by_value(batch)
+    cloudpickle.register_pickle_by_value(on_node)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, protocol: int) -> None:
@@ -66,7 +66,7 @@ def _pickler() -> Any:
         def reducer_override(self, value: Any) -> Any:
             if not isinstance(value, types.CodeType):
                 return super().reducer_override(value)
-            if value.co_filename != batch.__file__:
+            if value.co_filename != on_node.__file__:
                 self.sources.add(value.co_filename)
             make, given = self.dispatch_table[types.CodeType](value)
             return make, tuple(value.co_filename if part == _NO_FILE else part for part in given)

@@ -73,7 +73,7 @@ class Project:
     def is_module_of(self, function: Callable[..., Any]) -> bool:
         """Whether the function is imported from a local module."""
         module = sys.modules.get(getattr(function, "__module__", None) or "")
-        own = module is not None and module.__name__ not in ("__main__", OURS)
+        own = module is not None and module.__name__.partition(".")[0] not in ("__main__", OURS)
         return own and any(self.is_local(place) for place in _places(module))
 
     def files(self, function: Callable[..., Any]) -> list[SourceFile]:

@@ -1,4 +1,4 @@
-"""What a session of `map` runs on the node. It travels by value: of Cumulus only the runner needs to be there."""
+"""What sessions run on the node beside users' functions. It travels by value: of Cumulus only the runner is there."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def run_batch(digest: str, function: bytes | None, batch: bytes) -> list[tuple[A
             said = failure.outcome_of(error)
             answers.append((RAISED, failure.rebuildable(error), said.type, said.text, said.traceback))
     return answers
+
+
+def process_id() -> str:
+    """The same for as long as the session's process lives, and no other's."""
+    import sys
+    import types
+    import uuid
+
+    kept = sys.modules.setdefault("_cumulus_session", types.ModuleType("_cumulus_session")).__dict__
+    return str(kept.setdefault("process", uuid.uuid4().hex))
