@@ -38,7 +38,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     ("name", "needs", "prints"),
     [
         ("hello", "", "Hello world, you lease"), ("sweep_sklearn", "sklearn", "best of 9: 0.9"),
-        ("sweep_xgboost", "xgboost", "best of 9: "), ("train_pytorch", "torch", "loss 0.0"),
+        ("sweep_xgboost", "xgboost", "best of 9: "), ("call_pytorch", "torch", "loss 0.0"),
     ],
 )  # fmt: skip
 def test_an_example(bed: Bed, name: str, needs: str, prints: str) -> None:
@@ -62,7 +62,8 @@ def test_the_code_of_a_page(bed: Bed, page: str) -> None:
 
 
 def test_the_notebook(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook: Any = nbformat.reads((EXAMPLES / "notebook.ipynb").read_text(), as_version=4)
+    read: Any = nbformat.reads
+    notebook = read((EXAMPLES / "notebook.ipynb").read_text(), as_version=4)
     for name, value in bed.env.items():
         monkeypatch.setenv(name, value)
     NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(bed.project)}}).execute()

@@ -1,4 +1,4 @@
-"""Trains a small network with PyTorch on a leased share of a GPU, or on the CPU: python examples/train_pytorch.py
+"""Trains a small network with PyTorch on a leased share of a GPU, or on the CPU: python examples/call_pytorch.py
 
 It saves checkpoints, so a lease that ends too early costs no work: the call goes on in a new one.
 """
