@@ -19,10 +19,11 @@ from cumulus.backends.base import EnvVar, State, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.calls.outcome import RETURNED
 from cumulus.calls.session import SessionEnded
+from cumulus.environments.document import Document
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.runner.build import archive
 from tests.backends.process_bed import NODE, ProcessBed, returned
-from tests.runner.calls import payload_of, zip_of
+from tests.runner.calls import HERE, payload_of, zip_of
 from tests.unix_users import User, open_directory
 from tests.waiting import eventually
 
@@ -85,6 +86,41 @@ def test_a_hint_that_is_no_such_python_is_passed_over(bed: ProcessBed, hint: str
     path = f"{tmp_path}/bin:/usr/bin:/bin"
     bed.backend.start(work := bed.calling(returned, interpreter=hint, env=(EnvVar("PATH", path),)))
     assert (bed.finish(work).message, value(bed, work)) == ("", "returned")
+
+
+def test_an_environment_is_built_before_the_call_and_told_in_its_log(bed: ProcessBed) -> None:
+    def where() -> str:
+        return sys.prefix
+
+    document = Document(HERE, "").to_json()
+    bed.backend.start(work := bed.calling(where, environment=document))
+    assert bed.finish(work).message == ""
+    assert value(bed, work).startswith(str(bed.root / "environments"))
+    assert b"environment" in bed.log(work)
+    # A second one finds it.
+    bed.backend.start(work := bed.calling(where, environment=document, job="again"))
+    bed.finish(work)
+    assert value(bed, work).startswith(str(bed.root / "environments"))
+
+
+def test_an_environment_that_cannot_be_built_is_told(bed: ProcessBed) -> None:
+    bed.backend.start(work := bed.calling(returned, environment=Document("3.99", "").to_json()))
+    end = bed.finish(work)
+    assert (end.reason, end.message.split(";")[0]) == (
+        "StartError",
+        "its environment: there is no Python 3.99 on this node",
+    )
+
+
+def test_a_build_ends_when_its_job_is_stopped(bed: ProcessBed, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n: > {tmp_path}/asked\nexec sleep 600\n")
+    python.chmod(0o755)
+    document = Document(HERE, "").to_json()
+    bed.backend.start(work := bed.calling(returned, environment=document, interpreter=str(python)))
+    bed.until((tmp_path / "asked").exists)
+    bed.backend.stop(work.name, 60)
+    assert bed.finish(work).reason == "Stopped"
 
 
 def test_a_blob_that_is_gone_refuses_the_start(bed: ProcessBed) -> None:
