@@ -1,0 +1,132 @@
+"""Signed commits and tags: git's exit code says whether they are good, and nothing else does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cumulus.secrets import JobSecrets
+from tests.gitops.cluster import Cluster, Repo, job
+
+HOLD = {"suspend": "true"}
+
+
+class Signer:
+    def __init__(self, place: Path, name: str) -> None:
+        self.key = place / name
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}@example.org", "-f", self.key], check=True
+        )
+
+    def allowed(self, principal: str, options: str = "") -> str:
+        type, key, *_ = self.key.with_suffix(".pub").read_text().split()
+        return f"{principal} {options}{' ' if options else ''}{type} {key}\n"
+
+    def commit(self, repo: Repo, files: dict[str, str | None]) -> str:
+        repo.git("config", "gpg.format", "ssh")
+        repo.git("config", "user.signingKey", str(self.key))
+        return repo.commit(files, "signed", "-S")
+
+
+@pytest.fixture
+def ada(tmp_path: Path) -> Signer:
+    return Signer(tmp_path, "ada")
+
+
+def demands(cluster: Cluster, repo: Repo, keys: str, **more: str) -> None:
+    JobSecrets(cluster.home / "job-secrets").of("default").set("signers", "allowed_signers", keys)
+    cluster.add(url=repo.url, verify={"keys": "signers", **more}, prune="Auto")
+    cluster.sync()
+
+
+def refused(cluster: Cluster) -> bool:
+    return cluster.condition("Ready") == ("False", "NotVerified") and cluster.names() == []
+
+
+def test_a_good_signature_is_taken_and_told(cluster: Cluster, repo: Repo, ada: Signer) -> None:
+    ada.commit(repo, {"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, ada.allowed("ada@example.org"))
+    assert cluster.names() == ["a"]
+    synced = cluster.source().status.synced
+    assert synced is not None
+    assert synced.signature == "Verified"
+    # What comes unsigned later deletes nothing, and changes nothing.
+    repo.commit({"a.yaml": None, "b.yaml": job("b", **HOLD)})
+    cluster.sync()
+    assert cluster.condition("Ready") == ("False", "NotVerified")
+    assert cluster.names() == ["a"]
+    ada.commit(repo, {})
+    cluster.sync()
+    assert cluster.condition("Ready") == ("True", "Fetched")
+
+
+def test_an_unsigned_commit(cluster: Cluster, repo: Repo, ada: Signer) -> None:
+    repo.commit({"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, ada.allowed("ada@example.org"))
+    assert refused(cluster)
+
+
+def test_another_key(cluster: Cluster, repo: Repo, ada: Signer, tmp_path: Path) -> None:
+    Signer(tmp_path, "eve").commit(repo, {"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, ada.allowed("ada@example.org"))
+    assert refused(cluster)
+
+
+@pytest.mark.parametrize("options", ['valid-before="20200101"', 'namespaces="file"'])
+def test_the_right_key_that_may_not_sign_this(cluster: Cluster, repo: Repo, ada: Signer, options: str) -> None:
+    ada.commit(repo, {"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, ada.allowed("ada@example.org", options))
+    assert refused(cluster)
+
+
+def test_no_keys_at_all(cluster: Cluster, repo: Repo, ada: Signer) -> None:
+    ada.commit(repo, {"a.yaml": job("a", **HOLD)})
+    demands(cluster, repo, "\n")
+    assert refused(cluster)
+    cluster.change(verify={"keys": "nothing"})
+    cluster.sync()
+    assert cluster.condition("Ready") == ("False", "CredentialsUnusable")
+
+
+def test_a_signed_tag(cluster: Cluster, repo: Repo, ada: Signer) -> None:
+    repo.commit({"a.yaml": job("a", **HOLD)})
+    repo.git("config", "gpg.format", "ssh")
+    repo.git("config", "user.signingKey", str(ada.key))
+    repo.git("tag", "-s", "-m", "one", "v1")
+    repo.git("tag", "-m", "two", "v2")
+    JobSecrets(cluster.home / "job-secrets").of("default").set("signers", "allowed_signers", ada.allowed("ada"))
+    cluster.add(url=repo.url, tag="v2", verify={"keys": "signers", "object": "Tag"})
+    cluster.sync()
+    assert refused(cluster)
+    cluster.change(git={"tag": "v1"})
+    cluster.sync()
+    assert cluster.names() == ["a"]
+
+
+def test_gpg(cluster: Cluster, repo: Repo, tmp_path: Path) -> None:
+    home = tmp_path / "gnupg"
+    home.mkdir(mode=0o700)
+    environment = {"GNUPGHOME": str(home), "PATH": "/usr/bin:/bin"}
+
+    def gpg(*arguments: str) -> bytes:
+        return subprocess.run(
+            ["gpg", "--batch", "--quiet", *arguments], env=environment, capture_output=True, check=True
+        ).stdout
+
+    try:
+        gpg("--passphrase", "", "--quick-generate-key", "ada@example.org", "ed25519", "sign", "never")
+        keys = gpg("--armor", "--export").decode()
+        (repo.path / "a.yaml").write_text(job("a", **HOLD))
+        repo.git("add", "-A")
+        repo.git("commit", "-q", "-S", "-m", "signed", GNUPGHOME=str(home))
+    finally:
+        subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=False)
+    JobSecrets(cluster.home / "job-secrets").of("default").set("signers", "gpg-keys", keys)
+    cluster.add(url=repo.url, verify={"keys": "signers"})
+    cluster.sync()
+    assert cluster.names() == ["a"]
+    repo.commit({"b.yaml": job("b", **HOLD)})
+    cluster.sync()
+    assert cluster.condition("Ready") == ("False", "NotVerified")
