@@ -60,8 +60,8 @@ class _Follow:
     where: Where
     interval: float
     due: float
-    members: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Paths by Source."""
+    members: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
+    """By Source: its path, and whether it is told of commits that leave its tree as it is."""
     revision: Revision | None = None
     object: str = ""
     trees: dict[str, str] = field(default_factory=dict)
@@ -98,8 +98,11 @@ class Following:
             self._of.clear()
             self._changed = changed
 
-    def follow(self, source: tuple[str, str], where: Where, path: str, interval: float) -> Seen | None:
-        """What the Source sees now; None until it was looked at. Raises SourceUnreadable for what went wrong last."""
+    def follow(
+        self, source: tuple[str, str], where: Where, path: str, interval: float, *, every: bool = False
+    ) -> Seen | None:
+        """What the Source sees now; None until it was looked at. `every`: it wants to be told of each commit, not only
+        of those that change its tree. Raises SourceUnreadable for what went wrong last."""
         with self._news:
             if self._of.get(source) != where:
                 self._leave(source)
@@ -108,8 +111,7 @@ class Following:
             if found is None:
                 found = self._follows[where] = _Follow(where, interval, self._clock.monotonic())
                 self._news.notify_all()
-            if found.members.get(source) != path:
-                found.members[source] = path
+            found.members[source] = (path, every)
             found.interval = max(LEAST_SECONDS, min(found.interval, interval))
             if found.error is not None:
                 raise found.error
@@ -216,7 +218,7 @@ class Following:
                     if before is None or commit != before.revision:
                         revision = repository.describe(commit)
                         with self._news:
-                            paths = sorted(set(found.members.values()))
+                            paths = sorted({path for path, _ in found.members.values()})
                         trees = repository.trees(commit, paths)
         except SourceUnreadable as raised:
             error = raised
@@ -241,7 +243,11 @@ class Following:
             return list(found.members)
         if error is not None or revision is found.revision:
             return []
-        return [source for source, path in found.members.items() if trees.get(path, "") != found.trees.get(path)]
+        return [
+            source
+            for source, (path, every) in found.members.items()
+            if every or trees.get(path, "") != found.trees.get(path)
+        ]
 
     def _directory(self, where: Where) -> Path:
         uid = os.geteuid() if where.user is None else where.user.uid

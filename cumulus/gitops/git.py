@@ -37,6 +37,9 @@ MOST_PACKS = 60
 """A clone with more is made anew: nothing else tidies it."""
 SUFFIXES = (".yaml", ".yml", ".json")
 _LONGEST_SUBJECT = 200
+_READER = "reader"
+"""A repository within the clone that has its objects and knows no server: what a clone lacks is missing there, where
+git would otherwise go and fetch it, one by one."""
 _NO_SUCH_REF = 2
 """git ls-remote --exit-code."""
 
@@ -98,7 +101,7 @@ class Repository:
             )  # fmt: skip
             if not self._has(oid):
                 # It moved on in between.
-                oid = self._git(["rev-parse", "--verify", "--quiet", local]).output.decode().strip()
+                oid = self._git(["rev-parse", "--verify", "--quiet", local], where=".").output.decode().strip()
         found = self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
         if found.code:
             raise _no_ref(f"{one_line(ref)} is no commit")
@@ -152,11 +155,7 @@ class Repository:
         oids = list(dict.fromkeys(file.oid for file in files))
         sizes = self._sizes(oids)
         if missing := [oid for oid in oids if oid not in sizes]:
-            self._over_network(
-                ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--filter=blob:none", "--no-tags",
-                 "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc", "--stdin", "origin"],
-                credentials, given="".join(f"{oid}\n" for oid in missing).encode(),
-            )  # fmt: skip
+            self._fetch_contents(missing, credentials)
             sizes = self._sizes(oids)
         for file in files:
             size = sizes.get(file.oid)
@@ -190,10 +189,6 @@ class Repository:
                 hint="sign it (git commit -S), or add the signer's key to the secret",
             )  # fmt: skip
 
-    def object_of(self, ref: str) -> str:
-        """What a fetched ref names: the tag object of an annotated tag."""
-        return self._git(["rev-parse", "--verify", "--quiet", f"refs/cumulus/{ref}"]).output.decode().strip()
-
     def drop(self) -> None:
         """Delete the clone; the next fetch makes it anew."""
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -201,15 +196,28 @@ class Repository:
     def _prepare(self) -> None:
         directory = self._directory
         try:
-            if (directory / "HEAD").exists():
+            if (directory / "config").exists() and (directory / _READER / "HEAD").exists():
                 if len(os.listdir(directory / "objects" / "pack")) <= 3 * MOST_PACKS:
                     return
                 self.drop()
             make_private(directory.parent, self._user)
         except OSError as error:
             raise SourceUnreadable(SourceReason.FETCH_FAILED, f"the clone cannot be kept: {error.strerror}") from None
-        self._git(["init", "--quiet", "--bare", "--template=", str(directory)], inside=False)
-        self._git(["remote", "add", "origin", str(self._url)])
+        self._git(["init", "--quiet", "--bare", "--template=", str(directory / _READER)], where="")
+        self._git(["init", "--quiet", "--bare", "--template=", str(directory)], where="")
+        self._git(["remote", "add", "origin", str(self._url)], where=".")
+
+    def _fetch_contents(self, oids: Sequence[str], credentials: Credentials) -> None:
+        options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc"]
+        fetched = self._over_network(
+            ["-c", "fetch.negotiationAlgorithm=noop", "fetch", *options, "--filter=blob:none", "--stdin", "origin"],
+            credentials, given="".join(f"{oid}\n" for oid in oids).encode(), fails=True,
+        )  # fmt: skip
+        if fetched.code:
+            # An older server, or one behind an sshd that does not hand the protocol's version on, names no objects.
+            refs = ["+HEAD:refs/cumulus/HEAD", "+refs/heads/*:refs/cumulus/refs/heads/*"]
+            more = ["+refs/tags/*:refs/cumulus/refs/tags/*"]
+            self._over_network(["fetch", *options, "--refetch", "--no-filter", "origin", *refs, *more], credentials)
 
     def _has(self, oid: str) -> bool:
         return self._git(["cat-file", "-e", oid], fails=True).code == 0
@@ -238,7 +246,7 @@ class Repository:
     ) -> dict[str, str]:
         """What the server has under the pattern, by full name."""
         found = self._over_network(
-            ["ls-remote", "--exit-code", *options, str(self._url), pattern], credentials, inside=False, fails=True
+            ["ls-remote", "--exit-code", *options, str(self._url), pattern], credentials, where="", fails=True
         )
         if found.code == _NO_SUCH_REF:
             raise _no_ref(f"there is no {_said(wanted)} in {self._url}")
@@ -248,13 +256,13 @@ class Repository:
         return {name: oid for oid, _, name in rows if not name.endswith("^{}")}
 
     def _over_network(
-        self, arguments: Sequence[str], credentials: Credentials, *, given: bytes = b"", inside: bool = True,
+        self, arguments: Sequence[str], credentials: Credentials, *, given: bytes = b"", where: str = ".",
         fails: bool = False,
     ) -> Finished:  # fmt: skip
         files = {"key": credentials.key, "known_hosts": credentials.known_hosts, "ca": credentials.authority}
         with self._private_files({name: content for name, content in files.items() if content}) as made:
             environment = self._network(credentials, made)
-            return self._git(arguments, given=given, inside=inside, fails=fails, more=environment)
+            return self._git(arguments, given=given, where=where, fails=fails, more=environment)
 
     def _network(self, credentials: Credentials, files: Mapping[str, str]) -> dict[str, str]:
         """The variables with which git reaches the server, at an address that was checked and no other."""
@@ -299,12 +307,13 @@ class Repository:
         return " ".join(["ssh", "-F", "/dev/null", *(f"-o {name}={value}" for name, value in options.items())])
 
     def _git(
-        self, arguments: Sequence[str], *, given: bytes = b"", inside: bool = True, fails: bool = False,
+        self, arguments: Sequence[str], *, given: bytes = b"", where: str = _READER, fails: bool = False,
         more: Mapping[str, str] = {}, output: int | None = None,
     ) -> Finished:  # fmt: skip
-        where = [f"--git-dir={self._directory}"] if inside else []
+        """`where`: the clone's own directory for ".", none for ""."""
+        inside = [f"--git-dir={os.path.normpath(self._directory / where)}"] if where else []
         command = [
-            "git", "--no-pager", "--no-replace-objects", *where, "-c", "core.hooksPath=/dev/null", "-c",
+            "git", "--no-pager", "--no-replace-objects", *inside, "-c", "core.hooksPath=/dev/null", "-c",
             "credential.helper=", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.fsmonitor=false", "-c",
             "fetch.fsckObjects=true", "-c", "transfer.advertiseSID=false", *arguments,
         ]  # fmt: skip
@@ -314,6 +323,8 @@ class Repository:
             "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none",
             "GIT_LITERAL_PATHSPECS": "1", "GIT_PROTOCOL_FROM_USER": "0", "HOME": "/nonexistent", **more,
         }  # fmt: skip
+        if where == _READER:
+            environment["GIT_OBJECT_DIRECTORY"] = str(self._directory / "objects")
         finished = self._run(command, environment, given=given, output=output)
         if finished.code and not fails:
             raise self._failed(finished)

@@ -41,11 +41,13 @@ class GitServer:
                 if server.moved:
                     self.send_response(302)
                     self.send_header("Location", server.moved + self.path)
+                    self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
                 if self.headers.get("Authorization") != wanted:
                     self.send_response(401)
                     self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                    self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
                 self._backend()

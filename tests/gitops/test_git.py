@@ -177,12 +177,13 @@ def test_https(content: Repo, server: GitServer, tmp_path: Path) -> None:
 def test_https_follows_nobody_elsewhere(server: GitServer, tmp_path: Path) -> None:
     good = Credentials(USER, PASSWORD, authority=server.ca.read_bytes())
     server.moved = "http://169.254.169.254"
-    with pytest.raises(SourceUnreadable, match="redirect|302"):
+    with pytest.raises(SourceUnreadable, match=r"redirect|302"):
         read(opened(server.url("repo"), tmp_path), server.url("repo"), good)
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0", "[2002:a9fe:a9fe::]"]
+    "host",
+    ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0", "[2002:a9fe:a9fe::]"],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["https://{}/r.git", "ssh://git@{}/r.git"])
 def test_addresses_of_machines_alone_are_refused(host: str, form: str, tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_ssh(content: Repo, client_key: Path, tmp_path: Path) -> None:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
         host_key = (worker.directory / "host_key.pub").read_text().split()
         known = f"[127.0.0.1]:{address.port} {host_key[0]} {host_key[1]}\n".encode()
-        with pytest.raises(SourceUnreadable, match="Permission denied|Could not read"):
+        with pytest.raises(SourceUnreadable, match=r"Permission denied|Could not read"):
             read(opened(url, tmp_path / "stranger"), url, Credentials(key=other.read_bytes(), known_hosts=known))
     finally:
         worker.stop()

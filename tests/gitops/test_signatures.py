@@ -120,6 +120,7 @@ def test_gpg(cluster: Cluster, repo: Repo, tmp_path: Path) -> None:
         keys = gpg("--armor", "--export").decode()
         (repo.path / "a.yaml").write_text(job("a", **HOLD))
         repo.git("add", "-A")
+        repo.git("config", "user.signingKey", "ada@example.org")
         repo.git("commit", "-q", "-S", "-m", "signed", GNUPGHOME=str(home))
     finally:
         subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=False)

@@ -112,8 +112,10 @@ class SourceReconciler:
             wanted = [("commit", source.spec.pin)]
         namespace = source.metadata.namespace or ""
         where = Where(user, parse_url(git.url), tuple(wanted), namespace, git.credentials or "")
+        # Where more than the tree counts: who signed it, and what it descends from.
+        every = source.spec.verify is not None or source.status.pending_sync is not None
         seen: Seen | None = self._room.following.follow(
-            (namespace, source.metadata.name), where, git.path, parse_duration(git.interval)
+            (namespace, source.metadata.name), where, git.path, parse_duration(git.interval), every=every
         )
         if seen is None:
             return None
