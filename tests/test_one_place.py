@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
-    "paths.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py",
+    "paths.py", "backends/process/supervisor.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py",
     "environments/builder.py", "health/tools.py", "server/settings.py", "server/daemon.py", "client/endpoint.py",
     "runner/failure.py", "sdk/endpoint.py", "sdk/remote_function.py",
 }  # fmt: skip

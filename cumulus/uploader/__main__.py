@@ -1,24 +1,28 @@
 """The uploader as a program; it reads its `Config` as one line from standard input.
 
     run PATH            copy what is saved in PATH until standard input ends, and what is left then
+    check PATH          whether the place can be used
     restore PATH        put the newest checkpoint that is whole into PATH, unless PATH has one that is as new
+    adopt PATH OTHER    the same with another job's, where neither PATH nor OTHER, its directory on this node, has one
     list PATH           the committed checkpoints
     verify PATH STEP    read every byte of one
 
-The answer of the last three is one line of JSON. Exit codes: 0; 1: an error, as `{"error": …, "hint": …}`; 2: usage.
-Run by path or by `-m`, with `-I`.
+The answer of all but the first is one line of JSON. Exit codes: 0; 1: an error, as `{"error": …, "hint": …, "again":
+whether it may pass by itself}`; 2: usage. Run by path or by `-m`, with `-I`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 if __name__ == "__main__":
@@ -27,15 +31,17 @@ if __name__ == "__main__":
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import CheckpointError, Manifest
-from cumulus.errors import BlobError, CumulusError, UsageError
+from cumulus.clock import timestamp
+from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import become
-from cumulus.uploader import catalog
+from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import Follower
 from cumulus.uploader.place import Name, Place, parse
 from cumulus.uploader.restore import restore, verify
+from cumulus.uploader.status import Status
 
 _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
@@ -43,10 +49,11 @@ _MOST_CONFIG = 2**20
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the arguments say."""
-    if len(arguments) < 2 or arguments[0] not in ("run", "restore", "list", "verify"):
+    if len(arguments) < 2 or arguments[0] not in _VERBS:
         sys.stderr.write((__doc__ or "") + "\n")
         return 2
     os.umask(0o077)
+    config = Config("")
     try:
         config = Config.decode(sys.stdin.buffer.readline(_MOST_CONFIG))
         stop = threading.Event()
@@ -55,10 +62,23 @@ def main(arguments: Sequence[str]) -> int:
         _settle(config)
         return _VERBS[arguments[0]](config, place, arguments[1:], stop, told)
     except (CumulusError, CheckpointError) as error:
-        _say({"error": str(error), "hint": getattr(error, "hint", None) or ""})
+        hint = getattr(error, "hint", None) or ""
+        again = isinstance(error, BlobStoreUnavailable) and not isinstance(error, BucketRefused)
+        _say({"error": str(error), "hint": hint, "again": again})
+        if arguments[0] == "run":
+            _leave_word(config, arguments[1], f"{error} ({hint})" if hint else str(error))
     except OSError as error:
-        _say({"error": f"{error.strerror}: {error.filename}", "hint": ""})
+        _say({"error": f"{error.strerror}: {error.filename}", "hint": "", "again": True})
     return 1
+
+
+def _leave_word(config: Config, path: str, error: str) -> None:
+    """Show what keeps it from running, where its status is looked for."""
+    with contextlib.suppress(OSError):
+        _settle(config)
+        if layout.steps(path):
+            os.makedirs(os.path.join(path, status.DIRECTORY), 0o700, exist_ok=True)
+            status.write(path, Status(config.uri, error=error, error_at=timestamp(datetime.now(UTC))))
 
 
 def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError], None]]) -> Place:
@@ -94,12 +114,14 @@ def _settle(config: Config) -> None:
     """Out of the lease's cgroup, and the job's user from here on. No process of that user may read the memory of this
     one: it may hold keys that are not theirs."""
     cgroup.leave()
-    if config.user is not None:
+    if config.user is not None and os.geteuid() != config.user.uid:
         become(config.user)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    # What trains on this machine comes first.
+    os.nice(10)
     over = threading.Event()
     follower = Follower(place, arguments[0], config.keep, over=over, stop=stop, linger=config.linger)
     told.append(follower.waiting)
@@ -122,22 +144,60 @@ def _wait_for_end(over: threading.Event) -> None:
     over.set()
 
 
-def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
-    refused: list[str] = []
-    path = arguments[0]
-    here = layout.newest(path, refused=lambda damaged: refused.append(str(damaged)))
-    known = None if here is None else Name(here.manifest.token, here.step)
-
-    def needed(manifest: Manifest) -> bool:
-        return known is None or Name(manifest.token, manifest.step) > known
-
-    found = restore(place, path, refused=lambda damaged: refused.append(f"{place.uri}: {damaged}"), needed=needed)
-    if found is not None:
-        _say({"step": found.step, "token": found.token, "size": found.size, "restored": True, "refused": refused})
-    else:
-        step = None if here is None else here.step
-        _say({"step": step, "token": known.token if known else 0, "restored": False, "refused": refused})
+def _check(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    newest, _ = catalog.latest(place)
+    _say({"uri": place.uri, "step": None if newest is None else newest.step, "token": newest.token if newest else 0})
     return 0
+
+
+def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    with _one_at_a_time(place, arguments[0]):
+        refused: list[str] = []
+        here = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))
+        known = None if here is None else Name(here.manifest.token, here.step)
+
+        def needed(manifest: Manifest) -> bool:
+            return known is None or Name(manifest.token, manifest.step) > known
+
+        _fetch(place, arguments[0], refused, None if here is None else here.step, needed)
+    return 0
+
+
+def _adopt(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    with _one_at_a_time(place, arguments[0]):
+        refused: list[str] = []
+        here = next((found for path in arguments[:2] if path and (found := layout.newest(path))), None)
+        _fetch(place, arguments[0], refused, None if here is None else here.step, lambda _: here is None, adopt=True)
+    return 0
+
+
+def _fetch(
+    place: Place, path: str, refused: list[str], here: int | None, needed: Callable[[Manifest], bool],
+    adopt: bool = False,
+) -> None:  # fmt: skip
+    found = restore(
+        place, path, refused=lambda damaged: refused.append(f"{place.uri}: {damaged}"), needed=needed, adopt=adopt
+    )
+    step = here if found is None else found.step
+    _say({"step": step, "restored": found is not None, "size": found.size if found else 0, "refused": refused})
+
+
+@contextlib.contextmanager
+def _one_at_a_time(place: Place, path: str) -> Iterator[None]:
+    """Replicas on one node share the directory. Nothing is made where nothing is to be fetched: the program may want a
+    file of that name."""
+    if not catalog.committed(place):
+        yield
+        return
+    os.makedirs(os.path.join(path, status.DIRECTORY), 0o700, exist_ok=True)
+    descriptor = os.open(
+        os.path.join(path, status.DIRECTORY, "restore"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _list(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
@@ -160,7 +220,7 @@ def _verify(config: Config, place: Place, arguments: Sequence[str], stop: thread
     return 0
 
 
-_VERBS = {"run": _run, "restore": _restore, "list": _list, "verify": _verify}
+_VERBS = {"run": _run, "check": _check, "restore": _restore, "adopt": _adopt, "list": _list, "verify": _verify}
 
 
 def _say(answer: dict[str, Any]) -> None:

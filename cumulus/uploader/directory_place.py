@@ -39,7 +39,7 @@ class DirectoryPlace:
                     content = b""
                     while piece := os.pread(descriptor, _PIECE, len(content)):
                         content += piece
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
                 return None
         return content, hashlib.sha256(content).hexdigest()
 
@@ -65,7 +65,7 @@ class DirectoryPlace:
             try:
                 with self._opened(key) as descriptor:
                     return os.fstat(descriptor).st_size == file.size and _digest(descriptor) == file.sha256
-            except (FileNotFoundError, NotADirectoryError, Unfaithful):
+            except (FileNotFoundError, Unfaithful):
                 return False
 
     def send(self, key: str, file: File, descriptor: int, notes: Notes, sent: Callable[[int], None]) -> None:
@@ -116,13 +116,10 @@ class DirectoryPlace:
 
     def list(self, prefix: str) -> Iterator[Found]:
         now = time.time()
-        top = os.path.join(self._directory, os.path.dirname(prefix))
-        for root, directories, names in os.walk(top):
-            directories.sort()
-            for name in sorted(names):
-                path = os.path.join(root, name)
+        with self._told():
+            for path in _walk(os.path.join(self._directory, os.path.dirname(prefix))):
                 key = os.path.relpath(path, self._directory)
-                if key.startswith(prefix) and not key.startswith("."):
+                if key.startswith(prefix):
                     with suppress(FileNotFoundError):
                         found = os.lstat(path)
                         yield Found(key, found.st_size, now - found.st_mtime)
@@ -185,13 +182,27 @@ class DirectoryPlace:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise
         except OSError as error:
             raise BlobStoreUnavailable(
                 f"the checkpoints in {self.uri} can't be used: {error.strerror}",
                 hint="make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None,
             ) from None
+
+
+def _walk(top: str) -> Iterator[str]:
+    """The files below a directory, by name; none where there is no such directory. What can't be read is no emptiness:
+    raises OSError."""
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        else:
+            yield entry.path
 
 
 @contextmanager

@@ -91,17 +91,21 @@ class Follower:
         return self._next() is None
 
     def _lock(self) -> int | None:
-        """Wait until no other is at work on the directory; None where there is nothing to do any more."""
+        """Wait until there is something to copy, and no other is at work on the directory; None where nothing came.
+
+        Until then nothing is made: a program without our library may want a file of that name."""
         descriptor = None
         while not self._stop.is_set():
+            over = self._over.is_set()
             with suppress(OSError):
-                if descriptor is None:
+                if descriptor is None and layout.steps(self._path):
                     os.makedirs(self._directory, 0o700, exist_ok=True)
                     path = os.path.join(self._directory, "lock")
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            if descriptor is None and self._over.is_set():
+                if descriptor is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return descriptor
+            if descriptor is None and over:
                 return None
             self._wait(LOOK_SECONDS)
         if descriptor is not None:

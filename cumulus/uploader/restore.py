@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import MANIFEST, Damaged, File, Manifest
@@ -21,18 +22,21 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 def restore(
     place: Place, path: str, *, refused: Callable[[Damaged], None] = lambda damaged: None,
     came: Callable[[int], None] = lambda count: None, needed: Callable[[Manifest], bool] = lambda manifest: True,
+    adopt: bool = False,
 ) -> Manifest | None:  # fmt: skip
     """Put the newest checkpoint of the place that is whole into the L1 directory `path`; its manifest, None where there
     is none, or where the first one that is whole is not `needed`: asked before its files are fetched.
 
-    `refused` is told of each damaged one on the way. Raises BlobStoreUnavailable, OSError."""
+    `refused` is told of each damaged one on the way. `adopt`: it is another job's and gets the fencing token 0, since
+    all that this job saves is newer. Raises BlobStoreUnavailable, OSError."""
     for one in catalog.committed(place):
         try:
             manifest = catalog.manifest_of(place, one.name)
             if not needed(manifest):
                 return None
-            _fetch(place, one.name, manifest, path, came)
-            return manifest
+            kept = replace(manifest, attempt=0, token=0) if adopt else manifest
+            _fetch(place, one.name, kept, path, came)
+            return kept
         except Damaged as damaged:
             refused(damaged)
     return None

@@ -30,6 +30,10 @@ class StartFailed(Exception):
     """The command could not be started; the message is for a person."""
 
 
+class Unreachable(Exception):
+    """What the start needs does not answer: another try may help. The message is for a person."""
+
+
 def resolve_secrets(spec: dict[str, Any]) -> dict[str, str]:
     """Variable -> value of those that come from secrets. Raises StartFailed, which names the secret only."""
     store = SecretStore(spec["secrets_root"])
@@ -104,7 +108,10 @@ def _take_over(source: str, path: str, directory: str) -> None:
     """Make the last checkpoint of another job this one's, where it has none. Its files do not change any more, so that
     both may have them."""
     # Loaded by the few jobs that go on from another's work.
+    import dataclasses
+
     from cumulus.checkpoint import layout
+    from cumulus.lib.files import write_durably
 
     path = os.path.join(directory, path)
     if layout.newest(path) is not None:
@@ -115,6 +122,9 @@ def _take_over(source: str, path: str, directory: str) -> None:
     os.makedirs(path, mode=0o700, exist_ok=True)
     made = os.path.join(path, f"{layout.TEMPORARY}{os.getpid()}")
     shutil.copytree(found.path, made, symlinks=True, copy_function=_link_or_copy)
+    # Fencing tokens are of one job: this job's first save is newer than what it begins with.
+    manifest = dataclasses.replace(found.manifest, attempt=0, token=0)
+    write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
     os.rename(made, layout.directory(path, found.step))
 
 

@@ -45,7 +45,7 @@ FORMAT, FORMAT_BEFORE_CALLS, FORMAT_BEFORE_USERS = 3, 2, 1
 RUNS, EVENTS, TRASH, USERS = "runs", "events", "trash", "users"
 SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
 SAVED = "checkpoint.json"
-WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
+WORK, CHECKPOINT, SUPERVISOR_LOG, UPLOADER_LOG = "work", "checkpoint", "supervisor.log", "uploader.log"
 CALL, ENVIRONMENTS = "call", "environments"
 REQUEST = "checkpoint-request"
 

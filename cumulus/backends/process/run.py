@@ -182,6 +182,10 @@ class Run:
             from cumulus.environments.ensure import told
 
             kept |= told(daemon, private=True)
+        if (self.spec.get("checkpoint") or {}).get("uri"):
+            from cumulus.backends.process import uploading
+
+            kept |= {name: daemon[name] for name in uploading.ENVIRONMENT if name in daemon}
         return kept
 
     @contextmanager

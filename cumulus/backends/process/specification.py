@@ -91,7 +91,12 @@ def specification(
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
         "env": own_environment(workload, daemon, node_env, user),
         "fixed_env": job_environment(workload, checkpoint, chronos_home, request),
-        "checkpoint": {"path": checkpoint, "request": request, "after": _after(workload, files)},
+        "checkpoint": {
+            "path": checkpoint,
+            "request": request,
+            "after": _after(workload, files),
+            **_beyond(workload, checkpoint),
+        },
         "secrets": [[e.name, e.secret, e.key] for e in workload.env if e.secret],
         "secrets_root": secrets_root,
         "chronos_home": chronos_home,
@@ -187,6 +192,17 @@ def _checkpoint(workload: Workload, job_directory: str) -> tuple[str, list[str]]
     if not path.startswith(kept + os.sep):
         raise BackendRefused(f"checkpoint path {workload.checkpoint_path} leaves the job's directory of checkpoints")
     return path, [os.path.dirname(path)]
+
+
+def _beyond(workload: Workload, path: str) -> dict[str, Any]:
+    """Where checkpoints are kept beyond this node."""
+    asked = workload.checkpointing
+    if asked is None or not asked.uri or not path:
+        return {}
+    return {
+        "uri": asked.uri, "credentials": asked.credentials, "keep": asked.keep, "after_uri": asked.after_uri,
+        "after_uid": asked.after,
+    }  # fmt: skip
 
 
 def _after(workload: Workload, files: str) -> str:

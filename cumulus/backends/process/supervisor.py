@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
@@ -28,7 +28,7 @@ from cumulus.backends.logs import LogWriter
 from cumulus.backends.process import layout, process_tree
 from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command, End
-from cumulus.backends.process.launch import StartFailed, launch, resolve_secrets
+from cumulus.backends.process.launch import StartFailed, Unreachable, launch, resolve_secrets
 from cumulus.backends.process.lease_guard import LeaseGuard, LeaseRefused
 from cumulus.backends.redactor import Redactor
 from cumulus.backends.rundir.documents import NO_ROOM, read_document, write_document
@@ -36,6 +36,9 @@ from cumulus.backends.rundir.log import FileLog, retention_of
 from cumulus.clock import SystemClock, timestamp
 from cumulus.lib import cgroup, processes
 from cumulus.resources.reasons import AttemptReason
+
+if TYPE_CHECKING:
+    from cumulus.backends.process.uploading import Uploading
 
 _DISK_PATIENCE = 1.0
 _STOPPED = End(None, AttemptReason.STOPPED, "stopped before it started")
@@ -93,6 +96,8 @@ class _Supervision:
             return End(None, AttemptReason.START_ERROR, "its specification was written by a newer version of Cumulus")
         leases = LeaseGuard(spec)
         try:
+            # First: it is not below this process, which holds the leases from here on.
+            uploading = self._uploading()
             hold = leases.attach(os.getpid())
             if os.path.exists(layout.STOP):
                 return _STOPPED
@@ -102,6 +107,8 @@ class _Supervision:
             # Before anything is made beside them: no text of this run holds a secret.
             self._redactor = Redactor(list(secrets.values()))
             log = FileLog(".", retention_of(spec)).writer(list(secrets.values()))
+            if uploading is not None:
+                uploading.prepare(lambda: self._check(leases), lambda line: _say(log, line))
             if spec.get("call"):
                 spec = {**spec, "command": self._prepare_call(log, leases)}
             pid, output, release = launch(spec, secrets, hold.variables)
@@ -122,6 +129,8 @@ class _Supervision:
             return _STOPPED if os.path.exists(layout.STOP) else error.end
         except StartFailed as error:
             return End(None, AttemptReason.START_ERROR, str(error))
+        except Unreachable as error:
+            return End(None, AttemptReason.LOST, f"not started: its checkpoints can't be fetched: {error}")
         except OSError as error:
             # The command waits at its gate and ends with this process.
             reason = AttemptReason.LOST if error.errno in NO_ROOM else AttemptReason.START_ERROR
@@ -143,16 +152,24 @@ class _Supervision:
         """The command of a call. Its modules are loaded here: other runs do not pay for them."""
         from cumulus.backends.process import call
 
-        def check() -> None:
-            layout.show_progress()
-            if os.path.exists(layout.STOP) or leases.ended():
-                raise _NotAnyMore
+        return call.prepare(self._spec, lambda line: _say(log, line), lambda: self._check(leases))
 
-        def say(line: str) -> None:
-            log.append(line.encode("utf-8", "replace") + b"\n")
-            log.flush()
+    def _check(self, leases: LeaseGuard) -> None:
+        """Raises _NotAnyMore where what is prepared is not to start."""
+        layout.show_progress()
+        if os.path.exists(layout.STOP) or leases.ended():
+            raise _NotAnyMore
 
-        return call.prepare(self._spec, say, check)
+    def _uploading(self) -> Uploading | None:
+        """What keeps its checkpoints beyond this node, started; None where it names no place. Its modules are loaded
+        here: other runs do not pay for them."""
+        if not (self._spec.get("checkpoint") or {}).get("uri"):
+            return None
+        from cumulus.backends.process.uploading import Uploading
+
+        made = Uploading(self._spec, os.environ)
+        made.start()
+        return made
 
     def _killed_at_the_gate(self, leases: LeaseGuard) -> End:
         """Nothing of the job has run. The monitor did it, or something else, for want of memory perhaps."""
@@ -166,6 +183,8 @@ class _Supervision:
         started = read_document(layout.STARTED) or {}
         self._started_at = started.get("started_at", "")
         leases = LeaseGuard(self._spec)
+        with contextlib.suppress(OSError, StartFailed):
+            self._uploading()
         if started.get("boot_id") != processes.boot_id():
             return End(None, AttemptReason.LOST, "the machine was restarted while it ran")
         mark = f"{variables.WORKLOAD}={self._spec['name']}"
@@ -228,6 +247,11 @@ class _Supervision:
         """Tell whoever watches that something changed. They look anyway, later: failing here is harmless."""
         with contextlib.suppress(OSError):
             os.utime(self._spec["events"])
+
+
+def _say(log: LogWriter, line: str) -> None:
+    log.append(line.encode("utf-8", "replace") + b"\n")
+    log.flush()
 
 
 def _catch_signals() -> int:

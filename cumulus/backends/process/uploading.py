@@ -1,0 +1,176 @@
+"""The supervisor's part in checkpoints beyond the node: starts the uploader, and has them fetched before the program.
+
+The uploader is no descendant of the supervisor, holds no lease and runs as the job's user. It gets the daemon's keys,
+or those of the job's secret, on its standard input: they are on no disk, and neither the program nor its user sees the
+daemon's. That input ends with the supervisor, after which the uploader copies what is left. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from cumulus import environment
+from cumulus.backends.process import layout
+from cumulus.backends.process.launch import StartFailed, Unreachable
+from cumulus.blob.s3.bucket import bucket_of, keys_of
+from cumulus.lib.unix_user import UnixUser
+from cumulus.secrets import SecretStore, SecretUnavailable
+from cumulus.uploader.config import Config
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../uploader/__main__.py")
+ENVIRONMENT = (
+    environment.S3_BUCKET, environment.S3_REGION, environment.S3_ENDPOINT, environment.AWS_ACCESS_KEY_ID,
+    environment.AWS_SECRET_ACCESS_KEY, environment.AWS_SESSION_TOKEN, *environment.AWS_OTHERS,
+)  # fmt: skip
+"""What a supervisor gets of the daemon's environment for this."""
+_OWN = ("PATH", "HOME", "LD_LIBRARY_PATH")
+_LOOK = 0.2
+
+
+class Uploading:
+    """Of one run, as its spec.json says. `variables`: this process's environment."""
+
+    def __init__(self, spec: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        self._spec = spec
+        self._variables = variables
+        self._asked: Mapping[str, Any] = spec["checkpoint"]
+        self._input = -1
+        """What keeps the uploader waiting for more: closed when this process ends, however it does."""
+
+    def start(self) -> None:
+        """Start the uploader, unless another replica of this node does. Raises OSError, StartFailed."""
+        if self._spec["replica"] != 0:
+            return
+        config = self._config(self._asked["uri"], within=self._own_prefix())
+        readable, self._input = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            self._detach("run", self._asked["path"], readable)
+        os.waitpid(child, 0)
+        os.close(readable)
+        os.write(self._input, config.encode())
+
+    def prepare(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
+        """Have the newest checkpoint on this node before the program starts. What `check` raises ends it; `say` gets
+        lines for the log. Raises StartFailed, Unreachable."""
+        first = self._spec["attempt"] == 1
+        config = self._config(self._asked["uri"], within=self._own_prefix())
+        try:
+            answer = self._ask(config, "check" if first else "restore", check)
+        except Unreachable:
+            if not first:
+                raise
+            answer = {}  # It is asked for nothing yet.
+        if self._asked["after_uri"] and answer.get("step") is None:
+            config = self._config(self._asked["after_uri"], within=self._prefix_of_other())
+            answer = self._ask(config, "adopt", check)
+        for refused in answer.get("refused", ()):
+            say(f"cumulus: {refused}")
+        if answer.get("restored"):
+            say(f"cumulus: fetched the checkpoint of step {answer['step']} from {config.uri}")
+
+    def _config(self, uri: str, within: str) -> Config:
+        bucket = bucket_of(self._variables)
+        region, endpoint = ("", "") if bucket is None else (bucket.region, bucket.endpoint)
+        keys = None
+        if name := self._asked["credentials"]:
+            within = ""
+            values = self._secret(name)
+            keys = keys_of(values)
+            if keys is None:
+                raise StartFailed(
+                    f"checkpoint.credentials: secret {name} has no keys {environment.AWS_ACCESS_KEY_ID} and "
+                    f"{environment.AWS_SECRET_ACCESS_KEY}"
+                )
+            region = values.get(environment.AWS_REGION) or region
+            endpoint = values.get(environment.AWS_ENDPOINT_URL) or endpoint
+        return Config(
+            uri, int(self._asked["keep"]), region, endpoint, keys, within=within,
+            user=UnixUser.read(self._spec.get("user")),
+        )  # fmt: skip
+
+    def _own_prefix(self) -> str:
+        """Where the daemon's keys are good for this job: its namespace."""
+        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{self._spec['namespace']}"
+
+    def _prefix_of_other(self) -> str:
+        """The same for the job that it goes on from: that very job's, which the submitter may read. Its place is the
+        daemon's choice only where it ends with its uid."""
+        parts = self._asked["after_uri"].split("/")
+        namespace = parts[4] if len(parts) == 6 and parts[5] == self._asked["after_uid"] else self._spec["namespace"]
+        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{namespace}"
+
+    def _secret(self, name: str) -> dict[str, str]:
+        store = SecretStore(self._spec["secrets_root"])
+        try:
+            return {key: store.get(each, key) for each, key in store.list() if each == name}
+        except SecretUnavailable as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            raise StartFailed(f"checkpoint.credentials: {error}{hint}") from None
+
+    def _ask(self, config: Config, verb: str, check: Callable[[], None]) -> dict[str, Any]:
+        """What the program says. Raises StartFailed, Unreachable."""
+        # Loaded by the jobs that keep checkpoints beyond their node.
+        import subprocess
+
+        process = subprocess.Popen(
+            self._command(verb, self._asked["path"], self._asked["after"]), env=self._environment(), cwd="/",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(config.encode())
+            process.stdin.flush()
+            while True:
+                try:
+                    process.wait(_LOOK)
+                    break
+                except subprocess.TimeoutExpired:
+                    check()
+            said = process.stdout.read(2**20)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.stdin.close()
+            process.stdout.close()
+            process.wait()
+        try:
+            answer: dict[str, Any] = json.loads(said)
+        except ValueError:
+            raise Unreachable(f"what fetches checkpoints ended with {process.returncode} and no word") from None
+        if "error" not in answer:
+            return answer
+        if answer.get("again"):
+            raise Unreachable(answer["error"])
+        hint = f" ({answer['hint']})" if answer.get("hint") else ""
+        raise StartFailed(f"checkpoints: {answer['error']}{hint}")
+
+    def _detach(self, verb: str, path: str, readable: int) -> NoReturn:
+        """In the first child: a second one, which belongs to nobody, becomes the uploader."""
+        try:
+            if os.fork() == 0:
+                os.setsid()
+                os.dup2(readable, 0)
+                log = os.open(layout.UPLOADER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                os.chdir("/")
+                for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                    signal.signal(number, signal.SIG_DFL)
+                command = self._command(verb, path)
+                os.execve(command[0], command, self._environment())
+        finally:
+            os._exit(0)
+
+    def _command(self, verb: str, *paths: str) -> list[str]:
+        return [sys.executable, "-I", "-X", "utf8", PROGRAM, verb, *paths]
+
+    def _environment(self) -> dict[str, str]:
+        return {name: self._variables[name] for name in (*_OWN, *ENVIRONMENT) if name in self._variables}

@@ -1,0 +1,176 @@
+"""Checkpoints beyond the node: copied while a run goes on and after its end, and fetched before its program starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.backends.base import Checkpointing, State, Workload
+from cumulus.blob.s3.client import S3Client
+from cumulus.checkpoint import layout
+from cumulus.resources.reasons import AttemptReason
+from cumulus.uploader import catalog, status
+from cumulus.uploader.config import Config
+from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.place import Name
+from cumulus.uploader.s3_place import S3Place
+from tests.backends.process.test_checkpoints import SAVE
+from tests.backends.process_bed import ProcessBed
+from tests.s3 import KEYS, Server
+from tests.uploader.saves import save
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[ProcessBed]:
+    bed = ProcessBed(tmp_path)
+    yield bed
+    bed.close()
+
+
+def work(bed: ProcessBed, script: str, *, uri: str = "", **more: Any) -> Workload:
+    asked = Checkpointing(keep=2, uri=uri or f"file://{bed.directory}/shared", **more.pop("asked", {}))
+    token = f"TOKEN = {more.get('attempt', 1)}\n"
+    source = token + SAVE.replace(
+        '"2030-01-01T00:00:00Z", 0.5, 1, 1, 1, files', '"2030-01-01T00:00:00Z", 0.5, 1, 1, TOKEN, files'
+    )
+    return bed.work(sys.executable, "-c", source + script, checkpoint_path="saved", checkpointing=asked, **more)
+
+
+def local(bed: ProcessBed, work: Workload) -> Path:
+    spec = json.loads((bed.run_directory(work) / "spec.json").read_text())
+    return Path(spec["checkpoint"]["path"])
+
+
+def shared(bed: ProcessBed) -> DirectoryPlace:
+    return DirectoryPlace(str(bed.directory / "shared"))
+
+
+def steps(bed: ProcessBed) -> list[Name]:
+    return [one.name for one in catalog.committed(shared(bed))]
+
+
+def test_what_a_run_saves_is_copied_also_after_its_end(bed: ProcessBed) -> None:
+    script = "save(1)\nready()\nwhile not os.path.exists('go'): time.sleep(0.01)\nsave(2)\n"
+    bed.backend.start(run := work(bed, script))
+    bed.running(run)
+    eventually(lambda: steps(bed) == [Name(1, 1)])
+    (bed.run_directory(run) / "work" / "go").touch()
+    assert bed.finish(run).state is State.SUCCEEDED
+    eventually(lambda: steps(bed) == [Name(1, 2), Name(1, 1)])
+    eventually(lambda: getattr(status.read(str(local(bed, run))), "step", None) == 2)
+
+
+def test_it_goes_on_where_the_supervisor_was_killed(bed: ProcessBed) -> None:
+    bed.backend.start(run := work(bed, "save(1)\nready()\ntime.sleep(60)\n"))
+    bed.running(run)
+    eventually(lambda: steps(bed) == [Name(1, 1)])
+    os.kill(bed.supervisor(run), signal.SIGKILL)
+    bed.finish(run)
+    assert steps(bed) == [Name(1, 1)]
+
+
+def test_the_next_attempt_on_another_node_begins_with_it(bed: ProcessBed, tmp_path: Path) -> None:
+    bed.backend.start(first := work(bed, "save(5)\n"))
+    bed.finish(first)
+    eventually(lambda: steps(bed) == [Name(1, 5)])
+    other = ProcessBed(tmp_path / "other")
+    try:
+        script = "print(sorted(name for name in os.listdir(PATH) if name[0] != '.'), flush=True)\nsave(6)\n"
+        run = work(other, script, uri=f"file://{bed.directory}/shared", attempt=2)
+        other.backend.start(run)
+        assert other.finish(run).state is State.SUCCEEDED
+        said = b"".join(other.backend.logs(run.job_uid, 2, 0)).decode()
+        assert "fetched the checkpoint of step 5 from file://" in said
+        assert "['step-000000000005']" in said
+        eventually(lambda: steps(bed) == [Name(2, 6), Name(1, 5)])
+    finally:
+        other.close()
+
+
+def test_a_job_that_goes_on_from_anothers_beyond_this_node(bed: ProcessBed) -> None:
+    save(bed.directory / "there", 7, {"x": b"7"}, token=9)
+    run = ["-I", "-m", "cumulus.uploader", "run", str(bed.directory / "there")]
+    config = Config(f"file://{bed.directory}/elsewhere").encode()
+    subprocess.run([sys.executable, *run], input=config, check=True, capture_output=True)
+    asked = {"after": "uid-other", "after_path": "saved", "after_uri": f"file://{bed.directory}/elsewhere"}
+    bed.backend.start(new := work(bed, "print(os.listdir(PATH)); save(8)\n", asked=asked))
+    assert bed.finish(new).state is State.SUCCEEDED
+    assert layout.verify(str(local(bed, new)), 7).manifest.token == 0
+    # What this job saves is newer, though the other's token was greater.
+    eventually(lambda: steps(bed)[:1] == [Name(1, 8)])
+
+
+def test_a_program_that_saves_a_file_of_that_name(bed: ProcessBed) -> None:
+    bed.backend.start(run := work(bed, "time.sleep(1.5)\nopen(PATH, 'w').close()\n"))
+    assert bed.finish(run).state is State.SUCCEEDED
+    assert local(bed, run).is_file()
+
+
+def test_where_the_place_is_none_the_run_does_not_start(bed: ProcessBed) -> None:
+    (bed.directory / "file").touch()
+    for uri, said in (
+        ("s3://somebodys/prefix", "the daemon's keys are for s3:///checkpoints/default alone"),
+        ("s3://bucket", "no place for checkpoints"),
+    ):
+        bed.backend.start(run := work(bed, "save(1)\n", uri=uri, job=f"job-{len(uri)}"))
+        found = bed.finish(run)
+        assert found.reason == AttemptReason.START_ERROR
+        assert said in found.message
+    asked = {"credentials": "keys"}
+    bed.backend.start(run := work(bed, "save(1)\n", uri="s3://somebodys/prefix", job="credentials", asked=asked))
+    found = bed.finish(run)
+    assert "checkpoint.credentials: secret keys has no keys AWS_ACCESS_KEY_ID" in found.message
+
+
+def test_a_place_that_does_not_answer_holds_up_a_second_attempt_alone(bed: ProcessBed) -> None:
+    (bed.directory / "file").touch()
+    uri = f"file://{bed.directory}/file/below"
+    bed.backend.start(first := work(bed, "save(1)\n", uri=uri))
+    assert bed.finish(first).state is State.SUCCEEDED
+    bed.backend.start(second := work(bed, "save(1)\n", uri=uri, attempt=2))
+    found = bed.finish(second)
+    assert found.reason == AttemptReason.LOST
+    assert "not started: its checkpoints can't be fetched" in found.message
+
+
+@pytest.mark.xdist_group("s3")
+def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first are good for the namespace's prefix alone, and the program sees neither."""
+    bucket = seaweedfs.bucket()
+    variables = {
+        "CUMULUS_S3_BUCKET": bucket.name, "CUMULUS_S3_ENDPOINT": bucket.endpoint,
+        "AWS_ACCESS_KEY_ID": KEYS.access_key, "AWS_SECRET_ACCESS_KEY": KEYS.secret_key,
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    uri = f"s3://{bucket.name}/checkpoints/default/uid-job"
+    script = "save(3)\nassert not [name for name in os.environ if name.startswith('AWS_')]\n"
+    bed.backend.start(run := work(bed, script, uri=uri))
+    assert bed.finish(run).state is State.SUCCEEDED
+    place = S3Place(S3Client(bucket), "checkpoints/default/uid-job")
+    eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
+    other = f"s3://{bucket.name}/checkpoints/other/uid"
+    bed.backend.start(run := work(bed, script, uri=other, job="other"))
+    assert "the daemon's keys are for" in bed.finish(run).message
+    # A secret of the job's own opens what its keys open.
+    for key, value in (("AWS_ACCESS_KEY_ID", KEYS.access_key), ("AWS_SECRET_ACCESS_KEY", "wrong")):
+        bed.secrets.set("keys", key, value)
+    asked = {"credentials": "keys"}
+    bed.backend.start(run := work(bed, script, uri=other, job="wrong", asked=asked))
+    assert "the keys are not right (SignatureDoesNotMatch)" in bed.finish(run).message
+    bed.secrets.set("keys", "AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
+    bed.backend.start(run := work(bed, script, uri=other, job="right", asked=asked))
+    assert bed.finish(run).state is State.SUCCEEDED
+    place = S3Place(S3Client(bucket), "checkpoints/other/uid")
+    eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
+    for file in bed.root.rglob("*"):
+        assert not file.is_file() or KEYS.secret_key.encode() not in file.read_bytes(), file
