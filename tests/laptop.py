@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_OURS = ("cumulus", "sdk", "__laptop__")
+_OURS = ("cumulus", "sdk", "__main__")
 
 _PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 _MODULES = {"grpcio-health-checking": "grpc_health", "grpcio-reflection": "grpc_reflection"}
@@ -131,9 +131,9 @@ def _installed_on_linux_alone() -> set[str]:
 
 def main() -> None:
     script = sys.stdin.read()
-    assert not [name for name in sys.modules if name.partition(".")[0] in _OURS]
+    assert not [name for name in sys.modules if name.partition(".")[0] in ("cumulus", "sdk")]
     pretend(sys.argv[1])
-    exec(compile(script, "<script>", "exec"), {"__name__": "__laptop__"})
+    exec(compile(script, "<script>", "exec"), sys.modules["__main__"].__dict__)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cumulus.service import grpc_address
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
@@ -43,8 +44,26 @@ print(json.dumps(answers))
 """
 
 
+PYTHON = """
+from sdk.client import CumulusClient
+
+def double(number):
+    print("running")
+    return 2 * number
+
+with CumulusClient(%r, %r, project=".") as client:
+    assert client.run(double, 21, gpu_memory=0.1, duration=300) == 42
+    call = client.submit(double, 2, gpu_memory=0.1, duration=300)
+    assert client.attach(call.name).result(60) == 4
+    with client.session(gpu_memory=0.1, duration=300) as session:
+        assert session.run(double, 3) == 6
+    assert list(client.map(double, [1, 2], workers=1, gpu_memory=0.1, duration=300)) == [2, 4]
+"""
+
+
 class Server(NamedTuple):
     address: str
+    grpc: str
     ca: str
     token: str
 
@@ -56,10 +75,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         machine.serve()
         eventually(lambda: machine.run("kubeconfig", "-o", str(machine.directory / "kubeconfig")).returncode == 0)
         machine.ready()
+        home = machine.directory / "cumulus"
+        grpc = eventually(lambda: (found := grpc_address.read(home)) and found.address, what="gRPC listens")
         found = json.loads((machine.directory / "kubeconfig").read_text())
         cluster = found["clusters"][0]["cluster"]
         ca = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        yield Server(cluster["server"], ca, found["users"][0]["user"]["token"])
+        yield Server(cluster["server"], grpc, ca, found["users"][0]["user"]["token"])
     finally:
         machine.stop()
 
@@ -107,6 +128,13 @@ def test_commands_work_over_tls(server: Server, platform: str, tmp_path: Path) -
     assert answers[f"logs {name}"][1] == answers[f"logs {name} -f"][1] == "from the node\n"
     assert "Logged in" in answers[f"login {server.address} --ca-file ca.pem"][1]
     assert name in answers["get jobs,nodes"][1]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_functions_run_from_there(server: Server, platform: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(server.ca)
+    out = laptop(platform, PYTHON % (server.grpc, server.token), tmp_path, CUMULUS_CA_FILE=str(tmp_path / "ca.pem"))
+    assert out.splitlines().count("running") >= 1
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
