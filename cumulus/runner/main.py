@@ -12,6 +12,7 @@ from typing import BinaryIO, NoReturn
 
 from cumulus.calls.envelope import ARCHIVE, CALL, OUTCOME, PAYLOAD, RESULT, SOURCES, Envelope
 from cumulus.calls.outcome import NOT_LOADED, Outcome
+from cumulus.runner import standin
 
 _SOURCE = "source"
 """Where the local source is unpacked, beside the archive."""
@@ -74,6 +75,7 @@ def _prepare_path(directory: str) -> None:
     own = sys.path.pop(0)
     sys.path.append(own)
     sys.argv[:] = [""]
+    standin.install()
     archive = os.path.join(directory, ARCHIVE)
     if not os.path.exists(archive):
         return

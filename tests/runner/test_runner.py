@@ -280,6 +280,37 @@ def test_other_pythons_run_calls(tmp_path: Path, version: str) -> None:
     assert 'raise LookupError("of the archive")' in done.outcome.traceback
 
 
+WITH_SDK = """\
+from cumulus.sdk import CumulusClient, LeaseExpired, gpu, remote
+import sdk.client
+
+@gpu(memory=0.5, requirements=["numpy"])
+def double(number):
+    return 2 * number
+
+@remote
+def both(number):
+    try:
+        raise LeaseExpired("over")
+    except LeaseExpired:
+        return double(number) + double.local(number)
+
+def nested():
+    return sdk.client.CumulusClient()
+"""
+
+
+def test_a_module_may_import_the_sdk_where_it_is_not_installed(tmp_path: Path) -> None:
+    interpreter, version = next(((found, v) for v in VERSIONS if (found := python(v))), (None, ""))
+    if interpreter is None:
+        pytest.skip("there is no other Python here, which has no Cumulus installed")
+    source = zip_of({"work.py": WITH_SDK})
+    done = run(tmp_path / "a", referred("both", 10), python=version, interpreter=interpreter, archive=source)
+    assert (done.code, done.value, done.err) == (0, 40, "")
+    done = run(tmp_path / "b", referred("nested"), python=version, interpreter=interpreter, archive=source)
+    assert "add cumulus-gpu to its requirements" in done.outcome.text
+
+
 def test_local_source_comes_first_and_has_its_files(tmp_path: Path) -> None:
     source = zip_of(FILES)
     assert run(tmp_path / "a", referred("reads"), archive=source).value == "text"
