@@ -1,7 +1,7 @@
-"""What a module finds on a node that imports the SDK there, where an environment or an image has no Cumulus installed.
+"""What a module finds that imports the SDK on a node, where an environment or an image has no Cumulus installed.
 
-A function's module says `from cumulus.sdk import CumulusClient` or `@gpu(…)` for the caller's sake. In the call itself a
-decorated function is just that function, and there is no client. What is installed comes first.
+A function's module says `from cumulus.sdk import CumulusClient` or `@gpu(…)` for the caller's sake. In the call itself
+a decorated function is just that function, and there is no client. What is installed comes first.
 """
 
 from __future__ import annotations
