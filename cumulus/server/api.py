@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from cumulus.server.limiter import Limiter, RequestLimits
-from cumulus.server.stream_threads import StreamThreads
+from cumulus.server.stream_threads import LIMIT, StreamThreads
 
 if TYPE_CHECKING:
     from cumulus.server.metrics.daemon import DaemonMetrics
@@ -26,13 +26,13 @@ class Api:
 
     def __init__(
         self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None,
-        limits: RequestLimits = RequestLimits(),
+        limits: RequestLimits = RequestLimits(), streams: int = LIMIT,
     ) -> None:  # fmt: skip
         self.service = service
         self.metrics = metrics
         self.limiter = Limiter(limits, service.access.owner)
         self.bridge = bridge
-        self.streams = StreamThreads()
+        self.streams = StreamThreads(streams)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -12,7 +13,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from cumulus.errors import CumulusError, UsageError
+from cumulus.errors import CumulusError, StoreUnavailable, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.server.api import Api
 from cumulus.server.grpc.credentials import Authenticate
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[bytes, bytes]
 
 _log = structlog.get_logger("cumulus.grpc")
+STALLED_SECONDS = 300.0
+"""How long a client may leave an answer unread."""
 Request = TypeVar("Request", bound=Message)
 Unary = Callable[[Identity, Request], Awaitable[Message]]
 Streaming = Callable[[Identity, Request], AsyncGenerator[Message]]
@@ -70,7 +73,7 @@ class Door:
         async def handle(data: bytes, context: Context) -> None:
             async with self.entered(name, context) as identity, aclosing(call(identity, parser.one(data))) as answers:
                 async for message in answers:
-                    await context.write(message.SerializeToString())
+                    await _write(context, message)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -92,7 +95,7 @@ class Door:
                 aclosing(call(identity, parser.each(stream))) as answers,
             ):
                 async for message in answers:
-                    await context.write(message.SerializeToString())
+                    await _write(context, message)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -125,3 +128,12 @@ class Door:
             if changes and identity.name:
                 milliseconds = round((time.monotonic() - began) * 1000)
                 _log.info("call", method=name, user=one_line(identity.name), code=code.name, milliseconds=milliseconds)
+
+
+async def _write(context: Context, message: Message) -> None:
+    """Raises StoreUnavailable where the client does not read: it may ask again, from where it was."""
+    try:
+        async with asyncio.timeout(STALLED_SECONDS):
+            await context.write(message.SerializeToString())
+    except TimeoutError:
+        raise StoreUnavailable(f"nothing of the answer was read for {STALLED_SECONDS:g} seconds") from None

@@ -34,6 +34,8 @@ from cumulus.service.service import Service
 _log = structlog.get_logger("cumulus.grpc")
 RETRY_SECONDS = 2.0
 SWEEP_SECONDS = 3600.0
+STREAMS = 1024
+"""Of logs, blobs, results and sessions at once; four times what one user may have open."""
 DRAIN_SECONDS = 2.0
 """How long calls that are being answered have when the server ends."""
 
@@ -48,7 +50,7 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
         mounts=launch.mounts, audit=True, switches=launch.system,
     )  # fmt: skip
     bridge = WatchBridge(store)
-    api = Api(service, bridge)
+    api = Api(service, bridge, streams=STREAMS)
     attendance = Attendance(api)
     servers = _Servers(launch, api, attendance)
     # First, so that a ticket that is asked for as soon as the socket answers tells where.

@@ -30,12 +30,14 @@ MOST_MESSAGE_BYTES = 8 * 2**20
 """Of a request. Clients send blobs in pieces of less."""
 MOST_CALLS, MOST_STREAMS = 4096, 1024
 """At once: of all connections, and of one."""
+MOST_CONNECTIONS = 2048
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # Two servers at one port would share its calls.
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 2**10),
     ("grpc.max_concurrent_streams", MOST_STREAMS),
+    ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", 10_000),
     # A client that is gone without a word is noticed, and one may ask as often as every ten seconds whether we are.
     ("grpc.keepalive_time_ms", 60_000),
