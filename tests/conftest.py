@@ -36,6 +36,9 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("cumulus"), max_examples=10**7)
 settings.load_profile("cumulus")
 
+# Several daemons run at once: each takes a port for gRPC that is free.
+os.environ["ORCHESTRATOR_PORT"] = "0"
+
 PROPERTY_SECONDS = float(os.environ.get("PROPERTY_SECONDS", "30"))
 """How long one property searches at most. With `--hypothesis-profile=long` this alone ends the search of those that
 set no number of examples of their own."""

@@ -25,8 +25,6 @@ class DaemonBed:
             "CUMULUS_HOME": str(directory / "cumulus"),
             "CHRONOS_HOME": str(directory / "chronos"),
             "CHRONOS_MONITOR_IDLE": "1",
-            # Whatever is free: other tests run daemons too.
-            "ORCHESTRATOR_PORT": "0",
             **env,
         }
 

@@ -15,7 +15,8 @@ import structlog
 
 from cumulus import environment, paths, stores
 from cumulus.blob.opened import open_blobs
-from cumulus.errors import CumulusError
+from cumulus.daemon_lock import refuse_unread, store_file
+from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.infrastructure import LocalInfrastructure
 from cumulus.lib import addresses
 from cumulus.server.api import Api
@@ -43,7 +44,12 @@ DRAIN_SECONDS = 2.0
 async def serve(launch: Launch, ended: asyncio.Event) -> None:
     """Answer until `ended`. Raises OSError, CumulusError where it can't."""
     home = launch.directory
+    # The daemon's, and no new one where somebody moved it away.
+    refuse_unread(home)
+    if not store_file(home).exists():
+        raise StoreUnavailable(f"there is no store in {paths.store_dir(home)}")
     store = stores.open_store(paths.store_dir(home))
+    store.revision()
     blobs = open_blobs(home, launch.blobs, launch.blob_limits, launch.bucket)
     service = Service(
         lambda: store, home, infrastructure=LocalInfrastructure(home, blobs), home_namespaces=launch.system,

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -160,3 +162,19 @@ def test_what_the_daemon_says_arrives_as_it_was() -> None:
     launch = Launch("/home", "127.0.0.1:1", ("a", "b"), system=True, mounts=("/data",))
     assert Launch.read(launch.line()) == launch
     assert replace(launch, names=()) == Launch.read(replace(launch, names=()).line())
+
+
+def test_a_store_that_was_moved_away_is_not_made_anew(beside: Beside) -> None:
+    beside.store.revision()
+    (beside.home / "store").rename(beside.home / "aside")
+    launch = Launch(str(beside.home), "127.0.0.1:0")
+    done = subprocess.run(
+        [sys.executable, "-m", "cumulus.server.grpc"],
+        input=launch.line(),
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"there is no store" in done.stderr
+    assert not (beside.home / "store").exists()
