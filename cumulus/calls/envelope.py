@@ -23,6 +23,9 @@ SOURCES = ".cumulus-sources.json"
 """In the archive, where it is wanted: a JSON object of file name to text, of code that travels by value (a script, the
 cells of a notebook), so that tracebacks show its lines."""
 
+RELAY = "relay"
+"""Behind the directory, on the runner's command line: not to run the call, but to carry a connection to its session."""
+
 FORMAT = 1
 HEAD = b"cumulus call 1\n"
 KEY_BYTES = 32

@@ -25,6 +25,8 @@ from cumulus.calls.outcome import OF_RUNNER, Outcome
 from cumulus.lib import unix_socket
 
 CALL, CLOSE, OUTCOME, RESULT = b"C", b"X", b"O", b"R"
+CONNECTED = b"+"
+"""What a relay says first, before it carries frames."""
 LARGEST = 16 * 2**30
 """Bytes of a payload or a result at most."""
 CHUNK = 2**20
@@ -96,6 +98,20 @@ def connect(directory: str, uid: int | None = None, timeout: float | None = None
         made.close()
         raise SessionEnded("another user's process listens in the place of the session")
     return SessionConnection(made)
+
+
+def relayed(connection: socket.socket, timeout: float = 60.0) -> SessionConnection:
+    """A connection through a relay (`cumulus.runner.relay`). Raises SessionEnded where nobody listens behind it."""
+    connection.settimeout(timeout)
+    try:
+        said = connection.recv(len(CONNECTED))
+    except OSError:
+        said = b""
+    if said != CONNECTED:
+        connection.close()
+        raise SessionEnded("the session has not begun, or has ended")
+    connection.settimeout(None)
+    return SessionConnection(connection)
 
 
 def write_frame(file: BinaryIO, kind: bytes, size: int, chunks: Iterable[bytes]) -> None:

@@ -27,10 +27,10 @@ class LocalInfrastructure:
 
         return log_reader(self._home, job, node)
 
-    def session(self, job: Document) -> SessionConnection:
+    def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session
 
-        return session(self._home, job)
+        return session(self._home, job, node)
 
     @cached_property
     def blobs(self) -> BlobStore:

@@ -22,11 +22,14 @@ from cumulus.backends.swarm import cluster
 from cumulus.backends.swarm.backend import SwarmBackend
 from cumulus.backends.swarm.engine import Engine, from_settings
 from cumulus.backends.swarm.members import Member
+from cumulus.backends.swarm.node_engine import NodeEngine, ShellEngine
 from cumulus.backends.swarm.owner import Mark, Ownership
 from cumulus.backends.swarm.settings import SwarmSettings
 from cumulus.backends.swarm.spec import OWNER
 from cumulus.errors import BackendError, CumulusError, NotOurs
-from cumulus.resources.node import SshAddress
+from cumulus.resources.fields import STORED
+from cumulus.resources.key import Document
+from cumulus.resources.node import GPUNode, SshAddress
 from cumulus.secrets import JobSecrets
 from cumulus.service.infrastructure import StoreId
 
@@ -115,19 +118,28 @@ def backend(home: Path, store_id: StoreId) -> SwarmBackend | None:
     return None if named is None else _backend(home, named, store_id)
 
 
-def reader(home: Path) -> SwarmBackend:
-    """For reading logs: those that are saved need no Swarm."""
+def reader(home: Path, node: Document | None = None) -> SwarmBackend:
+    """For reading logs: those that are saved need no Swarm. `node`: the GPUNode whose own engine it may ask."""
 
     def nobody() -> str:
         raise BackendError("who only reads logs has no part in the Swarm")
 
-    return _backend(home, engine() or Engine([]), nobody)
+    return _backend(home, engine() or Engine([]), nobody, node)
 
 
-def _backend(home: Path, engine: Engine, store_id: StoreId) -> SwarmBackend:
+def _backend(home: Path, engine: Engine, store_id: StoreId, node: Document | None = None) -> SwarmBackend:
+    def node_engine(name: str) -> NodeEngine | None:
+        if node is None or node["metadata"]["name"] != name:
+            return None
+        from cumulus.nodes import workers
+        from cumulus.nodes.settings import SshSettings
+
+        shell = workers.shell(home, SshSettings().key_path, GPUNode.model_validate(node, context=STORED))
+        return None if shell is None else ShellEngine(shell)
+
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, JobSecrets(paths.job_secrets_dir(home)),
-        store_id=store_id, instance=SwarmSettings().instance,
+        store_id=store_id, instance=SwarmSettings().instance, node_engine=node_engine,
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.nodes import upload
+from cumulus.nodes import relay, upload
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.nodes.connection import NodeConnection
@@ -55,6 +56,10 @@ class ConnectionShell:
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
         return upload.upload(self._connection, command, chunks)
+
+    def relay(self, command: str) -> socket.socket:
+        """For one command: the connection is closed with it."""
+        return relay.relay(self._connection, command)
 
     def close(self) -> None:
         self._connection.close()

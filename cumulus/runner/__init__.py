@@ -6,6 +6,7 @@ runs: PYTHON runner.pyz CALL_DIRECTORY. From the start to the end:
     main      checks the Python, puts the local source on sys.path, runs the call or the session, writes the answer
     calling   one call: unpickles, calls, pickles what came of it
     failure   an exception as an outcome: as itself where it can be rebuilt, else as text
+    relay     carries a connection from another machine to a session
     serving   a session: its socket, and calls one after another in this process
 
 All but `build` run in the job: standard library, cloudpickle and `cumulus.calls` alone, and no newer Python than 3.9's.

@@ -10,7 +10,7 @@ import sys
 import zipfile
 from typing import BinaryIO, NoReturn
 
-from cumulus.calls.envelope import ARCHIVE, CALL, OUTCOME, PAYLOAD, RESULT, SOURCES, Envelope
+from cumulus.calls.envelope import ARCHIVE, CALL, OUTCOME, PAYLOAD, RELAY, RESULT, SOURCES, Envelope
 from cumulus.calls.outcome import NOT_LOADED, Outcome
 from cumulus.runner import standin
 
@@ -19,8 +19,13 @@ _SOURCE = "source"
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run the call in the directory `arguments[0]`, then end, whatever threads the function left running."""
+    """Run the call in the directory `arguments[0]`, then end, whatever threads the function left running. With RELAY
+    behind it, carry a connection to the session that runs there."""
     directory = os.path.abspath(arguments[0])
+    if arguments[1:] == [RELAY]:
+        from cumulus.runner.relay import relay
+
+        os._exit(relay(directory))
     os.umask(0o077)
     with open(os.path.join(directory, CALL), "rb") as file:
         envelope = Envelope.read(file.read())

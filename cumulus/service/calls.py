@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cumulus.calls.session import SessionConnection
 from cumulus.errors import Forbidden, NotFound, Replaced
 from cumulus.lib.printable import one_line
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.quantity import format_duration
 from cumulus.resources.submitter import Submitter
@@ -18,7 +19,11 @@ from cumulus.store.base import Store
 
 class Calls:
     def __init__(
-        self, store: Store, objects: Objects, access: Access, session: Callable[[Document], SessionConnection]
+        self,
+        store: Store,
+        objects: Objects,
+        access: Access,
+        session: Callable[[Document, Document | None], SessionConnection],
     ) -> None:
         self._store = store
         self._objects = objects
@@ -46,7 +51,12 @@ class Calls:
     def session(self, job: Document) -> SessionConnection:
         """A connection to the session that this job is, which `own` gave. Raises SessionEnded where it has not begun or
         is over, BackendError where its node does not answer."""
-        return self._session(job)
+        attempts = lookup(job, "status.attempts") or [{}]
+        try:
+            node = self._store.get(Key("GPUNode", "", attempts[-1].get("node") or "-"))
+        except NotFound:
+            node = None
+        return self._session(job, node)
 
     def end_unattended(self, key: Key, uid: str, seconds: float) -> None:
         """Delete a call whose client was silent for that long. For the server itself, not for people."""

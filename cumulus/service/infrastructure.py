@@ -114,7 +114,7 @@ class Infrastructure(Protocol):
         """See `LogReaders`."""
         ...
 
-    def session(self, job: Document) -> SessionConnection:
-        """A connection to the call of this job, which is a session. Raises SessionEnded where it has not begun or is
-        over, BackendError where its node does not answer."""
+    def session(self, job: Document, node: Document | None) -> SessionConnection:
+        """A connection to the call of this job, which is a session. `node`: the GPUNode where it runs, as far as that
+        is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""
         ...

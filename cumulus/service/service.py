@@ -119,7 +119,7 @@ class Service:
     def calls(self) -> Calls:
         from cumulus.service.calls import Calls
 
-        return Calls(self.store, self.objects, self.access, lambda job: self.infrastructure.session(job))
+        return Calls(self.store, self.objects, self.access, lambda job, node: self.infrastructure.session(job, node))
 
     @cached_property
     def nodes(self) -> Nodes:

@@ -112,7 +112,7 @@ def test_calls_through_a_daemon_that_is_killed_and_unpickles_nothing(machine: Ma
     described = " ".join(machine.ok("describe", "job", "raises").split())
     assert "Outcome: Raised, builtins.ValueError: invalid literal for int() with base 10: 'x'" in described
     infrastructure = LocalInfrastructure(machine.directory / "cumulus")
-    session = infrastructure.session(machine.get("job", "serves"))
+    session = infrastructure.session(machine.get("job", "serves"), None)
     _, _, content = session.call(len(serves), [serves])
     assert pickle.loads(b"".join(content)) > 1
     session.close_session()

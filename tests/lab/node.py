@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Sequence
@@ -70,6 +71,7 @@ class Node:
         self._holder: subprocess.Popen[bytes] | None = None
         self.pid = 0
         self.is_cut = False
+        self._talks: list[subprocess.Popen[bytes]] = []
         directory.mkdir(parents=True)
         (directory / "chronos").mkdir()
         self._write_sshd_config()
@@ -176,6 +178,13 @@ class Node:
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, input=content, capture_output=True, check=False, timeout=timeout)
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+    def talked_to(self, command: str) -> socket.socket:
+        """A connection to the input and output of a shell command on the node."""
+        near, far = socket.socketpair()
+        with far:
+            self._talks.append(subprocess.Popen([*self._enter(), "sh", "-c", command], stdin=far, stdout=far))
+        return near
 
     def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """Run a command on the node."""

@@ -164,7 +164,7 @@ class FakeInfrastructure:
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
 
-    def session(self, job: Document) -> SessionConnection:
+    def session(self, job: Document, node: Document | None) -> SessionConnection:
         return connect(self.session_directory or "/nowhere")
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -94,7 +95,8 @@ class SwarmBed(Bed):
         sha256 = hashlib.sha256(payload).hexdigest()
         self.blobs.write("0:root", sha256, len(payload), [payload])
         mounts = tuple(Mount(path, path, True) for path in ("/usr", "/lib", "/lib64"))
-        call = Call("0:root", sha256, more.pop("python", HERE), interpreter=more.pop("interpreter", ""))
+        given = {name: more.pop(name) for name in ("interpreter", "session") if name in more}
+        call = Call("0:root", sha256, more.pop("python", HERE), **given)
         return self.work(call=call, mounts=mounts, **more)
 
     def until(self, met: Callable[[], object], *, within: float = 150.0) -> None:
@@ -145,6 +147,9 @@ class Inside:
 
     def run(self, command: str, seconds: float) -> tuple[int, str, str]:
         return self._node.shell(command, seconds)
+
+    def relay(self, command: str) -> socket.socket:
+        return self._node.talked_to(command)
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
         return self._node.fed(command, b"".join(chunks))

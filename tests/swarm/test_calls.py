@@ -11,8 +11,11 @@ import cloudpickle
 import pytest
 
 from cumulus.backends.base import State, Workload
+from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.errors import BackendError
+from tests.runner.calls import payload_of
 from tests.swarm.bed import SwarmBed
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.docker
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -88,3 +91,43 @@ def test_a_node_that_cannot_be_reached_gets_no_call(bed: SwarmBed) -> None:
     with pytest.raises(BackendError, match=r"worker1 has no SSH address, over which calls come to a node"):
         bed.backend.start(bed.calling(len, ""))
     assert bed.services() == []
+
+
+def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> None:
+    def begin() -> None:
+        import builtins
+
+        builtins.kept = []  # type: ignore[attr-defined]
+
+    def keep(value: int) -> tuple[int, list[int]]:
+        import builtins
+
+        builtins.kept.append(value)  # type: ignore[attr-defined]
+        return os.getpid(), builtins.kept  # type: ignore[attr-defined]
+
+    bed.options["mounts"] = ["/usr", "/lib", "/lib64"]
+    bed.reopen()
+    bed.backend.start(work := bed.calling(begin, session=True, **ALICE))
+
+    def connected() -> SessionConnection | None:
+        try:
+            return bed.backend.session(work.job_uid, 1, 0)
+        except SessionEnded:
+            return None
+
+    session = eventually(connected)
+    pids = set()
+    for number in (1, 2):
+        payload = payload_of(keep, number)
+        outcome, _, content = session.call(len(payload), [payload])
+        pid, kept = pickle.loads(b"".join(content))
+        pids.add(pid)
+        assert (outcome.outcome, kept) == ("Returned", [1, 2][:number])
+    assert len(pids) == 1
+    other = bed.backend.session(work.job_uid, 1, 0)
+    session.close()
+    other.close_session()
+    other.close()
+    assert bed.finish(work).state is State.SUCCEEDED
+    with pytest.raises(SessionEnded):
+        bed.backend.session(work.job_uid, 1, 0)

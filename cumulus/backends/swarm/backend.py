@@ -16,7 +16,7 @@ from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
-from cumulus.backends.swarm.calls import CALL, TARGET, NodeCalls
+from cumulus.backends.swarm.calls import TARGET, NodeCalls
 from cumulus.backends.swarm.engine import Engine
 from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
@@ -209,7 +209,7 @@ class SwarmBackend:
         record = self._records.load(self._records.directory(job_uid, attempt, replica))
         if record is None:
             raise BackendError(f"there is no result of attempt {attempt}, replica {replica}")
-        if not record.start.get(CALL) or record.has(REMOVED):
+        if not record.start.get("call") or record.has(REMOVED):
             return None
         if record.end() is None:
             raise BackendError(f"attempt {attempt} of the job still runs")
@@ -217,7 +217,10 @@ class SwarmBackend:
 
     def session(self, job_uid: str, attempt: int, replica: int) -> SessionConnection:
         """See `Backend.session`."""
-        raise SessionEnded("the session has not begun, or has ended")
+        record = self._records.load(self._records.directory(job_uid, attempt, replica))
+        if record is None or not record.start.get("call") or record.has(END):
+            raise SessionEnded("the session has not begun, or has ended")
+        return self._calls.session(record)
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""

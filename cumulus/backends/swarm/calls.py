@@ -10,26 +10,25 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from cumulus.backends.base import Blobs, CallResult, Workload
 from cumulus.backends.rundir import calls
+from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.node_engine import NodeEngine
 from cumulus.backends.swarm.records import Record
 from cumulus.calls import documents, session
-from cumulus.calls.envelope import OUTCOME, RESULT, RUNNER
+from cumulus.calls.envelope import OUTCOME, RELAY, RESULT, RUNNER
 from cumulus.calls.outcome import NOT_LOADED, OF_RUNNER, Outcome
 from cumulus.errors import BackendError
 from cumulus.runner.build import archive
 
 TARGET = "/run/cumulus/call"
 """Where the container sees the directory."""
-
-CALL = "call"
-"""In `start.json`: that the run is a call's; the name of its directory on the node."""
 
 _MADE = "call"
 _BLOCK = tarfile.BLOCKSIZE
@@ -41,6 +40,10 @@ class CarriesCalls(Protocol):
 
     def put_call(self, name: str, archive: Iterator[bytes]) -> str:
         """Unpack a tar archive in a new directory, in place of an earlier one of that name; its path there."""
+        ...
+
+    def talk_to(self, label: str, command: Sequence[str]) -> socket.socket:
+        """A connection to a command in the running container with that label. It ends where there is none."""
         ...
 
     def call_file(self, name: str, file: str) -> tuple[int, Iterator[bytes]] | None:
@@ -65,7 +68,7 @@ class NodeCalls:
 
         Raises `BackendError`, `BackendRefused` and what the store of blobs raises."""
         assert workload.call is not None
-        engine, name = self._engine(record), str(record.start[CALL])
+        engine, name = self._engine(record), str(record.start["call"]["directory"])
         made = os.path.join(record.directory, _MADE)
         try:
             shutil.rmtree(made, ignore_errors=True)
@@ -82,7 +85,7 @@ class NodeCalls:
 
     def result(self, record: Record) -> CallResult | None:
         """See `Backend.result`. The run has ended."""
-        engine, name = self._engine(record), str(record.start[CALL])
+        engine, name = self._engine(record), str(record.start["call"]["directory"])
         told = engine.call_file(name, OUTCOME)
         if told is None:
             return None
@@ -96,11 +99,18 @@ class NodeCalls:
             raise ValueError("its result is not as large as it says")
         return CallResult(outcome, found[1])
 
+    def session(self, record: Record) -> session.SessionConnection:
+        """See `Backend.session`. A program in the container itself connects to its socket: outside, a link in the
+        socket's place could lead to any other."""
+        call = record.start["call"]
+        command = _command(call["python"], call["interpreter"], RELAY)
+        return session.relayed(self._engine(record).talk_to(f"{spec.WORKLOAD}={record.name}", command))
+
     def remove(self, record: Record) -> None:
         """Delete what is left on the node, where that answers."""
-        if record.start.get(CALL):
+        if record.start.get("call"):
             with contextlib.suppress(BackendError):
-                self._engine(record).remove_call(str(record.start[CALL]))
+                self._engine(record).remove_call(str(record.start["call"]["directory"]))
 
     def _engine(self, record: Record) -> CarriesCalls:
         node = record.start["node"]
@@ -125,14 +135,15 @@ def _tar(directory: str) -> Iterator[bytes]:
     yield b"\0" * 2 * _BLOCK
 
 
-def _command(python: str, hint: str) -> tuple[str, ...]:
-    """A shell that finds the Python in the image. Where there is none, it answers in the runner's place."""
+def _command(python: str, hint: str, *more: str) -> tuple[str, ...]:
+    """A shell that finds the Python in the image and runs the runner by it. Where there is none, it answers in the
+    runner's place."""
     text = f"there is no Python {python} in this image, which made the call; use an image that has it"
     answer = Outcome(NOT_LOADED, text=text).to_json().decode()
     script = (
-        'version=$1; answer=$2; text=$3; shift 3; for python in "$@" "python$version" python3 python; do '
+        'version=$1; hint=$2; answer=$3; text=$4; shift 4; for python in "$hint" "python$version" python3 python; do '
         'found=$("$python" -I -S -c \'import sys; print("%d.%d" % sys.version_info[:2])\' 2>/dev/null) '
-        f'&& [ "$found" = "$version" ] && exec "$python" {TARGET}/{RUNNER} {TARGET}; done; '
+        f'&& [ "$found" = "$version" ] && exec "$python" {TARGET}/{RUNNER} {TARGET} "$@"; done; '
         f'echo "$text" >&2; printf %s "$answer" > {TARGET}/{OUTCOME}; exit 127'
     )
-    return ("/bin/sh", "-c", script, "sh", python, answer, text, *((hint,) if hint else ()))
+    return ("/bin/sh", "-c", script, "sh", python, hint or f"python{python}", answer, text, *more)

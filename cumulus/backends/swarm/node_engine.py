@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import shlex
+import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,6 +43,15 @@ class Feeds(NodeShell, Protocol):
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
         """Exit status, output and errors of a command that reads `chunks`. Where these raise, the command sees its
         input cut off, and the error is raised on."""
+        ...
+
+
+@runtime_checkable
+class Relays(NodeShell, Protocol):
+    """A shell whose commands can be talked to."""
+
+    def relay(self, command: str) -> socket.socket:
+        """A connection to the command's input and output. Raises `ChronosError`."""
         ...
 
 
@@ -204,6 +214,16 @@ class ShellEngine:
         if status != 0 or not output.startswith("/"):
             raise BackendError(f"a call does not get to its node: {(errors.strip() or 'no word why')[:200]}")
         return output.strip()
+
+    def talk_to(self, label: str, command: Sequence[str]) -> socket.socket:
+        if not isinstance(self._shell, Relays):
+            raise BackendError("nobody can be talked to through this shell")
+        find = shlex.join(["docker", "ps", "--quiet", "--filter", f"label={label}"])
+        words = f'c=$({find} | head -n 1); [ -n "$c" ] && exec docker exec -i "$c" {shlex.join(command)}'
+        try:
+            return self._shell.relay(words)
+        except ChronosError as error:
+            raise BackendError(str(error), hint=error.hint) from None
 
     def call_file(self, name: str, file: str) -> tuple[int, Iterator[bytes]] | None:
         # What it left is not followed anywhere: a container may make links, and this is root.

@@ -101,7 +101,7 @@ class Records:
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
                 "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
-                "call": spec.service_name(workload.name) if workload.call is not None else "",
+                "call": _call(workload),
             }
         )  # fmt: skip
 
@@ -204,6 +204,15 @@ class Records:
     def _unlink(self, record: Record) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.root, NAMES, record.name))
+
+
+def _call(workload: Workload) -> dict[str, str] | None:
+    """Of a call: the name of its directory on the node, and its Python."""
+    call = workload.call
+    if call is None:
+        return None
+    name = spec.service_name(workload.name)
+    return {"directory": name, "python": call.python, "interpreter": call.interpreter}
 
 
 @contextlib.contextmanager

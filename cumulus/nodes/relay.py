@@ -1,0 +1,62 @@
+"""A connection that leads to a command on a node: what is sent is its input, what it writes is received."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import paramiko
+
+from cumulus.errors import NodeUnreachable
+from cumulus.nodes.connection import NodeConnection
+
+_CHUNK = 2**16
+_BEGIN_SECONDS = 30.0
+
+
+def relay(connection: NodeConnection, command: str) -> socket.socket:
+    """The near end. When it is closed, or the command ends, so does the other; `connection` is closed then too. Raises
+    `NodeUnreachable`."""
+    near, far = socket.socketpair()
+    begun = threading.Event()
+    failures: list[Exception] = []
+
+    def carry() -> None:
+        try:
+            with contextlib.closing(connection), far, connection.channel(command) as channel:
+                channel.settimeout(None)
+                begun.set()
+                threading.Thread(target=_receive, args=(channel, far), name="relay-in", daemon=True).start()
+                _send(far, channel)
+                # Its answers may still be on their way.
+                channel.status_event.wait()
+        except Exception as error:
+            failures.append(error)
+            begun.set()
+
+    threading.Thread(target=carry, name="relay-out", daemon=True).start()
+    if not begun.wait(_BEGIN_SECONDS):
+        near.close()
+        raise NodeUnreachable(f"{connection.node} does not begin a command within {_BEGIN_SECONDS:g} s")
+    if failures:
+        near.close()
+        raise failures[0]
+    return near
+
+
+def _send(far: socket.socket, channel: paramiko.Channel) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := far.recv(_CHUNK):
+            channel.sendall(data)
+    with contextlib.suppress(OSError, EOFError):
+        channel.shutdown_write()
+
+
+def _receive(channel: paramiko.Channel, far: socket.socket) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := channel.recv(_CHUNK):
+            far.sendall(data)
+    # Who sends learns of the end, and who receives too.
+    with contextlib.suppress(OSError):
+        far.shutdown(socket.SHUT_RDWR)
