@@ -52,6 +52,7 @@ def _compared(what: str, directory: Path, state: Any, peer: Callable[[Any, Path]
         began = time.perf_counter()
         checkpointer.save(state, step=turn)
         ours.append(time.perf_counter() - began)
+        checkpointer.wait()
         os.sync()
         began = time.perf_counter()
         peer(state, directory / "peer")

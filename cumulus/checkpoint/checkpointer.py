@@ -43,6 +43,7 @@ class Checkpointer:
         self._group: Group = Alone()
         self._background_group: Group | None = None
         self._background: _Background | None = None
+        self._tidying: _Background | None = None
         self._request: tuple[int, int] | None = None
         self._known: Checkpoint | None = None
         """The newest that is known to be whole: it is not read again for that."""
@@ -177,7 +178,13 @@ class Checkpointer:
         self._background = _Background(lambda: self._save(background, snapshot, step, began))
 
     def wait(self) -> None:
-        """Wait for the save that runs beside the program. Raises what it raised."""
+        """Wait for what runs beside the program. Raises what a save there raised."""
+        self._wait_for_save()
+        tidying, self._tidying = self._tidying, None
+        if tidying is not None:
+            tidying.join()
+
+    def _wait_for_save(self) -> None:
         background, self._background = self._background, None
         if background is not None:
             try:
@@ -206,7 +213,9 @@ class Checkpointer:
         manifest = save.finish(lambda: self._now() - began, facts, known)
         self._saved(Checkpoint(manifest.step, layout.directory(path, manifest.step), manifest), began)
         if group.rank == 0:
-            self._tidy(path, manifest.step)
+            # Beside the program: to delete a large checkpoint takes a while.
+            refused = frozenset(self._refused)
+            self._tidying = _Background(lambda: self._tidy(path, manifest.step, refused))
 
     def _begin(self) -> float:
         """The time at which a save begins. It answers what the node has asked until then."""
@@ -223,11 +232,11 @@ class Checkpointer:
         self._cause = Cause.NONE
         self._look_at = -math.inf
 
-    def _tidy(self, path: str, step: int) -> None:
+    def _tidy(self, path: str, step: int, refused: frozenset[int]) -> None:
         """What a checkpoint does not need. It is whole, so that no error here is the program's."""
         save_times.write(path, self._timing.times)
         try:
-            layout.prune(path, self.settings.keep, newest=step, refused=frozenset(self._refused))
+            layout.prune(path, self.settings.keep, newest=step, refused=refused)
         except OSError as error:
             _warn(f"an older checkpoint could not be deleted: {error}")
 
@@ -301,19 +310,23 @@ class Checkpointer:
 
 
 class _Background:
-    """A save in a thread of its own. Python waits for it before it exits."""
+    """What runs in a thread of its own. Python waits for it before it exits."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         self._action = action
         self._error: BaseException | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="checkpoint-save")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # The interpreter ends: it waits for this thread, and begins no other.
+            self._work()
 
     def join(self) -> None:
         if self._process != os.getpid():  # Of the process from which this one was forked.
             return
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
 
@@ -322,7 +335,7 @@ class _Background:
             self._action()
         except BaseException as error:
             self._error = error
-            _warn(f"a save failed: {error}")
+            _warn(f"failed: {error}")
 
 
 def _warn(message: str) -> None:

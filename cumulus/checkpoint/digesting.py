@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
-import queue
 import threading
 from typing import Callable, Union
 
@@ -14,6 +14,11 @@ Data = Union[bytes, bytearray, memoryview]
 
 _SMALL = 2**16
 """Smaller writes are collected."""
+_CHUNK = 2**23
+"""How many bytes are written at a time, while the digest of those before is taken."""
+_COPIES = 4
+"""How many chunks are copied at most, where their memory is the writer's own."""
+_NOTHING = memoryview(b"")
 _WRITEBACK = 2**26
 """How many bytes are written before the disk is asked to begin with them."""
 
@@ -32,6 +37,7 @@ class DigestingFile:
         self._small = bytearray()
         self._size = 0
         self._asked = 0
+        self._copies: collections.deque[bytearray] = collections.deque()
         self._hashing = _Beside(self._digest.update)
         self._syncing = _Beside(lambda _: os.fdatasync(self._descriptor))
 
@@ -76,18 +82,31 @@ class DigestingFile:
             self._descriptor = -1
 
     def _put(self, data: Data) -> None:
-        self._hashing.do(data)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest[:_WRITEBACK]) :]
-        finally:
-            if not _is_kept(data):
-                self._hashing.wait()
-        self._size += len(data)
+        view = memoryview(data)
+        kept = _is_kept(data)
+        for start in range(0, len(view), _CHUNK):
+            chunk = view[start : start + _CHUNK]
+            if kept:
+                self._hashing.do(chunk)
+            else:
+                self._hash_copy(chunk)
+            while chunk:
+                chunk = chunk[os.write(self._descriptor, chunk) :]
+        self._size += len(view)
         if self._size - self._asked >= _WRITEBACK and self._syncing.idle:
             self._asked = self._size
-            self._syncing.do(b"")
+            self._syncing.do(_NOTHING)
+
+    def _hash_copy(self, chunk: memoryview) -> None:
+        if len(self._copies) < _COPIES:
+            copy = bytearray(_CHUNK)
+        else:
+            copy = self._copies.popleft()
+            self._hashing.wait(but=_COPIES - 1)
+        self._copies.append(copy)
+        part = memoryview(copy)[: len(chunk)]
+        part[:] = chunk
+        self._hashing.do(part)
 
 
 def _is_kept(data: Data) -> bool:
@@ -100,9 +119,11 @@ def _is_kept(data: Data) -> bool:
 class _Beside:
     """Does one thing after another in a thread of its own; in this one where no thread can be had any more."""
 
-    def __init__(self, action: Callable[[Data], object]) -> None:
+    def __init__(self, action: Callable[[memoryview], object]) -> None:
         self._action = action
-        self._tasks: queue.Queue[Data | None] = queue.Queue()
+        self._tasks: collections.deque[memoryview | None] = collections.deque()
+        self._changed = threading.Condition()
+        self._left = 0
         self._error: Exception | None = None
         self._thread: threading.Thread | None = threading.Thread(target=self._work, name="checkpoint", daemon=True)
         try:
@@ -112,32 +133,45 @@ class _Beside:
 
     @property
     def idle(self) -> bool:
-        return self._tasks.unfinished_tasks == 0
+        return self._left == 0
 
-    def do(self, data: Data) -> None:
+    def do(self, data: memoryview) -> None:
         if self._thread is None:
             self._action(data)
-        else:
-            self._tasks.put(data)
+            return
+        with self._changed:
+            self._tasks.append(data)
+            self._left += 1
+            self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Until all is done. Raises what an action raised."""
-        self._tasks.join()
+    def wait(self, but: int = 0) -> None:
+        """Until all is done, but so many. Raises what an action raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left <= but)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def end(self) -> None:
         if self._thread is not None:
-            self._tasks.put(None)
+            with self._changed:
+                self._tasks.append(None)
+                self._changed.notify_all()
             self._thread.join()
             self._thread = None
 
     def _work(self) -> None:
-        while (data := self._tasks.get()) is not None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._tasks))
+                data = self._tasks.popleft()
+            if data is None:
+                return
             try:
                 self._action(data)
             except Exception as error:
                 self._error = error
             del data  # It holds the caller's memory.
-            self._tasks.task_done()
+            with self._changed:
+                self._left -= 1
+                self._changed.notify_all()

@@ -14,7 +14,7 @@ import io
 import os
 import pickle
 import sys
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 from .digesting import DigestingFile
 from .layout import Checkpoint, CheckpointError, File, opened_file
@@ -23,6 +23,7 @@ PICKLE = "state.pickle"
 TORCH = "state.pt"
 
 _PROTOCOL = 5
+F = TypeVar("F")
 
 
 class NoState(CheckpointError):
@@ -34,7 +35,9 @@ class Snapshot(NamedTuple):
 
     name: str
     write: Callable[[Any], None]
-    """Writes it to an open file."""
+    """Writes it to an open file. Raises what pickling raises."""
+    otherwise: Callable[[Any], None] | None = None
+    """Writes it where `write` could not."""
 
 
 def prepare(state: Any) -> Snapshot:
@@ -42,7 +45,7 @@ def prepare(state: Any) -> Snapshot:
     torch = _torch()
     if torch is not None and _holds_tensors(state, torch.Tensor):
         return Snapshot(TORCH, lambda file: torch.save(state, file))
-    return Snapshot(PICKLE, lambda file: _pickle(state, file))
+    return _pickled(state)
 
 
 def snapshot(state: Any) -> Snapshot:
@@ -52,20 +55,55 @@ def snapshot(state: Any) -> Snapshot:
     if torch is not None and _holds_tensors(state, torch.Tensor):
         kept = _copied(state, torch, {})
         return Snapshot(TORCH, lambda file: torch.save(kept, file))
-    buffer = io.BytesIO()
-    _pickle(state, buffer)
+    buffer = _attempt(_pickled(state), io.BytesIO, lambda buffer: None)
     return Snapshot(PICKLE, lambda file: _write(file, buffer))
 
 
 def write(snapshot: Snapshot, directory: str) -> File:
     """Write it into a directory, durably. Raises OSError, what pickling raises."""
-    file = DigestingFile(os.path.join(directory, snapshot.name))
+    path = os.path.join(directory, snapshot.name)
+
+    def drop(file: DigestingFile) -> None:
+        file.abandon()
+        os.unlink(path)
+
+    return _attempt(snapshot, lambda: DigestingFile(path), drop).close()
+
+
+def _attempt(snapshot: Snapshot, make: Callable[[], F], drop: Callable[[F], None]) -> F:
+    """A file in which the snapshot is written, by its other way where the first fails."""
+    file = make()
     try:
         snapshot.write(file)
+        return file
+    except (pickle.PicklingError, AttributeError, TypeError):
+        drop(file)
+        if snapshot.otherwise is None:
+            raise
+        failed = sys.exc_info()[1]
     except BaseException:
-        file.abandon()
+        drop(file)
         raise
-    return file.close()
+    file = make()
+    try:
+        snapshot.otherwise(file)
+    except BaseException as error:
+        drop(file)
+        raise error from failed
+    return file
+
+
+def _pickled(state: Any) -> Snapshot:
+    try:
+        import cloudpickle
+    except ImportError:
+        cloudpickle = None
+    return Snapshot(
+        PICKLE,
+        lambda file: pickle.dump(state, file, protocol=_PROTOCOL),
+        # For a class or function that only this program has, as those of a notebook.
+        None if cloudpickle is None else lambda file: cloudpickle.dump(state, file, protocol=_PROTOCOL),
+    )
 
 
 def read(checkpoint: Checkpoint, prefix: str = "") -> Any:
@@ -105,28 +143,6 @@ def _holds_tensors(state: Any, kind: type) -> bool:
     if isinstance(state, dict):
         return any(_holds_tensors(value, kind) for value in state.values())
     return isinstance(state, (list, tuple)) and any(_holds_tensors(value, kind) for value in state)
-
-
-def _pickle(state: Any, file: Any) -> None:
-    try:
-        # Not to the file at once: what fails half-way must not leave half a pickle before the second try.
-        pickle.Pickler(_Nowhere(), _PROTOCOL).dump(state)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        try:
-            import cloudpickle
-        except ImportError:
-            cloudpickle = None
-        if cloudpickle is None:
-            raise
-        # A class or function that only this program has, as those of a notebook.
-        cloudpickle.dump(state, file, protocol=_PROTOCOL)
-    else:
-        pickle.dump(state, file, protocol=_PROTOCOL)
-
-
-class _Nowhere:
-    def write(self, data: Any) -> int:
-        return len(data)
 
 
 def _write(file: Any, buffer: io.BytesIO) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,21 @@ from cumulus.checkpoint.checkpointer import Checkpointer
 from cumulus.checkpoint.settings import Settings
 
 Make = Callable[..., Checkpointer]
+
+
+class Patient(Checkpointer):
+    """What a save does beside the program is done when it returns."""
+
+    def save(self, state: Any, *, step: int, wait: bool = True) -> None:
+        super().save(state, step=step, wait=wait)
+        if wait:
+            self.wait()
+
+    @contextmanager
+    def saving(self, step: int, *, shared: bool = False) -> Iterator[str]:
+        with super().saving(step, shared=shared) as directory:
+            yield directory
+        self.wait()
 
 
 class Now:
@@ -38,7 +54,7 @@ def make(tmp_path: Path, now: Now) -> Iterator[Make]:
     made: list[Checkpointer] = []
 
     def one(**settings: Any) -> Checkpointer:
-        made.append(Checkpointer(Settings(**{"path": str(tmp_path / "l1"), **settings}), now=now))
+        made.append(Patient(Settings(**{"path": str(tmp_path / "l1"), **settings}), now=now))
         return made[-1]
 
     yield one

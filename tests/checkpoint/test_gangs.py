@@ -15,6 +15,7 @@ from cumulus.checkpoint.checkpointer import Checkpointer
 from cumulus.checkpoint.gang_save import Voided
 from cumulus.checkpoint.groups import FileGroup, RanksApart
 from cumulus.checkpoint.settings import Settings
+from tests.checkpoint.conftest import Patient
 
 WORLD = 3
 
@@ -38,9 +39,7 @@ def gang(tmp_path: Path) -> list[Checkpointer]:
 
 
 def gang_of(place: Path, world: int = WORLD, **settings: Any) -> list[Checkpointer]:
-    return [
-        Checkpointer(Settings(path=str(place), keep=2, rank=rank, world=world, **settings)) for rank in range(world)
-    ]
+    return [Patient(Settings(path=str(place), keep=2, rank=rank, world=world, **settings)) for rank in range(world)]
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.checkpointer import Checkpointer
 from cumulus.checkpoint.settings import Settings
+from tests.checkpoint.conftest import Patient
 from tests.crash import powerloss
 from tests.crash.test_power_loss import cuts, place, recorded
 
@@ -24,7 +24,7 @@ WORDS = {1: b"one" * 40_000, 2: b"two" * 40_000, 3: b"three" * 40_000}
 
 
 def save(path: str, step: int) -> None:
-    checkpointer = Checkpointer(Settings(path=path, keep=2))
+    checkpointer = Patient(Settings(path=path, keep=2))
     with checkpointer.saving(step) as directory:
         os.mkdir(f"{directory}/part")
         for name in ("a", "part/b"):
@@ -32,7 +32,7 @@ def save(path: str, step: int) -> None:
 
 
 def save_state(path: str, step: int) -> None:
-    Checkpointer(Settings(path=path, keep=2)).save(WORDS[step], step=step)
+    Patient(Settings(path=path, keep=2)).save(WORDS[step], step=step)
 
 
 def whole(path: Path, step: int) -> bool:
