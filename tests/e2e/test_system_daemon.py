@@ -184,6 +184,57 @@ def server(daemon: SystemDaemon, users: tuple[User, User]) -> Iterator[None]:
         yield
 
 
+CALL = """
+import os
+from cumulus.sdk import CumulusClient
+with CumulusClient() as client:
+    call = client.submit(os.getuid, gpu_memory="5%", duration="5m")
+    print(call.name, call.result(60))
+"""
+STEAL = """
+import sys, grpc
+from cumulus.client.endpoint import Endpoint
+from cumulus.client.http.client import HttpClient
+from cumulus.rpc import orchestrator_pb2 as pb
+from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
+job = pb.JobRef(namespace=sys.argv[1], name=sys.argv[2])
+with HttpClient(Endpoint("unix", "/run/cumulus/api.sock")) as client:
+    ticket = client.grpc_ticket()
+shown = [("cumulus-ticket", ticket.ticket)]
+with grpc.insecure_channel(f"unix:{ticket.socket}") as channel:
+    stub = OrchestratorStub(channel)
+    asked = [
+        lambda: stub.Get(pb.GetRequest(job=job), metadata=shown),
+        lambda: list(stub.Result(pb.ResultRequest(job=job), metadata=shown)),
+        lambda: list(stub.Logs(pb.LogsRequest(job=job), metadata=shown)),
+        lambda: list(stub.Call(iter([pb.CallRequest(start=pb.CallStart(job=job))]), metadata=shown)),
+        lambda: stub.Cancel(pb.CancelRequest(job=job), metadata=shown),
+        lambda: stub.List(pb.ListRequest(), metadata=[]),
+    ]
+    for ask in asked:
+        try:
+            ask()
+            print("ANSWERED")
+        except grpc.RpcError as error:
+            print(error.code().name)
+    listed = stub.List(pb.ListRequest(), metadata=shown).jobs
+    print(any(job.name.encode() in each.object for each in listed))
+"""
+
+
+def test_a_function_runs_as_who_calls_it_and_is_theirs_alone(daemon: SystemDaemon, users: tuple[User, User]) -> None:
+    if not is_like_ours(PYTHON):
+        pytest.skip(f"NOT TESTED: {PYTHON} is another version than this one")
+    ann, bob = users
+    where = {"PYTHONPATH": f"{ROOT}:{SITE}"}
+    done = daemon.run(ann, PYTHON, "-c", CALL, **where)
+    assert done.returncode == 0, done.stderr + daemon.written()
+    name, uid = done.stdout.split()
+    assert int(uid) == ann.uid
+    stolen = daemon.run(bob, PYTHON, "-c", STEAL, ann.name, name, **where)
+    assert stolen.stdout.split() == [*["PERMISSION_DENIED"] * 5, "UNAUTHENTICATED", "False"], stolen.stderr
+
+
 def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple[User, User], server: None) -> None:
     if not is_like_ours(PYTHON):
         pytest.skip(f"NOT TESTED: users can't start this Python, and {PYTHON} can't load what is installed for it")
