@@ -88,7 +88,7 @@ def run(settings: Settings) -> int:
         mounts=settings.containers.mounts,
         metrics=metrics,
         system=settings.system,
-        grpc=grpc_process(_grpc_launch(settings), settings.environment),
+        grpc=grpc_process(_grpc_launch(settings), settings.environment, metrics.grpc),
         grpc_host=addresses.split(settings.grpc_listen)[0],
         blobs=blobs,
     )

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
 from cumulus.server.child_process import ChildProcess
 from cumulus.server.grpc.launch import Launch
+from cumulus.server.grpc.metering import EVENT
+
+if TYPE_CHECKING:
+    from cumulus.server.metrics.grpc import GrpcMetrics
 
 _log = structlog.get_logger("cumulus.grpc")
 RESTART_SECONDS, _MOST_RESTART_SECONDS = 0.5, 60.0
@@ -30,11 +36,13 @@ _LONGEST = 16 * 2**10
 
 
 def grpc_process(
-    launch: Launch, environment: Mapping[str, str], *, restart_seconds: float = RESTART_SECONDS
-) -> ChildProcess:
+    launch: Launch, environment: Mapping[str, str], metrics: GrpcMetrics | None = None, *,
+    restart_seconds: float = RESTART_SECONDS,
+) -> ChildProcess:  # fmt: skip
     return ChildProcess(
-        "gRPC server", "cumulus.server.grpc", (), environment, keeps=_KEPT, says=launch.line(), hears=say, warns=True,
-        restart_seconds=restart_seconds, most_restart_seconds=_MOST_RESTART_SECONDS,
+        "gRPC server", "cumulus.server.grpc", (), environment, keeps=_KEPT, says=launch.line(),
+        hears=partial(say, metrics), warns=True, restart_seconds=restart_seconds,
+        most_restart_seconds=_MOST_RESTART_SECONDS,
     )  # fmt: skip
 
 
@@ -47,8 +55,8 @@ def log_level() -> str:
     return "error"
 
 
-def say(line: bytes) -> None:
-    """A line of that server's log, in the log of this process."""
+def say(metrics: GrpcMetrics | None, line: bytes) -> None:
+    """A line of that server's log, in the log of this process; what it counted goes into the metrics."""
     try:
         said = json.loads(line[:_LONGEST])
         event, level = str(said.pop("event")), said.pop("level")
@@ -56,5 +64,9 @@ def say(line: bytes) -> None:
     except (ValueError, KeyError, AttributeError):
         # Of gRPC itself.
         _log.debug("said", line=line[:_LONGEST].decode(errors="replace").strip())
+        return
+    if event == EVENT:
+        if metrics is not None:
+            metrics.add(said["counts"])
         return
     getattr(_log, level if level in _LEVELS else "info")(event, **said)

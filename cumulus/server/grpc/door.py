@@ -18,6 +18,7 @@ from cumulus.lib.printable import one_line
 from cumulus.server.api import Api
 from cumulus.server.grpc.credentials import Authenticate
 from cumulus.server.grpc.errors import TRAILER, code_of, details_of, message_of
+from cumulus.server.grpc.metering import Metering
 from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class Door:
     """Makes handlers of functions that take who asks, and the request or requests. `changes`: the log has a line for
     each call."""
 
-    def __init__(self, api: Api, authenticate: Authenticate) -> None:
+    def __init__(self, api: Api, authenticate: Authenticate, metering: Metering) -> None:
         self._api = api
+        self._metering = metering
         self._authenticate = authenticate
 
     def unary(self, name: str, type: type[Request], call: Unary[Request], *, changes: bool = False) -> Handler:
@@ -125,8 +127,10 @@ class Door:
             code = StatusCode.CANCELLED
             raise
         finally:
+            seconds = time.monotonic() - began
+            self._metering.note(name, code.name, seconds)
             if changes and identity.name:
-                milliseconds = round((time.monotonic() - began) * 1000)
+                milliseconds = round(seconds * 1000)
                 _log.info("call", method=name, user=one_line(identity.name), code=code.name, milliseconds=milliseconds)
 
 

@@ -23,6 +23,7 @@ from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import Attendance
 from cumulus.server.grpc.credentials import by_credentials
 from cumulus.server.grpc.launch import Launch
+from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.service import make_server
 from cumulus.server.grpc.tls import Certificate
 from cumulus.server.host_names import called
@@ -58,9 +59,12 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     bridge = WatchBridge(store)
     api = Api(service, bridge, streams=STREAMS)
     attendance = Attendance(api)
-    servers = _Servers(launch, api, attendance)
+    metering = Metering()
+    servers = _Servers(launch, api, attendance, metering)
     # First, so that a ticket that is asked for as soon as the socket answers tells where.
-    tasks = [asyncio.create_task(each) for each in (attendance.run(), _sweep(api), servers.open_encrypted())]
+    tasks = [
+        asyncio.create_task(each) for each in (attendance.run(), metering.run(), _sweep(api), servers.open_encrypted())
+    ]
     try:
         await servers.open_sockets()
         await ended.wait()
@@ -84,10 +88,10 @@ async def _sweep(api: Api) -> None:
 class _Servers:
     """One for the sockets and one for TLS, which may come later: a gRPC server takes no port once it runs."""
 
-    def __init__(self, launch: Launch, api: Api, attendance: Attendance) -> None:
+    def __init__(self, launch: Launch, api: Api, attendance: Attendance, metering: Metering) -> None:
         self._launch = launch
         self._home = launch.directory
-        self._make: Callable[[], grpc.aio.Server] = lambda: make_server(api, attendance, by_credentials(api))
+        self._make: Callable[[], grpc.aio.Server] = lambda: make_server(api, attendance, by_credentials(api), metering)
         self._running: list[grpc.aio.Server] = []
         self._sockets = {str(paths.grpc_socket(self._home)): 0o600}
         if launch.system:

@@ -19,6 +19,7 @@ from cumulus.server.grpc.credentials import Authenticate
 from cumulus.server.grpc.door import Door
 from cumulus.server.grpc.jobs import JobCalls
 from cumulus.server.grpc.logs import LogCalls
+from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.results import ResultCalls
 from cumulus.server.grpc.sessions import SessionCalls
 
@@ -68,9 +69,9 @@ def handlers(api: Api, door: Door, attendance: Attendance) -> Mapping[str, Handl
     }
 
 
-def make_server(api: Api, attendance: Attendance, authenticate: Authenticate) -> grpc.aio.Server:
+def make_server(api: Api, attendance: Attendance, authenticate: Authenticate, metering: Metering) -> grpc.aio.Server:
     """A server without a port. Several may share what is given. To be made in the event loop that runs it."""
-    door = Door(api, authenticate)
+    door = Door(api, authenticate, metering)
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MOST_CALLS)
     answers = grpc.method_handlers_generic_handler(NAME, dict(handlers(api, door, attendance)))
     server.add_generic_rpc_handlers((answers,))

@@ -15,6 +15,7 @@ from prometheus_client.core import InfoMetricFamily
 from cumulus import __version__
 from cumulus.clock import Clock
 from cumulus.server.metrics.controllers import ControllerMetrics
+from cumulus.server.metrics.grpc import GrpcMetrics
 from cumulus.server.metrics.objects import ObjectMetrics
 from cumulus.server.metrics.requests import RequestMetrics
 from cumulus.server.metrics.starts import StartMetrics
@@ -33,6 +34,7 @@ class DaemonMetrics:
         self.controllers = ControllerMetrics(self._registry)
         self.starts = StartMetrics(self._registry)
         self.requests = RequestMetrics(self._registry)
+        self.grpc = GrpcMetrics(self._registry)
         self.usage = UsageMetrics(self._registry, clock)
         ObjectMetrics(self._registry, store, clock)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):

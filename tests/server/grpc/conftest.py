@@ -23,6 +23,7 @@ from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import Attendance
 from cumulus.server.grpc.credentials import by_credentials
 from cumulus.server.grpc.errors import TRAILER
+from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.service import make_server
 from cumulus.server.limiter import RequestLimits
 from cumulus.server.watches import WatchBridge
@@ -55,6 +56,7 @@ class Server:
     def __init__(self, service: Service, path: Path, limits: RequestLimits = RequestLimits()) -> None:
         self.api = Api(service, WatchBridge(service.store), limits=limits)
         self.now = 0.0
+        self.metering = Metering()
         self.attendance = Attendance(self.api, lambda: self.now)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="grpc", daemon=True)
@@ -74,7 +76,7 @@ class Server:
         self.api.close()
 
     async def _open(self, path: Path) -> None:
-        self._server = make_server(self.api, self.attendance, by_credentials(self.api))
+        self._server = make_server(self.api, self.attendance, by_credentials(self.api), self.metering)
         self._server.add_insecure_port(f"unix:{path}")
         await self._server.start()
         self._attending = asyncio.create_task(self.attendance.run())
