@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import sys
@@ -11,10 +12,14 @@ import cloudpickle
 import pytest
 
 from cumulus.backends.base import State, Workload
+from cumulus.blob.directory import DirectoryBlobStore
+from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.errors import BackendError
-from tests.runner.calls import payload_of
+from cumulus.infrastructure import LocalInfrastructure
+from tests.runner.calls import HERE, payload_of
 from tests.swarm.bed import SwarmBed
+from tests.swarm.control import Control, job
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.docker
@@ -131,3 +136,44 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
     assert bed.finish(work).state is State.SUCCEEDED
     with pytest.raises(SessionEnded):
         bed.backend.session(work.job_uid, 1, 0)
+
+
+@pytest.mark.timeout(300)
+def test_calls_and_sessions_through_the_daemon_and_ssh(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = DirectoryBlobStore(control.home / "blobs")
+
+    def submit(name: str, payload: bytes, **call: Any) -> None:
+        digest = hashlib.sha256(payload).hexdigest()
+        blobs.write("0:root", digest, len(payload), [payload])
+        made = job(
+            name, "", mounts=[{"source": at, "target": at, "readOnly": True} for at in ("/usr", "/lib", "/lib64")]
+        )
+        del made["spec"]["command"]
+        made["spec"]["call"] = {"payload": digest, "python": HERE, **call}
+        control.apply(made)
+
+    waits, ids = payload_of(bytes, 3), payload_of(os.getpid)
+    submit("once", waits)
+    submit("serves", ids, session=True)
+    control.ok("wait", "gpujob/once", "--for=condition=Succeeded", "--timeout=200s")
+    found = Outcome.of_status(control.get("job", "once")["status"]["call"])
+    assert found is not None
+    assert pickle.loads(b"".join(blobs.open("0:root", found.result))) == bytes(3)
+    control.ok("wait", "gpujob/serves", "--for=condition=Running", "--timeout=200s")
+    for name in ("SWARM_MANAGER", "SWARM_INSTANCE", "SSH_KEY_PATH"):
+        monkeypatch.setenv(name, control.env[name])
+    serves = control.get("job", "serves")
+    node = control.get("node", serves["status"]["attempts"][-1]["node"])
+
+    def connected() -> SessionConnection | None:
+        try:
+            return LocalInfrastructure(control.home).session(serves, node)
+        except SessionEnded:
+            return None
+
+    session = eventually(connected)
+    _, _, content = session.call(len(ids), [ids])
+    assert pickle.loads(b"".join(content)) > 0
+    session.close_session()
+    session.close()
+    control.ok("wait", "gpujob/serves", "--for=condition=Succeeded", "--timeout=200s")
