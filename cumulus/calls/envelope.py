@@ -27,6 +27,8 @@ RELAY = "relay"
 """Behind the directory, on the runner's command line: not to run the call, but to carry a connection to its session."""
 
 FORMAT = 1
+LARGEST = 16 * 2**30
+"""Bytes of a payload or a result at most."""
 HEAD = b"cumulus call 1\n"
 KEY_BYTES = 32
 

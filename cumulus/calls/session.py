@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from cumulus.calls import documents
+from cumulus.calls.envelope import LARGEST as LARGEST
 from cumulus.calls.envelope import SOCKET
 from cumulus.calls.outcome import OF_RUNNER, Outcome
 from cumulus.lib import unix_socket
@@ -27,8 +28,6 @@ from cumulus.lib import unix_socket
 CALL, CLOSE, OUTCOME, RESULT = b"C", b"X", b"O", b"R"
 CONNECTED = b"+"
 """What a relay says first, before it carries frames."""
-LARGEST = 16 * 2**30
-"""Bytes of a payload or a result at most."""
 CHUNK = 2**20
 
 _HEAD = struct.Struct(">cQ")

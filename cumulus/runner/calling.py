@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import os
@@ -13,9 +12,8 @@ from typing import Any, BinaryIO, NoReturn
 
 import cloudpickle
 
-from cumulus.calls.envelope import HEAD_BYTES, key_of
+from cumulus.calls.envelope import HEAD_BYTES, LARGEST, key_of
 from cumulus.calls.outcome import NOT_LOADED, NOT_PICKLABLE, RETURNED, Outcome, sign
-from cumulus.calls.session import LARGEST
 from cumulus.runner import failure
 
 _DEEPEST = 6
@@ -44,7 +42,7 @@ def answer(payload: BinaryIO, digest: str, result: BinaryIO) -> Answer:
     del payload
     try:
         value = function(*args, **kwargs)
-        value = asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+        value = _awaited(value) if inspect.isawaitable(value) else value
     except BaseException as error:
         if os.getpid() != process:
             _end_child(error)
@@ -54,8 +52,14 @@ def answer(payload: BinaryIO, digest: str, result: BinaryIO) -> Answer:
     return _returned(value, key, digest, result)
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
+def _awaited(value: Any) -> Any:
+    # Loaded where it is needed: it takes as long as all the rest.
+    import asyncio
+
+    async def wait() -> Any:
+        return await value
+
+    return asyncio.run(wait())
 
 
 def _returned(value: Any, key: bytes, digest: str, result: BinaryIO) -> Answer:

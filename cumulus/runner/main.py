@@ -7,7 +7,6 @@ import json
 import linecache
 import os
 import sys
-import zipfile
 from typing import BinaryIO, NoReturn
 
 from cumulus.calls.envelope import ARCHIVE, CALL, OUTCOME, PAYLOAD, RELAY, RESULT, SOURCES, Envelope
@@ -42,7 +41,8 @@ def _run(directory: str, envelope: Envelope) -> int:
         return 1
     try:
         _prepare_path(directory)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # A zip can be broken in many ways.
         text = f"its source cannot be unpacked: {error}"
         sys.stderr.write(f"{text}\n")
         _write(directory, OUTCOME, Outcome(NOT_LOADED, text=text).to_json())
@@ -84,6 +84,8 @@ def _prepare_path(directory: str) -> None:
     archive = os.path.join(directory, ARCHIVE)
     if not os.path.exists(archive):
         return
+    import zipfile
+
     source = os.path.join(directory, _SOURCE)
     with zipfile.ZipFile(archive) as file:
         file.extractall(source)
