@@ -29,6 +29,7 @@ from cumulus.resources.query import Event, Page, Query, Watch
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -185,6 +186,24 @@ class JobClient(Protocol):
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.
         """
+        ...
+
+    def checkpoints(self, key: Key) -> JobCheckpoints:
+        """What a job has saved on its node, newest first. Raises NotFound, UsageError where it keeps none."""
+        ...
+
+    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+        """Have every byte of one checkpoint read, or of all. Raises as `checkpoints`, and Forbidden where the job is
+        another's; so do the next two."""
+        ...
+
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+        """The newest whole checkpoint, or that of the step: its manifest, then each file and its bytes. The iterator
+        raises BackendError where it is not whole."""
+        ...
+
+    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
+        """Delete all but so many whole ones, at least one; the steps that went."""
         ...
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:

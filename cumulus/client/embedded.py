@@ -23,6 +23,7 @@ from cumulus.service.service import Service
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -155,6 +156,18 @@ class EmbeddedClient:
 
     def why(self, key: Key) -> Why:
         return self._service.explanations.why(self._identity, key)
+
+    def checkpoints(self, key: Key) -> JobCheckpoints:
+        return self._service.checkpoints.list(self._identity, key)
+
+    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+        return self._service.checkpoints.verify(self._identity, key, step=step)
+
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+        return self._service.checkpoints.fetch(self._identity, key, step=step)
+
+    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
+        return self._service.checkpoints.prune(self._identity, key, keep=keep)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         return self._service.jobs.files(self._identity, uids)

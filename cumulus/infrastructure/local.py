@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cumulus.blob.base import BlobStore
     from cumulus.calls.session import SessionConnection
     from cumulus.resources.key import Document
-    from cumulus.service.infrastructure import LogReader, Swarm, Workers
+    from cumulus.service.infrastructure import CheckpointReader, LogReader, Swarm, Workers
 
 
 class LocalInfrastructure:
@@ -26,6 +26,11 @@ class LocalInfrastructure:
         from cumulus.infrastructure.logs import log_reader
 
         return log_reader(self._home, job, node)
+
+    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
+        from cumulus.infrastructure.checkpoints import CheckpointFiles
+
+        return CheckpointFiles(self._home, job, node)
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from cumulus.resources.key import Document
 
 if TYPE_CHECKING:
+    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece
     from cumulus.answers.nodes import HostKey, WorkerAnswer
     from cumulus.answers.swarm import (
         ImageStep,
@@ -38,6 +39,28 @@ class LogReader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class CheckpointReader(Protocol):
+    """The checkpoints of one job on its node. It looks as the job's user. Each method raises BackendError."""
+
+    path: str
+
+    def list(self) -> Sequence[CheckpointFound]:
+        """Newest first, as their manifests tell."""
+        ...
+
+    def verify(self, step: int | None) -> Iterator[CheckpointFound]:
+        """Every byte of one, or of all, is read."""
+        ...
+
+    def send(self, step: int | None) -> Iterator[CheckpointPiece]:
+        """That of the step, or the newest, once it was found whole."""
+        ...
+
+    def prune(self, keep: int) -> Sequence[int]:
+        """Delete all but so many whole ones; the steps that went."""
+        ...
 
 
 LogReaders = Callable[[Document, str], LogReader]
@@ -117,4 +140,8 @@ class Infrastructure(Protocol):
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         """A connection to the call of this job, which is a session. `node`: the GPUNode where it runs, as far as that
         is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""
+        ...
+
+    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
+        """Of a job that runs as processes. Raises NotFound where it ran nothing with this state directory."""
         ...

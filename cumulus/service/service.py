@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cumulus.service.backups import Backups
     from cumulus.service.blobs import Blobs
     from cumulus.service.calls import Calls
+    from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
@@ -138,6 +139,12 @@ class Service:
         from cumulus.service.logs import Logs
 
         return Logs(self.access, self.objects, self.infrastructure.log_reader, self.is_served)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        from cumulus.service.checkpoints import Checkpoints
+
+        return Checkpoints(self.access, self.objects, self.infrastructure.checkpoint_reader)
 
     @cached_property
     def secrets(self) -> Secrets:

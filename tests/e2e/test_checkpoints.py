@@ -78,6 +78,14 @@ def test_a_suspended_job_is_let_go_as_soon_as_it_has_saved(machine: Machine, tmp
     assert saved["step"] == steps(log)[-1] + 1
     assert f"step {saved['step']}" in machine.ok("describe", "job", "s")
     assert f"step {saved['step']}" in machine.ok("get", "jobs", "-o", "wide")
+    listed = machine.ok("checkpoints", "s").splitlines()
+    assert [line.split()[0] for line in listed][:2] == ["STEP", str(saved["step"])]
+    assert machine.ok("checkpoints", "verify", "job/s").count("\n") == len(listed)
+    place = machine.ok("checkpoints", "fetch", "s", "--to", str(tmp_path / "mine")).strip()
+    assert (Path(place) / "manifest.json").is_file()
+    offline = machine.ok("--offline", "checkpoints", "fetch", "s", "--to", str(tmp_path / "too")).strip()
+    assert Path(offline).name == Path(place).name
+    assert "Nothing" in machine.run("checkpoints", "prune", "s", "--keep", "9").stderr
     machine.ok("resume", "job", "s")
     eventually(lambda: steps(log)[-1] > saved["step"], what="goes on")
     assert steps(log) == list(range(len(steps(log))))

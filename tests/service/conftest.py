@@ -10,6 +10,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from cumulus.answers.checkpoints import (
+    CheckpointBytes,
+    CheckpointFile,
+    CheckpointFound,
+    CheckpointManifest,
+    CheckpointPiece,
+)
 from cumulus.answers.nodes import HostKey, WorkerAnswer, WorkerDevice
 from cumulus.answers.swarm import (
     ImagePushed,
@@ -30,7 +37,7 @@ from cumulus.nodes.address import Address
 from cumulus.resources.key import Document
 from cumulus.resources.node import SshAddress
 from cumulus.service.identity import Identity
-from cumulus.service.infrastructure import LogReader, StoreId
+from cumulus.service.infrastructure import CheckpointReader, LogReader, StoreId
 from cumulus.store.memory import MemoryStore
 from tests.documents import NOW
 
@@ -154,12 +161,36 @@ class FakeSwarm:
 
 
 @dataclass
+class FakeCheckpoints:
+    """Two, of which the newer is damaged."""
+
+    path: str = "/c"
+    kept: int = 0
+
+    def list(self) -> Sequence[CheckpointFound]:
+        return [CheckpointFound(2, problem="manifest.json: is none"), CheckpointFound(1, size=3)]
+
+    def verify(self, step: int | None) -> Iterator[CheckpointFound]:
+        yield from (found for found in self.list() if step in (None, found.step))
+
+    def send(self, step: int | None) -> Iterator[CheckpointPiece]:
+        yield CheckpointManifest(step or 1, b"{}")
+        yield CheckpointFile("a", 3)
+        yield CheckpointBytes(b"\0\xff1")
+
+    def prune(self, keep: int) -> Sequence[int]:
+        self.kept = keep
+        return [2]
+
+
+@dataclass
 class FakeInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
 
     logs: FakeLogs = field(default_factory=FakeLogs)
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     swarm: FakeSwarm = field(default_factory=FakeSwarm)
+    checkpoints: FakeCheckpoints = field(default_factory=FakeCheckpoints)
 
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
@@ -175,6 +206,9 @@ class FakeInfrastructure:
 
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)
+
+    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
+        return self.checkpoints
 
 
 @pytest.fixture

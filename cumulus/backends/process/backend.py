@@ -29,6 +29,7 @@ from cumulus.backends.rundir import calls
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.backends.rundir.layout import JOBS, PURGED, REMOVED, run_directory
 from cumulus.backends.rundir.log import FileLog, retention_of
+from cumulus.backends.variables import CHECKPOINT_PATH
 from cumulus.calls.session import SessionConnection, SessionEnded, connect
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import BackendError, BackendRefused
@@ -246,6 +247,20 @@ class ProcessBackend:
         if not os.path.isfile(os.path.join(directory, layout.SPEC)):
             raise BackendError(f"there is no {what} of attempt {attempt}, replica {replica} on node {self._node}")
         return self._run(directory)
+
+    def checkpoint_place(self, job_uid: str) -> tuple[str, UnixUser | None] | None:
+        """Where the job keeps its checkpoints, and as whom to look there, where that is not the daemon's own user. None
+        where nothing of it was started, or where it keeps none."""
+        if not self._has(job_uid):
+            return None
+        job = self._path(JOBS, job_uid)
+        for entry in sorted(os.listdir(job)):
+            with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+                spec = read_document(os.path.join(job, entry, layout.SPEC)) or {}
+                path = spec["fixed_env"].get(CHECKPOINT_PATH)
+                if path:
+                    return path, UnixUser.read(spec.get("user"))
+        return None
 
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`. A change is told within milliseconds."""

@@ -25,6 +25,7 @@ from cumulus.resources.registry import kind_of
 
 if TYPE_CHECKING:
     from cumulus.answers.access import Allowed, UserInfo
+    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
     from cumulus.answers.logs import LogPiece
     from cumulus.answers.nodes import (
         DrainStep,
@@ -196,6 +197,24 @@ class HttpClient:
         from cumulus.answers.objects import Why
 
         return self._read("why", Why, key=key)
+
+    def checkpoints(self, key: Key) -> JobCheckpoints:
+        from cumulus.answers.checkpoints import JobCheckpoints
+
+        return self._read("checkpoints", JobCheckpoints, key=key)
+
+    def verify_checkpoints(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
+        from cumulus.answers.checkpoints import CheckpointFound
+
+        return self._steps("verify_checkpoints", CheckpointFound, key=key, step=step)
+
+    def fetch_checkpoint(self, key: Key, *, step: int | None = None) -> Iterator[CheckpointPiece]:
+        from cumulus.answers.checkpoints import CheckpointPiece
+
+        return self._steps("fetch_checkpoint", CheckpointPiece, key=key, step=step)
+
+    def prune_checkpoints(self, key: Key, *, keep: int) -> Sequence[int]:
+        return self._call("prune_checkpoints", list[int], key=key, keep=keep)
 
     def job_files(self, uids: Sequence[str]) -> Sequence[JobFiles]:
         from cumulus.answers.objects import JobFiles

@@ -1,0 +1,199 @@
+"""`cumulus checkpoints`: what a job has saved. What is fetched goes to the directory that was named alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cumulus.cli import context, options, targets, terminal
+from cumulus.cli.options import Namespace
+from cumulus.errors import CumulusError, UsageError
+from cumulus.lib.table import Heading, Table
+from cumulus.resources.columns import NOTHING
+from cumulus.resources.quantity import format_bytes
+
+if TYPE_CHECKING:
+    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece
+    from cumulus.resources.key import Key
+
+
+class ListByDefault(TyperGroup):
+    """`checkpoints JOB` lists those of the job."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["list", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=ListByDefault, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Show, fetch, verify and prune what a job has saved. `cumulus checkpoints JOB` lists.",
+)  # fmt: skip
+Words = Annotated[list[str], typer.Argument(metavar="JOB", help="The job: NAME, job NAME or job/NAME.")]
+Step = Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the newest if left out.")]
+
+
+@app.command("list")
+def list_(words: Words, namespace: Namespace = "", output: options.Output = "") -> None:
+    """List the checkpoints of a job, newest first.
+
+    \b
+    Examples:
+      cumulus checkpoints train
+      cumulus checkpoints list job/train -n team -o json
+    """
+    options.check_json(output)
+    with context.client() as client:
+        found = client.checkpoints(_key(words, namespace))
+    if output == "json":
+        import json
+
+        from cumulus.answers.codec import encode
+        from cumulus.lib import safe_output
+
+        safe_output.block(sys.stdout, json.dumps(encode(found), indent=2) + "\n")
+        return
+    _table(found.found)
+    print(f"On {found.node}: {found.path}", file=sys.stderr)
+    if found.uri:
+        print(f"Beyond it: {found.uri}", file=sys.stderr)
+
+
+@app.command("verify")
+def verify(words: Words, step: Step = None, namespace: Namespace = "") -> int:
+    """Read every byte of a checkpoint, or of all, and say which are whole. Exit code 1: one is not.
+
+    \b
+    Examples:
+      cumulus checkpoints verify train
+      cumulus checkpoints verify train --step 1200
+    """
+    with context.client() as client:
+        found = list(client.verify_checkpoints(_key(words, namespace), step=step))
+    _table(found)
+    return 1 if any(each.problem for each in found) else 0
+
+
+@app.command("fetch")
+def fetch(
+    words: Words,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to put it; the job's name if left out.")] = "",
+    step: Step = None,
+    namespace: Namespace = "",
+) -> None:
+    """Copy a checkpoint to this machine, as DIR/step-NUMBER, and verify it.
+
+    \b
+    Examples:
+      cumulus checkpoints fetch train
+      cumulus checkpoints fetch train --step 1200 --to ./weights
+    """
+    key = _key(words, namespace)
+    with context.client() as client:
+        print(receive(client.fetch_checkpoint(key, step=step), Path(to or key.name)))
+
+
+@app.command("prune")
+def prune(
+    words: Words,
+    keep: Annotated[int, typer.Option("--keep", metavar="N", help="How many whole ones stay; at least 1.")] = 1,
+    namespace: Namespace = "",
+) -> None:
+    """Delete all checkpoints of a job on its node but the newest whole ones.
+
+    \b
+    Examples:
+      cumulus checkpoints prune train --keep 2
+    """
+    with context.client() as client:
+        gone = client.prune_checkpoints(_key(words, namespace), keep=keep)
+    for step in gone:
+        print(f"step {step} deleted")
+    if not gone:
+        terminal.note("Nothing to delete.")
+
+
+def receive(pieces: Iterator[CheckpointPiece], target: Path) -> Path:
+    """Write what comes of a checkpoint into a directory below `target`, verify it, and give it its name. Raises
+    CumulusError for a file that would lie elsewhere, or that is not what the manifest says."""
+    from cumulus.answers.checkpoints import CheckpointFile, CheckpointManifest
+    from cumulus.checkpoint import layout
+
+    head = next(pieces, None)
+    if not isinstance(head, CheckpointManifest):
+        raise CumulusError("the server sent no checkpoint")
+    try:
+        manifest = layout.Manifest.decode(head.content, head.step)
+    except layout.Damaged as damaged:
+        raise CumulusError(f"the server sent no checkpoint: {damaged}") from None
+    final = Path(layout.directory(str(target), head.step))
+    if os.path.lexists(final):
+        raise UsageError(f"{final} is there already", hint="name another directory with --to")
+    made = target / layout.temporary_name(head.step)
+    made.mkdir(mode=0o700, parents=True)
+    try:
+        expected = {file.path: file.size for file in manifest.files}
+        for piece in pieces:
+            if not isinstance(piece, CheckpointFile) or expected.pop(piece.path, None) != piece.size:
+                raise CumulusError("the server sent what is not in the checkpoint's manifest")
+            _write(made, piece, pieces)
+        (made / layout.MANIFEST).write_bytes(head.content)
+        os.rename(made, final)
+        layout.verify(str(target), head.step)
+    except (layout.Damaged, OSError) as error:
+        shutil.rmtree(final if final.exists() else made, ignore_errors=True)
+        raise CumulusError(f"the checkpoint did not come whole: {error}") from None
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return final
+
+
+def _write(directory: Path, file: Any, pieces: Iterator[CheckpointPiece]) -> None:
+    from cumulus.answers.checkpoints import CheckpointBytes
+    from cumulus.checkpoint import layout
+
+    # The manifest was decoded, which refuses such paths: this is for what it may come to allow.
+    if not layout.is_safe(file.path):
+        raise CumulusError("the server sent a file that would lie outside of the directory")
+    path = directory / file.path
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    left = file.size
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as out:
+        while left > 0:
+            piece = next(pieces, None)
+            if not isinstance(piece, CheckpointBytes) or not piece.data or len(piece.data) > left:
+                raise CumulusError("the checkpoint did not come whole", hint="fetch it again")
+            out.write(piece.data)
+            left -= len(piece.data)
+
+
+def _table(found: Sequence[CheckpointFound]) -> None:
+    if not found:
+        terminal.note("No checkpoints found.")
+        return
+    headings: list[Heading | str] = ["STEP", "SAVED", "SIZE", "TOOK", "ATTEMPT", "FILES", "PROBLEM"]
+    rows = [
+        [
+            str(each.step), each.saved_at or NOTHING, format_bytes(each.size), f"{each.seconds:.1f}s",
+            str(each.attempt), str(each.files), each.problem or NOTHING,
+        ]
+        for each in found
+    ]  # fmt: skip
+    Table(headings, sys.stdout).write(rows)
+
+
+def _key(words: Sequence[str], namespace: str) -> Key:
+    target = targets.parse_one(words, default="GPUJob")
+    if target.kind.name != "GPUJob":
+        raise UsageError(f"only jobs keep checkpoints, not {target}")
+    return targets.key(target, context.namespace(namespace))

@@ -1,0 +1,115 @@
+"""Reads the checkpoints of a job on this machine, as the user whose job it is: `python -I -S checkpoint_files.py`.
+
+    list PATH            a line of JSON for each: what its manifest tells, or what is wrong with it
+    verify PATH STEP…    the same, after every byte was read
+    send PATH STEP       its manifest and files: a line of JSON with a size before the bytes of each
+    prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
+
+The user is the first line of standard input, as JSON; null for who starts it. It is loaded before it becomes that user,
+who need not be able to read Cumulus. Exit code 3: a line of JSON says what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
+
+from cumulus.checkpoint import layout
+from cumulus.lib.unix_user import UnixUser, become
+
+_CHUNK = 2**20
+
+
+def main(arguments: Sequence[str]) -> int:
+    user = UnixUser.read(json.loads(sys.stdin.readline()))
+    if user is not None:
+        become(user)
+    verb, path, *more = arguments
+    try:
+        _VERBS[verb](path, more)
+    except layout.CheckpointError as error:
+        _say({"error": str(error)})
+        return 3
+    except OSError as error:
+        _say({"error": f"{path}: {error.strerror}"})
+        return 3
+    return 0
+
+
+def _list(path: str, steps: Sequence[str]) -> None:
+    for step in layout.steps(path):
+        _tell(step, partial(layout.read_manifest, path, step))
+
+
+def _verify(path: str, steps: Sequence[str]) -> None:
+    for step in map(int, steps) if steps else layout.steps(path):
+        _tell(step, partial(_verified, path, step))
+
+
+def _verified(path: str, step: int) -> layout.Manifest:
+    return layout.verify(path, step).manifest
+
+
+def _send(path: str, steps: Sequence[str]) -> None:
+    found = layout.verify(path, int(steps[0])) if steps else layout.newest(path)
+    if found is None:
+        raise layout.CheckpointError(f"there is no whole checkpoint in {path}")
+    content = found.manifest.encode()
+    _say({"step": found.step, "size": len(content)})
+    _write(content)
+    for file in found.manifest.files:
+        _say({"path": file.path, "size": file.size})
+        with layout.opened_file(found, file.path) as descriptor:
+            left = file.size
+            while left:
+                chunk = os.read(descriptor, min(_CHUNK, left))
+                if not chunk:
+                    raise layout.Damaged(found.step, file.path, "became shorter while it was sent")
+                _write(chunk)
+                left -= len(chunk)
+
+
+def _prune(path: str, keep: Sequence[str]) -> None:
+    newest = layout.newest(path)
+    gone = [] if newest is None else layout.prune(path, max(1, int(keep[0])), newest=newest.step)
+    _say({"gone": gone})
+
+
+def _tell(step: int, read: Callable[[], layout.Manifest]) -> None:
+    try:
+        found = read()
+    except FileNotFoundError:
+        return  # Pruned meanwhile.
+    except layout.Damaged as damaged:
+        _say({"step": step, "problem": f"{damaged.file}: {damaged.problem}"})
+        return
+    _say(
+        {
+            "step": step, "saved_at": found.saved_at, "size": found.size, "seconds": found.seconds,
+            "attempt": found.attempt, "files": len(found.files),
+        }
+    )  # fmt: skip
+
+
+def _say(document: Mapping[str, Any]) -> None:
+    _write(json.dumps(document).encode() + b"\n")
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+_VERBS: Mapping[str, Callable[[str, Sequence[str]], None]] = {
+    "list": _list, "verify": _verify, "send": _send, "prune": _prune,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""`cumulus checkpoints`, and what a client makes of what a server sends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest, CheckpointPiece
+from cumulus.checkpoint import layout
+from cumulus.cli.verbs.checkpoints import receive
+from cumulus.errors import CumulusError, UsageError
+
+CONTENT = b"weights" * 1000
+
+
+def manifest(path: str = "rank-0/weights", content: bytes = CONTENT) -> bytes:
+    file = layout.File(path, len(content), hashlib.sha256(content).hexdigest())
+    return layout.Manifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
+
+
+def sent(path: str = "rank-0/weights", content: bytes = CONTENT, head: bytes = b"") -> Iterator[CheckpointPiece]:
+    yield CheckpointManifest(7, head or manifest())
+    yield CheckpointFile(path, len(content))
+    yield CheckpointBytes(content[:100])
+    yield CheckpointBytes(content[100:])
+
+
+def test_what_comes_is_whole_and_the_users_alone(tmp_path: Path) -> None:
+    place = receive(sent(), tmp_path / "new")
+    assert place == tmp_path / "new" / "step-000000000007"
+    assert layout.verify(str(tmp_path / "new"), 7).manifest.size == len(CONTENT)
+    assert (place / "rank-0" / "weights").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UsageError, match="there already"):
+        receive(sent(), tmp_path / "new")
+
+
+@pytest.mark.parametrize("path", ["../weights", "/etc/weights", "rank-0/../../weights", "manifest.json"])
+def test_a_file_that_would_lie_elsewhere_is_refused(tmp_path: Path, path: str) -> None:
+    target = tmp_path / "in" / "new"
+    with pytest.raises(CumulusError):
+        receive(sent(path), target)
+    with pytest.raises(CumulusError):
+        receive(sent(path, head=_forged(path)), target)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["in", "in/new"]
+
+
+def _forged(path: str) -> bytes:
+    """With a right digest, as a server that is not ours could make it."""
+    file = layout.File(path, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    return layout.Manifest(7, "2030-01-01T00:00:00Z", 1.0, 1, 1, 1, (file,)).encode()
+
+
+def test_a_link_that_waits_in_the_target_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "new").mkdir()
+    os.symlink(tmp_path / "victim", tmp_path / "new" / "step-000000000007")
+    with pytest.raises(UsageError, match="there already"):
+        receive(sent(), tmp_path / "new")
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [],
+        [CheckpointFile("a", 1)],
+        [CheckpointManifest(7, b"{}")],
+        [CheckpointManifest(8, manifest())],
+        [CheckpointManifest(7, manifest())],
+        list(sent())[:3],
+        list(sent(content=b"x" * len(CONTENT))),
+        [*list(sent())[:2], CheckpointBytes(CONTENT + b"more")],
+    ],
+)
+def test_what_does_not_come_whole_leaves_nothing(tmp_path: Path, pieces: list[CheckpointPiece]) -> None:
+    with pytest.raises(CumulusError):
+        receive(iter(pieces), tmp_path / "new")
+    assert not (tmp_path / "new").exists() or list((tmp_path / "new").iterdir()) == []
