@@ -107,7 +107,7 @@ def run(settings: Settings) -> int:
         _log.info("starting", home=str(home), chronos_home=str(ledger.home), node=name, pid=os.getpid())
         _start_monitor(ledger)
         threading.Thread(target=_measure, args=(ledger,), name="measure-devices", daemon=True).start()
-        sources = Sources(settings, store)
+        sources = Sources(settings, store, blobs)
         manager = ControlPlane(
             store, backends, [agent], connect=_connector(home, settings.ssh),
             ready=_ready(settings, store, command_server, api_server),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cumulus import paths
+from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock, SystemClock
 from cumulus.gitops.following import Following
 from cumulus.gitops.room import SourceRoom, credentials
@@ -23,7 +24,7 @@ THREADS = 4
 class Sources:
     """From `start` to `close`."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         home = settings.home
         service = Service(
@@ -32,7 +33,7 @@ class Sources:
         )  # fmt: skip
         secrets = JobSecrets(paths.job_secrets_dir(home))
         following = Following(paths.sources_dir(home), clock, partial(credentials, secrets))
-        self.room = SourceRoom(OnBehalf(store, clock, service.access), secrets, following)
+        self.room = SourceRoom(OnBehalf(store, clock, service.access, blobs=lambda: blobs), secrets, following)
         works: list[tuple[str, Callable[[], None]]] = [("directories", self.room.directories.run)]
         works += [(f"sources-{number}", following.run) for number in range(THREADS)]
         self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works]

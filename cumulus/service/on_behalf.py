@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
 from cumulus.errors import Forbidden
 from cumulus.lib.printable import one_line
@@ -23,10 +24,14 @@ from cumulus.store.base import Documents, Fence, Store, Write
 class OnBehalf:
     """Every method raises Forbidden where the person is not who they were when they asked for it."""
 
-    def __init__(self, store: Store, clock: Clock, access: Access, accounts: Accounts | None = None) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, access: Access, accounts: Accounts | None = None,
+        blobs: Callable[[], BlobStore] | None = None,
+    ) -> None:  # fmt: skip
+        """`blobs`: see `Guard`."""
         self._store = store
         self._access = access
-        self._guard = Guard(store, access, clock)
+        self._guard = Guard(store, access, clock, blobs)
         self._accounts = accounts or Accounts()
 
     def user_of(self, submitter: Submitter) -> UnixUser | None:

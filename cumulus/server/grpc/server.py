@@ -27,7 +27,7 @@ from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.service import make_server
 from cumulus.server.grpc.tls import Certificate
 from cumulus.server.host_names import called
-from cumulus.server.http.tls import trusted_by_files
+from cumulus.server.http.certificates import trusted_by_files
 from cumulus.server.watches import WatchBridge
 from cumulus.service import grpc_address
 from cumulus.service.grpc_address import GrpcAddress

@@ -109,6 +109,12 @@ def trusted_by(chain: bytes) -> str:
     return _pem(last).decode() if signs_others or last.issuer == last.subject else ""
 
 
+def trusted_by_files(directory: Path, given: str) -> str:
+    """What clients trust a server by that shows the certificate in the file `given`, or, where that is "", one of the
+    authority in `directory`; as `trusted_by`. Raises OSError, ValueError."""
+    return trusted_by(Path(given).read_bytes()) if given else Authority(directory).certificate.read_text()
+
+
 def _new_key() -> Any:
     from cryptography.hazmat.primitives.asymmetric import ec
 

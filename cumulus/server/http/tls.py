@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cumulus.errors import UsageError
-from cumulus.server.http.certificates import Authority, private, trusted_by
+from cumulus.server.http.certificates import Authority, private, trusted_by_files
 from cumulus.server.settings import ApiSettings
 
 
@@ -53,12 +53,6 @@ class Tls:
         if made or first:
             self._context.load_cert_chain(self._authority.server)
         return made
-
-
-def trusted_by_files(directory: Path, given: str) -> str:
-    """What clients trust a server by that shows the certificate in the file `given`, or, where that is "", one of the
-    authority in `directory`; see `Tls.trusted_by`."""
-    return trusted_by(Path(given).read_bytes()) if given else Authority(directory).certificate.read_text()
 
 
 def check_files(settings: ApiSettings) -> None:
