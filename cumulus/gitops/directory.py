@@ -1,5 +1,5 @@
-"""A directory of this machine, read as the user who made the Source. As a program it reads one and writes what it found
-to stdout: `python directory.py PATH`. Standard library only, since it runs as another user.
+"""A directory of this machine. As a program it becomes another user, reads one, and writes what it found to stdout:
+`directory.py USER PATH`. Standard library only; run by path.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+
+if __name__ == "__main__":
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
+
+from cumulus.lib.unix_user import UnixUser, become
 
 MOST_FILES, MOST_FILE_BYTES, MOST_BYTES, MOST_DEPTH = 8_000, 4 * 2**20, 64 * 2**20, 64
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -86,8 +91,15 @@ def unpack(data: bytes) -> dict[str, bytes]:
     return found
 
 
-if __name__ == "__main__":
+def main(user: str, path: str) -> None:
+    found = UnixUser.read(json.loads(user))
+    assert found is not None
     try:
-        sys.stdout.buffer.write(pack(read(sys.argv[1])))
+        become(found)
+        sys.stdout.buffer.write(pack(read(path)))
     except (OSError, ValueError) as error:
         sys.exit(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

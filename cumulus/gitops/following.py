@@ -27,6 +27,8 @@ from cumulus.resources.source import GitSource, Revision
 
 LEAST_SECONDS = 5.0
 """No server is asked more often, unless somebody asks for it."""
+TIDY_SECONDS = 3600.0
+"""How often clones that nobody uses are deleted."""
 _LONGEST_WAIT = 60.0
 SPREAD = 0.1
 """Of an interval: not all servers are asked at the same moment."""
@@ -88,6 +90,7 @@ class Following:
         self._locks: dict[Path, threading.RLock] = {}
         self._news = threading.Condition()
         self._closed = False
+        self._next_tidy = clock.monotonic() + TIDY_SECONDS
         self.asked = 0
         """How often a server was asked."""
 
@@ -170,6 +173,12 @@ class Following:
             if self.step():
                 continue
             with self._news:
+                idle = self._clock.monotonic() >= self._next_tidy
+                if idle:
+                    self._next_tidy = self._clock.monotonic() + TIDY_SECONDS
+            if idle:
+                self.tidy()
+            with self._news:
                 found = self._next()
                 wait = _LONGEST_WAIT if found is None else found.due - self._clock.monotonic()
                 if wait > 0 and not self._closed:
@@ -183,13 +192,16 @@ class Following:
             self._news.notify_all()
 
     def tidy(self) -> None:
-        """Delete clones that no Source uses any more. To be called once all Sources were looked at."""
-        with self._news:
-            used = {self._directory(where) for where in self._follows}
+        """Delete clones that no Source uses any more. One that is missed is made anew."""
         for user in self._home.iterdir() if self._home.is_dir() else ():
             for clone in user.iterdir() if user.is_dir() and not user.is_symlink() else ():
-                if clone not in used:
-                    shutil.rmtree(clone, ignore_errors=True)
+                with self._news:
+                    lock = self._locks.setdefault(clone, threading.RLock())
+                with lock:
+                    with self._news:
+                        used = any(self._directory(where) == clone for where in self._follows)
+                    if not used:
+                        shutil.rmtree(clone, ignore_errors=True)
 
     def _next(self) -> _Follow | None:
         waiting = [found for found in self._follows.values() if not found.running]

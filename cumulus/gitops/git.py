@@ -40,6 +40,8 @@ _LONGEST_SUBJECT = 200
 _READER = "reader"
 """A repository within the clone that has its objects and knows no server: what a clone lacks is missing there, where
 git would otherwise go and fetch it, one by one."""
+_FETCH = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc")
+_ALL = ("+HEAD:refs/cumulus/HEAD", "+refs/heads/*:refs/cumulus/refs/heads/*", "+refs/tags/*:refs/cumulus/refs/tags/*")
 _NO_SUCH_REF = 2
 """git ls-remote --exit-code."""
 
@@ -94,12 +96,15 @@ class Repository:
         self._prepare()
         if not self._has(oid):
             local = f"refs/cumulus/{ref}"
-            self._over_network(
-                ["fetch", "--quiet", "--filter=blob:none", "--no-tags", "--no-write-fetch-head",
-                 "--no-recurse-submodules", "--no-auto-gc", "origin", f"+{ref}:{local}"],
-                credentials,
-            )  # fmt: skip
+            fetched = self._over_network(
+                ["fetch", *_FETCH, "--filter=blob:none", "origin", f"+{ref}:{local}"], credentials, fails=ref == oid
+            )
+            if fetched.code:
+                # A commit by its name alone, from a server that gives none.
+                self._over_network(["fetch", *_FETCH, "--filter=blob:none", "origin", *_ALL], credentials)
             if not self._has(oid):
+                if ref == oid:
+                    raise _no_ref(f"there is no commit {ref} in {self._url}")
                 # It moved on in between.
                 oid = self._git(["rev-parse", "--verify", "--quiet", local], where=".").output.decode().strip()
         found = self._git(["rev-parse", "--verify", "--quiet", f"{oid}^{{commit}}"], fails=True)
@@ -208,16 +213,13 @@ class Repository:
         self._git(["remote", "add", "origin", str(self._url)], where=".")
 
     def _fetch_contents(self, oids: Sequence[str], credentials: Credentials) -> None:
-        options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-gc"]
         fetched = self._over_network(
-            ["-c", "fetch.negotiationAlgorithm=noop", "fetch", *options, "--filter=blob:none", "--stdin", "origin"],
+            ["-c", "fetch.negotiationAlgorithm=noop", "fetch", *_FETCH, "--filter=blob:none", "--stdin", "origin"],
             credentials, given="".join(f"{oid}\n" for oid in oids).encode(), fails=True,
         )  # fmt: skip
         if fetched.code:
             # An older server, or one behind an sshd that does not hand the protocol's version on, names no objects.
-            refs = ["+HEAD:refs/cumulus/HEAD", "+refs/heads/*:refs/cumulus/refs/heads/*"]
-            more = ["+refs/tags/*:refs/cumulus/refs/tags/*"]
-            self._over_network(["fetch", *options, "--refetch", "--no-filter", "origin", *refs, *more], credentials)
+            self._over_network(["fetch", *_FETCH, "--refetch", "--no-filter", "origin", *_ALL], credentials)
 
     def _has(self, oid: str) -> bool:
         return self._git(["cat-file", "-e", oid], fails=True).code == 0

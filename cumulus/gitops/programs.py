@@ -5,8 +5,8 @@ run(["git", "version"], user=None, environment={}, limits=Limits(seconds=5)).out
 
 from __future__ import annotations
 
+import errno
 import os
-import resource
 import selectors
 import signal
 import subprocess
@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from cumulus.errors import CumulusError
 from cumulus.lib.unix_user import LOGIN_PATH, UnixUser
 
+_NOT_FOUND = 127
 _MOST_SAID = 16 * 2**10
 """Kept of what a program says on stderr, in bytes."""
 
@@ -55,17 +56,17 @@ def run(
     switch: dict[str, Any] = {}
     if user is not None and user.uid != os.geteuid():
         switch = {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups), "umask": 0o077}
+    # By a shell of the user's own: root of a container may not limit another user's process.
+    limited = ["/bin/sh", "-c", 'ulimit -f "$0" 2>/dev/null; exec "$@"', str(limits.file // 512), *arguments]
     process = subprocess.Popen(
-        list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
+        limited, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
         env={"PATH": LOGIN_PATH, "LC_ALL": "C", **environment}, start_new_session=True, close_fds=True, **switch,
     )  # fmt: skip
     try:
-        with suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limits.file, limits.file))
-        output, said = _talk(process, given, limits)
+        output, said = _talk(process, os.path.basename(arguments[0]), given, limits)
         code = process.wait(max(0.1, limits.seconds))
     except subprocess.TimeoutExpired:
-        raise _too_long(arguments, limits) from None
+        raise OverLimit(f"{os.path.basename(arguments[0])} took longer than {limits.seconds:g} s") from None
     finally:
         # Also what it left behind in its session.
         with suppress(ProcessLookupError, PermissionError):
@@ -75,12 +76,14 @@ def run(
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
+    if code == _NOT_FOUND and not output:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
     if code == -signal.SIGXFSZ:
         raise OverLimit(f"{arguments[0]} would write a file of more than {limits.file // 2**20} MiB")
     return Finished(code, output, said.decode("utf-8", "replace").strip())
 
 
-def _talk(process: subprocess.Popen[bytes], given: bytes, limits: Limits) -> tuple[bytes, bytes]:
+def _talk(process: subprocess.Popen[bytes], name: str, given: bytes, limits: Limits) -> tuple[bytes, bytes]:
     deadline = time.monotonic() + limits.seconds
     parts: dict[Any, list[bytes]] = {process.stdout: [], process.stderr: []}
     sizes = dict.fromkeys(parts, 0)
@@ -98,7 +101,7 @@ def _talk(process: subprocess.Popen[bytes], given: bytes, limits: Limits) -> tup
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready and time.monotonic() >= deadline:
-                raise OverLimit(f"{_named(process.args)} took longer than {limits.seconds:g} s")
+                raise OverLimit(f"{name} took longer than {limits.seconds:g} s")
             for key, _ in ready:
                 ready_pipe: Any = key.fileobj
                 if ready_pipe is process.stdin:
@@ -114,7 +117,7 @@ def _talk(process: subprocess.Popen[bytes], given: bytes, limits: Limits) -> tup
                     continue
                 sizes[ready_pipe] += len(data)
                 if ready_pipe is process.stdout and sizes[ready_pipe] > limits.output:
-                    raise OverLimit(f"{_named(process.args)} gave more than {limits.output // 2**20} MiB")
+                    raise OverLimit(f"{name} gave more than {limits.output // 2**20} MiB")
                 if ready_pipe is process.stdout or sizes[ready_pipe] <= _MOST_SAID:
                     parts[ready_pipe].append(data)
     output, said = parts.values()
@@ -126,11 +129,3 @@ def _fed(pipe: IO[bytes], left: memoryview) -> memoryview:
         return left[os.write(pipe.fileno(), left[: 2**16]) :]
     except BrokenPipeError:
         return left[:0]
-
-
-def _too_long(arguments: Sequence[str], limits: Limits) -> OverLimit:
-    return OverLimit(f"{_named(arguments)} took longer than {limits.seconds:g} s")
-
-
-def _named(arguments: Any) -> str:
-    return os.path.basename(str(arguments[0]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
-from cumulus.errors import Forbidden
+from cumulus.errors import Forbidden, Unauthenticated
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
 from cumulus.manifest import Manifest, Problem
@@ -83,7 +83,10 @@ class OnBehalf:
             raise Forbidden("nobody knows who made it: it is older than submitters", hint="delete it and make it anew")
         if submitter.uid is None:
             return Identity(submitter.name)
-        found = self._accounts.of_uid(submitter.uid)
+        try:
+            found = self._accounts.of_uid(submitter.uid)
+        except Unauthenticated as error:
+            raise Forbidden(str(error), hint=error.hint) from None
         if found.name != submitter.name:
             raise Forbidden(
                 f"uid {submitter.uid} was {one_line(submitter.name)} and is {one_line(found.name)} now",

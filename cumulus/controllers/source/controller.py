@@ -132,9 +132,8 @@ class SourceReconciler:
             if changed:
                 self._check_refusals(source, wanted)
         except InvalidManifest as error:
-            return self._failed(source, revision, SourceReason.INVALID, error.problems)
-        except _Refused as error:
-            return self._failed(source, revision, SourceReason.REFUSED, error.problems)
+            reason = SourceReason.REFUSED if isinstance(error, _Refused) else SourceReason.INVALID
+            return self._failed(source, revision, reason, error.problems)
         never = source.spec.prune is Prune.NEVER
         if look.missing and (never or not source.status.inventory):
             path = source.spec.git.path if source.spec.git is not None else ""

@@ -1,0 +1,149 @@
+"""Many Sources of one repository ask it once, and those whose path changed are looked at; directories are watched."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.clock import SystemClock
+from cumulus.gitops import directories
+from cumulus.gitops.directories import DirectoryWatch
+from cumulus.gitops.errors import SourceUnreadable
+from cumulus.gitops.following import Following, Where
+from cumulus.gitops.git import Credentials
+from cumulus.resources.git_url import parse_url
+from tests.gitops.cluster import Cluster, Repo, job
+from tests.waiting import eventually
+
+MANY = 600
+
+
+def test_a_commit_that_touches_one_of_many_wakes_one(repo: Repo, tmp_path: Path) -> None:
+    repo.commit({f"s{n}/a.yaml": str(n) for n in range(MANY)})
+    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+    told: list[str] = []
+    following.begin(lambda namespace, name: told.append(name))
+    where = Where(None, parse_url(repo.url), (("branch", "main"),), "default", "")
+    for n in range(MANY):
+        assert following.follow(("default", f"s{n}"), where, f"s{n}", 60.0) is None
+    assert following.step()
+    assert len(told) == MANY
+    seen = following.follow(("default", "s7"), where, "s7", 60.0)
+    assert seen is not None
+    assert not following.step()
+    told.clear()
+    commit = repo.commit({"s7/a.yaml": "changed"})
+    following.now(("default", "s7"))
+    began = time.monotonic()
+    assert following.step()
+    assert told == ["s7"]
+    # One question, one fetch, one look at all paths: seconds only where the machine is busy.
+    assert time.monotonic() - began < 10
+    assert following.asked == 2
+    after = following.follow(("default", "s7"), where, "s7", 60.0)
+    assert after is not None
+    assert after.revision.revision == commit
+    assert after.tree != seen.tree
+
+
+def test_a_thousand_calls_are_two_questions(repo: Repo, tmp_path: Path) -> None:
+    repo.commit({"a.yaml": "a"})
+    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+    source = ("default", "cluster")
+    where = Where(None, parse_url(repo.url), (), "default", "")
+    following.follow(source, where, "", 3600.0)
+    real, inside, go = following.repository, threading.Event(), threading.Event()
+
+    def slow(of: Where) -> object:
+        inside.set()
+        go.wait(30)
+        return real(of)
+
+    following.repository = slow  # type: ignore[method-assign, assignment]
+    worker = threading.Thread(target=following.run, daemon=True)
+    worker.start()
+    assert inside.wait(30)
+    for _ in range(1000):
+        following.now(source)
+    go.set()
+    eventually(lambda: following.asked == 2)
+    eventually(lambda: following.follow(source, where, "", 3600.0) is not None)
+    following.close()
+    worker.join(10)
+    assert following.asked == 2
+
+
+def test_a_clone_that_nobody_uses_goes(repo: Repo, tmp_path: Path) -> None:
+    repo.commit({"a.yaml": "a"})
+    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+    where = Where(None, parse_url(repo.url), (), "default", "")
+    following.follow(("default", "a"), where, "", 60.0)
+    following.step()
+    following.tidy()
+    assert len(list((tmp_path / "sources").glob("*/*.git"))) == 1
+    following.forget(("default", "a"))
+    following.tidy()
+    assert not list((tmp_path / "sources").glob("*/*.git"))
+
+
+@pytest.fixture
+def watch() -> Iterator[tuple[DirectoryWatch, list[str]]]:
+    found, told = DirectoryWatch(), []
+    found.begin(lambda namespace, name: told.append(name))
+    worker = threading.Thread(target=found.run, daemon=True)
+    worker.start()
+    yield found, told
+    found.close()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_a_save_is_noticed(watch: tuple[DirectoryWatch, list[str]], tmp_path: Path) -> None:
+    found, told = watch
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        found.watch(("default", name), str(tmp_path / name))
+    eventually(lambda: {"one", "two"} <= set(told))
+    time.sleep(0.5)
+    told.clear()
+    (tmp_path / "one" / "deep" / "a.yaml").write_text("a")
+    eventually(lambda: told)
+    assert set(told) == {"one"}
+
+
+def test_a_directory_is_kept_equal_to(cluster: Cluster, tmp_path: Path) -> None:
+    place = tmp_path / "manifests"
+    place.mkdir()
+    (place / "a.yaml").write_text(job("a", suspend="true"))
+    cluster.add(directory=place, prune="Auto")
+    cluster.sync()
+    assert cluster.names() == ["a"]
+    (place / "b.yaml").write_text(job("b", suspend="true"))
+    cluster.room.directories._changed("default", "cluster")
+    cluster.sync()
+    assert cluster.names() == ["a", "b"]
+    (place / "b.yaml").unlink()
+    # Also where nothing tells of it.
+    cluster.sync(seconds=400)
+    assert cluster.names() == ["a"]
+    place.rename(tmp_path / "away")
+    cluster.sync(seconds=400)
+    assert cluster.condition("Ready") == ("False", "FetchFailed")
+    assert cluster.names() == ["a"]
+
+
+def test_links_and_pipes_of_a_directory_are_left_out(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / "a.yaml").write_text("a")
+    (tmp_path / "link.yaml").symlink_to("/etc/passwd")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert directories.read(str(tmp_path), None) == {"a.yaml": b"a"}
+    (tmp_path / "huge.yaml").write_bytes(b"x" * (4 * 2**20 + 1))
+    with pytest.raises(SourceUnreadable, match=r"huge\.yaml is larger than 4 MiB"):
+        directories.read(str(tmp_path), None)

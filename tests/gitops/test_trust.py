@@ -1,0 +1,157 @@
+"""A Source acts for whoever made it: with their roles, as their Unix user, and never with more."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cumulus.clock import FakeClock
+from cumulus.errors import Forbidden
+from cumulus.manifest import load_text
+from cumulus.resources.key import Key
+from cumulus.resources.submitter import Submitter
+from cumulus.service.accounts import Accounts
+from cumulus.service.identity import Identity
+from cumulus.service.on_behalf import OnBehalf
+from cumulus.store.memory import MemoryStore
+from tests.gitops.cluster import Cluster, Repo, job
+from tests.service.test_access import binding
+
+ANN = Submitter("ann", 1001)
+GRANT = """
+apiVersion: cumulus.dev/v1alpha1
+kind: RoleBinding
+metadata: {name: mine, namespace: team}
+roleRef: {name: admin}
+subjects: [{kind: User, name: ann}]
+"""
+
+
+class FakeAccounts(Accounts):
+    def of_uid(self, uid: int) -> Identity:
+        return {1001: Identity("ann", 1001), 0: Identity("root", 0)}[uid]
+
+
+@pytest.fixture
+def behalf() -> Iterator[OnBehalf]:
+    from cumulus.service.access.access import Access
+
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    store.create(binding("user", "User", "ann", "team", "b"))
+    store.create(binding("admin", "User", "ann", "lab", "c"))
+    access = Access(lambda: store, 0, switches=True)
+    yield OnBehalf(store, clock, access, FakeAccounts())
+    store.close()
+
+
+def test_a_namespace_needs_the_submitters_role(behalf: OnBehalf) -> None:
+    manifests = load_text(job("a").replace("name: a", "name: a\n  namespace: team"), name="a.yaml")
+    manifests += load_text(job("b").replace("name: b", "name: b\n  namespace: other"), name="b.yaml")
+    (problem,) = behalf.refusals(ANN, manifests)
+    assert str(problem).startswith(
+        "b.yaml:5:14: metadata.namespace: ann, whose Source it is, may not apply it: it needs"
+    )
+
+
+def test_what_decides_over_others_needs_an_admins_source(behalf: OnBehalf) -> None:
+    source = "apiVersion: cumulus.dev/v1alpha1\nkind: Source\nmetadata: {name: x, namespace: team}\n"
+    source += "spec: {directory: {path: /srv}}\n"
+    node = "apiVersion: cumulus.dev/v1alpha1\nkind: GPUNode\nmetadata: {name: x}\nspec: {ssh: {host: h, user: root}}\n"
+    manifests = load_text(f"{GRANT}---\n{source}---\n{node}---\n{GRANT.replace('namespace: team', 'namespace: lab')}")
+    # An admin of one namespace is none of all.
+    told = [str(problem) for problem in behalf.refusals(ANN, manifests)]
+    assert len(told) == 4
+    assert "a RoleBinding is applied from an admin's Source alone, and this is ann's" in told[0]
+    assert behalf.refusals(Submitter("root", 0), manifests) == []
+
+
+def test_who_is_not_who_they_were_may_nothing(behalf: OnBehalf) -> None:
+    for submitter, told in (
+        (Submitter("bob", 1001), "uid 1001 was bob and is ann now"),
+        (Submitter(), "nobody knows who made it"),
+    ):
+        with pytest.raises(Forbidden, match=told):
+            behalf.refusals(submitter, [])
+        with pytest.raises(Forbidden, match=told):
+            behalf.user_of(submitter)
+    with pytest.raises(Forbidden, match="no Unix user"):
+        behalf.user_of(Submitter("token-only"))
+    with pytest.raises(Forbidden, match="no account"):
+        behalf.user_of(ANN)
+
+
+def test_a_role_that_is_taken_away_stops_the_source(cluster: Cluster, repo: Repo) -> None:
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    refused = OnBehalf(cluster.store, cluster.world.clock, cluster.service.access, FakeAccounts())
+    refused.refusals = lambda submitter, manifests: [manifests[0].problem((), "may not")]  # type: ignore[method-assign]
+    object.__setattr__(cluster.room, "submitters", refused)
+    repo.commit({"b.yaml": job("b", suspend="true")})
+    cluster.sync()
+    assert cluster.names() == ["a"]
+    assert cluster.condition("Synced") == ("False", "Refused")
+
+
+@pytest.fixture
+def other() -> Identity:
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to read as another user")
+    import pwd
+
+    account = pwd.getpwnam("games")
+    return Identity(account.pw_name, account.pw_uid)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Where every user may pass."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+def owned(place: Path, user: Identity) -> None:
+    for found in (place, *place.rglob("*")):
+        os.lchown(found, user.uid or 0, -1)
+
+
+def test_git_and_directories_are_read_as_the_submitter(other: Identity, open_place: Path) -> None:
+    from cumulus.service.service import Service
+
+    cluster = Cluster(open_place / "home")
+    cluster.service = Service(
+        lambda: cluster.store, cluster.home, cluster.world.clock, home_namespaces=True, switches=True
+    )
+    cluster.new_daemon()
+    repo = Repo(open_place / "repo")
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    (open_place / "dir").mkdir()
+    (open_place / "dir" / "b.yaml").write_text(job("b", suspend="true"))
+    (open_place / "secret").mkdir(mode=0o700)
+    (open_place / "secret" / "c.yaml").write_text(job("c", suspend="true"))
+    owned(repo.path, other)
+    sources = {
+        "git": {"git": {"url": repo.url}}, "dir": {"directory": {"path": str(open_place / "dir")}},
+        "secret": {"directory": {"path": str(open_place / "secret")}},
+    }  # fmt: skip
+    for name, spec in sources.items():
+        document = {
+            "apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "spec": spec,
+            "metadata": {"name": name, "namespace": other.name},
+        }  # fmt: skip
+        cluster.service.objects.create(other, document)
+    cluster.sync()
+    assert cluster.names() == ["a", "b"]
+    made = cluster.store.get(Key("GPUJob", other.name, "a"))["metadata"]["annotations"]
+    assert made["cumulus.dev/submitter"] == other.name
+    assert "cumulus.dev/submitter-admin" not in made
+    (clone,) = (cluster.home / "sources" / str(other.uid)).glob("*.git")
+    assert clone.stat().st_uid == other.uid
+    refused = cluster.store.get(Key("Source", other.name, "secret"))["status"]["conditions"][0]
+    assert "cannot be read: Permission denied" in refused["message"]
