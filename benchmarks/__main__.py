@@ -23,7 +23,7 @@ from benchmarks import report
 from benchmarks.harness import Failed, LeftOut, Result, written
 
 NAMES = (
-    "store", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "lease", "placement", "checkpoint",
+    "store", "watches", "http_watches", "http_objects", "jobs", "idle", "command", "lease", "placement", "checkpoint", "sdk",
     "swarm",
 )  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 class LocalInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
 
-    def __init__(self, home: Path, blobs: BlobStore | None = None) -> None:
-        """`blobs`: where a daemon keeps them; if left out, where one without a configuration file does."""
+    def __init__(self, home: Path, blobs: BlobStore | None = None, *, path: str = "") -> None:
+        """`blobs`: where a daemon keeps them; if left out, where one without a configuration file does. `path`: the PATH
+        that its settings give to jobs."""
         self._home = home
+        self._path = path
         self._blobs = blobs
 
     def log_reader(self, job: Document, node: str) -> LogReader:
@@ -36,6 +38,11 @@ class LocalInfrastructure:
         from cumulus.infrastructure.sessions import session
 
         return session(self._home, job, node)
+
+    def missing_python(self, job: Document) -> str:
+        from cumulus.infrastructure.pythons import missing_python
+
+        return missing_python(job, self._path)
 
     @cached_property
     def blobs(self) -> BlobStore:

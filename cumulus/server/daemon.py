@@ -137,7 +137,7 @@ def _grpc_launch(settings: Settings) -> Launch:
     return Launch(
         str(settings.home), settings.grpc_listen, settings.api.names, settings.api.tlsCert, settings.api.tlsKey,
         settings.system, settings.containers.mounts, settings.blobs.directory, settings.blobs.limits, settings.bucket,
-        log_level(),
+        log_level(), settings.jobs.env.get("PATH", ""),
     )  # fmt: skip
 
 

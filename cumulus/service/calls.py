@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cumulus.calls.session import SessionConnection
-from cumulus.errors import Forbidden, NotFound, Replaced
+from cumulus.errors import Forbidden, InvalidObject, NotFound, Replaced
 from cumulus.lib.printable import one_line
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
@@ -19,16 +19,20 @@ from cumulus.store.base import Store
 
 class Calls:
     def __init__(
-        self,
-        store: Store,
-        objects: Objects,
-        access: Access,
-        session: Callable[[Document, Document | None], SessionConnection],
-    ) -> None:
+        self, store: Store, objects: Objects, access: Access,
+        session: Callable[[Document, Document | None], SessionConnection], missing_python: Callable[[Document], str],
+    ) -> None:  # fmt: skip
         self._store = store
         self._objects = objects
         self._access = access
         self._session = session
+        self._missing_python = missing_python
+
+    def check_python(self, job: Document) -> None:
+        """Raises InvalidObject where no node could run the call that the job is, for want of its Python."""
+        if text := self._missing_python(job):
+            hint = "call with a Python that the node has, install this one there, or give an image that has it"
+            raise InvalidObject(f"spec.call.python: {text}", field="spec.call.python", hint=hint)
 
     def get(self, identity: Identity, key: Key, uid: str = "") -> Document:
         """The job; with `uid` that very one. Raises NotFound, Forbidden."""

@@ -137,6 +137,10 @@ class Infrastructure(Protocol):
         """See `LogReaders`."""
         ...
 
+    def missing_python(self, job: Document) -> str:
+        """Why no process can run the call of this job, for want of its Python; "" where one can, or nobody knows."""
+        ...
+
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         """A connection to the call of this job, which is a session. `node`: the GPUNode where it runs, as far as that
         is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""

@@ -120,7 +120,13 @@ class Service:
     def calls(self) -> Calls:
         from cumulus.service.calls import Calls
 
-        return Calls(self.store, self.objects, self.access, lambda job, node: self.infrastructure.session(job, node))
+        def missing_python(job: Document) -> str:
+            return self.infrastructure.missing_python(job) if self._infrastructure is not None else ""
+
+        return Calls(
+            self.store, self.objects, self.access, lambda job, node: self.infrastructure.session(job, node),
+            missing_python,
+        )  # fmt: skip
 
     @cached_property
     def nodes(self) -> Nodes:

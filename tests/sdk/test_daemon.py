@@ -217,10 +217,17 @@ def test_what_runs_no_call_is_told(bed: Bed) -> None:
             client.run(len, "x", gpu_memory="900Ti", env={"1": "x"})
         except CumulusError as error:
             print("refused:", error)
+        from cumulus.sdk import options
+        options.python_version = lambda: "3.99"
+        try:
+            CumulusClient(interpreter="/no/such/python").run(len, "x")
+        except CumulusError as error:
+            print("python:", error)
         """,
     )
     lines = out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["expired", "crashed", "missing", "refused"], out
+    assert [line.partition(":")[0] for line in lines] == ["expired", "crashed", "missing", "refused", "python"], out
+    assert "no Python 3.99 is on this node" in lines[-1]
 
 
 def test_a_client_needs_a_daemon(tmp_path: Path) -> None:

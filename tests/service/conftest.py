@@ -195,6 +195,9 @@ class FakeInfrastructure:
     session_directory: str = ""
     """Where a session's socket is, "" where none runs."""
 
+    def missing_python(self, job: Document) -> str:
+        return ""
+
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         return connect(self.session_directory or "/nowhere")
 

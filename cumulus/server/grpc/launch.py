@@ -14,7 +14,8 @@ from cumulus.blob.s3.bucket import Bucket
 class Launch:
     """`listen`: HOST:PORT over TLS. `names`: by which clients call this machine. `tls_cert`, `tls_key`: as in `api` of
     the settings. `system`: it answers every user of the machine. `mounts`: see `Access`. `blobs`,
-    `blob_limits`, `bucket`: see `open_blobs`; the keys of the bucket are in the environment."""
+    `blob_limits`, `bucket`: see `open_blobs`; the keys of the bucket are in the environment. `path`: the PATH that the
+    settings give to jobs."""
 
     home: str
     listen: str
@@ -27,6 +28,7 @@ class Launch:
     blob_limits: BlobLimits = field(default_factory=BlobLimits)
     bucket: Bucket | None = None
     log_level: str = "info"
+    path: str = ""
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

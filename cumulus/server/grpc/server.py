@@ -53,8 +53,8 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     store.revision()
     blobs = open_blobs(home, launch.blobs, launch.blob_limits, launch.bucket)
     service = Service(
-        lambda: store, home, infrastructure=LocalInfrastructure(home, blobs), home_namespaces=launch.system,
-        mounts=launch.mounts, audit=True, switches=launch.system,
+        lambda: store, home, infrastructure=LocalInfrastructure(home, blobs, path=launch.path),
+        home_namespaces=launch.system, mounts=launch.mounts, audit=True, switches=launch.system,
     )  # fmt: skip
     bridge = WatchBridge(store)
     api = Api(service, bridge, streams=STREAMS)
