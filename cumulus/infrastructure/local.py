@@ -18,8 +18,8 @@ class LocalInfrastructure:
     """See `service.infrastructure.Infrastructure`."""
 
     def __init__(self, home: Path, blobs: BlobStore | None = None, *, path: str = "") -> None:
-        """`blobs`: where a daemon keeps them; if left out, where one without a configuration file does. `path`: the PATH
-        that its settings give to jobs."""
+        """`blobs`: where a daemon keeps them; if left out, where one without a configuration file does. `path`: the
+        PATH that its settings give to jobs."""
         self._home = home
         self._path = path
         self._blobs = blobs

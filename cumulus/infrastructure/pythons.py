@@ -18,8 +18,8 @@ _VERSIONED = re.compile(r"python(3\.\d+)")
 
 
 def missing_python(job: Document, path: str) -> str:
-    """Why no process here can run the job's call; "" where one can, or where that shows only when it starts. `path`: the
-    PATH that the daemon's settings give to jobs, "" for that of a login."""
+    """Why no process here can run the job's call; "" where one can, or where that shows only when it starts. `path`:
+    the PATH that the daemon's settings give to jobs, "" for that of a login."""
     call = lookup(job, "spec.call")
     if not isinstance(call, dict) or lookup(job, "spec.image"):
         return ""

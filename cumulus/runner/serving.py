@@ -6,7 +6,6 @@ A thread for each connection takes what comes and sends what goes; only the call
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import socket
 import tempfile
@@ -21,12 +20,14 @@ from cumulus.calls.session import CALL, CHUNK, CLOSE, LARGEST, OUTCOME, RESULT, 
 from cumulus.lib import unix_socket
 
 _MOST_CONNECTIONS = 64
+_SMALL = 2**20
 _KEPT = 16
 """How many answers are kept, for clients that lost theirs."""
 
 
 class _Call:
-    """A payload that has come, and the answer that is waited for. Both are files in the call's directory."""
+    """A payload that has come, and the answer that is waited for. Both are files in the call's directory, unless they
+    are small."""
 
     def __init__(self, payload: BinaryIO, digest: str, result: BinaryIO) -> None:
         self.payload = payload
@@ -34,12 +35,16 @@ class _Call:
         self.result = result
         self.outcome: Outcome | None = None
         self.answered = threading.Event()
+        self._reading = threading.Lock()
 
     def chunks(self) -> Iterator[bytes]:
         """The result; several threads may send it at once."""
         assert self.outcome is not None
         for at in range(0, self.outcome.result_size, CHUNK):
-            yield os.pread(self.result.fileno(), CHUNK, at)
+            with self._reading:
+                self.result.seek(at)
+                data = self.result.read(CHUNK)
+            yield data
 
 
 class _Calls:
@@ -77,8 +82,8 @@ class _Calls:
 
 
 def _file(directory: str) -> BinaryIO:
-    """A new one without a name."""
-    return cast(BinaryIO, tempfile.TemporaryFile(dir=directory))
+    """A new one without a name, which is in memory while it is small."""
+    return cast(BinaryIO, tempfile.SpooledTemporaryFile(_SMALL, dir=directory))
 
 
 def serve(directory: str, answer: Callable[[BinaryIO, str, BinaryIO], Outcome]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import secrets
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypedDict
+from weakref import WeakKeyDictionary
 
 from cumulus.errors import UsageError
 from cumulus.resources import quantity
@@ -50,6 +52,7 @@ class CallOptions(TypedDict, total=False):
     the fields of spec.checkpoint."""
 
 
+_SIGNATURES: WeakKeyDictionary[Callable[..., Any], inspect.Signature | None] = WeakKeyDictionary()
 NAMES = frozenset(CallOptions.__annotations__)
 
 
@@ -60,10 +63,8 @@ def given(**options: Any) -> CallOptions:
 
 def check_names(function: Callable[..., Any], verb: str) -> None:
     """Raises UsageError for a function that has a parameter of an option's name: nobody could tell which is meant."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return
+    signature = _signature(function)
+    parameters = signature.parameters.values() if signature is not None else ()
     shared = sorted(each.name for each in parameters if each.kind is not each.VAR_KEYWORD and each.name in NAMES)
     if shared:
         name = name_of(function)
@@ -75,14 +76,28 @@ def check_names(function: Callable[..., Any], verb: str) -> None:
 
 def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError, as the function itself would, before anything is sent."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
+    signature = _signature(function)
+    if signature is None:
         return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"{name_of(function)}(): {error}") from None
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None where Python does not know it. To find it takes longer than a call in a session."""
+    try:
+        return _SIGNATURES[function]
+    except (KeyError, TypeError):
+        pass
+    try:
+        found = inspect.signature(function)
+    except (TypeError, ValueError):
+        found = None
+    with contextlib.suppress(TypeError):
+        _SIGNATURES[function] = found
+    return found
 
 
 def job_name(function: str) -> str:

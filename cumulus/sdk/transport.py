@@ -221,7 +221,8 @@ def is_passing(error: CumulusError) -> bool:
     if isinstance(error, errors.BackendRefused | errors.NotOurs):
         return False
     passing = ServerUnavailable | errors.StoreUnavailable | errors.TooManyRequests | errors.BackendError
-    return isinstance(error, passing)
+    # The last two where somebody else uploads the same blob.
+    return isinstance(error, passing | errors.BlobBusy | errors.BlobOffset)
 
 
 def error_of(error: grpc.RpcError, where: str = "the server") -> CumulusError:
