@@ -40,6 +40,7 @@ from cumulus.errors import (
     UsageError,
 )
 from cumulus.lib import locks
+from cumulus.lib.digest import Sha256
 from cumulus.lib.files import make_directories, sync_directory
 from cumulus.resources.quantity import format_bytes
 
@@ -180,7 +181,7 @@ class DirectoryBlobStore:
 
     def _receive(self, fd: int, partial: Path, place: Path, begun: BlobInfo, chunks: Iterable[bytes]) -> BlobInfo:
         """Write the chunks; the file's lock is held."""
-        digest, received = hashlib.sha256(), begun.received
+        digest, received = Sha256(), begun.received
         try:
             for start in range(0, received, CHUNK):
                 digest.update(os.pread(fd, min(CHUNK, received - start), start))
@@ -189,9 +190,9 @@ class DirectoryBlobStore:
             for chunk in chunks:
                 if received + len(chunk) > begun.size:
                     raise BlobMismatch(f"the content is longer than the {begun.size} bytes that were announced")
+                digest.update(chunk)
                 with _told(self._directory):
                     _write_all(fd, chunk)
-                digest.update(chunk)
                 received += len(chunk)
                 if received - looked >= LOOK_EVERY:
                     looked = received
@@ -210,6 +211,8 @@ class DirectoryBlobStore:
             os.ftruncate(fd, 0)
             partial.unlink(missing_ok=True)
             raise
+        finally:
+            digest.close()
         return BlobInfo(begun.size, received)
 
     def _read(self, descriptor: int, place: Path, offset: int) -> Iterator[bytes]:
