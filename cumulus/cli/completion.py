@@ -12,8 +12,9 @@ import typer
 from cumulus.cli import context
 from cumulus.errors import CumulusError
 from cumulus.resources.kind import Kind
+from cumulus.resources.kinds import gpujob, gpunode
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, KINDS, find_kind
+from cumulus.resources.registry import KINDS, find_kind
 
 FORMS = ("wide", "json", "yaml", "name", "custom-columns=", "jsonpath=")
 LIMIT = 500
@@ -32,11 +33,11 @@ def words(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def jobs(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _names(BY_NAME["GPUJob"], incomplete, ctx)
+    return _names(gpujob.KIND, incomplete, ctx)
 
 
 def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _names(BY_NAME["GPUNode"], incomplete, ctx)
+    return _names(gpunode.KIND, incomplete, ctx)
 
 
 def forms(incomplete: str) -> list[str]:

@@ -13,7 +13,7 @@ from cumulus.errors import UsageError
 from cumulus.resources.key import Document, Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME, KINDS, find_kind
+from cumulus.resources.registry import KINDS, find_kind
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -48,10 +48,10 @@ def parse(words: Sequence[str]) -> list[Target]:
     return [Target(kinds[0], _name(name)) for name in names]
 
 
-def parse_one(words: Sequence[str], *, default: str) -> Target:
+def parse_one(words: Sequence[str], *, default: Kind) -> Target:
     """Exactly one object: `NAME` (of the kind `default`), `KIND NAME` or `KIND/NAME`. Raises UsageError."""
     if len(words) == 1 and "/" not in words[0]:
-        return Target(BY_NAME[default], _name(words[0]))
+        return Target(default, _name(words[0]))
     found = parse(words)
     if len(found) != 1 or found[0].name is None:
         raise UsageError("name exactly one object", hint="as NAME, KIND NAME or KIND/NAME")

@@ -10,6 +10,7 @@ from cumulus.errors import NodeRefused, NotFound
 from cumulus.resources.condition_types import NodeCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds import gpunode
 from cumulus.resources.kinds.gpunode import devices, leases, partitions
 from cumulus.resources.kinds.gpupartition import ENDED
 from cumulus.resources.reasons import ContainersReason
@@ -36,7 +37,7 @@ class Nodes:
     def get(self, identity: Identity, name: str) -> Document:
         """Raises NotFound, with where to see the nodes."""
         try:
-            return self._objects.get(identity, Key("GPUNode", "", name))
+            return self._objects.get(identity, Key(gpunode.KIND.name, "", name))
         except NotFound:
             raise NotFound(f"there is no node {name}", hint="see them with: cumulus node list") from None
 
@@ -49,7 +50,7 @@ class Nodes:
                 return node
             return {**node, "spec": {**(node.get("spec") or {}), "unschedulable": unschedulable}}
 
-        return self._objects.edit(identity, Key("GPUNode", "", name), change)[1]
+        return self._objects.edit(identity, Key(gpunode.KIND.name, "", name), change)[1]
 
     def holders(self, identity: Identity, name: str) -> list[Document]:
         """The partitions that have, or are about to have, a lease on the node."""
@@ -95,7 +96,7 @@ class Nodes:
         if held:
             yield LeasesForgotten(held)
         since = self._objects.revision(identity)
-        marked = self._objects.delete(identity, Key("GPUNode", "", name), uid=node["metadata"]["uid"])
+        marked = self._objects.delete(identity, Key(gpunode.KIND.name, "", name), uid=node["metadata"]["uid"])
         in_cluster = bool(marked["metadata"].get("finalizers"))
         yield Removed(self._see_it_leave(identity, name, since) if in_cluster else "")
 
@@ -106,7 +107,7 @@ class Nodes:
                 f"{name} has yet to leave the Swarm", hint="only a daemon does this; start one: cumulus serve"
             )
         deadline = self._clock.monotonic() + LEAVE_SECONDS
-        watch = self._objects.watch(identity, since=since, kinds=frozenset({"GPUNode"}))
+        watch = self._objects.watch(identity, since=since, kinds=frozenset({gpunode.KIND.name}))
         said: Mapping[str, Any] = {}
         try:
             while self._clock.monotonic() < deadline:

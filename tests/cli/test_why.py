@@ -6,6 +6,7 @@ import pytest
 
 from cumulus.cli import targets
 from cumulus.clock import FakeClock
+from cumulus.resources.kinds import gpujob
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.base import Document
@@ -15,7 +16,7 @@ from tests.documents import NOW, active, ago, condition, failed, job, node, part
 
 
 def why(store: SqliteStore, *words: str) -> str:
-    key = targets.key(targets.parse_one(words, default="GPUJob"), "default")
+    key = targets.key(targets.parse_one(words, default=gpujob.KIND), "default")
     service = Service(lambda: store, Path("/nowhere"), FakeClock(NOW))
     return "\n".join(service.explanations.why(Identity("tester", 0), key).lines)
 

@@ -10,6 +10,8 @@ import typer
 from cumulus.cli import context, options, targets
 from cumulus.cli.targets import Target
 from cumulus.errors import UsageError
+from cumulus.resources.kind import Kind
+from cumulus.resources.kinds import gpujob, gpunode
 
 
 def suspend(words: options.JobWords, namespace: options.Namespace = "") -> None:
@@ -90,7 +92,7 @@ def annotate(words: Pairs = None, overwrite: Overwrite = False, namespace: optio
 
 
 def _suspend(words: Sequence[str], namespace: str, *, suspended: bool) -> None:
-    target = _of_kind(words, "GPUJob")
+    target = _of_kind(words, gpujob.KIND)
     word = "suspended" if suspended else "resumed"
     with context.client() as client:
         changed = client.suspend(targets.key(target, context.namespace(namespace)), suspended=suspended)
@@ -100,17 +102,17 @@ def _suspend(words: Sequence[str], namespace: str, *, suspended: bool) -> None:
 
 
 def _cordon(words: Sequence[str], *, unschedulable: bool) -> None:
-    target = _of_kind(words, "GPUNode")
+    target = _of_kind(words, gpunode.KIND)
     word = "cordoned" if unschedulable else "uncordoned"
     with context.client() as client:
         changed = client.cordon(targets.key(target, "").name, unschedulable=unschedulable)
     print(f"{target.kind.qualified}/{target.name} {word if changed else f'already {word}'}")
 
 
-def _of_kind(words: Sequence[str], kind: str) -> Target:
+def _of_kind(words: Sequence[str], kind: Kind) -> Target:
     target = targets.parse_one(words, default=kind)
-    if target.kind.name != kind:
-        raise UsageError(f"this is for a {kind}, not for a {target.kind.name}")
+    if target.kind is not kind:
+        raise UsageError(f"this is for a {kind.name}, not for a {target.kind.name}")
     return target
 
 

@@ -15,7 +15,7 @@ from cumulus.cli.verbs import get
 from cumulus.clock import SystemClock
 from cumulus.errors import UsageError
 from cumulus.resources.columns import Cells
-from cumulus.resources.registry import BY_NAME
+from cumulus.resources.kinds import event, gpujob
 
 
 def events(
@@ -47,7 +47,7 @@ def events(
     """  # fmt: skip
     fields = []
     if about:
-        target = targets.parse_one([about] if "/" in about else ["job", about], default="GPUJob")
+        target = targets.parse_one([about] if "/" in about else ["job", about], default=gpujob.KIND)
         fields = [f"involvedObject.kind={target.kind.name}", f"involvedObject.name={target.name}"]
         all_namespaces = all_namespaces or not target.kind.namespaced
     if types:
@@ -64,7 +64,7 @@ def events(
             all_namespaces=all_namespaces,
             heading=not no_headers,
         )
-        found = [Target(BY_NAME["Event"])]
+        found = [Target(event.KIND)]
         view = printer(output, sys.stdout, tables, [found[0].kind], heading=not no_headers, stream=watch)
         if watch:
             get.follow(client, found, selection, view)

@@ -21,6 +21,7 @@ from cumulus.answers.logs import (
 )
 from cumulus.cli import context, log_output, options, targets, terminal
 from cumulus.cli.progress import Progress
+from cumulus.resources.kinds import gpujob
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client, Key
@@ -60,7 +61,7 @@ def logs(
       cumulus logs train --replica 3
       cumulus logs train --since 10m --timestamps
     """
-    target = targets.parse_one(words, default="GPUJob")
+    target = targets.parse_one(words, default=gpujob.KIND)
     key, lines = targets.key(target, context.namespace(namespace)), tail if tail >= 0 else None
     with context.client() as client, _Shown(client, key) as shown:
         pieces = client.logs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cumulus.cli import context, options, targets
 from cumulus.cli.left_out import LeftOut
+from cumulus.resources.kinds import gpujob
 
 
 def why(words: options.JobWords, namespace: options.Namespace = "") -> None:
@@ -19,7 +20,7 @@ def why(words: options.JobWords, namespace: options.Namespace = "") -> None:
       cumulus why job/train -n research
       cumulus why partition/mine
     """
-    target = targets.parse_one(words, default="GPUJob")
+    target = targets.parse_one(words, default=gpujob.KIND)
     with context.client() as client:
         answer = client.why(targets.key(target, context.namespace(namespace)))
         for line in answer.lines:
