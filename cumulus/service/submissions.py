@@ -23,7 +23,8 @@ from cumulus.clock import Clock
 from cumulus.errors import AlreadyExists, CumulusError, InvalidObject, NotFound, StoreUnavailable, UsageError
 from cumulus.lib.files import replacing
 from cumulus.resources.annotations import SUBMISSION
-from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.submitter import Submitter
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
@@ -121,7 +122,7 @@ class Submissions:
         return Submitted(made)
 
     def _known(self, identity: Identity, record: _Record) -> Submitted:
-        key = Key("GPUJob", record.namespace, record.name)
+        key = Key(gpujob.KIND.name, record.namespace, record.name)
         try:
             found = self._objects.get(identity, key)
             if found["metadata"]["uid"] == record.uid:
@@ -129,12 +130,12 @@ class Submissions:
         except NotFound:
             pass
         metadata = {"namespace": record.namespace, "name": record.name, "uid": record.uid}
-        return Submitted({"apiVersion": "cumulus.dev/v1alpha1", "kind": "GPUJob", "metadata": metadata}, deleted=True)
+        return Submitted({"apiVersion": API_VERSION, "kind": gpujob.KIND.name, "metadata": metadata}, deleted=True)
 
     def _made_before(self, identity: Identity, record: _Record, mark: str) -> Document | None:
         """The job of that name, where an earlier call with the same key made it."""
         try:
-            found = self._objects.get(identity, Key("GPUJob", record.namespace, record.name))
+            found = self._objects.get(identity, Key(gpujob.KIND.name, record.namespace, record.name))
         except CumulusError:
             return None
         annotations = found["metadata"].get("annotations") or {}
@@ -145,7 +146,7 @@ class Submissions:
 
 def _checked(document: Document, mark: str) -> Document:
     """The job to make, with a name and the annotation. What else is wrong with it admission tells."""
-    if document.get("kind") != "GPUJob":
+    if document.get("kind") != gpujob.KIND.name:
         raise InvalidObject("only a GPUJob can be submitted", field="kind")
     metadata = document.get("metadata")
     if not isinstance(metadata, dict):
