@@ -20,8 +20,8 @@ PACKAGE = ROOT / "cumulus"
 
 OWN_PROCESS = {
     "paths.py", "backends/process/supervisor.py", "cli/main.py", "cli/command_client.py", "cli/command_server.py",
-    "checkpoint/settings.py",
-    "environments/builder.py", "infrastructure/local.py", "health/tools.py", "server/settings.py", "server/daemon.py", "client/endpoint.py",
+    "checkpoint/settings.py", "environments/builder.py", "infrastructure/local.py", "health/tools.py",
+    "server/settings.py", "server/daemon.py", "client/endpoint.py",
     "runner/failure.py", "sdk/endpoint.py", "sdk/remote_function.py",
 }  # fmt: skip
 """What begins a process and reads its environment, or hands it on."""

@@ -17,6 +17,7 @@ from cumulus.cli.options import Namespace
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _table(found: Sequence[CheckpointFound]) -> None:
 
 
 def _key(words: Sequence[str], namespace: str) -> Key:
-    target = targets.parse_one(words, default="GPUJob")
-    if target.kind.name != "GPUJob":
+    target = targets.parse_one(words, default=gpujob.KIND)
+    if target.kind is not gpujob.KIND:
         raise UsageError(f"only jobs keep checkpoints, not {target}")
     return targets.key(target, context.namespace(namespace))
