@@ -1,7 +1,7 @@
 """Cancels calls whose client is silent: it was killed, or lost its network, and nobody waits for the result.
 
-When the client was heard last is kept in memory. After a restart of the server each call's time starts anew, so nobody
-loses a call because of us.
+When the client was heard last is kept in memory. After a restart of the server each call's time starts anew, and where
+the server itself was stopped or could not keep up, that time does not count: nobody loses a call because of us.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from cumulus.resources.query import Query
 from cumulus.resources.registry import BY_NAME
 from cumulus.server.api import Api
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS, LATE_SECONDS = 1.0, 10.0
+"""How often it looks, and after how long without a look it did not listen either."""
 _KIND = "GPUJob"
 _PAUSE_SECONDS = 5.0
 _UNATTENDED_SECONDS = 60.0
@@ -42,6 +43,7 @@ class Attendance:
         self._calls: dict[str, _Call] = {}
         """By uid: those that are to be attended, and are not over."""
         self._heard: dict[str, float] = {}
+        self._looked = now()
 
     def heard(self, job: Document) -> float:
         """The client of this job is alive. Seconds until it is to say so again."""
@@ -92,6 +94,9 @@ class Attendance:
     async def look(self) -> None:
         """Cancel those whose client was silent for too long."""
         now = self._now()
+        if (away := now - self._looked) > LATE_SECONDS:
+            self._heard = {uid: at + away for uid, at in self._heard.items()}
+        self._looked = now
         silent = [uid for uid, call in self._calls.items() if now - self._heard.get(uid, now) > call.seconds]
         for uid in silent:
             call = self._calls.pop(uid)

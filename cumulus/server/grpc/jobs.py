@@ -19,7 +19,9 @@ from cumulus.service.identity import Identity
 
 MOST_OBJECT_BYTES = 3 * 2**20
 """As of a request to the HTTP API."""
-MOST_LISTED = 500
+MOST_LISTED, MOST_LISTED_BYTES = 500, 2 * 2**20
+"""In one answer, which ends with the page that goes over it: clients take 4 MiB unless they are told otherwise."""
+_PAGE = 25
 _KIND = "GPUJob"
 
 
@@ -83,18 +85,24 @@ class JobCalls:
         at, token = _read_token(getattr(request, "continue"))
         if at is not None:
             namespaces = [each for each in namespaces if each is None or each >= at]
+        if namespaces[:1] != [at]:
+            # Nothing is left there, or they may see it no more.
+            token = ""
         found: list[pb.Job] = []
-        for index, namespace in enumerate(namespaces):
+        size = 0
+        while namespaces:
             query = Query(
-                _KIND, namespace, labels=request.label_selector, limit=limit - len(found),
-                continue_token=token if not index and namespace in (at, None) else "",
+                _KIND, namespaces[0], labels=request.label_selector, limit=min(_PAGE, limit - len(found)),
+                continue_token=token,
             )  # fmt: skip
             page = self._objects.list_packed(identity, query)
             found += [pb.Job(object=item) for item in page.items]
-            more = page.continue_token
-            following = namespaces[index + 1] if index + 1 < len(namespaces) else None
-            if more or (len(found) >= limit and following is not None):
-                return _answer(found, _token(namespace if more else following, more))
+            size += sum(map(len, page.items))
+            token = page.continue_token
+            if not token:
+                del namespaces[0]
+            if namespaces and (len(found) >= limit or size >= MOST_LISTED_BYTES):
+                return _answer(found, _token(namespaces[0], token))
         return _answer(found, "")
 
 

@@ -172,6 +172,20 @@ def test_a_list_of_all_is_of_all_that_they_may_see(served: Served) -> None:
     assert code_of(refused.value) is StatusCode.INVALID_ARGUMENT
 
 
+def test_a_list_of_large_jobs_comes_in_parts(served: Served) -> None:
+    for number in range(60):
+        document = job(f"j{number:02}", env=[{"name": "X", "value": "x" * 100_000}])
+        served.store.create(document)
+    answers, token = [], ""
+    while True:
+        answers.append(served.by(ANN).List(pb.ListRequest(namespace="team", **{"continue": token})))
+        if not (token := getattr(answers[-1], "continue")):
+            break
+    assert all(answer.ByteSize() < 4 * 2**20 for answer in answers)
+    names = [json.loads(each.object)["metadata"]["name"] for answer in answers for each in answer.jobs]
+    assert names == [f"j{number:02}" for number in range(60)]
+
+
 def test_a_watch_tells_of_each_change_until_it_is_final(served: Served) -> None:
     served.by(ANN).submit(job())
     told = served.by(ANN).Watch(pb.WatchRequest(job=ref()))
@@ -227,28 +241,38 @@ def attended(served: Served) -> Document:
     return made
 
 
+def wait(served: Served, seconds: int) -> None:
+    for _ in range(seconds):
+        served.server.now += 1.0
+        served.server.run(served.server.attendance.look())
+
+
 def test_a_call_whose_client_is_silent_is_cancelled(served: Served, attended: Document) -> None:
     assert 0 < served.by(ANN).Attend(pb.AttendRequest(job=ref())).next <= 15
-    served.server.now = 29.0
+    wait(served, 29)
     served.by(ANN).Attend(pb.AttendRequest(job=ref()))
-    served.server.now = 58.0
-    served.server.run(served.server.attendance.look())
+    wait(served, 29)
     assert jobs(served)
-    served.server.now = 60.0
-    served.server.run(served.server.attendance.look())
+    wait(served, 2)
+    assert not jobs(served)
+
+
+def test_time_in_which_the_server_was_stopped_does_not_count(served: Served, attended: Document) -> None:
+    served.server.now += 1000.0
+    wait(served, 29)
+    assert jobs(served)
+    wait(served, 2)
     assert not jobs(served)
 
 
 def test_after_a_restart_the_time_starts_anew(served: Served, attended: Document) -> None:
-    served.server.now = 29.0
+    wait(served, 29)
     served.stop()
     served.start()
     eventually(lambda: served.server.attendance.is_watched(attended["metadata"]["uid"]), what="it is watched")
-    served.server.now = 29.0
-    served.server.run(served.server.attendance.look())
+    wait(served, 29)
     assert jobs(served)
-    served.server.now = 31.0
-    served.server.run(served.server.attendance.look())
+    wait(served, 2)
     assert not jobs(served)
 
 
