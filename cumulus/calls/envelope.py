@@ -7,7 +7,7 @@ key stands before the pickle, so that an answer can be signed also where the pic
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from cumulus.calls import documents
 
@@ -38,8 +38,7 @@ OLDEST_PYTHON = (3, 9)
 _PYTHON = re.compile(r"3\.(0|[1-9][0-9]{0,2})")
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The facts of a call that its runner needs, without unpickling anything."""
 
     python: str
@@ -53,12 +52,12 @@ class Envelope:
 
     def to_json(self) -> bytes:
         """As `call.json` holds it."""
-        return documents.dump({"format": FORMAT, **asdict(self)})
+        return documents.dump({"format": FORMAT, **self._asdict()})
 
     @classmethod
     def read(cls, content: bytes) -> Envelope:
         """Raises ValueError, in one line, where something is not as it should be."""
-        names = frozenset(cls.__dataclass_fields__)
+        names = frozenset(cls._fields)
         fields = documents.load(content, CALL, names, FORMAT)
         python = fields.text("python")
         if not is_python(python):

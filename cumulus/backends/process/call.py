@@ -1,7 +1,8 @@
 """The supervisor's part in a call: its Python, its directory as its user's, and what it left. Standard library only.
 
 The daemon made the directory in the run's own. That is where the call runs, but for one of another user: the files are
-copied to a directory of that user's as that user, and so is what the call left, back to the run's.
+copied to a directory of that user's as that user, and so is what the call left, back to the run's. What only some
+calls need is loaded where it is used: each running call pays for it with memory, and waits for it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -19,8 +18,6 @@ from typing import Any
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed
 from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT
-from cumulus.environments.document import Document
-from cumulus.environments.ensure import ensure
 from cumulus.errors import CumulusError
 from cumulus.lib.unix_user import UnixUser, call
 
@@ -41,7 +38,7 @@ def prepare(spec: dict[str, Any], say: Callable[[str], None], check: Callable[[]
     with contextlib.ExitStack() as opened:
         files = {} if user is None else _open_made(opened)
         prepared = partial(_prepared, spec, python, files)
-        answer = prepared() if user is None else call(user, prepared)
+        answer = prepared() if user is None else _as(user, prepared)
     kind, _, text = answer.partition(" ")
     if kind.isdigit():
         raise OSError(int(kind), text)
@@ -61,16 +58,29 @@ def collect(spec: dict[str, Any]) -> None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                 files[name] = opened.enter_context(_new(path))
-            taken = call(user, partial(_take, directory, files)).split()
+            taken = _as(user, partial(_take, directory, files)).split()
         for name in _LEFT:
             if name not in taken:
                 os.unlink(os.path.join(layout.CALL, name))
     _delete(layout.CALL)
 
 
+def _as(user: UnixUser, action: Callable[[], str]) -> str:
+    # Once it is the user's, a process may not be able to read the library.
+    import shutil
+    import subprocess
+
+    assert shutil
+    assert subprocess
+    return call(user, action)
+
+
 def _environment(
     spec: dict[str, Any], user: UnixUser | None, say: Callable[[str], None], check: Callable[[], None]
 ) -> str:
+    from cumulus.environments.document import Document
+    from cumulus.environments.ensure import ensure
+
     wanted = spec["call"]
     try:
         with open(os.path.join(layout.CALL, ENVIRONMENT), "rb") as file:
@@ -96,7 +106,7 @@ def _prepared(spec: dict[str, Any], python: str, files: dict[str, int]) -> str:
     try:
         if files:
             # A supervisor that died may have begun it.
-            shutil.rmtree(wanted["directory"], ignore_errors=True)
+            _delete_tree(wanted["directory"])
             os.makedirs(wanted["directory"], mode=0o700)
         for name, source in files.items():
             os.lseek(source, 0, os.SEEK_SET)
@@ -105,6 +115,8 @@ def _prepared(spec: dict[str, Any], python: str, files: dict[str, int]) -> str:
     except OSError as error:
         return f"{error.errno or errno.EIO} {error.strerror}"
     path = spec["env"].get("PATH", os.defpath)
+    if not python and _is_environment_of(wanted["interpreter"], wanted["python"]):
+        return f"ok {wanted['interpreter']}"
     for candidate in [python] if python else _candidates(wanted["python"], wanted["interpreter"], path):
         if _version(candidate) == wanted["python"]:
             return f"ok {candidate}"
@@ -116,7 +128,21 @@ def _prepared(spec: dict[str, Any], python: str, files: dict[str, int]) -> str:
     )
 
 
+def _is_environment_of(python: str, version: str) -> bool:
+    """Whether it is the Python of a virtual environment that says it has that version. To ask the program itself takes
+    as long as to start it."""
+    try:
+        with open(os.path.join(os.path.dirname(os.path.dirname(python)), "pyvenv.cfg"), encoding="utf-8") as file:
+            said = dict(line.replace(" ", "").strip().split("=", 1) for line in file if "=" in line)
+    except (OSError, ValueError):
+        return False
+    number = said.get("version") or said.get("version_info", "")
+    return number.startswith(f"{version}.") and os.access(python, os.X_OK)
+
+
 def _candidates(version: str, hint: str, path: str) -> Iterator[str]:
+    import shutil
+
     if hint:
         yield hint
     for name in (f"python{version}", "python3", "python"):
@@ -127,6 +153,8 @@ def _candidates(version: str, hint: str, path: str) -> Iterator[str]:
 
 def _version(python: str) -> str:
     """major.minor of what the program says it is; "" where it is no Python that starts."""
+    import subprocess
+
     try:
         done = subprocess.run(
             [python, "-I", "-S", "-c", _ASK], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -149,7 +177,7 @@ def _take(directory: str, files: dict[str, int]) -> str:
                     taken.append(name)
             finally:
                 os.close(source)
-    shutil.rmtree(directory, ignore_errors=True)
+    _delete_tree(directory)
     return " ".join(taken)
 
 
@@ -160,10 +188,16 @@ def _delete(directory: str) -> None:
         if name in _LEFT:
             continue
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
+            _delete_tree(path)
         else:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def _delete_tree(directory: str) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
