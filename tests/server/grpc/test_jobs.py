@@ -259,7 +259,7 @@ def test_a_call_whose_client_is_silent_is_cancelled(served: Served, attended: Do
 
 def test_time_in_which_the_server_was_stopped_does_not_count(served: Served, attended: Document) -> None:
     served.server.now += 1000.0
-    wait(served, 29)
+    wait(served, 30)
     assert jobs(served)
     wait(served, 2)
     assert not jobs(served)
