@@ -1,6 +1,7 @@
 """The uploader as a program; it reads its `Config` as one line from standard input.
 
-    run PATH            copy what is saved in PATH until standard input ends, and what is left then
+    run PATH            copy what is saved in PATH until standard input ends, and what is left then. Where descriptor 3
+                        is a file, it is locked meanwhile, and gets a line when all is copied
     check PATH          whether the place can be used
     restore PATH        put the newest checkpoint that is whole into PATH, unless PATH has one that is as new
     adopt PATH OTHER    the same with another job's, where neither PATH nor OTHER, its directory on this node, has one
@@ -45,6 +46,7 @@ from cumulus.uploader.status import Status
 
 _PR_SET_DUMPABLE = 4
 _MOST_CONFIG = 2**20
+_NOTE = 3
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,6 +124,8 @@ def _settle(config: Config) -> None:
 def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
     # What trains on this machine comes first.
     os.nice(10)
+    if not _lock_note():
+        return 0  # Another one is at it.
     over = threading.Event()
     follower = Follower(place, arguments[0], config.keep, over=over, stop=stop, linger=config.linger)
     told.append(follower.waiting)
@@ -134,7 +138,22 @@ def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading
     signal.signal(signal.SIGINT, end)
     # A thread of its own: the program's end is noticed while a file is sent.
     threading.Thread(target=_wait_for_end, args=(over,), name="stdin", daemon=True).start()
-    return 0 if follower.run() else 1
+    if not follower.run():
+        return 1
+    with contextlib.suppress(OSError):
+        os.pwrite(_NOTE, b"copied\n", 0)
+        os.fsync(_NOTE)
+    return 0
+
+
+def _lock_note() -> bool:
+    try:
+        fcntl.flock(_NOTE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # There is none.
+    return True
 
 
 def _wait_for_end(over: threading.Event) -> None:

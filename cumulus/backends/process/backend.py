@@ -355,6 +355,8 @@ class ProcessBackend:
             observed = run.observe()
             if not observed.state.finished:
                 self._ensure_supervised(run)
+            else:
+                run.copy_on(self._clock, self._environment)
             return observed
 
     def _ensure_supervised(self, run: Run) -> None:

@@ -12,6 +12,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
     started.json          written before the command is let go: from here on, no second start
     stop.json             a request to end, with its grace, when that is over (CLOCK_BOOTTIME), and why
     checkpoint.json       the job's newest checkpoint, as its supervisor saw it
+    uploader              locked by the process that copies its checkpoints elsewhere, which notes there that it has
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
     checkpoint-request    there once the node has asked the program for a checkpoint; holds the reason
@@ -45,7 +46,8 @@ FORMAT, FORMAT_BEFORE_CALLS, FORMAT_BEFORE_USERS = 3, 2, 1
 RUNS, EVENTS, TRASH, USERS = "runs", "events", "trash", "users"
 SPEC, LOCK, STARTED, STOP, EXIT = "spec.json", "lock", "started.json", "stop.json", "exit.json"
 SAVED = "checkpoint.json"
-WORK, CHECKPOINT, SUPERVISOR_LOG, UPLOADER_LOG = "work", "checkpoint", "supervisor.log", "uploader.log"
+WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
+UPLOADER, UPLOADER_LOG = "uploader", "uploader.log"
 CALL, ENVIRONMENTS = "call", "environments"
 REQUEST = "checkpoint-request"
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.chronos.contract import variables
 from cumulus.clock import Clock, timestamp
-from cumulus.lib import cgroup
+from cumulus.lib import cgroup, locks
 from cumulus.resources.reasons import AttemptReason
 
 MAX_SPAWNS = 5
@@ -32,6 +33,9 @@ _SPAWN_PAUSE = 10.0
 """Seconds between supervisors after that, for a run that must be buried: its end cannot be written now, perhaps."""
 
 SUPERVISOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor.py")
+UPLOADING = os.path.join(os.path.dirname(SUPERVISOR), "uploading.py")
+_COPY_PAUSE = 60.0
+"""Seconds between uploaders of a run that has ended."""
 _SUPERVISOR_BYTE, _BACKEND_BYTE = 0, 1
 """Of the lock file. A supervisor holds both; a backend holds the second, which keeps supervisors away without making
 the backend look like one."""
@@ -55,6 +59,9 @@ class Run:
         self.spawned = 0
         self._spawned_at = 0.0
         self._end: Observed | None = None
+        self._copied = False
+        """There is nothing that an uploader has left."""
+        self._next_copy = 0.0
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -175,6 +182,23 @@ class Run:
             setsigmask=(),
             setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
         )
+
+    def copy_on(self, clock: Clock, environment: Mapping[str, str]) -> None:
+        """Start another uploader where the one of this run was killed before it had copied all, by a restart of the
+        machine for example."""
+        if self._copied or clock.monotonic() < self._next_copy:
+            return
+        self._next_copy = clock.monotonic() + _COPY_PAUSE
+        try:
+            with open(self._path(layout.UPLOADER), "rb") as file:
+                self._copied = bool(file.read(1))
+                if self._copied or not locks.try_lock(file.fileno()):
+                    return
+        except FileNotFoundError:
+            self._copied = True
+            return
+        program = [sys.executable, "-I", "-S", "-X", "utf8", UPLOADING, self.directory]
+        subprocess.run(program, env=self._environment(environment), check=False, stdin=subprocess.DEVNULL, timeout=60)
 
     def _environment(self, daemon: Mapping[str, str]) -> dict[str, str]:
         kept = {name: daemon[name] for name in _ENVIRONMENT if name in daemon}

@@ -1,4 +1,5 @@
 """The supervisor's part in checkpoints beyond the node: starts the uploader, and has them fetched before the program.
+As a program, `uploading.py DIRECTORY` starts the uploader of a run whose own was killed.
 
 The uploader is no descendant of the supervisor, holds no lease and runs as the job's user. It gets the daemon's keys,
 or those of the job's secret, on its standard input: they are on no disk, and neither the program nor its user sees the
@@ -14,9 +15,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+if __name__ == "__main__":
+    # Run by path, as the supervisor is.
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
+
 from cumulus import environment
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed, Unreachable
+from cumulus.backends.rundir.documents import read_document
 from cumulus.blob.s3.bucket import bucket_of, keys_of
 from cumulus.lib.unix_user import UnixUser
 from cumulus.secrets import SecretStore, SecretUnavailable
@@ -28,6 +34,8 @@ ENVIRONMENT = (
     environment.AWS_SECRET_ACCESS_KEY, environment.AWS_SESSION_TOKEN, *environment.AWS_OTHERS,
 )  # fmt: skip
 """What a supervisor gets of the daemon's environment for this."""
+NOTE = 3
+"""The descriptor at which an uploader finds where to note that it has copied all."""
 _OWN = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _LOOK = 0.2
 
@@ -158,6 +166,8 @@ class Uploading:
             if os.fork() == 0:
                 os.setsid()
                 os.dup2(readable, 0)
+                # Opened here: the uploader may be another user by the time that it writes there.
+                os.dup2(os.open(layout.UPLOADER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), NOTE)
                 log = os.open(layout.UPLOADER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
@@ -174,3 +184,16 @@ class Uploading:
 
     def _environment(self) -> dict[str, str]:
         return {name: self._variables[name] for name in (*_OWN, *ENVIRONMENT) if name in self._variables}
+
+
+def _main(arguments: list[str]) -> int:
+    os.chdir(arguments[0])
+    os.umask(0o077)
+    spec = read_document(layout.SPEC)
+    if spec is not None:
+        Uploading(spec, os.environ).start()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

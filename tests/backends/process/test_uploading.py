@@ -16,6 +16,7 @@ import pytest
 from cumulus.backends.base import Checkpointing, State, Workload
 from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
+from cumulus.lib import locks
 from cumulus.resources.reasons import AttemptReason
 from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
@@ -174,3 +175,23 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
     for file in bed.root.rglob("*"):
         assert not file.is_file() or KEYS.secret_key.encode() not in file.read_bytes(), file
+
+
+def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: ProcessBed) -> None:
+    """As after a restart of the machine: the run has ended, and its last checkpoint was never copied."""
+    (bed.directory / "shared").touch()
+    script = "save(1)\ntime.sleep(1.5)\n"
+    bed.backend.start(first := work(bed, script))
+    assert bed.finish(first).state is State.SUCCEEDED
+    note = bed.run_directory(first) / "uploader"
+    (pid,) = eventually(lambda: locks.holders(note))
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not locks.holders(note))
+    (bed.directory / "shared").unlink()
+    bed.reopen()
+    bed.backend.list()
+    eventually(lambda: steps(bed) == [Name(1, 1)])
+    eventually(lambda: note.read_bytes() == b"copied\n")
+    bed.reopen()
+    bed.backend.list()
+    assert locks.holders(note) == []
