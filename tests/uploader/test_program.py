@@ -15,6 +15,7 @@ import pytest
 from cumulus.blob.s3.bucket import Keys
 from cumulus.blob.s3.client import S3Client
 from cumulus.lib.unix_user import UnixUser
+from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
 from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
@@ -80,6 +81,7 @@ def test_keys_are_in_no_text_of_a_config() -> None:
 KILLED = """
 import os, signal, sys, threading
 sys.path.insert(0, {root!r})
+from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.s3_place import S3Place
@@ -192,3 +194,21 @@ def test_a_node_without_boto3_says_so(tmp_path: Path) -> None:
     assert "cumulus node setup" in answer["hint"]
     done = subprocess.run(bare, input=Config(f"file://{tmp_path}").encode(), capture_output=True, check=False)
     assert json.loads(done.stdout)["checkpoints"] == []
+
+
+def test_a_worker_has_it_in_its_distribution(tmp_path: Path) -> None:
+    """With nothing of the control plane, and no library but the standard one."""
+    wheel = distribution.build(tmp_path)
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "worker"], check=True)
+    save(tmp_path / "a", 1)
+    main = tmp_path / "worker" / "cumulus" / "uploader" / "__main__.py"
+    config = Config(f"file://{tmp_path}/shared").encode()
+    for verb in ("run", "list"):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", main, verb, str(tmp_path / "a")],
+            input=config,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+    assert [one["step"] for one in json.loads(done.stdout)["checkpoints"]] == [1]

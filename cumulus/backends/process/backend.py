@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -356,7 +357,8 @@ class ProcessBackend:
             if not observed.state.finished:
                 self._ensure_supervised(run)
             else:
-                run.copy_on(self._clock, self._environment)
+                with contextlib.suppress(OSError, subprocess.SubprocessError):
+                    run.copy_on(self._clock, self._environment)
             return observed
 
     def _ensure_supervised(self, run: Run) -> None:
