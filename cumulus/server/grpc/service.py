@@ -45,7 +45,8 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 30 * 60_000),
+    # Clients connect again when they have something to say.
+    ("grpc.max_connection_idle_ms", 5 * 60_000),
 ]
 
 
