@@ -73,7 +73,6 @@ def _bound(operator: str | None, *words: str | None) -> tuple[Version, Version]:
     pre = words[3]
     major, minor, patch = [*numbers, 0, 0, 0][:3]
     low = Version(major, minor, patch, _pre(pre[1:]) if pre else ((0, 0, ""),))
-    exact = low._replace(release=_pre(pre[1:])) if pre else low
     after = _next(numbers, len(numbers) - 1) if numbers else _END
     if operator == "^":
         first = next((index for index, number in enumerate(numbers) if number), len(numbers) - 1)
@@ -83,11 +82,13 @@ def _bound(operator: str | None, *words: str | None) -> tuple[Version, Version]:
     if operator == ">=":
         return low, _END
     if operator == ">":
-        return (exact._replace(release=((3, 0, ""),)) if len(numbers) == 3 else after), _END
+        return (low._replace(release=((3, 0, ""),)) if len(numbers) == 3 and not pre else after), _END
     if operator == "<":
         return _BEGIN, low
     if operator == "<=":
         return _BEGIN, after
+    if pre:
+        return low, low._replace(release=(*low.release, (0, 0, "")))
     return low, after
 
 

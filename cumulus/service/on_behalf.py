@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
@@ -52,13 +53,15 @@ class OnBehalf:
         """Each manifest that the person may not apply through a Source, and why."""
         identity = self._identity(submitter)
         found = []
+        may = cache(partial(self._access.may, identity, "patch"))
+        is_admin = self._access.is_admin(identity)
         for manifest in manifests:
             kind, key = manifest.kind, manifest.key
-            if kind.guarded and not self._access.is_admin(identity):
+            if kind.guarded and not is_admin:
                 said = f"a {kind.name} is applied from an admin's Source alone, and this is {one_line(identity.name)}'s"
                 found.append(manifest.problem(("kind",), said))
                 continue
-            decision = self._access.may(identity, "patch", kind.plural, key.namespace, key.name)
+            decision = may(kind.plural, key.namespace)
             if not decision.allowed:
                 said = f"{one_line(identity.name)}, whose Source it is, may not apply it: {decision.reason}"
                 found.append(manifest.problem(("metadata", "namespace"), said))

@@ -7,7 +7,8 @@ inventory and status are one write.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import orjson
@@ -47,6 +48,12 @@ _REMEMBERED = 64
 """Desired sets that are kept: a look at a Source whose revision is the same reads no file."""
 
 
+_Stamp = tuple[str, str, int]
+"""A Source's uid, the tree of its revision, and its generation."""
+_View = Callable[[Key], Document | None]
+"""Objects as the cache has them, each decoded once for a look."""
+
+
 class _Look(NamedTuple):
     """A revision that was read."""
 
@@ -66,14 +73,15 @@ class SourceReconciler:
         self._clock = clock
         self._recorder = recorder
         self._desired: OrderedDict[tuple[str, str], Desired] = OrderedDict()
-        self._settled: dict[str, tuple[tuple[str, int], dict[Key, bytes]]] = {}
-        """By uid: the revision and generation, and how each object looked that was as it is to be."""
+        self._settled: dict[tuple[str, str], tuple[_Stamp, dict[Key, bytes]]] = {}
+        """By Source: how each object looked that was as it is to be."""
 
     def reconcile(self, request: Request) -> Result:
         source = self._cache.get(Source, *request)
         if source is None or source.deleting or source.spec.suspend:
             self._room.following.forget(request)
             self._room.directories.forget(request)
+            self._settled.pop(request, None)
             return Done()
         source = self._taken(source)
         try:
@@ -141,22 +149,23 @@ class SourceReconciler:
             return self._failed(source, revision, SourceReason.INVALID, [problem])
         rewritten = changed and self._is_rewritten(source, look)
         facts = Facts(revision.revision, changed, look.missing, rewritten)
-        stamp = (revision.tree, source.metadata.generation or 0)
-        settled = frozenset() if changed else self._still_settled(source, stamp)
+        view = cache(self._cache.document)
+        stamp = (source.uid, revision.tree, source.metadata.generation or 0)
+        settled = frozenset() if changed else self._still_settled(source, stamp, view)
         plan = make_plan(
-            source, wanted, facts, self._stored, now=self._clock.now(), claimed=self._is_claimed,
+            source, wanted, facts, partial(self._stored, view), now=self._clock.now(), claimed=self._is_claimed,
             released=self._is_released, settled=settled,
         )  # fmt: skip
         if plan.problems:
             return self._failed(source, revision, SourceReason.INVALID, plan.problems)
-        return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten)
+        return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten, view)
 
     def _do(
-        self, source: Source, revision: Revision, plan: Plan, why: str, stamp: tuple[str, int],
-        settled: frozenset[Key], rewritten: bool,
+        self, source: Source, revision: Revision, plan: Plan, why: str, stamp: _Stamp, settled: frozenset[Key],
+        rewritten: bool, view: _View,
     ) -> Result:  # fmt: skip
         now = timestamp(self._clock.now())
-        after = status_of.planned(source, now, revision, plan, why, self._cache.document)
+        after = status_of.planned(source, now, revision, plan, why, view)
         if plan.steps:
             try:
                 after = self._commit(source, plan.steps, after)
@@ -167,10 +176,11 @@ class SourceReconciler:
         elif after != source.status:
             self._client.update_status(source.replace(status=after))
         self._tell(source, revision, plan, after, why, rewritten)
-        before = self._settled.get(source.uid)
+        name = (source.metadata.namespace or "", source.metadata.name)
+        before = self._settled.get(name)
         looks = dict(before[1]) if before is not None and before[0] == stamp else {}
         looks |= {key: _look_of(document) for key, document in plan.verified.items()}
-        self._settled[source.uid] = (stamp, {k: v for k, v in looks.items() if k in settled or k in plan.verified})
+        self._settled[name] = (stamp, {k: v for k, v in looks.items() if k in settled or k in plan.verified})
         if plan.replacing:
             return After(REPLACE_SECONDS)
         return After(DIRECTORY_SECONDS) if source.spec.directory is not None else Done()
@@ -189,8 +199,11 @@ class SourceReconciler:
         }
         if uids:
             after = status_of.with_uids(after, uids)
-            written = Source.model_validate(answers[-1])
-            self._client.update_status(written.replace(status=after))
+            version = answers[-1]["metadata"]["resourceVersion"]
+            metadata = source.metadata.model_copy(update={"resource_version": version})
+            self._client.store.update_status(
+                source.replace(metadata=metadata, status=after).to_json(), fence=self._client.fence
+            )
         return after
 
     def _failed(self, source: Source, revision: Revision, reason: SourceReason, problems: Sequence[Problem]) -> Result:
@@ -266,9 +279,9 @@ class SourceReconciler:
     def _is_new(self, source: Source) -> bool:
         return source.status.observed_generation != source.metadata.generation
 
-    def _stored(self, key: Key) -> Document | None:
+    def _stored(self, view: _View, key: Key) -> Document | None:
         """The view may be behind: that something is gone is never believed of it."""
-        found = self._cache.document(key)
+        found = view(key)
         if found is not None:
             return found
         try:
@@ -276,15 +289,12 @@ class SourceReconciler:
         except NotFound:
             return None
 
-    def _still_settled(self, source: Source, stamp: tuple[str, int]) -> frozenset[Key]:
-        known = self._settled.get(source.uid)
+    def _still_settled(self, source: Source, stamp: _Stamp, view: _View) -> frozenset[Key]:
+        known = self._settled.get((source.metadata.namespace or "", source.metadata.name))
         if known is None or known[0] != stamp:
             return frozenset()
-        return frozenset(
-            key
-            for key, look in known[1].items()
-            if (document := self._cache.document(key)) is not None and _look_of(document) == look
-        )
+        looks = known[1].items()
+        return frozenset(key for key, look in looks if (found := view(key)) is not None and _look_of(found) == look)
 
     def _is_claimed(self, namespace: str, name: str, key: Key) -> bool:
         try:

@@ -14,6 +14,7 @@ from cumulus.resources.registry import BY_NAME
 from cumulus.resources.source import (
     HistoryEntry,
     InventoryItem,
+    ItemState,
     PendingSync,
     Revision,
     Source,
@@ -116,14 +117,16 @@ def _synced(plan: Plan) -> tuple[bool, str, str]:
 
 
 def _healthy(inventory: Sequence[InventoryItem], state: Callable[[Key], Document | None]) -> tuple[bool, str, str]:
-    failed = [key for item in inventory if _failed(state(key := item_key(item)))]
+    failed = _failures(inventory, state)
     if not failed:
         return True, SourceReason.HEALTHY, ""
     return False, SourceReason.OBJECTS_FAILED, f"{failed[0]} has failed{_more(len(failed))}"
 
 
-def _failed(document: Document | None) -> bool:
-    return document is not None and BY_NAME[document["kind"]].failed(document)
+def _failures(inventory: Sequence[InventoryItem], state: Callable[[Key], Document | None]) -> list[Key]:
+    """The objects that have failed, of kinds that can."""
+    able = [item_key(item) for item in inventory if BY_NAME[item.kind].failed_phases]
+    return [key for key in able if (found := state(key)) is not None and BY_NAME[key.kind].failed(found)]
 
 
 def _more(count: int) -> str:
@@ -131,10 +134,10 @@ def _more(count: int) -> str:
 
 
 def _counts(plan: Plan, state: Callable[[Key], Document | None]) -> SourceCounts:
-    found = [state(item_key(item)) for item in plan.inventory]
-    failed = sum(map(_failed, found))
+    failed = len(_failures(plan.inventory, state))
+    there = sum(item.state in (ItemState.NONE, ItemState.IGNORED) for item in plan.inventory)
     return SourceCounts(
-        objects=len(plan.inventory), healthy=sum(document is not None for document in found) - failed, failed=failed,
+        objects=len(plan.inventory), healthy=there - failed, failed=failed,
         drifted=len(plan.drifted), unpruned=len(plan.unpruned), replacing=plan.replacing,
     )  # fmt: skip
 
