@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.backends.checkpoints import CheckpointStore, CheckpointUnseen, written_at
+from cumulus.backends.checkpoints import CheckpointStore, CheckpointUnseen, Saved, saved, written_at
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention, LogStore
+from cumulus.checkpoint import layout
 from cumulus.clock import timestamp
 
 
@@ -106,8 +107,61 @@ class CheckpointStoreConformance(ABC):
         assert found is not None
         assert found.written_at > "2026"
 
+    def test_the_newest_checkpoint_with_a_manifest_is_told(self, tmp_path: Path) -> None:
+        assert self.store(tmp_path).saved() is None
+        save(tmp_path, 5)
+        save(tmp_path, 12, size=7)
+        (tmp_path / "step-000000000013").mkdir()
+        (tmp_path / ".tmp-000000000014-1a2b3c4d").mkdir()
+        found = self.store(tmp_path).saved()
+        assert found is not None
+        assert (found.step, found.size, found.seconds) == (12, 7, 1.5)
+        assert found.path.endswith("/step-000000000012")
+        changed = os.stat(tmp_path / "step-000000000012" / layout.MANIFEST).st_ctime
+        assert found.time == timestamp(datetime.fromtimestamp(changed, UTC))
+        assert self.store(tmp_path).saved(found) == found
+        save(tmp_path, 13)
+        assert saved(self.store(tmp_path), found) not in (None, found)
+
+    @pytest.mark.parametrize("trick", ["link", "link of the directory", "pipe", "endless", "text", "another step"])
+    def test_what_is_no_manifest_is_not_believed(self, tmp_path: Path, trick: str) -> None:
+        victim = tmp_path / "victim"
+        victim.mkdir()
+        save(victim, 9)
+        place = tmp_path / "c"
+        (place / "step-000000000009").mkdir(parents=True)
+        manifest = place / "step-000000000009" / layout.MANIFEST
+        match trick:
+            case "link":
+                manifest.symlink_to(victim / "step-000000000009" / layout.MANIFEST)
+            case "link of the directory":
+                manifest.parent.rmdir()
+                manifest.parent.symlink_to(victim / "step-000000000009")
+            case "pipe":
+                os.mkfifo(manifest)
+            case "endless":
+                manifest.touch()
+                os.truncate(manifest, 2**40)
+            case "text":
+                manifest.write_text("[" * 100_000)
+            case "another step":
+                manifest.write_bytes((victim / "step-000000000009" / layout.MANIFEST).read_bytes())
+                manifest.parent.rename(place / "step-000000000010")
+        assert self.store(place).saved() is None
+
     def test_what_nobody_can_see_is_not_taken_for_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointUnseen):
             self.unseen(tmp_path).newest()
         assert written_at(self.unseen(tmp_path)) is None
         assert written_at(None) is None
+        known = Saved(1, "2030-01-01T00:00:00Z", 1, 1.0, "/c")
+        assert saved(None, known) == saved(self.unseen(tmp_path), known) == known
+
+
+def save(place: Path, step: int, size: int = 3) -> None:
+    """A checkpoint whose manifest tells of one file that is not there: nobody who only looks reads it."""
+    directory = place / layout.step_name(step)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = (layout.File("weights", size, "0" * 64),)
+    manifest = layout.Manifest(step, "2030-01-01T00:00:00Z", 1.5, 1, 1, 1, files)
+    (directory / layout.MANIFEST).write_bytes(manifest.encode())

@@ -35,7 +35,8 @@ class TestCheckpointFiles(CheckpointStoreConformance):
 
     def unseen(self, place: Path) -> CheckpointFiles:
         """On a file system that does not answer."""
-        self.monkeypatch.setattr(checkpoint, "_newest", lambda path: time.sleep(60))
+        for look in ("_newest", "newest_saved"):
+            self.monkeypatch.setattr(checkpoint, look, lambda *asked: time.sleep(60))
         return CheckpointFiles(str(place), patience=0.1)
 
 

@@ -174,3 +174,39 @@ def test_the_managers_engine_may_be_restarted(control: Control, whole: Lab) -> N
     assert control.ok("logs", "manager") == "done\n"
     assert len(control.attempts("manager")) == 1
     settled(control)
+
+
+def test_a_container_is_asked_for_a_checkpoint_and_the_job_goes_on_on_another_node(
+    control: Control, tmp_path: Path
+) -> None:
+    """The node writes the request into the container before Swarm sends the signal."""
+    kept = tmp_path / "shared"
+    kept.mkdir()
+    mount = {"source": str(kept), "target": "/ckpt"}
+    script = (
+        'stop() { cat "$CUMULUS_CHECKPOINT_REQUEST" > /ckpt/reason; echo "$n" > /ckpt/state; exit 75; }; '
+        "trap stop TERM; "
+        'n=$(cat /ckpt/state 2>/dev/null || echo 0); echo "from $n"; '
+        'while [ "$n" -lt 1000000 ]; do n=$((n+1)); echo "$n" > /ckpt/now; [ -e /ckpt/last ] && exit 0; sleep 0.1; done'
+    )
+    checkpoint = {"path": "/ckpt/c", "gracePeriod": "60s"}
+    control.apply(job("asked", script, duration="10m", mounts=[mount], checkpoint=checkpoint))
+    eventually(lambda: (kept / "now").exists() and int((kept / "now").read_text() or 0) > 5, 150, "steps")
+    first = control.attempts("asked")[0]["node"]
+    since = time.monotonic()
+    control.ok("suspend", "job", "asked")
+    control.ok("wait", "gpujob/asked", "--for=condition=Suspended", "--timeout=100s")
+    assert time.monotonic() - since < 40
+    assert (kept / "reason").read_text() == "Suspended\n"
+    control.ok("cordon", first)
+    try:
+        control.ok("resume", "job", "asked")
+        (kept / "last").touch()
+        control.ok("wait", "gpujob/asked", "--for=condition=Succeeded", "--timeout=200s")
+    finally:
+        control.ok("uncordon", first)
+    attempts = control.attempts("asked")
+    assert attempts[0]["reason"] == "Suspended"
+    assert attempts[-1]["node"] != first
+    assert control.ok("logs", "asked") == f"from {(kept / 'state').read_text()}"
+    settled(control)

@@ -9,12 +9,13 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
+from cumulus.backends.base import Checkpointing, EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import backend, layout
 from cumulus.chronos.contract import Device, LeaseRequest
@@ -239,6 +240,31 @@ class TestAttacks:
             _, end = bed.run("sh", "-c", script, job=job, checkpoint_path=str(path), **of(users[0]))
             assert end.checkpoint_at is not None
             assert end.checkpoint_at[:2] == seen
+
+    def test_a_checkpoint_is_asked_for_and_read_as_the_user(self, bed: ProcessBed, users: tuple[User, User]) -> None:
+        """The place of its files is the user's: a link there leads the node to nothing that the user may not have."""
+        victim = bed.directory / "victim"
+        victim.write_text("root's")
+        victim.chmod(0o600)
+        script = (
+            'cd ..; ln -s VICTIM checkpoint-request; mkdir -p "$CUMULUS_CHECKPOINT_PATH/step-000000000001"; '
+            'ln -s VICTIM "$CUMULUS_CHECKPOINT_PATH/step-000000000001/manifest.json"; : > work/ready; '
+            "while ! grep -qs Suspended checkpoint-request; do sleep 0.05; done; stat -c %u checkpoint-request; exit 75"
+        )
+        asked = Checkpointing(keep=2)
+        work = bed.work(
+            "sh", "-c", script.replace("VICTIM", str(victim)), grace=20.0,
+            **of(users[0], checkpoint_path="saved", checkpointing=asked),
+        )  # fmt: skip
+        # A shell has no handler, and would end by the signal before it has looked.
+        work = replace(work, command=("sh", "-c", f"trap : TERM; {work.command[2]}"))
+        bed.backend.start(work)
+        bed.until((files(bed, users[0], work) / "a1-r0" / "work" / "ready").exists)
+        bed.backend.stop(work.name, 20.0, "Suspended")
+        end = bed.finish(work)
+        assert (end.exit_code, end.checkpoint) == (75, None)
+        assert victim.read_text() == "root's"
+        assert bed.log(work).split()[-1] == str(users[0].uid).encode()
 
     def test_a_setuid_program_ends_with_its_job(self, bed: ProcessBed, users: tuple[User, User]) -> None:
         """Jobs are not held to no_new_privs: what has become root is ended all the same."""
