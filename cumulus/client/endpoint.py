@@ -148,7 +148,7 @@ def parse_server(text: str, source: str) -> str:
             f"{source} names {scheme}://, and a server is asked over TLS alone", hint="write https://HOST:PORT"
         )
     raise UsageError(
-        f"{source} is {text!r}, a gRPC address, which commands can't use yet",
+        f"{source} is {text!r}, a gRPC address, which only cumulus.sdk uses",
         hint="write the address of the HTTP API: https://HOST:PORT",
     )
 

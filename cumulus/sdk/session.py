@@ -69,6 +69,8 @@ class Session:
     def __init__(
         self, caller: Caller, asked: CallOptions, *, code_of: Callable[..., Any] | None = None, prints: bool = True
     ) -> None:
+        if asked.get("retries"):
+            raise UsageError("a session is not tried again: what it kept would be lost", hint="leave retries out")
         prepared = caller.prepare(bool, (), {}, asked, attended=True, session=True, code_of=code_of,
             name=pickling.name_of(code_of) if code_of else "session",
         )  # fmt: skip
@@ -142,12 +144,15 @@ class Session:
                 return
             self._closed = True
             self._changed.notify_all()
+        self._end()
+        self._background.close()
+        self._fail(Cancelled(f"session {self.name} was closed", call=self.name))
+
+    def _end(self) -> None:
         self._attendance.__exit__()
         with contextlib.suppress(CumulusError):
             # Where the server is away, or the client is closed, its silence ends the session.
             self._job.cancel()
-        self._background.close()
-        self._fail(Cancelled(f"session {self.name} was closed", call=self.name))
 
     def __enter__(self) -> Self:
         return self
@@ -175,8 +180,10 @@ class Session:
             connection.again(self._exchange, patience=transport.long)
         except CumulusError as error:
             self._fail(self._why(error))
+            self._end()
         except BaseException as error:
             self._fail(error)
+            self._end()
             raise
 
     def _exchange(self) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ class FakeJob:
         self.process: subprocess.Popen[bytes] | None = None
         self.deleted = False
         self.attended = 0
+        self.held = False
+        """Not over when its process ends: another one is to come."""
 
     def end(self, found: Outcome, result: bytes = b"") -> None:
         """As the job controller would."""
@@ -106,6 +109,12 @@ class FakeOrchestrator(OrchestratorServicer):
         self.stop()
         for job in self.jobs.values():
             self.kill(job)
+
+    def start_again(self, job: FakeJob) -> None:
+        """As another attempt would."""
+        job.held = False
+        shutil.rmtree(job.directory)
+        threading.Thread(target=self._execute, args=(job,), daemon=True).start()
 
     def kill(self, job: FakeJob) -> None:
         if job.process is not None and job.process.poll() is None:
@@ -280,8 +289,11 @@ class FakeOrchestrator(OrchestratorServicer):
                 found, size, chunks = connection.call(len(payload), [payload])
                 result = b"".join(chunks)
             except (session.SessionEnded, OSError):
-                job.over.wait(5)
-                context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the session ended")
+                if not job.held:
+                    job.over.wait(5)
+                error = pb.Error(reason="BackendError", message="the session went away")
+                context.set_trailing_metadata((("cumulus-error-bin", error.SerializeToString()),))
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the session went away")
             yield pb.CallResponse(id=start.id, outcome=found.to_json(), size=size, data=result)
             message = next(request_iterator, None)
 
@@ -313,6 +325,8 @@ class FakeOrchestrator(OrchestratorServicer):
                 job.log += data
                 job.changed.notify_all()
         code = job.process.wait()
+        if job.held:
+            return
         try:
             found = Outcome.read((job.directory / envelope.OUTCOME).read_bytes(), OF_RUNNER)
             result = (job.directory / envelope.RESULT).read_bytes() if found.result else b""

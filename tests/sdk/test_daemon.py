@@ -169,6 +169,55 @@ def test_the_servers_are_killed_during_a_run(bed: Bed, tmp_path: Path) -> None:
     assert program.returncode == 0, err
 
 
+def test_map_goes_on_while_the_server_is_killed(bed: Bed, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    bed.write(
+        "noting.py",
+        """
+        def note(path, value):
+            import time
+            with open(path, "a") as file:
+                file.write(f"{value}\\n")
+            time.sleep(0.002)
+            return value * value
+        """,
+    )
+    program = bed.start(
+        "maps.py",
+        f"""
+        from cumulus.sdk import CumulusClient
+        from noting import note
+        with CumulusClient() as client:
+            results = client.starmap(note, [({str(notes)!r}, value) for value in range(1000)], workers=2)
+            found = []
+            for value in results:
+                found.append(value)
+                if len(found) in (10, 300, 600):
+                    print(len(found), flush=True)
+        assert found == [value * value for value in range(1000)]
+        print(sum(results.attempts.values()))
+        """,
+    )
+    assert program.stdout is not None
+    for count in ("10", "300", "600"):
+        assert program.stdout.readline() == f"{count}\n", program.communicate()
+        for pid in _grpc_servers(bed.daemons[-1].pid):
+            os.kill(pid, signal.SIGKILL)
+    out, err = program.communicate(timeout=90)
+    assert program.returncode == 0, err
+    assert out == "1000\n", "each item was begun once"
+    assert sorted(map(int, notes.read_text().split())) == list(range(1000)), "each item ran once"
+
+
+def _grpc_servers(daemon: int) -> list[int]:
+    """Processes of the daemon that answer gRPC."""
+    found = []
+    for child in Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split():
+        if b"cumulus.server.grpc" in Path(f"/proc/{child}/cmdline").read_bytes():
+            found.append(int(child))
+    return found
+
+
 def test_ctrl_c_cancels_and_a_dead_client_is_noticed(bed: Bed) -> None:
     text = """
         from cumulus.sdk import CumulusClient

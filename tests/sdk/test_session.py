@@ -13,7 +13,7 @@ import pytest
 
 from cumulus.calls.outcome import Outcome
 from cumulus.errors import CumulusError, UsageError
-from cumulus.sdk import AsyncCumulusClient, Cancelled, Crashed, CumulusClient, NotPicklable
+from cumulus.sdk import AsyncCumulusClient, Cancelled, Crashed, CumulusClient, NodeLost, NotPicklable
 from cumulus.sdk import transport as transport_module
 from tests.sdk.fake_orchestrator import FakeOrchestrator
 from tests.waiting import eventually
@@ -88,9 +88,26 @@ def test_a_session_ends_with_its_process(client: CumulusClient, orchestrator: Fa
     with pytest.raises(Crashed):
         session.run(os.getpid)
     session.close()
+    with pytest.raises(UsageError, match="retries"):
+        client.session(retries=1)
     orchestrator.next_outcome = Outcome("LeaseExpired"), b""
     with client.session() as session, pytest.raises(CumulusError, match="LeaseExpired"):
         session.run(os.getpid)
+
+
+def test_another_process_does_not_go_on_for_a_session(
+    client: CumulusClient, orchestrator: FakeOrchestrator, state: Any
+) -> None:
+    with client.session() as session:
+        session.run(state.keep, 1)
+        job = orchestrator.last
+        job.held = True
+        orchestrator.kill(job)
+        eventually(lambda: job.process is not None and job.process.poll() is not None)
+        orchestrator.start_again(job)
+        with pytest.raises(NodeLost, match="and what it kept"):
+            session.run(state.keep, 2)
+        eventually(lambda: job.deleted, what="its job is cancelled")
 
 
 def test_a_session_needs_its_code_from_the_beginning(client: CumulusClient, project: Path) -> None:
