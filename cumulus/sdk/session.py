@@ -70,7 +70,7 @@ class Session:
         self, caller: Caller, asked: CallOptions, *, code_of: Callable[..., Any] | None = None, prints: bool = True
     ) -> None:
         if asked.get("retries"):
-            raise UsageError("a session is not tried again: what it kept would be lost", hint="leave retries out")
+            raise UsageError("a session takes no retries: what it kept would be lost")
         prepared = caller.prepare(bool, (), {}, asked, attended=True, session=True, code_of=code_of,
             name=pickling.name_of(code_of) if code_of else "session",
         )  # fmt: skip
