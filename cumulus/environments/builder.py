@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -120,26 +121,50 @@ class _Teller:
 
 
 def _fill(building: str, document: Document, python: str, cache: EnvironmentCache, teller: _Teller) -> str:
-    """Make an environment in the directory. Returns the name of the program that did it."""
-    listed = os.path.join(building, "requirements.txt")
+    """Make an environment in the directory. Returns the name of the program that did it.
+
+    Nothing that was installed is run, so that a package is never this user: an environment's own Python would run its
+    .pth files, and its own pip what another package put in its place.
+    """
     inside = os.path.join(building, "bin", "python")
     strict = ["--require-hashes"] if document.hashed else []
     strict += ["--only-binary", ":all:"] if cache.shared else []
     uv = _uv()
-    if uv:
-        teller.run([uv, "venv", "--no-project", "--allow-existing", "--python", python, building], "uv venv")
-        install = [uv, "pip", "install", "--compile-bytecode", "--python", inside, *strict]
-    else:
-        teller.run(
-            [python, "-I", "-m", "venv", building], "python -m venv (it needs ensurepip: python3-venv on Debian)"
-        )
-        install = [inside, "-I", "-m", "pip", "install", "--no-input", *strict]
-    if document.requirements.strip():
+    with tempfile.TemporaryDirectory() as temporary:
+        listed = os.path.join(temporary, "requirements.txt")
         with open(listed, "w", encoding="utf-8") as file:
             file.write(document.requirements)
-        teller.run([*install, "--requirement", listed], f"{'uv ' if uv else ''}pip install")
-        os.unlink(listed)  # It may hold the account of an index.
+        wanted = ["install", *strict, "--requirement", listed]
+        if uv:
+            teller.run([uv, "venv", "--no-project", "--allow-existing", "--python", python, building], "uv venv")
+            if document.requirements.strip():
+                teller.run([uv, "pip", *wanted, "--python", inside], "uv pip install")
+        else:
+            teller.run([python, "-I", "-m", "venv", "--without-pip", building], "python -m venv")
+            if document.requirements.strip():
+                tool = python
+                if not _has_pip(python):
+                    teller.run([python, "-I", "-m", "venv", temporary], "python -m venv (on Debian: python3-venv)")
+                    tool = os.path.join(temporary, "bin", "python")
+                pip = [tool, "-I", "-m", "pip", "--python", inside]
+                teller.run([*pip, *wanted, "--no-input", "--no-compile"], "pip install")
+    # The base Python sees only text here. Packages carry templates and tests that are no valid source: no failure.
+    with contextlib.suppress(EnvironmentFailed):
+        teller.run([python, "-I", "-S", "-m", "compileall", "-qq", os.path.join(building, "lib")], "compileall")
     return "uv" if uv else "pip"
+
+
+def _has_pip(python: str) -> bool:
+    """Whether that Python has a pip that can install for another one: 22.3 or newer."""
+    try:
+        done = subprocess.run(
+            [python, "-I", "-m", "pip", "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, timeout=30, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return False
+    found = re.match(rb"pip (\d+)\.(\d+)", done.stdout)
+    return found is not None and (int(found[1]), int(found[2])) >= (22, 3)
 
 
 def _uv() -> str | None:

@@ -144,7 +144,10 @@ class EnvironmentCache:
         for name in os.listdir(self.root):
             match = _LEFT.fullmatch(name)
             if match and match[1] == key:
-                delete_tree(os.path.join(self.root, name))
+                path = os.path.join(self.root, name)
+                # A shared one is read-only, for its owner too.
+                os.chmod(path, 0o700)
+                delete_tree(path)
 
     def _lock(self, key: str) -> str:
         return os.path.join(self.root, f"{key}.lock")

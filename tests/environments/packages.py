@@ -7,18 +7,22 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 PROGRAM = "print-answer"
 
 
 class Index:
-    """An index of `answer` (pure Python, with a program) and `built`, of which there is only a source distribution."""
+    """An index of `answer` (pure Python, with a program), `evil` (runs code as soon as a Python starts beside it) and
+    `built` (there is only a source distribution)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.hashes: dict[str, str] = {}
         self._add("answer", "answer-1.0-py3-none-any.whl", _wheel("answer", "1.0"))
+        self._add("evil", "evil-1.0-py3-none-any.whl", _wheel("evil", "1.0", EVIL))
         self._add("built", "built-1.0.tar.gz", _source("built", "1.0"))
 
     @property
@@ -41,13 +45,19 @@ class Index:
         (directory / "index.html").write_text(f'<a href="{file}#sha256={digest}">{file}</a>')
 
 
-def _wheel(name: str, version: str) -> bytes:
+_TRACE = 'import os; open(os.environ["HOME"] + "/evil-ran", "w").close()\n'
+EVIL = {"evil.pth": _TRACE, "sitecustomize.py": _TRACE, "pip/__init__.py": _TRACE, "pip/__main__.py": _TRACE}
+"""What Python runs of a package before anybody imports it."""
+
+
+def _wheel(name: str, version: str, more: Mapping[str, str] = MappingProxyType({})) -> bytes:
     info = f"{name}-{version}.dist-info"
     files = {
+        **more,
         f"{name}.py": f"value = 42\n\n\ndef main():\n    print(value, __file__)\n# {name}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{PROGRAM} = {name}:main\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\nprint-{name} = {name}:main\n",
     }
     record = ""
     for path, text in files.items():

@@ -64,18 +64,26 @@ def _run(python: str, code: str) -> str:
 
 
 @pytest.mark.parametrize("uv", [True, False], ids=["uv", "pip"])
-def test_what_is_asked_for_can_be_imported(make: Callable[..., str], index: Index, uv: bool) -> None:
+def test_what_is_asked_for_can_be_imported(
+    make: Callable[..., str], index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     said: list[str] = []
-    python = make(index.locked("answer"), hashed=True, uv=uv, say=said.append)
+    wanted = index.locked("answer", "evil")
+    python = make(wanted, hashed=True, uv=uv, say=said.append)
+    # Else a package of one user's would be the builder of what others use.
+    assert not (tmp_path / "evil-ran").exists(), "the build ran what it installed"
     assert _run(python, "import answer; print(answer.value)") == "42"
+    assert (tmp_path / "evil-ran").exists(), "this package runs where it can"
     assert said[-1].startswith("environment: built in ")
     assert said[-1].endswith(" with uv" if uv else " with pip")
+    assert [*Path(python).parents[1].rglob("answer.*.pyc")] != []
     # Programs start where the environment lies now, not where it was built.
     program = Path(python).parent / PROGRAM
     assert ".building-" not in program.read_text()
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout.startswith("42 ")
     again: list[str] = []
-    assert make(index.locked("answer"), hashed=True, uv=uv, say=again.append) == python
+    assert make(wanted, hashed=True, uv=uv, say=again.append) == python
     assert again == []
 
 
@@ -208,6 +216,10 @@ class TestUsers:
         assert {path.stat().st_uid for path in found} == {service.uid}
         assert [path for path in found if path.stat().st_mode & 0o222] == []
         assert user.sh('touch "$1/x"', str(cache)).returncode != 0
+        # Their builder deletes it in the end, with the next one that it builds.
+        os.utime(cache / f"{environment.name}.lock", (0, 0))
+        other = _for(user, Document(_python(), "# none", True), cache, index)
+        assert [path.name for path in cache.iterdir() if path.is_dir()] == [Path(other).parents[1].name]
 
     def test_what_needs_a_build_is_built_as_the_user_and_is_theirs(
         self, users: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
