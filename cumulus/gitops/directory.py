@@ -60,6 +60,8 @@ def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, bytes]
                     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                     yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", depth + 1)
                 elif stat.S_ISREG(status.st_mode) and name.endswith(SUFFIXES):
+                    if not f"{prefix}{name}".isprintable():
+                        raise ValueError(f"holds the file {prefix + name!r}, whose name has control characters")
                     yield prefix + name, _content(name, directory, prefix)
             except FileNotFoundError:
                 continue  # An editor replaced it meanwhile; it is looked at again.

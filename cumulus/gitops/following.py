@@ -12,12 +12,15 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from cumulus.clock import Clock
+from cumulus.errors import CumulusError
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.git import Credentials, Repository
 from cumulus.gitops.programs import Limits
@@ -25,13 +28,20 @@ from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.git_url import GitUrl
 from cumulus.resources.source import GitSource, Revision
 
+MOST_OF_A_USER = 3
+"""Servers that are asked at once for one user."""
 LEAST_SECONDS = 5.0
 """No server is asked more often, unless somebody asks for it."""
+_PATIENCE = 2.0
 TIDY_SECONDS = 3600.0
 """How often clones that nobody uses are deleted."""
 _LONGEST_WAIT = 60.0
 SPREAD = 0.1
 """Of an interval: not all servers are asked at the same moment."""
+
+
+class Busy(CumulusError):
+    """The clone is in use for now."""
 
 
 class Where(NamedTuple):
@@ -122,8 +132,8 @@ class Following:
                 return None
             revision, object, tree = found.revision, found.object, found.trees.get(path)
         if tree is None:
-            with self.lock(where):
-                tree = self.repository(where).trees(revision.revision, [path])[path]
+            with self.reading(where) as repository:
+                tree = repository.trees(revision.revision, [path])[path]
             with self._news:
                 if found.revision is revision:
                     found.trees[path] = tree
@@ -149,8 +159,18 @@ class Following:
     def repository(self, where: Where) -> Repository:
         return Repository(self._directory(where), where.url, where.user, self._limits)
 
-    def lock(self, where: Where) -> threading.RLock:
-        """Held by whoever uses the clone: another thread may be making it anew."""
+    @contextmanager
+    def reading(self, where: Where) -> Iterator[Repository]:
+        """The clone, while nobody fetches into it or makes it anew. Raises Busy where somebody does for long."""
+        lock = self._lock(where)
+        if not lock.acquire(timeout=_PATIENCE):
+            raise Busy(f"{where.url} is being fetched")
+        try:
+            yield self.repository(where)
+        finally:
+            lock.release()
+
+    def _lock(self, where: Where) -> threading.RLock:
         with self._news:
             return self._locks.setdefault(self._directory(where), threading.RLock())
 
@@ -204,7 +224,10 @@ class Following:
                         shutil.rmtree(clone, ignore_errors=True)
 
     def _next(self) -> _Follow | None:
-        waiting = [found for found in self._follows.values() if not found.running]
+        """The one that is due first. Servers that one user's Sources ask, and that take their time, keep no other user
+        waiting."""
+        running = Counter(found.where.user for found in self._follows.values() if found.running)
+        waiting = (f for f in self._follows.values() if not f.running and running[f.where.user] < MOST_OF_A_USER)
         return min(waiting, key=lambda found: found.due, default=None)
 
     def _leave(self, source: tuple[str, str]) -> None:
@@ -222,7 +245,7 @@ class Following:
         self.asked += 1
         try:
             credentials = self.credentials(where)
-            with self.lock(where):
+            with self._lock(where):
                 repository = self.repository(where)
                 ref, object = repository.look(where.git, credentials)
                 if before is None or object != found.object or found.error is not None:
@@ -232,6 +255,8 @@ class Following:
                         with self._news:
                             paths = sorted({path for path, _ in found.members.values()})
                         trees = repository.trees(commit, paths)
+                        new = [tree for path, tree in trees.items() if tree and tree != found.trees.get(path)]
+                        repository.have(new, credentials)
         except SourceUnreadable as raised:
             error = raised
         with self._news:
@@ -251,7 +276,7 @@ class Following:
         self, found: _Follow, revision: Revision | None, trees: dict[str, str], error: SourceUnreadable | None
     ) -> list[tuple[str, str]]:
         """The Sources that see something else than before."""
-        if str(error or "") != str(found.error or "") or found.revision is None or found.where.git.commit is not None:
+        if str(error or "") != str(found.error or "") or found.revision is None:
             return list(found.members)
         if error is not None or revision is found.revision:
             return []

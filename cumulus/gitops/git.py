@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,6 +150,8 @@ class Repository:
                 continue
             if any(part.startswith(".") for part in path.split("/")):
                 continue
+            if not path.isprintable():
+                raise SourceUnreadable(SourceReason.INVALID, f"the name of the file {path!r} holds control characters")
             found.append(File(path, rest.rpartition(b" ")[2].decode()))
         if len(found) > MOST_FILES:
             raise SourceUnreadable(SourceReason.INVALID, f"the path holds more than {MOST_FILES:,} manifests; split it")
@@ -173,6 +175,16 @@ class Repository:
             raise SourceUnreadable(SourceReason.INVALID, f"the manifests have more than {MOST_BYTES // 2**20} MiB")
         held = self._contents(oids)
         return {file.path: held[file.oid] for file in files}
+
+    def have(self, trees: Sequence[str], credentials: Credentials) -> None:
+        """Fetch the manifests of these trees, all at once, so that `read` need not."""
+        oids: dict[str, None] = {}
+        for tree in dict.fromkeys(trees):
+            with suppress(SourceUnreadable):
+                # What is wrong with a tree is told to whom it concerns.
+                oids.update(dict.fromkeys(file.oid for file in self.files(tree)))
+        if oids and (missing := sorted(oids.keys() - self._sizes(list(oids)).keys())):
+            self._fetch_contents(missing, credentials)
 
     def verify(self, what: str, keys: Mapping[str, bytes], *, tag: bool) -> None:
         """Raises SourceUnreadable unless the commit, or tag object, is signed by one of the keys: `allowed_signers` for

@@ -17,7 +17,7 @@ from cumulus.service.on_behalf import OnBehalf
 from cumulus.service.service import Service
 from cumulus.store.base import Store
 
-THREADS = 4
+THREADS = 6
 """Servers that are asked at once."""
 
 

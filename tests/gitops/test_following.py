@@ -77,6 +77,25 @@ def test_a_thousand_calls_are_two_questions(repo: Repo, tmp_path: Path) -> None:
     assert following.asked == 2
 
 
+def test_one_users_slow_servers_keep_no_other_waiting(tmp_path: Path) -> None:
+    from cumulus.lib.unix_user import UnixUser
+
+    clock = SystemClock()
+    following = Following(tmp_path / "sources", clock, lambda namespace, name: Credentials())
+    users = [UnixUser(uid, uid, (uid,), f"u{uid}", "/", "/bin/sh") for uid in (5001, 5002)]
+    for n in range(9):
+        where = Where(users[0], parse_url(f"https://slow.example.org/{n}"), (), "default", "")
+        following.follow(("default", f"slow-{n}"), where, "", 60.0)
+    last = Where(users[1], parse_url("https://git.example.org/r"), (), "default", "")
+    following.follow(("default", "other"), last, "", 60.0)
+    running = []
+    while (found := following._next()) is not None:
+        found.running = True
+        running.append(found.where.user)
+    assert running.count(users[0]) == 3
+    assert running.count(users[1]) == 1
+
+
 def test_a_clone_that_nobody_uses_goes(repo: Repo, tmp_path: Path) -> None:
     repo.commit({"a.yaml": "a"})
     following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())

@@ -115,6 +115,13 @@ def test_a_file_that_is_too_large_is_refused(content: Repo, tmp_path: Path) -> N
         read(opened(content.url, tmp_path), content.url)
 
 
+def test_a_name_with_control_characters_is_refused(content: Repo, tmp_path: Path) -> None:
+    content.commit({"evil\n\x1b[2J.yaml": "a"})
+    with pytest.raises(SourceUnreadable, match="control characters") as caught:
+        read(opened(content.url, tmp_path), content.url)
+    assert str(caught.value).isprintable()
+
+
 def test_a_pack_that_is_too_large_is_cut_off(content: Repo, tmp_path: Path) -> None:
     (content.path / "noise.yaml").write_bytes(os.urandom(3 * 2**20))
     content.commit({})

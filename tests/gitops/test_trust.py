@@ -22,6 +22,7 @@ from tests.gitops.cluster import Cluster, Repo, job
 from tests.service.test_access import binding
 
 ANN = Submitter("ann", 1001)
+NO_ACCOUNT = 2_000_000_007
 GRANT = """
 apiVersion: cumulus.dev/v1alpha1
 kind: RoleBinding
@@ -33,7 +34,8 @@ subjects: [{kind: User, name: ann}]
 
 class FakeAccounts(Accounts):
     def of_uid(self, uid: int) -> Identity:
-        return {1001: Identity("ann", 1001), 0: Identity("root", 0)}[uid]
+        known = {1001: "ann", 0: "root", NO_ACCOUNT: "gone"}
+        return Identity(known[uid], uid)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_who_is_not_who_they_were_may_nothing(behalf: OnBehalf) -> None:
     with pytest.raises(Forbidden, match="no Unix user"):
         behalf.user_of(Submitter("token-only"))
     with pytest.raises(Forbidden, match="no account"):
-        behalf.user_of(ANN)
+        behalf.user_of(Submitter("gone", NO_ACCOUNT))
 
 
 def test_a_role_that_is_taken_away_stops_the_source(cluster: Cluster, repo: Repo) -> None:

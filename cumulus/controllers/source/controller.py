@@ -20,12 +20,12 @@ from cumulus.gitops import directories
 from cumulus.gitops.desired import NOTHING, Desired, desired
 from cumulus.gitops.directory import digest
 from cumulus.gitops.errors import SourceUnreadable
-from cumulus.gitops.following import Seen, Where
+from cumulus.gitops.following import Busy, Seen, Where
 from cumulus.gitops.room import SourceRoom, secret
 from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
 from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
-from cumulus.machinery.reconcile import After, Done, Request, Result
+from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
 from cumulus.resources.annotations import SYNC_REQUESTED
@@ -88,6 +88,8 @@ class SourceReconciler:
             user = self._room.submitters.user_of(_submitter(source))
             look = self._directory(source, user) if source.spec.directory is not None else self._git(source, user)
             return Done() if look is None else self._sync(source, look)
+        except Busy as error:
+            raise Retry(str(error)) from None
         except SourceUnreadable as error:
             return self._unreadable(source, error.reason, _said(error))
         except Forbidden as error:
@@ -236,8 +238,7 @@ class SourceReconciler:
         if files is None:
             assert look.where is not None
             following = self._room.following
-            with following.lock(look.where):
-                repository = following.repository(look.where)
+            with following.reading(look.where) as repository:
                 listed = repository.files(look.revision.tree)
                 files = repository.read(listed, following.credentials(look.where)) if listed else {}
         found = desired(files, namespace)
@@ -257,8 +258,7 @@ class SourceReconciler:
             said = f"the secret {demanded.keys} has neither allowed_signers nor gpg-keys"
             raise SourceUnreadable(SourceReason.CREDENTIALS, said)
         tag = demanded.object == "Tag"
-        with self._room.following.lock(look.where):
-            repository = self._room.following.repository(look.where)
+        with self._room.following.reading(look.where) as repository:
             repository.verify(look.object if tag else look.revision.revision, keys, tag=tag)
         return look.revision.model_copy(update={"signature": "Verified"})
 
@@ -267,8 +267,7 @@ class SourceReconciler:
         synced = source.status.synced
         if synced is None or look.where is None or source.spec.pin is not None:
             return False
-        with self._room.following.lock(look.where):
-            repository = self._room.following.repository(look.where)
+        with self._room.following.reading(look.where) as repository:
             return not repository.descends(look.revision.revision, synced.revision)
 
     def _check_refusals(self, source: Source, wanted: Desired) -> None:
