@@ -19,13 +19,26 @@ class CheckpointFound:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointCopied:
+    """How far the copy beyond the node is, as the uploader tells. `step`: of the newest that is whole there, None where
+    there is none; `problem`: why it does not get on, "" where it does."""
+
+    step: int | None = None
+    size: int = 0
+    at: str = ""
+    copying: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobCheckpoints:
-    """`found`: newest first."""
+    """`found`: newest first. `copied`: None where no uploader has said anything."""
 
     node: str
     path: str
     uri: str
     found: tuple[CheckpointFound, ...] = ()
+    copied: CheckpointCopied | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Reads the checkpoints of a job on this machine, as the user whose job it is: `python -I -S checkpoint_files.py`.
 
     list PATH            a line of JSON for each: what its manifest tells, or what is wrong with it
+    copied PATH          how far the copy beyond this machine is, as the uploader tells
     verify PATH STEP…    the same, after every byte was read
     send PATH STEP       its manifest and files: a line of JSON with a size before the bytes of each
     prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
@@ -23,6 +24,7 @@ if __name__ == "__main__":
 
 from cumulus.checkpoint import layout
 from cumulus.lib.unix_user import UnixUser, become
+from cumulus.uploader import status
 
 _CHUNK = 2**20
 
@@ -46,6 +48,18 @@ def main(arguments: Sequence[str]) -> int:
 def _list(path: str, steps: Sequence[str]) -> None:
     for step in layout.steps(path):
         _tell(step, partial(layout.read_manifest, path, step))
+
+
+def _copied(path: str, _: Sequence[str]) -> None:
+    found = status.read(path)
+    if found is None:
+        return
+    _say(
+        {
+            "step": found.step, "size": found.size, "at": found.uploaded_at, "copying": found.uploading,
+            "problem": found.error,
+        }
+    )  # fmt: skip
 
 
 def _verify(path: str, steps: Sequence[str]) -> None:
@@ -108,7 +122,7 @@ def _write(data: bytes) -> None:
 
 
 _VERBS: Mapping[str, Callable[[str, Sequence[str]], None]] = {
-    "list": _list, "verify": _verify, "send": _send, "prune": _prune,
+    "list": _list, "copied": _copied, "verify": _verify, "send": _send, "prune": _prune,
 }  # fmt: skip
 
 if __name__ == "__main__":

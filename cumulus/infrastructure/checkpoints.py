@@ -14,6 +14,7 @@ from typing import IO, Any
 from cumulus import paths
 from cumulus.answers.checkpoints import (
     CheckpointBytes,
+    CheckpointCopied,
     CheckpointFile,
     CheckpointFound,
     CheckpointManifest,
@@ -29,7 +30,7 @@ from cumulus.secrets import JobSecrets
 
 _CHUNK = 256 * 2**10
 _LONGEST_LINE = 64 * 2**10
-_LONGEST = {"list": 30.0, "prune": 300.0, "verify": 3600.0, "send": 6 * 3600.0}
+_LONGEST = {"list": 30.0, "copied": 30.0, "prune": 300.0, "verify": 3600.0, "send": 6 * 3600.0}
 """Seconds that it may take."""
 
 
@@ -49,6 +50,11 @@ class CheckpointFiles:
 
     def list(self) -> Sequence[CheckpointFound]:
         return self._found("list")
+
+    def copied(self) -> CheckpointCopied | None:
+        with _reading(self._user, "copied", self.path) as said:
+            line = _line(said)
+        return None if not line else CheckpointCopied(**{**line, "problem": one_line(str(line["problem"]))})
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:
         with _reading(self._user, "verify", self.path, *_step(step)) as said:

@@ -36,7 +36,8 @@ class Checkpoints:
         job = self._job(identity, key)
         reader = self._reader(job, _node(job))
         uri = str(lookup(job, "status.checkpoint.uri") or lookup(job, "spec.checkpoint.uri") or "")
-        return JobCheckpoints(_node(job), reader.path, uri, tuple(reader.list()))
+        copied = reader.copied() if uri else None
+        return JobCheckpoints(_node(job), reader.path, uri, tuple(reader.list()), copied)
 
     def verify(self, identity: Identity, key: Key, *, step: int | None = None) -> Iterator[CheckpointFound]:
         """Read every byte of one checkpoint, or of all, and tell what is wrong with each."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from cumulus.resources.key import Document
 
 if TYPE_CHECKING:
-    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece
+    from cumulus.answers.checkpoints import CheckpointCopied, CheckpointFound, CheckpointPiece
     from cumulus.answers.nodes import HostKey, WorkerAnswer
     from cumulus.answers.swarm import (
         ImageStep,
@@ -48,6 +48,10 @@ class CheckpointReader(Protocol):
 
     def list(self) -> Sequence[CheckpointFound]:
         """Newest first, as their manifests tell."""
+        ...
+
+    def copied(self) -> CheckpointCopied | None:
+        """How far the copy beyond the node is; None where nothing is known."""
         ...
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:

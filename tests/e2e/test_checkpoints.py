@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from itertools import pairwise
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cumulus.uploader import catalog
+from cumulus.uploader.directory_place import DirectoryPlace
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
@@ -104,3 +107,23 @@ def test_a_drained_node_is_free_as_soon_as_its_jobs_have_saved(machine: Machine,
     machine.ok("uncordon", node)
     eventually(lambda: steps(log)[-1] > saved["step"], what="goes on")
     assert steps(log) == list(range(len(steps(log))))
+
+
+def test_what_is_saved_leaves_the_node_and_comes_back(machine: Machine, tmp_path: Path) -> None:
+    """Between two leases the node loses its disk."""
+    machine.serve()
+    machine.ready()
+    log, shared = tmp_path / "steps", tmp_path / "shared"
+    machine.apply(training("t", log, last=200, every="500ms", gracePeriod="1s", uri=f"file://{shared}"))
+    place = DirectoryPlace(str(shared))
+    eventually(lambda: catalog.committed(place))
+    machine.ok("suspend", "t")
+    machine.ok("wait", "gpujob/t", "--for=condition=Suspended", "--timeout=60s")
+    newest = machine.get("job", "t")["status"]["checkpoint"]
+    eventually(lambda: catalog.committed(place)[0].name.step == newest["step"])
+    shutil.rmtree(Path(newest["path"]).parent)
+    machine.ok("resume", "t")
+    machine.ok("wait", "gpujob/t", "--for=condition=Succeeded", "--timeout=80s")
+    assert steps(log) == list(range(200))
+    assert f"fetched the checkpoint of step {newest['step']} from file://" in machine.ok("logs", "t")
+    eventually(lambda: f"Beyond it: file://{shared} (step " in machine.run("checkpoints", "t").stderr)

@@ -12,6 +12,7 @@ import pytest
 
 from cumulus.answers.checkpoints import (
     CheckpointBytes,
+    CheckpointCopied,
     CheckpointFile,
     CheckpointFound,
     CheckpointManifest,
@@ -169,6 +170,9 @@ class FakeCheckpoints:
 
     def list(self) -> Sequence[CheckpointFound]:
         return [CheckpointFound(2, problem="manifest.json: is none"), CheckpointFound(1, size=3)]
+
+    def copied(self) -> CheckpointCopied | None:
+        return CheckpointCopied(1, 5, copying=2)
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:
         yield from (found for found in self.list() if step in (None, found.step))

@@ -63,6 +63,8 @@ def test_who_sees_the_job_sees_that_something_is_saved(bed: Bed) -> None:
         "s3://b/p",
         [2, 1],
     )
+    assert found.copied is not None
+    assert (found.copied.step, found.copied.copying) == (1, 2)
     with pytest.raises(Forbidden):
         bed.checkpoints.list(Identity("eve", 1004), TRAIN)
 

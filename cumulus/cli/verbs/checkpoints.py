@@ -21,7 +21,7 @@ from cumulus.resources.kinds import gpujob
 from cumulus.resources.quantity import format_bytes
 
 if TYPE_CHECKING:
-    from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece
+    from cumulus.answers.checkpoints import CheckpointCopied, CheckpointFound, CheckpointPiece
     from cumulus.resources.key import Key
 
 
@@ -66,7 +66,17 @@ def list_(words: Words, namespace: Namespace = "", output: options.Output = "") 
     _table(found.found)
     print(f"On {found.node}: {found.path}", file=sys.stderr)
     if found.uri:
-        print(f"Beyond it: {found.uri}", file=sys.stderr)
+        print(f"Beyond it: {found.uri}{_copied(found.copied)}", file=sys.stderr)
+
+
+def _copied(copied: CheckpointCopied | None) -> str:
+    """How far the copy there is."""
+    if copied is None:
+        return ""
+    said = "nothing yet" if copied.step is None else f"step {copied.step}"
+    if copied.copying is not None:
+        said += f", step {copied.copying} is on its way"
+    return f" ({said})" + (f"\n  {copied.problem}" if copied.problem else "")
 
 
 @app.command("verify")
