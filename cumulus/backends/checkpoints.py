@@ -28,6 +28,10 @@ class Saved(NamedTuple):
     """How long the save took."""
     path: str
     """Its directory."""
+    uploaded: int = -1
+    """The newest step that is whole beyond the node; -1: none, or nobody copies them."""
+    upload_error: str = ""
+    """Why it does not get there, as the uploader says."""
 
 
 class Checkpoint(NamedTuple):
@@ -78,8 +82,8 @@ def read_saved(fields: Any) -> Saved | None:
     """What `document_of` made; None where it is damaged."""
     try:
         found = Saved(**fields)
-        texts = isinstance(found.time, str) and isinstance(found.path, str)
-        _size(found.step), _size(found.size), _seconds(found.seconds)
+        texts = all(isinstance(text, str) for text in (found.time, found.path, found.upload_error))
+        _size(found.step), _size(found.size), _seconds(found.seconds), _size(found.uploaded + 1)
     except (ValueError, TypeError):
         return None
     return found if texts else None

@@ -504,6 +504,8 @@ class SavedCheckpoint(Model):
     node: str = Field("", description="The node whose disk it is on.")
     path: str = Field("", description="Its directory there.")
     uri: str = Field("", description="Where the job's checkpoints are kept beyond the node.")
+    uploaded_step: int | None = Field(None, description="The newest step that is whole at `uri`.")
+    upload_error: str = Field("", description="Why nothing newer gets there.")
 
 
 class GPUJobStatus(Model):

@@ -17,7 +17,8 @@ from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from cumulus.backends.rundir.log import FileLog
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.node_engine import ShellEngine
-from tests.backends.seams import CheckpointStoreConformance, LogStoreConformance
+from cumulus.uploader import status
+from tests.backends.seams import CheckpointStoreConformance, LogStoreConformance, save
 
 
 class TestFileLog(LogStoreConformance):
@@ -38,6 +39,20 @@ class TestCheckpointFiles(CheckpointStoreConformance):
         for look in ("_newest", "newest_saved"):
             self.monkeypatch.setattr(checkpoint, look, lambda *asked: time.sleep(60))
         return CheckpointFiles(str(place), patience=0.1)
+
+    def test_how_far_the_uploader_is_is_told_in_one_harmless_line(self, tmp_path: Path) -> None:
+        save(tmp_path, 12)
+        (tmp_path / status.DIRECTORY).mkdir()
+        status.write(str(tmp_path), status.Status(step=11, error="no bucket\n\x1b[31m" + "x" * 1000))
+        found = self.store(tmp_path).saved()
+        assert found is not None
+        assert (found.step, found.uploaded, len(found.upload_error)) == (12, 11, 300)
+        assert found.upload_error.startswith("no bucket \\x1b[31m")
+        status.write(str(tmp_path), status.Status(step=12))
+        later = self.store(tmp_path).saved(found)
+        assert later == found._replace(uploaded=12, upload_error="")
+        (tmp_path / status.DIRECTORY / "status.json").write_text('{"format": 1, "step": "many"}')
+        assert self.store(tmp_path).saved(later) is not None
 
 
 class LocalShell:

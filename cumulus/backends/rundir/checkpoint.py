@@ -20,9 +20,11 @@ from cumulus.backends.checkpoints import (
     read_saved,
 )
 from cumulus.clock import timestamp
+from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser, become
 
 _MOST_FILES = 20_000
+_LONGEST_WORD = 300
 _MOST_TRIED = 8
 """Checkpoints whose manifest is looked at: the newest may be damaged, or being written."""
 
@@ -75,7 +77,7 @@ def newest_saved(path: str, known: Saved | None = None) -> Saved | None:
     """The newest checkpoint below a directory whose manifest is one and belongs to this process's user; nothing behind
     a link is looked at. Where it is still the `known` one, it is not read again."""
     if known is not None and known.time == _manifest_time(known.path) and not _newer(path, known.step):
-        return known
+        return _with_upload(known, path)
     # Loaded where there is something to read: a look mostly finds nothing new.
     from cumulus.checkpoint import layout
 
@@ -87,10 +89,27 @@ def newest_saved(path: str, known: Saved | None = None) -> Saved | None:
         try:
             manifest = layout.read_manifest(path, step)
             directory = layout.directory(path, step)
-            return Saved(step, _manifest_time(directory), manifest.size, manifest.seconds, directory)
+            found = Saved(step, _manifest_time(directory), manifest.size, manifest.seconds, directory)
+            return _with_upload(found, path)
         except (layout.Damaged, OSError):
             continue
     return None
+
+
+def _with_upload(found: Saved, path: str) -> Saved:
+    """With how far the uploader of the directory is. The job can write what it says: it is for people."""
+    if not os.path.isdir(os.path.join(path, ".uploader")):
+        return found
+    from cumulus.uploader import status
+
+    try:
+        told = status.read(path)
+    except OSError:
+        told = None
+    if told is None:
+        return found
+    step = told.step if told.step is not None else -1
+    return found._replace(uploaded=step, upload_error=one_line(told.error)[:_LONGEST_WORD])
 
 
 def _newer(path: str, step: int) -> bool:

@@ -97,7 +97,8 @@ def plan(view: View) -> JobPlan:
 def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft, ...]:
     """Of an attempt's checkpoints the first is told, and the one with which it ends."""
     found, attempt = after.checkpoint, before.live_attempt
-    if found is None or found == before.checkpoint or attempt is None:
+    known = before.checkpoint
+    if found is None or attempt is None or (known is not None and (found.step, found.time) == (known.step, known.time)):
         return ()
     since = attempt.start_time or found.time
     first = before.checkpoint is None or before.checkpoint.time < since

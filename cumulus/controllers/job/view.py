@@ -149,10 +149,11 @@ def saved_checkpoint(view: View) -> SavedCheckpoint | None:
     seen = [
         SavedCheckpoint(
             step=found.step, time=found.time, size=found.size, seconds=found.seconds, node=replica.node,
-            path=found.path, uri=view.checkpoint_uri,
+            path=found.path, uri=view.checkpoint_uri, upload_error=found.upload_error,
+            uploaded_step=found.uploaded if found.uploaded >= 0 else None,
         )
         for replica in view.replicas if isinstance(replica, Observed) and (found := replica.checkpoint) is not None
     ]  # fmt: skip
     known = view.job.status.checkpoint
     newest = max(seen, key=lambda each: each.time, default=None)
-    return known if newest is None or (known is not None and known.time >= newest.time) else newest
+    return known if newest is None or (known is not None and known.time > newest.time) else newest

@@ -122,13 +122,23 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     if saved := status.get("checkpoint"):
         took, size = f"{saved.get('seconds', 0):.1f} s", format_bytes(saved.get("size", 0))
         yield "Checkpoint", f"step {saved['step']}, saved {moment(saved['time'], now)}, {size} in {took}"
-        yield "Saved at", "\n".join(filter(None, [f"{saved.get('node')}:{saved.get('path')}", saved.get("uri")]))
+        yield "Saved at", f"{saved.get('node')}:{saved.get('path')}"
+        yield "Copied to", _copied(saved)
     yield "Would be lost", unsaved(job, now)
     if following := status.get("next"):
         yield "Next attempt", f"{following.get('number')}, queued {moment(following.get('queueTime'), now)}"
     failures = status.get("failures") or 0
     yield from _call_status(status.get("call") or {})
     yield "Failures", f"{failures}, of which {lookup(job, 'spec.retry.limit') or 0} are tried again" if failures else ""
+
+
+def _copied(saved: Document) -> str:
+    """How far its checkpoints are beyond the node; "" where they are kept nowhere else."""
+    if not saved.get("uri"):
+        return ""
+    step, error = saved.get("uploadedStep"), saved.get("uploadError")
+    state = "nothing yet" if step is None else f"step {step}"
+    return f"{saved['uri']}: {state}{f'; {error}' if error else ''}"
 
 
 def _call_status(call: Document) -> Iterator[tuple[str, Value]]:
