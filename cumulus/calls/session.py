@@ -29,6 +29,9 @@ CALL, CLOSE, OUTCOME, RESULT = b"C", b"X", b"O", b"R"
 CONNECTED = b"+"
 """What a relay says first, before it carries frames."""
 CHUNK = 2**20
+KEPT = 16
+"""How many answers a session keeps, for a client that lost them. One that wants nothing to run twice has fewer calls
+under way."""
 
 _HEAD = struct.Struct(">cQ")
 

@@ -16,13 +16,22 @@ from typing import BinaryIO, cast
 
 from cumulus.calls.envelope import SOCKET
 from cumulus.calls.outcome import Outcome
-from cumulus.calls.session import CALL, CHUNK, CLOSE, LARGEST, OUTCOME, RESULT, read_chunks, read_head, write_frame
+from cumulus.calls.session import (
+    CALL,
+    CHUNK,
+    CLOSE,
+    KEPT,
+    LARGEST,
+    OUTCOME,
+    RESULT,
+    read_chunks,
+    read_head,
+    write_frame,
+)
 from cumulus.lib import unix_socket
 
 _MOST_CONNECTIONS = 64
 _SMALL = 2**20
-_KEPT = 16
-"""How many answers are kept, for clients that lost theirs."""
 
 
 class _Call:
@@ -66,7 +75,7 @@ class _Calls:
                 return found
             made = _Call(payload, digest, _file(self._directory))
             answered = [key for key, call in self._kept.items() if call.answered.is_set()]
-            for key in answered[: max(len(answered) - _KEPT, 0)]:
+            for key in answered[: max(len(answered) - KEPT, 0)]:
                 del self._kept[key]
             self._kept[digest] = made
             self._queue.put(made)

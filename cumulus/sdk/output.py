@@ -5,17 +5,20 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cumulus.errors import NoLog, NotFound
 from cumulus.sdk import transport
-from cumulus.sdk.transport import Connection
+from cumulus.sdk.transport import Connection, EndedHere
 
 if TYPE_CHECKING:
     from cumulus.rpc.orchestrator_pb2 import JobRef
 
 
+REST_SECONDS = 0.05
+"""How long what was printed takes until it is in the log."""
 FINAL_PHASES = ("Succeeded", "Failed")
 """Those of a job that is over."""
 
@@ -26,22 +29,27 @@ def dropped_line(dropped: int) -> str:
 
 
 def stream(
-    connection: Connection, job: JobRef, *, follow: bool, on_call: Callable[[Any], None] | None = None
-) -> Iterator[str]:
+    connection: Connection, job: JobRef, *, follow: bool, on_call: Callable[[Any], None] | None = None,
+    drain: bool = False,
+) -> Iterator[str]:  # fmt: skip
     """The text that a job printed, in pieces; with `follow` until it is final. Goes on where it was when the server
-    was away. `on_call` is told of each request, so that another thread can end it."""
+    was away. `on_call` is told of each request, so that another thread can end it; with `drain` what is there then
+    comes all the same."""
     from cumulus.rpc.orchestrator_pb2 import LogsRequest
 
     text = _Text()
     position = ""
     over = False
     while not over:
+        if drain and not follow:
+            # What was printed last is on its way to the log.
+            time.sleep(REST_SECONDS)
         request = LogsRequest(job=job, position=position, follow=follow)
         taken: list[str] = []
 
         def once(request: LogsRequest = request) -> tuple[Any, Any]:
             call = connection.stub().Logs(request, metadata=connection.metadata())
-            if on_call is not None:
+            if on_call is not None and request.follow:
                 on_call(call)
             # The first message decides whether the server is there.
             return call, next(iter(call), None)
@@ -50,6 +58,11 @@ def stream(
             call, first = connection.again(once, patience=transport.long)
         except (NoLog, NotFound):
             return
+        except EndedHere:
+            if not (drain and follow):
+                return
+            follow = False
+            continue
         import grpc
 
         chunk = first
@@ -66,7 +79,9 @@ def stream(
             # A server that ends in good order ends its answers, too.
             over = not follow or _is_over(connection, job)
         except grpc.RpcError as error:
-            if not transport.is_passing(transport.error_of(error)) or _was_cancelled(error):
+            if transport.ended_here(error):
+                over, follow = not (drain and follow), False
+            elif not transport.is_passing(transport.error_of(error)):
                 over = True
         finally:
             call.cancel()
@@ -85,12 +100,6 @@ def _is_over(connection: Connection, job: JobRef) -> bool:
     except NotFound:
         return True
     return (json.loads(found.object).get("status") or {}).get("phase") in FINAL_PHASES
-
-
-def _was_cancelled(error: Any) -> bool:
-    import grpc
-
-    return bool(error.code() is grpc.StatusCode.CANCELLED)
 
 
 class _Text:

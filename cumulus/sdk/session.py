@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from cumulus.calls.outcome import Outcome
+from cumulus.calls.session import KEPT
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.sdk import on_node, options, output, results, transport
@@ -33,6 +34,10 @@ T = TypeVar("T")
 CHUNK = 2**20
 _HELLOS = 2**40
 """Numbers from here on are of what begins a connection."""
+UNDER_WAY = KEPT // 2
+"""How many calls are sent of which no answer has come."""
+PRINT_SECONDS = 3.0
+"""How long a session that is closed waits for the rest of its output."""
 END_SECONDS = 10.0
 """How long to wait for why a session ended."""
 
@@ -66,14 +71,11 @@ class Session:
     """See `CumulusClient.session`. It begins at once; its first call waits for the lease. `close`, or the end of a
     `with` block, ends it with its lease."""
 
-    def __init__(
-        self, caller: Caller, asked: CallOptions, *, code_of: Callable[..., Any] | None = None, prints: bool = True
-    ) -> None:
+    def __init__(self, caller: Caller, asked: CallOptions, *, code_of: Callable[..., Any] | None = None) -> None:
         if asked.get("retries"):
             raise UsageError("a session takes no retries: what it kept would be lost")
-        prepared = caller.prepare(bool, (), {}, asked, attended=True, session=True, code_of=code_of,
-            name=pickling.name_of(code_of) if code_of else "session",
-        )  # fmt: skip
+        name = pickling.name_of(code_of) if code_of else "session"
+        prepared = caller.prepare(bool, (), {}, asked, attended=True, session=True, code_of=code_of, name=name)
         self._caller = caller
         self._job: Call[Any] = caller.submit(prepared)
         self._code = prepared.modules
@@ -89,9 +91,9 @@ class Session:
         self._background = contextlib.ExitStack()
         threads = self._background.enter_context(in_background())
         self._on_call = threads.ends_with
+        self._printed = threading.Event()
         threads.start(self._serve)
-        if prints:
-            threads.start(self._print)
+        threads.start(self._print)
 
     @property
     def name(self) -> str:
@@ -144,8 +146,10 @@ class Session:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._end()
         self._background.close()
+        # The log goes with the job.
+        self._printed.wait(PRINT_SECONDS)
+        self._end()
         self._fail(Cancelled(f"session {self.name} was closed", call=self.name))
 
     def _end(self) -> None:
@@ -220,7 +224,7 @@ class Session:
             while not (link.over or self._closed):
                 if link.greeted and self._waiting:
                     at = max(done + 1 - self._waiting[0].id, 0)
-                    if at < len(self._waiting):
+                    if at < min(len(self._waiting), UNDER_WAY):
                         return self._waiting[at]
                 self._changed.wait()
             return None
@@ -230,7 +234,10 @@ class Session:
         if sent.id != response.id:
             raise CumulusError(f"session {self.name} answered call {response.id} instead of {sent.id}")
         if response.outcome:
-            sent.outcome, sent.size = Outcome.read(response.outcome), response.size
+            try:
+                sent.outcome, sent.size = Outcome.read(response.outcome), response.size
+            except ValueError as error:
+                raise CumulusError(f"what session {self.name} answered can't be read: {error}") from None
         sent.content.extend(response.data)
         if sent.outcome is None or len(sent.content) < sent.size:
             return
@@ -238,6 +245,7 @@ class Session:
         if sent is not link.hello:
             with self._changed:
                 self._waiting.popleft()
+                self._changed.notify_all()
             _settle(sent, f"{self.name}/{sent.name}")
             return
         _settle(sent, self.name)
@@ -278,12 +286,16 @@ class Session:
 
     def _print(self) -> None:
         printer = output.Printer()
-        with contextlib.suppress(CumulusError, ValueError):
-            # The second where stdout is closed.
+        try:
             job = self._job._reference
-            for text in output.stream(self._caller.connection, job, follow=True, on_call=self._on_call):
+            for text in output.stream(self._caller.connection, job, follow=True, on_call=self._on_call, drain=True):
                 printer.write(text)
-        printer.end()
+            printer.end()
+        except (CumulusError, ValueError):
+            # The second where stdout is closed.
+            return
+        finally:
+            self._printed.set()
 
 
 def _settle(sent: _Sent, name: str) -> None:

@@ -124,6 +124,8 @@ class Connection:
             try:
                 value = attempt()
             except grpc.RpcError as error:
+                if ended_here(error):
+                    raise EndedHere("the request was ended here") from None
                 made = self._error(error)
                 if isinstance(made, errors.Unauthenticated) and ticket is not None and refused < TICKETS:
                     # It is over: tickets live for minutes, and a daemon that restarts knows none of those before.
@@ -214,6 +216,16 @@ class _Tries:
             return False
         time.sleep(seconds)
         return True
+
+
+class EndedHere(CumulusError):
+    """Another thread of this process ended the request."""
+
+
+def ended_here(error: grpc.RpcError) -> bool:
+    """Whether this process ended the request, and not the server or the network."""
+    cancelled = getattr(error, "cancelled", None)
+    return bool(cancelled is not None and cancelled())
 
 
 def is_passing(error: CumulusError) -> bool:

@@ -81,6 +81,13 @@ def test_state_lives_on_in_one_process(client: CumulusClient, state: Any) -> Non
         session.run(state.keep, 1)
 
 
+def test_what_a_session_prints_is_printed(client: CumulusClient, capsys: pytest.CaptureFixture[str]) -> None:
+    with client.session() as session:
+        for number in range(20):
+            session.run(print, number)
+    assert capsys.readouterr().out == "".join(f"{number}\n" for number in range(20))
+
+
 def test_a_session_ends_with_its_process(client: CumulusClient, orchestrator: FakeOrchestrator) -> None:
     session = client.session()
     with pytest.raises(Crashed):
