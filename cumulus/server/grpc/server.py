@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -65,6 +66,8 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     tasks = [
         asyncio.create_task(each) for each in (attendance.run(), metering.run(), _sweep(api), servers.open_encrypted())
     ]
+    for task in tasks:
+        task.add_done_callback(partial(_end_with, ended))
     try:
         await servers.open_sockets()
         await ended.wait()
@@ -77,6 +80,13 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
         await servers.close()
         api.close()
         store.close()
+
+
+def _end_with(ended: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """A defect in what runs beside the calls ends the server, which is started again."""
+    if not task.cancelled() and (failed := task.exception()) is not None:
+        _log.error("the gRPC server ends: a part of it failed", exc_info=failed)
+        ended.set()
 
 
 async def _sweep(api: Api) -> None:
