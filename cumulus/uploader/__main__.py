@@ -90,7 +90,7 @@ def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError
     if config.within and not f"{host}/{path}/".startswith(f"{config.within.strip('/')}/"):
         raise UsageError(
             f"the daemon's keys are for s3://{config.within} alone, not for {config.uri}",
-            hint="name a secret with keys of your own in checkpoint.credentials",
+            hint="leave checkpoint.uri out, or name a secret with keys of your own in checkpoint.credentials",
         )
     try:
         # Before this becomes the job's user, and not from a directory of theirs.

@@ -103,15 +103,17 @@ class Uploading:
         )  # fmt: skip
 
     def _own_prefix(self) -> str:
-        """Where the daemon's keys are good for this job: its namespace."""
-        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{self._spec['namespace']}"
+        """Where the daemon's keys are good for this job. Another user of the namespace, who could write in its place,
+        could have it load whatever they like."""
+        return self._prefix(self._spec["namespace"], self._spec["job_uid"])
 
     def _prefix_of_other(self) -> str:
-        """The same for the job that it goes on from: that very job's, which the submitter may read. Its place is the
-        daemon's choice only where it ends with its uid."""
+        """The same for the job that it goes on from, which the submitter may read."""
         parts = self._asked["after_uri"].split("/")
-        namespace = parts[4] if len(parts) == 6 and parts[5] == self._asked["after_uid"] else self._spec["namespace"]
-        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{namespace}"
+        return self._prefix(parts[4] if len(parts) == 6 else "", self._asked["after_uid"])
+
+    def _prefix(self, namespace: str, uid: str) -> str:
+        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{namespace}/{uid}"
 
     def _secret(self, name: str) -> dict[str, str]:
         store = SecretStore(self._spec["secrets_root"])

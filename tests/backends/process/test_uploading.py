@@ -119,7 +119,7 @@ def test_a_program_that_saves_a_file_of_that_name(bed: ProcessBed) -> None:
 def test_where_the_place_is_none_the_run_does_not_start(bed: ProcessBed) -> None:
     (bed.directory / "file").touch()
     for uri, said in (
-        ("s3://somebodys/prefix", "the daemon's keys are for s3:///checkpoints/default alone"),
+        ("s3://somebodys/prefix", "the daemon's keys are for s3:///checkpoints/default/uid-job-"),
         ("s3://bucket", "no place for checkpoints"),
     ):
         bed.backend.start(run := work(bed, "save(1)\n", uri=uri, job=f"job-{len(uri)}"))
@@ -145,7 +145,7 @@ def test_a_place_that_does_not_answer_holds_up_a_second_attempt_alone(bed: Proce
 
 @pytest.mark.xdist_group("s3")
 def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first are good for the namespace's prefix alone, and the program sees neither."""
+    """The first are good for the job's own prefix alone, and the program sees neither."""
     bucket = seaweedfs.bucket()
     variables = {
         "CUMULUS_S3_BUCKET": bucket.name, "CUMULUS_S3_ENDPOINT": bucket.endpoint,
@@ -160,8 +160,22 @@ def test_the_daemons_keys_and_a_secrets(bed: ProcessBed, seaweedfs: Server, monk
     place = S3Place(S3Client(bucket), "checkpoints/default/uid-job")
     eventually(lambda: [one.name for one in catalog.committed(place)] == [Name(1, 3)])
     other = f"s3://{bucket.name}/checkpoints/other/uid"
-    bed.backend.start(run := work(bed, script, uri=other, job="other"))
-    assert "the daemon's keys are for" in bed.finish(run).message
+    for number, wrong in enumerate((other, uri, f"s3://{bucket.name}/checkpoints/default", f"{uri}-x")):
+        bed.backend.start(run := work(bed, script, uri=wrong, job=f"other-{number}"))
+        assert "the daemon's keys are for" in bed.finish(run).message
+    # Another job's is read where that is the one to go on from.
+    for number, (after, said) in enumerate((("uid-job", ""), ("uid-another", "the daemon's keys are for"))):
+        name = f"after-{number}"
+        own = f"s3://{bucket.name}/checkpoints/default/uid-{name}"
+        going_on = {
+            "after": after,
+            "after_path": "saved",
+            "after_uri": f"s3://{bucket.name}/checkpoints/default/uid-job",
+        }
+        run = work(bed, "assert os.path.isdir(PATH + '/step-000000000003')\n", uri=own, job=name, asked=going_on)
+        bed.backend.start(run)
+        assert said in bed.finish(run).message
+        assert bool(said) == bool(bed.finish(run).reason)
     # A secret of the job's own opens what its keys open.
     for key, value in (("AWS_ACCESS_KEY_ID", KEYS.access_key), ("AWS_SECRET_ACCESS_KEY", "wrong")):
         bed.secrets.set("keys", key, value)
