@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import orjson
 
 from cumulus.gitops import leaks
+from cumulus.gitops.variables import filled, parse
 from cumulus.manifest import InvalidManifest, Manifest, Position, Problem, load_files
 from cumulus.resources.key import Key
 from cumulus.resources.source import MOST_OBJECTS, ON_CHANGE_ANNOTATION, RUN_ANNOTATION, OnChange
@@ -33,10 +34,12 @@ class Desired:
 NOTHING = Desired({}, {})
 
 
-def desired(files: Mapping[str, bytes], namespace: str) -> Desired:
-    """The objects in the files. Those that name no namespace are in `namespace`. Raises InvalidManifest with every
-    problem of every file."""
+def desired(files: Mapping[str, bytes], namespace: str, variables: str = "") -> Desired:
+    """The objects in the files. Those that name no namespace are in `namespace`; `variables` is the file, one of them,
+    that has the variables. Raises InvalidManifest with every problem of every file."""
     problems: list[Problem] = []
+    if variables:
+        files = _filled(files, variables, problems)
     for name, data in sorted(files.items()):
         problems += [Problem(Position(name, at, column), "", _FIX.format(what=what))
                      for at, column, what in leaks.find(data)]  # fmt: skip
@@ -52,6 +55,14 @@ def desired(files: Mapping[str, bytes], namespace: str) -> Desired:
     if problems:
         raise InvalidManifest(sorted(problems))
     return Desired({m.key: m for m in found}, {m.key: digest(m) for m in found})
+
+
+def _filled(files: Mapping[str, bytes], name: str, problems: list[Problem]) -> Mapping[str, bytes]:
+    if name not in files:
+        problems.append(Problem(Position(name), "", "there is no such file, which spec.variables names"))
+        return {}
+    values = parse(name, files[name], problems)
+    return {file: filled(file, data, values, problems) for file, data in files.items() if file != name}
 
 
 def digest(manifest: Manifest) -> str:

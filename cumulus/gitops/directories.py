@@ -27,13 +27,13 @@ _SETTLE_MILLISECONDS = 100
 """An editor writes a file in several steps."""
 
 
-def read(path: str, user: UnixUser | None) -> dict[str, bytes]:
-    """The manifests below a directory, read as `user`. Raises SourceUnreadable."""
+def read(path: str, user: UnixUser | None, also: str = "") -> dict[str, bytes]:
+    """The manifests below a directory and the file `also`, read as `user`. Raises SourceUnreadable."""
     try:
         if user is None or user.uid == os.geteuid():
-            return directory.read(path)
+            return directory.read(path, also)
         # It begins as root, since another user may not be able to start this Python, and gives that up for good.
-        program = [sys.executable, "-I", directory.__file__, json.dumps(user), path]
+        program = [sys.executable, "-I", directory.__file__, json.dumps(user), path, also]
         limits = Limits(_PATIENCE, output=2 * directory.MOST_BYTES)
         finished = run(program, user=None, environment={}, limits=limits)
     except (OverLimit, ValueError) as error:

@@ -1,5 +1,5 @@
 """A directory of this machine. As a program it becomes another user, reads one, and writes what it found to stdout:
-`directory.py USER PATH`. Standard library only; run by path.
+`directory.py USER PATH ALSO`. Standard library only; run by path.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MOST_FILES, MOST_FILE_BYTES, MOST_BYTES, MOST_DEPTH = 8_000, 4 * 2**20, 64 * 2**
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read(path: str) -> dict[str, bytes]:
-    """The manifests below a directory, by path within it. Hidden ones and symbolic links are left out. Raises OSError,
-    ValueError for a directory that holds too much."""
+def read(path: str, also: str = "") -> dict[str, bytes]:
+    """The manifests below a directory, by path within it, and the file `also`, whatever it is called. Hidden ones and
+    symbolic links are left out. Raises OSError, ValueError for a directory that holds too much."""
     found: dict[str, bytes] = {}
     total = 0
     # The directory itself may be a link: its user wrote down its name.
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name, data in _walk(top, "", 0):
+    for name, data in _walk(top, "", 0, also):
         total += len(data)
         if len(found) >= MOST_FILES or total > MOST_BYTES:
             raise ValueError(f"holds more than {MOST_FILES:,} manifests or {MOST_BYTES // 2**20} MiB; split it")
@@ -46,7 +46,7 @@ def digest(files: dict[str, bytes]) -> str:
     return total.hexdigest()[:40]
 
 
-def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, bytes]]:
+def _walk(directory: int, prefix: str, depth: int, also: str) -> Iterator[tuple[str, bytes]]:
     """Closes the descriptor."""
     try:
         if depth > MOST_DEPTH:
@@ -58,8 +58,8 @@ def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, bytes]
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", depth + 1)
-                elif stat.S_ISREG(status.st_mode) and name.endswith(SUFFIXES):
+                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", depth + 1, also)
+                elif stat.S_ISREG(status.st_mode) and (name.endswith(SUFFIXES) or prefix + name == also):
                     if not f"{prefix}{name}".isprintable():
                         raise ValueError(f"holds the file {prefix + name!r}, whose name has control characters")
                     yield prefix + name, _content(name, directory, prefix)
@@ -93,12 +93,12 @@ def unpack(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def main(user: str, path: str) -> None:
+def main(user: str, path: str, also: str) -> None:
     found = UnixUser.read(json.loads(user))
     assert found is not None
     try:
         become(found)
-        sys.stdout.buffer.write(pack(read(path)))
+        sys.stdout.buffer.write(pack(read(path, also)))
     except (OSError, ValueError) as error:
         sys.exit(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 

@@ -139,16 +139,18 @@ class Repository:
         """Whether `ancestor` is in the history of `commit`; False also where it is not known any more."""
         return self._git(["merge-base", "--is-ancestor", ancestor, commit], fails=True).code == 0
 
-    def files(self, tree: str) -> list[File]:
-        """The manifests below a tree, by path. Hidden ones, symbolic links and submodules are left out."""
+    def files(self, tree: str, also: str = "") -> list[File]:
+        """The manifests below a tree, by path, and the file `also`, whatever it is called. Hidden ones, symbolic links
+        and submodules are left out."""
         found = []
         for entry in self._git(["ls-tree", "-r", "-z", "--full-tree", tree]).output.split(b"\0"):
             about, _, name = entry.partition(b"\t")
             mode, _, rest = about.partition(b" ")
             path = name.decode("utf-8", "replace")
-            if not mode or not stat.S_ISREG(int(mode, 8)) or not path.endswith(SUFFIXES):
+            if not mode or not stat.S_ISREG(int(mode, 8)):
                 continue
-            if any(part.startswith(".") for part in path.split("/")):
+            hidden = any(part.startswith(".") for part in path.split("/"))
+            if path != also and (hidden or not path.endswith(SUFFIXES)):
                 continue
             if not path.isprintable():
                 raise SourceUnreadable(SourceReason.INVALID, f"the name of the file {path!r} holds control characters")

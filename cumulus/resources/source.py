@@ -176,6 +176,11 @@ class SourceSpec(Model):
 
     git: GitSource | None = Field(None, description="A git repository.")
     directory: DirectorySource | None = Field(None, description="A directory of the daemon's machine.")
+    variables: Annotated[str, on_write(_repository_path)] | None = Field(
+        None,
+        description="A file below the path with a line NAME=value for each variable: ${{ NAME }} in manifests becomes "
+        "its value. A name that it does not have is a mistake.",
+    )
     prune: Prune = Field(
         Prune.NEVER,
         description="What becomes of objects that are no longer in the source. Never: they stay. Confirm: they go once "
@@ -322,8 +327,8 @@ class Source(Resource):
     KIND: ClassVar[str] = "Source"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {
-            "git", "directory", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin", "approve", "verify",
-            "webhook",
+            "git", "directory", "variables", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin", "approve",
+            "verify", "webhook",
         }
     )  # fmt: skip
 

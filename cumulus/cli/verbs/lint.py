@@ -30,6 +30,9 @@ def lint(
     namespace: Annotated[
         str, typer.Option("--namespace", "-n", metavar="NAME", help="The namespace of objects that name none.")
     ] = DEFAULT_NAMESPACE,
+    variables: Annotated[
+        str, typer.Option(metavar="FILE", help="With a line NAME=value for each variable.", show_default=False)
+    ] = "",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FORM", help="text, github, sarif or json.", show_default=False)
     ] = "text",
@@ -39,6 +42,7 @@ def lint(
     \b
     Examples:
       cumulus lint manifests/
+      cumulus lint --variables clusters/east.env manifests/
       cumulus lint -o github manifests/
       cumulus lint -o sarif . > cumulus.sarif
     """
@@ -50,11 +54,11 @@ def lint(
     from cumulus.gitops.desired import desired
     from cumulus.manifest import InvalidManifest
 
-    files = _read(paths)
+    files = _read([*paths, variables] if variables else paths)
     problems: Sequence[Problem] = ()
     count = 0
     try:
-        count = len(desired(files, namespace))
+        count = len(desired(files, namespace, variables))
     except InvalidManifest as error:
         problems = error.problems
     text = _FORMS[output](problems)
@@ -64,7 +68,7 @@ def lint(
         terminal.note(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {len(files)} files")
         return 1
     if output == "text":
-        print(f"{count} objects in {len(files)} files: all is well")
+        print(f"{count} objects in {len(files) - bool(variables)} files: all is well")
     return 0
 
 

@@ -72,7 +72,7 @@ class SourceReconciler:
         self._client = client
         self._clock = clock
         self._recorder = recorder
-        self._desired: OrderedDict[tuple[str, str], Desired] = OrderedDict()
+        self._desired: OrderedDict[tuple[str, str, str], Desired] = OrderedDict()
         self._settled: dict[tuple[str, str], tuple[_Stamp, dict[Key, bytes]]] = {}
         """By Source: how each object looked that was as it is to be."""
 
@@ -109,7 +109,7 @@ class SourceReconciler:
         assert source.spec.directory is not None
         path = source.spec.directory.path
         self._room.directories.watch((source.metadata.namespace or "", source.metadata.name), path)
-        files = directories.read(path, user)
+        files = directories.read(path, user, source.spec.variables or "")
         name = digest(files)
         return _Look(Revision(revision=name, tree=name), False, files, None, name)
 
@@ -230,7 +230,8 @@ class SourceReconciler:
         if look.missing:
             return NOTHING
         namespace = source.metadata.namespace or ""
-        name = (namespace, look.revision.tree)
+        variables = source.spec.variables or ""
+        name = (namespace, look.revision.tree, variables)
         if (known := self._desired.get(name)) is not None:
             self._desired.move_to_end(name)
             return known
@@ -239,9 +240,9 @@ class SourceReconciler:
             assert look.where is not None
             following = self._room.following
             with following.reading(look.where) as repository:
-                listed = repository.files(look.revision.tree)
+                listed = repository.files(look.revision.tree, variables)
                 files = repository.read(listed, following.credentials(look.where)) if listed else {}
-        found = desired(files, namespace)
+        found = desired(files, namespace, variables)
         self._desired[name] = found
         if len(self._desired) > _REMEMBERED:
             self._desired.popitem(last=False)

@@ -70,6 +70,9 @@ def _revision(source: Document, _: View) -> str:
 def _synced(source: Document, view: View) -> str:
     if lookup(source, "spec.suspend"):
         return "Suspended"
+    ready = condition(source, SourceCondition.READY)
+    if ready.get("status") == "False":
+        return str(ready.get("reason"))
     found = condition(source, SourceCondition.SYNCED)
     return "True" if found.get("status") == "True" else str(found.get("reason") or found.get("status") or "")
 
