@@ -50,9 +50,7 @@ def add(
     verify: Annotated[str, _option("The secret with the keys of those who may sign.", "SECRET")] = "",
     webhook: Annotated[str, _option("The secret that the forge signs its calls with.", "SECRET")] = "",
     prune: Annotated[str, _option("Never, Confirm or Auto; Never if left out.", "WORD")] = "",
-    variables: Annotated[
-        str, _option("The file below the path with a line NAME=value each.", "FILE")
-    ] = "",
+    variables: Annotated[str, _option("The file below the path with a line NAME=value each.", "FILE")] = "",
     drift: Annotated[str, _option("Correct, Report or Off; Correct if left out.", "WORD")] = "",
     on_change: Annotated[str, _option("Recreate, Ignore or Fail; Recreate if left out.", "WORD")] = "",
     namespace: Namespace = "",
