@@ -150,11 +150,13 @@ class Oracle:
             return
         if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
             raise Violation("started too late", f"{run_name(run)} starts after the attempt was over")
-        names = self._docs["GPUJob", work.job_uid]["status"]["attempts"][-1]["partitions"]
-        of_number = self._parts[work.job_uid, str(work.attempt)]
-        # Others were made for an attempt that was queued ahead and not needed: its number is the next one's.
-        parts = {uid: p for uid, p in of_number.items() if p["metadata"]["name"] in names or not _goes(p)}
-        missing = [p["metadata"]["name"] for uid, p in parts.items() if uid not in self._leases]
+        # Of one name the last that was made: others were for an attempt that was queued ahead and not needed. Its number
+        # is the next one's.
+        by_name = {p["metadata"]["name"]: uid for uid, p in self._parts[work.job_uid, str(work.attempt)].items()}
+        attempts = self._docs["GPUJob", work.job_uid]["status"]["attempts"]
+        asked = next((a["partitions"] for a in attempts if a["number"] == work.attempt), list(by_name))
+        parts = {by_name[name]: name for name in asked if name in by_name}
+        missing = [name for uid, name in parts.items() if uid not in self._leases]
         if missing or not parts:
             raise Violation("gang", f"{run_name(run)} starts while {missing} were never leased")
         for lease in work.leases:
