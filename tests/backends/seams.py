@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
@@ -158,10 +159,12 @@ class CheckpointStoreConformance(ABC):
         assert saved(None, known) == saved(self.unseen(tmp_path), known) == known
 
 
-def save(place: Path, step: int, size: int = 3) -> None:
-    """A checkpoint whose manifest tells of one file that is not there: nobody who only looks reads it."""
+def save(place: Path, step: int, size: int = 3, content: bytes = b"") -> None:
+    """A checkpoint of one file. Without `content` that is not there: nobody who only looks reads it."""
     directory = place / layout.step_name(step)
     directory.mkdir(parents=True, exist_ok=True)
-    files = (layout.File("weights", size, "0" * 64),)
+    if content:
+        (directory / "weights").write_bytes(content)
+    files = (layout.File("weights", len(content) or size, hashlib.sha256(content).hexdigest()),)
     manifest = layout.Manifest(step, "2030-01-01T00:00:00Z", 1.5, 1, 1, 1, files)
     (directory / layout.MANIFEST).write_bytes(manifest.encode())

@@ -150,8 +150,8 @@ class Oracle:
             return
         if not self._interrupted() and not self._is_live(work.job_uid, work.attempt):
             raise Violation("started too late", f"{run_name(run)} starts after the attempt was over")
-        # Of one name the last that was made: others were for an attempt that was queued ahead and not needed. Its number
-        # is the next one's.
+        # Of one name the last that was made: others were for an attempt that was queued ahead and not needed. Its
+        # number is the next one's.
         by_name = {p["metadata"]["name"]: uid for uid, p in self._parts[work.job_uid, str(work.attempt)].items()}
         attempts = self._docs["GPUJob", work.job_uid]["status"]["attempts"]
         asked = next((a["partitions"] for a in attempts if a["number"] == work.attempt), list(by_name))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cumulus.answers.checkpoints import CheckpointBytes, CheckpointFile, CheckpointManifest
 from cumulus.backends.base import Checkpointing, EnvVar, LeaseRef, Mount, State, Workload
 from cumulus.backends.exit_codes import SAVED
 from cumulus.backends.process import backend, layout
@@ -23,9 +24,11 @@ from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.errors import BackendError, BackendRefused
+from cumulus.infrastructure.checkpoints import CheckpointFiles
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
 from tests.backends.process_bed import ProcessBed
+from tests.backends.seams import save
 from tests.chronos.conftest import remove_cgroups
 from tests.unix_users import User, open_directory
 
@@ -265,6 +268,32 @@ class TestAttacks:
         assert (end.exit_code, end.checkpoint) == (75, None)
         assert victim.read_text() == "root's"
         assert bed.log(work).split()[-1] == str(users[0].uid).encode()
+
+    def test_what_is_told_of_a_jobs_checkpoints_is_read_as_the_user(
+        self, bed: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        work, _ = bed.run("true", **of(users[0], checkpoint_path="saved", checkpointing=Checkpointing(keep=2)))
+        place = files(bed, users[0], work) / "checkpoint" / "saved"
+        save(place, 4, content=b"abc")
+        for path in (place, *place.rglob("*")):
+            os.chown(path, users[0].uid, users[0].gid)
+        job = {"metadata": {"name": "job", "uid": work.job_uid}}
+        reader = CheckpointFiles(bed.directory, job, work.node)
+        assert [(each.step, each.problem) for each in reader.list()] == [(4, "")]
+        assert [each.problem for each in reader.verify(None)] == [""]
+        head, file, content = reader.send(4)
+        assert (file, content) == (CheckpointFile("weights", 3), CheckpointBytes(b"abc"))
+        assert isinstance(head, CheckpointManifest)
+        # What root keeps where nobody else looks is not read for a user who has put a link there.
+        kept = bed.directory / "kept"
+        kept.mkdir(mode=0o700)
+        save(kept, 9, content=b"root's")
+        place.rename(place.with_name("before"))
+        place.symlink_to(kept)
+        with pytest.raises(BackendError):
+            reader.list()
+        with pytest.raises(BackendError):
+            list(reader.send(9))
 
     def test_a_setuid_program_ends_with_its_job(self, bed: ProcessBed, users: tuple[User, User]) -> None:
         """Jobs are not held to no_new_privs: what has become root is ended all the same."""
