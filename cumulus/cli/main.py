@@ -68,6 +68,9 @@ VERBS: dict[str, Verb] = {
     "version": Verb("shell", "Show versions."),
 }
 
+ON_LINUX = frozenset(("serve", "doctor", "restore"))
+"""Verbs that look after this machine, or files of its daemon."""
+
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("create", "run", "submit", "sbatch", "replace", "patch"), "apply -f FILE"),
     **dict.fromkeys(("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue"), "get jobs"),
@@ -204,6 +207,11 @@ class LazyGroup(TyperGroup):
 def load(name: str) -> Any:
     """The command of one verb, or its group where it has verbs of its own (`app` in its module)."""
     verb = VERBS[name]
+    if name in ON_LINUX and sys.platform != "linux":
+        raise CumulusError(
+            f"`cumulus {name}` runs on Linux alone",
+            hint="servers and nodes do; ask one from here: cumulus login SERVER",
+        )
     module = importlib.import_module(f"cumulus.cli.verbs.{verb.module}")
     app = getattr(module, "app", None)
     if app is None:

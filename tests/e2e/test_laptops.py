@@ -145,6 +145,25 @@ def test_without_a_server_a_command_says_where_servers_run(platform: str, tmp_pa
     assert out.endswith("\n1\n")
 
 
+VERBS = """
+from cumulus.cli.main import ON_LINUX, VERBS, load
+from cumulus.errors import CumulusError
+for name in VERBS:
+    try:
+        load(name)
+    except CumulusError as error:
+        print(name, error)
+"""
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_every_verb_is_there_or_says_that_it_needs_linux(platform: str, tmp_path: Path) -> None:
+    chronos = "import sys; sys.stderr = sys.stdout; from cumulus.chronos.__main__ import main; sys.exit(not main())"
+    assert laptop(platform, chronos, tmp_path) == "error: leases are kept on Linux alone; chronos_cli runs on nodes\n"
+    said = laptop(platform, VERBS, tmp_path).splitlines()
+    assert said == [f"{verb} `cumulus {verb}` runs on Linux alone" for verb in ("serve", "doctor", "restore")]
+
+
 def test_what_a_platform_lacks_is_taken_away(tmp_path: Path) -> None:
     (tmp_path / "cumulus").mkdir()
     code = """
