@@ -49,7 +49,7 @@ def list_(words: Words, namespace: Namespace = "", output: options.Output = "") 
 
     \b
     Examples:
-      cumulus checkpoints train
+      cumulus checkpoints list train
       cumulus checkpoints list job/train -n team -o json
     """
     options.check_json(output)
