@@ -15,6 +15,7 @@ from cumulus.errors import UsageError
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.pipe import Pipe
+from cumulus.server.grpc.streams import to_the_end
 from cumulus.service.blobs import BlobFound, Blobs
 from cumulus.service.identity import Identity
 
@@ -75,7 +76,7 @@ async def content(api: Api, identity: Identity, sha256: str, offset: int) -> Asy
     def pieces() -> Iterator[bytes]:
         return blobs.open(identity, sha256, offset)
 
-    async with aclosing(api.streams.iterate(pieces)) as found:
+    async with aclosing(to_the_end(api, pieces)) as found:
         async for data in found:
             yield data
 

@@ -14,6 +14,7 @@ from cumulus.errors import NoLog, UsageError
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.jobs import key_of
+from cumulus.server.grpc.streams import to_the_end
 from cumulus.service.identity import Identity
 
 _POSITION = re.compile(r"(\d{1,9})\.(\d{1,18})", re.ASCII)
@@ -27,7 +28,7 @@ class LogCalls:
         def chunks() -> Iterator[pb.LogChunk | None]:
             return self._chunks(identity, request)
 
-        async with aclosing(self._api.streams.iterate(chunks)) as found:
+        async with aclosing(to_the_end(self._api, chunks)) as found:
             async for chunk in found:
                 yield chunk
 

@@ -16,6 +16,7 @@ from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.jobs import changes, key_of
 from cumulus.server.grpc.pipe import BrokenOff, Pipe
+from cumulus.server.grpc.streams import to_the_end
 from cumulus.service.identity import Identity
 
 LOOK_SECONDS = 0.1
@@ -39,7 +40,7 @@ class SessionCalls:
         pipe: Pipe[pb.CallRequest] = Pipe()
         feeding = asyncio.create_task(_feed(pipe, first, requests))
         try:
-            async with aclosing(self._api.streams.iterate(lambda: _exchange(connection, pipe))) as answers:
+            async with aclosing(to_the_end(self._api, lambda: _exchange(connection, pipe))) as answers:
                 async for answer in answers:
                     yield answer
         finally:

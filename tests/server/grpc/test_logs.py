@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import grpc
 import pytest
 from grpc import StatusCode
@@ -50,6 +52,20 @@ def test_the_last_attempt_is_shown_unless_another_is_asked_for(written: Served) 
         assert b"".join(chunk.data for chunk in read(written, follow=follow)) == b"three\nfour\n"
         assert b"".join(chunk.data for chunk in read(written, attempt=1, follow=follow)) == b"one\ntwo\n"
         assert b"".join(chunk.data for chunk in read(written, "1.4", follow=follow)) == b"two\nthree\nfour\n"
+
+
+def test_a_log_that_the_servers_end_cuts_off_does_not_look_whole(written: Served) -> None:
+    written.outside.logs.ended = lambda _: go_on.wait(30)
+    go_on = threading.Event()
+    chunks = written.by(ANN).Logs(pb.LogsRequest(job=ref(), position="1.0", follow=True))
+    next(chunks)
+    ending = threading.Thread(target=written.server.api.streams.close)
+    ending.start()
+    with pytest.raises(grpc.RpcError) as ended:
+        list(chunks)
+    assert code_of(ended.value) is StatusCode.UNAVAILABLE
+    go_on.set()
+    ending.join()
 
 
 @pytest.mark.parametrize("position", ["x", "1", "1.-1", "0.3", "1.1.1", "٣.٣", "9" * 40])
