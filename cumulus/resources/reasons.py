@@ -240,6 +240,8 @@ class SourceReason(StrEnum):
     """The branch, tag or commit is not there. Nothing is changed."""
     CREDENTIALS = "CredentialsUnusable"
     ADDRESS_REFUSED = "AddressRefused"
+    RENDER_FAILED = "RenderFailed"
+    """What makes the manifests cannot be run."""
     NOT_VERIFIED = "NotVerified"
     """The signature that is demanded is not there, or not good."""
     SUSPENDED = "Suspended"

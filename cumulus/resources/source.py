@@ -176,6 +176,11 @@ class SourceSpec(Model):
 
     git: GitSource | None = Field(None, description="A git repository.")
     directory: DirectorySource | None = Field(None, description="A directory of the daemon's machine.")
+    render: Literal["kustomize"] | None = Field(
+        None,
+        description="kustomize: the path is a kustomization, which may refer to other folders of the repository. It is "
+        "built on the daemon's machine, without a network. If left out: the manifests are taken as they are.",
+    )
     variables: Annotated[str, on_write(_repository_path)] | None = Field(
         None,
         description="A file below the path with a line NAME=value for each variable: ${{ NAME }} in manifests becomes "
@@ -219,6 +224,8 @@ class SourceSpec(Model):
             at, what = (("git",), "either git or directory is required") if self.git is None else (
                 ("directory",), "cannot be given beside git: leave one of them out")  # fmt: skip
             raise FieldError(at, what)
+        if self.render is not None and self.variables is not None:
+            raise FieldError(("variables",), "cannot be given beside render: kustomize has means of its own")
         for name in ("pin", "verify", "webhook"):
             if self.directory is not None and getattr(self, name) is not None:
                 raise FieldError((name,), "is of git: a directory has no commits")
@@ -327,8 +334,8 @@ class Source(Resource):
     KIND: ClassVar[str] = "Source"
     MUTABLE: ClassVar[frozenset[str]] = frozenset(
         {
-            "git", "directory", "variables", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin", "approve",
-            "verify", "webhook",
+            "git", "directory", "render", "variables", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin",
+            "approve", "verify", "webhook",
         }
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from cumulus.gitops.desired import NOTHING, Desired, desired
 from cumulus.gitops.directory import digest
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.following import Busy, Seen, Where
+from cumulus.gitops.render import kustomize
 from cumulus.gitops.room import SourceRoom, secret
 from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
 from cumulus.lib.unix_user import UnixUser
@@ -63,6 +64,7 @@ class _Look(NamedTuple):
     """Of a directory; git's are read where they are needed."""
     where: Where | None
     object: str
+    user: UnixUser | None
 
 
 class SourceReconciler:
@@ -72,7 +74,7 @@ class SourceReconciler:
         self._client = client
         self._clock = clock
         self._recorder = recorder
-        self._desired: OrderedDict[tuple[str, str, str], Desired] = OrderedDict()
+        self._desired: OrderedDict[tuple[str, str, str, str], Desired] = OrderedDict()
         self._settled: dict[tuple[str, str], tuple[_Stamp, dict[Key, bytes]]] = {}
         """By Source: how each object looked that was as it is to be."""
 
@@ -111,7 +113,7 @@ class SourceReconciler:
         self._room.directories.watch((source.metadata.namespace or "", source.metadata.name), path)
         files = directories.read(path, user, source.spec.variables or "")
         name = digest(files)
-        return _Look(Revision(revision=name, tree=name), False, files, None, name)
+        return _Look(Revision(revision=name, tree=name), False, files, None, name, user)
 
     def _git(self, source: Source, user: UnixUser | None) -> _Look | None:
         """None until the server was asked."""
@@ -124,13 +126,15 @@ class SourceReconciler:
         where = Where(user, parse_url(git.url), tuple(wanted), namespace, git.credentials or "")
         # Where more than the tree counts: who signed it, and what it descends from.
         every = source.spec.verify is not None or source.status.pending_sync is not None
+        # A kustomization may refer to all of the repository.
+        path = "" if source.spec.render else git.path
         seen: Seen | None = self._room.following.follow(
-            (namespace, source.metadata.name), where, git.path, parse_duration(git.interval), every=every
+            (namespace, source.metadata.name), where, path, parse_duration(git.interval), every=every
         )
         if seen is None:
             return None
         revision = seen.revision.model_copy(update={"tree": seen.tree})
-        return _Look(revision, not seen.tree, None, where, seen.object)
+        return _Look(revision, not seen.tree, None, where, seen.object, user)
 
     def _sync(self, source: Source, look: _Look) -> Result:
         synced, revision = source.status.synced, look.revision
@@ -231,7 +235,9 @@ class SourceReconciler:
             return NOTHING
         namespace = source.metadata.namespace or ""
         variables = source.spec.variables or ""
-        name = (namespace, look.revision.tree, variables)
+        folder = source.spec.git.path if source.spec.git is not None else ""
+        rendered = folder or "." if source.spec.render else ""
+        name = (namespace, look.revision.tree, variables, rendered)
         if (known := self._desired.get(name)) is not None:
             self._desired.move_to_end(name)
             return known
@@ -242,6 +248,8 @@ class SourceReconciler:
             with following.reading(look.where) as repository:
                 listed = repository.files(look.revision.tree, variables)
                 files = repository.read(listed, following.credentials(look.where)) if listed else {}
+        if source.spec.render:
+            files = kustomize(files, folder, look.user)
         found = desired(files, namespace, variables)
         self._desired[name] = found
         if len(self._desired) > _REMEMBERED:
