@@ -18,7 +18,17 @@ from cumulus.calls.outcome import Outcome
 from cumulus.clock import timestamp
 from cumulus.controllers.job.results import call_status
 from cumulus.errors import NodeUnreachable, StoreUnavailable
-from cumulus.resources.job import Attempt, Call, CallStatus, GPUJob, GPUJobStatus, HostResources, JobPhase, RetryPolicy
+from cumulus.resources.job import (
+    Attempt,
+    Call,
+    CallStatus,
+    Checkpoint,
+    GPUJob,
+    GPUJobStatus,
+    HostResources,
+    JobPhase,
+    RetryPolicy,
+)
 from cumulus.resources.submitter import SUBMITTER, SUBMITTER_UID
 from cumulus.testing.backend import Script
 from cumulus.testing.faults import Faults
@@ -115,6 +125,13 @@ def test_a_call_without_an_answer_says_why(
     found = Calls(tmp_path, script).run(a_call(**spec))
     assert (found.outcome, found.result) == (outcome, "")
     assert text in found.text
+
+
+def test_a_function_that_returns_after_the_stop_signal_is_not_called_again(tmp_path: Path) -> None:
+    world = Calls(tmp_path, Script(seconds=math.inf, stop_seconds=2, stop_code=0))
+    world.run(a_call(duration="60s", checkpoint=Checkpoint(path="saved")))
+    assert world.job("fit").status.phase is JobPhase.SUCCEEDED
+    assert world.job("fit").status.attempt_count == 1
 
 
 def test_a_call_that_never_had_its_turn(tmp_path: Path) -> None:

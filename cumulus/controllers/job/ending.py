@@ -63,11 +63,11 @@ def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) 
 
 
 def _did_its_work(job: GPUJob, replica: Observed) -> bool:
-    """After the stop signal exit code 0 may also mean: saved."""
+    """After the stop signal exit code 0 may also mean: saved. Of a call it means that the function returned."""
     if replica.state is State.SUCCEEDED:
         return True
     checkpoint = job.spec.checkpoint
-    means_done = checkpoint is None or checkpoint.exit_zero == "Succeeded"
+    means_done = checkpoint is None or checkpoint.exit_zero == "Succeeded" or job.spec.call is not None
     signalled = replica.reason in (AttemptReason.STOPPED, AttemptReason.LEASE_EXPIRED)
     return signalled and replica.exit_code == 0 and means_done
 
