@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -66,12 +67,9 @@ def collect(spec: dict[str, Any]) -> None:
 
 
 def _as(user: UnixUser, action: Callable[[], str]) -> str:
-    # Once it is the user's, a process may not be able to read the library.
-    import shutil
-    import subprocess
-
-    assert shutil
-    assert subprocess
+    for name in ("shutil", "subprocess"):
+        # Once it is the user's, a process may not be able to read the library.
+        importlib.import_module(name)
     return call(user, action)
 
 
