@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from cumulus.blob.base import BlobInfo
@@ -46,8 +47,7 @@ class BlobCalls:
             stored = loop.run_in_executor(
                 self._threads, self._blobs.write, identity, header.sha256, header.size, iter(pipe), header.offset
             )
-            # Where it wants no more, nobody waits for it to take what came.
-            stored.add_done_callback(lambda _: pipe.end(whole=False))
+            stored.add_done_callback(partial(_take_no_more, pipe))
             try:
                 await _feed(pipe, requests, stored)
             finally:
@@ -87,6 +87,13 @@ def _message(found: BlobFound) -> pb.Blob:
         made.put_urls.extend(found.upload.urls)
         made.part_size = found.upload.part_size
     return made
+
+
+def _take_no_more(pipe: Pipe[bytes], stored: asyncio.Future[Any]) -> None:
+    """Nobody waits any more for the thread to take what came. If the client went away, nobody asks what it raised."""
+    pipe.end(whole=False)
+    if not stored.cancelled():
+        stored.exception()
 
 
 async def _feed(pipe: Pipe[bytes], requests: AsyncIterator[pb.PutBlobRequest], stored: asyncio.Future[Any]) -> None:
