@@ -14,8 +14,8 @@ from cumulus.calls.outcome import Outcome
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, WaitTimedOut
 from cumulus.resources.key import Document
-from cumulus.sdk import keys, output, presigned, results, transport
-from cumulus.sdk.errors import CallError, Cancelled
+from cumulus.sdk import keys, output, presigned, results, transport, waiting
+from cumulus.sdk.errors import CallError, Cancelled, shows_hints
 from cumulus.sdk.threads import awaited, in_background
 from cumulus.sdk.transport import Connection
 
@@ -80,10 +80,12 @@ class Call(Generic[T]):
         """Whether it is over, however it ended."""
         return self.status in output.FINAL_PHASES
 
+    @shows_hints
     def logs(self, *, follow: bool = True) -> Iterator[str]:
         """What it prints, in pieces of text; until it is over, or without `follow` as far as it is now."""
         return output.stream(self._connection, self._reference, follow=follow)
 
+    @shows_hints
     def result(self, timeout: float | None = None) -> T:
         """What the function returned; waits for that.
 
@@ -102,6 +104,7 @@ class Call(Generic[T]):
             return error
         return None
 
+    @shows_hints
     def cancel(self, *, grace: float = 0) -> None:
         """Stop it, and delete its job. `grace`: seconds from the stop signal to SIGKILL at most. A call that is gone
         already stays so."""
@@ -137,9 +140,14 @@ class Call(Generic[T]):
                 except BaseException as error:
                     events.put(("error", error))
 
+            over = threading.Event()
             background.start(read)
             background.start(wait)
-            return self._value(_printed(events))
+            background.start(lambda: waiting.tell(self, over))
+            try:
+                return self._value(_printed(events))
+            finally:
+                over.set()
 
     def _value(self, answer: Answer) -> T:
         where = f"{self.namespace}/{self.name}"

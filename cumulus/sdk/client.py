@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from cumulus.sdk import endpoint, options
 from cumulus.sdk.call import Attendance, Call
 from cumulus.sdk.caller import Caller
+from cumulus.sdk.errors import shows_hints
 from cumulus.sdk.mapping import MapResults, start_map
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging.source import Project
@@ -37,6 +38,7 @@ class CumulusClient:
     Safe for threads. `close`, or a `with` block, ends the connection; calls go on.
     """
 
+    @shows_hints
     def __init__(
         self, address: str | endpoint.Address | None = None, token: str | None = None, *, namespace: str | None = None,
         project: str | os.PathLike[str] | None = None, include: Sequence[str] = (), interpreter: str | None = None,
@@ -58,6 +60,7 @@ class CumulusClient:
         checkpoint: bool | str | Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> T: ...  # fmt: skip
 
+    @shows_hints
     def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn(*args, **kwargs)` on a leased share; what it returns. What it prints is printed here.
 
@@ -83,6 +86,7 @@ class CumulusClient:
         checkpoint: bool | str | Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> Call[T]: ...  # fmt: skip
 
+    @shows_hints
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call[Any]:
         """As `run`, but does not wait: the call outlives this process. Its result is kept for a week."""
         asked, kwargs = split(fn, kwargs, "submit")
@@ -95,10 +99,12 @@ class CumulusClient:
         """
         return RemoteFunction(plain(fn), asked, lambda: self)
 
+    @shows_hints
     def attach(self, name: str, *, namespace: str | None = None) -> Call[Any]:
         """A call that was submitted earlier, by any process of this user. Raises NotFound."""
         return self._caller.attach(name, namespace)
 
+    @shows_hints
     def map(
         self, fn: Callable[[Any], T], items: Iterable[Any], /, *, workers: int = 2, ordered: bool = True,
         return_exceptions: bool = False, progress: bool | None = None, **asked: Unpack[CallOptions],
@@ -115,6 +121,7 @@ class CumulusClient:
             ordered=ordered, return_exceptions=return_exceptions, progress=progress,
         )  # fmt: skip
 
+    @shows_hints
     def starmap(
         self, fn: Callable[..., T], items: Iterable[Sequence[Any]], /, *, workers: int = 2, ordered: bool = True,
         return_exceptions: bool = False, progress: bool | None = None, **asked: Unpack[CallOptions],
@@ -125,6 +132,7 @@ class CumulusClient:
             return_exceptions=return_exceptions, progress=progress,
         )  # fmt: skip
 
+    @shows_hints
     def session(self, **asked: Unpack[CallOptions]) -> Session:
         """A warm process in one lease. Its calls run one after another in that process, and what they keep in memory
         lives on:
@@ -145,6 +153,7 @@ class CumulusClient:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @shows_hints
     def _run(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], asked: CallOptions) -> Any:
         prepared = self._caller.prepare(fn, args, kwargs, asked, attended=True)
         call = self._caller.submit(prepared)
@@ -156,6 +165,7 @@ class CumulusClient:
                     call.cancel()
                 raise
 
+    @shows_hints
     def _submit(
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], asked: CallOptions
     ) -> Call[Any]:

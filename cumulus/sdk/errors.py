@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 from cumulus.errors import CumulusError
 from cumulus.resources.quantity import format_bytes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class NotPicklable(CumulusError):
@@ -71,6 +78,22 @@ class Crashed(CallError):
 
 class Cancelled(CallError):
     """The call was cancelled: its job was deleted."""
+
+
+def shows_hints(function: Callable[P, T]) -> Callable[P, T]:
+    """A function of users' programs: what would make an error right stands below its traceback."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except CumulusError as error:
+            note = f"Hint: {error.hint}"
+            if error.hint and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            raise
+
+    return call
 
 
 def note_of(traceback: str, call: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from cumulus.errors import UsageError
 from cumulus.sdk import on_node
-from cumulus.sdk.errors import CallError, LeaseExpired, NodeLost, NotPicklable, RemoteError, note_of
+from cumulus.sdk.errors import CallError, LeaseExpired, NodeLost, NotPicklable, RemoteError, note_of, shows_hints
 from cumulus.sdk.options import CallOptions, check_arguments
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import RemoteFunction, plain
@@ -60,6 +60,7 @@ class MapResults(Generic[T]):
     def __iter__(self) -> Self:
         return self
 
+    @shows_hints
     def __next__(self) -> T:
         return self._mapping.next()
 

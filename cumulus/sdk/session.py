@@ -16,9 +16,9 @@ from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import KEPT
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
-from cumulus.sdk import on_node, options, output, results, transport
+from cumulus.sdk import on_node, options, output, results, transport, waiting
 from cumulus.sdk.call import Attendance, Call
-from cumulus.sdk.errors import CallError, Cancelled, NodeLost
+from cumulus.sdk.errors import CallError, Cancelled, NodeLost, shows_hints
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import plain
@@ -94,6 +94,8 @@ class Session:
         self._printed = threading.Event()
         threads.start(self._serve)
         threads.start(self._print)
+        self._begun = threading.Event()
+        threads.start(lambda: waiting.tell(self._job, self._begun))
 
     @property
     def name(self) -> str:
@@ -104,6 +106,7 @@ class Session:
     def run(self, fn: Callable[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> T: ...
     @overload
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T: ...
+    @shows_hints
     def run(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn(*args, **kwargs)` in the session's process; what it returns. Raises what `fn` raises, and a
         CallError where the session is over. Ctrl-C ends the session."""
@@ -115,6 +118,7 @@ class Session:
                 self.close()
             raise
 
+    @shows_hints
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
         """As `run`, but does not wait. In asyncio: `await asyncio.wrap_future(session.submit(…))`."""
         function = plain(fn)
@@ -153,6 +157,7 @@ class Session:
         self._fail(Cancelled(f"session {self.name} was closed", call=self.name))
 
     def _end(self) -> None:
+        self._begun.set()
         self._attendance.__exit__()
         with contextlib.suppress(CumulusError):
             # Where the server is away, or the client is closed, its silence ends the session.
@@ -254,6 +259,7 @@ class Session:
             raise NodeLost(f"the process of session {self.name} is lost, and what it kept", call=self.name)
         with self._changed:
             self._process, link.greeted = process, True
+            self._begun.set()
             self._changed.notify_all()
 
     def _sent(self, id: int, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Sent:

@@ -279,6 +279,19 @@ def test_what_runs_no_call_is_told(bed: Bed) -> None:
     assert "no Python 3.99 is on this node" in lines[-1]
 
 
+def test_who_waits_learns_why(bed: Bed) -> None:
+    program = bed.start(
+        "waits.py", "from cumulus.sdk import CumulusClient\nCumulusClient().run(len, 'x', gpu_memory='900Ti')\n"
+    )
+    assert program.stderr is not None
+    line = program.stderr.readline()
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert line.startswith("len-")
+    assert " waits: TooLarge" in line
+    assert "(more: cumulus why len-" in line
+
+
 def test_a_client_needs_a_daemon(tmp_path: Path) -> None:
     env = {**os.environ, "CUMULUS_HOME": str(tmp_path)}
     done = subprocess.run(

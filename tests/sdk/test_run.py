@@ -144,6 +144,7 @@ def test_a_parameter_with_the_name_of_an_option(client: CumulusClient) -> None:
         client.run(wait, 3)
     assert caught.value.hint is not None
     assert "client.remote(" in caught.value.hint
+    assert caught.value.__notes__ == [f"Hint: {caught.value.hint}"], "tracebacks show it"
     assert client.remote(wait, duration="1m")(duration=3) == 3
 
 
