@@ -56,6 +56,11 @@ class Contexts(NamedTuple):
         found = [each for each in self.all if each.server == server]
         return next((each for each in found if each.name == self.current_name), found[0] if found else None)
 
+    def of_host(self, host: str) -> Context | None:
+        """One of a server on that host; the current one first."""
+        found = [each for each in self.all if each.server.removeprefix("https://").rpartition(":")[0] == host.lower()]
+        return next((each for each in found if each.name == self.current_name), found[0] if found else None)
+
     def with_context(self, made: Context) -> Contexts:
         """With one more, which takes the place of one of that name, as the current one."""
         return Contexts((*(each for each in self.all if each.name != made.name), made), made.name)

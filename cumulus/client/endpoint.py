@@ -55,6 +55,8 @@ class Facts(NamedTuple):
     """The current one."""
     context_of: Callable[[str], Context | None] = lambda server: None
     """One of that server."""
+    context_of_host: Callable[[str], Context | None] = lambda host: None
+    """One of a server on that host."""
     read: Callable[[str], str] = lambda path: ""
     """The text of a file."""
     answers: Callable[[str], bool | None] = lambda path: None
@@ -89,6 +91,7 @@ def find(
             user=_user() if sys.platform == "linux" else "",
             context=lambda: contexts.read(file).current,
             context_of=lambda server: contexts.read(file).of_server(server),
+            context_of_host=lambda host: contexts.read(file).of_host(host),
             read=text_of,
             answers=_answers,
             is_abandoned=is_abandoned,
@@ -148,8 +151,8 @@ def parse_server(text: str, source: str) -> str:
             f"{source} names {scheme}://, and a server is asked over TLS alone", hint="write https://HOST:PORT"
         )
     raise UsageError(
-        f"{source} is {text!r}, a gRPC address, which only cumulus.sdk uses",
-        hint="write the address of the HTTP API: https://HOST:PORT",
+        f"{source} is {text!r}, a gRPC address, and there is no context of that server",
+        hint="make one: cumulus login https://HOST:PORT; or write the address of the HTTP API here",
     )
 
 
@@ -162,6 +165,11 @@ def _host_and_port(text: str) -> tuple[str, str]:
 
 
 def _remote(facts: Facts, given: str, source: str) -> Endpoint:
+    if given and "://" not in given and not given.startswith("unix:"):
+        # Where its gRPC listens, as `cumulus.sdk` takes it. A context says where the same server's API is.
+        host, _ = _host_and_port(given.strip())
+        if context := facts.context_of_host(host):
+            return _of_context(facts, context, f"{source}, whose host is that of the context {context.name}")
     address = parse_server(given, source)
     if address.startswith("unix:"):
         return Endpoint("unix", address.removeprefix("unix:"), why=source)

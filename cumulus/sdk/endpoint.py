@@ -53,11 +53,7 @@ def find(address: str | Address | None = None, token: str | None = None) -> Addr
 
 def _of_grpc(text: str, token: str | None, source: str) -> Address:
     host, port = _host_and_port(text.strip(), source)
-    file = paths.contexts_file()
-    known = contexts.read(file)
-    context = next(
-        (each for each in (*filter(None, [known.current]), *known.all) if _host(each.server) == host.lower()), None
-    )
+    context = contexts.read(paths.contexts_file()).of_host(host)
     ca_file = os.environ.get(environment.CA_FILE, "")
     ca = endpoint.text_of(ca_file) if ca_file else context.ca if context else ""
     shown = token or os.environ.get(environment.TOKEN, "") or (context.token if context else "")
@@ -81,8 +77,3 @@ def _host_and_port(text: str, source: str) -> tuple[str, int]:
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
         raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
     return host, int(port or GRPC_PORT)
-
-
-def _host(server: str) -> str:
-    """Of https://HOST:PORT"""
-    return server.removeprefix("https://").rpartition(":")[0].lower()

@@ -117,6 +117,16 @@ def test_what_is_no_address_is_said_with_its_source(text: str, said: str) -> Non
     assert "\x1b" not in str(caught.value)
 
 
+def test_where_grpc_listens_names_the_server_that_one_is_logged_in_to() -> None:
+    known = Contexts((Context("other", "https://lab:1", token="x"), LAB), "lab")
+    found = resolve(facts(url="Lab:50051", context_of_host=known.of_host))
+    assert found[:5] == ("https", "https://lab:6443", "CA", "lab-token", "team")
+    assert "CUMULUS_ORCHESTRATOR_URL" in found.why
+    with pytest.raises(UsageError, match="gRPC") as caught:
+        resolve(facts(url="elsewhere:50051", context_of_host=known.of_host))
+    assert "cumulus login" in str(caught.value.hint)
+
+
 def test_the_environment_is_read(tmp_path: Path) -> None:
     found = find(variables={"CUMULUS_HOME": str(tmp_path), "CUMULUS_TOKEN": "t"})
     assert (found.kind, found.address) == ("embedded", str(tmp_path))
