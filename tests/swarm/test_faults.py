@@ -185,7 +185,8 @@ def test_a_container_is_asked_for_a_checkpoint_and_the_job_goes_on_on_another_no
     mount = {"source": str(kept), "target": "/ckpt"}
     script = (
         'stop() { cat "$CUMULUS_CHECKPOINT_REQUEST" > /ckpt/reason; echo "$n" > /ckpt/state; exit 75; }; '
-        "trap stop TERM; "
+        'trap stop TERM; while [ ! -e "$CUMULUS_LEASE_DEADLINE" ]; do sleep 0.1; done; '
+        'cp "$CUMULUS_LEASE_DEADLINE" /ckpt/deadline; cut -d" " -f1 /proc/uptime > /ckpt/uptime; '
         'n=$(cat /ckpt/state 2>/dev/null || echo 0); echo "from $n"; '
         'while [ "$n" -lt 1000000 ]; do n=$((n+1)); echo "$n" > /ckpt/now; [ -e /ckpt/last ] && exit 0; sleep 0.1; done'
     )
@@ -198,6 +199,8 @@ def test_a_container_is_asked_for_a_checkpoint_and_the_job_goes_on_on_another_no
     control.ok("wait", "gpujob/asked", "--for=condition=Suspended", "--timeout=100s")
     assert time.monotonic() - since < 40
     assert (kept / "reason").read_text() == "Suspended\n"
+    left = float((kept / "deadline").read_text()) - float((kept / "uptime").read_text())
+    assert 500 < left < 610
     control.ok("cordon", first)
     try:
         control.ok("resume", "job", "asked")

@@ -193,7 +193,8 @@ class Command:
         end by it: where they have shown that they save, it waits for the checkpoint."""
         assert self._kill_at is not None
         now = time.monotonic()
-        self._checkpoint.ask(now, reason)
+        if reason:
+            self._checkpoint.ask(now, reason)
         below = processes.descendants(os.getpid())
         if self._checkpoint.asked and self._checkpoint.saved is not None and not any(map(catches_sigterm, below)):
             self._signal_at = self._kill_at - min(_LAST_SIGNAL, (self._kill_at - now) / 2)

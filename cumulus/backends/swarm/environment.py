@@ -12,6 +12,7 @@ from typing import Any
 
 from cumulus.backends.base import Workload
 from cumulus.backends.job_environment import job_environment
+from cumulus.backends.variables import LEASE_DEADLINE
 from cumulus.chronos.contract.container import SLOT_VARIABLE
 from cumulus.chronos.contract.variables import merge
 
@@ -20,6 +21,9 @@ _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH
 
 REQUEST = "/tmp/cumulus-checkpoint-request"
 """Where the node asks a container's program for a checkpoint; images have a /tmp."""
+
+DEADLINE = "/tmp/cumulus-lease-deadline"
+"""Where the node says when the lease ends, once the container has started: its time counts from then."""
 
 _DIRECTORIES = ("CHRONOS_ACCOUNT", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 _FILES = ("OPENCL_LAYERS", "PYTHONPATH")
@@ -32,6 +36,8 @@ def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple
     variables |= _devices(workload)
     variables = merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})
     fixed = job_environment(workload, workload.checkpoint_path, None, REQUEST)
+    if workload.checkpointing is not None:
+        fixed[LEASE_DEADLINE] = DEADLINE
     variables |= {name: value for name, value in fixed.items() if name not in _NOT_HERE}
     variables[SLOT_VARIABLE] = workload.name
     return variables, _mounts({name: value for name, value in prepared.items() if name in variables})

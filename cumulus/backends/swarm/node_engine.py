@@ -99,6 +99,11 @@ class SeesFiles(Protocol):
         """Write a small file into a container that runs. Raises `BackendError`."""
         ...
 
+    def put_deadline(self, id: str, path: str, seconds: float) -> None:
+        """Write when so many seconds are over, as CLOCK_BOOTTIME of the node, into a file of a container that runs.
+        Raises `BackendError`."""
+        ...
+
 
 class ShellEngine:
     """`NodeEngine` by the docker command on the node."""
@@ -166,9 +171,17 @@ class ShellEngine:
             return None
 
     def put(self, id: str, path: str, text: str) -> None:
+        self._put(id, path, f"printf '%s\\n' {shlex.quote(text)}")
+
+    def put_deadline(self, id: str, path: str, seconds: float) -> None:
+        # The uptime is that clock's.
+        self._put(id, path, f"""awk -v left={seconds:.3f} '{{printf "%.3f\\n", $1 + left}}' /proc/uptime""")
+
+    def _put(self, id: str, path: str, command: str) -> None:
+        """What the command prints, as a file of the container."""
         directory, name = os.path.split(path)
         script = (
-            f'd=$(mktemp -d) && printf \'%s\\n\' {shlex.quote(text)} > "$d/{name}" && chmod 644 "$d/{name}" && '
+            f'd=$(mktemp -d) && {command} > "$d/{name}" && chmod 644 "$d/{name}" && '
             f'docker cp "$d/{name}" {shlex.quote(f"{id}:{directory}/")}; s=$?; rm -rf "$d"; exit $s'
         )
         status, _, errors = self._sh(script)

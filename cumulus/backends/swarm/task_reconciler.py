@@ -18,7 +18,7 @@ from cumulus.backends.checkpoints import document_of, saved, written_at
 from cumulus.backends.swarm import tasks as observe
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.environment import REQUEST
+from cumulus.backends.swarm.environment import DEADLINE, REQUEST
 from cumulus.backends.swarm.members import Member, Members
 from cumulus.backends.swarm.node_engine import NodeEngine, SeesFiles
 from cumulus.backends.swarm.records import END, RUNNING, SAVED, SERVICE, STOP, Record
@@ -111,6 +111,7 @@ class TaskReconciler:
         """As it was seen last: `run` moves it on."""
         known = record.read(RUNNING)
         if known is None and run is not None and run.state == "running":
+            self._tell_deadline(record, run)
             known = {"at": run.at, "task": run.id}
             record.write(RUNNING, known)
         if known is None:
@@ -147,6 +148,15 @@ class TaskReconciler:
             engine.put(run.container, REQUEST, reason)
             return True
         return False
+
+    def _tell_deadline(self, record: Record, run: Task) -> None:
+        """A program that keeps checkpoints learns when its lease ends. Where its node cannot be reached it learns that
+        by the stop signal."""
+        engine = self._node_engine(record.start["node"])
+        seconds = min((float(lease.get("seconds") or 0) for lease in record.start["leases"]), default=0.0)
+        if record.start.get("asked") and run.container and seconds > 0 and isinstance(engine, SeesFiles):
+            with contextlib.suppress(BackendError):
+                engine.put_deadline(run.container, DEADLINE, seconds)
 
     def _look(self, record: Record, run: Task, *, now: bool = False) -> None:
         """See what it has saved, now and then: its node is asked."""
