@@ -152,6 +152,9 @@ class Repository:
             hidden = any(part.startswith(".") for part in path.split("/"))
             if path != also and (hidden or not path.endswith(SUFFIXES)):
                 continue
+            if any(part in ("", ".", "..") for part in path.split("/")):
+                # Of a clone that somebody tampered with: git makes no such tree.
+                raise SourceUnreadable(SourceReason.INVALID, f"{path!r} is no path of a file")
             if not path.isprintable():
                 raise SourceUnreadable(SourceReason.INVALID, f"the name of the file {path!r} holds control characters")
             found.append(File(path, rest.rpartition(b" ")[2].decode()))

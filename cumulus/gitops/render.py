@@ -57,8 +57,10 @@ def kustomize(
 
 
 def _write(place: Path, files: Mapping[str, bytes], user: UnixUser | None) -> None:
-    """Paths are of a tree that was listed: relative, and without '..'."""
     for name, data in files.items():
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            # This writes with the daemon's rights what a user's clone says.
+            raise InvalidManifest([Problem(Position(name), "", "is no path of a file")])
         file = place / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)

@@ -56,6 +56,12 @@ def test_what_goes_wrong_is_told(tmp_path: Path, script: str, told: str) -> None
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../x.yaml", "/tmp/x.yaml", "a/../../x.yaml", "a//x.yaml"])
+def test_nothing_is_written_elsewhere(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidManifest, match="is no path of a file"):
+        render.kustomize({name: b""}, "", None, search=stand_in(tmp_path / "bin", "true"))
+
+
 def test_it_has_no_network_and_nothing_of_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "x")
     search = stand_in(tmp_path / "bin", "ls /sys/class/net >/dev/null; cat /proc/net/dev; env")

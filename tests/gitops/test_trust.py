@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,3 +159,27 @@ def test_git_and_directories_are_read_as_the_submitter(other: Identity, open_pla
     assert clone.stat().st_uid == other.uid
     refused = cluster.store.get(Key("Source", other.name, "secret"))["status"]["conditions"][0]
     assert "cannot be read: Permission denied" in refused["message"]
+
+
+def test_what_one_clone_says_of_a_tree_counts_for_its_own_source_alone(
+    cluster: Cluster, repo: Repo, tmp_path: Path
+) -> None:
+    """A user can make their clone say that another's tree holds what it does not."""
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    copy = tmp_path / "copy"
+    shutil.copytree(repo.path, copy)
+    cluster.add("liar", url=f"file://{copy}")
+    real = cluster.following.repository
+
+    def lying(where: Any) -> Any:
+        found = real(where)
+        if str(where.url).endswith("copy"):
+            found.read = lambda files, credentials: {"a.yaml": job("evil", suspend="true").encode()}
+        return found
+
+    cluster.following.repository = lying  # type: ignore[method-assign]
+    cluster.sync()
+    assert cluster.names() == ["evil"]
+    cluster.add("honest", url=repo.url)
+    cluster.sync()
+    assert cluster.names() == ["a", "evil"]

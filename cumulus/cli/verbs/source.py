@@ -51,6 +51,7 @@ def add(
     webhook: Annotated[str, _option("The secret that the forge signs its calls with.", "SECRET")] = "",
     prune: Annotated[str, _option("Never, Confirm or Auto; Never if left out.", "WORD")] = "",
     variables: Annotated[str, _option("The file below the path with a line NAME=value each.", "FILE")] = "",
+    render: Annotated[str, _option("kustomize: the path is a kustomization.", "WORD")] = "",
     drift: Annotated[str, _option("Correct, Report or Off; Correct if left out.", "WORD")] = "",
     on_change: Annotated[str, _option("Recreate, Ignore or Fail; Recreate if left out.", "WORD")] = "",
     namespace: Namespace = "",
@@ -74,7 +75,14 @@ def add(
     if directory and given:
         raise UsageError(f"--{next(iter(given))} is of git: a directory has none")
     place = {"directory": {"path": os.path.abspath(os.path.expanduser(directory))}} if directory else {"git": given}
-    words = {"prune": prune, "drift": drift, "onChange": on_change, "webhook": webhook, "variables": variables}
+    words = {
+        "render": render,
+        "prune": prune,
+        "drift": drift,
+        "onChange": on_change,
+        "webhook": webhook,
+        "variables": variables,
+    }
     spec: Document = {**place, **{field: value for field, value in words.items() if value}}
     if verify:
         spec["verify"] = {"keys": verify}

@@ -35,7 +35,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import EventReason, SourceReason
 from cumulus.resources.registry import BY_NAME
-from cumulus.resources.source import Prune, Revision, Source, SourceStatus
+from cumulus.resources.source import ItemState, Prune, Revision, Source, SourceStatus
 from cumulus.resources.submitter import Submitter
 from cumulus.store.base import Query, Write
 from cumulus.store.client import Client
@@ -45,8 +45,8 @@ DIRECTORY_SECONDS = 300.0
 """How often a directory is looked at though nothing told of a change."""
 REPLACE_SECONDS = 2.0
 """How often it is looked whether what is to be replaced is gone."""
-_REMEMBERED = 64
-"""Desired sets that are kept: a look at a Source whose revision is the same reads no file."""
+_REMEMBERED = 5_000
+"""Objects of desired sets that are kept: a look at drift reads no file then."""
 
 
 _Stamp = tuple[str, str, int]
@@ -139,6 +139,12 @@ class SourceReconciler:
     def _sync(self, source: Source, look: _Look) -> Result:
         synced, revision = source.status.synced, look.revision
         changed = synced is None or synced.tree != revision.tree or self._is_new(source)
+        view = cache(self._cache.document)
+        stamp = (source.uid, revision.tree, source.metadata.generation or 0)
+        settled = frozenset() if changed else self._still_settled(source, stamp, view)
+        if not changed and _is_at_rest(source, settled):
+            rest = Plan(inventory=source.status.inventory)
+            return self._do(source, revision, rest, "", stamp, settled, False, view)
         try:
             if changed:
                 revision = self._verified(source, look)
@@ -155,9 +161,6 @@ class SourceReconciler:
             return self._failed(source, revision, SourceReason.INVALID, [problem])
         rewritten = changed and self._is_rewritten(source, look)
         facts = Facts(revision.revision, changed, look.missing, rewritten)
-        view = cache(self._cache.document)
-        stamp = (source.uid, revision.tree, source.metadata.generation or 0)
-        settled = frozenset() if changed else self._still_settled(source, stamp, view)
         plan = make_plan(
             source, wanted, facts, partial(self._stored, view), now=self._clock.now(), claimed=self._is_claimed,
             released=self._is_released, settled=settled,
@@ -237,7 +240,8 @@ class SourceReconciler:
         variables = source.spec.variables or ""
         folder = source.spec.git.path if source.spec.git is not None else ""
         rendered = folder or "." if source.spec.render else ""
-        name = (namespace, look.revision.tree, variables, rendered)
+        # Of this Source alone: the clone is its submitter's, who could say that another's tree holds what it does not.
+        name = (source.uid, look.revision.tree, variables, rendered)
         if (known := self._desired.get(name)) is not None:
             self._desired.move_to_end(name)
             return known
@@ -252,7 +256,7 @@ class SourceReconciler:
             files = kustomize(files, folder, look.user)
         found = desired(files, namespace, variables)
         self._desired[name] = found
-        if len(self._desired) > _REMEMBERED:
+        while len(self._desired) > 1 and sum(map(len, self._desired.values())) > _REMEMBERED:
             self._desired.popitem(last=False)
         return found
 
@@ -355,6 +359,14 @@ class _Refused(InvalidManifest):
 
 
 _DONE = {"create": "created", "change": "changed", "recreate": "to be made anew", "delete": "deleted"}
+
+
+def _is_at_rest(source: Source, settled: frozenset[Key]) -> bool:
+    """Whether all of the revision was applied, and nothing of it looks different since."""
+    status = source.status
+    if status.pending_sync is not None or status.last_error is not None or status.counts.drifted:
+        return False
+    return all(item.state is ItemState.GONE or item_key(item) in settled for item in status.inventory)
 
 
 def _look_of(document: Document) -> bytes:
