@@ -113,6 +113,10 @@ class Partitioner:
         """`home`: the ledger's directory, by default CHRONOS_HOME or what `home.default_home` says."""
         self.ledger = Ledger(Path(home) if home is not None else None)
 
+    def close(self) -> None:
+        """Close the ledger's files; leases live on. Each `Partitioner` keeps a few descriptors open until then."""
+        self.ledger.close()
+
     def create(
         self,
         device: int = 0,

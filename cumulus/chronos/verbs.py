@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -255,7 +256,8 @@ def monitor(options: argparse.Namespace) -> int:
 
     home = _ledger(options).home
     if options.once:
-        Monitor(Ledger(home, start_monitor=False)).step()
+        with contextlib.closing(Ledger(home, start_monitor=False)) as ledger:
+            Monitor(ledger).step()
         return 0
     if options.detach:
         monitor_control.ensure_running(home)

@@ -50,6 +50,23 @@ def test_a_block_holds_the_share_and_gives_it_back(partitioner: Partitioner) -> 
     p.release()
 
 
+def test_what_is_closed_keeps_nothing_open_and_leases_live_on(partitioner: Partitioner) -> None:
+    # In a process of its own: SQLite closes files late while another connection of the process has locks on them.
+    text = """
+def again():
+    made = Partitioner()
+    print(made.create_raw(memory=0.1))
+    made.close()
+    return len(os.listdir("/proc/self/fd"))
+first = again()
+assert again() == first, os.listdir("/proc/self/fd")
+"""
+    with program(text) as child:
+        said, _ = child.communicate(timeout=60)
+    assert child.returncode == 0
+    assert sorted(info.partition_id for info in partitioner.list()) == sorted(said.split())
+
+
 def test_the_whole_device_again_and_again(partitioner: Partitioner) -> None:
     for _ in range(5):
         with partitioner.create(memory=1.0, duration="1h"), pytest.raises(InsufficientShare):
