@@ -30,11 +30,11 @@ _METHOD = "/bench.Echo/Call"
 def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as directory, _daemon(Path(directory)), CumulusClient() as client:
         client.run(_one)
-        yield from _cold(client, Path(directory))
         with client.session() as session:
             yield _in_session(session)
         yield from _map(client)
         yield _upload(client, Path(directory))
+        yield from _cold(client, Path(directory))
 
 
 def _one() -> int:

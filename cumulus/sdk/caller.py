@@ -22,6 +22,7 @@ from cumulus.sdk.packaging.archive import Archives, Blob
 from cumulus.sdk.packaging.source import Project
 from cumulus.sdk.transport import Connection
 
+_BLOBS = ("spec.call.payload", "spec.call.archive", "spec.call.environment")
 FUNCTION_ANNOTATION = "cumulus.dev/function"
 """On a call's job: which function it is, for people."""
 
@@ -80,15 +81,13 @@ class Caller:
             environment = Blob.of(_environment(wanted))
             call["environment"] = environment.sha256
             kept.append(environment)
-        elif self._interpreter and not asked.get("image"):
+        if self._interpreter and not asked.get("image"):
             call["interpreter"] = self._interpreter
         if session:
             call["session"] = True
         if attended:
             call["attended"] = options.ATTENDED
-        annotations = {
-            ID_ANNOTATION: self.key.id, FUNCTION_ANNOTATION: shown[:200],
-        }  # fmt: skip
+        annotations = {ID_ANNOTATION: self.key.id, FUNCTION_ANNOTATION: shown[:200]}
         ttl = options.RUN_TTL if attended else options.SUBMIT_TTL
         job = options.job(name, self.namespace, asked, call, ttl=ttl, annotations=annotations)
         return Prepared(job, payload, tuple(kept), key, modules)
@@ -104,7 +103,7 @@ class Caller:
         try:
             made = self._submitted(prepared, key)
         except InvalidObject as error:
-            if not (error.field or "").startswith("spec.call"):
+            if error.field not in _BLOBS:
                 raise
             # What the server had, it may have collected since.
             self._blobs.forget()

@@ -279,6 +279,25 @@ def test_what_runs_no_call_is_told(bed: Bed) -> None:
     assert "no Python 3.99 is on this node" in lines[-1]
 
 
+def test_blobs_that_were_collected_are_sent_again(bed: Bed) -> None:
+    bed.write("helps.py", "def double(x):\n    return 2 * x\n")
+    blobs = Path(bed.env["CUMULUS_HOME"], "blobs")
+    out = bed.python(
+        "sends.py",
+        f"""
+        import shutil
+        from cumulus.sdk import CumulusClient
+        from helps import double
+        client = CumulusClient()
+        print(client.run(double, 1))
+        for each in {str(blobs)!r},:
+            shutil.rmtree(each)
+        print(client.run(double, 2))
+        """,
+    )
+    assert out == "2\n4\n"
+
+
 def test_who_waits_learns_why(bed: Bed) -> None:
     program = bed.start(
         "waits.py", "from cumulus.sdk import CumulusClient\nCumulusClient().run(len, 'x', gpu_memory='900Ti')\n"

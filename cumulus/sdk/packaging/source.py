@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +67,7 @@ class Project:
 
     def is_local(self, path: str | os.PathLike[str]) -> bool:
         """Whether it is below the root and not installed."""
-        real = os.path.realpath(path)
-        return _below(real, str(self.root)) and not _installed(real)
+        return _is_local(os.fspath(path), str(self.root))
 
     def is_module_of(self, function: Callable[..., Any]) -> bool:
         """Whether the function is imported from a local module."""
@@ -245,6 +244,13 @@ def _in_code(code: types.CodeType) -> Iterator[str]:
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             yield from _in_code(inner)
+
+
+@lru_cache(maxsize=65536)
+def _is_local(path: str, root: str) -> bool:
+    """Asked of all modules with each call."""
+    real = os.path.realpath(path)
+    return _below(real, root) and not _installed(real)
 
 
 def _below(path: str, directory: str) -> bool:
