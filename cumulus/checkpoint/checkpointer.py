@@ -14,7 +14,7 @@ from typing import Any, Callable, NoReturn
 
 from . import layout, lease, save_times, states, writing
 from .gang_save import GangSave, share
-from .groups import Alone, FileGroup, Group, TorchGroup, torch_is_distributed
+from .groups import Alone, FileGroup, Group, TorchGroup, agree, torch_is_distributed
 from .layout import Checkpoint, CheckpointError, Damaged, File
 from .settings import Settings
 from .timing import WORDS, Cause, Timing
@@ -114,10 +114,8 @@ class Checkpointer:
         heard = group.gather([int(self._cause), pace])
         self._cause = Cause(max(cause for cause, _ in heard))
         slowest = max(pace for _, pace in heard)
-        self._looked, self._calls = (
-            now,
-            1 if self._cause is not Cause.NONE else max(1, min(10_000, int(LOOK / slowest))),
-        )
+        self._looked = now
+        self._calls = 1 if self._cause is not Cause.NONE else max(1, min(10_000, int(LOOK / slowest)))
         self._calls_left = self._calls - 1
 
     def _listen(self) -> None:
@@ -254,7 +252,7 @@ class Checkpointer:
         group = self._current_group()
         if path is None:
             return None
-        steps = group.gather(layout.steps(path))[0]
+        steps = agree(group, lambda: layout.steps(path) if group.rank == 0 else [])[0]
         for step in steps:
             if self._known is not None and group.world == 1 and self._known.step == step:
                 return self._known

@@ -6,11 +6,12 @@ finish: each makes its part durable; rank 0 writes the one manifest and publishe
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from .groups import Group
+from .groups import Group, RankFailed, agree
 from .layout import CheckpointError, File, Manifest, rank_name, step_name, step_of
 from .writing import Facts, Writer, begin, seal
 
@@ -57,7 +58,8 @@ class GangSave:
         """This rank cannot save. Tells the others, unless the program ends."""
         if isinstance(error, Exception):
             # What the others hear in the round in which they tell of their parts.
-            self._group.gather({"error": str(error) or type(error).__name__})
+            with contextlib.suppress(type(error), RankFailed):
+                agree(self._group, lambda: _raise(error))
         self._abandon()
 
     def _begin(self, path: str) -> str:
@@ -82,26 +84,22 @@ class GangSave:
     def _agree(self, act: Callable[[], Any]) -> list[Any]:
         """Do something on each rank, and hear what came of it everywhere. Raises this rank's own error, or `Voided`."""
         try:
-            mine, error = act(), None
-        except Exception as failed:
-            mine, error = None, failed
-        document = {"value": mine}
-        if error is not None:
-            document["error"] = str(error) or type(error).__name__
-        heard = self._group.gather(document)
-        failures = {rank: one["error"] for rank, one in enumerate(heard) if "error" in one}
-        if failures:
+            return agree(self._group, act)
+        except RankFailed as failed:
             self._abandon()
-            if error is not None:
-                raise error
-            who, why = next(iter(failures.items()))
-            raise Voided(f"the checkpoint of step {self._step} is void: rank {who} could not save it: {why}")
-        return [one["value"] for one in heard]
+            raise Voided(f"the checkpoint of step {self._step} is void: {failed}") from failed
+        except Exception:
+            self._abandon()
+            raise
 
     def _abandon(self) -> None:
         if self._writer is not None:
             self._writer.abandon()
             self._writer = None
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _fields(file: File) -> tuple[str, int, str]:

@@ -30,6 +30,10 @@ class RanksApart(CheckpointError):
     """Ranks of a gang did not meet."""
 
 
+class RankFailed(CheckpointError):
+    """Another rank could not do its part."""
+
+
 class Group(Protocol):
     """The ranks of a gang."""
 
@@ -44,6 +48,24 @@ class Group(Protocol):
     def second(self) -> Group:
         """The same ranks, for a thread of its own. All ranks have to call it at the same time."""
         ...
+
+
+def agree(group: Group, act: Callable[[], Any]) -> list[Any]:
+    """Do something on each rank, and hear what came of it everywhere. Raises this rank's own error, or `RankFailed`
+    where it was another's."""
+    document, failure = {}, None
+    try:
+        document["value"] = act()
+    except Exception as error:
+        document["error"] = str(error) or type(error).__name__
+        failure = error
+    heard = group.gather(document)
+    if failure is not None:
+        raise failure
+    for rank, one in enumerate(heard):
+        if "error" in one:
+            raise RankFailed(f"rank {rank} failed: {one['error']}")
+    return [one["value"] for one in heard]
 
 
 class Alone:

@@ -64,8 +64,8 @@ class Writer:
         """Of the directory. It holds the lock which says that somebody still writes here."""
 
     def commit(self, files: Iterable[File], seconds: Callable[[], float], facts: Facts = Facts()) -> Manifest:
-        """Make it a checkpoint, of these files, which are durable already (see `seal`). Raises OSError; then it is
-        none."""
+        """Make it a checkpoint, of these files, which are durable already (see `seal`). Raises OSError: then it is
+        none, but where the disk itself failed at the very end."""
         now = datetime.datetime.now(datetime.timezone.utc)
         saved_at = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         listed = tuple(sorted(files, key=lambda file: file.path))

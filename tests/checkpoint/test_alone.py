@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cumulus import checkpoint
+from cumulus.checkpoint.layout import newest
 
 FOLDER = Path(checkpoint.__file__).parent
 PROGRAM = """
@@ -23,13 +25,20 @@ for step in range(state["step"], state["step"] + 3):
 print(checkpoint.latest().step, sorted(name for name in sys.modules if name.startswith("cumulus") and
       not name.startswith("cumulus.checkpoint")))
 """
-OLDEST = next((found for minor in (9, 10) if (found := shutil.which(f"python3.{minor}"))), None)
+OLD = ("3.9", "3.10")
+AT_EXIT = """
+import sys
+{imports}
+checkpoint.save_checkpoint(b"x" * 3_000_000, step=1)
+checkpoint.save_checkpoint(b"y" * 3_000_000, step=2, wait=False)
+"""
 
 
-def python(program: str, directory: Path, *flags: str, interpreter: str = sys.executable) -> str:
-    done = subprocess.run(
-        [interpreter, *flags, "-c", program], cwd=directory, capture_output=True, text=True, timeout=60, check=False
-    )
+def python(program: str, directory: Path, *flags: str, interpreter: str = sys.executable, version: str = "") -> str:
+    # pyenv starts the one of this name that it is told.
+    env = {**os.environ, "PYENV_VERSION": version} if version else None
+    command = [interpreter, *flags, "-c", program]
+    done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -57,11 +66,34 @@ def test_from_a_zip_file(tmp_path: Path) -> None:
 
 
 def test_on_an_old_python(tmp_path: Path) -> None:
-    works = OLDEST and subprocess.run([OLDEST, "-c", ""], capture_output=True, check=False).returncode == 0
-    if not works or OLDEST is None:
+    version = next(filter(runs, OLD), None)
+    if version is None:
         pytest.skip("NOT TESTED: there is no Python 3.9 or 3.10 here")
     shutil.copytree(FOLDER, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("__pycache__"))
-    assert python(PROGRAM.format(imports="import checkpoint"), tmp_path, "-S", interpreter=OLDEST) == "3 []\n"
+    old = {"interpreter": f"python{version}", "version": version}
+    assert python(PROGRAM.format(imports="import checkpoint"), tmp_path, "-S", **old) == "3 []\n"
+    check_exit_waits(tmp_path / "exits", "sys.path.insert(0, '..'); import checkpoint", **old)
+
+
+def runs(version: str) -> bool:
+    try:
+        return python("print(1)", Path("/"), interpreter=f"python{version}", version=version) == "1\n"
+    except (AssertionError, OSError):
+        return False
+
+
+def check_exit_waits(directory: Path, imports: str, **interpreter: str) -> None:
+    directory.mkdir()
+    assert python(AT_EXIT.format(imports=imports), directory, "-S", **interpreter) == ""
+    found = newest(str(directory / "checkpoints"))
+    assert found is not None
+    assert found.step == 2
+
+
+def test_exit_waits_for_a_save_beside_the_program(tmp_path: Path) -> None:
+    imports = f"sys.path.insert(0, {str(FOLDER.parents[1])!r}); from cumulus import checkpoint"
+    for turn in range(3):
+        check_exit_waits(tmp_path / str(turn), imports)
 
 
 def test_the_layout_alone_loads_no_more(tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def test_outside_of_cumulus_nothing_is_due(monkeypatch: pytest.MonkeyPatch, tmp_
     assert checkpointer.time_remaining() == float("inf")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     checkpointer.save("here", step=1)
+    checkpointer.wait()
     assert names(tmp_path / "checkpoints") == [".save-times.json", "step-000000000001"]
     checkpointer.exit_if_ending()
 

@@ -71,9 +71,7 @@ def test_a_rank_that_fails_voids_the_step(gang: list[Checkpointer], tmp_path: Pa
     assert isinstance(one, OSError)
     for other in (zero, two):
         assert isinstance(other, Voided)
-        assert str(other) == (
-            "the checkpoint of step 2 is void: rank 1 could not save it: [Errno 28] No space left on device"
-        )
+        assert str(other) == ("the checkpoint of step 2 is void: rank 1 failed: [Errno 28] No space left on device")
     assert layout.steps(str(tmp_path / "l1")) == [1]
     assert not [*(tmp_path / "l1").glob(".tmp-*")]
     assert ranks(lambda rank: gang[rank].save("three", step=3)) == [None] * WORLD
@@ -111,6 +109,19 @@ def test_damage_in_the_part_of_one_rank_is_damage_for_all(gang: list[Checkpointe
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     again = gang_of(tmp_path / "l1")
     assert ranks(lambda rank: again[rank].load()) == [1] * WORLD
+
+
+def test_a_directory_that_cannot_be_read_is_an_error_for_all(gang: list[Checkpointer], tmp_path: Path) -> None:
+    ranks(lambda rank: gang[rank].save(1, step=1))
+    (tmp_path / "l1").rename(tmp_path / "away")
+    (tmp_path / "l1").symlink_to(tmp_path / "away")
+    again = gang_of(tmp_path / "l1")
+    ranks(lambda rank: again[rank].save(2, step=2))
+    gang_directory = tmp_path / "away" / ".gang"
+    for name in ("step-000000000001", "step-000000000002"):
+        (tmp_path / "away" / name / "manifest.json").unlink()
+    assert ranks(lambda rank: again[rank].load()) == [None] * WORLD
+    assert gang_directory.is_dir()
 
 
 def test_another_number_of_ranks_is_told(gang: list[Checkpointer], tmp_path: Path) -> None:
