@@ -22,7 +22,7 @@ import pytest
 from sdk.client import CumulusClient
 from tests.e2e.conftest import Machine
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("network")]
 
 Array = npt.NDArray[np.float64]
 

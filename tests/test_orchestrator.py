@@ -30,7 +30,7 @@ from tests.commands import installed
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("orchestrator")]
 
 CONFIG = """
 apiVersion: cumulus.dev/v1alpha1

@@ -17,7 +17,7 @@ from cumulus.service import grpc_address
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("laptops")]
 
 LAPTOP = Path(__file__).parents[1] / "laptop.py"
 PLATFORMS = ("darwin", "win32")

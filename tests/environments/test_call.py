@@ -13,7 +13,7 @@ from cumulus.sdk import CumulusClient
 from tests.e2e.conftest import Machine
 from tests.environments.packages import Index
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("environments")]
 
 MODULE = """
 from cumulus.sdk import CumulusClient

@@ -192,12 +192,14 @@ class TestUsers:
     """Root builds for others. The helper's Python must be one that they can start."""
 
     @pytest.fixture
-    def users(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[unix_users.User, unix_users.User]]:
-        if why := unix_users.missing():
-            pytest.skip(why)
-        with unix_users.two_users() as (user, service):
-            monkeypatch.setattr(module, "SERVICE_USER", service.name)
-            yield user, service
+    def pair(
+        self, users: tuple[unix_users.User, unix_users.User], monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[unix_users.User, unix_users.User]:
+        """A user whose home is as new, and who builds for all."""
+        user, service = users
+        user.sh("rm -rf ~/.cache ~/.local ~/built-by")
+        monkeypatch.setattr(module, "SERVICE_USER", service.name)
+        return user, service
 
     @pytest.fixture
     def cache(self) -> Iterator[Path]:
@@ -205,9 +207,9 @@ class TestUsers:
             yield directory / "environments"
 
     def test_hashed_wheels_are_shared_and_nobody_can_change_them(
-        self, users: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
+        self, pair: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
     ) -> None:
-        user, service = users
+        user, service = pair
         python = _for(user, Document(_python(), index.locked("answer"), True), cache, index)
         assert python.startswith(f"{cache}/")
         assert user.sh('"$1" -c "import answer; print(answer.value)"', python).stdout == "42\n"
@@ -222,9 +224,9 @@ class TestUsers:
         assert [path.name for path in cache.iterdir() if path.is_dir()] == [Path(other).parents[1].name]
 
     def test_what_needs_a_build_is_built_as_the_user_and_is_theirs(
-        self, users: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
+        self, pair: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
     ) -> None:
-        user, service = users
+        user, service = pair
         if UV is not None:  # Seconds faster than pip.
             user.sh("mkdir -p ~/.local/bin")
             shutil.copy(UV, user.home / ".local/bin/uv")
@@ -238,9 +240,9 @@ class TestUsers:
         assert (user.home / ".cache/cumulus/environments").stat().st_mode & 0o777 == 0o700
 
     def test_a_link_in_the_users_home_leads_nowhere_that_they_could_not_go(
-        self, users: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
+        self, pair: tuple[unix_users.User, unix_users.User], index: Index, cache: Path
     ) -> None:
-        user, _ = users
+        user, _ = pair
         cache.mkdir(mode=0o700)
         user.sh('mkdir -p ~/.cache/cumulus && ln -s "$1" ~/.cache/cumulus/environments', str(cache))
         with pytest.raises(EnvironmentFailed, match=r"Permission denied|File exists"):
