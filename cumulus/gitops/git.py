@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -322,8 +323,8 @@ class Repository:
             "PermitLocalCommand": "no", "ProxyCommand": "none", "ClearAllForwardings": "yes", "ConnectTimeout": "15",
             "PreferredAuthentications": "publickey", "ServerAliveInterval": "10",
         }  # fmt: skip
-        # Every value is from here or is a path or address: none holds a blank or quote.
-        return " ".join(["ssh", "-F", "/dev/null", *(f"-o {name}={value}" for name, value in options.items())])
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return shlex.join(["ssh", "-F", "/dev/null", *words])
 
     def _git(
         self, arguments: Sequence[str], *, given: bytes = b"", where: str = _READER, fails: bool = False,

@@ -198,9 +198,9 @@ def test_running_work_is_not_lost_without_being_asked_for(running: Cluster, repo
     cluster = running
     cluster.job_seconds = 100_000.0
     repo.commit({"a.yaml": job("a").replace("duration: 1h", "duration: 9h"), "b.yaml": job("b", **IDLE)})
-    cluster.add(url=repo.url, prune="Auto")
+    cluster.add(url=repo.url, prune="Auto", pruneLimit={"gpuHours": 0.1})
     cluster.sync()
-    cluster.sync(seconds=2 * 3600)
+    cluster.sync(seconds=900)
     assert cluster.get("a")["status"]["phase"] == "Running"
     repo.commit({"a.yaml": None})
     cluster.sync()
