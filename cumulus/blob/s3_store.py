@@ -205,18 +205,14 @@ class S3BlobStore:
     def _put_small(self, place: str, sha256: str, size: int, chunks: Iterable[bytes]) -> BlobInfo:
         """One that is put at once. What breaks off is not kept."""
         content = bytearray()
-        self._client.put(f"{place}upload-{size}", b"")
-        try:
-            for chunk in chunks:
-                content += chunk
-                _check_length(len(content), size)
-            if len(content) < size:
-                return BlobInfo(size, 0)
-            _check_digest(hashlib.sha256(content).hexdigest(), sha256)
-            self._client.put(place + _DATA, bytes(content))
-            self._client.put(place + _WHOLE, b"")
-        finally:
-            self._client.delete([f"{place}upload-{size}"])
+        for chunk in chunks:
+            content += chunk
+            _check_length(len(content), size)
+        if len(content) < size:
+            return BlobInfo(size, 0)
+        _check_digest(hashlib.sha256(content).hexdigest(), sha256)
+        self._client.put(place + _DATA, content)
+        self._client.put(place + _WHOLE, b"")
         return BlobInfo(size, size)
 
     def _begin(self, place: str, size: int) -> _Begun:

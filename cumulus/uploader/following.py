@@ -125,8 +125,10 @@ class Follower:
         """The step to copy: one that is held already, else the newest that is not there yet."""
         try:
             held = snapshot.held_step(self._held)
-            if held is not None and self._is_new(self._held, held):
-                return held
+            if held is not None:
+                if self._is_new(self._held, held):
+                    return held
+                snapshot.release(self._held)
             for step in layout.steps(self._path):
                 if self._is_new(self._path, step):
                     return step
@@ -170,10 +172,14 @@ class Follower:
                 self._refused.add(name)
                 self._fail(f"{damaged}: it is not copied")
             return True
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             snapshot.release(self._held)
-            return True  # Pruned meanwhile.
+            if not os.path.isdir(layout.directory(self._path, step)):
+                return True  # Pruned meanwhile.
+            self._fail(f"step {step} can't be copied: {error.strerror}: {error.filename}")
         except Incomplete as error:
+            # Its own files are there. There may be a newer one, and the other node may never come to it.
+            snapshot.release(self._held)
             self._fail(str(error))
         except BucketUnavailable as error:
             self._fail(str(error))

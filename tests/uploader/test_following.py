@@ -262,3 +262,14 @@ def test_a_status_that_the_job_has_written(tmp_path: Path) -> None:
     file.symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
         status.read(str(tmp_path))
+
+
+def test_a_rank_that_never_comes_holds_up_nothing(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    files = {"rank-0/x": b"0", "rank-1/x": b"1"}
+    save(tmp_path / "a", 1, files, world=2, here=frozenset({"rank-0/x"}))
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: "on another node" in run.status.error)
+        save(tmp_path / "a", 2, files, world=2)
+        assert run.end() is True
+    assert [one.name.step for one in catalog.committed(place)] == [2]
