@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Machine
+from tests.e2e.conftest import Machine, manifest
 
 pytestmark = pytest.mark.daemon
 
@@ -61,3 +65,50 @@ def test_the_example_in_pytorch(tmp_path: Path) -> None:
     command = [sys.executable, str(program), "1"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("starts after step 0\ndone: ")
+
+
+TRAINING = """
+import os, pathlib, numpy
+from cumulus import checkpoint
+state = checkpoint.load_checkpoint() or {"step": 0, "w": numpy.zeros(20), "random": numpy.random.default_rng(3)}
+pathlib.Path("pids", str(os.getpid())).touch()
+while state["step"] < 3000:
+    x = state["random"].normal(size=(10, 20))
+    state["w"] -= 0.01 * x.T @ (x @ state["w"] - x.sum(axis=1)) / 10
+    state["step"] += 1
+    if state["step"] % 10 == 0 or checkpoint.should_checkpoint():
+        checkpoint.save_checkpoint(state, step=state["step"], wait=state["step"] % 20 == 0)
+        checkpoint.exit_if_ending()
+checkpoint.wait()
+print(state["w"].tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_job_whose_program_is_killed_ten_times_reaches_the_same_weights(machine: Machine, tmp_path: Path) -> None:
+    machine.serve()
+    machine.ready()
+    env = [{"name": "PYTHONPATH", "value": str(ROOT)}]
+    for name in ("whole", "killed"):
+        (tmp_path / name / "pids").mkdir(parents=True)
+        machine.apply(
+            manifest(
+                name, shlex.join(["exec", sys.executable, "-c", TRAINING]), duration="300s", env=env,
+                workingDir=str(tmp_path / name), checkpoint={"gracePeriod": "5s"},
+                retry={"limit": 20, "backoff": "10ms"},
+            )
+        )  # fmt: skip
+    killed: set[str] = set()
+    rng = random.Random(8)
+    while len(killed) < 10:
+        new = {path.name for path in (tmp_path / "killed" / "pids").iterdir()} - killed
+        if new:
+            time.sleep(rng.uniform(0.05, 0.3))
+            os.kill(int(min(new)), signal.SIGKILL)
+            killed |= new
+        time.sleep(0.02)
+    for name in ("whole", "killed"):
+        machine.ok("wait", f"gpujob/{name}", "--for=condition=Succeeded", "--timeout=150s", timeout=160)
+    assert len(machine.get("job", "killed")["status"]["attempts"]) == 11
+    assert machine.ok("logs", "killed") == machine.ok("logs", "whole")
