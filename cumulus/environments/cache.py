@@ -80,7 +80,7 @@ class EnvironmentCache:
             _make_read_only(building)
         if os.path.lexists(place):
             # Its Python is gone, or it was damaged.
-            os.rename(place, tempfile.mktemp(prefix=f".old-{key}-", dir=self.root))
+            os.rename(place, tempfile.mkdtemp(prefix=f".old-{key}-", dir=self.root))
         os.rename(building, place)
         self._clean(key)
         return os.path.join(place, "bin", "python")
@@ -136,7 +136,7 @@ class EnvironmentCache:
     def _delete(self, key: str) -> None:
         place = self.place(key)
         if os.path.lexists(place):
-            os.rename(place, tempfile.mktemp(prefix=f".old-{key}-", dir=self.root))
+            os.rename(place, tempfile.mkdtemp(prefix=f".old-{key}-", dir=self.root))
         self._clean(key)
         os.unlink(self._lock(key))
 
