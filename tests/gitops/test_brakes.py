@@ -41,7 +41,7 @@ def holds(cluster: Cluster, names: list[str]) -> None:
     """Not by time, not by hand, not after a crash."""
     for step in (lambda: None, lambda: manual(cluster), lambda: cluster.new_daemon() and None):
         step()
-        cluster.sync(seconds=90)
+        cluster.sync(seconds=20)
         assert cluster.names() == names
 
 
