@@ -34,7 +34,7 @@ class GangSave:
         if len(steps) != 1:
             raise Voided(f"ranks save different steps: {', '.join(map(str, steps))}")
         self._top = str(self._agree(lambda: self._begin(path) if group.rank == 0 else None)[0])
-        self.directory = os.path.join(self._top, self._mine) if self._mine else self._top
+        self.directory = os.path.join(self._top, self._mine).rstrip("/")
         self._agree(self._enter)
 
     def finish(self, seconds: Callable[[], float], facts: Facts, known: Mapping[str, File]) -> Manifest:
