@@ -280,6 +280,8 @@ class Session:
         """What became of the session's job, where that says more than the end of the connection."""
         if self._closed:
             return Cancelled(f"session {self.name} was closed", call=self.name)
+        if isinstance(error, CallError):
+            return error
         try:
             self._job.result(END_SECONDS)
         except CallError as told:
