@@ -46,6 +46,8 @@ _DATA, _WHOLE = "data", "blob"
 _UPLOAD = re.compile(r"upload-([0-9]+)")
 _USED_AGAIN = timedelta(minutes=5)
 """A use is noted where the last one is older: it costs a request."""
+_NOTED_AGAIN = 60.0
+"""Seconds after which an upload that goes on says so again."""
 
 
 class _Begun(NamedTuple):
@@ -66,6 +68,10 @@ class _Seen(NamedTuple):
     whole: Object | None
     data: Object | None
     upload: Object | None
+
+    @property
+    def complete(self) -> bool:
+        return self.whole is not None and self.data is not None
 
     @property
     def announced(self) -> int:
@@ -92,7 +98,7 @@ class S3BlobStore:
     def find(self, owner: str, sha256: str) -> BlobInfo | None:
         place = _place(owner, sha256)
         seen = self._look(place)
-        if seen.whole is not None:
+        if seen.complete:
             return self._used(place, seen)
         if seen.upload is None:
             return None
@@ -111,7 +117,7 @@ class S3BlobStore:
         check_size(self._limits, size, offset)
         with self._alone(place, sha256):
             seen = self._look(place)
-            if seen.whole is not None:
+            if seen.complete:
                 return self._used(place, seen)
             if offset:
                 begun, parts = self._begun(seen) if seen.announced == size else (None, {})
@@ -133,7 +139,7 @@ class S3BlobStore:
         if offset < 0:
             raise UsageError("the offset in a blob is 0 or more")
         seen = self._look(place)
-        if seen.whole is None or seen.data is None:
+        if not seen.complete or seen.data is None:
             raise NoSuchBlob(f"there is no blob {sha256}")
         return self._read(place, sha256, seen.data, offset)
 
@@ -148,11 +154,13 @@ class S3BlobStore:
             return None  # Nothing to put: `write` makes it.
         with self._alone(place, sha256):
             seen = self._look(place)
-            if seen.whole is not None:
+            if seen.complete:
                 return None
             begun = None
             if seen.upload is not None and seen.announced == size:
                 begun, _ = self._begun(seen)
+                if begun.id:
+                    self._note(place, begun)
             if begun is None or not begun.id:
                 self._clear(place, seen)
                 check_limit(self._limits, self._usage(owner), size)
@@ -165,7 +173,7 @@ class S3BlobStore:
 
     def download_url(self, owner: str, sha256: str) -> str | None:
         place = _place(owner, sha256)
-        return None if self._look(place).whole is None else self._client.url_to_read(place + _DATA, URL_SECONDS)
+        return None if not self._look(place).complete else self._client.url_to_read(place + _DATA, URL_SECONDS)
 
     def delete(self, owner: str, sha256: str) -> bool:
         place = _place(owner, sha256)
@@ -218,15 +226,21 @@ class S3BlobStore:
     def _begin(self, place: str, size: int) -> _Begun:
         part = part_size(size, self._part)
         upload = self._client.begin(place + _DATA)
-        self._client.put(f"{place}upload-{size}", json.dumps({"id": upload, "part": part}).encode())
-        return _Begun(size, upload, part)
+        begun = _Begun(size, upload, part)
+        self._note(place, begun)
+        return begun
+
+    def _note(self, place: str, begun: _Begun) -> None:
+        """Write down, or again, that the upload goes on: by its time it is collected."""
+        content = json.dumps({"id": begun.id, "part": begun.part}).encode()
+        self._client.put(f"{place}upload-{begun.size}", content)
 
     def _receive(
         self, place: str, sha256: str, begun: _Begun, parts: dict[int, Part], chunks: Iterable[bytes]
     ) -> BlobInfo:
         """Send the chunks as parts, after those that are there."""
         digest, came = hashlib.sha256(), _received(begun, parts)
-        anew = not came
+        anew, noted = not came, self._clock.monotonic()
 
         def seen(chunk: bytes) -> None:
             nonlocal came
@@ -240,6 +254,9 @@ class S3BlobStore:
                     number = came // begun.part
                     for buffer, length in filled(sender, chunks, seen):
                         number += 1
+                        if self._clock.monotonic() - noted > _NOTED_AGAIN:
+                            noted = self._clock.monotonic()
+                            self._note(place, begun)
                         if length == begun.part or came == begun.size:
                             sender.send(number, buffer, length)
                         else:
@@ -300,10 +317,10 @@ class S3BlobStore:
 
     def _used(self, place: str, seen: _Seen) -> BlobInfo:
         assert seen.whole is not None
+        assert seen.data is not None
         if self._clock.now() - seen.whole.modified > _USED_AGAIN:
             self._client.put(place + _WHOLE, b"")
-        size = 0 if seen.data is None else seen.data.size
-        return BlobInfo(size, size)
+        return BlobInfo(seen.data.size, seen.data.size)
 
     def _begun(self, seen: _Seen) -> tuple[_Begun, dict[int, Part]]:
         """The upload and its parts; one without an id where it is not known."""

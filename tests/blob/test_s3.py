@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -123,6 +124,37 @@ def test_damage_in_the_bucket(store: S3BlobStore, client: S3Client) -> None:
         read(store, ANN, name)
     assert store.find(ANN, name) is None
     put(store, ANN, CONTENT)
+
+
+def test_an_upload_that_goes_on_says_so(client: S3Client, bucket: Bucket) -> None:
+    """A daemon beside the one that takes it collects by that."""
+
+    class Slow(FakeClock):
+        def monotonic(self) -> float:
+            self.advance(61)
+            return super().monotonic()
+
+    store = S3BlobStore(client, LIMITS, part=LEAST_PART, clock=Slow(datetime.now(UTC)))
+    content, times = CONTENT + CONTENT, []
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(content), LEAST_PART):
+            times.extend(found.modified for found in client.list(PREFIX) if "/upload-" in found.key)
+            yield content[start : start + LEAST_PART]
+            time.sleep(1.1)
+
+    store.write(ANN, sha(content), len(content), chunks())
+    assert len(set(times)) == 2
+
+
+def test_the_word_that_a_blob_is_whole_without_its_content(store: S3BlobStore, client: S3Client) -> None:
+    name = put(store, ANN, b"text")
+    client.delete([found.key for found in client.list(PREFIX) if found.key.endswith("/data")])
+    assert store.find(ANN, name) is None
+    with pytest.raises(NoSuchBlob):
+        store.open(ANN, name)
+    put(store, ANN, b"text")
+    assert read(store, ANN, name) == b"text"
 
 
 def test_an_upload_goes_on_in_another_process_and_what_is_left_of_others_is_collected(
