@@ -207,6 +207,7 @@ def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: Proc
     bed.backend.list()
     eventually(lambda: steps(bed) == [Name(1, 1)])
     eventually(lambda: note.read_bytes() == b"copied\n")
+    eventually(lambda: not locks.holders(note))
     bed.reopen()
     bed.backend.list()
     assert locks.holders(note) == []
