@@ -19,6 +19,7 @@ import pytest
 from cumulus.backends.base import Checkpointing, EnvVar, Mount, State
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
+from cumulus.backends.process.checkpointing import CheckpointWatch
 from cumulus.backends.process.command import Command
 from cumulus.backends.process.environment import DRIVERS, own_environment
 from cumulus.backends.process.lease_guard import LeaseGuard
@@ -260,7 +261,7 @@ class TestEnvironment:
     def test_documented_is_all_that_there_may_be(self, bed: ProcessBed, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in DRIVERS:
             monkeypatch.setenv(name, "/opt/opencl")
-        asked = Checkpointing(uri="s3://b/p", every=600, keep=3)
+        asked = Checkpointing(uri=f"file://{bed.directory}/kept", every=600, keep=3)
         seen = self.environment(bed, checkpoint_path="state", checkpointing=asked, leases=())
         documented = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
         table = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
@@ -512,10 +513,15 @@ class TestLogs:
         child = os.fork()
         if child == 0:
             signal.alarm(20)
-            monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
-            guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
-            Command({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard).abandon()
-            os._exit(0)
+            try:
+                monkeypatch.setattr(os, "read", lambda descriptor, size: b"y" * size)
+                guard = LeaseGuard({"leases": [], "env": {}, "chronos_home": None})
+                watch = CheckpointWatch({"fixed_env": {}, "events": ""})
+                Command({}, 0, output, output, FileLog(str(tmp_path)).writer(), guard, watch).abandon()
+                os._exit(0)
+            finally:
+                # A child that went on would run the tests that follow a second time.
+                os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         pipe = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
         assert pipe <= sum(path.stat().st_size for path in tmp_path.glob("log.*[0-9]")) <= 2 * pipe
