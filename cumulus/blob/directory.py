@@ -40,7 +40,6 @@ from cumulus.errors import (
     UsageError,
 )
 from cumulus.lib import locks
-from cumulus.lib.digest import Sha256
 from cumulus.lib.files import make_directories, sync_directory
 from cumulus.resources.quantity import format_bytes
 
@@ -51,6 +50,7 @@ RESERVE_PART = 20
 """So many bytes of the disk, or this part of a small one, are left to others: the store of objects may be on it."""
 LOOK_EVERY = 64 * 2**20
 """Bytes of an upload between two looks at the room that is left."""
+WRITE_EVERY = 8 * 2**20
 _PARTIAL = re.compile(r"([0-9a-f]{64})\.([0-9]+)\.partial")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -181,12 +181,12 @@ class DirectoryBlobStore:
 
     def _receive(self, fd: int, partial: Path, place: Path, begun: BlobInfo, chunks: Iterable[bytes]) -> BlobInfo:
         """Write the chunks; the file's lock is held."""
-        digest, received = Sha256(), begun.received
+        digest, received = hashlib.sha256(), begun.received
         try:
             for start in range(0, received, CHUNK):
                 digest.update(os.pread(fd, min(CHUNK, received - start), start))
             os.lseek(fd, received, os.SEEK_SET)
-            looked = received
+            looked = written = received
             for chunk in chunks:
                 if received + len(chunk) > begun.size:
                     raise BlobMismatch(f"the content is longer than the {begun.size} bytes that were announced")
@@ -194,6 +194,10 @@ class DirectoryBlobStore:
                 with _told(self._directory):
                     _write_all(fd, chunk)
                 received += len(chunk)
+                if received - written >= WRITE_EVERY:
+                    # The kernel begins to write now, so that there is little to wait for at the end.
+                    os.posix_fadvise(fd, written, received - written, os.POSIX_FADV_DONTNEED)
+                    written = received
                 if received - looked >= LOOK_EVERY:
                     looked = received
                     self._check_room(begun.size - received)
@@ -211,8 +215,6 @@ class DirectoryBlobStore:
             os.ftruncate(fd, 0)
             partial.unlink(missing_ok=True)
             raise
-        finally:
-            digest.close()
         return BlobInfo(begun.size, received)
 
     def _read(self, descriptor: int, place: Path, offset: int) -> Iterator[bytes]:
