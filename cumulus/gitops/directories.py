@@ -7,10 +7,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import structlog
 
 from cumulus.gitops import directory
+from cumulus.gitops.directory import Held
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Limits, OverLimit, run
 from cumulus.lib.printable import one_line
@@ -27,7 +29,7 @@ _SETTLE_MILLISECONDS = 100
 """An editor writes a file in several steps."""
 
 
-def read(path: str, user: UnixUser | None, also: str = "") -> dict[str, bytes]:
+def read(path: str, user: UnixUser | None, also: str = "") -> Held:
     """The manifests below a directory and the file `also`, read as `user`. Raises SourceUnreadable."""
     try:
         if user is None or user.uid == os.geteuid():
@@ -49,12 +51,23 @@ def _unreadable(path: str, why: str) -> SourceUnreadable:
     return SourceUnreadable(SourceReason.FETCH_FAILED, f"{one_line(path)} cannot be read: {truncate(one_line(why))}")
 
 
+class Watched(NamedTuple):
+    """The directory of a Source, and those within it that its user could read."""
+
+    path: str
+    within: tuple[str, ...]
+
+
 class DirectoryWatch:
-    """Calls `changed` with namespace and name of each Source below whose directory something changed."""
+    """Calls `changed` with namespace and name of each Source below whose directory something changed.
+
+    Each directory is watched by itself: a watch that descends would follow the symbolic links in it, as this process's
+    own user and not as the Source's.
+    """
 
     def __init__(self) -> None:
         self._changed: Callable[[str, str], None] = lambda namespace, name: None
-        self._paths: dict[tuple[str, str], str] = {}
+        self._watched: dict[tuple[str, str], Watched] = {}
         self._again = threading.Event()
         self._lock = threading.Lock()
         self._closed = False
@@ -62,21 +75,23 @@ class DirectoryWatch:
     def begin(self, changed: Callable[[str, str], None]) -> None:
         """Watch nothing yet, and tell `changed` from now on."""
         with self._lock:
-            self._paths, self._changed = {}, changed
+            self._watched, self._changed = {}, changed
         self._again.set()
 
-    def watch(self, source: tuple[str, str], path: str) -> None:
+    def watch(self, source: tuple[str, str], path: str, within: tuple[str, ...] = ("",)) -> None:
+        """`within`: the directories below `path`, "" for itself."""
+        wanted = Watched(path, within)
         with self._lock:
-            if self._paths.get(source) == path:
+            if self._watched.get(source) == wanted:
                 return
-            self._paths = {**self._paths, source: path}
+            self._watched = {**self._watched, source: wanted}
         self._again.set()
 
     def forget(self, source: tuple[str, str]) -> None:
         with self._lock:
-            if source not in self._paths:
+            if source not in self._watched:
                 return
-            self._paths = {key: path for key, path in self._paths.items() if key != source}
+            self._watched = {key: watched for key, watched in self._watched.items() if key != source}
         self._again.set()
 
     def run(self) -> None:
@@ -84,13 +99,13 @@ class DirectoryWatch:
         while not self._closed:
             self._again.clear()
             with self._lock:
-                paths = dict(self._paths)
-            there = {path for path in paths.values() if os.path.isdir(path)}
+                watched = dict(self._watched)
+            there = {each.path for each in watched.values() if os.path.isdir(each.path)}
             if not there:
-                self._again.wait(_RETRY_SECONDS if paths else None)
+                self._again.wait(_RETRY_SECONDS if watched else None)
                 continue
             try:
-                self._until_others(paths, there)
+                self._until_others(watched, there)
             except Exception as error:
                 # Sources are looked at now and then in any case.
                 _log.warning("directories are not watched", error=str(error))
@@ -101,23 +116,31 @@ class DirectoryWatch:
         self._closed = True
         self.begin(lambda namespace, name: None)
 
-    def _until_others(self, paths: Mapping[tuple[str, str], str], there: set[str]) -> None:
+    def _until_others(self, watched: Mapping[tuple[str, str], Watched], there: set[str]) -> None:
         """Watch until other directories are to be watched, or one of these is gone or has come."""
         import watchfiles
 
-        real = {path: os.path.realpath(path) for path in there}
+        sources: dict[str, set[tuple[str, str]]] = {}
+        for source, each in watched.items():
+            for name in each.within if each.path in there else ():
+                real = os.path.realpath(os.path.join(each.path, name))
+                if os.path.isdir(real):
+                    sources.setdefault(real, set()).add(source)
         # What changed before the watch began.
-        for source, path in paths.items():
-            if path in there:
+        for source, each in watched.items():
+            if each.path in there:
                 self._changed(*source)
         for changes in watchfiles.watch(
-            *sorted(there), debounce=_SETTLE_MILLISECONDS, step=50, rust_timeout=_LOOK_MILLISECONDS,
+            *sorted(sources), debounce=_SETTLE_MILLISECONDS, step=50, rust_timeout=_LOOK_MILLISECONDS,
             yield_on_timeout=True, watch_filter=None, raise_interrupt=False, ignore_permission_denied=True,
+            recursive=False, stop_event=self._again,
         ):  # fmt: skip
-            touched = [os.path.realpath(path) for _, path in changes]
-            for source, path in paths.items():
-                if path in real and any(f"{each}/".startswith(f"{real[path]}/") for each in touched):
-                    self._changed(*source)
-            others = any(os.path.isdir(path) != (path in there) for path in paths.values())
-            if others or self._again.is_set():
+            touched = {path for _, path in changes}
+            nobody: set[tuple[str, str]] = set()
+            for source in sorted(nobody.union(*(sources.get(place, nobody) for path in touched
+                                                for place in (path, os.path.dirname(path))))):  # fmt: skip
+                self._changed(*source)
+            # A directory that is made anew under the same name is another one.
+            others = any(os.path.isdir(each.path) != (each.path in there) for each in watched.values())
+            if others or not touched.isdisjoint(sources):
                 return

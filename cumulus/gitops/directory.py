@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
@@ -18,22 +19,31 @@ if __name__ == "__main__":
 from cumulus.lib.unix_user import UnixUser, become
 
 MOST_FILES, MOST_FILE_BYTES, MOST_BYTES, MOST_DEPTH = 8_000, 4 * 2**20, 64 * 2**20, 64
+MOST_DIRECTORIES = 4_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read(path: str, also: str = "") -> dict[str, bytes]:
-    """The manifests below a directory, by path within it, and the file `also`, whatever it is called. Hidden ones and
-    symbolic links are left out. Raises OSError, ValueError for a directory that holds too much."""
+class Held(NamedTuple):
+    """What a directory held: manifests by path within it, and all directories that were looked into, "" for itself."""
+
+    files: dict[str, bytes]
+    directories: tuple[str, ...]
+
+
+def read(path: str, also: str = "") -> Held:
+    """The manifests below a directory and the file `also`, whatever it is called. Hidden ones and symbolic links are
+    left out. Raises OSError, ValueError for a directory that holds too much."""
     found: dict[str, bytes] = {}
+    directories: list[str] = []
     total = 0
     # The directory itself may be a link: its user wrote down its name.
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name, data in _walk(top, "", 0, also):
+    for name, data in _walk(top, "", also, directories):
         total += len(data)
         if len(found) >= MOST_FILES or total > MOST_BYTES:
             raise ValueError(f"holds more than {MOST_FILES:,} manifests or {MOST_BYTES // 2**20} MiB; split it")
         found[name] = data
-    return found
+    return Held(found, tuple(directories))
 
 
 def digest(files: dict[str, bytes]) -> str:
@@ -46,11 +56,14 @@ def digest(files: dict[str, bytes]) -> str:
     return total.hexdigest()[:40]
 
 
-def _walk(directory: int, prefix: str, depth: int, also: str) -> Iterator[tuple[str, bytes]]:
-    """Closes the descriptor."""
+def _walk(directory: int, prefix: str, also: str, seen: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Closes the descriptor, and notes in `seen` where it was."""
     try:
-        if depth > MOST_DEPTH:
+        if prefix.count("/") > MOST_DEPTH:
             raise ValueError(f"is more than {MOST_DEPTH} directories deep")
+        if len(seen) >= MOST_DIRECTORIES:
+            raise ValueError(f"holds more than {MOST_DIRECTORIES:,} directories; name one that holds manifests alone")
+        seen.append(prefix.rstrip("/"))
         for name in sorted(os.listdir(directory)):
             if name.startswith("."):
                 continue
@@ -58,7 +71,7 @@ def _walk(directory: int, prefix: str, depth: int, also: str) -> Iterator[tuple[
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", depth + 1, also)
+                    yield from _walk(os.open(name, flags, dir_fd=directory), f"{prefix}{name}/", also, seen)
                 elif stat.S_ISREG(status.st_mode) and (name.endswith(SUFFIXES) or prefix + name == also):
                     if not f"{prefix}{name}".isprintable():
                         raise ValueError(f"holds the file {prefix + name!r}, whose name has control characters")
@@ -80,17 +93,18 @@ def _content(name: str, directory: int, prefix: str) -> bytes:
     return data
 
 
-def pack(files: dict[str, bytes]) -> bytes:
-    index = [(name, len(data)) for name, data in files.items()]
-    return json.dumps(index).encode() + b"\n" + b"".join(files.values())
+def pack(held: Held) -> bytes:
+    index = [(name, len(data)) for name, data in held.files.items()]
+    return json.dumps([index, held.directories]).encode() + b"\n" + b"".join(held.files.values())
 
 
-def unpack(data: bytes) -> dict[str, bytes]:
+def unpack(data: bytes) -> Held:
     head, _, rest = data.partition(b"\n")
+    index, directories = json.loads(head)
     found, at = {}, 0
-    for name, size in json.loads(head):
+    for name, size in index:
         found[name], at = rest[at : at + size], at + size
-    return found
+    return Held(found, tuple(directories))
 
 
 def main(user: str, path: str, also: str) -> None:

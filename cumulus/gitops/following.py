@@ -19,14 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from cumulus.clock import Clock
 from cumulus.errors import CumulusError
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.git import Credentials, Repository
 from cumulus.gitops.programs import Limits
+from cumulus.lib.printable import one_line
+from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.git_url import GitUrl
+from cumulus.resources.reasons import SourceReason
 from cumulus.resources.source import GitSource, Revision
+
+_log = structlog.get_logger("cumulus.sources")
 
 MOST_OF_A_USER = 3
 """Servers that are asked at once for one user."""
@@ -259,6 +266,11 @@ class Following:
                         repository.have(new, credentials)
         except SourceUnreadable as raised:
             error = raised
+        except Exception as raised:
+            # Whatever one repository holds, this thread goes on to the next.
+            _log.exception("a repository cannot be read", url=str(where.url))
+            said = f"{where.url} cannot be read: {truncate(one_line(str(raised)) or type(raised).__name__)}"
+            error = SourceUnreadable(SourceReason.FETCH_FAILED, said)
         with self._news:
             told = self._told(found, revision, trees, error)
             found.error = error

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cumulus.clock import timestamp
-from cumulus.gitops import addresses, versions
+from cumulus.gitops import addresses
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Finished, Limits, OverLimit, run
+from cumulus.lib import versions
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
@@ -82,7 +83,10 @@ class Repository:
             return wanted.commit, wanted.commit
         if wanted.semver is not None:
             found = self._remote(credentials, ["--tags"], "refs/tags/*", wanted)
-            tag = versions.highest((name.removeprefix("refs/tags/") for name in found), wanted.semver)
+            try:
+                tag = versions.highest((name.removeprefix("refs/tags/") for name in found), wanted.semver)
+            except ValueError as error:
+                raise _no_ref(str(error)) from None
             if tag is None:
                 raise _no_ref(f"no tag is a version in the range {wanted.semver}")
             return f"refs/tags/{tag}", found[f"refs/tags/{tag}"]

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from cumulus.lib.versions import check_range
 from cumulus.resources.fields import (
     AbsolutePath,
     Duration,
@@ -61,6 +62,7 @@ def _commit(value: str) -> str:
 def _range(value: str) -> str:
     if not _RANGE.fullmatch(value):
         raise ValueError(f"{value[:80]!r} is not a range of versions; write ^1.2, ~1.4.0 or >=1.0 <2.0")
+    check_range(value)
     return value
 
 

@@ -14,7 +14,7 @@ from cumulus.gitops import directories
 from cumulus.gitops.directories import DirectoryWatch
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.following import Following, Where
-from cumulus.gitops.git import Credentials
+from cumulus.gitops.git import Credentials, Repository
 from cumulus.resources.git_url import parse_url
 from tests.gitops.cluster import Cluster, Repo, job
 from tests.waiting import eventually
@@ -125,13 +125,108 @@ def test_a_save_is_noticed(watch: tuple[DirectoryWatch, list[str]], tmp_path: Pa
     found, told = watch
     for name in ("one", "two"):
         (tmp_path / name / "deep").mkdir(parents=True)
-        found.watch(("default", name), str(tmp_path / name))
+        found.watch(("default", name), str(tmp_path / name), ("", "deep"))
     eventually(lambda: {"one", "two"} <= set(told))
     time.sleep(0.5)
     told.clear()
     (tmp_path / "one" / "deep" / "a.yaml").write_text("a")
     eventually(lambda: told)
     assert set(told) == {"one"}
+
+
+def test_nothing_behind_a_symbolic_link_is_watched(watch: tuple[DirectoryWatch, list[str]], tmp_path: Path) -> None:
+    # The daemon of a machine would watch as root what the Source's user cannot read.
+    found, told = watch
+    for name in ("mine", "others"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / "mine" / "link").symlink_to(tmp_path / "others")
+    held = directories.read(str(tmp_path / "mine"), None)
+    assert held.directories == ("", "deep")
+    found.watch(("default", "mine"), str(tmp_path / "mine"), held.directories)
+    eventually(lambda: told)
+    time.sleep(0.5)
+    told.clear()
+    (tmp_path / "others" / "deep" / "a.yaml").write_text("a")
+    (tmp_path / "others" / "a.yaml").write_text("a")
+    time.sleep(0.7)
+    assert told == []
+
+
+def test_a_directory_that_is_made_anew_is_watched_again(
+    watch: tuple[DirectoryWatch, list[str]], tmp_path: Path
+) -> None:
+    found, told = watch
+    (tmp_path / "deep").mkdir()
+    found.watch(("default", "one"), str(tmp_path), ("", "deep"))
+    eventually(lambda: told)
+    time.sleep(0.5)
+    (tmp_path / "deep").rmdir()
+    (tmp_path / "deep").mkdir()
+    time.sleep(1.0)
+    told.clear()
+    (tmp_path / "deep" / "a.yaml").write_text("a")
+    eventually(lambda: told)
+
+
+def test_too_many_directories_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cumulus.gitops.directory.MOST_DIRECTORIES", 3)
+    for n in range(3):
+        (tmp_path / str(n)).mkdir()
+    with pytest.raises(SourceUnreadable, match="holds more than 3 directories"):
+        directories.read(str(tmp_path), None)
+
+
+def test_a_file_that_is_being_written_deletes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    def told() -> None:
+        cluster.room.directories._changed("default", "cluster")
+
+    both = f"{job('a', suspend='true')}---\n{job('b', suspend='true')}"
+    (tmp_path / "m").mkdir()
+    file = tmp_path / "m" / "all.yaml"
+    file.write_text(both)
+    (tmp_path / "m" / "c.yaml").write_text(job("c", suspend="true"))
+    cluster.add(directory=tmp_path / "m", prune="Auto")
+    cluster.sync()
+    uids = [cluster.get(name)["metadata"]["uid"] for name in "abc"]
+    for written in ("", both[: both.index("---")], job("a", command="oth", suspend="true")):
+        file.write_text(written)
+        told()
+        cluster.sync(seconds=1.0)
+        assert [cluster.get(name)["metadata"]["uid"] for name in "abc"] == uids
+    file.write_text(both)
+    told()
+    cluster.sync(seconds=10.0)
+    assert [cluster.get(name)["metadata"]["uid"] for name in "abc"] == uids
+    # What is written to its end counts.
+    file.write_text(job("a", suspend="true"))
+    told()
+    cluster.sync(seconds=10.0)
+    assert cluster.names() == ["a", "c"]
+
+
+def test_a_repository_that_breaks_its_reader_stops_no_other(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.commit({"a.yaml": "a"})
+    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+    where = Where(None, parse_url(repo.url), (), "default", "")
+    following.follow(("default", "a"), where, "", 60.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(Repository, "look", lambda *_: int("x"))
+        assert following.step()
+    with pytest.raises(SourceUnreadable, match="cannot be read: invalid literal"):
+        following.follow(("default", "a"), where, "", 60.0)
+    following.now(("default", "a"))
+    assert following.step()
+    assert following.follow(("default", "a"), where, "", 60.0) is not None
+
+
+def test_what_is_no_range_of_versions_is_refused(cluster: Cluster, repo: Repo) -> None:
+    from cumulus.errors import InvalidObject
+
+    for wanted in ("foo", ">>1", "1.0 ||", "^"):
+        with pytest.raises(InvalidObject, match="is not a range of versions"):
+            cluster.add(url=repo.url, semver=wanted)
 
 
 def test_a_directory_is_kept_equal_to(cluster: Cluster, tmp_path: Path) -> None:
@@ -162,7 +257,7 @@ def test_links_and_pipes_of_a_directory_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "link.yaml").symlink_to("/etc/passwd")
     (tmp_path / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe.yaml")
-    assert directories.read(str(tmp_path), None) == {"a.yaml": b"a"}
+    assert directories.read(str(tmp_path), None) == ({"a.yaml": b"a"}, ("",))
     (tmp_path / "huge.yaml").write_bytes(b"x" * (4 * 2**20 + 1))
     with pytest.raises(SourceUnreadable, match=r"huge\.yaml is larger than 4 MiB"):
         directories.read(str(tmp_path), None)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from cumulus.admission import door
 from cumulus.clock import FakeClock
-from cumulus.gitops import versions
 from cumulus.gitops.desired import Desired, digest
 from cumulus.gitops.sync import Facts, Plan, item_key, make_plan
+from cumulus.lib import versions
 from cumulus.manifest import load_text
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import ObjectMeta

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_repository_that_people_copy_is_well() -> None:
-    found = desired(read(str(ROOT / "manifests" / "cluster")), "default")
+    found = desired(read(str(ROOT / "manifests" / "cluster")).files, "default")
     assert sorted(key.name for key in found.manifests) == ["evaluate", "train", "vision"]
 
 

@@ -105,7 +105,7 @@ def _read(paths: Sequence[str]) -> dict[str, bytes]:
     for path in paths:
         try:
             if os.path.isdir(path):
-                held = directory.read(path)
+                held = directory.read(path).files
                 found |= {os.path.normpath(os.path.join(path, name)): data for name, data in held.items()}
             else:
                 found[path] = Path(path).read_bytes()

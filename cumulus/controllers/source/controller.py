@@ -43,6 +43,8 @@ from cumulus.store.client import Client
 NAME = "source"
 DIRECTORY_SECONDS = 300.0
 """How often a directory is looked at though nothing told of a change."""
+QUIET_SECONDS = 3.0
+"""How long nothing in a directory has changed before something is deleted since it is not there."""
 REPLACE_SECONDS = 2.0
 """How often it is looked whether what is to be replaced is gone."""
 _REMEMBERED = 5_000
@@ -77,6 +79,8 @@ class SourceReconciler:
         self._desired: OrderedDict[tuple[str, str, str, str], Desired] = OrderedDict()
         self._settled: dict[tuple[str, str], tuple[_Stamp, dict[Key, bytes]]] = {}
         """By Source: how each object looked that was as it is to be."""
+        self._quiet: dict[tuple[str, str], tuple[str, float]] = {}
+        """By Source of a directory: what it holds, and since when."""
 
     def reconcile(self, request: Request) -> Result:
         source = self._cache.get(Source, *request)
@@ -84,6 +88,7 @@ class SourceReconciler:
             self._room.following.forget(request)
             self._room.directories.forget(request)
             self._settled.pop(request, None)
+            self._quiet.pop(request, None)
             return Done()
         source = self._taken(source)
         try:
@@ -109,11 +114,27 @@ class SourceReconciler:
 
     def _directory(self, source: Source, user: UnixUser | None) -> _Look:
         assert source.spec.directory is not None
-        path = source.spec.directory.path
-        self._room.directories.watch((source.metadata.namespace or "", source.metadata.name), path)
-        files = directories.read(path, user, source.spec.variables or "")
-        name = digest(files)
-        return _Look(Revision(revision=name, tree=name), False, files, None, name, user)
+        path, request = source.spec.directory.path, Request(source.metadata.namespace or "", source.metadata.name)
+        try:
+            held = directories.read(path, user, source.spec.variables or "")
+        except SourceUnreadable:
+            self._room.directories.watch(request, path)
+            raise
+        self._room.directories.watch(request, path, held.directories)
+        name = digest(held.files)
+        before = self._quiet.get(request)
+        if before is None or before[0] != name:
+            self._quiet[request] = (name, self._clock.monotonic())
+        return _Look(Revision(revision=name, tree=name), False, held.files, None, name, user)
+
+    def _unsettled(self, source: Source, plan: Plan) -> float:
+        """Seconds to wait before a plan for a directory that deletes something is done, or asked for: a file that is
+        being written holds less than it will."""
+        found = self._quiet.get(Request(source.metadata.namespace or "", source.metadata.name))
+        takes = any(step.action in ("delete", "recreate") for step in (*plan.steps, *plan.held))
+        if source.spec.directory is None or found is None or not takes:
+            return 0.0
+        return max(0.0, found[1] + QUIET_SECONDS - self._clock.monotonic())
 
     def _git(self, source: Source, user: UnixUser | None) -> _Look | None:
         """None until the server was asked."""
@@ -167,6 +188,8 @@ class SourceReconciler:
         )  # fmt: skip
         if plan.problems:
             return self._failed(source, revision, SourceReason.INVALID, plan.problems)
+        if wait := self._unsettled(source, plan):
+            return After(wait)
         return self._do(source, revision, plan, self._why(source, plan, changed), stamp, settled, rewritten, view)
 
     def _do(

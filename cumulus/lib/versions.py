@@ -37,6 +37,12 @@ def parse(text: str) -> Version | None:
     return Version(int(major), int(minor or 0), int(patch or 0), _pre(pre) if pre else _RELEASE)
 
 
+def check_range(text: str) -> None:
+    """Raises ValueError for what is no range."""
+    for part in text.split("||"):
+        _bounds(part)
+
+
 def highest(tags: Iterable[str], wanted: str) -> str | None:
     """The tag with the highest version in the range. Pre-releases only where the range names one. Raises ValueError
     for what is no range."""
