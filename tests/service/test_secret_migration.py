@@ -70,7 +70,7 @@ def test_each_goes_where_it_is_used(home: Path, store: MemoryStore) -> None:
 
 
 def test_it_goes_on_after_a_crash_at_any_write(home: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_rename, real_unlink = os.rename, os.unlink
+    real_replace, real_unlink = os.replace, os.unlink
     left = 0
 
     def step() -> None:
@@ -79,16 +79,16 @@ def test_it_goes_on_after_a_crash_at_any_write(home: Path, store: MemoryStore, m
         if left < 0:
             raise OSError(5, "cut short")
 
-    def rename(source: str, target: str) -> None:
+    def replace(source: str, target: str) -> None:
         step()
-        real_rename(source, target)
+        real_replace(source, target)
 
     def unlink(path: str) -> None:
         if not os.path.basename(path).startswith("."):
             step()
         real_unlink(path)
 
-    monkeypatch.setattr(files.os, "rename", rename)
+    monkeypatch.setattr(files.os, "replace", replace)
     monkeypatch.setattr(files.os, "unlink", unlink)
     crashes = 0
     while True:
