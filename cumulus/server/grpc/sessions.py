@@ -57,15 +57,16 @@ class SessionCalls:
             coming: asyncio.Future[tuple[Document, bool]] = asyncio.ensure_future(anext(seen))
             try:
                 while True:
+                    if BY_NAME[key.kind].over(job):
+                        raise JobFinished(f"the session gpujob/{key.name} is over")
                     begun = bool(lookup(job, "status.attempts"))
                     await asyncio.wait([coming], timeout=LOOK_SECONDS if begun else None)
                     if coming.done():
                         job, deleted = coming.result()
                         if deleted:
                             raise NotFound(f"gpujob/{key.name} was deleted")
-                        if BY_NAME[key.kind].over(job):
-                            raise JobFinished(f"the session gpujob/{key.name} is over")
                         coming = asyncio.ensure_future(anext(seen))
+                        continue
                     with contextlib.suppress(SessionEnded):
                         return await self._api.call(self._calls.session, job)
             finally:
