@@ -82,6 +82,7 @@ class FakeOrchestrator(OrchestratorServicer):
         self.next_outcome: tuple[Outcome, bytes] | None = None
         """What the next job comes to, which does not run."""
         self.environment: dict[str, str] = {}
+        self._closed = False
         self._server: grpc.Server | None = None
         self.start()
 
@@ -106,6 +107,7 @@ class FakeOrchestrator(OrchestratorServicer):
         self.start()
 
     def close(self) -> None:
+        self._closed = True
         self.stop()
         for job in self.jobs.values():
             self.kill(job)
@@ -319,6 +321,9 @@ class FakeOrchestrator(OrchestratorServicer):
             [sys.executable, runner, str(job.directory)], cwd=job.directory, env=env, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        if self._closed or job.deleted:
+            # Whoever ended it found no process yet.
+            self.kill(job)
         assert job.process.stdout is not None
         while data := os.read(job.process.stdout.fileno(), 65536):
             with job.changed:
