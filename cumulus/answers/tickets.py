@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+SECONDS = 300.0
+"""How long a ticket lasts."""
+
 
 class GrpcTicket(NamedTuple):
     """Shows the gRPC server who asks, for a few minutes; sent in the metadata as `cumulus-ticket`."""

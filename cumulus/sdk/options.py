@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from weakref import WeakKeyDictionary
 
 from cumulus.errors import UsageError
+from cumulus.lib.suggest import nearest
 from cumulus.resources import quantity
 from cumulus.resources.key import API_VERSION, Document
 from cumulus.sdk.packaging.pickling import name_of
@@ -76,13 +77,18 @@ def check_names(function: Callable[..., Any], verb: str) -> None:
 
 def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError, as the function itself would, before anything is sent."""
+    if not callable(function):
+        raise TypeError(f"{function!r} is not callable; pass the function itself, and its arguments after it")
     signature = _signature(function)
     if signature is None:
         return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"{name_of(function)}(): {error}") from None
+        # Of a misspelt option, which is taken for an argument of the function's.
+        meant = [(name, near) for name in kwargs if name not in signature.parameters for near in nearest(name, NAMES)]
+        more = f"; did you mean the option {meant[0][1]}, and not {meant[0][0]}?" if meant else ""
+        raise TypeError(f"{name_of(function)}(): {error}{more}") from None
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
@@ -130,6 +136,8 @@ def job(
     if image := options.get("image"):
         spec["image"] = image
     if env := options.get("env"):
+        if not isinstance(env, Mapping):
+            raise UsageError(f"env={env!r} is no mapping", hint='write env={"NAME": "value"}')
         texts = {_text("env", key): _text(f"env[{key!r}]", value) for key, value in env.items()}
         spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
     if retries := _whole("retries", options.get("retries", 0), least=0):

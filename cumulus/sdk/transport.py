@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cumulus import errors
+from cumulus.answers.tickets import SECONDS
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
 from cumulus.lib.printable import block, one_line
@@ -80,6 +81,7 @@ class Connection:
         self._stub: OrchestratorStub | None = None
         self._pid = 0
         self._ticket: GrpcTicket | None = None
+        self._renewed_at = 0.0
         self._reached = False
         self._closed = False
 
@@ -102,9 +104,10 @@ class Connection:
         version = (VERSION, f"cumulus-python/{__version__}")
         if self.address.api is None or not self.address.is_local:
             return (("authorization", f"Bearer {self.address.token}"), version)
-        if self._ticket is None:
-            self._ticket = self._new_ticket()
-        return ((TICKET, self._ticket.ticket), version)
+        ticket = self._ticket
+        if ticket is None or time.monotonic() >= self._renewed_at:
+            ticket = self._new_ticket()
+        return ((TICKET, ticket.ticket), version)
 
     def call(self, ask: Callable[[OrchestratorStub, Any, float], T], *, patience: Patience = short) -> T:
         """The answer of `ask(stub, metadata, seconds)`, which is asked again where the server was away. Raises the
@@ -169,7 +172,7 @@ class Connection:
         address = self.address
         if address.api is None:
             return _channel(address)
-        self._ticket = told = self._new_ticket()
+        told = self._new_ticket()
         if address.is_local:
             return _channel(address._replace(target=f"unix:{told.socket}"))
         port = told.address.rpartition(":")[2]
@@ -185,8 +188,12 @@ class Connection:
         from cumulus.client.http.client import HttpClient
 
         assert self.address.api is not None
+        asked = time.monotonic()
         with HttpClient(self.address.api) as client:
-            return client.grpc_ticket()
+            self._ticket = made = client.grpc_ticket()
+        # Before its end: the server logs a ticket that is over, as somebody else may show one.
+        self._renewed_at = asked + 0.8 * SECONDS
+        return made
 
     def _error(self, error: grpc.RpcError) -> CumulusError:
         return error_of(error, self._where)

@@ -10,6 +10,7 @@ from cumulus.errors import CumulusError
 from cumulus.lib.printable import one_line
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.key import Document
+from cumulus.resources.reasons import SchedulingReason
 
 if TYPE_CHECKING:
     from cumulus.sdk.call import Call
@@ -43,5 +44,8 @@ def _why(job: Document) -> str | None:
         return None
     for condition in status.get("conditions") or ():
         if condition.get("type") == JobCondition.SCHEDULED and condition.get("status") == "False":
-            return one_line(str(condition.get("message") or condition.get("reason") or ""))
+            why = one_line(str(condition.get("message") or condition.get("reason") or ""))
+            if condition.get("reason") == SchedulingReason.NO_NODE_FITS:
+                return f"no node could ever hold it ({why})"
+            return why
     return ""

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.answers.tickets import GrpcTicket
+from cumulus.answers.tickets import SECONDS, GrpcTicket
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import CumulusError, NotFound, Unauthenticated
 from cumulus.service import grpc_address
@@ -30,8 +30,6 @@ from cumulus.service.accounts import Accounts
 from cumulus.service.identity import Identity
 from cumulus.service.tokens import Tokens
 
-SECONDS = 300.0
-"""How long a ticket lasts."""
 _KEY_BYTES = 32
 _LONGEST = 8192
 

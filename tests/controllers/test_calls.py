@@ -113,6 +113,7 @@ def test_a_crash_before_the_last_write_changes_nothing(tmp_path: Path) -> None:
     ("script", "spec", "outcome", "text"),
     [
         (Script(exit_code=3), {}, outcomes.CRASHED, "its process ended without an answer, with exit code 3"),
+        (Script(exit_code=139), {}, outcomes.CRASHED, "without an answer, with exit code 139 (SIGSEGV)"),
         (Script(exit_code=3), {"retry": RetryPolicy(limit=1)}, outcomes.CRASHED, "its process ended without an answer"),
         (Script(seconds=math.inf), {}, outcomes.LEASE_EXPIRED, "attempt 1 ended: LeaseExpired"),
         (Script(seconds=math.inf), {"active_deadline": "60s"}, outcomes.DEADLINE, "activeDeadline was over"),

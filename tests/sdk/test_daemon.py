@@ -307,7 +307,7 @@ def test_who_waits_learns_why(bed: Bed) -> None:
     program.send_signal(signal.SIGINT)
     program.communicate(timeout=60)
     assert line.startswith("len-")
-    assert " waits: TooLarge" in line
+    assert " waits: no node could ever hold it (TooLarge: " in line
     assert "(more: cumulus why len-" in line
 
 

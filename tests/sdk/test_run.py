@@ -132,6 +132,12 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(
         client.run(add, 1, gpu_memory=20)
     with pytest.raises(UsageError, match="retries=-1"):
         client.run(add, 1, retries=-1)
+    with pytest.raises(TypeError, match=r"argument 'gpumemory'; did you mean the option gpu_memory"):
+        client.run(add, 1, gpumemory=0.5)
+    with pytest.raises(TypeError, match=r"^3 is not callable; pass the function itself"):
+        client.run(3)  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match=r"env=\['A'\] is no mapping"):
+        client.run(add, 1, env=["A"])  # type: ignore[call-overload]
     assert orchestrator.asked["Submit"] == 0
 
 

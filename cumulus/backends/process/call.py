@@ -18,13 +18,15 @@ from typing import Any
 
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed
-from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, OUTCOME, PAYLOAD, RESULT
+from cumulus.calls import documents
+from cumulus.calls.envelope import ARCHIVE, CALL, ENVIRONMENT, LARGEST, OUTCOME, PAYLOAD, RESULT
 from cumulus.errors import CumulusError
 from cumulus.lib.unix_user import UnixUser, call
 
 _MADE = (CALL, PAYLOAD, ARCHIVE)
-_LEFT = (RESULT, OUTCOME)
-"""In this order: who sees the outcome sees the result."""
+_LEFT = {RESULT: LARGEST, OUTCOME: documents.LARGEST}
+"""In this order: who sees the outcome sees the result. And the largest size of each, in bytes: a sparse file of a
+terabyte costs its user nothing, and its copy would fill the daemon's disk."""
 _PATIENCE = 20.0
 _ASK = "import sys; print('%d.%d' % sys.version_info[:2])"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -109,7 +111,7 @@ def _prepared(spec: dict[str, Any], python: str, files: dict[str, int]) -> str:
         for name, source in files.items():
             os.lseek(source, 0, os.SEEK_SET)
             with _new(os.path.join(wanted["directory"], name)) as target:
-                _copy(source, target)
+                _copy(source, target, os.fstat(source).st_size)
     except OSError as error:
         return f"{error.errno or errno.EIO} {error.strerror}"
     path = spec["env"].get("PATH", os.defpath)
@@ -170,8 +172,9 @@ def _take(directory: str, files: dict[str, int]) -> str:
         with contextlib.suppress(OSError):
             source = os.open(os.path.join(directory, name), _READ)
             try:
-                if stat.S_ISREG(os.fstat(source).st_mode):
-                    _copy(source, target)
+                info = os.fstat(source)
+                if stat.S_ISREG(info.st_mode) and info.st_size <= _LEFT[name]:
+                    _copy(source, target, info.st_size)
                     taken.append(name)
             finally:
                 os.close(source)
@@ -207,6 +210,7 @@ def _new(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _copy(source: int, target: int) -> None:
-    while os.sendfile(target, source, None, 2**30):
-        pass
+def _copy(source: int, target: int, size: int) -> None:
+    """`size` bytes, and no more where another process writes on meanwhile."""
+    while size and (sent := os.sendfile(target, source, None, min(size, 2**30))):
+        size -= sent

@@ -6,6 +6,7 @@ before that write does all of it again, which changes nothing.
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime
 
 from cumulus.backends.base import Backend, CallResult
@@ -93,6 +94,14 @@ def _kept(job: GPUJob, found: CallResult, blobs: BlobStore | None, waited: float
     return outcome
 
 
+def _signal(exit_code: int) -> str:
+    """What a shell's exit code above 128 tells: ` (SIGSEGV)`."""
+    try:
+        return f" ({signal.Signals(exit_code - 128).name})"
+    except ValueError:
+        return ""
+
+
 def _without_answer(job: GPUJob, attempt: Attempt) -> Outcome:
     """What the end of an attempt comes to that left no answer."""
     try:
@@ -101,7 +110,7 @@ def _without_answer(job: GPUJob, attempt: Attempt) -> Outcome:
         word = outcomes.CRASHED
     text = attempt.message or f"attempt {attempt.number} ended: {attempt.reason}"
     if word == outcomes.CRASHED and attempt.exit_code is not None:
-        text = f"its process ended without an answer, with exit code {attempt.exit_code}"
+        text = f"its process ended without an answer, with exit code {attempt.exit_code}{_signal(attempt.exit_code)}"
     limit = job.spec.resources.memory
     leased = parse_bytes(limit) if word == outcomes.OUT_OF_MEMORY and limit else 0
     return Outcome(word, text=text, leased=leased)

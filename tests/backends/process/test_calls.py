@@ -301,6 +301,21 @@ class TestAsItsSubmitter:
             assert shared.backend.result(work.job_uid, 1, 0) is None
             assert secret.read_text() == "of root"
 
+    def test_a_sparse_file_is_not_copied_to_the_daemons_disk(
+        self, shared: ProcessBed, users: tuple[User, User]
+    ) -> None:
+        def forge() -> None:
+            place = os.path.join(os.path.dirname(os.getcwd()), "call")
+            for name in ("result", "outcome.json"):
+                with open(os.path.join(place, name), "wb") as file:
+                    file.truncate(2**40)
+            os._exit(0)
+
+        shared.backend.start(work := shared.calling(forge, **of(users[0])))
+        shared.finish(work)
+        assert list((shared.run_directory(work) / "call").iterdir()) == []
+        assert shared.backend.result(work.job_uid, 1, 0) is None
+
     def test_a_hint_is_run_as_the_submitter(self, shared: ProcessBed, users: tuple[User, User]) -> None:
         alice = users[0]
         made = alice.home / "python"
