@@ -133,7 +133,7 @@ def _fill(building: str, document: Document, python: str, cache: EnvironmentCach
     with tempfile.TemporaryDirectory() as temporary:
         listed = os.path.join(temporary, "requirements.txt")
         with open(listed, "w", encoding="utf-8") as file:
-            file.write(document.requirements)
+            file.write(document.to_install())
         wanted = ["install", *strict, "--requirement", listed]
         if uv:
             teller.run([uv, "venv", "--no-project", "--allow-existing", "--python", python, building], "uv venv")

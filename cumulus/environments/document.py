@@ -84,6 +84,11 @@ class Document:
         }  # fmt: skip
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
+    def to_install(self) -> str:
+        """The requirements file for what installs. Of one that is `hashed` it is what was checked, line by line, and
+        not the text, which programs may read differently: users share what comes of it."""
+        return "".join(f"{line}\n" for line in logical_lines(self.requirements)) if self.hashed else self.requirements
+
     def key(self, platform: str) -> str:
         """What a cache names an environment of these packages, built for one Python on one platform."""
         lines = "\n".join(logical_lines(self.requirements))
@@ -91,10 +96,17 @@ class Document:
 
 
 def logical_lines(requirements: str) -> list[str]:
-    """The requirements, one each, without comments and line continuations."""
-    joined = re.sub(r"\\\r?\n", " ", requirements)
-    lines = [re.sub(r"(^|\s)#.*", "", line) for line in joined.splitlines()]
-    return [" ".join(line.split()) for line in lines if line.strip()]
+    """The requirements, one each, without comments and line continuations. A comment ends with its line, also where a
+    backslash ends it: what installs reads the next line."""
+    lines, begun = [], ""
+    for given in requirements.splitlines():
+        line = re.sub(r"(^|\s)#.*", "", given)
+        if line == given and line.endswith("\\"):
+            begun += f"{line[:-1]} "
+        else:
+            lines.append(begun + line)
+            begun = ""
+    return [" ".join(line.split()) for line in (*lines, begun) if line.strip()]
 
 
 def not_hashed(requirements: str) -> str | None:

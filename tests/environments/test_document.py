@@ -37,12 +37,19 @@ def test_a_version_with_hashes_is_hashed(requirement: str) -> None:
         "--index-url https://example.com", "-r /etc/shadow", f"six==1.17.0 --index-url https://example.com {HASH}",
         f"six==1.17.0 ; python_version > '3' --config-settings=x=y {HASH}", f"six==1.17.0 {HASH} --config-settings=x=y",
         "six==1.17.0 --hash=md5:00", f"--find-links /tmp\\\n six==1.17.0 {HASH}", f"six==1.17.0\u2028-e. {HASH}",
+        f"# a comment \\\n--no-binary :all:\nsix==1.17.0 {HASH}", f"six==1.17.0 {HASH} # more \\\n-r /etc/shadow",
     ],
 )  # fmt: skip
 def test_what_may_name_a_place_or_run_a_build_is_not_hashed(requirement: str) -> None:
     assert not_hashed(requirement) is not None
     with pytest.raises(InvalidEnvironment, match="hashed"):
         Document("3.11", requirement, hashed=True)
+
+
+def test_what_was_checked_is_what_is_installed() -> None:
+    text = f"# a\nsix==1.17.0 \\\n    {HASH}  # b \\\n  # via c\n"
+    assert Document("3.11", text, hashed=True).to_install() == f"six==1.17.0 {HASH}\n"
+    assert Document("3.11", text).to_install() == text
 
 
 @pytest.mark.parametrize(
