@@ -37,13 +37,13 @@ class RemoteError(CallError):
     """The function raised an exception that can't be rebuilt here. `type` is the exception's class, `text` what it
     says, `traceback` where it was raised, with the source lines."""
 
-    def __init__(self, type: str, text: str, traceback: str, *, call: str = "") -> None:
+    def __init__(self, type: str, text: str, traceback: str, *, call: str = "", place: str = "") -> None:
         super().__init__(f"{type}: {text}" if text else type, call=call)
         self.type = type
         self.text = text
         self.traceback = traceback
         if traceback:
-            self.add_note(note_of(traceback, call))
+            self.add_note(note_of(traceback, place or f"the call {call}"))
 
 
 class OutOfMemory(CallError):
@@ -96,8 +96,6 @@ def shows_hints(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-def note_of(traceback: str, call: str) -> str:
-    """What is shown below an exception that was raised elsewhere."""
-    return (
-        f"\nRaised in the call {call}:\n{traceback.rstrip()}" if call else f"\nRaised remotely:\n{traceback.rstrip()}"
-    )
+def note_of(traceback: str, place: str) -> str:
+    """What is shown below an exception that was raised elsewhere: in which call, or for which item of many."""
+    return f"\nRaised in {place}:\n{traceback.rstrip()}"

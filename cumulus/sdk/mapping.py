@@ -202,7 +202,7 @@ class _Mapping(Generic[T]):
                 except NotPicklable as error:
                     self._store([(item, None, error) for item in chunk])
                     continue
-                self._store([(item, *_value(answer)) for item, answer in zip(chunk, answers, strict=True)])
+                self._store([(item, *_value(answer, item.number)) for item, answer in zip(chunk, answers, strict=True)])
                 if is_warm:
                     # The first batch waited for the lease.
                     size = _next_size(len(chunk), time.monotonic() - began)
@@ -362,16 +362,17 @@ def _packed(chunk: Sequence[_Item], function: Callable[..., Any]) -> bytes:
         raise NotPicklable(f"an argument of {pickling.name_of(function)} can't be pickled: {error}") from error
 
 
-def _value(answer: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+def _value(answer: tuple[Any, ...], number: int) -> tuple[Any, BaseException | None]:
     """Of what `run_batch` says of one item, which was signed with its batch."""
     if answer[0] == on_node.RETURNED:
         return pickle.loads(answer[1]), None
     _, packed, name, text, traceback = answer
-    made: BaseException = RemoteError(name, text, traceback)
+    place = f"the item {number} (the first is 0)"
+    made: BaseException = RemoteError(name, text, traceback, place=place)
     if packed is not None:
         with contextlib.suppress(Exception):
             made = pickle.loads(packed)
-            made.add_note(note_of(traceback, ""))
+            made.add_note(note_of(traceback, place))
     return None, made
 
 

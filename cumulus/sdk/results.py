@@ -50,7 +50,7 @@ def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: 
         )
         made.__cause__ = raised
         if found.traceback and raised is None:
-            made.add_note(note_of(found.traceback, call))
+            made.add_note(note_of(found.traceback, f"the call {call}"))
         return made
     if found.outcome == outcomes.RAISED:
         return raised or RemoteError(found.type, found.text, found.traceback, call=call)
@@ -65,7 +65,7 @@ def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: 
         hint="name packages in requirements=…; modules of your own must be in the project" if missing else None,
     )  # fmt: skip
     if found.traceback:
-        other.add_note(note_of(found.traceback, call))
+        other.add_note(note_of(found.traceback, f"the call {call}"))
     return other
 
 
@@ -81,7 +81,7 @@ def _rebuilt(found: Outcome, result: Bytes, key: bytes, payload: str, call: str)
         return None
     if found.traceback:
         try:
-            made.add_note(note_of(found.traceback, call))
+            made.add_note(note_of(found.traceback, f"the call {call}"))
         except Exception:
             # A class of somebody's, which takes no attributes.
             return made

@@ -121,7 +121,9 @@ def test_two_at_once_build_once(make: Callable[..., str], index: Index) -> None:
     said: list[str] = []
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(make(index.locked("answer"), hashed=True, say=said.append)))
+        threading.Thread(
+            target=lambda: found.append(make(index.locked("answer"), hashed=True, uv=UV is not None, say=said.append))
+        )
         for _ in range(3)
     ]
     for thread in threads:

@@ -182,6 +182,7 @@ def test_map_tells_failures(client: CumulusClient, state: Any) -> None:
     results = client.map(state.fail_at, range(6), workers=1, return_exceptions=True)
     found = list(results)
     assert isinstance(found[3], ValueError)
+    assert found[3].__notes__[0].startswith("\nRaised in the item 3 (the first is 0):\n")
     assert "no 3" in found[3].__notes__[0]
     assert found[4] == 4
     with pytest.raises(ValueError, match="no 3"):
