@@ -3,7 +3,8 @@
     run PATH            copy what is saved in PATH until standard input ends, and what is left then. Where descriptor 3
                         is a file, it is locked meanwhile, and gets a line when all is copied
     check PATH          whether the place can be used
-    restore PATH        put the newest checkpoint that is whole into PATH, unless PATH has one that is as new
+    restore PATH N      put the newest checkpoint that is whole into PATH, unless PATH has one that is as new. The place
+                        is not asked where that is of attempt N or a later one: all these ran with this PATH
     adopt PATH OTHER    the same with another job's, where neither PATH nor OTHER, its directory on this node, has one
     list PATH           the committed checkpoints
     verify PATH STEP    read every byte of one
@@ -31,7 +32,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import CheckpointError, Manifest
+from cumulus.checkpoint.layout import CheckpointError, Damaged, Manifest
 from cumulus.clock import timestamp
 from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
 from cumulus.lib import cgroup
@@ -170,6 +171,12 @@ def _check(config: Config, place: Place, arguments: Sequence[str], stop: threadi
 
 
 def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    since = int(arguments[1]) if len(arguments) > 1 else None
+    damaged: list[Damaged] = []
+    here = layout.newest(arguments[0], refused=damaged.append)
+    if here is not None and not damaged and since is not None and here.manifest.attempt >= since:
+        _say({"step": here.step, "restored": False, "size": 0, "refused": []})
+        return 0
     with _one_at_a_time(place, arguments[0]):
         refused: list[str] = []
         here = layout.newest(arguments[0], refused=lambda damaged: refused.append(str(damaged)))

@@ -9,9 +9,11 @@ daemon's. That input ends with the supervisor, after which the uploader copies w
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -23,7 +25,9 @@ from cumulus import environment
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed, Unreachable
 from cumulus.backends.rundir.documents import read_document
+from cumulus.backends.rundir.layout import run_name
 from cumulus.blob.s3.bucket import bucket_of, keys_of
+from cumulus.checkpoint.variables import REPLICAS
 from cumulus.lib.unix_user import UnixUser
 from cumulus.secrets import SecretStore, SecretUnavailable
 from cumulus.uploader.config import Config
@@ -38,6 +42,8 @@ NOTE = 3
 """The descriptor at which an uploader finds where to note that it has copied all."""
 _OWN = ("PATH", "HOME", "LD_LIBRARY_PATH")
 _LOOK = 0.2
+_CHECK = 10.0
+"""Seconds that a place has to answer where nothing is to be fetched: the lease runs meanwhile."""
 
 
 class Uploading:
@@ -66,17 +72,25 @@ class Uploading:
     def prepare(self, check: Callable[[], None], say: Callable[[str], None]) -> None:
         """Have the newest checkpoint on this node before the program starts. What `check` raises ends it; `say` gets
         lines for the log. Raises StartFailed, Unreachable."""
-        first = self._spec["attempt"] == 1
+        path = self._asked["path"]
         config = self._config(self._asked["uri"], within=self._own_prefix())
-        try:
-            answer = self._ask(config, "check" if first else "restore", check)
-        except Unreachable:
-            if not first:
-                raise
-            answer = {}  # It is asked for nothing yet.
+        if self._spec["attempt"] == 1:
+            try:
+                answer = self._ask(config, check, "check", path, patience=_CHECK)
+            except Unreachable:
+                answer = {}  # It is asked for nothing yet.
+            if answer.get("step") is not None and self._spec["replica"] == 0:
+                # Tokens are of one job: what this one saves would not be copied, or the other's would be deleted.
+                raise StartFailed(
+                    f"checkpoint.uri: {config.uri} has checkpoints of another job already, the last of step "
+                    f"{answer['step']} (name a place of its own; to go on from another job, name that in "
+                    "checkpoint.from)"
+                )
+        else:
+            answer = self._ask(config, check, "restore", path, str(self._here_since()))
         if self._asked["after_uri"] and answer.get("step") is None:
             config = self._config(self._asked["after_uri"], within=self._prefix_of_other())
-            answer = self._ask(config, "adopt", check)
+            answer = self._ask(config, check, "adopt", path, self._asked["after"])
         for refused in answer.get("refused", ()):
             say(f"cumulus: {refused}")
         if answer.get("restored"):
@@ -93,7 +107,7 @@ class Uploading:
             if keys is None:
                 raise StartFailed(
                     f"checkpoint.credentials: secret {name} has no keys {environment.AWS_ACCESS_KEY_ID} and "
-                    f"{environment.AWS_SECRET_ACCESS_KEY}"
+                    f"{environment.AWS_SECRET_ACCESS_KEY} (cumulus secret create {name} --from-file KEY=FILE)"
                 )
             region = values.get(environment.AWS_REGION) or region
             endpoint = values.get(environment.AWS_ENDPOINT_URL) or endpoint
@@ -101,6 +115,14 @@ class Uploading:
             uri, int(self._asked["keep"]), region, endpoint, keys, within=within,
             user=UnixUser.read(self._spec.get("user")),
         )  # fmt: skip
+
+    def _here_since(self) -> int:
+        """The first of the attempts that all ran on this node up to this one; this one where the last ran elsewhere, 0
+        where all ran here. So nothing newer than a checkpoint of theirs on this node's disk can be anywhere else."""
+        number, replicas = int(self._spec["attempt"]), int(self._spec["fixed_env"][REPLICAS])
+        while number > 1 and all(os.path.exists(f"../{run_name(number - 1, each)}") for each in range(replicas)):
+            number -= 1
+        return number if number > 1 else 0
 
     def _own_prefix(self) -> str:
         """Where the daemon's keys are good for this job. Another user of the namespace, who could write in its place,
@@ -123,17 +145,20 @@ class Uploading:
             hint = f" ({error.hint})" if error.hint else ""
             raise StartFailed(f"checkpoint.credentials: {error}{hint}") from None
 
-    def _ask(self, config: Config, verb: str, check: Callable[[], None]) -> dict[str, Any]:
-        """What the program says. Raises StartFailed, Unreachable."""
+    def _ask(
+        self, config: Config, check: Callable[[], None], *words: str, patience: float = math.inf
+    ) -> dict[str, Any]:
+        """What the program says within so many seconds. Raises StartFailed, Unreachable."""
         # Loaded by the jobs that keep checkpoints beyond their node.
         import subprocess
 
         process = subprocess.Popen(
-            self._command(verb, self._asked["path"], self._asked["after"]), env=self._environment(), cwd="/",
+            self._command(*words), env=self._environment(), cwd="/",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
+        until = time.monotonic() + patience
         try:
             process.stdin.write(config.encode())
             process.stdin.flush()
@@ -143,6 +168,8 @@ class Uploading:
                     break
                 except subprocess.TimeoutExpired:
                     check()
+                if time.monotonic() > until:
+                    raise Unreachable(f"{config.uri} does not answer")
             said = process.stdout.read(2**20)
         except BaseException:
             process.kill()
@@ -181,8 +208,8 @@ class Uploading:
         finally:
             os._exit(0)
 
-    def _command(self, verb: str, *paths: str) -> list[str]:
-        return [sys.executable, "-I", "-X", "utf8", PROGRAM, verb, *paths]
+    def _command(self, *words: str) -> list[str]:
+        return [sys.executable, "-I", "-X", "utf8", PROGRAM, *words]
 
     def _environment(self) -> dict[str, str]:
         return {name: self._variables[name] for name in (*_OWN, *ENVIRONMENT) if name in self._variables}

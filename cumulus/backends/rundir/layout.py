@@ -15,4 +15,9 @@ JOBS, PURGED, REMOVED = "jobs", "purged", "removed"
 
 def run_directory(job_uid: str, attempt: int, replica: int) -> str:
     """Where a run lives, relative to the root."""
-    return os.path.join(JOBS, job_uid, f"a{attempt}-r{replica}")
+    return os.path.join(JOBS, job_uid, run_name(attempt, replica))
+
+
+def run_name(attempt: int, replica: int) -> str:
+    """The name of its directory among those of its job."""
+    return f"a{attempt}-r{replica}"

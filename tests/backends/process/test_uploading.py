@@ -133,15 +133,42 @@ def test_where_the_place_is_none_the_run_does_not_start(bed: ProcessBed) -> None
     assert "checkpoint.credentials: secret keys has no keys AWS_ACCESS_KEY_ID" in found.message
 
 
-def test_a_place_that_does_not_answer_holds_up_a_second_attempt_alone(bed: ProcessBed) -> None:
+def test_a_place_that_does_not_answer_holds_up_an_attempt_on_another_node(bed: ProcessBed, tmp_path: Path) -> None:
     (bed.directory / "file").touch()
     uri = f"file://{bed.directory}/file/below"
     bed.backend.start(first := work(bed, "save(1)\n", uri=uri))
     assert bed.finish(first).state is State.SUCCEEDED
-    bed.backend.start(second := work(bed, "save(1)\n", uri=uri, attempt=2))
+    other = ProcessBed(tmp_path / "other")
+    try:
+        other.backend.start(second := work(other, "save(1)\n", uri=uri, attempt=2))
+        found = other.finish(second)
+        assert found.reason == AttemptReason.LOST
+        assert "not started: its checkpoints can't be fetched" in found.message
+    finally:
+        other.close()
+
+
+def test_what_the_last_attempt_saved_on_this_node_needs_no_place(bed: ProcessBed) -> None:
+    (bed.directory / "file").touch()
+    uri = f"file://{bed.directory}/file/below"
+    for attempt, script in enumerate(("save(1)\n", "pass\n", "assert os.listdir(PATH)\nsave(3)\n"), 1):
+        bed.backend.start(run := work(bed, script, uri=uri, attempt=attempt))
+        assert bed.finish(run).state is State.SUCCEEDED
+    # One that is damaged may be whole there.
+    Path(layout.directory(str(local(bed, run)), 3), "x").write_bytes(b"damaged")
+    bed.backend.start(run := work(bed, "pass\n", uri=uri, attempt=4))
+    assert bed.finish(run).reason == AttemptReason.LOST
+
+
+def test_a_place_that_has_anothers_checkpoints_is_refused(bed: ProcessBed) -> None:
+    """Tokens are of one job: the later job would be taken for a zombie of the first."""
+    bed.backend.start(first := work(bed, "save(5)\n"))
+    bed.finish(first)
+    eventually(lambda: steps(bed) == [Name(1, 5)])
+    bed.backend.start(second := work(bed, "save(1)\n", job="second"))
     found = bed.finish(second)
-    assert found.reason == AttemptReason.LOST
-    assert "not started: its checkpoints can't be fetched" in found.message
+    assert found.reason == AttemptReason.START_ERROR
+    assert "has checkpoints of another job already, the last of step 5" in found.message
 
 
 @pytest.mark.xdist_group("s3")
