@@ -93,6 +93,9 @@ class Kind:
     """Whether it gives roles, by `roleRef` and `subjects`."""
     guarded: bool = False
     """Whether only an admin's Source may hold it: it decides over others, or over what is made in somebody's name."""
+    reads_as_submitter: frozenset[str] = frozenset()
+    """Fields of spec that say what its controller reads as the Unix user who made it. Where there are any, the
+    controller also writes with that person's roles: an admin of its namespace alone does not say what it does."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

@@ -74,6 +74,41 @@ def test_what_decides_over_others_needs_an_admins_source(behalf: OnBehalf) -> No
     assert behalf.refusals(Submitter("root", 0), manifests) == []
 
 
+def test_an_admin_of_its_namespace_gets_nothing_of_its_submitters_rights(cluster: Cluster, repo: Repo) -> None:
+    # Root's Source may grant roles everywhere and reads as root.
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    for role, name, namespace in (("admin", "ann", "default"), ("admin", "eve", "")):
+        cluster.store.create(binding(role, "User", name, namespace, f"{name}-b"))
+    cluster.service.access.bindings_changed()
+    key, ann, eve = Key("Source", "default", "cluster"), Identity("ann", 1001), Identity("eve", 1002)
+    objects = cluster.service.objects
+    elsewhere = {"git": {"url": "https://evil.example.org/r.git"}}
+    for spec in (
+        elsewhere,
+        {"git": {"url": repo.url, "path": "x"}},
+        {"prune": "Auto"},
+        {"pin": "0" * 40},
+        {"approve": "x"},
+    ):
+        with pytest.raises(Forbidden) as refused:
+            objects.patch(ann, key, {"spec": spec})
+        assert str(refused.value.hint).startswith("it acts for root")
+    forged = cluster.source().to_json()
+    forged["status"]["inventory"] = []
+    with pytest.raises(Forbidden):
+        objects.update_status(ann, forged)
+    objects.patch(ann, key, {"spec": {"suspend": True}})
+    # An admin everywhere is still not root.
+    objects.patch(eve, key, {"spec": {"suspend": None, "prune": "Confirm"}})
+    with pytest.raises(Forbidden) as refused:
+        objects.patch(eve, key, {"spec": elsewhere})
+    assert str(refused.value.hint) == "it reads as root: only they and root may say what"
+    objects.set_labels(ann, key, {"team": "a"})
+    objects.delete(ann, key)
+
+
 def test_who_is_not_who_they_were_may_nothing(behalf: OnBehalf) -> None:
     for submitter, told in (
         (Submitter("bob", 1001), "uid 1001 was bob and is ann now"),

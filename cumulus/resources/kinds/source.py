@@ -93,6 +93,7 @@ KIND = Kind(
     ),
     writers=Role.USER,
     guarded=True,
+    reads_as_submitter=frozenset({"git", "directory"}),
     sections=sections,
     conditions=tuple(SourceCondition),
     state=state,

@@ -68,6 +68,8 @@ class Guard:
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
+        if kind.reads_as_submitter and not _is_mine(identity, stored):
+            self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
         # Left out it is kept. One that is changed is refused at the store's door.
         kept = submitter_annotations(stored["metadata"].get("annotations"))
@@ -94,6 +96,21 @@ class Guard:
         for field in _CONTROLLERS_OWN:
             if (after.get(field) or []) != (before.get(field) or []):
                 raise self._refusal(identity, verb, key, f"only an admin may change metadata.{field}")
+
+    def _check_acting(
+        self, identity: Identity, verb: str, kind: Kind, key: Key, document: Document, stored: Document
+    ) -> None:
+        """What acts with the rights of who made it lends them to nobody who has fewer."""
+        before, after = stored.get("spec") or {}, document.get("spec") or {}
+        changed = {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
+        whose = one_line(Submitter.of(stored["metadata"].get("annotations")).name) or "the daemon's own user"
+        other = changed - {"suspend"} or document.get("status") != stored.get("status")
+        if other and not self._access.is_admin(identity):
+            said = f"it acts for {whose}: an admin of the namespace may suspend or delete it, and no more"
+            raise self._refusal(identity, verb, key, said)
+        if changed & kind.reads_as_submitter and identity.uid not in (0, self._access.rules.uid):
+            said = f"it reads as {whose}: only they and root may say what"
+            raise self._refusal(identity, verb, key, said)
 
     def _check_sources(self, identity: Identity, key: Key, document: Document) -> None:
         """Nobody takes over what is another's, an admin neither: a program would load what others wrote."""
