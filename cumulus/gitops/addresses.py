@@ -13,6 +13,7 @@ _METADATA = frozenset(
     ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
 )
 """Of clouds: who asks them gets the machine's own credentials."""
+_TRANSLATED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 
 
 def resolve(host: str, port: int) -> str:
@@ -34,10 +35,15 @@ def resolve(host: str, port: int) -> str:
     return addresses[0]
 
 
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a translator (NAT64) or an old system makes of it."""
+    return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if any(address in net for net in _TRANSLATED) else None
+
+
 def refused(address: str) -> bool:
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour
+        inner = found.ipv4_mapped or found.sixtofour or _embedded(found)
         if inner is not None:
             return refused(str(inner))
     return found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified

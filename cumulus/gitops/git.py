@@ -296,10 +296,12 @@ class Repository:
         if self._url.scheme == "ssh":
             return {"GIT_ALLOW_PROTOCOL": "ssh", "GIT_SSH_COMMAND": self._ssh(address, files), "GIT_SSH_VARIANT": "ssh"}
         settings = {
-            "http.curloptResolve": f"{self._url.host.strip('[]')}:{self._url.port}:{address}",
             "http.followRedirects": "false", "http.sslVerify": "true", "http.proxy": "", "http.lowSpeedLimit": "1000",
             "http.lowSpeedTime": "30",
         }  # fmt: skip
+        if not self._url.host.startswith("["):
+            # An address in the URL is what curl asks, and it takes no other for it.
+            settings["http.curloptResolve"] = f"{self._url.host}:{self._url.port}:{address}"
         if "ca" in files:
             settings["http.sslCAInfo"] = files["ca"]
         if credentials.password:
