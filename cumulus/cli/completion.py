@@ -12,7 +12,7 @@ import typer
 from cumulus.cli import context
 from cumulus.errors import CumulusError
 from cumulus.resources.kind import Kind
-from cumulus.resources.kinds import gpujob, gpunode
+from cumulus.resources.kinds import gpujob, gpunode, source
 from cumulus.resources.query import Query
 from cumulus.resources.registry import KINDS, find_kind
 
@@ -38,6 +38,10 @@ def jobs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def nodes(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(gpunode.KIND, incomplete, ctx)
+
+
+def sources(ctx: typer.Context, incomplete: str) -> list[str]:
+    return _names(source.KIND, incomplete, ctx)
 
 
 def forms(incomplete: str) -> list[str]:

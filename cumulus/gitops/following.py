@@ -88,6 +88,10 @@ class _Follow:
     running: bool = False
     again: bool = False
     """Asked for while it was running: what came in between must not be missed."""
+    asked_by: set[tuple[str, str]] = field(default_factory=set)
+    """Sources that asked, and wait for the next question."""
+    answering: set[tuple[str, str]] = field(default_factory=set)
+    """Those that wait for the one that runs."""
 
 
 class Following:
@@ -147,17 +151,25 @@ class Following:
         return Seen(revision, tree, object)
 
     def now(self, source: tuple[str, str]) -> None:
-        """Ask the Source's server at once, or once more where it is being asked."""
+        """Ask the Source's server at once, or once more where it is being asked. It is told also if nothing is new."""
         with self._news:
             where = self._of.get(source)
             found = None if where is None else self._follows.get(where)
             if found is None:
                 return
+            found.asked_by.add(source)
             if found.running:
                 found.again = True
             else:
                 found.due = self._clock.monotonic()
             self._news.notify_all()
+
+    def waits(self, source: tuple[str, str]) -> bool:
+        """Whether its server was not asked yet since `now`."""
+        with self._news:
+            where = self._of.get(source)
+            found = None if where is None else self._follows.get(where)
+            return found is not None and (source in found.asked_by or source in found.answering)
 
     def forget(self, source: tuple[str, str]) -> None:
         with self._news:
@@ -191,6 +203,7 @@ class Following:
             if found is None or found.due > self._clock.monotonic():
                 return False
             found.running = True
+            found.answering, found.asked_by = found.asked_by, set()
         self._ask(found)
         return True
 
@@ -279,6 +292,8 @@ class Following:
             spread = 1 + SPREAD * (random.random() - 0.5)
             found.due = self._clock.monotonic() + (0.0 if found.again else found.interval * spread)
             found.running = found.again = False
+            told = sorted({*told, *(found.answering & found.members.keys())})
+            found.answering = set()
             changed = self._changed
             self._news.notify_all()
         for source in told:

@@ -42,7 +42,7 @@ _PREFIX = field_manager("", "").partition("/")[0] + "/"
 
 Stored = Callable[[Key], Document | None]
 Claimed = Callable[[str, str, Key], bool]
-"""Whether the Source of that namespace and name has the object in its inventory."""
+"""Whether the Source of that namespace and name has the object in its inventory, and still wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class _Planner:
         live = self.stored(key)
         if live is None:
             self._make(key, manifest, hash, item)
-        elif item is not None and self._is(item, live):
+        elif item is not None and self._is(item, live) and not self._is_handed_on(item, key, live):
             self._keep(key, manifest, hash, item, live)
         else:
             self._adopt(key, manifest, hash, live)
@@ -167,7 +167,21 @@ class _Planner:
             return
         if (live["metadata"].get("annotations") or {}).get(KEEP_ANNOTATION) == "true":
             return
+        if self._claimant(key, live) is not None:
+            # Another Source has it now.
+            return
         self.gone.append((key, item, live))
+
+    def _is_handed_on(self, item: InventoryItem, key: Key, live: Document) -> bool:
+        return item.state is ItemState.UNPRUNED and self._claimant(key, live) is not None
+
+    def _claimant(self, key: Key, live: Document) -> tuple[str, str] | None:
+        """Namespace and name of another Source that has the object."""
+        for owner in ownership.of(live):
+            found = _source_of(owner)
+            if found and owner.manager != self.manager and self.claimed(*found, key):
+                return found
+        return None
 
     def _is(self, item: InventoryItem, live: Document) -> bool:
         if not item.uid:
@@ -248,17 +262,13 @@ class _Planner:
 
     def _adopt(self, key: Key, manifest: Manifest, hash: str, live: Document) -> None:
         """An object that is there and not in the inventory. Nothing of others is taken over by force."""
-        for owner in ownership.of(live):
-            found = _source_of(owner)
-            if found and owner.manager != self.manager and self.claimed(*found, key):
-                self.problems.append(
-                    manifest.problem(
-                        ("metadata", "name"),
-                        f"{named(key)} belongs to the Source {'/'.join(found)}, and {self.source.metadata.namespace}/"
-                        f"{self.source.metadata.name} claims it too; take it out of one of them",
-                    )
-                )
-                return
+        if (found := self._claimant(key, live)) is not None:
+            said = (
+                f"{named(key)} belongs to the Source {'/'.join(found)}, and {self.source.metadata.namespace}/"
+                f"{self.source.metadata.name} claims it too; take it out of one of them"
+            )
+            self.problems.append(manifest.problem(("metadata", "name"), said))
+            return
         result = plan(manifest, live, self._applier(force=is_ours(live, self.manager)))
         if isinstance(result, list):
             self.problems += result
@@ -283,7 +293,7 @@ class _Planner:
             return Plan(inventory=self.source.status.inventory, problems=tuple(sorted(self.problems)))
         deletes = []
         if spec.prune is Prune.NEVER:
-            self.kept += [item for _, item, _ in self.gone]
+            self.kept += [item.replace_state(ItemState.UNPRUNED) for _, item, _ in self.gone]
         else:
             for key, _, live in self.gone:
                 self.lost_hours += _lost(key, live, self.now)

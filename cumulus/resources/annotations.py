@@ -11,3 +11,7 @@ SUBMISSION = "cumulus.dev/submission"
 
 SYNC_REQUESTED = "cumulus.dev/sync-requested"
 """Of a Source: another value has its repository asked at once."""
+APPROVED_BY = "cumulus.dev/approved-by"
+"""Of a Source: who set spec.approve. The service writes it."""
+PINNED_BY = "cumulus.dev/pinned-by"
+"""Of a Source: who set spec.pin. The service writes it."""

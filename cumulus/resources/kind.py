@@ -96,6 +96,8 @@ class Kind:
     reads_as_submitter: frozenset[str] = frozenset()
     """Fields of spec that say what its controller reads as the Unix user who made it. Where there are any, the
     controller also writes with that person's roles: an admin of its namespace alone does not say what it does."""
+    signed: tuple[tuple[str, str], ...] = ()
+    """Fields of spec, each with the annotation in which the service writes who set it last."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

@@ -103,6 +103,7 @@ class ItemState(StrEnum):
     REPLACING = "Replacing"
     GONE = "Gone"
     IGNORED = "Ignored"
+    UNPRUNED = "Unpruned"
 
 
 class SyncResult(StrEnum):
@@ -255,7 +256,8 @@ class InventoryItem(Model):
     state: ItemState = Field(
         ItemState.NONE,
         description="Replacing: it is deleted, and its successor is made when it is gone. Gone: somebody or its ttl "
-        "deleted it; it is not run again. Ignored: what changed in the source is not applied.",
+        "deleted it; it is not run again. Ignored: what changed in the source is not applied. Unpruned: it is no longer in the "
+        "source and stays; another Source may have it.",
     )
 
     def replace_state(self, state: ItemState) -> InventoryItem:
@@ -326,6 +328,7 @@ class SourceStatus(Model):
     last_error: SourceError | None = Field(None, description="Why the observed revision cannot be applied.")
     pending_sync: PendingSync | None = Field(None, description="What waits for an approval.")
     sync_request: str = Field("", description="The last request for a sync that was taken.")
+    sync_done: str = Field("", description="The last request for a sync that is done: the repository was asked since.")
     history: tuple[HistoryEntry, ...] = Field((), description="The last 20 syncs, the newest last.")
     inventory: tuple[InventoryItem, ...] = Field((), description="The objects that it made or took over.")
 

@@ -187,3 +187,10 @@ def test_schemas_say_what_manifests_may(run: Run, tmp_path: Path) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(job("a", prioritty=1)), schema)
     assert set(json.loads(run("schema").out)) == names
+
+
+def test_a_suspended_source_is_not_asked(source: Run) -> None:
+    assert source("source", "suspend", "cluster").code == 0
+    done = source("source", "sync", "cluster")
+    assert done.code != 0
+    assert "source/cluster is suspended; resume it: cumulus source resume cluster" in done.err

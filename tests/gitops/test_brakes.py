@@ -8,6 +8,7 @@ import pytest
 
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Key
+from tests.controllers.driver import settle
 from tests.gitops.cluster import ME, Cluster, Repo, job, removed
 
 IDLE = {"suspend": "true"}
@@ -261,3 +262,52 @@ def test_pin_and_unpin(synced: Cluster, repo: Repo) -> None:
     synced.change(pin=None)
     synced.sync()
     assert synced.names() == [*ALL, "d", "e"]
+
+
+def test_history_says_who_approved_and_who_pinned(cluster: Cluster, repo: Repo) -> None:
+    first = repo.commit({"a.yaml": job("a", suspend="true"), "b.yaml": job("b", suspend="true")})
+    cluster.add(url=repo.url, prune="Confirm")
+    cluster.sync()
+    repo.commit({"b.yaml": None})
+    cluster.sync()
+    pending = cluster.source().status.pending_sync
+    assert pending is not None
+    assert f"cumulus source approve cluster {pending.hash}" in str(
+        [c.message for c in cluster.source().status.conditions if c.type == "Synced"]
+    )
+    cluster.service.objects.patch(
+        ME, Key("Source", "default", "cluster"),
+        {"spec": {"approve": pending.hash}, "metadata": {"annotations": {"cumulus.dev/approved-by": "somebody"}}},
+    )  # fmt: skip
+    cluster.sync()
+    assert cluster.source().status.history[-1].why == f"approved by root: {pending.hash}"
+    cluster.change(pin=first)
+    cluster.sync()
+    assert cluster.source().status.history[-1].why == "pinned by root"
+    annotations = cluster.source().metadata.annotations
+    assert annotations["cumulus.dev/approved-by"] == annotations["cumulus.dev/pinned-by"] == "root"
+    cluster.change(pin=None)
+    assert "cumulus.dev/pinned-by" not in cluster.source().metadata.annotations
+
+
+def test_a_request_is_done_once_the_server_was_asked(cluster: Cluster, repo: Repo) -> None:
+    def ask(mark: str) -> None:
+        cluster.service.objects.set_annotations(
+            ME, Key("Source", "default", "cluster"), {"cumulus.dev/sync-requested": mark}, overwrite=True
+        )
+
+    repo.commit({"a.yaml": job("a", suspend="true")})
+    cluster.add(url=repo.url)
+    cluster.sync()
+    # Also where nothing is new, where a manifest is wrong, and where nothing can be read.
+    for number, change in enumerate([lambda: None, lambda: repo.commit({"b.yaml": "x: ["}),
+                                     lambda: repo.path.rename(repo.path.with_name("away"))]):  # fmt: skip
+        change()
+        ask(f"mark-{number}")
+        settle(cluster.world, cluster.daemon, seconds=0.0)
+        assert cluster.source().status.sync_request == f"mark-{number}"
+        assert cluster.source().status.sync_done != f"mark-{number}"
+        assert cluster.following.step()
+        settle(cluster.world, cluster.daemon, seconds=0.0)
+        assert cluster.source().status.sync_done == f"mark-{number}"
+    assert cluster.condition("Ready") == ("False", "FetchFailed")

@@ -142,3 +142,34 @@ def test_sources_with_one_name_in_two_namespaces_are_two(cluster: Cluster, repo:
         "source/team/cluster"
     )
     assert cluster.condition("Synced") == ("True", "Synced")
+
+
+def test_a_claim_is_looked_at_again_when_the_other_lets_go(cluster: Cluster, repo: Repo) -> None:
+    repo.commit(
+        {"one/a.yaml": job("a", suspend="true"), "two/a.yaml": job("a", suspend="true"), "one/b.yaml": job("b")}
+    )
+    cluster.add(url=repo.url, path="one")
+    cluster.sync()
+    uid = cluster.get("a")["metadata"]["uid"]
+    cluster.add("other", url=repo.url, path="two")
+    cluster.sync()
+    assert cluster.condition("Synced", "other") == ("False", "InvalidManifests")
+    # Prune is Never: the object stays, and the other one may have it now.
+    repo.commit({"one/a.yaml": None})
+    cluster.sync()
+    cluster.sync()
+    assert cluster.condition("Synced", "other") == ("True", "Synced")
+    assert [item.name for item in cluster.source("other").status.inventory] == ["a"]
+    # Nor does the first one delete later what is another's.
+    cluster.change(prune="Auto")
+    cluster.sync()
+    assert cluster.get("a")["metadata"]["uid"] == uid
+    assert [item.name for item in cluster.source().status.inventory] == ["b"]
+    # It does not get it back either while the other has it.
+    repo.commit({"one/a.yaml": job("a", suspend="true")})
+    cluster.sync()
+    assert cluster.condition("Synced") == ("False", "InvalidManifests")
+    cluster.service.objects.delete(ME, Key("Source", "default", "other"))
+    cluster.sync(seconds=5)
+    assert cluster.condition("Synced") == ("True", "Synced")
+    assert cluster.get("a")["metadata"]["uid"] == uid

@@ -188,9 +188,17 @@ def test_https_follows_nobody_elsewhere(server: GitServer, tmp_path: Path) -> No
         read(opened(server.url("repo"), tmp_path), server.url("repo"), good)
 
 
+def test_an_address_in_the_url_is_asked(tmp_path: Path) -> None:
+    # Nobody listens there; that it was tried is what counts.
+    url = "https://[::1]:1/r.git"
+    with pytest.raises(SourceUnreadable, match=r"[Cc]onnect"):
+        read(opened(url, tmp_path), url)
+
+
 @pytest.mark.parametrize(
     "host",
-    ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0", "[2002:a9fe:a9fe::]"],
+    ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "0.0.0.0", "[2002:a9fe:a9fe::]",
+     "[64:ff9b::a9fe:a9fe]", "[::a9fe:a9fe]"],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["https://{}/r.git", "ssh://git@{}/r.git"])
 def test_addresses_of_machines_alone_are_refused(host: str, form: str, tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cumulus.cli import context, options
+from cumulus.cli import completion, context, options
 from cumulus.cli.options import AllNamespaces, Namespace
 from cumulus.cli.subcommands import subcommands
 from cumulus.clock import to_the_second
 from cumulus.errors import NotFound, UsageError
 from cumulus.lib import safe_output
 from cumulus.lib.table import Heading, Table
-from cumulus.resources.documents import lookup
+from cumulus.resources.condition_types import SourceCondition
+from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import API_VERSION, Document, Key
-from cumulus.resources.kinds.source import KIND, short
+from cumulus.resources.kinds.source import KIND, short, state
 
 if TYPE_CHECKING:
     from cumulus.client.base import Client
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 app = subcommands(
     "Keep the cluster equal to a git repository or a directory: a commit is the change. See docs/gitops.md.",
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The Source.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="The Source.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The Source.", autocompletion=completion.sources)]
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LEAST_DIGITS = 7
 
@@ -37,7 +39,7 @@ def _option(help: str, metavar: str) -> typer.models.OptionInfo:
 
 @app.command("add")
 def add(
-    name: Name,
+    name: NewName,
     url: Annotated[str, _option("https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, file:///PATH.", "URL")] = "",
     directory: Annotated[str, _option("A directory of the daemon's machine, instead of --url.", "PATH")] = "",
     branch: Annotated[str, _option("Follow this branch; the default one if left out.", "NAME")] = "",
@@ -110,12 +112,20 @@ def list_(namespace: Namespace = "", all_namespaces: AllNamespaces = False, outp
 
 
 @app.command("sync")
-def sync(name: Name, namespace: Namespace = "") -> None:
+def sync(
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it was asked, and what it says is done.")] = False,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait at most.")] = "60s",
+    namespace: Namespace = "",
+) -> int:
     """Ask the repository now. Brakes hold as they do otherwise.
+
+    With --wait the exit code is 0 if the cluster equals the source then, else 1.
 
     \b
     Examples:
       cumulus source sync cluster
+      cumulus source sync cluster --wait
     """
     import secrets
 
@@ -123,10 +133,16 @@ def sync(name: Name, namespace: Namespace = "") -> None:
     from cumulus.resources.annotations import SYNC_REQUESTED
 
     mark = f"{timestamp(SystemClock().now())}-{secrets.token_hex(4)}"
+    key, seconds = _key(name, namespace), options.seconds_of(timeout, "--timeout")
     with context.client() as client:
-        client.set_annotations(_key(name, namespace), {SYNC_REQUESTED: mark}, overwrite=True)
-        print(f"source/{name} is looked at")
-        context.note_if_no_daemon("it is read", client)
+        if lookup(client.get(key), "spec.suspend"):
+            raise UsageError(f"source/{key.name} is suspended", hint=f"resume it: cumulus source resume {key.name}")
+        client.set_annotations(key, {SYNC_REQUESTED: mark}, overwrite=True)
+        if not wait:
+            print(f"source/{key.name} is looked at")
+            context.note_if_no_daemon("it is read", client)
+            return 0
+        return _waited(client, key, mark, seconds)
 
 
 @app.command("diff")
@@ -274,6 +290,33 @@ def unpin(name: Name, namespace: Namespace = "") -> None:
     with context.client() as client:
         _set(client, _key(name, namespace), {"pin": None})
     print(f"source/{name} unpinned")
+
+
+def _waited(client: Client, key: Key, mark: str, seconds: float) -> int:
+    """Wait until the request is done, and what it makes anew is made: 0 if the cluster equals the source then."""
+    from cumulus.cli.progress import Progress
+    from cumulus.client.base import StillWaiting
+    from cumulus.clock import SystemClock
+    from cumulus.resources.reasons import SourceReason
+
+    clock = SystemClock()
+    end = clock.monotonic() + seconds
+    with Progress() as progress:
+        for step in client.wait([key], f"jsonpath={{.status.syncDone}}={mark}", seconds=seconds):
+            if isinstance(step, StillWaiting):
+                progress.say(f"source/{key.name}: it is asked what is new")
+        found = client.get(key)
+        if condition(found, SourceCondition.SYNCED).get("reason") == SourceReason.REPLACING:
+            for step in client.wait([key], "condition=Synced", seconds=max(0.0, end - clock.monotonic())):
+                if isinstance(step, StillWaiting):
+                    progress.say(f"source/{key.name}: jobs are made anew once their predecessors are gone")
+            found = client.get(key)
+    told, synced = state(found, clock.now()), lookup(found, "status.synced") or {}
+    is_synced = told == "Synced" or condition(found, SourceCondition.SYNCED).get("status") == "True"
+    is_read = condition(found, SourceCondition.READY).get("status") == "True"
+    said = [told, short(synced.get("revision")), str(synced.get("subject") or "")]
+    safe_output.line(sys.stdout, (f"source/{key.name}: {' '.join(filter(None, said if is_synced else said[:1]))}", ""))
+    return 0 if is_synced and is_read else 1
 
 
 def _pin(client: Client, key: Key, commit: str) -> None:

@@ -24,12 +24,14 @@ from cumulus.gitops.following import Busy, Seen, Where
 from cumulus.gitops.render import kustomize
 from cumulus.gitops.room import SourceRoom, secret
 from cumulus.gitops.sync import Facts, Plan, Step, item_key, make_plan
+from cumulus.lib.printable import one_line
+from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
-from cumulus.resources.annotations import SYNC_REQUESTED
+from cumulus.resources.annotations import APPROVED_BY, PINNED_BY, SYNC_REQUESTED
 from cumulus.resources.git_url import parse_url
 from cumulus.resources.key import Document, Key
 from cumulus.resources.quantity import parse_duration
@@ -111,6 +113,12 @@ class SourceReconciler:
         source = self._client.update_status(taken)
         self._room.following.now((source.metadata.namespace or "", source.metadata.name))
         return source
+
+    def _answered(self, source: Source, after: SourceStatus) -> SourceStatus:
+        """Note that the request for a sync that was taken is done, once the server was asked."""
+        asked = source.status.sync_request
+        waits = self._room.following.waits((source.metadata.namespace or "", source.metadata.name))
+        return after if waits or after.sync_done == asked else after.model_copy(update={"sync_done": asked})
 
     def _directory(self, source: Source, user: UnixUser | None) -> _Look:
         assert source.spec.directory is not None
@@ -197,7 +205,7 @@ class SourceReconciler:
         rewritten: bool, view: _View,
     ) -> Result:  # fmt: skip
         now = timestamp(self._clock.now())
-        after = status_of.planned(source, now, revision, plan, why, view)
+        after = self._answered(source, status_of.planned(source, now, revision, plan, why, view))
         if plan.steps:
             try:
                 after = self._commit(source, plan.steps, after)
@@ -240,7 +248,7 @@ class SourceReconciler:
 
     def _failed(self, source: Source, revision: Revision, reason: SourceReason, problems: Sequence[Problem]) -> Result:
         now = timestamp(self._clock.now())
-        after = status_of.failed(source, now, revision, reason, problems)
+        after = self._answered(source, status_of.failed(source, now, revision, reason, problems))
         if after != source.status:
             self._client.update_status(source.replace(status=after))
         if after.last_error != source.status.last_error and after.last_error is not None:
@@ -250,8 +258,10 @@ class SourceReconciler:
 
     def _unreadable(self, source: Source, reason: SourceReason, message: str) -> Result:
         after = status_of.unreadable(source, timestamp(self._clock.now()), reason, message)
+        new, after = after != source.status, self._answered(source, after)
         if after != source.status:
             self._client.update_status(source.replace(status=after))
+        if new:
             self._record(source, "Warning", EventReason.SYNC_FAILED, message)
         return After(DIRECTORY_SECONDS / 10) if source.spec.directory is not None else Done()
 
@@ -336,7 +346,7 @@ class SourceReconciler:
             other = self._client.get(Source, namespace, name)
         except NotFound:
             return False
-        return any(item_key(item) == key for item in other.status.inventory)
+        return any(item_key(item) == key and item.state is not ItemState.UNPRUNED for item in other.status.inventory)
 
     def _is_released(self, uid: str) -> bool:
         """Whether all that an object owned is gone too."""
@@ -345,9 +355,9 @@ class SourceReconciler:
 
     def _why(self, source: Source, plan: Plan, changed: bool) -> str:
         if plan.approved:
-            return f"approved: {plan.approved}"
+            return f"approved{_by(source, APPROVED_BY)}: {plan.approved}"
         if source.spec.pin is not None and changed:
-            return "pinned"
+            return f"pinned{_by(source, PINNED_BY)}"
         drift = next((step.why for step in plan.steps if step.why), "")
         return drift if drift and not changed else "a new revision" if changed else "what was left to do"
 
@@ -398,6 +408,11 @@ def _look_of(document: Document) -> bytes:
     said = [metadata.get(name) for name in ("uid", "generation", "labels", "annotations", "managedFields",
                                             "deletionTimestamp", "ownerReferences", "finalizers")]  # fmt: skip
     return orjson.dumps([said, document.get("roleRef"), document.get("subjects")])
+
+
+def _by(source: Source, annotation: str) -> str:
+    who = source.metadata.annotations.get(annotation, "")
+    return f" by {truncate(one_line(who), 80)}" if who else ""
 
 
 def _submitter(source: Source) -> Submitter:

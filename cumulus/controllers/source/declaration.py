@@ -15,7 +15,7 @@ from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.resources.registry import KINDS
-from cumulus.resources.source import Source
+from cumulus.resources.source import ItemState, Source
 
 SETTLE_SECONDS = 0.3
 """A person's change is often several writes, and so is the end of a job."""
@@ -45,6 +45,27 @@ def concerns_a_source(change: Change) -> bool:
     return not same or lookup(old, "status.phase") != lookup(new, "status.phase")
 
 
+def lets_go(change: Change) -> bool:
+    """A Source wants fewer objects than before, or is gone."""
+    after = frozenset() if change.type == "DELETED" else _wanted_by(change.new)
+    return bool(_wanted_by(change.old or change.new) - after)
+
+
+def _wanted_by(source: Document) -> frozenset[tuple[str, str, str]]:
+    items = lookup(source, "status.inventory") or ()
+    return frozenset(
+        (item["kind"], item.get("namespace", ""), item["name"])
+        for item in items
+        if item.get("state") != ItemState.UNPRUNED
+    )
+
+
+def those_refused(change: Change, cache: Cache) -> Iterable[Request]:
+    """Sources that cannot be applied: one of them may have waited for what another one let go."""
+    found = cache.all(Source)
+    return [Request(s.metadata.namespace or "", s.metadata.name) for s in found if s.status.last_error is not None]
+
+
 def its_sources(change: Change, cache: Cache) -> Iterable[Request]:
     found = sources_of(change.new) | sources_of(change.old or change.new)
     return [Request(*source) for source in sorted(found)]
@@ -70,6 +91,7 @@ CONTROLLERS = (
         build=build,
         watches=(
             Watch(Source.KIND, itself, when=wanted_anew),
+            Watch(Source.KIND, those_refused, when=lets_go, after=SETTLE_SECONDS),
             *(
                 Watch(kind.name, its_sources, when=concerns_a_source, after=SETTLE_SECONDS)
                 for kind in KINDS

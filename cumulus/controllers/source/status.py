@@ -85,7 +85,7 @@ def planned(
         counts = {"created": plan.count("create"), "changed": plan.count("change"), "deleted": plan.count("delete")}
         entry = _entry(seen, now, result, why).model_copy(update=counts)
         changes["history"] = _remembered(before, entry)
-    conditions = condition_set(before.conditions, now, SourceCondition.SYNCED, *_synced(plan))
+    conditions = condition_set(before.conditions, now, SourceCondition.SYNCED, *_synced(source, plan))
     conditions = condition_set(conditions, now, SourceCondition.HEALTHY, *_healthy(plan.inventory, state))
     return before.model_copy(update={**changes, "conditions": conditions})
 
@@ -103,9 +103,10 @@ def _is_correction(plan: Plan) -> bool:
     return bool(plan.steps) and all(step.why for step in plan.steps)
 
 
-def _synced(plan: Plan) -> tuple[bool, str, str]:
+def _synced(source: Source, plan: Plan) -> tuple[bool, str, str]:
     if plan.pending is not None:
-        said = f"{'; '.join(plan.pending.reasons)}: cumulus source approve NAME {plan.pending.hash}"
+        allow = f"cumulus source approve {source.metadata.name} {plan.pending.hash}"
+        said = f"{'; '.join(plan.pending.reasons)}: {allow}"
         return False, SourceReason.NEEDS_APPROVAL, said
     if plan.replacing:
         return False, SourceReason.REPLACING, f"{plan.replacing} are made anew once their predecessors are gone"
@@ -135,7 +136,7 @@ def _more(count: int) -> str:
 
 def _counts(plan: Plan, state: Callable[[Key], Document | None]) -> SourceCounts:
     failed = len(_failures(plan.inventory, state))
-    there = sum(item.state in (ItemState.NONE, ItemState.IGNORED) for item in plan.inventory)
+    there = sum(item.state in (ItemState.NONE, ItemState.IGNORED, ItemState.UNPRUNED) for item in plan.inventory)
     return SourceCounts(
         objects=len(plan.inventory), healthy=there - failed, failed=failed,
         drifted=len(plan.drifted), unpruned=len(plan.unpruned), replacing=plan.replacing,

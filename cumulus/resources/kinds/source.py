@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from cumulus.resources.annotations import APPROVED_BY, PINNED_BY
 from cumulus.resources.condition_types import SourceCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
@@ -93,6 +94,7 @@ KIND = Kind(
     ),
     writers=Role.USER,
     guarded=True,
+    signed=(("approve", APPROVED_BY), ("pin", PINNED_BY)),
     reads_as_submitter=frozenset({"git", "directory"}),
     sections=sections,
     conditions=tuple(SourceCondition),

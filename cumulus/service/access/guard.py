@@ -59,7 +59,7 @@ class Guard:
             submitter = Submitter(identity.name, identity.uid, self._access.is_admin(identity))
             self._check_rules(identity, key, document, submitter)
             self._check_blobs(kind, key, document, submitter)
-            return replace(write, document=_submitted(document, submitter.annotations))
+            return replace(write, document=_signed(identity, kind, _submitted(document, submitter.annotations), {}))
         stored = self._store.get(key)
         self._check_submitter(identity, verb, key, stored)
         again = write.verb == "delete" and stored["metadata"].get("deletionTimestamp")
@@ -74,7 +74,7 @@ class Guard:
         # Left out it is kept. One that is changed is refused at the store's door.
         kept = submitter_annotations(stored["metadata"].get("annotations"))
         given = submitter_annotations(document["metadata"].get("annotations"))
-        return replace(write, document=_submitted(document, kept | given), uid=uid)
+        return replace(write, document=_signed(identity, kind, _submitted(document, kept | given), stored), uid=uid)
 
     def _check_submitter(self, identity: Identity, verb: str, key: Key, stored: Document) -> None:
         if refused := self.why_not_changed(identity, key, stored):
@@ -192,6 +192,23 @@ def _told(identity: Identity, verb: str, stored: Document, now: str) -> Document
         "involvedObject": about, "reason": EventReason.CHANGED_BY_ANOTHER.value, "message": message, "type": "Normal",
         "source": {"component": "api", "host": ""}, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
     }  # fmt: skip
+
+
+def _signed(identity: Identity, kind: Kind, document: Document, stored: Document) -> Document:
+    """The object with who set each field that is signed, whatever the writer says of it."""
+    if not kind.signed:
+        return document
+    before, after = stored.get("spec") or {}, document.get("spec") or {}
+    known = (stored.get("metadata") or {}).get("annotations") or {}
+    annotations = dict(document["metadata"].get("annotations") or {})
+    for field, name in kind.signed:
+        annotations.pop(name, None)
+        if field not in after or after[field] is None:
+            continue
+        who = known.get(name) if before.get(field) == after[field] else one_line(identity.name)
+        if who:
+            annotations[name] = who
+    return {**document, "metadata": {**document["metadata"], "annotations": annotations}}
 
 
 def _submitted(document: Document, submitter: dict[str, Any]) -> Document:
