@@ -256,8 +256,8 @@ class InventoryItem(Model):
     state: ItemState = Field(
         ItemState.NONE,
         description="Replacing: it is deleted, and its successor is made when it is gone. Gone: somebody or its ttl "
-        "deleted it; it is not run again. Ignored: what changed in the source is not applied. Unpruned: it is no longer in the "
-        "source and stays; another Source may have it.",
+        "deleted it; it is not run again. Ignored: what changed in the source is not applied. Unpruned: it is no "
+        "longer in the source and stays; another Source may have it.",
     )
 
     def replace_state(self, state: ItemState) -> InventoryItem:
