@@ -255,7 +255,7 @@ def test_pin_and_unpin(synced: Cluster, repo: Repo) -> None:
     synced.change(pin=first)
     synced.sync()
     holds(synced, ALL)
-    assert synced.source().status.history[-1].why == "pinned"
+    assert synced.source().status.history[-1].why == "pinned by root"
     repo.commit({"jobs/e.yaml": job("e", **IDLE)})
     synced.sync()
     holds(synced, ALL)
