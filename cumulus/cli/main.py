@@ -29,9 +29,13 @@ class Verb(NamedTuple):
 
     module: str
     summary: str
+    runs_a_program: bool = False
+    """Whether its first word begins another program's command line, whose options are not its own."""
 
 
 VERBS: dict[str, Verb] = {
+    "run": Verb("run", "Run a program of this directory on a leased share.", runs_a_program=True),
+    "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
     "apply": Verb("apply", "Create or change objects from manifests."),
     "diff": Verb("apply", "Show what apply would change."),
     "get": Verb("get", "Show objects as a table, JSON, YAML or columns."),
@@ -72,7 +76,10 @@ ON_LINUX = frozenset(("serve", "doctor", "restore"))
 """Verbs that look after this machine, or files of its daemon."""
 
 ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("create", "run", "submit", "sbatch", "replace", "patch"), "apply -f FILE"),
+    **dict.fromkeys(("create", "replace", "patch"), "apply -f FILE"),
+    **dict.fromkeys(("srun", "exec", "launch"), "run -- PROGRAM"),
+    **dict.fromkeys(("sbatch", "submit"), "run -d -- PROGRAM"),
+    "sattach": "attach JOB",
     **dict.fromkeys(("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue"), "get jobs"),
     **dict.fromkeys(("sinfo", "nodes"), "get nodes"),
     **dict.fromkeys(("cancel", "scancel", "rm", "kill"), "delete job NAME"),
@@ -166,6 +173,9 @@ class LightCommand(TyperCommand):
         return _light(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.allow_interspersed_args:
+            # Of another program's flags nothing is known.
+            return list(super().parse_args(ctx, args))
         flags = {name: p for p in self.get_params(ctx) if getattr(p, "is_flag", False) for name in p.opts}
         parsed: list[str] = super().parse_args(ctx, [arg for given in args for arg in _plain_flag(given, flags)])
         return parsed
@@ -216,7 +226,8 @@ def load(name: str) -> Any:
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=_SETTINGS)(getattr(module, name))
+        settings = {**_SETTINGS, "allow_interspersed_args": not verb.runs_a_program}
+        app.command(name, cls=LightCommand, short_help=verb.summary, context_settings=settings)(getattr(module, name))
     command = typer.main.get_command(app)
     command.name = name
     return _with_help_in_lines(command)
@@ -301,6 +312,7 @@ def _root(
     \b
     Begin with:
       cumulus serve &                     run the daemon
+      cumulus run -- python train.py      run a program on a leased share
       cumulus apply -f job.yaml           say what should exist
       cumulus get jobs                    see what exists
       cumulus why JOB                     ask why a job is not running

@@ -1,0 +1,171 @@
+"""The GPUJob that `cumulus run` makes of a command line. Pure: what the shell has comes in as a `Shell`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cumulus.errors import UsageError
+from cumulus.resources import quantity
+from cumulus.resources.key import API_VERSION, Document
+
+_WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
+"""The share and the lease of a command that names none."""
+
+_EXPORTED = frozenset((
+    "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CUDA_HOME", "CUDA_PATH",
+    "LANG", "LANGUAGE", "TZ",
+))  # fmt: skip
+"""What finds programs and libraries, and how text and time are written; LC_… too."""
+_THE_JOBS_OWN = frozenset((
+    "HOME", "USER", "LOGNAME", "SHELL", "PWD", "OLDPWD", "SHLVL", "_", "CUDA_VISIBLE_DEVICES", "PYOPENCL_CTX",
+))  # fmt: skip
+"""What a job has of its own, or what is true of a shell alone; CUMULUS_… and CHRONOS_… too."""
+_SECRET = re.compile("TOKEN|SECRET|PASSWORD|KEY|CREDENTIAL", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_INTERPRETER = re.compile(r"python[0-9.]*|bash|sh|zsh|perl|ruby|julia|node|Rscript|torchrun")
+_SCRIPT = re.compile(r"([^/]+)\.(?:py|sh|bash|zsh|pl|rb|jl|js|mjs|R|r)")
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_MOST_OF_A_NAME = 57
+"""With a hyphen and five letters it is a label's 63."""
+
+
+class Shell(NamedTuple):
+    """Where the command is typed."""
+
+    directory: str
+    variables: Mapping[str, str]
+
+
+class Wanted(NamedTuple):
+    """What is asked for, as it was typed; empty is not given. `env`: all of `--env-file` and `-e`, in this order."""
+
+    words: Sequence[str]
+    gpu: str = ""
+    compute: str = ""
+    gpus: int = 1
+    duration: str = ""
+    name: str = ""
+    replicas: int = 1
+    image: str = ""
+    env: Sequence[tuple[str, str]] = ()
+    export: str = ""
+    retry: int = 0
+    checkpoint: str = ""
+
+
+class Made(NamedTuple):
+    job: Document
+    secret: tuple[str, ...]
+    """Variables that were not exported, since their names look like secrets."""
+
+
+def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
+    """The job. `ending`: of the name, where none is given. Raises UsageError."""
+    _check(wanted)
+    variables, secret = ({}, ()) if wanted.image else exported(shell.variables, wanted.export)
+    variables.update(wanted.env)
+    gpu: Document = {"memory": wanted.gpu or _WHOLE_DEVICE, "duration": wanted.duration or _AN_HOUR}
+    gpu |= {"compute": wanted.compute} if wanted.compute else {}
+    gpu |= {"count": wanted.gpus} if wanted.gpus > 1 else {}
+    spec: Document = {"image": wanted.image} if wanted.image else {}
+    spec |= {"command": list(wanted.words)} if wanted.words else {}
+    if not wanted.image:
+        spec["workingDir"] = shell.directory
+    if variables:
+        spec["env"] = [{"name": name, "value": value} for name, value in sorted(variables.items())]
+    spec["gpu"] = gpu
+    if wanted.replicas > 1:
+        spec["replicas"] = wanted.replicas
+    if wanted.retry:
+        spec["retry"] = {"limit": wanted.retry}
+    if wanted.checkpoint:
+        path = wanted.checkpoint if wanted.image else posixpath.join(shell.directory, wanted.checkpoint)
+        spec["checkpoint"] = {"path": posixpath.normpath(path)}
+    name = wanted.name or f"{name_of(wanted.words or [wanted.image])}-{ending}"
+    metadata = {"name": name, "namespace": namespace}
+    return Made({"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}, secret)
+
+
+def name_of(words: Sequence[str]) -> str:
+    """What a job is called after: its program, or the script that its interpreter runs."""
+    program = posixpath.basename(words[0])
+    if _INTERPRETER.fullmatch(program):
+        scripts = (_SCRIPT.fullmatch(posixpath.basename(word)) for word in words[1:])
+        program = next((found[1] for found in scripts if found), program)
+    name = re.sub(r"[^a-z0-9]+", "-", program.lower()).strip("-")
+    return name[:_MOST_OF_A_NAME].strip("-") or "job"
+
+
+def random_ending() -> str:
+    return "".join(_LETTERS[each % len(_LETTERS)] for each in os.urandom(5))
+
+
+def exported(variables: Mapping[str, str], export: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables of the shell that the job gets, and with ALL those that it does not get for their names. What no
+    object can hold (exported functions, bytes that are no UTF-8) is left out."""
+    if export == "NONE":
+        return {}, ()
+    possible = {n: v for n, v in variables.items() if _NAME.fullmatch(n) and _is_text(v)}
+    if export != "ALL":
+        return {n: v for n, v in possible.items() if n in _EXPORTED or n.startswith("LC_")}, ()
+    wide = {n: v for n, v in possible.items() if n not in _THE_JOBS_OWN and not n.startswith(("CUMULUS_", "CHRONOS_"))}
+    secret = tuple(sorted(name for name in wide if is_secret(name)))
+    return {n: v for n, v in wide.items() if n not in secret}, secret
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's name looks as if its value were one."""
+    return _SECRET.search(name) is not None
+
+
+def given(text: str, shell: Mapping[str, str], where: str) -> tuple[str, str]:
+    """NAME=VALUE, or NAME for the shell's own value. Raises UsageError, with `where` it was written."""
+    name, equals, value = text.partition("=")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{where}: {text.partition('=')[0]!r} is no name of a variable", hint="write NAME=VALUE")
+    if not equals and name not in shell:
+        raise UsageError(f"{where}: {name} is not set in this shell", hint=f"write {name}=VALUE, or export it first")
+    value = value if equals else shell[name]
+    if not _is_text(value):
+        raise UsageError(f"{where}: the value of {name} is not UTF-8 text")
+    return name, value
+
+
+def given_in(lines: Iterable[str], shell: Mapping[str, str], file: str) -> list[tuple[str, str]]:
+    """The lines of an --env-file, as docker takes them: NAME=VALUE or NAME each, nothing is unquoted, and what begins
+    with # is a comment. Raises UsageError, with the line."""
+    numbered = [(number, line.rstrip("\r\n").lstrip()) for number, line in enumerate(lines, 1)]
+    return [given(line, shell, f"{file}:{number}") for number, line in numbered if line and not line.startswith("#")]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def _check(wanted: Wanted) -> None:
+    """What can be told at once, in the words of the options. The server checks everything."""
+    if not wanted.words and not wanted.image:
+        raise UsageError("say what to run", hint="as in: cumulus run -- python train.py")
+    if wanted.export not in ("", "ALL", "NONE"):
+        raise UsageError(f"--export is ALL or NONE, not {wanted.export!r}", hint="give single variables with -e")
+    if wanted.image and wanted.export == "ALL":
+        raise UsageError("--export ALL is for programs of the machine; a container has the variables of its image",
+                         hint="give single variables with -e")  # fmt: skip
+    for text, option, parse in (
+        (wanted.gpu, "--gpu", quantity.parse_share),
+        (wanted.compute, "--compute", quantity.parse_millis),
+        (wanted.duration, "--for", quantity.parse_duration),
+    ):
+        try:
+            if text and parse(text) == 0:
+                raise UsageError(f"{option}: {text!r} is no time", hint="write 90s or 1h30m")
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from None

@@ -1,0 +1,272 @@
+"""`cumulus run`: a program of this directory on a leased share, followed until it ends. `cumulus attach`: again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from cumulus.cli import attached, command_job, context, options, targets, terminal
+from cumulus.cli.command_job import Shell, Wanted
+from cumulus.errors import CumulusError, UsageError
+from cumulus.lib import safe_output
+from cumulus.resources.key import Document, key_of
+from cumulus.resources.kinds import gpujob
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROGRAM ARGS", help="The program and its arguments.", show_default=False),
+]
+
+
+def run(
+    words: Words = None,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            "--gpu",
+            metavar="SHARE",
+            show_default=False,
+            help="Memory of the device: 25%, 0.5 or 20Gi. If left out, all of it.",
+        ),
+    ] = "",
+    compute: Annotated[
+        str,
+        typer.Option(
+            "--compute",
+            metavar="SHARE",
+            show_default=False,
+            help="Compute of the device: 25%. If left out, the same share as of the memory.",
+        ),
+    ] = "",
+    gpus: Annotated[
+        str, typer.Option("--gpus", metavar="N", show_default=False, help="How many devices, such a share of each; 1.")
+    ] = "",
+    duration: Annotated[
+        str,
+        typer.Option(
+            "--for", metavar="DURATION", show_default=False, help="How long at most: 30m, 2h. If left out, an hour."
+        ),
+    ] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            show_default=False,
+            help="The job's name; if left out, the program's with five letters.",
+        ),
+    ] = "",
+    replicas: Annotated[
+        str, typer.Option("--replicas", metavar="N", show_default=False, help="Start it N times, all at once.")
+    ] = "",
+    image: Annotated[
+        str, typer.Option("--image", metavar="IMAGE", show_default=False, help="Run it in a container of this image.")
+    ] = "",
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            "-e",
+            metavar="NAME[=VALUE]",
+            show_default=False,
+            help="Set a variable, or pass on this shell's. May be given several times.",
+        ),
+    ] = None,
+    env_file: Annotated[
+        list[str] | None,
+        typer.Option("--env-file", metavar="FILE", show_default=False, help="Set variables from lines NAME[=VALUE]."),
+    ] = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            "--export",
+            metavar="ALL|NONE",
+            show_default=False,
+            help="Pass on all of this shell's variables, "
+            "or none. If left out: PATH and what else finds programs and libraries, and the locale.",
+        ),
+    ] = "",
+    retry: Annotated[
+        str, typer.Option("--retry", metavar="N", show_default=False, help="Start it again up to N times if it fails.")
+    ] = "",
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            metavar="PATH",
+            show_default=False,
+            help="Where it saves. When its lease is over, it goes on from there in the next.",
+        ),
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not follow it; print its name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the job that would be made.")] = False,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FORM", show_default=False, help="With --dry-run: yaml or json."),
+    ] = "",
+    namespace: options.Namespace = "",
+) -> int | None:
+    """Run a program of this directory on a leased share of a GPU.
+
+    It starts in this directory, with this shell's PATH, virtual environment and locale. Its output is shown here as it
+    comes, and the exit code is its own; 124 means that its lease was over, 137 that it used too much memory, 126 that it
+    could not be started. It goes on if this terminal is closed. Ctrl-C leaves it alone too, and says how to come back;
+    Ctrl-C twice ends it.
+
+    \b
+    Examples:
+      cumulus run -- python train.py --epochs 10
+      cumulus run --gpu 25% --for 2h -- python train.py
+      cumulus run --gpu 20Gi --name tune -d -- ./tune.sh
+      cumulus run -e HF_HOME=/data/hf --env-file job.env -- python train.py
+      cumulus run --export ALL --checkpoint saves --retry 3 -- python train.py
+      cumulus run --gpu 50% --dry-run -o yaml -- python train.py > job.yaml
+    """  # fmt: skip
+    if output and not dry_run:
+        raise UsageError("-o is for --dry-run", hint="a job's name is printed with -d")
+    if output not in ("", "yaml", "json"):
+        raise UsageError(f"there is no output format {output!r} here", hint="the formats are yaml and json")
+    if dry_run and detach:
+        raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
+    shell = Shell(_directory(), os.environ)
+    wanted = Wanted(
+        tuple(words or ()), gpu, compute, _count(gpus, "--gpus") or 1, duration, name,
+        _count(replicas, "--replicas") or 1, image, tuple(_variables(env or (), env_file or ())), export,
+        _count(retry, "--retry"), checkpoint,
+    )  # fmt: skip
+    made = command_job.job_of(wanted, shell, context.namespace(namespace), command_job.random_ending())
+    job = made.job
+    remote = context.endpoint().kind == "https"
+    if not image and not remote:
+        job["spec"]["command"][0] = _program(wanted, job, shell)
+    _tell(wanted, made.secret)
+    if dry_run:
+        _print(job, output)
+        return None
+    if remote and not image:
+        terminal.note(f"It runs on the server's machine, in {shell.directory} there.")
+    uid = _submit(job)
+    if detach:
+        print(job["metadata"]["name"])
+        return None
+    return attached.attach(key_of(job), uid)
+
+
+def attach(
+    words: options.JobWords,
+    tail: Annotated[
+        str, typer.Option("--tail", metavar="N", show_default=False, help="Only the last N lines of what was written.")
+    ] = "",
+    namespace: options.Namespace = "",
+) -> int:
+    """Follow a job until it is over, and end with its exit code.
+
+    As `cumulus run` does: it shows the log from its beginning, Ctrl-C leaves the job alone, and Ctrl-C twice ends it.
+
+    \b
+    Examples:
+      cumulus attach train
+      cumulus attach job/train --tail 20
+    """
+    key = targets.key(targets.parse_one(words, default=gpujob.KIND), context.namespace(namespace))
+    if key.kind != gpujob.KIND.name:
+        raise UsageError(f"only jobs can be attached to, not a {key.kind}")
+    lines = _count(tail, "--tail") if tail else None
+    with context.client() as client:
+        uid = client.get(key)["metadata"]["uid"]
+    return attached.attach(key, uid, tail=lines)
+
+
+def _submit(job: Document) -> str:
+    """Create the job; its uid. Raises CumulusError, also where no daemon would run it."""
+    title = f"gpujob/{job['metadata']['name']}"
+    with context.client(quiet=True) as client:
+        if context.endpoint().kind == "embedded" and (state := client.server_state()).pid is None:
+            raise CumulusError(
+                f"no daemon runs on {state.home}, so nothing would run the job", hint="start one: cumulus serve &"
+            )
+        try:
+            return str(client.create(job)["metadata"]["uid"])
+        except KeyboardInterrupt:
+            terminal.note(f"{title} may have been made: see `cumulus get job {job['metadata']['name']}`.")
+            raise
+
+
+def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
+    """What was decided for the person."""
+    if not wanted.gpu and not wanted.duration:
+        what = f"{wanted.gpus} whole devices" if wanted.gpus > 1 else "the whole of one device"
+        terminal.note(f"Leasing {what} for an hour; --gpu 25% and --for 2h change that.")
+    if secret:
+        terminal.note(
+            f"Not exported, since whoever may read the job could read them: {', '.join(secret)}. "
+            "Put a secret into `cumulus secret create`, and name it in a manifest."
+        )
+    if named := [name for name, _ in wanted.env if command_job.is_secret(name)]:
+        terminal.warning(f"whoever may read the job can read {', '.join(dict.fromkeys(named))}: it is a part of it")
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the directory that you are in is gone", hint="cd to one that is there") from None
+
+
+def _program(wanted: Wanted, job: Document, shell: Shell) -> str:
+    """The program as the job is to call it. Raises UsageError where this machine, which runs it, cannot start it."""
+    word = wanted.words[0]
+    if "/" in word:
+        path = os.path.join(shell.directory, word)
+        if os.path.isdir(path) or not os.path.exists(path):
+            raise UsageError(f"there is no program {path}", hint="give the path of one that is there")
+        if not os.access(path, os.X_OK):
+            raise UsageError(
+                f"{word} is not executable", hint=f"chmod +x {word}, or name its interpreter: python {word}"
+            )
+        return word
+    own = next((each["value"] for each in job["spec"].get("env", ()) if each["name"] == "PATH"), None)
+    found = shutil.which(word, path=shell.variables.get("PATH", os.defpath) if own is None else own)
+    if found is None:
+        beside = os.path.exists(os.path.join(shell.directory, word))
+        raise UsageError(
+            f"there is no program {word!r} on PATH",
+            hint=f"write ./{word} for the file in this directory" if beside else "give its path, or check its name",
+        )
+    # Without this shell's PATH the job would look elsewhere.
+    return os.path.abspath(found) if own is None else word
+
+
+def _variables(env: Sequence[str], files: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of the files, then those of the options, which win. Raises UsageError."""
+    found = []
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as opened:
+                found += command_job.given_in(opened, os.environ, file)
+        except UnicodeDecodeError:
+            raise UsageError(f"--env-file: {file} is not UTF-8 text") from None
+        except OSError as error:
+            raise UsageError(f"--env-file: {file} cannot be read: {error.strerror}") from None
+    return found + [command_job.given(text, os.environ, "-e") for text in env]
+
+
+def _count(text: str, option: str) -> int:
+    """A number of 0 or more; 0 where none is given."""
+    if text and not (text.isascii() and text.isdecimal()):
+        raise UsageError(f"{option} takes a number, not {text!r}")
+    return int(text or 0)
+
+
+def _print(job: Document, output: str) -> None:
+    from cumulus.admission.validation import validated
+    from cumulus.cli import printers
+
+    validated(gpujob.KIND, job)
+    text = printers.to_json(job) if output == "json" else printers.to_yaml(job)
+    safe_output.block(sys.stdout, f"{text}\n")
