@@ -166,13 +166,14 @@ class _Follower:
                     self._end_progress()
                     self._output.write(piece.data)
             case LogAwaits("start"):
-                self._output.end()
+                self._tell_of_end()
                 self._tell_why()
             case AttemptEnded():
                 # How the last one ended is how the job ended, which is told then.
                 self._ended = piece
             case AttemptFollows(attempt):
-                self._note(f"{self._before()}Attempt {attempt} begins.")
+                self._tell_of_end()
+                self._note(f"Attempt {attempt} begins.")
             case ReplicaChosen(replica, replicas):
                 self._note(
                     f"This is replica {replica} of {replicas}; another's log: "
@@ -183,9 +184,10 @@ class _Follower:
             case LogAwaits() | NobodyActs() | NoneFollowed() | NothingWritten():
                 pass
 
-    def _before(self) -> str:
-        ended, self._ended = self._ended, None
-        return f"Attempt {ended.attempt} ended with {ended.end.rstrip('.')}. " if ended else ""
+    def _tell_of_end(self) -> None:
+        if self._ended is not None:
+            self._note(f"Attempt {self._ended.attempt} ended with {self._ended.end.rstrip('.')}.")
+            self._ended = None
 
     def _tell_why(self) -> None:
         now = time.monotonic()
@@ -195,7 +197,7 @@ class _Follower:
         answer = self._client.why(self._key)
         if self._progress is None:
             self._progress = Progress()
-        self._progress.say(f"{self._before()}{waiting(answer.lines)}")
+        self._progress.say(waiting(answer.lines))
 
     def _note(self, text: str) -> None:
         self._output.end()

@@ -16,8 +16,8 @@ _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
 """The share and the lease of a command that names none."""
 
 _EXPORTED = frozenset((
-    "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CUDA_HOME", "CUDA_PATH",
-    "LANG", "LANGUAGE", "TZ",
+    "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CUDA_HOME",
+    "CUDA_PATH", "LANG", "LANGUAGE", "TZ",
 ))  # fmt: skip
 """What finds programs and libraries, and how text and time are written; LC_… too."""
 _THE_JOBS_OWN = frozenset((

@@ -114,9 +114,9 @@ def run(
     """Run a program of this directory on a leased share of a GPU.
 
     It starts in this directory, with this shell's PATH, virtual environment and locale. Its output is shown here as it
-    comes, and the exit code is its own; 124 means that its lease was over, 137 that it used too much memory, 126 that it
-    could not be started. It goes on if this terminal is closed. Ctrl-C leaves it alone too, and says how to come back;
-    Ctrl-C twice ends it.
+    comes, and the exit code is its own; 124 means that its lease was over, 137 that it used too much memory, and 126
+    that it could not be started. It goes on if this terminal is closed. Ctrl-C leaves it alone too, and says how to
+    come back; Ctrl-C twice ends it.
 
     \b
     Examples:
@@ -135,22 +135,23 @@ def run(
         raise UsageError("--dry-run runs nothing that could be left alone", hint="leave -d out")
     shell = Shell(_directory(), os.environ)
     wanted = Wanted(
-        tuple(words or ()), gpu, compute, _count(gpus, "--gpus") or 1, duration, name,
-        _count(replicas, "--replicas") or 1, image, tuple(_variables(env or (), env_file or ())), export,
-        _count(retry, "--retry"), checkpoint,
+        tuple(words or ()), gpu, compute, _count(gpus, "--gpus", 1), duration, name,
+        _count(replicas, "--replicas", 1), image, tuple(_variables(env or (), env_file or ())), export,
+        _count(retry, "--retry", 0), checkpoint,
     )  # fmt: skip
     made = command_job.job_of(wanted, shell, context.namespace(namespace), command_job.random_ending())
     job = made.job
     remote = context.endpoint().kind == "https"
     if not image and not remote:
         job["spec"]["command"][0] = _program(wanted, job, shell)
-    _tell(wanted, made.secret)
     if dry_run:
+        _tell(wanted, made.secret)
         _print(job, output)
         return None
+    uid = _submit(job)
+    _tell(wanted, made.secret)
     if remote and not image:
         terminal.note(f"It runs on the server's machine, in {shell.directory} there.")
-    uid = _submit(job)
     if detach:
         print(job["metadata"]["name"])
         return None
@@ -176,7 +177,7 @@ def attach(
     key = targets.key(targets.parse_one(words, default=gpujob.KIND), context.namespace(namespace))
     if key.kind != gpujob.KIND.name:
         raise UsageError(f"only jobs can be attached to, not a {key.kind}")
-    lines = _count(tail, "--tail") if tail else None
+    lines = _count(tail, "--tail", 0) if tail else None
     with context.client() as client:
         uid = client.get(key)["metadata"]["uid"]
     return attached.attach(key, uid, tail=lines)
@@ -199,9 +200,14 @@ def _submit(job: Document) -> str:
 
 def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
     """What was decided for the person."""
+    devices = f"{wanted.gpus} devices" if wanted.gpus > 1 else "one device"
+    share = f"{'all the memory' if wanted.compute else 'the whole'} of {devices}"
     if not wanted.gpu and not wanted.duration:
-        what = f"{wanted.gpus} whole devices" if wanted.gpus > 1 else "the whole of one device"
-        terminal.note(f"Leasing {what} for an hour; --gpu 25% and --for 2h change that.")
+        terminal.note(f"Leasing {share} for an hour; --gpu 25% and --for 2h change that.")
+    elif not wanted.gpu:
+        terminal.note(f"Leasing {share}; --gpu 25% changes that.")
+    elif not wanted.duration:
+        terminal.note("Leasing it for an hour; --for 2h changes that.")
     if secret:
         terminal.note(
             f"Not exported, since whoever may read the job could read them: {', '.join(secret)}. "
@@ -222,7 +228,7 @@ def _program(wanted: Wanted, job: Document, shell: Shell) -> str:
     """The program as the job is to call it. Raises UsageError where this machine, which runs it, cannot start it."""
     word = wanted.words[0]
     if "/" in word:
-        path = os.path.join(shell.directory, word)
+        path = os.path.normpath(os.path.join(shell.directory, word))
         if os.path.isdir(path) or not os.path.exists(path):
             raise UsageError(f"there is no program {path}", hint="give the path of one that is there")
         if not os.access(path, os.X_OK):
@@ -256,11 +262,13 @@ def _variables(env: Sequence[str], files: Sequence[str]) -> list[tuple[str, str]
     return found + [command_job.given(text, os.environ, "-e") for text in env]
 
 
-def _count(text: str, option: str) -> int:
-    """A number of 0 or more; 0 where none is given."""
-    if text and not (text.isascii() and text.isdecimal()):
-        raise UsageError(f"{option} takes a number, not {text!r}")
-    return int(text or 0)
+def _count(text: str, option: str, least: int) -> int:
+    """A number; the least where none is given. Raises UsageError."""
+    if not text:
+        return least
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise UsageError(f"{option} takes a number of at least {least}, not {text!r}")
+    return int(text)
 
 
 def _print(job: Document, output: str) -> None:
