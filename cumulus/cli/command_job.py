@@ -93,9 +93,9 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
 def name_of(words: Sequence[str]) -> str:
     """What a job is called after: its program, or the script that its interpreter runs."""
     program = posixpath.basename(words[0])
-    if _INTERPRETER.fullmatch(program):
-        scripts = (_SCRIPT.fullmatch(posixpath.basename(word)) for word in words[1:])
-        program = next((found[1] for found in scripts if found), program)
+    named = words[1:] if _INTERPRETER.fullmatch(program) else words[:1]
+    scripts = (_SCRIPT.fullmatch(posixpath.basename(word)) for word in named)
+    program = next((found[1] for found in scripts if found), program)
     name = re.sub(r"[^a-z0-9]+", "-", program.lower()).strip("-")
     return name[:_MOST_OF_A_NAME].strip("-") or "job"
 

@@ -64,8 +64,8 @@ def test_what_is_waited_for_in_one_line() -> None:
         "  vm: InsufficientMemory: 1Gi free",
     ]
     assert waiting(lines) == (
-        "gpujob/b: starts by 2030-01-31T12:00:00Z (in 1h) at the latest; place 2 of 3 in the queue, behind job c; waits "
-        "for partition mine: 8Gi and 80% of device 0 of vm, until 2030-01-31T12:00:00Z at the latest; and 1 more"
+        "gpujob/b: starts by 2030-01-31T12:00:00Z (in 1h) at the latest; place 2 of 3 in the queue, behind job c; "
+        "waits for partition mine: 8Gi and 80% of device 0 of vm, until 2030-01-31T12:00:00Z at the latest; and 1 more"
     )
     assert waiting(
         ["gpujob/b: no node could ever hold it (of 1 node: 1 TooLarge).", "nodes:", "  vm: TooLarge: x"]

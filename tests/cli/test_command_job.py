@@ -93,6 +93,7 @@ def test_what_is_exported() -> None:
         ("python3.11 -u src/train_all.py --data x.py", "train-all"),
         ("python -m pkg.train", "python"),
         ("bash run.sh", "run"),
+        ("./tune.sh", "tune"),
         ("vi train.py", "vi"),
         ("…", "job"),
         ("x" * 300, "x" * 57),
