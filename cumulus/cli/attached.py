@@ -98,8 +98,8 @@ def waiting(lines: Sequence[str]) -> str:
 
 
 def attach(key: Key, uid: str, *, tail: int | None = None) -> int:
-    """Show the job's log from its beginning, or its last lines, until the job is over. The exit code of its program, or
-    one that says how else it ended; DETACHED after Ctrl-C."""
+    """Show the log of the job's last attempt, or its last lines, and of those that follow, until the job is over. The
+    exit code of its program, or one that says how else it ended; DETACHED after Ctrl-C."""
     try:
         with context.client() as client:
             return _Follower(client, key, uid).follow(tail)
@@ -180,7 +180,8 @@ class _Follower:
                     f"cumulus logs -f {_named(self._key)} --replica N"
                 )
             case NobodyActs("start"):
-                self._note("No daemon runs: it starts once `cumulus serve` is started.")
+                if not BY_NAME[self._key.kind].over(self._client.get(self._key)):
+                    self._note("No daemon runs: it starts once `cumulus serve` is started.")
             case LogAwaits() | NobodyActs() | NoneFollowed() | NothingWritten():
                 pass
 

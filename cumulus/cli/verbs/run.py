@@ -167,7 +167,8 @@ def attach(
 ) -> int:
     """Follow a job until it is over, and end with its exit code.
 
-    As `cumulus run` does: it shows the log from its beginning, Ctrl-C leaves the job alone, and Ctrl-C twice ends it.
+    As `cumulus run` does: it shows the log of the last attempt and of those that follow, Ctrl-C leaves the job alone,
+    and Ctrl-C twice ends it.
 
     \b
     Examples:
