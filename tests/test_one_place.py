@@ -28,7 +28,13 @@ OWN_PROCESS = {
 """What begins a process and reads its environment, or hands it on."""
 PROTOCOLS = {"lib/safe_output.py", "lib/systemd.py"}
 """What implements a convention of others: NO_COLOR, TERM and COLUMNS, NOTIFY_SOCKET."""
-STARTERS = {"environments/ensure.py", "environments/lock.py", "lib/cgroup.py", "nodes/distribution.py"}
+STARTERS = {
+    "cli/verbs/run.py",
+    "environments/ensure.py",
+    "environments/lock.py",
+    "lib/cgroup.py",
+    "nodes/distribution.py",
+}
 """What starts a program that gets this process's own."""
 
 
