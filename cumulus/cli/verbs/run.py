@@ -273,9 +273,9 @@ def _count(text: str, option: str, least: int) -> int:
 
 
 def _print(job: Document, output: str) -> None:
-    from cumulus.admission.validation import validated
+    from cumulus import manifest
     from cumulus.cli import printers
 
-    validated(gpujob.KIND, job)
+    manifest.from_documents([job])
     text = printers.to_json(job) if output == "json" else printers.to_yaml(job)
     safe_output.block(sys.stdout, f"{text}\n")
