@@ -188,6 +188,20 @@ def _forged(found: CallResult | None) -> CallResult:
     return CallResult(found.outcome, iter([b"x" * found.outcome.result_size]))
 
 
+def test_a_result_that_breaks_off_is_fetched_again(tmp_path: Path) -> None:
+    world = Calls(tmp_path)
+    honest = world.backend.result
+
+    def cut(*of: Any) -> CallResult | None:
+        found = honest(*of)
+        assert found is not None
+        return found if world.asked > 2 else CallResult(found.outcome, iter([RESULT[:3]]))
+
+    world.backend.result = cut  # type: ignore[method-assign]
+    assert world.run(a_call()).outcome == outcomes.RETURNED
+    assert world.content() == RESULT
+
+
 def test_an_answer_that_is_none_is_told(tmp_path: Path) -> None:
     world = Calls(tmp_path)
 

@@ -49,7 +49,15 @@ def read(directory: str) -> CallResult | None:
         return CallResult(outcome, iter(()))
     if outcome.result_size > session.LARGEST:
         raise ValueError(f"the result has more than {session.LARGEST} bytes")
-    return CallResult(outcome, _chunks(os.path.join(directory, RESULT), outcome.result_size))
+    path = os.path.join(directory, RESULT)
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file).st_size
+    except FileNotFoundError:
+        raise ValueError("its result is not there") from None
+    if size != outcome.result_size:
+        raise ValueError("its result is not as large as it says")
+    return CallResult(outcome, _chunks(path, size))
 
 
 @contextlib.contextmanager
@@ -70,13 +78,14 @@ def open_regular(path: str) -> Iterator[int]:
 
 
 def _chunks(path: str, size: int) -> Iterator[bytes]:
-    with open_regular(path) as file:
-        while size:
-            data = os.read(file, min(size, session.CHUNK))
-            if not data:
-                return
-            size -= len(data)
-            yield data
+    """Raises BackendError."""
+    try:
+        with open_regular(path) as file:
+            while size and (data := os.read(file, min(size, session.CHUNK))):
+                size -= len(data)
+                yield data
+    except OSError as error:
+        raise BackendError(f"the result of a call cannot be read: {error.strerror}") from error
 
 
 def _write(path: str, content: Iterator[bytes]) -> None:

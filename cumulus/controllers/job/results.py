@@ -84,13 +84,15 @@ def _kept(job: GPUJob, found: CallResult, blobs: BlobStore | None, waited: float
         raise Retry("this daemon keeps no blobs")
     owner = owner_of(Submitter.of(job.metadata.annotations))
     try:
-        blobs.write(owner, outcome.result, outcome.result_size, found.content)
+        kept = blobs.write(owner, outcome.result, outcome.result_size, found.content)
     except BlobMismatch:
         return Outcome(outcomes.CRASHED, text="its result is not what it said it is")
     except BlobError as error:
         if isinstance(error, BlobTooLarge) or (waited >= ROOM_PATIENCE and not isinstance(error, BlobBusy)):
             return Outcome(outcomes.NOT_KEPT, text=f"its result could not be kept: {error}")
         raise Retry(f"the result of {job.key} cannot be kept: {error}") from error
+    if not kept.complete:
+        raise BackendError(f"it broke off after {kept.received} of {kept.size} bytes")
     return outcome
 
 

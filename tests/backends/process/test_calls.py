@@ -17,7 +17,7 @@ import pytest
 
 from cumulus.backends.base import EnvVar, State, Workload
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.calls.outcome import RETURNED
+from cumulus.calls.outcome import RETURNED, Outcome
 from cumulus.calls.session import SessionEnded
 from cumulus.environments.document import Document
 from cumulus.errors import BackendError, BackendRefused
@@ -164,6 +164,27 @@ def test_links_and_pipes_are_not_taken_for_answers(bed: ProcessBed) -> None:
         bed.backend.start(work := bed.calling(forge, kind, job=kind))
         bed.finish(work)
         assert bed.backend.result(work.job_uid, 1, 0) is None
+
+
+@pytest.mark.parametrize("left", ["nothing", "short", "long", "link", "pipe", "directory"])
+def test_a_result_that_is_not_what_the_outcome_says(bed: ProcessBed, left: str) -> None:
+    def forge(left: str, outcome: bytes) -> None:
+        directory = os.path.join(os.path.dirname(os.getcwd()), "call")
+        place = os.path.join(directory, "result")
+        made = {
+            "nothing": lambda: None, "link": lambda: os.symlink("/etc/passwd", place), "pipe": lambda: os.mkfifo(place),
+            "directory": lambda: os.mkdir(place), "short": lambda: Path(place).write_bytes(b"1"),
+            "long": lambda: Path(place).write_bytes(b"123"),
+        }  # fmt: skip
+        made[left]()
+        Path(directory, "outcome.json").write_bytes(outcome)
+        os._exit(0)
+
+    said = Outcome(RETURNED, result="0" * 64, result_size=2).to_json()
+    bed.backend.start(work := bed.calling(forge, left, said))
+    bed.finish(work)
+    with pytest.raises(ValueError, match=r"its result is not (there|as large as it says)"):
+        bed.backend.result(work.job_uid, 1, 0)
 
 
 def test_a_process_that_ends_without_an_answer_left_none(bed: ProcessBed) -> None:
