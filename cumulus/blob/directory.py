@@ -220,7 +220,8 @@ class DirectoryBlobStore:
     def _read(self, descriptor: int, place: Path, offset: int) -> Iterator[bytes]:
         digest = hashlib.sha256()
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            file.seek(offset)
+            # A place that no file can have is no error of the disk.
+            file.seek(min(offset, os.fstat(descriptor).st_size))
             while chunk := file.read(CHUNK):
                 if not offset:
                     digest.update(chunk)

@@ -203,6 +203,11 @@ def test_sizes_that_are_none(store: BlobStore, size: int, offset: int) -> None:
         store.write(ANN, sha(b"text"), size, [], offset)
 
 
+def test_reading_from_the_end_on_gives_nothing(store: BlobStore) -> None:
+    store.write(ANN, sha(b"text"), 4, [b"text"])
+    assert [read(store, ANN, sha(b"text"), offset) for offset in (3, 4, 5, 2**62)] == [b"t", b"", b"", b""]
+
+
 def test_a_blob_that_is_too_large(store: BlobStore) -> None:
     with pytest.raises(BlobTooLarge, match=r"at most .*"):
         store.write(ANN, sha(b"x"), LARGEST + 1, [])

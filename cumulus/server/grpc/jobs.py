@@ -169,7 +169,7 @@ def _read_token(given: str) -> tuple[str | None, str]:
         return None, ""
     try:
         namespace, token = orjson.loads(base64.urlsafe_b64decode(given))
-    except ValueError:
+    except (TypeError, ValueError):
         namespace = token = 0
     if not (namespace is None or isinstance(namespace, str)) or not isinstance(token, str):
         raise UsageError("the continue token is not one of this server", hint="list again from the beginning")

@@ -24,7 +24,8 @@ class ResultCalls:
     async def result(self, identity: Identity, request: pb.ResultRequest) -> AsyncGenerator[pb.ResultChunk]:
         """For the submitter alone."""
         key = key_of(request.job)
-        if request.timeout < 0:
+        if not request.timeout >= 0:
+            # NaN too: it has no place among the event loop's timers.
             raise UsageError("a time-out is a number of seconds from 0, for none, on")
         try:
             async with asyncio.timeout(request.timeout or None):

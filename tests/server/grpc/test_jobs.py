@@ -167,9 +167,10 @@ def test_a_list_of_all_is_of_all_that_they_may_see(served: Served) -> None:
         if not (token := getattr(answer, "continue")):
             break
     assert names == [f"j{number}" for number in range(5)]
-    with pytest.raises(grpc.RpcError) as refused:
-        served.by(ANN).List(pb.ListRequest(**{"continue": "nonsense"}))
-    assert code_of(refused.value) is StatusCode.INVALID_ARGUMENT
+    for nonsense in ("nonsense", "NQ==", "bnVsbA==", "WzFd"):
+        with pytest.raises(grpc.RpcError) as refused:
+            served.by(ANN).List(pb.ListRequest(**{"continue": nonsense}))
+        assert code_of(refused.value) is StatusCode.INVALID_ARGUMENT, nonsense
 
 
 def test_a_list_of_large_jobs_comes_in_parts(served: Served) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from typing import Any
 
@@ -69,6 +70,10 @@ def test_others_get_neither_outcome_nor_bytes(served: Served, call: Document) ->
 
 
 def test_a_wait_ends(served: Served, call: Document) -> None:
+    for seconds in (-1.0, math.nan):
+        with pytest.raises(grpc.RpcError) as ended:
+            list(served.by(ANN).Result(pb.ResultRequest(job=ref(), timeout=seconds)))
+        assert code_of(ended.value) is StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError) as ended:
         list(served.by(ANN).Result(pb.ResultRequest(job=ref(), timeout=0.05)))
     assert code_of(ended.value) is StatusCode.DEADLINE_EXCEEDED
