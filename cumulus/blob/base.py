@@ -137,8 +137,9 @@ class BlobStore(Protocol):
         ...
 
     def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]:
-        """The content from `offset` on, nothing from its end on. Raises NoSuchBlob at once, also for one that is not whole; while it is read
-        from the beginning, BlobDamaged where the last chunk shows that it is not what was stored."""
+        """The content from `offset` on, nothing from its end on. Raises NoSuchBlob at once, also for one that is not
+        whole; while it is read from the beginning, BlobDamaged where the last chunk shows that it is not what was
+        stored."""
         ...
 
     def path(self, owner: str, sha256: str) -> Path | None:
