@@ -54,7 +54,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--dry-run -d -- tune", 2, "--dry-run runs nothing that could be left alone; leave -d out"),
         ("--env-file none -- tune", 2, "--env-file: none cannot be read: No such file or directory"),
         ("--env-file notes.txt -e NOT_SET -- tune", 2, "-e: NOT_SET is not set in this shell; write NOT_SET=VALUE"),
-        ("--dry-run --name No_Name -- tune", 1, ""),
+        ("--dry-run --name No_Name -- tune", 2, "metadata.name: 'No_Name' is not a name; use at most 253 lower-case"),
         ("-- tune", 1, "no daemon runs on {home}, so nothing would run the job; start one: cumulus serve &"),
     ],
 )

@@ -199,6 +199,13 @@ def test_who_waits_is_told_for_whom_and_until_when(machine: Machine) -> None:
         terminal.until(
             "gpujob/waits: starts by .* at the latest; place 1 of 1 in the queue; waits for partition default/mine"
         )
+        left = Terminal(machine, "attach", "waits")
+        left.until("gpujob/waits: starts by ")
+        left.interrupt()
+        code, shown = left.end()
+        assert code == 130
+        assert "Come back: cumulus attach waits" in shown
+        assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
     out, _ = waiter.communicate(timeout=PATIENCE)
     assert re.match(
         r"gpujob/waits: starts by \S+Z \(in \d+m.*\) at the latest; place 1 of 1 in the queue; waits for ", line

@@ -253,8 +253,9 @@ def test_the_readmes_tour_of_a_shared_machine(daemon: SystemDaemon, users: tuple
 
         with ThreadPoolExecutor() as pool:
             both = list(pool.map(walk, users))
-        for done in both:
+        for user, done in zip(users, both, strict=True):
             assert done.returncode == 0, done.stderr
+            assert f"uid={user.uid}({user.name})" in done.stdout
             assert "gpujob.cumulus.dev/train created" in done.stdout
             assert "leased" in done.stdout
 

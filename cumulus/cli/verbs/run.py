@@ -276,6 +276,9 @@ def _print(job: Document, output: str) -> None:
     from cumulus import manifest
     from cumulus.cli import printers
 
-    manifest.from_documents([job])
+    try:
+        manifest.from_documents([job])
+    except manifest.InvalidManifest as error:
+        raise UsageError("; ".join(f"{each.field}: {each.message}" for each in error.problems)) from None
     text = printers.to_json(job) if output == "json" else printers.to_yaml(job)
     safe_output.block(sys.stdout, f"{text}\n")
