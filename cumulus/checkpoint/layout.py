@@ -36,6 +36,7 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
 _CHUNK = 2**20
+_LONGEST_WORD = 500
 
 
 class CheckpointError(Exception):
@@ -46,10 +47,9 @@ class Damaged(CheckpointError):
     """A checkpoint that must not be used: which step, which file of it, and what is wrong."""
 
     def __init__(self, step: int, file: str, problem: str) -> None:
-        super().__init__(f"checkpoint of step {step}: {file}: {problem}")
-        self.step = step
-        self.file = file
-        self.problem = problem
+        # A manifest may hold names and values of any length.
+        self.step, self.file, self.problem = step, _short(file), _short(problem)
+        super().__init__(f"checkpoint of step {step}: {self.file}: {self.problem}")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,11 @@ def is_safe(path: object) -> bool:
     """Whether this is a path of a file in a checkpoint: relative, with no way out of it."""
     if not isinstance(path, str) or not path or path == MANIFEST or "\0" in path or len(path) > 4096:
         return False
-    return all(part not in ("", ".", "..") for part in path.split("/"))
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.split("/"))
+    except UnicodeEncodeError:
+        return False
+    return longest <= 255 and all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def step_name(step: int) -> str:
@@ -215,7 +219,7 @@ def verify(
 def newest(path: str, *, owner: int | None = -1, refused: Callable[[Damaged], None] | None = None) -> Checkpoint | None:
     """The newest checkpoint that is whole: all its bytes were read. None where there is none. Raises OSError.
 
-    `refused` is told of each damaged one on the way.
+    `refused` is told of each one on the way that is damaged, or that the disk does not give back.
     """
     for step in steps(path):
         try:
@@ -225,6 +229,9 @@ def newest(path: str, *, owner: int | None = -1, refused: Callable[[Damaged], No
                 refused(damaged)
         except FileNotFoundError:
             continue  # Pruned meanwhile.
+        except OSError as error:
+            if refused is not None:
+                refused(Damaged(step, ".", f"can't be read: {error.strerror}"))
     return None
 
 
@@ -388,6 +395,10 @@ def _looks_whole(path: str, step: int) -> bool:
     except (Damaged, OSError):
         return False
     return True
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}…"
 
 
 def _json(document: dict[str, Any]) -> bytes:

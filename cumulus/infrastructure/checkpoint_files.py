@@ -104,6 +104,9 @@ def _tell(step: int, read: Callable[[], layout.Manifest]) -> None:
     except layout.Damaged as damaged:
         _say({"step": step, "problem": f"{damaged.file}: {damaged.problem}"})
         return
+    except OSError as error:
+        _say({"step": step, "problem": f"can't be read: {error.strerror}"})
+        return
     _say(
         {
             "step": step, "saved_at": found.saved_at, "size": found.size, "seconds": found.seconds,

@@ -81,6 +81,10 @@ class Upload:
         sizes = {found.key: found.size for found in self._place.list(name.prefix)}
         absent: list[str] = []
 
+        for file in files:
+            if not _is_text(file.path):
+                raise Damaged(checkpoint.step, file.path, "has a name that is no UTF-8: no copy can have it")
+
         def send(file: File) -> None:
             key = name.prefix + file.path
             if sizes.get(key) == file.size and self._place.has(key, file):
@@ -107,3 +111,11 @@ class Upload:
                 send(file)
         if absent:
             raise Incomplete(f"{absent[0]} of step {checkpoint.step} is on another node, which has not sent it yet")
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

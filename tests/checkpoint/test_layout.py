@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -139,7 +140,22 @@ def test_what_others_may_write_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../up", "a/../b", "a//b", ".", "", "manifest.json", "a\0b", 7, ["a"], "a" * 5000]
+    "path",
+    [
+        "/etc/passwd",
+        "../up",
+        "a/../b",
+        "a//b",
+        ".",
+        "",
+        "manifest.json",
+        "a\0b",
+        7,
+        ["a"],
+        "a" * 5000,
+        "a" * 256,
+        "a\ud800",
+    ],
 )
 def test_a_manifest_with_a_way_out_is_none(path: object) -> None:
     document = json.loads(Manifest(1, "2026-11-29T12:00:00Z", 1.0, 1, 1, 1, ()).encode())
@@ -154,6 +170,34 @@ def test_a_manifest_with_a_way_out_is_none(path: object) -> None:
 def test_nonsense_is_no_manifest(content: bytes) -> None:
     with pytest.raises(Damaged, match=r"checkpoint of step 1: manifest\.json: "):
         Manifest.decode(content, 1)
+
+
+def test_what_is_wrong_is_said_in_few_words(tmp_path: Path) -> None:
+    (tmp_path / step_name(1)).mkdir(mode=0o700)
+    (tmp_path / step_name(1) / "manifest.json").write_text(json.dumps({"format": "x" * 10**6}))
+    with pytest.raises(Damaged) as told:
+        read_manifest(str(tmp_path), 1)
+    assert len(str(told.value)) < 1000
+
+
+def test_what_the_disk_does_not_give_back_is_refused_and_the_one_before_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 1)
+    put(tmp_path, 2)
+    real = layout.sha256_of
+
+    def broken(descriptor: int) -> str:
+        if step_name(2) in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor)
+
+    monkeypatch.setattr(layout, "sha256_of", broken)
+    refused: list[Damaged] = []
+    found = newest(str(tmp_path), refused=refused.append)
+    assert found is not None
+    assert found.step == 1
+    assert [str(each) for each in refused] == ["checkpoint of step 2: .: can't be read: Input/output error"]
 
 
 def test_pruning_keeps_the_newest_whole_ones(tmp_path: Path) -> None:

@@ -292,6 +292,15 @@ def test_exit_code_75_twice_in_a_row(before: str | None, replica: Observed, reas
     assert plan.status.attempts[-1].checkpoint_time == (replica.checkpoint_at or None)
 
 
+@pytest.mark.parametrize(("written", "told"), [(at(-1), False), (at(-9999), True), ("", True), (None, False)])
+def test_a_lease_in_which_nothing_was_saved_says_so(written: str | None, told: bool) -> None:
+    job = stored(checkpoint=CHECKPOINT)
+    plan = planned(job, shares(job, OVER), replace(EXPIRED, checkpoint_at=written))
+    assert end(plan) == ("Pending", "LeaseExpired", "")
+    assert ("saved nothing" in plan.status.attempts[-1].message) is told
+    assert any("fit into checkpoint.gracePeriod" in event.message for event in plan.events) is told
+
+
 def test_a_gang_has_saved_when_one_of_those_that_were_ended_says_so() -> None:
     job = stored(replicas=2, checkpoint=CHECKPOINT)
     killed = seen(State.FAILED, "LeaseExpired", 143, replica=0)

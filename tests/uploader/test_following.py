@@ -273,3 +273,13 @@ def test_a_rank_that_never_comes_holds_up_nothing(tmp_path: Path) -> None:
         save(tmp_path / "a", 2, files, world=2)
         assert run.end() is True
     assert [one.name.step for one in catalog.committed(place)] == [2]
+
+
+def test_a_name_that_no_object_can_have_is_told(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    save(tmp_path / "a", 1, {"b\udcff": b"1"})
+    with running(place, tmp_path / "a") as run:
+        eventually(lambda: "no UTF-8" in run.status.error)
+        save(tmp_path / "a", 2, {"weights": b"2"})
+        assert run.end() is True
+    assert [one.name.step for one in catalog.committed(place)] == [2]

@@ -125,6 +125,8 @@ def _take_over(source: str, path: str, directory: str) -> None:
     # Fencing tokens are of one job: this job's first save is newer than what it begins with.
     manifest = dataclasses.replace(found.manifest, attempt=0, token=0)
     write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
+    # What has this name is damaged: it was not found above.
+    layout.delete(path, found.step)
     os.rename(made, layout.directory(path, found.step))
 
 

@@ -25,6 +25,7 @@ from cumulus.lib.unix_user import UnixUser, become
 
 _MOST_FILES = 20_000
 _LONGEST_WORD = 300
+_NO_CHECKPOINTS = (".tmp-", ".uploader")
 _MOST_TRIED = 8
 """Checkpoints whose manifest is looked at: the newest may be damaged, or being written."""
 
@@ -45,6 +46,10 @@ class CheckpointFiles:
 
     def saved(self, known: Saved | None = None) -> Saved | None:
         """See `CheckpointStore.saved`."""
+        if self._user is not None:
+            # Loaded before a child becomes that user, who need not be able to read Cumulus.
+            from cumulus.checkpoint import layout  # noqa: F401
+            from cumulus.uploader import status  # noqa: F401
         said = answer_of(lambda: json.dumps(document_of(newest_saved(self._path, known))), self._user, self._patience)
         return read_saved(json.loads(said)) if said != "null" else None
 
@@ -129,7 +134,8 @@ def _manifest_time(directory: str) -> str:
 
 
 def _newest(path: str) -> str:
-    """When the newest file at or below `path` was written, "" where there is none. Links are not followed."""
+    """When the newest file at or below `path` was written, "" where there is none. Links are not followed, and what is
+    half written or of the uploader does not count."""
     last, seen = 0.0, 0
     places = [path]
     while places:
@@ -138,6 +144,8 @@ def _newest(path: str) -> str:
             with os.scandir(place) as entries:
                 for entry in entries:
                     seen += 1
+                    if entry.name.startswith(_NO_CHECKPOINTS):
+                        continue
                     if entry.is_dir(follow_symlinks=False):
                         places.append(entry.path)
                     elif entry.is_file(follow_symlinks=False):

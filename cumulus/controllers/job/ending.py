@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cumulus.backends.base import Observed, State
 from cumulus.backends.exit_codes import SAVED
+from cumulus.clock import parse_timestamp
 from cumulus.controllers.job.outcome import Cause
 from cumulus.controllers.job.view import (
     OVERRUN_MARGIN,
@@ -17,6 +18,7 @@ from cumulus.controllers.job.view import (
     shares_of,
 )
 from cumulus.controllers.partition_facts import over_by_time
+from cumulus.resources import job_partitions
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -59,7 +61,26 @@ def judged(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) 
     if cause.reason == AttemptReason.LEASE_EXPIRED and attempt.start_time is None:
         message = f"its lease of {job.spec.gpu.duration} was over before its program could start"
         return Cause(AttemptReason.EXPIRED_BEFORE_START, message)
-    return _saved(job, cause, checkpoint)
+    return _saved_nothing(job, attempt, _saved(job, cause, checkpoint), checkpoint)
+
+
+def _saved_nothing(job: GPUJob, attempt: Attempt, cause: Cause, checkpoint: str | None) -> Cause:
+    """`cause`, which says so where a lease was over, the job goes on, and nothing of this attempt was saved: else it
+    may begin anew in each lease for ever, and nobody sees why."""
+    spec = job.spec.checkpoint
+    if (
+        cause.reason != AttemptReason.LEASE_EXPIRED
+        or cause.exit_code in (0, SAVED)
+        or spec is None
+        or spec.on_expiry != "Requeue"
+        or attempt.start_time is None
+        or checkpoint is None
+        or (checkpoint and parse_timestamp(checkpoint) >= parse_timestamp(attempt.start_time))
+    ):
+        return cause
+    limit = f"a save has to fit into checkpoint.gracePeriod ({job_partitions.grace(job)})"
+    hint = f"it saved nothing in its checkpoint directory: {limit}"
+    return replace(cause, message=f"{cause.message}; {hint}" if cause.message else hint)
 
 
 def _did_its_work(job: GPUJob, replica: Observed) -> bool:

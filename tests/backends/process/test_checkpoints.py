@@ -13,6 +13,7 @@ import pytest
 
 from cumulus.backends.base import Checkpointing, Observed, Workload
 from cumulus.backends.checkpoints import Saved
+from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from tests.backends.process_bed import ProcessBed
 
 ROOT = Path(__file__).parents[3]
@@ -159,6 +160,19 @@ def test_a_first_attempt_goes_on_from_the_job_that_it_names(bed: ProcessBed) -> 
     assert bed.log(again) == b"['step-000000000007', 'step-000000000009']\n"
 
 
+def test_what_it_goes_on_from_takes_the_place_of_a_damaged_one(bed: ProcessBed) -> None:
+    bed.backend.start(first := asked(bed, "save(7)", job="before"))
+    bed.finish(first)
+    after = Checkpointing(keep=2, after="uid-before", after_path="saved")
+    damage = "os.remove(f'{PATH}/step-000000000007/weights')\nopen(f'{PATH}/step-000000000007/weights', 'w')"
+    bed.backend.start(work := asked(bed, damage, checkpointing=after))
+    bed.finish(work)
+    script = "print(os.path.getsize(f'{PATH}/step-000000000007/weights'), flush=True)"
+    bed.backend.start(again := asked(bed, script, checkpointing=after, attempt=2))
+    assert bed.finish(again).exit_code == 0
+    assert bed.log(again) == b"7\n"
+
+
 def test_where_nothing_is_to_go_on_from_it_does_not_start(bed: ProcessBed) -> None:
     after = Checkpointing(keep=2, after="uid-none", after_path="saved")
     bed.backend.start(work := asked(bed, "", checkpointing=after))
@@ -166,3 +180,13 @@ def test_where_nothing_is_to_go_on_from_it_does_not_start(bed: ProcessBed) -> No
     assert (end.reason, end.exit_code) == ("StartError", None)
     assert "no whole checkpoint" in end.message
     assert not os.path.exists(bed.run_directory(work) / "started.json")
+
+
+def test_half_a_checkpoint_and_what_the_uploader_writes_are_no_newer_one(tmp_path: Path) -> None:
+    files = CheckpointFiles(str(tmp_path))
+    for name in (".tmp-000000000007-1a2b3c4d", ".uploader"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    assert files.newest() is None
+    (tmp_path / "weights").touch()
+    assert files.newest() is not None
