@@ -77,7 +77,7 @@ ON_LINUX = frozenset(("serve", "doctor", "restore"))
 
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("create", "replace", "patch"), "apply -f FILE"),
-    **dict.fromkeys(("srun", "exec", "launch"), "run -- PROGRAM"),
+    **dict.fromkeys(("srun", "launch"), "run -- PROGRAM"),
     **dict.fromkeys(("sbatch", "submit"), "run -d -- PROGRAM"),
     "sattach": "attach JOB",
     **dict.fromkeys(("ps", "squeue", "ls", "list", "jobs", "status", "stat", "queue"), "get jobs"),

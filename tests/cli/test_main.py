@@ -96,6 +96,7 @@ def test_get_loads_nothing_heavy(store: SqliteStore) -> None:
         (["gett"], "there is no command 'gett'; did you mean `cumulus get`?"),
         (["create"], "there is no command 'create'; did you mean `cumulus apply -f FILE`?"),
         (["ps"], "there is no command 'ps'; did you mean `cumulus get jobs`?"),
+        (["srun", "x"], "there is no command 'srun'; did you mean `cumulus run -- PROGRAM`?"),
         (["repare"], "there is no command 'repare'; see `cumulus --help`"),
         (["xyzzy"], "there is no command 'xyzzy'; see `cumulus --help`"),
         (["--nope"], "no such option: --nope (Possible options: --home); see `cumulus --help`"),

@@ -212,7 +212,7 @@ def _tell(wanted: Wanted, secret: Sequence[str]) -> None:
     if secret:
         terminal.note(
             f"Not exported, since whoever may read the job could read them: {', '.join(secret)}. "
-            "Put a secret into `cumulus secret create`, and name it in a manifest."
+            "For a secret, use `cumulus secret create`, and name it in a manifest."
         )
     if named := [name for name, _ in wanted.env if command_job.is_secret(name)]:
         terminal.warning(f"whoever may read the job can read {', '.join(dict.fromkeys(named))}: it is a part of it")
