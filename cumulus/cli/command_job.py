@@ -101,8 +101,8 @@ def name_of(words: Sequence[str]) -> str:
 
 
 def random_ending() -> str:
-    """What makes a name one of its own. Chosen here and not by metadata.generateName: so a dry run shows the very object,
-    which `apply` takes, and who is interrupted while it is made knows what to look for."""
+    """What makes a name one of its own. Chosen here and not by metadata.generateName: so a dry run shows the very
+    object, which `apply` takes, and who is interrupted while it is made knows what to look for."""
     return "".join(_LETTERS[each % len(_LETTERS)] for each in os.urandom(5))
 
 
