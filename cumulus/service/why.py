@@ -21,7 +21,7 @@ from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
 from cumulus.resources.key import Document, Key, key_of
-from cumulus.resources.kinds.gpujob import unsaved
+from cumulus.resources.kinds.gpujob import call_outcome, unsaved
 from cumulus.resources.meta import Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -143,6 +143,8 @@ class _Question:
             ended = _since(lookup(job, "status.completionTime"), now, ", ")
             yield f"{self._title} is over: {phase_summary(job)}{ended}."
             yield from _last_attempt(job)
+            if came := call_outcome(lookup(job, "status.call") or {}):
+                yield f"Outcome of the call: {came}"
             return
         if lookup(job, "spec.suspend"):
             resume = f"`cumulus resume {job['metadata']['name']}`"

@@ -14,6 +14,8 @@ from cumulus.store.sqlite import SqliteStore
 from tests.cli.conftest import Run
 from tests.documents import NOW, active, ago, condition, failed, job, node, partition, running
 
+RAISED = {"outcome": "Raised", "type": "builtins.ValueError", "text": "no row"}
+
 
 def why(store: SqliteStore, *words: str) -> str:
     key = targets.key(targets.parse_one(words, default=gpujob.KIND), "default")
@@ -98,6 +100,12 @@ def test_a_partition_waits_too(full: SqliteStore) -> None:
             failed("train"),
             "gpujob/train is over: Failed (Error: attempt 1 ended with exit code 3), 4m ago.\n"
             "Attempt 1 ended with Error, exit code 3: ended with exit code 3.",
+        ),
+        (
+            job("train", status={**failed("train")["status"], "call": RAISED}),
+            "gpujob/train is over: Failed (Error: attempt 1 ended with exit code 3), 4m ago.\n"
+            "Attempt 1 ended with Error, exit code 3: ended with exit code 3.\n"
+            "Outcome of the call: Raised, builtins.ValueError: no row",
         ),
         (job("train", suspend=True), "gpujob/train is suspended: spec.suspend is true."),
         (

@@ -141,11 +141,16 @@ def _copied(saved: Document) -> str:
     return f"{saved['uri']}: {state}{f'; {error}' if error else ''}"
 
 
+def call_outcome(call: Document) -> str:
+    """What came of a call, from `status.call`: `Raised, builtins.ValueError: no row`; "" where it is not over."""
+    said = ": ".join(part for part in (call.get("type"), call.get("text")) if part)
+    return f"{call['outcome']}, {said}" if call.get("outcome") and said else str(call.get("outcome") or "")
+
+
 def _call_status(call: Document) -> Iterator[tuple[str, Value]]:
     if not call.get("outcome"):
         return
-    said = ": ".join(part for part in (call.get("type"), call.get("text")) if part)
-    yield "Outcome", f"{call['outcome']}, {said}" if said else call["outcome"]
+    yield "Outcome", call_outcome(call)
     if call.get("result"):
         yield "Result", f"{call['result']} ({call.get('resultSize', 0)} bytes)"
 
