@@ -122,7 +122,8 @@ def drain(
 ) -> int:
     """Stop placing jobs on a node, and wait until it is empty. It is empty when its last lease has ended.
 
-    With --now the partitions there are deleted: jobs get SIGTERM and their grace period, and are placed on other nodes.
+    With --now the partitions there are deleted: jobs are asked for a checkpoint, get SIGTERM and at most their grace
+    period, and are placed on other nodes.
 
     \b
     Examples:

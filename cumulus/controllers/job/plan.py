@@ -105,7 +105,8 @@ def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft,
     lives = after.live_attempt is not None and after.live_attempt.number == attempt.number
     if not first and lives and after.phase is JobPhase.RUNNING:
         return ()
-    message = f"step {found.step}, {format_bytes(found.size)} in {found.seconds:.1f} s, at {found.node}:{found.path}"
+    size = format_bytes(found.size) if found.size >= 1024 else f"{found.size} bytes"
+    message = f"step {found.step}, {size} in {found.seconds:.1f} s, at {found.node}:{found.path}"
     return (EventDraft("Normal", EventReason.CHECKPOINT_SAVED, truncate(message)),)
 
 

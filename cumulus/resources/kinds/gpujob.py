@@ -120,7 +120,8 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
     if saved := status.get("checkpoint"):
-        took, size = f"{saved.get('seconds', 0):.1f} s", format_bytes(saved.get("size", 0))
+        took, bytes_ = f"{saved.get('seconds', 0):.1f} s", saved.get("size", 0)
+        size = format_bytes(bytes_) if bytes_ >= 1024 else f"{bytes_} bytes"
         yield "Checkpoint", f"step {saved['step']}, saved {moment(saved['time'], now)}, {size} in {took}"
         yield "Saved at", f"{saved.get('node')}:{saved.get('path')}"
         yield "Copied to", _copied(saved)
