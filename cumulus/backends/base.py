@@ -188,7 +188,7 @@ class Observed:
     """Its newest whole checkpoint, as far as it was seen: looked at now and then while it runs, and at its end."""
     checkpoint_at: str | None = None
     """When the newest file of its checkpoint was written, "" where there is none; looked at where it exited with
-    `exit_codes.SAVED`. None: nobody could see it."""
+    `exit_codes.SAVED` or a process's lease was over. None: nobody could see it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -468,7 +468,8 @@ class Attempt(Model):
         "Deadline, StartError, …",
     )
     checkpoint_time: Time | None = Field(
-        None, description="When the newest file of its checkpoint was written; set if it exited with 75."
+        None,
+        description="When the newest file of its checkpoint was written; set if it exited with 75 or its lease ended.",
     )
     message: str = Field("", description="What happened, for people.")
 

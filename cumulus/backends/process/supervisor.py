@@ -208,6 +208,7 @@ class _Supervision:
             end = self._collect_call(end)
         # What never started saved nothing.
         store = self._checkpoint.store if self._started_at else None
+        told = end.code == SAVED or end.reason == AttemptReason.LEASE_EXPIRED
         document = {
             **{k: self._spec[k] for k in ("name", "job_uid", "namespace", "job", "attempt", "replica", "node")},
             "state": "Succeeded" if end.reason == "" else "Failed",
@@ -217,7 +218,7 @@ class _Supervision:
             "started_at": self._started_at,
             "finished_at": timestamp(self._clock.now()),
             "checkpoint": document_of(checkpoints.saved(store, self._checkpoint.saved)),
-            "checkpoint_at": checkpoints.written_at(store) if end.code == SAVED else None,
+            "checkpoint_at": checkpoints.written_at(store) if told else None,
         }
         while True:
             try:

@@ -318,12 +318,13 @@ class TestExpiry:
     def test_kills_what_does_not_heed_it_and_the_supervisor_tells(self, node: Node) -> None:
         script = "trap '' TERM; setsid sh -c 'sleep 100 & sleep 100' & : > ready; sleep 100; sleep 100"
         lease = node.lease(grace=0.2)
-        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,)))
+        node.bed.backend.start(work := node.bed.work("sh", "-c", script, leases=(lease,), checkpoint_path="saved"))
         node.bed.running(work)
         node.expire()
         node.bed.until(lambda: node.stepping(node.bed.seen(work).state.finished))
         end = node.bed.seen(work)
         assert (end.state, end.reason, end.exit_code) == (State.FAILED, "LeaseExpired", 137)
+        assert end.checkpoint_at == ""
         assert job_processes(node.bed.run_directory(work)) == []
         node.bed.until(lambda: node.stepping(node.state() is LeaseState.ENDED))
 
