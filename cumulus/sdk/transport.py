@@ -38,6 +38,8 @@ WAIT_SECONDS = 900.0
 """The same, for what waits for a call that runs: its job needs no server to go on."""
 UNARY_SECONDS = 30.0
 """For one try of a short request."""
+HELD_SECONDS = 35.0
+"""What holds longer than this was no try to connect, and no short request."""
 CLOSED = "the client is closed"
 TICKETS = 5
 """How many tickets one request may have refused."""
@@ -143,14 +145,17 @@ class Connection:
                 if not self._closed:
                     raise
                 raise CumulusError(CLOSED) from None
+            except GivenUp:
+                # Of a request within this one, which was patient enough.
+                raise
             except ServerUnavailable as error:
                 # Of the API, which gives tickets.
                 last = error
             else:
                 self._reached = True
                 return value
-            if time.monotonic() - began > 5:
-                # What held that long was answered at first.
+            if time.monotonic() - began > HELD_SECONDS:
+                # It was answered at first.
                 tries = _Tries()
             if not tries.pause(patience(self._reached), last):
                 raise self._away(last)
@@ -206,7 +211,7 @@ class Connection:
         if not isinstance(last, ServerUnavailable):
             return last
         hint = "start it: cumulus serve" if self.address.is_local else "is it running, and is that its gRPC address?"
-        return ServerUnavailable(f"{self._where} does not answer: {last}", hint=hint)
+        return GivenUp(f"{self._where} does not answer: {last}", hint=hint)
 
 
 class _Tries:
@@ -223,6 +228,10 @@ class _Tries:
             return False
         time.sleep(seconds)
         return True
+
+
+class GivenUp(ServerUnavailable):
+    """It was asked again and again, for as long as there was patience."""
 
 
 class EndedHere(CumulusError):

@@ -16,6 +16,7 @@ import pytest
 
 from cumulus.calls import outcome as outcomes
 from cumulus.calls.outcome import Outcome
+from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
 from cumulus.sdk import (
     AsyncCumulusClient,
@@ -391,6 +392,13 @@ def test_a_sync_run_within_a_running_loop(client: CumulusClient) -> None:
         assert client.run(add, 1) == 3
 
     asyncio.run(main())
+
+
+def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    monkeypatch.setattr(transport_module, "FIRST_SECONDS", 0.3)
+    monkeypatch.setattr(transport_module, "HELD_SECONDS", 0.15)
+    with CumulusClient("127.0.0.1:1", token="x") as client, pytest.raises(ServerUnavailable, match="does not answer"):
+        client.run(len, "x")
 
 
 def test_a_closed_client_says_so(client: CumulusClient) -> None:
