@@ -266,6 +266,11 @@ def error_of(error: grpc.RpcError, where: str = "the server") -> CumulusError:
             with contextlib.suppress(Exception):
                 return _told(Error.FromString(value), code)
     words = one_line(error.details() or code.name)
+    if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in words:
+        return CumulusError(
+            f"{where}: its certificate is not one that is trusted here",
+            hint="log in: cumulus login https://HOST:PORT; or name its authority's file in CUMULUS_CA_FILE",
+        )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return ServerUnavailable(words)
     if code is grpc.StatusCode.UNKNOWN and "Stream removed" in words:

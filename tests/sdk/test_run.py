@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from cumulus.calls import outcome as outcomes
@@ -392,6 +393,17 @@ def test_a_sync_run_within_a_running_loop(client: CumulusClient) -> None:
         assert client.run(add, 1) == 3
 
     asyncio.run(main())
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once() -> None:
+    class Refused(grpc.RpcError):
+        code = staticmethod(lambda: grpc.StatusCode.UNAVAILABLE)
+        details = staticmethod(lambda: "failed to connect: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: self signed")
+        trailing_metadata = staticmethod(lambda: ())
+
+    error = transport_module.error_of(Refused())
+    assert "its certificate is not one that is trusted here" in str(error)
+    assert not transport_module.is_passing(error)
 
 
 def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
