@@ -312,7 +312,7 @@ def _waited(client: Client, key: Key, mark: str, seconds: float) -> int:
                     progress.say(f"source/{key.name}: jobs are made anew once their predecessors are gone")
             found = client.get(key)
     told, synced = state(found, clock.now()), lookup(found, "status.synced") or {}
-    is_synced = told == "Synced" or condition(found, SourceCondition.SYNCED).get("status") == "True"
+    is_synced = told == SourceCondition.SYNCED or condition(found, SourceCondition.SYNCED).get("status") == "True"
     is_read = condition(found, SourceCondition.READY).get("status") == "True"
     said = [told, short(synced.get("revision")), str(synced.get("subject") or "")]
     safe_output.line(sys.stdout, (f"source/{key.name}: {' '.join(filter(None, said if is_synced else said[:1]))}", ""))
