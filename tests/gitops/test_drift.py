@@ -173,3 +173,18 @@ def test_a_claim_is_looked_at_again_when_the_other_lets_go(cluster: Cluster, rep
     cluster.sync(seconds=5)
     assert cluster.condition("Synced") == ("True", "Synced")
     assert cluster.get("a")["metadata"]["uid"] == uid
+
+
+def test_an_object_that_is_kept_moves_to_another_source(cluster: Cluster, repo: Repo) -> None:
+    kept = job("a", suspend="true", annotations={"cumulus.dev/keep": "true"})
+    repo.commit({"one/a.yaml": kept, "one/b.yaml": job("b", **HOLD), "two/c.yaml": job("c", **HOLD)})
+    for name in ("one", "two"):
+        cluster.add(name, url=repo.url, path=name, prune="Auto")
+    cluster.sync()
+    uid = cluster.get("a")["metadata"]["uid"]
+    repo.commit({"one/a.yaml": None, "two/a.yaml": job("a", suspend="true", priority=3)})
+    cluster.sync()
+    cluster.sync(seconds=5)
+    assert (cluster.get("a")["metadata"]["uid"], cluster.condition("Synced", "two")) == (uid, ("True", "Synced"))
+    assert [item.name for item in cluster.source("two").status.inventory] == ["a", "c"]
+    assert cluster.get("a")["spec"]["priority"] == 3
