@@ -27,10 +27,11 @@ def relay(connection: NodeConnection, command: str) -> socket.socket:
             with contextlib.closing(connection), far, connection.channel(command) as channel:
                 channel.settimeout(None)
                 begun.set()
-                threading.Thread(target=_receive, args=(channel, far), name="relay-in", daemon=True).start()
+                receiving = threading.Thread(target=_receive, args=(channel, far), name="relay-in", daemon=True)
+                receiving.start()
                 _send(far, channel)
-                # Its answers may still be on their way.
-                channel.status_event.wait()
+                # The command's status may come before its last output is handed on.
+                receiving.join()
         except Exception as error:
             failures.append(error)
             begun.set()

@@ -187,6 +187,9 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(tmp_path: Path) -> None:
                 client.suspend(TRAIN, suspended=True)
             assert caught.value.hint == "see whether it was carried out"
             assert len(asked) == 1
+        with unix_socket.connect(str(path)):
+            pass
+        thread.join()
 
 
 def test_one_connection_is_kept(server: Server) -> None:

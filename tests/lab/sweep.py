@@ -1,4 +1,5 @@
-"""`python -m tests.lab.sweep DIRECTORY`: waits for the end of its standard input, then removes a lab's traces.
+"""`python -m tests.lab.sweep DIRECTORY`: waits for a byte on its standard input, or for its end, then removes a lab's
+traces.
 
 It ignores signals of the terminal: it has to outlive the lab, even one that was killed.
 """
@@ -94,7 +95,7 @@ def _stat(process: Path) -> list[str]:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    sys.stdin.buffer.read(1)
     sweep(Path(sys.argv[1]))
 
 
