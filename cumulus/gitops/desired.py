@@ -41,8 +41,7 @@ def desired(files: Mapping[str, bytes], namespace: str, variables: str = "") -> 
     if variables:
         files = _filled(files, variables, problems)
     for name, data in sorted(files.items()):
-        problems += [Problem(Position(name, at, column), "", _FIX.format(what=what))
-                     for at, column, what in leaks.find(data)]  # fmt: skip
+        problems += [Problem(Position.at(name, data, at), "", _FIX.format(what=what)) for at, what in leaks.find(data)]
     found: list[Manifest] = []
     try:
         found = load_files(files, default_namespace=namespace)

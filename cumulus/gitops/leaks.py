@@ -21,11 +21,8 @@ _FORMS: tuple[tuple[str, bytes], ...] = (
 _ANY = re.compile(b"|".join(b"(" + form + b")" for _, form in _FORMS))
 
 
-def find(data: bytes) -> Iterator[tuple[int, int, str]]:
-    """Line, column and name of each, in order."""
+def find(data: bytes) -> Iterator[tuple[int, str]]:
+    """Where each begins in the data, and its name, in order."""
     for found in _ANY.finditer(data):
-        before = data[: found.start()]
-        line = before.count(b"\n") + 1
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         assert found.lastindex is not None
-        yield line, column, _FORMS[found.lastindex - 1][0]
+        yield found.start(), _FORMS[found.lastindex - 1][0]

@@ -42,11 +42,9 @@ def filled(name: str, data: bytes, variables: Mapping[str, bytes], problems: lis
         wanted = use[1].decode("utf-8", "replace")
         if (found := variables.get(wanted)) is not None:
             return found
-        before = data[: use.start()]
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         known = f"; there are {', '.join(sorted(variables))}" if variables else "; there are none"
         said = f"there is no variable {wanted[:40]!r}{known}"
-        problems.append(Problem(Position(name, before.count(b"\n") + 1, column), "", said))
+        problems.append(Problem(Position.at(name, data, use.start()), "", said))
         return b""
 
     return _USE.sub(value, data)

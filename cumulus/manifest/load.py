@@ -173,11 +173,8 @@ def _decoded(data: bytes, name: str, problems: list[Problem]) -> str | None:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        problems.append(Problem(Position(name, line, column), "", message))
+        problems.append(Problem(Position.at(name, data, error.start), "", message))
         return None
 
 

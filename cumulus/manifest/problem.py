@@ -18,6 +18,13 @@ class Position:
     line: int = 0
     column: int = 0
 
+    @staticmethod
+    def at(file: str, data: bytes, offset: int) -> Position:
+        """Where the byte at `offset` of what the file holds is."""
+        line_start = data.rfind(b"\n", 0, offset) + 1
+        column = len(data[line_start:offset].decode("utf-8", "replace")) + 1
+        return Position(file, data.count(b"\n", 0, offset) + 1, column)
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
