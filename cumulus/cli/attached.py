@@ -120,7 +120,7 @@ class _Follower:
         self._uid = uid
         self._title = f"gpujob/{key.name}"
         self._output = log_output.LogOutput(sys.stdout)
-        self._progress: Progress | None = None
+        self._progress = Progress()
         self._asked = time.monotonic() + _QUIET - _LOOK
         self._ended: AttemptEnded | None = None
 
@@ -140,7 +140,7 @@ class _Follower:
             unread = error
         finally:
             self._output.end()
-            self._end_progress()
+            self._progress.end()
         return self._end(unread)
 
     def _end(self, unread: NoLog | None) -> int:
@@ -163,7 +163,7 @@ class _Follower:
         match piece:
             case LogBytes():
                 if piece.data:
-                    self._end_progress()
+                    self._progress.end()
                     self._output.write(piece.data)
             case LogAwaits("start"):
                 self._tell_of_end()
@@ -196,19 +196,12 @@ class _Follower:
             return
         self._asked = now
         answer = self._client.why(self._key)
-        if self._progress is None:
-            self._progress = Progress()
         self._progress.say(waiting(answer.lines))
 
     def _note(self, text: str) -> None:
         self._output.end()
-        self._end_progress()
+        self._progress.end()
         terminal.note(text)
-
-    def _end_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.end()
-            self._progress = None
 
 
 def _interrupted(key: Key, uid: str) -> int:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """`with Progress() as progress: progress.say(…)`. Saying the same again says nothing."""
+    """`with Progress() as progress: progress.say(…)`. Saying the same again says nothing. It can begin anew after its
+    end."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -44,6 +45,7 @@ class Progress:
 
     def end(self) -> None:
         """Take the spinner away."""
+        self._last = ""
         if self._status is not None:
             self._status.stop()
             self._status = None

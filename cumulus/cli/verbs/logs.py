@@ -92,32 +92,25 @@ class _Shown:
         self._client = client
         self._name = f"gpujob/{key.name}"
         self._output = log_output.LogOutput(sys.stdout)
-        self._progress: Progress | None = None
+        self._progress = Progress()
 
     def show(self, piece: LogPiece) -> None:
         if isinstance(piece, LogBytes):
-            self._end_progress()
+            self._progress.end()
             self._output.write(piece.data)
             return
         self._output.end()
         if isinstance(piece, LogAwaits):
-            if self._progress is None:
-                self._progress = Progress()
             what = "to start" if piece.what == "start" else "to end"
             of = self._name if piece.what == "start" else f"the attempt of {self._name}"
             self._progress.say(f"waiting for {of} {what}: {piece.state}")
             return
-        self._end_progress()
+        self._progress.end()
         if isinstance(piece, NobodyActs):
             then = "it starts" if piece.what == "start" else "how the attempt ended is told"
             context.note_if_no_daemon(then, self._client)
         else:
             terminal.note(_words(piece, self._name))
-
-    def _end_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.end()
-            self._progress = None
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +119,7 @@ class _Shown:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._output.end()
-        self._end_progress()
+        self._progress.end()
 
 
 def _words(piece: ReplicaChosen | AttemptFollows | AttemptEnded | NothingWritten | NoneFollowed, job: str) -> str:
