@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import typer
+from typer.core import TyperGroup
 
 
-def subcommands(help: str) -> typer.Typer:
-    """Without any of them it shows its help."""
+def subcommands(help: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
+    """Without any of them it shows its help. `cls`: what chooses among them."""
     return typer.Typer(
-        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True, help=help
-    )
+        cls=cls, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
+        help=help,
+    )  # fmt: skip

@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from cumulus.cli import context, options, targets, terminal
-from cumulus.cli.options import Namespace
+from cumulus.cli.options import JobWords, Namespace
+from cumulus.cli.subcommands import subcommands
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.table import Heading, Table
 from cumulus.resources.columns import NOTHING
@@ -34,17 +35,12 @@ class ListByDefault(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
-    cls=ListByDefault, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Show, fetch, verify and prune what a job has saved. `cumulus checkpoints JOB` lists.",
-)  # fmt: skip
-Words = Annotated[list[str], typer.Argument(metavar="JOB", help="The job: NAME, job NAME or job/NAME.")]
+app = subcommands("Show, fetch, verify and prune what a job has saved. `cumulus checkpoints JOB` lists.", ListByDefault)
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the newest if left out.")]
 
 
 @app.command("list")
-def list_(words: Words, namespace: Namespace = "", output: options.Output = "") -> None:
+def list_(words: JobWords, namespace: Namespace = "", output: options.Output = "") -> None:
     """List the checkpoints of a job, newest first.
 
     \b
@@ -80,7 +76,7 @@ def _copied(copied: CheckpointCopied | None) -> str:
 
 
 @app.command("verify")
-def verify(words: Words, step: Step = None, namespace: Namespace = "") -> int:
+def verify(words: JobWords, step: Step = None, namespace: Namespace = "") -> int:
     """Read every byte of a checkpoint, or of all, and say which are whole. Exit code 1: one is not.
 
     \b
@@ -96,7 +92,7 @@ def verify(words: Words, step: Step = None, namespace: Namespace = "") -> int:
 
 @app.command("fetch")
 def fetch(
-    words: Words,
+    words: JobWords,
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="Where to put it; the job's name if left out.")] = "",
     step: Step = None,
     namespace: Namespace = "",
@@ -115,7 +111,7 @@ def fetch(
 
 @app.command("prune")
 def prune(
-    words: Words,
+    words: JobWords,
     keep: Annotated[int, typer.Option("--keep", metavar="N", help="How many whole ones stay; at least 1.")] = 1,
     namespace: Namespace = "",
 ) -> None:
