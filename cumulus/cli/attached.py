@@ -43,7 +43,7 @@ _LOOK = 5.0
 _ENDING = 60.0
 """Seconds for which the end of a job is waited for."""
 
-_CODES = {
+_CODES: dict[str, int] = {
     AttemptReason.LEASE_EXPIRED: TIME_OVER,
     AttemptReason.EXPIRED_BEFORE_START: TIME_OVER,
     AttemptReason.DEADLINE: TIME_OVER,
@@ -51,7 +51,7 @@ _CODES = {
     AttemptReason.START_ERROR: NOT_STARTED,
     AttemptReason.START_REFUSED: NOT_STARTED,
 }
-_WORDS = {
+_WORDS: dict[str, str] = {
     AttemptReason.LEASE_EXPIRED: "its lease of {duration} is over; `cumulus run --for` asks for a longer one",
     AttemptReason.DEADLINE: "spec.activeDeadline is over",
     AttemptReason.OOM_KILLED: "it used more memory than it may: {message}",
@@ -77,8 +77,8 @@ def outcome(job: Document) -> Outcome:
         return Outcome(0)
     if reason in _CODES:
         duration = lookup(job, "spec.gpu.duration")
-        said = _WORDS.get(AttemptReason(reason), "{message}").format(duration=duration, message=message)  # type: ignore[call-arg]
-        return Outcome(_CODES[AttemptReason(reason)], said)  # type: ignore[call-arg]
+        said = _WORDS.get(reason, "{message}").format(duration=duration, message=message)
+        return Outcome(_CODES[reason], said)
     if reason == AttemptReason.ERROR and code and message in ("", f"ended with exit code {code}"):
         return Outcome(code)
     if not reason:
