@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cumulus.errors import UsageError
 from cumulus.resources import quantity
 from cumulus.resources.key import API_VERSION, Document
+from cumulus.resources.kinds.gpujob import KIND
 
 _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
 """The share and the lease of a command that names none."""
@@ -87,7 +88,7 @@ def job_of(wanted: Wanted, shell: Shell, namespace: str, ending: str) -> Made:
         spec["checkpoint"] = {"path": posixpath.normpath(path)}
     name = wanted.name or f"{name_of(wanted.words or [wanted.image])}-{ending}"
     metadata = {"name": name, "namespace": namespace}
-    return Made({"apiVersion": API_VERSION, "kind": "GPUJob", "metadata": metadata, "spec": spec}, secret)
+    return Made({"apiVersion": API_VERSION, "kind": KIND.name, "metadata": metadata, "spec": spec}, secret)
 
 
 def name_of(words: Sequence[str]) -> str:
