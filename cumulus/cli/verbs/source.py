@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from cumulus.cli import completion, context, options
 from cumulus.cli.options import AllNamespaces, Namespace
 from cumulus.cli.subcommands import subcommands
-from cumulus.clock import to_the_second
+from cumulus.clock import SystemClock, timestamp, to_the_second
 from cumulus.errors import NotFound, UsageError
 from cumulus.lib import safe_output
 from cumulus.lib.table import Heading, Table
@@ -65,8 +66,6 @@ def add(
       cumulus source add cluster --url https://git.example.org/lab/cluster.git --branch main --path manifests
       cumulus source add here --directory ~/manifests --prune Confirm
     """
-    import os
-
     git = {
         "url": url, "branch": branch, "tag": tag, "commit": commit, "semver": semver, "path": path,
         "interval": interval, "credentials": credentials,
@@ -129,7 +128,6 @@ def sync(
     """
     import secrets
 
-    from cumulus.clock import SystemClock, timestamp
     from cumulus.resources.annotations import SYNC_REQUESTED
 
     mark = f"{timestamp(SystemClock().now())}-{secrets.token_hex(4)}"
@@ -296,7 +294,6 @@ def _waited(client: Client, key: Key, mark: str, seconds: float) -> int:
     """Wait until the request is done, and what it makes anew is made: 0 if the cluster equals the source then."""
     from cumulus.cli.progress import Progress
     from cumulus.client.base import StillWaiting
-    from cumulus.clock import SystemClock
     from cumulus.resources.reasons import SourceReason
 
     clock = SystemClock()
