@@ -22,10 +22,6 @@ class Cause(IntEnum):
     REQUEST = 3
     STOP_SIGNAL = 4
 
-    @property
-    def ends_the_run(self) -> bool:
-        return self > Cause.EVERY
-
 
 WORDS = {
     Cause.NONE: "",

@@ -73,17 +73,6 @@ class Writer:
         self._publish(manifest)
         return manifest
 
-    def adopt(self, manifest: Manifest) -> None:
-        """Make it the checkpoint that the manifest describes: a copy of one from elsewhere. Raises `Damaged` where its
-        files are not those of the manifest, OSError; then it is none."""
-        found = {file.path: file for file in seal(self.directory, self.step)}
-        for file in manifest.files:
-            if found.pop(file.path, None) != file:
-                raise Damaged(self.step, file.path, "is not as the manifest says")
-        for path in found:
-            raise Damaged(self.step, path, "is not in the manifest")
-        self._publish(manifest)
-
     def abandon(self) -> None:
         """Delete what was written. No error where that is not possible: the next writer tries again."""
         with contextlib.suppress(OSError):
@@ -120,7 +109,8 @@ def begin(path: str, step: int) -> Writer:
     name = os.path.join(path, temporary_name(step))
     os.mkdir(name, 0o700)
     descriptor = os.open(name, _DIRECTORY)
-    # Some network file systems lock no directories: there, what dead writers leave is deleted by its age.
+    # Some network file systems lock no directories, or not for other nodes. There, the next one to begin also deletes
+    # what a writer on another node still writes: that of an attempt which should have ended.
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return Writer(path, step, name, descriptor)
