@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Callable
 
-from .groups import Group, RankFailed, agree
+from .groups import Group, RankFailed, RanksApart, agree
 from .layout import CheckpointError, File, Manifest, rank_name, step_name, step_of
 from .writing import Facts, Writer, begin, seal
 
@@ -57,8 +57,8 @@ class GangSave:
     def void(self, error: BaseException) -> None:
         """This rank cannot save. Tells the others, unless the program ends."""
         if isinstance(error, Exception):
-            # What the others hear in the round in which they tell of their parts.
-            with contextlib.suppress(type(error), RankFailed):
+            # What the others hear in the round in which they tell of their parts. They may be gone, too.
+            with contextlib.suppress(type(error), RankFailed, RanksApart):
                 agree(self._group, lambda: _raise(error))
         self._abandon()
 
@@ -88,7 +88,7 @@ class GangSave:
         except RankFailed as failed:
             self._abandon()
             raise Voided(f"the checkpoint of step {self._step} is void: {failed}") from failed
-        except Exception:
+        except BaseException:
             self._abandon()
             raise
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from cumulus.checkpoint import layout, variables
+from cumulus.checkpoint import gang_save, layout, variables
 from cumulus.checkpoint.checkpointer import Checkpointer, NoPlace
 from cumulus.checkpoint.settings import Settings
 from cumulus.checkpoint.states import NoState
@@ -151,6 +151,20 @@ def test_what_dead_writers_left_is_deleted_and_what_living_ones_write_is_not(mak
     make().save("one", step=1)
     assert os.path.basename(living.directory) in names(place)
     living.abandon()
+
+
+def test_a_save_that_is_interrupted_leaves_nothing(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    checkpointer = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(gang_save, "seal", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save("one", step=1)
+    assert names(tmp_path / "l1") == []
+    checkpointer.save("one", step=1)
+    assert checkpointer.load() == "one"
 
 
 def test_links_that_another_planted_lead_nowhere(make: Make, tmp_path: Path) -> None:

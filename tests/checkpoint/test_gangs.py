@@ -12,7 +12,7 @@ import pytest
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.checkpointer import Checkpointer
-from cumulus.checkpoint.gang_save import Voided
+from cumulus.checkpoint.gang_save import GangSave, Voided
 from cumulus.checkpoint.groups import FileGroup, RanksApart
 from cumulus.checkpoint.settings import Settings
 from tests.checkpoint.conftest import Patient
@@ -76,6 +76,14 @@ def test_a_rank_that_fails_voids_the_step(gang: list[Checkpointer], tmp_path: Pa
     assert not [*(tmp_path / "l1").glob(".tmp-*")]
     assert ranks(lambda rank: gang[rank].save("three", step=3)) == [None] * WORLD
     assert ranks(lambda rank: gang[rank].load()) == ["three"] * WORLD
+
+
+def test_a_rank_that_fails_when_the_others_are_gone_says_why_it_failed(tmp_path: Path) -> None:
+    groups = [FileGroup(str(tmp_path / "l1"), rank, 2, patience=0.2) for rank in range(2)]
+    save, _ = ranks(lambda rank: GangSave(groups[rank], str(tmp_path / "l1"), 1), 2)
+    Path(save.directory, "x").write_bytes(b"")
+    save.void(OSError(28, "No space left on device"))
+    assert not [*(tmp_path / "l1").glob(".tmp-*")]
 
 
 def test_ranks_agree_on_the_step(gang: list[Checkpointer], tmp_path: Path) -> None:
