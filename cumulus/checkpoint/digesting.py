@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import hashlib
 import os
-import threading
-from typing import Callable, Union
+from typing import Union
 
+from .beside import Beside
 from .layout import File
 
 Data = Union[bytes, bytearray, memoryview]
@@ -18,7 +18,6 @@ _CHUNK = 2**23
 """How many bytes are written at a time, while the digest of those before is taken."""
 _COPIES = 4
 """How many chunks are copied at most, where their memory is the writer's own."""
-_NOTHING = memoryview(b"")
 _WRITEBACK = 2**26
 """How many bytes are written before the disk is asked to begin with them."""
 
@@ -38,8 +37,8 @@ class DigestingFile:
         self._size = 0
         self._asked = 0
         self._copies: collections.deque[bytearray] = collections.deque()
-        self._hashing = _Beside(self._digest.update)
-        self._syncing = _Beside(lambda _: os.fdatasync(self._descriptor))
+        self._hashing = Beside[memoryview](self._digest.update)
+        self._syncing = Beside[bool](lambda _: os.fdatasync(self._descriptor))
 
     def write(self, data: Data) -> int:
         """Append. The memory of an object, as of an array, must stay as it is until `close`; a bytearray need not."""
@@ -95,7 +94,7 @@ class DigestingFile:
         self._size += len(view)
         if self._size - self._asked >= _WRITEBACK and self._syncing.idle:
             self._asked = self._size
-            self._syncing.do(_NOTHING)
+            self._syncing.do(True)
 
     def _hash_copy(self, chunk: memoryview) -> None:
         if len(self._copies) < _COPIES:
@@ -114,64 +113,3 @@ def _is_kept(data: Data) -> bool:
     for its save. Other memory is that of a writer in C, which goes on."""
     owner = data.obj if isinstance(data, memoryview) else data
     return owner is not None and not isinstance(owner, bytearray)
-
-
-class _Beside:
-    """Does one thing after another in a thread of its own; in this one where no thread can be had any more."""
-
-    def __init__(self, action: Callable[[memoryview], object]) -> None:
-        self._action = action
-        self._tasks: collections.deque[memoryview | None] = collections.deque()
-        self._changed = threading.Condition()
-        self._left = 0
-        self._error: Exception | None = None
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="checkpoint", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._thread = None
-
-    @property
-    def idle(self) -> bool:
-        return self._left == 0
-
-    def do(self, data: memoryview) -> None:
-        if self._thread is None:
-            self._action(data)
-            return
-        with self._changed:
-            self._tasks.append(data)
-            self._left += 1
-            self._changed.notify_all()
-
-    def wait(self, but: int = 0) -> None:
-        """Until all is done, but so many. Raises what an action raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._left <= but)
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def end(self) -> None:
-        if self._thread is not None:
-            with self._changed:
-                self._tasks.append(None)
-                self._changed.notify_all()
-            self._thread.join()
-            self._thread = None
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._tasks))
-                data = self._tasks.popleft()
-            if data is None:
-                return
-            try:
-                self._action(data)
-            except Exception as error:
-                self._error = error
-            del data  # It holds the caller's memory.
-            with self._changed:
-                self._left -= 1
-                self._changed.notify_all()

@@ -13,13 +13,12 @@ import datetime
 import errno
 import fcntl
 import os
-import queue
 import stat
-import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple
 
+from .beside import Beside
 from .layout import (
     MANIFEST,
     TEMPORARY,
@@ -37,6 +36,8 @@ from .layout import (
 
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _NOTHING: Mapping[str, File] = MappingProxyType({})
+_MOST_OPEN = 32
+"""Files that wait until they are synced."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -165,8 +166,13 @@ def seal(
         for path in paths:
             if not is_safe(prefix + path):
                 raise Damaged(step, path, "is a name that Cumulus needs itself, or is too long")
-        with _Syncing() as syncing:
+        # The disk works while digests are computed.
+        syncing = Beside(_sync_and_close)
+        try:
             files = [_seal_file(descriptor, path, prefix, known, syncing) for path in paths]
+            syncing.wait()
+        finally:
+            syncing.end()
         for _, _, _, below in os.fwalk(".", topdown=False, dir_fd=descriptor):
             os.fsync(below)
     finally:
@@ -174,10 +180,11 @@ def seal(
     return files
 
 
-def _seal_file(top: int, path: str, prefix: str, known: Mapping[str, File], syncing: _Syncing) -> File:
+def _seal_file(top: int, path: str, prefix: str, known: Mapping[str, File], syncing: Beside[int]) -> File:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=top)
     try:
-        syncing.put(os.dup(descriptor))
+        syncing.wait(but=_MOST_OPEN)
+        syncing.do(os.dup(descriptor))
         size = os.fstat(descriptor).st_size
         file = known.get(path)
         digest = file.sha256 if file is not None and file.size == size else sha256_of(descriptor)
@@ -186,45 +193,11 @@ def _seal_file(top: int, path: str, prefix: str, known: Mapping[str, File], sync
     return File(prefix + path, size, digest)
 
 
-class _Syncing:
-    """Syncs and closes files beside the thread that reads them: the disk works while digests are computed."""
-
-    def __init__(self) -> None:
-        self._files: queue.Queue[int | None] = queue.Queue(maxsize=32)
-        self._error: OSError | None = None
-        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="checkpoint-sync")
-        try:
-            self._thread.start()
-        except RuntimeError:  # The interpreter ends, or there are too many threads.
-            self._thread = None
-
-    def __enter__(self) -> _Syncing:
-        return self
-
-    def put(self, descriptor: int) -> None:
-        if self._thread is None:
-            self._sync(descriptor)
-        else:
-            self._files.put(descriptor)
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._thread is not None:
-            self._files.put(None)
-            self._thread.join()
-        if self._error is not None and error is None:
-            raise self._error
-
-    def _work(self) -> None:
-        while (descriptor := self._files.get()) is not None:
-            self._sync(descriptor)
-
-    def _sync(self, descriptor: int) -> None:
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            self._error = self._error or error
-        finally:
-            os.close(descriptor)
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_written(path: str) -> bool:
@@ -270,8 +243,4 @@ def _exchange(one: str, other: str) -> bool:
 
 
 def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync_and_close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
