@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic.alias_generators import to_camel
 
 from cumulus.lib.versions import check_range
 from cumulus.resources.fields import (
@@ -337,12 +338,7 @@ class Source(Resource):
     """A directory or git repository whose manifests the cluster is kept equal to."""
 
     KIND: ClassVar[str] = "Source"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {
-            "git", "directory", "render", "variables", "prune", "pruneLimit", "drift", "onChange", "suspend", "pin",
-            "approve", "verify", "webhook",
-        }
-    )  # fmt: skip
+    MUTABLE: ClassVar[frozenset[str]] = frozenset(to_camel(name) for name in SourceSpec.model_fields)
 
     kind: Literal["Source"] = Field("Source", description="Always Source.")
     spec: SourceSpec = Field(description="Where the manifests are, and what may be done with them.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import structlog
 
 from cumulus.blob.base import BlobStore, owner_of
+from cumulus.calls import documents
 from cumulus.clock import Clock
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.resources.documents import lookup
@@ -24,7 +24,6 @@ COLLECT = Request("", "collect")
 """The collection's only key."""
 COLLECT_SECONDS = 600.0
 PAGE = 500
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class CollectReconciler:
@@ -67,7 +66,7 @@ def blobs_of(job: Document) -> Iterator[str]:
 
 def _hashes(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        if _SHA256.fullmatch(value):
+        if documents.is_digest(value):
             yield value
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
