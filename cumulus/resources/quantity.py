@@ -73,6 +73,11 @@ def format_bytes(size: int) -> str:
     return str(size)
 
 
+def bytes_in_words(size: int) -> str:
+    """As `format_bytes`, for a sentence: a number without a unit says that it is bytes."""
+    return format_bytes(size) if size >= 1024 else f"{size} bytes"
+
+
 def parse_cpus(value: str | int | float) -> int:
     """A CPU quantity (2, 0.5, 500m) in thousandths of a core. Raises ValueError."""
     text = _text(value)

@@ -37,7 +37,7 @@ from cumulus.resources import job_partitions, retries
 from cumulus.resources.job import Attempt, CallStatus, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import REPLICA_LABEL, condition
 from cumulus.resources.partition import GPUPartition, PartitionPhase
-from cumulus.resources.quantity import format_bytes, parse_duration
+from cumulus.resources.quantity import bytes_in_words, parse_duration
 from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, PartitionCondition
 
 UNKNOWN_POLL = 5.0
@@ -105,8 +105,7 @@ def _saved_event(before: GPUJobStatus, after: GPUJobStatus) -> tuple[EventDraft,
     lives = after.live_attempt is not None and after.live_attempt.number == attempt.number
     if not first and lives and after.phase is JobPhase.RUNNING:
         return ()
-    size = format_bytes(found.size) if found.size >= 1024 else f"{found.size} bytes"
-    message = f"step {found.step}, {size} in {found.seconds:.1f} s, at {found.node}:{found.path}"
+    message = f"step {found.step}, {bytes_in_words(found.size)} in {found.seconds:.1f} s, at {found.node}:{found.path}"
     return (EventDraft("Normal", EventReason.CHECKPOINT_SAVED, truncate(message)),)
 
 

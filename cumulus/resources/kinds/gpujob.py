@@ -12,7 +12,7 @@ from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
-from cumulus.resources.quantity import format_bytes, format_duration, parse_duration
+from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
 from cumulus.resources.query import Query
 from cumulus.resources.roles import Role
 from cumulus.resources.sections import Fields, Files, Rows, Section, Surroundings, Value, flat, moment
@@ -120,8 +120,7 @@ def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
     if saved := status.get("checkpoint"):
-        took, bytes_ = f"{saved.get('seconds', 0):.1f} s", saved.get("size", 0)
-        size = format_bytes(bytes_) if bytes_ >= 1024 else f"{bytes_} bytes"
+        took, size = f"{saved.get('seconds', 0):.1f} s", bytes_in_words(saved.get("size", 0))
         yield "Checkpoint", f"step {saved['step']}, saved {moment(saved['time'], now)}, {size} in {took}"
         yield "Saved at", f"{saved.get('node')}:{saved.get('path')}"
         yield "Copied to", _copied(saved)
