@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
-import shutil
 import signal
 import struct
 from collections.abc import Callable
@@ -93,8 +93,11 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
             os.makedirs(shared, mode=0o755, exist_ok=True)
         if not os.path.isdir(directory):
             raise StartFailed(f"working directory {directory} is not a directory on this node")
-        if after := (spec.get("checkpoint") or {}).get("after"):
-            _take_over(after, spec["checkpoint"]["path"], directory)
+        if after := _after(spec):
+            # Loaded by the few jobs that go on from another's work.
+            from cumulus.backends.process.takeover import take_over
+
+            take_over(after, os.path.join(directory, spec["checkpoint"]["path"]))
         for source, target in spec["links"]:
             _link(source, os.path.join(directory, target), directory)
     except OSError as error:
@@ -104,41 +107,16 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
     return directory
 
 
-def _take_over(source: str, path: str, directory: str) -> None:
-    """Make the last checkpoint of another job this one's, where it has none. Its files do not change any more, so that
-    both may have them."""
-    # Loaded by the few jobs that go on from another's work.
-    import dataclasses
-
-    from cumulus.checkpoint import layout
-    from cumulus.lib.files import write_durably
-
-    path = os.path.join(directory, path)
-    if layout.newest(path) is not None:
-        return
-    found = layout.newest(source)
-    if found is None:
-        raise StartFailed(f"checkpoint.from: there is no whole checkpoint in {source}")
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    made = os.path.join(path, f"{layout.TEMPORARY}{os.getpid()}")
-    shutil.copytree(found.path, made, symlinks=True, copy_function=_link_or_copy)
-    # Fencing tokens are of one job: this job's first save is newer than what it begins with.
-    manifest = dataclasses.replace(found.manifest, attempt=0, token=0)
-    write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
-    # What has this name is damaged: it was not found above.
-    layout.delete(path, found.step)
-    os.rename(made, layout.directory(path, found.step))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+def _after(spec: dict[str, Any]) -> str:
+    """Where the checkpoints are that it goes on from, "" for nowhere."""
+    return str((spec.get("checkpoint") or {}).get("after") or "")
 
 
 def _prepare_directory_as(user: UnixUser, spec: dict[str, Any]) -> str:
     """The same as the user: the paths are theirs, and lead wherever they have made them lead."""
+    if _after(spec):
+        # Once it is the user's, a process may not be able to read the library.
+        importlib.import_module("cumulus.backends.process.takeover")
     said = call(user, partial(_why_not_prepared, spec))
     number, _, text = said.partition(" ")
     if number != "0":
