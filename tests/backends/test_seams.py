@@ -17,6 +17,7 @@ from cumulus.backends.rundir.checkpoint import CheckpointFiles
 from cumulus.backends.rundir.log import FileLog
 from cumulus.backends.swarm.checkpoint import NodeFiles
 from cumulus.backends.swarm.node_engine import ShellEngine
+from cumulus.errors import BackendError
 from cumulus.uploader import status
 from tests.backends.seams import CheckpointStoreConformance, LogStoreConformance, save
 
@@ -83,3 +84,26 @@ class TestNodeFiles(CheckpointStoreConformance):
     def unseen(self, place: Path) -> NodeFiles:
         """On no mount."""
         return NodeFiles(ShellEngine(LocalShell(self.directory, [])), "c1", f"/data/{place.name}")
+
+
+def _node(directory: Path, answer: str) -> ShellEngine:
+    """A node whose `docker info` does so."""
+    shell = LocalShell(directory, [])
+    (directory / "docker").write_text(f"#!/bin/sh\n{answer}\n")
+    (directory / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (directory / "sudo").chmod(0o755)
+    return ShellEngine(shell)
+
+
+def test_what_a_call_left_is_not_gone_while_the_engine_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "cumulus-calls" / "c1").mkdir(parents=True)
+    (tmp_path / "cumulus-calls" / "c1" / "outcome.json").write_text("{}")
+    found = _node(tmp_path, f"echo {tmp_path}").call_file("c1", "outcome.json")
+    assert found is not None
+    assert (found[0], b"".join(found[1])) == (2, b"{}")
+    assert _node(tmp_path, f"echo {tmp_path}").call_file("c1", "result") is None
+    silent = _node(tmp_path, "echo 'Cannot connect to the Docker daemon' >&2; echo; exit 1")
+    with pytest.raises(BackendError, match="Cannot connect to the Docker daemon"):
+        silent.call_file("c1", "outcome.json")
+    with pytest.raises(BackendError, match="Cannot connect to the Docker daemon"):
+        silent.remove_call("c1")

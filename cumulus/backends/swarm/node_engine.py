@@ -22,8 +22,9 @@ _SECONDS = 20.0
 _PART = 4
 """MiB of a file that one command brings."""
 
-_CALLS = "d=$(docker info --format '{{.DockerRootDir}}') && d=\"$d/cumulus-calls\""
-"""Sets d to where calls are on a node: on the disk of its engine, whose directory is root's."""
+_CALLS = "d=$(docker info --format '{{.DockerRootDir}}') || exit 1; d=\"$d/cumulus-calls\""
+"""Sets d to where calls are on a node: on the disk of its engine, whose directory is root's. Where the engine does not
+answer the script fails: what is there is not gone."""
 _MANIFEST_MIB = 16
 """Of a manifest at most; a longer one is damaged when it is read."""
 
