@@ -8,9 +8,7 @@ Items go in batches that take about `BATCH_SECONDS`, so that short ones cost lit
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import pickle
 import sys
 import threading
 import time
@@ -18,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 
-from cumulus.errors import UsageError
-from cumulus.sdk import on_node
-from cumulus.sdk.errors import CallError, LeaseExpired, NodeLost, NotPicklable, RemoteError, note_of, shows_hints
-from cumulus.sdk.options import CallOptions, check_arguments
+from cumulus.errors import CumulusError
+from cumulus.sdk import on_node, results
+from cumulus.sdk.errors import CallError, LeaseExpired, NodeLost, NotPicklable, RemoteError, shows_hints
+from cumulus.sdk.options import CallOptions, check_arguments, whole
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import RemoteFunction, plain
 from cumulus.sdk.session import Session
@@ -108,7 +106,9 @@ class _Mapping(Generic[T]):
         self.attempts: dict[int, int] = {}
         self._caller = caller
         self._function = function
-        self._pickled = _pickled(function)
+        self._name = pickling.name_of(function)
+        self._pickled = _pickled(function, self._name)
+        self._digest = hashlib.sha256(self._pickled).hexdigest()
         self._items = items
         self._again: deque[_Item] = deque()
         self._retries = asked.get("retries", 0)
@@ -193,7 +193,8 @@ class _Mapping(Generic[T]):
                 began = time.monotonic()
                 try:
                     function = None if is_warm else self._pickled
-                    answers = session.run(on_node.run_batch, self._digest, function, _packed(chunk, self._function))
+                    batch = _pickled([item.args for item in chunk], f"an argument of {self._name}")
+                    answers = session.run(on_node.run_batch, self._digest, function, batch)
                 except CallError as error:
                     self._lost(chunk, error, was_warm=is_warm)
                     self._drop(session)
@@ -215,10 +216,6 @@ class _Mapping(Generic[T]):
         finally:
             if session is not None:
                 self._drop(session)
-
-    @property
-    def _digest(self) -> str:
-        return hashlib.sha256(self._pickled).hexdigest()
 
     def _session(self) -> Session | None:
         made = Session(self._caller, self._asked, code_of=self._function)
@@ -303,8 +300,7 @@ def start_map(
     if isinstance(function, RemoteFunction):
         asked = {**function.options, **asked}
     function = plain(function)
-    if type(workers) is not int or workers < 1:
-        raise UsageError(f"workers={workers!r} is not a whole number of at least 1")
+    workers = whole("workers", workers, least=1)
     if total >= 0:
         workers = min(workers, max(total, 1))
 
@@ -348,32 +344,24 @@ class _Progress:
             bar.stop()
 
 
-def _pickled(function: Callable[..., Any]) -> bytes:
+def _pickled(value: object, what: str) -> bytes:
     try:
-        return pickling.dumps(function)
+        return pickling.dumps(value)
     except Exception as error:
-        raise NotPicklable(f"{pickling.name_of(function)} can't be pickled: {error}") from error
-
-
-def _packed(chunk: Sequence[_Item], function: Callable[..., Any]) -> bytes:
-    try:
-        return pickling.dumps([item.args for item in chunk])
-    except Exception as error:
-        raise NotPicklable(f"an argument of {pickling.name_of(function)} can't be pickled: {error}") from error
+        raise NotPicklable(f"{what} can't be pickled: {error}") from error
 
 
 def _value(answer: tuple[Any, ...], number: int) -> tuple[Any, BaseException | None]:
     """Of what `run_batch` says of one item, which was signed with its batch."""
-    if answer[0] == on_node.RETURNED:
-        return pickle.loads(answer[1]), None
-    _, packed, name, text, traceback = answer
     place = f"the item {number} (the first is 0)"
-    made: BaseException = RemoteError(name, text, traceback, place=place)
-    if packed is not None:
-        with contextlib.suppress(Exception):
-            made = pickle.loads(packed)
-            made.add_note(note_of(traceback, place))
-    return None, made
+    if answer[0] == on_node.RETURNED:
+        try:
+            return results.rebuilt(answer[1], f"what {place} returned"), None
+        except CumulusError as error:
+            return None, error
+    _, packed, name, text, traceback = answer
+    made = results.rebuilt_exception(packed, traceback, place) if packed is not None else None
+    return None, made or RemoteError(name, text, traceback, place=place)
 
 
 def _next_size(size: int, seconds: float) -> int:

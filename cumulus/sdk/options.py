@@ -131,7 +131,7 @@ def job(
     if (compute := options.get("gpu_compute")) is not None:
         gpu["compute"] = _checked("gpu_compute", quantity.parse_fraction, compute)
     if (count := options.get("gpus", 1)) != 1:
-        gpu["count"] = _whole("gpus", count, least=1)
+        gpu["count"] = whole("gpus", count, least=1)
     spec: dict[str, Any] = {"call": dict(call), "gpu": gpu, "ttlAfterFinished": ttl}
     if image := options.get("image"):
         spec["image"] = image
@@ -140,7 +140,7 @@ def job(
             raise UsageError(f"env={env!r} is no mapping", hint='write env={"NAME": "value"}')
         texts = {_text("env", key): _text(f"env[{key!r}]", value) for key, value in env.items()}
         spec["env"] = [{"name": key, "value": value} for key, value in texts.items()]
-    if retries := _whole("retries", options.get("retries", 0), least=0):
+    if retries := whole("retries", options.get("retries", 0), least=0):
         spec["retry"] = {"limit": retries}
     if (checkpoint := options.get("checkpoint")) not in (None, False):
         spec["checkpoint"] = _checkpoint(checkpoint)
@@ -168,7 +168,8 @@ def _checked(name: str, parse: Callable[[Any], object], value: Any) -> Any:
     return value
 
 
-def _whole(name: str, value: Any, *, least: int) -> int:
+def whole(name: str, value: Any, *, least: int) -> int:
+    """The value of the option `name`, a whole number. Raises UsageError."""
     if type(value) is not int or value < least:
         raise UsageError(f"{name}={value!r} is not a whole number of at least {least}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
 from typing import Any
@@ -29,21 +30,17 @@ def value(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: str)
 
     `key`, `payload`: what the call was made with. Raises Untrusted where they don't fit the outcome."""
     if found.outcome == outcomes.RETURNED:
-        try:
-            return _unpickled(found, result, key, payload, call)
-        except CumulusError:
-            raise
-        except Exception as error:
-            raise CumulusError(
-                f"what {call} returned, can't be rebuilt here: {type(error).__name__}: {error}",
-                hint="the classes and packages of a result must be here too",
-            ) from error
+        _check_signature(found, result, key, payload, call)
+        return rebuilt(result, f"what {call} returned")
     raise exception(found, result, key=key, payload=payload, call=call)
 
 
 def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: str) -> BaseException:
     """What it raised, or what became of it. Raises Untrusted."""
-    raised = _rebuilt(found, result, key, payload, call) if found.result else None
+    raised = None
+    if found.result:
+        _check_signature(found, result, key, payload, call)
+        raised = rebuilt_exception(result, found.traceback, f"the call {call}")
     if found.outcome == outcomes.OUT_OF_MEMORY:
         made = errors.OutOfMemory(
             f"{call} ran out of memory: {found.text or found.type}", used=found.used, leased=found.leased, call=call
@@ -69,26 +66,34 @@ def exception(found: Outcome, result: Bytes, *, key: bytes, payload: str, call: 
     return other
 
 
-def _rebuilt(found: Outcome, result: Bytes, key: bytes, payload: str, call: str) -> BaseException | None:
-    """None where it can't be, for want of its class perhaps."""
+def rebuilt(signed: Bytes, what: str) -> Any:
+    """The value of a pickle whose signature was checked. Raises CumulusError where it can't be rebuilt, for want of its
+    class perhaps. `what`: for the message."""
     try:
-        made = _unpickled(found, result, key, payload, call)
-    except Untrusted:
-        raise
+        return pickle.loads(signed)
+    except Exception as error:
+        raise CumulusError(
+            f"{what}, can't be rebuilt here: {type(error).__name__}: {error}",
+            hint="the classes and packages of a result must be here too",
+        ) from error
+
+
+def rebuilt_exception(signed: Bytes, traceback: str, place: str) -> BaseException | None:
+    """The same of an exception, with a note that tells where it was raised; None where it can't be rebuilt."""
+    try:
+        made = pickle.loads(signed)
     except Exception:
         return None
     if not isinstance(made, BaseException):
         return None
-    if found.traceback:
-        try:
-            made.add_note(note_of(found.traceback, f"the call {call}"))
-        except Exception:
-            # A class of somebody's, which takes no attributes.
-            return made
+    if traceback:
+        # A class of somebody's may take no attributes.
+        with contextlib.suppress(Exception):
+            made.add_note(note_of(traceback, place))
     return made
 
 
-def _unpickled(found: Outcome, result: Bytes, key: bytes, payload: str, call: str) -> Any:
+def _check_signature(found: Outcome, result: Bytes, key: bytes, payload: str, call: str) -> None:
     if not outcomes.verify(key, payload, found):
         raise Untrusted(
             f"the result of {call} is not unpickled: its signature is not that of the call",
@@ -96,4 +101,3 @@ def _unpickled(found: Outcome, result: Bytes, key: bytes, payload: str, call: st
         )
     if hashlib.sha256(result).hexdigest() != found.result:
         raise Untrusted(f"the result of {call} is not unpickled: its sha256 is not what was signed")
-    return pickle.loads(result)

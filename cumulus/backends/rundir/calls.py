@@ -9,7 +9,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cumulus.backends.base import Blobs, Call, CallResult, Workload
 from cumulus.calls import documents, session
@@ -38,30 +39,44 @@ def make(directory: str, workload: Workload, call: Call, blobs: Blobs | None) ->
 
 
 def read(directory: str) -> CallResult | None:
-    """What the run left in its directory; None where there is no outcome. Raises OSError, and ValueError where what the
-    call wrote is none."""
-    try:
-        with open_regular(os.path.join(directory, OUTCOME)) as file:
-            outcome = Outcome.read(os.read(file, documents.LARGEST + 1), OF_RUNNER)
-    except FileNotFoundError:
+    """What the run left in its directory; see `left`. Raises OSError too."""
+    return left(partial(_file, directory))
+
+
+def left(file: Callable[[str], tuple[int, Iterator[bytes]] | None]) -> CallResult | None:
+    """What a call's run left, None where there is no outcome. `file` gives the size and the content of a file by its
+    name; None where there is none, or something else in its place. Raises ValueError where what the call wrote is
+    none."""
+    told = file(OUTCOME)
+    if told is None:
         return None
+    if told[0] > documents.LARGEST:
+        raise ValueError(f"outcome is larger than {documents.LARGEST} bytes")
+    outcome = Outcome.read(b"".join(told[1]), OF_RUNNER)
     if not outcome.result:
         return CallResult(outcome, iter(()))
     if outcome.result_size > session.LARGEST:
         raise ValueError(f"the result has more than {session.LARGEST} bytes")
-    path = os.path.join(directory, RESULT)
+    found = file(RESULT)
+    if found is None:
+        raise ValueError("its result is not there")
+    if found[0] != outcome.result_size:
+        raise ValueError("its result is not as large as it says")
+    return CallResult(outcome, found[1])
+
+
+def _file(directory: str, name: str) -> tuple[int, Iterator[bytes]] | None:
+    path = os.path.join(directory, name)
     try:
-        with open_regular(path) as file:
+        with _open_regular(path) as file:
             size = os.fstat(file).st_size
     except FileNotFoundError:
-        raise ValueError("its result is not there") from None
-    if size != outcome.result_size:
-        raise ValueError("its result is not as large as it says")
-    return CallResult(outcome, _chunks(path, size))
+        return None
+    return size, _chunks(path, size)
 
 
 @contextlib.contextmanager
-def open_regular(path: str) -> Iterator[int]:
+def _open_regular(path: str) -> Iterator[int]:
     """A descriptor of what is a file, and no link, pipe or device. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _NO_LINK)
@@ -80,7 +95,7 @@ def open_regular(path: str) -> Iterator[int]:
 def _chunks(path: str, size: int) -> Iterator[bytes]:
     """Raises BackendError."""
     try:
-        with open_regular(path) as file:
+        with _open_regular(path) as file:
             while size and (data := os.read(file, min(size, session.CHUNK))):
                 size -= len(data)
                 yield data

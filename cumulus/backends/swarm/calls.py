@@ -21,9 +21,9 @@ from cumulus.backends.rundir import calls
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.node_engine import NodeEngine
 from cumulus.backends.swarm.records import Record
-from cumulus.calls import documents, session
-from cumulus.calls.envelope import OUTCOME, RELAY, RESULT, RUNNER
-from cumulus.calls.outcome import NOT_LOADED, OF_RUNNER, Outcome
+from cumulus.calls import session
+from cumulus.calls.envelope import OUTCOME, RELAY, RUNNER
+from cumulus.calls.outcome import NOT_LOADED, Outcome
 from cumulus.errors import BackendError
 from cumulus.runner.build import archive
 
@@ -86,18 +86,7 @@ class NodeCalls:
     def result(self, record: Record) -> CallResult | None:
         """See `Backend.result`. The run has ended."""
         engine, name = self._engine(record), str(record.start["call"]["directory"])
-        told = engine.call_file(name, OUTCOME)
-        if told is None:
-            return None
-        if told[0] > documents.LARGEST:
-            raise ValueError(f"outcome is larger than {documents.LARGEST} bytes")
-        outcome = Outcome.read(b"".join(told[1]), OF_RUNNER)
-        if not outcome.result:
-            return CallResult(outcome, iter(()))
-        found = engine.call_file(name, RESULT)
-        if outcome.result_size > session.LARGEST or found is None or found[0] != outcome.result_size:
-            raise ValueError("its result is not as large as it says")
-        return CallResult(outcome, found[1])
+        return calls.left(lambda file: engine.call_file(name, file))
 
     def session(self, record: Record) -> session.SessionConnection:
         """See `Backend.session`. A program in the container itself connects to its socket: outside, a link in the
