@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import NamedTuple
 
 _VERSION = re.compile(r"v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
@@ -75,11 +76,14 @@ def _bounds(text: str) -> list[tuple[Version, Version]]:
 
 
 def _bound(operator: str | None, *words: str | None) -> tuple[Version, Version]:
-    numbers = [int(word) for word in words[:3] if word is not None and word.isdigit()]
-    pre = words[3]
+    given = takewhile(lambda word: word is not None and word.isdigit(), words[:3])
+    numbers, pre = [int(word) for word in given if word is not None], words[3]
     major, minor, patch = [*numbers, 0, 0, 0][:3]
     low = Version(major, minor, patch, _pre(pre[1:]) if pre else ((0, 0, ""),))
-    after = _next(numbers, len(numbers) - 1) if numbers else _END
+    if pre:
+        after = low._replace(release=(*low.release, (0, 0, "")))
+    else:
+        after = _next(numbers, len(numbers) - 1)
     if operator == "^":
         first = next((index for index, number in enumerate(numbers) if number), len(numbers) - 1)
         return low, _next(numbers, first)
@@ -88,13 +92,11 @@ def _bound(operator: str | None, *words: str | None) -> tuple[Version, Version]:
     if operator == ">=":
         return low, _END
     if operator == ">":
-        return (low._replace(release=((3, 0, ""),)) if len(numbers) == 3 and not pre else after), _END
+        return after, _END
     if operator == "<":
         return _BEGIN, low
     if operator == "<=":
         return _BEGIN, after
-    if pre:
-        return low, low._replace(release=(*low.release, (0, 0, "")))
     return low, after
 
 
@@ -107,7 +109,7 @@ def _next(numbers: list[int], index: int) -> Version:
 
 def _pre(text: str) -> tuple[tuple[int, int, str], ...]:
     """Numbers before words, as semver.org has it; fewer fields before more."""
-    return tuple((1, int(p), "") if p.isdigit() else (1, _LAST, p) for p in text.split(".")) or _RELEASE
+    return tuple((1, int(p), "") if p.isdigit() else (1, _LAST, p) for p in text.split("."))
 
 
 _BEGIN = Version(0, 0, 0, ((0, 0, ""),))
