@@ -110,7 +110,7 @@ def api_dir(home: Path) -> Path:
 
 
 def api_address(home: Path) -> Path:
-    """Where the API listens over TLS: see `cumulus.service.api_address`."""
+    """Where the API listens over TLS: see `cumulus.service.addresses`."""
     return home / "api.json"
 
 
@@ -120,7 +120,7 @@ def grpc_socket(home: Path) -> Path:
 
 
 def grpc_address(home: Path) -> Path:
-    """Where the gRPC server listens: see `cumulus.service.grpc_address`."""
+    """Where the gRPC server listens: see `cumulus.service.addresses`."""
     return home / "grpc.json"
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from cumulus.errors import Unauthenticated
 from cumulus.sdk import CumulusClient
-from cumulus.service import grpc_address
+from cumulus.service.addresses import grpc_address
 from tests.commands import installed
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually

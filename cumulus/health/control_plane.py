@@ -19,7 +19,8 @@ from cumulus.lib import locks
 from cumulus.resources.columns import age
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes
-from cumulus.service import diagnose, grpc_address, readiness
+from cumulus.service import diagnose, readiness
+from cumulus.service.addresses import grpc_address
 
 
 def state(home: Path) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from cumulus.server.http.identities import by_credentials
 from cumulus.server.http.listener import Listener
 from cumulus.server.http.tls import Tls
 from cumulus.server.settings import ApiSettings
-from cumulus.service import api_address
+from cumulus.service.addresses import api_address
 
 if TYPE_CHECKING:
     from cumulus.server.api import Api

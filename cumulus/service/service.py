@@ -237,7 +237,7 @@ class Service:
     def api_address(self, identity: Identity) -> ApiAddress:
         """Where the daemon answers over TLS; of one that has just started, once it does. Raises NotFound where none
         does."""
-        from cumulus.service import api_address
+        from cumulus.service.addresses import api_address
 
         if not self.is_served():
             raise NotFound("no daemon answers over TLS: none runs", hint="run: cumulus serve")

@@ -25,8 +25,8 @@ from cumulus import paths
 from cumulus.answers.tickets import SECONDS, GrpcTicket
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import CumulusError, NotFound, Unauthenticated
-from cumulus.service import grpc_address
 from cumulus.service.accounts import Accounts
+from cumulus.service.addresses import grpc_address
 from cumulus.service.identity import Identity
 from cumulus.service.tokens import Tokens
 

@@ -12,7 +12,7 @@ from cumulus.answers.server import ApiAddress
 from cumulus.client import contexts
 from cumulus.daemon_lock import DaemonLock
 from cumulus.server.api_server import ApiServer
-from cumulus.service import api_address
+from cumulus.service.addresses import api_address
 from cumulus.store.memory import MemoryStore
 from tests.cli.conftest import Run
 

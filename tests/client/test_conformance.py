@@ -36,7 +36,7 @@ from cumulus.errors import (
 from cumulus.resources.key import Document, Key
 from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
-from cumulus.service import api_address
+from cumulus.service.addresses import api_address
 from cumulus.store.base import Store
 from tests.documents import NOW, active, ahead, event, failed, job, lease, node, partition, running
 from tests.service.conftest import FakeInfrastructure, host_key

@@ -10,8 +10,7 @@ from cumulus.client.base import Client
 from cumulus.clock import FakeClock
 from cumulus.daemon_lock import DaemonLock
 from cumulus.errors import NotFound
-from cumulus.service import grpc_address
-from cumulus.service.grpc_address import GrpcAddress
+from cumulus.service.addresses import GrpcAddress, grpc_address
 from tests.documents import ahead
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cumulus.service import grpc_address
+from cumulus.service.addresses import grpc_address
 from tests.e2e.conftest import Machine, manifest
 from tests.waiting import eventually
 

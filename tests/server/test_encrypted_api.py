@@ -26,7 +26,7 @@ from cumulus.lib.fingerprint import fingerprint
 from cumulus.server.api_server import ApiServer
 from cumulus.server.http.certificates import Authority
 from cumulus.server.settings import ApiSettings
-from cumulus.service import api_address
+from cumulus.service.addresses import api_address
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.store.memory import MemoryStore

@@ -30,8 +30,7 @@ from cumulus.server.grpc.tls import Certificate
 from cumulus.server.host_names import called
 from cumulus.server.http.certificates import trusted_by_files
 from cumulus.server.watches import WatchBridge
-from cumulus.service import grpc_address
-from cumulus.service.grpc_address import GrpcAddress
+from cumulus.service.addresses import GrpcAddress, grpc_address
 from cumulus.service.service import Service
 
 _log = structlog.get_logger("cumulus.grpc")

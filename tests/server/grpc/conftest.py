@@ -27,9 +27,8 @@ from cumulus.server.grpc.metering import Metering
 from cumulus.server.grpc.service import make_server
 from cumulus.server.limiter import RequestLimits
 from cumulus.server.watches import WatchBridge
-from cumulus.service import grpc_address
 from cumulus.service.accounts import Accounts
-from cumulus.service.grpc_address import GrpcAddress
+from cumulus.service.addresses import GrpcAddress, grpc_address
 from cumulus.service.identity import Identity
 from cumulus.service.service import Service
 from cumulus.service.tickets import Tickets

@@ -29,7 +29,7 @@ from cumulus.server.child_process import ChildProcess
 from cumulus.server.grpc.launch import Launch
 from cumulus.server.grpc_process import grpc_process
 from cumulus.server.http.certificates import Authority
-from cumulus.service import grpc_address
+from cumulus.service.addresses import grpc_address
 from cumulus.service.identity import Identity
 from cumulus.service.readiness import grpc_check
 from cumulus.store.base import Store
