@@ -7,17 +7,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from cumulus.errors import TooManyRequests, Unauthenticated
+from cumulus.errors import Unauthenticated
 from cumulus.server.api import Api
-from cumulus.server.rates import Rates
+from cumulus.server.failures import Failures
 from cumulus.service.identity import Identity
 
 TICKET, TOKEN = "cumulus-ticket", "authorization"
 """Names of metadata."""
-FAILURES_A_SECOND, FAILURES_AT_ONCE = 1.0, 20
-"""From one address, before it is told to wait."""
-TOLD_A_SECOND, TOLD_AT_ONCE = 0.1, 5
-"""Lines of the log about one address."""
 _HINT = "send a token as `authorization: Bearer …`, or a ticket of the HTTP API as `cumulus-ticket`"
 _log = structlog.get_logger("cumulus.grpc")
 T = TypeVar("T")
@@ -27,20 +23,14 @@ Authenticate = Callable[[Iterable[tuple[str, str | bytes]], str], Awaitable[Iden
 
 
 def by_credentials(api: Api) -> Authenticate:
-    """Raises TooManyRequests where the same address showed too much that is not valid. What is valid always passes:
-    several users share an address."""
-    failures = Rates(FAILURES_A_SECOND, FAILURES_AT_ONCE)
-    told = Rates(TOLD_A_SECOND, TOLD_AT_ONCE)
+    """Raises TooManyRequests where the same address showed too much that is not valid: see `Failures`."""
+    failures = Failures(_log, "call")
 
     async def authenticate(metadata: Iterable[tuple[str, str | bytes]], peer: str) -> Identity:
         try:
             return await _identity(api, metadata)
         except Unauthenticated as error:
-            address = _host(peer)
-            if not told.take(address):
-                _log.warning("a call showed nothing that is valid", address=address, error=str(error))
-            if wait := failures.take(address):
-                raise TooManyRequests("too many calls showed nothing that is valid", seconds=wait) from None
+            failures.count(_host(peer), error)
             raise
 
     return authenticate

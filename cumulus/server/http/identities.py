@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cumulus.errors import TooManyRequests, Unauthenticated
+from cumulus.errors import Unauthenticated
 from cumulus.lib.unix_socket import Peer
 from cumulus.server.api import Api
+from cumulus.server.failures import Failures
 from cumulus.server.http.connection import CERTIFICATE, PEER, Certificate
-from cumulus.server.rates import Rates
 from cumulus.service.identity import Identity
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from cumulus.server.http.authentication import Authenticate
     from cumulus.service.accounts import Accounts
 
-FAILURES_A_SECOND, FAILURES_AT_ONCE = 1.0, 20
-"""From one address, before it is told to wait."""
-TOLD_A_SECOND, TOLD_AT_ONCE = 0.1, 5
-"""Lines of the log about one address."""
 _log = structlog.get_logger("cumulus.api")
 _CHALLENGE = "show a token: Authorization: Bearer …; or a client certificate"
 
@@ -42,9 +38,8 @@ def by_peer(accounts: Accounts, api: Api) -> Authenticate:
 
 def by_credentials(api: Api) -> Authenticate:
     """Who asks over TLS: a token says it, else a client's certificate. Raises Unauthenticated; TooManyRequests where
-    the same address showed too much that is not valid. What is valid always passes: several users share an address."""
-    failures = Rates(FAILURES_A_SECOND, FAILURES_AT_ONCE)
-    told = Rates(TOLD_A_SECOND, TOLD_AT_ONCE)
+    the same address showed too much that is not valid: see `Failures`."""
+    failures = Failures(_log, "request")
 
     async def authenticate(scope: Scope) -> Identity:
         try:
@@ -53,11 +48,7 @@ def by_credentials(api: Api) -> Authenticate:
                 return await api.call(api.service.tokens.authenticate, token)
             return _certified(scope)
         except Unauthenticated as error:
-            address = (scope.get("client") or ("",))[0]
-            if not told.take(address):
-                _log.warning("a request showed nothing that is valid", address=address, error=str(error))
-            if wait := failures.take(address):
-                raise TooManyRequests("too many requests showed nothing that is valid", seconds=wait) from None
+            failures.count((scope.get("client") or ("",))[0], error)
             raise
 
     return authenticate

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cumulus.rpc import orchestrator_pb2 as pb
-from cumulus.server.grpc.credentials import FAILURES_AT_ONCE
+from cumulus.server.failures import FAILURES_AT_ONCE
 from cumulus.server.grpc.service import NAME
 from cumulus.server.limiter import RequestLimits
 from cumulus.service.identity import Identity
