@@ -36,9 +36,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -68,6 +68,7 @@ LEAST_LOG, MOST_LOG = 64 * 2**10, 2**40
 """Bytes."""
 LEAST_BLOB_RETENTION = 600.0
 """Seconds. Whoever found a blob has this long to name it in a job."""
+N = TypeVar("N")
 _HOST = re.compile(r"[A-Za-z0-9*][A-Za-z0-9.:_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -147,11 +148,16 @@ def _port(value: Any) -> int:
     return int(value)
 
 
-def _log_size(value: Any) -> int:
+def _parsed(parse: Callable[[Any], N], value: Any) -> N:
+    """Pydantic tells the file's place of a ValueError alone."""
     try:
-        size = parse_bytes(value)
+        return parse(value)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def _log_size(value: Any) -> int:
+    size = _parsed(parse_bytes, value)
     if not LEAST_LOG <= size <= MOST_LOG:
         least, most = format_bytes(LEAST_LOG), format_bytes(MOST_LOG)
         raise ValueError(f"is {format_bytes(size)}; it is at least {least} and at most {most}")
@@ -159,20 +165,14 @@ def _log_size(value: Any) -> int:
 
 
 def _blob_size(value: Any) -> int:
-    try:
-        size = parse_bytes(value)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    size = _parsed(parse_bytes, value)
     if size < 2**20:
         raise ValueError(f"is {format_bytes(size)}; it is at least 1Mi")
     return size
 
 
 def _blob_retention(value: Any) -> float:
-    try:
-        seconds = parse_duration(value)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    seconds = _parsed(parse_duration, value)
     if seconds < LEAST_BLOB_RETENTION:
         raise ValueError("is at least 10m: whoever uploaded a blob has so long to name it in a job")
     return seconds
