@@ -29,6 +29,9 @@ _log = structlog.get_logger("cumulus.grpc")
 STALLED_SECONDS = 300.0
 """How long a client may leave an answer unread."""
 Request = TypeVar("Request", bound=Message)
+Sent = TypeVar("Sent")
+Asked = TypeVar("Asked")
+"""What comes as bytes, one message or a stream of them, and what it is once it is parsed."""
 Unary = Callable[[Identity, Request], Awaitable[Message]]
 Streaming = Callable[[Identity, Request], AsyncGenerator[Message]]
 Uploading = Callable[[Identity, AsyncIterator[Request]], Awaitable[Message]]
@@ -61,45 +64,44 @@ class Door:
         self._authenticate = authenticate
 
     def unary(self, name: str, type: type[Request], call: Unary[Request], *, changes: bool = False) -> Handler:
-        parser = _Parser(type)
-
-        async def handle(data: bytes, context: Context) -> bytes:
-            async with self.entered(name, context, changes=changes) as identity:
-                return (await call(identity, parser.one(data))).SerializeToString()
-
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(self._one(name, _Parser(type).one, call, changes=changes))
 
     def streaming(self, name: str, type: type[Request], call: Streaming[Request]) -> Handler:
-        parser = _Parser(type)
-
-        async def handle(data: bytes, context: Context) -> None:
-            async with self.entered(name, context) as identity, aclosing(call(identity, parser.one(data))) as answers:
-                async for message in answers:
-                    await _write(context, message)
-
-        return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.unary_stream_rpc_method_handler(self._each(name, _Parser(type).one, call, changes=False))
 
     def uploading(self, name: str, type: type[Request], call: Uploading[Request]) -> Handler:
-        parser = _Parser(type)
-
-        async def handle(stream: AsyncIterator[bytes], context: Context) -> bytes:
-            async with self.entered(name, context, changes=True) as identity:
-                return (await call(identity, parser.each(stream))).SerializeToString()
-
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(self._one(name, _Parser(type).each, call, changes=True))
 
     def conversing(self, name: str, type: type[Request], call: Conversing[Request]) -> Handler:
-        parser = _Parser(type)
+        return grpc.stream_stream_rpc_method_handler(self._each(name, _Parser(type).each, call, changes=True))
 
-        async def handle(stream: AsyncIterator[bytes], context: Context) -> None:
+    def _one(
+        self, name: str, parse: Callable[[Sent], Asked], call: Callable[[Identity, Asked], Awaitable[Message]],
+        changes: bool,
+    ) -> Callable[[Sent, Context], Awaitable[bytes]]:  # fmt: skip
+        """For an RPC with one answer."""
+
+        async def handle(sent: Sent, context: Context) -> bytes:
+            async with self.entered(name, context, changes=changes) as identity:
+                return (await call(identity, parse(sent))).SerializeToString()
+
+        return handle
+
+    def _each(
+        self, name: str, parse: Callable[[Sent], Asked], call: Callable[[Identity, Asked], AsyncGenerator[Message]],
+        changes: bool,
+    ) -> Callable[[Sent, Context], Awaitable[None]]:  # fmt: skip
+        """For an RPC with a stream of answers."""
+
+        async def handle(sent: Sent, context: Context) -> None:
             async with (
-                self.entered(name, context, changes=True) as identity,
-                aclosing(call(identity, parser.each(stream))) as answers,
+                self.entered(name, context, changes=changes) as identity,
+                aclosing(call(identity, parse(sent))) as answers,
             ):
                 async for message in answers:
                     await _write(context, message)
 
-        return grpc.stream_stream_rpc_method_handler(handle)
+        return handle
 
     @asynccontextmanager
     async def entered(self, name: str, context: Any, *, changes: bool = False) -> AsyncIterator[Identity]:
