@@ -418,7 +418,7 @@ class Objects:
 
     def _write(self, identity: Identity, given: Sequence[Write], dry_run: bool) -> Document:
         """The answer to the last of the writes. Raises Forbidden."""
-        changes = [audit.change(w.verb, BY_NAME[key.kind].plural, key) for w in given for key in [_key_of(w)]]
+        changes = [audit.change(w.verb, BY_NAME[w.target.kind].plural, w.target) for w in given]
         with self._access.audit.doing(identity, changes, dry_run=dry_run):
             return self._written(self._guard.checked(identity, given), len(given) - 1, dry_run)
 
@@ -453,10 +453,6 @@ def _namespace(kind: Kind, document: Document) -> str:
     if not kind.namespaced:
         return ""
     return given if isinstance(given, str) and given else DEFAULT_NAMESPACE
-
-
-def _key_of(write: Write) -> Key:
-    return write.key or key_of(write.document or {})
 
 
 def _status_of(key: Key) -> str:

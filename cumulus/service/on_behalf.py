@@ -11,7 +11,6 @@ from cumulus.errors import Forbidden, Unauthenticated
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
 from cumulus.manifest import Manifest, Problem
-from cumulus.resources.key import Key, key_of
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import Submitter
 from cumulus.service import audit
@@ -73,11 +72,11 @@ class OnBehalf:
         """Write what the person asks for, and after it what is the controller's `own`, in one transaction. The answers
         to both. Raises Forbidden, Conflict, NotFound, AlreadyExists, InvalidObject, Fenced."""
         identity = self._identity(submitter)
-        changes = [audit.change(write.verb, BY_NAME[key.kind].plural, key) for write in writes for key in [_key(write)]]
+        changes = [audit.change(write.verb, BY_NAME[write.target.kind].plural, write.target) for write in writes]
         with self._access.audit.doing(identity, changes):
             checked = self._guard.checked(identity, writes)
             answers = self._store.transact([*checked, *own], fence=fence)
-        if any(BY_NAME[_key(write).kind].grants for write in writes):
+        if any(BY_NAME[write.target.kind].grants for write in writes):
             self._access.bindings_changed()
         return [*answers[: len(writes)], *answers[len(checked) :]]
 
@@ -96,7 +95,3 @@ class OnBehalf:
                 hint="delete it and make it anew as yourself",
             )
         return found
-
-
-def _key(write: Write) -> Key:
-    return write.key or key_of(write.document or {})

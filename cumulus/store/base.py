@@ -78,6 +78,11 @@ class Write:
     resource_version: str | None = None
     grace_seconds: int = 0
 
+    @property
+    def target(self) -> Key:
+        """Which object it writes. Raises KeyError where the document does not say."""
+        return self.key or key_of(self.document or {})
+
 
 class Store(Protocol):
     """See the module's docstring for the contract. Every method may raise `StoreUnavailable`."""

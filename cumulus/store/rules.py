@@ -14,7 +14,7 @@ from typing import Any
 
 from cumulus.errors import AlreadyExists, Conflict, CumulusError, Fenced, InvalidObject, NotFound, Replaced
 from cumulus.resources.documents import owners
-from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.key import Document, Key
 from cumulus.store.base import Admission, Fence, Write
 from cumulus.store.codec import ADDED, DELETED, MODIFIED, Row, canonical, check_room, encode, has_room
 
@@ -70,7 +70,7 @@ def keys(writes: Sequence[Write]) -> list[Key]:
     found = []
     for write in writes:
         with suppress(AttributeError, KeyError, TypeError):
-            key = write.key if write.key is not None else key_of(write.document)  # type: ignore[arg-type]
+            key = write.target
             if all(type(part) is str for part in key):
                 found.append(key)
     return found

@@ -11,7 +11,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
-from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
@@ -46,7 +46,7 @@ class Guard:
 
     def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
         document = write.document
-        key = write.key or key_of(document or {})
+        key = write.target
         kind = BY_NAME[key.kind]
         verb = _VERBS[write.verb]
         resource = f"{kind.plural}/status" if write.verb == "status" else kind.plural
