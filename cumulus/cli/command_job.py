@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cumulus.errors import UsageError
 from cumulus.resources import quantity
-from cumulus.resources.key import API_VERSION, Document
+from cumulus.resources.key import API_VERSION, NAME_LETTERS, Document
 from cumulus.resources.kinds.gpujob import KIND
 
 _WHOLE_DEVICE, _AN_HOUR = "100%", "1h"
@@ -29,7 +29,6 @@ _SECRET = re.compile("TOKEN|SECRET|PASSWORD|KEY|CREDENTIAL", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _INTERPRETER = re.compile(r"python[0-9.]*|bash|sh|zsh|perl|ruby|julia|node|Rscript|torchrun")
 _SCRIPT = re.compile(r"([^/]+)\.(?:py|sh|bash|zsh|pl|rb|jl|js|mjs|R|r)")
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _MOST_OF_A_NAME = 57
 """With a hyphen and five letters it is a label's 63."""
 
@@ -104,7 +103,7 @@ def name_of(words: Sequence[str]) -> str:
 def random_ending() -> str:
     """What makes a name one of its own. Chosen here and not by metadata.generateName: so a dry run shows the very
     object, which `apply` takes, and who is interrupted while it is made knows what to look for."""
-    return "".join(_LETTERS[each % len(_LETTERS)] for each in os.urandom(5))
+    return "".join(NAME_LETTERS[each % len(NAME_LETTERS)] for each in os.urandom(5))
 
 
 def exported(variables: Mapping[str, str], export: str) -> tuple[dict[str, str], tuple[str, ...]]:

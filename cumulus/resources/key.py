@@ -10,6 +10,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 DEFAULT_NAMESPACE = "default"
 """The namespace of an object that names none."""
 
+NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+"""Those of Kubernetes' generated names: no vowel, so that no word comes out."""
+
 Document = dict[str, Any]
 """An object's JSON."""
 

@@ -23,7 +23,7 @@ from cumulus.clock import Clock
 from cumulus.errors import AlreadyExists, CumulusError, InvalidObject, NotFound, StoreUnavailable, UsageError
 from cumulus.lib.files import replacing
 from cumulus.resources.annotations import SUBMISSION
-from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, NAME_LETTERS, Document, Key
 from cumulus.resources.kinds import gpujob
 from cumulus.resources.submitter import Submitter
 from cumulus.service.identity import Identity
@@ -32,8 +32,6 @@ from cumulus.service.objects import Objects
 KEPT_SECONDS = 2 * 86400.0
 """How long a key is remembered after its call."""
 LONGEST_KEY = 128
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-"""Of names: they spell no words."""
 _NAME_LENGTH = 12
 _LOCKS = 64
 
@@ -171,8 +169,8 @@ def _checked(document: Document, mark: str) -> Document:
 def _letters(mark: str) -> str:
     number, found = int(mark, 16), ""
     for _ in range(_NAME_LENGTH):
-        number, digit = divmod(number, len(_LETTERS))
-        found += _LETTERS[digit]
+        number, digit = divmod(number, len(NAME_LETTERS))
+        found += NAME_LETTERS[digit]
     return found
 
 

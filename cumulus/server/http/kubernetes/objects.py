@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from cumulus.errors import InvalidObject, NotFound, UsageError
 from cumulus.resources.columns import owned_by
-from cumulus.resources.key import API_VERSION, GROUP, Document, Key
+from cumulus.resources.key import API_VERSION, GROUP, NAME_LETTERS, Document, Key
 from cumulus.resources.query import Query
 from cumulus.server.http.api import api_of, identity_of
 from cumulus.server.http.json_response import json_response
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from cumulus.server.api import Api
-
-NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-"""Those of Kubernetes' generated names: no vowel, so that no word comes out."""
 
 
 class Collection(HTTPEndpoint):
