@@ -10,6 +10,7 @@ import binascii
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,13 +54,13 @@ class Contexts(NamedTuple):
 
     def of_server(self, server: str) -> Context | None:
         """One of that server; the current one first."""
-        found = [each for each in self.all if each.server == server]
-        return next((each for each in found if each.name == self.current_name), found[0] if found else None)
+        return self._best(each for each in self.all if each.server == server)
 
     def of_host(self, host: str) -> Context | None:
         """One of a server on that host; the current one first."""
-        found = [each for each in self.all if each.server.removeprefix("https://").rpartition(":")[0] == host.lower()]
-        return next((each for each in found if each.name == self.current_name), found[0] if found else None)
+        return self._best(
+            each for each in self.all if each.server.removeprefix("https://").rpartition(":")[0] == host.lower()
+        )
 
     def with_context(self, made: Context) -> Contexts:
         """With one more, which takes the place of one of that name, as the current one."""
@@ -74,6 +75,10 @@ class Contexts(NamedTuple):
         gone = self.named(name)
         current = "" if self.current_name == name else self.current_name
         return Contexts(tuple(each for each in self.all if each is not gone), current)
+
+    def _best(self, fitting: Iterable[Context]) -> Context | None:
+        found = list(fitting)
+        return next((each for each in found if each.name == self.current_name), found[0] if found else None)
 
 
 def read(path: Path) -> Contexts:
