@@ -7,12 +7,10 @@ import re
 import shutil
 from functools import lru_cache
 
+from cumulus.backends.process.environment import PATH
 from cumulus.environments import interpreters
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
-
-DIRECTORIES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Of a login, and where environments look too."""
 
 _VERSIONED = re.compile(r"python(3\.\d+)")
 
@@ -27,7 +25,7 @@ def missing_python(job: Document, path: str) -> str:
     if not isinstance(version, str) or (isinstance(hint, str) and os.access(hint, os.X_OK)):
         return ""
     own = next((each.get("value") for each in _variables(job) if each.get("name") == "PATH"), None)
-    directories = f"{own if isinstance(own, str) else path}:{DIRECTORIES}"
+    directories = f"{own if isinstance(own, str) else path}:{PATH}"
     if shutil.which(f"python{version}", path=directories):
         return ""
     found = _versions(directories)

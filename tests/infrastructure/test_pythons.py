@@ -22,7 +22,7 @@ def call(python: str, *, image: str = "", path: str = "", interpreter: str = "")
 
 
 def test_what_no_process_can_run_is_told_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pythons, "DIRECTORIES", str(tmp_path))
+    monkeypatch.setattr(pythons, "PATH", str(tmp_path))
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert missing_python(call("3.99"), "") == (
         "no Python 3.99 is on this node, and the call was made with that; it has none"
