@@ -51,18 +51,20 @@ class Blobs:
     def download_url(self, identity: Identity, sha256: str, size: int) -> str:
         """Where the client gets a whole blob, "" for by us."""
         self._access.check(identity, "get", "blobs")
-        return (self._store.download_url(owner_of(identity), sha256) or "") if size >= URLS_FROM else ""
+        return self._url(owner_of(identity), sha256, size)
 
     def _found(self, identity: Identity, sha256: str, size: int) -> BlobFound:
         owner = owner_of(identity)
         found = self._store.find(owner, sha256)
         if found is not None and found.complete:
-            url = self._store.download_url(owner, sha256) if found.size >= URLS_FROM else None
-            return BlobFound(sha256, found.size, found.received, download=url or "")
+            return BlobFound(sha256, found.size, found.received, download=self._url(owner, sha256, found.size))
         urls = None
         if size >= URLS_FROM and self._access.may_somewhere(identity, Role.USER):
             urls = self._store.upload_urls(owner, sha256, size)
         return BlobFound(sha256, size, found.received if found is not None else 0, urls)
+
+    def _url(self, owner: str, sha256: str, size: int) -> str:
+        return (self._store.download_url(owner, sha256) or "") if size >= URLS_FROM else ""
 
     def _check_writer(self, identity: Identity) -> None:
         self._access.check(identity, "create", "blobs")
