@@ -16,14 +16,13 @@ import structlog
 from cumulus.errors import CumulusError, Expired
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key, key_of
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME
 from cumulus.server.api import Api
 
 LOOK_SECONDS, LATE_SECONDS = 1.0, 10.0
 """How often it looks, and after how long without a look it did not listen either."""
-_KIND = "GPUJob"
 _PAUSE_SECONDS = 5.0
 _UNATTENDED_SECONDS = 60.0
 _log = structlog.get_logger("cumulus.grpc")
@@ -71,11 +70,11 @@ class Attendance:
     async def _follow(self) -> None:
         store = self._api.service.store
         since = await self._api.call(store.revision)
-        page = await self._api.call(store.list, Query(_KIND))
+        page = await self._api.call(store.list, Query(gpujob.KIND.name))
         self._calls.clear()
         for document in page.items:
             self._see(document)
-        async with self._api.bridge.watch(since=since, kind=_KIND) as watcher:
+        async with self._api.bridge.watch(since=since, kind=gpujob.KIND.name) as watcher:
             while not watcher.closed:
                 for event in await watcher.next(timeout=LOOK_SECONDS):
                     self._see(event.document, deleted=event.type == "DELETED")
@@ -83,7 +82,7 @@ class Attendance:
 
     def _see(self, document: Document, *, deleted: bool = False) -> None:
         uid, seconds = document["metadata"]["uid"], attended(document)
-        ending = deleted or document["metadata"].get("deletionTimestamp") or BY_NAME[_KIND].over(document)
+        ending = deleted or document["metadata"].get("deletionTimestamp") or gpujob.KIND.over(document)
         if ending or not seconds:
             self._calls.pop(uid, None)
             self._heard.pop(uid, None)

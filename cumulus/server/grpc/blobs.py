@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -68,17 +68,10 @@ class BlobCalls:
                 yield pb.Chunk(data=data)
 
 
-async def content(api: Api, identity: Identity, sha256: str, offset: int) -> AsyncGenerator[bytes]:
+def content(api: Api, identity: Identity, sha256: str, offset: int) -> AsyncGenerator[bytes]:
     """A blob of the user, from `offset` on."""
-
     blobs: Blobs = api.service.blobs
-
-    def pieces() -> Iterator[bytes]:
-        return blobs.open(identity, sha256, offset)
-
-    async with aclosing(to_the_end(api, pieces)) as found:
-        async for data in found:
-            yield data
+    return to_the_end(api, partial(blobs.open, identity, sha256, offset))
 
 
 def _message(found: BlobFound) -> pb.Blob:

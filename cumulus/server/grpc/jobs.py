@@ -9,8 +9,8 @@ import orjson
 
 from cumulus.errors import Expired, NotFound, StoreUnavailable, UsageError
 from cumulus.resources.key import DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.kinds import gpujob
 from cumulus.resources.query import Query
-from cumulus.resources.registry import BY_NAME
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import Attendance
@@ -22,13 +22,12 @@ MOST_OBJECT_BYTES = 3 * 2**20
 MOST_LISTED, MOST_LISTED_BYTES = 500, 2 * 2**20
 """In one answer, which ends with the page that goes over it: clients take 4 MiB unless they are told otherwise."""
 _PAGE = 25
-_KIND = "GPUJob"
 
 
 def key_of(job: pb.JobRef) -> Key:
     if not job.name:
         raise UsageError("say which job: its name is missing")
-    return Key(_KIND, job.namespace or DEFAULT_NAMESPACE, job.name)
+    return Key(gpujob.KIND.name, job.namespace or DEFAULT_NAMESPACE, job.name)
 
 
 def message_of(document: Document, *, deleted: bool = False) -> pb.Job:
@@ -92,7 +91,7 @@ class JobCalls:
         size = 0
         while namespaces:
             query = Query(
-                _KIND, namespaces[0], labels=request.label_selector, limit=min(_PAGE, limit - len(found)),
+                gpujob.KIND.name, namespaces[0], labels=request.label_selector, limit=min(_PAGE, limit - len(found)),
                 continue_token=token,
             )  # fmt: skip
             page = self._objects.list_packed(identity, query)
@@ -121,7 +120,7 @@ def _object(data: bytes) -> Document:
 async def changes(api: Api, identity: Identity, key: Key, uid: str) -> AsyncGenerator[tuple[Document, bool]]:
     """The job as it is, then as it becomes, until it is final, or gone, which the second value tells. `uid`: only that
     very job; "": the one of this name. Raises NotFound, Forbidden, StoreUnavailable once the server ends."""
-    kind, seen = BY_NAME[_KIND], ""
+    kind, seen = gpujob.KIND, ""
     while True:
         since = await api.call(api.service.objects.revision, identity)
         try:
@@ -138,7 +137,7 @@ async def changes(api: Api, identity: Identity, key: Key, uid: str) -> AsyncGene
         if kind.over(document):
             return
         try:
-            async with api.bridge.watch(since=since, kind=_KIND, namespace=key.namespace) as watcher:
+            async with api.bridge.watch(since=since, kind=gpujob.KIND.name, namespace=key.namespace) as watcher:
                 while not watcher.closed:
                     for event in await watcher.next():
                         if event.key != key:

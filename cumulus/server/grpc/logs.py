@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from functools import partial
 
 from cumulus.answers.logs import LogBytes
 from cumulus.errors import NoLog, UsageError
@@ -25,10 +26,7 @@ class LogCalls:
         self._api = api
 
     async def logs(self, identity: Identity, request: pb.LogsRequest) -> AsyncGenerator[pb.LogChunk]:
-        def chunks() -> Iterator[pb.LogChunk | None]:
-            return self._chunks(identity, request)
-
-        async with aclosing(to_the_end(self._api, chunks)) as found:
+        async with aclosing(to_the_end(self._api, partial(self._chunks, identity, request))) as found:
             async for chunk in found:
                 yield chunk
 

@@ -11,7 +11,7 @@ from cumulus.calls.session import LARGEST, SessionConnection, SessionEnded
 from cumulus.errors import BackendError, JobFinished, NotFound, UsageError
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
-from cumulus.resources.registry import BY_NAME
+from cumulus.resources.kinds import gpujob
 from cumulus.rpc import orchestrator_pb2 as pb
 from cumulus.server.api import Api
 from cumulus.server.grpc.jobs import changes, key_of
@@ -57,7 +57,7 @@ class SessionCalls:
             coming: asyncio.Future[tuple[Document, bool]] = asyncio.ensure_future(anext(seen))
             try:
                 while True:
-                    if BY_NAME[key.kind].over(job):
+                    if gpujob.KIND.over(job):
                         raise JobFinished(f"the session gpujob/{key.name} is over")
                     begun = bool(lookup(job, "status.attempts"))
                     await asyncio.wait([coming], timeout=LOOK_SECONDS if begun else None)
