@@ -361,7 +361,7 @@ def _value(answer: tuple[Any, ...], number: int) -> tuple[Any, BaseException | N
             return None, error
     _, packed, name, text, traceback = answer
     made = results.rebuilt_exception(packed, traceback, place) if packed is not None else None
-    return None, made or RemoteError(name, text, traceback, place=place)
+    return None, RemoteError(name, text, traceback, place=place) if made is None else made
 
 
 def _next_size(size: int, seconds: float) -> int:

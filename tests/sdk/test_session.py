@@ -42,6 +42,13 @@ def fail_at(value):
         raise ValueError(f"no {value}")
     return value
 
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+def unreadable_at_1(value):
+    return Unreadable() if value == 1 else value
+
 def die_once(path, value):
     import os
     if value == 5 and not os.path.exists(path):
@@ -193,6 +200,13 @@ def test_map_tells_failures(client: CumulusClient, state: Any) -> None:
         list(client.map(abs, [threading.Lock()]))
     with pytest.raises(TypeError):
         list(client.starmap(divmod, [()]))
+
+
+def test_an_item_of_map_whose_result_cannot_be_rebuilt(client: CumulusClient, state: Any) -> None:
+    found = list(client.map(state.unreadable_at_1, range(3), workers=1, return_exceptions=True))
+    assert [found[0], found[2]] == [0, 2]
+    assert isinstance(found[1], CumulusError)
+    assert str(found[1]).startswith("what the item 1 (the first is 0) returned, can't be rebuilt here: ValueError: ")
 
 
 def test_map_goes_on_where_a_session_died(client: CumulusClient, state: Any, tmp_path: Path) -> None:
