@@ -95,7 +95,6 @@ class Ignored:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._rules = cache(self._read)
-        self._is_left_out = cache(self._judged)
 
     def __contains__(self, path: Path) -> bool:
         """Whether the file or directory, below the root, is left out: it, or a directory that it lies in."""
@@ -106,16 +105,20 @@ class Ignored:
         place = self._root
         for at, part in enumerate(parts):
             place = place / part
-            if self._is_left_out(place, at < len(parts) - 1 or path.is_dir()):
+            if self.leaves_out(place, at < len(parts) - 1 or path.is_dir()):
                 return True
         return False
 
-    def _judged(self, path: Path, directory: bool) -> bool:
+    def leaves_out(self, path: Path, directory: bool) -> bool:
+        """The same of what lies in a directory below the root that is not left out itself."""
         left_out = _says(_ALWAYS, path.name, directory) is False
-        for parent in reversed(path.parents):
-            if parent == self._root or self._root in parent.parents:
-                said = _says(self._rules(parent), path.relative_to(parent).as_posix(), directory)
+        parts = path.relative_to(self._root).parts
+        parent = self._root
+        for at, part in enumerate(parts):
+            if rules := self._rules(parent):
+                said = _says(rules, "/".join(parts[at:]), directory)
                 left_out = left_out if said is None else not said
+            parent = parent / part
         return left_out
 
     def _read(self, directory: Path) -> tuple[Rule, ...]:

@@ -118,7 +118,7 @@ class Project:
                 continue
             path = Path(os.path.realpath(place))
             if path.is_dir():
-                for file in _walk(path, ignored):
+                for file in _files(path, ignored):
                     yield from self._file(file, f"{name}/{file.relative_to(path).as_posix()}")
             elif path not in ignored:
                 yield from self._file(path, name + _suffix(path))
@@ -131,7 +131,7 @@ class Project:
             if not paths:
                 raise UsageError(f"include={pattern!r}: there is no such file in the project {self.root}")
             for path in paths:
-                for file in _walk(path, ignored) if path.is_dir() else (path,):
+                for file in _files(path, ignored) if path.is_dir() else (path,):
                     yield from self._file(file, file.relative_to(self.root).as_posix())
 
     def _file(self, path: Path, name: str) -> Iterator[SourceFile]:
@@ -192,14 +192,17 @@ def _top_places(name: str) -> list[str]:
     return [spec.origin] if spec.origin and spec.has_location else []
 
 
+def _files(directory: Path, ignored: Ignored) -> Iterator[Path]:
+    return iter(()) if directory in ignored else _walk(directory, ignored)
+
+
 def _walk(directory: Path, ignored: Ignored) -> Iterator[Path]:
-    if directory in ignored:
-        return
     for entry in sorted(os.scandir(directory), key=lambda each: each.name):
         path = Path(entry.path)
-        if path in ignored:
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if ignored.leaves_out(path, is_directory):
             continue
-        if entry.is_dir(follow_symlinks=False):
+        if is_directory:
             yield from _walk(path, ignored)
         elif entry.is_file():
             yield path
@@ -210,12 +213,9 @@ def _suffix(path: Path) -> str:
     return "".join(path.suffixes)
 
 
-def _imports_in(path: Path, changed: int) -> tuple[str, ...]:
-    return _scanned(str(path), changed)
-
-
 @cache
-def _scanned(path: str, changed: int) -> tuple[str, ...]:
+def _imports_in(path: Path, changed: int) -> tuple[str, ...]:
+    """Top names that its text imports. `changed`: when, so that a file that changes is read again."""
     try:
         with open(path, "rb") as file:
             text = file.read()
