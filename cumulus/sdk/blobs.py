@@ -56,8 +56,7 @@ class Blobs:
         from cumulus.rpc.orchestrator_pb2 import BlobHeader, FindBlobsRequest
 
         request = FindBlobsRequest(blobs=[BlobHeader(sha256=each.sha256, size=len(each.content)) for each in blobs])
-        found = self._connection.call(lambda stub, who, seconds: stub.FindBlobs(request, metadata=who, timeout=seconds))
-        return found.blobs
+        return self._connection.call(lambda stub: stub.FindBlobs, request).blobs
 
     def _put_parts(self, blob: Blob, found: orchestrator_pb2.Blob) -> None:
         presigned.put(blob.content, found.put_urls, found.part_size)

@@ -58,13 +58,7 @@ class Call(Generic[T]):
     @property
     def job(self) -> Document:
         """The GPUJob of the call, as it is now. Raises NotFound."""
-        from cumulus.rpc.orchestrator_pb2 import GetRequest
-
-        if self._answer is not None:
-            return self._answer.job
-        request = GetRequest(job=self._reference)
-        found = self._connection.call(lambda stub, who, seconds: stub.Get(request, metadata=who, timeout=seconds))
-        return cast(Document, json.loads(found.object))
+        return self._connection.job(self._reference) if self._answer is None else self._answer.job
 
     @property
     def status(self) -> str:
@@ -112,7 +106,7 @@ class Call(Generic[T]):
 
         request = CancelRequest(job=self._reference, grace_seconds=int(grace))
         with contextlib.suppress(NotFound):
-            self._connection.call(lambda stub, who, seconds: stub.Cancel(request, metadata=who, timeout=seconds))
+            self._connection.call(lambda stub: stub.Cancel, request)
 
     def __await__(self) -> Generator[Any, None, T]:
         return awaited(lambda stop: self._value(self._wait(None, stop))).__await__()
@@ -285,7 +279,7 @@ class Attendance:
         seconds = 1.0
         while not self._over.wait(seconds):
             try:
-                answer = connection.call(lambda stub, who, limit: stub.Attend(request, metadata=who, timeout=limit))
+                answer = connection.call(lambda stub: stub.Attend, request)
                 seconds = min(max(answer.next, 0.5), 60.0)
             except NotFound:
                 return

@@ -113,11 +113,9 @@ class Caller:
 
     def attach(self, name: str, namespace: str | None) -> Call[Any]:
         """Raises NotFound, and UsageError for a job that is no call."""
-        from cumulus.rpc.orchestrator_pb2 import GetRequest, JobRef
+        from cumulus.rpc.orchestrator_pb2 import JobRef
 
-        request = GetRequest(job=JobRef(namespace=namespace or self.namespace, name=name))
-        found = self.connection.call(lambda stub, who, seconds: stub.Get(request, metadata=who, timeout=seconds))
-        job = cast(Document, json.loads(found.object))
+        job = self.connection.job(JobRef(namespace=namespace or self.namespace, name=name))
         if not (job.get("spec") or {}).get("call"):
             raise UsageError(f"job {name} is not a call of a function", hint=f"look at it with: cumulus get job {name}")
         return Call(self.connection, job)
@@ -126,7 +124,7 @@ class Caller:
         from cumulus.rpc.orchestrator_pb2 import SubmitRequest
 
         request = SubmitRequest(idempotency_key=key, object=json.dumps(prepared.job).encode())
-        made = self.connection.call(lambda stub, who, seconds: stub.Submit(request, metadata=who, timeout=seconds))
+        made = self.connection.call(lambda stub: stub.Submit, request)
         return cast(Document, json.loads(made.object))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -90,16 +89,11 @@ def stream(
 
 
 def _is_over(connection: Connection, job: JobRef) -> bool:
-    from cumulus.rpc.orchestrator_pb2 import GetRequest
-
     try:
-        request = GetRequest(job=job)
-        found = connection.call(
-            lambda stub, who, seconds: stub.Get(request, metadata=who, timeout=seconds), patience=transport.long
-        )
+        found = connection.job(job, patience=transport.long)
     except NotFound:
         return True
-    return (json.loads(found.object).get("status") or {}).get("phase") in FINAL_PHASES
+    return (found.get("status") or {}).get("phase") in FINAL_PHASES
 
 
 class _Text:

@@ -7,19 +7,21 @@ would change again. So a request whose answer was lost is made again, for as lon
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from cumulus import errors
 from cumulus.answers.tickets import SECONDS
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
 from cumulus.lib.printable import block, one_line
+from cumulus.resources.key import Document
 from cumulus.sdk import errors as sdk_errors
 from cumulus.sdk.endpoint import Address
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     import grpc
 
     from cumulus.answers.tickets import GrpcTicket
+    from cumulus.rpc.orchestrator_pb2 import JobRef
     from cumulus.rpc.orchestrator_pb2_grpc import OrchestratorStub
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 FIRST_SECONDS = 10.0
 """How long a server may take to answer for the first time: gRPC's process starts a little later than the daemon."""
@@ -111,10 +115,22 @@ class Connection:
             ticket = self._new_ticket()
         return ((TICKET, ticket.ticket), version)
 
-    def call(self, ask: Callable[[OrchestratorStub, Any, float], T], *, patience: Patience = short) -> T:
-        """The answer of `ask(stub, metadata, seconds)`, which is asked again where the server was away. Raises the
-        CumulusError that the server tells, and ServerUnavailable where it stays away."""
-        return self.again(lambda: ask(self.stub(), self.metadata(), UNARY_SECONDS), patience=patience)
+    def call(
+        self, method: Callable[[OrchestratorStub], grpc.UnaryUnaryMultiCallable[Q, T]], request: Q, *,
+        patience: Patience = short,
+    ) -> T:  # fmt: skip
+        """The answer to a request, which is made again where the server was away. Raises the CumulusError that the
+        server tells, and ServerUnavailable where it stays away."""
+        return self.again(
+            lambda: method(self.stub())(request, metadata=self.metadata(), timeout=UNARY_SECONDS), patience=patience
+        )
+
+    def job(self, reference: JobRef, *, patience: Patience = short) -> Document:
+        """The GPUJob as it is now. Raises NotFound, and what `call` does."""
+        from cumulus.rpc.orchestrator_pb2 import GetRequest
+
+        found = self.call(lambda stub: stub.Get, GetRequest(job=reference), patience=patience)
+        return cast(Document, json.loads(found.object))
 
     def again(self, attempt: Callable[[], T], *, patience: Patience = short) -> T:
         """The value of `attempt`, tried again while the server is away or busy. A try that got somewhere may tell so
