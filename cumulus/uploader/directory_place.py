@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from cumulus.checkpoint.layout import File
+from cumulus.checkpoint.layout import File, sha256_of
 from cumulus.errors import BlobStoreUnavailable, ObjectChanged
 from cumulus.lib.files import make_directories, sync_directory
 from cumulus.uploader.place import Found, Notes, Unfaithful
@@ -64,7 +64,7 @@ class DirectoryPlace:
         with self._told():
             try:
                 with self._opened(key) as descriptor:
-                    return os.fstat(descriptor).st_size == file.size and _digest(descriptor) == file.sha256
+                    return os.fstat(descriptor).st_size == file.size and sha256_of(descriptor) == file.sha256
             except (FileNotFoundError, Unfaithful):
                 return False
 
@@ -96,7 +96,7 @@ class DirectoryPlace:
                         os.unlink(partial)
                 raise
 
-    def fetch(self, key: str, file: File, descriptor: int, came: Callable[[int], None]) -> None:
+    def fetch(self, key: str, file: File, descriptor: int) -> None:
         digest = hashlib.sha256()
         with self._told():
             try:
@@ -108,7 +108,6 @@ class DirectoryPlace:
                         piece = os.pread(source, min(_PIECE, size - place), place)
                         digest.update(piece)
                         _write_all(descriptor, piece, place)
-                        came(len(piece))
             except (FileNotFoundError, NotADirectoryError):
                 raise Unfaithful(f"{file.path} is missing") from None
         if digest.hexdigest() != file.sha256:
@@ -217,11 +216,3 @@ def _write_all(descriptor: int, piece: bytes, place: int) -> None:
     while view:
         count = os.pwrite(descriptor, view, place)
         view, place = view[count:], place + count
-
-
-def _digest(descriptor: int) -> str:
-    digest, place = hashlib.sha256(), 0
-    while piece := os.pread(descriptor, _PIECE, place):
-        digest.update(piece)
-        place += len(piece)
-    return digest.hexdigest()

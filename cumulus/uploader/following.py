@@ -151,12 +151,10 @@ class Follower:
         """Copy the step; whether there may be more to do at once."""
         with self._mutex:
             self._status = replace(self._status, uploading=step, sent=0)
-        source = self._path
         name = None
         try:
-            if snapshot.held_step(self._held) != step:
-                snapshot.hold(self._path, step, self._held)
-            source = self._held if snapshot.held_step(self._held) == step else self._path
+            held = snapshot.held_step(self._held) == step
+            source = self._held if held else snapshot.hold(self._path, step, self._held)
             name = Name(layout.read_manifest(source, step).token, step)
             upload = Upload(self._place, Journal(os.path.join(self._directory, "notes.json")), self._sent)
             manifest = upload.run(source, step, self._keep)

@@ -18,7 +18,6 @@ from cumulus.errors import BlobError, UsageError
 LATEST = "latest"
 STEPS = "steps/"
 _NAME = re.compile(r"([0-9]{12})-([0-9]{1,19})")
-_SENDS = Callable[[int], None]
 
 
 class Unfaithful(BlobError):
@@ -80,12 +79,12 @@ class Place(Protocol):
         """Whether that very content is there."""
         ...
 
-    def send(self, key: str, file: File, descriptor: int, notes: Notes, sent: _SENDS) -> None:
+    def send(self, key: str, file: File, descriptor: int, notes: Notes, sent: Callable[[int], None]) -> None:
         """Write an open file, as a whole or not at all; parts that are there from an earlier try are not sent again.
         `sent` is told of bytes that were. Raises Unfaithful where it is not what `file` says."""
         ...
 
-    def fetch(self, key: str, file: File, descriptor: int, came: _SENDS) -> None:
+    def fetch(self, key: str, file: File, descriptor: int) -> None:
         """Write what is there into an open, empty file. Raises Unfaithful where it is not what `file` says."""
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import MANIFEST, Damaged, File, Manifest
-from cumulus.lib.files import sync_directory
+from cumulus.lib.files import sync_directory, write_durably
 from cumulus.uploader import catalog
 from cumulus.uploader.place import Name, Place, Unfaithful
 from cumulus.uploader.upload import SMALL
@@ -21,8 +21,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 def restore(
     place: Place, path: str, *, refused: Callable[[Damaged], None] = lambda damaged: None,
-    came: Callable[[int], None] = lambda count: None, needed: Callable[[Manifest], bool] = lambda manifest: True,
-    adopt: bool = False,
+    needed: Callable[[Manifest], bool] = lambda manifest: True, adopt: bool = False,
 ) -> Manifest | None:  # fmt: skip
     """Put the newest checkpoint of the place that is whole into the L1 directory `path`; its manifest, None where there
     is none, or where the first one that is whole is not `needed`: asked before its files are fetched.
@@ -35,7 +34,7 @@ def restore(
             if not needed(manifest):
                 return None
             kept = replace(manifest, attempt=0, token=0) if adopt else manifest
-            _fetch(place, one.name, kept, path, came)
+            _fetch(place, one.name, kept, path)
             return kept
         except Damaged as damaged:
             refused(damaged)
@@ -48,11 +47,11 @@ def verify(place: Place, name: Name, scratch: str = "") -> Manifest:
     manifest = catalog.manifest_of(place, name)
     for file in manifest.files:
         with tempfile.TemporaryFile(dir=scratch or None) as target:
-            _fetch_file(place, name, file, target.fileno(), lambda count: None)
+            _fetch_file(place, name, file, target.fileno())
     return manifest
 
 
-def _fetch(place: Place, name: Name, manifest: Manifest, path: str, came: Callable[[int], None]) -> None:
+def _fetch(place: Place, name: Name, manifest: Manifest, path: str) -> None:
     os.makedirs(path, 0o700, exist_ok=True)
     made = os.path.join(path, layout.temporary_name(name.step))
     os.mkdir(made, 0o700)
@@ -63,7 +62,7 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str, came: Callab
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
             descriptor = os.open(target, _NEW, 0o600)
             try:
-                _fetch_file(place, name, file, descriptor, came)
+                _fetch_file(place, name, file, descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -74,11 +73,7 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str, came: Callab
         for file in manifest.files:
             if file.size > SMALL:
                 fetch(file)
-        descriptor = os.open(os.path.join(made, MANIFEST), _NEW, 0o600)
-        with os.fdopen(descriptor, "wb") as written:
-            written.write(manifest.encode())
-            written.flush()
-            os.fsync(written.fileno())
+        write_durably(os.path.join(made, MANIFEST), manifest.encode())
         for root, _, _ in os.walk(made):
             sync_directory(root)
         # What has this name was damaged, or an older attempt saved it.
@@ -90,8 +85,8 @@ def _fetch(place: Place, name: Name, manifest: Manifest, path: str, came: Callab
         raise
 
 
-def _fetch_file(place: Place, name: Name, file: File, descriptor: int, came: Callable[[int], None]) -> None:
+def _fetch_file(place: Place, name: Name, file: File, descriptor: int) -> None:
     try:
-        place.fetch(name.prefix + file.path, file, descriptor, came)
+        place.fetch(name.prefix + file.path, file, descriptor)
     except Unfaithful as error:
         raise Damaged(name.step, file.path, str(error).removeprefix(f"{file.path} ")) from None

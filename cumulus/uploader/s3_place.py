@@ -50,7 +50,7 @@ class S3Place:
         while not self._send_parts(self._prefix + key, file, descriptor, notes, sent):
             continue
 
-    def fetch(self, key: str, file: File, descriptor: int, came: Callable[[int], None]) -> None:
+    def fetch(self, key: str, file: File, descriptor: int) -> None:
         digest = hashlib.sha256()
         found = self._client.head(self._prefix + key)
         if found is None:
@@ -58,10 +58,7 @@ class S3Place:
         if found.size != file.size:
             raise Unfaithful(f"{file.path} has {found.size} bytes instead of {file.size}")
         try:
-            fetch(
-                self._client, self._prefix + key, file.size, descriptor, digest,
-                etag=found.etag, part=self._part, received=came,
-            )  # fmt: skip
+            fetch(self._client, self._prefix + key, file.size, descriptor, digest, etag=found.etag, part=self._part)
         except Missing:
             raise Unfaithful(f"{file.path} is missing") from None
         if digest.hexdigest() != file.sha256:

@@ -149,18 +149,16 @@ def send_file(
 
 def fetch(
     client: S3Client, key: str, size: int, descriptor: int, digest: Digest, *,
-    etag: str = "", part: int = PART, received: Callable[[int], None] = lambda count: None,
+    etag: str = "", part: int = PART,
 ) -> None:  # fmt: skip
     """Write an object into an open file, ranges at a time, each at its place; `digest` gets the bytes in order.
 
-    Raises Missing, ObjectChanged, OSError. `received` is told how many bytes came, from threads of this."""
+    Raises Missing, ObjectChanged, OSError."""
 
     def write(place: int, piece: memoryview) -> None:
-        view = piece
-        while view:
-            count = os.pwrite(descriptor, view, place)
-            view, place = view[count:], place + count
-        received(len(piece))
+        while piece:
+            count = os.pwrite(descriptor, piece, place)
+            piece, place = piece[count:], place + count
 
     def range_of(start: int) -> None:
         client.read(key, start, min(part, size - start), write, etag)
