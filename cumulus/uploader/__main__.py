@@ -32,7 +32,7 @@ if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.checkpoint import layout
-from cumulus.checkpoint.layout import CheckpointError, Damaged, Manifest
+from cumulus.checkpoint.layout import Checkpoint, CheckpointError, Damaged, Manifest
 from cumulus.clock import timestamp
 from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
 from cumulus.lib import cgroup
@@ -172,9 +172,8 @@ def _check(config: Config, place: Place, arguments: Sequence[str], stop: threadi
 
 def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
     since = int(arguments[1]) if len(arguments) > 1 else None
-    damaged: list[Damaged] = []
-    here = layout.newest(arguments[0], refused=damaged.append)
-    if here is not None and not damaged and since is not None and here.manifest.attempt >= since:
+    here = None if since is None else _newest_since(arguments[0], since)
+    if here is not None:
         _say({"step": here.step, "restored": False, "size": 0, "refused": []})
         return 0
     with _one_at_a_time(place, arguments[0]):
@@ -187,6 +186,16 @@ def _restore(config: Config, place: Place, arguments: Sequence[str], stop: threa
 
         _fetch(place, arguments[0], refused, None if here is None else here.step, needed)
     return 0
+
+
+def _newest_since(path: str, since: int) -> Checkpoint | None:
+    """The newest in PATH, where it is whole and of that attempt or a later one: of another, only the manifest is read
+    here."""
+    with contextlib.suppress(Damaged, OSError):
+        for step in layout.steps(path)[:1]:
+            if layout.read_manifest(path, step).attempt >= since:
+                return layout.verify(path, step)
+    return None
 
 
 def _adopt(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from cumulus.blob.s3.bucket import Keys
 from cumulus.blob.s3.client import S3Client
+from cumulus.checkpoint import layout
 from cumulus.lib.unix_user import UnixUser
 from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
@@ -58,6 +60,40 @@ def test_run_restore_list_and_verify(tmp_path: Path) -> None:
     assert loaded(tmp_path / "b", 3) == contents(3)
     again = ask(config, "restore", str(tmp_path / "b"))
     assert (again["step"], again["restored"]) == (3, False)
+
+
+def test_what_this_node_has_is_read_once_and_the_place_only_asked_where_it_may_have_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read: list[int] = []
+    verify = layout.verify
+
+    def counted(path: str, step: int, **how: Any) -> layout.Checkpoint:
+        read.append(step)
+        return verify(path, step, **how)
+
+    class Asked(Exception):
+        pass
+
+    class Place(DirectoryPlace):
+        def list(self, prefix: str) -> Any:
+            raise Asked
+
+    def restore_since(attempt: int) -> Any:
+        read.clear()
+        program._restore(Config(""), Place(str(tmp_path / "shared")), [str(tmp_path / "a"), str(attempt)], Event(), [])
+        return json.loads(capsys.readouterr().out)
+
+    save(tmp_path / "a", 1)  # Of attempt 1.
+    monkeypatch.setattr(layout, "verify", counted)
+    assert restore_since(1) == {"step": 1, "restored": False, "size": 0, "refused": []}
+    assert read == [1]
+    with pytest.raises(Asked):
+        restore_since(2)
+    assert read == []
+    (tmp_path / "a" / "step-000000000001" / "model.bin").write_bytes(b"damaged")
+    with pytest.raises(Asked):
+        restore_since(1)
 
 
 def test_what_is_wrong_is_said_in_one_line() -> None:
