@@ -63,6 +63,30 @@ def test_a_link_that_waits_in_the_target_is_not_followed(tmp_path: Path) -> None
     assert list((tmp_path / "victim").iterdir()) == []
 
 
+def test_what_another_fetch_has_put_there_meanwhile_stays(tmp_path: Path) -> None:
+    other = tmp_path / "step-000000000007" / "weights"
+
+    def pieces() -> Iterator[CheckpointPiece]:
+        yield from sent()
+        other.parent.mkdir()
+        other.write_text("of another fetch")
+
+    with pytest.raises(CumulusError, match="not come whole"):
+        receive(pieces(), tmp_path)
+    assert other.read_text() == "of another fetch"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000007"]
+
+
+def test_one_that_was_not_read_to_its_end_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: str, step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layout, "verify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        receive(sent(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "pieces",
     [

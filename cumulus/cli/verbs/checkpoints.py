@@ -147,6 +147,7 @@ def receive(pieces: Iterator[CheckpointPiece], target: Path) -> Path:
         raise UsageError(f"{final} is there already", hint="name another directory with --to")
     made = target / layout.temporary_name(head.step)
     made.mkdir(mode=0o700, parents=True)
+    unverified = made
     try:
         expected = {file.path: file.size for file in manifest.files}
         for piece in pieces:
@@ -155,12 +156,12 @@ def receive(pieces: Iterator[CheckpointPiece], target: Path) -> Path:
             _write(made, piece, pieces)
         (made / layout.MANIFEST).write_bytes(head.content)
         os.rename(made, final)
+        unverified = final
         layout.verify(str(target), head.step)
-    except (layout.Damaged, OSError) as error:
-        shutil.rmtree(final if final.exists() else made, ignore_errors=True)
-        raise CumulusError(f"the checkpoint did not come whole: {error}") from None
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(unverified, ignore_errors=True)
+        if isinstance(error, layout.Damaged | OSError):
+            raise CumulusError(f"the checkpoint did not come whole: {error}") from None
         raise
     return final
 
