@@ -178,7 +178,7 @@ class _Planner:
     def _claimant(self, key: Key, live: Document) -> tuple[str, str] | None:
         """Namespace and name of another Source that has the object."""
         for owner in ownership.of(live):
-            found = _source_of(owner)
+            found = _source_of(owner.manager, owner.operation)
             if found and owner.manager != self.manager and self.claimed(*found, key):
                 return found
         return None
@@ -367,23 +367,19 @@ def _lost(key: Key, live: Document, now: datetime) -> float:
     return hours(live, now) if hours is not None else 0.0
 
 
-def _source_of(owner: Owner) -> tuple[str, str] | None:
+def _source_of(manager: str, operation: str) -> tuple[str, str] | None:
     """Namespace and name of the Source whose field manager it is."""
-    if owner.operation != "Apply" or not owner.manager.startswith(_PREFIX):
+    if operation != "Apply" or not manager.startswith(_PREFIX):
         return None
-    namespace, _, name = owner.manager.removeprefix(_PREFIX).partition("/")
+    namespace, _, name = manager.removeprefix(_PREFIX).partition("/")
     return (namespace, name) if name else None
 
 
 def sources_of(document: Document) -> set[tuple[str, str]]:
     """Namespace and name of each Source that applied something of the object."""
-    found = set()
-    for entry in document["metadata"].get("managedFields") or ():
-        manager = entry.get("manager", "")
-        if entry.get("operation") == "Apply" and manager.startswith(_PREFIX):
-            namespace, _, name = manager.removeprefix(_PREFIX).partition("/")
-            found.add((namespace, name))
-    return found
+    entries = document["metadata"].get("managedFields") or ()
+    sources = (_source_of(entry.get("manager", ""), entry.get("operation", "")) for entry in entries)
+    return {source for source in sources if source is not None}
 
 
 def _whose(result: Result, manager: str) -> str:
