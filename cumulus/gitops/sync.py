@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -291,14 +291,15 @@ class _Planner:
         spec = self.source.spec
         if self.problems:
             return Plan(inventory=self.source.status.inventory, problems=tuple(sorted(self.problems)))
-        deletes = []
+        deletes: list[Step] = []
+        unpruned: tuple[Key, ...] = ()
         if spec.prune is Prune.NEVER:
+            unpruned = tuple(key for key, _, _ in self.gone)
             self.kept += [item.replace_state(ItemState.UNPRUNED) for _, item, _ in self.gone]
         else:
             for key, _, live in self.gone:
                 self.lost_hours += _lost(key, live, self.now)
                 deletes.append(Step("delete", key, _delete(key, live)))
-        unpruned = tuple(key for key, _, _ in self.gone) if spec.prune is Prune.NEVER else ()
         steps = (*deletes, *sorted(self.steps, key=lambda step: step.action != "recreate"))
         reasons = self._brakes(deletes, desired)
         made = Plan(
@@ -309,7 +310,7 @@ class _Planner:
             return made
         pending = self._pending(made, reasons)
         if spec.approve == pending.hash:
-            return Plan(made.steps, made.inventory, approved=pending.hash, drifted=made.drifted, verified=made.verified)
+            return replace(made, approved=pending.hash)
         return Plan(
             inventory=self.source.status.inventory, pending=pending, held=made.steps, drifted=made.drifted
         )  # fmt: skip

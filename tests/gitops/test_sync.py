@@ -140,6 +140,16 @@ def test_whatever_happens(deeds: list[tuple[str, Any]], prune: str, count: int, 
     bench.store.close()
 
 
+def test_an_approved_sync_says_what_it_does_not_prune() -> None:
+    bench = Bench(prune="Never")
+    bench.do(bench.plan({"a": 0, "b": 0}))
+    asked = bench.plan({"a": 1}, rewritten=True)
+    assert asked.pending is not None
+    bench.approve(asked.pending.hash)
+    plan = bench.plan({"a": 1}, rewritten=True)
+    assert (plan.approved, [key.name for key in plan.unpruned]) == (asked.pending.hash, ["b"])
+
+
 def test_the_hash_names_what_would_be_done_and_nothing_else() -> None:
     bench = Bench(prune="Confirm")
     bench.do(bench.plan({"a": 0, "b": 0}))
