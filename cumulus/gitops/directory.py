@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from cumulus.lib.unix_user import UnixUser, become
 
+# Files and bytes: of a repository's path too.
 MOST_FILES, MOST_FILE_BYTES, MOST_BYTES, MOST_DEPTH = 8_000, 4 * 2**20, 64 * 2**20, 64
 MOST_DIRECTORIES = 4_000
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from cumulus.clock import timestamp
 from cumulus.gitops import addresses
+from cumulus.gitops.directory import MOST_BYTES, MOST_FILE_BYTES, MOST_FILES, SUFFIXES
 from cumulus.gitops.errors import SourceUnreadable
 from cumulus.gitops.programs import Finished, Limits, OverLimit, run
 from cumulus.lib import versions
@@ -29,15 +30,10 @@ from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.git_url import GitUrl
 from cumulus.resources.reasons import SourceReason
-from cumulus.resources.source import MOST_OBJECTS, GitSource, Revision
+from cumulus.resources.source import GitSource, Revision
 
-MOST_FILES = 4 * MOST_OBJECTS
-MOST_FILE_BYTES = 4 * 2**20
-MOST_BYTES = 64 * 2**20
-"""Of all files of one path together."""
 MOST_PACKS = 60
 """A clone with more is made anew: nothing else tidies it."""
-SUFFIXES = (".yaml", ".yml", ".json")
 _LONGEST_SUBJECT = 200
 _READER = "reader"
 """A repository within the clone that has its objects and knows no server: what a clone lacks is missing there, where
