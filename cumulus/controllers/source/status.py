@@ -71,9 +71,10 @@ def planned(
     """The plan, once its steps are done. `state`: an object as it is now."""
     before = read(source, now, seen)
     pending = _same_or(before.pending_sync, plan.pending)
+    failed = _failures(plan.inventory, state)
     changes: dict[str, object] = {
         "last_error": None, "pending_sync": pending, "inventory": plan.inventory,
-        "observed_generation": source.metadata.generation or 0, "counts": _counts(plan, state),
+        "observed_generation": source.metadata.generation or 0, "counts": _counts(plan, len(failed)),
     }  # fmt: skip
     if plan.pending is None and plan.replacing == 0 and (before.synced is None or before.synced.tree != seen.tree):
         changes |= {"synced": seen, "sync_time": now}
@@ -86,7 +87,7 @@ def planned(
         entry = _entry(seen, now, result, why).model_copy(update=counts)
         changes["history"] = _remembered(before, entry)
     conditions = condition_set(before.conditions, now, SourceCondition.SYNCED, *_synced(source, plan))
-    conditions = condition_set(conditions, now, SourceCondition.HEALTHY, *_healthy(plan.inventory, state))
+    conditions = condition_set(conditions, now, SourceCondition.HEALTHY, *_healthy(failed))
     return before.model_copy(update={**changes, "conditions": conditions})
 
 
@@ -117,8 +118,7 @@ def _synced(source: Source, plan: Plan) -> tuple[bool, str, str]:
     return True, SourceReason.SYNCED, left
 
 
-def _healthy(inventory: Sequence[InventoryItem], state: Callable[[Key], Document | None]) -> tuple[bool, str, str]:
-    failed = _failures(inventory, state)
+def _healthy(failed: Sequence[Key]) -> tuple[bool, str, str]:
     if not failed:
         return True, SourceReason.HEALTHY, ""
     return False, SourceReason.OBJECTS_FAILED, f"{failed[0]} has failed{_more(len(failed))}"
@@ -134,8 +134,7 @@ def _more(count: int) -> str:
     return f", and {count - 1} more" if count > 1 else ""
 
 
-def _counts(plan: Plan, state: Callable[[Key], Document | None]) -> SourceCounts:
-    failed = len(_failures(plan.inventory, state))
+def _counts(plan: Plan, failed: int) -> SourceCounts:
     there = sum(item.state in (ItemState.NONE, ItemState.IGNORED, ItemState.UNPRUNED) for item in plan.inventory)
     return SourceCounts(
         objects=len(plan.inventory), healthy=there - failed, failed=failed,
