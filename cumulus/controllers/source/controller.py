@@ -29,7 +29,7 @@ from cumulus.lib.truncate import truncate
 from cumulus.lib.unix_user import UnixUser
 from cumulus.machinery.cache import Cache
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
-from cumulus.machinery.recorder import Recorder
+from cumulus.machinery.recorder import EventType, Recorder
 from cumulus.manifest import InvalidManifest, Position, Problem
 from cumulus.resources.annotations import APPROVED_BY, PINNED_BY, SYNC_REQUESTED
 from cumulus.resources.git_url import parse_url
@@ -111,18 +111,18 @@ class SourceReconciler:
             return source
         taken = source.replace(status=source.status.model_copy(update={"sync_request": asked}))
         source = self._client.update_status(taken)
-        self._room.following.now((source.metadata.namespace or "", source.metadata.name))
+        self._room.following.now(_request(source))
         return source
 
     def _answered(self, source: Source, after: SourceStatus) -> SourceStatus:
         """Note that the request for a sync that was taken is done, once the server was asked."""
         asked = source.status.sync_request
-        waits = self._room.following.waits((source.metadata.namespace or "", source.metadata.name))
+        waits = self._room.following.waits(_request(source))
         return after if waits or after.sync_done == asked else after.model_copy(update={"sync_done": asked})
 
     def _directory(self, source: Source, user: UnixUser | None) -> _Look:
         assert source.spec.directory is not None
-        path, request = source.spec.directory.path, Request(source.metadata.namespace or "", source.metadata.name)
+        path, request = source.spec.directory.path, _request(source)
         try:
             held = directories.read(path, user, source.spec.variables or "")
         except SourceUnreadable:
@@ -138,7 +138,7 @@ class SourceReconciler:
     def _unsettled(self, source: Source, plan: Plan) -> float:
         """Seconds to wait before a plan for a directory that deletes something is done, or asked for: a file that is
         being written holds less than it will."""
-        found = self._quiet.get(Request(source.metadata.namespace or "", source.metadata.name))
+        found = self._quiet.get(_request(source))
         takes = any(step.action in ("delete", "recreate") for step in (*plan.steps, *plan.held))
         if source.spec.directory is None or found is None or not takes:
             return 0.0
@@ -213,17 +213,17 @@ class SourceReconciler:
                 return self._failed(source, revision, SourceReason.INVALID, [Problem(Position("."), "", _said(error))])
             except Forbidden as error:
                 return self._failed(source, revision, SourceReason.REFUSED, [Problem(Position("."), "", _said(error))])
-        elif after != source.status:
-            self._client.update_status(source.replace(status=after))
+        else:
+            self._write(source, after)
         self._tell(source, revision, plan, after, why, rewritten)
-        name = (source.metadata.namespace or "", source.metadata.name)
+        name = _request(source)
         before = self._settled.get(name)
         looks = dict(before[1]) if before is not None and before[0] == stamp else {}
         looks |= {key: _look_of(document) for key, document in plan.verified.items()}
         self._settled[name] = (stamp, {k: v for k, v in looks.items() if k in settled or k in plan.verified})
         if plan.replacing:
             return After(REPLACE_SECONDS)
-        return After(DIRECTORY_SECONDS) if source.spec.directory is not None else Done()
+        return _later(source)
 
     def _commit(self, source: Source, steps: Sequence[Step], after: SourceStatus) -> SourceStatus:
         """Everything in one transaction. The uids of what was made are noted after it: until then the inventory knows
@@ -249,21 +249,22 @@ class SourceReconciler:
     def _failed(self, source: Source, revision: Revision, reason: SourceReason, problems: Sequence[Problem]) -> Result:
         now = timestamp(self._clock.now())
         after = self._answered(source, status_of.failed(source, now, revision, reason, problems))
-        if after != source.status:
-            self._client.update_status(source.replace(status=after))
+        self._write(source, after)
         if after.last_error != source.status.last_error and after.last_error is not None:
             said = f"{revision.revision[:12]}: {after.last_error.message}"
             self._record(source, "Warning", EventReason.SYNC_FAILED, said)
-        return After(DIRECTORY_SECONDS) if source.spec.directory is not None else Done()
+        return _later(source)
 
     def _unreadable(self, source: Source, reason: SourceReason, message: str) -> Result:
         after = status_of.unreadable(source, timestamp(self._clock.now()), reason, message)
-        new, after = after != source.status, self._answered(source, after)
+        self._write(source, self._answered(source, after))
+        if after != source.status:
+            self._record(source, "Warning", EventReason.SYNC_FAILED, message)
+        return _later(source, DIRECTORY_SECONDS / 10)
+
+    def _write(self, source: Source, after: SourceStatus) -> None:
         if after != source.status:
             self._client.update_status(source.replace(status=after))
-        if new:
-            self._record(source, "Warning", EventReason.SYNC_FAILED, message)
-        return After(DIRECTORY_SECONDS / 10) if source.spec.directory is not None else Done()
 
     def _wanted(self, source: Source, look: _Look) -> Desired:
         """Raises InvalidManifest, SourceUnreadable."""
@@ -335,7 +336,7 @@ class SourceReconciler:
             return None
 
     def _still_settled(self, source: Source, stamp: _Stamp, view: _View) -> frozenset[Key]:
-        known = self._settled.get((source.metadata.namespace or "", source.metadata.name))
+        known = self._settled.get(_request(source))
         if known is None or known[0] != stamp:
             return frozenset()
         looks = known[1].items()
@@ -383,8 +384,8 @@ class SourceReconciler:
             said = f"{name}: {'; '.join(pending.reasons)}. cumulus source approve {source.metadata.name} {pending.hash}"
             self._record(source, "Warning", EventReason.SYNC_PENDING, said)
 
-    def _record(self, source: Source, type: str, reason: EventReason, message: str) -> None:
-        self._recorder.record(source, "Normal" if type == "Normal" else "Warning", reason, message, component=NAME)
+    def _record(self, source: Source, type: EventType, reason: EventReason, message: str) -> None:
+        self._recorder.record(source, type, reason, message, component=NAME)
 
 
 class _Refused(InvalidManifest):
@@ -413,6 +414,15 @@ def _look_of(document: Document) -> bytes:
 def _by(source: Source, annotation: str) -> str:
     who = source.metadata.annotations.get(annotation, "")
     return f" by {truncate(one_line(who), 80)}" if who else ""
+
+
+def _request(source: Source) -> Request:
+    return Request(source.metadata.namespace or "", source.metadata.name)
+
+
+def _later(source: Source, seconds: float = DIRECTORY_SECONDS) -> Result:
+    """A directory is looked at again in so long. Of a repository `Following` tells."""
+    return After(seconds) if source.spec.directory is not None else Done()
 
 
 def _submitter(source: Source) -> Submitter:
