@@ -77,12 +77,15 @@ class Document:
             raise InvalidEnvironment("hashed: it must be true or false")
         return Document(str(python), str(requirements), hashed)
 
-    def to_json(self) -> bytes:
-        """The same document gives the same bytes, so that it is one blob."""
-        fields = {
+    def fields(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {
             "format": FORMAT, "python": self.python, "requirements": self.requirements, "hashed": self.hashed,
         }  # fmt: skip
-        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+    def to_json(self) -> bytes:
+        """The same document gives the same bytes, so that it is one blob."""
+        return json.dumps(self.fields(), sort_keys=True, separators=(",", ":")).encode()
 
     def to_install(self) -> str:
         """The requirements file for what installs. Of one that is `hashed` it is what was checked, line by line, and

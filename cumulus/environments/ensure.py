@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cumulus.environments.document import FORMAT, Document
+from cumulus.environments.document import Document
 from cumulus.errors import EnvironmentFailed
 from cumulus.lib.unix_user import UnixUser
 
@@ -57,13 +57,7 @@ def ensure(
     """
     given = os.environ if environment is None else environment
     variables = told(given, private=user is None)
-    request: dict[str, Any] = {
-        "document": {
-            "format": FORMAT, "python": document.python, "requirements": document.requirements,
-            "hashed": document.hashed,
-        },
-        "hint": hint, "patience": patience,
-    }  # fmt: skip
+    request: dict[str, Any] = {"document": document.fields(), "hint": hint, "patience": patience}
     if user is None:
         alone = {
             "user": None, "shared": False, "cache": cache, "home": os.path.expanduser("~"),
