@@ -21,6 +21,7 @@ from pathlib import Path
 from cumulus.environments.causes import cause_of
 from cumulus.environments.document import Document, logical_lines, not_hashed
 from cumulus.errors import InvalidEnvironment
+from cumulus.lib import files
 
 _PATIENCE = 300.0
 _FRESH = 86400.0
@@ -112,9 +113,8 @@ def _resolved(text: str, directory: Path, python: str, uv: str | None, cache: st
     if kept is not None:
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            written = kept.with_suffix(f".{os.getpid()}")
-            written.write_text(found, encoding="utf-8")
-            written.replace(kept)
+            with files.replacing(str(kept), durable=False) as written:
+                written.write(found.encode())
     return _document(found, python)
 
 
