@@ -78,9 +78,8 @@ class EnvironmentCache:
         _rewrite(os.path.join(building, "bin"), building, place)
         if self.shared:
             _make_read_only(building)
-        if os.path.lexists(place):
-            # Its Python is gone, or it was damaged.
-            os.rename(place, tempfile.mkdtemp(prefix=f".old-{key}-", dir=self.root))
+        # What is there has lost its Python, or was damaged.
+        self._set_aside(key)
         os.rename(building, place)
         self._clean(key)
         return os.path.join(place, "bin", "python")
@@ -134,11 +133,13 @@ class EnvironmentCache:
                 os.close(descriptor)
 
     def _delete(self, key: str) -> None:
-        place = self.place(key)
-        if os.path.lexists(place):
-            os.rename(place, tempfile.mkdtemp(prefix=f".old-{key}-", dir=self.root))
+        self._set_aside(key)
         self._clean(key)
         os.unlink(self._lock(key))
+
+    def _set_aside(self, key: str) -> None:
+        if os.path.lexists(self.place(key)):
+            os.rename(self.place(key), tempfile.mkdtemp(prefix=f".old-{key}-", dir=self.root))
 
     def _clean(self, key: str) -> None:
         for name in os.listdir(self.root):
