@@ -10,7 +10,6 @@ from typing import NamedTuple
 _VERSION = re.compile(r"v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _NUMBER = r"(\d{1,9}|[xX*])"
 _PART = re.compile(rf"(\^|~|>=|<=|>|<|=)?\s*v?{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(-[0-9A-Za-z.-]+)?")
-_LAST = 10**9
 
 
 class Version(NamedTuple):
@@ -26,7 +25,7 @@ class Version(NamedTuple):
         return self.release == _RELEASE
 
 
-_RELEASE = ((2, 0, ""),)
+_RELEASE = ((3, 0, ""),)
 
 
 def parse(text: str) -> Version | None:
@@ -109,8 +108,8 @@ def _next(numbers: list[int], index: int) -> Version:
 
 def _pre(text: str) -> tuple[tuple[int, int, str], ...]:
     """Numbers before words, as semver.org has it; fewer fields before more."""
-    return tuple((1, int(p), "") if p.isdigit() else (1, _LAST, p) for p in text.split("."))
+    return tuple((1, int(p), "") if p.isdigit() else (2, 0, p) for p in text.split("."))
 
 
 _BEGIN = Version(0, 0, 0, ((0, 0, ""),))
-_END = Version(_LAST * 10, 0, 0, ((0, 0, ""),))
+_END = Version(10**10, 0, 0, ((0, 0, ""),))
