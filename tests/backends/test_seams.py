@@ -85,6 +85,12 @@ class TestNodeFiles(CheckpointStoreConformance):
         """On no mount."""
         return NodeFiles(ShellEngine(LocalShell(self.directory, [])), "c1", f"/data/{place.name}")
 
+    def test_the_known_one_is_not_carried_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save(tmp_path, 5)
+        known = self.store(tmp_path).saved()
+        monkeypatch.setattr(ShellEngine, "manifest", lambda *asked: pytest.fail("it was read again"))
+        assert self.store(tmp_path).saved(known) == known
+
 
 def _node(directory: Path, answer: str) -> ShellEngine:
     """A node whose `docker info` does so."""

@@ -30,13 +30,12 @@ class NodeFiles:
         """See `CheckpointStore.saved`."""
         try:
             found = self._engine.newest_manifest(self._container, self._path)
+            if found is None or (known is not None and found[:2] == (known.step, known.time)):
+                return known
+            step, time, file = found
+            manifest = layout.Manifest.decode(self._engine.manifest(file), step)
         except BackendError as error:
             raise CheckpointUnseen(str(error)) from error
-        if found is None:
-            return known
-        step, time, content = found
-        try:
-            manifest = layout.Manifest.decode(content, step)
         except layout.Damaged:
             return known
         return Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))

@@ -91,9 +91,13 @@ class SeesFiles(Protocol):
         not one of the node, or cannot be read there. Raises `BackendError`."""
         ...
 
-    def newest_manifest(self, id: str, path: str) -> tuple[int, str, bytes] | None:
+    def newest_manifest(self, id: str, path: str) -> tuple[int, str, str] | None:
         """Of the checkpoints at a path of the container the newest with a manifest: its step, when that was written,
-        and what is in it. None where there is none, or where nobody can look. Raises `BackendError`."""
+        and where it is on the node. None where there is none, or where nobody can look. Raises `BackendError`."""
+        ...
+
+    def manifest(self, file: str) -> bytes:
+        """What is in it; nothing where it is no file any more. Raises `BackendError`."""
         ...
 
     def put(self, id: str, path: str, text: str) -> None:
@@ -149,27 +153,30 @@ class ShellEngine:
         status, output, _ = self._sh(f'age=$({age}); [ -n "$age" ] && echo $(($(date +%s) - age))')
         return float(output) if status == 0 and output.strip() else None
 
-    def newest_manifest(self, id: str, path: str) -> tuple[int, str, bytes] | None:
+    def newest_manifest(self, id: str, path: str) -> tuple[int, str, str] | None:
         found = self._on_node(id, path)
         if found is None:
             return None
-        # No link is followed, and nothing but a file is opened: the job wrote there what it liked.
         find = (
             f"timeout 10 find {found[1]} -mindepth 2 -maxdepth 2 -type f -path '*/step-????????????/{layout.MANIFEST}' "
             "-printf '%C@ %p\\n' 2>/dev/null | sort -k 2 | tail -n 1"
         )
-        read = f'dd if="$file" iflag=nofollow,nonblock,fullblock bs=1M count={_MANIFEST_MIB} status=none'
-        script = f'line=$({find}); file=${{line#* }}; [ -n "$line" ] && echo "$line" && timeout 10 {read} | base64 -w 0'
-        status, output, _ = self._sh(script)
-        if status != 0:
-            return None
-        line, _, content = output.partition("\n")
-        at, _, file = line.partition(" ")
+        _, output, _ = self._sh(find)
+        at, _, file = output.removesuffix("\n").partition(" ")
         step = layout.step_of(os.path.basename(os.path.dirname(file)))
         try:
-            return None if step is None else (step, _moment(float(at)), base64.b64decode(content))
+            return None if step is None else (step, _moment(float(at)), file)
         except ValueError:
             return None
+
+    def manifest(self, file: str) -> bytes:
+        # No link is followed, and nothing but a file is opened: the job wrote there what it liked.
+        read = f"dd if={shlex.quote(file)} iflag=nofollow,nonblock,fullblock bs=1M count={_MANIFEST_MIB} status=none"
+        _, output, _ = self._sh(f"timeout 10 {read} | base64 -w 0")
+        try:
+            return base64.b64decode(output)
+        except ValueError:
+            return b""
 
     def put(self, id: str, path: str, text: str) -> None:
         self._put(id, path, f"printf '%s\\n' {shlex.quote(text)}")
