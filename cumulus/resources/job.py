@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cumulus.calls import documents, envelope
 from cumulus.resources.documents import lookup
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import (
@@ -27,30 +26,14 @@ from cumulus.resources.fields import (
     Size,
     Text,
     Time,
-    check_name,
-    on_write,
     rule,
 )
+from cumulus.resources.job_call import Call, CallStatus
+from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
 from cumulus.resources.submitter import DaemonRules, Submitter
-
-
-def _check_digest(value: str) -> str:
-    if not documents.is_digest(value):
-        raise ValueError(f"{value[:80]!r} is no sha256; give 64 hexadecimal digits in lower case")
-    return value
-
-
-def _check_python(value: str) -> str:
-    if not envelope.is_python(value):
-        oldest = ".".join(str(part) for part in envelope.OLDEST_PYTHON)
-        raise ValueError(
-            f"{value[:80]!r} is no version of Python that can run a call; write {oldest} or later, as in '3.11'"
-        )
-    return value
-
 
 _AS_A_PROCESS = {
     "runAsUser": "a process runs as the node's own user",
@@ -156,99 +139,6 @@ class RetryPolicy(Model):
     limit: int = Field(0, ge=0, le=1000, description="How many times a failed attempt is tried again.")
     backoff: Delay = Field(
         "10s", description="The wait before the first retry. It doubles with each retry, up to an hour."
-    )
-
-
-class Checkpoint(Model):
-    """How the job keeps its work when a lease ends. Without a checkpoint, a job that exits with 0 after the stop signal
-    has succeeded."""
-
-    path: NodePath | None = Field(
-        None,
-        description="The directory or file of the node where the job saves. The job finds it in "
-        "CUMULUS_CHECKPOINT_PATH. All attempts share a relative path, and it is deleted with the job. If left out, a "
-        "job without an image gets a directory of its own.",
-    )
-    uri: Text | None = Field(
-        None,
-        pattern=r"^(s3|file)://",
-        description="Where checkpoints are kept beyond the node: s3://bucket/prefix, or file:///shared/directory. If "
-        "left out, a bucket of the daemon's (CUMULUS_S3_BUCKET) gives s3://BUCKET/checkpoints/NAMESPACE/UID.",
-    )
-    credentials: SecretName | None = Field(
-        None,
-        description="A secret of the job's namespace with the keys to `uri`: AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN where there is one.",
-    )
-    every: Duration | None = Field(
-        None,
-        description="How often the program is to save while its lease goes on: should_checkpoint() is true when so "
-        "much time has passed since the last save. If left out, only before the lease ends and when the node asks.",
-    )
-    keep: int = Field(2, ge=1, le=1000, description="How many checkpoints stay. Older ones are deleted by the program.")
-    from_: str | None = Field(
-        None,
-        alias="from",
-        description="Another job, as NAME or NAMESPACE/NAME, whose last checkpoint the first attempt goes on from. You "
-        "must be allowed to read that job, and have submitted it.",
-    )
-    grace_period: Delay = Field("30s", description="Time between the stop signal and SIGKILL, to write a checkpoint.")
-    on_expiry: Literal["Requeue", "Fail"] = Field(
-        "Requeue",
-        description="What happens when the lease ends before the work is done. With Requeue, exit code 75 "
-        "(EX_TEMPFAIL) always means: saved, start me again in a new lease. That is no failure, except for the second "
-        "time in a row without a newer checkpoint.",
-    )
-    exit_zero: Literal["Requeue", "Succeeded"] = Field(
-        "Requeue",
-        description="What exit code 0 means after the stop signal. Requeue: the work is saved but not done, so it goes "
-        "on in a new lease. Succeeded: the work is done. Without a stop signal, exit code 0 always means done.",
-    )
-
-    @rule
-    def _credentials_of_a_bucket(self) -> None:
-        if self.credentials is not None and self.uri is not None and not self.uri.startswith("s3://"):
-            raise FieldError(("credentials",), f"are for s3://, and uri is {self.uri}; remove them")
-
-    @rule
-    def _from_names_a_job(self) -> None:
-        if self.from_ is None:
-            return
-        try:
-            for part in self.from_.split("/", 1):
-                check_name(part)
-        except ValueError:
-            raise FieldError(("from",), f"must name a job, as NAME or NAMESPACE/NAME, got {self.from_!r}") from None
-
-
-Digest = Annotated[str, on_write(_check_digest)]
-"""The sha256 of a blob, in hex."""
-
-
-class Call(Model):
-    """A call of a Python function, as `cumulus.sdk` makes it. Its parts are blobs of the user who submits the job."""
-
-    payload: Digest = Field(description="sha256 of the blob with the function and its arguments, pickled.")
-    python: Annotated[str, on_write(_check_python)] = Field(
-        description="The version of Python, major.minor, that pickled it and that must run it: 3.11."
-    )
-    archive: Digest | None = Field(None, description="sha256 of the blob with the local source, a zip for sys.path.")
-    environment: Digest | None = Field(
-        None, description="sha256 of the blob that says which packages the function needs; only without an image."
-    )
-    interpreter: AbsolutePath | None = Field(
-        None,
-        description="The Python to use on a node where this file exists and has that version. Else the node looks for "
-        "pythonX.Y in the PATH of the job.",
-    )
-    session: bool = Field(
-        False,
-        description="Stay up after the call, and answer more of them until the lease is over; what they keep in "
-        "memory lives on between them.",
-    )
-    attended: Duration | None = Field(
-        None,
-        description="Cancel the call when its client is silent for this long. If left out, it outlives its client.",
     )
 
 
@@ -472,41 +362,6 @@ class Attempt(Model):
         description="When the newest file of its checkpoint was written; set if it exited with 75 or its lease ended.",
     )
     message: str = Field("", description="What happened, for people.")
-
-
-class CallStatus(Model):
-    """What came of the call. Set once the job is final."""
-
-    outcome: str = Field(
-        "",
-        description="Returned, Raised, OutOfMemory, NotPicklable or NotLoaded, as the call itself tells; else why it "
-        "did not come to that: LeaseExpired, NodeLost, Deadline, NotStarted, NotKept, Crashed.",
-    )
-    attempt: int = Field(0, description="The attempt that told it.")
-    result: str = Field(
-        "", description="sha256 of the result, a blob of the submitter: the value or the exception, pickled."
-    )
-    result_size: int = Field(0, description="Size of the result in bytes.")
-    signature: str = Field("", description="Binds the result to the call, by a key that its client has.")
-    type: str = Field("", description="The class of the exception.")
-    text: str = Field("", description="What the exception says, or what happened, for people.")
-    traceback: str = Field("", description="The traceback of the exception, with its source lines.")
-    used: int = Field(0, description="With OutOfMemory: bytes that were in use; 0 if not known.")
-    leased: int = Field(0, description="With OutOfMemory: bytes that the lease or the limit allows; 0 if not known.")
-
-
-class SavedCheckpoint(Model):
-    """The newest whole checkpoint of a job, as its manifest tells."""
-
-    step: int = Field(description="The step that it was saved at.")
-    time: Time = Field(description="When it was whole.")
-    size: int = Field(0, description="Bytes of its files.")
-    seconds: float = Field(0.0, description="How long the save took.")
-    node: str = Field("", description="The node whose disk it is on.")
-    path: str = Field("", description="Its directory there.")
-    uri: str = Field("", description="Where the job's checkpoints are kept beyond the node.")
-    uploaded_step: int | None = Field(None, description="The newest step that is whole at `uri`.")
-    upload_error: str = Field("", description="Why nothing newer gets there.")
 
 
 class GPUJobStatus(Model):

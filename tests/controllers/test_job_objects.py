@@ -9,8 +9,9 @@ from cumulus.controllers.job import objects
 from cumulus.resources import job_partitions
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import check_label_value, check_name
-from cumulus.resources.job import Checkpoint, Env, EnvSource, GPUJob, HostResources, SecretKeyRef
+from cumulus.resources.job import Env, EnvSource, GPUJob, HostResources, SecretKeyRef
 from cumulus.resources.job import Mount as JobMount
+from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.meta import JOB_LABEL, ObjectMeta
 from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
 from cumulus.resources.partition import GPUPartitionStatus, PartitionPhase

@@ -17,7 +17,8 @@ from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View
 from cumulus.resources import job_partitions
 from cumulus.resources.conditions import condition_set
-from cumulus.resources.job import Attempt, Checkpoint, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase, RetryPolicy
+from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.meta import condition, is_true
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase
 from tests.controllers.objects import a_job

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cumulus.chronos.contract import LeaseRequest
 from cumulus.errors import AlreadyExists, ChronosError, CumulusError
-from cumulus.resources.job import GPU, Checkpoint, GPUJob, GPUJobSpec, RetryPolicy
+from cumulus.resources.job import GPU, GPUJob, GPUJobSpec, RetryPolicy
+from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.meta import ObjectMeta, Resource
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, GPUPartitionSpec, Renewal

@@ -16,7 +16,8 @@ from cumulus.calls.outcome import Outcome
 from cumulus.clock import parse_timestamp
 from cumulus.errors import BackendError, BlobBusy, BlobError, BlobMismatch, BlobTooLarge, NodeUnreachable
 from cumulus.machinery.reconcile import Retry
-from cumulus.resources.job import Attempt, CallStatus, GPUJob, GPUJobStatus
+from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus
+from cumulus.resources.job_call import CallStatus
 from cumulus.resources.quantity import parse_bytes
 from cumulus.resources.reasons import AttemptReason
 from cumulus.resources.submitter import Submitter
