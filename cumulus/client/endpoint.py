@@ -142,9 +142,8 @@ def parse_server(text: str, source: str) -> str:
         host, _, path = rest.partition("/")
         if not host or "@" in host or path or any(c.isspace() or not c.isprintable() for c in host):
             raise UsageError(f"{source} must be https://HOST:PORT, not {text!r}")
-        name, port = _host_and_port(host)
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
+        name, port = split_host(host)
+        check_port(port, source)
         return f"https://{name.lower()}:{port or 443}"
     if found:
         raise UsageError(
@@ -156,7 +155,14 @@ def parse_server(text: str, source: str) -> str:
     )
 
 
-def _host_and_port(text: str) -> tuple[str, str]:
+def check_port(port: str, source: str) -> None:
+    """Refuse a port that is none; "" stands for the usual one. Raises UsageError, with `source`."""
+    if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
+
+
+def split_host(text: str) -> tuple[str, str]:
+    """`HOST[:PORT]`, an IPv6 address in its brackets, as its two parts; "" for a port that it does not name."""
     if text.startswith("["):
         host, _, rest = text.partition("]")
         return f"{host}]", rest.removeprefix(":")
@@ -167,7 +173,7 @@ def _host_and_port(text: str) -> tuple[str, str]:
 def _remote(facts: Facts, given: str, source: str) -> Endpoint:
     if given and "://" not in given and not given.startswith("unix:"):
         # Where its gRPC listens, as `cumulus.sdk` takes it. A context says where the same server's API is.
-        host, _ = _host_and_port(given.strip())
+        host, _ = split_host(given.strip())
         if context := facts.context_of_host(host):
             return _of_context(facts, context, f"{source}, whose host is that of the context {context.name}")
     address = parse_server(given, source)

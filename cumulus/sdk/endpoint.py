@@ -11,9 +11,6 @@ from cumulus.client.endpoint import GRPC_PORT, Endpoint
 from cumulus.errors import CumulusError, UsageError
 from cumulus.resources.key import DEFAULT_NAMESPACE
 
-SOCKET = "grpc.sock"
-"""Beside `api.sock`."""
-
 
 class Address(NamedTuple):
     """Where, and as whom."""
@@ -46,7 +43,7 @@ def find(address: str | Address | None = None, token: str | None = None) -> Addr
         raise CumulusError(f"no daemon runs that could run a function ({found.why})", hint="start it: cumulus serve")
     namespace = found.namespace or DEFAULT_NAMESPACE
     if found.kind == "unix":
-        return Address(f"unix:{os.path.join(os.path.dirname(found.address), SOCKET)}", namespace, api=found)
+        return Address(f"unix:{os.path.join(os.path.dirname(found.address), paths.GRPC_SOCKET)}", namespace, api=found)
     host = found.address.removeprefix("https://").rpartition(":")[0]
     return Address(f"{host}:{GRPC_PORT}", namespace, found.ca, token or found.token, found)
 
@@ -56,7 +53,7 @@ def _of_grpc(text: str, token: str | None, source: str) -> Address:
     context = contexts.read(paths.contexts_file()).of_host(host)
     ca_file = os.environ.get(environment.CA_FILE, "")
     ca = endpoint.text_of(ca_file) if ca_file else context.ca if context else ""
-    shown = token or os.environ.get(environment.TOKEN, "") or (context.token if context else "")
+    shown = token or endpoint.given_token() or (context.token if context else "")
     if not shown:
         raise CumulusError(
             f"{source} names {text}, and there is no token for it",
@@ -67,13 +64,8 @@ def _of_grpc(text: str, token: str | None, source: str) -> Address:
 
 
 def _host_and_port(text: str, source: str) -> tuple[str, int]:
-    if text.startswith("["):
-        host, _, port = text.partition("]")
-        host, port = host + "]", port.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
+    host, port = endpoint.split_host(text)
     if not host or any(char.isspace() or char in "/@" or not char.isprintable() for char in text):
         raise UsageError(f"{source} must be HOST:PORT, https://HOST:PORT or unix:PATH, not {text!r}")
-    if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"{source} names the port {port!r}; a port is a number from 1 to 65535")
+    endpoint.check_port(port, source)
     return host, int(port or GRPC_PORT)
