@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
+from cumulus.checkpoint import variables
 from cumulus.sdk.options import CallOptions, given
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-IN_A_JOB = "CUMULUS_JOB"
-"""Set where a job runs."""
 
 
 class RemoteFunction(Generic[P, T]):
@@ -36,7 +35,7 @@ class RemoteFunction(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it; see `CumulusClient.run`."""
-        if self._here_in_a_job and IN_A_JOB in os.environ:
+        if self._here_in_a_job and variables.JOB in os.environ:
             return self.function(*args, **kwargs)
         return cast(T, self._client()._run(self.function, args, kwargs, self.options))
 

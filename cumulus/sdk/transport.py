@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from cumulus import errors
+from cumulus import environment, errors
 from cumulus.answers.tickets import SECONDS
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
@@ -285,7 +285,7 @@ def error_of(error: grpc.RpcError, where: str = "the server") -> CumulusError:
     if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in words:
         return CumulusError(
             f"{where}: its certificate is not one that is trusted here",
-            hint="log in: cumulus login https://HOST:PORT; or name its authority's file in CUMULUS_CA_FILE",
+            hint=f"log in: cumulus login https://HOST:PORT; or name its authority's file in {environment.CA_FILE}",
         )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return ServerUnavailable(words)
