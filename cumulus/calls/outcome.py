@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cumulus.calls import documents
@@ -75,9 +75,10 @@ class Outcome:
 
     def fields(self) -> dict[str, Any]:
         """The fields of `status.call`, without what is empty."""
-        cut = Outcome(**{**asdict(self), "type": shortened(self.type, LONGEST_TYPE),
-                         "text": shortened(self.text, LONGEST_TEXT),
-                         "traceback": shortened(self.traceback, LONGEST_TRACEBACK)})  # fmt: skip
+        cut = replace(
+            self, type=shortened(self.type, LONGEST_TYPE), text=shortened(self.text, LONGEST_TEXT),
+            traceback=shortened(self.traceback, LONGEST_TRACEBACK),
+        )  # fmt: skip
         return {_NAMES[name]: value for name, value in asdict(cut).items() if value}
 
     @classmethod

@@ -7,7 +7,7 @@ import inspect
 import os
 import pickle
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NoReturn
 
 import cloudpickle
@@ -100,7 +100,7 @@ def _raised(error: BaseException, key: bytes, digest: str, result: BinaryIO) -> 
     result.flush()
     sha256 = hashlib.sha256(pickled).hexdigest()
     signature = sign(key, digest, made.outcome, sha256)
-    made = Outcome(**{**made.__dict__, "result": sha256, "result_size": len(pickled), "signature": signature})
+    made = replace(made, result=sha256, result_size=len(pickled), signature=signature)
     return Answer(made, _exit_code(error))
 
 

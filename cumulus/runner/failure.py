@@ -14,6 +14,7 @@ import pickle
 import re
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import cloudpickle
@@ -36,9 +37,9 @@ def outcome_of(error: BaseException) -> Outcome:
     """What the exception says, in clear."""
     if not _is_out_of_memory(error):
         return described(error, RAISED)
-    used, leased = _host_memory() if isinstance(error, MemoryError) and _is_hosts(error) else _device_memory()
-    found = described(error, OUT_OF_MEMORY)
-    return Outcome(**{**found.__dict__, "used": used, "leased": leased})
+    # OpenCL's and CuPy's classes stand below MemoryError too.
+    used, leased = _device_memory() if _names_out_of_memory(error) else _host_memory()
+    return replace(described(error, OUT_OF_MEMORY), used=used, leased=leased)
 
 
 def described(error: BaseException, outcome: str) -> Outcome:
@@ -167,12 +168,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, Exception) or isinstance(error, OSError):
         return False
+    return _names_out_of_memory(error)
+
+
+def _names_out_of_memory(error: BaseException) -> bool:
+    """Whether it says so in the words of a device: a MemoryError that does not is of the machine's memory."""
     return any(_OUT_OF_MEMORY.search(said) for said in (type(error).__name__, _text(error)[:4096]))
-
-
-def _is_hosts(error: BaseException) -> bool:
-    """Whether it is of the machine's memory: OpenCL's and CuPy's classes stand below MemoryError too."""
-    return not any(_OUT_OF_MEMORY.search(said) for said in (type(error).__name__, _text(error)[:4096]))
 
 
 def _host_memory() -> tuple[int, int]:
