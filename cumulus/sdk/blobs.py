@@ -14,7 +14,6 @@ from cumulus.sdk.transport import Connection
 if TYPE_CHECKING:
     from cumulus.rpc import orchestrator_pb2
 
-CHUNK = 2**20
 SMALL = 2**20
 """Up to this size a blob is sent rather than asked for first."""
 
@@ -85,5 +84,5 @@ def _messages(blob: Blob, offset: int) -> Iterator[orchestrator_pb2.PutBlobReque
     from cumulus.rpc.orchestrator_pb2 import BlobHeader, PutBlobRequest
 
     yield PutBlobRequest(header=BlobHeader(sha256=blob.sha256, size=len(blob.content), offset=offset))
-    for data in transport.chunks(memoryview(blob.content)[offset:], CHUNK):
+    for data in transport.chunks(memoryview(blob.content)[offset:]):
         yield PutBlobRequest(data=data)

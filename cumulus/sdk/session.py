@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 from cumulus.calls.outcome import Outcome
 from cumulus.calls.session import KEPT
 from cumulus.client.http.errors import ServerUnavailable
-from cumulus.errors import CumulusError, NotFound, UsageError
+from cumulus.errors import CumulusError, UsageError
 from cumulus.sdk import on_node, options, output, results, transport, waiting
 from cumulus.sdk.call import Attendance, Call
 from cumulus.sdk.errors import CallError, Cancelled, NodeLost, shows_hints
 from cumulus.sdk.options import CallOptions
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import plain
-from cumulus.sdk.threads import in_background
+from cumulus.sdk.threads import Background
 
 if TYPE_CHECKING:
     from cumulus.rpc import orchestrator_pb2
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-CHUNK = 2**20
 _HELLOS = 2**40
 """Numbers from here on are of what begins a connection."""
 UNDER_WAY = KEPT // 2
@@ -88,14 +87,13 @@ class Session:
         self._process = ""
         self._closed = False
         self._failure: BaseException | None = None
-        self._background = contextlib.ExitStack()
-        threads = self._background.enter_context(in_background())
-        self._on_call = threads.ends_with
+        self._background = Background()
+        self._on_call = self._background.ends_with
         self._printed = threading.Event()
-        threads.start(self._serve)
-        threads.start(self._print)
+        self._background.start(self._serve)
+        self._background.start(self._print)
         self._begun = threading.Event()
-        threads.start(lambda: waiting.tell(self._job, self._begun))
+        self._background.start(lambda: waiting.tell(self._job, self._begun))
 
     @property
     def name(self) -> str:
@@ -150,7 +148,7 @@ class Session:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._background.close()
+        self._background.end()
         # The log goes with the job.
         self._printed.wait(PRINT_SECONDS)
         self._end()
@@ -286,7 +284,7 @@ class Session:
             self._job.result(END_SECONDS)
         except CallError as told:
             return told
-        except (NotFound, TimeoutError, CumulusError):
+        except (TimeoutError, CumulusError):
             return error
         except BaseException as told:
             return told
@@ -330,7 +328,7 @@ def _result(future: concurrent.futures.Future[T]) -> T:
 def _messages(sent: _Sent, job: JobRef | None = None) -> Iterator[orchestrator_pb2.CallRequest]:
     from cumulus.rpc.orchestrator_pb2 import CallRequest, CallStart
 
-    content = memoryview(sent.payload)
-    yield CallRequest(start=CallStart(job=job, id=sent.id, size=len(content), data=bytes(content[:CHUNK])))
-    for data in transport.chunks(content[CHUNK:], CHUNK):
+    pieces = transport.chunks(memoryview(sent.payload))
+    yield CallRequest(start=CallStart(job=job, id=sent.id, size=len(sent.payload), data=next(pieces, b"")))
+    for data in pieces:
         yield CallRequest(data=data)

@@ -44,6 +44,8 @@ UNARY_SECONDS = 30.0
 """For one try of a short request."""
 HELD_SECONDS = 35.0
 """What holds longer than this was no try to connect, and no short request."""
+CHUNK = 2**20
+"""Bytes of content in a message at most."""
 CLOSED = "the client is closed"
 TICKETS = 5
 """How many tickets one request may have refused."""
@@ -348,7 +350,7 @@ def _system_roots() -> bytes | None:
     return None
 
 
-def chunks(content: memoryview, size: int) -> Iterator[bytes]:
-    """The content in pieces of at most `size` bytes."""
-    for begin in range(0, len(content), size):
-        yield bytes(content[begin : begin + size])
+def chunks(content: memoryview) -> Iterator[bytes]:
+    """The content in pieces that a message holds."""
+    for begin in range(0, len(content), CHUNK):
+        yield bytes(content[begin : begin + CHUNK])
