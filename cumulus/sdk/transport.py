@@ -20,6 +20,7 @@ from cumulus import environment, errors
 from cumulus.answers.tickets import SECONDS
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError
+from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import block, one_line
 from cumulus.resources.key import Document
 from cumulus.sdk import errors as sdk_errors
@@ -49,7 +50,8 @@ CHUNK = 2**20
 CLOSED = "the client is closed"
 TICKETS = 5
 """How many tickets one request may have refused."""
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+BACKOFF = Backoff(first=0.065, longest=1.95, jitter=6 / 13)
+"""From 0.05 s up to 1.5 s, each three tenths more or less."""
 TICKET, ERROR, VERSION = "cumulus-ticket", "cumulus-error-bin", "cumulus-client"
 
 _OPTIONS = [
@@ -235,11 +237,12 @@ class Connection:
 class _Tries:
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._pauses = iter(PAUSES)
+        self._failures = 0
 
     def pause(self, patience: float, error: CumulusError) -> bool:
         """Whether there is time for one more, which has come then."""
-        seconds = next(self._pauses, PAUSES[-1]) * random.uniform(0.7, 1.3)
+        seconds = BACKOFF.seconds(self._failures, random.random())
+        self._failures += 1
         if isinstance(error, errors.TooManyRequests):
             seconds = max(seconds, min(error.seconds, 10.0))
         if time.monotonic() - self._began + seconds > patience:

@@ -19,6 +19,7 @@ from cumulus.calls import outcome as outcomes
 from cumulus.calls.outcome import Outcome
 from cumulus.client.http.errors import ServerUnavailable
 from cumulus.errors import CumulusError, NotFound, UsageError
+from cumulus.lib.backoff import Backoff
 from cumulus.sdk import (
     AsyncCumulusClient,
     Cancelled,
@@ -265,7 +266,7 @@ def test_a_lost_answer_makes_one_job(client: CumulusClient, orchestrator: FakeOr
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "PAUSES", (0.01,))
+    monkeypatch.setattr(transport_module, "BACKOFF", Backoff(0.01, 0.01))
 
 
 def test_a_large_result_goes_on_where_it_was_cut(client: CumulusClient, orchestrator: FakeOrchestrator) -> None:

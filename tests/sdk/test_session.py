@@ -13,6 +13,7 @@ import pytest
 
 from cumulus.calls.outcome import Outcome
 from cumulus.errors import CumulusError, UsageError
+from cumulus.lib.backoff import Backoff
 from cumulus.sdk import AsyncCumulusClient, Cancelled, Crashed, CumulusClient, NodeLost, NotPicklable
 from cumulus.sdk import transport as transport_module
 from tests.sdk.fake_orchestrator import FakeOrchestrator
@@ -60,7 +61,7 @@ def die_once(path, value):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "PAUSES", (0.01,))
+    monkeypatch.setattr(transport_module, "BACKOFF", Backoff(0.01, 0.01))
 
 
 @pytest.fixture
