@@ -11,10 +11,10 @@ import signal
 from typing import Any
 
 from cumulus.backends import checkpoints, variables
-from cumulus.backends.checkpoints import Saved, document_of, read_saved
+from cumulus.backends.checkpoints import Saved, document_of
 from cumulus.backends.process import layout
 from cumulus.backends.rundir.checkpoint import CheckpointFiles, answer_of
-from cumulus.backends.rundir.documents import read_document, write_document
+from cumulus.backends.rundir.documents import write_document
 from cumulus.lib.files import replacing
 from cumulus.lib.processes import content
 from cumulus.lib.unix_user import UnixUser
@@ -37,7 +37,7 @@ class CheckpointWatch:
         self.store = CheckpointFiles(path, _PATIENCE, self._user) if path else None
         self._request: str = asked.get("request", "")
         self._events: str = spec["events"]
-        self.saved = self._known()
+        self.saved = layout.read_saved()
         self._before: Saved | None = None
         """The newest when the program was asked."""
         self.asked = False
@@ -84,11 +84,6 @@ class CheckpointWatch:
             return ""
 
         return write
-
-    def _known(self) -> Saved | None:
-        with contextlib.suppress(ValueError):
-            return read_saved(read_document(layout.SAVED))
-        return None
 
 
 def catches_sigterm(pid: int) -> bool:

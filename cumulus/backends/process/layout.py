@@ -36,6 +36,8 @@ import math
 import os
 from typing import Any, NamedTuple
 
+from cumulus.backends import checkpoints
+from cumulus.backends.checkpoints import Saved
 from cumulus.backends.rundir.documents import read_document, write_document
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
@@ -95,6 +97,14 @@ def read_stop(path: str = STOP) -> Stop | None:
         return Stop(float(document["grace"]), kill_at, str(document.get("reason", "")))
     except (ValueError, KeyError, TypeError):
         return Stop(0.0, 0.0)
+
+
+def read_saved(path: str = SAVED) -> Saved | None:
+    """The job's newest checkpoint, as its supervisor saw it last; None where that is damaged."""
+    try:
+        return checkpoints.read_saved(read_document(path))
+    except ValueError:
+        return None
 
 
 def show_progress() -> None:

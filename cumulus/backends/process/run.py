@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from cumulus.backends.base import Observed, State
-from cumulus.backends.checkpoints import Saved, document_of, read_saved
+from cumulus.backends.checkpoints import document_of, read_saved
 from cumulus.backends.process import layout
 from cumulus.backends.process.watch import signal_process
 from cumulus.backends.rundir.documents import read_document, write_document
@@ -79,7 +79,7 @@ class Run:
                 started = read_document(self._path(layout.STARTED))
                 if started is None:
                     return self._observed(State.STARTING)
-                saved = self._saved()
+                saved = layout.read_saved(self._path(layout.SAVED))
                 return self._observed(State.RUNNING, started_at=started["started_at"], checkpoint=saved)
             self._end = end
             self.__dict__.pop("spec", None)  # Not needed any more, and there may be thousands of ended runs.
@@ -98,13 +98,6 @@ class Run:
             if self.supervisor():
                 return None
             raise
-
-    def _saved(self) -> Saved | None:
-        """The job's newest checkpoint, as the supervisor saw it last."""
-        try:
-            return read_saved(read_document(self._path(layout.SAVED)))
-        except ValueError:
-            return None
 
     @property
     def finished(self) -> bool:

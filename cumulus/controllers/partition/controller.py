@@ -74,7 +74,7 @@ class PartitionReconciler:
         releasing = partition_plan.releasing(partition, job, now)
         saving = partition_plan.saving_left(partition, job, now)
         if partition.status.phase not in (PartitionPhase.BOUND, PartitionPhase.ACTIVE):
-            plan = partition_plan.plan_idle(partition, releasing=releasing, now=self._clock.now())
+            plan = partition_plan.plan_idle(partition, releasing=releasing, now=now)
             return self._apply(partition, plan)
         started = partition_plan.to_begin(partition, job)
         try:
