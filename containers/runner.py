@@ -135,11 +135,14 @@ def count_from_now(environment: dict[str, str] | os._Environ[str]) -> None:
     """CHRONOS_EXPIRES_AT as the latest it can be: the lease's CHRONOS_LEASE_SECONDS count from the start. The same for
     CUMULUS_LEASE_DEADLINE."""
     left, seconds = seconds_left(), float(environment.get("CHRONOS_LEASE_SECONDS") or 0)
-    if left is not None and 0 < seconds < left:
+    if seconds <= 0:
+        return
+    if left is not None and seconds < left:
         end = datetime.now(UTC) + timedelta(seconds=seconds)
         environment["CHRONOS_EXPIRES_AT"] = end.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    if "CUMULUS_LEASE_DEADLINE" in environment and seconds > 0:
-        environment["CUMULUS_LEASE_DEADLINE"] = f"{time.clock_gettime(time.CLOCK_BOOTTIME) + seconds:.3f}"
+    if "CUMULUS_LEASE_DEADLINE" in environment:
+        ends = seconds if left is None else min(seconds, left)
+        environment["CUMULUS_LEASE_DEADLINE"] = f"{time.clock_gettime(time.CLOCK_BOOTTIME) + ends:.3f}"
 
 
 def give_secrets(environment: dict[str, str] | os._Environ[str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def test_a_signal_that_comes_while_the_command_is_being_started_reaches_it(monke
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("latest", "seconds"), [(3600.0, 60.0), (60.0, 3600.0)])
+def test_the_program_is_told_the_end_that_comes_first(latest: float, seconds: float) -> None:
+    end = (datetime.now(UTC) + timedelta(seconds=latest)).isoformat()
+    lease = {"CHRONOS_EXPIRES_AT": end, "CHRONOS_LEASE_SECONDS": str(seconds), "CUMULUS_LEASE_DEADLINE": "/file"}
+    begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+    _, told, _ = ended(start("sh", "-c", "echo $CUMULUS_LEASE_DEADLINE", **lease))
+    # Nobody takes so long to start.
+    assert begun + 50 < float(told) < begun + 600
 
 
 def test_an_attempt_that_was_not_stopped_keeps_nothing(tmp_path: Path) -> None:
