@@ -19,7 +19,7 @@ def connect(path: str, timeout: float | None = None) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     try:
         made.settimeout(timeout)
-        with _short(path) as address:
+        with short(path) as address:
             made.connect(address)
     except BaseException:
         made.close()
@@ -35,7 +35,7 @@ def listen(path: str, mode: int = 0o600, backlog: int = 1024) -> socket.socket:
     try:
         # Linux gives the file the mode of the socket, less the umask, which is the whole process's and stays as it is.
         os.fchmod(made.fileno(), mode)
-        with _short(path) as address:
+        with short(path) as address:
             temporary = f"{address}.{os.getpid()}"
             # What a process of the same id left behind.
             if os.path.lexists(temporary):
@@ -85,7 +85,7 @@ def listener(path: str) -> int:
 
 
 @contextmanager
-def _short(path: str) -> Iterator[str]:
+def short(path: str) -> Iterator[str]:
     """A path of less than 108 bytes to the same name."""
     if sys.platform != "linux":
         yield path

@@ -19,7 +19,7 @@ from cumulus.blob.opened import open_blobs
 from cumulus.daemon_lock import refuse_unread, store_file
 from cumulus.errors import CumulusError, StoreUnavailable
 from cumulus.infrastructure import LocalInfrastructure
-from cumulus.lib import addresses
+from cumulus.lib import addresses, unix_socket
 from cumulus.server.api import Api
 from cumulus.server.grpc.attendance import Attendance
 from cumulus.server.grpc.credentials import by_credentials
@@ -185,11 +185,9 @@ def _check_free(host: str, port: int) -> None:
 
 def _listen(server: grpc.aio.Server, path: str, mode: int, held: contextlib.ExitStack) -> None:
     """Also where the path is longer than the kernel takes. What a server that died left there goes."""
-    directory, name = os.path.split(path)
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    held.callback(os.close, descriptor)
+    address = held.enter_context(unix_socket.short(path))
     with _umask(0o777 & ~mode):
-        server.add_insecure_port(f"unix:/proc/self/fd/{descriptor}/{name}")
+        server.add_insecure_port(f"unix:{address}")
 
 
 @contextlib.contextmanager
