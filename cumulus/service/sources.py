@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets as random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Sources:
 
         source = decode(Source, self._objects.get(identity, key))
 
+        @cache
         def stored(key: Key) -> Document | None:
             try:
                 return self._objects.get(identity, key)
