@@ -122,10 +122,9 @@ class ApiServer:
         from cumulus.server.watches import WatchBridge
         from cumulus.service.service import Service
 
-        service = Service(
-            lambda: self._store, self._home, infrastructure=LocalInfrastructure(self._home, self._blobs),
-            home_namespaces=self._system, mounts=self._mounts, audit=True, switches=self._system,
-            grpc=self._grpc is not None,
+        service = Service.of_daemon(
+            self._store, self._home, system=self._system, mounts=self._mounts,
+            infrastructure=LocalInfrastructure(self._home, self._blobs), grpc=self._grpc is not None,
         )  # fmt: skip
         bridge = WatchBridge(self._store)
         api = Api(service, bridge, metrics=self._metrics)

@@ -8,7 +8,7 @@ from functools import partial
 
 from cumulus import paths
 from cumulus.blob.base import BlobStore
-from cumulus.clock import Clock, SystemClock
+from cumulus.clock import SystemClock
 from cumulus.gitops.following import Following
 from cumulus.gitops.room import SourceRoom, credentials
 from cumulus.secrets import JobSecrets
@@ -24,16 +24,12 @@ THREADS = 6
 class Sources:
     """From `start` to `close`."""
 
-    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, clock: Clock | None = None) -> None:
-        clock = clock or SystemClock()
-        home = settings.home
-        service = Service(
-            lambda: store, home, clock, home_namespaces=settings.system, mounts=settings.containers.mounts, audit=True,
-            switches=settings.system,
-        )  # fmt: skip
+    def __init__(self, settings: Settings, store: Store, blobs: BlobStore) -> None:
+        clock, home = SystemClock(), settings.home
+        access = Service.of_daemon(store, home, system=settings.system, mounts=settings.containers.mounts).access
         secrets = JobSecrets(paths.job_secrets_dir(home))
         following = Following(paths.sources_dir(home), clock, partial(credentials, secrets))
-        self.room = SourceRoom(OnBehalf(store, clock, service.access, blobs=lambda: blobs), secrets, following)
+        self.room = SourceRoom(OnBehalf(store, clock, access, blobs=lambda: blobs), secrets, following)
         works: list[tuple[str, Callable[[], None]]] = [("directories", self.room.directories.run)]
         works += [(f"sources-{number}", following.run) for number in range(THREADS)]
         self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works]

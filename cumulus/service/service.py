@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from cumulus.clock import Clock, SystemClock
 from cumulus.daemon_lock import daemon_pid
@@ -69,6 +69,18 @@ class Service:
         self._grpc = grpc
         self.home = home
         self.clock = clock or SystemClock()
+
+    @classmethod
+    def of_daemon(
+        cls, store: Store, home: Path, *, system: bool, mounts: Sequence[str],
+        infrastructure: Infrastructure | None = None, grpc: bool = False,
+    ) -> Self:  # fmt: skip
+        """As the processes of a daemon have it. `system`: of the one that serves every user of the machine, each of
+        whom has a namespace, and whose jobs run as themselves."""
+        return cls(
+            lambda: store, home, infrastructure=infrastructure, home_namespaces=system, mounts=mounts, audit=True,
+            switches=system, grpc=grpc,
+        )  # fmt: skip
 
     @property
     def store(self) -> Store:

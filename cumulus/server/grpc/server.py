@@ -52,9 +52,9 @@ async def serve(launch: Launch, ended: asyncio.Event) -> None:
     store = stores.open_store(paths.store_dir(home))
     store.revision()
     blobs = open_blobs(home, launch.blobs, launch.blob_limits, launch.bucket)
-    service = Service(
-        lambda: store, home, infrastructure=LocalInfrastructure(home, blobs, path=launch.path),
-        home_namespaces=launch.system, mounts=launch.mounts, audit=True, switches=launch.system,
+    service = Service.of_daemon(
+        store, home, system=launch.system, mounts=launch.mounts,
+        infrastructure=LocalInfrastructure(home, blobs, path=launch.path),
     )  # fmt: skip
     bridge = WatchBridge(store)
     api = Api(service, bridge, streams=STREAMS)
