@@ -25,7 +25,7 @@ class Api:
     """One for each server process, which its listeners share."""
 
     def __init__(
-        self, service: Service, bridge: WatchBridge, *, threads: int = THREADS, metrics: DaemonMetrics | None = None,
+        self, service: Service, bridge: WatchBridge, *, metrics: DaemonMetrics | None = None,
         limits: RequestLimits = RequestLimits(), streams: int = LIMIT,
     ) -> None:  # fmt: skip
         self.service = service
@@ -33,7 +33,7 @@ class Api:
         self.limiter = Limiter(limits, service.access.owner)
         self.bridge = bridge
         self.streams = StreamThreads(streams)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function, which may block for a moment, returns from a thread. Raises what it raises."""
