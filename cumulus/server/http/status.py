@@ -34,6 +34,7 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
     (errors.StoreError, 503, "ServiceUnavailable"),
     (errors.ChronosError, 503, "ServiceUnavailable"),
     (errors.BackendError, 503, "ServiceUnavailable"),
+    (errors.BlobStoreUnavailable, 503, "ServiceUnavailable"),
     (errors.WaitTimedOut, 504, "Timeout"),
     (CumulusError, 400, "BadRequest"),
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cumulus.errors import BucketUnavailable
 from cumulus.manifest.dump import dump
 from cumulus.manifest.load import load_text
 from cumulus.resources.key import Key
@@ -450,3 +451,15 @@ class TestWatching:
     def test_it_ends_in_time(self, served: Served) -> None:
         with watching(served, "resourceVersion=0&timeoutSeconds=1") as following:
             assert following() is None
+
+
+def test_where_blobs_are_not_to_be_had_it_is_the_servers_fault(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(owner: str, sha256: str) -> None:
+        raise BucketUnavailable("the bucket does not answer")
+
+    monkeypatch.setattr(served.outside.blobs, "find", find)
+    made = job("a")
+    del made["spec"]["command"]
+    made["spec"]["call"] = {"payload": "0" * 64, "python": "3.11"}
+    answer = served.ask("POST", JOBS, made)
+    assert (answer.code, answer.json["reason"]) == (503, "ServiceUnavailable")
