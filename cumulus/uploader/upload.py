@@ -30,7 +30,8 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._path = path
         self._notes: dict[str, str] = {}
-        with suppress(OSError, ValueError), open(path, "rb") as file:
+        # The job can write it.
+        with suppress(OSError, ValueError, AttributeError, RecursionError), open(path, "rb") as file:
             noted = json.load(file)
             self._notes = {key: note for key, note in noted.items() if isinstance(note, str)}
 

@@ -22,6 +22,7 @@ from cumulus.uploader.following import Follower
 from cumulus.uploader.place import Name, Place
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
+from cumulus.uploader.upload import Journal
 from tests.s3 import Proxy, Server
 from tests.uploader.saves import contents, loaded, save
 from tests.waiting import eventually
@@ -262,6 +263,16 @@ def test_a_status_that_the_job_has_written(tmp_path: Path) -> None:
     file.symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
         status.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10000])
+def test_notes_that_the_job_has_written_are_none(tmp_path: Path, text: str) -> None:
+    notes = tmp_path / "notes.json"
+    notes.write_text(text)
+    journal = Journal(str(notes))
+    assert journal.get("key") == ""
+    journal.set("key", "note")
+    assert Journal(str(notes)).get("key") == "note"
 
 
 def test_a_rank_that_never_comes_holds_up_nothing(tmp_path: Path) -> None:
