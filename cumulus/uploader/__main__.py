@@ -24,7 +24,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 if __name__ == "__main__":
@@ -33,7 +32,7 @@ if __name__ == "__main__":
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import Checkpoint, CheckpointError, Damaged, Manifest
-from cumulus.clock import timestamp
+from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BlobError, BlobStoreUnavailable, BucketRefused, CumulusError, UsageError
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import become
@@ -81,7 +80,7 @@ def _leave_word(config: Config, path: str, error: str) -> None:
         _settle(config)
         if layout.steps(path):
             os.makedirs(os.path.join(path, status.DIRECTORY), 0o700, exist_ok=True)
-            status.write(path, Status(config.uri, error=error, error_at=timestamp(datetime.now(UTC))))
+            status.write(path, Status(config.uri, error=error, error_at=timestamp(SystemClock().now())))
 
 
 def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError], None]]) -> Place:

@@ -16,11 +16,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from cumulus.checkpoint import layout
 from cumulus.checkpoint.layout import Damaged, Manifest
-from cumulus.clock import timestamp
+from cumulus.clock import SystemClock, timestamp
 from cumulus.errors import BlobError, BucketUnavailable
 from cumulus.lib.backoff import Backoff
 from cumulus.lib.printable import one_line
@@ -33,6 +32,7 @@ from cumulus.uploader.upload import Incomplete, Journal, Upload
 LOOK_SECONDS = 1.0
 _TOLD_SECONDS = 1.0
 _AGAIN = Backoff(1.0, 60.0)
+_CLOCK = SystemClock()
 
 
 class Follower:
@@ -196,7 +196,7 @@ class Follower:
         self._failures = 0
         self._done = name
         with self._mutex:
-            self._status = Status(self._place.uri, name.step, name.token, manifest.size, timestamp(datetime.now(UTC)))
+            self._status = Status(self._place.uri, name.step, name.token, manifest.size, timestamp(_CLOCK.now()))
         self._tell()
 
     def _sent(self, count: int) -> None:
@@ -210,7 +210,7 @@ class Follower:
     def _fail(self, error: str) -> None:
         with self._mutex:
             same = error == self._status.error
-            since = self._status.error_at if same else timestamp(datetime.now(UTC))
+            since = self._status.error_at if same else timestamp(_CLOCK.now())
             self._status = replace(self._status, error=one_line(error)[:500], error_at=since)
         if not same:
             self._tell()
