@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from cumulus.errors import BlobTooLarge, UsageError
+from cumulus.errors import BlobMismatch, BlobTooLarge, UsageError
 from cumulus.resources.quantity import format_bytes
 
 CHUNK = 2**20
@@ -110,6 +110,24 @@ def check_limit(limits: BlobLimits, used: int, size: int) -> None:
             hint="blobs go when no job names them: delete finished jobs; "
             "an admin can raise blobs.limit in the daemon's configuration",
         )
+
+
+def check_offset(offset: int) -> None:
+    """Raises UsageError for a place in a blob that is none."""
+    if offset < 0:
+        raise UsageError("the offset in a blob is 0 or more")
+
+
+def check_length(length: int, size: int) -> None:
+    """Whether so many bytes may have come of a blob of `size`. Raises BlobMismatch."""
+    if length > size:
+        raise BlobMismatch(f"the content is longer than the {size} bytes that were announced")
+
+
+def check_digest(found: str, sha256: str) -> None:
+    """Raises BlobMismatch where what came has another sha256."""
+    if found != sha256:
+        raise BlobMismatch(f"the content is not that of {sha256}: its sha256 is {found}")
 
 
 def owner_directory(owner: str) -> str:

@@ -24,7 +24,10 @@ from cumulus.blob.base import (
     BlobLimits,
     Collected,
     UploadUrls,
+    check_digest,
+    check_length,
     check_limit,
+    check_offset,
     check_sha256,
     check_size,
     owner_directory,
@@ -37,7 +40,6 @@ from cumulus.errors import (
     BlobStoreFull,
     BlobStoreUnavailable,
     NoSuchBlob,
-    UsageError,
 )
 from cumulus.lib import locks
 from cumulus.lib.files import make_directories, sync_directory
@@ -86,8 +88,7 @@ class DirectoryBlobStore:
 
     def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]:
         place = self._place(owner, sha256)
-        if offset < 0:
-            raise UsageError("the offset in a blob is 0 or more")
+        check_offset(offset)
         try:
             with _told(self._directory):
                 descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -188,8 +189,7 @@ class DirectoryBlobStore:
             os.lseek(fd, received, os.SEEK_SET)
             looked = written = received
             for chunk in chunks:
-                if received + len(chunk) > begun.size:
-                    raise BlobMismatch(f"the content is longer than the {begun.size} bytes that were announced")
+                check_length(received + len(chunk), begun.size)
                 digest.update(chunk)
                 with _told(self._directory):
                     _write_all(fd, chunk)
@@ -205,8 +205,7 @@ class DirectoryBlobStore:
                 os.fsync(fd)
             if received < begun.size:
                 return BlobInfo(begun.size, received)
-            if digest.hexdigest() != place.name:
-                raise BlobMismatch(f"the content is not that of {place.name}: its sha256 is {digest.hexdigest()}")
+            check_digest(digest.hexdigest(), place.name)
             with _told(self._directory):
                 partial.rename(place)
                 sync_directory(place.parent)

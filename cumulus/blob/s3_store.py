@@ -27,7 +27,10 @@ from cumulus.blob.base import (
     BlobLimits,
     Collected,
     UploadUrls,
+    check_digest,
+    check_length,
     check_limit,
+    check_offset,
     check_sha256,
     check_size,
     owner_directory,
@@ -36,7 +39,7 @@ from cumulus.blob.s3.client import Object, Part, S3Client
 from cumulus.blob.s3.problems import Missing
 from cumulus.blob.s3.transfer import PART, PartSender, filled, part_size
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BlobBusy, BlobDamaged, BlobMismatch, BlobOffset, NoSuchBlob, UsageError
+from cumulus.errors import BlobBusy, BlobDamaged, BlobMismatch, BlobOffset, NoSuchBlob
 
 _log = structlog.get_logger("cumulus.blobs")
 
@@ -136,8 +139,7 @@ class S3BlobStore:
 
     def open(self, owner: str, sha256: str, offset: int = 0) -> Iterator[bytes]:
         place = _place(owner, sha256)
-        if offset < 0:
-            raise UsageError("the offset in a blob is 0 or more")
+        check_offset(offset)
         seen = self._look(place)
         if not seen.complete or seen.data is None:
             raise NoSuchBlob(f"there is no blob {sha256}")
@@ -215,10 +217,10 @@ class S3BlobStore:
         content = bytearray()
         for chunk in chunks:
             content += chunk
-            _check_length(len(content), size)
+            check_length(len(content), size)
         if len(content) < size:
             return BlobInfo(size, 0)
-        _check_digest(hashlib.sha256(content).hexdigest(), sha256)
+        check_digest(hashlib.sha256(content).hexdigest(), sha256)
         self._client.put(place + _DATA, content)
         self._client.put(place + _WHOLE, b"")
         return BlobInfo(size, size)
@@ -245,7 +247,7 @@ class S3BlobStore:
         def seen(chunk: bytes) -> None:
             nonlocal came
             came += len(chunk)
-            _check_length(came, begun.size)
+            check_length(came, begun.size)
             digest.update(chunk)
 
         try:
@@ -267,7 +269,7 @@ class S3BlobStore:
             if came < begun.size:
                 return BlobInfo(begun.size, _received(begun, known))
             if anew:
-                _check_digest(digest.hexdigest(), sha256)
+                check_digest(digest.hexdigest(), sha256)
             return self._finish(place, sha256, begun, known, checked=anew)
         except BlobMismatch:
             self._clear(place, self._look(place))
@@ -283,7 +285,7 @@ class S3BlobStore:
             self._client.read(place + _DATA, 0, begun.size, lambda _, piece: digest.update(piece))
             if digest.hexdigest() != sha256:
                 self._clear(place, self._look(place))
-                _check_digest(digest.hexdigest(), sha256)
+                check_digest(digest.hexdigest(), sha256)
         self._client.put(place + _WHOLE, b"")
         self._client.delete([f"{place}upload-{begun.size}"])
         return BlobInfo(begun.size, begun.size)
@@ -399,13 +401,3 @@ def _received(begun: _Begun, parts: dict[int, Part]) -> int:
             break
         received += length
     return received
-
-
-def _check_length(length: int, size: int) -> None:
-    if length > size:
-        raise BlobMismatch(f"the content is longer than the {size} bytes that were announced")
-
-
-def _check_digest(found: str, sha256: str) -> None:
-    if found != sha256:
-        raise BlobMismatch(f"the content is not that of {sha256}: its sha256 is {found}")
