@@ -11,6 +11,7 @@ two processes write the same one, both succeed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -111,14 +112,14 @@ class S3BlobStore:
             return None
         if received == begun.size:
             # Another thread may be at it.
-            with suppress(BlobBusy), self._alone(place, sha256):
+            with suppress(BlobBusy), self._alone(place):
                 return self._finish(place, sha256, begun, parts, checked=False)
         return BlobInfo(begun.size, min(received, begun.size - 1))
 
     def write(self, owner: str, sha256: str, size: int, chunks: Iterable[bytes], offset: int = 0) -> BlobInfo:
         place = _place(owner, sha256)
         check_size(self._limits, size, offset)
-        with self._alone(place, sha256):
+        with self._alone(place):
             seen = self._look(place)
             if seen.complete:
                 return self._used(place, seen)
@@ -154,7 +155,7 @@ class S3BlobStore:
         check_size(self._limits, size)
         if not size:
             return None  # Nothing to put: `write` makes it.
-        with self._alone(place, sha256):
+        with self._alone(place):
             seen = self._look(place)
             if seen.complete:
                 return None
@@ -179,7 +180,7 @@ class S3BlobStore:
 
     def delete(self, owner: str, sha256: str) -> bool:
         place = _place(owner, sha256)
-        with self._alone(place, sha256):
+        with self._alone(place):
             seen = self._look(place)
             self._clear(place, seen)
             return any(seen)
@@ -191,11 +192,7 @@ class S3BlobStore:
             last = seen.whole or seen.upload or seen.data
             if last is None or last.modified >= older_than or (place in kept and seen.whole is not None):
                 continue
-            with self._mutex:
-                if place in self._busy:
-                    continue
-                self._busy.add(place)
-            try:
+            with suppress(BlobBusy), self._alone(place):
                 # It may have been used since it was listed.
                 now = self._look(place)
                 last = now.whole or now.upload or now.data
@@ -203,8 +200,6 @@ class S3BlobStore:
                     begun, parts = self._begun(now)
                     deleted.append(now.data.size if now.data and now.whole else _received(begun, parts))
                     self._clear(place, now)
-            finally:
-                self._busy.discard(place)
         for upload in [*self._client.uploads(PREFIX)]:
             # One whose record was never written.
             place = upload.key.removesuffix(_DATA)
@@ -333,8 +328,7 @@ class S3BlobStore:
         except (ValueError, KeyError, TypeError):
             return _Begun(seen.announced, "", self._part), {}
         assert seen.upload is not None
-        place = seen.upload.key.rpartition("/")[0] + "/"
-        parts = self._client.parts(place + _DATA, begun.id)
+        parts = self._client.parts(_place_of(seen.upload.key) + _DATA, begun.id)
         return (_Begun(begun.size, "", begun.part), {}) if parts is None else (begun, parts)
 
     def _clear(self, place: str, seen: _Seen) -> None:
@@ -354,22 +348,16 @@ class S3BlobStore:
 
     def _all(self, prefix: str = PREFIX) -> Iterator[tuple[str, _Seen]]:
         """Each blob's place, and what is in it."""
-        place, objects = "", list[Object]()
-        for found in self._client.list(prefix):
-            of = found.key.rpartition("/")[0] + "/"
-            if of != place and objects:
-                yield place, _seen(objects)
-                objects = []
-            place = of
-            objects.append(found)
-        if objects:
+        for place, objects in itertools.groupby(self._client.list(prefix), lambda found: _place_of(found.key)):
             yield place, _seen(objects)
 
     @contextmanager
-    def _alone(self, place: str, sha256: str) -> Iterator[None]:
+    def _alone(self, place: str) -> Iterator[None]:
         with self._mutex:
             if place in self._busy:
-                raise BlobBusy(f"the blob {sha256} is being uploaded", hint="wait until that ends, and ask again")
+                raise BlobBusy(
+                    f"the blob {place.split('/')[-2]} is being uploaded", hint="wait until that ends, and ask again"
+                )
             self._busy.add(place)
         try:
             yield
@@ -379,6 +367,10 @@ class S3BlobStore:
 
 def _place(owner: str, sha256: str) -> str:
     return f"{PREFIX}{owner_directory(owner)}/{check_sha256(sha256)}/"
+
+
+def _place_of(key: str) -> str:
+    return key.rpartition("/")[0] + "/"
 
 
 def _size_in(key: str) -> int:
