@@ -37,6 +37,23 @@ def replacing(path: str, mode: int = 0o600, *, durable: bool = True) -> Iterator
         sync_directory(directory or ".")
 
 
+def write_once(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Put `content` at `path` where nothing is, whole or not at all. What another process put there first stays. Raises
+    OSError."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(new_file(temporary, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
 def new_file(path: str, mode: int) -> int:
     """The descriptor of a file that this process has made, to be written: not one that another user put there to read
     what is written. Raises OSError."""

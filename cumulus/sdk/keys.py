@@ -16,6 +16,7 @@ from pathlib import Path
 from cumulus import paths
 from cumulus.calls.envelope import KEY_BYTES
 from cumulus.errors import CumulusError
+from cumulus.lib.files import write_once
 from cumulus.sdk.errors import Untrusted
 
 ID_ANNOTATION = "cumulus.dev/call-key"
@@ -63,19 +64,10 @@ class ClientKey:
         if (found := cls.load()) is not None:
             return found
         path = key_file()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "w") as file:
-                file.write(secrets.token_hex(KEY_BYTES) + "\n")
-            try:
-                # Of two processes that make one at once, the second takes the first's.
-                os.link(temporary, path)
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
+            # Of two processes that make one at once, the second takes the first's.
+            write_once(str(path), f"{secrets.token_hex(KEY_BYTES)}\n".encode())
         except OSError as error:
             raise CumulusError(f"{path} cannot be written: {error.strerror}") from None
         made = cls.load()

@@ -14,9 +14,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +23,7 @@ from cumulus import paths
 from cumulus.answers.tickets import SECONDS, GrpcTicket
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import CumulusError, NotFound, Unauthenticated
+from cumulus.lib.files import write_once
 from cumulus.service.accounts import Accounts
 from cumulus.service.addresses import grpc_address
 from cumulus.service.identity import Identity
@@ -107,16 +106,7 @@ class Tickets:
 def _make_key(path: Path) -> bytes:
     """The one that is there then: another process may make it at the same time."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".ticket.")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    write_once(str(path), secrets.token_bytes(_KEY_BYTES))
     return path.read_bytes()
 
 
