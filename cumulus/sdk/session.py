@@ -90,9 +90,10 @@ class Session:
         self._background = Background()
         self._on_call = self._background.ends_with
         self._printed = threading.Event()
+        self._begun = threading.Event()
+        # All that they use is there: what is over at once ends the session from one of them.
         self._background.start(self._serve)
         self._background.start(self._print)
-        self._begun = threading.Event()
         self._background.start(lambda: waiting.tell(self._job, self._begun))
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cumulus.errors import CumulusError, UsageError
 from cumulus.lib.backoff import Backoff
 from cumulus.sdk import AsyncCumulusClient, Cancelled, Crashed, CumulusClient, NodeLost, NotPicklable
 from cumulus.sdk import transport as transport_module
+from cumulus.sdk.threads import Background
 from tests.sdk.fake_orchestrator import FakeOrchestrator
 from tests.waiting import eventually
 
@@ -108,6 +110,28 @@ def test_a_session_ends_with_its_process(client: CumulusClient, orchestrator: Fa
     orchestrator.next_outcome = Outcome("LeaseExpired"), b""
     with client.session() as session, pytest.raises(CumulusError, match="LeaseExpired"):
         session.run(os.getpid)
+
+
+def test_a_session_that_is_over_as_it_begins_is_ended(
+    client: CumulusClient, orchestrator: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Background.start
+
+    def start_and_wait(self: Background, target: Callable[[], None]) -> None:
+        over = threading.Event()
+
+        def run() -> None:
+            target()
+            over.set()
+
+        start(self, run)
+        over.wait(2)
+
+    monkeypatch.setattr(Background, "start", start_and_wait)
+    orchestrator.next_outcome = Outcome("LeaseExpired"), b""
+    session = client.session()
+    assert [job.deleted for job in orchestrator.jobs.values()] == [True]
+    session.close()
 
 
 def test_another_process_does_not_go_on_for_a_session(
