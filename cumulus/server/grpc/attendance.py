@@ -31,6 +31,8 @@ _log = structlog.get_logger("cumulus.grpc")
 class _Call(NamedTuple):
     key: Key
     seconds: float
+    heard: float
+    """When its client was heard last, or it was first seen."""
 
 
 class Attendance:
@@ -41,7 +43,6 @@ class Attendance:
         self._now = now
         self._calls: dict[str, _Call] = {}
         """By uid: those that are to be attended, and are not over."""
-        self._heard: dict[str, float] = {}
         self._looked = now()
 
     def heard(self, job: Document) -> float:
@@ -49,7 +50,10 @@ class Attendance:
         seconds = attended(job)
         if not seconds:
             return _UNATTENDED_SECONDS
-        self._heard[job["metadata"]["uid"]] = self._now()
+        uid = job["metadata"]["uid"]
+        # The time of one that is not seen yet begins when it is. Of one that is over nothing is kept.
+        if (call := self._calls.get(uid)) is not None:
+            self._calls[uid] = call._replace(heard=self._now())
         return seconds / 3
 
     def is_watched(self, uid: str) -> bool:
@@ -71,7 +75,8 @@ class Attendance:
         store = self._api.service.store
         since = await self._api.call(store.revision)
         page = await self._api.call(store.list, Query(gpujob.KIND.name))
-        self._calls.clear()
+        there = {document["metadata"]["uid"] for document in page.items}
+        self._calls = {uid: call for uid, call in self._calls.items() if uid in there}
         for document in page.items:
             self._see(document)
         async with self._api.bridge.watch(since=since, kind=gpujob.KIND.name) as watcher:
@@ -85,21 +90,19 @@ class Attendance:
         ending = deleted or document["metadata"].get("deletionTimestamp") or gpujob.KIND.over(document)
         if ending or not seconds:
             self._calls.pop(uid, None)
-            self._heard.pop(uid, None)
             return
-        self._calls[uid] = _Call(key_of(document), seconds)
-        self._heard.setdefault(uid, self._now())
+        known = self._calls.get(uid)
+        self._calls[uid] = _Call(key_of(document), seconds, self._now() if known is None else known.heard)
 
     async def look(self) -> None:
         """Cancel those whose client was silent for too long."""
         now = self._now()
         if (away := now - self._looked) > LATE_SECONDS:
-            self._heard = {uid: at + away for uid, at in self._heard.items()}
+            self._calls = {uid: call._replace(heard=call.heard + away) for uid, call in self._calls.items()}
         self._looked = now
-        silent = [uid for uid, call in self._calls.items() if now - self._heard.get(uid, now) > call.seconds]
+        silent = [uid for uid, call in self._calls.items() if now - call.heard > call.seconds]
         for uid in silent:
             call = self._calls.pop(uid)
-            self._heard.pop(uid, None)
             await self._api.call(self._api.service.calls.end_unattended, call.key, uid, call.seconds)
 
 
