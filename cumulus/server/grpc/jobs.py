@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import orjson
 
@@ -57,8 +58,9 @@ class JobCalls:
     async def watch(self, identity: Identity, request: pb.WatchRequest) -> AsyncGenerator[pb.Job]:
         key, uid = key_of(request.job), request.job.uid
         await self._api.call(self._api.service.access.check, identity, "watch", "gpujobs", key.namespace, key.name)
-        async for document, deleted in changes(self._api, identity, key, uid):
-            yield message_of(document, deleted=deleted)
+        async with aclosing(changes(self._api, identity, key, uid)) as found:
+            async for document, deleted in found:
+                yield message_of(document, deleted=deleted)
 
     async def cancel(self, identity: Identity, request: pb.CancelRequest) -> pb.Job:
         deleted = await self._api.call(
