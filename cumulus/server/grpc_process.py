@@ -61,7 +61,7 @@ def say(metrics: GrpcMetrics | None, line: bytes) -> None:
         said = json.loads(line[:_LONGEST])
         event, level = str(said.pop("event")), said.pop("level")
         said.pop("timestamp", None)
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         # Of gRPC itself.
         _log.debug("said", line=line[:_LONGEST].decode(errors="replace").strip())
         return

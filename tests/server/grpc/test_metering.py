@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import grpc
+import pytest
 import structlog
 
 from cumulus.clock import FakeClock
@@ -40,3 +41,10 @@ def test_calls_are_counted_by_method_and_code(served: Served) -> None:
     assert [line["log_level"] for line in lines] == ["warning", "debug"]
     told = metrics.exposition()
     assert b'grpc_server_handled_total{grpc_code="OK",grpc_method="List"} 4.0' in told
+
+
+@pytest.mark.parametrize("line", [b"[2026]", b'["event"]', b"3", b"null", b'"event"', b'{"event": "a"}', b"\xff", b""])
+def test_a_line_that_is_none_of_ours_is_only_said(line: bytes) -> None:
+    with structlog.testing.capture_logs() as lines:
+        say(None, line)
+    assert [each["log_level"] for each in lines] == ["debug"]
