@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 PATIENCE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def die_with_parent() -> None:
+    """For preexec_fn: SIGKILL for this process when the one that starts it ends, however that ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with_parent(parent: int) -> None:
+    """SIGTERM for this process when its parent ends, however that ends."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,10 @@ import pytest
 
 from cumulus.blob.s3.bucket import Bucket, Keys
 from cumulus.blob.s3.client import S3Client
+from tests.processes import die_with_parent
 from tests.waiting import poll
 
+PREFIX = "cumulus-weed-"
 KEYS = Keys("test-access", "test-secret")
 
 
@@ -54,9 +55,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def seaweedfs_server() -> Iterator[Server]:
-    """In memory where possible. It is killed at the end: stopping takes ten seconds."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="cumulus-weed-", dir=parent) as directory:
+    """In memory where possible."""
+    parent = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    _remove_leftovers(parent)
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=parent) as directory:
         config = Path(directory, "s3.json")
         keys = {"accessKey": KEYS.access_key, "secretKey": KEYS.secret_key}
         config.write_text(json.dumps({"identities": [{"name": "test", "credentials": [keys], "actions": ["Admin"]}]}))
@@ -72,28 +74,38 @@ def seaweedfs_server() -> Iterator[Server]:
             "-volume.max=500", "-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=1",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory)
-        server = Server(f"http://127.0.0.1:{ports['s3.port']}", process)
-        try:
-            poll(lambda: process.poll() is None and _works(server), within=60)
+        with _running(command, ports["s3.port"], directory) as server:
             yield server
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
 
 
 @contextmanager
 def moto_server() -> Iterator[Server]:
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with _running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port) as server:
+        yield server
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int, directory: str | None = None) -> Iterator[Server]:
+    """The server of the command, once it works. It is killed at the end: stopping SeaweedFS takes ten seconds."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=directory, preexec_fn=die_with_parent
+    )
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
         poll(lambda: process.poll() is None and _works(server), within=60)
         yield server
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Directories of test runs that were killed."""
+    for path in parent.glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _works(server: Server) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.lab import end_on_signals, lab
-from tests.lab.node import LabError, end_with_parent, run
+from tests.lab.node import LabError, run
+from tests.processes import end_with_parent
 
 DIRECTORY = Path(os.environ.get("CUMULUS_LAB", "/tmp/cumulus-lab"))
 

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tests.lab import certificates, claim
-from tests.lab.node import LabError, Node, die_with_parent, run, until, write_facts
+from tests.lab.node import LabError, Node, run, until, write_facts
 from tests.lab.sweep import sweep
+from tests.processes import die_with_parent
 
 NEEDED = {
     "dockerd": "docker.io", "docker": "docker.io", "docker-init": "docker.io", "sshd": "openssh-server",

@@ -7,7 +7,6 @@ alone, and `cut` takes the network away.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -19,13 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.lab import certificates
+from tests.processes import die_with_parent
 from tests.waiting import poll
 
 TLS_PORT = 2376
 _STARTS = 3
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 class LabError(Exception):
@@ -44,18 +41,6 @@ def run(*command: str, check: bool = True, timeout: float = 60) -> str:
     if check and done.returncode != 0:
         raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
-
-
-def die_with_parent() -> None:
-    """For preexec_fn: SIGKILL for this process when the lab's process ends, however it ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def end_with_parent(parent: int) -> None:
-    """SIGTERM for this process when its parent ends, however that ends."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Node:

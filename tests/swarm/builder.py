@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.node import die_with_parent
+from tests.processes import die_with_parent
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
