@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import partial
@@ -144,7 +143,3 @@ class Cluster:
 
 def _source(name: str, spec: Document) -> Document:
     return {"apiVersion": "cumulus.dev/v1alpha1", "kind": "Source", "metadata": {"name": name}, "spec": spec}
-
-
-def removed(path: Path) -> None:
-    shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cumulus.resources.annotations import SYNC_REQUESTED
 from cumulus.resources.key import Key
 from tests.controllers.driver import settle
-from tests.gitops.cluster import ME, Cluster, Repo, job, removed
+from tests.gitops.cluster import ME, Cluster, Repo, job
 
 IDLE = {"suspend": "true"}
 ALL = ["a", "b", "c"]
@@ -174,7 +175,7 @@ def test_a_repository_that_goes_and_comes_back(synced: Cluster, repo: Repo, tmp_
     synced.sync()
     asks(synced, deletes=3, because="history was rewritten")
     holds(synced, ALL)
-    removed(repo.path)
+    shutil.rmtree(repo.path)
     (tmp_path / "away").rename(repo.path)
     synced.sync()
     assert synced.condition("Synced") == ("True", "Synced")

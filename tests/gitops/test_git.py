@@ -130,8 +130,6 @@ def test_a_pack_that_is_too_large_is_cut_off(content: Repo, tmp_path: Path) -> N
 
 
 def test_a_server_that_does_not_answer_is_left(content: Repo, tmp_path: Path) -> None:
-    slow = tmp_path / "slow"
-    slow.mkdir()
     content.git("config", "uploadpack.packObjectsHook", "sleep 60")
     os.mkfifo(content.path / ".git" / "refs" / "heads" / "fifo")
     with pytest.raises(SourceUnreadable, match="took longer than 1 s"):

@@ -126,9 +126,7 @@ def test_another_data_set_is_refused() -> None:
     assert [[batch.tolist() for batch in part] for part in parts] == [[[0, 2], [4, 6]], [[1, 3], [5, 7]]]
 
 
-def torchrun(
-    arguments: list[str], directory: Path, ranks: int, timeout: float = 110
-) -> subprocess.CompletedProcess[str]:
+def torchrun(arguments: list[str], directory: Path, ranks: int) -> subprocess.CompletedProcess[str]:
     program = Path(__file__).with_name("distributed_program.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(program)]
     root = str(Path(__file__).parents[3])
