@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,6 @@ def save(step):
 def ready():
     open("ready", "w").close()
 """
-
-
-@pytest.fixture
-def bed(tmp_path: Path) -> Iterator[ProcessBed]:
-    bed = ProcessBed(tmp_path)
-    yield bed
-    bed.close()
 
 
 def asked(bed: ProcessBed, script: str, **more: object) -> Workload:

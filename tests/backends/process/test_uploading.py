@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,9 @@ from cumulus.uploader.s3_place import S3Place
 from tests.backends.process.test_checkpoints import SAVE
 from tests.backends.process_bed import ProcessBed
 from tests.s3 import KEYS, Server
-from tests.unix_users import User, open_directory
+from tests.unix_users import User
 from tests.uploader.saves import save
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def bed(tmp_path: Path) -> Iterator[ProcessBed]:
-    bed = ProcessBed(tmp_path)
-    yield bed
-    bed.close()
 
 
 def work(bed: ProcessBed, script: str, *, uri: str = "", **more: Any) -> Workload:
@@ -241,7 +233,7 @@ def test_an_uploader_that_was_killed_is_replaced_when_the_daemon_looks(bed: Proc
 
 
 @pytest.mark.users
-def test_the_uploader_of_a_submitters_job_is_theirs(users: tuple[User, User]) -> None:
+def test_the_uploader_of_a_submitters_job_is_theirs(shared: ProcessBed, users: tuple[User, User]) -> None:
     """It reads what they may, and what it makes is theirs, where the daemon is root."""
     user = users[0]
     # No library of ours: a user need not be able to read it.
@@ -256,32 +248,27 @@ dump = lambda: json.dumps(document, separators=(",", ":"))
 document["digest"] = hashlib.sha256(dump().encode()).hexdigest()
 open(path + "/step-000000000001/manifest.json", "w").write(dump() + "\\n")
 """
-    with open_directory() as directory:
-        bed = ProcessBed(directory)
-        try:
-            shared = user.home / "shared"
-            fields = {"checkpoint_path": "saved", "checkpointing": Checkpointing(keep=1, uri=f"file://{shared}")}
-            run = bed.work("/usr/bin/python3", "-c", script, submitter=user.name, submitter_uid=user.uid, **fields)
-            bed.backend.start(run)
-            assert bed.finish(run).message == ""
-            place = DirectoryPlace(str(shared))
-            eventually(lambda: (shared / "latest").exists())
-            assert {path.stat().st_uid for path in (shared, *shared.rglob("*"))} == {user.uid}
-            # Root is another user: what is not its own, it does not believe.
-            with pytest.raises(Unfaithful, match="belongs to another user"):
-                place.read("latest")
-            assert (bed.run_directory(run) / "uploader").stat().st_uid == 0
-            eventually(lambda: (bed.run_directory(run) / "uploader").read_bytes() == b"copied\n")
-            # A place that is root's alone is none for them.
-            fields["checkpointing"] = Checkpointing(keep=1, uri=f"file://{directory}/roots")
-            run = bed.work(
-                "/usr/bin/python3", "-c", script, job="other", submitter=user.name, submitter_uid=user.uid, **fields
-            )
-            bed.backend.start(run)
-            bed.finish(run)
-            spec = json.loads((bed.run_directory(run) / "spec.json").read_text())
-            told = Path(spec["checkpoint"]["path"], status.DIRECTORY, "status.json")
-            eventually(lambda: told.exists() and "Permission denied" in told.read_text())
-            assert not (directory / "roots").exists()
-        finally:
-            bed.close()
+    theirs = user.home / "shared"
+    fields = {"checkpoint_path": "saved", "checkpointing": Checkpointing(keep=1, uri=f"file://{theirs}")}
+    run = shared.work("/usr/bin/python3", "-c", script, submitter=user.name, submitter_uid=user.uid, **fields)
+    shared.backend.start(run)
+    assert shared.finish(run).message == ""
+    place = DirectoryPlace(str(theirs))
+    eventually(lambda: (theirs / "latest").exists())
+    assert {path.stat().st_uid for path in (theirs, *theirs.rglob("*"))} == {user.uid}
+    # Root is another user: what is not its own, it does not believe.
+    with pytest.raises(Unfaithful, match="belongs to another user"):
+        place.read("latest")
+    assert (shared.run_directory(run) / "uploader").stat().st_uid == 0
+    eventually(lambda: (shared.run_directory(run) / "uploader").read_bytes() == b"copied\n")
+    # A place that is root's alone is none for them.
+    fields["checkpointing"] = Checkpointing(keep=1, uri=f"file://{shared.directory}/roots")
+    run = shared.work(
+        "/usr/bin/python3", "-c", script, job="other", submitter=user.name, submitter_uid=user.uid, **fields
+    )
+    shared.backend.start(run)
+    shared.finish(run)
+    spec = json.loads((shared.run_directory(run) / "spec.json").read_text())
+    told = Path(spec["checkpoint"]["path"], status.DIRECTORY, "status.json")
+    eventually(lambda: told.exists() and "Permission denied" in told.read_text())
+    assert not (shared.directory / "roots").exists()

@@ -78,13 +78,8 @@ print("tried")
 
 
 @pytest.fixture
-def bed(users: object) -> Iterator[ProcessBed]:
-    with open_directory() as directory:
-        bed = ProcessBed(directory)
-        try:
-            yield bed
-        finally:
-            bed.close()
+def bed(shared: ProcessBed) -> ProcessBed:
+    return shared
 
 
 def of(user: User, **more: Any) -> dict[str, Any]:
