@@ -1,4 +1,4 @@
-"""A fake orchestrator, and clients of it with a configuration directory of their own."""
+"""A fake orchestrator, and clients of it with a configuration directory of their own; the real daemon."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.sdk import CumulusClient
+from tests.sdk.bed import Bed
 from tests.sdk.fake_orchestrator import FakeOrchestrator
 
 MakeClient = Callable[[], CumulusClient]
@@ -46,6 +47,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if str(root) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """One daemon for all tests of a module."""
+    made = Bed(tmp_path_factory.mktemp("sdk"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
 
 
 @pytest.fixture

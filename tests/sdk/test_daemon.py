@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from tests.sdk.bed import Bed
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-daemon")]
-
-
-@pytest.fixture(scope="module")
-def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    made = Bed(tmp_path_factory.mktemp("sdk"))
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
 
 
 def test_all_sorts_of_functions(bed: Bed) -> None:

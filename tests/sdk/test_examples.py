@@ -6,7 +6,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("sdk-examples")]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-
-
-@pytest.fixture(scope="module")
-def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
-    made = Bed(tmp_path_factory.mktemp("examples"))
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
 
 
 @pytest.mark.parametrize(
