@@ -13,8 +13,6 @@ if __name__ == "__main__":
 
     sys.exit(pytest.main([__file__, "-v"]))
 
-import base64
-import json
 import os
 import signal
 import subprocess
@@ -25,10 +23,8 @@ import pytest
 
 from cumulus.errors import Unauthenticated
 from cumulus.sdk import CumulusClient
-from cumulus.service.addresses import grpc_address
 from tests.commands import installed
-from tests.e2e.conftest import Machine, manifest
-from tests.waiting import eventually
+from tests.e2e.conftest import Machine, manifest, serving
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("orchestrator")]
 
@@ -50,24 +46,11 @@ class Orchestrator(Machine):
         self.daemons.append(daemon)
         return daemon
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT of gRPC."""
-        found = grpc_address.read(self.directory / "cumulus")
-        return found.address if found is not None else ""
-
 
 @pytest.fixture(scope="module")
 def orchestrator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestrator]:
-    made = Orchestrator(tmp_path_factory.mktemp("orchestrator"))
-    try:
-        made.serve()
-        eventually(lambda: made.run("kubeconfig", "-o", str(made.directory / "kubeconfig")).returncode == 0)
-        made.ready()
-        eventually(lambda: made.address, what="gRPC listens")
+    with serving(Orchestrator(tmp_path_factory.mktemp("orchestrator"))) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
@@ -76,12 +59,10 @@ def token(orchestrator: Orchestrator, tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("CUMULUS_HOME", "CUMULUS_ORCHESTRATOR_URL", "CUMULUS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    found = json.loads((orchestrator.directory / "kubeconfig").read_text())
-    ca = found["clusters"][0]["cluster"]["certificate-authority-data"]
-    (tmp_path / "ca.pem").write_bytes(base64.b64decode(ca))
+    found = orchestrator.context()
+    (tmp_path / "ca.pem").write_text(found.ca)
     monkeypatch.setenv("CUMULUS_CA_FILE", str(tmp_path / "ca.pem"))
-    token: str = found["users"][0]["user"]["token"]
-    return token
+    return found.token
 
 
 def where() -> tuple[int, str]:
@@ -90,7 +71,7 @@ def where() -> tuple[int, str]:
 
 
 def test_a_function_runs_on_a_lease(orchestrator: Orchestrator, token: str, capfd: pytest.CaptureFixture[str]) -> None:
-    with CumulusClient(orchestrator.address, token) as client:
+    with CumulusClient(orchestrator.grpc(), token) as client:
         pid, device = client.run(where, gpu_memory=0.5, duration=3600)
     assert pid != os.getpid()
     assert device
@@ -101,7 +82,7 @@ def test_a_function_runs_on_a_lease(orchestrator: Orchestrator, token: str, capf
 
 
 def test_nobody_is_served_without_a_token(orchestrator: Orchestrator, token: str) -> None:
-    with CumulusClient(orchestrator.address, "cumulus_not-a-token") as client, pytest.raises(Unauthenticated):
+    with CumulusClient(orchestrator.grpc(), "cumulus_not-a-token") as client, pytest.raises(Unauthenticated):
         client.run(where)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from cumulus.chronos import monitor_control
+from cumulus.client import contexts
+from cumulus.client.contexts import Context
+from cumulus.service.addresses import grpc_address
 from tests import processes
 from tests.commands import CHRONOS_CLI
 from tests.daemon import DaemonBed
@@ -49,6 +53,19 @@ class Machine(DaemonBed):
     def ready(self) -> None:
         self.ok("wait", "node", "--all", "--for=condition=Ready", "--timeout=60s")
 
+    def context(self) -> Context:
+        """Where it answers over TLS, by which authority, and a token."""
+        printed = eventually(lambda: self.run("kubeconfig").stdout, what="it answers over TLS")
+        found = contexts.from_kubeconfig(json.loads(printed)).current
+        assert found is not None
+        return found
+
+    def grpc(self) -> str:
+        """HOST:PORT of gRPC."""
+        home = self.directory / "cumulus"
+        found: str = eventually(lambda: (read := grpc_address.read(home)) and read.address, what="gRPC listens")
+        return found
+
     def stop(self) -> None:
         """End the daemons, then every lease (which ends the jobs), then the monitor."""
         processes.end(self.daemons)
@@ -57,6 +74,20 @@ class Machine(DaemonBed):
             subprocess.run(release, env=self.env, capture_output=True, check=False)
         eventually(lambda: not self.leases(), within=30, what="leases released at the end of the test")
         monitor_gone(self.directory / "chronos")
+
+
+M = TypeVar("M", bound=Machine)
+
+
+@contextmanager
+def serving(machine: M) -> Iterator[M]:
+    """Its daemon runs, and its node is ready."""
+    try:
+        machine.serve()
+        machine.ready()
+        yield machine
+    finally:
+        machine.stop()
 
 
 @pytest.fixture

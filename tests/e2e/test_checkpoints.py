@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pytest
 
 from cumulus.uploader import catalog
 from cumulus.uploader.directory_place import DirectoryPlace
-from tests.e2e.conftest import Machine, manifest
+from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("e2e-checkpoints")]
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,20 @@ while step < last:
 """
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """One daemon for all of these tests."""
+    with serving(Machine(tmp_path_factory.mktemp("checkpoints") / "m")) as made:
+        yield made
+
+
+@pytest.fixture
+def machine(served: Machine) -> Iterator[Machine]:
+    """Without a job, before and after."""
+    yield served
+    served.ok("delete", "jobs", "--all")
+
+
 def training(name: str, log: Path, *, last: int = 10**6, duration: str = "1h", **checkpoint: str) -> dict[str, Any]:
     made = manifest(name, "", duration=duration, checkpoint=checkpoint)
     made["spec"]["command"] = [sys.executable, "-c", TRAIN, str(log), str(last)]
@@ -48,26 +63,25 @@ def steps(log: Path) -> list[int]:
 
 
 def test_training_goes_on_in_the_next_lease_where_it_stopped(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
     log = tmp_path / "steps"
     machine.apply(training("t", log, last=200, duration="6s", gracePeriod="1s"))
     machine.ok("wait", "gpujob/t", "--for=condition=Succeeded", "--timeout=80s")
     assert steps(log) == list(range(200))
-    status = machine.get("job", "t")["status"]
+    job = machine.get("job", "t")
+    status = job["status"]
     assert len(status["attempts"]) > 1
     assert {a["reason"] for a in status["attempts"][:-1]} <= {"Saved", "LeaseExpired"}
     # Queued before the lease was over, in a place of its own.
     assert all(after["queueTime"] < before["endTime"] for before, after in pairwise(status["attempts"]))
     assert status["checkpoint"]["step"] > 0
     assert "next" not in status
-    assert "CheckpointSaved" in {e["reason"] for e in machine.items("events")}
+    assert "CheckpointSaved" in {
+        e["reason"] for e in machine.items("events") if e["involvedObject"]["uid"] == job["metadata"]["uid"]
+    }
     eventually(lambda: not machine.leases(), what="all leases given back")
 
 
 def test_a_suspended_job_is_let_go_as_soon_as_it_has_saved(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
     log = tmp_path / "steps"
     machine.apply(training("s", log, gracePeriod="5m"))
     eventually(lambda: len(steps(log)) > 3, what="running")
@@ -95,8 +109,6 @@ def test_a_suspended_job_is_let_go_as_soon_as_it_has_saved(machine: Machine, tmp
 
 
 def test_a_drained_node_is_free_as_soon_as_its_jobs_have_saved(machine: Machine, tmp_path: Path) -> None:
-    machine.serve()
-    machine.ready()
     log = tmp_path / "steps"
     machine.apply(training("d", log, gracePeriod="5m"))
     eventually(lambda: len(steps(log)) > 3, what="running")
@@ -111,8 +123,6 @@ def test_a_drained_node_is_free_as_soon_as_its_jobs_have_saved(machine: Machine,
 
 def test_what_is_saved_leaves_the_node_and_comes_back(machine: Machine, tmp_path: Path) -> None:
     """Between two leases the node loses its disk."""
-    machine.serve()
-    machine.ready()
     log, shared = tmp_path / "steps", tmp_path / "shared"
     machine.apply(training("t", log, last=200, every="500ms", gracePeriod="1s", uri=f"file://{shared}"))
     place = DirectoryPlace(str(shared))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
@@ -13,9 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cumulus.service.addresses import grpc_address
-from tests.e2e.conftest import Machine, manifest
-from tests.waiting import eventually
+from tests.e2e.conftest import Machine, manifest, serving
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("laptops")]
 
@@ -70,19 +67,9 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    machine = Machine(tmp_path_factory.mktemp("server"))
-    try:
-        machine.serve()
-        eventually(lambda: machine.run("kubeconfig", "-o", str(machine.directory / "kubeconfig")).returncode == 0)
-        machine.ready()
-        home = machine.directory / "cumulus"
-        grpc = eventually(lambda: (found := grpc_address.read(home)) and found.address, what="gRPC listens")
-        found = json.loads((machine.directory / "kubeconfig").read_text())
-        cluster = found["clusters"][0]["cluster"]
-        ca = base64.b64decode(cluster["certificate-authority-data"]).decode()
-        yield Server(cluster["server"], grpc, ca, found["users"][0]["user"]["token"])
-    finally:
-        machine.stop()
+    with serving(Machine(tmp_path_factory.mktemp("server"))) as machine:
+        found = machine.context()
+        yield Server(found.server, machine.grpc(), found.ca, found.token)
 
 
 def laptop(platform: str, script: str, home: Path, **variables: str) -> str:

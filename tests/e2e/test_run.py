@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import pty
 import re
@@ -22,7 +20,7 @@ import pytest
 
 from cumulus import environment
 from tests.commands import CUMULUS
-from tests.e2e.conftest import Machine, manifest
+from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.daemon
@@ -36,13 +34,8 @@ ALONE = {environment.NO_COMMAND_SERVER: "1"}
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One daemon for all of these tests; their jobs have names of their own."""
-    made = Machine(tmp_path_factory.mktemp("run") / "m")
-    try:
-        made.serve()
-        made.ready()
+    with serving(Machine(tmp_path_factory.mktemp("run") / "m")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 class Terminal:
@@ -286,11 +279,10 @@ def test_detached_it_prints_the_name_alone(machine: Machine) -> None:
 
 
 def test_over_tls_as_from_another_machine(machine: Machine, tmp_path: Path) -> None:
-    config = json.loads(machine.ok("kubeconfig"))
-    cluster = config["clusters"][0]["cluster"]
-    (tmp_path / "ca.pem").write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    context = machine.context()
+    (tmp_path / "ca.pem").write_text(context.ca)
     there = {
-        environment.SERVER_URL: cluster["server"], environment.TOKEN: config["users"][0]["user"]["token"],
+        environment.SERVER_URL: context.server, environment.TOKEN: context.token,
         environment.CA_FILE: str(tmp_path / "ca.pem"),
     }  # fmt: skip
     done = machine.run("run", *SMALL, "--name", "far", "--", "sh", "-c", "pwd; exit 4", **there)

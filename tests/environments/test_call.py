@@ -10,7 +10,7 @@ import pytest
 
 from cumulus.errors import InvalidEnvironment
 from cumulus.sdk import CumulusClient
-from tests.e2e.conftest import Machine
+from tests.e2e.conftest import Machine, serving
 from tests.environments.packages import Index
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("environments")]
@@ -31,12 +31,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     index = Index(directory / "index")
     made = Machine(directory)
     made.env |= index.variables
-    try:
-        made.serve()
-        made.ready()
+    with serving(made):
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

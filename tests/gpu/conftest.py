@@ -21,7 +21,7 @@ from cumulus.chronos.device import discover
 from cumulus.chronos.enforce import environment, forget, opencl_layer
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.clock import SystemClock
-from tests.e2e.conftest import Machine
+from tests.e2e.conftest import Machine, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -199,13 +199,10 @@ def machine(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """The daemon, with this machine's GPUs."""
     monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
     monkeypatch.setenv(MPS_MODE, "shared")
-    made = Machine(tmp_path / "m")
     try:
-        made.serve()
-        made.ready()
-        yield made
+        with serving(Machine(tmp_path / "m")) as made:
+            yield made
     finally:
-        made.stop()
         Mps("shared").stop(tmp_path / "m" / "chronos")
 
 
