@@ -49,7 +49,8 @@ class CheckpointFiles:
         self.path, self._user = place
 
     def list(self) -> Sequence[CheckpointFound]:
-        return self._found("list")
+        with _reading(self._user, "list", self.path) as said:
+            return [*_found(said)]
 
     def copied(self) -> CheckpointCopied | None:
         with _reading(self._user, "copied", self.path) as said:
@@ -58,8 +59,7 @@ class CheckpointFiles:
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:
         with _reading(self._user, "verify", self.path, *_step(step)) as said:
-            while line := _line(said):
-                yield _found(line)
+            yield from _found(said)
 
     def send(self, step: int | None) -> Iterator[CheckpointPiece]:
         with _reading(self._user, "send", self.path, *_step(step)) as said:
@@ -78,10 +78,6 @@ class CheckpointFiles:
     def prune(self, keep: int) -> Sequence[int]:
         with _reading(self._user, "prune", self.path, str(keep)) as said:
             return [int(step) for step in (_line(said) or {"gone": ()})["gone"]]
-
-    def _found(self, *words: str) -> Sequence[CheckpointFound]:
-        with _reading(self._user, words[0], self.path, *words[1:]) as said:
-            return [_found(line) for line in iter(lambda: _line(said), None)]
 
 
 @contextlib.contextmanager
@@ -132,8 +128,9 @@ def _exactly(said: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _found(line: dict[str, Any]) -> CheckpointFound:
-    return CheckpointFound(**line)
+def _found(said: IO[bytes]) -> Iterator[CheckpointFound]:
+    while (line := _line(said)) is not None:
+        yield CheckpointFound(**line)
 
 
 def _step(step: int | None) -> Sequence[str]:
