@@ -23,7 +23,7 @@ def take_over(source: str, path: str) -> None:
     if found is None:
         raise StartFailed(f"checkpoint.from: there is no whole checkpoint in {source}")
     os.makedirs(path, mode=0o700, exist_ok=True)
-    made = os.path.join(path, f"{layout.TEMPORARY}{os.getpid()}")
+    made = os.path.join(path, layout.temporary_name(found.step))
     shutil.copytree(found.path, made, symlinks=True, copy_function=_link_or_copy)
     # Fencing tokens are of one job: this job's first save is newer than what it begins with.
     manifest = dataclasses.replace(found.manifest, attempt=0, token=0)
