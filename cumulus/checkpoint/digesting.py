@@ -8,7 +8,7 @@ import os
 from typing import Union
 
 from .beside import Beside
-from .layout import File
+from .layout import OPEN_NEW, File
 
 Data = Union[bytes, bytearray, memoryview]
 
@@ -29,8 +29,7 @@ class DigestingFile:
     """
 
     def __init__(self, path: str) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o600)
+        self._descriptor = os.open(path, OPEN_NEW, 0o600)
         self._name = os.path.basename(path)
         self._digest = hashlib.sha256()
         self._small = bytearray()

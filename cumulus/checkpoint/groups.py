@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Callable, Protocol
 
-from .layout import CheckpointError, remove_tree
+from .layout import OPEN_NEW, CheckpointError, remove_tree
 from .writing import make_place
 
 DIRECTORY = ".gang"
@@ -207,7 +207,7 @@ class FileGroup:
     def _write(self, name: str, value: Any) -> None:
         path = os.path.join(self._directory, name)
         temporary = f"{path}.{secrets.token_hex(4)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(temporary, OPEN_NEW, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             json.dump({"value": value}, file)
         os.rename(temporary, path)

@@ -32,8 +32,10 @@ LARGEST_MANIFEST = 64 * 2**20
 _STEP = re.compile(r"step-([0-9]{12})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
+OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+OPEN_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
+"""Flags: no link is followed, and none waits for whoever is at the other end of a pipe."""
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
 _CHUNK = 2**20
 _LONGEST_WORD = 500
@@ -327,8 +329,8 @@ class _Directory:
         try:
             *parents, name = path.split("/")
             for parent in parents:
-                opened.append(self._open(parent, opened[-1], path, _OPEN_DIRECTORY))
-            opened.append(self._open(name, opened[-1], path, _OPEN))
+                opened.append(self._open(parent, opened[-1], path, OPEN_DIRECTORY))
+            opened.append(self._open(name, opened[-1], path, OPEN))
             if not stat.S_ISREG(os.fstat(opened[-1]).st_mode):
                 raise self._damaged(path, "is no file")
             yield opened[-1]
@@ -377,7 +379,7 @@ class _Directory:
 @contextlib.contextmanager
 def _opened(path: str, step: int, owner: int | None) -> Iterator[_Directory]:
     try:
-        descriptor = os.open(directory(path, step), _OPEN_DIRECTORY)
+        descriptor = os.open(directory(path, step), OPEN_DIRECTORY)
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise

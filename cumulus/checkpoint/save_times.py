@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from .layout import TEMPORARY
+from .layout import OPEN, OPEN_NEW, TEMPORARY
 
 NAME = ".save-times.json"
 KEPT = 32
@@ -51,7 +51,7 @@ def lead(times: Sequence[float], grace: float) -> float:
 def read(path: str) -> list[float]:
     """The times that are kept below a directory of checkpoints, oldest first; none where there are none to be read."""
     try:
-        descriptor = os.open(os.path.join(path, NAME), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(os.path.join(path, NAME), OPEN)
         with open(descriptor, encoding="ascii") as file:
             if os.fstat(descriptor).st_uid != os.geteuid():
                 return []
@@ -67,9 +67,8 @@ def write(path: str, times: Sequence[float]) -> None:
     """Keep the newest times. No error where that is not possible: the next lease is planned by older ones."""
     temporary = os.path.join(path, f"{TEMPORARY}save-times-{os.getpid()}")
     with contextlib.suppress(OSError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            descriptor = os.open(temporary, flags, 0o600)
+            descriptor = os.open(temporary, OPEN_NEW, 0o600)
             with open(descriptor, "w", encoding="ascii") as file:
                 json.dump([round(one, 4) for one in times[-KEPT:]], file)
             os.rename(temporary, os.path.join(path, NAME))

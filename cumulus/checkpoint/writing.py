@@ -21,6 +21,8 @@ from typing import Callable, NamedTuple
 from .beside import Beside
 from .layout import (
     MANIFEST,
+    OPEN_DIRECTORY,
+    OPEN_NEW,
     TEMPORARY,
     CheckpointError,
     Damaged,
@@ -34,7 +36,6 @@ from .layout import (
     temporary_name,
 )
 
-_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _NOTHING: Mapping[str, File] = MappingProxyType({})
 _MOST_OPEN = 32
 """Files that wait until they are synced."""
@@ -87,8 +88,7 @@ class Writer:
             self._descriptor = -1
 
     def _publish(self, manifest: Manifest) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        file = os.open(MANIFEST, flags, 0o600, dir_fd=self._descriptor)
+        file = os.open(MANIFEST, OPEN_NEW, 0o600, dir_fd=self._descriptor)
         with open(file, "wb") as out:
             out.write(manifest.encode())
             out.flush()
@@ -109,7 +109,7 @@ def begin(path: str, step: int) -> Writer:
     clear(path)
     name = os.path.join(path, temporary_name(step))
     os.mkdir(name, 0o700)
-    descriptor = os.open(name, _DIRECTORY)
+    descriptor = os.open(name, OPEN_DIRECTORY)
     # Some network file systems lock no directories, or not for other nodes. There, the next one to begin also deletes
     # what a writer on another node still writes: that of an attempt which should have ended.
     with contextlib.suppress(OSError):
@@ -160,7 +160,7 @@ def seal(
     `part`: which files, by their path below `top`, where several share the work. `known`: digests of files that were
     taken while they were written. Raises `Damaged` where there is something else than files and directories, OSError.
     """
-    descriptor = os.open(top, _DIRECTORY)
+    descriptor = os.open(top, OPEN_DIRECTORY)
     try:
         paths = [path for path in files_below(descriptor, step) if part(path)]
         for path in paths:
@@ -203,7 +203,7 @@ def _sync_and_close(descriptor: int) -> None:
 def _is_written(path: str) -> bool:
     """Whether a writer lives that holds this directory."""
     try:
-        descriptor = os.open(path, _DIRECTORY)
+        descriptor = os.open(path, OPEN_DIRECTORY)
     except OSError:
         return False
     try:
