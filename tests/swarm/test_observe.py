@@ -193,6 +193,15 @@ def test_a_run_that_was_gone_before_it_was_told_to_stop_is_what_its_exit_code_sa
     assert (end.state, end.reason) == (State.FAILED if reason else State.SUCCEEDED, reason)
 
 
+def test_a_program_that_was_asked_for_a_checkpoint_stays_so_where_its_end_is_brought_nearer(tmp_path: Path) -> None:
+    record = Record(str(tmp_path), {**START, "leases": [], "memory_bytes": 0})
+    at = timestamp(SystemClock().now())
+    record.write(STOP, {"grace": 60.0, "at": at, "why": "", "asked": True, "saved": {"step": 3}})
+    reconciler("").ask_to_stop(record, 5.0)
+    found = record.read(STOP) or {}
+    assert (found["grace"], found["asked"], found["saved"]) == (5.0, True, {"step": 3})
+
+
 def test_a_start_that_the_engine_failed_has_no_exit_code_of_the_program(tmp_path: Path) -> None:
     record = Record(str(tmp_path), {**START, "leases": [], "memory_bytes": 0})
     seen = task("failed", 128, "starting container failed: task 7f: already exists")

@@ -129,9 +129,10 @@ class TaskReconciler:
             left = float(earlier["grace"]) - (now - parse_timestamp(earlier["at"])).total_seconds()
             if left <= grace:
                 return
-        asked = earlier is None and bool(reason) and self._ask(record, reason)
-        saved = document_of(record.saved())
-        document = {"grace": max(0.0, grace), "at": timestamp(now), "why": why, "asked": asked, "saved": saved}
+            asked, before = earlier.get("asked", False), earlier.get("saved")
+        else:
+            asked, before = bool(reason) and self._ask(record, reason), document_of(record.saved())
+        document = {"grace": max(0.0, grace), "at": timestamp(now), "why": why, "asked": asked, "saved": before}
         record.write(STOP, document)
 
     def _ask(self, record: Record, reason: str) -> bool:
