@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cumulus.lib import state_id
-from cumulus.lib.files import replacing, write_durably
+from cumulus.lib.files import replacing, write_durably, write_once
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -51,3 +51,12 @@ def test_a_copy_of_a_state_directory_has_a_name_of_its_own(tmp_path: Path) -> No
     assert second.recall("node") == ""
     first.note("node", "")
     assert first.recall("node") == ""
+
+
+def test_a_file_that_is_written_once_stays(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    write_once(str(path), b"first")
+    write_once(str(path), b"second")
+    assert path.read_bytes() == b"first"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
