@@ -53,9 +53,9 @@ __version__ = {__version__!r}
 def ensure_runner(directory: str) -> str:
     """The path of the runner's file in `directory`, which is made there where it is missing. Its name tells its
     content, so that a newer version does not change what a running call reads. Raises OSError and BackendError."""
-    content = archive()
     path = os.path.join(directory, f"runner-{digest()}.pyz")
     if not os.path.exists(path):
+        content = archive()
         # Calls start in several threads at once.
         temporary = f"{path}.{secrets.token_hex(8)}"
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444), "wb") as file:
