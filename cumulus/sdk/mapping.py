@@ -7,7 +7,6 @@ Items go in batches that take about `BATCH_SECONDS`, so that short ones cost lit
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sys
 import threading
@@ -23,6 +22,7 @@ from cumulus.sdk.options import CallOptions, check_arguments, whole
 from cumulus.sdk.packaging import pickling
 from cumulus.sdk.remote_function import RemoteFunction, plain
 from cumulus.sdk.session import Session
+from cumulus.sdk.threads import awaited
 
 if TYPE_CHECKING:
     from cumulus.sdk.caller import Caller
@@ -67,7 +67,7 @@ class MapResults(Generic[T]):
 
     async def __anext__(self) -> T:
         try:
-            return await asyncio.to_thread(self._next_or_end)
+            return await awaited(lambda _: self._next_or_end())
         except _End:
             raise StopAsyncIteration from None
 

@@ -194,6 +194,17 @@ def test_map_keeps_the_order(client: CumulusClient, orchestrator: FakeOrchestrat
     assert sorted(client.map(state.slow, [0.3, 0, 0], workers=2, ordered=False)) == [0, 0, 0.3]
 
 
+def test_who_stops_waiting_for_a_map_is_not_held(client: CumulusClient, state: Any) -> None:
+    async def wait_shortly(results: Any) -> None:
+        await asyncio.wait_for(anext(results), 0.2)
+
+    with client.map(state.slow, [20], workers=1) as results:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            asyncio.run(wait_shortly(results))
+        assert time.monotonic() - began < 15
+
+
 def test_map_of_an_endless_iterator_is_bounded(client: CumulusClient) -> None:
     import itertools
 
