@@ -60,14 +60,14 @@ class MapResults(Generic[T]):
 
     @shows_hints
     def __next__(self) -> T:
-        return self._mapping.next()
+        return self._mapping.next(_Waiter())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
         try:
-            return await awaited(lambda _: self._next_or_end())
+            return await awaited(self._next_or_end)
         except _End:
             raise StopAsyncIteration from None
 
@@ -85,15 +85,28 @@ class MapResults(Generic[T]):
         # Its threads end the sessions.
         self._mapping.stop()
 
-    def _next_or_end(self) -> T:
+    @shows_hints
+    def _next_or_end(self, on_call: Callable[[Any], None]) -> T:
+        waiter = _Waiter()
+        on_call(waiter)
         try:
-            return next(self)
+            return self._mapping.next(waiter)
         except StopIteration:
             raise _End from None
 
 
 class _End(Exception):
     """StopIteration, for a future, which can't hold that."""
+
+
+class _Waiter:
+    """Who waits for the next result."""
+
+    gone = False
+    """Takes none any more: it is for who asks next."""
+
+    def cancel(self) -> None:
+        self.gone = True
 
 
 class _Mapping(Generic[T]):
@@ -129,9 +142,11 @@ class _Mapping(Generic[T]):
         for number in range(workers):
             threading.Thread(target=self._work, name=f"cumulus-map-{number}", daemon=True).start()
 
-    def next(self) -> T:
+    def next(self, waiter: _Waiter) -> T:
         with self._changed:
             while True:
+                if waiter.gone:
+                    raise StopIteration
                 if self._failure is not None:
                     failure = self._failure
                     break

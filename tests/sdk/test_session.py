@@ -205,6 +205,16 @@ def test_who_stops_waiting_for_a_map_is_not_held(client: CumulusClient, state: A
         assert time.monotonic() - began < 15
 
 
+def test_a_result_of_map_that_nobody_waited_for_is_not_lost(client: CumulusClient, state: Any) -> None:
+    async def main() -> list[Any]:
+        results = client.map(state.slow, [0.5, 0], workers=1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(results), 0.1)
+        return [value async for value in results]
+
+    assert asyncio.run(main()) == [0.5, 0]
+
+
 def test_map_of_an_endless_iterator_is_bounded(client: CumulusClient) -> None:
     import itertools
 
