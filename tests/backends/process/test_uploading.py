@@ -32,11 +32,8 @@ from tests.waiting import eventually
 
 def work(bed: ProcessBed, script: str, *, uri: str = "", **more: Any) -> Workload:
     asked = Checkpointing(keep=2, uri=uri or f"file://{bed.directory}/shared", **more.pop("asked", {}))
-    token = f"TOKEN = {more.get('attempt', 1)}\n"
-    source = token + SAVE.replace(
-        '"2030-01-01T00:00:00Z", 0.5, 1, 1, 1, files', '"2030-01-01T00:00:00Z", 0.5, 1, 1, TOKEN, files'
-    )
-    return bed.work(sys.executable, "-c", source + script, checkpoint_path="saved", checkpointing=asked, **more)
+    source = f"{SAVE}TOKEN = {more.get('attempt', 1)}\n{script}"
+    return bed.work(sys.executable, "-c", source, checkpoint_path="saved", checkpointing=asked, **more)
 
 
 def local(bed: ProcessBed, work: Workload) -> Path:
