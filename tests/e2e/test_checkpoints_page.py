@@ -14,35 +14,28 @@ from pathlib import Path
 
 import pytest
 
+from tests import pages
 from tests.e2e.conftest import Machine, manifest
 
 pytestmark = pytest.mark.daemon
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "checkpoints.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    text = PAGE[PAGE.index("<!-- try: begin -->") : PAGE.index("<!-- try: end -->")]
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+TRY = pages.part(ROOT / "docs" / "checkpoints.md", "try")
 
 
 def test_the_ten_minutes_work_as_written(machine: Machine, tmp_path: Path) -> None:
     """A training of 6 s in leases of 5 s."""
     here = tmp_path / "here"
     here.mkdir()
-    [program], [manifest] = blocks("python"), blocks("yaml")
+    [program], [manifest] = pages.blocks(TRY, "python"), pages.blocks(TRY, "yaml")
     (here / "train.py").write_text(program)
     (here / "train.yaml").write_text(manifest)
     machine.serve()
     machine.ready()
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = pages.commands(TRY)
     assert len(commands) == 7
     env = {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
-    script = ["bash", "-ec", "\n".join(commands)]
-    done = subprocess.run(script, cwd=here, env=env, capture_output=True, text=True, timeout=115, check=False)
-    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"
-    printed = done.stdout
+    printed = pages.follow(commands, here, env)
     saved = re.search(
         r"starts after step 0\ncumulus\.checkpoint: step (\d+) is saved, and the lease ends: exit 75", printed
     )
@@ -55,7 +48,7 @@ def test_the_ten_minutes_work_as_written(machine: Machine, tmp_path: Path) -> No
 
 def test_the_page_shows_the_example() -> None:
     program = (ROOT / "examples" / "train_numpy.py").read_text()
-    assert program.partition('"""\n\n')[2] == blocks("python")[0]
+    assert program.partition('"""\n\n')[2] == pages.blocks(TRY, "python")[0]
 
 
 def test_the_example_in_pytorch(tmp_path: Path) -> None:

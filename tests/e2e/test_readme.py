@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import pages
 from tests.e2e.conftest import monitor_gone
 
 pytestmark = pytest.mark.daemon
@@ -18,20 +18,14 @@ pytestmark = pytest.mark.daemon
 README = Path(__file__).parents[2] / "README.md"
 
 
-def tour(name: str = "tour") -> str:
-    text = README.read_text()
-    return text[text.index(f"<!-- {name}: begin -->") : text.index(f"<!-- {name}: end -->")]
-
-
 def commands(name: str = "tour") -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", tour(name), re.S)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return pages.commands(pages.part(README, name))
 
 
 def manifest() -> str:
     """The first tour's train.yaml."""
-    [found] = re.findall(r"```yaml\n(.*?)```", tour(), re.S)
-    return str(found)
+    [found] = pages.blocks(pages.part(README, "tour"), "yaml")
+    return found
 
 
 def walk(name: str, directory: Path) -> str:
@@ -40,26 +34,12 @@ def walk(name: str, directory: Path) -> str:
     (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (directory / ".tour").mkdir()
     (directory / ".tour" / "train.yaml").write_text(manifest())
-    script = ["set -eu", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
-    for command in commands(name):
-        # An echo of each command, so that a failure shows where it happened.
-        script += [f"cat >&2 <<'COMMAND'\n$ {command}\nCOMMAND", command]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("CUMULUS_", "CHRONOS_"))}
     env["CHRONOS_MONITOR_IDLE"] = "1"
     try:
-        done = subprocess.run(
-            ["bash", "-c", "\n".join(script)],
-            cwd=directory,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        return pages.follow(commands(name), directory, env)
     finally:
         monitor_gone(directory / ".tour" / "chronos")
-    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-1000:]}"
-    return done.stdout
 
 
 def test_the_tour_works_as_written(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from cumulus import environment
+from tests import pages
 from tests.commands import CUMULUS
 from tests.e2e.conftest import Machine, manifest, serving
 from tests.waiting import PATIENCE, eventually
@@ -300,15 +301,10 @@ def test_from_the_store_of_a_daemon_that_runs(machine: Machine) -> None:
 
 
 def test_the_page_works_as_written(machine: Machine, tmp_path: Path) -> None:
-    text = PAGE.read_text()
-    text = text[text.index("<!-- try: begin -->") : text.index("<!-- try: end -->")]
-    blocks = re.findall(r"```console\n(.*?)```", text, re.S)
-    commands = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    commands = pages.commands(pages.part(PAGE, "try"))
     assert len(commands) == 9
     env = {**machine.env, "PATH": f"{Path(sys.executable).parent}:{machine.env['PATH']}"}
-    script = ["bash", "-ec", "\n".join(commands)]
-    done = subprocess.run(script, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=115, check=False)
-    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-3000:]}"
-    assert re.match(rf"\d+ bytes, in {tmp_path}\nexit code 3\n.*\nhello\n", done.stdout, re.S), done.stdout
-    assert "\ndone\n" in done.stdout
+    printed = pages.follow(commands, tmp_path, env)
+    assert re.match(rf"\d+ bytes, in {tmp_path}\nexit code 3\n.*\nhello\n", printed, re.S), printed
+    assert "\ndone\n" in printed
     eventually(lambda: "hello" not in jobs(machine), what="deleted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
+from tests import pages
 from tests.sdk.bed import Bed
 from tests.waiting import eventually
 
@@ -42,9 +42,7 @@ def test_an_example(bed: Bed, name: str, needs: str, prints: str) -> None:
 
 @pytest.mark.parametrize("page", ["docs/sdk.md", "README.md"])
 def test_the_code_of_a_page(bed: Bed, page: str) -> None:
-    text = (ROOT / page).read_text()
-    part = text[text.index("<!-- sdk: begin -->") : text.index("<!-- sdk: end -->")]
-    blocks = re.findall(r"```python\n(.*?)```", part, re.S)
+    blocks = pages.blocks(pages.part(ROOT / page, "sdk"), "python")
     assert blocks
     bed.write("cumulus_demo_state.py", "")
     bed.python("page.py", "\n".join(blocks))
