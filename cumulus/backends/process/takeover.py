@@ -11,7 +11,12 @@ import shutil
 
 from cumulus.backends.process.launch import StartFailed
 from cumulus.checkpoint import layout
+from cumulus.checkpoint.layout import Checkpoint
+from cumulus.lib import locks
 from cumulus.lib.files import write_durably
+
+PATIENCE_SECONDS = 300.0
+"""How long a replica waits for another of its node that takes the same checkpoint over."""
 
 
 def take_over(source: str, path: str) -> None:
@@ -23,6 +28,17 @@ def take_over(source: str, path: str) -> None:
     if found is None:
         raise StartFailed(f"checkpoint.from: there is no whole checkpoint in {source}")
     os.makedirs(path, mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not locks.acquire(descriptor, PATIENCE_SECONDS):
+            raise StartFailed(f"checkpoint.from: another replica has been at work in {path} for too long")
+        if layout.newest(path) is None:
+            _place(found, path)
+    finally:
+        os.close(descriptor)
+
+
+def _place(found: Checkpoint, path: str) -> None:
     made = os.path.join(path, layout.temporary_name(found.step))
     shutil.copytree(found.path, made, symlinks=True, copy_function=_link_or_copy)
     # Fencing tokens are of one job: this job's first save is newer than what it begins with.
