@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import unix_users
 from tests.disks import small_disk  # noqa: F401
-from tests.s3 import moto, seaweedfs  # noqa: F401
+from tests.s3 import moto, proxy, seaweedfs  # noqa: F401
 from tests.unix_users import User
 
 # Machines are shared and slow at times: no example fails for its time. Every run searches new examples, also the test

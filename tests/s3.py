@@ -190,3 +190,10 @@ class Proxy:
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(seaweedfs: Server) -> Iterator[Proxy]:
+    made = Proxy(seaweedfs.endpoint)
+    yield made
+    made.close()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 
 from sdk.client import CumulusClient
-from tests.e2e.conftest import Machine
+from tests.e2e.conftest import Machine, serving
 
 pytestmark = [pytest.mark.daemon, pytest.mark.xdist_group("network")]
 
@@ -80,13 +80,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CumulusClient]:
             patch.setenv(name, machine.env[name])
         patch.delenv("CUMULUS_ORCHESTRATOR_URL", raising=False)
         patch.setenv("XDG_CONFIG_HOME", str(machine.directory / "config"))
-        machine.serve()
-        machine.ready()
-        with CumulusClient() as made:
+        with serving(machine), CumulusClient() as made:
             yield made
     finally:
         patch.undo()
-        machine.stop()
 
 
 def test_a_network_is_trained_on_a_leased_share(client: CumulusClient, capfd: pytest.CaptureFixture[str]) -> None:

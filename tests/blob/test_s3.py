@@ -50,13 +50,6 @@ def store(client: S3Client) -> S3BlobStore:
     return S3BlobStore(client, LIMITS, part=LEAST_PART)
 
 
-@pytest.fixture
-def proxy(seaweedfs: Server) -> Iterator[Proxy]:
-    made = Proxy(seaweedfs.endpoint)
-    yield made
-    made.close()
-
-
 def http_put(url: str, content: bytes) -> int:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc)

@@ -22,9 +22,13 @@ from tests.waiting import eventually
 MANY = 600
 
 
-def test_a_commit_that_touches_one_of_many_wakes_one(repo: Repo, tmp_path: Path) -> None:
+@pytest.fixture
+def following(tmp_path: Path) -> Following:
+    return Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
+
+
+def test_a_commit_that_touches_one_of_many_wakes_one(following: Following, repo: Repo) -> None:
     repo.commit({f"s{n}/a.yaml": str(n) for n in range(MANY)})
-    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
     told: list[str] = []
     following.begin(lambda namespace, name: told.append(name))
     where = Where(None, parse_url(repo.url), (("branch", "main"),), "default", "")
@@ -50,9 +54,8 @@ def test_a_commit_that_touches_one_of_many_wakes_one(repo: Repo, tmp_path: Path)
     assert after.tree != seen.tree
 
 
-def test_a_thousand_calls_are_two_questions(repo: Repo, tmp_path: Path) -> None:
+def test_a_thousand_calls_are_two_questions(following: Following, repo: Repo) -> None:
     repo.commit({"a.yaml": "a"})
-    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
     source = ("default", "cluster")
     where = Where(None, parse_url(repo.url), (), "default", "")
     following.follow(source, where, "", 3600.0)
@@ -77,11 +80,9 @@ def test_a_thousand_calls_are_two_questions(repo: Repo, tmp_path: Path) -> None:
     assert following.asked == 2
 
 
-def test_one_users_slow_servers_keep_no_other_waiting(tmp_path: Path) -> None:
+def test_one_users_slow_servers_keep_no_other_waiting(following: Following) -> None:
     from cumulus.lib.unix_user import UnixUser
 
-    clock = SystemClock()
-    following = Following(tmp_path / "sources", clock, lambda namespace, name: Credentials())
     users = [UnixUser(uid, uid, (uid,), f"u{uid}", "/", "/bin/sh") for uid in (5001, 5002)]
     for n in range(9):
         where = Where(users[0], parse_url(f"https://slow.example.org/{n}"), (), "default", "")
@@ -96,9 +97,8 @@ def test_one_users_slow_servers_keep_no_other_waiting(tmp_path: Path) -> None:
     assert running.count(users[1]) == 1
 
 
-def test_a_clone_that_nobody_uses_goes(repo: Repo, tmp_path: Path) -> None:
+def test_a_clone_that_nobody_uses_goes(following: Following, repo: Repo, tmp_path: Path) -> None:
     repo.commit({"a.yaml": "a"})
-    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
     where = Where(None, parse_url(repo.url), (), "default", "")
     following.follow(("default", "a"), where, "", 60.0)
     following.step()
@@ -205,10 +205,9 @@ def test_a_file_that_is_being_written_deletes_nothing(cluster: Cluster, tmp_path
 
 
 def test_a_repository_that_breaks_its_reader_stops_no_other(
-    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    following: Following, repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo.commit({"a.yaml": "a"})
-    following = Following(tmp_path / "sources", SystemClock(), lambda namespace, name: Credentials())
     where = Where(None, parse_url(repo.url), (), "default", "")
     following.follow(("default", "a"), where, "", 60.0)
     with monkeypatch.context() as broken:

@@ -21,7 +21,9 @@ import cloudpickle
 from cumulus.calls import envelope
 from cumulus.calls.envelope import Envelope
 from cumulus.calls.outcome import OF_RUNNER, Outcome, verify
+from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.runner.build import ensure_runner
+from tests.waiting import eventually
 
 KEY = bytes(range(envelope.KEY_BYTES))
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -93,6 +95,19 @@ def prepare(
     if archive is not None:
         (directory / envelope.ARCHIVE).write_bytes(archive)
     return [ensure_runner(str(directory.parent)), str(directory)]
+
+
+def connected(connect: Callable[[], SessionConnection]) -> SessionConnection:
+    """To a session, once it listens."""
+
+    def listens() -> SessionConnection | None:
+        try:
+            return connect()
+        except SessionEnded:
+            return None
+
+    session: SessionConnection = eventually(listens)
+    return session
 
 
 def run(

@@ -14,13 +14,12 @@ import pytest
 from cumulus.backends.base import State, Workload
 from cumulus.blob.directory import DirectoryBlobStore
 from cumulus.calls.outcome import Outcome
-from cumulus.calls.session import SessionConnection, SessionEnded
+from cumulus.calls.session import SessionEnded
 from cumulus.errors import BackendError
 from cumulus.infrastructure import LocalInfrastructure
-from tests.runner.calls import HERE, payload_of
+from tests.runner.calls import HERE, connected, payload_of
 from tests.swarm.bed import SwarmBed
 from tests.swarm.control import Control, job
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.docker
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -113,14 +112,7 @@ def test_a_session_in_a_container_answers_through_its_node(bed: SwarmBed) -> Non
     bed.options["mounts"] = ["/usr", "/lib", "/lib64"]
     bed.reopen()
     bed.backend.start(work := bed.calling(begin, session=True, **ALICE))
-
-    def connected() -> SessionConnection | None:
-        try:
-            return bed.backend.session(work.job_uid, 1, 0)
-        except SessionEnded:
-            return None
-
-    session = eventually(connected)
+    session = connected(lambda: bed.backend.session(work.job_uid, 1, 0))
     pids = set()
     for number in (1, 2):
         payload = payload_of(keep, number)
@@ -164,14 +156,7 @@ def test_calls_and_sessions_through_the_daemon_and_ssh(control: Control, monkeyp
         monkeypatch.setenv(name, control.env[name])
     serves = control.get("job", "serves")
     node = control.get("node", serves["status"]["attempts"][-1]["node"])
-
-    def connected() -> SessionConnection | None:
-        try:
-            return LocalInfrastructure(control.home).session(serves, node)
-        except SessionEnded:
-            return None
-
-    session = eventually(connected)
+    session = connected(lambda: LocalInfrastructure(control.home).session(serves, node))
     _, _, content = session.call(len(ids), [ids])
     assert pickle.loads(b"".join(content)) > 0
     session.close_session()

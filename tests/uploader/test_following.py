@@ -137,13 +137,6 @@ class Counting(S3Client):
         return part
 
 
-@pytest.fixture
-def proxy(seaweedfs: Server) -> Iterator[Proxy]:
-    made = Proxy(seaweedfs.endpoint)
-    yield made
-    made.close()
-
-
 def s3_place(bucket: Bucket, patience: float = 0.5, threads: int = 4) -> tuple[S3Place, Counting]:
     client = Counting(bucket, patience=patience, threads=threads)
     return S3Place(client, "checkpoints/team/uid", part=LEAST_PART), client

@@ -17,14 +17,13 @@ import pytest
 from cumulus.backends.base import EnvVar, State, Workload
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.calls.outcome import RETURNED, Outcome
-from cumulus.calls.session import SessionConnection, SessionEnded
+from cumulus.calls.session import SessionEnded
 from cumulus.environments.document import Document
 from cumulus.errors import BackendError, BackendRefused
 from cumulus.runner.build import archive
 from tests.backends.process_bed import NODE, ProcessBed, returned
-from tests.runner.calls import HERE, payload_of, zip_of
+from tests.runner.calls import HERE, connected, payload_of, zip_of
 from tests.unix_users import User
-from tests.waiting import eventually
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -34,19 +33,6 @@ def value(bed: ProcessBed, work: Workload) -> Any:
     assert left is not None
     assert left.outcome.result, left.outcome
     return pickle.loads(b"".join(left.content))
-
-
-def connected(bed: ProcessBed, work: Workload) -> SessionConnection:
-    """To its session, once that listens."""
-
-    def connect() -> SessionConnection | None:
-        try:
-            return bed.backend.session(work.job_uid, 1, 0)
-        except SessionEnded:
-            return None
-
-    session: SessionConnection = eventually(connect)
-    return session
 
 
 def say(text: str) -> tuple[str, str]:
@@ -222,7 +208,7 @@ def test_a_result_is_asked_for_when_it_is_there(bed: ProcessBed) -> None:
 
 def test_a_session_answers_until_it_is_closed(bed: ProcessBed) -> None:
     bed.backend.start(work := bed.calling(returned, session=True))
-    session = connected(bed, work)
+    session = connected(lambda: bed.backend.session(work.job_uid, 1, 0))
     payload = payload_of(os.getpid)
     pids = set()
     for _ in range(2):
@@ -345,7 +331,7 @@ class TestAsItsSubmitter:
     def test_a_session_is_its_submitters_process(self, shared: ProcessBed, users: tuple[User, User]) -> None:
         alice = users[0]
         shared.backend.start(work := shared.calling(returned, session=True, **of(alice)))
-        session = connected(shared, work)
+        session = connected(lambda: shared.backend.session(work.job_uid, 1, 0))
         payload = payload_of(os.getuid)
         _, _, content = session.call(len(payload), [payload])
         assert pickle.loads(b"".join(content)) == alice.uid
