@@ -5,11 +5,17 @@ A thread for each connection takes what comes and sends what goes; only the call
 
 from __future__ import annotations
 
+import array
+import fcntl
 import hashlib
+import os
 import queue
 import socket
+import stat
 import tempfile
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO, cast
@@ -32,6 +38,8 @@ from cumulus.lib import unix_socket
 
 _MOST_CONNECTIONS = 64
 _SMALL = 2**20
+_PRINT_SECONDS = 1.0
+"""How long an answer waits at most for who reads what the call printed."""
 
 
 class _Call:
@@ -106,7 +114,28 @@ def serve(directory: str, answer: Callable[[BinaryIO, str, BinaryIO], Outcome]) 
             return
         with call.payload:
             call.outcome = answer(call.payload, call.digest, call.result)
+        _wait_until_read()
         call.answered.set()
+
+
+def _wait_until_read() -> None:
+    """Who has an answer may end the session at once: what was printed before is on its way to the log by then."""
+    pipes = [output for output in (1, 2) if _is_pipe(output)]
+    until = time.monotonic() + _PRINT_SECONDS
+    left = array.array("i", [0])
+    for pipe in pipes:
+        while True:
+            fcntl.ioctl(pipe, termios.FIONREAD, left)
+            if not left[0] or time.monotonic() > until:
+                break
+            time.sleep(0.001)
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False  # The call closed it.
 
 
 def _accept(listener: socket.socket, directory: str, calls: _Calls) -> None:

@@ -138,7 +138,7 @@ def test_an_upload_that_goes_on_says_so(client: S3Client, bucket: Bucket) -> Non
             yield content[start : start + LEAST_PART]
 
     store.write(ANN, sha(content), len(content), chunks())
-    assert len(set(times)) == 2
+    assert times[0] < times[-1]
 
 
 def test_the_word_that_a_blob_is_whole_without_its_content(store: S3BlobStore, client: S3Client) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,18 @@ class Served:
         self.directory = directory
         command = [sys.executable, *prepare(directory, payload_of(begin), session=True)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.printed: list[str] = []
+        self.reads = threading.Event()
+        self.reads.set()
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
         eventually(lambda: (directory / envelope.SOCKET).exists() or self.process.poll() is not None)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.reads.wait()
+            self.printed.append(line)
 
     def connect(self) -> SessionConnection:
         return connect(str(self.directory), os.getuid(), 60)
@@ -76,7 +88,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
     made = Served(tmp_path / "call")
     yield made
     made.process.kill()
-    made.process.communicate()
+    made.reader.join()
+    made.process.wait()
+    assert made.process.stdout is not None
+    made.process.stdout.close()
 
 
 def test_calls_run_one_after_another_in_one_process_that_keeps_its_state(served: Served) -> None:
@@ -107,14 +122,26 @@ def test_calls_run_one_after_another_in_one_process_that_keeps_its_state(served:
         RETURNED,
         "begun",
     )
-    assert served.process.stdout is not None
-    assert served.process.stdout.read().splitlines()[:2] == ["kept 1", "kept 2"]
+    served.reader.join()
+    assert served.printed[:2] == ["kept 1\n", "kept 2\n"]
     for session in (first, second):
         with pytest.raises(SessionEnded):
             ask(session, keep, 0)
         session.close()
     with pytest.raises(SessionEnded):
         served.connect()
+
+
+def test_an_answer_waits_until_what_the_call_printed_was_read(served: Served) -> None:
+    """Who has the answer may end the session, and the rest of its output with it."""
+    with closing(served.connect()) as session:
+        ask(session, print, "before")
+        eventually(lambda: served.printed == ["before\n"])
+        served.reads.clear()
+        ask(session, print, "held by the reader")
+        threading.Timer(0.2, served.reads.set).start()
+        ask(session, print, "after")
+        assert served.printed[:2] == ["before\n", "held by the reader\n"]
 
 
 def test_who_sends_nonsense_or_breaks_off_is_let_go(served: Served) -> None:
