@@ -170,6 +170,18 @@ class JobClient(Protocol):
         """Hold the job, or let it run again. Whether there was something to change. Raises NotFound, JobFinished."""
         ...
 
+    def rerun(
+        self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""
+    ) -> Document:
+        """The job, made anew under its name with another uid; what runs of it is ended first. Its earlier runs' logs can
+        be read until their ttl. `changes`: a merge patch of its spec. `from_checkpoint`: it goes on from what it saved
+        last. `uid`: only that very job.
+
+        Raises NotFound, InvalidObject, Forbidden, Conflict where it is being deleted, and UsageError where it can't go
+        on from a checkpoint.
+        """
+        ...
+
     def why(self, key: Key) -> Why:
         """Why a job or partition is not running, or how it is. Raises NotFound, InvalidObject, UsageError."""
         ...
@@ -177,11 +189,12 @@ class JobClient(Protocol):
     def logs(
         self, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
-        since: float | None = None, timestamps: bool = False,
+        since: float | None = None, timestamps: bool = False, run: int = 0,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
-        in seconds since 1970. `timestamps`: each line begins with its time, to the second.
+        in seconds since 1970. `timestamps`: each line begins with its time, to the second. `run`: of the run of that
+        number, of which reruns keep the logs; the last where it is 0.
 
         Raises NotFound, and UsageError for a replica that there is not. The iterator raises NoLog where there is
         nothing to show, UsageError where an older version wrote the log without times.

@@ -154,6 +154,13 @@ class EmbeddedClient:
     def suspend(self, key: Key, *, suspended: bool) -> bool:
         return self._service.jobs.suspend(self._identity, key, suspended=suspended)
 
+    def rerun(
+        self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""
+    ) -> Document:
+        return self._service.reruns.rerun(
+            self._identity, key, changes=changes, from_checkpoint=from_checkpoint, uid=uid
+        )
+
     def why(self, key: Key) -> Why:
         return self._service.explanations.why(self._identity, key)
 
@@ -175,11 +182,11 @@ class EmbeddedClient:
     def logs(
         self, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
-        since: float | None = None, timestamps: bool = False,
+        since: float | None = None, timestamps: bool = False, run: int = 0,
     ) -> Iterator[LogPiece]:  # fmt: skip
         return self._service.logs.read(
             self._identity, key, attempt=attempt, replica=replica, follow=follow, tail=tail, since=since,
-            timestamps=timestamps,
+            timestamps=timestamps, run=run,
         )  # fmt: skip
 
     def cordon(self, name: str, *, unschedulable: bool) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cumulus.resources.key import Document
 
+JOB_FINALIZER = "cumulus.dev/job"
+"""On a GPUJob of which something may run, or have left files."""
 CLUSTER_FINALIZER = "cumulus.dev/cluster"
 """On a GPUNode whose machine must leave the Swarm before the object goes."""
 

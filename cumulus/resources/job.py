@@ -30,6 +30,8 @@ from cumulus.resources.fields import (
 )
 from cumulus.resources.job_call import Call, CallStatus
 from cumulus.resources.job_checkpoint import Checkpoint, SavedCheckpoint
+from cumulus.resources.job_runs import Attempt as Attempt
+from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
@@ -336,34 +338,6 @@ RUNNING_PHASES = frozenset({JobPhase.RUNNING, JobPhase.CHECKPOINTING})
 """Those in which processes of the job run."""
 
 
-class Attempt(Model):
-    """One try at running the job. `reason` is set once it ended: Completed, Error, Saved, LeaseExpired, NodeLost,
-    Suspended, Deadline, StartError, …"""
-
-    number: int = Field(description="Counted from 1.")
-    node: str = Field("", description="The node of replica 0.")
-    nodes: tuple[str, ...] = Field((), description="The nodes of all replicas, in order, if there are several.")
-    partitions: tuple[str, ...] = Field((), description="Names of the GPUPartitions it ran in.")
-    queue_time: Time | None = Field(
-        None, description="When it joined the queue. Attempts of the same priority are placed in this order."
-    )
-    start_time: Time | None = Field(None, description="When it was started.")
-    end_time: Time | None = Field(None, description="When it ended.")
-    exit_code: int | None = Field(
-        None, description="Exit code of the first replica that failed, or 0; 128 + N if signal N ended it."
-    )
-    reason: str = Field(
-        "",
-        description="Set once it ended: Completed, Error, Saved, NotSaved, LeaseExpired, NodeLost, Suspended, "
-        "Deadline, StartError, …",
-    )
-    checkpoint_time: Time | None = Field(
-        None,
-        description="When the newest file of its checkpoint was written; set if it exited with 75 or its lease ended.",
-    )
-    message: str = Field("", description="What happened, for people.")
-
-
 class GPUJobStatus(Model):
     """What the controllers observed."""
 
@@ -386,6 +360,10 @@ class GPUJobStatus(Model):
     )
     completion_time: Time | None = Field(None, description="When the job succeeded or failed for good.")
     call: CallStatus | None = Field(None, description="What came of spec.call. Set once the job is final.")
+    run: int = Field(1, ge=1, description="Grows with each rerun, which makes the job anew under its name.")
+    earlier_runs: tuple[EarlierRun, ...] = Field(
+        (), description="The runs before this one, oldest first, whose logs can still be read: `cumulus logs --run N`."
+    )
 
     @property
     def live_attempt(self) -> Attempt | None:

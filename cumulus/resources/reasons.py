@@ -74,6 +74,8 @@ class AttemptReason(StrEnum):
     NOT_SAVED = "NotSaved", Retry.FAULT
     """It ended with exit code 75 for the second time in a row without a newer checkpoint."""
     SUSPENDED = "Suspended", Retry.HELD
+    REPLACED = "Replaced", Retry.FINAL
+    """A rerun ended it, which made the job anew."""
     DEADLINE = "Deadline", Retry.FINAL
     """spec.activeDeadline was over."""
     START_REFUSED = "StartRefused", Retry.FINAL
@@ -112,6 +114,8 @@ class JobReason(StrEnum):
     """The next attempt waits for its time."""
     RELEASING = "Releasing"
     """The next attempt waits until the last one's leases are given back."""
+    REPLACING = "Replacing"
+    """What is left of the run before a rerun is being ended."""
     NAME_TAKEN = "NameTaken"
     """Another object has the name of its partition."""
     BOUND = "Bound"

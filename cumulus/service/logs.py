@@ -19,6 +19,7 @@ from cumulus.answers.logs import (
     ReplicaChosen,
 )
 from cumulus.errors import NoLog, NotFound, UsageError
+from cumulus.resources import reruns
 from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document, Key
 from cumulus.resources.reasons import AttemptReason
@@ -65,12 +66,14 @@ class Logs:
         self, identity: Identity, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
         since: float | None = None, timestamps: bool = False, skip: int = 0, onwards: bool = False,
-        position: int | None = None,
+        position: int | None = None, run: int = 0,
     ) -> Iterator[LogPiece]:  # fmt: skip
         """The log of one attempt, the last where `attempt` is 0; with `follow` also of those that come after it, until
         the job is over. `tail`: only the last lines of the first. `since`: only lines that were begun then or later,
         in seconds since 1970. `timestamps`: each line begins with its time, to the second. Where nothing is new an
         empty `LogBytes` comes, so that the caller can stop.
+
+        `run`: of the run of that number, of which reruns keep the logs; the last where it is 0.
 
         For who was cut off: `skip` leaves out the first bytes of the first attempt, and with `onwards` the attempts
         after a given `attempt` are followed too. `position`: from that byte of the first attempt's whole log on, and
@@ -83,7 +86,7 @@ class Logs:
         if not BY_NAME[key.kind].leaves_files:
             raise UsageError(f"only jobs have logs, not a {key.kind}")
         self._access.check(identity, "get", "gpujobs/log", key.namespace, key.name)
-        job = self._objects.get(identity, key)
+        job = _of_run(self._objects.get(identity, key), run, follow=follow)
         replicas = lookup(job, "spec.replicas") or 1
         if replica is not None and replica >= replicas:
             raise UsageError(
@@ -200,6 +203,21 @@ class _Follower:
         if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
             raise NoLog(f"gpujob/{self._key.name} was deleted")
         self._job = job
+
+
+def _of_run(job: Document, run: int, *, follow: bool) -> Document:
+    """The job as it was in that run. Raises NoLog, UsageError."""
+    now = reruns.run_number(job)
+    if run in (0, now):
+        return job
+    name = f"gpujob/{job['metadata']['name']}"
+    found = reruns.as_it_was(job, run)
+    if found is None:
+        known = ", ".join(str(number) for number in (*(each["number"] for each in reruns.kept(job)), now))
+        raise NoLog(f"there is no log of run {run} of {name}", hint=f"the runs that can be read are {known}")
+    if follow:
+        raise UsageError(f"run {run} of {name} is over: nothing follows", hint="leave -f out")
+    return found
 
 
 def _copied(

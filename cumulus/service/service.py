@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cumulus.service.nodes import Nodes
     from cumulus.service.objects import Objects
     from cumulus.service.readiness import Check
+    from cumulus.service.reruns import Reruns
     from cumulus.service.secrets import Secrets
     from cumulus.service.sources import Sources
     from cumulus.service.submissions import Submissions
@@ -109,6 +110,13 @@ class Service:
 
         blobs = None if self._infrastructure is None else lambda: self.infrastructure.blobs
         return Objects(self.store, self.clock, self.access, blobs)
+
+    @cached_property
+    def reruns(self) -> Reruns:
+        from cumulus.service.reruns import Reruns
+
+        blobs = None if self._infrastructure is None else lambda: self.infrastructure.blobs
+        return Reruns(self.store, self.objects, self.access, self.clock, blobs)
 
     @cached_property
     def namespaces(self) -> Namespaces:

@@ -16,7 +16,7 @@ from cumulus import job_limit
 from cumulus.answers.objects import Why
 from cumulus.clock import Clock, to_the_second
 from cumulus.errors import InvalidObject, UsageError
-from cumulus.resources import job_partitions, retries
+from cumulus.resources import job_partitions, reruns, retries
 from cumulus.resources.columns import age, until
 from cumulus.resources.documents import condition, lookup
 from cumulus.resources.job import RUNNING_PHASES, GPUJob, JobPhase
@@ -40,6 +40,8 @@ from cumulus.store.base import Store
 from cumulus.store.client import decode
 
 R = TypeVar("R", bound=Resource)
+_BETWEEN = (JobReason.BACKING_OFF, JobReason.RELEASING)
+"""Why a job waits between two attempts."""
 
 
 class Explanations:
@@ -167,8 +169,10 @@ class _Question:
 
     def held_back(self) -> str:
         """Why a pending job is not in the queue, whatever is free: it is between two attempts, say. "" where it is."""
+        if any(reruns.still_ending(self._document)):
+            return f"waits until run {reruns.run_number(self._document) - 1}, whose place it takes, has ended."
         waits = condition(self._document, JobCondition.SCHEDULED)
-        if waits.get("reason") in (JobReason.BACKING_OFF, JobReason.RELEASING):
+        if waits.get("reason") in _BETWEEN:
             return f"is between attempts: {waits.get('message')}.{self._due()}"
         if waits.get("reason") == JobReason.NAME_TAKEN:
             return f"waits: {waits.get('message')}."
@@ -177,7 +181,7 @@ class _Question:
     def _pending(self) -> Iterator[str]:
         if held := self.held_back():
             yield f"{self._title} {held}"
-            if condition(self._document, JobCondition.SCHEDULED).get("reason") != JobReason.NAME_TAKEN:
+            if condition(self._document, JobCondition.SCHEDULED).get("reason") in _BETWEEN:
                 yield from _last_attempt(self._document)
             return
         yield from self._explained(self.waiting())

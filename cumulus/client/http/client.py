@@ -193,6 +193,12 @@ class HttpClient:
     def suspend(self, key: Key, *, suspended: bool) -> bool:
         return self._call("suspend", bool, key=key, suspended=suspended)
 
+    def rerun(
+        self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""
+    ) -> Document:
+        given: dict[str, Any] = {"changes": changes, "from_checkpoint": from_checkpoint, "uid": uid}
+        return self._call("rerun", Document, key=key, **given)
+
     def why(self, key: Key) -> Why:
         from cumulus.answers.objects import Why
 
@@ -224,12 +230,13 @@ class HttpClient:
     def logs(
         self, key: Key, *,
         attempt: int = 0, replica: int | None = None, follow: bool = False, tail: int | None = None,
-        since: float | None = None, timestamps: bool = False,
+        since: float | None = None, timestamps: bool = False, run: int = 0,
     ) -> Iterator[LogPiece]:  # fmt: skip
         from cumulus.answers.logs import LogPiece
         from cumulus.client.http.logs import followed
 
         given: dict[str, Any] = {"key": key, "replica": replica, "since": since, "timestamps": timestamps}
+        given |= {"run": run} if run else {}
         if not follow:
             return self._steps("logs", LogPiece, attempt=attempt, tail=tail, follow=False, **given)
 

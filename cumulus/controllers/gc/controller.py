@@ -16,7 +16,9 @@ from cumulus.errors import BackendError, ChronosError, InvalidObject, NotFound
 from cumulus.machinery.cache import Reader
 from cumulus.machinery.reconcile import After, Done, Request, Result
 from cumulus.nodes.agent import NodeAgent
+from cumulus.resources import reruns
 from cumulus.resources.job import GPUJob, JobPhase
+from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Key
 from cumulus.resources.meta import OwnerReference, Resource
 from cumulus.resources.partition import GPUPartition, PartitionPhase
@@ -59,7 +61,8 @@ class GarbageReconciler:
             document: dict[str, Any] = self._client.store.get(Key(owner.kind, namespace, owner.name))
         except NotFound:
             return False
-        return bool(document["metadata"]["uid"] == owner.uid)
+        # What an earlier run of a job left is for its successor to end.
+        return owner.uid == document["metadata"]["uid"] or owner.uid in reruns.still_ending(document)
 
 
 class SweepReconciler:
@@ -141,6 +144,10 @@ class SweepReconciler:
                 # It may be meant to run; it is ended where its deletion is asked for, or with its lease.
                 log.error("left alone a workload of a damaged job", workload=observed.name, error=str(error))
                 continue
+            run = self._earlier_run(observed) if job is None else None
+            if run is not None and not run.released:
+                self._changed(Request(observed.namespace, observed.job))
+                continue
             if job is not None and not _over(job, observed):
                 if observed.state.finished or job.status.phase is JobPhase.SCHEDULED:
                     self._changed(Request(observed.namespace, observed.job))
@@ -151,7 +158,7 @@ class SweepReconciler:
                 self._again = True
                 continue
             backend.remove(observed.name)
-            if job is None:
+            if job is None and run is None:
                 gone.add(observed.job_uid)
         for uid in sorted(gone):
             backend.purge(uid)
@@ -165,6 +172,14 @@ class SweepReconciler:
             except NotFound:
                 return None
         return job if job.uid == observed.job_uid else None
+
+    def _earlier_run(self, observed: Observed) -> EarlierRun | None:
+        """The run that it belongs to, where its job was made anew since and its log is kept."""
+        try:
+            job = self._client.get(GPUJob, observed.namespace, observed.job)
+        except NotFound:
+            return None
+        return next((r for r in job.status.earlier_runs if r.uid == observed.job_uid and not r.purged), None)
 
 
 def _over(job: GPUJob, observed: Observed) -> bool:

@@ -11,8 +11,10 @@ from dataclasses import replace
 from cumulus.backends.base import Backend
 from cumulus.blob.base import BlobStore
 from cumulus.clock import Clock
-from cumulus.controllers.job import handover, objects, results
+from cumulus.controllers.job import earlier, handover, objects, results
 from cumulus.controllers.job import plan as job_plan
+from cumulus.controllers.job import status as job_status
+from cumulus.controllers.job.ended import end_all
 from cumulus.controllers.job.plan import JobPlan
 from cumulus.controllers.job.view import Replica, StartRefused, Unknown, Vanished, View, shares_of
 from cumulus.errors import AlreadyExists, BackendRefused, Conflict, InvalidObject, NodeUnreachable
@@ -20,26 +22,22 @@ from cumulus.machinery.cache import Reader, StoreReader
 from cumulus.machinery.reconcile import After, Done, Request, Result, Retry
 from cumulus.machinery.recorder import Recorder
 from cumulus.machinery.writes import unversioned, write_with_events
-from cumulus.resources import job_partitions
-from cumulus.resources.finalizers import has_finalizer, with_finalizer, without_finalizer
+from cumulus.resources import job_partitions, reruns
+from cumulus.resources.finalizers import JOB_FINALIZER, has_finalizer, with_finalizer, without_finalizer
 from cumulus.resources.job import Attempt, GPUJob
 from cumulus.resources.meta import is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition, PartitionPhase
 from cumulus.resources.quantity import parse_duration
-from cumulus.resources.reasons import NodeCondition
+from cumulus.resources.reasons import JobReason, NodeCondition
 from cumulus.resources.submitter import Submitter
-from cumulus.store.base import Document, Key, Query, Write, key_of
+from cumulus.store.base import Document, Key, Write
 from cumulus.store.client import Client, decode
 
 NAME = "job"
-FINALIZER = "cumulus.dev/job"
 
 _DELETED = "Deleted"
 """Why the programs of a deleted job are to end."""
-
-DELETE_POLL = 30.0
-"""Seconds between looks at a job whose partitions are going; their events usually come first."""
 
 
 class JobReconciler:
@@ -72,6 +70,19 @@ class JobReconciler:
             return Done()
         if job.deleting:
             return self._delete(job)
+        if not job.status.earlier_runs:
+            return self._advance(job)
+        tended = earlier.tend(job, self._client, self._backends, self._clock)
+        job = self._with_runs(job, tended)
+        if tended.wait is not None:
+            return After(tended.wait)
+        result = self._advance(job)
+        if tended.wake is None or isinstance(result, Retry):
+            return result
+        return After(min(tended.wake, result.seconds) if isinstance(result, After) else tended.wake)
+
+    def _advance(self, job: GPUJob) -> Result:
+        """The next step of a job of which no earlier run is left."""
         view = self._read(job)
         plan = job_plan.plan(view)
         if plan.start:
@@ -88,6 +99,14 @@ class JobReconciler:
             for event in plan.events:
                 self._recorder.record(job, event.type, event.reason, event.message, component=NAME)
         return Done() if plan.wake is None else After(plan.wake)
+
+    def _with_runs(self, job: GPUJob, tended: earlier.Tended) -> GPUJob:
+        """The job with its earlier runs as they are now, as it was written."""
+        status = job.status.model_copy(update={"earlier_runs": tended.runs})
+        if tended.wait is not None:
+            message = f"what is left of run {job.status.run - 1} is being ended"
+            status = job_status.waiting(status, JobReason.REPLACING, message, self._clock.now())
+        return job if status == job.status else self._client.update_status(job.replace(status=status))
 
     def _read(self, job: GPUJob) -> View:
         partitions = self._partitions(job)
@@ -153,16 +172,20 @@ class JobReconciler:
                 result[replica] = self._look(job, replica) or Vanished()
         return result
 
-    def _after(self, job: GPUJob) -> GPUJob | StartRefused | None:
-        """The job whose checkpoint this one goes on from, as long as it has none of its own."""
-        if job.spec.checkpoint is None or job.spec.checkpoint.from_ is None or job.status.checkpoint is not None:
+    def _after(self, job: GPUJob) -> objects.Origin | StartRefused | None:
+        """Whose checkpoint the job goes on from, as long as it has none of its own."""
+        if job.spec.checkpoint is None or job.status.checkpoint is not None:
+            return None
+        if (before := earlier.origin(job, self._bucket)) is not None:
+            return before
+        if job.spec.checkpoint.from_ is None:
             return None
         ((field, key),) = job.sources(job.to_json())
         found = self._reader.get(GPUJob, key.namespace, key.name)
         mine = Submitter.of(job.metadata.annotations)
         if found is None or Submitter.of(found.metadata.annotations)[:2] != mine[:2]:
             return StartRefused(f"{field}: its submitter has no job {key.namespace}/{key.name} any more")
-        return found
+        return objects.origin_of(found, self._bucket)
 
     def _stop(self, job: GPUJob, plan: JobPlan) -> None:
         for replica, grace in plan.stop.items():
@@ -244,8 +267,8 @@ class JobReconciler:
         attempt sees its partitions. Raises AlreadyExists."""
         writes = [*_deletions(plan), *(Write("create", partition.to_json()) for partition in plan.create)]
         document = job.replace(status=plan.status).to_json()
-        if FINALIZER not in job.metadata.finalizers:
-            writes.insert(0, Write("update", with_finalizer(document, FINALIZER)))
+        if JOB_FINALIZER not in job.metadata.finalizers:
+            writes.insert(0, Write("update", with_finalizer(document, JOB_FINALIZER)))
             document = unversioned(document)
         writes.append(Write("status", document))
         self._client.store.transact(writes, fence=self._client.fence)
@@ -256,12 +279,17 @@ class JobReconciler:
 
     def _delete(self, job: GPUJob) -> Result:
         """Workloads first, then their leases, then what they left behind; the finalizer goes when all is confirmed."""
-        if FINALIZER not in job.metadata.finalizers:
+        if JOB_FINALIZER not in job.metadata.finalizers:
             return Done()
         backend = self._backends.get(job_partitions.runtime(job))
         if backend is None and _may_have_run(job, StoreReader(self._client.store).owned(GPUPartition, job.uid)):
             raise self._no_backend(job)
-        return self._let_go(job.to_json(), [backend] if backend else [], objects.last_grace(job))
+        backends = [backend] if backend else []
+        backends += [
+            other for run in job.status.earlier_runs
+            if (other := self._backends.get(run.runtime)) is not None and other not in backends
+        ]  # fmt: skip
+        return self._let_go(job.to_json(), backends, objects.last_grace(job))
 
     def _delete_damaged(self, request: Request) -> Result:
         """As far as it can be understood: what runs of it has its uid. Raises InvalidObject where its deletion was not
@@ -270,29 +298,21 @@ class JobReconciler:
         metadata = document["metadata"]
         if "deletionTimestamp" not in metadata:
             decode(GPUJob, document)
-        if "deletionTimestamp" not in metadata or not has_finalizer(document, FINALIZER):
+        if "deletionTimestamp" not in metadata or not has_finalizer(document, JOB_FINALIZER):
             return Done()
         own = parse_duration(job_partitions.GRACE)
         grace = min(own, metadata.get("deletionGracePeriodSeconds") or own)
         return self._let_go(document, list(self._backends.values()), grace)
 
     def _let_go(self, job: Document, backends: Sequence[Backend], grace: float) -> Result:
-        uid = job["metadata"]["uid"]
-        alive = [(backend, o) for backend in backends for o in backend.list(uid) if not o.state.finished]
-        for backend, observed in alive:
-            backend.stop(observed.name, grace, _DELETED)
-        if alive:
-            return After(job_plan.STOP_POLL)
-        partitions = self._client.store.list(Query(GPUPartition.KIND, owner_uid=uid)).items
-        for partition in partitions:
-            if "deletionTimestamp" not in partition["metadata"]:
-                uid_there = partition["metadata"]["uid"]
-                self._client.store.delete(key_of(partition), uid=uid_there, fence=self._client.fence)
-        if partitions:
-            return After(DELETE_POLL)
+        uids = [job["metadata"]["uid"], *reruns.uids(job)]
+        waits = [end_all(self._client, uid, backends, grace, _DELETED) for uid in uids]
+        if left := [wait for wait in waits if wait is not None]:
+            return After(min(left))
         for backend in backends:
-            backend.purge(uid)
-        self._client.store.update(without_finalizer(job, FINALIZER), fence=self._client.fence)
+            for uid in uids:
+                backend.purge(uid)
+        self._client.store.update(without_finalizer(job, JOB_FINALIZER), fence=self._client.fence)
         return Done()
 
     def _backend(self, job: GPUJob) -> Backend:

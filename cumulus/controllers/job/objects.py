@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from cumulus.backends.base import Call, Checkpointing, EnvVar, LeaseRef, Mount, Workload
 from cumulus.blob.base import owner_of
@@ -18,6 +19,22 @@ CHECKPOINTS = "saved"
 
 PLACE_LENGTH = 200
 """What may be left of a job's namespace and name in its workloads' names, which name files."""
+
+
+class Origin(NamedTuple):
+    """What a job goes on from that has no checkpoint yet: the uid of the job that saved it, and where that kept it.
+    `path`: as its spec says. `process`: whether that ran as processes, which have a place where they name none."""
+
+    uid: str
+    path: str
+    uri: str
+    process: bool = True
+
+
+def origin_of(job: GPUJob, bucket: str) -> Origin:
+    """Going on from what that job saved."""
+    path = job.spec.checkpoint.path if job.spec.checkpoint is not None else None
+    return Origin(job.uid, path or "", checkpoint_uri(job, bucket), job.spec.image is None)
 
 
 def last_grace(job: GPUJob) -> float:
@@ -41,14 +58,19 @@ def checkpoint_uri(job: GPUJob, bucket: str) -> str:
         return ""
     if checkpoint.uri is not None:
         return checkpoint.uri
-    return f"s3://{bucket}/checkpoints/{job.metadata.namespace}/{job.uid}" if bucket else ""
+    return place_of(job.metadata.namespace or "", job.uid, bucket)
+
+
+def place_of(namespace: str, uid: str, bucket: str) -> str:
+    """In the daemon's bucket; "" where it has none."""
+    return f"s3://{bucket}/checkpoints/{namespace}/{uid}" if bucket else ""
 
 
 def workload(
     job: GPUJob, attempt: int, replica: int, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode],
-    bucket: str = "", after: GPUJob | None = None,
+    bucket: str = "", after: Origin | None = None,
 ) -> Workload:  # fmt: skip
-    """One replica inside its partitions, which must be Active. `bucket` as in `checkpoint_uri`; `after`: the job whose
+    """One replica inside its partitions, which must be Active. `bucket` as in `checkpoint_uri`; `after`: whose
     checkpoint it goes on from. Raises KeyError where their node is not in `nodes`."""
     spec, resources = job.spec, job.spec.resources
     submitter = Submitter.of(job.metadata.annotations)
@@ -91,7 +113,7 @@ def _checkpoint_path(job: GPUJob) -> str:
     return job.spec.checkpoint.path or ("" if job.spec.image is not None else CHECKPOINTS)
 
 
-def _checkpointing(job: GPUJob, bucket: str, after: GPUJob | None) -> Checkpointing | None:
+def _checkpointing(job: GPUJob, bucket: str, after: Origin | None) -> Checkpointing | None:
     spec = job.spec.checkpoint
     if spec is None:
         return None
@@ -101,8 +123,8 @@ def _checkpointing(job: GPUJob, bucket: str, after: GPUJob | None) -> Checkpoint
         every=parse_duration(spec.every) if spec.every else 0.0,
         keep=spec.keep,
         after="" if after is None else after.uid,
-        after_path="" if after is None else _checkpoint_path(after),
-        after_uri="" if after is None else checkpoint_uri(after, bucket),
+        after_path="" if after is None else after.path or (CHECKPOINTS if after.process else ""),
+        after_uri="" if after is None else after.uri,
     )
 
 

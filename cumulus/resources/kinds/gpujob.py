@@ -111,12 +111,16 @@ def sections(job: Document, around: Surroundings) -> Iterator[Section]:
     yield Fields([*_status(job, now), *_files(job, around.files, now)])
     yield Fields(_spec(job), "Spec")
     headings = ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE")
+    if runs := lookup(job, "status.earlierRuns"):
+        titles = ("RUN", "PHASE", "ATTEMPTS", "STARTED", "ENDED", "LOGS")
+        yield Rows("Earlier runs", titles, [_run(run, now) for run in runs])
     yield Rows("Attempts", headings, [_attempt(a, now) for a in lookup(job, "status.attempts") or ()])
 
 
 def _status(job: Document, now: datetime) -> Iterator[tuple[str, Value]]:
     status = job.get("status") or {}
     yield "Phase", status.get("phase", "Pending")
+    yield "Run", str(status["run"]) if status.get("run", 1) > 1 else ""
     yield "Started", moment(status.get("startTime"), now)
     yield "Completed", moment(status.get("completionTime"), now)
     if saved := status.get("checkpoint"):
@@ -225,6 +229,18 @@ def _attempt(attempt: Document, now: datetime) -> list[str]:
         NOTHING if code is None else str(code),
         attempt.get("reason") or NOTHING,
         attempt.get("message", ""),
+    ]
+
+
+def _run(run: Document, now: datetime) -> list[str]:
+    start, end = run.get("startTime"), run.get("completionTime")
+    return [
+        str(run.get("number", "?")),
+        run.get("phase", ""),
+        str(len(run.get("attempts") or ())),
+        f"{age(start, now)} ago" if start else NOTHING,
+        f"{age(end, now)} ago" if end else NOTHING,
+        "deleted" if run.get("purged") else "kept",
     ]
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cumulus.clock import Clock, timestamp
-from cumulus.errors import Forbidden, InvalidObject, NotFound
+from cumulus.errors import Conflict, Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
-from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key
+from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
 from cumulus.resources.submitter import SUBMITTER_ANNOTATIONS, Submitter, submitter_annotations
@@ -43,6 +43,25 @@ class Guard:
         theirs. Raises Forbidden where one of them is not allowed, NotFound."""
         told: list[Write] = []
         return [self._checked(identity, write, told) for write in writes] + told
+
+    def replaced(self, identity: Identity, old: Document, new: Document, *, keeps: bool = False) -> list[Write]:
+        """The writes that put the object `new` in the place of `old`, in one transaction: whose finalizers are taken
+        over. `keeps`: its submitter stays, who may be another; it asks for nothing but what that one asked for. Raises
+        Forbidden, Conflict where it is being deleted."""
+        told: list[Write] = []
+        key, metadata = key_of(old), old["metadata"]
+        if metadata.get("deletionTimestamp"):
+            raise Conflict(f"{key} is being deleted", hint="wait until it is gone, and make it then")
+        gone = self._checked(identity, Write("delete", key=key, uid=metadata["uid"]), told)
+        if keeps and not _is_mine(identity, old):
+            self._access.check(identity, "create", BY_NAME[key.kind].plural, key.namespace, key.name)
+            made = Write("create", _submitted(new, submitter_annotations(metadata.get("annotations"))))
+        else:
+            made = self._checked(identity, Write("create", _without(new, _CONTROLLERS_OWN)), told)
+            made = replace(made, document=_with(made.document or {}, new, _CONTROLLERS_OWN))
+        # Also where nothing holds it: it goes as it was read, or not at all.
+        bare = {**old, "metadata": {**metadata, "finalizers": []}}
+        return [Write("update", bare), gone, made, *told]
 
     def _checked(self, identity: Identity, write: Write, told: list[Write]) -> Write:
         document = write.document
@@ -162,6 +181,17 @@ class Guard:
         plural = BY_NAME[key.kind].plural
         self._access.audit.tell(identity, verb, plural, key.namespace, key.name, "Forbidden")
         return refusal(identity, verb, find(plural) or plural, key.namespace, key.name, hint=hint)
+
+
+def _without(document: Document, fields: Sequence[str]) -> Document:
+    metadata = {name: value for name, value in document["metadata"].items() if name not in fields}
+    return {**document, "metadata": metadata}
+
+
+def _with(document: Document, other: Document, fields: Sequence[str]) -> Document:
+    """The document with those fields of another's metadata."""
+    own = {name: other["metadata"][name] for name in fields if name in other["metadata"]}
+    return {**document, "metadata": {**document["metadata"], **own}}
 
 
 def _is_mine(identity: Identity, stored: Document, *, unknown: bool = False) -> bool:

@@ -50,6 +50,9 @@ CALLS: Mapping[str, Call] = {
     "set_annotations": _call(lambda s: s.objects.set_annotations, key=Key, changes=_CHANGES, overwrite=bool),
     "delete_losses": _read(lambda s: s.descriptions.losses, key=Key),
     "describe": _read(lambda s: s.descriptions.describe, key=Key),
+    "rerun": _call(
+        lambda s: s.reruns.rerun, key=Key, changes=Document | None, from_checkpoint=bool, uid=str
+    ),
     "suspend": _call(lambda s: s.jobs.suspend, key=Key, suspended=bool),
     "why": _read(lambda s: s.explanations.why, key=Key),
     "job_files": _read(lambda s: s.jobs.files, uids=Sequence[str]),
@@ -57,7 +60,7 @@ CALLS: Mapping[str, Call] = {
         lambda s: s.logs.read,
         {
             "key": Key, "attempt": int, "replica": int | None, "follow": bool, "tail": int | None,
-            "since": float | None, "timestamps": bool, "skip": int, "onwards": bool,
+            "since": float | None, "timestamps": bool, "skip": int, "onwards": bool, "run": int,
         },
         steps=True, reads=True,
     ),
