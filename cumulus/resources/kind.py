@@ -98,6 +98,8 @@ class Kind:
     controller also writes with that person's roles: an admin of its namespace alone does not say what it does."""
     signed: tuple[tuple[str, str], ...] = ()
     """Fields of spec, each with the annotation in which the service writes who set it last."""
+    sealed: frozenset[str] = frozenset()
+    """Fields of status that say what controllers may end, delete or read: nobody else writes them, an admin neither."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

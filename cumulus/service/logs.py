@@ -201,7 +201,8 @@ class _Follower:
 
     def _see(self, job: Document | None) -> None:
         if job is None or job["metadata"]["uid"] != self._job["metadata"]["uid"]:
-            raise NoLog(f"gpujob/{self._key.name} was deleted")
+            anew = job is not None and self._job["metadata"]["uid"] in reruns.uids(job)
+            raise NoLog(f"gpujob/{self._key.name} was {'made anew by a rerun' if anew else 'deleted'}")
         self._job = job
 
 

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
+from cumulus.cli.set_fields import patch_of
 from cumulus.clock import SystemClock
 from cumulus.errors import Conflict
+from cumulus.resources.kinds import gpujob
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
@@ -104,3 +106,35 @@ def test_an_object_that_never_holds_still_is_given_up(store: SqliteStore) -> Non
 
     with pytest.raises(Conflict, match="keeps changing"):
         Objects(store, SystemClock(), Access(lambda: store, 0)).edit(TESTER, TRAIN, change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "spec"),
+    [
+        (["spec.args=--lr 0.1 'a b'"], {"args": ["--lr", "0.1", "a b"]}),
+        (['spec.args=["x"]', "spec.replicas=2"], {"args": ["x"], "replicas": 2}),
+        (["spec.gpu.duration=2h", "spec.gpu.compute=25%"], {"gpu": {"duration": "2h", "compute": "25%"}}),
+        (["spec.gpu.selector.nodeLabels.rack=7", "spec.image="], {"gpu": {"selector": {"nodeLabels": {"rack": "7"}}},
+                                                                   "image": None}),
+        (["spec.hostNetwork=true"], {"hostNetwork": True}),
+    ],
+)  # fmt: skip
+def test_fields_that_are_set(settings: list[str], spec: Document) -> None:
+    assert patch_of(gpujob.KIND, settings) == {"spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("spec.arsg=1", "a GPUJob has no field spec.arsg; did you mean spec.args?"),
+        ("spec.args", "'spec.args' is not PATH=VALUE"),
+        ("spec.replicas=two", "spec.replicas takes integer, not 'two'"),
+        ("spec.env=a", "spec.env is a list of objects"),
+        ("metadata.name=x", "metadata stays as it is"),
+    ],
+)
+def test_wrong_settings(store: SqliteStore, run: Run, setting: str, message: str) -> None:
+    store.create(failed("train"))
+    done = run("rerun", "train", "--set", setting)
+    assert done.code == 2
+    assert message in done.err

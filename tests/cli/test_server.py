@@ -207,3 +207,14 @@ def test_what_is_no_token(token: str, run: Run, config: Path, monkeypatch: pytes
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert run("login", "https://127.0.0.1:1").code in (1, 2)
     assert not config.exists()
+
+
+def test_a_job_is_rerun(api: ApiServer, store: SqliteStore, run: Run) -> None:
+    store.create(failed("train"))
+    done = run("rerun", "train", "-d", "--set", "spec.args=--lr 1", "-e", "A=1")
+    assert (done.code, done.out) == (0, "gpujob.cumulus.dev/train is run 2\n")
+    assert done.err == "The log of the run before: cumulus logs train --run 1\n"
+    spec = json.loads(run("get", "job", "train", "-o", "json").out)["spec"]
+    assert (spec["args"], spec["env"]) == (["--lr", "1"], [{"name": "A", "value": "1"}])
+    assert run("rerun", "nope").code == 1
+    assert "Earlier runs" in run("describe", "job", "train").out

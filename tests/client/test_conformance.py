@@ -322,6 +322,38 @@ class TestJobs:
         with pytest.raises(JobFinished, match="is over"):
             client.suspend(TRAIN, suspended=True)
 
+    def test_a_rerun_is_another_job_of_the_same_name(
+        self, client: Client, store: Store, outside: FakeInfrastructure
+    ) -> None:
+        made = store.create({**running("train", labels={"a": "1"})})
+        bound = store.update({**made, "metadata": {**made["metadata"], "finalizers": ["cumulus.dev/job"]}})
+        again = client.rerun(TRAIN, changes={"args": ["--fast"]})
+        assert again == client.get(TRAIN)
+        assert again["metadata"]["uid"] != bound["metadata"]["uid"]
+        assert (again["metadata"]["labels"], again["spec"]["args"]) == ({"a": "1"}, ["--fast"])
+        assert (again["status"]["run"], again["status"]["phase"]) == (2, "Pending")
+        (run,) = again["status"]["earlierRuns"]
+        assert (run["number"], run["uid"], run["phase"]) == (1, made["metadata"]["uid"], "Replaced")
+        outside.logs.chunks[1, 0] = [b"old"]
+        pieces = list(client.logs(TRAIN, run=1))
+        assert b"".join(p.data for p in pieces if isinstance(p, LogBytes)) == b"old"
+        with pytest.raises(NoLog, match=r"^there is no log of run 7 of gpujob/train$"):
+            list(client.logs(TRAIN, run=7))
+
+    def test_what_cannot_be_rerun(self, client: Client, store: Store) -> None:
+        made = store.create(job("train"))
+        with pytest.raises(InvalidObject, match=r"spec\.gpu\.memory"):
+            client.rerun(TRAIN, changes={"gpu": {"memory": "nonsense"}})
+        with pytest.raises(UsageError, match=r"^gpujob/train has no spec\.checkpoint to go on from$"):
+            client.rerun(TRAIN, from_checkpoint=True)
+        with pytest.raises(Conflict, match="is another job by now"):
+            client.rerun(TRAIN, uid="other")
+        with pytest.raises(UsageError, match="only jobs"):
+            client.rerun(Key("GPUPartition", "default", "train"))
+        with pytest.raises(NotFound):
+            client.rerun(Key("GPUJob", "default", "nope"))
+        assert client.get(TRAIN) == made
+
     def test_why(self, client: Client, store: Store) -> None:
         store.create(node("gpu-1"))
         store.create(job("train", gpu={"memory": "10Gi"}))

@@ -35,6 +35,9 @@ def logs(
     attempt: Annotated[
         int, typer.Option(metavar="N", show_default=False, min=0, help="Which attempt; the last if left out.")
     ] = 0,
+    run: Annotated[
+        int, typer.Option(metavar="N", show_default=False, min=0, help="Of which run, if the job was rerun; the last.")
+    ] = 0,
     replica: Annotated[
         int | None, typer.Option(metavar="N", min=0, show_default=False, help="Which replica of a gang; 0 if left out.")
     ] = None,
@@ -59,6 +62,7 @@ def logs(
       cumulus logs train -f --tail 20
       cumulus logs job/train --attempt 1
       cumulus logs train --replica 3
+      cumulus logs train --run 1
       cumulus logs train --since 10m --timestamps
     """
     target = targets.parse_one(words, default=gpujob.KIND)
@@ -66,7 +70,7 @@ def logs(
     with context.client() as client, _Shown(client, key) as shown:
         pieces = client.logs(
             key, attempt=attempt, replica=replica, follow=follow, tail=lines, since=_moment(since),
-            timestamps=timestamps,
+            timestamps=timestamps, run=run,
         )  # fmt: skip
         # Loaded once there is something to read, as the backend loads it too.
         from cumulus import log

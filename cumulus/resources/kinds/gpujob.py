@@ -287,6 +287,7 @@ KIND = Kind(
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,
     leaves_files=True,
+    sealed=frozenset({"run", "earlierRuns"}),
     blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),

@@ -87,6 +87,7 @@ class Guard:
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
+        self._check_sealed(identity, verb, kind, key, document, stored)
         if kind.reads_as_submitter and not _is_mine(identity, stored):
             self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
@@ -115,6 +116,14 @@ class Guard:
         for field in _CONTROLLERS_OWN:
             if (after.get(field) or []) != (before.get(field) or []):
                 raise self._refusal(identity, verb, key, f"only an admin may change metadata.{field}")
+
+    def _check_sealed(
+        self, identity: Identity, verb: str, kind: Kind, key: Key, document: Document, stored: Document
+    ) -> None:
+        before, after = stored.get("status") or {}, document.get("status") or {}
+        for field in sorted(kind.sealed) if verb == "status" else ():
+            if before.get(field) != after.get(field):
+                raise self._refusal(identity, verb, key, f"only the controllers write status.{field}")
 
     def _check_acting(
         self, identity: Identity, verb: str, kind: Kind, key: Key, document: Document, stored: Document
