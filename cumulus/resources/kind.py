@@ -100,6 +100,8 @@ class Kind:
     """Fields of spec, each with the annotation in which the service writes who set it last."""
     sealed: frozenset[str] = frozenset()
     """Fields of status that say what controllers may end, delete or read: nobody else writes them, an admin neither."""
+    takes_over: frozenset[str] = frozenset()
+    """Finalizers whose work an object does that is made in the place of one that is there."""
     selected: frozenset[str] = frozenset()
     """Fields that our own code selects by: known to be there without the model, which takes long to load."""
     work: bool = False

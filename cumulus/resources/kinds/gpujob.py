@@ -10,6 +10,7 @@ from cumulus.clock import parse_timestamp, timestamp, to_the_second
 from cumulus.resources.columns import NOTHING, age, until
 from cumulus.resources.condition_types import JobCondition
 from cumulus.resources.documents import condition, lookup
+from cumulus.resources.finalizers import JOB_FINALIZER
 from cumulus.resources.key import Document
 from cumulus.resources.kind import Column, Kind, Related, View
 from cumulus.resources.quantity import bytes_in_words, format_duration, parse_duration
@@ -288,6 +289,7 @@ KIND = Kind(
     sections=sections,
     leaves_files=True,
     sealed=frozenset({"run", "earlierRuns"}),
+    takes_over=frozenset({JOB_FINALIZER}),
     blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,
     conditions=tuple(JobCondition),

@@ -52,6 +52,10 @@ class Guard:
         key, metadata = key_of(old), old["metadata"]
         if metadata.get("deletionTimestamp"):
             raise Conflict(f"{key} is being deleted", hint="wait until it is gone, and make it then")
+        if others := sorted(set(metadata.get("finalizers") or ()) - BY_NAME[key.kind].takes_over):
+            raise Conflict(
+                f"{key} cannot be made anew while {one_line(others[0])} holds it", hint="delete it, and make it then"
+            )
         gone = self._checked(identity, Write("delete", key=key, uid=metadata["uid"]), told)
         if keeps and not _is_mine(identity, old):
             self._access.check(identity, "create", BY_NAME[key.kind].plural, key.namespace, key.name)
