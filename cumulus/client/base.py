@@ -173,7 +173,7 @@ class JobClient(Protocol):
     def rerun(
         self, key: Key, *, changes: Document | None = None, from_checkpoint: bool = False, uid: str = ""
     ) -> Document:
-        """The job, made anew under its name with another uid; what runs of it is ended first. Its earlier runs' logs can
+        """The job, made anew under its name with another uid; what runs of it is ended first. Earlier runs' logs can
         be read until their ttl. `changes`: a merge patch of its spec. `from_checkpoint`: it goes on from what it saved
         last. `uid`: only that very job.
 

@@ -85,9 +85,7 @@ class Reruns:
                 hint="leave --set out, or make a job of your own",
             )
         _check_checkpoint(old, new, from_checkpoint)
-        changed = ownership.updated(
-            old, {**old, "spec": new["spec"]}, CUMULUS, now=short_timestamp(self._clock.now())
-        )
+        changed = ownership.updated(old, {**old, "spec": new["spec"]}, CUMULUS, now=short_timestamp(self._clock.now()))
         if owners := changed["metadata"].get("managedFields"):
             new = {**new, "metadata": {**new["metadata"], "managedFields": owners}}
         return reruns.successor(old, new, from_checkpoint=from_checkpoint)

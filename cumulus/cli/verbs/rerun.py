@@ -20,14 +20,19 @@ def rerun(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="PATH=VALUE", show_default=False,
+            "--set",
+            metavar="PATH=VALUE",
+            show_default=False,
             help="Change a field of it: spec.args='--lr 0.1', spec.gpu.duration=2h. May be given several times.",
         ),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
-            "--env", "-e", metavar="NAME[=VALUE]", show_default=False,
+            "--env",
+            "-e",
+            metavar="NAME[=VALUE]",
+            show_default=False,
             help="Set a variable, or pass on this shell's. Its other variables stay.",
         ),
     ] = None,
@@ -66,9 +71,7 @@ def rerun(
             terminal.note("Nothing was changed.")
             return 1
         changes = {**patch.get("spec", {}), **_with_env(job, env or ())}
-        made = client.rerun(
-            key, changes=changes or None, from_checkpoint=from_checkpoint, uid=job["metadata"]["uid"]
-        )
+        made = client.rerun(key, changes=changes or None, from_checkpoint=from_checkpoint, uid=job["metadata"]["uid"])
     number = made["status"]["run"]
     print(f"{gpujob.KIND.qualified}/{key.name} is run {number}", flush=True)
     terminal.note(f"The log of the run before: cumulus logs {key.name} --run {number - 1}")

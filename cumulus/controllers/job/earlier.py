@@ -1,4 +1,4 @@
-"""The runs of a job before this one: what is left of them is ended before this one begins, and their files go in time."""
+"""The runs of a job before this one: what is left of them is ended before it begins, and their files go in time."""
 
 from __future__ import annotations
 
