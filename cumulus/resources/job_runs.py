@@ -42,9 +42,7 @@ class EarlierRun(Model):
 
     number: int = Field(description="Counted from 1.")
     uid: str = Field(description="The uid of the job that it was.")
-    phase: Literal["Succeeded", "Failed", "Replaced"] = Field(
-        description="How it ended. Replaced: it had not, and was ended by the rerun."
-    )
+    phase: str = Field(description="How far it was when its place was taken, in one word.")
     runtime: Literal["process", "container"] = Field("process", description="What its programs ran as.")
     replicas: int = Field(1, description="Size of its gang.")
     attempts: tuple[Attempt, ...] = Field((), description="Its last attempts, oldest first.")

@@ -41,7 +41,8 @@ def as_it_was(job: Document, number: int) -> Document | None:
     for run in kept(job):
         if run["number"] == number:
             spec = {"replicas": run.get("replicas", 1), **({"image": "?"} if run.get("runtime") == "container" else {})}
-            phase = "Failed" if run["phase"] == "Replaced" else run["phase"]
+            # Whatever it was, it is over.
+            phase = "Succeeded" if run["phase"] == "Succeeded" else "Failed"
             status = {"phase": phase, "attempts": run.get("attempts") or []}
             return {**job, "metadata": {**job["metadata"], "uid": run["uid"]}, "spec": spec, "status": status}
     return None
@@ -65,11 +66,10 @@ def still_ending(job: Document) -> Iterator[str]:
 def _run(job: Document, continued: bool) -> Document:
     spec, status = job.get("spec") or {}, job.get("status") or {}
     checkpoint = spec.get("checkpoint")
-    phase = status.get("phase") or "Pending"
     found: dict[str, Any] = {
         "number": run_number(job),
         "uid": job["metadata"]["uid"],
-        "phase": phase if phase in ("Succeeded", "Failed") else "Replaced",
+        "phase": status.get("phase") or "Pending",
         "runtime": "container" if spec.get("image") is not None else "process",
         "replicas": spec.get("replicas", 1),
         "attempts": [_kept(attempt) for attempt in (status.get("attempts") or [])[-KEPT_ATTEMPTS:]],

@@ -333,7 +333,7 @@ class TestJobs:
         assert (again["metadata"]["labels"], again["spec"]["args"]) == ({"a": "1"}, ["--fast"])
         assert (again["status"]["run"], again["status"]["phase"]) == (2, "Pending")
         (run,) = again["status"]["earlierRuns"]
-        assert (run["number"], run["uid"], run["phase"]) == (1, made["metadata"]["uid"], "Replaced")
+        assert (run["number"], run["uid"], run["phase"]) == (1, made["metadata"]["uid"], "Running")
         outside.logs.chunks[1, 0] = [b"old"]
         pieces = list(client.logs(TRAIN, run=1))
         assert b"".join(p.data for p in pieces if isinstance(p, LogBytes)) == b"old"

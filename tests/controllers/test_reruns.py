@@ -64,7 +64,7 @@ def test_what_runs_is_ended_before_the_new_run_begins() -> None:
     drive(world, daemon, until=lambda: phase(world, JobPhase.SUCCEEDED))
     job = world.job("train")
     (run,) = job.status.earlier_runs
-    assert (run.number, run.uid, run.phase, run.released) == (1, first.uid, "Replaced", True)
+    assert (run.number, run.uid, run.phase, run.released) == (1, first.uid, "Running", True)
     assert (run.attempts[0].reason, run.attempts[0].exit_code) == ("Replaced", 143)
     assert run.attempts[0].end_time is not None
     assert job.status.attempts[0].start_time is not None
