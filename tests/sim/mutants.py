@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "status-before-action", "a job is said to run before its workloads are started",
-        job.JobReconciler.reconcile, "    if plan.start:\n",
+        job.JobReconciler._advance, "    if plan.start:\n",
         "    if plan.start:\n"
         "        early = plan.status.model_copy(update={'phase': type(plan.status.phase)('Running')})\n"
         "        job = self._client.update_status(job.replace(status=early))\n"
@@ -60,8 +60,8 @@ MUTANTS = (
         "blind-write",
         "a job's finalizer is written with the job as it was, whatever was changed since",
         job.JobReconciler._begin,
-        'Write("update", with_finalizer(document, FINALIZER))',
-        'Write("update", unversioned(with_finalizer(document, FINALIZER)))',
+        'Write("update", with_finalizer(document, JOB_FINALIZER))',
+        'Write("update", unversioned(with_finalizer(document, JOB_FINALIZER)))',
     ),
     Mutant(
         "versions-not-compared",
