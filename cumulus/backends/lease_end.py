@@ -6,7 +6,7 @@ from cumulus.resources.reasons import AttemptReason
 
 
 def reason_of(ended: str, circumstance: str) -> tuple[AttemptReason, str] | None:
-    """Reason and message of a run whose lease has `ended` ("expired" or "released"); None where it has not ("").
+    """Reason and message of a run whose lease has `ended` ("expired", "released", "overused" or "lost"); None where it has not ("").
 
     `circumstance` ends the sentence: " before the command was started", ", and it ended with exit code 1"."""
     match ended:
@@ -14,4 +14,8 @@ def reason_of(ended: str, circumstance: str) -> tuple[AttemptReason, str] | None
             return AttemptReason.LEASE_EXPIRED, f"its lease expired{circumstance}"
         case "released":
             return AttemptReason.STOPPED, f"its lease was released{circumstance}"
+        case "overused":
+            return AttemptReason.OVERUSED, f"it held more GPU memory than it leases{circumstance}"
+        case "lost":
+            return AttemptReason.LOST, f"its GPU failed{circumstance}"
     return None

@@ -16,10 +16,12 @@ import cumulus
 from cumulus.chronos import ask, lease_args, names, verbs
 from cumulus.chronos.contract import wire
 from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.policy import exceptions
 from cumulus.chronos.verbs import OpenLedger
 from cumulus.clock import SystemClock
 from cumulus.errors import CumulusError, UsageError
 from cumulus.lib import descriptors, safe_output
+from cumulus.resources.enforcement import Overuse, Unleased
 from cumulus.resources.quantity import parse_duration, parse_millis, parse_share
 
 _EXAMPLES = """\
@@ -158,6 +160,7 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
         "prepare", verbs.prepare, "set up what enforces a lease in a container, and print the variables for it"
     )
     prepare.add_argument("partition", help=_WHICH)
+    _add_policy(verb("policy", verbs.policy, "show or set what is done about overuse and processes without a lease"))
     verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
     users = verb("serve-users", verbs.serve_users, "as root: answer these commands to every user of the machine")
     users.add_argument("--socket", metavar="PATH", default=ask.SOCKET, help=f"where (default {ask.SOCKET})")
@@ -190,7 +193,37 @@ def _add_create(create: argparse.ArgumentParser) -> None:
         default=lease_args.GRACE,
         help="time between SIGTERM and SIGKILL when it ends (default 10s)",
     )
+    create.add_argument(
+        "--overuse",
+        type=Overuse,
+        choices=list(Overuse),
+        help="what is done where its processes hold more: it is only ever made stricter than the node's rule",
+    )
     create.add_argument("-q", "--quiet", action="store_true", help="print only the partition id")
+
+
+def _add_policy(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--overuse",
+        type=Overuse,
+        choices=list(Overuse),
+        help="End: a lease whose processes hold more ends at once; Report: only leases of a part of a device, if they "
+        "ask for nothing else (default: End for a part of a device, Report for a whole one)",
+    )
+    added.add_argument(
+        "--unleased",
+        type=Unleased,
+        choices=list(Unleased),
+        help="processes that hold a GPU without any lease: Report tells who they are (the default), End ends those of "
+        "people (uid 1000 and above)",
+    )
+    added.add_argument(
+        "--except",
+        dest="exceptions",
+        type=_value(lambda text: exceptions(*filter(None, text.split(",")))),
+        metavar="WHO,…",
+        help="who is never ended for want of a lease: user:NAME, user:UID or program:NAME; '' for nobody",
+    )
 
 
 def _add_monitor(monitor: argparse.ArgumentParser) -> None:

@@ -76,15 +76,21 @@ def record_enforcement(tx: sqlite3.Connection, found: Mapping[str, Enforcement],
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('enforcement', ?)", (str(now.monotonic),))
 
 
-def health(db: sqlite3.Connection) -> tuple[Health, ...]:
-    """As `record_health` wrote it; nothing where it never did in this boot."""
-    row = db.execute("SELECT value FROM meta WHERE key = 'health'").fetchone()
-    return tuple(Health(*fields) for fields in json.loads(row[0])) if row else ()
+ENFORCEMENT, POLICING = "health", "policing"
+"""Who looks after conditions of the node: what holds jobs to their leases, and who sees overuse."""
 
 
-def record_health(tx: sqlite3.Connection, found: Sequence[Health]) -> None:
+def health(db: sqlite3.Connection, of: str = "") -> tuple[Health, ...]:
+    """As `record_health` wrote it, `of` one of those who look after it or of all; nothing where it never did in this
+    boot."""
+    keys = (of,) if of else (ENFORCEMENT, POLICING)
+    rows = (db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone() for key in keys)
+    return tuple(Health(*fields) for row in rows if row for fields in json.loads(row[0]))
+
+
+def record_health(tx: sqlite3.Connection, found: Sequence[Health], of: str = ENFORCEMENT) -> None:
     told = json.dumps([astuple(condition) for condition in found])
-    tx.execute("INSERT OR REPLACE INTO meta VALUES ('health', ?)", (told,))
+    tx.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (of, told))
 
 
 def discovered(db: sqlite3.Connection, boot: str) -> bool:

@@ -51,7 +51,8 @@ class HealthProber:
 
     def _look_now(self) -> None:
         with self._database.read() as db:
-            known, devices = device_records.health(db), device_records.devices(db)
+            known = device_records.health(db, device_records.ENFORCEMENT)
+            devices = device_records.devices(db)
         if self._database.idle() and all(condition.status and condition.reason != _MENDED for condition in known):
             return
         found = tuple(map(self._still_shown, self._look(devices, self._database.home)))

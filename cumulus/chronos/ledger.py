@@ -13,12 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cumulus.chronos import checks, device_records, monitor_control, records
-from cumulus.chronos.contract import Device, EndReason, Health, Lease, LeaseRequest, LeaseState, Usage
+from cumulus.chronos import checks, device_records, monitor_control, policy, records
+from cumulus.chronos.contract import (
+    FULL_COMPUTE,
+    Device,
+    EndReason,
+    Health,
+    Lease,
+    LeaseRequest,
+    LeaseState,
+    Usage,
+)
 from cumulus.chronos.database import Database
 from cumulus.chronos.device import discover
 from cumulus.chronos.home import default_home
 from cumulus.chronos.inventory import Inventory, offered
+from cumulus.chronos.policy import Policy, PolicyChange
 from cumulus.chronos.records import Moment
 from cumulus.clock import Clock, SystemClock
 from cumulus.errors import (
@@ -28,6 +38,7 @@ from cumulus.errors import (
     NoSuchLease,
 )
 from cumulus.lib import cgroup, processes
+from cumulus.resources.enforcement import overuse_of
 
 _LOOKED = 0.1
 """For so long after a look at the monitor it is taken to run, by whoever makes no new lease."""
@@ -281,6 +292,21 @@ class Ledger:
         with self.database.read() as db:
             return device_records.health(db)
 
+    def policy(self) -> Policy:
+        """What this node does about overuse and about processes without a lease."""
+        self.open()
+        with self.database.read() as db:
+            return policy.read(db)
+
+    def set_policy(self, change: PolicyChange) -> Policy:
+        """Change it; what is live is held to it from now on. Written only where it is another than before."""
+        before = self.policy()
+        after = change.applied(before)
+        if after != before:
+            with self.database.write() as tx:
+                policy.write(tx, change.applied(policy.read(tx)))
+        return after
+
     def close(self) -> None:
         """Close the files; leases live on."""
         self._watcher.close()
@@ -316,7 +342,9 @@ class Ledger:
             if share is None or all(device.id != share.id for device in present):
                 raise checks.no_device(request.device, present)
         checks.check_fits(request, share)
-        return records.insert_lease(tx, request, share.id, share.token + 1, now)
+        whole = request.memory_bytes >= share.memory_bytes and request.compute >= FULL_COMPUTE
+        overuse = overuse_of(request.overuse, policy.read(tx).overuse, whole=whole)
+        return records.insert_lease(tx, request, share.id, share.token + 1, overuse, now)
 
     def _look_after(self, found: Sequence[Lease]) -> None:
         """A reader replaces a dead monitor too. Where it cannot, it answers all the same: the next grant says why."""

@@ -25,6 +25,7 @@ from cumulus.chronos.enforcement_health import HealthProber
 from cumulus.chronos.lease_processes import LeaseProcesses
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor_control import ensure_running
+from cumulus.chronos.police import Police
 from cumulus.chronos.records import Moment
 from cumulus.chronos.snapshot import Snapshot
 from cumulus.clock import timestamp
@@ -66,10 +67,13 @@ class _Ending:
     sessions: set[Identity] = field(default_factory=set)
     """Those that its processes made, and of which the ledger does not know yet."""
     empty_looks: int = 0
+    overused: bool = False
+    """Its processes hold more than was leased: they have no grace, however its end began."""
 
     @property
     def kill_at(self) -> float:
-        return self.since + self.lease.grace
+        at_once = self.overused or self.lease.end_reason is EndReason.OVERUSED
+        return self.since + (0.0 if at_once else self.lease.grace)
 
 
 class Monitor:
@@ -79,7 +83,8 @@ class Monitor:
     looks after what holds jobs to their leases.
     """
 
-    def __init__(self, ledger: Ledger, *, lasting: bool = False) -> None:
+    def __init__(self, ledger: Ledger, *, lasting: bool = False, police: Police | None = None) -> None:
+        """`police`: who tells which leases are over; one that is `lasting` has its own."""
         self._database = ledger.database
         self._clock = ledger.clock
         self._endings: dict[str, _Ending] = {}
@@ -94,6 +99,10 @@ class Monitor:
         self._next_collection = 0.0
         self._cgroup_tracker = CgroupTracker(ledger.database, self._say)
         self._health_prober = HealthProber(ledger.home, self._clock, self._say) if lasting else None
+        self._police = police
+        if lasting and police is None:
+            self._police = Police(ledger.database, self._clock, lambda: monitor_control.poke(ledger.home))
+            self._police.start()
 
     def step(self) -> float:
         """Do all that is due. Returns the seconds until something is due again, at most `monitor_control.POLL`.
@@ -123,7 +132,8 @@ class Monitor:
                 self._begin(ending)
 
     def _find(self) -> None:
-        """What must end: leases released by others, those that expired, and those whose holder is gone."""
+        """What must end: leases released by others, those that expired, those that are overused, and those whose holder
+        is gone."""
         now = Moment.read(self._clock)
         with self._database.read() as db:
             found = {lease.id: _Ending(lease, since, recorded=True) for lease, since in records.endings(db, now)}
@@ -138,10 +148,18 @@ class Monitor:
                 if held is not None and held.state is LeaseState.ACTIVE:
                     held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.RELEASED)
                     found[id] = _Ending(held, now.monotonic, recorded=False)
+            overused = self._police.verdict.end if self._police is not None else frozenset()
+            for id in overused - found.keys():
+                held = records.find_lease(db, id, now)
+                if held is not None and held.state is LeaseState.ACTIVE:
+                    held = replace(held, state=LeaseState.ENDING, end_reason=EndReason.OVERUSED)
+                    found[id] = _Ending(held, now.monotonic, recorded=False)
         for id, known in self._endings.items():
             if id in found:
                 known.recorded = found[id].recorded
                 found[id] = known
+        for id in overused & found.keys():
+            found[id].overused = True
         self._endings = found
 
     def _deserted(self, db: sqlite3.Connection) -> set[str]:
@@ -190,7 +208,7 @@ class Monitor:
             memberships = [LeaseProcesses.load(db, ending.lease.id) for ending in endings]
         gone = []
         for ending, lease in zip(endings, memberships, strict=True):
-            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._cgroup_tracker.of(lease))
+            lease = replace(lease, sessions=(*lease.sessions, *ending.sessions), seen=self._seen(lease))
             ending.sessions |= lease.new_sessions(snapshot)
             processes = lease.members(snapshot)
             live = bool(processes) or lease.populated()
@@ -206,16 +224,24 @@ class Monitor:
                 self._look_again = _LOOK_AGAIN
         return gone
 
+    def _seen(self, lease: LeaseProcesses) -> tuple[Identity, ...]:
+        """Processes that are known to be the lease's, wherever they have gone since."""
+        holding = self._police.of(lease.id) if self._police is not None else ()
+        return (*self._cgroup_tracker.of(lease), *holding)
+
     def _record(self, gone: list[LeaseProcesses]) -> None:
         """Tell the ledger what has begun to end, and what has ended, in one transaction."""
         begun = [ending for ending in self._endings.values() if not ending.recorded]
         sessions = [(id, *session) for id, ending in self._endings.items() for session in ending.sessions]
-        if not (begun or gone or sessions):
+        held = self._newly_held()
+        if not (begun or gone or sessions or held):
             return
         # Not durable, since a slow disk must not keep other leases waiting for their end. If it is lost, so are the
         # processes; and whoever is granted a share that was freed here makes this durable with it.
         with self._database.write(durable=False) as tx:
             now = Moment.read(self._clock)
+            for over, size in held:
+                records.record_held(tx, over, size, now)
             for ending in begun:
                 assert ending.lease.end_reason is not None
                 records.begin_end(tx, ending.lease, ending.lease.end_reason, now)
@@ -229,6 +255,26 @@ class Monitor:
             ending.sessions.clear()
         for lease in gone:
             self._hold(self._endings.pop(lease.id).lease, ended=True)
+
+    def _newly_held(self) -> list[tuple[Lease, int]]:
+        """What leases hold that are over, where the ledger does not say so; 0 for those that are not any more."""
+        if self._police is None:
+            return []
+        verdict, now = self._police.verdict, Moment.read(self._clock)
+        with self._database.read() as db:
+            told = {lease.id: lease for lease in records.leases(db, now, f"{records.LIVE} AND held_bytes > 0")}
+            found = [(records.find_lease(db, id, now), size) for id, size in verdict.held.items()]
+        new = [(lease, size) for lease, size in found if lease is not None and lease.held_bytes != size]
+        # One that ends says to the last why.
+        within = [
+            (lease, 0)
+            for id, lease in told.items()
+            if id in verdict.judged and id not in verdict.held and lease.state is LeaseState.ACTIVE
+        ]
+        for lease, size in new:
+            if size and not lease.held_bytes:
+                self._say(f"lease {lease.id} is over: it {replace(lease, held_bytes=size).overused}")
+        return [*new, *within]
 
     def _hold(self, lease: Lease, *, ended: bool) -> None:
         """Tell what holds jobs to the lease that it is ending, or has ended."""
@@ -302,8 +348,22 @@ class Monitor:
             self._end_late_containers()
             self._forget()
             self._collect_containers(now)
+            self._record_policing()
             if self._health_prober is not None:
                 self._health_prober.look()
+
+    def _record_policing(self) -> None:
+        """Whether overuse is seen, where that is another than before."""
+        if self._police is None:
+            return
+        found = self._police.health
+        with self._database.read() as db:
+            known = device_records.health(db, device_records.POLICING)
+        if found and found != known:
+            for condition in found:
+                self._say(f"{condition.type} {condition.status}, {condition.reason}: {condition.message}")
+            with self._database.write(durable=False) as tx:
+                device_records.record_health(tx, found, device_records.POLICING)
 
     def _flush(self, now: float) -> None:
         """Write out the audit log; where in a thread, raise what went wrong there the last time."""

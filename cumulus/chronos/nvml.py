@@ -18,7 +18,10 @@ TIMEOUT = 10.0
 """Seconds for the driver to answer."""
 
 _INSUFFICIENT_SIZE = 7
+GPU_IS_LOST = 15
+_NOT_SUPPORTED = 13
 _UNKNOWN = 2**64 - 1
+_LISTS = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3")
 _WINDOW = 2_000_000
 """Microseconds over which a process's compute is counted; the driver samples several times a second."""
 
@@ -80,6 +83,34 @@ class Nvml:
                 self._lib.nvmlDeviceGetUUID(handle, uuid, len(uuid))
                 found[uuid.value.decode()] = self._device(handle)
         return found
+
+    def handle(self, uuid: str) -> ctypes.c_void_p:
+        """Of a GPU or a MIG instance. Raises OSError, with NVML's error as its number."""
+        handle = ctypes.c_void_p()
+        self.call("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(handle))
+        return handle
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Raises OSError, with NVML's error as its number; 13 (not supported) where the library is too old for it."""
+        function = getattr(self._lib, name, None)
+        code = function(*arguments) if function is not None else _NOT_SUPPORTED
+        if code:
+            raise OSError(code, f"{name} failed with {code}")
+
+    def held(self, uuid: str) -> tuple[int, dict[int, int], int]:
+        """Bytes in use on the device, bytes by process, and how many processes there are whose bytes are not told.
+        Raises OSError."""
+        handle, memory = self.handle(uuid), _Memory()
+        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        told: dict[int, int] = {}
+        listed: set[int] = set()
+        for name in _LISTS:
+            if hasattr(self._lib, name):
+                for process in self._list(_Process, getattr(self._lib, name), handle):
+                    listed.add(process.pid)
+                    if process.memory != _UNKNOWN:
+                        told[process.pid] = max(process.memory, told.get(process.pid, 0))
+        return memory.used, told, len(listed - told.keys())
 
     def memory_used(self, uuid: str) -> int:
         """Bytes in use on the device, of all processes."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from cumulus.chronos import device_sizes
 from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.resources.enforcement import Overuse
 
 LIVE = "state <> 'Ended'"
 ACTIVE = f"state = 'Active' AND {LIVE}"
@@ -24,7 +25,7 @@ ENDING = f"state = 'Ending' AND {LIVE}"
 
 _LEASE = (
     "SELECT lease.id, device.number, device_id, lease.memory_bytes, compute, user, grace, lease.token, state,"
-    " granted_at, expires_at, deadline, end_reason, ended_at, owner, lease.name"
+    " granted_at, expires_at, deadline, end_reason, ended_at, owner, lease.name, overuse, held_bytes"
     " FROM lease JOIN device ON device.id = device_id"
 )
 
@@ -74,11 +75,13 @@ def as_of(recorded: Lease, deadline: float, monotonic: float) -> Lease:
     return Lease(
         recorded.id, recorded.device, recorded.device_id, recorded.memory_bytes, recorded.compute, recorded.user,
         recorded.grace, recorded.token, state, recorded.granted_at, recorded.expires_at, left, reason,
-        recorded.ended_at, recorded.owner, recorded.name,
+        recorded.ended_at, recorded.owner, recorded.name, recorded.overuse, recorded.held_bytes,
     )  # fmt: skip
 
 
-def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device_id: str, token: int, now: Moment) -> Lease:
+def insert_lease(
+    tx: sqlite3.Connection, request: LeaseRequest, device_id: str, token: int, overuse: Overuse, now: Moment
+) -> Lease:
     """Make an ACTIVE lease. The schema raises IntegrityError where the device has not enough left."""
     ends_in = request.start_within + request.seconds
     lease = Lease(
@@ -96,14 +99,15 @@ def insert_lease(tx: sqlite3.Connection, request: LeaseRequest, device_id: str, 
         granted_at=timestamp(now.wall),
         expires_at=timestamp(now.wall + timedelta(seconds=ends_in)),
         expires_in=ends_in,
+        overuse=overuse,
     )
     tx.execute(
         "INSERT INTO lease (id, device_id, memory_bytes, compute, user, owner, grace, seconds, token, state,"
-        " granted_at, expires_at, deadline, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " granted_at, expires_at, deadline, name, overuse) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             lease.id, lease.device_id, lease.memory_bytes, lease.compute, lease.user, lease.owner, lease.grace,
             request.seconds, lease.token, lease.state, lease.granted_at, lease.expires_at,
-            now.monotonic + ends_in, lease.name,
+            now.monotonic + ends_in, lease.name, overuse,
         ),
     )  # fmt: skip
     _audit(tx, "granted", lease, lease.granted_at)
@@ -154,6 +158,13 @@ def finish_end(tx: sqlite3.Connection, lease: Lease, now: Moment, reason: EndRea
     _audit(tx, str(reason), lease, ended_at)
     device_sizes.lease_ended(tx, lease.device_id)
     return replace(lease, state=LeaseState.ENDED, end_reason=reason, ended_at=ended_at)
+
+
+def record_held(tx: sqlite3.Connection, lease: Lease, held_bytes: int, now: Moment) -> None:
+    """That its processes hold so much, which is more than it; 0: not any more. The audit log tells of the first."""
+    tx.execute("UPDATE lease SET held_bytes = ? WHERE id = ?", (held_bytes, lease.id))
+    if held_bytes and not lease.held_bytes:
+        _audit(tx, "found-over", lease, timestamp(now.wall))
 
 
 def processes_of(db: sqlite3.Connection, id: str) -> list[Process]:
@@ -210,7 +221,7 @@ def settle_boot(tx: sqlite3.Connection, this: str, now: Moment) -> None:
     if before in (None, this):
         return
     holders = {id for (id,) in tx.execute("SELECT lease FROM process WHERE role = 'holder'")}
-    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health', 'measured')")
+    tx.execute("DELETE FROM meta WHERE key IN ('enforcement', 'health', 'policing', 'measured')")
     tx.execute("DELETE FROM process")
     tx.execute("DELETE FROM session")
     tx.execute("DELETE FROM cgroup")
@@ -260,10 +271,10 @@ def _lease(row: Any, now: Moment) -> Lease:
 
 def _recorded(row: Any, left: float = 0.0) -> Lease:
     id, device, device_id, memory, compute, user, grace, token, state, granted, expires, _, reason, ended, *who = row
-    owner, name = who
+    owner, name, overuse, held = who
     return Lease(
         id, device, device_id, memory, compute, user, grace, token, _STATES[state], granted, expires, left,
-        _REASONS[reason], ended, owner, name,
+        _REASONS[reason], ended, owner, name, _OVERUSES[overuse], held,
     )  # fmt: skip
 
 
@@ -280,4 +291,5 @@ _DEADLINE = 11
 """Of a row of `_LEASE`."""
 
 _STATES = {state.value: state for state in LeaseState}
+_OVERUSES = {each.value: each for each in Overuse}
 _REASONS: dict[str | None, EndReason | None] = {reason.value: reason for reason in EndReason} | {None: None}

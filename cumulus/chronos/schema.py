@@ -48,7 +48,9 @@ CREATE TABLE lease (
     ending_since REAL,
     end_reason TEXT,
     ended_at TEXT NOT NULL DEFAULT '',
-    name TEXT NOT NULL DEFAULT ''
+    name TEXT NOT NULL DEFAULT '',
+    overuse TEXT NOT NULL DEFAULT 'Report',
+    held_bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE process (
     lease TEXT NOT NULL,
@@ -110,6 +112,14 @@ DROP TABLE audit_1;
 """
 
 
+_LATER_COLUMNS = {
+    "name": "TEXT NOT NULL DEFAULT ''",
+    "overuse": "TEXT NOT NULL DEFAULT 'Report'",
+    "held_bytes": "INTEGER NOT NULL DEFAULT 0",
+}
+"""Of `lease`, in the order in which they came."""
+
+
 def prepare(connection: sqlite3.Connection, file: Path) -> bool:
     """Make the tables where there are none, or bring them up to this version. Returns whether they were made.
 
@@ -130,7 +140,9 @@ def prepare(connection: sqlite3.Connection, file: Path) -> bool:
         connection.executescript(f"BEGIN;{_SCHEMA}{_SINCE_2}PRAGMA user_version={VERSION};COMMIT;")
     elif found == 1:
         connection.executescript(f"BEGIN;{_FROM_1}PRAGMA user_version={VERSION};COMMIT;")
-    if "name" not in {column for _, column, *_ in connection.execute("PRAGMA table_info(lease)")}:
-        # No version of its own: one that does not know it does without.
-        connection.execute("ALTER TABLE lease ADD COLUMN name TEXT NOT NULL DEFAULT ''")
+    there = {column for _, column, *_ in connection.execute("PRAGMA table_info(lease)")}
+    for column, definition in _LATER_COLUMNS.items():
+        if column not in there:
+            # No version of its own: one that does not know it does without.
+            connection.execute(f"ALTER TABLE lease ADD COLUMN {column} {definition}")
     return found == 0

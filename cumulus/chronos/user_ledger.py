@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 
 from cumulus.chronos.contract import Device, Lease, LeaseRequest
 from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.policy import Policy, PolicyChange
 from cumulus.errors import CumulusError, Forbidden, NoSuchLease
 
 
@@ -83,6 +84,9 @@ class UserLedger(Ledger):
 
     def rediscover(self) -> Sequence[Device]:
         self._refuse("have the drivers asked again")
+
+    def set_policy(self, change: PolicyChange) -> Policy:
+        self._refuse("set what is done about overuse")
 
     def prepare(self, id: str) -> Mapping[str, str]:
         self._refuse("prepare containers")

@@ -38,6 +38,7 @@ def lease_request(options: argparse.Namespace, ledger: Ledger) -> LeaseRequest:
     return lease_args.request(
         device, options.memory, options.duration, compute=options.compute, grace=options.grace, user=options.user,
         id=options.id, owner=options.owner, start_within=options.start_within, name=options.name or "",
+        overuse=options.overuse,
     )  # fmt: skip
 
 
@@ -230,6 +231,22 @@ def prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+def policy(options: argparse.Namespace) -> int:
+    from cumulus.chronos import policy
+
+    ledger = _ledger(options)
+    change = policy.PolicyChange(options.overuse, options.unleased, options.exceptions)
+    found = ledger.set_policy(change) if change else ledger.policy()
+    if options.json:
+        _tell(options, policy=policy.to_json(found))
+    else:
+        usual = "End for a part of a device, Report for a whole one"
+        print(f"overuse: {found.overuse.value if found.overuse else usual}")
+        print(f"processes without a lease: {found.unleased.value}")
+        print(f"exceptions: {', '.join(found.exceptions) or 'none'}")
+    return 0
+
+
 def serve(options: argparse.Namespace) -> int:
     from cumulus.chronos.serve import Server
 
@@ -295,7 +312,7 @@ def _node() -> dict[str, Any]:
         "chronosVersion": cumulus.__version__,
         "bootId": boot_id(),
         # Of what not every version takes.
-        "takes": ["name"],
+        "takes": ["name", "overuse", "policy"],
     }
 
 

@@ -126,6 +126,12 @@ def places(directory: str) -> dict[int, str]:
     return found
 
 
+def directory_of(pid: int) -> str | None:
+    """The directory of the cgroup that the process is in; None where it is gone, or that is not to be seen here."""
+    root, there = _mount(), _path(pid)
+    return None if root is None or there is None else f"{root}{there}".rstrip("/")
+
+
 def is_inside(pid: int, directory: str) -> bool:
     """Whether the process is in the cgroup or one below it, by its own account; True too where it is gone."""
     root, there = _mount(), _path(pid)

@@ -35,7 +35,7 @@ class RemoteLeases:
         self._clock = NodeClock()
         self._facts = NodeFacts()
         self._discovered = False
-        self._named = False
+        self._takes: frozenset[str] = frozenset()
 
     @property
     def facts(self) -> NodeFacts:
@@ -46,7 +46,7 @@ class RemoteLeases:
         said, _ = self._call(commands.DEVICES, SECONDS if self._discovered else DISCOVERY_SECONDS)
         with self._understanding():
             node = said["node"]
-            self._named = "name" in node.get("takes", ())
+            self._takes = frozenset(map(str, node.get("takes", ())))
             skew = None if self._clock.skew is None else round(self._clock.skew, 3)
             conditions = tuple(wire.read_health(fields) for fields in said.get("conditions", ()))
             self._facts = NodeFacts(node["hostname"], node["bootId"], node["chronosVersion"], skew, conditions)
@@ -55,7 +55,7 @@ class RemoteLeases:
         return found
 
     def grant(self, request: LeaseRequest) -> Lease:
-        return self._granted(commands.create(request, named=self._named))
+        return self._granted(commands.create(request, takes=self._takes))
 
     def begin(self, id: str) -> Lease | None:
         return self._found(commands.begin(id))

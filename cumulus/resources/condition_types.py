@@ -16,6 +16,8 @@ class JobCondition(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
+    OVERUSED = "Overused"
+    """Its processes held more of a GPU than it leases."""
 
 
 @unique
@@ -25,6 +27,8 @@ class PartitionCondition(StrEnum):
     BOUND = "Bound"
     ACTIVE = "Active"
     ENDED = "Ended"
+    OVERUSED = "Overused"
+    """Its processes hold more than the lease, or did when they were ended for it."""
 
 
 @unique
@@ -36,6 +40,8 @@ class NodeCondition(StrEnum):
     CONTAINERS_READY = "ContainersReady"
     MPS_READY = "MPSReady"
     OPENCL_LAYER = "OpenCLLayer"
+    POLICED = "Policed"
+    """Whether overuse of its devices is seen."""
     TWIN = "Twin"
     """Another node counts its devices."""
 

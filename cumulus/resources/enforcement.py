@@ -1,4 +1,4 @@
-"""The three strengths of enforcement. Standard library only."""
+"""The three strengths of enforcement, and what a node does about overuse. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,3 +16,28 @@ class Enforcement(StrEnum):
         """Whether this is at least as strong as `least`."""
         order = list(Enforcement)
         return order.index(self) >= order.index(least)
+
+
+class Overuse(StrEnum):
+    """What a node does where the processes of a lease hold more than it, laxest first."""
+
+    REPORT = "Report"
+    END = "End"
+    """They are killed at once, and the lease ends."""
+
+
+class Unleased(StrEnum):
+    """What a node does about processes that hold a GPU without any lease, laxest first."""
+
+    IGNORE = "Ignore"
+    REPORT = "Report"
+    END = "End"
+    """Those of people (uid 1000 and above) are ended, but for exceptions."""
+
+
+def overuse_of(wanted: Overuse | None, floor: Overuse | None, *, whole: bool) -> Overuse:
+    """What holds for a lease: the stricter of what it asks for and what its node does at least. Where nobody says,
+    overuse ends it if others may have the rest of the device."""
+    usual = Overuse.REPORT if whole else Overuse.END
+    either = (wanted or usual, floor or usual)
+    return Overuse.END if Overuse.END in either else Overuse.REPORT

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from cumulus.resources.documents import lookup
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Overuse
 from cumulus.resources.fields import (
     AbsolutePath,
     Argument,
@@ -126,6 +126,12 @@ class GPU(Model):
         "over, the program is ended."
     )
     selector: DeviceSelector = Field(default_factory=DeviceSelector, description="Which devices fit.")
+    overuse: Overuse | None = Field(
+        None,
+        description="What the node does if the program holds more GPU memory than it leases. End: kill it at once. "
+        "Report: set the condition Overused. If left out: End for a part of a GPU, Report for a whole one. A node may "
+        "be stricter.",
+    )
 
 
 class HostResources(Model):

@@ -75,6 +75,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         duration=gpu.duration,
         grace_period=grace(job),
         selector=gpu.selector,
+        overuse=gpu.overuse,
         min_enforcement=job.spec.min_enforcement,
         placement=job.spec.placement,
         priority=job.spec.priority,

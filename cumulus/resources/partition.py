@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Overuse
 from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, MemoryShare, Model, Text, Time
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
@@ -67,6 +67,12 @@ class GPUPartitionSpec(Model):
     min_enforcement: Enforcement = Field(
         Enforcement.NONE, description="The weakest enforcement that is accepted: none, guarded or hard."
     )
+    overuse: Overuse | None = Field(
+        None,
+        description="What the node does if processes of the lease hold more GPU memory than it. End: kill them at once, "
+        "and end the lease. Report: set the condition Overused. If left out: End for a part of a GPU, Report for a "
+        "whole one. A node may be stricter.",
+    )
     renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is renewed before it ends.")
     priority: int = Field(0, ge=-(10**9), le=10**9, description="Partitions with a higher priority are placed first.")
     placement: Placement = Field(
@@ -107,7 +113,7 @@ class GPUPartitionStatus(Model):
 
     observed_generation: int = Field(0, description="The generation of the spec that the controller acted on.")
     phase: PartitionPhase = Field(PartitionPhase.PENDING, description="How far the lease is. A phase never goes back.")
-    conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended.")
+    conditions: tuple[Condition, ...] = Field((), description="Bound, Active, Ended, Overused.")
     node: str = Field("", description="The node it was bound to.")
     device: int | None = Field(None, description="The index of its device on that node.")
     device_name: str = Field("", description="The name of its device.")
@@ -115,6 +121,9 @@ class GPUPartitionStatus(Model):
     memory_bytes: int = Field(0, description="The memory leased, in bytes.")
     compute: int = Field(0, description="The compute leased, in thousandths of the device.")
     enforcement: Enforcement | None = Field(None, description="How strongly the node enforces the share.")
+    overuse: Overuse | None = Field(
+        None, description="What the node does about overuse: the stricter of the spec and its own rule."
+    )
     fencing_token: int = Field(0, description="Grows with each lease on the device. An older holder is refused.")
     activated_at: Time | None = Field(None, description="When the lease was granted.")
     started_at: Time | None = Field(

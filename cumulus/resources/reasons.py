@@ -31,6 +31,9 @@ class Retry(Enum):
     """A disruption in which the program never started: too many in a row end the job."""
     SAVED = "saved"
     """It saved its work and goes on in a new lease."""
+    OVERUSE = "overuse"
+    """It held more of a GPU than was leased. With spec.checkpoint.onExpiry Requeue it goes on from its checkpoint, after
+    a growing pause, and too many in a row end it; else it counts against spec.retry.limit."""
     EXPIRED = "expired"
     """Its lease was over: spec.checkpoint.onExpiry says whether the job goes on."""
     HELD = "held"
@@ -46,7 +49,7 @@ class Retry(Enum):
 
 @unique
 class AttemptReason(StrEnum):
-    """Why an attempt, or one workload of it, ended. Backends set the first six; the job controller sets all."""
+    """Why an attempt, or one workload of it, ended. Backends set the first seven; the job controller sets all."""
 
     retry: Retry
 
@@ -63,6 +66,8 @@ class AttemptReason(StrEnum):
     START_ERROR = "StartError", Retry.FAULT
     """Its program could not be started."""
     LEASE_EXPIRED = "LeaseExpired", Retry.EXPIRED
+    OVERUSED = "Overused", Retry.OVERUSE
+    """Its processes held more of a GPU than was leased: they were killed at once."""
     STOPPED = "Stopped", Retry.DISRUPTION
     """Somebody stopped it, or its lease was released."""
     LOST = "Lost", Retry.LOSS
@@ -173,6 +178,12 @@ class PartitionReason(StrEnum):
     RELEASED = "Released"
     LEASE_LOST = "LeaseLost"
     """The node does not know the lease any more."""
+    OVERUSED = "Overused"
+    """Its processes held more than the lease."""
+    WITHIN_LEASE = "WithinLease"
+    """They do not any more."""
+    DEVICE_LOST = "DeviceLost"
+    """Its device has failed."""
     NODE_GONE = "NodeGone"
     """Somebody deleted its GPUNode."""
     NODE_UNREACHABLE = "NodeUnreachable"
@@ -219,7 +230,7 @@ class ContainersReason(StrEnum):
 
 @unique
 class EnforcementReason(StrEnum):
-    """Reasons of a GPUNode's conditions MPSReady and OpenCLLayer. The node's own Chronos sets them."""
+    """Reasons of a GPUNode's conditions MPSReady, OpenCLLayer and Policed. The node's own Chronos sets them."""
 
     ANSWERS = "Answers"
     NOT_NEEDED_YET = "NotNeededYet"
@@ -231,6 +242,10 @@ class EnforcementReason(StrEnum):
     FOUND = "Found"
     NOT_BUILT = "NotBuilt"
     LOADER_WITHOUT_LAYERS = "LoaderWithoutLayers"
+    BY_PROCESS = "ByProcess"
+    """The driver tells what each process holds."""
+    BY_DEVICE = "ByDevice"
+    """The driver's processes cannot be told apart: the total of a device is policed."""
 
 
 @unique

@@ -31,6 +31,8 @@ def next_due(job: GPUJob, now: datetime) -> float:
     if retry.disruption:
         row = in_a_row(status, _DISRUPTIONS)
         delay = DISRUPTION_BACKOFF.seconds(row - 1)
+    elif retry is Retry.OVERUSE and requeues(job):
+        delay = DISRUPTION_BACKOFF.seconds(in_a_row(status, frozenset({Retry.OVERUSE})) - 1)
     elif retry is Retry.SAVED:
         delay = DISRUPTION_BACKOFF.first
     elif retry in (Retry.HELD, Retry.EXPIRED):
@@ -38,6 +40,11 @@ def next_due(job: GPUJob, now: datetime) -> float:
     else:
         delay = Backoff(parse_duration(job.spec.retry.backoff), LONGEST_BACKOFF).seconds(status.failures - 1)
     return delay - (now - parse_timestamp(last.end_time)).total_seconds()
+
+
+def requeues(job: GPUJob) -> bool:
+    """Whether the job goes on from its checkpoint when a lease of its has ended."""
+    return job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue"
 
 
 def in_a_row(status: GPUJobStatus, kinds: Set[Retry]) -> int:

@@ -50,6 +50,15 @@ class Script:
     """What a call that ends by itself with exit code 0 returns."""
 
 
+_ENDS = {
+    EndReason.OVERUSED: AttemptReason.OVERUSED,
+    EndReason.LOST: AttemptReason.LOST,
+    EndReason.EXPIRED: AttemptReason.LEASE_EXPIRED,
+    EndReason.RELEASED: AttemptReason.STOPPED,
+}
+"""What the end of a lease means for what runs in it; of several leases the first holds."""
+
+
 class _Run:
     """One workload's processes; a `chronos.fake.Holder`."""
 
@@ -66,7 +75,7 @@ class _Run:
         self._killed_at = math.inf
 
     def terminate(self, at: float, grace: float, reason: EndReason) -> None:
-        self.signal(at, grace, AttemptReason.LEASE_EXPIRED if reason is EndReason.EXPIRED else AttemptReason.STOPPED)
+        self.signal(at, grace, _ENDS[reason])
 
     def signal(self, at: float, grace: float, reason: str) -> None:
         if self._stop is None:
@@ -304,10 +313,8 @@ class FakeBackend:
         except ChronosError as error:
             run.broken = str(error)
             ended = [node.why_ended(lease.id) for lease in run.workload.leases] if node is not None else []
-            if EndReason.EXPIRED in ended:
-                run.broken_reason = AttemptReason.LEASE_EXPIRED
-            elif EndReason.RELEASED in ended:
-                run.broken_reason = AttemptReason.STOPPED
+            if (why := next((reason for reason in _ENDS if reason in ended), None)) is not None:
+                run.broken_reason = _ENDS[why]
 
     def _observe(self, run: _Run) -> Observed | None:
         then = max(run.began, self._clock.monotonic() - self.lag())

@@ -23,7 +23,7 @@ from cumulus.chronos.contract import (
 )
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError, InsufficientShare, NodeUnreachable, NoSuchDevice, NoSuchLease, StaleToken
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Overuse, overuse_of
 from cumulus.testing.faults import Faults
 
 REMEMBERED_SECONDS = 86400.0
@@ -153,6 +153,16 @@ class FakeLeases:
             held = self._held.get(id)
             return None if held is None else held.lease.end_reason
 
+    def overuse(self, id: str, held_bytes: int) -> None:
+        """Its processes hold so much from now on: what the node's monitor does about it happens now."""
+        with self._lock:
+            self.settle()
+            held = self._active(id)
+            over = held_bytes > held.lease.memory_bytes
+            held.lease = replace(held.lease, held_bytes=held_bytes if over else 0)
+            if over and held.lease.overuse is Overuse.END:
+                self._end(held, self._clock.monotonic(), EndReason.OVERUSED)
+
     def settle(self) -> None:
         """Do what the node's monitor would have done by now."""
         with self._lock:
@@ -202,6 +212,7 @@ class FakeLeases:
             compute=request.compute, user=request.user, grace=request.grace, token=self._tokens[request.device],
             state=LeaseState.ACTIVE, granted_at=self._wall(0), expires_at=self._wall(ends_in), expires_in=ends_in,
             owner=request.owner, name=request.name,
+            overuse=overuse_of(request.overuse, None, whole=(free_memory, free_compute) == _share(request)[1:]),
         )  # fmt: skip
         return _Held(lease, self._clock.monotonic() + ends_in, request.seconds)
 
@@ -228,7 +239,7 @@ class FakeLeases:
         if held.lease.state is LeaseState.ACTIVE:
             held.lease = replace(held.lease, state=LeaseState.ENDING, end_reason=reason)
             for holder in held.holders:
-                holder.terminate(at, held.lease.grace, reason)
+                holder.terminate(at, 0.0 if reason is EndReason.OVERUSED else held.lease.grace, reason)
 
     def _read(self, held: _Held) -> Lease:
         return replace(held.lease, expires_in=held.ends - self._clock.monotonic())

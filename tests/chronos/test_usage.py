@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from cumulus.chronos.usage import LeaseUsage, NodeUsage
 from cumulus.lib.processes import read
 from tests.chronos.conftest import CPU, GIB, GPUS, open_ledger, request
 from tests.chronos.test_cli import Shell, shell
+from tests.standin_nvml import StandInNvml
 
 __all__ = ["shell"]
 
@@ -28,16 +28,11 @@ Run = Callable[..., subprocess.Popen[bytes]]
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """GPU-a, on which the process that is named to it holds 21 GiB and has 40 % of the time."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    source = Path(__file__).with_name("nvml.c")
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(tmp_path / nvml.LIBRARY)]
-    subprocess.run(command, check=True)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    monkeypatch.setenv("NVML_BYTES", str(21 * GIB))
-    monkeypatch.setenv("NVML_PID", "0")
-    return lambda pid: monkeypatch.setenv("NVML_PID", str(pid))
+    standin = StandInNvml(tmp_path / "nvml", {"GPU-a": 80 * GIB})
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(standin.directory))
+    used = ("held 1 -", "busy 70", "extra 1")
+    standin.say("GPU-a", *used, f"held 0 {21 * GIB}")
+    return lambda pid: standin.say("GPU-a", *used, f"held {pid} {21 * GIB}", f"sm {pid} 40")
 
 
 def test_the_driver_tells_what_each_process_uses(driver: Callable[[int], None]) -> None:
@@ -48,9 +43,10 @@ def test_the_driver_tells_what_each_process_uses(driver: Callable[[int], None]) 
     }
 
 
-@pytest.mark.usefixtures("driver")
-def test_a_driver_that_does_not_start_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NVML_BROKEN", "1")
+def test_a_driver_that_does_not_start_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    standin = StandInNvml(tmp_path / "nvml", {"GPU-a": 80 * GIB})
+    standin.head("broken")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(standin.directory))
     assert nvml.read_utilization() == {}
 
 

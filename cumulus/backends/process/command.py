@@ -263,9 +263,10 @@ class Command:
                 code, AttemptReason.OOM_KILLED, f"it used {used:.0f} MiB of memory, its limit is {limit:.0f} MiB"
             )
         lease = self._leases.ended(self._gone_at)
-        killed = ", killed after its grace period" if self._killed and lease != "expired" else ""
+        by_node = lease in ("expired", "overused")
+        killed = ", killed after its grace period" if self._killed and not by_node else ""
         ended_with = f", and it ended with {how}{killed}"
-        if self._interrupted and lease != "expired":
+        if self._interrupted and not by_node:
             return End(code, AttemptReason.STOPPED, f"stopped{ended_with}")
         if over := reason_of(lease, ended_with):
             return End(code, *over)

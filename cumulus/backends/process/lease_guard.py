@@ -119,8 +119,8 @@ class LeaseGuard:
         os.waitpid(child, 0)
 
     def ended(self, by: float = math.inf) -> str:
-        """`expired` or `released` where a lease of the run has ended or is ending, expiry before release; else "". With
-        `by`, where it had begun to end by that time of the machine's monotonic clock."""
+        """An `EndReason` where a lease of the run has ended or is ending, of several the one that says most; else "".
+        With `by`, where it had begun to end by that time of the machine's monotonic clock."""
         if not self._leases:
             return ""
         from cumulus.chronos.contract import EndReason, LeaseState
@@ -138,7 +138,8 @@ class LeaseGuard:
                 continue
             if found is not None and found.state is not LeaseState.ACTIVE and (since is None or since <= by):
                 reasons.add(found.end_reason)
-        return next((str(r) for r in (EndReason.EXPIRED, EndReason.RELEASED) if r in reasons), "")
+        order = (EndReason.OVERUSED, EndReason.LOST, EndReason.EXPIRED, EndReason.RELEASED)
+        return next((str(r) for r in order if r in reasons), "")
 
     def end(self, when: str) -> End | None:
         """The end of a run whose command was not waited for `when` a lease of it ended. None where they all live."""

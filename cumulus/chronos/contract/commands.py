@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from decimal import Decimal
 
 from cumulus.chronos.contract.lease import LeaseRequest
@@ -15,12 +15,13 @@ def listing(ended: bool) -> Sequence[str]:
     return ("list", "--json", *(("--all",) if ended else ()))
 
 
-def create(request: LeaseRequest, *, named: bool) -> Sequence[str]:
-    """`named`: whether the Chronos there takes names."""
+def create(request: LeaseRequest, *, takes: Container[str]) -> Sequence[str]:
+    """`takes`: what the Chronos there understands that not every version does."""
     within = (f"--start-within={_plain(request.start_within)}s",) if request.start_within else ()
-    name = (f"--name={request.name}",) if named and request.name else ()
+    name = (f"--name={request.name}",) if "name" in takes and request.name else ()
+    overuse = (f"--overuse={request.overuse}",) if "overuse" in takes and request.overuse else ()
     return (
-        "create", "--json", *within, *name, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
+        "create", "--json", *within, *name, *overuse, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
         f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
         str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
     )  # fmt: skip

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from cumulus.resources.device import Device
+from cumulus.resources.enforcement import Overuse
+from cumulus.resources.quantity import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ class LeaseRequest:
     """The lease's time counts from `Leases.begin` on, or from so many seconds after the grant at the latest."""
     name: str = ""
     """What people call it: with it they may say which lease they mean. Several may have the same."""
+    overuse: Overuse | None = None
+    """What is done where its processes hold more than it; None for the node's own rule. It only ever makes that
+    stricter."""
 
 
 class LeaseState(StrEnum):
@@ -44,6 +49,10 @@ class LeaseState(StrEnum):
 class EndReason(StrEnum):
     EXPIRED = "expired"
     RELEASED = "released"
+    OVERUSED = "overused"
+    """Its processes held more of a GPU than was leased, and were killed at once."""
+    LOST = "lost"
+    """Its device failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,17 @@ class Lease:
     """As in the request."""
     name: str = ""
     """As in the request."""
+    overuse: Overuse = Overuse.REPORT
+    """What is done where its processes hold more than it: the stricter of its request and its node."""
+    held_bytes: int = 0
+    """What its processes were found to hold while that is more than it; 0 while it is not."""
+
+    @property
+    def overused(self) -> str:
+        """What there is to say of overuse, for people; "" where there is none."""
+        if not self.held_bytes:
+            return ""
+        return f"held {format_bytes(self.held_bytes)} of GPU memory and leases {format_bytes(self.memory_bytes)}"
 
 
 @dataclass(frozen=True, slots=True)

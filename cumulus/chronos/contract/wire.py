@@ -15,7 +15,7 @@ from cumulus.chronos.contract.node import Health
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError, CumulusError
 from cumulus.resources.device import Device
-from cumulus.resources.enforcement import Enforcement
+from cumulus.resources.enforcement import Enforcement, Overuse
 
 PROTOCOL = 1
 
@@ -104,6 +104,8 @@ def lease_json(lease: Lease) -> dict[str, Any]:
         "expiresIn": round(lease.expires_in, 6),
         "endReason": lease.end_reason.value if lease.end_reason else None,
         "endedAt": lease.ended_at or None,
+        "overuse": lease.overuse.value,
+        "heldBytes": lease.held_bytes,
     }
 
 
@@ -115,5 +117,6 @@ def read_lease(fields: Mapping[str, Any]) -> Lease:
         grace=fields["grace"], token=fields["token"], state=LeaseState(fields["state"]),
         granted_at=fields["grantedAt"], expires_at=fields["expiresAt"], expires_in=fields["expiresIn"],
         end_reason=EndReason(reason) if reason else None, ended_at=fields["endedAt"] or "",
-        name=fields.get("name", ""),
+        name=fields.get("name", ""), overuse=Overuse(fields.get("overuse", Overuse.REPORT)),
+        held_bytes=fields.get("heldBytes", 0),
     )  # fmt: skip

@@ -35,7 +35,12 @@ _OUTSIDE: tuple[str, ...] = (
 )
 """Ends of replicas that are not their own doing, the one that says most first."""
 
-_NODE_LOST = frozenset(reason for reason in PartitionReason if reason.node_lost)
+_OF_FAILED: dict[str, AttemptReason] = {
+    **{reason: AttemptReason.NODE_LOST for reason in PartitionReason if reason.node_lost},
+    PartitionReason.OVERUSED: AttemptReason.OVERUSED,
+    PartitionReason.DEVICE_LOST: AttemptReason.LOST,
+}
+"""What the end of a partition that failed means for its attempt; else its lease was refused."""
 
 
 def cause(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Cause | None:
@@ -115,6 +120,8 @@ def _refined(replica: Observed, held: Sequence[GPUPartition]) -> str:
     reason = replica.reason or AttemptReason.ERROR
     if reason in (AttemptReason.STOPPED, AttemptReason.START_ERROR):
         mine = shares_of(held, replica.replica)
+        if any(_ended_by(p) == PartitionReason.OVERUSED for p in mine):
+            return AttemptReason.OVERUSED
         if any(p.status.phase is PartitionPhase.EXPIRED for p in mine):
             return AttemptReason.LEASE_EXPIRED
         if any(p.status.phase.ended for p in mine):
@@ -158,8 +165,14 @@ def _failed_share(partition: GPUPartition) -> Cause:
     ended = condition(partition.status.conditions, PartitionCondition.ENDED)
     if ended is None:
         return Cause(AttemptReason.GRANT_FAILED, partition.metadata.name)
-    reason = AttemptReason.NODE_LOST if ended.reason in _NODE_LOST else AttemptReason.GRANT_FAILED
+    reason = _OF_FAILED.get(ended.reason, AttemptReason.GRANT_FAILED)
     return Cause(reason, f"{partition.metadata.name}: {ended.message}")
+
+
+def _ended_by(partition: GPUPartition) -> str:
+    """The reason of its end; "" while it has none."""
+    ended = condition(partition.status.conditions, PartitionCondition.ENDED)
+    return ended.reason if ended is not None and ended.status == "True" else ""
 
 
 def _saved(job: GPUJob, cause: Cause, checkpoint: str | None) -> Cause:

@@ -15,7 +15,7 @@ from cumulus.controllers.job import status as job_status
 from cumulus.resources.job import Attempt, GPUJob, GPUJobStatus, JobPhase
 from cumulus.resources.meta import condition
 from cumulus.resources.reasons import AttemptReason, EventReason, JobCondition, JobReason, Retry, retry_of
-from cumulus.resources.retries import in_a_row
+from cumulus.resources.retries import in_a_row, requeues
 
 KEPT_ATTEMPTS = 20
 """How many of the last attempts a status lists."""
@@ -70,6 +70,8 @@ def end_attempt(job: GPUJob, attempt: Attempt, cause: Cause, now: datetime) -> F
         return status, (EventDraft("Normal", EventReason.REQUEUED, text),)
     if retry is Retry.HELD:
         return status, (EventDraft("Normal", JobReason.SUSPENDED, text),)
+    if retry is Retry.OVERUSE and requeues(job):
+        return _after_overuse(status, cause, text, now)
     if retry.disruption:
         return _after_disruption(status, cause, text, now)
     return _after_fault(job, status, cause.reason, text, now)
@@ -97,7 +99,7 @@ def queue_time(job: GPUJob, status: GPUJobStatus, now: datetime) -> str | None:
 
 
 def _after_expiry(job: GPUJob, status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
-    if job.spec.checkpoint is not None and job.spec.checkpoint.on_expiry == "Requeue":
+    if requeues(job):
         hint = "; checkpoint.exitZero: Succeeded would count that as done" if cause.exit_code == 0 else ""
         return status, (EventDraft("Normal", EventReason.REQUEUED, f"{text}{hint}"), *_warning_of_zeros(status))
     return job_status.failed(status, cause.reason, text, now), ()
@@ -113,6 +115,13 @@ def _warning_of_zeros(status: GPUJobStatus) -> tuple[EventDraft, ...]:
         "if it is done, delete it: with checkpoint.exitZero: Succeeded it would have ended"
     )
     return (EventDraft("Warning", EventReason.EXITED_ZERO_AGAIN, message),)
+
+
+def _after_overuse(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:
+    """It goes on from its last checkpoint, but not for ever: a program that takes more in each lease harms others."""
+    if in_a_row(status, frozenset({Retry.OVERUSE})) >= MOST_IN_A_ROW:
+        return job_status.failed(status, cause.reason, f"{text}; so did {MOST_IN_A_ROW} in a row", now), ()
+    return status, (EventDraft("Warning", cause.reason, text),)
 
 
 def _after_disruption(status: GPUJobStatus, cause: Cause, text: str, now: datetime) -> Following:

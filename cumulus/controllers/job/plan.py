@@ -200,6 +200,7 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
     active = all(p.status.phase is PartitionPhase.ACTIVE for p in held)
     running = active and all(runs(r, job.status.phase) for r in view.replicas)
     status = job_status.scheduled(status, view.now, active=active, running=running)
+    status = job_status.overused(status, held, view.now)
     if running and any(being_ended(p) for p in held):
         status = status.model_copy(update={"phase": _interrupted(job)})
     if attempt.start_time is not None and status.start_time is None:

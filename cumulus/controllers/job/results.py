@@ -35,6 +35,7 @@ _WITHOUT_ANSWER = {
     AttemptReason.LOST: outcomes.NODE_LOST,
     AttemptReason.NODE_UNREACHABLE: outcomes.NODE_LOST,
     AttemptReason.OOM_KILLED: outcomes.OUT_OF_MEMORY,
+    AttemptReason.OVERUSED: outcomes.OUT_OF_MEMORY,
     AttemptReason.DEADLINE: outcomes.DEADLINE,
     AttemptReason.START_ERROR: outcomes.NOT_STARTED,
     AttemptReason.START_REFUSED: outcomes.NOT_STARTED,
@@ -115,5 +116,5 @@ def _without_answer(job: GPUJob, attempt: Attempt) -> Outcome:
     if word == outcomes.CRASHED and attempt.exit_code is not None:
         text = f"its process ended without an answer, with exit code {attempt.exit_code}{_signal(attempt.exit_code)}"
     limit = job.spec.resources.memory
-    leased = parse_bytes(limit) if word == outcomes.OUT_OF_MEMORY and limit else 0
+    leased = parse_bytes(limit) if attempt.reason == AttemptReason.OOM_KILLED and limit else 0
     return Outcome(word, text=text, leased=leased)

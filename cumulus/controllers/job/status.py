@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from cumulus.clock import timestamp
 from cumulus.resources.conditions import condition_set
 from cumulus.resources.job import Attempt, GPUJobStatus, JobPhase
-from cumulus.resources.meta import condition
-from cumulus.resources.reasons import JobCondition, JobReason
+from cumulus.resources.meta import Condition, condition
+from cumulus.resources.partition import GPUPartition
+from cumulus.resources.reasons import AttemptReason, JobCondition, JobReason, PartitionCondition, PartitionReason
 
 
 def waiting(status: GPUJobStatus, reason: str, message: str, now: datetime) -> GPUJobStatus:
@@ -47,6 +49,19 @@ def scheduled(status: GPUJobStatus, now: datetime, *, active: bool, running: boo
     return status.model_copy(update={"conditions": conditions, "phase": phase})
 
 
+def overused(status: GPUJobStatus, held: Sequence[GPUPartition], now: datetime) -> GPUJobStatus:
+    """With the condition Overused, if processes of the attempt, or of one before it, held more than its leases."""
+    kind = JobCondition.OVERUSED
+    found = [condition(partition.status.conditions, PartitionCondition.OVERUSED) for partition in held]
+    over = next((each for each in found if each is not None and each.status == "True"), None)
+    if over is None:
+        if condition(status.conditions, kind) is None:
+            return status
+        over = Condition(type=kind, status="False", reason=PartitionReason.WITHIN_LEASE)
+    conditions = condition_set(status.conditions, timestamp(now), kind, over.status, over.reason, over.message)
+    return status.model_copy(update={"conditions": conditions})
+
+
 def ran(status: GPUJobStatus, now: datetime) -> GPUJobStatus:
     """With the conditions of an attempt that got to run, also where its end was the first that was seen of it."""
     conditions = condition_set(status.conditions, timestamp(now), JobCondition.SCHEDULED, True, JobReason.BOUND)
@@ -60,6 +75,8 @@ def stopped(status: GPUJobStatus, reason: str, text: str, now: datetime) -> GPUJ
     for type in (JobCondition.SCHEDULED, JobCondition.PARTITIONS_READY, JobCondition.RUNNING):
         message = text if type is JobCondition.RUNNING else ""
         conditions = condition_set(conditions, timestamp(now), type, False, reason, message)
+    if reason == AttemptReason.OVERUSED:
+        conditions = condition_set(conditions, timestamp(now), JobCondition.OVERUSED, True, reason, text)
     return status.model_copy(update={"phase": JobPhase.PENDING, "conditions": conditions})
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
+from cumulus.controllers.partition_facts import overuse_news
 from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE
 from cumulus.errors import (
     AlreadyExists,
@@ -250,9 +251,10 @@ class NodeReconciler:
                 write_with_events(self._client, [Write("status", node.replace(status=small).to_json())], [event])
 
     def _pass_on(self, name: str, leases: Sequence[Lease]) -> None:
-        active = {lease.id for lease in leases if lease.state is LeaseState.ACTIVE}
+        active = {lease.id: lease for lease in leases if lease.state is LeaseState.ACTIVE}
         for key, partition in sorted(self._reader.indexed(ACTIVE_ON_NODE, name).items()):
-            if partition.uid not in active:
+            lease = active.get(partition.uid)
+            if lease is None or overuse_news(partition, lease):
                 self._changed(Request(key.namespace, key.name))
 
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:

@@ -24,7 +24,7 @@ from cumulus.machinery.writes import unversioned, write_with_events
 from cumulus.nodes.agent import NodeAgent
 from cumulus.resources.finalizers import has_finalizer, without_finalizer
 from cumulus.resources.job import GPUJob
-from cumulus.resources.meta import condition
+from cumulus.resources.meta import condition, is_true
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import FINALIZER, GPUPartition, GPUPartitionStatus, PartitionPhase
 from cumulus.resources.reasons import EventReason, PartitionCondition
@@ -131,7 +131,7 @@ class PartitionReconciler:
     def _write(self, partition: GPUPartition, plan: PartitionPlan) -> Result:
         changed = plan.status != partition.status
         ended = plan.status.phase.ended and not partition.status.phase.ended
-        events = [self._end_event(partition, plan.status)] if ended else []
+        events = [self._end_event(partition, plan.status)] if ended else self._overuse_event(partition, plan.status)
         finish = plan.finish and FINALIZER in partition.metadata.finalizers
         if finish:
             document = without_finalizer(partition.to_json(), FINALIZER)
@@ -154,6 +154,13 @@ class PartitionReconciler:
         assert end is not None
         type: EventType = "Warning" if status.phase is PartitionPhase.FAILED else "Normal"
         return self._recorder.event(partition, type, end.reason, end.message, component=NAME)
+
+    def _overuse_event(self, partition: GPUPartition, status: GPUPartitionStatus) -> list[Write]:
+        found = condition(status.conditions, PartitionCondition.OVERUSED)
+        known = is_true(partition.status.conditions, PartitionCondition.OVERUSED)
+        if found is None or found.status != "True" or known:
+            return []
+        return [self._recorder.event(partition, "Warning", found.reason, found.message, component=NAME)]
 
     def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
         due = partition_plan.renewal(partition, lease, self._clock.now())

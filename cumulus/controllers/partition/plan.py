@@ -13,7 +13,7 @@ from cumulus.chronos.contract import EndReason, Lease, LeaseRequest, LeaseState
 from cumulus.clock import parse_timestamp, timestamp
 from cumulus.resources.conditions import Truth, condition_set
 from cumulus.resources.job import GPUJob
-from cumulus.resources.meta import ATTEMPT_LABEL
+from cumulus.resources.meta import ATTEMPT_LABEL, Condition, condition
 from cumulus.resources.partition import GPUPartition, GPUPartitionStatus, PartitionPhase, start_within
 from cumulus.resources.quantity import parse_duration
 from cumulus.resources.reasons import PartitionCondition, PartitionReason
@@ -96,6 +96,7 @@ def lease_request(partition: GPUPartition, owner: str) -> LeaseRequest:
         id=partition.uid, device=status.device, memory_bytes=status.memory_bytes, compute=status.compute,
         seconds=parse_duration(spec.duration), user=spec.user or _job(partition),
         grace=parse_duration(spec.grace_period), owner=owner, start_within=start_within(spec), name=_called(partition),
+        overuse=spec.overuse,
     )  # fmt: skip
 
 
@@ -186,8 +187,10 @@ def _active(partition: GPUPartition, lease: Lease, now: datetime, started: str |
         update={
             "phase": PartitionPhase.ACTIVE,
             "started_at": started or partition.status.started_at,
-            "conditions": condition_set(
-                conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES
+            "conditions": _with_overuse(
+                condition_set(conditions, moment, PartitionCondition.ENDED, False, PartitionReason.LEASE_LIVES),
+                lease,
+                moment,
             ),
         }
     )
@@ -203,15 +206,34 @@ def _ending(partition: GPUPartition, lease: Lease, now: datetime) -> GPUPartitio
         PartitionReason.ENDING,
         _why(lease),
     )
+    conditions = _with_overuse(conditions, lease, timestamp(now))
     return _granted(partition, lease).model_copy(update={"conditions": conditions})
 
 
 def _ended(partition: GPUPartition, lease: Lease, now: datetime) -> PartitionPlan:
-    expired = lease.end_reason is EndReason.EXPIRED
-    phase = PartitionPhase.EXPIRED if expired else PartitionPhase.RELEASED
-    reason = PartitionReason.EXPIRED if expired else PartitionReason.RELEASED
-    known = partition.replace(status=_granted(partition, lease))
-    return _end(known, phase, reason, _why(lease), now)
+    phase, reason = _ENDS[lease.end_reason or EndReason.RELEASED]
+    known = _granted(partition, lease)
+    conditions = _with_overuse(known.conditions, lease, timestamp(now))
+    known = known.model_copy(update={"conditions": conditions})
+    return _end(partition.replace(status=known), phase, reason, _why(lease), now)
+
+
+_ENDS = {
+    EndReason.EXPIRED: (PartitionPhase.EXPIRED, PartitionReason.EXPIRED),
+    EndReason.RELEASED: (PartitionPhase.RELEASED, PartitionReason.RELEASED),
+    EndReason.OVERUSED: (PartitionPhase.FAILED, PartitionReason.OVERUSED),
+    EndReason.LOST: (PartitionPhase.FAILED, PartitionReason.DEVICE_LOST),
+}
+
+
+def _with_overuse(conditions: tuple[Condition, ...], lease: Lease, moment: str) -> tuple[Condition, ...]:
+    """With the condition Overused, if its processes ever held more than it."""
+    kind = PartitionCondition.OVERUSED
+    if lease.held_bytes:
+        return condition_set(conditions, moment, kind, True, PartitionReason.OVERUSED, f"its processes {lease.overused}")
+    if condition(conditions, kind) is None:
+        return conditions
+    return condition_set(conditions, moment, kind, False, PartitionReason.WITHIN_LEASE)
 
 
 def _end(partition: GPUPartition, phase: PartitionPhase, reason: str, message: str, now: datetime) -> PartitionPlan:
@@ -236,6 +258,7 @@ def _granted(partition: GPUPartition, lease: Lease) -> GPUPartitionStatus:
             "memory_bytes": lease.memory_bytes,
             "compute": lease.compute,
             "fencing_token": lease.token,
+            "overuse": lease.overuse,
             "activated_at": lease.granted_at,
             "expires_at": lease.expires_at,
         }
@@ -258,4 +281,12 @@ def _job(partition: GPUPartition) -> str:
 
 
 def _why(lease: Lease) -> str:
-    return "its time was over" if lease.end_reason is EndReason.EXPIRED else "it was given back"
+    match lease.end_reason:
+        case EndReason.EXPIRED:
+            return "its time was over"
+        case EndReason.OVERUSED:
+            return f"its processes {lease.overused or 'held more than it'}"
+        case EndReason.LOST:
+            return "its device failed"
+        case _:
+            return "it was given back"

@@ -1,0 +1,78 @@
+"""Asks the GPUs' drivers what each process holds, for as long as its standard input is open: a process of its own,
+`python -I -S driver_process.py`, since drivers hang and crash. `device_processes` starts it and asks.
+
+    <- {"look": ["GPU-…"]}           a line a request
+    -> {"GPU-…": [USED, {"PID": BYTES}, UNTOLD]}     null where the driver does not tell, "lost" for a GPU that is gone
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+if __name__ == "__main__":
+    # Run by path: neither site-packages nor the working directory is on sys.path (-I -S).
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
+
+from cumulus.chronos import level_zero, nvml, rocm_smi
+
+LOST = "lost"
+
+
+class _Driver(Protocol):
+    def held(self, device: str) -> tuple[int, dict[int, int], int]: ...
+
+
+class Drivers:
+    """All that are on this machine, each started when one of its devices is asked for first."""
+
+    def __init__(self) -> None:
+        self._nvml: nvml.Nvml | None = None
+        self._others: list[rocm_smi.RocmSmi | level_zero.LevelZero] | None = None
+
+    def look(self, devices: Sequence[str]) -> dict[str, Any]:
+        return {device: self._look(device) for device in devices}
+
+    def _look(self, device: str) -> Any:
+        try:
+            driver = self._of(device)
+            return None if driver is None else driver.held(device)
+        except OSError as error:
+            return LOST if error.errno == nvml.GPU_IS_LOST and device.startswith(_NVIDIA) else None
+
+    def _of(self, device: str) -> _Driver | None:
+        if device.startswith(_NVIDIA):
+            if self._nvml is None:
+                self._nvml = nvml.Nvml()
+            return self._nvml
+        if self._others is None:
+            self._others = []
+            for kind in (rocm_smi.RocmSmi, level_zero.LevelZero):
+                try:
+                    self._others.append(kind())
+                except (OSError, AttributeError):
+                    continue
+        return next((driver for driver in self._others if driver.knows(device)), None)
+
+
+_NVIDIA = ("GPU-", "MIG-")
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    # What a library prints must not be taken for an answer.
+    os.dup2(2, 1)
+    drivers = Drivers()
+    for line in sys.stdin:
+        answers.write(json.dumps(drivers.look(json.loads(line)["look"])) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

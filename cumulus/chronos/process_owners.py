@@ -1,0 +1,147 @@
+"""Whose a process is that holds a GPU: the leases that it runs in, told by what it cannot change about itself first.
+
+In this order: the cgroup of a lease; the container that `chronos-runtime` gave a slot; a process of the lease that it
+descends from; a session that the lease made; and the environment it was started with. The last is a program's own
+word, so that it counts only where it blames nobody else: for processes of the same user as the lease's, or where
+nothing else is known of the lease's processes.
+
+What was found of a process holds for its life: one that leaves its cgroup and loses its parents is still known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cumulus.chronos.lease_processes import LeaseProcesses
+from cumulus.chronos.runtime import SLOTS, TAKEN
+from cumulus.chronos.snapshot import leases_of
+from cumulus.lib import cgroup, processes
+from cumulus.lib.processes import Identity
+
+_CONTAINER = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_MOST_ANCESTORS = 64
+
+
+class ProcessOwners:
+    """`of` is asked for each process that a driver lists, several times a second."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._leases: Sequence[LeaseProcesses] = ()
+        self._attached: dict[Identity, set[str]] = {}
+        self._sessions: dict[Identity, set[str]] = {}
+        self._found: dict[Identity, frozenset[str]] = {}
+        self._containers: dict[str, frozenset[str]] = {}
+
+    def learn(self, leases: Sequence[LeaseProcesses]) -> None:
+        """The live leases, as the ledger has them now."""
+        self._leases = leases
+        self._attached, self._sessions = {}, {}
+        for lease in leases:
+            for process in lease.attached:
+                self._attached.setdefault(Identity(process.pid, process.start), set()).add(lease.id)
+            for session in lease.sessions:
+                self._sessions.setdefault(session, set()).add(lease.id)
+        live = {lease.id for lease in leases}
+        self._found = {
+            process: found
+            for process, found in self._found.items()
+            if found and found <= live and processes.is_alive(process)
+        }
+        self._containers.clear()
+
+    def of(self, pid: int) -> frozenset[str] | None:
+        """The leases of the living process, none where it is in no lease; None where no such process lives here."""
+        proc = processes.read(pid)
+        if proc is None or not proc.alive:
+            return None
+        who = Identity(pid, proc.start)
+        found = self._found.get(who)
+        if not found:
+            found = self._found[who] = self._look(who)
+        return found
+
+    def _look(self, who: Identity) -> frozenset[str]:
+        return (
+            self._by_cgroup(who) or self._by_container(who) or self._by_ancestor(who) or self._by_environment(who)
+        )
+
+    def _by_cgroup(self, who: Identity) -> frozenset[str]:
+        # The whole path counts: in a part that is delegated to them, users make cgroups of any name.
+        place = cgroup.directory_of(who.pid) if any(lease.cgroups for lease in self._leases) else None
+        if place is None:
+            return frozenset()
+        return frozenset(
+            lease.id
+            for lease in self._leases
+            if any(f"{place}/".startswith(f"{directory}/") for directory in lease.cgroups)
+        )
+
+    def _by_container(self, who: Identity) -> frozenset[str]:
+        found: set[str] = set()
+        place = processes.content(f"/proc/{who.pid}/cgroup").decode(errors="replace")
+        for container in set(_CONTAINER.findall(place)):
+            if container not in self._containers:
+                self._containers[container] = self._leases_of_container(container)
+            found |= self._containers[container]
+        return frozenset(found) & {lease.id for lease in self._leases}
+
+    def _leases_of_container(self, container: str) -> frozenset[str]:
+        for note in self._notes():
+            if note.get("container") == container:
+                return frozenset(map(str, note.get("leases", ())))
+        return frozenset()
+
+    def _notes(self) -> Iterable[dict[str, object]]:
+        for path in (self._home / SLOTS / TAKEN).glob("[!.]*"):
+            with suppress(OSError, ValueError):
+                note = json.loads(path.read_text())
+                if isinstance(note, dict) and isinstance(note.get("leases"), list):
+                    yield note
+
+    def _by_ancestor(self, who: Identity) -> frozenset[str]:
+        pid = who.pid
+        for _ in range(_MOST_ANCESTORS):
+            proc = processes.read(pid)
+            if proc is None or pid <= 1:
+                break
+            found = self._attached.get(Identity(pid, proc.start), set()) | self._in_session(proc.session)
+            if found:
+                return frozenset(found)
+            pid = proc.parent
+        return frozenset()
+
+    def _in_session(self, leader: int) -> set[str]:
+        if not self._sessions:
+            return set()
+        proc = processes.read(leader)
+        ids = (id for session, leases in self._sessions.items() if session.pid == leader for id in leases)
+        # The leader may be gone, and its pid not be used again as long as its session has members.
+        return set(ids) if proc is None or Identity(leader, proc.start) in self._sessions else set()
+
+    def _by_environment(self, who: Identity) -> frozenset[str]:
+        named = set(leases_of(who.pid, self._home))
+        return frozenset(lease.id for lease in self._leases if lease.id in named and self._may_say(who, lease))
+
+    def _may_say(self, who: Identity, lease: LeaseProcesses) -> bool:
+        known = [process.pid for process in lease.attached if processes.is_alive(Identity(process.pid, process.start))]
+        if known:
+            return _user(who.pid) in {_user(pid) for pid in known}
+        return not lease.cgroups and not any(lease.id in map(str, _leases(note)) for note in self._notes())
+
+
+def _leases(note: dict[str, object]) -> list[object]:
+    found = note.get("leases")
+    return found if isinstance(found, list) else []
+
+
+def _user(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1

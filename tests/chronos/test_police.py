@@ -1,0 +1,179 @@
+"""Overuse on a stand-in for NVIDIA's library: real processes, the real monitor and ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cumulus.chronos.contract import EndReason, Lease, LeaseState
+from cumulus.chronos.contract.variables import PARTITION_ID
+from cumulus.chronos.ledger import Ledger
+from cumulus.chronos.policy import PolicyChange
+from cumulus.lib import processes
+from cumulus.resources.enforcement import Overuse
+from cumulus.resources.reasons import EnforcementReason, NodeCondition
+from tests.chronos.conftest import GIB, SLEEP, open_ledger, request, up
+from tests.standin_nvml import StandInNvml
+from tests.waiting import eventually
+
+Run = Callable[..., subprocess.Popen[bytes]]
+
+WITHIN_SECONDS = 2.0
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SLEEP
+FORKS = """
+import os, time
+child = os.fork()
+if child == 0:
+    os.setsid()
+    time.sleep(60)
+print(child, flush=True)
+time.sleep(60)
+"""
+ANOTHERS = "import os, sys; os.environ.clear(); os.execve(sys.executable, [sys.executable, '-S', '-c', %r], {%r: 'b'})"
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInNvml:
+    """GPU-a and GPU-b, of which the monitor that a ledger starts is told."""
+    standin = StandInNvml(tmp_path / "nvml", {"GPU-a": 80 * GIB, "GPU-b": 80 * GIB})
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(standin.directory))
+    return standin
+
+
+@pytest.fixture
+def ledger(home: Path, gpus: StandInNvml) -> Ledger:
+    return open_ledger(home)
+
+
+def lease_of(ledger: Ledger, id: str) -> Lease:
+    found = ledger.get(id)
+    assert found is not None
+    return found
+
+
+def held(ledger: Ledger, run: Run, id: str = "a", program: str = SLEEP, **fields: object) -> subprocess.Popen[bytes]:
+    """A process that runs in a lease of 20 GiB."""
+    process = run(program)
+    up(process)
+    ledger.attach(id, process.pid, ledger.grant(request(id, **fields)).token)
+    return process
+
+
+def test_a_lease_that_holds_more_ends_within_two_seconds_without_grace(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    innocent = held(ledger, run, "b")
+    process = held(ledger, run, program=STUBBORN, grace=60.0)
+    gpus.hold("GPU-a", {process.pid: 19 * GIB, innocent.pid: 20 * GIB})
+    time.sleep(1.0)
+    assert lease_of(ledger, "a").state is LeaseState.ACTIVE
+    gpus.hold("GPU-a", {process.pid: 21 * GIB, innocent.pid: 20 * GIB})
+    began = time.monotonic()
+    assert process.wait(10) == -signal.SIGKILL
+    assert time.monotonic() - began < WITHIN_SECONDS
+    eventually(lambda: lease_of(ledger, "a").state is LeaseState.ENDED)
+    ended = lease_of(ledger, "a")
+    assert (ended.end_reason, ended.held_bytes) == (EndReason.OVERUSED, 21 * GIB)
+    assert ended.overused == "held 21Gi of GPU memory and leases 20Gi"
+    assert innocent.poll() is None
+    lines = eventually(lambda: (text := (ledger.home / "audit.log").read_text()) and '"overused"' in text and text)
+    events = [json.loads(line)["event"] for line in lines.splitlines() if json.loads(line)["lease"] == "a"]
+    assert events == ["granted", "found-over", "overused"]
+
+
+def test_report_keeps_it_and_says_so_until_it_gives_the_memory_back(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    ledger.set_policy(PolicyChange(overuse=Overuse.REPORT))
+    process = held(ledger, run, overuse=Overuse.REPORT)
+    gpus.hold("GPU-a", {process.pid: 30 * GIB})
+    eventually(lambda: lease_of(ledger, "a").held_bytes == 30 * GIB)
+    assert lease_of(ledger, "a").state is LeaseState.ACTIVE
+    gpus.hold("GPU-a", {process.pid: 10 * GIB})
+    eventually(lambda: lease_of(ledger, "a").held_bytes == 0)
+    # What its node does by now holds for what is live.
+    gpus.hold("GPU-a", {process.pid: 30 * GIB})
+    ledger.set_policy(PolicyChange(overuse=Overuse.END))
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_a_second_process_counts_and_a_lease_that_is_ending_has_no_grace_for_it(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    process = run(FORKS)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    ledger.attach("a", process.pid, ledger.grant(request(grace=60.0)).token)
+    gpus.hold("GPU-a", {process.pid: 12 * GIB, child: 12 * GIB})
+    process.wait(10)
+    eventually(lambda: lease_of(ledger, "a").end_reason is EndReason.OVERUSED)
+    eventually(lambda: processes.read(child) is None or not processes.read(child).alive)  # type: ignore[union-attr]
+    stubborn = held(ledger, run, "c", STUBBORN, grace=60.0)
+    ledger.release("c")
+    gpus.hold("GPU-a", {stubborn.pid: 30 * GIB})
+    assert stubborn.wait(10) == -signal.SIGKILL
+
+
+def test_a_gpu_that_was_not_leased_counts_too(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
+    process = held(ledger, run)
+    gpus.hold("GPU-b", {process.pid: 2 * GIB})
+    began = time.monotonic()
+    assert process.wait(10) == -signal.SIGKILL
+    assert time.monotonic() - began < WITHIN_SECONDS + 0.5
+
+
+def test_nobody_blames_another_lease_by_its_environment(ledger: Ledger, gpus: StandInNvml, run: Run) -> None:
+    victim = held(ledger, run, "b")
+    process = run(ANOTHERS % (SLEEP, PARTITION_ID))
+    up(process)
+    ledger.attach("a", process.pid, ledger.grant(request()).token)
+    gpus.hold("GPU-a", {process.pid: 30 * GIB, victim.pid: GIB})
+    assert process.wait(10) == -signal.SIGKILL
+    assert lease_of(ledger, "b").state is LeaseState.ACTIVE
+    assert victim.poll() is None
+
+
+def test_where_processes_are_not_told_the_total_is_policed_and_the_node_says_so(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    process = held(ledger, run)
+    gpus.say("GPU-a", f"held {process.pid} -", f"extra {30 * GIB}")
+    assert process.wait(10) == -signal.SIGKILL
+    eventually(lambda: policed(ledger) == (True, EnforcementReason.BY_DEVICE))
+
+
+def test_a_driver_that_hangs_is_said_and_leases_end_on_time_all_the_same(
+    ledger: Ledger, gpus: StandInNvml, run: Run
+) -> None:
+    gpus.head("hangs")
+    process = held(ledger, run, seconds=1.0)
+    began = time.monotonic()
+    assert process.wait(10) == -signal.SIGTERM
+    assert time.monotonic() - began < 3
+    assert os.path.exists(ledger.home)
+
+
+def test_a_monitor_that_is_killed_amid_it_is_replaced_by_one_that_goes_on(
+    ledger: Ledger, gpus: StandInNvml, run: Run, home: Path
+) -> None:
+    from cumulus.chronos import monitor_control
+
+    process = held(ledger, run)
+    monitor = monitor_control.running(home)
+    assert monitor
+    gpus.hold("GPU-a", {process.pid: 30 * GIB})
+    os.kill(monitor, signal.SIGKILL)
+    eventually(lambda: lease_of(ledger, "a").state is LeaseState.ENDED)
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def policed(ledger: Ledger) -> tuple[bool, str] | None:
+    found = [condition for condition in ledger.health() if condition.type == NodeCondition.POLICED]
+    return (found[0].status, found[0].reason) if found else None

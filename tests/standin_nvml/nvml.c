@@ -1,0 +1,167 @@
+/* A stand-in for libnvidia-ml.so.1. What its GPUs are and do is in the file `nvml.state` beside the library, read anew
+ * with each call; a line each:
+ *
+ *   gpu UUID TOTAL                      a GPU with so many bytes; lines that follow are about it
+ *   held PID BYTES                      a process that holds so many ("-": how many is not told)
+ *   client PID BYTES                    a client of MPS
+ *   extra BYTES                         in use, and of no process
+ *   busy PERCENT | power MILLIWATTS | temperature DEGREES | throttle MASK | ecc CORRECTED UNCORRECTED
+ *   sm PID PERCENT                      what a process has of the time
+ *   xid NUMBER                          told once by each library that is loaded after the line was written
+ *   lost                                off the bus
+ *   broken                              (before any gpu) the library does not start
+ *   hangs                               (before any gpu) a call does not come back
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { GPUS = 16, PROCESSES = 256, SUPPORTED = 0, NO_SUCH = 6, SMALL = 7, TIMEOUT = 10, NOT_SUPPORTED = 3, IS_LOST = 15 };
+typedef unsigned long long u64;
+typedef struct { u64 total, free, used; } memory_t;
+typedef struct { unsigned gpu, memory; } rates_t;
+typedef struct { unsigned pid; u64 memory; unsigned gpu_instance, compute_instance; } process_t;
+typedef struct { unsigned pid; u64 time; unsigned sm, memory, encoder, decoder; } sample_t;
+typedef struct { void *device; u64 type, data; unsigned gpu_instance, compute_instance; } event_t;
+typedef struct {
+    char uuid[96];
+    u64 total, extra, throttle, corrected, uncorrected;
+    unsigned busy, power, temperature, xid, lost, held, clients, samples;
+    process_t processes[PROCESSES], mps[PROCESSES];
+    sample_t sm[PROCESSES];
+} gpu_t;
+
+static gpu_t gpus[GPUS];
+static unsigned count, broken;
+static unsigned told[GPUS];
+
+static void load(void) {
+    Dl_info self;
+    char path[4096], line[256], *slash;
+    dladdr((void *)load, &self);
+    strncpy(path, self.dli_fname, sizeof path - 16);
+    path[sizeof path - 16] = 0;
+    if ((slash = strrchr(path, '/'))) strcpy(slash + 1, "nvml.state"); else strcpy(path, "nvml.state");
+    FILE *file = fopen(path, "r");
+    memset(gpus, 0, sizeof gpus);
+    count = broken = 0;
+    if (!file) return;
+    gpu_t *gpu = gpus;
+    while (fgets(line, sizeof line, file)) {
+        unsigned pid, number;
+        u64 bytes, other;
+        char word[96];
+        if (!strncmp(line, "broken", 6)) broken = 1;
+        if (!strncmp(line, "hangs", 5)) for (;;) sleep(1);
+        if (sscanf(line, "gpu %95s %llu", word, &bytes) == 2 && count < GPUS) {
+            gpu = &gpus[count++];
+            strcpy(gpu->uuid, word);
+            gpu->total = bytes;
+        }
+        if (sscanf(line, "held %u %llu", &pid, &bytes) == 2)
+            gpu->processes[gpu->held++] = (process_t){.pid = pid, .memory = bytes};
+        else if (sscanf(line, "held %u %1[-]", &pid, word) == 2)
+            gpu->processes[gpu->held++] = (process_t){.pid = pid, .memory = ~0ULL};
+        if (sscanf(line, "client %u %llu", &pid, &bytes) == 2)
+            gpu->mps[gpu->clients++] = (process_t){.pid = pid, .memory = bytes};
+        if (sscanf(line, "sm %u %u", &pid, &number) == 2)
+            gpu->sm[gpu->samples++] = (sample_t){.pid = pid, .sm = number};
+        if (sscanf(line, "extra %llu", &bytes) == 1) gpu->extra = bytes;
+        if (sscanf(line, "busy %u", &number) == 1) gpu->busy = number;
+        if (sscanf(line, "power %u", &number) == 1) gpu->power = number;
+        if (sscanf(line, "temperature %u", &number) == 1) gpu->temperature = number;
+        if (sscanf(line, "throttle %llx", &bytes) == 1) gpu->throttle = bytes;
+        if (sscanf(line, "ecc %llu %llu", &bytes, &other) == 2) gpu->corrected = bytes, gpu->uncorrected = other;
+        if (sscanf(line, "xid %u", &number) == 1) gpu->xid = number;
+        if (!strncmp(line, "lost", 4)) gpu->lost = 1;
+    }
+    fclose(file);
+}
+
+static gpu_t *known(void *device) {
+    load();
+    return (gpu_t *)device >= gpus && (gpu_t *)device < gpus + count ? device : NULL;
+}
+#define KNOWN(device)                                                                                                  \
+    gpu_t *gpu = known(device);                                                                                        \
+    if (!gpu) return NO_SUCH;                                                                                          \
+    if (gpu->lost) return IS_LOST
+
+int nvmlInit_v2(void) { load(); return broken ? 9 : 0; }
+int nvmlDeviceGetCount_v2(unsigned *number) { load(); *number = count; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    load();
+    *device = &gpus[index];
+    return index < count ? 0 : NO_SUCH;
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    load();
+    for (unsigned index = 0; index < count; index++)
+        if (!strcmp(gpus[index].uuid, uuid)) { *device = &gpus[index]; return gpus[index].lost ? IS_LOST : 0; }
+    return NO_SUCH;
+}
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned room) {
+    KNOWN(device);
+    if (strlen(gpu->uuid) >= room) return SMALL;
+    strcpy(uuid, gpu->uuid);
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    KNOWN(device);
+    memory->total = gpu->total;
+    memory->used = gpu->extra;
+    for (unsigned i = 0; i < gpu->held; i++) memory->used += gpu->processes[i].memory != ~0ULL ? gpu->processes[i].memory : 0;
+    for (unsigned i = 0; i < gpu->clients; i++) memory->used += gpu->mps[i].memory;
+    memory->free = gpu->total - memory->used;
+    return 0;
+}
+int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) { KNOWN(device); rates->gpu = gpu->busy; return 0; }
+int nvmlDeviceGetPowerUsage(void *device, unsigned *power) { KNOWN(device); *power = gpu->power; return 0; }
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *degrees) {
+    KNOWN(device);
+    *degrees = gpu->temperature;
+    return sensor;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, u64 *mask) { KNOWN(device); *mask = gpu->throttle; return 0; }
+int nvmlDeviceGetTotalEccErrors(void *device, int kind, int counter, u64 *errors) {
+    KNOWN(device);
+    *errors = kind ? gpu->uncorrected : gpu->corrected;
+    return counter;
+}
+int nvmlDeviceGetProcessUtilization(void *device, sample_t *samples, unsigned *number, u64 since) {
+    KNOWN(device);
+    if (*number < 20) { *number = 20; return SMALL; }
+    *number = gpu->samples;
+    for (unsigned i = 0; i < gpu->samples; i++) { samples[i] = gpu->sm[i]; samples[i].time = since; }
+    return 0;
+}
+static int listed(const process_t *all, unsigned there, unsigned *number, process_t *processes) {
+    unsigned room = *number;
+    *number = there;
+    if (room < there) return SMALL;
+    memcpy(processes, all, there * sizeof *all);
+    return 0;
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *number, process_t *processes) {
+    KNOWN(device);
+    return listed(gpu->processes, gpu->held, number, processes);
+}
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *device, unsigned *number, process_t *processes) {
+    KNOWN(device);
+    return listed(gpu->mps, gpu->clients, number, processes);
+}
+int nvmlEventSetCreate(void **set) { *set = told; return 0; }
+int nvmlDeviceRegisterEvents(void *device, u64 types, void *set) { KNOWN(device); return types && set ? 0 : 2; }
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned milliseconds) {
+    load();
+    for (unsigned index = 0; index < count; index++)
+        if (gpus[index].xid && gpus[index].xid != told[index]) {
+            told[index] = gpus[index].xid;
+            *event = (event_t){.device = &gpus[index], .type = 8, .data = gpus[index].xid};
+            return set ? 0 : 2;
+        }
+    return milliseconds ? NOT_SUPPORTED : TIMEOUT;
+}
