@@ -6,7 +6,7 @@ from cumulus.resources.reasons import AttemptReason
 
 
 def reason_of(ended: str, circumstance: str) -> tuple[AttemptReason, str] | None:
-    """Reason and message of a run whose lease has `ended` ("expired", "released", "overused" or "lost"); None where it has not ("").
+    """Reason and message of a run whose lease has `ended`, as its node says (`EndReason`); None where it has not ("").
 
     `circumstance` ends the sentence: " before the command was started", ", and it ended with exit code 1"."""
     match ended:

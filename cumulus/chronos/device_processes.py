@@ -79,7 +79,8 @@ class DeviceProcesses:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             )  # fmt: skip
         child = self._child
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         child.stdin.write(json.dumps(request).encode() + b"\n")
         answer = b""
         deadline = self._clock.monotonic() + ANSWER_SECONDS

@@ -189,11 +189,7 @@ class Police:
                 found[lease] = bytes_ + size, count + 1
                 if proc := read(pid):
                     members.setdefault(lease, set()).add(Identity(pid, proc.start))
-        self._strange = {
-            key: since
-            for key, since in self._strange.items()
-            if key[0] != device or key[1] in strange
-        }
+        self._strange = {key: since for key, since in self._strange.items() if key[0] != device or key[1] in strange}
         for pid in strange:
             self._strange.setdefault((device, pid), now)
         foreign = any(now - self._strange[device, pid] > _BOOKS_SECONDS for pid in strange)

@@ -67,9 +67,7 @@ class ProcessOwners:
         return found
 
     def _look(self, who: Identity) -> frozenset[str]:
-        return (
-            self._by_cgroup(who) or self._by_container(who) or self._by_ancestor(who) or self._by_environment(who)
-        )
+        return self._by_cgroup(who) or self._by_container(who) or self._by_ancestor(who) or self._by_environment(who)
 
     def _by_cgroup(self, who: Identity) -> frozenset[str]:
         # The whole path counts: in a part that is delegated to them, users make cgroups of any name.
@@ -94,7 +92,7 @@ class ProcessOwners:
     def _leases_of_container(self, container: str) -> frozenset[str]:
         for note in self._notes():
             if note.get("container") == container:
-                return frozenset(map(str, note.get("leases", ())))
+                return frozenset(map(str, _leases(note)))
         return frozenset()
 
     def _notes(self) -> Iterable[dict[str, object]]:

@@ -11,6 +11,7 @@ from cumulus.machinery.informer import Change
 from cumulus.machinery.reconcile import Request
 from cumulus.resources.key import Document
 from cumulus.resources.partition import GPUPartition, PartitionPhase
+from cumulus.resources.reasons import PartitionCondition
 
 _ENDED = frozenset(phase.value for phase in PartitionPhase if phase.ended)
 
@@ -37,12 +38,20 @@ def _active(document: Document) -> Iterable[str]:
     return (_node(document),) if _phase(document) == PartitionPhase.ACTIVE else ()
 
 
+def _overused(document: Document) -> Iterable[str]:
+    conditions = (document.get("status") or {}).get("conditions") or ()
+    says = any(c["type"] == PartitionCondition.OVERUSED and c["status"] == "True" for c in conditions)
+    return _active(document) if says else ()
+
+
 LIVE = Index(GPUPartition.KIND, _live)
 """All whose phase has not ended, under ""."""
 ON_NODE = Index(GPUPartition.KIND, _holds)
 """Those bound to a node whose phase has not ended, under its name."""
 ACTIVE_ON_NODE = Index(GPUPartition.KIND, _active)
 """Those that are Active, under their node's name."""
+OVERUSED_ON_NODE = Index(GPUPartition.KIND, _overused)
+"""Those that are Active and say that they are overused, under their node's name."""
 
 
 def on_node(change: Change, cache: Cache) -> Iterable[Request]:

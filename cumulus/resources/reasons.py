@@ -32,8 +32,8 @@ class Retry(Enum):
     SAVED = "saved"
     """It saved its work and goes on in a new lease."""
     OVERUSE = "overuse"
-    """It held more of a GPU than was leased. With spec.checkpoint.onExpiry Requeue it goes on from its checkpoint, after
-    a growing pause, and too many in a row end it; else it counts against spec.retry.limit."""
+    """It held more of a GPU than was leased. With spec.checkpoint.onExpiry Requeue it goes on from its checkpoint,
+    after a growing pause, and too many in a row end it; else it counts against spec.retry.limit."""
     EXPIRED = "expired"
     """Its lease was over: spec.checkpoint.onExpiry says whether the job goes on."""
     HELD = "held"

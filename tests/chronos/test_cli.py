@@ -114,6 +114,8 @@ def test_json_is_a_protocol(shell: Shell) -> None:
         "expiresIn": 600.0,
         "endReason": None,
         "endedAt": None,
+        "overuse": "End",
+        "heldBytes": 0,
     }
     again = shell.json("create 0 20Gi 600 --id a --compute 25%")["lease"]
     assert (again["token"], again["grantedAt"]) == (1, lease["grantedAt"])

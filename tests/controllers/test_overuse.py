@@ -40,10 +40,13 @@ def test_with_requeue_the_job_goes_on_after_a_pause_but_not_for_ever() -> None:
     after = job.replace(status=plan.status)
     assert 0 < next_due(after, jobs.NOW) <= 1
     ended = tuple(
-        Attempt(number=n, reason="Overused", end_time=jobs.at(-n), start_time=jobs.START) for n in range(1, MOST_IN_A_ROW)
+        Attempt(number=n, reason="Overused", end_time=jobs.at(-n), start_time=jobs.START)
+        for n in range(1, MOST_IN_A_ROW)
     )
     live = job.status.attempts[0].model_copy(update={"number": MOST_IN_A_ROW})
-    often = job.replace(status=job.status.model_copy(update={"attempts": (*ended, live), "attempt_count": MOST_IN_A_ROW}))
+    often = job.replace(
+        status=job.status.model_copy(update={"attempts": (*ended, live), "attempt_count": MOST_IN_A_ROW})
+    )
     assert jobs.planned(often, jobs.shares(job, jobs.ACTIVE), OVERUSED).status.phase is JobPhase.FAILED
 
 
@@ -76,7 +79,9 @@ def test_a_partition_says_that_it_is_overused_and_when_it_is_no_more() -> None:
     found = condition(plan.status.conditions, "Overused")
     assert found is not None
     assert (found.status, found.message) == ("True", "its processes held 9 of GPU memory and leases 8")
-    within = partition_plan.plan(share.replace(status=plan.status), partitions.LIVES, releasing=False, now=partitions.NOW)
+    within = partition_plan.plan(
+        share.replace(status=plan.status), partitions.LIVES, releasing=False, now=partitions.NOW
+    )
     assert not is_true(within.status.conditions, "Overused")
     ended = partition_plan.plan(share, ENDED, releasing=False, now=partitions.NOW)
     assert (ended.status.phase, is_true(ended.status.conditions, "Overused")) == (partitions.FAILED, True)

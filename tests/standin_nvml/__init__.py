@@ -34,7 +34,9 @@ def _compiled() -> Path:
         pytest.skip("there is no C compiler")
     target = Path(mkdtemp(prefix="standin-nvml-")) / nvml.LIBRARY
     source = Path(__file__).with_name("nvml.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(target), "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(target), "-ldl"], check=True
+    )
     return target
 
 

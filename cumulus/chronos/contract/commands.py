@@ -21,8 +21,8 @@ def create(request: LeaseRequest, *, takes: Container[str]) -> Sequence[str]:
     name = (f"--name={request.name}",) if "name" in takes and request.name else ()
     overuse = (f"--overuse={request.overuse}",) if "overuse" in takes and request.overuse else ()
     return (
-        "create", "--json", *within, *name, *overuse, f"--id={request.id}", f"--owner={request.owner}", f"--user={request.user}",
-        f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
+        "create", "--json", *within, *name, *overuse, f"--id={request.id}", f"--owner={request.owner}",
+        f"--user={request.user}", f"--grace={_plain(request.grace)}s", f"--compute={Decimal(request.compute) / 10:f}%",
         str(request.device), f"{Decimal(request.memory_bytes) / 1000:f}k", f"{_plain(request.seconds)}s",
     )  # fmt: skip
 

@@ -13,8 +13,7 @@ from datetime import datetime
 
 from cumulus.chronos.contract import Lease, LeaseState
 from cumulus.clock import Clock, parse_timestamp, timestamp
-from cumulus.controllers.partition_facts import overuse_news
-from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE
+from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, OVERUSED_ON_NODE
 from cumulus.errors import (
     AlreadyExists,
     ChronosError,
@@ -252,9 +251,10 @@ class NodeReconciler:
 
     def _pass_on(self, name: str, leases: Sequence[Lease]) -> None:
         active = {lease.id: lease for lease in leases if lease.state is LeaseState.ACTIVE}
+        overused = self._reader.indexed(OVERUSED_ON_NODE, name)
         for key, partition in sorted(self._reader.indexed(ACTIVE_ON_NODE, name).items()):
             lease = active.get(partition.uid)
-            if lease is None or overuse_news(partition, lease):
+            if lease is None or bool(lease.held_bytes) != (key in overused):
                 self._changed(Request(key.namespace, key.name))
 
     def _silent(self, node: GPUNode | None, agent: NodeAgent, error: ChronosError) -> Result:

@@ -230,7 +230,9 @@ def _with_overuse(conditions: tuple[Condition, ...], lease: Lease, moment: str) 
     """With the condition Overused, if its processes ever held more than it."""
     kind = PartitionCondition.OVERUSED
     if lease.held_bytes:
-        return condition_set(conditions, moment, kind, True, PartitionReason.OVERUSED, f"its processes {lease.overused}")
+        return condition_set(
+            conditions, moment, kind, True, PartitionReason.OVERUSED, f"its processes {lease.overused}"
+        )
     if condition(conditions, kind) is None:
         return conditions
     return condition_set(conditions, moment, kind, False, PartitionReason.WITHIN_LEASE)
