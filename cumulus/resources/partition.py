@@ -70,8 +70,8 @@ class GPUPartitionSpec(Model):
     overuse: Overuse | None = Field(
         None,
         description="What the node does if processes of the lease hold more GPU memory than it. End: kill them at "
-        "once, and end the lease. Report: set the condition Overused. If left out: End for a part of a GPU, Report for a "
-        "whole one. A node may be stricter.",
+        "once, and end the lease. Report: set the condition Overused. If left out: End for a part of a GPU, Report "
+        "for a whole one. A node may be stricter.",
     )
     renewal: Renewal = Field(default_factory=Renewal, description="Whether the lease is renewed before it ends.")
     priority: int = Field(0, ge=-(10**9), le=10**9, description="Partitions with a higher priority are placed first.")

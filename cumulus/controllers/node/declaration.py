@@ -8,7 +8,13 @@ from cumulus.backends.cluster import RUNTIME, runs_containers
 from cumulus.controllers.context import Context
 from cumulus.controllers.node.controller import NAME, NodeReconciler
 from cumulus.controllers.node_watches import matters_to_others
-from cumulus.controllers.partition_watches import ACTIVE_ON_NODE, ON_NODE, lease_came_or_went, node_of
+from cumulus.controllers.partition_watches import (
+    ACTIVE_ON_NODE,
+    ON_NODE,
+    OVERUSED_ON_NODE,
+    lease_came_or_went,
+    node_of,
+)
 from cumulus.errors import BackendError, NotOurs
 from cumulus.machinery.controller import Controller, Push, Watch, itself
 from cumulus.machinery.reconcile import Request
@@ -60,6 +66,6 @@ CONTROLLERS = (
             Watch(GPUPartition.KIND, node_of, when=lease_came_or_went, after=settle),
         ),
         sources=(from_others,),
-        indexes=(ON_NODE, ACTIVE_ON_NODE),
+        indexes=(ON_NODE, ACTIVE_ON_NODE, OVERUSED_ON_NODE),
     ),
 )
