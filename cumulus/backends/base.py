@@ -94,6 +94,8 @@ class Checkpointing:
 
     uri: str = ""
     """Where its checkpoints are kept beyond the node; "" where nowhere."""
+    named: bool = False
+    """Whether the job itself names `uri`, or keys for it: a node that can't reach it then does not start the job."""
     credentials: str = ""
     """The secret with the keys to `uri`."""
     every: float = 0.0

@@ -22,9 +22,13 @@ from cumulus.lib import safe_output, unix_socket
 SOCKET = "/run/chronos/users.sock"
 
 
+_HERE = ("serve", "serve-users", "monitor", "checkpoints")
+"""Verbs that ask nobody."""
+
+
 def should_ask(options: argparse.Namespace) -> bool:
     """Whether this user asks: they are not root, name no ledger of their own, and the machine has a server for them."""
-    if os.geteuid() == 0 or options.home is not None or options.verb in ("serve", "serve-users", "monitor"):
+    if os.geteuid() == 0 or options.home is not None or options.verb in _HERE:
         return False
     return Settings.read().home in (None, SYSTEM_HOME) and os.path.exists(SOCKET)
 

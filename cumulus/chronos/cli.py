@@ -161,6 +161,11 @@ def parser(open_ledger: OpenLedger = Ledger) -> argparse.ArgumentParser:
     )
     prepare.add_argument("partition", help=_WHICH)
     _add_policy(verb("policy", verbs.policy, "show or set what is done about overuse and processes without a lease"))
+    checkpoints = verb(
+        "checkpoints", verbs.checkpoints, "copy, fetch and read the checkpoints of containers, for controllers"
+    )
+    checkpoints.add_argument("program", choices=sorted(verbs.CHECKPOINT_PROGRAMS), help="uploader: beyond the node")
+    checkpoints.add_argument("words", nargs=argparse.REMAINDER, help="what it is told")
     verb("serve", verbs.serve, "answer these commands from standard input, for controllers that come over SSH")
     users = verb("serve-users", verbs.serve_users, "as root: answer these commands to every user of the machine")
     users.add_argument("--socket", metavar="PATH", default=ask.SOCKET, help=f"where (default {ask.SOCKET})")

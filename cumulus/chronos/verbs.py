@@ -200,6 +200,16 @@ def command_of(options: argparse.Namespace) -> list[str]:
     return command
 
 
+CHECKPOINT_PROGRAMS = {"uploader": "__main__.py", "files": "files.py"}
+"""Of cumulus.uploader, which lies beside Chronos on each node."""
+
+
+def checkpoints(options: argparse.Namespace) -> int:
+    """Run the program in the place of this process. Root may be whoever's the files are; others are themselves."""
+    program = Path(cumulus.__file__).parent / "uploader" / CHECKPOINT_PROGRAMS[options.program]
+    os.execv(sys.executable, [sys.executable, "-I", "-X", "utf8", str(program), *options.words])
+
+
 def become(command: list[str], ours: Mapping[str, str]) -> NoReturn:
     """Run the command in the place of this process, with our variables beside its own."""
     os.environ.update(variables.merge(os.environ, ours))

@@ -1,15 +1,17 @@
-"""The checkpoints of jobs that run as processes of this machine, for the service."""
+"""The checkpoints of jobs on the nodes where they ran, for the service."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cumulus import paths
 from cumulus.answers.checkpoints import (
@@ -21,12 +23,16 @@ from cumulus.answers.checkpoints import (
     CheckpointPiece,
 )
 from cumulus.backends.process.backend import ProcessBackend
-from cumulus.errors import BackendError, NotFound
-from cumulus.infrastructure import checkpoint_files
+from cumulus.errors import BackendError, NotFound, UsageError
 from cumulus.lib.printable import one_line
 from cumulus.lib.unix_user import UnixUser
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import Document
 from cumulus.secrets import JobSecrets
+from cumulus.uploader import files
+
+if TYPE_CHECKING:
+    from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
 
 _CHUNK = 256 * 2**10
 _LONGEST_LINE = 64 * 2**10
@@ -34,35 +40,33 @@ _LONGEST = {"list": 30.0, "copied": 30.0, "prune": 300.0, "verify": 3600.0, "sen
 """Seconds that it may take."""
 
 
-class CheckpointFiles:
-    """See `service.infrastructure.CheckpointReader`. What it reads, it reads as the job's user, in another process."""
+Said = contextlib.AbstractContextManager[IO[bytes]]
+Ask = Callable[..., Said]
+"""A verb and its words -> what the program for files says, until the block ends. Raises BackendError."""
 
-    def __init__(self, home: Path, job: Document, node: str) -> None:
-        directory = paths.process_dir(home)
-        place = None
-        if directory.exists():
-            backend = ProcessBackend(directory, node, JobSecrets(paths.job_secrets_dir(home)))
-            place = backend.checkpoint_place(job["metadata"]["uid"])
-            backend.close()
-        if place is None:
-            raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
-        self.path, self._user = place
+
+class CheckpointFiles:
+    """See `service.infrastructure.CheckpointReader`. What it reads, another process reads as the job's user."""
+
+    def __init__(self, path: str, ask: Ask) -> None:
+        self.path = path
+        self._ask = ask
 
     def list(self) -> Sequence[CheckpointFound]:
-        with _reading(self._user, "list", self.path) as said:
+        with self._ask("list", self.path) as said:
             return [*_found(said)]
 
     def copied(self) -> CheckpointCopied | None:
-        with _reading(self._user, "copied", self.path) as said:
+        with self._ask("copied", self.path) as said:
             line = _line(said)
         return None if not line else CheckpointCopied(**{**line, "problem": one_line(str(line["problem"]))})
 
     def verify(self, step: int | None) -> Iterator[CheckpointFound]:
-        with _reading(self._user, "verify", self.path, *_step(step)) as said:
+        with self._ask("verify", self.path, *_step(step)) as said:
             yield from _found(said)
 
     def send(self, step: int | None) -> Iterator[CheckpointPiece]:
-        with _reading(self._user, "send", self.path, *_step(step)) as said:
+        with self._ask("send", self.path, *_step(step)) as said:
             head = _line(said)
             if head is None:
                 return
@@ -76,14 +80,83 @@ class CheckpointFiles:
                     yield CheckpointBytes(data)
 
     def prune(self, keep: int) -> Sequence[int]:
-        with _reading(self._user, "prune", self.path, str(keep)) as said:
+        with self._ask("prune", self.path, str(keep)) as said:
             return [int(step) for step in (_line(said) or {"gone": ()})["gone"]]
 
 
+def reader(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles:
+    """See `service.infrastructure.Infrastructure.checkpoint_reader`."""
+    found = _of_container(home, job, nodes) if lookup(job, "spec.image") else _of_process(home, job)
+    if found is None:
+        raise NotFound(f"gpujob/{job['metadata']['name']} has no checkpoints here", hint="it has not run yet")
+    return found
+
+
+def _of_process(home: Path, job: Document) -> CheckpointFiles | None:
+    directory = paths.process_dir(home)
+    if not directory.exists():
+        return None
+    backend = ProcessBackend(directory, "", JobSecrets(paths.job_secrets_dir(home)))
+    place = backend.checkpoint_place(job["metadata"]["uid"])
+    backend.close()
+    return None if place is None else CheckpointFiles(place[0], partial(_here, place[1]))
+
+
+def _of_container(home: Path, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointFiles | None:
+    if not paths.swarm_dir(home).exists():
+        return None
+    from cumulus.infrastructure import swarm
+
+    backend = swarm.reader(home)
+    place = backend.checkpoint_place(job["metadata"]["uid"])
+    backend.close()
+    if place is None:
+        raise UsageError(
+            f"gpujob/{job['metadata']['name']} keeps its checkpoints in its container alone",
+            hint="name a directory on one of spec.mounts in checkpoint.path",
+        )
+    name, path, user = place
+    node = nodes(name)
+    engine = None if node is None else swarm.engine_of(home, node)
+    if engine is None:
+        raise BackendError(
+            f"{name}, where the checkpoints are, has no SSH address", hint=f"set spec.ssh of gpunode/{name}"
+        )
+    return CheckpointFiles(path, partial(_there, engine.checkpoints, user))
+
+
 @contextlib.contextmanager
-def _reading(user: UnixUser | None, *words: str) -> Iterator[IO[bytes]]:
-    """What the program of `checkpoint_files` says; it ends with the block. Raises BackendError where it fails."""
-    command = [sys.executable, "-I", "-S", checkpoint_files.__file__, *words]
+def _there(programs: CheckpointPrograms, user: UnixUser | None, *words: str) -> Iterator[IO[bytes]]:
+    """On another node."""
+    with contextlib.closing(programs.read(user, *words)) as chunks:
+        yield io.BufferedReader(_Chunks(chunks))
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            try:
+                self._left = next(self._chunks)
+            except StopIteration:
+                return 0
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+@contextlib.contextmanager
+def _here(user: UnixUser | None, *words: str) -> Iterator[IO[bytes]]:
+    """On this machine."""
+    command = [sys.executable, "-I", "-S", files.__file__, *words]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, close_fds=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +30,10 @@ class LocalInfrastructure:
 
         return log_reader(self._home, job, node)
 
-    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
-        from cumulus.infrastructure.checkpoints import CheckpointFiles
+    def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
+        from cumulus.infrastructure.checkpoints import reader
 
-        return CheckpointFiles(self._home, job, node)
+        return reader(self._home, job, nodes)
 
     def session(self, job: Document, node: Document | None) -> SessionConnection:
         from cumulus.infrastructure.sessions import session

@@ -131,16 +131,24 @@ def _backend(home: Path, engine: Engine, store_id: StoreId, node: Document | Non
     def node_engine(name: str) -> NodeEngine | None:
         if node is None or node["metadata"]["name"] != name:
             return None
-        from cumulus.nodes import workers
-        from cumulus.nodes.settings import SshSettings
-
-        shell = workers.shell(home, SshSettings().key_path, GPUNode.model_validate(node, context=STORED))
-        return None if shell is None else ShellEngine(shell)
+        return engine_of(home, node)
 
     return SwarmBackend(
         str(paths.swarm_dir(home)), engine, JobSecrets(paths.job_secrets_dir(home)),
         store_id=store_id, instance=SwarmSettings().instance, node_engine=node_engine,
     )  # fmt: skip
+
+
+def engine_of(home: Path, node: Document) -> ShellEngine | None:
+    """The own engine of a GPUNode, None where it has no SSH address."""
+    from cumulus.nodes import workers
+    from cumulus.nodes.settings import SshSettings
+
+    found, settings = GPUNode.model_validate(node, context=STORED), SshSettings()
+    shell = workers.shell(home, settings.key_path, found)
+    if shell is None or found.spec.ssh is None:
+        return None
+    return ShellEngine(shell, workers.command(found.spec.ssh, settings.chronos_path))
 
 
 def _missing() -> NoReturn:

@@ -2,7 +2,7 @@
 
     python -m cumulus.nodes.distribution DIRECTORY
 
-It needs no network, works with an editable installation too, and imports nothing of the control plane. The same source
+As a program it also packs there what the uploader needs for s3:// (`packages`), where that is installed here. It needs no network, works with an editable installation too, and imports nothing of the control plane. The same source
 gives the same bytes, so that a worker can tell whether it has them.
 """
 
@@ -16,7 +16,9 @@ import tempfile
 from pathlib import Path
 
 from cumulus.errors import CumulusError
+from cumulus.nodes import packages
 
+PACKAGES = "packages.zip"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PROJECT = _PACKAGE / "nodes" / "worker" / "pyproject.toml"
 _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -49,6 +51,7 @@ def build(directory: Path) -> Path:
 
 if __name__ == "__main__":
     try:
+        packages.pack(Path(sys.argv[1]) / PACKAGES)
         print(build(Path(sys.argv[1])))
     except CumulusError as error:
         sys.exit(f"{error} ({error.hint})")

@@ -1,8 +1,9 @@
-"""Copies Chronos to a worker and sets it up there. The worker downloads nothing."""
+"""Copies Chronos, and what copies checkpoints to S3, to a worker and sets it up there. The worker downloads nothing."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cumulus.errors import ChronosError, CumulusError
-from cumulus.nodes import distribution
+from cumulus.nodes import distribution, packages
 from cumulus.nodes.answers import SUDO_REFUSES
 from cumulus.nodes.connection import Answer, NodeConnection
 
@@ -40,9 +41,10 @@ def install(connection: NodeConnection, setup: Setup) -> str:
     """Returns what the worker said. Raises `SetupFailed`, `NodeUnreachable`."""
     place = _checked(connection, "mktemp -d", "a directory for temporary files").strip()
     try:
-        for name, data in _files():
+        files = _files()
+        for name, data in files:
             _checked(connection, f"cat > {shlex.quote(f'{place}/{name}')}", f"room for {name} in {place}", data)
-        answer = connection.run(_command(connection, setup, place), SECONDS, again=False)
+        answer = connection.run(_command(connection, setup, place, {name for name, _ in files}), SECONDS, again=False)
     finally:
         # What went wrong before says more than that the node cannot be reached to tidy up.
         with suppress(ChronosError):
@@ -56,11 +58,15 @@ def _files() -> list[tuple[str, bytes]]:
     worker = resources.files("cumulus.nodes").joinpath("worker")
     scripts = [(name, worker.joinpath(name).read_bytes()) for name in (SCRIPT, SERVICE)]
     with TemporaryDirectory() as directory:
-        return [(WHEEL, distribution.build(Path(directory)).read_bytes()), *scripts]
+        archive = Path(directory) / distribution.PACKAGES
+        packed = [(archive.name, archive.read_bytes())] if packages.pack(archive) else []
+        return [(WHEEL, distribution.build(Path(directory)).read_bytes()), *packed, *scripts]
 
 
-def _command(connection: NodeConnection, setup: Setup, place: str) -> str:
+def _command(connection: NodeConnection, setup: Setup, place: str, files: Collection[str]) -> str:
     words = ["env", f"PYTHON={setup.python}", "sh", f"{place}/{SCRIPT}", "--yes", "--wheel", f"{place}/{WHEEL}"]
+    if distribution.PACKAGES in files:
+        words += ["--packages", f"{place}/{distribution.PACKAGES}"]
     if setup.dry_run:
         words.append("--dry-run")
     if setup.prefix:

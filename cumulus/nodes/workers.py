@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cumulus import paths
-from cumulus.nodes import relay, upload
+from cumulus.nodes import download, relay, upload
 from cumulus.nodes.address import Address
 from cumulus.nodes.agent import Connect, NodeAgent
 from cumulus.nodes.connection import NodeConnection
@@ -56,6 +56,9 @@ class ConnectionShell:
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
         return upload.upload(self._connection, command, chunks)
+
+    def read(self, command: str, given: bytes) -> Iterator[bytes]:
+        return download.download(self._connection, command, given)
 
     def relay(self, command: str) -> socket.socket:
         """For one command: the connection is closed with it."""

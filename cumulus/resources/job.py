@@ -319,6 +319,25 @@ class GPUJobSpec(Model):
                 message = f"lies within the mount at {outer}, and would be a link in its source; choose one outside"
                 raise FieldError(("mounts", index, "target"), message)
 
+    @rule
+    def _copied_from_a_mount(self) -> None:
+        """What a container keeps to itself nobody else can copy. Without a path its program does that itself."""
+        asked = self.checkpoint
+        if self.image is None or asked is None or asked.uri is None or asked.path is None:
+            return
+        base = self.working_dir or "/"
+        if self.working_dir is None and not asked.path.startswith("/"):
+            message = "must be absolute where nothing says workingDir: the node copies it to uri; write the whole path"
+            raise FieldError(("checkpoint", "path"), message)
+        path = _below(base, asked.path)
+        if not any(f"{path}/".startswith(f"{_below(base, mount.target).rstrip('/')}/") for mount in self.mounts):
+            message = "is on none of spec.mounts, so the node cannot copy it to uri; mount a directory of the node there"
+            raise FieldError(("checkpoint", "path"), message)
+
+
+def _below(base: str, path: str) -> str:
+    return _plain(path if path.startswith("/") else f"{base}/{path}")
+
 
 def _plain(path: str) -> str:
     """/a/b for /a//./b/"""

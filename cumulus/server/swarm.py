@@ -36,7 +36,7 @@ def backend(settings: Settings, store: Store, agents: Agents, blobs: BlobStore) 
         str(paths.swarm_dir(settings.home)), engine, JobSecrets(paths.job_secrets_dir(settings.home)),
         store_id=lambda: store_id(store), instance=settings.swarm.instance, node_engine=nodes.engine,
         prepare=nodes.prepare, lease_end=nodes.lease_end, retention=settings.logs.retention,
-        mounts=settings.containers.mounts, blobs=blobs,
+        mounts=settings.containers.mounts, blobs=blobs, variables=settings.environment,
     )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class _Nodes:
         self._settings = settings
         self._client = Client(store)
         self._agents = agents
-        self._shells: dict[str, tuple[SshAddress | None, workers.ConnectionShell | None]] = {}
+        self._engines: dict[str, tuple[SshAddress | None, ShellEngine | None]] = {}
 
     def prepare(self, node: str, lease: LeaseRef) -> Mapping[str, str]:
         """The variables that hold a container to its lease there."""
@@ -65,24 +65,25 @@ class _Nodes:
 
     def engine(self, node: str) -> ShellEngine | None:
         """The node's own engine, None where it has no SSH address."""
-        shell = self._shell(node)
-        return None if shell is None else ShellEngine(shell)
+        try:
+            found = self._client.get(GPUNode, "", node)
+        except NotFound:
+            return None
+        ssh = found.spec.ssh
+        known = self._engines.get(node)
+        if known is None or known[0] != ssh:
+            known = self._engines[node] = ssh, self._opened(found)
+        return known[1]
+
+    def _opened(self, node: GPUNode) -> ShellEngine | None:
+        settings = self._settings
+        shell = workers.shell(settings.home, settings.ssh.key_path, node)
+        if shell is None or node.spec.ssh is None:
+            return None
+        return ShellEngine(shell, workers.command(node.spec.ssh, settings.ssh.chronos_path))
 
     def _agent(self, node: str) -> NodeAgent:
         found = self._agents().get(node)
         if found is None:
             raise NodeUnreachable(f"this daemon does not manage the node {node}")
         return found
-
-    def _shell(self, name: str) -> workers.ConnectionShell | None:
-        try:
-            node = self._client.get(GPUNode, "", name)
-        except NotFound:
-            return None
-        known = self._shells.get(name)
-        if known is None or known[0] != node.spec.ssh:
-            known = self._shells[name] = (
-                node.spec.ssh,
-                workers.shell(self._settings.home, self._settings.ssh.key_path, node),
-            )
-        return known[1]

@@ -11,6 +11,7 @@ from cumulus.resources.key import Document, Key
 from cumulus.service.access.access import Access
 from cumulus.service.identity import Identity
 from cumulus.service.objects import Objects
+from cumulus.store.base import Store
 
 if TYPE_CHECKING:
     from cumulus.answers.checkpoints import CheckpointFound, CheckpointPiece, JobCheckpoints
@@ -18,15 +19,20 @@ if TYPE_CHECKING:
 
 _RESOURCE = "gpujobs/checkpoints"
 
+Nodes = Callable[[str], Document | None]
+"""GPUNodes by name."""
+Reader = Callable[[Document, Nodes], "CheckpointReader"]
+
 
 class Checkpoints:
     """Each method raises NotFound, Forbidden, and UsageError for a job that keeps none, or none that can be read from
     here."""
 
-    def __init__(self, access: Access, objects: Objects, reader: Callable[[Document, str], CheckpointReader]) -> None:
+    def __init__(self, access: Access, objects: Objects, reader: Reader, store: Store) -> None:
         self._access = access
         self._objects = objects
-        self._reader = reader
+        self._read = reader
+        self._store = store
 
     def list(self, identity: Identity, key: Key) -> JobCheckpoints:
         """Those on the node, newest first, as their manifests tell."""
@@ -34,7 +40,7 @@ class Checkpoints:
 
         self._access.check(identity, "list", _RESOURCE, key.namespace, key.name)
         job = self._job(identity, key)
-        reader = self._reader(job, _node(job))
+        reader = self._read(job, self._node)
         uri = str(lookup(job, "status.checkpoint.uri") or lookup(job, "spec.checkpoint.uri") or "")
         copied = reader.copied() if uri else None
         return JobCheckpoints(_node(job), reader.path, uri, tuple(reader.list()), copied)
@@ -61,21 +67,21 @@ class Checkpoints:
         job = self._job(identity, key)
         if refused := self._objects.why_not_changed(identity, key):
             raise Forbidden(f"the checkpoints of gpujob/{key.name} are its submitter's", hint=refused)
-        return self._reader(job, _node(job))
+        return self._read(job, self._node)
 
     def _job(self, identity: Identity, key: Key) -> Document:
         job = self._objects.get(identity, key)
         if lookup(job, "spec.checkpoint") is None:
             raise UsageError(f"gpujob/{key.name} keeps no checkpoints: it has no spec.checkpoint")
-        if lookup(job, "spec.image"):
-            where = lookup(job, "status.checkpoint") or {}
-            place = f"the newest is in {where.get('path')} of {where.get('node')}" if where else "none was seen yet"
-            raise UsageError(
-                f"gpujob/{key.name} runs in containers, whose checkpoints are read on their node alone", hint=place
-            )
         if not _node(job):
             raise NotFound(f"gpujob/{key.name} has no checkpoints yet: it has not started")
         return job
+
+    def _node(self, name: str) -> Document | None:
+        try:
+            return self._store.get(Key("GPUNode", "", name))
+        except NotFound:
+            return None
 
 
 def _node(job: Document) -> str:

@@ -150,6 +150,8 @@ class Infrastructure(Protocol):
         is known. Raises SessionEnded where it has not begun or is over, BackendError where its node does not answer."""
         ...
 
-    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
-        """Of a job that runs as processes. Raises NotFound where it ran nothing with this state directory."""
+    def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
+        """Of a job. `nodes` gives GPUNodes by name. Raises NotFound where it ran nothing
+        with this state directory, UsageError where a container keeps them to itself, BackendError where its node can't
+        be reached."""
         ...

@@ -170,7 +170,7 @@ class Service:
     def checkpoints(self) -> Checkpoints:
         from cumulus.service.checkpoints import Checkpoints
 
-        return Checkpoints(self.access, self.objects, self.infrastructure.checkpoint_reader)
+        return Checkpoints(self.access, self.objects, self.infrastructure.checkpoint_reader, self.store)
 
     @cached_property
     def secrets(self) -> Secrets:

@@ -10,6 +10,7 @@ what was saved is safe. `restore` puts the newest checkpoint that is whole into 
     upload       copies one checkpoint, commits it, prunes older ones
     restore      fetches and verifies one
     following    the loop over a directory; its state and status are in PATH/.uploader
+    files        those on this node: lists, verifies, sends, receives and prunes them
 
 Standard library, boto3 for s3://, and of Cumulus what a worker has: lib, checkpoint, blob.s3.
 """

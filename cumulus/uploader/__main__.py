@@ -2,6 +2,7 @@
 
     run PATH            copy what is saved in PATH until standard input ends, and what is left then. Where descriptor 3
                         is a file, it is locked meanwhile, and gets a line when all is copied
+    start PATH PID      the same in a process of its own, until the process PID has ended; 0: what is left now
     check PATH          whether the place can be used
     restore PATH N      put the newest checkpoint that is whole into PATH, unless PATH has one that is as new. The place
                         is not asked where that is of attempt N or a later one: all these ran with this PATH
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import fcntl
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -40,6 +43,7 @@ from cumulus.uploader import catalog, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
 from cumulus.uploader.following import Follower
+from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.place import Name, Place, parse
 from cumulus.uploader.restore import restore, verify
 from cumulus.uploader.status import Status
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         stop = threading.Event()
         told: list[Callable[[BlobError], None]] = []
         place = _place(config, stop, told)
+        config = _as_whom(config, arguments)
         _settle(config)
         return _VERBS[arguments[0]](config, place, arguments[1:], stop, told)
     except (CumulusError, CheckpointError) as error:
@@ -112,6 +117,16 @@ def _place(config: Config, stop: threading.Event, told: list[Callable[[BlobError
     return S3Place(client, path)
 
 
+def _as_whom(config: Config, arguments: Sequence[str]) -> Config:
+    """With the user, where only the container's process or its files tell."""
+    if config.user is not None or not config.owner or os.geteuid() != 0:
+        return config
+    if arguments[0] == "start" and int(arguments[2]):
+        with contextlib.suppress(OSError):
+            return dataclasses.replace(config, user=user_of_process(int(arguments[2])))
+    return dataclasses.replace(config, user=owner_of(arguments[1]))
+
+
 def _settle(config: Config) -> None:
     """Out of the lease's cgroup, and the job's user from here on. No process of that user may read the memory of this
     one: it may hold keys that are not theirs."""
@@ -122,12 +137,58 @@ def _settle(config: Config) -> None:
 
 
 def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
-    # What trains on this machine comes first.
-    os.nice(10)
     if not _lock_note():
         return 0  # Another one is at it.
+    if not _follow(config, place, arguments[0], stop, told, _wait_for_input):
+        return 1
+    with contextlib.suppress(OSError):
+        os.pwrite(_NOTE, b"copied\n", 0)
+        os.fsync(_NOTE)
+    return 0
+
+
+def _start(config: Config, place: Place, arguments: Sequence[str], stop: threading.Event, told: list[Any]) -> int:
+    ended = _opened_process(int(arguments[1]))
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        _say({"user": config.user})
+        return 0
+    # A child of nobody's: who asked over SSH waits for all that has its pipes.
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nothing, descriptor)
+    os.chdir("/")
+
+    def wait(over: threading.Event) -> None:
+        if ended is not None:
+            select.select([ended], [], [])
+        over.set()
+
+    return 0 if _follow(config, place, arguments[0], stop, told, wait) else 1
+
+
+def _opened_process(pid: int) -> int | None:
+    """What can be waited for until the process has ended; None where it has."""
+    if not pid:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _follow(
+    config: Config, place: Place, path: str, stop: threading.Event, told: list[Any],
+    wait: Callable[[threading.Event], None],
+) -> bool:  # fmt: skip
+    # What trains on this machine comes first.
+    os.nice(10)
     over = threading.Event()
-    follower = Follower(place, arguments[0], config.keep, over=over, stop=stop, linger=config.linger)
+    follower = Follower(place, path, config.keep, over=over, stop=stop, linger=config.linger)
     told.append(follower.waiting)
 
     def end(number: int, frame: object) -> None:
@@ -137,13 +198,8 @@ def _run(config: Config, place: Place, arguments: Sequence[str], stop: threading
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     # A thread of its own: the program's end is noticed while a file is sent.
-    threading.Thread(target=_wait_for_end, args=(over,), name="stdin", daemon=True).start()
-    if not follower.run():
-        return 1
-    with contextlib.suppress(OSError):
-        os.pwrite(_NOTE, b"copied\n", 0)
-        os.fsync(_NOTE)
-    return 0
+    threading.Thread(target=wait, args=(over,), name="end", daemon=True).start()
+    return follower.run()
 
 
 def _lock_note() -> bool:
@@ -156,7 +212,7 @@ def _lock_note() -> bool:
     return True
 
 
-def _wait_for_end(over: threading.Event) -> None:
+def _wait_for_input(over: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             continue
@@ -254,7 +310,10 @@ def _verify(config: Config, place: Place, arguments: Sequence[str], stop: thread
     return 0
 
 
-_VERBS = {"run": _run, "check": _check, "restore": _restore, "adopt": _adopt, "list": _list, "verify": _verify}
+_VERBS = {
+    "run": _run, "start": _start, "check": _check, "restore": _restore, "adopt": _adopt, "list": _list,
+    "verify": _verify,
+}  # fmt: skip
 
 
 def _say(answer: dict[str, Any]) -> None:

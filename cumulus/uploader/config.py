@@ -14,7 +14,8 @@ from cumulus.lib.unix_user import UnixUser
 @dataclass(frozen=True)
 class Config:
     """`keys`: None for those that boto3 finds as this process's first user. `within`: keys below which the place has to
-    be, where the keys are the daemon's own: "" for anywhere. `user`: as whom it runs, None for who starts it.
+    be, where the keys are the daemon's own: "" for anywhere. `user`: as whom it runs, None for who starts it; with
+    `owner` then for whoever the checkpoints belong to.
     """
 
     uri: str
@@ -24,13 +25,14 @@ class Config:
     keys: Keys | None = field(default=None, repr=False)
     within: str = ""
     user: UnixUser | None = None
+    owner: bool = False
     linger: float = 86400.0
     """Seconds after its standard input has ended for which it goes on to try."""
 
     def encode(self) -> bytes:
         document = {
             "format": 1, "uri": self.uri, "keep": self.keep, "region": self.region, "endpoint": self.endpoint,
-            "within": self.within, "user": self.user, "linger": self.linger,
+            "within": self.within, "user": self.user, "owner": self.owner, "linger": self.linger,
             "keys": None if self.keys is None else [
                 self.keys.access_key, self.keys.secret_key, self.keys.session_token
             ],

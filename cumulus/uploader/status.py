@@ -11,7 +11,7 @@ from typing import Any
 from cumulus.lib.files import replacing
 
 DIRECTORY = ".uploader"
-_FILE = "status.json"
+FILE = "status.json"
 _MOST = 64 * 2**10
 
 
@@ -38,7 +38,7 @@ class Status:
 def write(path: str, status: Status) -> None:
     """Replace the status of the L1 directory. It is not worth a sync. Raises OSError."""
     directory = os.path.join(path, DIRECTORY)
-    with replacing(os.path.join(directory, _FILE), durable=False) as file:
+    with replacing(os.path.join(directory, FILE), durable=False) as file:
         file.write(json.dumps({"format": 1, **asdict(status)}).encode() + b"\n")
 
 
@@ -47,12 +47,16 @@ def read(path: str) -> Status | None:
     theirs otherwise. Raises OSError where the directory can't be read."""
     try:
         descriptor = os.open(
-            os.path.join(path, DIRECTORY, _FILE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            os.path.join(path, DIRECTORY, FILE), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         )
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(_MOST)
+        return decode(file.read(_MOST))
+
+
+def decode(content: bytes) -> Status | None:
+    """None where it is damaged."""
     with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         given = json.loads(content)
         if given.pop("format") == 1:

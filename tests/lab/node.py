@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.lab import certificates
@@ -163,6 +163,17 @@ class Node:
         words = [*self._enter(), "sh", "-c", command]
         done = subprocess.run(words, input=content, capture_output=True, check=False, timeout=timeout)
         return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+    def read(self, command: str, content: bytes) -> Iterator[bytes]:
+        """What a shell command writes that reads the content."""
+        words = [*self._enter(), "sh", "-c", command]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(content)
+            process.stdin.close()
+            while chunk := process.stdout.read(65536):
+                yield chunk
 
     def talked_to(self, command: str) -> socket.socket:
         """A connection to the input and output of a shell command on the node."""

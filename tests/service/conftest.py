@@ -214,7 +214,7 @@ class FakeInfrastructure:
     def log_reader(self, job: Document, node: str) -> LogReader:
         return self.logs.reader(job, node)
 
-    def checkpoint_reader(self, job: Document, node: str) -> CheckpointReader:
+    def checkpoint_reader(self, job: Document, nodes: Callable[[str], Document | None]) -> CheckpointReader:
         return self.checkpoints
 
 

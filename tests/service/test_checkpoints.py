@@ -30,7 +30,7 @@ class Bed:
         self.files = FakeCheckpoints()
         access = Access(lambda: store, 0)
         self.objects = Objects(store, clock, access)
-        self.checkpoints = Checkpoints(access, self.objects, lambda job, node: self.files)
+        self.checkpoints = Checkpoints(access, self.objects, lambda job, nodes: self.files, store)
 
     def has(self, document: Document, *, submitter: str = "ann", started: bool = True) -> None:
         document["metadata"]["annotations"] = {"cumulus.dev/submitter": submitter}
@@ -104,9 +104,6 @@ def test_a_job_without_any_says_why(bed: Bed) -> None:
     bed.has(a_job("new"), started=False)
     with pytest.raises(NotFound, match="not started"):
         bed.checkpoints.list(ANN, TRAIN._replace(name="new"))
-    bed.has(a_job("boxed", image="python"))
-    with pytest.raises(UsageError, match="containers"):
-        bed.checkpoints.list(ANN, TRAIN._replace(name="boxed"))
 
 
 class TestFrom:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import signal
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from tests.waiting import eventually
 
 IMAGE = "cumulus-test:1"
 """busybox, imported on every node."""
+CHRONOS = f"env PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -m cumulus.chronos"
+"""What runs chronos_cli on a node."""
 
 
 class SwarmBed(Bed):
@@ -41,7 +44,7 @@ class SwarmBed(Bed):
         self.secrets = self.job_secrets.of("default")
         self.options = options
         self.blobs = DirectoryBlobStore(directory / "blobs")
-        self._engines = {name: ShellEngine(Inside(node)) for name, node in lab.nodes.items()}
+        self.engines = {name: ShellEngine(Inside(node), CHRONOS) for name, node in lab.nodes.items()}
         self.backend: SwarmBackend = self.open()
 
     def open(self, engine: Engine | None = None, **more: Any) -> SwarmBackend:
@@ -51,7 +54,7 @@ class SwarmBed(Bed):
         """A backend of another state directory, for the same store."""
         engine = engine or Engine([self.lab.manager.socket])
         fixed: dict[str, Any] = {
-            "blobs": self.blobs, "node_engine": self._engines.get,
+            "blobs": self.blobs, "node_engine": self.engines.get,
             "store_id": lambda: f"store-{self.instance}", "instance": self.instance,
         }  # fmt: skip
         return SwarmBackend(
@@ -150,6 +153,9 @@ class Inside:
 
     def relay(self, command: str) -> socket.socket:
         return self._node.talked_to(command)
+
+    def read(self, command: str, given: bytes) -> Iterator[bytes]:
+        return self._node.read(command, given)
 
     def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
         return self._node.fed(command, b"".join(chunks))

@@ -15,7 +15,9 @@ from cumulus.backends.swarm.node_engine import ShellEngine
 from cumulus.backends.swarm.records import RUNNING, STOP, Record
 from cumulus.backends.swarm.task_reconciler import TaskReconciler, Timeouts
 from cumulus.backends.swarm.tasks import Evidence, Task
+from cumulus.backends.swarm.uploading import NodeUploading
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
+from cumulus.secrets import JobSecrets
 from tests.backends.test_seams import LocalShell
 
 AT = "2026-01-02T03:04:05.123456789Z"
@@ -123,6 +125,7 @@ def reconciler(expires: str) -> TaskReconciler:
         SystemClock(),
         lambda *_: None,
         Timeouts(),
+        NodeUploading(lambda node: None, JobSecrets("/nowhere"), {}),
     )  # type: ignore[arg-type]
 
 

@@ -200,7 +200,7 @@ class Run:
 
             kept |= told(daemon, private=True)
         if (self.spec.get("checkpoint") or {}).get("uri"):
-            from cumulus.backends.process import uploading
+            from cumulus.backends.rundir import uploading
 
             kept |= {name: daemon[name] for name in uploading.ENVIRONMENT if name in daemon}
         return kept

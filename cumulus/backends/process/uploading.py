@@ -21,23 +21,17 @@ if __name__ == "__main__":
     # Run by path, as the supervisor is.
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../../..")]
 
-from cumulus import environment
 from cumulus.backends.process import layout
 from cumulus.backends.process.launch import StartFailed, Unreachable
 from cumulus.backends.rundir.documents import read_document
 from cumulus.backends.rundir.layout import run_name
-from cumulus.blob.s3.bucket import bucket_of, keys_of
+from cumulus.backends.rundir.uploading import ENVIRONMENT, Beyond, NoKeys, taken_message
 from cumulus.checkpoint.variables import REPLICAS
 from cumulus.lib.unix_user import UnixUser
-from cumulus.secrets import SecretStore, SecretUnavailable
+from cumulus.secrets import SecretStore
 from cumulus.uploader.config import Config
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../uploader/__main__.py")
-ENVIRONMENT = (
-    environment.S3_BUCKET, environment.S3_REGION, environment.S3_ENDPOINT, environment.AWS_ACCESS_KEY_ID,
-    environment.AWS_SECRET_ACCESS_KEY, environment.AWS_SESSION_TOKEN, *environment.AWS_OTHERS,
-)  # fmt: skip
-"""What a supervisor gets of the daemon's environment for this."""
 NOTE = 3
 """The descriptor at which an uploader finds where to note that it has copied all."""
 _OWN = ("PATH", "HOME", "LD_LIBRARY_PATH")
@@ -60,7 +54,7 @@ class Uploading:
         """Start the uploader, unless another replica of this node does. Raises OSError, StartFailed."""
         if self._spec["replica"] != 0:
             return
-        config = self._config(self._asked["uri"], within=self._own_prefix())
+        config = self._config(Beyond.own)
         readable, self._input = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child == 0:
@@ -73,48 +67,36 @@ class Uploading:
         """Have the newest checkpoint on this node before the program starts. What `check` raises ends it; `say` gets
         lines for the log. Raises StartFailed, Unreachable."""
         path = self._asked["path"]
-        config = self._config(self._asked["uri"], within=self._own_prefix())
+        config = self._config(Beyond.own)
         if self._spec["attempt"] == 1:
             try:
                 answer = self._ask(config, check, "check", path, patience=_CHECK)
             except Unreachable:
                 answer = {}  # It is asked for nothing yet.
             if answer.get("step") is not None and self._spec["replica"] == 0:
-                # Tokens are of one job: what this one saves would not be copied, or the other's would be deleted.
-                raise StartFailed(
-                    f"checkpoint.uri: {config.uri} has checkpoints of another job already, the last of step "
-                    f"{answer['step']} (name a place of its own; to go on from another job, name that in "
-                    "checkpoint.from)"
-                )
+                raise StartFailed(taken_message(config.uri, answer["step"]))
         else:
             answer = self._ask(config, check, "restore", path, str(self._here_since()))
         if self._asked["after_uri"] and answer.get("step") is None:
-            config = self._config(self._asked["after_uri"], within=self._prefix_of_other())
+            config = self._config(Beyond.other)
             answer = self._ask(config, check, "adopt", path, self._asked["after"])
         for refused in answer.get("refused", ()):
             say(f"cumulus: {refused}")
         if answer.get("restored"):
             say(f"cumulus: fetched the checkpoint of step {answer['step']} from {config.uri}")
 
-    def _config(self, uri: str, within: str) -> Config:
-        bucket = bucket_of(self._variables)
-        region, endpoint = ("", "") if bucket is None else (bucket.region, bucket.endpoint)
-        keys = None
-        if name := self._asked["credentials"]:
-            within = ""
-            values = self._secret(name)
-            keys = keys_of(values)
-            if keys is None:
-                raise StartFailed(
-                    f"checkpoint.credentials: secret {name} has no keys {environment.AWS_ACCESS_KEY_ID} and "
-                    f"{environment.AWS_SECRET_ACCESS_KEY} (cumulus secret create {name} --from-file KEY=FILE)"
-                )
-            region = values.get(environment.AWS_REGION) or region
-            endpoint = values.get(environment.AWS_ENDPOINT_URL) or endpoint
-        return Config(
-            uri, int(self._asked["keep"]), region, endpoint, keys, within=within,
-            user=UnixUser.read(self._spec.get("user")),
-        )  # fmt: skip
+    def _config(self, of: Callable[[Beyond], Config]) -> Config:
+        spec, asked = self._spec, self._asked
+        try:
+            return of(
+                Beyond(
+                    spec["namespace"], spec["job_uid"], asked["uri"], asked["credentials"], int(asked["keep"]),
+                    asked["after_uri"], asked["after_uid"], SecretStore(spec["secrets_root"]), self._variables,
+                    UnixUser.read(spec.get("user")),
+                )  # fmt: skip
+            )
+        except NoKeys as error:
+            raise StartFailed(str(error)) from None
 
     def _here_since(self) -> int:
         """The first of the attempts that all ran on this node up to this one; this one where the last ran elsewhere, 0
@@ -123,27 +105,6 @@ class Uploading:
         while number > 1 and all(os.path.exists(f"../{run_name(number - 1, each)}") for each in range(replicas)):
             number -= 1
         return number if number > 1 else 0
-
-    def _own_prefix(self) -> str:
-        """Where the daemon's keys are good for this job. Another user of the namespace, who could write in its place,
-        could have it load whatever they like."""
-        return self._prefix(self._spec["namespace"], self._spec["job_uid"])
-
-    def _prefix_of_other(self) -> str:
-        """The same for the job that it goes on from, which the submitter may read."""
-        parts = self._asked["after_uri"].split("/")
-        return self._prefix(parts[4] if len(parts) == 6 else "", self._asked["after_uid"])
-
-    def _prefix(self, namespace: str, uid: str) -> str:
-        return f"{self._variables.get(environment.S3_BUCKET, '')}/checkpoints/{namespace}/{uid}"
-
-    def _secret(self, name: str) -> dict[str, str]:
-        store = SecretStore(self._spec["secrets_root"])
-        try:
-            return {key: store.get(each, key) for each, key in store.list() if each == name}
-        except SecretUnavailable as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            raise StartFailed(f"checkpoint.credentials: {error}{hint}") from None
 
     def _ask(
         self, config: Config, check: Callable[[], None], *words: str, patience: float = math.inf

@@ -7,12 +7,13 @@ So a daemon that was killed between any two lines is continued by the next: it l
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
-from cumulus.backends.base import Blobs, CallResult, Finding, Observed, Workload
+from cumulus.backends.base import Blobs, CallResult, Finding, Observed, State, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm import tasks as observe
@@ -22,14 +23,17 @@ from cumulus.backends.swarm.job_log import JobLogs
 from cumulus.backends.swarm.machines import Machines
 from cumulus.backends.swarm.members import Members
 from cumulus.backends.swarm.owner import Ownership
+from cumulus.backends.swarm.preparing import Preparing
 from cumulus.backends.swarm.records import END, REMOVED, RUNNING, SERVICE, STOP, Record, Records
 from cumulus.backends.swarm.services import Prepare, Services
 from cumulus.backends.swarm.task_reconciler import Engines, LeaseEnd, TaskReconciler, Timeouts
+from cumulus.backends.swarm.uploading import NodeUploading, noted, user_seen
 from cumulus.backends.swarm.watch import Watcher
 from cumulus.calls.session import SessionConnection, SessionEnded
 from cumulus.clock import Clock, SystemClock
-from cumulus.errors import BackendError, CumulusError, NodeUnreachable, NotOurs
+from cumulus.errors import BackendError, BackendRefused, CumulusError, NodeUnreachable, NotOurs
 from cumulus.lib.state_id import Place, find
+from cumulus.lib.unix_user import UnixUser
 from cumulus.resources.reasons import EventReason
 from cumulus.secrets import JobSecrets
 
@@ -40,7 +44,7 @@ class SwarmBackend:
     """`root` holds its records. `store_id` names the store that it works for, and raises `BackendError` while it has
     none; `instance` names this control plane where several share a Swarm; `retention` says how much stays of a log,
     `mounts` from where containers of those who are no admins may mount, `timeouts` how long it waits before it gives
-    something up, `blobs` are what calls are made of.
+    something up, `blobs` are what calls are made of, `variables` the daemon's environment.
 
     All that touches the Swarm raises `NotOurs` while another control plane owns it."""
 
@@ -60,6 +64,7 @@ class SwarmBackend:
         mounts: Sequence[str] = (),
         timeouts: Timeouts = Timeouts(),
         blobs: Blobs | None = None,
+        variables: Mapping[str, str] = {},
     ) -> None:
         self.engine = engine
         clock = clock or SystemClock()
@@ -73,9 +78,12 @@ class SwarmBackend:
         self._services = Services(
             engine, self.members, secrets, self.ownership.instance, prepare, clock, retention, tuple(mounts)
         )
+        self._uploading = NodeUploading(node_engine, secrets, variables)
+        self._preparing = Preparing()
         self._tasks = TaskReconciler(
-            engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts
-        )
+            engine, self.members, self._services, node_engine, lease_end, clock, self._report, timeouts,
+            self._uploading,
+        )  # fmt: skip
         self._logs = JobLogs(engine, self.members, self._services, node_engine, clock, retention, timeouts)
         self._calls = NodeCalls(node_engine, blobs)
         self._mutex = threading.Lock()
@@ -89,15 +97,41 @@ class SwarmBackend:
         return "container"
 
     def start(self, workload: Workload) -> None:
-        """See `Backend.start`. It is on this disk before the service is created, and created at most once."""
+        """See `Backend.start`. It is on this disk before the service is created, and created at most once. Where its
+        checkpoint comes from elsewhere first, the service is created later."""
         spec.refuse_impossible(workload)
         self.ownership.instance()
-        record = self._records.create(workload)
+        record = self._records.create(workload, noted(workload))
         if record is None:
             return
+        earlier = [run for run in self._records.of_job(workload.job_uid) if run.start["attempt"] < workload.attempt]
+        if record.has(SERVICE) or record.has(END) or not self._uploading.fetches(record, earlier):
+            self._make(record, workload)
+            return
+        self._preparing.run(
+            record.name, partial(self._prepared, record, workload, earlier), partial(self._not_prepared, record),
+            partial(self._changed, record.name),
+        )  # fmt: skip
+
+    def _prepared(self, record: Record, workload: Workload, earlier: Sequence[Record]) -> None:
+        if not self._services.known(record):
+            self._uploading.fetch(record, earlier)
+        self._make(record, workload)
+        self._changed(record.name)
+
+    def _not_prepared(self, record: Record, error: Exception) -> None:
+        """What nobody waits for any more could not be fetched: the controllers try again, unless that is of no use."""
+        log.warning("a checkpoint cannot be fetched", workload=record.name, error=str(error))
+        if isinstance(error, BackendRefused):
+            with record.mutex:
+                if not record.has(END):
+                    self._tasks.never_started(record, f"{error} ({error.hint})" if error.hint else str(error))
+
+    def _make(self, record: Record, workload: Workload) -> None:
         with record.mutex:
             if record.has(END):
                 return
+            self.ownership.instance()
             if workload.call is None:
                 if not record.has(SERVICE):
                     self._services.make(record, workload)
@@ -118,7 +152,11 @@ class SwarmBackend:
             return
         self.ownership.instance()
         with record.mutex:
-            if record.has(END) or not self._services.known(record):
+            if record.has(END):
+                return
+            if not self._services.known(record):
+                if record.name in self._preparing:
+                    self._tasks.stopped_early(record)
                 return
             self._tasks.ask_to_stop(record, grace, reason=reason)
             self._services.end(record)
@@ -162,7 +200,7 @@ class SwarmBackend:
             if not record.has(END):
                 self.ownership.instance()
                 if not self._services.known(record):
-                    return None
+                    return record.observed(State.STARTING) if record.name in self._preparing else None
             return self._reconciled(record)
 
     def list(self, job_uid: str = "") -> Sequence[Observed]:
@@ -189,6 +227,8 @@ class SwarmBackend:
                         end = self._reconciled(record, observe.read_all(tasks.get(self._services.id(record), ())))
                     except NodeUnreachable:
                         end = self._tasks.running(record)
+                elif end is None and record.name in self._preparing:
+                    end = record.observed(State.STARTING)
             if end is not None:
                 observed.append(end)
         return observed
@@ -222,6 +262,16 @@ class SwarmBackend:
             raise SessionEnded("the session has not begun, or has ended")
         return self._calls.session(record)
 
+    def checkpoint_place(self, job_uid: str) -> tuple[str, str, UnixUser | None] | None:
+        """Node and directory of the newest attempt's checkpoints, and whose they are: None where only they tell. None
+        where it has none on a node."""
+        runs = [run for run in self._records.of_job(job_uid) if run.start.get("checkpoint")]
+        if not runs:
+            return None
+        last = max(runs, key=lambda run: (run.start["attempt"], -run.start["replica"]))
+        kept = last.start["checkpoint"]
+        return last.start["node"], kept["place"], UnixUser.read(kept["user"]) or user_seen(runs)
+
     def subscribe(self, changed: Callable[[str, str], None]) -> None:
         """See `Backend.subscribe`."""
         self._subscribers.append(changed)
@@ -238,6 +288,7 @@ class SwarmBackend:
 
     def close(self) -> None:
         """See `Backend.close`."""
+        self._preparing.close()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import posixpath
+
+from cumulus.backends.base import Workload
 from cumulus.backends.checkpoints import Checkpoint, CheckpointUnseen, Saved
 from cumulus.backends.swarm.node_engine import SeesFiles
 from cumulus.checkpoint import layout
 from cumulus.errors import BackendError
+from cumulus.lib.printable import one_line
+from cumulus.uploader import status
+
+_LONGEST_WORD = 300
+
+
+def place_of(workload: Workload) -> str:
+    """Where the container's checkpoints are on its node, "" where they are on none of its mounts."""
+    base, asked = workload.working_dir or "/", workload.checkpoint_path
+    if not asked or not (workload.working_dir or posixpath.isabs(asked)):
+        # It begins where the image says.
+        return ""
+    path = posixpath.normpath(posixpath.join(base, asked))
+    mounts = ((posixpath.normpath(posixpath.join(base, mount.target)), mount.source) for mount in workload.mounts)
+    for target, source in sorted(mounts, key=lambda mount: -len(mount[0])):
+        if f"{path}/".startswith(f"{target.rstrip('/')}/"):
+            return posixpath.normpath(source + path[len(target.rstrip("/")) :])
+    return ""
 
 
 class NodeFiles:
-    """The files at or below the `path` of a container. It may have ended."""
+    """The files at or below the `path` of a container. It may have ended. `copied`: they are copied beyond the node, or
+    why they are not."""
 
-    def __init__(self, engine: SeesFiles, container: str, path: str) -> None:
+    def __init__(self, engine: SeesFiles, container: str, path: str, copied: bool = False, problem: str = "") -> None:
         self._engine = engine
         self._container = container
         self._path = path
+        self._copied = copied
+        self._problem = problem
 
     def newest(self) -> Checkpoint | None:
         """See `CheckpointStore.newest`."""
@@ -30,12 +54,23 @@ class NodeFiles:
         """See `CheckpointStore.saved`."""
         try:
             found = self._engine.newest_manifest(self._container, self._path)
-            if found is None or (known is not None and found[:2] == (known.step, known.time)):
+            if found is None:
                 return known
+            if known is not None and found[:2] == (known.step, known.time):
+                return self._with_upload(known)
             step, time, file = found
             manifest = layout.Manifest.decode(self._engine.manifest(file), step)
         except BackendError as error:
             raise CheckpointUnseen(str(error)) from error
         except layout.Damaged:
             return known
-        return Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))
+        return self._with_upload(
+            Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))
+        )
+
+    def _with_upload(self, found: Saved) -> Saved:
+        """With how far the copy is. The job can write what the uploader says: it is for people."""
+        told = status.decode(self._engine.upload_status(self._container, self._path)) if self._copied else None
+        step = -1 if told is None or told.step is None else told.step
+        problem = self._problem or ("" if told is None else told.error)
+        return found._replace(uploaded=step, upload_error=one_line(problem)[:_LONGEST_WORD])

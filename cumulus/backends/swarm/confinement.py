@@ -7,6 +7,7 @@ Admission asked the same before the job was stored. Here it is asked of each wor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from typing import Any, NamedTuple
@@ -65,6 +66,19 @@ def confinement(workload: Workload, mounts: tuple[str, ...]) -> Confinement | No
         return Confinement(uid, user.gid, tuple(group for group in user.groups if group != user.gid), mounts)
     except KeyError:
         return Confinement(uid, NOBODYS_GROUP, (), mounts)
+
+
+def user_of(workload: Workload) -> UnixUser | None:
+    """Whom the container's files on the node belong to; None for an admin's container that runs as its image says."""
+    uid = workload.user_id if workload.submitter_admin else workload.submitter_uid
+    if uid is None:
+        return None
+    if not workload.submitter_admin:
+        with contextlib.suppress(KeyError):
+            return UnixUser.find(uid)
+    # Of an image, or nobody here: with no group of an account that has the same number by accident.
+    gid = 0 if workload.submitter_admin else NOBODYS_GROUP
+    return UnixUser(uid, gid, (), str(uid), "/", "/bin/sh")
 
 
 def variables(workload: Workload, confined: Confinement | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cumulus.backends.swarm.engine import Engine
-from cumulus.backends.swarm.node_engine import Feeds, NodeShell
+from cumulus.backends.swarm.shells import Feeds, NodeShell
 from cumulus.errors import BackendError, BackendRefused, ChronosError
 
 _SECONDS = 30.0

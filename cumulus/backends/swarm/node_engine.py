@@ -9,14 +9,17 @@ import os
 import shlex
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
+from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms
+from cumulus.backends.swarm.shells import Feeds, NodeShell, Relays
 from cumulus.checkpoint import layout
 from cumulus.chronos.contract.container import KEPT
 from cumulus.clock import timestamp
 from cumulus.errors import BackendError, ChronosError
+from cumulus.uploader.status import DIRECTORY, FILE
 
 _SECONDS = 20.0
 _PART = 4
@@ -27,33 +30,6 @@ _CALLS = "d=$(docker info --format '{{.DockerRootDir}}') || exit 1; d=\"$d/cumul
 answer the script fails: what is there is not gone."""
 _MANIFEST_MIB = 16
 """Of a manifest at most; a longer one is damaged when it is read."""
-
-
-class NodeShell(Protocol):
-    """Runs a command on a node. Raises `ChronosError` where it cannot be reached."""
-
-    def run(self, command: str, seconds: float) -> tuple[int, str, str]:
-        """Exit status, output, errors."""
-        ...
-
-
-@runtime_checkable
-class Feeds(NodeShell, Protocol):
-    """A shell whose commands can be fed. Its methods raise `ChronosError` where the node cannot be reached."""
-
-    def feed(self, command: str, chunks: Iterable[bytes]) -> tuple[int, str, str]:
-        """Exit status, output and errors of a command that reads `chunks`. Where these raise, the command sees its
-        input cut off, and the error is raised on."""
-        ...
-
-
-@runtime_checkable
-class Relays(NodeShell, Protocol):
-    """A shell whose commands can be talked to."""
-
-    def relay(self, command: str) -> socket.socket:
-        """A connection to the command's input and output. Raises `ChronosError`."""
-        ...
 
 
 class NodeEngine(Protocol):
@@ -100,6 +76,10 @@ class SeesFiles(Protocol):
         """What is in it; nothing where it is no file any more. Raises `BackendError`."""
         ...
 
+    def upload_status(self, id: str, path: str) -> bytes:
+        """What the uploader of the checkpoints there says; nothing where there is none. Raises `BackendError`."""
+        ...
+
     def put(self, id: str, path: str, text: str) -> None:
         """Write a small file into a container that runs. Raises `BackendError`."""
         ...
@@ -110,11 +90,20 @@ class SeesFiles(Protocol):
         ...
 
 
-class ShellEngine:
-    """`NodeEngine` by the docker command on the node."""
+@runtime_checkable
+class RunsCheckpoints(Protocol):
+    """A `NodeEngine` whose node copies and fetches checkpoints."""
 
-    def __init__(self, shell: NodeShell) -> None:
+    @property
+    def checkpoints(self) -> CheckpointPrograms: ...
+
+
+class ShellEngine:
+    """`NodeEngine` by the docker command on the node. `chronos`: the shell words that run chronos_cli there."""
+
+    def __init__(self, shell: NodeShell, chronos: str = "chronos_cli") -> None:
         self._shell = shell
+        self._chronos = chronos
 
     def container(self, id: str) -> dict[str, Any] | None:
         status, output, errors = self._run("inspect", "--type=container", id)
@@ -177,6 +166,22 @@ class ShellEngine:
             return base64.b64decode(output)
         except ValueError:
             return b""
+
+    def upload_status(self, id: str, path: str) -> bytes:
+        found = self._on_node(id, f"{path}/{DIRECTORY}/{FILE}")
+        if found is None:
+            return b""
+        file = found[1]
+        read = f"dd if={file} iflag=nofollow,nonblock,fullblock bs=64k count=1 status=none 2>/dev/null"
+        _, output, _ = self._sh(f"timeout 10 {read} | base64 -w 0")
+        try:
+            return base64.b64decode(output)
+        except ValueError:
+            return b""
+
+    @property
+    def checkpoints(self) -> CheckpointPrograms:
+        return CheckpointPrograms(self._shell, self._chronos)
 
     def put(self, id: str, path: str, text: str) -> None:
         self._put(id, path, f"printf '%s\\n' {shlex.quote(text)}")

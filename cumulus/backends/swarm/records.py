@@ -8,6 +8,7 @@ ROOT/jobs/JOB_UID/aN-rM/  one run; stays until the job is purged, so that it is 
     running.json          when it was first seen to run
     stop.json             a request to end, with its grace, when it was made, and what was saved by then
     checkpoint.json       the job's newest checkpoint, as it was seen last
+    uploader.json         that its node copies what it saves: as whom, or why not
     end.json              how it ended; written once, never changed
     log.OFFSET, log.OFFSET.times, log.done  what it wrote and when, saved before the service is removed
     removed               it was removed; only its log counts
@@ -34,6 +35,7 @@ from cumulus.lib.files import sync_directory, write_durably
 NAMES = "names"
 START, SERVICE, RUNNING, STOP, END = "start.json", "service.json", "running.json", "stop.json", "end.json"
 SAVED = "checkpoint.json"
+UPLOADER = "uploader.json"
 LOG_DONE, REMOVED = "log.done", "removed"
 
 
@@ -91,8 +93,8 @@ class Records:
                 os.makedirs(os.path.join(self.root, directory), mode=0o700, exist_ok=True)
             sync_directory(os.path.dirname(self.root))
 
-    def create(self, workload: Workload) -> Record | None:
-        """The workload's record, made now or before. None where its run was removed, or its job purged."""
+    def create(self, workload: Workload, checkpoint: dict[str, Any]) -> Record | None:
+        """The workload's record, made now or before, with what is noted of its checkpoints. None where its run was removed, or its job purged."""
         leases = [asdict(lease) for lease in workload.leases]
         secrets = [[e.name, e.secret, e.key] for e in workload.env if e.secret]
         return self._create(
@@ -101,7 +103,7 @@ class Records:
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
                 "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
-                "call": _call(workload),
+                "checkpoint": checkpoint, "call": _call(workload),
             }
         )  # fmt: skip
 

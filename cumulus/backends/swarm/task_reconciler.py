@@ -24,6 +24,7 @@ from cumulus.backends.swarm.node_engine import NodeEngine, SeesFiles
 from cumulus.backends.swarm.records import END, RUNNING, SAVED, SERVICE, STOP, Record
 from cumulus.backends.swarm.services import Services
 from cumulus.backends.swarm.tasks import Evidence, Task
+from cumulus.backends.swarm.uploading import NodeUploading
 from cumulus.clock import Clock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, ChronosError, NodeUnreachable
 from cumulus.resources.reasons import AttemptReason, EventReason
@@ -67,9 +68,10 @@ class TaskReconciler:
 
     def __init__(
         self, engine: Engine, members: Members, services: Services, node_engine: Engines, lease_end: LeaseEnd,
-        clock: Clock, report: Report, timeouts: Timeouts,
+        clock: Clock, report: Report, timeouts: Timeouts, uploading: NodeUploading,
     ) -> None:  # fmt: skip
         self._engine = engine
+        self._uploading = uploading
         self._members = members
         self._services = services
         self._node_engine = node_engine
@@ -169,14 +171,18 @@ class TaskReconciler:
             return
         self._next_look[record.name] = moment + LOOK
         known = record.saved()
-        found = saved(NodeFiles(engine, run.container, path), known)
+        problem = self._uploading.follow(record, run.container)
+        copied = bool((record.start.get("checkpoint") or {}).get("uri"))
+        found = saved(NodeFiles(engine, run.container, path, copied, problem), known)
         if found is not None and found != known:
             record.write(SAVED, dict(document_of(found) or {}))
 
-    def never_started(self, record: Record) -> None:
-        record.write(
-            END, {"state": State.FAILED.value, "reason": AttemptReason.START_ERROR, "message": "never started"}
-        )
+    def never_started(self, record: Record, message: str = "never started") -> None:
+        record.write(END, {"state": State.FAILED.value, "reason": AttemptReason.START_ERROR, "message": message})
+
+    def stopped_early(self, record: Record) -> None:
+        """The end of a run that was told to stop before it had a service."""
+        self._never_placed(record, {})
 
     def _put_back(self, record: Record, run: Task) -> None:
         if run.wanted:

@@ -119,6 +119,7 @@ def _checkpointing(job: GPUJob, bucket: str, after: Origin | None) -> Checkpoint
         return None
     return Checkpointing(
         uri=checkpoint_uri(job, bucket),
+        named=bool(spec.uri or spec.credentials),
         credentials=spec.credentials or "",
         every=parse_duration(spec.every) if spec.every else 0.0,
         keep=spec.keep,

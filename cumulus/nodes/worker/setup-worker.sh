@@ -1,13 +1,14 @@
 #!/bin/sh
-# Makes this machine a worker: installs Chronos (plain Python, no packages, no network), starts its monitor, and
-# may let one user ask for leases with sudo. It says what it will do, and asks; run again, it changes what differs.
+# Makes this machine a worker: installs Chronos (plain Python, no network), starts its monitor, and may let one user
+# ask for leases with sudo. It says what it will do, and asks; run again, it changes what differs.
 #
-#   setup-worker.sh [MANAGER TOKEN] [--user NAME] [--prefix DIR] [--wheel FILE] [--yes] [--dry-run]
+#   setup-worker.sh [MANAGER TOKEN] [--user NAME] [--prefix DIR] [--wheel FILE [--packages FILE]] [--yes] [--dry-run]
 #
 #   MANAGER TOKEN  join this Docker Swarm too (see join-swarm.sh); TOKEN from `cumulus cluster join-token`
 #   --user NAME    let this user ask for leases as root: a sudo rule for chronos_cli's lease commands alone
 #   --prefix DIR   install under DIR for the calling user alone: no root, no sudo rule, no service
 #   --wheel FILE   what to install; else it is built from the source tree that this script lies in (needs setuptools)
+#   --packages FILE   what copies checkpoints to s3:// needs, beside the wheel; without it that place is refused here
 #   --yes          do not ask          --dry-run   say what would be done, and do nothing
 #
 # PYTHON names the Python to use; it must be 3.11 or newer.
@@ -15,14 +16,15 @@ set -eu
 umask 022
 
 fail() { echo "setup-worker: $1" >&2; exit 1; }
-usage() { sed -n '2,13p' "$0" | cut -c3- >&2; exit 2; }
+usage() { sed -n '2,14p' "$0" | cut -c3- >&2; exit 2; }
 
-user='' prefix='' wheel='' yes='' dry='' manager='' token=''
+user='' prefix='' wheel='' packages='' yes='' dry='' manager='' token=''
 while [ $# -gt 0 ]; do
   case $1 in
     --user) user=${2:?--user needs a name}; shift 2 ;;
     --prefix) prefix=${2:?--prefix needs a directory}; shift 2 ;;
     --wheel) wheel=${2:?--wheel needs a file}; shift 2 ;;
+    --packages) packages=${2:?--packages needs a file}; shift 2 ;;
     --yes) yes=1; shift ;;
     --dry-run) dry=1; shift ;;
     -*) usage ;;
@@ -61,8 +63,9 @@ service=''
 
 if [ -z "$wheel" ]; then
   wheel=$(cd "$here/../../.." && "$python" -m cumulus.nodes.distribution "$work") || fail "no wheel could be made here"
+  [ ! -e "$work/packages.zip" ] || packages=$work/packages.zip
 fi
-release=$(sha256sum "$wheel" | cut -c1-12)
+release=$(cat "$wheel" ${packages:+"$packages"} | sha256sum | cut -c1-12)
 
 # -I: neither the caller's directory nor their variables decide what runs as root.
 cat >"$work/chronos_cli" <<LAUNCHER
@@ -101,7 +104,7 @@ running=''
 steps=''
 step() { steps="$steps  $1
 "; }
-[ "$current" = "$release" ] || step "install Chronos $release in $lib${current:+, in place of $current}"
+[ "$current" = "$release" ] || step "install Chronos $release${packages:+, with boto3 for checkpoints,} in $lib${current:+, in place of $current}"
 ! differs "$work/chronos_cli" "$bin" || step "write the command $bin, run by $python"
 [ -z "$rule" ] || ! differs "$work/rule" "$rule" || step "write the sudo rule $rule: $user may ask for leases, list and end them"
 if [ -n "$service" ]; then
@@ -138,6 +141,7 @@ put() { # FILE MODE PLACE: whole or not at all
 if [ ! -d "$lib/$release" ]; then
   mkdir -p "$lib/$release.new.$$"
   "$python" -m zipfile -e "$wheel" "$lib/$release.new.$$"
+  [ -z "$packages" ] || "$python" -m zipfile -e "$packages" "$lib/$release.new.$$"
   "$python" -m compileall -q "$lib/$release.new.$$"
   mv "$lib/$release.new.$$" "$lib/$release"
 fi

@@ -24,7 +24,7 @@ from cumulus.chronos.enforce import account
 from cumulus.chronos.ledger import Ledger
 from cumulus.chronos.monitor import Monitor
 from cumulus.errors import BackendError, BackendRefused
-from cumulus.infrastructure.checkpoints import CheckpointFiles
+from cumulus.infrastructure.checkpoints import reader
 from cumulus.lib import cgroup
 from cumulus.lib.unix_user import UnixUser
 from tests.backends.process_bed import ProcessBed
@@ -272,11 +272,11 @@ class TestAttacks:
         save(place, 4, content=b"abc")
         for path in (place, *place.rglob("*")):
             os.chown(path, users[0].uid, users[0].gid)
-        job = {"metadata": {"name": "job", "uid": work.job_uid}}
-        reader = CheckpointFiles(bed.directory, job, work.node)
-        assert [(each.step, each.problem) for each in reader.list()] == [(4, "")]
-        assert [each.problem for each in reader.verify(None)] == [""]
-        head, file, content = reader.send(4)
+        job = {"metadata": {"name": "job", "uid": work.job_uid}, "spec": {}}
+        checkpoints = reader(bed.directory, job, lambda name: None)
+        assert [(each.step, each.problem) for each in checkpoints.list()] == [(4, "")]
+        assert [each.problem for each in checkpoints.verify(None)] == [""]
+        head, file, content = checkpoints.send(4)
         assert (file, content) == (CheckpointFile("weights", 3), CheckpointBytes(b"abc"))
         assert isinstance(head, CheckpointManifest)
         # What root keeps where nobody else looks is not read for a user who has put a link there.
@@ -286,9 +286,9 @@ class TestAttacks:
         place.rename(place.with_name("before"))
         place.symlink_to(kept)
         with pytest.raises(BackendError):
-            reader.list()
+            checkpoints.list()
         with pytest.raises(BackendError):
-            list(reader.send(9))
+            list(checkpoints.send(9))
 
     def test_a_setuid_program_ends_with_its_job(self, bed: ProcessBed, users: tuple[User, User]) -> None:
         """Jobs are not held to no_new_privs: what has become root is ended all the same."""

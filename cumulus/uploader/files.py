@@ -1,40 +1,47 @@
-"""Reads the checkpoints of a job on this machine, as the user whose job it is: `python -I -S checkpoint_files.py`.
+"""Reads the checkpoints of a job on this machine, as the user whose job it is: `python -I files.py`.
 
     list PATH            a line of JSON for each: what its manifest tells, or what is wrong with it
     copied PATH          how far the copy beyond this machine is, as the uploader tells
     verify PATH STEP…    the same, after every byte was read
     send PATH STEP       its manifest and files: a line of JSON with a size before the bytes of each
+    receive PATH         put there what `send` sent, which follows on standard input, once it is found whole
     prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
 
-The user is the first line of standard input, as JSON; null for who starts it. It is loaded before it becomes that user,
-who need not be able to read Cumulus. Exit code 3: a line of JSON says what is wrong.
+The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to. It is
+loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what is wrong.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 if __name__ == "__main__":
     sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
 
 from cumulus.checkpoint import layout
+from cumulus.lib.files import sync_directory, write_durably
 from cumulus.lib.unix_user import UnixUser, become
 from cumulus.uploader import status
+from cumulus.uploader.owner import OWNER, owner_of
 
 _CHUNK = 2**20
+_LONGEST_LINE = 64 * 2**10
 
 
 def main(arguments: Sequence[str]) -> int:
-    user = UnixUser.read(json.loads(sys.stdin.readline()))
-    if user is not None:
-        become(user)
     verb, path, *more = arguments
+    os.umask(0o077)
     try:
+        given = json.loads(sys.stdin.buffer.readline(_LONGEST_LINE))
+        user = owner_of(path) if given == OWNER else UnixUser.read(given)
+        if user is not None and user.uid != os.geteuid():
+            become(user)
         _VERBS[verb](path, more)
     except layout.CheckpointError as error:
         _say({"error": str(error)})
@@ -90,6 +97,66 @@ def _send(path: str, steps: Sequence[str]) -> None:
                 left -= len(chunk)
 
 
+def _receive(path: str, _: Sequence[str]) -> None:
+    """What is cut off, or is not what its manifest says, leaves nothing."""
+    given = sys.stdin.buffer
+    head = _line(given)
+    manifest = layout.Manifest.decode(_exactly(given, int(head["size"])), int(head["step"]))
+    os.makedirs(path, 0o700, exist_ok=True)
+    made = os.path.join(path, layout.temporary_name(manifest.step))
+    os.mkdir(made, 0o700)
+    try:
+        for file in manifest.files:
+            said = _line(given)
+            if (said.get("path"), said.get("size")) != (file.path, file.size):
+                raise layout.Damaged(manifest.step, file.path, "is not what was sent next")
+            _write_file(os.path.join(made, file.path), file, given, manifest.step)
+        write_durably(os.path.join(made, layout.MANIFEST), manifest.encode())
+        for root, _directories, _files in os.walk(made):
+            sync_directory(root)
+        # What has this name is damaged, or an older attempt saved it: else nobody had asked.
+        layout.delete(path, manifest.step)
+        os.rename(made, layout.directory(path, manifest.step))
+        sync_directory(path)
+    except BaseException:
+        layout.remove_tree(made)
+        raise
+    _say({"step": manifest.step, "size": manifest.size})
+
+
+def _write_file(path: str, file: layout.File, given: IO[bytes], step: int) -> None:
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    digest, left = hashlib.sha256(), file.size
+    with open(os.open(path, layout.OPEN_NEW, 0o600), "wb") as target:
+        while left:
+            chunk = given.read(min(_CHUNK, left))
+            if not chunk:
+                raise layout.Damaged(step, file.path, "was cut off")
+            digest.update(chunk)
+            target.write(chunk)
+            left -= len(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    if digest.hexdigest() != file.sha256:
+        raise layout.Damaged(step, file.path, "does not match its sha256")
+
+
+def _line(given: IO[bytes]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(given.readline(_LONGEST_LINE))
+    except ValueError:
+        raise layout.CheckpointError("the checkpoint was cut off") from None
+    if "error" in found:
+        raise layout.CheckpointError(str(found["error"]))
+    return found
+
+
+def _exactly(given: IO[bytes], size: int) -> bytes:
+    if size > layout.LARGEST_MANIFEST:
+        raise layout.CheckpointError(f"{size} bytes are more than any manifest has")
+    return given.read(size)
+
+
 def _prune(path: str, keep: Sequence[str]) -> None:
     newest = layout.newest(path)
     gone = [] if newest is None else layout.prune(path, max(1, int(keep[0])), newest=newest.step)
@@ -125,7 +192,8 @@ def _write(data: bytes) -> None:
 
 
 _VERBS: Mapping[str, Callable[[str, Sequence[str]], None]] = {
-    "list": _list, "copied": _copied, "verify": _verify, "send": _send, "prune": _prune,
+    "list": _list, "copied": _copied, "verify": _verify, "send": _send, "receive": _receive,
+    "prune": _prune,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""What a container's node does for its checkpoints: it fetches the newest before the start, and copies what is saved
+beyond itself from then on, also after the lease has ended.
+
+The container sees a directory of its node. The uploader is a process of the node, outside of the container: it runs as
+the container's user, has the keys that the container does not get, and ends when it has copied what the container left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from cumulus.backends.base import Workload
+from cumulus.backends.rundir.uploading import Beyond, NoKeys, taken_message
+from cumulus.backends.swarm.checkpoint import place_of
+from cumulus.backends.swarm.checkpoint_programs import CheckpointPrograms, PlaceAway
+from cumulus.backends.swarm.confinement import user_of
+from cumulus.backends.swarm.node_engine import NodeEngine, RunsCheckpoints
+from cumulus.backends.swarm.records import UPLOADER, Record
+from cumulus.errors import BackendError, BackendRefused
+from cumulus.lib.unix_user import UnixUser
+from cumulus.secrets import JobSecrets
+from cumulus.uploader.config import Config
+
+log = structlog.get_logger("cumulus.backends")
+
+Earlier = Sequence[Record]
+"""The runs of the job's earlier attempts."""
+
+
+def noted(workload: Workload) -> dict[str, Any]:
+    """What a run's record keeps of this: nothing where its node has none of its files."""
+    asked, place = workload.checkpointing, place_of(workload)
+    if asked is None or not place:
+        return {}
+    return {
+        "place": place, "user": user_of(workload), "uri": asked.uri, "named": asked.named, "keep": asked.keep,
+        "credentials": asked.credentials, "after_uri": asked.after_uri, "after_uid": asked.after,
+    }  # fmt: skip
+
+
+class NodeUploading:
+    """`engines` gives a node's own engine by the node's name; `variables` are the daemon's environment."""
+
+    def __init__(
+        self, engines: Callable[[str], NodeEngine | None], secrets: JobSecrets, variables: Mapping[str, str]
+    ) -> None:
+        self._engines = engines
+        self._secrets = secrets
+        self._variables = variables
+
+    def fetches(self, record: Record, earlier: Earlier) -> bool:
+        """Whether something is to be asked or fetched before the run starts."""
+        kept = record.start.get("checkpoint") or {}
+        return bool(kept) and bool(kept["uri"] or kept["after_uri"] or _elsewhere(record, earlier))
+
+    def fetch(self, record: Record, earlier: Earlier) -> None:
+        """Have the newest checkpoint on the run's node: its own, else that of the node where the job ran last, else
+        the one beyond the nodes. This may take long.
+
+        Raises `BackendRefused` where the node can't reach the place that the job names, `PlaceAway` and `BackendError`
+        where another try may help."""
+        kept = record.start["checkpoint"]
+        programs = self._programs(record)
+        if programs is None:
+            if kept["named"] or any(run.has(UPLOADER) for run in earlier):
+                raise _no_ssh(record)
+            return
+        user = self._user(record, earlier)
+        if earlier:
+            self._fetch_from_node(record, earlier, programs, user)
+        answer = self._fetch_from_place(record, earlier, programs, user) if kept["uri"] else {}
+        if kept["after_uri"] and answer.get("step") is None:
+            config = self._config(record, user, Beyond.other)
+            answer = programs.ask(config, "adopt", kept["place"], "")
+        for refused in answer.get("refused", ()):
+            log.warning("a checkpoint is damaged", workload=record.name, problem=refused)
+
+    def follow(self, record: Record, container: str) -> str:
+        """Have what the container saves copied, from now on until it has ended and all is copied. Why that is not
+        possible, "" where it is. Harmless where it is done already."""
+        kept = record.start.get("checkpoint") or {}
+        if not kept.get("uri"):
+            return ""
+        before = record.read(UPLOADER) or {}
+        if before and not before["error"]:
+            return ""
+        try:
+            programs, engine = self._programs(record), self._engines(record.start["node"])
+            if programs is None or engine is None:
+                raise _no_ssh(record)
+            state = (engine.container(container) or {}).get("State") or {}
+            config = self._config(record, UnixUser.read(kept["user"]), Beyond.own)
+            answer = programs.ask(config, "start", kept["place"], str(int(state.get("Pid") or 0)))
+            after = {"error": "", "user": answer.get("user")}
+        except BackendError as error:
+            after = {"error": f"{error} ({error.hint})" if error.hint else str(error), "user": None}
+        if after != before:
+            record.write(UPLOADER, after)
+        return str(after["error"])
+
+    def _fetch_from_place(
+        self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None
+    ) -> dict[str, Any]:
+        kept = record.start["checkpoint"]
+        config = self._config(record, user, Beyond.own)
+        if earlier:
+            return programs.ask(config, "restore", kept["place"], str(_here_since(record, earlier)))
+        try:
+            answer = programs.ask(config, "check", kept["place"])
+        except PlaceAway:
+            return {}  # It is asked for nothing yet.
+        except BackendRefused as error:
+            if kept["named"]:
+                raise
+            # Nobody asked for it by name: the job's status says why nothing is copied.
+            log.warning("checkpoints are not copied", workload=record.name, problem=str(error))
+            return {}
+        if answer.get("step") is not None and record.start["replica"] == 0:
+            raise BackendRefused(taken_message(config.uri, answer["step"]))
+        return {}
+
+    def _fetch_from_node(
+        self, record: Record, earlier: Earlier, programs: CheckpointPrograms, user: UnixUser | None
+    ) -> None:
+        """Of the node where the job ran last, if that has a newer one than this and answers."""
+        other = _elsewhere(record, earlier)
+        theirs = None if other is None else self._programs(other)
+        if other is None or theirs is None:
+            return
+        path, there = record.start["checkpoint"]["place"], other.start["checkpoint"]["place"]
+        try:
+            found, here = _newest(theirs.read(user, "list", there)), _newest(programs.read(user, "list", path))
+            if found is None or (here is not None and here >= found):
+                return
+            # A reader gives up where it is damaged, and the next one to ask is the place beyond.
+            with contextlib.closing(theirs.read(user, "send", there, str(found[1]))) as sent:
+                programs.receive(user, path, sent)
+        except BackendError as error:
+            log.warning(
+                "no checkpoint comes from the last node", workload=record.name, node=other.start["node"],
+                problem=str(error),
+            )  # fmt: skip
+
+    def _programs(self, record: Record) -> CheckpointPrograms | None:
+        engine = self._engines(record.start["node"])
+        return engine.checkpoints if isinstance(engine, RunsCheckpoints) else None
+
+    def _config(self, record: Record, user: UnixUser | None, of: Callable[[Beyond], Config]) -> Config:
+        start, kept = record.start, record.start["checkpoint"]
+        try:
+            return of(
+                Beyond(
+                    start["namespace"], start["job_uid"], kept["uri"], kept["credentials"], int(kept["keep"]),
+                    kept["after_uri"], kept["after_uid"], self._secrets.of(start["namespace"]), self._variables,
+                    user, owner=True, carried=True,
+                )  # fmt: skip
+            )
+        except NoKeys as error:
+            raise BackendRefused(str(error)) from None
+
+    def _user(self, record: Record, earlier: Earlier) -> UnixUser | None:
+        """Whom the container runs as, None where nobody knows before it runs."""
+        return UnixUser.read(record.start["checkpoint"]["user"]) or user_seen(earlier)
+
+
+def user_seen(runs: Sequence[Record]) -> UnixUser | None:
+    """Whom the job's containers were seen to run as."""
+    for run in reversed(runs):
+        if user := UnixUser.read((run.read(UPLOADER) or {}).get("user")):
+            return user
+    return None
+
+
+def _elsewhere(record: Record, earlier: Earlier) -> Record | None:
+    """The last run of the same replica, where that was on another node with files there."""
+    runs = [run for run in earlier if run.start["replica"] == record.start["replica"] and run.start.get("checkpoint")]
+    last = max(runs, key=lambda run: int(run.start["attempt"]), default=None)
+    return last if last is not None and last.start["node"] != record.start["node"] else None
+
+
+def _here_since(record: Record, earlier: Earlier) -> int:
+    """The first of the attempts that all ran on this node up to this one; this one where the last ran elsewhere, 0
+    where all ran here."""
+    number, node = int(record.start["attempt"]), record.start["node"]
+    while runs := [run for run in earlier if int(run.start["attempt"]) == number - 1]:
+        if any(run.start["node"] != node for run in runs):
+            return number
+        number -= 1
+    return number if number > 1 else 0
+
+
+def _newest(said: Any) -> tuple[int, int] | None:
+    """Attempt and step of the newest of a list that looks whole."""
+    found = None
+    for line in b"".join(said).splitlines():
+        try:
+            one = json.loads(line)
+            if "error" in one:
+                raise BackendError(str(one["error"]))
+            if "problem" not in one and (at := (int(one["attempt"]), int(one["step"]))) > (found or (-1, -1)):
+                found = at
+        except (ValueError, KeyError, TypeError):
+            raise BackendError("what lists the checkpoints makes no sense") from None
+    return found
+
+
+def _no_ssh(record: Record) -> BackendRefused:
+    node = record.start["node"]
+    return BackendRefused(
+        f"{node} has no SSH address, over which its checkpoints are copied", hint=f"set spec.ssh of gpunode/{node}"
+    )
