@@ -2,7 +2,9 @@
 
     python -m cumulus.nodes.distribution DIRECTORY
 
-As a program it also packs there what the uploader needs for s3:// (`packages`), where that is installed here. It needs no network, works with an editable installation too, and imports nothing of the control plane. The same source
+As a program it also packs there what the uploader needs for s3:// (`packages`), where that is installed here.
+
+It needs no network, works with an editable installation too, and imports nothing of the control plane. The same source
 gives the same bytes, so that a worker can tell whether it has them.
 """
 

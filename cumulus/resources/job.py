@@ -331,7 +331,7 @@ class GPUJobSpec(Model):
             raise FieldError(("checkpoint", "path"), message)
         path = _below(base, asked.path)
         if not any(f"{path}/".startswith(f"{_below(base, mount.target).rstrip('/')}/") for mount in self.mounts):
-            message = "is on none of spec.mounts, so the node cannot copy it to uri; mount a directory of the node there"
+            message = "is on none of spec.mounts, so its node cannot copy it to uri; mount a directory there"
             raise FieldError(("checkpoint", "path"), message)
 
 

@@ -7,8 +7,9 @@
     receive PATH         put there what `send` sent, which follows on standard input, once it is found whole
     prune PATH KEEP      delete all but so many whole ones, and tell the steps; the newest whole one stays
 
-The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to. It is
-loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what is wrong.
+The user is the first line of standard input, as JSON; null for who starts it, "owner" for whoever PATH belongs to.
+All is loaded before it becomes that user, who need not be able to read Cumulus. Exit code 3: a line of JSON says what
+is wrong.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.nodes import distribution
+from cumulus.nodes import distribution, packages
 from cumulus.nodes.connection import NodeConnection
 from cumulus.nodes.host_keys import KnownHosts, fetch
 from cumulus.nodes.install import Setup, SetupFailed, install
@@ -95,6 +95,24 @@ def test_the_wheel_runs_with_the_standard_library_alone(wheel: Path, tmp_path: P
     program = f"import sys; sys.path[:0] = {places!r}; [__import__(m) for m in {wanted!r}]"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_reaches_s3_comes_along(tmp_path: Path) -> None:
+    archive = tmp_path / "packages.zip"
+    assert packages.pack(archive)
+    first = archive.read_bytes()
+    assert packages.pack(archive)
+    assert archive.read_bytes() == first
+    assert len(first) < 6 * 2**20
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path / "unpacked")
+    program = (
+        f"import sys; sys.path[:0] = [{str(tmp_path / 'unpacked')!r}]; import boto3\n"
+        "client = boto3.client('s3', region_name='x', aws_access_key_id='a', aws_secret_access_key='b')\n"
+        "print(client.meta.service_model.service_name, boto3.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"s3 {tmp_path}"), done.stderr
 
 
 _SMI = """#!/bin/sh

@@ -67,6 +67,7 @@ def test_what_a_container_saves_is_copied_and_fetched_on_the_next_node(jobs: Job
     jobs.saved(5, 1)
     jobs.bed.backend.start(first := jobs.work(f"{SAVE}; while [ ! -e /data/go ]; do sleep 0.1; done"))
     # While it runs, and the node tells how far it is.
+    jobs.bed.running(first)
     eventually(lambda: jobs.steps() == [Name(1, 5)], 60)
     jobs.bed.lab.nodes["worker1"].inside("touch", f"{jobs.place}/go")
     found = jobs.bed.finish(first).checkpoint
@@ -91,7 +92,7 @@ def test_a_node_that_cannot_copy_them_says_so_before_the_start(jobs: Jobs) -> No
         jobs.bed.backend.start(jobs.work("true", uri="s3://bucket"))
     jobs.bed.engines["worker1"]._chronos = "/nowhere/chronos_cli"
     try:
-        with pytest.raises(BackendRefused, match="copies no checkpoints: .*not found"):
+        with pytest.raises(BackendRefused, match=r"copies no checkpoints: .*not found"):
             jobs.bed.backend.start(jobs.work("true", job="other"))
     finally:
         jobs.bed.engines["worker1"]._chronos = jobs.bed.engines["worker2"]._chronos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import pytest
 from cumulus.blob.s3.bucket import Keys
 from cumulus.blob.s3.client import S3Client
 from cumulus.checkpoint import layout
+from cumulus.lib import locks
 from cumulus.lib.unix_user import UnixUser
 from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
-from cumulus.uploader import catalog, status
+from cumulus.uploader import catalog, files, status
 from cumulus.uploader.config import Config
 from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.restore import restore
 from cumulus.uploader.s3_place import S3Place
 from tests.s3 import KEYS, Server
@@ -120,6 +123,7 @@ sys.path.insert(0, {root!r})
 from cumulus.nodes import distribution
 from cumulus.uploader import __main__ as program
 from cumulus.uploader.directory_place import DirectoryPlace
+from cumulus.uploader.owner import owner_of, user_of_process
 from cumulus.uploader.s3_place import S3Place
 from cumulus.blob.s3 import transfer
 from cumulus.uploader import s3_place
@@ -248,3 +252,67 @@ def test_a_worker_has_it_in_its_distribution(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr.decode()
     assert [one["step"] for one in json.loads(done.stdout)["checkpoints"]] == [1]
+
+
+def test_started_it_follows_a_process_to_its_end(tmp_path: Path) -> None:
+    """As over SSH: who started it does not wait for it."""
+    place = DirectoryPlace(str(tmp_path / "shared"))
+    container = subprocess.Popen(["sleep", "100"])
+    try:
+        answer = ask(Config(place.uri, owner=True), "start", str(tmp_path / "a"), str(container.pid))
+        assert answer["user"] is None or answer["user"][0] == os.getuid()
+        save(tmp_path / "a", 1)
+        eventually(lambda: [one.name.step for one in catalog.committed(place)] == [1])
+        save(tmp_path / "a", 2)
+    finally:
+        container.kill()
+        container.wait()
+    eventually(lambda: [one.name.step for one in catalog.committed(place)][:1] == [2])
+    lock = tmp_path / "a" / ".uploader" / "lock"
+    with open(lock) as file:
+        eventually(lambda: locks.try_lock(file.fileno()), what="it has ended")
+    # Of a container that has ended already it copies what is left.
+    save(tmp_path / "a", 3)
+    ask(Config(place.uri), "start", str(tmp_path / "a"), "0")
+    eventually(lambda: [one.name.step for one in catalog.committed(place)][:1] == [3])
+
+
+class TestFiles:
+    """What a node is asked of the checkpoints on its disk."""
+
+    def ask(self, given: bytes, *words: str, code: int = 0) -> bytes:
+        program = [sys.executable, "-I", "-S", files.__file__]
+        done = subprocess.run([*program, *words], input=given, capture_output=True, check=False, timeout=60)
+        assert done.returncode == code, done.stderr.decode()
+        return done.stdout
+
+    def sent(self, path: Path, step: int) -> bytes:
+        return self.ask(b"null\n", "send", str(path), str(step))
+
+    def test_one_node_sends_what_another_receives(self, tmp_path: Path) -> None:
+        save(tmp_path / "a", 4, token=3)
+        sent = self.sent(tmp_path / "a", 4)
+        said = json.loads(self.ask(b'"owner"\n' + sent, "receive", str(tmp_path / "b")))
+        assert said["step"] == 4
+        assert loaded(tmp_path / "b", 4) == contents(4)
+        assert layout.read_manifest(str(tmp_path / "b"), 4).token == 3
+        assert (tmp_path / "b").stat().st_mode & 0o777 == 0o700
+
+    @pytest.mark.parametrize("at", [0, 30, 200, -2_000_000, -30])
+    def test_what_is_cut_off_or_changed_on_the_way_leaves_nothing(self, tmp_path: Path, at: int) -> None:
+        save(tmp_path / "a", 4)
+        sent = self.sent(tmp_path / "a", 4)
+        for wrong in (sent[:at], sent[:at] + bytes([sent[at] ^ 1]) + sent[at:][1:]):
+            said = json.loads(self.ask(b"null\n" + wrong, "receive", str(tmp_path / "b"), code=3))
+            assert said["error"]
+            assert not (tmp_path / "b").exists() or list((tmp_path / "b").iterdir()) == []
+
+    def test_a_file_that_would_lie_elsewhere_is_refused(self, tmp_path: Path) -> None:
+        save(tmp_path / "a", 4, {"x": b"1"})
+        sent = self.sent(tmp_path / "a", 4).replace(b'"x"', b'"../y"')
+        assert b"error" in self.ask(b"null\n" + sent, "receive", str(tmp_path / "b"), code=3)
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name != "b") == ["a"]
+
+    def test_the_owner_of_the_files_is_who_looks(self, tmp_path: Path) -> None:
+        assert owner_of(str(tmp_path / "not" / "there")).uid == os.getuid()
+        assert user_of_process(os.getpid())[:2] == (os.geteuid(), os.getegid())

@@ -87,14 +87,13 @@ class Uploading:
 
     def _config(self, of: Callable[[Beyond], Config]) -> Config:
         spec, asked = self._spec, self._asked
+        place = Beyond(
+            spec["namespace"], spec["job_uid"], asked["uri"], asked["credentials"], int(asked["keep"]),
+            asked["after_uri"], asked["after_uid"], SecretStore(spec["secrets_root"]), self._variables,
+            UnixUser.read(spec.get("user")),
+        )  # fmt: skip
         try:
-            return of(
-                Beyond(
-                    spec["namespace"], spec["job_uid"], asked["uri"], asked["credentials"], int(asked["keep"]),
-                    asked["after_uri"], asked["after_uid"], SecretStore(spec["secrets_root"]), self._variables,
-                    UnixUser.read(spec.get("user")),
-                )  # fmt: skip
-            )
+            return of(place)
         except NoKeys as error:
             raise StartFailed(str(error)) from None
 

@@ -64,9 +64,7 @@ class NodeFiles:
             raise CheckpointUnseen(str(error)) from error
         except layout.Damaged:
             return known
-        return self._with_upload(
-            Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step))
-        )
+        return self._with_upload(Saved(step, time, manifest.size, manifest.seconds, layout.directory(self._path, step)))
 
     def _with_upload(self, found: Saved) -> Saved:
         """With how far the copy is. The job can write what the uploader says: it is for people."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from cumulus.backends.swarm.shells import Feeds, NodeShell, Streams
@@ -38,7 +38,7 @@ class CheckpointPrograms:
         kind = PlaceAway if answer.get("again") else BackendRefused
         raise kind(one_line(str(answer["error"])), hint=one_line(str(answer.get("hint") or "")) or None)
 
-    def read(self, user: UnixUser | None, *words: str) -> Iterator[bytes]:
+    def read(self, user: UnixUser | None, *words: str) -> Generator[bytes]:
         """What the program for the files on the node writes. `user`: whose they are, None where only they tell."""
         if not isinstance(self._shell, Streams):
             raise BackendError("nothing can be read through this shell")
@@ -85,4 +85,3 @@ class CheckpointPrograms:
 def whose(user: UnixUser | None) -> bytes:
     """The line with which the program for files begins."""
     return json.dumps(OWNER if user is None else user).encode() + b"\n"
-

@@ -1,5 +1,5 @@
-"""What runs wait for before they start, each in a thread of its own: hours of a checkpoint on its way must not hold up a
-controller."""
+"""What runs wait for before they start, each in a thread of its own: a checkpoint that takes hours to come must hold
+up no controller."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Preparing:
                 return
             self._names.add(name)
         one = _Work(work)
-        threading.Thread(target=self._do, args=(name, one, failed, ended), name=f"prepare-{name}"[:40], daemon=True).start()
+        threading.Thread(
+            target=self._do, args=(name, one, failed, ended), name=f"prepare-{name}"[:40], daemon=True
+        ).start()
         one.done.wait(WAIT_SECONDS)
         with self._mutex:
             one.waited_for = False

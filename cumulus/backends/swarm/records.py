@@ -94,7 +94,8 @@ class Records:
             sync_directory(os.path.dirname(self.root))
 
     def create(self, workload: Workload, checkpoint: dict[str, Any]) -> Record | None:
-        """The workload's record, made now or before, with what is noted of its checkpoints. None where its run was removed, or its job purged."""
+        """The workload's record, made now or before, with what is noted of its checkpoints. None where its run was
+        removed, or its job purged."""
         leases = [asdict(lease) for lease in workload.leases]
         secrets = [[e.name, e.secret, e.key] for e in workload.env if e.secret]
         return self._create(

@@ -152,14 +152,13 @@ class NodeUploading:
 
     def _config(self, record: Record, user: UnixUser | None, of: Callable[[Beyond], Config]) -> Config:
         start, kept = record.start, record.start["checkpoint"]
+        place = Beyond(
+            start["namespace"], start["job_uid"], kept["uri"], kept["credentials"], int(kept["keep"]),
+            kept["after_uri"], kept["after_uid"], self._secrets.of(start["namespace"]), self._variables, user,
+            owner=True, carried=True,
+        )  # fmt: skip
         try:
-            return of(
-                Beyond(
-                    start["namespace"], start["job_uid"], kept["uri"], kept["credentials"], int(kept["keep"]),
-                    kept["after_uri"], kept["after_uid"], self._secrets.of(start["namespace"]), self._variables,
-                    user, owner=True, carried=True,
-                )  # fmt: skip
-            )
+            return of(place)
         except NoKeys as error:
             raise BackendRefused(str(error)) from None
 
