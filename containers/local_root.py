@@ -110,10 +110,9 @@ def copy_tools(root: Path) -> None:
     env = root / "usr/bin/env"
     if not env.exists():
         env.symlink_to("/bin/busybox")
-    layer = HERE.parent / "cumulus/chronos/enforce/lib/libchronos_opencl_layer.so"
-    if layer.exists():
-        (root / "usr/local/lib/cumulus").mkdir(parents=True)
-        shutil.copy2(layer, root / "usr/local/lib/cumulus")
+    for library in (HERE.parent / "cumulus/chronos/enforce/lib").glob("*.so"):
+        (root / "usr/local/lib/cumulus").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library, root / "usr/local/lib/cumulus")
 
 
 def copy_libraries(root: Path) -> None:

@@ -18,8 +18,8 @@ BUILDS = all(map(shutil.which, ("cmake", "ctest", "make", "cc"))) and HEADERS
 @pytest.mark.skipif(not BUILDS, reason="it needs cmake, make, a C compiler and OpenCL's headers (opencl-headers)")
 def test_the_layer_is_built_tested_and_installed_as_the_page_says(tmp_path: Path) -> None:
     # The sources stay as they are: the page's build directory is in the tree.
-    for name in ("cumulus_core", "cumulus/chronos/enforce/opencl"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("build"))
+    for name in ("cumulus_core", "cumulus/chronos/enforce"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("build", "lib", "__pycache__"))
     script = """
     cd cumulus_core
     mkdir build && cd build
@@ -34,7 +34,8 @@ def test_the_layer_is_built_tested_and_installed_as_the_page_says(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "100% tests passed, 0 tests failed out of 2" in done.stdout
-    assert (tmp_path / "installed/usr/local/lib/cumulus/libchronos_opencl_layer.so").is_file()
+    for name in ("opencl_layer", "cuda_counter"):
+        assert (tmp_path / f"installed/usr/local/lib/cumulus/libchronos_{name}.so").is_file()
 
 
 def test_the_quick_installation_says_what_it_will_do(tmp_path: Path) -> None:

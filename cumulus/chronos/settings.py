@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cumulus.chronos.contract.variables import HOME, MONITOR_IDLE, MPS_MODE, OFFER_CPU, OPENCL_LAYER
+from cumulus.chronos.contract.variables import CUDA_COUNTER, HOME, MONITOR_IDLE, MPS_MODE, OFFER_CPU, OPENCL_LAYER
 from cumulus.errors import UsageError
 
 
@@ -24,17 +24,19 @@ class Settings:
     offer_cpu: bool
     mps_mode: str
     opencl_layer: Path | None
+    cuda_counter: Path | None
     """None: wherever one is built."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        home, layer = environment.get(HOME), environment.get(OPENCL_LAYER)
+        home, layer, counter = (environment.get(name) for name in (HOME, OPENCL_LAYER, CUDA_COUNTER))
         return cls(
             home=Path(home).absolute() if home else None,
             state_home=Path(environment.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")),
             offer_cpu=environment.get(OFFER_CPU) == "1",
             mps_mode=environment.get(MPS_MODE) or "shared",
             opencl_layer=Path(layer) if layer else None,
+            cuda_counter=Path(counter) if counter else None,
         )
 
 

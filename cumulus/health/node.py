@@ -69,7 +69,7 @@ def devices() -> Iterator[Finding]:
     yield from sizes(found, _known_devices(local.default_home()))
     for each in found:
         report = local.enforcement_of(each, local.default_home())
-        level: Level = "OK" if report.enforcement.value != "none" else "WARN"
+        level: Level = "OK" if report.enforcement.value != "none" and not report.remedy else "WARN"
         text = f"device {each.index}: {report.enforcement.value}: {report.reason}"
         yield Finding(level, "enforcement", text, report.remedy)
 

@@ -40,6 +40,7 @@ class NodeCondition(StrEnum):
     CONTAINERS_READY = "ContainersReady"
     MPS_READY = "MPSReady"
     OPENCL_LAYER = "OpenCLLayer"
+    CUDA_COUNTER = "CUDACounter"
     POLICED = "Policed"
     """Whether overuse of its devices is seen."""
     TWIN = "Twin"

@@ -230,7 +230,8 @@ class ContainersReason(StrEnum):
 
 @unique
 class EnforcementReason(StrEnum):
-    """Reasons of a GPUNode's conditions MPSReady, OpenCLLayer and Policed. The node's own Chronos sets them."""
+    """Reasons of a GPUNode's conditions MPSReady, OpenCLLayer, CUDACounter and Policed. The node's own Chronos sets
+    them."""
 
     ANSWERS = "Answers"
     NOT_NEEDED_YET = "NotNeededYet"

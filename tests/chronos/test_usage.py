@@ -89,7 +89,7 @@ def test_without_a_driver_the_layers_account_tells_the_memory(shell: Shell, home
     me = read(os.getpid())
     assert me is not None
     namespace = os.stat("/proc/self/ns/pid").st_ino
-    # As opencl/account.h lays it out: one slot, of this process, which holds a GiB.
+    # As common/account.h lays it out: one slot, of this process, which holds a GiB.
     slot = struct.pack("=iIQQQQ", me.pid, 0, me.start, namespace, 0, GIB)
     (place / "usage").write_bytes(b"CHRUSE1\0" + struct.pack("=I", 1).ljust(120, b"\0") + slot)
     first, second = shell.json("stats")["leases"]

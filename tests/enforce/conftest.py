@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cumulus.chronos.contract import Device, Lease, LeaseState, variables
-from cumulus.chronos.enforce import opencl_layer
+from cumulus.chronos.enforce import cuda_counter, opencl_layer
 from cumulus.chronos.enforce.account import used
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ MIB = 2**20
 
 CPU = Device(0, "PoCL/cpu/0", "PoCL", "PoCL", "cpu", 2**32, platform_index=0, device_index=0)
 
-NEEDED = "the OpenCL layer is NOT tested here: it needs cmake, a C compiler and OpenCL's headers (opencl-headers)"
+NEEDED = "the OpenCL layer and the CUDA counter are NOT tested here: they need cmake, a C compiler and OpenCL's headers (opencl-headers)"
 
 
 def missing() -> bool:
@@ -32,14 +32,25 @@ def missing() -> bool:
 
 
 @pytest.fixture(scope="session")
-def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The layer's library, built by the script."""
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the libraries, built by the script."""
     if missing():
         pytest.skip(NEEDED)
-    target = tmp_path_factory.mktemp("layer")
-    script = ROOT / "scripts/build-opencl-layer.sh"
-    subprocess.run([script, target], check=True, env={**os.environ, "CFLAGS": "-Werror"}, capture_output=True)
-    return target / opencl_layer.LIBRARY
+    target = tmp_path_factory.mktemp("libraries")
+    script = ROOT / "scripts/build-enforcement.sh"
+    done = subprocess.run([script, target], env={**os.environ, "CFLAGS": "-Werror"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture(scope="session")
+def layer(libraries: Path) -> Path:
+    return libraries / opencl_layer.LIBRARY.file
+
+
+@pytest.fixture(scope="session")
+def counter(libraries: Path) -> Path:
+    return libraries / cuda_counter.LIBRARY.file
 
 
 def compile_c(source: str, target: Path, *options: str) -> Path:

@@ -18,7 +18,7 @@ from cumulus.chronos import nvml
 from cumulus.chronos.contract import Device, Lease, LeaseState, variables
 from cumulus.chronos.contract.variables import MPS_MODE, merge
 from cumulus.chronos.device import discover
-from cumulus.chronos.enforce import environment, forget, opencl_layer
+from cumulus.chronos.enforce import cuda_counter, environment, forget, opencl_layer
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.clock import SystemClock
 from tests.e2e.conftest import Machine, serving
@@ -67,8 +67,8 @@ def gpu() -> Device:
 @pytest.fixture(scope="session")
 def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("layer")
-    subprocess.run([ROOT / "scripts/build-opencl-layer.sh", target], check=True)
-    return target / opencl_layer.LIBRARY
+    subprocess.run([ROOT / "scripts/build-enforcement.sh", target], check=True)
+    return target / opencl_layer.LIBRARY.file
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +188,7 @@ class Node:
 @pytest.fixture
 def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
+    monkeypatch.setenv(variables.CUDA_COUNTER, str(layer.with_name(cuda_counter.LIBRARY.file)))
     monkeypatch.setenv(MPS_MODE, "shared")
     made = Node(gpu, tmp_path)
     yield made
@@ -198,6 +199,7 @@ def node(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def machine(gpu: Device, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """The daemon, with this machine's GPUs."""
     monkeypatch.setenv(variables.OPENCL_LAYER, str(layer))
+    monkeypatch.setenv(variables.CUDA_COUNTER, str(layer.with_name(cuda_counter.LIBRARY.file)))
     monkeypatch.setenv(MPS_MODE, "shared")
     try:
         with serving(Machine(tmp_path / "m")) as made:

@@ -159,10 +159,10 @@ def test_its_layer_holds_a_job_to_a_lease_and_the_node_ends_it_with_a_checkpoint
     engine: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.docker("create", "--name=layer", "--network=none", IMAGE)
-    engine.docker("cp", f"layer:/usr/local/lib/cumulus/{opencl_layer.LIBRARY}", str(tmp_path))
+    engine.docker("cp", f"layer:/usr/local/lib/cumulus/{opencl_layer.LIBRARY.file}", str(tmp_path))
     for name, value in {
         "CHRONOS_HOME": str(tmp_path / "chronos"), "CHRONOS_OFFER_CPU": "1", "CHRONOS_MONITOR_IDLE": "1",
-        variables.OPENCL_LAYER: str(tmp_path / opencl_layer.LIBRARY),
+        variables.OPENCL_LAYER: str(tmp_path / opencl_layer.LIBRARY.file),
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     kept = tmp_path / "kept"

@@ -46,6 +46,7 @@ _FLOCK = struct.Struct("hhqqi4x")
 _ENVIRONMENT = (
     "PATH", "HOME", "LD_LIBRARY_PATH", "XDG_STATE_HOME",
     variables.HOME, variables.OFFER_CPU, variables.MPS_MODE, variables.OPENCL_LAYER,
+    variables.CUDA_COUNTER,
 )  # fmt: skip
 """What a supervisor gets of the daemon's environment: enough to find Python's libraries and the ledger, and how the
 node holds jobs to their leases."""

@@ -14,7 +14,7 @@ from cumulus.backends.base import Workload
 from cumulus.backends.job_environment import job_environment
 from cumulus.backends.variables import LEASE_DEADLINE
 from cumulus.chronos.contract.container import SLOT_VARIABLE
-from cumulus.chronos.contract.variables import merge
+from cumulus.chronos.contract.variables import ACCOUNT, OPENCL_LAYERS, PRELOAD, merge
 
 _NOT_HERE = ("PYOPENCL_CTX", "OCL_ICD_VENDORS", "CHRONOS_HOME", "LD_LIBRARY_PATH")
 """What holds on the node but not in a container."""
@@ -25,8 +25,8 @@ REQUEST = "/tmp/cumulus-checkpoint-request"
 DEADLINE = "/tmp/cumulus-lease-deadline"
 """Where the node says when the lease ends, once the container has started: its time counts from then."""
 
-_DIRECTORIES = ("CHRONOS_ACCOUNT", "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-_FILES = ("OPENCL_LAYERS", "PYTHONPATH")
+_DIRECTORIES = (ACCOUNT, "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
+_FILES = (OPENCL_LAYERS, PRELOAD, "PYTHONPATH")
 
 
 def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:

@@ -34,14 +34,22 @@ MONITOR_IDLE = "CHRONOS_MONITOR_IDLE"
 """Seconds without a live lease after which a monitor that is no service exits."""
 OPENCL_LAYER = "CUMULUS_OPENCL_LAYER"
 """The built library that counts OpenCL memory."""
+CUDA_COUNTER = "CUMULUS_CUDA_COUNTER"
+"""The built library that counts CUDA memory."""
+
+ACCOUNT = "CHRONOS_ACCOUNT"
+"""Directories of the leases' accounts, which those libraries share."""
+OPENCL_LAYERS = "OPENCL_LAYERS"
+PRELOAD = "LD_PRELOAD"
 
 _VENDORS = Path("/etc/OpenCL/vendors")
 _PIPE = "CUDA_MPS_PIPE_DIRECTORY"
 _LISTS = {
     "PYTHONPATH": ":",
     "LD_LIBRARY_PATH": ":",
-    "OPENCL_LAYERS": ":",
-    "CHRONOS_ACCOUNT": ":",
+    PRELOAD: ":",
+    OPENCL_LAYERS: ":",
+    ACCOUNT: ":",
     "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",",
 }
 """Variables that hold several values and what is between them: ours go before those of the job."""

@@ -14,6 +14,7 @@ from cumulus.chronos.contract import Device, Health, Lease
 from cumulus.chronos.contract.variables import merge
 from cumulus.chronos.enforce.amd import ComputeUnitMask
 from cumulus.chronos.enforce.base import Enforcer, Report
+from cumulus.chronos.enforce.cuda_counter import CudaCounter
 from cumulus.chronos.enforce.frameworks import Frameworks
 from cumulus.chronos.enforce.intel import LevelZero
 from cumulus.chronos.enforce.mps import Mps
@@ -30,7 +31,7 @@ def select(device: Device) -> Sequence[Enforcer]:
     vendor = device.vendor.lower()
     chosen: list[Enforcer] = [OpenClLayer()]
     if device.type == "gpu" and "nvidia" in vendor:
-        chosen.append(Mps())
+        chosen += [CudaCounter(), Mps()]
     if device.type == "gpu" and ("amd" in vendor or "advanced micro" in vendor):
         chosen.append(ComputeUnitMask())
     if device.type == "gpu" and "intel" in vendor:
@@ -41,11 +42,16 @@ def select(device: Device) -> Sequence[Enforcer]:
 def strength(device: Device, home: Path | None = None) -> Report:
     """How strongly jobs are held on the device: as strongly as on the weakest of the ways that lead to it.
 
-    An NVIDIA GPU is reached by CUDA and by OpenCL: with the layer and without MPS it is `none`, and the reverse.
+    An NVIDIA GPU is reached by CUDA and by OpenCL. The counter and MPS each hold CUDA, the layer alone holds OpenCL.
     """
-    ways = [(e.name, e.strength(device, home or Path())) for e in select(device) if e.covers(device)]
-    weakest = min((report.enforcement for _, report in ways), key=list(Enforcement).index)
-    binding = [(name, report) for name, report in ways if report.enforcement is weakest]
+    ways: dict[str, list[tuple[str, Report]]] = {}
+    for enforcer in select(device):
+        if enforcer.covers(device):
+            ways.setdefault(enforcer.way, []).append((enforcer.name, enforcer.strength(device, home or Path())))
+    order = list(Enforcement).index
+    reached = {way: max((report.enforcement for _, report in held), key=order) for way, held in ways.items()}
+    weakest = min(reached.values(), key=order)
+    binding = [told for way, held in ways.items() if reached[way] is weakest for told in held]
     reason = "; ".join(f"{name}: {report.reason}" for name, report in binding)
     return Report(weakest, reason, " ".join(report.remedy for _, report in binding if report.remedy))
 

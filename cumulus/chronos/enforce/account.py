@@ -1,6 +1,7 @@
-"""The account of a lease on disk: Chronos writes its size and end, the OpenCL layer in its processes what they use.
+"""The account of a lease on disk: Chronos writes its size and end, the OpenCL layer and the CUDA counter in its processes
+what they use.
 
-The layouts are those of opencl/account.h. The end is a CLOCK_BOOTTIME deadline in a file that the layer maps
+The layouts are those of common/account.h. The end is a CLOCK_BOOTTIME deadline in a file that they map
 read-only, so that a renewal reaches running jobs, and a job of another user cannot move it.
 """
 
@@ -77,9 +78,10 @@ def open_account(lease: Lease, device: Device, home: Path, clock: Clock | None =
 
 
 def _uuid(device: Device) -> bytes:
-    """As cl_khr_device_uuid tells it; NVIDIA's devices go by it, other ids are none."""
+    """As cl_khr_device_uuid and cuDeviceGetUuid tell it; NVIDIA's devices go by it, other ids are none."""
+    kind, _, text = device.id.partition("-")
     try:
-        return uuid.UUID(device.id.removeprefix("GPU-")).bytes if device.id.startswith("GPU-") else b""
+        return uuid.UUID(text).bytes if kind in ("GPU", "MIG") else b""
     except ValueError:
         return b""
 
@@ -88,7 +90,7 @@ def update(lease: Lease, home: Path, clock: Clock | None = None) -> None:
     """Tell running jobs the lease's size and end, where it has an account. Raises `LedgerUnavailable`."""
     path = directory(home, lease.id) / "limits"
     try:
-        # In place: the layer has the file mapped.
+        # In place: they have the file mapped.
         with open(path, "r+b") as file:
             file.seek(_SHARES_AT)
             file.write(_SHARES.pack(*_shares(lease, clock)))
@@ -104,7 +106,7 @@ def close_account(lease_id: str, home: Path) -> None:
 
 
 def used(lease_id: str, home: Path) -> dict[int, int]:
-    """Bytes of OpenCL memory that each living process of the lease holds. Empty where none took any."""
+    """Bytes of OpenCL and CUDA memory that each living process of the lease holds. Empty where none took any."""
     try:
         # A program of the lease may have made it as large as it likes.
         with open(directory(home, lease_id) / "usage", "rb") as file:

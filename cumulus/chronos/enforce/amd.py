@@ -31,6 +31,7 @@ class ComputeUnitMask:
     """Leases of one device get ranges that do not overlap, kept under the ledger's directory."""
 
     name = "compute-unit-mask"
+    way = "HIP"
 
     def __init__(self, topology: Path = TOPOLOGY) -> None:
         self._topology = topology

@@ -29,6 +29,11 @@ class Enforcer(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def way(self) -> str:
+        """By what programs reach the device where it limits them: OpenCL, CUDA."""
+        ...
+
     def covers(self, device: Device) -> bool:
         """Whether jobs can reach the device in the way that this enforcer limits, built or not."""
         ...

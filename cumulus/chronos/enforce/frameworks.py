@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
+from cumulus.chronos.enforce import cuda_counter
 from cumulus.chronos.enforce.base import Report
 from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
 from cumulus.resources.enforcement import Enforcement
@@ -22,6 +23,7 @@ class Frameworks:
     """Only programs that use those frameworks, and each process for itself: alone it holds nobody."""
 
     name = "frameworks"
+    way = ""
 
     def covers(self, device: Device) -> bool:
         return False
@@ -33,9 +35,12 @@ class Frameworks:
         if device.type != "gpu":
             return {}
         pool = pool_bytes(lease.memory_bytes)
+        # Where the counter answers, what JAX takes a fraction of is the lease.
+        counted = cuda_counter.CudaCounter().covers(device) and cuda_counter.find()[0] is not None
+        whole = lease.memory_bytes if counted else device.memory_bytes
         return {
             "PYTHONPATH": str(HOOK),
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_fraction(pool, device.memory_bytes):.4f}",
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_fraction(pool, whole):.4f}",
             "CUPY_GPU_MEMORY_LIMIT": str(pool),
         }
 

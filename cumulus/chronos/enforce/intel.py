@@ -16,6 +16,7 @@ class LevelZero:
     """Says what is not limited. OpenCL programs on the device are held by the OpenCL layer all the same."""
 
     name = "level-zero"
+    way = "Level Zero"
 
     def covers(self, device: Device) -> bool:
         return device.type == "gpu" and "intel" in device.vendor.lower()

@@ -43,6 +43,7 @@ class Mps:
     """`mode` is one of `MODES`, by default what CHRONOS_MPS says."""
 
     name = "mps"
+    way = "CUDA"
 
     def __init__(self, mode: str | None = None) -> None:
         self._mode = mode or Settings.read().mps_mode
@@ -55,7 +56,7 @@ class Mps:
             return Report(Enforcement.NONE, "MPS is NVIDIA's")
         if problem := self._problem(device):
             return Report(Enforcement.NONE, *problem)
-        return Report(Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process ({self._mode})")
+        return Report(Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process for itself ({self._mode})")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         """Starts the daemon. Raises `ChronosError` where it does not start: a job must not run unlimited unnoticed."""

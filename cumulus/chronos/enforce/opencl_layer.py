@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
 from cumulus.chronos.contract import Device, Health, Lease
-from cumulus.chronos.contract.variables import OPENCL_LAYER
+from cumulus.chronos.contract.variables import ACCOUNT, OPENCL_LAYER, OPENCL_LAYERS
 from cumulus.chronos.enforce import account, loader
 from cumulus.chronos.enforce.base import Report
+from cumulus.chronos.enforce.library import Library
 from cumulus.chronos.settings import Settings
 from cumulus.errors import LedgerUnavailable
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.reasons import EnforcementReason, NodeCondition
 
-LIBRARY = "libchronos_opencl_layer.so"
-
-REMEDY = (
-    "Build the OpenCL layer: apt install cmake gcc opencl-headers, then scripts/build-opencl-layer.sh; "
-    f"or set {OPENCL_LAYER} to a built {LIBRARY}."
-)
-
-PLACES = (Path(__file__).parent / "lib", Path("/usr/local/lib/cumulus"), Path("/usr/lib/cumulus"))
-"""Where the library is looked for when `CUMULUS_OPENCL_LAYER` is not set: in the package first."""
+LIBRARY = Library("OpenCL layer", "libchronos_opencl_layer.so", "clInitLayer", OPENCL_LAYER)
 
 
 class OpenClLayer:
@@ -34,6 +26,7 @@ class OpenClLayer:
     """
 
     name = "opencl-layer"
+    way = "OpenCL"
 
     def covers(self, device: Device) -> bool:
         """OpenCL reaches every device: also a GPU whose driver is not registered, since a job can register it."""
@@ -42,7 +35,7 @@ class OpenClLayer:
     def strength(self, device: Device, home: Path) -> Report:
         library, problem = find()
         if library is None:
-            return Report(Enforcement.NONE, problem, REMEDY)
+            return Report(Enforcement.NONE, problem, LIBRARY.remedy)
         if problem := loader.problem(loader.loaders()):
             return Report(Enforcement.NONE, problem, loader.REMEDY)
         return Report(Enforcement.GUARDED, "OpenCL memory is counted over the lease's processes")
@@ -52,7 +45,7 @@ class OpenClLayer:
         if library is None:
             return {}
         place = account.open_account(lease, device, home, user=user)
-        variables = {"OPENCL_LAYERS": str(library), "CHRONOS_ACCOUNT": str(place)}
+        variables = {OPENCL_LAYERS: str(library), ACCOUNT: str(place)}
         if better := loader.better_loader(loader.loaders()):
             variables["LD_LIBRARY_PATH"] = str(_alone(better, place))
         return variables
@@ -66,7 +59,7 @@ class OpenClLayer:
     def health(self, devices: Sequence[Device], home: Path) -> Sequence[Health]:
         library, problem = find()
         if library is None:
-            return _layer(False, EnforcementReason.NOT_BUILT, f"{problem}. {REMEDY}")
+            return _layer(False, EnforcementReason.NOT_BUILT, f"{problem}. {LIBRARY.remedy}")
         if problem := loader.problem(loader.loaders()):
             return _layer(False, EnforcementReason.LOADER_WITHOUT_LAYERS, f"{problem}. {loader.REMEDY}")
         return _layer(True, EnforcementReason.FOUND, str(library))
@@ -77,14 +70,8 @@ def _layer(status: bool, reason: EnforcementReason, message: str) -> Sequence[He
 
 
 def find() -> tuple[Path | None, str]:
-    """The library, or None and why. A library that this machine can't load (an older libc, say) is not taken."""
-    named = Settings.read().opencl_layer
-    candidates = [named] if named is not None else [place / LIBRARY for place in PLACES]
-    for path in candidates:
-        if path.is_file():
-            problem = _load(path)
-            return (None, problem) if problem else (path.absolute(), "")
-    return None, f"{named} is not there" if named else "the OpenCL layer is not built"
+    """The library, or None and why."""
+    return LIBRARY.find(Settings.read().opencl_layer)
 
 
 def _alone(library: Path, place: Path) -> Path:
@@ -99,11 +86,3 @@ def _alone(library: Path, place: Path) -> Path:
     except OSError as error:
         raise LedgerUnavailable(f"{directory}: {error.strerror}") from error
     return directory
-
-
-def _load(path: Path) -> str:
-    try:
-        library = ctypes.CDLL(str(path.absolute()))
-    except OSError as error:
-        return f"the OpenCL layer can't be loaded: {error}"
-    return "" if hasattr(library, "clInitLayer") else f"{path} is not an OpenCL layer"

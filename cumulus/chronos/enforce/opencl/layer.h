@@ -5,7 +5,7 @@
  *   memory.c   buffers, images and pipes
  *   pointer.c  shared virtual memory, and what drivers offer as extensions
  *   work.c     commands, refused after the lease's end
- *   account.c  the lease's account, shared by its processes
+ *   ../common/account.c  the lease's account, shared by its processes
  *
  * `next` is the table below this layer: calls there go to the driver, or to the next layer.
  */

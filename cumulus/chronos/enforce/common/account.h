@@ -50,6 +50,18 @@ bool account_take(lease_set leases, uint64_t bytes, charge *taken);
 /* Gives back what was taken by this process; what a parent took before a fork is the parent's and is left alone. */
 void account_give(const charge *taken);
 
+/* Begins a charge of nothing, for `account_settle`. */
+void account_charge(lease_set leases, charge *begun);
+
+/* Makes the charge one of `bytes`, whatever the limit: for what the driver holds already. */
+void account_settle(charge *of, uint64_t bytes);
+
+/* Whether more of one of the leases is in use than there is. */
+bool account_over(lease_set leases);
+
+/* What this process has taken of the lease, through every library that counts. */
+uint64_t account_own(unsigned index);
+
 /* Says once per process and reason on stderr why something was refused: OpenCL's error codes say little. */
 void account_explain_expiry(const char *what);
 

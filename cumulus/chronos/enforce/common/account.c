@@ -121,7 +121,7 @@ static void open_account(const char *directory) {
     if (opened->usage) {
         opened->limits = limits;
     } else {
-        fprintf(stderr, "chronos: the lease's account %s can't be used: OpenCL memory is refused\n", directory);
+        fprintf(stderr, "chronos: the lease's account %s can't be used: device memory is refused\n", directory);
     }
 }
 
@@ -176,6 +176,22 @@ static uint64_t sum(const usage_file *usage) {
 }
 
 uint64_t account_used(unsigned index) { return accounts[index].limits ? sum(accounts[index].usage) : 0; }
+
+bool account_over(lease_set leases) {
+    for (unsigned i = 0; i < count; i++)
+        if (leases >> i & 1 && account_used(i) > account_limit(i)) return true;
+    return false;
+}
+
+uint64_t account_own(unsigned index) {
+    const usage_file *usage = accounts[index].limits ? accounts[index].usage : NULL;
+    uint64_t total = 0;
+    int32_t pid = (int32_t)getpid();
+    for (uint32_t i = 0; usage && i < usage->in_use && i < SLOTS; i++)
+        if (atomic_load(&usage->slots[i].pid) == pid && usage->slots[i].namespace == pid_namespace)
+            total += atomic_load(&usage->slots[i].used);
+    return total;
+}
 
 bool accounts_expired(void) {
     struct timespec now;
@@ -289,7 +305,7 @@ void account_explain_expiry(const char *what) {
     fprintf(stderr, "chronos: %s refused: the lease has ended\n", what);
 }
 
-static bool take_one(account *from, uint64_t bytes) {
+static bool take_one(account *from, uint64_t bytes, bool whatever) {
     if (!from->limits || !lock(from->usage)) return false;
     if (!from->mine) from->mine = take_slot(from->usage);
     uint64_t limit = atomic_load(&from->limits->memory_bytes), used = sum(from->usage);
@@ -297,7 +313,7 @@ static bool take_one(account *from, uint64_t bytes) {
         reap(from->usage);
         used = sum(from->usage);
     }
-    bool fits = used <= limit && bytes <= limit - used;
+    bool fits = whatever || (used <= limit && bytes <= limit - used);
     bool taken = fits && from->mine;
     if (taken) atomic_fetch_add(&from->mine->used, bytes);
     pthread_mutex_unlock(&from->usage->lock.mutex);
@@ -313,7 +329,7 @@ bool account_take(lease_set leases, uint64_t bytes, charge *taken) {
     }
     for (unsigned i = 0; i < count; i++) {
         if (!(leases >> i & 1)) continue;
-        if (!take_one(&accounts[i], bytes)) {
+        if (!take_one(&accounts[i], bytes, false)) {
             account_give(taken);
             return false;
         }
@@ -326,4 +342,18 @@ void account_give(const charge *taken) {
     if (taken->generation != atomic_load(&generation)) return;
     for (unsigned i = 0; i < count; i++)
         if (taken->leases >> i & 1) atomic_fetch_sub(&accounts[i].mine->used, taken->bytes);
+}
+
+void account_charge(lease_set leases, charge *begun) {
+    *begun = (charge){.leases = leases, .generation = atomic_load(&generation), .bytes = 0};
+}
+
+void account_settle(charge *of, uint64_t bytes) {
+    if (of->generation != atomic_load(&generation)) account_charge(of->leases, of); /* the parent's, before a fork */
+    for (unsigned i = 0; i < count; i++) {
+        if (!(of->leases >> i & 1)) continue;
+        if (bytes > of->bytes && !take_one(&accounts[i], bytes - of->bytes, true)) of->leases &= ~(1u << i);
+        if (bytes < of->bytes) atomic_fetch_sub(&accounts[i].mine->used, of->bytes - bytes);
+    }
+    of->bytes = bytes;
 }
