@@ -113,7 +113,9 @@ class GPUNodeStatus(Model):
     """What discovery and heartbeats found."""
 
     observed_generation: int = Field(0, description="The generation of the spec that the node acted on.")
-    conditions: tuple[Condition, ...] = Field((), description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Twin.")
+    conditions: tuple[Condition, ...] = Field(
+        (), description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Twin."
+    )
     hostname: str = Field("", description="The machine's host name.")
     boot_id: str = Field("", description="Changes when the machine reboots.")
     runtimes: tuple[Literal["process", "container"], ...] = Field(

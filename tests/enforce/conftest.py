@@ -23,7 +23,10 @@ MIB = 2**20
 
 CPU = Device(0, "PoCL/cpu/0", "PoCL", "PoCL", "cpu", 2**32, platform_index=0, device_index=0)
 
-NEEDED = "the OpenCL layer and the CUDA counter are NOT tested here: they need cmake, a C compiler and OpenCL's headers (opencl-headers)"
+NEEDED = (
+    "the OpenCL layer and the CUDA counter are NOT tested here: they need cmake, a C compiler and OpenCL's headers "
+    "(opencl-headers)"
+)
 
 
 def missing() -> bool:

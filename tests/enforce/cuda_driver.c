@@ -326,6 +326,11 @@ int cuDeviceGraphMemTrim(int device) {
     return 0;
 }
 
+/* Of CUDA 3.1: pointers of 32 bits. */
+int cuMemAlloc(unsigned *pointer, unsigned size) { return (void)size, (int)(*pointer = 0); }
+int cuMemAllocPitch(unsigned *pointer) { return (int)(*pointer = 0); }
+int cuArrayCreate(void **array) { return *array = NULL, 0; }
+
 /* What a later driver has and the counter does not know. */
 int cuMemAlloc_v9(u64 *pointer, size_t size, int more) { return (void)more, cuMemAlloc_v2(pointer, size); }
 int cuBrandNew(int number) { return number + 1; }

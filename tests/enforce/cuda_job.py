@@ -1,4 +1,5 @@
-"""The job that the tests of the CUDA counter run: the driver's functions through ctypes, told what to do by lines of JSON.
+"""The job that the tests of the CUDA counter run: the driver's functions through ctypes, told what to do by lines of
+JSON.
 
     {"call": NAME, "arguments": [...]}    of the integers given; "out" in an argument's place: a variable that it writes
     {"find": NAME, "version": N}          calls of that name go to what cuGetProcAddress gives from now on
@@ -22,6 +23,13 @@ from typing import Any
 driver = ctypes.CDLL("libcuda.so.1")
 functions: dict[str, Any] = {}
 MIB = 2**20
+WAYS: dict[str, list[Any]] = {
+    "device": ["cuMemAlloc_v2"],
+    "async": ["cuMemAllocAsync", None],
+    "managed": ["cuMemAllocManaged", 1],
+    "vmm": ["cuMemCreate", {"ints": [1, 0, 1, 0, 0, 0, 0, 0]}, 0],
+    "array": ["cuArrayCreate_v2"],
+}
 
 
 class Array(ctypes.Structure):
@@ -92,7 +100,7 @@ def fuzz(seed: int, steps: int) -> None:
     mine: list[tuple[str, int]] = []
     mapped = 1 << 40
     for _ in range(steps):
-        what = choose.choice(["device", "async", "managed", "vmm", "array", "free", "free", "free", "wait"])
+        what = choose.choice([*WAYS, "free", "free", "free", "wait"])
         size = choose.randrange(1, 64) * 65536
         if what == "free" and mine:
             kind, key = mine.pop(choose.randrange(len(mine)))
@@ -110,16 +118,11 @@ def fuzz(seed: int, steps: int) -> None:
         if what == "wait":
             call("cuCtxSynchronize")
             continue
-        made = {
-            "device": lambda: call("cuMemAlloc_v2", "out", size),
-            "async": lambda: call("cuMemAllocAsync", "out", size, None),
-            "managed": lambda: call("cuMemAllocManaged", "out", size, 1),
-            "vmm": lambda: call("cuMemCreate", "out", size, {"ints": [1, 0, 1, 0, 0, 0, 0, 0]}, 0),
-            "array": lambda: call("cuArrayCreate_v2", "out", [size // 8, 2, 0x20, 1]),
-        }.get(what)
-        if made is None:
+        if what == "free":
             continue
-        code, (key,) = made()
+        name, *rest = WAYS[what]
+        asked = [[size // 8, 2, 0x20, 1]] if what == "array" else [size, *rest]
+        code, (key,) = call(name, "out", *asked)
         if code == 0:
             mine.append((what, key))
     call("cuCtxSynchronize")
@@ -130,7 +133,11 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
         code, out = call(asked["call"], *asked.get("arguments", ()))
         return {"error": code, "out": out}
     if "find" in asked:
-        return {"error": find(asked["find"], asked["version"], asked.get("flags", 0), asked.get("way", "cuGetProcAddress_v2"))}
+        return {
+            "error": find(
+                asked["find"], asked["version"], asked.get("flags", 0), asked.get("way", "cuGetProcAddress_v2")
+            )
+        }
     if "threads" in asked:
         threads = [threading.Thread(target=churn, args=(asked["rounds"],)) for _ in range(asked["threads"])]
         for thread in threads:

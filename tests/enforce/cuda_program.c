@@ -21,8 +21,9 @@ int main(void) {
     cuDevicePrimaryCtxRetain(&context, 0);
     cuCtxSetCurrent(context);
     *(void **)&by_default = dlsym(RTLD_DEFAULT, "cuMemAlloc_v2");
-    printf("[%d, %d, %d, %d, %d, %d]\n", cuMemAlloc_v2(&pointer, 600 << 10), cuMemAlloc_v2(&pointer, 600 << 10),
-           by_default(&pointer, 600 << 10), strdup("x") != NULL, dlsym(RTLD_DEFAULT, "no_such_symbol") == NULL,
+    int first = cuMemAlloc_v2(&pointer, 600 << 10), second = cuMemAlloc_v2(&pointer, 600 << 10);
+    printf("[%d, %d, %d, %d, %d, %d]\n", first, second, by_default(&pointer, 600 << 10), strdup("x") != NULL,
+           dlsym(RTLD_DEFAULT, "no_such_symbol") == NULL,
            dlvsym(dlopen("libcuda.so.1", RTLD_NOW), "cuMemAlloc_v2", "GLIBC_2.2.5") == NULL);
     return 0;
 }

@@ -56,14 +56,44 @@ def test_a_library_that_is_no_layer_is_not_taken(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("built")
-@pytest.mark.parametrize(("device", "what"), [(H100, "mps: "), (RADEON, "compute-unit-mask: "), (ARC, "level-zero: ")])
+@pytest.mark.parametrize(
+    ("device", "what"), [(H100, "cuda-counter: "), (RADEON, "compute-unit-mask: "), (ARC, "level-zero: ")]
+)
 def test_a_gpu_is_as_strong_as_the_weakest_way_to_it(
     device: Device, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without MPS
+    monkeypatch.setenv(variables.CUDA_COUNTER, "/nonexistent/counter.so")
     report = enforce.strength(device, tmp_path)
     assert report.enforcement is Enforcement.NONE
     assert report.reason.startswith(what)
+
+
+@pytest.mark.usefixtures("built")
+def test_the_counter_alone_guards_an_nvidia_gpu_and_what_is_missing_beside_it_is_said(
+    counter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # without MPS
+    monkeypatch.setenv(variables.CUDA_COUNTER, str(counter))
+    report = enforce.strength(H100, tmp_path)
+    assert report.enforcement is Enforcement.GUARDED
+    assert "counted over the lease's processes; mps: nvidia-cuda-mps-control is not installed" in report.reason
+    assert "nvidia-compute-utils" in report.remedy
+    given = enforce.environment(replace(make_lease("a", MIB), device_id=H100.id), H100, tmp_path)
+    assert (given["LD_PRELOAD"], Path(given["CHRONOS_ACCOUNT"]).name) == (str(counter), "a")
+    assert given["OPENCL_LAYERS"], "one account for both"
+    (condition,) = [each for each in enforce.health([H100], tmp_path) if each.type == "CUDACounter"]
+    assert (condition.status, condition.reason) == (True, "Found")
+
+
+@pytest.mark.usefixtures("built")
+def test_without_the_counter_an_nvidia_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variables.CUDA_COUNTER, "/nonexistent/counter.so")
+    (condition,) = [each for each in enforce.health([H100, CPU], tmp_path) if each.type == "CUDACounter"]
+    assert (condition.status, condition.reason) == (False, "NotBuilt")
+    assert "scripts/build-enforcement.sh" in condition.message
+    assert [each.type for each in enforce.health([CPU], tmp_path)] == ["OpenCLLayer"]
+    assert "LD_PRELOAD" not in enforce.environment(make_lease("a", MIB), H100, tmp_path)
 
 
 # ---- the OpenCL loader ----

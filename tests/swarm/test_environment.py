@@ -16,7 +16,7 @@ from tests.swarm.test_backend import lease
 
 PREPARED = {
     "OPENCL_LAYERS": "/lib/layer.so", "CHRONOS_ACCOUNT": "/var/lib/chronos/a:/var/lib/chronos/b",
-    "CUDA_MPS_PIPE_DIRECTORY": "/run/mps/pipe", "LD_LIBRARY_PATH": "/node/only",
+    "CUDA_MPS_PIPE_DIRECTORY": "/run/mps/pipe", "LD_LIBRARY_PATH": "/node/only", "LD_PRELOAD": "/lib/counter.so",
 }  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def workload(**more: object) -> Workload:
 def test_what_the_node_prepared_is_mounted_where_it_is() -> None:
     variables, mounts = engine_environment(workload(), PREPARED)
     assert {(m["Source"], m["ReadOnly"]) for m in mounts} == {
-        ("/lib/layer.so", True), ("/var/lib/chronos/a", False), ("/var/lib/chronos/b", False),
+        ("/lib/layer.so", True), ("/lib/counter.so", True),
+        ("/var/lib/chronos/a", False), ("/var/lib/chronos/b", False),
         ("/run/mps/pipe", False), ("/dev/shm", False),
     }  # fmt: skip
     assert all(m["Source"] == m["Target"] for m in mounts)

@@ -1,5 +1,5 @@
-"""The account of a lease on disk: Chronos writes its size and end, the OpenCL layer and the CUDA counter in its processes
-what they use.
+"""The account of a lease on disk: Chronos writes its size and end, and in its processes the OpenCL layer and the
+CUDA counter write what they use.
 
 The layouts are those of common/account.h. The end is a CLOCK_BOOTTIME deadline in a file that they map
 read-only, so that a renewal reaches running jobs, and a job of another user cannot move it.

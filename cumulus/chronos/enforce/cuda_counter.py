@@ -32,7 +32,9 @@ class CudaCounter:
     def strength(self, device: Device, home: Path) -> Report:
         library, problem = find()
         if library is None:
-            return Report(Enforcement.NONE, f"{problem}: no limit holds the processes of a lease together", LIBRARY.remedy)
+            return Report(
+                Enforcement.NONE, f"{problem}: no limit holds the processes of a lease together", LIBRARY.remedy
+            )
         return Report(Enforcement.GUARDED, "CUDA memory is counted over the lease's processes")
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:

@@ -56,7 +56,9 @@ class Mps:
             return Report(Enforcement.NONE, "MPS is NVIDIA's")
         if problem := self._problem(device):
             return Report(Enforcement.NONE, *problem)
-        return Report(Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process for itself ({self._mode})")
+        return Report(
+            Enforcement.GUARDED, f"MPS limits memory and multiprocessors of each CUDA process for itself ({self._mode})"
+        )
 
     def environment(self, lease: Lease, device: Device, home: Path, user: int | None = None) -> dict[str, str]:
         """Starts the daemon. Raises `ChronosError` where it does not start: a job must not run unlimited unnoticed."""

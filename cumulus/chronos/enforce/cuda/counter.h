@@ -92,8 +92,10 @@ void forget_context(CUcontext context);
 /* Lets go of what the process' pools hold and do not use. False where there is no pool. */
 bool pools_trim(void);
 
-/* Memory went back to some pool of the process: what they hold is read anew when the device was waited for. */
+/* Memory went back to some pool of the process, which may let go of it when the device is waited for. */
 void pools_changed(void);
+
+/* Reads what the pools hold, where one of them may hold less by now. */
 void pools_look(void);
 
 #endif

@@ -45,6 +45,7 @@ typedef struct {
 
 #define POOL_RESERVED_CURRENT 5
 #define POOL_USED_CURRENT 7
+#define GRAPH_USED_CURRENT 0
 #define GRAPH_RESERVED_CURRENT 2
 #define GRAPH_NODE_MEM_ALLOC 10
 

@@ -57,23 +57,32 @@ static pool *found_or_added(CUmempool handle) {
     return add(handle, 0, true);
 }
 
-static uint64_t reserved(const pool *of) {
+/* 0 where the driver does not tell. */
+static uint64_t told(const pool *of, int attribute, int attribute_of_graphs) {
     uint64_t bytes = 0;
+    CUresult outcome = CUDA_ERROR_NOT_SUPPORTED;
     CUresult (*ask)(CUmempool, int, void *) = DRIVER(CUresult, "cuMemPoolGetAttribute", (CUmempool, int, void *));
     CUresult (*ask_graphs)(CUdevice, int, void *) =
         DRIVER(CUresult, "cuDeviceGetGraphMemAttribute", (CUdevice, int, void *));
-    CUresult outcome = of->handle ? (ask ? ask(of->handle, POOL_RESERVED_CURRENT, &bytes) : CUDA_ERROR_NOT_SUPPORTED)
-                       : ask_graphs ? ask_graphs(of->device, GRAPH_RESERVED_CURRENT, &bytes)
-                                    : CUDA_ERROR_NOT_SUPPORTED;
+    if (of->handle && ask) outcome = ask(of->handle, attribute, &bytes);
+    if (!of->handle && ask_graphs) outcome = ask_graphs(of->device, attribute_of_graphs, &bytes);
     return outcome == CUDA_SUCCESS ? bytes : 0;
 }
+
+static uint64_t reserved(const pool *of) { return told(of, POOL_RESERVED_CURRENT, GRAPH_RESERVED_CURRENT); }
+static uint64_t used(const pool *of) { return told(of, POOL_USED_CURRENT, GRAPH_USED_CURRENT); }
 
 static void look(pool *at) {
     if (at->counts) account_settle(&at->held, reserved(at));
 }
 
 static void look_all(void) {
-    for (pool *at = pools; at; at = at->following) look(at);
+    bool may_shrink = false;
+    for (pool *at = pools; at; at = at->following) {
+        look(at);
+        may_shrink |= at->held.bytes > used(at);
+    }
+    changed = may_shrink;
 }
 
 static void trim(const pool *of) {
@@ -102,7 +111,6 @@ void pools_changed(void) { changed = true; }
 
 void pools_look(void) {
     if (!changed) return;
-    changed = false;
     pthread_mutex_lock(&guard);
     look_all();
     pthread_mutex_unlock(&guard);
@@ -112,12 +120,6 @@ void pools_look(void) {
 
 typedef CUresult (*allocate)(CUdeviceptr *, size_t, CUstream);
 typedef CUresult (*allocate_from)(CUdeviceptr *, size_t, CUmempool, CUstream);
-
-static uint64_t used(const pool *of) {
-    uint64_t bytes = 0;
-    CUresult (*ask)(CUmempool, int, void *) = DRIVER(CUresult, "cuMemPoolGetAttribute", (CUmempool, int, void *));
-    return ask && ask(of->handle, POOL_USED_CURRENT, &bytes) == CUDA_SUCCESS ? bytes : 0;
-}
 
 /* Whether the lease has room for it: the pool holds enough that is free, or may grow by it. */
 static bool fits(pool *from, size_t size, charge *room) {

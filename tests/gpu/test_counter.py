@@ -1,0 +1,222 @@
+"""The CUDA counter on the real driver: every program inside a lease of 20 % works, and all of a lease's processes
+together are held to it. Without MPS where not said otherwise, so that the counter alone holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cumulus.chronos import nvml
+from cumulus.chronos.contract.variables import MPS_MODE
+from cumulus.chronos.enforce import account, strength
+from cumulus.resources.enforcement import Enforcement
+
+from .conftest import GIB, HERE, PAGE, Node, memory_used, until
+from .test_opencl import do, start
+
+Measured = Callable[[str, object], None]
+REFUSED = "CUDA_ERROR_OUT_OF_MEMORY"
+MIB = 2**20
+
+
+@pytest.fixture
+def alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """Leases without MPS."""
+    monkeypatch.setenv(MPS_MODE, "off")
+    return node
+
+
+def size_of(lease: dict[str, str], part: float) -> int:
+    return int(int(lease["CHRONOS_MEMORY_BYTES"]) * part) // PAGE * PAGE
+
+
+def used(node: Node, id: str = "part") -> int:
+    return sum(account.used(id, node.home).values())
+
+
+def test_the_counter_alone_makes_the_gpu_guarded(alone: Node) -> None:
+    report = strength(alone.gpu, alone.home)
+    assert report.enforcement is Enforcement.GUARDED, report
+
+
+KINDS = ["device", "async", "vmm", "managed"]
+
+
+@pytest.mark.parametrize("mps", ["shared", "off"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_of_a_lease_are_held_together(
+    node: Node, kind: str, mps: str, monkeypatch: pytest.MonkeyPatch, measured: Measured
+) -> None:
+    monkeypatch.setenv(MPS_MODE, mps)
+    lease = node.lease("part", 0.2)
+    size = size_of(lease, 0.55)
+    first = node.cuda("alloc", kind, size, **lease)
+    answer = first.line()
+    assert answer["outcome"] == "ok"
+    assert answer["total"] == int(lease["CHRONOS_MEMORY_BYTES"])
+    assert answer["free"] <= answer["total"] - size
+    assert node.outcome(kind, size, **lease) == REFUSED
+    third = node.cuda("alloc", kind, size_of(lease, 0.25), **lease)
+    assert third.line()["outcome"] == "ok"
+    assert first.alive()
+    told, counted = memory_used(node.gpu), used(node)
+    measured(f"{kind}, MPS {mps}: device and account, MiB", (told // MIB, counted // MIB))
+    first.kill()
+    until(lambda: node.outcome(kind, size, **lease) == "ok", 20.0)
+
+
+@pytest.mark.parametrize("mps", ["shared", "off"])
+def test_the_account_is_what_the_driver_says_that_the_processes_hold(
+    node: Node, mps: str, monkeypatch: pytest.MonkeyPatch, measured: Measured
+) -> None:
+    monkeypatch.setenv(MPS_MODE, mps)
+    lease = node.lease("part", 0.2)
+    sizes = [size_of(lease, 0.1) + 12345, 3 * MIB + 1, 700_000]
+    programs = [node.cuda("alloc", *(word for size in sizes for word in ("device", size)), **lease) for _ in "12"]
+    for program in programs:
+        assert [program.line()["outcome"] for _ in sizes] == ["ok"] * 3
+    telling = nvml.read_utilization()[node.gpu.id].processes
+    driver = [telling[program.process.pid].memory_bytes for program in programs]
+    counted = account.used("part", node.home)
+    ours = [counted[program.process.pid] for program in programs]
+    measured(
+        f"the driver's and our MiB of each process, MPS {mps}",
+        [(d / MIB, o / MIB) for d, o in zip(driver, ours, strict=True)],
+    )
+    for theirs, mine in zip(driver, ours, strict=True):
+        assert abs(theirs - mine) < 8 * MIB
+
+
+PROGRAMS = {
+    "torch_eager": {},
+    "torch_compile": {},
+    "torch_graphs": {},
+    "torch_graphs_async": {"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"},
+    "torch_expandable": {"PYTORCH_ALLOC_CONF": "expandable_segments:True"},
+    "torch_async": {"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"},
+    "torch_loader": {},
+    "torch_ipc": {},
+    "triton": {},
+    "transformers": {},
+    "jax": {},
+    "jax_as_it_goes": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    "cupy": {},
+    "cupy_async": {},
+}
+
+
+@pytest.mark.parametrize("mps", ["shared", "off"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_frameworks_program_works_and_is_held(
+    node: Node, name: str, mps: str, monkeypatch: pytest.MonkeyPatch, measured: Measured
+) -> None:
+    pytest.importorskip(name.partition("_")[0])
+    monkeypatch.setenv(MPS_MODE, mps)
+    lease = node.lease("part", 0.2)
+    limit = int(lease["CHRONOS_MEMORY_BYTES"])
+    if mps == "off":  # the counter's refusal, not the framework's own limit
+        for variable in ("PYTHONPATH", "CUPY_GPU_MEMORY_LIMIT"):
+            del lease[variable]
+    program = node.start([sys.executable, str(HERE / "framework.py"), name], {**lease, **PROGRAMS[name]})
+    answer = program.line(120.0)
+    measured(f"{name}, MPS {mps}", (answer["held"], answer["outcome"], f"{answer['total'] / limit:.3f}"))
+    assert answer["works"]
+    assert answer["outcome"] == "refused"
+    assert 15 <= answer["held"] < 20
+    assert answer["total"] <= limit
+    assert "jax" in name or answer["total"] == limit
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    if shutil.which("nvcc") is None:
+        pytest.skip("there is no nvcc here")
+    target = tmp_path_factory.mktemp("runtime")
+    started = {
+        kind: subprocess.Popen(["nvcc", f"-cudart={kind}", "-o", target / kind, HERE / "runtime.cu"])
+        for kind in ("static", "shared")
+    }
+    assert [process.wait() for process in started.values()] == [0, 0]
+    return {kind: target / kind for kind in started}
+
+
+@pytest.mark.parametrize("kind", ["static", "shared"])
+def test_programs_of_the_cuda_runtime_are_held_in_each_way_to_memory(
+    alone: Node, compiled: dict[str, Path], kind: str
+) -> None:
+    lease = alone.lease("part", 0.2)
+    answer = alone.start([str(compiled[kind])], lease).line()
+    assert answer.pop("works")
+    assert answer.pop("back")
+    assert (answer.pop("total"), answer.pop("device")) == (int(lease["CHRONOS_MEMORY_BYTES"]),) * 2
+    assert len(answer) == 6
+    assert answer == {way: [0, 2] for way in answer}
+
+
+def test_opencl_and_cuda_take_from_one_account(alone: Node, nvidia_opencl: dict[str, str]) -> None:
+    lease = alone.lease("part", 0.2)
+    size = size_of(lease, 0.55)
+    cuda = alone.cuda("alloc", "device", size, **lease)
+    assert cuda.line()["outcome"] == "ok"
+    opencl = start(alone, lease, nvidia_opencl)
+    assert do(opencl, "buffer", size=size)["error"] == -4
+    cuda.kill()
+    until(lambda: do(opencl, "buffer", size=size)["error"] == 0)
+    assert alone.outcome("device", size, **lease) == REFUSED
+
+
+def test_nvidia_smi_in_a_job_tells_its_share(alone: Node) -> None:
+    lease = alone.lease("part", 0.2)
+    held = alone.cuda("alloc", "device", size_of(lease, 0.5), **lease)
+    assert held.line()["outcome"] == "ok"
+    command = [
+        "nvidia-smi",
+        "--query-gpu=memory.total,memory.used",
+        "--format=csv,noheader,nounits",
+        f"--id={alone.gpu.id}",
+    ]
+    done = subprocess.run(command, env={**os.environ, **lease}, capture_output=True, text=True, check=True)
+    total, taken = map(int, done.stdout.split(","))
+    limit = int(lease["CHRONOS_MEMORY_BYTES"]) // MIB
+    assert total == limit
+    assert limit // 2 <= taken < limit // 2 + GIB // MIB
+
+
+COST = """
+import ctypes, json, sys, time
+lib, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+lib.cuInit(0); lib.cuDeviceGet(ctypes.byref(device), 0)
+lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), device); lib.cuCtxSetCurrent(context)
+pointer = ctypes.c_uint64()
+def once(size, allocate, free, *stream):
+    assert getattr(lib, allocate)(ctypes.byref(pointer), ctypes.c_size_t(size), *stream) == 0
+    assert getattr(lib, free)(pointer, *stream) == 0
+def rate(count, *what):
+    start = time.perf_counter()
+    for _ in range(count):
+        once(*what)
+    return (time.perf_counter() - start) / count * 1e6
+for line in sys.stdin:
+    print(json.dumps([rate(300, 32 << 20, "cuMemAlloc_v2", "cuMemFree_v2"),
+                      rate(5000, 1 << 20, "cuMemAllocAsync", "cuMemFreeAsync", None)]), flush=True)
+"""
+
+
+def test_what_counting_costs(alone: Node, measured: Measured) -> None:
+    programs = [alone.python(COST, **some) for some in ({}, alone.lease("part", 0.2))]
+    best: list[list[Any]] = [[], []]
+    for _ in range(9):
+        for program, rates in zip(programs, best, strict=True):
+            program.tell("go")
+            rates.append(program.line())
+    for index, what in enumerate(("cuMemAlloc and cuMemFree of 32 MiB", "cuMemAllocAsync and cuMemFreeAsync of 1 MiB")):
+        bare, held = (min(rate[index] for rate in rates) for rates in best)
+        measured(f"{what}, us without and with the counter", f"{bare:.2f} {held:.2f}")
+        assert held < bare + 3
