@@ -49,9 +49,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture
-def measured() -> Callable[[str, object], None]:
+def measured(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
     """Notes a figure for the summary."""
-    return lambda what, figure: _measured.append(f"{what}: {figure}")
+    return lambda what, figure: request.node.user_properties.append((what, str(figure)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":
+        _measured.extend(f"{what}: {figure}" for what, figure in report.user_properties)
 
 
 @pytest.fixture(scope="session")
