@@ -179,6 +179,29 @@ int cuCtxGetDevice(int *device) {
     NEEDS_CONTEXT;
     return *device = HERE, 0;
 }
+/* As a stream that is captured into a graph: only the numbers 0x100 and above are. What would end a capture does. */
+static struct graph *captured;
+static __thread int mode;
+static int broken;
+#define MAY_END_A_CAPTURE                                                                                              \
+    if (captured && mode != 2) return broken = 1, 900
+int cuThreadExchangeStreamCaptureMode(int *exchanged) {
+    int before = mode;
+    mode = *exchanged;
+    return *exchanged = before, 0;
+}
+int cuStreamIsCapturing(void *stream, int *status) { return *status = captured && (uintptr_t)stream >= 0x100, 0; }
+int cuStreamBeginCapture_v2(void *stream, int how) {
+    (void)stream, (void)how;
+    captured = calloc(1, sizeof(u64));
+    return broken = 0;
+}
+int cuStreamEndCapture(void *stream, struct graph **graph) {
+    (void)stream;
+    *graph = captured;
+    captured = NULL;
+    return broken ? 901 : 0;
+}
 int cuStreamGetCtx(void *stream, struct context **context) { return (void)stream, *context = current, 0; }
 
 int cuMemAlloc_v2(u64 *pointer, size_t size) {
@@ -210,6 +233,7 @@ int cuMemPoolDestroy(struct pool *pool) {
     return 0;
 }
 int cuMemPoolTrimTo(struct pool *pool, size_t least) {
+    MAY_END_A_CAPTURE;
     (void)least;
     pthread_mutex_lock(&guard);
     shrink(pool);
@@ -217,9 +241,11 @@ int cuMemPoolTrimTo(struct pool *pool, size_t least) {
     return 0;
 }
 int cuMemPoolGetAttribute(struct pool *pool, int attribute, u64 *value) {
+    MAY_END_A_CAPTURE;
     return *value = attribute == 5 ? pool->reserved : attribute == 7 ? pool->used : 0, 0;
 }
 int cuMemAllocFromPoolAsync(u64 *pointer, size_t size, struct pool *pool, void *stream) {
+    if (captured && (uintptr_t)stream >= 0x100) return *(u64 *)captured += size, *pointer = 42, 0;
     return (void)stream, *pointer = add(size, pool, NULL, pool->device), 0;
 }
 int cuMemAllocAsync(u64 *pointer, size_t size, void *stream) {

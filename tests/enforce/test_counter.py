@@ -270,6 +270,21 @@ def test_a_graph_counts_what_its_launch_takes_and_is_launched_no_more_when_that_
     job("cuMemRelease", held)
 
 
+def test_a_stream_that_is_captured_goes_on_to_be_and_its_graph_counts_when_it_is_launched(leased: Make) -> None:
+    lease = leased(4 * MIB)
+    job = lease.job()
+    assert job("cuMemAllocAsync", "out", MIB, None) == OK
+    stream = 0x100
+    job("cuStreamBeginCapture_v2", stream, 0)
+    assert job("cuMemAllocAsync", "out", 5 * MIB, stream) == REFUSED
+    assert job("cuMemAllocAsync", "out", MIB, stream) == OK
+    assert job("cuMemAllocAsync", "out", MIB, None) == OK, "beside it, by the thread that captures"
+    graph = job.made("cuStreamEndCapture", stream, "out")
+    assert lease.used() == job.held() == CHUNK
+    assert job("cuGraphLaunch", graph, stream) == OK
+    assert lease.used() == job.held() == CHUNK + MIB
+
+
 def test_the_functions_of_cuda_3_allocate_nothing(leased: Make) -> None:
     job = leased().job()
     assert {job(f"cu{name}", "out", 16) for name in ("MemAlloc", "MemAllocPitch", "ArrayCreate")} == {NOT_SUPPORTED}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cumulus.chronos.contract.variables import CUDA_COUNTER
 from cumulus.chronos.enforce.frameworks import Frameworks
 from cumulus.chronos.enforce.hook.chronos_pool import pool_bytes
 
@@ -54,19 +55,19 @@ def run(directory: Path, code: str, modules: dict[str, str], **variables: str) -
 
 def test_pytorch_is_told_when_cuda_is_first_used(tmp_path: Path) -> None:
     code = "import torch; later, = torch.calls; later(); print(torch.calls[1:])"
-    assert run(tmp_path, code, {"torch": TORCH}) == f"[(0, {3.5 / 80})]\n"
+    assert run(tmp_path, code, {"torch": TORCH}) == f"[(0, {3.25 / 80})]\n"
 
 
 def test_each_device_has_its_own_limit(tmp_path: Path) -> None:
     code = "import torch; torch.calls[0](); print(torch.calls[1:])"
     limits = f"{4 * GIB},{8 * GIB}"
-    expected = f"[(0, {3.5 / 80}), (1, {7.5 / 80})]\n"
+    expected = f"[(0, {3.25 / 80}), (1, {7.25 / 80})]\n"
     assert run(tmp_path, code, {"torch": TORCH}, CHRONOS_MEMORY_BYTES=limits) == expected
 
 
 def test_tensorflow_gets_a_logical_device(tmp_path: Path) -> None:
     code = "import tensorflow; print(tensorflow.set)"
-    assert run(tmp_path, code, {"tensorflow": TENSORFLOW}) == "[('first', [3584])]\n"
+    assert run(tmp_path, code, {"tensorflow": TENSORFLOW}) == "[('first', [3328])]\n"
 
 
 def test_pyopencl_does_not_see_mps_and_what_comes_after_does(tmp_path: Path) -> None:
@@ -97,10 +98,19 @@ def test_a_cpu_device_needs_none_of_it(tmp_path: Path) -> None:
     assert Frameworks().environment(make_lease("a", GIB), CPU, tmp_path) == {}
 
 
-def test_jax_and_cupy_are_told_by_variables(tmp_path: Path) -> None:
+def test_jax_is_told_a_part_of_the_lease_where_the_counter_answers_with_that(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CUDA_COUNTER, str(counter))
+    variables = Frameworks().environment(make_lease("a", 4 * GIB), H100, tmp_path)
+    assert variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.8125"
+
+
+def test_jax_and_cupy_are_told_by_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CUDA_COUNTER, "/nonexistent/counter.so")
     variables = Frameworks().environment(make_lease("a", 4 * GIB), H100, tmp_path)
     pool = pool_bytes(4 * GIB)
-    assert (variables["XLA_PYTHON_CLIENT_MEM_FRACTION"], variables["CUPY_GPU_MEMORY_LIMIT"]) == ("0.0437", str(pool))
+    assert (variables["XLA_PYTHON_CLIENT_MEM_FRACTION"], variables["CUPY_GPU_MEMORY_LIMIT"]) == ("0.0406", str(pool))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +120,7 @@ def test_jax_and_cupy_are_told_by_variables(tmp_path: Path) -> None:
         (2, 1),
         (GIB // 2, GIB // 4),
         (GIB, GIB // 2),
-        (4 * GIB, GIB // 2),
+        (4 * GIB, 3 * GIB // 4),
         (20 * GIB, GIB),
         (40 * GIB, 2 * GIB),
         (139 * GIB, 2 * GIB),

@@ -137,7 +137,7 @@ def torch_ipc() -> None:
     again = torch.ones(LEASE // 3 // 4, device="cuda")
     inbox.put(None)
     child.join(20)
-    works = on_gpu and total == tensor.numel() and float(again[-1]) == 1
+    works = on_gpu and abs(total / tensor.numel() - 1) < 1e-5 and float(again[-1]) == 1
     del tensor, again
     torch.cuda.empty_cache()
     tell_torch(works)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cumulus.chronos.contract.variables import MPS_MODE
+from cumulus.chronos.contract.variables import MPS_MODE, PRELOAD
 from cumulus.chronos.enforce.mps import Mps
 from cumulus.chronos.enforce.mps_daemon import Daemon
 from cumulus.clock import SystemClock
@@ -37,9 +37,10 @@ def raised(node: Node) -> str:
     return f"0={node.part(0.5) >> 20}M"
 
 
-def test_shared_raising_ones_own_limit_works(node: Node) -> None:
+def test_shared_raising_ones_own_limit_does_not_work_while_memory_is_counted(node: Node) -> None:
     lease = node.lease("small", 0.05)
-    assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node)}) == "ok"
+    assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node)}) == REFUSED
+    assert node.outcome("device", node.part(HUGE), **{**lease, LIMIT: raised(node), PRELOAD: ""}) == "ok"
 
 
 def test_isolated_raising_ones_own_limit_does_not_work(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,18 +63,26 @@ def test_isolated_raising_ones_own_percentage_does_not_work(
 
 
 @pytest.mark.parametrize("mode", ["shared", "isolated"])
-def test_leaving_mps_by_another_pipe_directory_works(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_leaving_mps_by_another_pipe_directory_does_not_work_while_memory_is_counted(
+    node: Node, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     monkeypatch.setenv(MPS_MODE, mode)
     lease = node.lease("small", 0.05)
-    assert node.outcome("device", node.part(HUGE), **{**lease, PIPE: "/nonexistent"}) == "ok"
+    assert node.outcome("device", node.part(HUGE), **{**lease, PIPE: "/nonexistent"}) == REFUSED
+    assert node.outcome("device", node.part(HUGE), **{**lease, PIPE: "/nonexistent", PRELOAD: ""}) == "ok"
 
 
 @pytest.mark.parametrize("mode", ["shared", "isolated"])
-def test_a_second_process_gets_the_limit_again(node: Node, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_a_second_process_gets_the_limit_again_only_where_memory_is_not_counted(
+    node: Node, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     monkeypatch.setenv(MPS_MODE, mode)
     lease = node.lease("small", 0.05)
-    first, second = (node.cuda("alloc", "device", node.part(0.0375), **lease) for _ in "12")
-    assert (first.line()["outcome"], second.line()["outcome"]) == ("ok", "ok")
+    for preload, outcome in ((lease[PRELOAD], REFUSED), ("", "ok")):
+        first = node.cuda("alloc", "device", node.part(0.0375), **{**lease, PRELOAD: preload})
+        assert first.line()["outcome"] == "ok"
+        assert node.outcome("device", node.part(0.0375), **{**lease, PRELOAD: preload}) == outcome
+        first.kill()
 
 
 def test_memory_of_the_host_is_not_counted(node: Node) -> None:

@@ -40,16 +40,19 @@ CUcontext context_here(void) {
     return ask && ask(&context) == CUDA_SUCCESS ? context : NULL;
 }
 
-static bool device_here(CUdevice *device) {
+static bool has_device(CUdevice *device) {
     CUresult (*ask)(CUdevice *) = DRIVER(CUresult, "cuCtxGetDevice", (CUdevice *));
     return ask && ask(device) == CUDA_SUCCESS;
 }
 
-lease_set leases_here(void) {
+CUdevice device_here(void) {
     CUdevice device = 0;
+    return has_device(&device) ? device : 0;
+}
+
+lease_set leases_here(void) {
     accounts_open();
-    if (accounts_count() > 1 && !device_here(&device)) return 1;
-    return leases_of_device(device);
+    return accounts_count() > 1 ? leases_of_device(device_here()) : accounts_count();
 }
 
 /* The numbers that stand for the default streams. */
@@ -61,9 +64,9 @@ bool device_of_stream(CUstream stream, CUdevice *device) {
     CUresult (*push)(CUcontext) = DRIVER(CUresult, "cuCtxPushCurrent_v2", (CUcontext));
     CUresult (*pop)(CUcontext *) = DRIVER(CUresult, "cuCtxPopCurrent_v2", (CUcontext *));
     if (IS_DEFAULT(stream) || !ask || ask(stream, &its) != CUDA_SUCCESS || its == context_here())
-        return device_here(device);
+        return has_device(device);
     if (!push || !pop || push(its) != CUDA_SUCCESS) return false;
-    bool found = device_here(device);
+    bool found = has_device(device);
     pop(&popped);
     return found;
 }

@@ -72,6 +72,7 @@ void *nvml_function(const char *name);
 lease_set leases_of_device(CUdevice device);
 lease_set leases_here(void);
 CUcontext context_here(void);
+CUdevice device_here(void);
 
 /* The device that a stream works on. False where that is not known. */
 bool device_of_stream(CUstream stream, CUdevice *device);

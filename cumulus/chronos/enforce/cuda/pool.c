@@ -20,11 +20,38 @@ typedef struct pool {
 
 static pool *pools;
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-static _Atomic bool changed;
+static _Atomic bool changed, graphs_allocate;
 
 static void before_fork(void) { pthread_mutex_lock(&guard); }
 static void after_fork(void) { pthread_mutex_unlock(&guard); }
 __attribute__((constructor)) static void loaded(void) { pthread_atfork(before_fork, after_fork, after_fork); }
+
+/* ---- streams that are captured ---- */
+
+/* A stream that is captured into a graph makes nothing now, and while one is, calls that look harmless end the capture:
+ * the thread must say that it knows (cuThreadExchangeStreamCaptureMode). */
+#define RELAXED 2
+
+static int exchange(int mode) {
+    CUresult (*swap)(int *) = DRIVER(CUresult, "cuThreadExchangeStreamCaptureMode", (int *));
+    return swap && swap(&mode) == CUDA_SUCCESS ? mode : -1;
+}
+
+static int enter(void) {
+    pthread_mutex_lock(&guard);
+    return exchange(RELAXED);
+}
+
+static void leave(int mode) {
+    if (mode >= 0) exchange(mode);
+    pthread_mutex_unlock(&guard);
+}
+
+static bool is_captured(CUstream stream) {
+    int status = 0;
+    CUresult (*ask)(CUstream, int *) = DRIVER(CUresult, "cuStreamIsCapturing", (CUstream, int *));
+    return ask && ask(stream, &status) == CUDA_SUCCESS && status != 0;
+}
 
 /* ---- under the guard ---- */
 
@@ -101,9 +128,9 @@ static bool trim_all(void) {
 /* ---- for the others ---- */
 
 bool pools_trim(void) {
-    pthread_mutex_lock(&guard);
+    int mode = enter();
     bool any = trim_all();
-    pthread_mutex_unlock(&guard);
+    leave(mode);
     return any;
 }
 
@@ -111,12 +138,24 @@ void pools_changed(void) { changed = true; }
 
 void pools_look(void) {
     if (!changed) return;
-    pthread_mutex_lock(&guard);
+    int mode = enter();
     look_all();
-    pthread_mutex_unlock(&guard);
+    leave(mode);
 }
 
 /* ---- allocating ---- */
+
+/* In a graph: what could never be launched is refused; the rest is made, and counted, when the graph is launched. */
+static bool node_fits(CUdevice device, size_t size) {
+    charge room;
+    if (!take(leases_of_device(device), size, &room)) return false;
+    account_give(&room);
+    pthread_mutex_lock(&guard);
+    if (!find(NULL, device)) add(NULL, device, true);
+    pthread_mutex_unlock(&guard);
+    graphs_allocate = true;
+    return true;
+}
 
 typedef CUresult (*allocate)(CUdeviceptr *, size_t, CUstream);
 typedef CUresult (*allocate_from)(CUdeviceptr *, size_t, CUmempool, CUstream);
@@ -132,20 +171,24 @@ static bool fits(pool *from, size_t size, charge *room) {
     return account_take(leases, size, room);
 }
 
+/* From its current pool, by the first function; or from the one that is named, by the second. */
 static CUresult from_pool(CUmempool handle, CUdeviceptr *pointer, size_t size, CUstream stream, allocate simple,
                           allocate_from from) {
+    if (from && is_captured(stream))
+        return node_fits(device_here(), size) ? from(pointer, size, handle, stream) : CUDA_ERROR_OUT_OF_MEMORY;
     charge room = {0};
-    pthread_mutex_lock(&guard);
+    int mode = enter();
     pool *known = found_or_added(handle);
     look_beside(known ? known->held.leases : 0);
-    if (!known || (known->counts && !fits(known, size, &room))) {
-        pthread_mutex_unlock(&guard);
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult outcome = CUDA_ERROR_OUT_OF_MEMORY;
+    if (known && (!known->counts || fits(known, size, &room))) {
+        if (mode >= 0) exchange(mode); /* the program's own call is the program's own risk */
+        outcome = simple ? simple(pointer, size, stream) : from(pointer, size, handle, stream);
+        if (mode >= 0) exchange(RELAXED);
+        account_give(&room);
+        look(known);
     }
-    CUresult outcome = simple ? simple(pointer, size, stream) : from(pointer, size, handle, stream);
-    account_give(&room);
-    look(known);
-    pthread_mutex_unlock(&guard);
+    leave(mode);
     return outcome;
 }
 
@@ -155,6 +198,8 @@ static CUresult from_current(int at, CUdeviceptr *pointer, size_t size, CUstream
     CUdevice device = 0;
     CUresult (*pool_of)(CUmempool *, CUdevice) = DRIVER(CUresult, "cuDeviceGetMemPool", (CUmempool *, CUdevice));
     if (!real) return CUDA_ERROR_NOT_INITIALIZED;
+    if (is_captured(stream))
+        return node_fits(device_here(), size) ? real(pointer, size, stream) : CUDA_ERROR_OUT_OF_MEMORY;
     if (!device_of_stream(stream, &device) || !pool_of || pool_of(&current, device)) return real(pointer, size, stream);
     return from_pool(current, pointer, size, stream, real, NULL);
 }
@@ -217,37 +262,28 @@ EXPORTED CUresult cuMemPoolTrimTo(CUmempool handle, size_t least) {
 
 /* ---- graphs: their memory is made when they are launched ---- */
 
-/* A node that could never be launched is refused. */
-static bool node_fits(const CUallocnode *node) {
-    charge room;
-    if (node->pool.location.type != MEM_LOCATION_DEVICE) return true;
-    CUdevice device = node->pool.location.id;
-    if (!take(leases_of_device(device), node->size, &room)) return false;
-    account_give(&room);
-    pthread_mutex_lock(&guard);
-    if (!find(NULL, device)) add(NULL, device, true);
-    pthread_mutex_unlock(&guard);
-    return true;
+static bool may_add(const CUallocnode *node) {
+    return node->pool.location.type != MEM_LOCATION_DEVICE || node_fits(node->pool.location.id, node->size);
 }
 
 EXPORTED CUresult cuGraphAddMemAllocNode(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, size_t count,
                                          CUallocnode *asked) {
     if (!REAL(cuGraphAddMemAllocNode)) return CUDA_ERROR_NOT_INITIALIZED;
-    if (asked && !node_fits(asked)) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (asked && !may_add(asked)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddMemAllocNode)(node, graph, after, count, asked);
 }
 
 EXPORTED CUresult cuGraphAddNode(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, size_t count,
                                  CUnodeparams *asked) {
     if (!REAL(cuGraphAddNode)) return CUDA_ERROR_NOT_INITIALIZED;
-    if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !node_fits(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !may_add(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddNode)(node, graph, after, count, asked);
 }
 
 EXPORTED CUresult cuGraphAddNode_v2(CUgraphnode *node, CUgraph graph, const CUgraphnode *after, const void *edges,
                                     size_t count, CUnodeparams *asked) {
     if (!REAL(cuGraphAddNode_v2)) return CUDA_ERROR_NOT_INITIALIZED;
-    if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !node_fits(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (asked && asked->type == GRAPH_NODE_MEM_ALLOC && !may_add(&asked->alloc)) return CUDA_ERROR_OUT_OF_MEMORY;
     return REAL(cuGraphAddNode_v2)(node, graph, after, edges, count, asked);
 }
 
@@ -256,19 +292,13 @@ static CUresult launch(int at, CUgraphexec graph, CUstream stream) {
     CUresult (*real)(CUgraphexec, CUstream) = real_function(at);
     CUdevice device = 0;
     if (!real) return CUDA_ERROR_NOT_INITIALIZED;
-    if (!pools || !device_of_stream(stream, &device)) return real(graph, stream);
-    pthread_mutex_lock(&guard);
-    /* Also where none was seen to allocate: it may have been captured from a stream. */
+    if (!graphs_allocate || is_captured(stream) || !device_of_stream(stream, &device)) return real(graph, stream);
+    int mode = enter();
     pool *graphs = find(NULL, device);
-    if (!graphs) graphs = add(NULL, device, true);
-    if (!graphs) {
-        pthread_mutex_unlock(&guard);
-        return real(graph, stream);
-    }
-    bool over = account_over(graphs->held.leases) && trim_all() && account_over(graphs->held.leases);
+    bool over = graphs && account_over(graphs->held.leases) && trim_all() && account_over(graphs->held.leases);
     CUresult outcome = over ? CUDA_ERROR_OUT_OF_MEMORY : real(graph, stream);
-    look(graphs);
-    pthread_mutex_unlock(&guard);
+    if (graphs) look(graphs);
+    leave(mode);
     return outcome;
 }
 
