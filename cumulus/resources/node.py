@@ -114,7 +114,7 @@ class GPUNodeStatus(Model):
 
     observed_generation: int = Field(0, description="The generation of the spec that the node acted on.")
     conditions: tuple[Condition, ...] = Field(
-        (), description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Twin."
+        (), description="Ready, ContainersReady, MPSReady, OpenCLLayer, CUDACounter, Policed, Twin."
     )
     hostname: str = Field("", description="The machine's host name.")
     boot_id: str = Field("", description="Changes when the machine reboots.")
