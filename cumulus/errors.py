@@ -57,6 +57,10 @@ class JobFinished(CumulusError):
     """The job is over: it can be neither suspended nor resumed."""
 
 
+class NotExtended(CumulusError):
+    """The lease cannot be longer: others were told when they start, or there is none that runs."""
+
+
 class AlreadySet(CumulusError):
     """A label or annotation has another value, and overwriting was not asked for."""
 

@@ -57,6 +57,14 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True)
+class Extended:
+    """The leases of a job were lengthened, or would be."""
+
+    until: str
+    """When the first of them ends now (RFC 3339), unless its program has ended before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """An object with what belongs to it. `related`: what its kind's entry says is listed with it."""
 

@@ -36,6 +36,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "run": Verb("run", "Run a program of this directory on a leased share.", runs_a_program=True),
     "rerun": Verb("rerun", "Run a job again: make it anew under its name, and follow it."),
+    "extend": Verb("extend", "Lengthen the lease of a running job, if that moves nobody who waits."),
     "attach": Verb("run", "Follow a job until it is over, and end with its exit code."),
     "apply": Verb("apply", "Create or change objects from manifests."),
     "diff": Verb("apply", "Show what apply would change."),

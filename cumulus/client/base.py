@@ -15,6 +15,7 @@ from cumulus.answers.objects import (
     Applied,
     ConditionMet,
     Description,
+    Extended,
     JobFiles,
     PatchType,
     Propagation,
@@ -179,6 +180,14 @@ class JobClient(Protocol):
 
         Raises NotFound, InvalidObject, Forbidden, Conflict where it is being deleted, and UsageError where it can't go
         on from a checkpoint.
+        """
+        ...
+
+    def extend(self, key: Key, seconds: float, *, dry_run: bool = False) -> Extended:
+        """Let the lease of the job's running attempt end so many seconds later; its spec stays.
+
+        Raises NotFound, Forbidden, UsageError, and NotExtended where no lease of it runs, or where somebody who waits
+        would start later than they are told.
         """
         ...
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cumulus.answers.objects import (
         Applied,
         Description,
+        Extended,
         JobFiles,
         PatchType,
         Propagation,
@@ -160,6 +161,9 @@ class EmbeddedClient:
         return self._service.reruns.rerun(
             self._identity, key, changes=changes, from_checkpoint=from_checkpoint, uid=uid
         )
+
+    def extend(self, key: Key, seconds: float, *, dry_run: bool = False) -> Extended:
+        return self._service.extensions.extend(self._identity, key, seconds, dry_run=dry_run)
 
     def why(self, key: Key) -> Why:
         return self._service.explanations.why(self._identity, key)

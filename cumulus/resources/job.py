@@ -35,6 +35,7 @@ from cumulus.resources.job_runs import EarlierRun
 from cumulus.resources.key import Document, Key
 from cumulus.resources.meta import Condition, LabelMap, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.renewal import Renewal
 from cumulus.resources.submitter import DaemonRules, Submitter
 
 _AS_A_PROCESS = {
@@ -131,6 +132,11 @@ class GPU(Model):
         description="What the node does if the program holds more GPU memory than it leases. End: kill it at once. "
         "Report: set the condition Overused. If left out: End for a part of a GPU, Report for a whole one. A node may "
         "be stricter.",
+    )
+    renewal: Renewal | None = Field(
+        None,
+        description="Whether the lease is renewed before it ends; never, if left out. A gang ends with the first of "
+        "its leases.",
     )
 
 

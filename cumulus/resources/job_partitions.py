@@ -9,6 +9,7 @@ from typing import Literal
 from cumulus.resources.job import GPUJob
 from cumulus.resources.meta import ATTEMPT_LABEL, JOB_LABEL, REPLICA_LABEL, ObjectMeta
 from cumulus.resources.partition import FINALIZER, Gang, GPUPartition, GPUPartitionSpec
+from cumulus.resources.renewal import Renewal
 from cumulus.resources.submitter import submitter_annotations
 
 GRACE = "10s"
@@ -76,6 +77,7 @@ def _partition_spec(job: GPUJob, gang: Gang) -> GPUPartitionSpec:
         grace_period=grace(job),
         selector=gpu.selector,
         overuse=gpu.overuse,
+        renewal=gpu.renewal or Renewal(),
         min_enforcement=job.spec.min_enforcement,
         placement=job.spec.placement,
         priority=job.spec.priority,

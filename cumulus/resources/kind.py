@@ -99,7 +99,8 @@ class Kind:
     signed: tuple[tuple[str, str], ...] = ()
     """Fields of spec, each with the annotation in which the service writes who set it last."""
     sealed: frozenset[str] = frozenset()
-    """Fields of status that say what controllers may end, delete or read: nobody else writes them, an admin neither."""
+    """Fields that no write changes, an admin's neither: they say what controllers may end, delete or read, or are
+    checked by a request of their own."""
     takes_over: frozenset[str] = frozenset()
     """Finalizers whose work an object does that is made in the place of one that is there."""
     selected: frozenset[str] = frozenset()

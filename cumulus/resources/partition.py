@@ -13,25 +13,11 @@ from cumulus.resources.fields import ComputeShare, Delay, Duration, FieldError, 
 from cumulus.resources.job import DeviceSelector, HostPort
 from cumulus.resources.meta import Condition, Resource
 from cumulus.resources.placement import Placement
+from cumulus.resources.renewal import Renewal as Renewal
 from cumulus.resources.submitter import DaemonRules, Submitter
 
 FINALIZER = "cumulus.dev/partition"
 """On a partition from its binding until its node has confirmed that the share is free."""
-
-
-class Renewal(Model):
-    """Whether the lease is renewed before it ends."""
-
-    policy: Literal["Never", "WhileIdle"] = Field(
-        "Never", description="WhileIdle: renew while nobody waits for the device."
-    )
-    maximum: Duration | None = Field(None, description="The longest the lease may last in all; required for WhileIdle.")
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.policy == "WhileIdle" and self.maximum is None:
-            raise FieldError(("maximum",), "is required for policy WhileIdle; add maximum: 8h")
-        return self
 
 
 class Gang(Model):
@@ -85,6 +71,9 @@ class GPUPartitionSpec(Model):
         (), description="Set by the job controller: ports of the node that the replica needs for itself."
     )
     gang: Gang | None = Field(None, description="Set by the job controller.")
+    until: Time | None = Field(
+        None, description="The lease ends no earlier. Set by `cumulus extend`, where that moves nobody who waits."
+    )
 
     @model_validator(mode="after")
     def _device_of_a_node(self) -> Self:
@@ -148,7 +137,7 @@ class GPUPartition(Resource):
     """A time-limited share of one device."""
 
     KIND: ClassVar[str] = "GPUPartition"
-    MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority"})
+    MUTABLE: ClassVar[frozenset[str]] = frozenset({"renewal", "priority", "until"})
 
     kind: Literal["GPUPartition"] = Field("GPUPartition", description="Always GPUPartition.")
     spec: GPUPartitionSpec = Field(description="What share, of which device, for how long.")

@@ -300,6 +300,8 @@ class EventReason(StrEnum):
     """A job is requeued again and again though its program exits with 0: it may be done."""
     LEASED = "Leased"
     RENEWED = "Renewed"
+    EXTENDED = "Extended"
+    """Its lease was lengthened by `cumulus extend`."""
     CHANGED_BY_ANOTHER = "ChangedByAnother"
     """Somebody other than its submitter changed or deleted the object."""
     SYNCED = "Synced"

@@ -25,8 +25,6 @@ from cumulus.store.base import Store
 if TYPE_CHECKING:
     from cumulus.blob.base import BlobStore
 
-_KIND = "GPUJob"
-
 
 class Reruns:
     def __init__(
@@ -48,7 +46,7 @@ class Reruns:
         Raises NotFound, InvalidObject, Forbidden, Conflict where it is being deleted, and UsageError where it can't go
         on from a checkpoint.
         """
-        if key.kind != _KIND:
+        if not BY_NAME[key.kind].leaves_files:
             raise UsageError(f"only jobs can be run again, not a {key.kind}")
         self._access.check(identity, "create", "gpujobs/rerun", key.namespace, key.name)
         with self._access.audit.doing(identity, [audit.change("create", "gpujobs/rerun", key)]):
@@ -68,13 +66,17 @@ class Reruns:
         from cumulus.admission import admit
         from cumulus.apply import ownership
 
-        kind, before = BY_NAME[_KIND], old.get("spec") or {}
+        kind, before = BY_NAME[old["kind"]], old.get("spec") or {}
         held = {name: value for name, value in before.items() if name != "suspend"}
         spec = held if changes is None else patched(held, changes, "merge")
         metadata = {name: old["metadata"][name] for name in ("name", "namespace", "labels") if name in old["metadata"]}
         annotations = dict(old["metadata"].get("annotations") or {})
         annotations.pop(SUBMISSION, None)
-        named = {"apiVersion": old["apiVersion"], "kind": _KIND, "metadata": metadata | {"annotations": annotations}}
+        named = {
+            "apiVersion": old["apiVersion"],
+            "kind": kind.name,
+            "metadata": metadata | {"annotations": annotations},
+        }
         new = admit.admit_create(kind, {**named, "spec": spec}, user=True)
         whose = Submitter.of(annotations)
         if new["spec"] != admit.admit_create(kind, {**named, "spec": held}, user=True)["spec"] and (

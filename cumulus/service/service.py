@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cumulus.service.calls import Calls
     from cumulus.service.checkpoints import Checkpoints
     from cumulus.service.descriptions import Descriptions
+    from cumulus.service.extensions import Extensions
     from cumulus.service.identity import Identity
     from cumulus.service.infrastructure import Infrastructure
     from cumulus.service.jobs import Jobs
@@ -110,6 +111,12 @@ class Service:
 
         blobs = None if self._infrastructure is None else lambda: self.infrastructure.blobs
         return Objects(self.store, self.clock, self.access, blobs)
+
+    @cached_property
+    def extensions(self) -> Extensions:
+        from cumulus.service.extensions import Extensions
+
+        return Extensions(self.store, self.objects, self.access, self.clock, self.home)
 
     @cached_property
     def reruns(self) -> Reruns:

@@ -38,6 +38,7 @@ def cells() -> dict[tuple[str, str], Ask]:
     """Resource and verb: what a client asks for it."""
     found: dict[tuple[str, str], Ask] = {
         ("gpujobs/log", "get"): lambda c, _: list(c.logs(Key("GPUJob", "team", "x"))),
+        ("gpujobs/lease", "update"): lambda c, _: c.extend(Key("GPUJob", "team", "x"), 60.0),
         ("gpujobs/checkpoints", "list"): lambda c, _: c.checkpoints(Key("GPUJob", "team", "x")),
         ("gpujobs/checkpoints", "get"): lambda c, _: list(c.fetch_checkpoint(Key("GPUJob", "team", "x"))),
         ("gpujobs/checkpoints", "delete"): lambda c, _: c.prune_checkpoints(Key("GPUJob", "team", "x"), keep=1),

@@ -12,6 +12,7 @@ import pytest
 from cumulus import manifest
 from cumulus.answers.logs import AttemptEnded, LogBytes
 from cumulus.answers.nodes import Cordoned, Drained, Removed, WorkerAddress, WorkerFound, WorkerSaid
+from cumulus.answers.objects import Extended
 from cumulus.answers.secrets import SecretKey
 from cumulus.answers.server import ApiAddress
 from cumulus.answers.swarm import ImagePushed, SwarmInvitation, SwarmMade, SwarmStatus
@@ -28,6 +29,7 @@ from cumulus.errors import (
     JobFinished,
     NodeRefused,
     NoLog,
+    NotExtended,
     NotFound,
     StoreUnavailable,
     UsageError,
@@ -38,7 +40,7 @@ from cumulus.resources.query import Query
 from cumulus.secrets import SecretUnavailable
 from cumulus.service.addresses import api_address
 from cumulus.store.base import Store
-from tests.documents import NOW, active, ahead, event, failed, job, lease, node, partition, running
+from tests.documents import NOW, active, ago, ahead, event, failed, job, lease, node, partition, running
 from tests.service.conftest import FakeInfrastructure, host_key
 
 TRAIN = Key("GPUJob", "default", "train")
@@ -339,6 +341,24 @@ class TestJobs:
         assert b"".join(p.data for p in pieces if isinstance(p, LogBytes)) == b"old"
         with pytest.raises(NoLog, match=r"^there is no log of run 7 of gpujob/train$"):
             list(client.logs(TRAIN, run=7))
+
+    def test_a_longer_lease(self, client: Client, store: Store) -> None:
+        store.create(node("gpu-1"))
+        store.create(running("train"))
+        with pytest.raises(NotExtended, match="has not begun, or is over"):
+            client.extend(TRAIN, 60.0)
+        held = active("train-a1-r0-d0", owner=store.get(TRAIN))
+        held["status"]["startedAt"] = ago(minutes=5)
+        store.create(held)
+        assert client.extend(TRAIN, 3600.0, dry_run=True) == Extended(ahead(minutes=115))
+        store.create(partition("next", memory="100%"))
+        with pytest.raises(NotExtended, match=r"^gpujob/train cannot have 1h more: job default/next is told "):
+            client.extend(TRAIN, 3600.0)
+        store.delete(Key("GPUPartition", "default", "next"))
+        assert client.extend(TRAIN, 3600.0).until == ahead(minutes=115)
+        assert client.get(Key("GPUPartition", "default", "train-a1-r0-d0"))["spec"]["until"] == ahead(minutes=115)
+        with pytest.raises(UsageError, match="by more than no time"):
+            client.extend(TRAIN, 0.0)
 
     def test_what_cannot_be_rerun(self, client: Client, store: Store) -> None:
         made = store.create(job("train"))

@@ -68,6 +68,16 @@ FIELDS:
 
   selector  <DeviceSelector>
     Which devices fit.
+
+  overuse   <string>
+    What the node does if the program holds more GPU memory than it leases. End:
+    kill it at once. Report: set the condition Overused. If left out: End for a
+    part of a GPU, Report for a whole one. A node may be stricter.
+    one of: Report, End
+
+  renewal   <Renewal>
+    Whether the lease is renewed before it ends; never, if left out. A gang ends
+    with the first of its leases.
 """
     )
 

@@ -37,7 +37,16 @@ if TYPE_CHECKING:
         WorkerAnswer,
         WorkerFound,
     )
-    from cumulus.answers.objects import Applied, Description, JobFiles, PatchType, Propagation, WaitStep, Why
+    from cumulus.answers.objects import (
+        Applied,
+        Description,
+        Extended,
+        JobFiles,
+        PatchType,
+        Propagation,
+        WaitStep,
+        Why,
+    )
     from cumulus.answers.secrets import SecretKey
     from cumulus.answers.server import ApiAddress, ServerState
     from cumulus.answers.sources import SourceDiff
@@ -198,6 +207,11 @@ class HttpClient:
     ) -> Document:
         given: dict[str, Any] = {"changes": changes, "from_checkpoint": from_checkpoint, "uid": uid}
         return self._call("rerun", Document, key=key, **given)
+
+    def extend(self, key: Key, seconds: float, *, dry_run: bool = False) -> Extended:
+        from cumulus.answers.objects import Extended
+
+        return self._call("extend", Extended, key=key, seconds=seconds, dry_run=dry_run)
 
     def why(self, key: Key) -> Why:
         from cumulus.answers.objects import Why

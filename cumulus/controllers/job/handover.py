@@ -29,6 +29,19 @@ PART_OF_LEASE = 2
 """Of a short lease, only the last such part."""
 
 
+SETTLE_SECONDS = 5.0
+"""A lease that lasts so much longer than an attempt may be queued ahead was lengthened after that."""
+
+
+def early(view: View, held: Sequence[GPUPartition]) -> bool:
+    """Whether the next attempt was queued for the end of a lease that lasts longer by now."""
+    ends = [parse_timestamp(p.status.expires_at) for p in held if p.status.expires_at]
+    if view.job.status.next is None or not ends:
+        return False
+    longest = min(LONGEST, parse_duration(view.job.spec.gpu.duration) / PART_OF_LEASE)
+    return (min(ends) - view.now).total_seconds() > longest + SETTLE_SECONDS
+
+
 def due(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> float | None:
     """Seconds until the next attempt is to be queued, 0 where it is time; None where none is to be, or where it is not
     known when the lease ends."""

@@ -214,6 +214,8 @@ def _going_on(view: View, attempt: Attempt, held: Sequence[GPUPartition]) -> Job
         status, create = handover.queued(view, status)
     elif ahead is not None:
         wake = ahead if wake is None else min(wake, ahead)
+    if running and handover.early(view, held):
+        return _without_next(view, status, events=(started,) if began else (), wake=0.0)
     update = _reprioritized(job, view.held(job.status.next))
     return JobPlan(status, create=create, update=update, start=start, events=(started,) if began else (), wake=wake)
 

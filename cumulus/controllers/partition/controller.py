@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cumulus.chronos.contract import Lease, LeaseState
-from cumulus.clock import Clock
+from cumulus.clock import Clock, to_the_second
 from cumulus.controllers.partition import plan as partition_plan
 from cumulus.controllers.partition.plan import Answer, GrantRefused, NodeGone, PartitionPlan, Unreachable
 from cumulus.errors import (
@@ -89,7 +89,8 @@ class PartitionReconciler:
         if saving > 0:
             return After(min(saving, result.seconds) if isinstance(result, After) else saving)
         if isinstance(answer, Lease) and not releasing:
-            return self._renew(partition, answer, result)
+            longer = partition_plan.extension(partition, answer)
+            return self._renew(partition, answer, result) if longer is None else self._extend(partition, job, longer)
         return result
 
     def _fresh(self, partition: GPUPartition) -> GPUPartition:
@@ -161,6 +162,18 @@ class PartitionReconciler:
         if found is None or found.status != "True" or known:
             return []
         return [self._recorder.event(partition, "Warning", found.reason, found.message, component=NAME)]
+
+    def _extend(self, partition: GPUPartition, job: GPUJob | None, seconds: float) -> Result:
+        """As somebody asked for, whom nobody who waits stood against."""
+        try:
+            lease = self._agents[partition.status.node].leases.renew(partition.uid, seconds)
+        except NoSuchLease:
+            return After(partition_plan.ENDING_POLL)
+        message = f"its lease lasts until {to_the_second(lease.expires_at)}"
+        for about in (partition, job):
+            if about is not None:
+                self._recorder.record(about, "Normal", EventReason.EXTENDED, message, component=NAME)
+        return self._apply(partition, self._plan(partition, lease, False))
 
     def _renew(self, partition: GPUPartition, lease: Lease, result: Result) -> Result:
         due = partition_plan.renewal(partition, lease, self._clock.now())

@@ -24,6 +24,12 @@ ENDING_POLL = 0.25
 RENEW_FRACTION = 0.25
 """A lease that is renewed while idle is renewed when this part of its duration is left."""
 
+RENEW_LEAD = 40.0
+"""Of a job's lease more is left then, as far as the half of it lasts: its next attempt would be queued before."""
+
+EXTENSION_SLACK = 1.0
+"""Seconds by which a lease may end before the time that it was extended to."""
+
 
 @dataclass(frozen=True, slots=True)
 class GrantRefused:
@@ -161,6 +167,15 @@ def plan_idle(partition: GPUPartition, *, releasing: bool, now: datetime) -> Par
     return PartitionPlan(partition.status, finish=partition.deleting)
 
 
+def extension(partition: GPUPartition, lease: Lease) -> float | None:
+    """Seconds from now for which a lease is to be renewed so that it lasts as long as it was extended to; None where it
+    does, or is over."""
+    if partition.spec.until is None or lease.state is not LeaseState.ACTIVE:
+        return None
+    longer = (parse_timestamp(partition.spec.until) - parse_timestamp(lease.expires_at)).total_seconds()
+    return lease.expires_in + longer if longer > EXTENSION_SLACK else None
+
+
 def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float, float] | None:
     """For a lease that is renewed while nobody waits: (seconds until it is time, seconds to renew it for then).
 
@@ -170,11 +185,14 @@ def renewal(partition: GPUPartition, lease: Lease, now: datetime) -> tuple[float
     if spec.policy != "WhileIdle" or spec.maximum is None or lease.state is not LeaseState.ACTIVE:
         return None
     duration = parse_duration(partition.spec.duration)
-    age = (now - parse_timestamp(lease.granted_at)).total_seconds()
-    left = parse_duration(spec.maximum) - age
+    since = partition.status.started_at or lease.granted_at
+    left = parse_duration(spec.maximum) - (now - parse_timestamp(since)).total_seconds()
     if left <= lease.expires_in + 1:
         return None
-    wait = max(0.0, lease.expires_in - RENEW_FRACTION * duration)
+    due = RENEW_FRACTION * duration
+    if partition.spec.gang is not None:
+        due = max(due, min(RENEW_LEAD, 0.6 * duration))
+    wait = max(0.0, lease.expires_in - due)
     return wait, min(duration, left - wait)
 
 

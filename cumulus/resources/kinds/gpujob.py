@@ -113,7 +113,7 @@ def sections(job: Document, around: Surroundings) -> Iterator[Section]:
     yield Fields(_spec(job), "Spec")
     headings = ("NUMBER", "NODE", "STARTED", "LASTED", "EXIT", "REASON", "MESSAGE")
     if runs := lookup(job, "status.earlierRuns"):
-        titles = ("RUN", "PHASE", "ATTEMPTS", "STARTED", "ENDED", "LOGS")
+        titles = ("RUN", "ATTEMPTS", "STARTED", "ENDED", "REASON", "LOG")
         yield Rows("Earlier runs", titles, [_run(run, now) for run in runs])
     yield Rows("Attempts", headings, [_attempt(a, now) for a in lookup(job, "status.attempts") or ()])
 
@@ -235,12 +235,13 @@ def _attempt(attempt: Document, now: datetime) -> list[str]:
 
 def _run(run: Document, now: datetime) -> list[str]:
     start, end = run.get("startTime"), run.get("completionTime")
+    attempts = run.get("attempts") or [{}]
     return [
         str(run.get("number", "?")),
-        run.get("phase", ""),
-        str(len(run.get("attempts") or ())),
+        str(attempts[-1].get("number", 0)),
         f"{age(start, now)} ago" if start else NOTHING,
         f"{age(end, now)} ago" if end else NOTHING,
+        attempts[-1].get("reason") or NOTHING,
         "deleted" if run.get("purged") else "kept",
     ]
 
@@ -288,7 +289,7 @@ KIND = Kind(
     related=Related("Partitions", lambda job: Query(_OWNS, owner_uid=job["metadata"]["uid"])),
     sections=sections,
     leaves_files=True,
-    sealed=frozenset({"run", "earlierRuns"}),
+    sealed=frozenset({"status.run", "status.earlierRuns"}),
     takes_over=frozenset({JOB_FINALIZER}),
     blobs=job_blobs,
     lost_gpu_hours=lost_gpu_hours,

@@ -92,6 +92,7 @@ KIND = Kind(
     noun="partition",
     waits=True,
     own_grace_period=True,
+    sealed=frozenset({"spec.until"}),
     lost_gpu_hours=lost_gpu_hours,
     sections=sections,
     conditions=tuple(PartitionCondition),

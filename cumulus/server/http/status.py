@@ -27,6 +27,7 @@ CODES: tuple[tuple[type[CumulusError], int, str], ...] = (
     (errors.AlreadySet, 409, "Conflict"),
     (errors.Conflict, 409, "Conflict"),
     (errors.JobFinished, 409, "Conflict"),
+    (errors.NotExtended, 409, "Conflict"),
     (errors.NodeRefused, 409, "Conflict"),
     (errors.Expired, 410, "Expired"),
     (errors.InvalidObject, 422, "Invalid"),

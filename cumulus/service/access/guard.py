@@ -11,6 +11,7 @@ from cumulus.clock import Clock, timestamp
 from cumulus.errors import Conflict, Forbidden, InvalidObject, NotFound
 from cumulus.lib.printable import one_line
 from cumulus.lib.truncate import LONGEST_TEXT, truncate
+from cumulus.resources.documents import lookup
 from cumulus.resources.key import API_VERSION, DEFAULT_NAMESPACE, Document, Key, key_of
 from cumulus.resources.kind import Kind
 from cumulus.resources.registry import BY_NAME
@@ -91,7 +92,7 @@ class Guard:
         if document is None:
             return write
         self._check_own(identity, key, verb, document, stored)
-        self._check_sealed(identity, verb, kind, key, document, stored)
+        self._check_sealed(identity, write, kind, key, stored)
         if kind.reads_as_submitter and not _is_mine(identity, stored):
             self._check_acting(identity, verb, kind, key, document, stored)
         uid = write.uid or stored["metadata"]["uid"]
@@ -121,13 +122,11 @@ class Guard:
             if (after.get(field) or []) != (before.get(field) or []):
                 raise self._refusal(identity, verb, key, f"only an admin may change metadata.{field}")
 
-    def _check_sealed(
-        self, identity: Identity, verb: str, kind: Kind, key: Key, document: Document, stored: Document
-    ) -> None:
-        before, after = stored.get("status") or {}, document.get("status") or {}
-        for field in sorted(kind.sealed) if verb == "status" else ():
-            if before.get(field) != after.get(field):
-                raise self._refusal(identity, verb, key, f"only the controllers write status.{field}")
+    def _check_sealed(self, identity: Identity, write: Write, kind: Kind, key: Key, stored: Document) -> None:
+        part = "status." if write.verb == "status" else "spec."
+        for field in sorted(kind.sealed):
+            if field.startswith(part) and lookup(stored, field) != lookup(write.document, field):
+                raise self._refusal(identity, _VERBS[write.verb], key, f"nobody writes {field} by hand")
 
     def _check_acting(
         self, identity: Identity, verb: str, kind: Kind, key: Key, document: Document, stored: Document

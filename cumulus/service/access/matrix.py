@@ -43,6 +43,7 @@ def _of(kind: Kind) -> tuple[Resource, Resource]:
 _ANYBODY = None
 OTHERS: tuple[Resource, ...] = (
     Resource("gpujobs/log", GROUP, True, {"get": Role.VIEWER}),
+    Resource("gpujobs/lease", GROUP, True, {"update": Role.USER}),
     Resource("gpujobs/rerun", GROUP, True, {"create": Role.USER}),
     Resource("gpujobs/checkpoints", GROUP, True, {"list": Role.VIEWER, "get": Role.USER, "delete": Role.USER}),
     Resource("gpujobs/call", GROUP, True, {"get": Role.VIEWER}),

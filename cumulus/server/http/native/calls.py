@@ -50,6 +50,7 @@ CALLS: Mapping[str, Call] = {
     "set_annotations": _call(lambda s: s.objects.set_annotations, key=Key, changes=_CHANGES, overwrite=bool),
     "delete_losses": _read(lambda s: s.descriptions.losses, key=Key),
     "describe": _read(lambda s: s.descriptions.describe, key=Key),
+    "extend": _call(lambda s: s.extensions.extend, key=Key, seconds=float, dry_run=bool),
     "rerun": _call(
         lambda s: s.reruns.rerun, key=Key, changes=Document | None, from_checkpoint=bool, uid=str
     ),
