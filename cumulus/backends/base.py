@@ -109,6 +109,15 @@ class Checkpointing:
 
 
 @dataclass(frozen=True, slots=True)
+class GangMember:
+    """Where one replica of a gang runs."""
+
+    node: str
+    address: str = ""
+    """By which other nodes reach that one, as far as the controllers know it; "" where they don't."""
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One placed replica of one attempt of a job. `name` is never used again: it carries the job's uid."""
 
@@ -152,6 +161,8 @@ class Workload:
     """Whether they were an admin: then a container has what its job asks for."""
     call: Call | None = None
     """What to run instead of a command."""
+    gang: tuple[GangMember, ...] = ()
+    """All replicas, by their numbers; empty where there is one."""
 
 
 class State(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cumulus.backends.base import EnvVar, Mount
+from cumulus.backends.base import EnvVar, GangMember, Mount
 from cumulus.controllers.job import objects
 from cumulus.resources import job_partitions
 from cumulus.resources.enforcement import Enforcement
@@ -13,7 +13,7 @@ from cumulus.resources.job import Env, EnvSource, GPUJob, HostResources, SecretK
 from cumulus.resources.job import Mount as JobMount
 from cumulus.resources.job_checkpoint import Checkpoint
 from cumulus.resources.meta import JOB_LABEL, ObjectMeta
-from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeStatus
+from cumulus.resources.node import DeviceStatus, GPUNode, GPUNodeSpec, GPUNodeStatus, SshAddress
 from cumulus.resources.partition import GPUPartitionStatus, PartitionPhase
 from tests.controllers.objects import a_job
 
@@ -89,6 +89,19 @@ def test_what_only_a_container_has_reaches_its_workload_and_its_partitions() -> 
     assert work.ports == ((81, 8081), (80, 8080))
     work = objects.workload(stored(image="x", host_network=True, run_as_user=0), 1, 0, held, nodes)
     assert (work.user_id, work.host_network, work.ports, work.shm_bytes) == (0, True, (), 0)
+
+
+def test_a_gang_says_where_all_its_replicas_are() -> None:
+    job = stored(replicas=2)
+    partitions = job_partitions.partitions(job, 1)
+    held = [p.replace(status=GPUPartitionStatus(node=n, device=0)) for p, n in zip(partitions, "ba", strict=True)]
+    ssh = SshAddress(host="10.0.0.7", user="root")
+    nodes = {
+        "a": GPUNode(metadata=ObjectMeta(name="a"), spec=GPUNodeSpec(ssh=ssh)),
+        "b": GPUNode(metadata=ObjectMeta(name="b"), status=GPUNodeStatus(hostname="b.lab")),
+    }
+    assert objects.gang_of(job, held, nodes) == (GangMember("b", "b.lab"), GangMember("a", "10.0.0.7"))
+    assert objects.gang_of(stored(), held[:1], nodes) == ()
 
 
 def test_the_runtime_follows_the_image() -> None:

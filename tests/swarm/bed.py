@@ -128,11 +128,21 @@ class SwarmBed(Bed):
         found = Engine([self.lab.manager.socket]).services([f"cumulus.dev/instance={self.instance}"])
         return [service["Spec"]["Name"] for service in found]
 
+    def gang_parts(self) -> list[str]:
+        """Names of the networks and files of gangs that are left of this bed."""
+        ours = [f"cumulus.dev/instance={self.instance}", "cumulus.dev/attempt"]
+        engine = Engine([self.lab.manager.socket])
+        return [n["Name"] for n in engine.networks(ours)] + [c["Spec"]["Name"] for c in engine.configs(ours)]
+
     def close(self) -> None:
         self.backend.close()
         engine = Engine([self.lab.manager.socket])
         for service in engine.services([f"cumulus.dev/instance={self.instance}"]):
             engine.remove_service(service["ID"])
+        for network in engine.networks([f"cumulus.dev/instance={self.instance}"]):
+            eventually(lambda id=network["Id"]: engine.remove_network(id) or True, within=20)  # type: ignore[misc]
+        for config in engine.configs([f"cumulus.dev/instance={self.instance}", "cumulus.dev/attempt"]):
+            engine.remove_config(config["ID"])
         for mark in self.lab.manager.docker(
             "config", "ls", "-q", "--filter", f"name={owner.NAME}-{self.instance}"
         ).split():

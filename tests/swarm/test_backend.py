@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import EnvVar, LeaseRef, Mount, State, Workload
+from cumulus.backends.base import EnvVar, GangMember, LeaseRef, Mount, State, Workload
 from cumulus.backends.swarm import spec
 from cumulus.backends.swarm.engine import Engine
+from cumulus.backends.swarm.networks import Networks
 from cumulus.clock import SystemClock, parse_timestamp, timestamp
 from cumulus.errors import BackendError, BackendRefused, NodeUnreachable, NotOurs
 from tests.backends.conformance import Behaviour
@@ -445,6 +446,39 @@ def test_secrets_that_nobody_needs_are_collected(bed: SwarmBed) -> None:
     bed.backend.engine.create_secret("orphan", "eA==", spec.labels(work, bed.instance))
     bed.backend.subscribe(lambda namespace, job: None)
     bed.until(lambda: not bed.backend.engine.secrets([f"{spec.INSTANCE}={bed.instance}"]))
+
+
+MEET = """
+while [ "$RANK" = 1 ]; do echo "hello of $RANK" | nc "$MASTER_ADDR" "$MASTER_PORT" && exit 0; sleep 0.2; done
+timeout 60 nc -l -p "$MASTER_PORT"; cat "$CUMULUS_HOSTFILE"
+"""
+
+
+def test_a_gang_meets_over_a_network_of_its_own_that_goes_with_it(bed: SwarmBed) -> None:
+    members = (GangMember("worker1"), GangMember("worker2"))
+    works = [
+        bed.work("sh", "-c", MEET, replica=r, replicas=2, node=members[r].node, gang=members) for r in range(2)
+    ]  # fmt: skip
+    for work in works:
+        bed.backend.start(work)
+        bed.reopen()
+    assert [bed.finish(work).state for work in works] == [State.SUCCEEDED] * 2
+    assert bed.log(works[0]) == b"hello of 1\nreplica-0 slots=1\nreplica-1 slots=1\n"
+    assert len(bed.gang_parts()) == 2, "one network and one file"
+    for work in works:
+        bed.backend.remove(work.name)
+    bed.reopen()
+    bed.backend.subscribe(lambda namespace, job: None)
+    bed.until(lambda: not bed.gang_parts())
+
+
+def test_a_network_that_a_dead_daemon_left_is_collected(bed: SwarmBed) -> None:
+    members = (GangMember("worker1"), GangMember("worker2"))
+    work = bed.work("sleep", "60", replicas=2, gang=members)
+    Networks(bed.backend.engine, lambda: bed.instance).make(work)
+    assert len(bed.gang_parts()) == 2
+    bed.backend.subscribe(lambda namespace, job: None)
+    bed.until(lambda: not bed.gang_parts())
 
 
 def test_a_log_is_followed_to_its_end(bed: SwarmBed) -> None:

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import structlog
 
+from cumulus.backends import gang
 from cumulus.backends.base import Blobs, CallResult, Observed, Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process import layout
+from cumulus.backends.process.ports import GangPorts
 from cumulus.backends.process.run import MAX_SPAWNS, Run
 from cumulus.backends.process.specification import is_name, refuse_impossible, specification, user_of
 from cumulus.backends.process.watch import Watcher, signal_process
@@ -99,6 +101,7 @@ class ProcessBackend:
             # Also where they were there: whoever made them may have been killed before this.
             for directory in (self._root, os.path.dirname(self._root)):
                 sync_directory(directory)
+            self._ports = GangPorts(self._root)
 
     @property
     def runtime(self) -> str:
@@ -183,6 +186,7 @@ class ProcessBackend:
                 write_durably(self._path(PURGED, job_uid), b"")
             for name in linked:
                 self._forget(name)
+            self._ports.forget(job_uid)
             return self._discard(self._path(JOBS, job_uid))
 
     def get(self, name: str) -> Observed | None:
@@ -295,6 +299,10 @@ class ProcessBackend:
         user = user_of(workload)
         if user is not None:
             self._make_place_of(user)
+        job = os.path.dirname(directory)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(job, 0o700)
+            sync_directory(os.path.dirname(job))
         spec = specification(
             workload,
             root=self._root,
@@ -305,11 +313,8 @@ class ProcessBackend:
             retention=self._retention,
             user=user,
             runner=ensure_runner(self._root) if workload.call is not None else "",
+            port=self._port(workload),
         )
-        job = os.path.dirname(directory)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(job, 0o700)
-            sync_directory(os.path.dirname(job))
         # Of this process alone: another may be at the same.
         made = f"{directory}.{os.getpid()}.new"
         shutil.rmtree(made, ignore_errors=True)
@@ -330,6 +335,14 @@ class ProcessBackend:
                 raise
             shutil.rmtree(made, ignore_errors=True)
         sync_directory(job)
+
+    def _port(self, workload: Workload) -> int:
+        """Where its gang meets; 0 where it has none."""
+        if not workload.gang:
+            return 0
+        if not gang.is_local(workload):
+            return gang.port(workload)
+        return self._ports.of(workload.job_uid, workload.attempt)
 
     def _make_place_of(self, user: UnixUser) -> None:
         """Where the files of the user's jobs are: they pass through the directories above, and see nothing there."""

@@ -1,6 +1,6 @@
 """Makes the environment of a job. Nothing of the shell or service that started the daemon is in it.
 
-    login (PATH, HOME, USER, ...) < drivers < the node's configuration (jobs.env) < the job's own < secrets < its lease
+    login (PATH, HOME, ...) < drivers < the node's configuration (jobs.env) < its gang < the job's own < secrets < its lease
 
 So a job is the same under systemd and under a terminal, on every node of one configuration. docs/jobs.md has the
 table of all variables. Secrets are added by the supervisor.
@@ -23,12 +23,17 @@ DRIVERS = ("OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "OPENCL_VENDOR_PATH", "POCL_D
 
 
 def own_environment(
-    workload: Workload, daemon: Mapping[str, str], node: Mapping[str, str] | None = None, user: UnixUser | None = None
+    workload: Workload,
+    daemon: Mapping[str, str],
+    node: Mapping[str, str] | None = None,
+    user: UnixUser | None = None,
+    gang: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What a job has by default, over it the variables that `node` gives all its jobs, and over those the job's own
-    except the ones from secrets. Of the `daemon`'s environment only `DRIVERS` are taken. `user`: whom it runs as, where
-    that is not the daemon's own user."""
-    variables = _login(user) | {name: daemon[name] for name in DRIVERS if name in daemon} | dict(node or {})
+    """What a job has by default, over it the variables that `node` gives all its jobs, those of its `gang`, and over
+    them the job's own except the ones from secrets. Of the `daemon`'s environment only `DRIVERS` are taken. `user`:
+    whom it runs as, where that is not the daemon's own user."""
+    variables = _login(user) | {name: daemon[name] for name in DRIVERS if name in daemon}
+    variables |= {**(node or {}), **(gang or {})}
     variables.update({e.name: e.value for e in workload.env if not e.secret})
     return variables
 

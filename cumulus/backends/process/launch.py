@@ -91,6 +91,8 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
             os.makedirs(directory, mode=0o755, exist_ok=True)
         for shared in spec["make"]:
             os.makedirs(shared, mode=0o755, exist_ok=True)
+        if spec.get("hostfile"):
+            _write(*spec["hostfile"])
         if not os.path.isdir(directory):
             raise StartFailed(f"working directory {directory} is not a directory on this node")
         if after := _after(spec):
@@ -105,6 +107,13 @@ def _prepare_directory(spec: dict[str, Any]) -> str:
             raise
         raise StartFailed(f"working directory {directory}: {error.strerror}: {error.filename}") from None
     return directory
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _after(spec: dict[str, Any]) -> str:

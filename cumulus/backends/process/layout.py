@@ -15,16 +15,18 @@ ROOT/jobs/JOB_UID/aN-rM/  one run (see `rundir.layout` for what all backends sha
     uploader              locked by the process that copies its checkpoints elsewhere, which notes there that it has
     exit.json             the end; written once, durable, then never changed
     work/                 its working directory, where the job names none
+    hostfile              of a gang: its hosts
     checkpoint-request    there once the node has asked the program for a checkpoint; holds the reason
     call/                 of a call: what it is made of, then what it left
+ROOT/ports/               see `ports`
 ROOT/environments/        Python environments that calls ask for
 ROOT/runner-DIGEST.pyz    what runs calls
 
-Where a root daemon runs the program as its submitter, all of the above is root's alone, and the last two and the
-checkpoint are elsewhere:
+Where a root daemon runs the program as its submitter, all of the above is root's alone, and what the program uses is
+elsewhere:
 
 ROOT/users/UID/           of that user, mode 0700. Nobody opens, makes or deletes anything in it but as that user
-ROOT/users/UID/JOB_UID/aN-rM/work/, checkpoint-request
+ROOT/users/UID/JOB_UID/aN-rM/work/, hostfile, checkpoint-request
 ROOT/users/UID/JOB_UID/aN-rM/call/
 ROOT/users/UID/JOB_UID/checkpoint/
 """
@@ -52,6 +54,7 @@ WORK, CHECKPOINT, SUPERVISOR_LOG = "work", "checkpoint", "supervisor.log"
 UPLOADER, UPLOADER_LOG = "uploader", "uploader.log"
 CALL, ENVIRONMENTS = "call", "environments"
 REQUEST = "checkpoint-request"
+HOSTFILE = "hostfile"
 
 
 def files_of(root: str, uid: int) -> str:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from cumulus.backends import gang as gangs
 from cumulus.backends.base import Mount, Workload
 from cumulus.backends.job_environment import job_environment
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
@@ -61,10 +62,11 @@ def specification(
     retention: LogRetention = DEFAULT_RETENTION,
     user: UnixUser | None = None,
     runner: str = "",
+    port: int = 0,
 ) -> dict[str, Any]:
     """What spec.json holds. Secrets are in it by name only. `daemon` is its own environment, `node_env` what every
     job of this node gets, `user` whom the program runs as, where that is not the daemon's own user, `runner` the path
-    of what runs calls."""
+    of what runs calls, `port` where its gang meets."""
     run = run_directory(workload.job_uid, workload.attempt, workload.replica)
     files = os.path.join(root, JOBS) if user is None else layout.files_of(root, user.uid)
     work = os.path.join(files, os.path.relpath(run, JOBS), layout.WORK)
@@ -73,6 +75,7 @@ def specification(
     if workload.checkpointing is not None:
         request = os.path.join(os.path.dirname(work), layout.REQUEST)
         made = [*made, os.path.dirname(request)]
+    gang, hostfile = _gang(workload, port, os.path.join(os.path.dirname(work), layout.HOSTFILE))
     return {
         "format": _format(workload, user),
         "user": user,
@@ -89,7 +92,8 @@ def specification(
         "fresh": not workload.working_dir,
         "make": made,
         "links": [[m.source, m.target] for m in workload.mounts if not os.path.isabs(m.target)],
-        "env": own_environment(workload, daemon, node_env, user),
+        "env": own_environment(workload, daemon, node_env, user, gang),
+        "hostfile": hostfile,
         "fixed_env": job_environment(workload, checkpoint, chronos_home, request),
         "checkpoint": {
             "path": checkpoint,
@@ -107,6 +111,14 @@ def specification(
         "kept": list(retention),
         "events": os.path.join(root, layout.EVENTS, workload.name),
     }
+
+
+def _gang(workload: Workload, port: int, path: str) -> tuple[dict[str, str], list[str] | None]:
+    """The variables of its gang, and the file of its hosts: path and content."""
+    if not workload.gang:
+        return {}, None
+    hosts = gangs.addresses(workload)
+    return gangs.gang_environment(workload, hosts, port, path), [path, gangs.hostfile(workload, hosts)]
 
 
 def _format(workload: Workload, user: UnixUser | None) -> int:

@@ -319,7 +319,7 @@ class SwarmBackend:
     def _sweep(self) -> None:
         """What makes up for whatever was missed, and collects what nobody needs."""
         self._adopt()
-        self._services.collect_secrets(self._records)
+        self._services.collect(self._records)
         self._changed(None)
 
     def _adopt(self, job_uid: str = "") -> None:

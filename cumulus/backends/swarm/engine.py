@@ -127,7 +127,28 @@ class Engine:
     def remove_secret(self, id: str) -> None:
         self._gone("/secrets/{0}", id)
 
+    # Networks
+
+    def create_network(self, name: str, labels: Mapping[str, str]) -> str:
+        """The id of a new overlay network that services alone can join. Raises `NameTaken`."""
+        body = {"Name": name, "CheckDuplicate": True, "Driver": "overlay", "Labels": labels}
+        return str(self._call("POST", "/networks/create", body=body)["Id"])
+
+    def networks(self, labels: Sequence[str]) -> Sequence[Json]:
+        return self._list("/networks", {"label": list(labels), "scope": ["swarm"]})
+
+    def remove_network(self, id: str) -> None:
+        """Raises `BackendError` where a service uses it."""
+        self._gone("/networks/{0}", id)
+
     # Configs
+
+    def configs(self, labels: Sequence[str]) -> Sequence[Json]:
+        return self._list("/configs", {"label": list(labels)})
+
+    def remove_config(self, id: str) -> None:
+        """Raises `BackendError` where a service uses it."""
+        self._gone("/configs/{0}", id)
 
     def config(self, name: str) -> Json | None:
         return self._found("/configs/{0}", name)
@@ -358,7 +379,7 @@ class NoSuch(BackendError):
 
 
 class NameTaken(BackendError):
-    """A service or secret of that name is there."""
+    """A service, secret, config or network of that name is there."""
 
 
 def each(engine: Engine) -> Sequence[Engine]:

@@ -29,9 +29,12 @@ _DIRECTORIES = (ACCOUNT, "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 _FILES = (OPENCL_LAYERS, PRELOAD, "PYTHONPATH")
 
 
-def engine_environment(workload: Workload, prepared: Mapping[str, str]) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The container's variables, and the mounts that make those true that name paths."""
-    variables = {e.name: e.value for e in workload.env if not e.secret}
+def engine_environment(
+    workload: Workload, prepared: Mapping[str, str], gang: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The container's variables, and the mounts that make those true that name paths. `gang`: the variables of its
+    gang, over which the job's own win."""
+    variables = {**(gang or {}), **{e.name: e.value for e in workload.env if not e.secret}}
     variables.setdefault("PYTHONUNBUFFERED", "1")
     variables |= _devices(workload)
     variables = merge(variables, {name: value for name, value in prepared.items() if name not in _NOT_HERE})

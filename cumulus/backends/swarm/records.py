@@ -104,7 +104,7 @@ class Records:
                 "job": workload.job, "attempt": workload.attempt, "replica": workload.replica, "node": workload.node,
                 "grace": workload.grace, "memory_bytes": workload.memory_bytes, "leases": leases, "secrets": secrets,
                 "checkpoint_path": workload.checkpoint_path, "asked": workload.checkpointing is not None,
-                "checkpoint": checkpoint, "call": _call(workload),
+                "checkpoint": checkpoint, "call": _call(workload), "gang": len(workload.gang),
             }
         )  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""The services of runs in the Swarm: created once, told to end, removed with their secrets. Services of others are
-never touched."""
+"""The services of runs in the Swarm: created once, told to end, removed with their secrets and networks. Services of
+others are never touched."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cumulus.backends.swarm.confinement import confinement
 from cumulus.backends.swarm.endpoint import registry_auth
 from cumulus.backends.swarm.engine import Engine, NameTaken
 from cumulus.backends.swarm.members import Members
+from cumulus.backends.swarm.networks import Networks
 from cumulus.backends.swarm.records import END, SERVICE, Record, Records
 from cumulus.chronos.contract import variables
 from cumulus.clock import Clock, timestamp
@@ -42,6 +43,7 @@ class Services:
         self._clock = clock
         self._retention = retention
         self._mounts = mounts
+        self._networks = Networks(engine, instance)
 
     def labels(self, job_uid: str = "") -> list[str]:
         """The labels of all services of ours, or of those of one job."""
@@ -61,7 +63,7 @@ class Services:
         body = spec.service(
             workload, instance=self._instance(), node_id=member.id, image=self._engine.digest(workload.image),
             confined=confined, secrets=self._make_secrets(workload), prepared=_joined(prepared),
-            retention=self._retention, binds=binds,
+            retention=self._retention, binds=binds, parts=self._networks.make(workload),
         )  # fmt: skip
         with contextlib.suppress(NameTaken):
             self._created(record, self._engine.create_service(body, registry_auth(workload.image)))
@@ -100,6 +102,8 @@ class Services:
         if record.start["secrets"]:
             for secret in self._secrets_of(record.name):
                 self._engine.remove_secret(secret["ID"])
+        if record.start.get("gang"):
+            self._networks.remove(record.start["job_uid"], record.start["attempt"])
 
     def adopt(self, records: Records, job_uid: str = "") -> Sequence[Record]:
         """Records for services of ours, or of one job, that this disk does not know; those of removed runs go. A
@@ -116,8 +120,9 @@ class Services:
                 adopted.append(record)
         return adopted
 
-    def collect_secrets(self, records: Records) -> None:
-        """Remove secrets whose run is over."""
+    def collect(self, records: Records) -> None:
+        """Remove secrets whose run is over, and networks whose gang is."""
+        self._networks.collect(records)
         for secret in self._engine.secrets(self.labels()):
             record = records.find(secret["Spec"]["Labels"].get(spec.WORKLOAD, ""))
             if record is None or record.has(END):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cumulus.backends import gang
 from cumulus.backends.base import Workload
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.swarm import confinement
@@ -34,6 +35,9 @@ SHM = "/dev/shm"
 SECRETS = "/run/secrets/cumulus"
 """Where a job finds the values of its secret variables: one file a variable."""
 
+HOSTFILE = "/run/cumulus/hostfile"
+"""Where a replica of a gang finds the file of its hosts."""
+
 _NANO = 10**9
 _NAME_LENGTH = 63
 
@@ -45,6 +49,15 @@ class SecretFile:
     name: str
     id: str
     secret_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangParts:
+    """What joins a replica's service to its gang: ids of the network ("" for the node's own) and of the file."""
+
+    network: str
+    hostfile: str
+    hostfile_name: str
 
 
 def service_name(workload_name: str) -> str:
@@ -89,12 +102,13 @@ def service(
     prepared: Mapping[str, str] | None = None,
     retention: LogRetention = DEFAULT_RETENTION,
     binds: Mapping[str, str] | None = None,
+    parts: GangParts | None = None,
 ) -> dict[str, Any]:
     """The body of `POST /services/create`. `prepared` are the variables by which the node's Chronos holds the job,
     `confined` what an admin's container is not held to, `binds` where it sees what Cumulus put on its node: target ->
-    source."""
+    source; `parts` what joins it to its gang."""
     own = labels(workload, instance)
-    environment, mounts = engine_environment(workload, prepared or {})
+    environment, mounts = engine_environment(workload, prepared or {}, gang_variables(workload))
     environment |= confinement.variables(workload, confined)
     environment |= {f"{secret.name}_FILE": f"{SECRETS}/{secret.name}" for secret in secrets}
     container: dict[str, Any] = {
@@ -121,6 +135,9 @@ def service(
         container["User"] = str(workload.user_id)
     if secrets:
         container["Secrets"] = [_secret_reference(secret) for secret in secrets]
+    if parts is not None:
+        file = {"Name": HOSTFILE, "UID": "0", "GID": "0", "Mode": 0o444}
+        container["Configs"] = [{"ConfigID": parts.hostfile, "ConfigName": parts.hostfile_name, "File": file}]
     body: dict[str, Any] = {
         "Name": service_name(workload.name),
         "Labels": own,
@@ -138,9 +155,31 @@ def service(
     if workload.host_network:
         # Every port is the node's already: there is nothing to publish.
         body["TaskTemplate"]["Networks"] = [{"Target": "host"}]
-    elif workload.ports:
-        body["EndpointSpec"] = {"Ports": [_published(*ports) for ports in workload.ports]}
+        return body
+    endpoint: dict[str, Any] = {}
+    if workload.ports:
+        endpoint["Ports"] = [_published(*ports) for ports in workload.ports]
+    if parts is not None:
+        body["TaskTemplate"]["Networks"] = [{"Target": parts.network, "Aliases": [gang.name_of(workload.replica)]}]
+        # A name is its container's own address: there is one, and what it listens on need not pass through IPVS.
+        endpoint["Mode"] = "dnsrr"
+    if endpoint:
+        body["EndpointSpec"] = endpoint
     return body
+
+
+def hosts(workload: Workload) -> Sequence[str]:
+    """Where the replicas of its gang are, by number."""
+    if workload.host_network:
+        return gang.addresses(workload)
+    return [gang.name_of(replica) for replica in range(len(workload.gang))]
+
+
+def gang_variables(workload: Workload) -> dict[str, str]:
+    if not workload.gang:
+        return {}
+    port = gang.port(workload) if workload.host_network else gang.PORT
+    return gang.gang_environment(workload, hosts(workload), port, HOSTFILE)
 
 
 def stopped(spec: dict[str, Any]) -> dict[str, Any] | None:

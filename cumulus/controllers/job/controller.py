@@ -153,13 +153,15 @@ class JobReconciler:
             raise Conflict(f"{job.key} changed; nothing was started")
         held = view.held(attempt)
         shares = {replica: shares_of(held, replica) for replica in wanted}
-        nodes = self._nodes({p.status.node for parts in shares.values() for p in parts})
+        nodes = self._nodes({p.status.node for p in held})
+        gang = objects.gang_of(job, held, nodes)
         result = list(view.replicas)
         after = self._after(job)
         if isinstance(after, StartRefused):
             return [after if replica in wanted else result[replica] for replica in range(len(result))]
         for replica in wanted:
-            workload = objects.workload(job, attempt.number, replica, shares[replica], nodes, self._bucket, after)
+            shares_there = shares[replica]
+            workload = objects.workload(job, attempt.number, replica, shares_there, nodes, self._bucket, after, gang)
             try:
                 self._backend(job).start(workload)
             except BackendRefused as error:

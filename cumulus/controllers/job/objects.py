@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cumulus.backends.base import Call, Checkpointing, EnvVar, LeaseRef, Mount, Workload
+from cumulus.backends.base import Call, Checkpointing, EnvVar, GangMember, LeaseRef, Mount, Workload
 from cumulus.blob.base import owner_of
 from cumulus.resources.job import GPUJob
 from cumulus.resources.job_partitions import grace
+from cumulus.resources.meta import REPLICA_LABEL
 from cumulus.resources.node import GPUNode
 from cumulus.resources.partition import GPUPartition
 from cumulus.resources.quantity import parse_bytes, parse_cpus, parse_duration
@@ -68,10 +69,10 @@ def place_of(namespace: str, uid: str, bucket: str) -> str:
 
 def workload(
     job: GPUJob, attempt: int, replica: int, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode],
-    bucket: str = "", after: Origin | None = None,
+    bucket: str = "", after: Origin | None = None, gang: tuple[GangMember, ...] = (),
 ) -> Workload:  # fmt: skip
     """One replica inside its partitions, which must be Active. `bucket` as in `checkpoint_uri`; `after`: whose
-    checkpoint it goes on from. Raises KeyError where their node is not in `nodes`."""
+    checkpoint it goes on from; `gang` as `gang_of` makes it. Raises KeyError where their node is not in `nodes`."""
     spec, resources = job.spec, job.spec.resources
     submitter = Submitter.of(job.metadata.annotations)
     return Workload(
@@ -103,7 +104,22 @@ def workload(
         call=_call(job, submitter),
         checkpoint_path=_checkpoint_path(job),
         checkpointing=_checkpointing(job, bucket, after),
+        gang=gang,
     )
+
+
+def gang_of(job: GPUJob, held: Sequence[GPUPartition], nodes: Mapping[str, GPUNode]) -> tuple[GangMember, ...]:
+    """Where each replica of an attempt runs that holds these partitions; empty where there is one replica. Raises
+    KeyError where a node is not in `nodes`."""
+    if job.spec.replicas == 1:
+        return ()
+    places = {int(p.metadata.labels[REPLICA_LABEL]): p.status.node for p in held}
+    return tuple(GangMember(places[r], _address(nodes[places[r]])) for r in range(job.spec.replicas))
+
+
+def _address(node: GPUNode) -> str:
+    """By which other nodes reach it: as the controllers do; of this machine its name alone is known."""
+    return node.spec.ssh.host if node.spec.ssh is not None else node.status.hostname
 
 
 def _checkpoint_path(job: GPUJob) -> str:
