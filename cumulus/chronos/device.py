@@ -1,5 +1,5 @@
-"""Which devices this machine has: NVIDIA's through nvidia-smi, all others through OpenCL. The only user of pyopencl.
-On macOS, Apple's OpenCL is asked by its C interface.
+"""Which devices this machine has: NVIDIA's through nvidia-smi and NVML, all others through OpenCL. The only user of
+pyopencl. On macOS, Apple's OpenCL is asked by its C interface.
 
 Drivers crash, hang, print and keep contexts, so each is asked in a process of its own with a time-out. NVIDIA's
 OpenCL driver is often not registered (no nvidia.icd) where the GPU is in full use through CUDA: hence nvidia-smi.
@@ -11,13 +11,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cumulus.chronos import opencl_library
+from cumulus.chronos import nvml_devices, opencl_library
 from cumulus.chronos.contract import Device
 from cumulus.chronos.contract.variables import loader_environment
+from cumulus.chronos.nvml_devices import Mig
+from cumulus.resources.device import Link
 
 TIMEOUT = 30.0
 """Seconds for a driver to answer; a first CUDA initialisation on a big machine takes several."""
@@ -33,7 +35,11 @@ def discover() -> list[Device]:
     """
     opencl = read_opencl()
     nvidia = read_nvidia()
-    merged = [_joined(gpu, address, opencl) for gpu, address in nvidia]
+    told = nvml_devices.read() if nvidia else nvml_devices.Told()
+    merged: list[Device] = []
+    for gpu, address in nvidia:
+        mig = told.mig.get(gpu.id)
+        merged += [_joined(gpu, address, opencl)] if mig is None else _instances(gpu, mig)
     taken = {d.id for d in merged} | {(d.platform_index, d.device_index) for d in merged}
     # The same device may be offered by two drivers; the machine's CPU always is one device.
     for device in opencl:
@@ -47,7 +53,8 @@ def discover() -> list[Device]:
         # There is a GPU, only its tools fail: the CPU must not take its place as device 0.
         merged = [d for d in merged if d.type != "cpu"]
     merged.sort(key=lambda d: order[d.type])
-    return [replace(d, index=index) for index, d in enumerate(merged)]
+    numbers = {d.id: index for index, d in enumerate(merged)}
+    return [replace(d, index=numbers[d.id], links=_links(told.links.get(d.id, {}), numbers)) for d in merged]
 
 
 def read_nvidia() -> list[tuple[Device, str]]:
@@ -85,6 +92,8 @@ def read_opencl() -> list[Device]:
 
 def explain_none() -> str:
     """Why no device was found, and what to do, in one line."""
+    if nvml_devices.read().mig:
+        return "the GPUs are in MIG mode and have no instances: an administrator makes some with nvidia-smi mig -cgi"
     if _nvidia_driver_has_gpus():
         return "the NVIDIA driver has a GPU, but neither nvidia-smi nor OpenCL reports it: see what nvidia-smi says"
     if sys.platform == "darwin":
@@ -129,6 +138,22 @@ def _joined(gpu: Device, address: str, opencl: Sequence[Device]) -> Device:
     if same is None:
         return gpu
     return replace(gpu, platform_index=same.platform_index, device_index=same.device_index)
+
+
+def _instances(gpu: Device, mig: Mig) -> list[Device]:
+    """Those of a GPU in MIG mode, which is no device itself: nothing can run on it."""
+    return [
+        replace(gpu, id=found.id, name=f"{gpu.name} MIG {found.profile}", memory_bytes=found.memory_bytes)
+        for found in mig.instances
+    ]
+
+
+def _links(told: Mapping[str, Link], numbers: Mapping[str, int]) -> tuple[tuple[Link, tuple[int, ...]], ...]:
+    """By indices, the fastest first; of devices that are offered alone."""
+    found = {
+        link: tuple(sorted(numbers[id] for id, over in told.items() if over is link and id in numbers)) for link in Link
+    }
+    return tuple((link, indices) for link, indices in found.items() if indices)
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:

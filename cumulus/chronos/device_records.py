@@ -9,10 +9,10 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
-from cumulus.chronos import device_sizes
+from cumulus.chronos import device_links, device_sizes
 from cumulus.chronos.contract import Device, Health
 from cumulus.chronos.records import Moment
 from cumulus.resources.enforcement import Enforcement
@@ -36,7 +36,9 @@ class Share(NamedTuple):
 def devices(db: sqlite3.Connection) -> list[Device]:
     """The devices present, by index."""
     waiting = device_sizes.pending(db)
-    return [_device(row, waiting) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
+    found = [_device(row, waiting) for row in db.execute(f"{_DEVICE} WHERE present ORDER BY number")]
+    links = device_links.of_all(db, {device.id: device.index for device in found})
+    return [replace(device, links=links[device.id]) if device.id in links else device for device in found]
 
 
 def find_share(tx: sqlite3.Connection, index: int) -> Share | None:
@@ -124,6 +126,7 @@ def record_devices(tx: sqlite3.Connection, found: Sequence[Device], boot: str, n
              device.driver, device.platform_index, device.device_index),
         )  # fmt: skip
     record_sizes(tx, found, now)
+    device_links.record(tx, found)
     _gpus_first(tx)
 
 

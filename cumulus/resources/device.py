@@ -7,6 +7,7 @@ profile). Memory is in bytes, compute in thousandths of the device. Standard lib
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from cumulus.resources.enforcement import Enforcement
@@ -14,6 +15,16 @@ from cumulus.resources.quantity import Share
 
 FULL_COMPUTE = 1000
 """Thousandths of a device's compute that make a whole device."""
+
+
+class Link(StrEnum):
+    """How a device reaches another one's memory, the fastest first."""
+
+    NVLINK = "NVLink"
+    PCIE_SWITCH = "PCIeSwitch"
+    HOST_BRIDGE = "HostBridge"
+    NUMA_NODE = "NUMANode"
+    SYSTEM = "System"
 
 
 class Slice(NamedTuple):
@@ -46,6 +57,8 @@ class Device:
     """The size that it has once no lease lives there, as the driver says now; 0 where that is `memory_bytes`."""
     profiles: tuple[Slice, ...] = ()
     """The slices that its driver makes; empty where any fraction can be leased."""
+    links: tuple[tuple[Link, tuple[int, ...]], ...] = ()
+    """How it reaches other devices of its node, by their indices, as far as the driver tells."""
 
     @property
     def whole(self) -> Slice:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from cumulus.resources.device import Device, Slice
+from cumulus.resources.device import Device, Link, Slice
 from cumulus.resources.enforcement import Enforcement
 from cumulus.resources.fields import FieldError, Model, SecretName, Text, Time
 from cumulus.resources.meta import Condition, Resource, condition
@@ -66,6 +66,13 @@ class ForeignLease(Model):
     user: str = Field("", description="Who the share is for.")
 
 
+class DeviceLink(Model):
+    """Devices of the node that a device reaches in one way."""
+
+    over: Link = Field(description="NVLink, PCIeSwitch, HostBridge, NUMANode or System, from fast to slow.")
+    devices: tuple[int, ...] = Field(description="The numbers of those devices.")
+
+
 class DeviceStatus(Model):
     """One device: its size, and what of it is free. Compute is in thousandths of the device."""
 
@@ -88,6 +95,9 @@ class DeviceStatus(Model):
     )
     platform_index: int = Field(-1, description="Its OpenCL platform's index on the node, -1 if it has none.")
     device_index: int = Field(-1, description="Its index within that platform, -1 if it has none.")
+    links: tuple[DeviceLink, ...] = Field(
+        (), description="How it reaches the node's other devices, as far as the driver tells."
+    )
 
     @classmethod
     def of(cls, device: Device, *, free: Slice, foreign_leases: tuple[ForeignLease, ...] = ()) -> Self:
@@ -98,6 +108,7 @@ class DeviceStatus(Model):
             driver=device.driver, enforcement=device.enforcement, free_memory_bytes=free.memory_bytes,
             free_compute=free.compute, foreign_leases=foreign_leases, platform_index=device.platform_index,
             device_index=device.device_index,
+            links=tuple(DeviceLink(over=link, devices=devices) for link, devices in device.links),
         )  # fmt: skip
 
     @property
@@ -106,6 +117,7 @@ class DeviceStatus(Model):
         return Device(
             self.index, self.id, self.name, self.vendor, self.type, self.memory_bytes, self.driver, self.enforcement,
             self.platform_index, self.device_index, self.next_memory_bytes or 0,
+            links=tuple((link.over, link.devices) for link in self.links),
         )  # fmt: skip
 
 

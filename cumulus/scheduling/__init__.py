@@ -9,6 +9,7 @@ The way of one cycle, from top to bottom. Each module calls only those below it:
     policy         who goes first, who may be placed, who must yield
     availability   what is free of each device, now and later
     equivalence    which gangs are alike, so that one refusal answers for many
+    linking        how well devices are linked
     fit            whether a device will do, and how large a share of it is
     timeline       what is free of one device over time
     snapshot       nodes, shares that are taken, the gangs that wait

@@ -1,8 +1,9 @@
 """Finds slots for all members of a gang at one moment, or says that there are none.
 
 Groups of a gang go to one node each, on distinct devices of it: those that leave the least over or, where the gang is
-spread, the least loaded. That preference never decides whether there are seats. Gangs of equal members, the only ones
-that the job controller makes, are solved exactly and fast; any other by a bounded search.
+spread, the least loaded. All that are not spread go to one node, on devices that are well linked, where a few nodes that
+are looked at have room for that. Neither preference decides whether there are seats. Gangs of equal members, the only
+ones that the job controller makes, are solved exactly and fast; any other by a bounded search.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from cumulus.resources.device import FULL_COMPUTE
+from cumulus.scheduling import linking
 from cumulus.scheduling.availability import Availability, Offer, Slot, is_whole
 from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.equivalence import Uniform, groups_of, ports_of, uniform_shape
 from cumulus.scheduling.snapshot import Gang
+
+LINKED_NODES = 8
+"""Nodes, in the order of preference, that are looked at for one on which the whole gang fits and is linked best."""
 
 SEARCH_STEPS = 5_000
 """Slots that the search for a mixed gang tries before it gives up for this cycle."""
@@ -42,7 +47,8 @@ def assign(availability: Availability, gang: Gang, start: int, length: int) -> l
     if shape is not None and spread:
         found = spread_out(availability, shape, length)
     elif shape is not None:
-        found = uniform(_offers(availability, shape.demand, start, length), *shape[1:], most=_most(shape))
+        found = _linked(availability, shape, length) if start == 0 else None
+        found = found or uniform(_offers(availability, shape.demand, start, length), *shape[1:], most=_most(shape))
     else:
         found = _Search(availability, gang, groups, start, length).run()
     if found is None:
@@ -93,6 +99,40 @@ def uniform(offers: Iterable[Offer], groups: int, size: int, *, most: int | None
     for node, held in room.items():
         found += _packed(nodes[node], min(held, groups - len(found)), size)
     return found
+
+
+def _linked(availability: Availability, shape: Uniform, length: int) -> list[list[Seat]] | None:
+    """Seats from now on for all groups on one node, the best linked of the first that have room for them; None where
+    none of those has."""
+    demand, groups, size = shape
+    if _most(shape) < groups:
+        return None
+    pool = availability.pool(demand.filter)
+    best: tuple[int, list[list[Seat]]] | None = None
+    tried: set[str] = set()
+    for offer in _offers(availability, demand, 0, length):
+        node = offer.slot.node
+        if node in tried:
+            continue
+        tried.add(node)
+        there = sorted(pool.offers_on(node, demand, length), key=_fit)
+        if _groups_held([offer.times for offer in there], size, groups) == groups:
+            found = _packed(there, groups, size)
+            worst = linking.worst([seat.slot.device for group in found for seat in group])
+            if best is None or worst < best[0]:
+                best = worst, found
+            if worst <= linking.FASTEST or not any(offer.slot.device.links for offer in there):
+                break
+        if len(tried) == LINKED_NODES:
+            break
+    return None if best is None else best[1]
+
+
+def _fit(offer: Offer) -> tuple[bool, int, int, int]:
+    """The best fit first, as `Pool` says."""
+    slot = offer.slot
+    whole = is_whole(slot, slot.memory, slot.compute)
+    return whole, slot.memory - offer.memory, slot.compute - offer.compute, slot.order
 
 
 def spread_out(availability: Availability, shape: Uniform, length: int) -> list[list[Seat]] | None:
@@ -155,8 +195,8 @@ def _groups_held(times: Sequence[int], size: int, most: int) -> int:
 
 
 def _packed(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
-    """Seats on one node that is known to hold them: on the fewest preferred slots that suffice, each group on
-    those with the most left to give."""
+    """Seats on one node that is known to hold them: on the fewest preferred slots that suffice, as well linked as can
+    be, each group on those with the most left to give."""
     if groups == 0:
         return []
     chosen: list[Offer] = []
@@ -164,14 +204,60 @@ def _packed(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
         chosen.append(offer)
         if sum(min(offer.times, groups) for offer in chosen) >= groups * size:
             break
+    matters = not linking.all_alike(offer.slot.device for offer in offers)
+    if matters and 1 < len(chosen) < len(offers):
+        chosen = _closest(offers, groups, size, len(chosen))
     left = [min(offer.times, groups) for offer in chosen]
     found = []
     for _ in range(groups):
         picks = sorted(range(len(chosen)), key=lambda index: (-left[index], index))[:size]
+        if matters and size > 1:
+            picks = _closest_picks(chosen, left, picks)
         for pick in picks:
             left[pick] -= 1
         found.append([Seat(chosen[pick].slot, chosen[pick].memory, chosen[pick].compute) for pick in sorted(picks)])
     return found
+
+
+def _closest(offers: list[Offer], groups: int, size: int, count: int) -> list[Offer]:
+    """`count` of the offers that hold the groups, grown from each in turn by the one that is linked to them best; those
+    that are preferred where that makes no difference."""
+    best: tuple[int, list[int]] | None = None
+    for seed in range(len(offers)):
+        taken = [seed]
+        reach = [linking.rank(offers[seed].slot.device, offer.slot.device) for offer in offers]
+        while len(taken) < count:
+            rest = (index for index in range(len(offers)) if index not in taken)
+            more = min(rest, key=lambda index: (reach[index], index))
+            taken.append(more)
+            reach = [
+                max(far, linking.rank(offers[more].slot.device, o.slot.device))
+                for far, o in zip(reach, offers, strict=True)
+            ]
+        if sum(min(offers[index].times, groups) for index in taken) < groups * size:
+            continue
+        worst = linking.worst([offers[index].slot.device for index in taken])
+        if best is None or worst < best[0]:
+            best = worst, sorted(taken)
+    return [offers[index] for index in best[1]] if best else offers[:count]
+
+
+def _closest_picks(chosen: list[Offer], left: list[int], picks: list[int]) -> list[int]:
+    """As good for the groups that follow, and linked better: of slots with equally much left the ones next to those that
+    are picked."""
+    least = left[picks[-1]]
+    taken = [index for index in picks if left[index] > least]
+    rest = [index for index in range(len(chosen)) if left[index] == least]
+    while len(taken) < len(picks):
+        more = min(
+            rest,
+            key=lambda index: (
+                max((linking.rank(chosen[index].slot.device, chosen[t].slot.device) for t in taken), default=0), index,
+            ),
+        )  # fmt: skip
+        rest.remove(more)
+        taken.append(more)
+    return taken
 
 
 class _Search:

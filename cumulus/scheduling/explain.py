@@ -14,6 +14,7 @@ from enum import StrEnum
 from cumulus.resources.key import Key
 from cumulus.resources.quantity import format_bytes, format_duration
 from cumulus.resources.reasons import SchedulingReason
+from cumulus.scheduling import linking
 from cumulus.scheduling.assign import assign
 from cumulus.scheduling.availability import Availability
 from cumulus.scheduling.cycle import Binding, Cycle, Refusal, Reservation, microseconds
@@ -67,6 +68,8 @@ class Explanation:
     """Jobs, and gangs of no job, that wait before it for some of the same devices."""
     bindings: tuple[Binding, ...] = ()
     """Where it goes, when it fits."""
+    linked: str = ""
+    """How the devices are linked to which it goes, for people."""
 
     @property
     def headline(self) -> str:
@@ -91,9 +94,11 @@ def explain(snapshot: Snapshot, partition: Key, policies: Policies = DEFAULT) ->
             cycle.refuse(other)
     if cycle.bind(gang):
         bindings = tuple(cycle.bindings[-len(gang.members) :])
+        places = [(b.node, cycle.availability.slot(b.node, b.device).device) for b in bindings]
         return Explanation(
-            gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings
-        )
+            gang.name, State.FITS, snapshot.now, position=position, queue=len(snapshot.pending), bindings=bindings,
+            linked=linking.words(places),
+        )  # fmt: skip
     if cycle.not_admitted is not None:
         return _not_admitted(snapshot, gang, cycle.not_admitted)
     reasons = node_reasons(snapshot, cycle.availability, gang)
@@ -217,7 +222,7 @@ def _headline(about: Explanation) -> str:
     match about.state:
         case State.FITS:
             where = ", ".join(dict.fromkeys(f"device {b.device} of {b.node}" for b in about.bindings))
-            return f"fits now, on {where}"
+            return f"fits now, on {where}, {about.linked}" if about.linked else f"fits now, on {where}"
         case State.INCOMPLETE:
             return f"waits until its gang is complete: {about.reasons[0].reason.message}"
         case State.NOT_ADMITTED:

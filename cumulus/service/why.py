@@ -29,6 +29,7 @@ from cumulus.resources.quantity import format_duration
 from cumulus.resources.query import Query
 from cumulus.resources.reasons import JobCondition, JobReason, PartitionCondition
 from cumulus.resources.registry import BY_NAME
+from cumulus.scheduling import linking
 from cumulus.scheduling.explain import Explanation, explain
 from cumulus.scheduling.policy import policies_of
 from cumulus.scheduling.snapshot import build
@@ -155,6 +156,7 @@ class _Question:
         if phase in RUNNING_PHASES:
             started = _since(_attempt(job).get("startTime"), now, ", ")
             yield f"{self._title} is {phase.lower()}{_place(job)}{started}."
+            yield from self._linked()
             yield from self._leases()
             yield from self._saved()
             return
@@ -213,6 +215,19 @@ class _Question:
     def _partitions(self) -> Sequence[Document]:
         """The job's own."""
         return self._store.list(Query(kind=GPUPartition.KIND, owner_uid=self._document["metadata"]["uid"])).items
+
+    def _linked(self) -> Iterator[str]:
+        """How the devices reach each other that its gang has."""
+        held = [
+            decode(GPUPartition, p) for p in self._partitions() if lookup(p, "status.phase") == PartitionPhase.ACTIVE
+        ]
+        if len(held) < 2:
+            return
+        devices = {(n.metadata.name, d.index): d.device for n in self._all(GPUNode) for d in n.status.devices}
+        places = ((p.status.node, p.status.device) for p in held)
+        found = linking.words((at[0], devices[at]) for at in places if at in devices)
+        if found:
+            yield f"Its devices are {found}."
 
     def _leases(self) -> Iterator[str]:
         ends = [

@@ -1,5 +1,5 @@
 """A stand-in for NVIDIA's library NVML, compiled from `nvml.c`: its GPUs are and hold what a file says, which a test
-writes. Where MIG or a link is to be told, `nvml.c` gets the calls and the lines for it."""
+writes."""
 
 from __future__ import annotations
 

@@ -9,6 +9,12 @@
  *   sm PID PERCENT                      what a process has of the time
  *   xid NUMBER                          told once by each library that is loaded after the line was written
  *   lost                                off the bus
+ *   nvlink NUMBER                       it has NVLink to that GPU
+ *   ancestor NUMBER LEVEL               what it and that GPU are both below (nvmlGpuTopologyLevel_t)
+ *   mig                                 in MIG mode
+ *   instance UUID BYTES SLICES COMPUTE  a MIG instance, with the slices of its GPU and of its compute instance
+ *   profile NUMBER SLICES MIB ID        a profile of GPU instances
+ *   placement ID SIZE START …           where such a one can be, and the slices that it takes there
  *   broken                              (before any gpu) the library does not start
  *   hangs                               (before any gpu) a call does not come back
  */
@@ -19,6 +25,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { INSTANCES = 8, PROFILES = 32, PLACES = 8 };
 enum { GPUS = 16, PROCESSES = 256, SUPPORTED = 0, NO_SUCH = 6, SMALL = 7, TIMEOUT = 10, NOT_SUPPORTED = 3, IS_LOST = 15 };
 typedef unsigned long long u64;
 typedef struct { u64 total, free, used; } memory_t;
@@ -26,17 +33,47 @@ typedef struct { unsigned gpu, memory; } rates_t;
 typedef struct { unsigned pid; u64 memory; unsigned gpu_instance, compute_instance; } process_t;
 typedef struct { unsigned pid; u64 time; unsigned sm, memory, encoder, decoder; } sample_t;
 typedef struct { void *device; u64 type, data; unsigned gpu_instance, compute_instance; } event_t;
+typedef struct { char uuid[96]; u64 total; unsigned slices, compute; } instance_t;
+typedef struct { unsigned engines[6], gpu_slices, compute_slices; u64 memory_mib; } attributes_t;
+typedef struct { unsigned id, p2p, slices, instances, engines[6]; u64 memory_mib; } profile_t;
+typedef struct { unsigned start, size; } placement_t;
 typedef struct {
     char uuid[96];
     u64 total, extra, throttle, corrected, uncorrected;
     unsigned busy, power, temperature, xid, lost, held, clients, samples;
     process_t processes[PROCESSES], mps[PROCESSES];
     sample_t sm[PROCESSES];
+    unsigned nvlinks, ancestors[GPUS], mig, made;
+    instance_t instances[INSTANCES];
+    profile_t profiles[PROFILES];
+    placement_t places[PROFILES][PLACES];
+    unsigned placed[PROFILES];
 } gpu_t;
 
 static gpu_t gpus[GPUS];
 static unsigned count, broken;
 static unsigned told[GPUS];
+
+/* Links, and what MIG makes of the GPU. */
+static void load_parts(gpu_t *gpu, const char *line) {
+    unsigned number, other, id;
+    u64 bytes;
+    char word[96];
+    int at;
+    if (sscanf(line, "nvlink %u", &number) == 1) gpu->nvlinks |= 1u << number;
+    if (sscanf(line, "ancestor %u %u", &number, &other) == 2) gpu->ancestors[number] = other + 1;
+    if (!strncmp(line, "mig", 3)) gpu->mig = 1;
+    if (sscanf(line, "instance %95s %llu %u %u", word, &bytes, &number, &other) == 4) {
+        instance_t *made = &gpu->instances[gpu->made++];
+        *made = (instance_t){.total = bytes, .slices = number, .compute = other};
+        strcpy(made->uuid, word);
+    }
+    if (sscanf(line, "profile %u %u %llu %u", &number, &other, &bytes, &id) == 4)
+        gpu->profiles[number] = (profile_t){.id = id, .slices = other, .memory_mib = bytes};
+    if (sscanf(line, "placement %u %u%n", &id, &other, &at) == 2)
+        for (int more; sscanf(line + at, "%u%n", &number, &more) == 1; at += more)
+            gpu->places[id][gpu->placed[id]++] = (placement_t){number, other};
+}
 
 static void load(void) {
     Dl_info self;
@@ -77,6 +114,7 @@ static void load(void) {
         if (sscanf(line, "ecc %llu %llu", &bytes, &other) == 2) gpu->corrected = bytes, gpu->uncorrected = other;
         if (sscanf(line, "xid %u", &number) == 1) gpu->xid = number;
         if (!strncmp(line, "lost", 4)) gpu->lost = 1;
+        load_parts(gpu, line);
     }
     fclose(file);
 }
@@ -84,6 +122,13 @@ static void load(void) {
 static gpu_t *known(void *device) {
     load();
     return (gpu_t *)device >= gpus && (gpu_t *)device < gpus + count ? device : NULL;
+}
+static instance_t *instance(void *device) {
+    load();
+    for (unsigned i = 0; i < count; i++)
+        for (unsigned j = 0; j < gpus[i].made; j++)
+            if (device == &gpus[i].instances[j]) return device;
+    return NULL;
 }
 #define KNOWN(device)                                                                                                  \
     gpu_t *gpu = known(device);                                                                                        \
@@ -104,12 +149,16 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
     return NO_SUCH;
 }
 int nvmlDeviceGetUUID(void *device, char *uuid, unsigned room) {
+    instance_t *part = instance(device);
+    if (part) { strcpy(uuid, part->uuid); return 0; }
     KNOWN(device);
     if (strlen(gpu->uuid) >= room) return SMALL;
     strcpy(uuid, gpu->uuid);
     return 0;
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    instance_t *part = instance(device);
+    if (part) { *memory = (memory_t){part->total, part->total, 0}; return 0; }
     KNOWN(device);
     memory->total = gpu->total;
     memory->used = gpu->extra;
@@ -164,4 +213,47 @@ int nvmlEventSetWait_v2(void *set, event_t *event, unsigned milliseconds) {
             return set ? 0 : 2;
         }
     return milliseconds ? NOT_SUPPORTED : TIMEOUT;
+}
+
+/* Links and MIG */
+int nvmlDeviceGetP2PStatus(void *device, void *other, unsigned caps, unsigned *status) {
+    KNOWN(device);
+    *status = gpu->nvlinks >> ((gpu_t *)other - gpus) & 1 ? 0 : 5;
+    return caps == 2 ? 0 : NOT_SUPPORTED;
+}
+int nvmlDeviceGetTopologyCommonAncestor(void *device, void *other, unsigned *level) {
+    KNOWN(device);
+    unsigned said = gpu->ancestors[(gpu_t *)other - gpus];
+    *level = said - 1;
+    return said ? 0 : NOT_SUPPORTED;
+}
+int nvmlDeviceGetMigMode(void *device, unsigned *now, unsigned *pending) {
+    KNOWN(device);
+    *now = *pending = gpu->mig;
+    return 0;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *number) { KNOWN(device); *number = INSTANCES - 1; return 0; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **part) {
+    KNOWN(device);
+    *part = &gpu->instances[index];
+    return index < gpu->made ? 0 : NO_SUCH;
+}
+int nvmlDeviceGetAttributes_v2(void *device, attributes_t *attributes) {
+    instance_t *part = instance(device);
+    if (!part) return NOT_SUPPORTED;
+    *attributes = (attributes_t){.gpu_slices = part->slices, .compute_slices = part->compute};
+    return 0;
+}
+int nvmlDeviceGetGpuInstanceProfileInfo(void *device, unsigned profile, profile_t *info) {
+    KNOWN(device);
+    if (!gpu->mig || profile >= PROFILES || !gpu->profiles[profile].slices) return NOT_SUPPORTED;
+    *info = gpu->profiles[profile];
+    return 0;
+}
+int nvmlDeviceGetGpuInstancePossiblePlacements_v2(void *device, unsigned id, placement_t *places, unsigned *number) {
+    KNOWN(device);
+    if (places && *number < gpu->placed[id]) return SMALL;
+    *number = gpu->placed[id];
+    if (places) memcpy(places, gpu->places[id], *number * sizeof *places);
+    return 0;
 }

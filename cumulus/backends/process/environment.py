@@ -1,6 +1,7 @@
 """Makes the environment of a job. Nothing of the shell or service that started the daemon is in it.
 
-    login (PATH, HOME, ...) < drivers < the node's configuration (jobs.env) < its gang < the job's own < secrets < its lease
+    login (PATH, HOME, USER, ...) < drivers < the node's configuration (jobs.env) < its gang < the job's own < secrets
+    < its lease
 
 So a job is the same under systemd and under a terminal, on every node of one configuration. docs/jobs.md has the
 table of all variables. Secrets are added by the supervisor.

@@ -14,7 +14,7 @@ from cumulus.chronos.contract.lease import EndReason, Lease, LeaseState
 from cumulus.chronos.contract.node import Health
 from cumulus.clock import Clock, timestamp
 from cumulus.errors import ChronosError, CumulusError
-from cumulus.resources.device import Device
+from cumulus.resources.device import Device, Link
 from cumulus.resources.enforcement import Enforcement, Overuse
 
 PROTOCOL = 1
@@ -72,6 +72,7 @@ def device_json(device: Device) -> dict[str, Any]:
         "nextMemoryBytes": device.next_memory_bytes,
         "platformIndex": device.platform_index,
         "deviceIndex": device.device_index,
+        "links": [[link.value, list(devices)] for link, devices in device.links],
     }
 
 
@@ -81,6 +82,7 @@ def read_device(fields: Mapping[str, Any]) -> Device:
         memory_bytes=fields["memoryBytes"], driver=fields["driver"], enforcement=Enforcement(fields["enforcement"]),
         platform_index=fields["platformIndex"], device_index=fields["deviceIndex"],
         next_memory_bytes=fields.get("nextMemoryBytes", 0),
+        links=tuple((Link(link), tuple(devices)) for link, devices in fields.get("links", ())),
     )  # fmt: skip
 
 

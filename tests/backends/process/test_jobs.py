@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cumulus.backends.base import Checkpointing, EnvVar, Mount, State
+from cumulus.backends.base import Checkpointing, EnvVar, GangMember, Mount, State
 from cumulus.backends.logs import DEFAULT_RETENTION, LogRetention
 from cumulus.backends.process.backend import ProcessBackend
 from cumulus.backends.process.checkpointing import CheckpointWatch
@@ -262,7 +262,8 @@ class TestEnvironment:
         for name in DRIVERS:
             monkeypatch.setenv(name, "/opt/opencl")
         asked = Checkpointing(uri=f"file://{bed.directory}/kept", every=600, keep=3)
-        seen = self.environment(bed, checkpoint_path="state", checkpointing=asked, leases=())
+        gang = (GangMember(NODE),) * 2
+        seen = self.environment(bed, checkpoint_path="state", checkpointing=asked, leases=(), replicas=2, gang=gang)
         documented = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
         table = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
         assert seen.keys() <= set(re.findall("`([A-Z_]+)`", " ".join(table)))

@@ -1,0 +1,217 @@
+"""What NVIDIA's driver says of its GPUs beyond their sizes: how they reach each other, and their MIG instances. NVML through
+ctypes, in a process of its own with a time-out.
+
+NVML: docs.nvidia.com/deploy/nvml-api. The MIG mode of a GPU is only ever read. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+if __name__ == "__main__":
+    # Run by path: neither site-packages nor the working directory is on sys.path (-I).
+    sys.path[0:0] = [os.path.abspath(__file__ + "/../../..")]
+
+from cumulus.chronos.nvml import LIBRARY, TIMEOUT
+from cumulus.resources.device import Link
+
+_P2P_NVLINK, _P2P_OK = 2, 0
+_ENABLED = 1
+_PROFILES = 32
+"""NVML numbers the profiles of GPU instances from 0; it has 17 by now, and says of others that it does not know them."""
+_ANCESTORS = {0: Link.PCIE_SWITCH, 10: Link.PCIE_SWITCH, 20: Link.PCIE_SWITCH, 30: Link.HOST_BRIDGE, 40: Link.NUMA_NODE}
+"""By nvmlGpuTopologyLevel_t: the nearest thing that two GPUs are both below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A MIG instance that is there."""
+
+    id: str
+    profile: str
+    """As the driver calls it, such as 1g.10gb."""
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kind of GPU instance that a GPU in MIG mode can have."""
+
+    name: str
+    memory_bytes: int
+    placements: tuple[tuple[int, int], ...]
+    """Where on the GPU it can be: (first slice, slices of memory)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """Of one GPU in MIG mode."""
+
+    instances: tuple[Instance, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`links`: by UUID, how a GPU reaches each other one. `mig`: by UUID, the GPUs that are in MIG mode."""
+
+    links: Mapping[str, Mapping[str, Link]] = field(default_factory=dict)
+    mig: Mapping[str, Mig] = field(default_factory=dict)
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_uint64), ("free", ctypes.c_uint64), ("used", ctypes.c_uint64)]
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = [
+        ("multiprocessors", ctypes.c_uint), ("copy_engines", ctypes.c_uint), ("decoders", ctypes.c_uint),
+        ("encoders", ctypes.c_uint), ("jpegs", ctypes.c_uint), ("ofas", ctypes.c_uint),
+        ("gpu_slices", ctypes.c_uint), ("compute_slices", ctypes.c_uint), ("memory_mib", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+class _ProfileInfo(ctypes.Structure):
+    _fields_ = [
+        ("id", ctypes.c_uint), ("p2p", ctypes.c_uint), ("slices", ctypes.c_uint), ("instances", ctypes.c_uint),
+        ("multiprocessors", ctypes.c_uint), ("copy_engines", ctypes.c_uint), ("decoders", ctypes.c_uint),
+        ("encoders", ctypes.c_uint), ("jpegs", ctypes.c_uint), ("ofas", ctypes.c_uint), ("memory_mib", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+class _Placement(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_uint), ("size", ctypes.c_uint)]
+
+
+class _Library:
+    """NVML in this process. Raises OSError where it is not there or does not start. A function that this version does
+    not have fails as one that the GPU does not support."""
+
+    def __init__(self) -> None:
+        self._lib = ctypes.CDLL(LIBRARY)
+        if code := self.call("nvmlInit_v2"):
+            raise OSError(f"nvmlInit_v2 failed with {code}")
+
+    def call(self, name: str, *arguments: Any) -> int:
+        function = getattr(self._lib, name, None)
+        return -1 if function is None else int(function(*arguments))
+
+    def devices(self) -> dict[str, ctypes.c_void_p]:
+        """By UUID."""
+        count, found = ctypes.c_uint(), {}
+        self.call("nvmlDeviceGetCount_v2", ctypes.byref(count))
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            if self.call("nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(handle)) == 0:
+                found[self.uuid(handle)] = handle
+        return found
+
+    def uuid(self, handle: ctypes.c_void_p) -> str:
+        text = ctypes.create_string_buffer(96)
+        self.call("nvmlDeviceGetUUID", handle, text, len(text))
+        return text.value.decode()
+
+    def link(self, one: ctypes.c_void_p, other: ctypes.c_void_p) -> Link | None:
+        """None where it does not tell."""
+        status, level = ctypes.c_uint(), ctypes.c_uint()
+        if self.call("nvmlDeviceGetP2PStatus", one, other, _P2P_NVLINK, ctypes.byref(status)) == 0:
+            if status.value == _P2P_OK:
+                return Link.NVLINK
+        if self.call("nvmlDeviceGetTopologyCommonAncestor", one, other, ctypes.byref(level)):
+            return None
+        return _ANCESTORS.get(level.value, Link.SYSTEM)
+
+    def mig(self, handle: ctypes.c_void_p) -> Mig | None:
+        """None where the GPU is not in MIG mode."""
+        now, pending = ctypes.c_uint(), ctypes.c_uint()
+        if self.call("nvmlDeviceGetMigMode", handle, ctypes.byref(now), ctypes.byref(pending)) or now.value != _ENABLED:
+            return None
+        return Mig(tuple(self._instances(handle)), tuple(self._profiles(handle)))
+
+    def _instances(self, handle: ctypes.c_void_p) -> Iterator[Instance]:
+        count = ctypes.c_uint()
+        self.call("nvmlDeviceGetMaxMigDeviceCount", handle, ctypes.byref(count))
+        for index in range(count.value):
+            mig, memory, attributes = ctypes.c_void_p(), _Memory(), _Attributes()
+            if self.call("nvmlDeviceGetMigDeviceHandleByIndex", handle, index, ctypes.byref(mig)):
+                continue
+            told = self.call("nvmlDeviceGetMemoryInfo", mig, ctypes.byref(memory)) == 0
+            if self.call("nvmlDeviceGetAttributes_v2", mig, ctypes.byref(attributes)) and not told:
+                continue
+            size = memory.total if told else attributes.memory_mib * 2**20
+            yield Instance(self.uuid(mig), _called(attributes, size), size)
+
+    def _profiles(self, handle: ctypes.c_void_p) -> Iterator[Profile]:
+        for number in range(_PROFILES):
+            info = _ProfileInfo()
+            if self.call("nvmlDeviceGetGpuInstanceProfileInfo", handle, number, ctypes.byref(info)):
+                continue
+            count = ctypes.c_uint()
+            name = "nvmlDeviceGetGpuInstancePossiblePlacements_v2"
+            if self.call(name, handle, info.id, None, ctypes.byref(count)) or not count.value:
+                continue
+            places = (_Placement * count.value)()
+            if self.call(name, handle, info.id, places, ctypes.byref(count)) == 0:
+                size = info.memory_mib * 2**20
+                found = tuple((place.start, place.size) for place in places[: count.value])
+                yield Profile(f"{info.slices}g.{_gigabytes(size)}gb", size, found)
+
+
+def _called(attributes: _Attributes, size: int) -> str:
+    """1g.10gb; where the GPU instance is divided once more, 1c.2g.20gb."""
+    part = attributes.compute_slices
+    own = f"{part}c." if 0 < part < attributes.gpu_slices else ""
+    return f"{own}{attributes.gpu_slices}g.{_gigabytes(size)}gb"
+
+
+def _gigabytes(size: int) -> int:
+    """As profiles are named: a little less is there, since the driver keeps some for itself."""
+    return -(-size // 2**30)
+
+
+def read() -> Told:
+    """Nothing where there is no NVIDIA driver, or where it does not answer in time."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", __file__],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=True,
+        )  # fmt: skip
+        said = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return Told()
+    return Told(
+        {one: {other: Link(link) for other, link in others.items()} for one, others in said["links"].items()},
+        {uuid: _read_mig(*parts) for uuid, parts in said["mig"].items()},
+    )
+
+
+def _read_mig(instances: Sequence[Sequence[Any]], profiles: Sequence[Sequence[Any]]) -> Mig:
+    made = tuple(Profile(name, size, tuple((s, n) for s, n in places)) for name, size, places in profiles)
+    return Mig(tuple(Instance(*fields) for fields in instances), made)
+
+
+def main() -> None:
+    """Print what `read` reads."""
+    library = _Library()
+    devices = library.devices()
+    links: dict[str, dict[str, Link]] = {}
+    for one, handle in devices.items():
+        found = {other: library.link(handle, theirs) for other, theirs in devices.items() if other != one}
+        links[one] = {other: link for other, link in found.items() if link is not None}
+    mig = {}
+    for uuid, handle in devices.items():
+        if (has := library.mig(handle)) is not None:
+            instances = [[i.id, i.profile, i.memory_bytes] for i in has.instances]
+            mig[uuid] = instances, [[p.name, p.memory_bytes, p.placements] for p in has.profiles]
+    print(json.dumps({"links": links, "mig": mig}))
+
+
+if __name__ == "__main__":
+    main()
