@@ -1,5 +1,5 @@
-"""What NVIDIA's driver says of its GPUs beyond their sizes: how they reach each other, and their MIG instances. NVML through
-ctypes, in a process of its own with a time-out.
+"""What NVIDIA's driver says of its GPUs beyond their sizes: how they reach each other, and their MIG instances. NVML
+through ctypes, in a process of its own with a time-out.
 
 NVML: docs.nvidia.com/deploy/nvml-api. The MIG mode of a GPU is only ever read. Standard library only.
 """
@@ -25,7 +25,7 @@ from cumulus.resources.device import Link
 _P2P_NVLINK, _P2P_OK = 2, 0
 _ENABLED = 1
 _PROFILES = 32
-"""NVML numbers the profiles of GPU instances from 0; it has 17 by now, and says of others that it does not know them."""
+"""NVML numbers the profiles of GPU instances from 0; it has 17 by now, and says of others that it has none such."""
 _ANCESTORS = {0: Link.PCIE_SWITCH, 10: Link.PCIE_SWITCH, 20: Link.PCIE_SWITCH, 30: Link.HOST_BRIDGE, 40: Link.NUMA_NODE}
 """By nvmlGpuTopologyLevel_t: the nearest thing that two GPUs are both below."""
 
@@ -121,9 +121,9 @@ class _Library:
     def link(self, one: ctypes.c_void_p, other: ctypes.c_void_p) -> Link | None:
         """None where it does not tell."""
         status, level = ctypes.c_uint(), ctypes.c_uint()
-        if self.call("nvmlDeviceGetP2PStatus", one, other, _P2P_NVLINK, ctypes.byref(status)) == 0:
-            if status.value == _P2P_OK:
-                return Link.NVLINK
+        told = self.call("nvmlDeviceGetP2PStatus", one, other, _P2P_NVLINK, ctypes.byref(status)) == 0
+        if told and status.value == _P2P_OK:
+            return Link.NVLINK
         if self.call("nvmlDeviceGetTopologyCommonAncestor", one, other, ctypes.byref(level)):
             return None
         return _ANCESTORS.get(level.value, Link.SYSTEM)

@@ -1,9 +1,9 @@
 """Finds slots for all members of a gang at one moment, or says that there are none.
 
 Groups of a gang go to one node each, on distinct devices of it: those that leave the least over or, where the gang is
-spread, the least loaded. All that are not spread go to one node, on devices that are well linked, where a few nodes that
-are looked at have room for that. Neither preference decides whether there are seats. Gangs of equal members, the only
-ones that the job controller makes, are solved exactly and fast; any other by a bounded search.
+spread, the least loaded. A gang that is not spread goes to one node, on devices that are linked well, where one of a few
+nodes has room for all of it. Neither preference decides whether there are seats. Gangs of equal members, the only ones
+that the job controller makes, are solved exactly and fast; any other by a bounded search.
 """
 
 from __future__ import annotations
@@ -222,39 +222,32 @@ def _packed(offers: list[Offer], groups: int, size: int) -> list[list[Seat]]:
 def _closest(offers: list[Offer], groups: int, size: int, count: int) -> list[Offer]:
     """`count` of the offers that hold the groups, grown from each in turn by the one that is linked to them best; those
     that are preferred where that makes no difference."""
+    devices = [offer.slot.device for offer in offers]
     best: tuple[int, list[int]] | None = None
     for seed in range(len(offers)):
         taken = [seed]
-        reach = [linking.rank(offers[seed].slot.device, offer.slot.device) for offer in offers]
+        reach = [linking.rank(devices[seed], device) for device in devices]
         while len(taken) < count:
-            rest = (index for index in range(len(offers)) if index not in taken)
-            more = min(rest, key=lambda index: (reach[index], index))
+            more = min((reach[index], index) for index in range(len(offers)) if index not in taken)[1]
             taken.append(more)
-            reach = [
-                max(far, linking.rank(offers[more].slot.device, o.slot.device))
-                for far, o in zip(reach, offers, strict=True)
-            ]
+            reach = [max(far, linking.rank(devices[more], d)) for far, d in zip(reach, devices, strict=True)]
         if sum(min(offers[index].times, groups) for index in taken) < groups * size:
             continue
-        worst = linking.worst([offers[index].slot.device for index in taken])
+        worst = linking.worst([devices[index] for index in taken])
         if best is None or worst < best[0]:
             best = worst, sorted(taken)
     return [offers[index] for index in best[1]] if best else offers[:count]
 
 
 def _closest_picks(chosen: list[Offer], left: list[int], picks: list[int]) -> list[int]:
-    """As good for the groups that follow, and linked better: of slots with equally much left the ones next to those that
-    are picked."""
+    """As good for the groups that follow, and linked better: of slots with equally much left those next to the others
+    that are picked."""
+    devices = [offer.slot.device for offer in chosen]
     least = left[picks[-1]]
     taken = [index for index in picks if left[index] > least]
     rest = [index for index in range(len(chosen)) if left[index] == least]
     while len(taken) < len(picks):
-        more = min(
-            rest,
-            key=lambda index: (
-                max((linking.rank(chosen[index].slot.device, chosen[t].slot.device) for t in taken), default=0), index,
-            ),
-        )  # fmt: skip
+        more = min((linking.worst([devices[i] for i in (*taken, index)]), index) for index in rest)[1]
         rest.remove(more)
         taken.append(more)
     return taken
