@@ -1,9 +1,9 @@
 """Finds slots for all members of a gang at one moment, or says that there are none.
 
 Groups of a gang go to one node each, on distinct devices of it: those that leave the least over or, where the gang is
-spread, the least loaded. A gang that is not spread goes to one node, on devices that are linked well, where one of a few
-nodes has room for all of it. Neither preference decides whether there are seats. Gangs of equal members, the only ones
-that the job controller makes, are solved exactly and fast; any other by a bounded search.
+spread, the least loaded. A gang that is not spread goes to one node, on devices that are linked well, where one of a
+few nodes has room for all of it. Neither preference decides whether there are seats. Gangs of equal members, the only
+ones that the job controller makes, are solved exactly and fast; any other by a bounded search.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cumulus.scheduling.claim import Demand
 from cumulus.scheduling.equivalence import Uniform, groups_of, ports_of, uniform_shape
 from cumulus.scheduling.snapshot import Gang
 
-LINKED_NODES = 8
+LINKED_NODES = 4
 """Nodes, in the order of preference, that are looked at for one on which the whole gang fits and is linked best."""
 
 SEARCH_STEPS = 5_000

@@ -257,8 +257,13 @@ class Pool:
     def offers_on(self, node: str, demand: Demand, length: int) -> list[Offer]:
         """Every slot of the node that can give the share at least once from now for `length`."""
         found = []
+        capacity = -1
         for slot in self._by_node[node]:
-            memory, compute = fit.share_of(demand, slot.device.memory_bytes)
+            if slot.device.memory_bytes != capacity:
+                capacity = slot.device.memory_bytes
+                memory, compute = fit.share_of(demand, capacity)
+            if slot.memory < memory or slot.compute < compute:
+                continue
             free = slot.free(0, length)
             times = min(free[0] // memory, free[1] // compute)
             if times > 0:

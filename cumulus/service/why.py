@@ -218,13 +218,11 @@ class _Question:
 
     def _linked(self) -> Iterator[str]:
         """How the devices reach each other that its gang has."""
-        held = [
-            decode(GPUPartition, p) for p in self._partitions() if lookup(p, "status.phase") == PartitionPhase.ACTIVE
-        ]
-        if len(held) < 2:
+        active = [p for p in self._partitions() if lookup(p, "status.phase") == PartitionPhase.ACTIVE]
+        if len(active) < 2:
             return
         devices = {(n.metadata.name, d.index): d.device for n in self._all(GPUNode) for d in n.status.devices}
-        places = ((p.status.node, p.status.device) for p in held)
+        places = ((lookup(p, "status.node"), lookup(p, "status.device")) for p in active)
         found = linking.words((at[0], devices[at]) for at in places if at in devices)
         if found:
             yield f"Its devices are {found}."
